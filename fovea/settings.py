@@ -1,0 +1,68 @@
+"""Settings that are flags and environment variables at once, described where they are declared."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+from typing import Any, Self
+
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["ServiceSettings", "settings_config"]
+
+
+def settings_config(prog: str, env_prefix: str) -> SettingsConfigDict:
+    """Configuration of a service's settings class: `--some-flag` and `<PREFIX>SOME_FLAG` for every field."""
+    return SettingsConfigDict(
+        env_prefix=env_prefix,
+        cli_prog_name=prog,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+class ServiceSettings(BaseSettings):
+    """Base of the three services' settings. A flag wins over an environment variable, which wins over the default."""
+
+    @classmethod
+    def from_command_line(cls, argv: list[str]) -> Self:
+        """Reads flags and environment; on a mistake prints what is wrong with which setting and exits with status 2."""
+        cls._refuse_unknown_environment()
+        try:
+            return cls(_cli_parse_args=argv)  # type: ignore[call-arg]  # a keyword of BaseSettings alone
+        except ValidationError as error:
+            prog = cls.model_config.get("cli_prog_name")
+            for item in error.errors():
+                name = ".".join(str(part) for part in item["loc"])
+                variable = f"{cls.model_config.get('env_prefix')}{name}".upper()
+                print(f"{prog}: --{name.replace('_', '-')} ({variable}): {item['msg']}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    @classmethod
+    def _refuse_unknown_environment(cls) -> None:
+        """A misspelled variable that is ignored in silence costs somebody an evening."""
+        prefix = cls.model_config.get("env_prefix", "")
+        known = {f"{prefix}{name}".upper() for name in cls.model_fields}
+        for name in sorted(os.environ):
+            if name.startswith(prefix) and name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else "; see --help for those that exist"
+                print(f"{cls.model_config.get('cli_prog_name')}: unknown setting {name}{hint}", file=sys.stderr)
+                raise SystemExit(2)
+
+    def describe(self) -> str:
+        """All settings as one JSON line for the log, secrets masked."""
+
+        def shown(value: Any) -> Any:
+            return "***" if isinstance(value, SecretStr) and value.get_secret_value() else value
+
+        return json.dumps({name: shown(getattr(self, name)) for name in type(self).model_fields}, default=str)

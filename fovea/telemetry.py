@@ -1,0 +1,74 @@
+"""Request ids, one-line logs and Prometheus metrics, the same in all services."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import logging
+import sys
+import uuid
+from typing import Final
+
+from prometheus_client import Counter, Histogram
+
+__all__ = [
+    "ENCODER_FORWARD_SECONDS",
+    "ENCODER_QUEUE_WAIT_SECONDS",
+    "FAILURES",
+    "REQUESTS",
+    "REQUEST_ID_KEY",
+    "REQUEST_LATENCY_SECONDS",
+    "TIME_TO_FIRST_TOKEN_SECONDS",
+    "VISUAL_TOKENS_KEPT",
+    "VISUAL_TOKENS_TOTAL",
+    "WIRE_BYTES",
+    "configure_logging",
+    "new_request_id",
+    "request_id",
+]
+
+REQUEST_ID_KEY: Final = "x-request-id"
+
+request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
+
+REQUESTS = Counter("fovea_requests_total", "Calls answered, by method and outcome.", ["method", "code"])
+FAILURES = Counter("fovea_failures_total", "Failures that no caller sees as an error, by kind.", ["kind"])
+REQUEST_LATENCY_SECONDS = Histogram("fovea_request_latency_seconds", "Time from arrival to the last byte.", ["method"])
+TIME_TO_FIRST_TOKEN_SECONDS = Histogram("fovea_time_to_first_token_seconds", "Time from arrival to the first token.")
+ENCODER_QUEUE_WAIT_SECONDS = Histogram("fovea_encoder_queue_wait_seconds", "Wait for a place in a batch.")
+ENCODER_FORWARD_SECONDS = Histogram("fovea_encoder_forward_seconds", "Tower, text tower and pruner, per batch.")
+VISUAL_TOKENS_TOTAL = Counter("fovea_visual_tokens_total", "Visual tokens before pruning.")
+VISUAL_TOKENS_KEPT = Counter("fovea_visual_tokens_kept_total", "Visual tokens after pruning.")
+WIRE_BYTES = Counter("fovea_wire_bytes_total", "Bytes of visual tokens sent to the LLM service.")
+
+
+def new_request_id() -> str:
+    """A fresh id for a request that came without one."""
+    return uuid.uuid4().hex
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line, so that logs can be searched by machine and read by eye."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "request_id": request_id.get(),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure_logging(service: str, level: str = "info") -> None:
+    """Sends the root logger to stderr as JSON lines. Call once, in `__main__`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines(service))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,0 +1,126 @@
+from google.protobuf import struct_pb2 as _struct_pb2
+from fovea.v1 import tensor_pb2 as _tensor_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EncodeRequest(_message.Message):
+    __slots__ = ("images", "text_ids", "pruner", "pruner_params", "keep_tokens", "keep_ratio", "wire_dtype", "explain")
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    TEXT_IDS_FIELD_NUMBER: _ClassVar[int]
+    PRUNER_FIELD_NUMBER: _ClassVar[int]
+    PRUNER_PARAMS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_RATIO_FIELD_NUMBER: _ClassVar[int]
+    WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedScalarFieldContainer[bytes]
+    text_ids: _containers.RepeatedScalarFieldContainer[int]
+    pruner: str
+    pruner_params: _struct_pb2.Struct
+    keep_tokens: int
+    keep_ratio: float
+    wire_dtype: _tensor_pb2.DType
+    explain: bool
+    def __init__(self, images: _Optional[_Iterable[bytes]] = ..., text_ids: _Optional[_Iterable[int]] = ..., pruner: _Optional[str] = ..., pruner_params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., keep_tokens: _Optional[int] = ..., keep_ratio: _Optional[float] = ..., wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., explain: bool = ...) -> None: ...
+
+class EncodeResponse(_message.Message):
+    __slots__ = ("visual_tokens", "pruner", "num_tokens_total", "explanations", "timing", "features_cached")
+    VISUAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PRUNER_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_CACHED_FIELD_NUMBER: _ClassVar[int]
+    visual_tokens: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.VisualTokens]
+    pruner: str
+    num_tokens_total: _containers.RepeatedScalarFieldContainer[int]
+    explanations: _containers.RepeatedCompositeFieldContainer[Explanation]
+    timing: EncodeTiming
+    features_cached: _containers.RepeatedScalarFieldContainer[bool]
+    def __init__(self, visual_tokens: _Optional[_Iterable[_Union[_tensor_pb2.VisualTokens, _Mapping]]] = ..., pruner: _Optional[str] = ..., num_tokens_total: _Optional[_Iterable[int]] = ..., explanations: _Optional[_Iterable[_Union[Explanation, _Mapping]]] = ..., timing: _Optional[_Union[EncodeTiming, _Mapping]] = ..., features_cached: _Optional[_Iterable[bool]] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("task_map", "saliency_map", "merged_into")
+    TASK_MAP_FIELD_NUMBER: _ClassVar[int]
+    SALIENCY_MAP_FIELD_NUMBER: _ClassVar[int]
+    MERGED_INTO_FIELD_NUMBER: _ClassVar[int]
+    task_map: _containers.RepeatedScalarFieldContainer[float]
+    saliency_map: _containers.RepeatedScalarFieldContainer[float]
+    merged_into: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, task_map: _Optional[_Iterable[float]] = ..., saliency_map: _Optional[_Iterable[float]] = ..., merged_into: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class EncodeTiming(_message.Message):
+    __slots__ = ("queue_ms", "decode_ms", "forward_ms", "batch_size")
+    QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_MS_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_MS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    queue_ms: float
+    decode_ms: float
+    forward_ms: float
+    batch_size: int
+    def __init__(self, queue_ms: _Optional[float] = ..., decode_ms: _Optional[float] = ..., forward_ms: _Optional[float] = ..., batch_size: _Optional[int] = ...) -> None: ...
+
+class GetEncoderInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetEncoderInfoResponse(_message.Message):
+    __slots__ = ("model", "family", "fingerprint", "text_tower_fingerprint", "grid", "hidden_size", "pruners", "default_pruner", "default_keep_ratio", "default_wire_dtype", "max_text_ids", "max_images", "settings_fingerprint")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_TOWER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    GRID_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PRUNERS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_PRUNER_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_KEEP_RATIO_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEXT_IDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    family: str
+    fingerprint: str
+    text_tower_fingerprint: str
+    grid: _tensor_pb2.Grid
+    hidden_size: int
+    pruners: _containers.RepeatedCompositeFieldContainer[PrunerInfo]
+    default_pruner: str
+    default_keep_ratio: float
+    default_wire_dtype: _tensor_pb2.DType
+    max_text_ids: int
+    max_images: int
+    settings_fingerprint: str
+    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., text_tower_fingerprint: _Optional[str] = ..., grid: _Optional[_Union[_tensor_pb2.Grid, _Mapping]] = ..., hidden_size: _Optional[int] = ..., pruners: _Optional[_Iterable[_Union[PrunerInfo, _Mapping]]] = ..., default_pruner: _Optional[str] = ..., default_keep_ratio: _Optional[float] = ..., default_wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., max_text_ids: _Optional[int] = ..., max_images: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ...) -> None: ...
+
+class PrunerInfo(_message.Message):
+    __slots__ = ("name", "side", "summary", "reference", "reads_text", "parameters")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    READS_TEXT_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    side: str
+    summary: str
+    reference: str
+    reads_text: bool
+    parameters: _containers.RepeatedCompositeFieldContainer[PrunerParameter]
+    def __init__(self, name: _Optional[str] = ..., side: _Optional[str] = ..., summary: _Optional[str] = ..., reference: _Optional[str] = ..., reads_text: bool = ..., parameters: _Optional[_Iterable[_Union[PrunerParameter, _Mapping]]] = ...) -> None: ...
+
+class PrunerParameter(_message.Message):
+    __slots__ = ("name", "default", "description")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    default: _struct_pb2.Value
+    description: str
+    def __init__(self, name: _Optional[str] = ..., default: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., description: _Optional[str] = ...) -> None: ...
