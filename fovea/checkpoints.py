@@ -50,11 +50,12 @@ def fingerprint(checkpoint: Path) -> str:
     milliseconds. That tells checkpoints apart; it is no proof of integrity.
 
     Raises:
-        FileNotFoundError: No config.json or no safetensors file.
+        FileNotFoundError: No config.json or no weights.
     """
-    weights = sorted(checkpoint.glob("*.safetensors"))
+    # OpenAI's CLIP, the text tower of LLaVA-1.5, is on the hub as pytorch_model.bin alone.
+    weights = sorted(checkpoint.glob("*.safetensors")) or sorted(checkpoint.glob("pytorch_model*.bin"))
     if not (checkpoint / "config.json").is_file() or not weights:
-        raise FileNotFoundError(f"{checkpoint.name!r} holds no config.json with *.safetensors beside it")
+        raise FileNotFoundError(f"{checkpoint.name!r} holds no config.json with weights beside it")
     digest = hashlib.sha256((checkpoint / "config.json").read_bytes())
     for path in weights:
         size = path.stat().st_size

@@ -137,7 +137,7 @@ _TRANSPORT = {
 
 def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> ServiceError:
     """The ServiceError behind a failed call to `service` (a name for people: "encoder service")."""
-    trailing = dict(error.trailing_metadata() or ())
+    trailing = dict(tuple(error.trailing_metadata() or ()))  # grpc's Metadata is a mapping only in name
     known = error_types().get(str(trailing.get("fovea-code", "")))
     if known is not None:
         param, retry = trailing.get("fovea-param"), trailing.get("fovea-retry-after-s")
@@ -146,5 +146,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> ServiceError:
             param=str(param) if param is not None else None,
             retry_after_s=float(retry) if retry is not None else None,
         )
+    if error.code() is StatusCode.RESOURCE_EXHAUSTED and "larger than max" not in (error.details() or ""):
+        # gRPC says the same when a server has all the calls in progress that it takes.
+        return Overloaded(f"the {service} has as many calls in progress as it accepts", retry_after_s=1.0)
     cls, text = _TRANSPORT.get(error.code(), (InternalError, "the {service} answered with an unexpected error"))
     return cls(text.format(service=service), retry_after_s=1.0 if cls is Unavailable else None)

@@ -38,7 +38,7 @@ class ServiceSettings(BaseSettings):
         """Reads flags and environment; on a mistake prints what is wrong with which setting and exits with status 2."""
         cls._refuse_unknown_environment()
         try:
-            return cls(_cli_parse_args=argv)  # type: ignore[call-arg]  # a keyword of BaseSettings alone
+            return cls(_cli_parse_args=argv)
         except ValidationError as error:
             prog = cls.model_config.get("cli_prog_name")
             for item in error.errors():

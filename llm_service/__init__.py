@@ -1,0 +1,1 @@
+"""The LLM service: token ids and visual tokens go in, text comes out."""

@@ -1,0 +1,33 @@
+"""Model families by the `model_type` of their config. A new one is a file beside `llava.py` and a line in FAMILIES."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from llm_service.models.base import CheckpointError, VisionLanguageModel
+from llm_service.models.llava import LlavaLanguageModel
+
+__all__ = ["FAMILIES", "load_model"]
+
+FAMILIES: Final = {"llava": LlavaLanguageModel}
+
+
+def load_model(checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str) -> VisionLanguageModel:
+    """Loads the language side of a checkpoint of any family that is served.
+
+    Raises:
+        CheckpointError: Another family, an unreadable config, or weights that do not fit it.
+    """
+    try:
+        family = json.loads((checkpoint / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{checkpoint.name!r} has no config.json that can be read") from error
+    if family not in FAMILIES:
+        raise CheckpointError(
+            f"{checkpoint.name!r} is of family {family!r}; the LLM service serves {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[family].load(checkpoint, device=device, dtype=dtype, attn_implementation=attn_implementation)

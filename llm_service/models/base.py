@@ -1,0 +1,92 @@
+"""What the engines need of a model family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from llm_service.prompts import Prompt
+
+__all__ = ["CheckpointError", "ModelInputs", "VisionLanguageModel", "resolve_device", "resolve_dtype"]
+
+
+class CheckpointError(Exception):
+    """The checkpoint cannot be served; the message is one sentence for whoever starts the service."""
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """What the language model prefills for one row.
+
+    Attributes:
+        inputs_embeds: [L, H], visual tokens in their places.
+        position_ids: [L] int64; decoding goes on at their largest plus one.
+    """
+
+    inputs_embeds: torch.Tensor
+    position_ids: torch.Tensor
+
+
+class VisionLanguageModel(Protocol):
+    """A model family without its vision tower.
+
+    Attributes:
+        causal_lm: The language model, a transformers class with `forward(inputs_embeds, attention_mask, position_ids,
+            past_key_values, ...)`.
+        family: As in the checkpoint's config ("llava").
+        vocab_size: Ids are below it.
+        image_token_id: Stands for a picture in `input_ids`.
+        visual_hidden_size: Channels C of the visual tokens that arrive.
+        max_model_len: Positions that the model knows.
+        eos_token_ids: Any of them ends an answer.
+    """
+
+    causal_lm: Any
+    family: str
+    vocab_size: int
+    image_token_id: int
+    visual_hidden_size: int
+    max_model_len: int
+    eos_token_ids: frozenset[int]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def embed(self, prompt: Prompt) -> ModelInputs:
+        """Puts the visual tokens into the places of their image tokens."""
+        ...
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`; auto is CUDA where there is a device.
+
+    Raises:
+        CheckpointError: CUDA is asked for and not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("device cuda is asked for, but torch finds no CUDA device; use cpu or auto")
+    return torch.device(name)
+
+
+def resolve_dtype(name: str, device: torch.device, stored: torch.dtype | None) -> torch.dtype:
+    """The compute dtype called `name`.
+
+    Args:
+        name: auto, float32, bfloat16 or float16. auto is float32 on a CPU, where half precision is slow, and on CUDA
+            `stored` if that is a half dtype, else bfloat16.
+        device: Where the model runs.
+        stored: Of the checkpoint's weights.
+    """
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if device.type == "cpu":
+        return torch.float32
+    return stored if stored in (torch.float16, torch.bfloat16) else torch.bfloat16

@@ -1,0 +1,122 @@
+"""LLaVA-1.5 (arXiv 2310.03744): a two-layer projector puts the features of CLIP among the words of a Llama.
+
+Features arrive as the vision tower made them; projecting here keeps the narrow side of the projector (1024 channels
+instead of 4096) on the wire. Kept tokens take consecutive positions, as if the picture had never had others.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, LlavaConfig
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+from llm_service.models.base import CheckpointError, ModelInputs, resolve_dtype
+from llm_service.models.weights import assign, read_tensors
+from llm_service.prompts import Prompt
+
+__all__ = ["LlavaLanguageModel"]
+
+# The hub's layout first, then that of transformers 5 before its conversion on saving.
+_LANGUAGE_MODEL: Final = {
+    "language_model.model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+    "model.language_model.": "model.",
+    "lm_head.": "lm_head.",
+}
+_PROJECTOR: Final = {"multi_modal_projector.": "", "model.multi_modal_projector.": ""}
+
+
+class LlavaLanguageModel:
+    """Language model and projector of a LLaVA checkpoint. See `VisionLanguageModel` for the attributes."""
+
+    family: str = "llava"
+
+    def __init__(self, config: LlavaConfig, causal_lm: Any, projector: Any, eos_token_ids: frozenset[int]) -> None:
+        layers = config.vision_feature_layer
+        num_layers = 1 if isinstance(layers, int) else len(layers)
+        self.causal_lm = causal_lm
+        self.projector = projector
+        self.vocab_size: int = config.text_config.vocab_size
+        self.image_token_id: int = config.image_token_id
+        self.visual_hidden_size: int = config.vision_config.hidden_size * num_layers
+        self.max_model_len: int = config.text_config.max_position_embeddings
+        self.eos_token_ids = eos_token_ids
+
+    @classmethod
+    def load(
+        cls, checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str
+    ) -> LlavaLanguageModel:
+        """Loads from a directory with config.json and *.safetensors; the vision tower is not read.
+
+        Args:
+            checkpoint: A directory in the hub's layout, or as transformers 5 saves it.
+            device: Where the weights go.
+            dtype: auto, float32, bfloat16 or float16 (`resolve_dtype`).
+            attn_implementation: Attention kernel of transformers.
+
+        Raises:
+            CheckpointError: Tensors are missing or do not fit the config.
+        """
+        config = LlavaConfig.from_pretrained(checkpoint)
+        compute_dtype = resolve_dtype(dtype, device, config.dtype)
+        text_config = copy.deepcopy(config.text_config)  # `from_config` writes the dtype into it
+        with torch.device("meta"):
+            try:
+                causal_lm = AutoModelForCausalLM.from_config(
+                    text_config, attn_implementation=attn_implementation, dtype=compute_dtype
+                )
+            except (ImportError, ValueError) as error:
+                raise CheckpointError(f"attn_implementation {attn_implementation} cannot be used: {error}") from error
+            projector = LlavaMultiModalProjector(config)
+        tensors = read_tensors(checkpoint, _LANGUAGE_MODEL, dtype=compute_dtype, device=device)
+        if text_config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
+            tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
+        assign(causal_lm, tensors, "language model")
+        # No checkpoint holds the table of rotary frequencies, so meta has no values for it.
+        causal_lm.model.rotary_emb = type(causal_lm.model.rotary_emb)(config=text_config).to(device)
+        assign(projector, read_tensors(checkpoint, _PROJECTOR, dtype=compute_dtype, device=device), "projector")
+        return cls(config, causal_lm, projector, _eos_token_ids(checkpoint, config))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.causal_lm.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and computation."""
+        dtype: torch.dtype = self.causal_lm.dtype
+        return dtype
+
+    def embed(self, prompt: Prompt) -> ModelInputs:
+        """Embeds the ids and puts each picture's projected tokens in the place of its image token.
+
+        Returns:
+            L = `prompt.num_tokens` embeddings at the positions 0 to L - 1.
+        """
+        parts: list[torch.Tensor] = []
+        words = self.causal_lm.get_input_embeddings()(torch.from_numpy(prompt.input_ids).to(self.device))
+        start = 0
+        image_tokens = (prompt.input_ids == self.image_token_id).nonzero()[0].tolist()
+        for place, picture in zip(image_tokens, prompt.visual_tokens, strict=True):
+            features = torch.from_numpy(picture.features).to(self.device, self.dtype)
+            parts += [words[start:place], self.projector(features)]
+            start = place + 1
+        inputs_embeds = torch.cat([*parts, words[start:]])
+        return ModelInputs(inputs_embeds, torch.arange(len(inputs_embeds), device=self.device))
+
+
+def _eos_token_ids(checkpoint: Path, config: LlavaConfig) -> frozenset[int]:
+    """What `generate` of transformers would stop at: generation_config.json if there is one, else the text config."""
+    if (checkpoint / "generation_config.json").is_file():
+        ids = GenerationConfig.from_pretrained(checkpoint).eos_token_id
+    else:
+        ids = config.text_config.eos_token_id
+    if ids is None:
+        raise CheckpointError("neither generation_config.json nor config.json names an eos_token_id")
+    return frozenset([ids] if isinstance(ids, int) else ids)

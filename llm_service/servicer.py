@@ -1,0 +1,132 @@
+"""The gRPC face of the service: messages to dataclasses and back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from fovea.errors import InvalidRequest, Unavailable
+from fovea.v1 import llm_pb2, llm_pb2_grpc
+from llm_service.engines.base import Delta, Done, Engine, GenerationRequest
+from llm_service.prompts import PromptLimits, read_prompt
+from llm_service.sampling import SamplingParams
+
+__all__ = ["LLMServicer", "ServedModel"]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that is ready to answer, and what `GetModelInfo` tells of it.
+
+    Attributes:
+        name: Under which it is served.
+        family: As in the checkpoint's config.
+        limits: What a prompt must respect.
+        max_tokens: Most tokens that a request may ask for.
+        settings_fingerprint: Of everything but the checkpoint that changes answers.
+        engine: Runs it.
+    """
+
+    name: str
+    family: str
+    limits: PromptLimits
+    max_tokens: int
+    settings_fingerprint: str
+    engine: Engine
+
+
+class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
+    """Answers Unavailable until `serve` has given it a model.
+
+    Args:
+        max_timeout_s: Deadline of a call that brings none or a later one.
+    """
+
+    def __init__(self, *, max_timeout_s: float) -> None:
+        self._max_timeout_s = max_timeout_s
+        self._served: ServedModel | None = None
+
+    def serve(self, model: ServedModel) -> None:
+        """Opens the service."""
+        self._served = model
+
+    @property
+    def _model(self) -> ServedModel:
+        if self._served is None:
+            raise Unavailable("the LLM service is still loading its model", retry_after_s=5.0)
+        return self._served
+
+    async def Generate(  # noqa: N802  # as in the contract
+        self, request: llm_pb2.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[llm_pb2.GenerateResponse]:
+        """Streams an answer. The row is freed when the call ends, however it ends."""
+        model = self._model
+        generation = model.engine.submit(
+            GenerationRequest(
+                sampling=_read_sampling(request.sampling, model.max_tokens),
+                prompt=read_prompt(request.input_ids, request.visual_tokens, model.limits),
+                deadline=self._deadline(context),
+                first_token_logprobs=request.first_token_logprobs,
+            )
+        )
+        # Closing this generator is not enough: a call that is cancelled while it sends leaves it suspended.
+        context.add_done_callback(lambda _: generation.cancel())
+        async for event in generation:
+            yield _to_message(event)
+
+    async def GetModelInfo(  # noqa: N802
+        self, request: llm_pb2.GetLLMInfoRequest, context: grpc.aio.ServicerContext
+    ) -> llm_pb2.GetLLMInfoResponse:
+        """What is served and what it accepts."""
+        model = self._model
+        return llm_pb2.GetLLMInfoResponse(
+            model=model.name,
+            family=model.family,
+            fingerprint=model.limits.fingerprint,
+            engine=model.engine.name,
+            max_model_len=model.limits.max_model_len,
+            vocab_size=model.limits.vocab_size,
+            image_token_id=model.limits.image_token_id,
+            visual_hidden_size=model.limits.visual_hidden_size,
+            max_tokens=model.max_tokens,
+            settings_fingerprint=model.settings_fingerprint,
+        )
+
+    def _deadline(self, context: grpc.aio.ServicerContext) -> float:
+        remaining = context.time_remaining()
+        return time.monotonic() + min(self._max_timeout_s, self._max_timeout_s if remaining is None else remaining)
+
+
+def _read_sampling(message: llm_pb2.SamplingParams, max_tokens: int) -> SamplingParams:
+    if not 1 <= message.max_tokens <= max_tokens:
+        raise InvalidRequest(f"max_tokens must be 1 to {max_tokens}, not {message.max_tokens}", param="max_tokens")
+    return SamplingParams(
+        max_tokens=message.max_tokens,
+        temperature=message.temperature,
+        top_p=message.top_p or 1.0,
+        seed=message.seed if message.HasField("seed") else None,
+        stop=tuple(message.stop),
+    )
+
+
+def _to_message(event: Delta | Done) -> llm_pb2.GenerateResponse:
+    if isinstance(event, Delta):
+        return llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=event.text))
+    return llm_pb2.GenerateResponse(
+        done=llm_pb2.Done(
+            finish_reason=event.finish_reason,
+            prompt_tokens=event.prompt_tokens,
+            completion_tokens=event.completion_tokens,
+            timing=llm_pb2.GenerateTiming(
+                queue_ms=event.timing.queue_ms,
+                time_to_first_token_ms=event.timing.time_to_first_token_ms,
+                generate_ms=event.timing.generate_ms,
+            ),
+            first_token_logprobs=event.first_token_logprobs,
+            token_ids=event.token_ids,
+        )
+    )

@@ -1,0 +1,95 @@
+"""Settings of the LLM service: every field is a flag (`--max-batch-size`) and a variable (`LLM_MAX_BATCH_SIZE`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from fovea.server import split_address
+from fovea.settings import ServiceSettings, settings_config
+
+__all__ = ["LLMSettings"]
+
+
+def _address(listen: str) -> str:
+    split_address(listen)
+    return listen
+
+
+Address = Annotated[str, AfterValidator(_address)]
+
+
+class LLMSettings(ServiceSettings):
+    """Decodes answers with the language model and the projector of a LLaVA checkpoint."""
+
+    model_config = settings_config("python -m llm_service", "LLM_")
+
+    model: str
+    """Checkpoint: a local directory or a hub id (llava-hf/llava-1.5-7b-hf). Only its language model and projector are
+    loaded."""
+
+    revision: str | None = None
+    """Branch, tag or commit on the hub; has no meaning for a local directory."""
+
+    served_model_name: str = ""
+    """Name under which the model is reported; empty: the hub id, or the directory's own name."""
+
+    listen: Address = "127.0.0.1:50052"
+    """host:port of the gRPC server; port 0 takes a free one, which the log tells."""
+
+    metrics_listen: Annotated[str, AfterValidator(lambda v: v and _address(v))] = ""
+    """host:port of the Prometheus endpoint; empty for none."""
+
+    engine: Literal["transformers"] = "transformers"
+    """What runs the model."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; auto takes CUDA if there is a device. cuda without one is an error at start."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Compute dtype; auto is float32 on a CPU and the checkpoint's half dtype on CUDA (bfloat16 if it has none)."""
+
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention kernel of transformers; flash_attention_2 needs its own package, CUDA and a half dtype."""
+
+    num_threads: int = Field(0, ge=0)
+    """CPU threads of the model; 0 leaves torch's default, which is all cores."""
+
+    max_model_len: int = Field(0, ge=0)
+    """Positions of prompt and answer together; 0 is the model's own context. A longer prompt is refused with the number
+    of tokens too many; an answer that reaches the end is cut with finish_reason "length". More than the model's context
+    is an error at start."""
+
+    max_batch_size: int = Field(8, ge=1)
+    """Rows decoded together. Requests beyond it wait in the queue until a row ends. Memory of the key-value cache grows
+    with it."""
+
+    max_batch_delay_ms: float = Field(2.0, ge=0)
+    """How long an idle model waits for more requests before it prefills the first; 0 never waits. A model that is
+    decoding takes newcomers between two tokens without delay."""
+
+    max_queue_size: int = Field(64, ge=1)
+    """Requests that wait for a row. The next one is refused at once with RESOURCE_EXHAUSTED and a time to come back."""
+
+    max_tokens: int = Field(2048, ge=1)
+    """Most tokens that a request may ask for; more is refused."""
+
+    max_visual_tokens: int = Field(4096, ge=1)
+    """Most visual tokens in a request, all pictures together; more is refused before the tensors are read."""
+
+    max_timeout_s: float = Field(300.0, gt=0)
+    """Deadline of a call that brings none or a later one. When it passes, the call ends with DEADLINE_EXCEEDED and its
+    row is freed."""
+
+    max_message_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+    """Cap on a gRPC message in either direction; the transport refuses a larger one with RESOURCE_EXHAUSTED."""
+
+    max_concurrent_rpcs: int = Field(256, ge=1)
+    """Calls in progress, waiting ones included. The transport refuses more with RESOURCE_EXHAUSTED before any work."""
+
+    drain_grace_s: float = Field(30.0, ge=0)
+    """After SIGTERM or SIGINT no new call is taken; streams under way have this long to finish, then they are cut."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log line that is written to stderr."""

@@ -1,0 +1,92 @@
+"""From settings to a model that is ready to answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from fovea import checkpoints
+from llm_service.engines.transformers import TransformersEngine
+from llm_service.models import load_model
+from llm_service.models.base import CheckpointError, VisionLanguageModel, resolve_device
+from llm_service.prompts import PromptLimits
+from llm_service.servicer import ServedModel
+from llm_service.settings import LLMSettings
+
+__all__ = ["load"]
+
+
+def load(settings: LLMSettings) -> ServedModel:
+    """Finds the checkpoint, loads its language side and builds the engine around it, not yet started. Takes seconds.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be served, or the settings ask of it what it cannot do.
+        FileNotFoundError: There is no such checkpoint.
+    """
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    checkpoint = checkpoints.resolve(
+        settings.model, files=[*checkpoints.CONFIG_FILES, "*.safetensors"], revision=settings.revision
+    )
+    model = load_model(
+        checkpoint,
+        device=resolve_device(settings.device),
+        dtype=settings.dtype,
+        attn_implementation=settings.attn_implementation,
+    )
+    max_model_len = _max_model_len(settings, model)
+    engine = TransformersEngine(
+        model,
+        _load_tokenizer(checkpoint),
+        max_model_len=max_model_len,
+        max_batch_size=settings.max_batch_size,
+        max_batch_delay_ms=settings.max_batch_delay_ms,
+        max_queue_size=settings.max_queue_size,
+    )
+    is_directory = Path(settings.model).expanduser().is_dir()
+    return ServedModel(
+        name=settings.served_model_name or (checkpoint.resolve().name if is_directory else settings.model),
+        family=model.family,
+        limits=PromptLimits(
+            vocab_size=model.vocab_size,
+            image_token_id=model.image_token_id,
+            visual_hidden_size=model.visual_hidden_size,
+            max_visual_tokens=settings.max_visual_tokens,
+            max_model_len=max_model_len,
+            fingerprint=checkpoints.fingerprint(checkpoint),
+        ),
+        max_tokens=settings.max_tokens,
+        settings_fingerprint=_settings_fingerprint(settings, model, max_model_len),
+        engine=engine,
+    )
+
+
+def _max_model_len(settings: LLMSettings, model: VisionLanguageModel) -> int:
+    if settings.max_model_len > model.max_model_len:
+        raise CheckpointError(
+            f"max_model_len {settings.max_model_len} is more than the model's context of {model.max_model_len}"
+        )
+    return settings.max_model_len or model.max_model_len
+
+
+def _load_tokenizer(checkpoint: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing narrower
+        raise CheckpointError(f"{checkpoint.name!r} has no tokenizer.json that can be read") from error
+
+
+def _settings_fingerprint(settings: LLMSettings, model: VisionLanguageModel, max_model_len: int) -> str:
+    """16 hex digits that change when the same checkpoint may answer otherwise."""
+    facts = {
+        "engine": settings.engine,
+        "device": model.device.type,
+        "dtype": str(model.dtype),
+        "attn_implementation": settings.attn_implementation,
+        "max_model_len": max_model_len,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,213 @@
+"""The engine stepped by hand on the test's own thread: who is in the batch when is exact, nothing is timed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, Overloaded, Unavailable
+from llm_service.engines.base import Delta, Done, GenerationRequest
+from llm_service.prompts import Prompt, VisualTokens
+from llm_service.sampling import SamplingParams
+
+BOS, IMAGE = 1, 4
+
+
+def request(*ids, features=None, deadline_s=60.0, logprobs=False, **sampling):
+    pictures = [] if features is None else [VisualTokens(features, np.arange(len(features)), (1, 4, 4))]
+    return GenerationRequest(
+        Prompt(np.array(ids), tuple(pictures)),
+        SamplingParams(**{"max_tokens": 6, **sampling}),
+        deadline=time.monotonic() + deadline_s,
+        first_token_logprobs=logprobs,
+    )
+
+
+def run_dry(engine):
+    while engine.num_waiting or engine.num_running:
+        engine.step()
+
+
+async def read(generation):
+    events = [event async for event in generation]
+    assert isinstance(events[-1], Done)
+    return "".join(event.text for event in events[:-1]), events[-1]
+
+
+async def alone(loaded, one):
+    engine = loaded().engine
+    generation = engine.submit(one)
+    run_dry(engine)
+    return await read(generation)
+
+
+def failures(kind):
+    return REGISTRY.get_sample_value("fovea_failures_total", {"kind": kind}) or 0.0
+
+
+MIXED = [
+    {"ids": (BOS, 60, 61, 62), "max_tokens": 12},
+    {"ids": (BOS, IMAGE, 70), "features": np.full((9, 32), 0.3, np.float32), "max_tokens": 3},
+    {"ids": (BOS, 90, 91, 92, 93, 94, 95, 96, 97), "max_tokens": 7, "temperature": 1.0, "seed": 5},
+    {"ids": (BOS, 33), "max_tokens": 9, "temperature": 0.7, "top_p": 0.8, "seed": 6},
+    {"ids": (BOS, IMAGE), "features": np.full((2, 32), -1, np.float32), "max_tokens": 1},
+]
+
+
+def mixed(i):
+    options = dict(MIXED[i])
+    return request(*options.pop("ids"), **options)
+
+
+@pytest.mark.parametrize("max_batch_size", [2, 8])
+async def test_rows_that_come_and_go_answer_as_if_they_were_alone(loaded, max_batch_size):
+    """Greedy and sampled, with a picture and without, of all lengths; some join while others decode."""
+    expected = [await alone(loaded, mixed(i)) for i in range(len(MIXED))]
+    engine = loaded(max_batch_size=max_batch_size).engine
+    generations = [engine.submit(mixed(0)), engine.submit(mixed(1))]
+    engine.step()
+    generations += [engine.submit(mixed(i)) for i in (2, 3, 4)]
+    engine.step()
+    assert engine.num_running <= max_batch_size
+    run_dry(engine)
+    for generation, (text, done) in zip(generations, expected, strict=True):
+        got_text, got = await read(generation)
+        assert got_text == text
+        assert got.token_ids == done.token_ids
+        assert got.prompt_tokens == done.prompt_tokens
+
+
+async def test_a_seed_decides_and_not_the_company(loaded):
+    one = {"max_tokens": 20, "temperature": 1.5}
+    engine = loaded().engine
+    made = [engine.submit(request(BOS, 60, **one, seed=seed)) for seed in (1, 1, 2)]
+    run_dry(engine)
+    first, same, other = [(await read(generation))[1].token_ids for generation in made]
+    assert first == same != other
+
+
+async def test_a_cancelled_row_is_gone_before_the_next_token_and_the_others_go_on(loaded):
+    expected = await alone(loaded, mixed(0))
+    engine = loaded().engine
+    leaving, staying = engine.submit(request(BOS, 80, max_tokens=200)), engine.submit(mixed(0))
+    engine.step()
+    assert engine.num_running == 2
+    before = failures("generation_abandoned")
+    leaving.cancel()
+    engine.step()
+    assert engine.num_running == 1
+    assert failures("generation_abandoned") == before + 1
+    run_dry(engine)
+    assert (await read(staying))[0] == expected[0]
+
+
+async def test_who_left_the_queue_is_never_computed(loaded):
+    engine = loaded(max_batch_size=1).engine
+    running, waiting = engine.submit(request(BOS, 60)), engine.submit(request(BOS, 61))
+    engine.step()
+    waiting.cancel()
+    before = failures("generation_abandoned_in_queue")
+    run_dry(engine)
+    assert failures("generation_abandoned_in_queue") == before + 1
+    assert (await read(running))[1].finish_reason == "length"
+
+
+async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(loaded):
+    engine = loaded(max_queue_size=2).engine
+    first = engine.submit(request(BOS, 60))
+    engine.submit(request(BOS, 61))
+    with pytest.raises(Overloaded, match="2 requests waiting, its limit") as caught:
+        engine.submit(request(BOS, 62))
+    assert caught.value.retry_after_s == 1
+    first.cancel()
+    engine.submit(request(BOS, 63))
+    assert engine.num_waiting == 2
+
+
+async def test_a_passed_deadline_is_refused_before_the_queue(loaded):
+    engine = loaded().engine
+    with pytest.raises(DeadlineExceeded):
+        engine.submit(request(BOS, 60, deadline_s=-1))
+    assert engine.num_waiting == 0
+
+
+async def test_a_deadline_ends_the_wait_and_frees_the_place(loaded):
+    """Nobody steps the engine: the caller is answered all the same, and the row is not computed later."""
+    engine = loaded().engine
+    with pytest.raises(DeadlineExceeded):
+        await anext(engine.submit(request(BOS, 60, deadline_s=0.05)))
+    engine.step()
+    assert engine.num_running == engine.num_waiting == 0
+
+
+async def test_an_answer_is_cut_where_the_context_ends(loaded):
+    engine = loaded(max_model_len=10).engine
+    generation = engine.submit(request(BOS, *range(60, 66), max_tokens=100))
+    run_dry(engine)
+    _, done = await read(generation)
+    assert done.finish_reason == "length"
+    assert done.prompt_tokens + done.completion_tokens == 10
+
+
+async def test_numbers_beyond_the_dtype_end_their_own_row_only(loaded):
+    """Finite on the wire, but the projector overflows: the engine tells, and batch-mates never notice."""
+    expected = await alone(loaded, mixed(0))
+    engine = loaded().engine
+    bad = engine.submit(request(BOS, IMAGE, features=np.full((2, 32), 3e38, np.float32)))
+    good = engine.submit(mixed(0))
+    run_dry(engine)
+    with pytest.raises(InvalidRequest, match="beyond the numbers it can represent"):
+        await anext(bad)
+    assert (await read(good))[0] == expected[0]
+
+
+async def test_a_prompt_that_the_model_cannot_take_fails_alone(loaded, caplog):
+    """Validation keeps such a prompt out; should one slip through, who decodes already goes on."""
+    expected = await alone(loaded, mixed(0))
+    engine = loaded().engine
+    good = engine.submit(mixed(0))
+    engine.step()
+    bad = engine.submit(request(BOS, IMAGE, features=np.ones((2, 7), np.float32)))
+    run_dry(engine)
+    with pytest.raises(InternalError, match="the log of the LLM service tells why"):
+        await anext(bad)
+    assert "prefill of 1 rows failed" in caplog.text
+    assert (await read(good))[0] == expected[0]
+
+
+async def test_stopping_ends_what_is_under_way(loaded):
+    engine = loaded(max_batch_size=1).engine
+    running, waiting = engine.submit(request(BOS, 60)), engine.submit(request(BOS, 61))
+    engine.step()
+    engine.stop()
+    assert isinstance(await anext(running), Delta)
+    for generation in (running, waiting):
+        with pytest.raises(Unavailable):
+            async for _ in generation:
+                pass
+    with pytest.raises(Unavailable):
+        engine.submit(request(BOS, 62))
+
+
+async def test_the_model_thread_fills_a_batch_and_ends(loaded):
+    engine = loaded(max_batch_size=2, max_batch_delay_ms=60_000).engine
+    engine.start()
+    answers = await asyncio.gather(*(read(engine.submit(mixed(i))) for i in (0, 3)))
+    assert [len(done.token_ids) for _, done in answers] == [12, 9]
+    engine.stop()
+
+
+async def test_the_first_distribution_is_normalised_and_only_on_demand(loaded):
+    engine = loaded().engine
+    asked, other = engine.submit(request(BOS, 60, logprobs=True)), engine.submit(request(BOS, 60))
+    run_dry(engine)
+    logprobs = np.array((await read(asked))[1].first_token_logprobs)
+    assert logprobs.shape == (288,)
+    assert np.exp(logprobs).sum() == pytest.approx(1, abs=1e-5)
+    done = (await read(other))[1]
+    assert done.first_token_logprobs == []
+    assert done.token_ids[0] == logprobs.argmax()

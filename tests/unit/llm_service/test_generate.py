@@ -1,0 +1,200 @@
+"""Generate and GetModelInfo over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from fovea.errors import (
+    CheckpointMismatch,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    Unavailable,
+    from_rpc_error,
+)
+from fovea.v1 import llm_pb2
+
+BOS, IMAGE, EOS = 1, 4, 2
+
+
+def generate(ids=(60, BOS), pictures=(), **sampling):
+    return llm_pb2.GenerateRequest(
+        input_ids=ids,
+        visual_tokens=pictures,
+        sampling=llm_pb2.SamplingParams(**{"max_tokens": 100, **sampling}),
+    )
+
+
+async def error_of(client, request):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.ask(request)
+    return from_rpc_error(caught.value, "LLM service")
+
+
+@pytest.fixture
+async def reciter(loaded, serving, recite_checkpoint):
+    async with serving(loaded(recite_checkpoint, max_batch_delay_ms=0)) as client:
+        yield client
+
+
+async def test_text_streams_in_whole_characters_to_the_end_token(reciter, recited):
+    answer = await reciter.ask(generate())
+    assert answer.text == recited
+    assert answer.deltas == list(recited)
+    assert answer.done.finish_reason == "stop"
+    assert answer.done.token_ids[-1] == EOS
+    assert answer.done.completion_tokens == len(answer.done.token_ids) - 1
+    timing = answer.done.timing
+    assert 0 <= timing.queue_ms <= timing.time_to_first_token_ms <= timing.generate_ms
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        (["STOP"], "Hi 🙂,é_漢"),
+        (["OP!", "TO"], "Hi 🙂,é_漢S"),
+        (["漢S", "nowhere"], "Hi 🙂,é_"),
+        (["🙂"], "Hi "),
+        (["H"], ""),
+        (["STOPS", "!?"], "Hi 🙂,é_漢STOP!"),
+    ],
+)
+async def test_the_text_ends_before_a_stop_string(reciter, stop, text):
+    answer = await reciter.ask(generate(stop=stop))
+    assert answer.text == text
+    assert answer.done.finish_reason == "stop"
+
+
+async def test_max_tokens_cuts_and_shows_the_unfinished_character(reciter):
+    answer = await reciter.ask(generate(max_tokens=4), timeout=None)
+    assert answer.text == "Hi \ufffd"
+    assert answer.done.finish_reason == "length"
+    assert answer.done.completion_tokens == 4
+
+
+async def test_seeds_repeat_over_the_wire(loaded, serving):
+    async with serving(loaded()) as client:
+        first, same, other, unseeded = await asyncio.gather(
+            *(client.ask(generate(max_tokens=20, temperature=1.5, top_p=0.95, **s)) for s in SEEDS)
+        )
+    assert first.text == same.text
+    assert len({tuple(a.done.token_ids) for a in (first, other, unseeded)}) == 3
+
+
+async def test_a_narrow_nucleus_is_greedy(loaded, serving):
+    async with serving(loaded()) as client:
+        greedy, narrow = await asyncio.gather(
+            client.ask(generate(max_tokens=20)), client.ask(generate(max_tokens=20, temperature=2, top_p=1e-6))
+        )
+    assert greedy.done.token_ids == narrow.done.token_ids
+
+
+SEEDS = [{"seed": 0}, {"seed": 0}, {"seed": 1}, {}]
+
+
+async def test_a_client_that_hangs_up_frees_its_row(loaded, serving):
+    """The only row is taken by an answer that is dropped after its first word; the next one gets it."""
+    labels = {"kind": "generation_abandoned"}
+    before = REGISTRY.get_sample_value("fovea_failures_total", labels) or 0
+    async with serving(loaded(max_batch_size=1)) as client:
+        call = client.stub.Generate(generate(max_tokens=240), timeout=60)
+        assert (await call.read()).delta.text
+        waiting = asyncio.create_task(client.ask(generate(max_tokens=2)))
+        call.cancel()
+        answer = await waiting
+    assert answer.done.completion_tokens == 2
+    assert REGISTRY.get_sample_value("fovea_failures_total", labels) == before + 1
+
+
+async def test_a_deadline_passes_and_the_next_call_is_answered(loaded, serving):
+    async with serving(loaded(max_batch_size=2, max_batch_delay_ms=60_000)) as client:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.ask(generate(), timeout=0.05)  # waits for a second row that never comes
+        assert isinstance(from_rpc_error(caught.value, "LLM service"), DeadlineExceeded)
+        answers = await asyncio.gather(*(client.ask(generate(max_tokens=2)) for _ in range(2)))
+    assert [answer.done.completion_tokens for answer in answers] == [2, 2]
+
+
+async def test_a_full_queue_is_resource_exhausted(loaded, serving):
+    """An idle model waits for a batch of 8 while the queue holds 1: of two calls at once, one is refused."""
+    async with serving(loaded(max_batch_size=8, max_batch_delay_ms=60_000, max_queue_size=1)) as client:
+        calls = [asyncio.create_task(client.ask(generate())) for _ in range(2)]
+        done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        error = from_rpc_error(done.pop().exception(), "LLM service")
+        waiting.pop().cancel()
+    assert isinstance(error, Overloaded)
+    assert error.retry_after_s == 1
+
+
+async def test_hostile_requests_are_refused_and_the_next_is_answered(loaded, serving, picture):
+    model = loaded()
+    fingerprint = model.limits.fingerprint
+
+    def tokens(**changes):
+        message = picture(fingerprint)
+        for name, value in changes.items():
+            setattr(message.features, name, value)
+        return message
+
+    nan = np.full((5, 32), np.nan, "<f4").tobytes()
+    huge = picture(fingerprint)
+    huge.features.shape[:] = [2**31, 32]
+    hostile = [
+        (generate((BOS, IMAGE), [tokens(data=nan)]), InvalidRequest),
+        (generate((BOS, IMAGE), [tokens(crc32=7)]), InvalidRequest),
+        (generate((BOS, IMAGE), [huge]), InvalidRequest),
+        (generate((BOS, IMAGE, IMAGE), [tokens()]), InvalidRequest),
+        (generate((BOS, 288)), InvalidRequest),
+        (generate((BOS, IMAGE), [picture("another")]), CheckpointMismatch),
+        (generate((BOS, IMAGE), [picture(fingerprint, np.full((2, 32), 3e38, np.float32))]), InvalidRequest),
+        (generate(max_tokens=0), InvalidRequest),
+        (generate(max_tokens=2049), InvalidRequest),
+        (generate(temperature=float("nan")), InvalidRequest),
+        (generate(stop=[""]), InvalidRequest),
+    ]
+    async with serving(model) as client:
+        expected = (await client.ask(generate((BOS, IMAGE), [tokens()], max_tokens=5))).text
+        for request, kind in hostile:
+            error = await error_of(client, request)
+            assert type(error) is kind
+            assert error.param
+            assert (await client.ask(generate((BOS, IMAGE), [tokens()], max_tokens=5))).text == expected
+
+
+async def test_a_prompt_beyond_the_context_says_by_how_much(loaded, serving):
+    async with serving(loaded()) as client:
+        error = await error_of(client, generate([BOS] * 300))
+        cut = await client.ask(generate([BOS] * 250))
+    assert isinstance(error, InvalidRequest)
+    assert "300 tokens, visual tokens included, 45 more than the 255 that the model's context of 256" in error.message
+    assert cut.done.finish_reason == "length"
+    assert cut.done.completion_tokens == 6
+
+
+async def test_the_model_describes_itself(loaded, serving, checkpoint):
+    async with serving(loaded(served_model_name="tiny", max_tokens=77)) as client:
+        info = await client.stub.GetModelInfo(llm_pb2.GetLLMInfoRequest())
+    assert (info.model, info.family, info.engine) == ("tiny", "llava", "transformers")
+    assert (info.max_model_len, info.vocab_size, info.image_token_id) == (256, 288, IMAGE)
+    assert (info.visual_hidden_size, info.max_tokens) == (32, 77)
+    assert info.fingerprint == client.model.limits.fingerprint
+    other = loaded(dtype="bfloat16").settings_fingerprint
+    assert len(info.settings_fingerprint) == len(other) == 16
+    assert info.settings_fingerprint != other
+    assert loaded().name == checkpoint.name
+
+
+async def test_a_service_without_a_model_yet_says_so():
+    from llm_service.servicer import LLMServicer
+
+    servicer = LLMServicer(max_timeout_s=1)
+    with pytest.raises(Unavailable, match="still loading"):
+        await anext(servicer.Generate(generate(), None))
+    with pytest.raises(Unavailable, match="still loading"):
+        await servicer.GetModelInfo(llm_pb2.GetLLMInfoRequest(), None)

@@ -1,0 +1,91 @@
+"""Starting and ending the service, with the signals that an orchestrator sends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from fovea.v1 import llm_pb2, llm_pb2_grpc
+from llm_service.__main__ import serve
+from llm_service.settings import LLMSettings
+
+
+class Port(logging.Handler):
+    """Port of the service that is starting, as its log tells it."""
+
+    def __init__(self):
+        super().__init__(logging.INFO)
+        self.found = asyncio.get_running_loop().create_future()
+
+    def emit(self, record):
+        if match := re.search(r"on port (\d+)", record.getMessage()):
+            self.found.set_result(int(match[1]))
+
+
+@pytest.fixture
+async def port():
+    log, handler = logging.getLogger("llm_service"), Port()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield handler.found
+    log.removeHandler(handler)
+    log.setLevel(level)
+
+
+async def test_sigterm_lets_streams_finish_and_ends_with_status_0(checkpoint, port):
+    settings = LLMSettings(model=str(checkpoint), listen="127.0.0.1:0", num_threads=1, device="cpu")
+    running = asyncio.create_task(serve(settings))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{await port}") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        status = await health.Check(health_pb2.HealthCheckRequest(service="fovea.v1.LLMService"))
+        assert status.status == health_pb2.HealthCheckResponse.SERVING
+        request = llm_pb2.GenerateRequest(input_ids=[1, 60], sampling=llm_pb2.SamplingParams(max_tokens=200))
+        call = llm_pb2_grpc.LLMServiceStub(channel).Generate(request, timeout=60)
+        messages = aiter(call)
+        await anext(messages)
+        os.kill(os.getpid(), signal.SIGTERM)
+        *_, last = [message async for message in messages]
+    assert last.done.completion_tokens == 200
+    assert await running == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "/nowhere/at/all"}, "there is no checkpoint directory"),
+        ({"max_model_len": 1000}, "max_model_len 1000 is more than the model's context of 256"),
+    ],
+)
+async def test_a_model_that_cannot_be_served_is_one_line_and_status_1(checkpoint, caplog, settings, message):
+    options = {"model": str(checkpoint), "listen": "127.0.0.1:0", "num_threads": 1, "device": "cpu", **settings}
+    assert await serve(LLMSettings(**options)) == 1
+    (line,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert message in line.getMessage()
+    assert line.exc_info is None
+
+
+def test_a_wrong_setting_is_named_with_status_2(capsys):
+    with pytest.raises(SystemExit) as caught:
+        LLMSettings.from_command_line(["--model", "x", "--max-batch-size", "0", "--listen", "nonsense"])
+    assert caught.value.code == 2
+    complaint = capsys.readouterr().err
+    assert "--max-batch-size (LLM_MAX_BATCH_SIZE)" in complaint
+    assert "--listen (LLM_LISTEN)" in complaint
+
+
+def test_every_setting_is_described(capsys):
+    with pytest.raises(SystemExit):
+        LLMSettings.from_command_line(["--help"])
+    text = capsys.readouterr().out
+    for name, field in LLMSettings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert field.description

@@ -1,0 +1,145 @@
+"""Every way in which a prompt can be wrong has its own sentence, and a right one is read exactly."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+
+from fovea import tensors
+from fovea.errors import CheckpointMismatch, InvalidRequest
+from fovea.v1 import tensor_pb2
+from llm_service.prompts import PromptLimits, read_prompt
+
+LIMITS = PromptLimits(
+    vocab_size=100,
+    image_token_id=4,
+    visual_hidden_size=32,
+    max_visual_tokens=12,
+    max_model_len=40,
+    fingerprint="f" * 16,
+)
+
+
+def read(ids, pictures):
+    return read_prompt(ids, pictures, LIMITS)
+
+
+def test_a_right_prompt_is_read_exactly(picture):
+    features = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
+    first, second = picture(LIMITS.fingerprint, features), picture(LIMITS.fingerprint, rows=5)
+    first.positions[:] = [3, 15]
+    prompt = read([1, 4, 50, 4, 99], [first, second])
+    assert prompt.input_ids.tolist() == [1, 4, 50, 4, 99]
+    assert prompt.num_tokens == 3 + 2 + 5
+    assert np.array_equal(prompt.visual_tokens[0].features, features)
+    assert prompt.visual_tokens[0].positions.tolist() == [3, 15]
+    assert prompt.visual_tokens[0].grid == (1, 4, 4)
+
+
+def test_a_question_without_a_picture_is_a_prompt():
+    assert read([1, 50], []).num_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("ids", "pictures", "message"),
+    [
+        ([], 0, "prompt is empty"),
+        ([1, 100], 0, "token id 100 is outside the vocabulary; ids are 0 to 99"),
+        ([1, 2**32 - 1], 0, "token id 4294967295 is outside"),
+        ([1, 50], 1, r"0 image tokens \(id 4\) for 1 pictures"),
+        ([1, 4], 0, r"1 image tokens \(id 4\) for 0 pictures"),
+        ([1, 4, 4], 1, r"2 image tokens \(id 4\) for 1 pictures; each picture needs exactly one"),
+        ([4, 4, 4], 3, "15 visual tokens; at most 12 are accepted"),
+        ([1] * 40, 0, "has 40 tokens, visual tokens included, 1 more than the 39 .* context of 40"),
+        ([4, *[1] * 40], 1, "has 45 tokens, visual tokens included, 6 more than the 39"),
+    ],
+)
+def test_ids_are_checked(picture, ids, pictures, message):
+    with pytest.raises(InvalidRequest, match=message):
+        read(ids, [picture(LIMITS.fingerprint)] * pictures)
+
+
+def test_a_prompt_that_leaves_room_for_one_token_is_accepted(picture):
+    assert read([4, *[1] * 34], [picture(LIMITS.fingerprint)]).num_tokens == 39
+
+
+def shape(*extents):
+    def change(message):
+        message.features.shape[:] = extents
+
+    return change
+
+
+def data(value):
+    def change(message):
+        features = np.zeros((5, 32), "<f4")
+        features[2, 3] = value
+        tensor = message.features
+        tensor.data = features.tobytes()
+        tensor.crc32 = zlib.crc32(tensor.data)
+
+    return change
+
+
+def positions(*values):
+    def change(message):
+        message.positions[:] = values
+
+    return change
+
+
+def field(path, value):
+    def change(message):
+        *parents, name = path.split(".")
+        for parent in parents:
+            message = getattr(message, parent)
+        setattr(message, name, value)
+
+    return change
+
+
+HOSTILE = {
+    "nan": (data(np.nan), "NaN or infinity"),
+    "infinity": (data(np.inf), "NaN or infinity"),
+    "wrong width": (shape(10, 16), r"shape \[10, 16\] are not \[K, 32\]"),
+    "one axis": (shape(160), r"shape \[160\] are not \[K, 32\]"),
+    "three axes": (shape(1, 5, 32), r"shape \[1, 5, 32\] are not"),
+    "no tensor": (lambda message: message.ClearField("features"), r"shape \[\] are not"),
+    "no rows": (shape(0, 32), "0 visual tokens are not 1 to 12"),
+    "huge shape, little data": (shape(2**32 - 1, 32), "4294967295 visual tokens are not 1 to 12"),
+    "fewer bytes than the shape": (field("features.data", b"1234"), "has 640 bytes, not 4"),
+    "rows without positions": (positions(0, 1), "5 visual tokens come with 2 positions"),
+    "bad checksum": (field("features.crc32", 1), "checksum does not match"),
+    "unknown dtype": (field("features.dtype", 77), "dtype 77 is not one of float32, float16, bfloat16"),
+    "position outside": (positions(0, 1, 2, 3, 16), "position 16 is outside the grid of 1 x 4 x 4 .* 0 to 15"),
+    "duplicates": (positions(0, 1, 1, 2, 3), "not strictly ascending"),
+    "descending": (positions(0, 2, 1, 3, 4), "not strictly ascending"),
+    "empty grid": (field("grid.rows", 0), "grid of 1 x 0 x 4 .* has no patches"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_tensors_are_refused(picture, name):
+    change, message = HOSTILE[name]
+    good, bad = picture(LIMITS.fingerprint), picture(LIMITS.fingerprint)
+    change(bad)
+    with pytest.raises(InvalidRequest, match=rf"picture 1: .*{message}") as caught:
+        read([4, 4, 1], [good, bad])
+    assert caught.value.param == "visual_tokens"
+
+
+@pytest.mark.parametrize("fingerprint", ["", "0" * 16, "x" * 10_000])
+def test_tokens_of_another_checkpoint_are_refused(picture, fingerprint):
+    with pytest.raises(CheckpointMismatch, match="both services must load the same one") as caught:
+        read([4], [picture(fingerprint)])
+    assert len(caught.value.message) < 300
+
+
+def test_dtypes_of_the_wire_are_read(picture):
+    features = np.random.default_rng(0).standard_normal((5, 32), dtype=np.float32)
+    for dtype, tolerance in ((tensor_pb2.DTYPE_FLOAT16, 2e-3), (tensor_pb2.DTYPE_BFLOAT16, 2e-2)):
+        message = picture(LIMITS.fingerprint)
+        message.features.CopyFrom(tensors.to_message(features, dtype))
+        assert np.allclose(read([4], [message]).visual_tokens[0].features, features, atol=tolerance)
