@@ -1,0 +1,101 @@
+"""`python -m encoder_service --model ...`: settings, model, server, until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import torch
+
+from encoder_service import models
+from encoder_service.batching import Batcher
+from encoder_service.engine import Engine
+from encoder_service.feature_cache import FeatureCache
+from encoder_service.models.base import CheckpointError, LoadOptions
+from encoder_service.servicer import EncoderBatcher, EncoderServicer
+from encoder_service.settings import EncoderSettings
+from fovea import telemetry
+from fovea.server import GrpcServer, stop_signal
+from fovea.v1 import encoder_pb2_grpc
+
+__all__ = ["main", "serve"]
+
+log = logging.getLogger("encoder_service")
+
+_SERVICE = "fovea.v1.EncoderService"
+
+
+def _load(settings: EncoderSettings) -> Engine:
+    model = models.load(
+        settings.model,
+        LoadOptions(
+            text_tower=settings.text_tower,
+            revision=settings.revision,
+            device=settings.device,
+            dtype=settings.dtype,
+            attn_implementation=settings.attn_implementation,
+        ),
+    )
+    return Engine(
+        model,
+        FeatureCache(settings.feature_cache_bytes),
+        max_batch_size=settings.max_batch_size,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
+    )
+
+
+async def serve(settings: EncoderSettings) -> None:
+    """Runs the service until SIGTERM or SIGINT.
+
+    Raises:
+        CheckpointError, FileNotFoundError: The model cannot be loaded.
+    """
+    stop = stop_signal()
+    server = GrpcServer(
+        settings.listen,
+        services=[_SERVICE],
+        max_message_bytes=settings.max_message_bytes,
+        max_concurrent_rpcs=settings.max_concurrent_rpcs,
+        metrics_listen=settings.metrics_listen,
+    )
+    servicer = EncoderServicer(settings)
+    encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
+    await server.start()
+    try:
+        engine = await asyncio.to_thread(_load, settings)
+        batcher: EncoderBatcher = Batcher(
+            engine,
+            max_batch_size=settings.max_batch_size,
+            max_batch_delay_s=settings.max_batch_delay_ms / 1000,
+            max_queue_size=settings.max_queue_size,
+            prepare_threads=settings.decode_threads,
+        )
+        async with batcher:
+            servicer.attach(engine.model, batcher)
+            await server.ready()
+            log.info("serving on port %d: %s, %s", server.port, engine.model.device, engine.model.dtype)
+            await stop.wait()
+            log.info("draining")
+            await server.drain(settings.drain_grace_s)
+    finally:
+        await server.drain(0)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Exit status 1 when the model cannot be loaded, 2 on a wrong setting."""
+    settings = EncoderSettings.from_command_line(sys.argv[1:] if argv is None else argv)
+    telemetry.configure_logging("encoder", settings.log_level)
+    log.info("settings %s", settings.describe())
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    try:
+        asyncio.run(serve(settings))
+    except (CheckpointError, FileNotFoundError) as error:
+        log.error("%s", error)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Features of pictures seen lately, so that a second question about one does not run the vision tower."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Set
+
+from cachetools import LRUCache
+
+from encoder_service.pruners.base import View, VisionFeatures
+
+__all__ = ["FeatureCache"]
+
+
+class FeatureCache:
+    """Least-recently-used features before pruning, bounded by their bytes. Any thread may use it.
+
+    One entry a picture, under the SHA-256 of its file; it answers for every set of views that it covers. What is
+    cached lies where the tower made it: in device memory on a GPU.
+
+    Args:
+        max_bytes: Bound of all entries together; 0 switches the cache off. The oldest make room; a picture that is
+            larger alone is not kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._lock = threading.Lock()
+        self._entries: LRUCache[bytes, VisionFeatures] = LRUCache(max_bytes, getsizeof=lambda entry: entry.nbytes)
+
+    def get(self, digest: bytes, views: Set[View]) -> VisionFeatures | None:
+        """The features of a picture if they are there with all `views`."""
+        with self._lock:
+            found = self._entries.get(digest)
+        return found if found is not None and views <= found.views.keys() else None
+
+    def put(self, digest: bytes, features: VisionFeatures) -> None:
+        """Keeps features, together with the views that an earlier question left of the same picture."""
+        with self._lock:
+            known = self._entries.get(digest)
+            if known is not None:
+                features = VisionFeatures(known.hidden, known.grid, {**known.views, **features.views})
+            if features.nbytes <= self._entries.maxsize:
+                self._entries[digest] = features
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use."""
+        with self._lock:
+            return int(self._entries.currsize)

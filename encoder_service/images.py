@@ -1,0 +1,94 @@
+"""From the bytes of a picture file to an RGB picture, with limits that hold before memory is taken."""
+
+from __future__ import annotations
+
+import io
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fovea.errors import InvalidRequest, TooLarge, UnsupportedMedia
+
+__all__ = ["FORMATS", "decode"]
+
+FORMATS: Final = ("JPEG", "PNG", "WebP", "GIF", "BMP")
+_PILLOW_FORMATS: Final = tuple(name.upper() for name in FORMATS)
+# The tower's input is the middle square at a fixed height: a longer strip shows it next to nothing and, scaled by its
+# short side, takes gigabytes.
+_MAX_ASPECT_RATIO: Final = 100
+
+# Pillow's own bomb check warns from 90 and refuses from 179 megapixels; `decode` checks every header against its own
+# limit instead.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
+    """The first frame of a picture file, upright and in RGB.
+
+    The format is told from the content. EXIF orientation is applied. Transparent parts lie on white: what colour a file
+    stores under them is chance. 16-bit grey is brought to 8 bits.
+
+    Args:
+        data: A JPEG, PNG, WebP, GIF or BMP file.
+        max_bytes: Most bytes of file.
+        max_pixels: Most pixels, checked against the header before anything is decoded.
+
+    Raises:
+        TooLarge: More bytes or pixels than that.
+        UnsupportedMedia: Empty, another format, or broken.
+        InvalidRequest: More than 100 times as long as wide, or the reverse.
+    """
+    if len(data) > max_bytes:
+        raise TooLarge(f"the picture has {len(data):,} bytes; at most {max_bytes:,} are accepted", param="image")
+    accepted = ", ".join(FORMATS)
+    if not data:
+        raise UnsupportedMedia(f"the picture is empty; accepted: {accepted}", param="image")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
+    except Exception as error:  # the parsers raise all kinds on hostile bytes
+        raise UnsupportedMedia(
+            f"these bytes are no picture that can be read; accepted: {accepted}", param="image"
+        ) from error
+    with image:
+        _check_size(*image.size, max_pixels)
+        try:
+            image.load()
+        except Exception as error:
+            raise UnsupportedMedia(
+                f"the {image.format} picture is broken or incomplete; accepted: whole files of {accepted}",
+                param="image",
+            ) from error
+        return _on_white(_upright(image))
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"the picture has {width:,} x {height:,} pixels; at most {max_pixels:,} in all are accepted", param="image"
+        )
+    if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
+        raise InvalidRequest(
+            f"the picture is {width:,} x {height:,}; its longer side may be"
+            f" at most {_MAX_ASPECT_RATIO} times the shorter",
+            param="image",
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken EXIF beside a sound picture: show the picture
+        return image.copy()
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith("I"):
+        grey = np.asarray(image.convert("I"), dtype=np.int64).clip(0, 65535) // 257
+        image = Image.fromarray(grey.astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")

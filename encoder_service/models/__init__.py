@@ -1,0 +1,29 @@
+"""The model families by the `model_type` of their checkpoints. To add one: write its file, add its line."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from encoder_service.models import llava
+from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
+from encoder_service.models.weights import read_config
+from fovea import checkpoints
+
+__all__ = ["FAMILIES", "load"]
+
+FAMILIES: Final = {"llava": llava.LlavaEncoder}
+
+
+def load(model: str, options: LoadOptions) -> EncoderModel:
+    """Loads what the encoder runs of a checkpoint (directory or hub id).
+
+    Raises:
+        CheckpointError: Not a checkpoint that this service can run.
+        FileNotFoundError: Not found, here or on the hub.
+    """
+    files = (*checkpoints.CONFIG_FILES, "*.safetensors")
+    checkpoint = checkpoints.resolve(model, files=files, revision=options.revision)
+    model_type = str(read_config(checkpoint).get("model_type"))
+    if model_type not in FAMILIES:
+        raise CheckpointError(f"{model_type!r} is not a family that this service runs; accepted: {', '.join(FAMILIES)}")
+    return FAMILIES[model_type](checkpoint, options)

@@ -1,0 +1,184 @@
+"""What a pruner is: a pure function from the features of one picture (and a question) to fewer features.
+
+A pruner knows tensors alone. It declares what it must see of the towers (`Needs`); the service computes exactly that,
+so that a pruner with cheap needs costs nothing extra and two pruners live in one process without patching a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from encoder_service.pruners.parameters import Parameter, declared, parse
+
+__all__ = [
+    "Needs",
+    "PrunedTokens",
+    "Pruner",
+    "PrunerInput",
+    "TextFeatures",
+    "View",
+    "VisionFeatures",
+    "at_least_float32",
+]
+
+P = TypeVar("P")
+
+
+class View(StrEnum):
+    """What a pruner can see of the vision tower beyond the hidden states. V layers of width C, N patches, row 0 CLS.
+
+    "Last" is layer V-1, applied to X[V-1], which is also what the language model reads. The three letters name what
+    stands for query, key and value in its attention.
+    """
+
+    JOINT_QQV = "joint_qqv"  # [1 + N, D]: attention output through post_layernorm and visual_projection
+    JOINT_QKV = "joint_qkv"
+    JOINT_KKV = "joint_kkv"
+    JOINT_VVV = "joint_vvv"
+    JOINT_VANILLA = "joint_vanilla"  # [1 + N, D]: output of the whole last layer, X[V], projected likewise
+    ATTENTION_QQV = "attention_qqv"  # [N, C]: attention output of the patches before the norm
+    ATTENTION_QKV = "attention_qkv"
+    ATTENTION_KKV = "attention_kkv"
+    ATTENTION_VVV = "attention_vvv"
+    KEYS = "keys"  # [N, C]: keys of the last layer, heads side by side
+    SALIENCY_LAST = "saliency_last"  # [N]: attention of CLS to each patch, mean over the heads
+    SALIENCY_SECOND_LAST = "saliency_second_last"  # the same of layer V-2
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a pruner must be given: views of the vision tower, the question, attention inside the question."""
+
+    views: frozenset[View] = frozenset()
+    text: bool = False
+    eos_attention: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VisionFeatures:
+    """One picture after the vision tower.
+
+    Attributes:
+        hidden: [N, C], the patches of X[V-1] in raster order, without CLS.
+        grid: Rows and columns, N = rows * columns.
+        views: The views that were asked for, perhaps more.
+    """
+
+    hidden: Tensor
+    grid: tuple[int, int]
+    views: Mapping[View, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.hidden, *self.views.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """One question after the text tower; a text longer than the tower was read in W windows.
+
+    Attributes:
+        tokens: [T, D], every position of every window (BOS, words, EOS) in the joint space, not normalised.
+        eos: [W, D], the EOS row of each window.
+        is_word: [T], False for BOS and EOS.
+        eos_attention: [T], attention of the window's EOS to each position in the last text layer, mean over the heads;
+            None unless needed.
+    """
+
+    tokens: Tensor
+    eos: Tensor
+    is_word: Tensor
+    eos_attention: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrunerInput:
+    """What a pruner works on.
+
+    Attributes:
+        vision: The picture.
+        text: The question; None where there is none or the pruner reads no text.
+        keep: K, tokens to keep, 1 <= K <= N.
+        seed: Derived from the picture, so that chance falls the same way on the same picture.
+    """
+
+    vision: VisionFeatures
+    keep: int
+    text: TextFeatures | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedTokens:
+    """What is left of a picture.
+
+    Attributes:
+        features: [K, C], at least float32, in the order of `kept_index`.
+        kept_index: [K], int64, patches kept, ascending.
+        merged_into: [N], int64, for each patch the row of `features` that it is or was merged into; -1: dropped.
+        task_map: [N], relevance to the question, None where the pruner has no such score.
+        saliency_map: [N], attention of CLS, likewise.
+    """
+
+    features: Tensor
+    kept_index: Tensor
+    merged_into: Tensor
+    task_map: Tensor | None = None
+    saliency_map: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pruner(Generic[P]):
+    """A pruning method.
+
+    Attributes:
+        name: As users write it.
+        summary: One sentence.
+        reference: Paper, or "" for a baseline.
+        reads_text: Its choice depends on the question.
+        parameters: Dataclass of parameters (see `parameters`).
+        needs: What it must see, given its parameters.
+        prune: The method itself. Pure; never changes its inputs.
+    """
+
+    name: str
+    summary: str
+    parameters: type[P]
+    needs: Callable[[P], Needs]
+    prune: Callable[[PrunerInput, P], PrunedTokens]
+    reference: str = ""
+    reads_text: bool = field(default=False)
+
+    def describe(self) -> tuple[Parameter, ...]:
+        """The parameters as clients see them."""
+        return declared(self.parameters)
+
+    def bind(self, values: Mapping[str, object]) -> BoundPruner:
+        """This pruner with the parameters that a client sent.
+
+        Raises:
+            InvalidParameter: See `parameters.parse`.
+        """
+        params: Any = parse(self.parameters, values)
+        return BoundPruner(self.name, self.needs(params), lambda job: self.prune(job, params))
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPruner:
+    """A pruner whose parameters are settled."""
+
+    name: str
+    needs: Needs
+    prune: Callable[[PrunerInput], PrunedTokens]
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half-precision inputs as float32; scores and means are never taken in less. float64 stays."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,25 @@
+"""How many tokens to keep."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["resolve_budget"]
+
+
+def resolve_budget(num_tokens: int, *, keep_tokens: int | None = None, keep_ratio: float | None = None) -> int:
+    """K for a picture of `num_tokens` tokens: a count as it is, a ratio r as max(1, floor(r N + 0.5)); at most N.
+
+    Raises:
+        ValueError: Not exactly one of the two is given, a count below 1 or a ratio outside (0, 1].
+    """
+    if (keep_tokens is None) == (keep_ratio is None):
+        raise ValueError("exactly one of keep_tokens and keep_ratio is needed")
+    if keep_tokens is not None:
+        if keep_tokens < 1:
+            raise ValueError(f"keep_tokens {keep_tokens} is not a count of at least 1")
+        return min(keep_tokens, num_tokens)
+    assert keep_ratio is not None
+    if not 0 < keep_ratio <= 1:
+        raise ValueError(f"keep_ratio {keep_ratio:g} is not in (0, 1]")
+    return max(1, math.floor(keep_ratio * num_tokens + 0.5))

@@ -1,0 +1,162 @@
+"""DeSAP: decoupled similarity-aware pruning (arXiv 2604.11240). Half the tokens by the question, half by saliency.
+
+The last layer's attention is replaced by attention of queries with queries, which keeps each patch's own meaning; its
+output, in CLIP's joint space, is compared with the words of the question (task map), and the attention of CLS adds what
+stands out by itself (saliency map). Dropped tokens are averaged into their most similar kept one.
+
+No code of the authors is public. The defaults are the paper's text where it speaks; each switch is one ablation of the
+paper or one reading of what it leaves open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from encoder_service.pruners.base import (
+    Needs,
+    PrunedTokens,
+    Pruner,
+    PrunerInput,
+    TextFeatures,
+    View,
+    at_least_float32,
+)
+from encoder_service.pruners.fcma import fcma_relevance, mean_relevance
+from encoder_service.pruners.merging import assign_to_nearest, merge_means
+from encoder_service.pruners.parameters import choice, flag, integer, number
+from encoder_service.pruners.selection import select_by_two, top_k
+from encoder_service.pruners.text_filter import words_by_eos_attention
+
+__all__ = ["PRUNER", "DesapParameters", "needs", "prune", "task_map"]
+
+
+@dataclass(frozen=True, slots=True)
+class DesapParameters:
+    task_share: float = number(
+        0.5,
+        minimum=0,
+        maximum=1,
+        description="0 to 1; share of the budget chosen by the question, the rest by saliency",
+    )
+    attn_variant: str = choice(
+        "qqv",
+        ("qqv", "qkv", "kkv", "vvv"),
+        description="qqv, qkv, kkv or vvv: query, key and value of the decoupled layer",
+    )
+    similarity: str = choice(
+        "decoupled",
+        ("decoupled", "vanilla"),
+        description="decoupled or vanilla: compare words with the decoupled attention or with the whole layer",
+    )
+    fcma: bool = flag(True, description="true or false; false compares by the plain mean over the words")
+    fcma_lambda: float = number(
+        0.1, minimum=0, maximum=1000, description="0 to 1000; sharpness of FCMA's two softmaxes"
+    )
+    fcma_normalize: bool = flag(True, description="true or false; scale patches and words to unit length first")
+    fcma_clamp_min: float | None = number(
+        None,
+        minimum=-1000,
+        maximum=1000,
+        optional=True,
+        description="-1000 to 1000 or null; lower bound of FCMA's global weights alpha and beta",
+    )
+    cls_layer: int = integer(
+        -1, minimum=-2, maximum=-1, description="-1 or -2; vision layer whose CLS attention is saliency"
+    )
+    merge_metric: str = choice(
+        "hidden",
+        ("hidden", "key", "decoupled"),
+        description="hidden, key or decoupled: what a dropped token's nearest kept one is measured on",
+    )
+    text_filter: str = choice(
+        "none",
+        ("none", "eot_attention"),
+        description="none or eot_attention; the latter compares only with the words that EOS attends to, 32 at most",
+    )
+
+
+def _joint_view(params: DesapParameters) -> View:
+    return View.JOINT_VANILLA if params.similarity == "vanilla" else View(f"joint_{params.attn_variant}")
+
+
+def _saliency_view(params: DesapParameters) -> View:
+    return View.SALIENCY_LAST if params.cls_layer == -1 else View.SALIENCY_SECOND_LAST
+
+
+def _metric_view(params: DesapParameters) -> View | None:
+    return {"hidden": None, "key": View.KEYS, "decoupled": View(f"attention_{params.attn_variant}")}[
+        params.merge_metric
+    ]
+
+
+def needs(params: DesapParameters) -> Needs:
+    """The views that these parameters call for. Saliency always: it is the fallback for a question without words."""
+    views = (_joint_view(params), _saliency_view(params), _metric_view(params))
+    return Needs(
+        views=frozenset(view for view in views if view is not None),
+        text=True,
+        eos_attention=params.text_filter == "eot_attention",
+    )
+
+
+def task_map(joint: Tensor, text: TextFeatures, params: DesapParameters) -> Tensor:
+    """A_t: relevance of each patch to the question.
+
+    Args:
+        joint: [1 + N, D], CLS and patches in the joint space.
+        text: The question, at least one token.
+        params: Switches.
+
+    Returns:
+        [N], at least float32.
+    """
+    joint, tokens, eos = at_least_float32(joint), at_least_float32(text.tokens), at_least_float32(text.eos)
+    if params.text_filter == "eot_attention":
+        assert text.eos_attention is not None
+        tokens = tokens[words_by_eos_attention(text.eos_attention, text.is_word)]
+    if params.fcma_normalize:
+        joint, tokens, eos = normalize(joint, dim=-1), normalize(tokens, dim=-1), normalize(eos, dim=-1)
+    query = eos.mean(dim=0)
+    if params.fcma_normalize:
+        query = normalize(query, dim=-1)
+    if not params.fcma:
+        return mean_relevance(joint[1:], tokens)
+    return fcma_relevance(
+        joint[1:], joint[0], tokens, query, temperature=params.fcma_lambda, clamp_min=params.fcma_clamp_min
+    )
+
+
+def prune(job: PrunerInput, params: DesapParameters) -> PrunedTokens:
+    """Selects by both maps, then merges. Without a question the whole budget goes to saliency."""
+    vision = job.vision
+    saliency = at_least_float32(vision.views[_saliency_view(params)])
+    relevance = None
+    if job.text is not None:
+        relevance = task_map(vision.views[_joint_view(params)], job.text, params)
+        kept = torch.cat(select_by_two(relevance, saliency, job.keep, params.task_share)).sort().values
+    else:
+        kept = top_k(saliency, job.keep)
+    metric_view = _metric_view(params)
+    owner = assign_to_nearest(vision.hidden if metric_view is None else vision.views[metric_view], kept)
+    return PrunedTokens(
+        features=merge_means(vision.hidden, owner, job.keep),
+        kept_index=kept,
+        merged_into=owner,
+        task_map=relevance,
+        saliency_map=saliency,
+    )
+
+
+PRUNER = Pruner(
+    name="desap",
+    summary="Keeps half the tokens by relevance to the question, half by saliency; the others are merged.",
+    reference="DeSAP, arXiv 2604.11240",
+    reads_text=True,
+    parameters=DesapParameters,
+    needs=needs,
+    prune=prune,
+)

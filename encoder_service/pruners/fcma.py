@@ -1,0 +1,51 @@
+"""Relevance of patches to a question: DeSAP's cross-modal attention weighting (FCMA, eq. 3) and the plain mean."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["fcma_relevance", "mean_relevance"]
+
+
+def mean_relevance(patches: Tensor, tokens: Tensor) -> Tensor:
+    """A_t(i) = mean_j <P_i, T_j>: [N, D] and [T, D] to [N]."""
+    return (patches @ tokens.T).mean(dim=1)
+
+
+def fcma_relevance(
+    patches: Tensor,
+    cls: Tensor,
+    tokens: Tensor,
+    query: Tensor,
+    *,
+    temperature: float = 0.1,
+    clamp_min: float | None = None,
+) -> Tensor:
+    """A_t(i) = mean_j (MV_ij + MT_ij) m_ij, arXiv 2604.11240 eq. 3.
+
+    With m_ij = <P_i, T_j>, alpha_i = <P_i, q>, beta_j = <T_j, v>:
+    MV_ij = alpha_i / N * softmax_j(lambda beta_j m_ij), MT_ij = beta_j / T * softmax_i(lambda alpha_i m_ij).
+
+    Where alpha is negative, a negative m gives a positive score: the formula is the paper's, to the letter. `clamp_min`
+    is the way out for towers whose alpha is negative throughout.
+
+    Args:
+        patches: P [N, D].
+        cls: v [D], CLS of the same space.
+        tokens: T [T, D], T >= 1.
+        query: q [D], the EOS row.
+        temperature: lambda.
+        clamp_min: Lower bound of alpha and beta; None for none.
+
+    Returns:
+        [N].
+    """
+    m = patches @ tokens.T
+    alpha, beta = patches @ query, tokens @ cls
+    if clamp_min is not None:
+        alpha, beta = alpha.clamp_min(clamp_min), beta.clamp_min(clamp_min)
+    alpha, beta = alpha[:, None], beta[None, :]
+    mv = alpha / len(patches) * torch.softmax(temperature * beta * m, dim=1)
+    mt = beta / len(tokens) * torch.softmax(temperature * alpha * m, dim=0)
+    return ((mv + mt) * m).mean(dim=1)

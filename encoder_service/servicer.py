@@ -1,0 +1,220 @@
+"""gRPC to the encoder and back: message > dataclass > batcher > message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import grpc.aio
+from google.protobuf import json_format, struct_pb2
+
+from encoder_service.batching import Batched, Batcher
+from encoder_service.engine import EncodedPicture, EncodeRequest, PreparedRequest
+from encoder_service.models.base import EncoderModel
+from encoder_service.pruners import PRUNERS
+from encoder_service.pruners.base import BoundPruner, Pruner
+from encoder_service.pruners.parameters import InvalidParameter, Value
+from encoder_service.settings import EncoderSettings
+from fovea import tensors
+from fovea.errors import InvalidRequest, NotFound, Unavailable
+from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
+
+__all__ = ["EncoderBatcher", "EncoderServicer"]
+
+EncoderBatcher = Batcher[EncodeRequest, PreparedRequest, tuple[EncodedPicture, ...]]
+
+# 8,000 characters, the longest question that the gateway takes, are seldom a quarter of it.
+_MAX_TEXT_IDS: Final = 8192
+
+
+class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
+    """Until `attach` is called every method answers UNAVAILABLE: the door opens before the model is loaded."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        self._settings = settings
+        self._attached: tuple[EncoderModel, EncoderBatcher] | None = None
+
+    def attach(self, model: EncoderModel, batcher: EncoderBatcher) -> None:
+        """Starts to answer."""
+        self._attached = (model, batcher)
+
+    def _loaded(self) -> tuple[EncoderModel, EncoderBatcher]:
+        if self._attached is None:
+            raise Unavailable("the encoder service is loading its model", retry_after_s=2.0)
+        return self._attached
+
+    async def Encode(  # noqa: N802
+        self, request: encoder_pb2.EncodeRequest, context: grpc.aio.ServicerContext
+    ) -> encoder_pb2.EncodeResponse:
+        model, batcher = self._loaded()
+        wire_dtype = request.wire_dtype or tensors.parse_dtype(self._settings.wire_dtype)
+        job = read_request(request, model, self._settings)
+        done = await batcher.submit(job, timeout_s=self._time_left(context))
+        return write_response(done, job.pruner.name, model.fingerprint, wire_dtype, explain=request.explain)
+
+    async def GetModelInfo(  # noqa: N802
+        self, request: encoder_pb2.GetEncoderInfoRequest, context: grpc.aio.ServicerContext
+    ) -> encoder_pb2.GetEncoderInfoResponse:
+        model, _ = self._loaded()
+        return describe(model, self._settings)
+
+    def _time_left(self, context: grpc.aio.ServicerContext) -> float:
+        remaining = context.time_remaining()
+        return self._settings.default_timeout_s if remaining is None else float(remaining)
+
+
+def read_request(request: encoder_pb2.EncodeRequest, model: EncoderModel, settings: EncoderSettings) -> EncodeRequest:
+    """The question in a message.
+
+    Raises:
+        InvalidRequest: A field holds what is not accepted.
+        NotFound: No such pruner.
+    """
+    if not 1 <= len(request.images) <= model.max_images:
+        raise InvalidRequest(
+            f"{len(request.images)} pictures; 1 to {model.max_images} are accepted in one question", param="images"
+        )
+    if request.wire_dtype and request.wire_dtype not in tensors.DTYPES.values():
+        raise InvalidRequest(f"wire_dtype is not one of {', '.join(tensors.DTYPES)}", param="wire_dtype")
+    keep_tokens, keep_ratio = _read_budget(request, settings)
+    return EncodeRequest(
+        images=tuple(request.images),
+        text_ids=_read_text(request.text_ids, model),
+        pruner=_read_pruner(request, settings),
+        keep_tokens=keep_tokens,
+        keep_ratio=keep_ratio,
+    )
+
+
+def _read_text(ids: Sequence[int], model: EncoderModel) -> tuple[int, ...]:
+    if len(ids) > _MAX_TEXT_IDS:
+        raise InvalidRequest(
+            f"the question has {len(ids)} text ids; at most {_MAX_TEXT_IDS} are accepted", param="text_ids"
+        )
+    if ids and max(ids) >= model.text_vocab_size:
+        raise InvalidRequest(
+            f"text id {max(ids)} is not below {model.text_vocab_size}, the text tower's vocabulary", param="text_ids"
+        )
+    return tuple(ids)
+
+
+def _read_pruner(request: encoder_pb2.EncodeRequest, settings: EncoderSettings) -> BoundPruner:
+    name = request.pruner or settings.pruner
+    if name not in PRUNERS:
+        raise NotFound(f"there is no pruner {name!r}; accepted: {', '.join(PRUNERS)}", param="pruner")
+    try:
+        return PRUNERS[name].bind(json_format.MessageToDict(request.pruner_params))
+    except InvalidParameter as error:
+        raise InvalidRequest(f"pruner {name}: {error}", param="pruner_params") from error
+
+
+def _read_budget(request: encoder_pb2.EncodeRequest, settings: EncoderSettings) -> tuple[int | None, float | None]:
+    match request.WhichOneof("budget"):
+        case "keep_tokens":
+            if request.keep_tokens < 1:
+                raise InvalidRequest("keep_tokens 0 is not accepted; at least 1", param="keep_tokens")
+            return request.keep_tokens, None
+        case "keep_ratio":
+            if not 0 < request.keep_ratio <= 1:
+                raise InvalidRequest(f"keep_ratio {request.keep_ratio:g} is not in (0, 1]", param="keep_ratio")
+            return None, request.keep_ratio
+    return None, settings.keep_ratio
+
+
+def write_response(
+    done: Batched[tuple[EncodedPicture, ...]],
+    pruner: str,
+    fingerprint: str,
+    wire_dtype: tensor_pb2.DType,
+    *,
+    explain: bool,
+) -> encoder_pb2.EncodeResponse:
+    """The message of a result.
+
+    Raises:
+        InvalidRequest: A feature is not finite in `wire_dtype`.
+    """
+    return encoder_pb2.EncodeResponse(
+        visual_tokens=[
+            tensor_pb2.VisualTokens(
+                features=tensors.to_message(picture.features, wire_dtype),
+                positions=picture.positions.tolist(),
+                grid=_grid(picture.grid),
+                fingerprint=fingerprint,
+            )
+            for picture in done.result
+        ],
+        pruner=pruner,
+        num_tokens_total=[len(picture.merged_into) for picture in done.result],
+        explanations=[_explanation(picture) for picture in done.result] if explain else [],
+        timing=encoder_pb2.EncodeTiming(
+            queue_ms=done.queue_ms, decode_ms=done.prepare_ms, forward_ms=done.run_ms, batch_size=done.batch_size
+        ),
+        features_cached=[picture.features_cached for picture in done.result],
+    )
+
+
+def _grid(grid: tuple[int, int]) -> tensor_pb2.Grid:
+    return tensor_pb2.Grid(frames=1, rows=grid[0], columns=grid[1])
+
+
+def _explanation(picture: EncodedPicture) -> encoder_pb2.Explanation:
+    return encoder_pb2.Explanation(
+        task_map=[] if picture.task_map is None else picture.task_map.tolist(),
+        saliency_map=[] if picture.saliency_map is None else picture.saliency_map.tolist(),
+        merged_into=picture.merged_into.tolist(),
+    )
+
+
+def describe(model: EncoderModel, settings: EncoderSettings) -> encoder_pb2.GetEncoderInfoResponse:
+    """What the service runs and with which defaults."""
+    return encoder_pb2.GetEncoderInfoResponse(
+        model=settings.served_model_name or _public_name(settings.model),
+        family=model.family,
+        fingerprint=model.fingerprint,
+        text_tower_fingerprint=model.text_tower_fingerprint,
+        grid=_grid(model.grid),
+        hidden_size=model.hidden_size,
+        pruners=[_pruner_info(pruner) for pruner in PRUNERS.values()],
+        default_pruner=settings.pruner,
+        default_keep_ratio=settings.keep_ratio,
+        default_wire_dtype=tensors.parse_dtype(settings.wire_dtype),
+        max_text_ids=model.max_text_ids,
+        max_images=model.max_images,
+        settings_fingerprint=model.settings_fingerprint,
+    )
+
+
+def _public_name(model: str) -> str:
+    """A hub id as it is; of a directory the last part, so that no path gets out."""
+    return Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
+
+
+def _value(value: Value) -> struct_pb2.Value:
+    match value:
+        case None:
+            return struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
+        case bool():
+            return struct_pb2.Value(bool_value=value)
+        case str():
+            return struct_pb2.Value(string_value=value)
+    return struct_pb2.Value(number_value=value)
+
+
+def _pruner_info(pruner: Pruner[Any]) -> encoder_pb2.PrunerInfo:
+    return encoder_pb2.PrunerInfo(
+        name=pruner.name,
+        side="encoder",
+        summary=pruner.summary,
+        reference=pruner.reference,
+        reads_text=pruner.reads_text,
+        parameters=[
+            encoder_pb2.PrunerParameter(
+                name=item.name,
+                default=_value(item.default),
+                description=item.description,
+            )
+            for item in pruner.describe()
+        ],
+    )

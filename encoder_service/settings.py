@@ -1,0 +1,85 @@
+"""Settings of the encoder service: `--flag` or `ENCODER_FLAG`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from encoder_service.pruners import PRUNERS
+from fovea.server import split_address
+from fovea.settings import ServiceSettings, settings_config
+
+__all__ = ["EncoderSettings"]
+
+
+class EncoderSettings(ServiceSettings):
+    model_config = settings_config("python -m encoder_service", "ENCODER_")
+
+    model: str
+    """LLaVA checkpoint: a directory, or a hub id such as llava-hf/llava-1.5-7b-hf. Only its vision tower is loaded."""
+    text_tower: str = ""
+    """CLIP checkpoint with the text tower and the projections that fit the vision tower: a directory or a hub id. Empty
+    for the family's own, openai/clip-vit-large-patch14-336. One that does not fit stops the service at start."""
+    revision: str | None = None
+    """Branch, tag or commit of the model on the hub."""
+    served_model_name: str = ""
+    """Name that clients see. Empty for the value of --model, its last part if that is a directory."""
+    listen: str = "127.0.0.1:50051"
+    """host:port of the gRPC server. Port 0 takes a free one and logs it."""
+    metrics_listen: str = ""
+    """host:port of the Prometheus endpoint. Empty for none."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes CUDA where there is one. cuda without one stops the service at start."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What to compute in; auto is float32 on the CPU and the checkpoint's own dtype on CUDA."""
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    """Attention of the vision tower's layers. eager holds whole attention maps in memory."""
+    num_threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of one forward; 0 leaves it to torch, which takes all cores."""
+    pruner: str = "desap"
+    """Pruner of requests that name none."""
+    keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.111
+    """Budget of requests that name none: the share of a picture's tokens to keep, at least one token."""
+    wire_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    """How features travel for requests that name no dtype. A picture with a value beyond float16 is refused in it."""
+    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Most pictures in one forward. A request with more of them runs by itself, in several."""
+    max_batch_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0
+    """Longest that the first request of a batch waits for others whose pictures are being decoded. A full batch, or one
+    that nobody is about to join, goes at once."""
+    max_queue_size: Annotated[int, Field(ge=1)] = 64
+    """Most requests that wait for compute. The next is refused at once with RESOURCE_EXHAUSTED and a time to retry.
+    Each holds its picture files in memory."""
+    max_image_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20
+    """Most bytes of a picture file; a larger one is refused with OUT_OF_RANGE."""
+    max_image_pixels: Annotated[int, Field(ge=1)] = 50_000_000
+    """Most pixels of a picture; a larger one is refused with OUT_OF_RANGE by its header, before it is decoded."""
+    decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    """Threads that decode pictures. Each may hold one picture of --max-image-pixels in memory, a few bytes a pixel."""
+    feature_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20
+    """Memory, on the device, for features of pictures seen lately; the oldest make room. 0 for none."""
+    default_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Deadline of a call that carries none. What is not computed by then is dropped."""
+    max_message_bytes: Annotated[int, Field(ge=2**16)] = 64 * 2**20
+    """Most bytes of one gRPC message, in or out; a larger one is refused by gRPC with RESOURCE_EXHAUSTED."""
+    max_concurrent_rpcs: Annotated[int, Field(ge=2)] = 256
+    """Most calls under way at once, health checks included; the next one is refused with RESOURCE_EXHAUSTED."""
+    drain_grace_s: Annotated[float, Field(ge=0)] = 30.0
+    """After SIGTERM, how long calls under way may go on; then they are cancelled."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is logged."""
+
+    @field_validator("pruner")
+    @classmethod
+    def _known_pruner(cls, value: str) -> str:
+        if value not in PRUNERS:
+            raise ValueError(f"there is no pruner {value!r}; accepted: {', '.join(PRUNERS)}")
+        return value
+
+    @field_validator("listen", "metrics_listen")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        if value:
+            split_address(value)
+        return value

@@ -1,0 +1,273 @@
+"""The batcher with a backend that the test holds by the hand: events instead of time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from encoder_service.batching import Batcher
+from fovea.errors import DeadlineExceeded, InvalidRequest, Overloaded, Unavailable
+
+FOREVER_S = 60.0
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    size: int = 1
+
+
+@dataclass
+class Backend:
+    """Doubles names. `run` goes on when `gate` is open, `prepare` of a name in `held` when its event is set."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+    held: dict[str, threading.Event] = field(default_factory=dict)
+    batches: list[list[str]] = field(default_factory=list)
+
+    def prepare(self, request: str | Job) -> Job:
+        job = request if isinstance(request, Job) else Job(request)
+        if job.name in self.held:
+            assert self.held[job.name].wait(FOREVER_S)
+        if job.name == "bad picture":
+            raise InvalidRequest("a bad picture")
+        return job
+
+    def run(self, batch: Sequence[Job]) -> list[str | Exception]:
+        self.batches.append([job.name for job in batch])
+        self.entered.set()
+        assert self.gate.wait(FOREVER_S)
+        if any(job.name == "crash" for job in batch):
+            raise RuntimeError("the whole batch is lost")
+        if any(job.name == "short" for job in batch):
+            return []
+        return [ValueError("bad row") if job.name == "bad row" else job.name * 2 for job in batch]
+
+
+Start = Callable[..., Batcher[Any, Any, Any]]
+
+
+@pytest.fixture
+def backend() -> Any:
+    backend = Backend()
+    yield backend
+    backend.gate.set()
+    for event in backend.held.values():
+        event.set()
+
+
+@pytest.fixture
+async def start(backend: Backend) -> AsyncIterator[Callable[..., Any]]:
+    running: list[Batcher[Any, Any, Any]] = []
+
+    async def make(**changes: Any) -> Batcher[Any, Any, Any]:
+        options = {"max_batch_size": 4, "max_batch_delay_s": FOREVER_S, "max_queue_size": 8, "prepare_threads": 4}
+        batcher: Batcher[Any, Any, Any] = Batcher(backend, **(options | changes))
+        await batcher.__aenter__()
+        running.append(batcher)
+        return batcher
+
+    yield make
+    backend.gate.set()
+    for batcher in running:
+        await batcher.__aexit__(None, None, None)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the other tasks run until something that is sure to happen has happened."""
+    async with asyncio.timeout(FOREVER_S):
+        while not condition():  # noqa: ASYNC110  # there is no event for "the other task has come this far"
+            await asyncio.sleep(0)
+
+
+async def occupy(batcher: Batcher[Any, Any, Any], backend: Backend) -> asyncio.Task[Any]:
+    """A request that holds the model thread until the gate opens."""
+    task = asyncio.create_task(batcher.submit("first", timeout_s=FOREVER_S))
+    await until(backend.entered.is_set)
+    return task
+
+
+async def test_an_idle_service_computes_a_request_at_once(backend: Backend, start: Any) -> None:
+    batcher = await start(max_batch_delay_s=FOREVER_S)
+    backend.gate.set()
+    done = await batcher.submit("a", timeout_s=FOREVER_S)
+    assert done.result == "aa"
+    assert done.batch_size == 1
+
+
+async def test_requests_that_wait_for_the_model_share_a_batch(backend: Backend, start: Any) -> None:
+    batcher = await start()
+    first = await occupy(batcher, backend)
+    others = [asyncio.create_task(batcher.submit(name, timeout_s=FOREVER_S)) for name in "abc"]
+    await until(lambda: len(batcher._queue) == 3)
+    backend.gate.set()
+    assert [(await task).result for task in others] == ["aa", "bb", "cc"]
+    assert backend.batches == [["first"], ["a", "b", "c"]]
+    assert (await others[0]).batch_size == 3
+    await first
+
+
+async def test_a_request_waits_for_one_whose_picture_is_being_decoded(backend: Backend, start: Any) -> None:
+    batcher = await start()
+    backend.gate.set()
+    backend.held["slow"] = threading.Event()
+    slow = asyncio.create_task(batcher.submit("slow", timeout_s=FOREVER_S))
+    await until(lambda: batcher.num_waiting == 1)
+    quick = asyncio.create_task(batcher.submit("quick", timeout_s=FOREVER_S))
+    await until(lambda: len(batcher._queue) == 1)
+    assert not backend.batches
+    backend.held["slow"].set()
+    await asyncio.gather(slow, quick)
+    assert backend.batches == [["quick", "slow"]]
+
+
+async def test_the_delay_bounds_that_wait(backend: Backend, start: Any) -> None:
+    batcher = await start(max_batch_delay_s=0.0)
+    backend.gate.set()
+    backend.held["slow"] = threading.Event()
+    slow = asyncio.create_task(batcher.submit("slow", timeout_s=FOREVER_S))
+    await until(lambda: batcher.num_waiting == 1)
+    await batcher.submit("quick", timeout_s=FOREVER_S)
+    assert backend.batches == [["quick"]]
+    backend.held["slow"].set()
+    await slow
+
+
+async def test_batches_respect_sizes_and_a_large_request_runs_alone(backend: Backend, start: Any) -> None:
+    batcher = await start(max_batch_size=4)
+    first = await occupy(batcher, backend)
+    jobs = [Job("a", 3), Job("b", 1), Job("c", 2), Job("d", 9), Job("e", 1)]
+    tasks = []
+    for count, job in enumerate(jobs, start=1):
+        tasks.append(asyncio.create_task(batcher.submit(job, timeout_s=FOREVER_S)))
+        await until(lambda count=count: len(batcher._queue) == count)
+    backend.gate.set()
+    await asyncio.gather(first, *tasks)
+    assert backend.batches == [["first"], ["a", "b"], ["c"], ["d"], ["e"]]
+
+
+async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(backend: Backend, start: Any) -> None:
+    batcher = await start(max_queue_size=2)
+    first = await occupy(batcher, backend)
+    waiting = [asyncio.create_task(batcher.submit(name, timeout_s=FOREVER_S)) for name in "ab"]
+    await until(lambda: batcher.num_waiting == 2)
+    with pytest.raises(Overloaded, match="2 requests waiting") as caught:
+        await batcher.submit("c", timeout_s=FOREVER_S)
+    assert caught.value.retry_after_s is not None
+    assert caught.value.retry_after_s > 0
+    backend.gate.set()
+    await asyncio.gather(first, *waiting)
+    assert (await batcher.submit("c", timeout_s=FOREVER_S)).result == "cc"
+
+
+async def test_a_request_being_prepared_holds_a_place(backend: Backend, start: Any) -> None:
+    batcher = await start(max_queue_size=1)
+    backend.gate.set()
+    backend.held["slow"] = threading.Event()
+    slow = asyncio.create_task(batcher.submit("slow", timeout_s=FOREVER_S))
+    await until(lambda: batcher.num_waiting == 1)
+    with pytest.raises(Overloaded):
+        await batcher.submit("a", timeout_s=FOREVER_S)
+    backend.held["slow"].set()
+    await slow
+
+
+async def test_callers_who_left_are_not_computed(backend: Backend, start: Any) -> None:
+    batcher = await start()
+    first = await occupy(batcher, backend)
+    gone, stays = (asyncio.create_task(batcher.submit(name, timeout_s=FOREVER_S)) for name in ("gone", "stays"))
+    await until(lambda: len(batcher._queue) == 2)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert batcher.num_waiting == len(batcher._queue) == 1
+    backend.gate.set()
+    await asyncio.gather(first, stays)
+    assert backend.batches == [["first"], ["stays"]]
+
+
+async def test_a_caller_who_leaves_during_compute_harms_nobody(backend: Backend, start: Any) -> None:
+    batcher = await start()
+    first = await occupy(batcher, backend)
+    first.cancel()
+    backend.gate.set()
+    assert (await batcher.submit("a", timeout_s=FOREVER_S)).result == "aa"
+    assert first.cancelled() or first.cancelling()
+
+
+async def test_what_is_past_its_deadline_is_not_computed(backend: Backend, start: Any) -> None:
+    batcher = await start()
+    first = await occupy(batcher, backend)
+    with pytest.raises(DeadlineExceeded, match="within the deadline"):
+        await batcher.submit("late", timeout_s=0.01)
+    assert batcher.num_waiting == 0
+    backend.gate.set()
+    await first
+    await batcher.submit("a", timeout_s=FOREVER_S)
+    assert backend.batches == [["first"], ["a"]]
+
+
+async def test_a_deadline_that_passes_as_the_batch_is_formed_still_counts(backend: Backend, start: Any) -> None:
+    batcher = await start()
+    first = await occupy(batcher, backend)
+    late = asyncio.create_task(batcher.submit("late", timeout_s=FOREVER_S))
+    await until(lambda: len(batcher._queue) == 1)
+    assert batcher._take(now=float("inf")) == []
+    with pytest.raises(DeadlineExceeded):
+        await late
+    backend.gate.set()
+    await first
+
+
+async def test_a_bad_row_fails_alone(backend: Backend, start: Any) -> None:
+    batcher = await start()
+    first = await occupy(batcher, backend)
+    bad, good = (asyncio.create_task(batcher.submit(name, timeout_s=FOREVER_S)) for name in ("bad row", "good"))
+    await until(lambda: len(batcher._queue) == 2)
+    backend.gate.set()
+    assert (await good).result == "goodgood"
+    with pytest.raises(ValueError, match="bad row"):
+        await bad
+    await first
+
+
+async def test_what_cannot_be_prepared_leaves_the_line(backend: Backend, start: Any) -> None:
+    batcher = await start(max_queue_size=1)
+    backend.gate.set()
+    with pytest.raises(InvalidRequest, match="a bad picture"):
+        await batcher.submit("bad picture", timeout_s=FOREVER_S)
+    assert batcher.num_waiting == 0
+    assert (await batcher.submit("a", timeout_s=FOREVER_S)).result == "aa"
+
+
+async def test_a_lost_batch_fails_its_requests_and_the_next_is_served(backend: Backend, start: Any) -> None:
+    batcher = await start()
+    backend.gate.set()
+    with pytest.raises(RuntimeError, match="lost"):
+        await batcher.submit("crash", timeout_s=FOREVER_S)
+    with pytest.raises(ValueError, match="zip"):
+        await batcher.submit("short", timeout_s=FOREVER_S)
+    assert (await batcher.submit("a", timeout_s=FOREVER_S)).result == "aa"
+
+
+async def test_after_closing_everybody_is_told(backend: Backend) -> None:
+    batcher: Batcher[Any, Any, Any] = Batcher(backend, max_batch_size=4, max_batch_delay_s=0, max_queue_size=8)
+    async with batcher:
+        first = await occupy(batcher, backend)
+        waiting = asyncio.create_task(batcher.submit("a", timeout_s=FOREVER_S))
+        await until(lambda: len(batcher._queue) == 1)
+        backend.held["slow"] = threading.Event()
+        slow = asyncio.create_task(batcher.submit("slow", timeout_s=FOREVER_S))
+        await until(lambda: batcher.num_waiting == 2)
+    backend.held["slow"].set()
+    for task in (first, waiting, slow):
+        with pytest.raises(Unavailable, match="shutting down"):
+            await task
+    with pytest.raises(Unavailable):
+        await batcher.submit("b", timeout_s=FOREVER_S)

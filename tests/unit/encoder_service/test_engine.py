@@ -1,0 +1,211 @@
+"""The engine on a tiny model: batches, the feature cache, isolation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from encoder_service.engine import EncodeRequest, Engine, PreparedPicture, PreparedRequest
+from encoder_service.feature_cache import FeatureCache
+from encoder_service.pruners import PRUNERS
+from encoder_service.pruners.base import BoundPruner, Needs, PrunerInput, View, VisionFeatures
+from fovea import telemetry
+
+TEXT = (98, 5, 17, 40, 99)
+
+
+class CountingModel:
+    """A real model that remembers what it was asked for."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.forwards: list[tuple[int, frozenset[View]]] = []
+        self.texts = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def encode_images(self, pixel_values: torch.Tensor, views: frozenset[View]) -> list[VisionFeatures]:
+        self.forwards.append((len(pixel_values), views))
+        if not pixel_values.isfinite().all():
+            raise FloatingPointError("a poisoned picture")
+        return self._model.encode_images(pixel_values, views)
+
+    def encode_texts(self, texts: Sequence[Sequence[int]], **options: Any) -> Any:
+        self.texts += 1
+        return self._model.encode_texts(texts, **options)
+
+
+@pytest.fixture
+def counting(model: Any) -> CountingModel:
+    return CountingModel(model)
+
+
+@pytest.fixture
+def ask(make_picture: Callable[..., bytes]) -> Callable[..., EncodeRequest]:
+    def request(*pictures: int, pruner: str = "desap", text: tuple[int, ...] = TEXT, **params: Any) -> EncodeRequest:
+        budget = {"keep_tokens": params.pop("keep_tokens", 6)}
+        files = tuple(make_picture(i) for i in pictures)
+        return EncodeRequest(files, text, PRUNERS[pruner].bind(params), **budget)
+
+    return request
+
+
+def compute(engine: Engine, *requests: EncodeRequest) -> list[Any]:
+    return engine.run([engine.prepare(request) for request in requests])
+
+
+def assert_same(got: Any, want: Any) -> None:
+    assert got.positions.tolist() == want.positions.tolist()
+    assert got.merged_into.tolist() == want.merged_into.tolist()
+    np.testing.assert_allclose(got.features, want.features, atol=1e-4, rtol=1e-5)
+
+
+def test_a_batch_gives_each_what_it_gets_alone(make_engine: Any, ask: Any) -> None:
+    requests = [
+        ask(0),
+        ask(1, pruner="cls"),
+        ask(2, text=(98, 3, 99)),
+        ask(3, pruner="random"),
+        ask(4, pruner="none", text=()),
+        ask(5, 6, text_filter="eot_attention", keep_tokens=9),
+        ask(0, text=(98, *range(40), 99), attn_variant="kkv"),
+    ]
+    together = compute(make_engine(), *requests)
+    for request, batched in zip(requests, together, strict=True):
+        (alone,) = compute(make_engine(), request)
+        assert len(batched) == len(request.images)
+        for got, want in zip(batched, alone, strict=True):
+            assert_same(got, want)
+
+
+def test_one_forward_serves_a_batch_and_the_tower_is_asked_for_no_more_than_is_needed(
+    make_engine: Any, ask: Any, counting: CountingModel
+) -> None:
+    compute(make_engine(towers=counting), ask(0), ask(1, text=(98, 3, 99)), ask(2))
+    assert counting.forwards == [(3, frozenset({View.JOINT_QQV, View.SALIENCY_LAST}))]
+    assert counting.texts == 1
+
+
+def test_the_same_picture_in_two_questions_goes_through_the_tower_once(
+    make_engine: Any, ask: Any, counting: CountingModel
+) -> None:
+    first, second = compute(make_engine(towers=counting), ask(0), ask(0, text=(98, 3, 99), pruner="cls"))
+    assert [count for count, _ in counting.forwards] == [1]
+    assert not first[0].features_cached
+    assert not second[0].features_cached
+
+
+def test_a_second_question_runs_no_tower_and_no_decoder(make_engine: Any, ask: Any, counting: CountingModel) -> None:
+    engine = make_engine(towers=counting)
+    compute(engine, ask(0))
+    prepared = engine.prepare(ask(0, text=(98, 3, 99)))
+    assert prepared.pictures[0].pixel_values is None
+    (second,) = engine.run([prepared])
+    assert second[0].features_cached
+    assert len(counting.forwards) == 1
+    (fresh,) = compute(make_engine(), ask(0, text=(98, 3, 99)))
+    assert_same(second[0], fresh[0])
+
+
+def test_a_picture_whose_features_appear_while_it_waits_runs_no_tower(
+    make_engine: Any, ask: Any, counting: CountingModel
+) -> None:
+    engine = make_engine(towers=counting)
+    waiting = engine.prepare(ask(0, text=(98, 3, 99)))
+    compute(engine, ask(0))
+    (answer,) = engine.run([waiting])
+    assert answer[0].features_cached
+    assert len(counting.forwards) == 1
+
+
+def test_cached_features_serve_every_pruner_that_they_cover(
+    make_engine: Any, ask: Any, counting: CountingModel
+) -> None:
+    engine = make_engine(towers=counting)
+    compute(engine, ask(0))
+    for pruner in ("cls", "random", "none"):
+        (answer,) = compute(engine, ask(0, pruner=pruner))
+        assert answer[0].features_cached
+    (other,) = compute(engine, ask(0, attn_variant="vvv"))
+    assert not other[0].features_cached
+    (again,) = compute(engine, ask(0))
+    assert again[0].features_cached  # the views of both are kept
+
+
+def test_without_a_cache_every_question_runs_the_tower(make_engine: Any, ask: Any, counting: CountingModel) -> None:
+    engine = make_engine(towers=counting, cache_bytes=0)
+    for _ in range(2):
+        (answer,) = compute(engine, ask(0))
+        assert not answer[0].features_cached
+    assert len(counting.forwards) == 2
+
+
+def test_the_tower_takes_no_more_pictures_at_once_than_allowed(
+    make_engine: Any, ask: Any, counting: CountingModel
+) -> None:
+    (answer,) = compute(make_engine(towers=counting), ask(*range(6)))
+    assert [count for count, _ in counting.forwards] == [4, 2]
+    assert len(answer) == 6
+
+
+def test_a_poisoned_picture_fails_alone(make_engine: Any, ask: Any, counting: CountingModel) -> None:
+    engine = make_engine(towers=counting)
+    good, bad = engine.prepare(ask(0)), engine.prepare(ask(1))
+    digest, pixel_values = bad.pictures[0].digest, torch.full_like(good.pictures[0].pixel_values, torch.nan)
+    bad = PreparedRequest(bad.request, (PreparedPicture(digest, pixel_values=pixel_values),))
+    before = telemetry.FAILURES.labels("encoder_batch")._value.get()
+    first, second, third = engine.run([good, bad, engine.prepare(ask(2))])
+    assert isinstance(second, FloatingPointError)
+    (want,), (other,) = compute(make_engine(), ask(0)), compute(make_engine(), ask(2))
+    assert_same(first[0], want[0])
+    assert_same(third[0], other[0])
+    assert telemetry.FAILURES.labels("encoder_batch")._value.get() == before + 1
+
+
+def test_a_pruner_that_fails_fails_alone(make_engine: Any, ask: Any) -> None:
+    def explode(job: PrunerInput) -> Any:
+        raise ZeroDivisionError
+
+    broken = EncodeRequest(ask(1).images, TEXT, BoundPruner("broken", Needs(), explode), keep_tokens=3)
+    first, second = compute(make_engine(), ask(0), broken)
+    assert len(first[0].positions) == 6
+    assert isinstance(second, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("text", [(), (98, 99)])
+def test_a_question_without_words_falls_back_to_saliency(text: tuple[int, ...], make_engine: Any, ask: Any) -> None:
+    (empty,), (cls,) = compute(make_engine(), ask(0, text=text)), compute(make_engine(), ask(0, pruner="cls"))
+    assert empty[0].positions.tolist() == cls[0].positions.tolist()
+    assert empty[0].task_map is None
+
+
+def features(num_bytes: int, *views: View) -> VisionFeatures:
+    return VisionFeatures(torch.zeros(num_bytes // 4, 1), (1, 1), {view: torch.zeros(0) for view in views})
+
+
+def test_the_cache_forgets_the_oldest_first_and_stays_within_its_bytes() -> None:
+    cache = FeatureCache(1000)
+    for name in (b"a", b"b"):
+        cache.put(name, features(400))
+    assert cache.get(b"a", frozenset()) is not None  # now b is the oldest
+    cache.put(b"c", features(400))
+    assert cache.get(b"b", frozenset()) is None
+    assert cache.get(b"a", frozenset()) is not None
+    assert cache.nbytes == 800
+    cache.put(b"huge", features(2000))
+    assert cache.get(b"huge", frozenset()) is None
+    assert cache.nbytes == 800
+
+
+def test_the_cache_answers_only_with_all_views_asked_for() -> None:
+    cache = FeatureCache(1000)
+    cache.put(b"a", features(40, View.KEYS))
+    assert cache.get(b"a", frozenset({View.KEYS})) is not None
+    assert cache.get(b"a", frozenset({View.KEYS, View.SALIENCY_LAST})) is None
+    cache.put(b"a", features(40, View.SALIENCY_LAST))
+    assert cache.get(b"a", frozenset({View.KEYS, View.SALIENCY_LAST})) is not None

@@ -1,0 +1,264 @@
+"""The llava family: what is loaded, what is computed, what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel, LlavaForConditionalGeneration
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from encoder_service.models import load
+from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
+from encoder_service.pruners.base import View
+
+ALL_VIEWS = frozenset(View)
+NO_VIEWS: frozenset[View] = frozenset()
+
+
+@pytest.fixture
+def pixel_values(model: EncoderModel, make_picture: Callable[..., bytes]) -> torch.Tensor:
+    return torch.stack([model.preprocess(Image.open(io.BytesIO(make_picture(i))).convert("RGB")) for i in range(3)])
+
+
+@pytest.fixture(scope="session")
+def copy_of(checkpoints: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A copy of a checkpoint with its config or tensors changed."""
+
+    def copy(kind: str, *, config: Callable[[dict[str, Any]], None] | None = None, drop: str = "") -> Path:
+        target = tmp_path_factory.mktemp("changed") / kind
+        shutil.copytree(getattr(checkpoints, kind), target)
+        if config is not None:
+            content = json.loads((target / "config.json").read_text())
+            config(content)
+            (target / "config.json").write_text(json.dumps(content))
+        if drop:
+            tensors = load_file(target / "model.safetensors")
+            kept = {key: tensor for key, tensor in tensors.items() if drop not in key}
+            assert len(kept) < len(tensors)
+            save_file(kept, target / "model.safetensors")
+        return target
+
+    return copy
+
+
+@pytest.mark.parametrize("layout", ["saved", "sharded"])
+def test_every_key_layout_gives_the_same_features(
+    layout: str, checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+) -> None:
+    other = load(str(getattr(checkpoints, layout)), LoadOptions(text_tower=str(checkpoints.clip), device="cpu"))
+    for got, want in zip(
+        other.encode_images(pixel_values, NO_VIEWS), model.encode_images(pixel_values, NO_VIEWS), strict=True
+    ):
+        # The hub layout is stored in float16.
+        torch.testing.assert_close(got.hidden, want.hidden, atol=5e-2 if layout == "saved" else 0, rtol=0)
+
+
+def test_hidden_states_are_those_that_llava_projects(
+    checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+) -> None:
+    llava = LlavaForConditionalGeneration.from_pretrained(checkpoints.hub, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        states = llava.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
+    for i, features in enumerate(model.encode_images(pixel_values, NO_VIEWS)):
+        torch.testing.assert_close(features.hidden, states[-2][i, 1:], atol=1e-5, rtol=1e-5)
+        assert features.views == {}
+        assert features.grid == (6, 6)
+
+
+def test_saliency_is_the_cls_row_of_eager_attention(
+    checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+) -> None:
+    llava = LlavaForConditionalGeneration.from_pretrained(
+        checkpoints.hub, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.inference_mode():
+        attentions = llava.model.vision_tower(pixel_values, output_attentions=True).attentions
+    for i, features in enumerate(model.encode_images(pixel_values, ALL_VIEWS)):
+        for view, layer in ((View.SALIENCY_LAST, -1), (View.SALIENCY_SECOND_LAST, -2)):
+            torch.testing.assert_close(features.views[view], attentions[layer][i].mean(0)[0, 1:], atol=1e-6, rtol=1e-4)
+
+
+def test_layer_identity(checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor) -> None:
+    """X[V] = X + A + FFN(LN2(X + A)) with the ordinary attention output A (eq. 1 of the paper)."""
+    tower = model.vision_tower.vision_model  # type: ignore[attr-defined]
+    layer = tower.encoder.layers[-1]
+    features = model.encode_images(pixel_values, ALL_VIEWS)
+    with torch.inference_mode():
+        states = tower(pixel_values, output_hidden_states=True).hidden_states
+        for i, picture in enumerate(features):
+            after = picture.hidden + picture.views[View.ATTENTION_QKV]
+            torch.testing.assert_close(
+                after + layer.mlp(layer.layer_norm2(after)), states[-1][i, 1:], atol=1e-5, rtol=1e-4
+            )
+
+
+def test_images_in_a_batch_equal_images_alone(model: EncoderModel, pixel_values: torch.Tensor) -> None:
+    together = model.encode_images(pixel_values, ALL_VIEWS)
+    for i, batched in enumerate(together):
+        (alone,) = model.encode_images(pixel_values[i : i + 1], ALL_VIEWS)
+        torch.testing.assert_close(batched.hidden, alone.hidden, atol=1e-5, rtol=1e-5)
+        for view in ALL_VIEWS:
+            torch.testing.assert_close(batched.views[view], alone.views[view], atol=1e-5, rtol=1e-4)
+
+
+def test_eos_row_is_clips_text_embedding(checkpoints: Any, model: EncoderModel) -> None:
+    clip = CLIPModel.from_pretrained(checkpoints.clip).eval()
+    ids = [98, 5, 17, 40, 99]
+    (text,) = model.encode_texts([ids])
+    with torch.inference_mode():
+        want = clip.get_text_features(torch.tensor([ids])).pooler_output[0]
+    torch.testing.assert_close(text.eos[0], want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(text.tokens[-1], text.eos[0])
+    assert text.is_word.tolist() == [False, True, True, True, False]
+
+
+def test_a_text_is_not_changed_by_the_texts_beside_it(model: EncoderModel) -> None:
+    texts = [[98, 5, 99], [98, *range(14), 99], [98, *range(40), 99], [98, 7, 7, 99]]
+    for text, batched in zip(texts, model.encode_texts(texts, eos_attention=True), strict=True):
+        (alone,) = model.encode_texts([text], eos_attention=True)
+        for name in ("tokens", "eos", "is_word", "eos_attention"):
+            torch.testing.assert_close(getattr(batched, name), getattr(alone, name), atol=1e-5, rtol=1e-4)
+
+
+def test_long_texts_are_read_in_windows_of_whole_length(model: EncoderModel) -> None:
+    words = list(range(30))
+    (text,) = model.encode_texts([[98, *words, 99]])  # 16 positions: 14 words, 14 words, 2 words
+    assert text.tokens.shape[0] == 30 + 2 * 3
+    assert text.eos.shape[0] == 3
+    assert int(text.is_word.sum()) == 30
+    (second,) = model.encode_texts([[98, *words[14:28], 99]])
+    torch.testing.assert_close(text.tokens[16:32], second.tokens, atol=1e-5, rtol=1e-5)
+
+
+def test_eos_attention_is_that_of_eager_attention(checkpoints: Any, model: EncoderModel) -> None:
+    clip = CLIPModel.from_pretrained(checkpoints.clip, attn_implementation="eager").eval()
+    ids = [98, 5, 17, 40, 99]
+    (text,) = model.encode_texts([ids], eos_attention=True)
+    with torch.inference_mode():
+        attention = clip.text_model(torch.tensor([ids]), output_attentions=True).attentions[-1][0].mean(0)[-1]
+    torch.testing.assert_close(text.eos_attention, attention, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (61, 47), (200, 90), (1, 1), (3, 250)])
+def test_pixel_values_are_those_of_the_checkpoints_processor(
+    size: tuple[int, int], checkpoints: Any, model: EncoderModel
+) -> None:
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (*size, 3), dtype=np.uint8))
+    processor = CLIPImageProcessorPil.from_pretrained(checkpoints.hub)
+    want = processor(images=image, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(model.preprocess(image), want, atol=0, rtol=0)
+
+
+def test_only_the_vision_tower_is_loaded(model: EncoderModel, copy_of: Callable[..., Path], checkpoints: Any) -> None:
+    without = copy_of("hub", drop="language_model")
+    load(str(without), LoadOptions(text_tower=str(checkpoints.clip), device="cpu"))
+    held = sum(p.numel() for tower in (model.vision_tower, model.text_tower) for p in tower.parameters())  # type: ignore[attr-defined]
+    stored = load_file(checkpoints.hub / "model.safetensors")
+    clip = load_file(checkpoints.clip / "model.safetensors")
+    assert held == sum(t.numel() for key, t in stored.items() if "vision_tower" in key) + sum(
+        t.numel() for key, t in clip.items() if key.startswith(("text_model", "text_projection", "visual_projection"))
+    )
+
+
+def test_weights_published_as_pytorch_bin_load_too(checkpoints: Any, tmp_path: Path, model: EncoderModel) -> None:
+    shutil.copy(checkpoints.clip / "config.json", tmp_path)
+    state = load_file(checkpoints.clip / "model.safetensors")
+    state["text_model.embeddings.position_ids"] = torch.arange(16)[None]  # old files carry it
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    other = load(str(checkpoints.hub), LoadOptions(text_tower=str(tmp_path), device="cpu"))
+    torch.testing.assert_close(other.encode_texts([[98, 1, 99]])[0].eos, model.encode_texts([[98, 1, 99]])[0].eos)
+
+
+def test_eager_attention_gives_the_same_features(
+    checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+) -> None:
+    options = LoadOptions(text_tower=str(checkpoints.clip), device="cpu", attn_implementation="eager")
+    eager = load(str(checkpoints.hub), options)
+    for got, want in zip(
+        eager.encode_images(pixel_values, ALL_VIEWS), model.encode_images(pixel_values, ALL_VIEWS), strict=True
+    ):
+        torch.testing.assert_close(got.hidden, want.hidden, atol=1e-5, rtol=1e-4)
+
+
+def test_configs_as_the_hub_has_them_are_read(
+    copy_of: Callable[..., Path], checkpoints: Any, model: EncoderModel
+) -> None:
+    """OpenAI's CLIP configs are of transformers 4.16: sizes stand in text_config_dict too, beside generation keys."""
+
+    def as_in_2022(config: dict[str, Any]) -> None:
+        config["text_config_dict"] = dict(config["text_config"])
+        config["text_config"] |= {"torch_dtype": None, "temperature": 1.0, "bad_words_ids": None, "return_dict": True}
+        config["torch_dtype"] = "float32"
+
+    hub = copy_of("hub", config=lambda config: config["vision_config"].update(vocab_size=32000))
+    other = load(str(hub), LoadOptions(text_tower=str(copy_of("clip", config=as_in_2022)), device="cpu"))
+    torch.testing.assert_close(other.encode_texts([[98, 1, 99]])[0].eos, model.encode_texts([[98, 1, 99]])[0].eos)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_keeps_scores_in_float32(dtype: str, checkpoints: Any, pixel_values: torch.Tensor) -> None:
+    half = load(str(checkpoints.hub), LoadOptions(text_tower=str(checkpoints.clip), device="cpu", dtype=dtype))
+    (features,) = half.encode_images(pixel_values[:1], ALL_VIEWS)
+    assert features.hidden.dtype == getattr(torch, dtype)
+    assert features.views[View.SALIENCY_LAST].dtype == torch.float32
+
+
+def _set(**values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda config: config.update(values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "drop", "message"),
+    [
+        ("hub", _set(model_type="bert"), "", "'bert' is not a family that this service runs; accepted: llava"),
+        ("hub", _set(vision_feature_layer=-1), "", "reads vision layer -1"),
+        ("hub", _set(vision_config={"model_type": "siglip_vision_model"}), "", "takes a CLIP one"),
+        ("hub", None, "vision_tower.vision_model.encoder.layers.1", "holds no vision tower"),
+        ("clip", _set(model_type="bert"), "", "a CLIP one is needed"),
+        ("clip", None, "text_model", "holds no text tower"),
+        ("clip", None, "text_projection", "holds no text_projection"),
+        ("clip", None, "visual_projection", "holds no visual_projection"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_sentence(
+    kind: str, change: Any, drop: str, message: str, copy_of: Callable[..., Path], checkpoints: Any
+) -> None:
+    changed = copy_of(kind, config=change, drop=drop)
+    hub, clip = (changed, checkpoints.clip) if kind == "hub" else (checkpoints.hub, changed)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load(str(hub), LoadOptions(text_tower=str(clip), device="cpu"))
+    assert str(changed.parent) not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_tower_of_another_width_is_refused(checkpoints: Any, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints.clip, tmp_path / "narrow")
+    tensors = load_file(checkpoints.clip / "model.safetensors")
+    tensors["visual_projection.weight"] = torch.zeros(16, 20)
+    save_file(tensors, tmp_path / "narrow/model.safetensors")
+    with pytest.raises(CheckpointError, match="takes 20 channels, the vision tower has 32"):
+        load(str(checkpoints.hub), LoadOptions(text_tower=str(tmp_path / "narrow"), device="cpu"))
+
+
+def test_an_image_processor_of_another_size_is_refused(copy_of: Callable[..., Path], checkpoints: Any) -> None:
+    changed = copy_of("hub")
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(changed)
+    with pytest.raises(CheckpointError, match="image processor"):
+        load(str(changed), LoadOptions(text_tower=str(checkpoints.clip), device="cpu"))
+
+
+def test_settings_fingerprint_follows_what_changes_results(checkpoints: Any, model: EncoderModel) -> None:
+    half = load(str(checkpoints.hub), LoadOptions(text_tower=str(checkpoints.clip), device="cpu", dtype="bfloat16"))
+    assert half.settings_fingerprint != model.settings_fingerprint
+    assert half.fingerprint == model.fingerprint
+    assert model.text_tower_fingerprint != model.fingerprint
