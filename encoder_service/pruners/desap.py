@@ -57,6 +57,12 @@ class DesapParameters:
         0.1, minimum=0, maximum=1000, description="0 to 1000; sharpness of FCMA's two softmaxes"
     )
     fcma_normalize: bool = flag(True, description="true or false; scale patches and words to unit length first")
+    fcma_cosines: str = choice(
+        "shifted",
+        ("shifted", "signed"),
+        description="shifted or signed: cosines as 0 to 1, so that a more similar pair never counts less, or as the"
+        " paper prints them, -1 to 1; without fcma_normalize they are signed",
+    )
     fcma_clamp_min: float | None = number(
         None,
         minimum=-1000,
@@ -126,7 +132,13 @@ def task_map(joint: Tensor, text: TextFeatures, params: DesapParameters) -> Tens
     if not params.fcma:
         return mean_relevance(joint[1:], tokens)
     return fcma_relevance(
-        joint[1:], joint[0], tokens, query, temperature=params.fcma_lambda, clamp_min=params.fcma_clamp_min
+        joint[1:],
+        joint[0],
+        tokens,
+        query,
+        temperature=params.fcma_lambda,
+        shifted=params.fcma_normalize and params.fcma_cosines == "shifted",
+        clamp_min=params.fcma_clamp_min,
     )
 
 

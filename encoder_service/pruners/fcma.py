@@ -20,6 +20,7 @@ def fcma_relevance(
     query: Tensor,
     *,
     temperature: float = 0.1,
+    shifted: bool = False,
     clamp_min: float | None = None,
 ) -> Tensor:
     """A_t(i) = mean_j (MV_ij + MT_ij) m_ij, arXiv 2604.11240 eq. 3.
@@ -27,8 +28,9 @@ def fcma_relevance(
     With m_ij = <P_i, T_j>, alpha_i = <P_i, q>, beta_j = <T_j, v>:
     MV_ij = alpha_i / N * softmax_j(lambda beta_j m_ij), MT_ij = beta_j / T * softmax_i(lambda alpha_i m_ij).
 
-    Where alpha is negative, a negative m gives a positive score: the formula is the paper's, to the letter. `clamp_min`
-    is the way out for towers whose alpha is negative throughout.
+    To the letter, where alpha is negative a negative m gives a positive score, and a tower whose cosines are negative
+    throughout ranks the least relevant patches first. Shifted to [0, 1], a more similar pair always scores higher
+    (docs/adr/0007).
 
     Args:
         patches: P [N, D].
@@ -36,6 +38,7 @@ def fcma_relevance(
         tokens: T [T, D], T >= 1.
         query: q [D], the EOS row.
         temperature: lambda.
+        shifted: Take (1 + x) / 2 of m, alpha and beta, which must then be cosines.
         clamp_min: Lower bound of alpha and beta; None for none.
 
     Returns:
@@ -43,6 +46,8 @@ def fcma_relevance(
     """
     m = patches @ tokens.T
     alpha, beta = patches @ query, tokens @ cls
+    if shifted:
+        m, alpha, beta = (1 + m) / 2, (1 + alpha) / 2, (1 + beta) / 2
     if clamp_min is not None:
         alpha, beta = alpha.clamp_min(clamp_min), beta.clamp_min(clamp_min)
     alpha, beta = alpha[:, None], beta[None, :]

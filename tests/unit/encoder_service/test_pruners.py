@@ -23,6 +23,7 @@ SWITCHES: list[dict[str, Any]] = [
     {"similarity": "vanilla"},
     {"fcma": False},
     {"fcma_normalize": False},
+    {"fcma_cosines": "signed"},
     {"fcma_clamp_min": 0.0},
     {"cls_layer": -2},
     {"merge_metric": "key"},

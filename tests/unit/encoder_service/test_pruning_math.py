@@ -126,6 +126,15 @@ def test_clamping_takes_negative_weights_out() -> None:
     assert (nowhere[against] == 0).all()
 
 
+def test_shifted_cosines_find_the_asked_patch_where_every_cosine_is_negative() -> None:
+    cosines = torch.tensor([-0.9, -0.8, -0.9, -0.1, -0.7, -0.9], dtype=torch.float64)  # patch 3 disagrees least
+    patches = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1)
+    word = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    cls = torch.tensor([-1.0, 0.0], dtype=torch.float64)
+    assert fcma_relevance(patches, cls, word.expand(3, 2), word, shifted=True).argmax() == 3
+    assert fcma_relevance(patches, cls, word.expand(3, 2), word).argmin() == 3
+
+
 def test_without_fcma_relevance_is_the_mean_similarity() -> None:
     patches, _, tokens, _ = joint_space(3)
     torch.testing.assert_close(mean_relevance(patches, tokens), (patches @ tokens.mean(0)))

@@ -1,0 +1,65 @@
+# Every target sets up what it needs; CI runs the same ones (see .ci/run).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTO := tensor encoder llm
+LISTEN ?= 127.0.0.1:8000
+
+.DEFAULT_GOAL := help
+.PHONY: help install fmt lint types imports proto proto-check test test-e2e demo up bench train ci
+
+help:  ## show this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## create .venv and install everything (a torch that is there already is used, not fetched)
+
+# Where the machine's Python has torch, the environment sees it and the pin on torch is left out.
+$(STAMP): pyproject.toml constraints.txt
+	@if $(PYTHON) -c 'import torch' 2>/dev/null; then \
+	  $(PYTHON) -m venv --system-site-packages $(VENV) && grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt; \
+	else \
+	  $(PYTHON) -m venv $(VENV) && cp constraints.txt $(VENV)/constraints.txt; \
+	fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[dev]'
+	@touch $@
+
+fmt: $(STAMP)  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(STAMP)  ## style and common mistakes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)  ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(STAMP)  ## who may import whom
+	$(BIN)/lint-imports
+
+proto: $(STAMP)  ## regenerate fovea/v1 from proto/
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTO:%=proto/fovea/v1/%.proto)
+
+proto-check: $(STAMP)  ## the committed generated code is what proto/ says
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=$$out --pyi_out=$$out --grpc_python_out=$$out \
+	  $(PROTO:%=proto/fovea/v1/%.proto) && \
+	diff -r -x __init__.py -x __pycache__ $$out/fovea/v1 fovea/v1 && echo "fovea/v1 is up to date"
+
+test: $(STAMP)  ## all tests
+	$(BIN)/python -m pytest -q
+
+test-e2e: $(STAMP)  ## only the tests that start the real services
+	$(BIN)/python -m pytest -q -m e2e
+
+demo: $(STAMP)  ## start the three services on the shipped model, ask real questions, stop
+	$(BIN)/fovea demo
+
+up: $(STAMP)  ## the three services in the foreground on http://127.0.0.1:8000; Ctrl-C stops them
+	@exec $(BIN)/fovea up --listen $(LISTEN)
+
+bench: $(STAMP)  ## accuracy by pruner and budget (hours on two cores; see benchmarks/README.md)
+	$(BIN)/python -m benchmarks.accuracy
+
+ci: lint types imports proto-check test  ## what CI runs

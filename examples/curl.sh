@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Everything `/v1/answer` does, with curl.  FOVEA_URL=http://127.0.0.1:8000 examples/curl.sh [picture]
+set -euo pipefail
+url=${FOVEA_URL:-http://127.0.0.1:8000}
+picture=${1:-$(dirname "$0")/../lab/demo/picture.png}
+
+echo "--- a question"
+curl -sS --fail-with-body "$url/v1/answer" -F image=@"$picture" -F question="What do you see?"
+
+echo; echo "--- the same in JSON, with a budget of 32 tokens"
+curl -sS --fail-with-body "$url/v1/answer" -H 'content-type: application/json' -d @- <<JSON
+{"question": "What do you see?", "keep_tokens": 32, "image": "data:image/png;base64,$(base64 < "$picture" | tr -d '\n')"}
+JSON
+
+echo; echo "--- as it is decoded"
+curl -sS --fail-with-body -N "$url/v1/answer" -F image=@"$picture" -F question="Describe the picture." -F stream=true
+
+echo "--- which pruners there are"
+curl -sS --fail-with-body "$url/v1/pruners"

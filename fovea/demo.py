@@ -1,0 +1,66 @@
+"""`fovea demo`: three processes, one picture, real questions, and what each answer cost."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fovea.client import ask
+from fovea.overlay import draw_kept
+from fovea.stack import Stack, StackError, free_port, shipped_checkpoint
+
+__all__ = ["run_demo"]
+
+
+def _line(question: str, reply: dict[str, Any], right: bool) -> str:
+    usage, timing = reply["usage"], reply["timing_ms"]
+    return (
+        f"{question:<44} {reply['answer']:<18} {'right' if right else 'WRONG':<6}"
+        f" {usage['visual_tokens_kept']:>3}/{usage['visual_tokens_total']:<4}"
+        f" {usage['wire_bytes']:>7,} {timing['total']:>8.0f}"
+    )
+
+
+def run_demo(*, overlay: Path | None = None) -> int:
+    """Starts the services on the shipped model, asks the questions of `lab/demo`, prints what came, stops.
+
+    Args:
+        overlay: Where to draw the patches kept for the first question; None for no drawing.
+
+    Returns:
+        0 when every answer was right, else 1.
+    """
+    llava, clip = shipped_checkpoint("llava"), shipped_checkpoint("clip")
+    folder = llava.parent.parent / "demo"
+    cases = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    picture = folder / cases["picture"]
+    wrong = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch, "services.log")
+        stack = Stack(str(llava), str(clip), f"127.0.0.1:{free_port()}", "fovea-lab", log_to=log)
+        print("starting gateway, encoder service and LLM service as three processes ...", flush=True)
+        try:
+            with stack:
+                stack.wait_ready(300)
+                print(f"ready. The picture: lab/demo/{picture.name}\n")
+                print(f"{'question':<44} {'answer':<18} {'':<6} {'kept':>8} {'bytes':>7} {'ms':>8}")
+                for number, case in enumerate(cases["questions"]):
+                    reply = ask(stack.url, picture, case["question"], explain=number == 0)
+                    right = reply["answer"].strip().lower() == case["answer"].lower()
+                    wrong += not right
+                    print(_line(case["question"], reply, right), flush=True)
+                    if overlay and number == 0:
+                        rows, columns = reply["explain"]["grid"]
+                        draw_kept(picture.read_bytes(), (rows, columns), reply["explain"]["kept"]).save(overlay)
+                every = ask(stack.url, picture, cases["questions"][0]["question"], pruner="none", cache="bypass")
+                print(
+                    f"\nunpruned, the first question ships {every['usage']['visual_tokens_total']} tokens in"
+                    f" {every['usage']['wire_bytes']:,} bytes and answers {every['answer']!r}."
+                )
+        except StackError as error:
+            print(log.read_text(encoding="utf-8", errors="replace")[-4000:])
+            raise error
+    print("stopped." if not wrong else f"stopped; {wrong} wrong.")
+    return 1 if wrong else 0

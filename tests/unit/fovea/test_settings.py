@@ -1,0 +1,60 @@
+import pytest
+from pydantic import Field, SecretStr
+
+from fovea.settings import ServiceSettings, settings_config
+
+
+class Settings(ServiceSettings):
+    model_config = settings_config("python -m thing", "THING_")
+
+    model: str
+    """Checkpoint."""
+    max_batch_size: int = Field(8, ge=1)
+    """Most pictures in a batch; more wait."""
+    password: SecretStr = SecretStr("")
+    """Of the cache."""
+
+
+def test_a_flag_wins_over_the_environment_which_wins_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THING_MODEL", "from-env")
+    monkeypatch.setenv("THING_MAX_BATCH_SIZE", "4")
+    assert Settings.from_command_line([]).max_batch_size == 4
+    settings = Settings.from_command_line(["--max-batch-size", "2"])
+    assert (settings.model, settings.max_batch_size) == ("from-env", 2)
+
+
+def test_a_misspelled_variable_is_an_error_that_names_the_right_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("THING_MAX_BACH_SIZE", "4")
+    with pytest.raises(SystemExit) as status:
+        Settings.from_command_line(["--model", "x"])
+    assert status.value.code == 2
+    assert "did you mean THING_MAX_BATCH_SIZE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "--model (THING_MODEL): Field required"),
+        (["--model", "x", "--max-batch-size", "0"], "--max-batch-size (THING_MAX_BATCH_SIZE)"),
+        (["--model", "x", "--max-bach-size", "1"], "--max-bach-size"),
+    ],
+)
+def test_a_bad_flag_is_named(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as status:
+        Settings.from_command_line(argv)
+    assert status.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_help_tells_what_each_setting_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        Settings.from_command_line(["--help"])
+    assert "Most pictures in a batch; more wait." in capsys.readouterr().out
+
+
+def test_secrets_are_masked_in_the_log() -> None:
+    settings = Settings.from_command_line(["--model", "x", "--password", "hunter2"])
+    assert "hunter2" not in settings.describe()
+    assert '"model": "x"' in settings.describe()
