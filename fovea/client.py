@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def ask(url: str, picture: Path, question: str, *, timeout_s: float = 60, **fiel
         AnswerError: The picture cannot be read, the gateway is away, or it answered with an error.
     """
     form = {"question": question, "timeout_s": str(timeout_s)}
-    form |= {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in fields.items() if v is not None}
+    form |= {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items() if v is not None}
     try:
         with picture.open("rb") as file:
             response = httpx.post(

@@ -12,7 +12,7 @@ from fovea.errors import InvalidRequest
 __all__ = ["MAX_STOPS", "MAX_STOP_LENGTH", "SamplingParams", "make_generator", "sample"]
 
 MAX_STOPS: Final = 8
-MAX_STOP_LENGTH: Final = 64
+MAX_STOP_LENGTH: Final = 256
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class SamplingParams:
         temperature: 0 is greedy; up to 2.
         top_p: Share of probability, in (0, 1], from which tokens are drawn.
         seed: The same one gives the same text whatever else is in the batch; None draws one.
-        stop: Up to 8 strings of 1 to 64 characters; the text ends before the first that appears.
+        stop: Up to 8 strings of 1 to 256 characters; the text ends before the first that appears.
 
     Raises:
         InvalidRequest: A value is outside what is accepted.

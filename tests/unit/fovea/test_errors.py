@@ -34,17 +34,20 @@ async def both_ways(error: Exception) -> list[ServiceError]:
     llm_pb2_grpc.add_LLMServiceServicer_to_server(Raising(error), server.grpc)
     await server.start()
     caught = []
-    async with connect(f"127.0.0.1:{server.port}", max_message_bytes=1 << 20) as channel:
-        try:
-            await encoder_pb2_grpc.EncoderServiceStub(channel).Encode(encoder_pb2.EncodeRequest(), timeout=10)
-        except grpc.aio.AioRpcError as failure:
-            caught.append(from_rpc_error(failure, "encoder service"))
-        try:
-            async for _ in llm_pb2_grpc.LLMServiceStub(channel).Generate(llm_pb2.GenerateRequest(), timeout=10):
-                pass
-        except grpc.aio.AioRpcError as failure:
-            caught.append(from_rpc_error(failure, "LLM service"))
-    await server.drain(0)
+    try:
+        async with connect(f"127.0.0.1:{server.port}", max_message_bytes=1 << 20) as channel:
+            try:
+                await encoder_pb2_grpc.EncoderServiceStub(channel).Encode(encoder_pb2.EncodeRequest(), timeout=10)
+            except grpc.aio.AioRpcError as failure:
+                caught.append(from_rpc_error(failure, "encoder service"))
+            try:
+                async for _ in llm_pb2_grpc.LLMServiceStub(channel).Generate(llm_pb2.GenerateRequest(), timeout=10):
+                    pass
+            except grpc.aio.AioRpcError as failure:
+                caught.append(from_rpc_error(failure, "LLM service"))
+    finally:
+        await server.drain(0)
+    assert len(caught) == 2
     return caught
 
 

@@ -1,0 +1,48 @@
+"""`python -m gateway`: runs the REST server until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import sys
+
+import uvicorn
+
+from fovea import telemetry
+from fovea.server import split_address
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
+
+log = logging.getLogger("gateway")
+
+
+def main(argv: list[str]) -> int:
+    """Exit status: 0 after a clean stop, 2 for settings that cannot work."""
+    settings = GatewaySettings.from_command_line(argv)
+    telemetry.configure_logging("gateway", settings.log_level)
+    log.info("settings %s", settings.describe())
+    try:
+        app = create_app(settings)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"python -m gateway: {error}", file=sys.stderr)
+        return 2
+    host, port = split_address(settings.listen)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,  # gateway.api.request_context writes it, with request id and outcome
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(settings.drain_grace_s),
+    )
+    # Once it has drained, uvicorn raises the signal that stopped it again; a clean stop is no death by signal.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    uvicorn.Server(config).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

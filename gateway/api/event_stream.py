@@ -1,0 +1,94 @@
+"""An answer as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+
+from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from fovea.errors import Cancelled, DeadlineExceeded, ServiceError
+from gateway.api.disconnect import until_disconnect
+from gateway.api.request_context import OUTCOME
+from gateway.errors import error_body
+from gateway.schemas.answer import AnswerResponse, TokenEvent
+from gateway.schemas.error import ErrorBody, ErrorDetail
+
+__all__ = ["EventStream"]
+
+log = logging.getLogger(__name__)
+
+Event = TokenEvent | AnswerResponse
+
+
+def _frame(name: str, data: BaseModel, *, exclude_none: bool = False) -> bytes:
+    # JSON has no raw line ends, so the data is one line.
+    return f"event: {name}\ndata: {data.model_dump_json(exclude_none=exclude_none)}\n\n".encode()
+
+
+def _event(event: Event) -> bytes:
+    return _frame("token" if isinstance(event, TokenEvent) else "done", event, exclude_none=True)
+
+
+class EventStream(Response):
+    """Sends `token` events, then `done` or `error`. A client that leaves cancels the work.
+
+    Args:
+        first: The first event, already there: what fails before it is an ordinary error response.
+        rest: The others.
+        resources: Closed at the end, whatever happens.
+        give_up_at: Time of the event loop. A client that reads too slowly to be done by then is cut off: it holds a
+            permit that others wait for.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, first: Event, rest: AsyncGenerator[Event], resources: AsyncExitStack, *, give_up_at: float
+    ) -> None:
+        # No proxy may hold events back to compress or collect them.
+        super().__init__(headers={"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._first = first
+        self._rest = rest
+        self._resources = resources
+        self._give_up_at = give_up_at
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._resources:
+            try:
+                async with asyncio.timeout_at(self._give_up_at):
+                    await until_disconnect(receive, self._send(scope, send))
+            except TimeoutError:
+                scope[OUTCOME] = DeadlineExceeded.code
+            except (Cancelled, OSError):  # a send on a closed connection is an OSError
+                scope[OUTCOME] = Cancelled.code
+
+    async def _send(self, scope: Scope, send: Send) -> None:
+        async def write(data: bytes, *, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            await write(_event(self._first))
+            async for event in self._rest:
+                await write(_event(event))
+        except ServiceError as error:
+            scope[OUTCOME] = error.code
+            await write(_frame("error", error_body(error)))
+        except OSError:
+            raise
+        except Exception:
+            log.exception("a stream failed")
+            scope[OUTCOME] = "internal_error"
+            detail = ErrorDetail(
+                message="the gateway failed on this request; its log tells why",
+                type="server_error",
+                code="internal_error",
+            )
+            await write(_frame("error", ErrorBody(error=detail)))
+        await write(b"", more=False)

@@ -1,0 +1,68 @@
+"""`/healthz`, `/readyz` and `/metrics`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import JSONResponse, Response
+
+from fovea.errors import ServiceError, Unavailable
+from gateway.api.dependencies import get_pipeline
+from gateway.errors import error_body, error_headers
+from gateway.pipeline import Pipeline
+from gateway.schemas.health import Health, Readiness
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+_CHECK_TIMEOUT_S: Final = 2.0
+
+
+@router.get("/healthz", summary="Liveness")
+async def healthz() -> Health:
+    """The process answers; says nothing about the services behind it."""
+    return Health()
+
+
+@router.get("/readyz", response_model_exclude_none=True, responses={503: {"model": Readiness}}, summary="Readiness")
+async def readyz(request: Request) -> Readiness:
+    """Whether encoder and LLM service serve, and serve the same checkpoint as this gateway tokenizes for."""
+    checks = await _checks(get_pipeline(request))
+    missing = [f"{name} is {state}" for name, state in checks.items() if state != "ok"]
+    if not missing:
+        return Readiness(status="ready", checks=checks)
+    error = Unavailable(f"not ready: {'; '.join(missing)}", retry_after_s=1.0)
+    body = Readiness(status="not_ready", checks=checks, error=error_body(error).error)
+    return JSONResponse(body.model_dump(), error.http_status, headers=error_headers(error))  # type: ignore[return-value]
+
+
+async def _checks(pipeline: Pipeline) -> dict[str, str]:
+    encoder, llm = await asyncio.gather(
+        pipeline.encoder.serving(_CHECK_TIMEOUT_S), pipeline.llm.serving(_CHECK_TIMEOUT_S)
+    )
+    checks = {"encoder": "ok" if encoder else "not serving", "llm": "ok" if llm else "not serving"}
+    if encoder and llm:
+        checks["fingerprints"] = await _agreement(pipeline)
+    return checks
+
+
+async def _agreement(pipeline: Pipeline) -> str:
+    try:
+        encoder, llm = await asyncio.gather(pipeline.encoder.info(), pipeline.llm.info())
+    except ServiceError:
+        return "unknown: a service did not say which checkpoint it serves"
+    if encoder.fingerprint != llm.fingerprint:
+        return "different: encoder and LLM service serve different checkpoints"
+    if llm.image_token_id != pipeline.planner.prompt_tokenizer.image_token_id:
+        return "different: the gateway tokenizes for another checkpoint than the services serve"
+    return "ok"
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics() -> Response:
+    """Prometheus text format."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,38 @@
+"""`GET /v1/pruners`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from fastapi import APIRouter, Request
+
+from gateway.api.dependencies import get_pipeline
+from gateway.schemas.pruners import Pruner, PrunerList, PrunerParameter
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+
+@router.get("/v1/pruners", summary="The ways to choose which visual tokens are kept")
+async def pruners(request: Request) -> PrunerList:
+    """Names, parameters with defaults, references; and what applies where a request does not say."""
+    pipeline = get_pipeline(request)
+    settings, info = pipeline.settings, await pipeline.encoder.info()
+    return PrunerList(
+        pruners=[
+            Pruner.model_validate(
+                {
+                    **asdict(pruner),
+                    "parameters": [
+                        PrunerParameter(name=name, default=default, description=description)
+                        for name, default, description in pruner.parameters
+                    ],
+                }
+            )
+            for pruner in info.pruners
+        ],
+        default_pruner=settings.pruner or info.default_pruner,
+        default_keep_ratio=settings.keep_ratio or info.default_keep_ratio,
+        default_wire_dtype=settings.wire_dtype or info.default_wire_dtype,
+    )

@@ -1,0 +1,78 @@
+"""The ASGI application: everything is made here, once, and closed here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from fovea import __version__, checkpoints
+from gateway.api import answer, health, pruners
+from gateway.api.admission import Admission
+from gateway.api.body_limit import BodyLimit
+from gateway.api.error_handlers import install_error_handlers
+from gateway.api.request_context import RequestContext
+from gateway.cache.base import Cache
+from gateway.cache.memory import MemoryCache
+from gateway.cache.redis import RedisCache
+from gateway.clients.encoder import EncoderClient
+from gateway.clients.llm import LLMClient
+from gateway.fetch import PictureFetcher
+from gateway.pipeline import Pipeline
+from gateway.plan import Planner
+from gateway.settings import GatewaySettings
+from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer, TokenizerFiles
+
+__all__ = ["create_app"]
+
+
+def _cache(settings: GatewaySettings) -> Cache:
+    url = settings.redis_url.get_secret_value()
+    if url:
+        return RedisCache(url, ttl_s=settings.cache_ttl_s)
+    return MemoryCache(
+        answer_bytes=settings.answer_cache_bytes,
+        visual_token_bytes=settings.visual_token_cache_bytes,
+        ttl_s=settings.cache_ttl_s,
+    )
+
+
+def create_app(settings: GatewaySettings) -> FastAPI:
+    """The gateway as an ASGI application. Services may be down; requests tell.
+
+    Raises:
+        FileNotFoundError: A checkpoint is not there, or lacks tokenizer, template or configuration.
+        ValueError: The chat template or the Redis URL cannot be used.
+    """
+    model = checkpoints.resolve(settings.model, files=TokenizerFiles, revision=settings.revision)
+    text_tower = checkpoints.resolve(settings.text_tower, files=TokenizerFiles)
+    planner = Planner(settings, PromptTokenizer(model), TextTowerTokenizer(text_tower))
+    cache = _cache(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.pipeline = Pipeline(
+            planner,
+            encoder=EncoderClient(settings.encoder, max_message_bytes=settings.max_message_bytes),
+            llm=LLMClient(settings.llm, max_message_bytes=settings.max_message_bytes),
+            cache=cache,
+            fetcher=PictureFetcher(settings.fetch_hosts, max_bytes=settings.max_image_bytes),
+        )
+        yield
+        await app.state.pipeline.close()
+
+    app = FastAPI(
+        title="Fovea",
+        version=__version__,
+        description="Answers questions about pictures, with only the visual tokens that matter.",
+        lifespan=lifespan,
+    )
+    app.state.admission = Admission(settings.max_concurrent_requests)
+    for endpoints in (answer, pruners, health):
+        app.include_router(endpoints.router)
+    install_error_handlers(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestContext)
+    return app

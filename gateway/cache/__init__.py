@@ -1,0 +1,1 @@
+"""Two cache levels, answers and visual tokens, embedded or in Redis."""

@@ -1,0 +1,102 @@
+"""The LLM service's client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+
+import grpc.aio
+
+from fovea.errors import InternalError
+from fovea.v1 import llm_pb2, llm_pb2_grpc
+from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
+from gateway.clients.encoder import Encoded
+
+__all__ = ["GenerateDone", "LLMClient", "LLMInfo", "Sampling"]
+
+
+@dataclass(frozen=True)
+class LLMInfo:
+    """What the LLM service says of itself."""
+
+    fingerprint: str
+    fingerprints: tuple[str, ...]
+    max_model_len: int
+    image_token_id: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampling parameters; temperature 0 is greedy."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+    stop: Sequence[str]
+
+
+@dataclass(frozen=True)
+class GenerateDone:
+    """The end of a generation."""
+
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    queue_ms: float
+
+
+class LLMClient(ServiceClient[LLMInfo]):
+    """The LLM service."""
+
+    name = "LLM service"
+    service = "fovea.v1.LLMService"
+
+    def __init__(self, target: str, *, max_message_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(target, max_message_bytes=max_message_bytes, clock=clock)
+        self._stub = llm_pb2_grpc.LLMServiceStub(self.channel)
+
+    async def fetch_info(self) -> LLMInfo:
+        reply = await self.call(self._stub.GetModelInfo, llm_pb2.GetLLMInfoRequest(), INFO_TIMEOUT_S)
+        return LLMInfo(
+            fingerprint=reply.fingerprint,
+            fingerprints=(reply.fingerprint, reply.settings_fingerprint, reply.engine),
+            max_model_len=reply.max_model_len,
+            image_token_id=reply.image_token_id,
+        )
+
+    async def generate(
+        self, input_ids: Sequence[int], encoded: Encoded, sampling: Sampling, timeout_s: float
+    ) -> AsyncGenerator[str | GenerateDone]:
+        """Yields text as it is decoded, then GenerateDone. Closing the generator cancels the call.
+
+        Raises:
+            ServiceError: The LLM service refused, failed, or is away.
+        """
+        request = llm_pb2.GenerateRequest(
+            input_ids=input_ids,
+            visual_tokens=encoded.visual_tokens,
+            sampling=llm_pb2.SamplingParams(
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=sampling.seed,
+                stop=sampling.stop,
+            ),
+        )
+        call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata())
+        done = None
+        try:
+            async for event in call:
+                if event.HasField("delta"):
+                    yield event.delta.text
+                elif event.HasField("done"):
+                    done = event.done
+        except grpc.aio.AioRpcError as error:
+            raise self.error(error) from error
+        finally:
+            call.cancel()  # of no effect once the stream has ended
+        if done is None:
+            raise InternalError("the LLM service ended its answer before it was done")
+        yield GenerateDone(done.finish_reason, done.prompt_tokens, done.completion_tokens, done.timing.queue_ms)

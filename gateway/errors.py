@@ -1,0 +1,47 @@
+"""Errors that only an HTTP front has, and the one shape in which every error leaves it."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+
+from fovea.errors import DeadlineExceeded, MalformedRequest, NotFound, ServiceError
+from gateway.schemas.error import ErrorBody, ErrorDetail
+
+__all__ = ["MethodNotAllowed", "RequestTimeout", "UnknownRoute", "error_body", "error_headers"]
+
+
+class RequestTimeout(DeadlineExceeded):
+    """The client did not send its body in time."""
+
+    code, http_status = "request_timeout", 408
+
+
+class MethodNotAllowed(MalformedRequest):
+    """The path exists, the method does not."""
+
+    code, http_status = "method_not_allowed", 405
+
+
+class UnknownRoute(NotFound):
+    """No such path."""
+
+
+def _type(status: int) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+
+
+def error_body(error: ServiceError) -> ErrorBody:
+    """`error` as the object that clients get."""
+    return ErrorBody(
+        error=ErrorDetail(message=error.message, type=_type(error.http_status), param=error.param, code=error.code)
+    )
+
+
+def error_headers(error: ServiceError) -> dict[str, str]:
+    """Retry-After in whole seconds, rounded up, where trying again is worth it."""
+    if error.http_status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return {}
+    return {"Retry-After": str(max(1, math.ceil(error.retry_after_s or 1.0)))}

@@ -1,0 +1,154 @@
+"""Pictures by https URL, from allowed hosts only.
+
+A server that fetches what strangers name is a way into its own network, so: off unless hosts are listed; https on
+its own port; every address that the name resolves to must be public; the connection goes to the address that was
+checked, not to a second look-up; no redirects; bounded bytes and time; no detail of the network in an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+
+from fovea import telemetry
+from fovea.errors import InvalidRequest, TooLarge
+
+__all__ = ["PictureFetcher", "is_public", "resolve"]
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_S: Final = 10.0
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the public internet, the addresses that tunnel to others excluded."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return is_public(str(ip.ipv4_mapped))
+        if ip.sixtofour is not None or ip.teredo is not None or ip in _NAT64:
+            return False
+    return ip.is_global and not ip.is_multicast
+
+
+async def resolve(host: str) -> list[str]:
+    """All IP addresses of a host name.
+
+    Raises:
+        OSError: The name does not resolve.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(host, 443, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
+
+
+class PictureFetcher:
+    """Fetches pictures from allowed hosts.
+
+    Args:
+        hosts: Host names allowed, lower case; empty turns fetching off.
+        max_bytes: Largest picture.
+        resolver: Host name to IP addresses.
+        transport: How requests leave; the default is TLS with the system's certificates, without proxies.
+    """
+
+    def __init__(
+        self,
+        hosts: Collection[str],
+        *,
+        max_bytes: int,
+        resolver: Callable[[str], Awaitable[list[str]]] = resolve,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._hosts = frozenset(hosts)
+        self._max_bytes = max_bytes
+        self._resolve = resolver
+        self._transport = transport
+        self._client: httpx.AsyncClient | None = None
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+    def _http(self) -> httpx.AsyncClient:
+        # Made when first needed: reading the system's certificates takes a while, and most servers never fetch.
+        if self._client is None:
+            self._client = httpx.AsyncClient(
+                transport=self._transport,
+                follow_redirects=False,
+                trust_env=False,
+                timeout=_TIMEOUT_S,
+                limits=httpx.Limits(max_connections=16),
+            )
+        return self._client
+
+    async def fetch(self, url: str) -> bytes:
+        """The body behind an https URL, within 10 s.
+
+        Raises:
+            InvalidRequest: Fetching is off, the URL is not allowed, or its host did not deliver.
+            TooLarge: More than `max_bytes`.
+        """
+        host = self._allowed_host(url)
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                addresses = await self._resolve(host)
+                if not addresses or not all(map(is_public, addresses)):
+                    raise InvalidRequest("image: its host is not on the public internet", param="image")
+                return await self._get(url, host, addresses[0])
+        except (OSError, httpx.HTTPError, TimeoutError) as error:
+            telemetry.FAILURES.labels("fetch").inc()
+            log.warning("a picture could not be fetched: %s", type(error).__name__)
+            raise InvalidRequest("image could not be fetched from its host", param="image") from error
+
+    def _allowed_host(self, url: str) -> str:
+        if not self._hosts:
+            raise InvalidRequest(
+                "image is a URL, but fetching is off on this server; send a data URL or upload the file", param="image"
+            )
+        try:
+            parts = urlsplit(url)
+            host, port = (parts.hostname or "").lower(), parts.port
+        except ValueError as error:
+            raise InvalidRequest("image is not a valid URL", param="image") from error
+        if parts.scheme.lower() != "https" or port not in (None, 443) or parts.username or parts.password:
+            raise InvalidRequest(
+                "image: a URL must be https on its standard port, without user and password", param="image"
+            )
+        if host not in self._hosts:
+            raise InvalidRequest(
+                "image: its host is not one from which this server fetches; send a data URL or upload the file",
+                param="image",
+            )
+        return host
+
+    async def _get(self, url: str, host: str, address: str) -> bytes:
+        parts = urlsplit(url)
+        bracketed = f"[{address}]" if ":" in address else address
+        target = httpx.URL(f"https://{bracketed}{parts.path or '/'}{'?' + parts.query if parts.query else ''}")
+        body = bytearray()
+        async with self._http().stream(
+            "GET",
+            target,
+            headers={"Host": host, "Accept": "image/*", "Accept-Encoding": "identity"},
+            extensions={"sni_hostname": host},  # the certificate is checked against the name, not the address
+        ) as response:
+            if response.status_code != httpx.codes.OK:
+                raise InvalidRequest(
+                    f"image: its host answered with status {response.status_code} instead of a picture", param="image"
+                )
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > self._max_bytes:
+                    raise TooLarge(
+                        f"image has more than the {self._max_bytes:,} bytes accepted for a picture", param="image"
+                    )
+        return bytes(body)

@@ -1,0 +1,266 @@
+"""One question, from the request to the answer.
+
+`Pipeline.answer` reads as the story: picture and question, who serves, the answer cache, else `_compute`, shared with
+identical requests in progress: visual tokens, cached or encoded, then text, then the caches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Final
+
+from pydantic import ValidationError
+
+from fovea import telemetry
+from fovea.errors import CheckpointMismatch, DeadlineExceeded, InternalError, InvalidRequest
+from gateway.cache.base import LOOKUPS, Cache, Level
+from gateway.clients.encoder import Encoded, EncoderClient
+from gateway.clients.llm import GenerateDone, LLMClient
+from gateway.fetch import PictureFetcher
+from gateway.media import Picture, decode_data_url, picture
+from gateway.plan import Plan, Planner
+from gateway.results import Computed, StoredAnswer, explain, respond
+from gateway.schemas.answer import AnswerRequest, AnswerResponse, Lookup, TokenEvent
+from gateway.single_flight import Finished, SingleFlight
+
+__all__ = ["Pipeline"]
+
+_LOCK_POLL_S: Final = 0.05
+
+
+class Pipeline:
+    """Composes encoder, LLM and caches into answers.
+
+    Args:
+        planner: Checks requests and resolves their defaults.
+        encoder: Client of the encoder service.
+        llm: Client of the LLM service.
+        cache: Both cache levels.
+        fetcher: Pictures by URL.
+    """
+
+    def __init__(
+        self, planner: Planner, *, encoder: EncoderClient, llm: LLMClient, cache: Cache, fetcher: PictureFetcher
+    ) -> None:
+        self.planner = planner
+        self.settings = planner.settings
+        self.encoder = encoder
+        self.llm = llm
+        self._cache = cache
+        self._fetcher = fetcher
+        self._flights: SingleFlight[Computed] = SingleFlight()
+
+    async def answer(
+        self, request: AnswerRequest, upload: bytes | None, *, arrived: float
+    ) -> AsyncGenerator[TokenEvent | AnswerResponse]:
+        """Yields the answer's text as it comes, then the whole answer. Closing the generator cancels the work.
+
+        Args:
+            request: A valid request.
+            upload: The picture, if it came as a file.
+            arrived: Time of the event loop at which the request arrived; its deadline counts from there.
+
+        Raises:
+            ServiceError: Anything that keeps the answer from being given.
+        """
+        deadline = arrived + self.planner.check(request)
+        async with _until(deadline):
+            image = await self._picture(request, upload)
+            encoder, llm = await asyncio.gather(self.encoder.info(), self.llm.info())
+            plan = self.planner.plan(request, image, encoder=encoder, llm=llm, deadline=deadline)
+            stored = await self._stored_answer(plan)
+        if stored is not None:
+            yield TokenEvent(text=stored.answer)
+            yield self._respond(Computed(stored), plan, arrived, _now())
+            return
+
+        first_token_at = None
+        run = self._flights.run(plan.shared_key, lambda emit: self._compute(plan, emit), deadline=deadline)
+        async with aclosing(run) as events:
+            async for event in events:
+                first_token_at = first_token_at or _now()
+                if isinstance(event, Finished):
+                    computed = Computed(event.result.stored) if event.shared else event.result
+                    yield self._respond(computed, plan, arrived, first_token_at)
+                else:
+                    yield TokenEvent(text=event)
+
+    async def _picture(self, request: AnswerRequest, upload: bytes | None) -> Picture:
+        limit = self.settings.max_image_bytes
+        if upload is not None and request.image is not None:
+            raise InvalidRequest("image was given twice, as a file and as a field", param="image")
+        # Decoding and hashing megabytes takes long enough to hold up everybody else, hence the threads.
+        if upload is not None:
+            return await asyncio.to_thread(picture, upload, max_bytes=limit)
+        if request.image is None:
+            raise InvalidRequest("image is missing; send a data URL or upload a file", param="image")
+        scheme = request.image[:8].lower()
+        if scheme.startswith("data:"):
+            return await asyncio.to_thread(decode_data_url, request.image, max_bytes=limit)
+        if scheme.startswith(("https://", "http://")):
+            return await asyncio.to_thread(picture, await self._fetcher.fetch(request.image), max_bytes=limit)
+        raise InvalidRequest("image is neither a data URL (data:image/...;base64,...) nor an https URL", param="image")
+
+    async def _compute(self, plan: Plan, emit: Callable[[str], None]) -> Computed:
+        """The work itself: visual tokens, text, caches. Runs in a task of its own, possibly for many callers."""
+        async with self._turn(plan) as stored:
+            if stored is not None:
+                emit(stored.answer)
+                return Computed(stored)
+
+            start = _now()
+            encoded, level = await self._visual_tokens(plan)
+            encoded_at = _now()
+            _check_context(plan, encoded)
+            text, done = await self._generate(plan, encoded, emit)
+            fresh = level != "hit"
+            computed = Computed(
+                StoredAnswer(
+                    answer=text,
+                    finish_reason=done.finish_reason,
+                    prompt_tokens=done.prompt_tokens,
+                    completion_tokens=done.completion_tokens,
+                    visual_tokens_total=encoded.num_tokens_total,
+                    visual_tokens_kept=encoded.num_tokens_kept,
+                ),
+                wire_bytes=encoded.wire_bytes,
+                answer="miss" if plan.shared_key is not None else "skip",
+                visual_tokens=level,
+                features=("hit" if encoded.features_cached else "miss") if fresh else "skip",
+                queue_ms=(encoded.queue_ms if fresh else 0.0) + done.queue_ms,
+                encode_ms=(encoded_at - start) * 1000 if fresh else 0.0,
+                generate_ms=(_now() - encoded_at) * 1000,
+                explain=explain(encoded) if plan.encode.explain else None,
+            )
+            if plan.answer_key is not None and await self._same_services(plan, encoded):
+                await self._cache.put("answer", plan.answer_key, computed.stored.model_dump_json().encode())
+            return computed
+
+    @asynccontextmanager
+    async def _turn(self, plan: Plan) -> AsyncIterator[StoredAnswer | None]:
+        """Waits while another gateway computes this very answer: what it stored, or None, then it is ours to do."""
+        key = plan.shared_key
+        if key is None:
+            yield None
+            return
+        waited = False
+        while not await self._cache.acquire(key):  # a lock expires by itself, so this ends
+            waited = True
+            stored = await self._stored_answer(plan)
+            if stored is not None:
+                yield stored
+                return
+            await asyncio.sleep(_LOCK_POLL_S)
+        try:
+            yield await self._stored_answer(plan) if waited else None
+        finally:
+            await self._cache.release(key)
+
+    async def _visual_tokens(self, plan: Plan) -> tuple[Encoded, Lookup]:
+        if plan.cache == "use":
+            data = await self._look_up("visual_tokens", plan.visual_tokens_key)
+            cached = Encoded.from_bytes(data) if data is not None else None
+            if cached is not None:
+                return cached, "hit"
+        encoded = await self.encoder.encode(plan.encode, _remaining(plan.deadline))
+        telemetry.VISUAL_TOKENS_TOTAL.inc(encoded.num_tokens_total)
+        telemetry.VISUAL_TOKENS_KEPT.inc(encoded.num_tokens_kept)
+        if plan.cache != "bypass" and await self._same_services(plan, encoded):
+            await self._cache.put("visual_tokens", plan.visual_tokens_key, encoded.to_bytes())
+        return encoded, "miss" if plan.cache == "use" else "skip"
+
+    async def _generate(self, plan: Plan, encoded: Encoded, emit: Callable[[str], None]) -> tuple[str, GenerateDone]:
+        telemetry.WIRE_BYTES.inc(encoded.wire_bytes)
+        pieces: list[str] = []
+        generation = self.llm.generate(plan.input_ids, encoded, plan.sampling, _remaining(plan.deadline))
+        try:
+            async with aclosing(generation) as events:
+                async for event in events:
+                    if isinstance(event, GenerateDone):
+                        return "".join(pieces), event
+                    # Prompts end in "ASSISTANT:", so the first word comes with a blank that is not the answer's.
+                    piece = event if pieces else event.lstrip()
+                    if piece:
+                        pieces.append(piece)
+                        emit(piece)
+        except CheckpointMismatch:
+            self.encoder.forget_info()  # one of the two has been replaced
+            raise
+        raise InternalError("the LLM service ended its answer before it was done")
+
+    async def _same_services(self, plan: Plan, encoded: Encoded) -> bool:
+        """Whether what was computed belongs under the plan's keys: no service was replaced in the meantime."""
+        if encoded.fingerprints != {plan.encoder.fingerprint}:
+            self.encoder.forget_info()
+            return False
+        return await self.encoder.info() == plan.encoder and await self.llm.info() == plan.llm
+
+    async def _stored_answer(self, plan: Plan) -> StoredAnswer | None:
+        if plan.shared_key is None:
+            return None
+        data = await self._look_up("answer", plan.shared_key)
+        if data is None:
+            return None
+        try:
+            return StoredAnswer.model_validate_json(data)
+        except ValidationError:
+            telemetry.FAILURES.labels("cache_entry").inc()
+            return None
+
+    async def _look_up(self, level: Level, key: str) -> bytes | None:
+        data = await self._cache.get(level, key)
+        LOOKUPS.labels(level, "miss" if data is None else "hit").inc()
+        return data
+
+    def _respond(self, computed: Computed, plan: Plan, arrived: float, first_token_at: float) -> AnswerResponse:
+        telemetry.TIME_TO_FIRST_TOKEN_SECONDS.observe(first_token_at - arrived)
+        return respond(
+            computed,
+            model=self.settings.model_name,
+            tokenize_ms=plan.tokenize_ms,
+            time_to_first_token_s=first_token_at - arrived,
+            total_s=_now() - arrived,
+        )
+
+    async def close(self) -> None:
+        """Cancels what is in progress and closes clients, cache and fetcher."""
+        await self._flights.close()
+        await asyncio.gather(self.encoder.close(), self.llm.close(), self._cache.close(), self._fetcher.close())
+
+
+def _check_context(plan: Plan, encoded: Encoded) -> None:
+    """Refuses a prompt that leaves no room for a single token of answer."""
+    prompt_tokens = len(plan.input_ids) - len(plan.encode.images) + encoded.num_tokens_kept
+    excess = prompt_tokens + 1 - plan.llm.max_model_len
+    if excess > 0:
+        raise InvalidRequest(
+            f"the prompt has {prompt_tokens} tokens, visual tokens included; that is {excess} more than the model's"
+            f" context of {plan.llm.max_model_len} leaves room for",
+            param="question",
+        )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _remaining(deadline: float) -> float:
+    left = deadline - _now()
+    if left <= 0:
+        raise _late()
+    return left
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the answer was not done within timeout_s", param="timeout_s")
+
+
+@asynccontextmanager
+async def _until(deadline: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise _late() from None

@@ -1,0 +1,159 @@
+"""A request made definite: limits checked, defaults resolved, the question written as ids, cache keys made."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+
+from fovea.errors import InvalidRequest, NotFound
+from gateway.cache.keys import EncodeKey, SamplingKey, answer_key, visual_tokens_key
+from gateway.clients.encoder import EncodeCall, EncoderInfo, PrunerInfo
+from gateway.clients.llm import LLMInfo, Sampling
+from gateway.media import Picture
+from gateway.schemas.answer import AnswerRequest, CacheMode
+from gateway.settings import GatewaySettings
+from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
+
+__all__ = ["Plan", "Planner"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is to be done for one request.
+
+    Attributes:
+        encode: The call to the encoder service.
+        input_ids: The prompt for the language model.
+        sampling: Sampling parameters.
+        encoder, llm: Who the services were when the keys were made.
+        visual_tokens_key: Cache key of the encoder's output.
+        answer_key: Cache key of the answer; None where it may neither be cached nor shared.
+        cache: How the caches are to be used.
+        deadline: Time of the event loop.
+        tokenize_ms: How long the ids took.
+    """
+
+    encode: EncodeCall
+    input_ids: list[int]
+    sampling: Sampling
+    encoder: EncoderInfo
+    llm: LLMInfo
+    visual_tokens_key: str
+    answer_key: str | None
+    cache: CacheMode
+    deadline: float
+    tokenize_ms: float
+
+    @property
+    def shared_key(self) -> str | None:
+        """Key under which the answer may come from a cache or from an identical request in progress."""
+        return self.answer_key if self.cache == "use" else None
+
+
+class Planner:
+    """Makes plans.
+
+    Args:
+        settings: Limits and defaults.
+        prompt_tokenizer: For the language model.
+        text_tower_tokenizer: For the encoder's text tower.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        prompt_tokenizer: PromptTokenizer,
+        text_tower_tokenizer: TextTowerTokenizer,
+    ) -> None:
+        self.settings = settings
+        self.prompt_tokenizer = prompt_tokenizer
+        self._text_tower_tokenizer = text_tower_tokenizer
+
+    def check(self, request: AnswerRequest) -> float:
+        """Holds a request against this server's limits; returns its time in seconds.
+
+        Raises:
+            NotFound: Another model was asked for.
+            InvalidRequest: A limit is passed.
+        """
+        settings = self.settings
+        if request.model not in (None, settings.model_name):
+            raise NotFound(f"model {request.model!r:.80} is not served here; {settings.model_name!r} is", param="model")
+        if len(request.question) > settings.max_question_chars:
+            raise InvalidRequest(
+                f"question has {len(request.question):,} characters; 1 to {settings.max_question_chars:,} are accepted",
+                param="question",
+            )
+        if request.max_tokens > settings.max_tokens:
+            raise InvalidRequest(
+                f"max_tokens is {request.max_tokens}; 1 to {settings.max_tokens} are accepted", param="max_tokens"
+            )
+        timeout_s = request.timeout_s or settings.default_timeout_s
+        if timeout_s > settings.max_timeout_s:
+            raise InvalidRequest(
+                f"timeout_s is {timeout_s:g}; up to {settings.max_timeout_s:g} is accepted", param="timeout_s"
+            )
+        return timeout_s
+
+    def plan(
+        self, request: AnswerRequest, image: Picture, *, encoder: EncoderInfo, llm: LLMInfo, deadline: float
+    ) -> Plan:
+        """The plan for a request that passed `check`.
+
+        Raises:
+            NotFound: No such pruner.
+            InvalidRequest: The question cannot be asked about one picture.
+        """
+        pruner = _pruner(request.pruner or self.settings.pruner or encoder.default_pruner, encoder)
+        start = time.perf_counter()
+        input_ids = self.prompt_tokenizer.encode(request.question, num_images=1)
+        text_ids = self._text_tower_tokenizer.encode(request.question) if pruner.reads_text else []
+        tokenize_ms = (time.perf_counter() - start) * 1000
+
+        keep_ratio = request.keep_ratio
+        if request.keep_tokens is None and keep_ratio is None:
+            keep_ratio = self.settings.keep_ratio or encoder.default_keep_ratio
+        encode = EncodeCall(
+            images=[image.data],
+            text_ids=text_ids,
+            pruner=pruner.name,
+            pruner_params=request.pruner_params,
+            keep_tokens=request.keep_tokens,
+            keep_ratio=keep_ratio,
+            wire_dtype=request.wire_dtype or self.settings.wire_dtype or encoder.default_wire_dtype,
+            explain=request.explain,
+        )
+        sampling = Sampling(request.max_tokens, request.temperature, request.top_p, request.seed, request.stop)
+        key = EncodeKey(
+            image_sha256=[image.sha256],
+            text_ids=text_ids,
+            pruner=encode.pruner,
+            pruner_params=encode.pruner_params,
+            keep_tokens=encode.keep_tokens,
+            keep_ratio=encode.keep_ratio,
+            wire_dtype=encode.wire_dtype,
+            explain=encode.explain,
+            fingerprints=encoder.fingerprints,
+        )
+        cacheable = request.deterministic and request.cache != "bypass" and not request.explain
+        whole_key = answer_key(key, input_ids, SamplingKey(**asdict(sampling)), llm.fingerprints)
+        return Plan(
+            encode=encode,
+            input_ids=input_ids,
+            sampling=sampling,
+            encoder=encoder,
+            llm=llm,
+            visual_tokens_key=visual_tokens_key(key),
+            answer_key=whole_key if cacheable else None,
+            cache=request.cache,
+            deadline=deadline,
+            tokenize_ms=tokenize_ms,
+        )
+
+
+def _pruner(name: str, encoder: EncoderInfo) -> PrunerInfo:
+    for pruner in encoder.pruners:
+        if pruner.name == name:
+            return pruner
+    accepted = ", ".join(pruner.name for pruner in encoder.pruners)
+    raise NotFound(f"there is no pruner {name!r:.80}; accepted are {accepted}", param="pruner")

@@ -1,0 +1,1 @@
+"""What goes over HTTP: pydantic models of requests and responses, nothing else."""

@@ -1,0 +1,52 @@
+"""Response of `GET /v1/pruners`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["Pruner", "PrunerList", "PrunerParameter"]
+
+
+class PrunerParameter(BaseModel):
+    """One entry of `pruner_params`."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    default: Any
+    description: str
+    """Values accepted and what they do."""
+
+
+class Pruner(BaseModel):
+    """One way to choose which visual tokens are kept."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    """As used in `pruner`."""
+
+    side: Literal["encoder", "llm"]
+    """Where it runs."""
+
+    summary: str
+    reference: str
+    """The paper."""
+
+    reads_text: bool
+    """Its choice depends on the question."""
+
+    parameters: list[PrunerParameter]
+
+
+class PrunerList(BaseModel):
+    """The pruners that the encoder service offers, and what applies where a request does not say."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    pruners: list[Pruner]
+    default_pruner: str
+    default_keep_ratio: float
+    default_wire_dtype: str

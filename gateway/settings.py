@@ -1,0 +1,123 @@
+"""Settings of the gateway: flags of `python -m gateway` and environment variables `GATEWAY_*`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from fovea.server import split_address
+from fovea.settings import ServiceSettings, settings_config
+
+__all__ = ["GatewaySettings"]
+
+MiB = 2**20
+
+
+class GatewaySettings(ServiceSettings):
+    """REST front of the encoder and LLM services: tokenizes, caches, composes. Needs no GPU and no torch."""
+
+    model_config = settings_config("python -m gateway", "GATEWAY_")
+
+    model: str
+    """Checkpoint that both services serve: a local directory or a hub id. Only its tokenizer, chat template and
+    configuration are read (and fetched); never its weights."""
+
+    text_tower: str = "openai/clip-vit-large-patch14-336"
+    """CLIP checkpoint whose tokenizer writes the question for the encoder's text tower. Must be the encoder's own."""
+
+    revision: str | None = None
+    """Branch, tag or commit of `model` on the hub; left out: the default branch."""
+
+    served_model_name: str = ""
+    """Name that clients use in `model`; empty: the hub id, or the directory's last part. Any other name is a 404."""
+
+    listen: str = "127.0.0.1:8000"
+    """host:port of the REST server."""
+
+    encoder: str = "127.0.0.1:50051"
+    """host:port of the encoder service, or dns:///name:port to spread calls over several."""
+
+    llm: str = "127.0.0.1:50052"
+    """host:port of the LLM service, or dns:///name:port to spread calls over several."""
+
+    redis_url: SecretStr = SecretStr("")
+    """redis:// or rediss:// URL of a cache shared by all gateways; empty: a cache inside this process. While Redis is
+    down or slow, answers are computed anew; no request fails by it."""
+
+    cache_ttl_s: float = Field(default=3600.0, gt=0)
+    """Seconds after which a cached answer or visual tokens are forgotten."""
+
+    answer_cache_bytes: int = Field(default=16 * MiB, ge=0)
+    """Size of the embedded answer cache; beyond it the least recently used go. 0 turns it off. Unused with Redis."""
+
+    visual_token_cache_bytes: int = Field(default=256 * MiB, ge=0)
+    """Size of the embedded visual-token cache; beyond it the least recently used go. 0 turns it off. Unused with
+    Redis."""
+
+    pruner: str = ""
+    """Pruner of requests that name none; empty: the encoder's default."""
+
+    keep_ratio: float | None = Field(default=None, gt=0, le=1)
+    """Share of visual tokens kept for requests that set no budget; left out: the encoder's default."""
+
+    wire_dtype: Literal["", "float32", "float16", "bfloat16"] = ""
+    """How visual tokens travel for requests that do not say; empty: the encoder's default."""
+
+    max_body_bytes: int = Field(default=20 * MiB, ge=1)
+    """Largest request body; beyond it 413, without reading the rest."""
+
+    max_image_bytes: int = Field(default=16 * MiB, ge=1)
+    """Largest picture file, uploaded, inline or fetched; beyond it 413."""
+
+    max_question_chars: int = Field(default=8000, ge=1)
+    """Longest question in characters; beyond it 422."""
+
+    max_tokens: int = Field(default=2048, ge=1)
+    """Most tokens a request may ask for; beyond it 422."""
+
+    default_timeout_s: float = Field(default=60.0, gt=0)
+    """Deadline of an answer whose request sets none; then 504."""
+
+    max_timeout_s: float = Field(default=600.0, gt=0)
+    """Longest deadline that a request may set; beyond it 422."""
+
+    max_concurrent_requests: int = Field(default=64, ge=1)
+    """Answers in progress at once; beyond it 429 with Retry-After at once, before the body is read."""
+
+    fetch_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Comma-separated host names from which https pictures may be fetched. Empty: fetching is off, https URLs are a
+    422. Names that resolve to private addresses are refused, redirects are not followed."""
+
+    max_message_bytes: int = Field(default=64 * MiB, ge=1)
+    """Largest gRPC message to or from a service; beyond it the request fails with 413 or 502."""
+
+    drain_grace_s: float = Field(default=20.0, ge=0)
+    """Seconds that answers in progress get when the process is told to stop; what is left is cancelled."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log lines that are written."""
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+    @field_validator("fetch_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        parts = [value] if isinstance(value, str) else value
+        return tuple(host.strip().lower() for part in parts for host in str(part).split(",") if host.strip())
+
+    @property
+    def model_name(self) -> str:
+        """The name under which the model is served."""
+        return self.served_model_name or self.default_model_name(self.model)
+
+    @staticmethod
+    def default_model_name(model: str) -> str:
+        """A hub id as it is; of a directory the last part, for a path is nobody's business."""
+        is_hub_id = model.count("/") == 1 and not model.startswith((".", "/", "~"))
+        return model if is_hub_id else model.rstrip("/").rsplit("/", 1)[-1]

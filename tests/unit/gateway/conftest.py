@@ -1,0 +1,152 @@
+"""Tiny tokenizers, scripted services, and a gateway in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import struct
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+
+from fovea.server import GrpcServer
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
+from tests.unit.gateway.checkpoints import write_clip, write_llava
+from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("GATEWAY_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llava(tmp_path_factory.mktemp("checkpoints") / "tiny-llava", "byte_level")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("checkpoints") / "tiny-clip")
+
+
+def png(shade: int = 0) -> bytes:
+    """A real picture of one pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes([0, shade]))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def data_url(data: bytes, media_type: str = "image/png") -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def ask(question: str = "What colour is it?", shade: int = 0, **fields: Any) -> dict[str, Any]:
+    """A JSON body."""
+    return {"question": question, "image": data_url(png(shade)), **fields}
+
+
+def failures(kind: str) -> float:
+    return REGISTRY.get_sample_value("fovea_failures_total", {"kind": kind}) or 0.0
+
+
+@dataclass
+class Gateway:
+    """A gateway in this process with its two services."""
+
+    app: FastAPI
+    http: httpx.AsyncClient
+    encoder: ScriptedEncoder
+    llm: ScriptedLLM
+    servers: dict[str, GrpcServer]
+
+    async def answer(self, **fields: Any) -> dict[str, Any]:
+        """The answer to `ask(**fields)`, which must succeed."""
+        response = await self.http.post("/v1/answer", json=ask(**fields))
+        assert response.status_code == 200, response.text
+        return dict(response.json())
+
+    async def refused(self, status: int, body: Any = None, **fields: Any) -> dict[str, Any]:
+        """The error of a request that must fail with `status`."""
+        response = await self.http.post("/v1/answer", json=ask(**fields) if body is None else body)
+        assert response.status_code == status, response.text
+        assert response.headers["x-request-id"]
+        assert set(response.json()) == {"error"}
+        return dict(response.json()["error"])
+
+
+StartGateway = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture
+async def start_gateway(llava: Path, clip: Path) -> AsyncIterator[StartGateway]:
+    """Starts gateways with the settings given; several share the services of the first."""
+    async with AsyncExitStack() as stack:
+        encoder, llm = ScriptedEncoder(), ScriptedLLM()
+        servers = {"encoder": await serve(encoder), "llm": await serve(llm)}
+
+        async def stop_servers() -> None:
+            await asyncio.gather(*(server.grpc.stop(0) for server in servers.values()))
+
+        stack.push_async_callback(stop_servers)
+
+        async def start(*, over_tcp: bool = False, **settings: Any) -> Gateway:
+            app = create_app(
+                GatewaySettings(
+                    **{
+                        "model": str(llava),
+                        "text_tower": str(clip),
+                        "encoder": f"127.0.0.1:{servers['encoder'].port}",
+                        "llm": f"127.0.0.1:{servers['llm'].port}",
+                        **settings,
+                    }
+                )
+            )
+            if over_tcp:
+                http = httpx.AsyncClient(base_url=await _run_uvicorn(app, stack), trust_env=False)
+            else:
+                await stack.enter_async_context(app.router.lifespan_context(app))
+                http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+            return Gateway(app, await stack.enter_async_context(http), encoder, llm, servers)
+
+        yield start
+
+
+async def _run_uvicorn(app: FastAPI, stack: AsyncExitStack) -> str:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
+    config = server.config
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    running = asyncio.create_task(server.main_loop())
+
+    async def stop() -> None:
+        server.should_exit = True
+        await running
+        await server.shutdown()
+
+    stack.push_async_callback(stop)
+    return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+
+@pytest.fixture
+async def gateway(start_gateway: StartGateway) -> Gateway:
+    """A gateway with default settings."""
+    return await start_gateway()

@@ -1,0 +1,249 @@
+"""`POST /v1/answer`: what a client gets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from fovea.errors import UnsupportedMedia
+from fovea.v1 import tensor_pb2
+from gateway.api.event_stream import EventStream
+from gateway.api.request_context import OUTCOME
+from gateway.schemas.answer import AnswerRequest, AnswerResponse, TokenEvent
+from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
+
+
+def events(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Server-sent events as (name, data)."""
+    frames = [frame.split("\n") for frame in text.split("\n\n") if frame]
+    return [(lines[0].removeprefix("event: "), json.loads(lines[1].removeprefix("data: "))) for lines in frames]
+
+
+async def test_an_answer_has_all_its_parts(gateway: Gateway) -> None:
+    answer = await gateway.answer()
+    assert answer["id"].startswith("ans-")
+    assert answer["model"] == "tiny-llava"
+    assert answer["answer"].startswith("red ")
+    assert answer["finish_reason"] == "stop"
+    assert answer["cache"] == {"answer": "miss", "visual_tokens": "miss", "features": "miss"}
+    request = gateway.llm.calls[0]
+    assert answer["usage"] == {
+        "prompt_tokens": len(request.input_ids) - 1 + 3,
+        "completion_tokens": 3,
+        "visual_tokens_total": 6,
+        "visual_tokens_kept": 3,
+        "wire_bytes": sum(tokens.ByteSize() for tokens in request.visual_tokens),
+    }
+    timing = answer["timing_ms"]
+    assert timing["queue"] == 2.0
+    assert 0 < timing["time_to_first_token"] <= timing["total"]
+    assert set(timing) == {"queue", "tokenize", "encode", "time_to_first_token", "generate", "total"}
+    assert "explain" not in answer
+
+
+async def test_fields_reach_the_services(gateway: Gateway) -> None:
+    await gateway.answer(
+        pruner="desap",
+        pruner_params={"beta": 0.25, "fidelity": True},
+        keep_tokens=2,
+        wire_dtype="bfloat16",
+        max_tokens=7,
+        temperature=0.5,
+        top_p=0.9,
+        seed=2**64 - 1,
+        stop="END",
+    )
+    encode, sampling = gateway.encoder.calls[0], gateway.llm.calls[0].sampling
+    assert encode.images[0] == png()
+    assert encode.pruner == "desap"
+    assert dict(encode.pruner_params) == {"beta": 0.25, "fidelity": True}
+    assert encode.WhichOneof("budget") == "keep_tokens"
+    assert encode.keep_tokens == 2
+    assert encode.wire_dtype == tensor_pb2.DTYPE_BFLOAT16
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (7, 0.5, 0.9)
+    assert (sampling.seed, list(sampling.stop)) == (2**64 - 1, ["END"])
+
+
+async def test_the_encoders_defaults_apply_where_nothing_is_said(gateway: Gateway) -> None:
+    await gateway.answer()
+    encode = gateway.encoder.calls[0]
+    assert (encode.pruner, encode.keep_ratio, encode.wire_dtype) == ("desap", 0.5, tensor_pb2.DTYPE_FLOAT16)
+    assert not gateway.llm.calls[0].sampling.HasField("seed")
+
+
+async def test_settings_override_the_encoders_defaults(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(pruner="none", keep_ratio=0.25, wire_dtype="float32")
+    await gateway.answer()
+    encode = gateway.encoder.calls[0]
+    assert (encode.pruner, encode.keep_ratio, encode.wire_dtype) == ("none", 0.25, tensor_pb2.DTYPE_FLOAT32)
+    listed = (await gateway.http.get("/v1/pruners")).json()
+    assert (listed["default_pruner"], listed["default_keep_ratio"]) == ("none", 0.25)
+
+
+async def test_pruners_that_read_no_text_get_none(gateway: Gateway) -> None:
+    await gateway.answer(pruner="none")
+    await gateway.answer(pruner="desap")
+    assert [len(call.text_ids) > 0 for call in gateway.encoder.calls] == [False, True]
+
+
+async def test_multipart_equals_json(gateway: Gateway) -> None:
+    fields = {
+        "question": "What colour is it?",
+        "keep_ratio": "0.5",
+        "max_tokens": "9",
+        "seed": "3",
+        "temperature": "0.5",
+        "pruner_params": '{"beta": 0.25}',
+        "stop": ["END", "STOP"],
+        "stream": "false",
+    }
+    response = await gateway.http.post("/v1/answer", data=fields, files={"image": ("a.png", png(), "image/png")})
+    assert response.status_code == 200, response.text
+    same = await gateway.answer(
+        keep_ratio=0.5, max_tokens=9, seed=3, temperature=0.5, pruner_params={"beta": 0.25}, stop=["END", "STOP"]
+    )
+    assert same["answer"] == response.json()["answer"]
+    assert same["cache"]["answer"] == "hit"  # every field meant the same
+
+
+async def test_multipart_takes_a_data_url_as_a_field(gateway: Gateway) -> None:
+    form = {"question": (None, "What?"), "image": (None, data_url(png()))}
+    response = await gateway.http.post("/v1/answer", files=form)
+    assert response.status_code == 200, response.text
+
+
+async def test_stream_says_what_the_whole_answer_says(gateway: Gateway) -> None:
+    response = await gateway.http.post("/v1/answer", json=ask(stream=True, cache="bypass"))
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-accel-buffering"] == "no"
+    *tokens, done = events(response.text)
+    whole = await gateway.answer(cache="bypass")
+    assert [name for name, _ in tokens] == ["token"] * len(tokens)
+    assert "".join(data["text"] for _, data in tokens) == whole["answer"]
+    assert done[0] == "done"
+    volatile = {"id", "timing_ms"}
+    assert {k: v for k, v in done[1].items() if k not in volatile} == {
+        k: v for k, v in whole.items() if k not in volatile
+    }
+
+
+async def test_tokens_come_before_the_answer_is_done(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(over_tcp=True)
+    gateway.llm.gate.shut()
+    async with gateway.http.stream("POST", "/v1/answer", json=ask(stream=True)) as response:
+        lines = response.aiter_lines()
+        assert await anext(lines) == "event: token"
+        assert json.loads((await anext(lines)).removeprefix("data: ")) == {"text": "red"}
+        gateway.llm.gate.open()
+        assert "event: done" in [line async for line in lines]
+
+
+async def test_an_error_after_the_first_token_is_an_event(gateway: Gateway) -> None:
+    gateway.llm.late_error = UnsupportedMedia("late")
+    response = await gateway.http.post("/v1/answer", json=ask(stream=True))
+    assert response.status_code == 200
+    assert events(response.text)[-1] == (
+        "error",
+        {"error": {"message": "late", "type": "invalid_request_error", "param": None, "code": "unsupported_media"}},
+    )
+
+
+async def test_an_error_before_the_first_token_is_a_response(gateway: Gateway) -> None:
+    gateway.encoder.error = UnsupportedMedia("not a picture", param="image")
+    error = await gateway.refused(415, stream=True)
+    assert error["param"] == "image"
+
+
+async def test_explain_adds_maps_and_is_never_served_from_the_answer_cache(gateway: Gateway) -> None:
+    await gateway.answer()
+    for expected in ("miss", "hit"):
+        answer = await gateway.answer(explain=True)
+        assert answer["explain"] == {
+            "pruner": "desap",
+            "grid": [2, 3],
+            "kept": [0, 1, 2],
+            "task_map": [[0.5] * 3] * 2,
+            "saliency_map": [[0.25] * 3] * 2,
+            "merged_into": [[0, 1, 2], [0, 1, -1]],
+        }
+        assert answer["cache"]["answer"] == "skip"
+        assert answer["cache"]["visual_tokens"] == expected
+    assert len(gateway.llm.calls) == 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("leg", ["encoder", "llm"])
+async def test_a_client_that_leaves_cancels_the_work(start_gateway: StartGateway, leg: str, stream: bool) -> None:
+    gateway = await start_gateway(over_tcp=True)
+    service = getattr(gateway, leg)
+    service.gate.shut()
+    request = asyncio.create_task(gateway.http.post("/v1/answer", json=ask(stream=stream)))
+    await service.gate.reached.wait()
+    request.cancel()
+    async with asyncio.timeout(10):
+        await service.cancelled.wait()
+    service.gate.open()
+    await gateway.answer()  # and the gateway is as good as new
+
+
+async def test_a_client_that_does_not_read_is_cut_off() -> None:
+    async def stalled(message: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def silent() -> Any:
+        await asyncio.Event().wait()
+
+    async def events() -> AsyncGenerator[TokenEvent | AnswerResponse]:
+        yield TokenEvent(text="b")
+
+    closed = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        stack.callback(closed.set)
+        resources = stack.pop_all()
+    scope: dict[str, Any] = {"type": "http"}
+    stream = EventStream(TokenEvent(text="a"), events(), resources, give_up_at=0.0)
+    await stream(scope, silent, stalled)
+    assert scope[OUTCOME] == "deadline_exceeded"
+    assert closed.is_set()
+
+
+async def test_request_ids_go_through(gateway: Gateway) -> None:
+    response = await gateway.http.post("/v1/answer", json=ask(), headers={"x-request-id": "trace-7"})
+    assert response.headers["x-request-id"] == "trace-7"
+    assert gateway.encoder.metadata[0]["x-request-id"] == "trace-7"
+    response = await gateway.http.get("/healthz", headers={"x-request-id": "no spaces, no\ttabs"})
+    assert response.headers["x-request-id"] not in ("", "no spaces, no\ttabs")
+
+
+async def test_docs_describe_fields_with_an_example(gateway: Gateway) -> None:
+    assert (await gateway.http.get("/docs")).status_code == 200
+    operation = (await gateway.http.get("/openapi.json")).json()["paths"]["/v1/answer"]["post"]
+    body = operation["requestBody"]["content"]
+    schema = body["application/json"]["schema"]
+    assert all(field.get("description") for field in schema["properties"].values())
+    assert AnswerRequest.model_validate(body["application/json"]["example"])
+    example = operation["responses"]["200"]["content"]["application/json"]["example"]
+    assert AnswerResponse.model_validate(example)
+    assert body["multipart/form-data"]["schema"]["properties"]["image"]["format"] == "binary"
+
+
+async def test_users_cannot_write_special_tokens(gateway: Gateway) -> None:
+    await gateway.answer(question="what")
+    await gateway.answer(question="what</s><s>")
+    honest, smuggled = ([i for i in call.input_ids if i < 5] for call in gateway.llm.calls)
+    assert honest == smuggled
+
+
+async def test_pruners_are_listed(gateway: Gateway) -> None:
+    response: httpx.Response = await gateway.http.get("/v1/pruners")
+    body = response.json()
+    assert [pruner["name"] for pruner in body["pruners"]] == ["none", "desap"]
+    assert body["pruners"][1]["parameters"] == [{"name": "beta", "default": 0.5, "description": "0 to 1"}]
+    assert body["pruners"][1]["side"] == "encoder"
+    assert (body["default_pruner"], body["default_wire_dtype"]) == ("desap", "float16")

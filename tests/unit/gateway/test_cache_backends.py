@@ -1,0 +1,189 @@
+"""The embedded cache's bounds, and Redis in good and bad days."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.cache.memory import MemoryCache
+from gateway.cache.redis import RedisCache
+from tests.redis_server import RedisServer
+from tests.unit.gateway.conftest import Gateway, StartGateway, failures
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_memory_forgets_the_least_recently_used_beyond_its_bytes() -> None:
+    cache = MemoryCache(answer_bytes=3000, visual_token_bytes=0, ttl_s=10)
+    for key in "ab":
+        await cache.put("answer", key, bytes(1000))
+    await cache.get("answer", "a")
+    await cache.put("answer", "c", bytes(1000))
+    assert [await cache.get("answer", key) is not None for key in "abc"] == [True, False, True]
+
+
+async def test_memory_takes_nothing_larger_than_itself_and_level_zero_takes_nothing() -> None:
+    cache = MemoryCache(answer_bytes=3000, visual_token_bytes=0, ttl_s=10)
+    await cache.put("answer", "a", bytes(100))
+    await cache.put("answer", "big", bytes(3000))
+    await cache.put("visual_tokens", "v", b"")
+    assert await cache.get("answer", "big") is None
+    assert await cache.get("answer", "a") == bytes(100)
+    assert await cache.get("visual_tokens", "v") is None
+
+
+async def test_memory_entries_expire() -> None:
+    clock = Clock()
+    cache = MemoryCache(answer_bytes=3000, visual_token_bytes=0, ttl_s=10, clock=clock)
+    await cache.put("answer", "a", b"1")
+    clock.now = 9.9
+    assert await cache.get("answer", "a") == b"1"
+    clock.now = 10.1
+    assert await cache.get("answer", "a") is None
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[RedisServer]:
+    with RedisServer("--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
+        yield server
+
+
+@pytest.fixture
+async def redis(server: RedisServer) -> AsyncIterator[RedisCache]:
+    cache = RedisCache(server.url, ttl_s=10, timeout_s=5)
+    yield cache
+    await cache.close()
+
+
+async def test_redis_keeps_bytes_for_their_time(server: RedisServer, redis: RedisCache) -> None:
+    value = bytes(range(256))
+    await redis.put("visual_tokens", "k", value)
+    assert await redis.get("visual_tokens", "k") == value
+    assert await redis.get("visual_tokens", "other") is None
+    remaining_ms = int(server.command("PTTL", "k").strip(b":\r\n"))
+    assert 0 < remaining_ms <= 10_000
+
+
+async def test_a_corrupted_entry_is_a_miss_and_counted(server: RedisServer, redis: RedisCache) -> None:
+    await redis.put("answer", "k", b"value")
+    server.command("SETRANGE", "k", "6", "X")
+    before = failures("cache_entry")
+    assert await redis.get("answer", "k") is None
+    server.command("SET", "k", "ab")
+    assert await redis.get("answer", "k") is None
+    assert failures("cache_entry") == before + 2
+
+
+async def test_a_full_redis_still_answers_reads(redis: RedisCache) -> None:
+    await redis.put("answer", "small", b"1")
+    before = failures("redis")
+    for i in range(4):
+        await redis.put("answer", f"big{i}", bytes(2**20))
+    assert failures("redis") > before
+    assert await redis.get("answer", "small") == b"1"
+
+
+async def test_one_gateway_computes_at_a_time_and_a_foreign_lock_is_left_alone(server: RedisServer) -> None:
+    a, b = RedisCache(server.url, ttl_s=10, timeout_s=5), RedisCache(server.url, ttl_s=10, timeout_s=5)
+    assert await a.acquire("k")
+    assert not await b.acquire("k")
+    await b.release("k")
+    assert not await b.acquire("k")
+    await a.release("k")
+    assert await b.acquire("k")
+    lock_s = int(server.command("TTL", "k:lock").strip(b":\r\n"))
+    assert 0 < lock_s <= 10
+    await asyncio.gather(a.close(), b.close())
+
+
+async def test_a_dead_redis_costs_one_attempt_per_pause(server: RedisServer) -> None:
+    clock = Clock()
+    cache = RedisCache(server.url, ttl_s=10, timeout_s=5, pause_s=2, clock=clock)
+    await cache.put("answer", "k", b"1")
+    server.stop()
+    before = failures("redis")
+    for _ in range(5):
+        assert await cache.get("answer", "k") is None
+        assert await cache.acquire("k")  # nobody waits for a lock that cannot be had
+    assert failures("redis") == before + 1
+    server.start()
+    clock.now = 2.1
+    await cache.put("answer", "k", b"2")
+    assert await cache.get("answer", "k") == b"2"
+    await cache.close()
+
+
+async def test_a_redis_that_never_answers_costs_its_deadline(server: RedisServer) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    cache = RedisCache(f"redis://127.0.0.1:{port}/0", ttl_s=10, timeout_s=0.05)
+    before = failures("redis")
+    assert await cache.get("answer", "k") is None
+    assert failures("redis") == before + 1
+    await cache.close()
+    listener.close()
+    await listener.wait_closed()
+
+
+@pytest.mark.parametrize("url", ["http://:secret@cache:6379", "redis://cache:secret@:x"])
+def test_a_wrong_redis_url_is_not_quoted(url: str) -> None:
+    with pytest.raises(ValueError, match="redis_url is not of the form") as caught:
+        RedisCache(url, ttl_s=10)
+    assert "secret" not in str(caught.value)
+
+
+async def test_redis_may_go_and_come_back_under_a_gateway(server: RedisServer, start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(redis_url=server.url)
+    await gateway.answer()
+    assert (await gateway.answer())["cache"]["answer"] == "hit"
+    server.stop()
+    assert (await gateway.answer())["cache"]["answer"] == "miss"
+    server.start()
+    gateway.app.state.pipeline._cache._paused_until = 0.0  # the pause is over
+    await gateway.answer()
+    assert (await gateway.answer())["cache"]["answer"] == "hit"
+
+
+async def test_two_gateways_share_answers_and_work(server: RedisServer, start_gateway: StartGateway) -> None:
+    a = await start_gateway(redis_url=server.url)
+    b: Gateway = await start_gateway(redis_url=server.url)
+    a.encoder.gate.shut()
+    first = asyncio.create_task(a.answer())
+    await a.encoder.gate.reached.wait()
+    second = asyncio.create_task(b.answer())
+    while not b.app.state.pipeline._flights._flights:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    a.encoder.gate.open()
+    answers = await asyncio.gather(first, second)
+    assert [answer["cache"]["answer"] for answer in answers] == ["miss", "hit"]
+    assert answers[0]["answer"] == answers[1]["answer"]
+    assert len(a.encoder.calls) == len(a.llm.calls) == 1
+
+
+async def test_the_second_gateway_takes_over_when_the_first_gives_up(
+    server: RedisServer, start_gateway: StartGateway
+) -> None:
+    a = await start_gateway(redis_url=server.url)
+    b: Gateway = await start_gateway(redis_url=server.url)
+    a.encoder.gate.shut()
+    first = asyncio.create_task(a.answer())
+    await a.encoder.gate.reached.wait()
+    second = asyncio.create_task(b.answer())
+    while not b.app.state.pipeline._flights._flights:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    first.cancel()
+    await a.encoder.cancelled.wait()
+    a.encoder.gate.open()
+    assert (await second)["cache"]["answer"] == "miss"

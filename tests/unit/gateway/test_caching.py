@@ -1,0 +1,215 @@
+"""Both cache levels and single-flight, as a client sees them; every test with the embedded cache and with Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from fovea.errors import DeadlineExceeded, InternalError, UnsupportedMedia
+from fovea.v1 import tensor_pb2
+from gateway.clients import base
+from tests.redis_server import RedisServer
+from tests.unit.gateway.conftest import Gateway, StartGateway, ask
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["embedded", "redis"])
+async def gateway(request: pytest.FixtureRequest, redis: RedisServer, start_gateway: StartGateway) -> Gateway:
+    if request.param == "embedded":
+        return await start_gateway()
+    redis.command("FLUSHALL")
+    return await start_gateway(redis_url=redis.url)
+
+
+def calls(gateway: Gateway) -> tuple[int, int]:
+    """How often the encoder and the LLM service were asked."""
+    return len(gateway.encoder.calls), len(gateway.llm.calls)
+
+
+async def test_the_same_request_again_is_an_answer_hit(gateway: Gateway) -> None:
+    first, again = await gateway.answer(), await gateway.answer()
+    assert again["cache"] == {"answer": "hit", "visual_tokens": "skip", "features": "skip"}
+    assert again["usage"] == first["usage"] | {"wire_bytes": 0}
+    assert first["usage"]["wire_bytes"] > 0
+    assert (again["answer"], again["finish_reason"]) == (first["answer"], first["finish_reason"])
+    assert again["id"] != first["id"]
+    assert calls(gateway) == (1, 1)
+
+
+async def test_an_answer_hit_can_be_streamed(gateway: Gateway) -> None:
+    first = await gateway.answer()
+    response = await gateway.http.post("/v1/answer", json=ask(stream=True))
+    assert response.text.startswith(f'event: token\ndata: {{"text":"{first["answer"]}"}}\n\nevent: done\n')
+    assert calls(gateway) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"question": "What shape is it?"}, (2, 2)),
+        ({"shade": 9}, (2, 2)),
+        ({"keep_tokens": 3}, (2, 2)),
+        ({"pruner": "none"}, (2, 2)),
+        ({"pruner_params": {"beta": 0.1}}, (2, 2)),
+        ({"wire_dtype": "float32"}, (2, 2)),
+        ({"max_tokens": 5}, (1, 2)),
+        ({"stop": ["x"]}, (1, 2)),
+        ({"temperature": 0.5, "seed": 1}, (1, 2)),
+        ({"temperature": 0.5}, (1, 2)),
+        ({"seed": 7}, (1, 1)),  # greedy: a seed changes nothing
+        ({"keep_ratio": 0.5}, (1, 1)),  # the default, spelt out
+        ({"cache": "bypass"}, (2, 2)),
+        ({"cache": "refresh"}, (2, 2)),
+    ],
+)
+async def test_what_is_computed_anew(gateway: Gateway, change: dict[str, object], expected: tuple[int, int]) -> None:
+    await gateway.answer()
+    await gateway.answer(**change)  # type: ignore[arg-type]
+    assert calls(gateway) == expected
+
+
+async def test_without_a_seed_sampling_is_never_served_from_the_answer_cache(gateway: Gateway) -> None:
+    for _ in range(2):
+        answer = await gateway.answer(temperature=0.5)
+    assert answer["cache"] == {"answer": "skip", "visual_tokens": "hit", "features": "skip"}
+    assert answer["usage"]["wire_bytes"] > 0
+    assert calls(gateway) == (1, 2)
+
+
+async def test_cached_visual_tokens_are_forwarded_as_they_were(gateway: Gateway) -> None:
+    await gateway.answer()
+    await gateway.answer(max_tokens=5)
+    fresh, cached = gateway.llm.calls
+    assert fresh.visual_tokens[0].SerializeToString() == cached.visual_tokens[0].SerializeToString()
+
+
+async def test_pruners_that_read_no_text_share_visual_tokens_between_questions(gateway: Gateway) -> None:
+    await gateway.answer(question="What colour?", pruner="none")
+    answer = await gateway.answer(question="What shape?", pruner="none")
+    assert answer["cache"]["visual_tokens"] == "hit"
+    assert calls(gateway) == (1, 2)
+
+
+async def test_bypass_leaves_no_trace_and_refresh_replaces(gateway: Gateway) -> None:
+    await gateway.answer(cache="bypass")
+    assert (await gateway.answer())["cache"]["answer"] == "miss"
+    refreshed = await gateway.answer(cache="refresh")
+    assert refreshed["cache"] == {"answer": "skip", "visual_tokens": "skip", "features": "miss"}
+    assert (await gateway.answer())["cache"]["answer"] == "hit"
+
+
+@pytest.mark.parametrize("leg", ["encoder", "llm"])
+async def test_another_checkpoint_makes_other_keys(gateway: Gateway, leg: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await gateway.answer()
+    monkeypatch.setattr(base, "INFO_TTL_S", 0.0)
+    pipeline = gateway.app.state.pipeline
+    pipeline.encoder.forget_info()
+    pipeline.llm.forget_info()
+    getattr(gateway, leg).info.fingerprint = "bbbb"
+    answer = await gateway.answer()
+    assert answer["cache"]["answer"] == "miss"
+    assert answer["cache"]["visual_tokens"] == ("miss" if leg == "encoder" else "hit")
+
+
+async def test_tokens_of_a_service_replaced_unnoticed_are_not_stored(gateway: Gateway) -> None:
+    await gateway.answer(shade=1)
+    gateway.encoder.info.fingerprint = "bbbb"  # restarted with another checkpoint a moment ago
+    await gateway.answer(shade=2)
+    gateway.encoder.info.fingerprint = "aaaa"
+    assert (await gateway.answer(shade=2))["cache"] == {"answer": "miss", "visual_tokens": "miss", "features": "miss"}
+
+
+async def test_identical_requests_in_progress_share_one_computation(gateway: Gateway) -> None:
+    gateway.encoder.gate.shut()
+    tasks = [asyncio.create_task(gateway.answer()) for _ in range(8)]
+    await gateway.encoder.gate.reached.wait()
+    gateway.encoder.gate.open()
+    answers = await asyncio.gather(*tasks)
+    assert calls(gateway) == (1, 1)
+    assert len({answer["answer"] for answer in answers}) == 1
+    assert len({answer["id"] for answer in answers}) == 8
+    assert sorted(answer["cache"]["answer"] for answer in answers) == ["hit"] * 7 + ["miss"]
+    assert sum(answer["usage"]["wire_bytes"] > 0 for answer in answers) == 1
+
+
+async def test_requests_that_may_not_be_shared_are_not(gateway: Gateway) -> None:
+    gateway.llm.gate.shut()
+    tasks = [asyncio.create_task(gateway.answer(temperature=1.0)) for _ in range(3)]
+    while len(gateway.llm.calls) < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    gateway.llm.gate.open()
+    answers = await asyncio.gather(*tasks)
+    assert all(answer["cache"]["answer"] == "skip" for answer in answers)
+
+
+async def test_a_leader_that_leaves_does_not_take_the_answer_along(gateway: Gateway) -> None:
+    gateway.encoder.gate.shut()
+    leader = asyncio.create_task(gateway.answer())
+    await gateway.encoder.gate.reached.wait()
+    follower = asyncio.create_task(gateway.answer())
+    await following(gateway, 2)
+    leader.cancel()
+    await asyncio.wait([leader])
+    gateway.encoder.gate.open()
+    assert (await follower)["answer"].startswith("red")
+    assert calls(gateway) == (1, 1)
+
+
+async def test_a_follower_takes_over_from_a_leader_with_less_time(gateway: Gateway) -> None:
+    gateway.llm.gate.shut()
+    leader = asyncio.create_task(gateway.http.post("/v1/answer", json=ask(timeout_s=0.3)))
+    await gateway.llm.gate.reached.wait()
+    follower = asyncio.create_task(gateway.answer())
+    await following(gateway, 2)
+    assert (await leader).status_code == 504
+    gateway.llm.gate.open()
+    assert (await follower)["answer"].startswith("red")
+    assert len(gateway.llm.calls) <= 2
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [(UnsupportedMedia("no picture"), 1), (InternalError("defect"), 2), (DeadlineExceeded("slow"), 4)],
+)
+async def test_followers_try_again_only_what_may_turn_out_better(
+    gateway: Gateway, error: Exception, attempts: int
+) -> None:
+    gateway.encoder.gate.shut()
+    gateway.encoder.error = error  # type: ignore[assignment]
+    tasks = [asyncio.create_task(gateway.http.post("/v1/answer", json=ask())) for _ in range(4)]
+    await following(gateway, 4)
+    gateway.encoder.gate.open()
+    responses: list[httpx.Response] = await asyncio.gather(*tasks)
+    assert {response.json()["error"]["message"] for response in responses} == {str(error)}
+    assert len(gateway.encoder.calls) == attempts
+
+
+async def test_explanations_are_not_mixed_with_plain_visual_tokens(gateway: Gateway) -> None:
+    assert (await gateway.answer(explain=True))["explain"]["kept"] == [0, 1, 2]
+    plain = await gateway.answer()
+    assert "explain" not in plain
+    assert plain["cache"]["answer"] == "miss"
+    assert gateway.encoder.calls[0].wire_dtype == tensor_pb2.DTYPE_FLOAT16
+
+
+async def test_no_computation_stays_behind(gateway: Gateway) -> None:
+    await gateway.answer()
+    await gateway.refused(404, ask(pruner="magic"))
+    flights = gateway.app.state.pipeline._flights
+    assert not flights._flights
+    assert not flights._private
+
+
+async def following(gateway: Gateway, count: int) -> None:
+    """Returns when `count` callers follow computations."""
+    flights = gateway.app.state.pipeline._flights._flights
+    while sum(flight.followers for flight in flights.values()) < count:  # noqa: ASYNC110
+        await asyncio.sleep(0)

@@ -1,0 +1,101 @@
+"""What the clients make of services in trouble."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from fovea.errors import Overloaded, ServiceError, TooLarge, Unavailable
+from fovea.v1 import encoder_pb2
+from gateway.clients.base import INFO_TTL_S
+from gateway.clients.encoder import EncodeCall, Encoded, EncoderClient
+from gateway.clients.llm import LLMClient, Sampling
+from tests.unit.gateway.conftest import png
+from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
+
+CALL = EncodeCall([png()], [1, 2], "desap", {}, 3, None, "float16", False)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def encoder() -> AsyncIterator[tuple[ScriptedEncoder, str]]:
+    servicer = ScriptedEncoder()
+    server = await serve(servicer, max_concurrent_rpcs=1)
+    yield servicer, f"127.0.0.1:{server.port}"
+    await server.grpc.stop(0)
+
+
+async def test_a_service_with_all_calls_in_progress_is_overloaded(encoder: tuple[ScriptedEncoder, str]) -> None:
+    servicer, target = encoder
+    servicer.gate.shut()
+    client = EncoderClient(target, max_message_bytes=2**20)
+    calls = [asyncio.create_task(client.encode(CALL, 30)) for _ in range(2)]
+    (refused,), (accepted,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    with pytest.raises(Overloaded, match="as many calls in progress as it accepts") as caught:
+        refused.result()
+    assert caught.value.retry_after_s == 1
+    servicer.gate.open()
+    assert (await accepted).num_tokens_kept == 3
+    await client.close()
+
+
+async def test_a_message_above_the_cap_is_too_large(encoder: tuple[ScriptedEncoder, str]) -> None:
+    client = EncoderClient(encoder[1], max_message_bytes=10)
+    with pytest.raises(TooLarge, match="larger than it accepts"):
+        await client.encode(CALL, 30)
+    await client.close()
+
+
+async def test_info_is_asked_again_after_its_time_and_holds_while_the_service_is_away() -> None:
+    servicer, clock = ScriptedEncoder(), Clock()
+    server = await serve(servicer)
+    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
+    assert (await client.info()).fingerprint == "aaaa"
+    servicer.info.fingerprint = "bbbb"
+    clock.now = INFO_TTL_S - 0.1
+    assert (await client.info()).fingerprint == "aaaa"
+    clock.now = INFO_TTL_S
+    assert (await client.info()).fingerprint == "bbbb"
+    await server.grpc.stop(0)
+    clock.now = 2 * INFO_TTL_S
+    assert (await client.info()).fingerprint == "bbbb"
+    await client.close()
+
+
+async def test_a_failed_call_makes_the_next_info_ask_again() -> None:
+    servicer = ScriptedEncoder()
+    server = await serve(servicer)
+    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=Clock())
+    await client.info()
+    servicer.error = Unavailable("draining")
+    with pytest.raises(ServiceError, match="draining"):
+        await client.encode(CALL, 30)
+    servicer.info.fingerprint = "bbbb"
+    assert (await client.info()).fingerprint == "bbbb"
+    await client.close()
+    await server.grpc.stop(0)
+
+
+async def test_closing_a_generation_between_two_texts_cancels_the_call() -> None:
+    servicer = ScriptedLLM()
+    servicer.gate.shut()
+    server = await serve(servicer)
+    client = LLMClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20)
+    visual_tokens = encoder_pb2.EncodeResponse()
+    visual_tokens.visual_tokens.add(positions=[0])
+    generation = client.generate([1], Encoded(visual_tokens), Sampling(4, 0.0, 1.0, None, []), 30)
+    assert await anext(generation) == " red"
+    await servicer.gate.reached.wait()
+    await generation.aclose()
+    async with asyncio.timeout(10):
+        await servicer.cancelled.wait()
+    await client.close()
+    await server.grpc.stop(0)

@@ -1,0 +1,62 @@
+"""Liveness, readiness, metrics."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.gateway.conftest import Gateway, StartGateway
+
+
+async def test_ready_when_both_serve_the_same_checkpoint(gateway: Gateway) -> None:
+    response = await gateway.http.get("/readyz")
+    assert response.status_code == 200, response.text
+    assert response.json() == {"status": "ready", "checks": {"encoder": "ok", "llm": "ok", "fingerprints": "ok"}}
+
+
+@pytest.mark.parametrize("leg", ["encoder", "llm"])
+async def test_a_service_that_is_away_is_named(gateway: Gateway, leg: str) -> None:
+    await gateway.servers[leg].grpc.stop(0)
+    response = await gateway.http.get("/readyz")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    assert response.json()["checks"][leg] == "not serving"
+    assert f"{leg} is not serving" in response.json()["error"]["message"]
+    assert (await gateway.http.get("/healthz")).json() == {"status": "ok"}
+
+
+async def test_a_draining_service_is_not_ready(gateway: Gateway) -> None:
+    await gateway.servers["llm"]._health.enter_graceful_shutdown()
+    response = await gateway.http.get("/readyz")
+    assert (response.status_code, response.json()["checks"]["llm"]) == (503, "not serving")
+
+
+async def test_different_checkpoints_are_not_ready(gateway: Gateway) -> None:
+    gateway.llm.info.fingerprint = "bbbb"
+    response = await gateway.http.get("/readyz")
+    assert response.status_code == 503
+    assert "different checkpoints" in response.json()["error"]["message"]
+
+
+async def test_a_gateway_of_another_checkpoint_is_not_ready(gateway: Gateway) -> None:
+    gateway.llm.info.image_token_id = 99
+    response = await gateway.http.get("/readyz")
+    assert "tokenizes for another checkpoint" in response.json()["checks"]["fingerprints"]
+
+
+async def test_services_that_were_never_there(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(encoder="127.0.0.1:1", llm="127.0.0.1:1")
+    response = await gateway.http.get("/readyz")
+    assert response.json()["checks"] == {"encoder": "not serving", "llm": "not serving"}
+    assert "127.0.0.1" not in response.text
+
+
+async def test_metrics_count_requests_by_route_and_outcome(gateway: Gateway) -> None:
+    await gateway.answer()
+    await gateway.refused(404, pruner="magic")
+    await gateway.http.get("/made/up/by/a/client")
+    text = (await gateway.http.get("/metrics")).text
+    assert 'fovea_requests_total{code="ok",method="POST /v1/answer"}' in text
+    assert 'fovea_requests_total{code="not_found",method="POST /v1/answer"}' in text
+    assert 'fovea_cache_lookups_total{level="answer",outcome="miss"}' in text
+    assert "fovea_wire_bytes_total" in text
+    assert "made" not in text

@@ -1,0 +1,96 @@
+"""The gateway as a program: what it imports, its flags, how it refuses to start."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import GatewaySettings
+
+
+def python(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_gateway_never_loads_torch() -> None:
+    heavy = "{'torch', 'transformers', 'vllm'} & set(sys.modules)"
+    result = python("-c", f"import sys, gateway.app, gateway.__main__; print({heavy})")
+    assert result.stdout.strip() == "set()", result.stderr
+
+
+def test_help_describes_every_setting() -> None:
+    result = python("-m", "gateway", "--help")
+    assert result.returncode == 0
+    for name, field in GatewaySettings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in result.stdout
+        assert field.description
+
+
+def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    result = python("-m", "gateway", "--model", str(tmp_path))
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "python -m gateway:" in result.stderr
+
+
+@pytest.mark.parametrize("listen", ["8000", "host:", "host:99999"])
+def test_a_wrong_address_is_told_by_flag_and_variable(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        GatewaySettings.from_command_line(["--model", "m", "--listen", listen])
+    assert caught.value.code == 2
+    assert "--listen (GATEWAY_LISTEN)" in capsys.readouterr().err
+
+
+def test_hosts_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = ("a.example", "b.example")
+    assert (
+        GatewaySettings.from_command_line(["--model", "m", "--fetch-hosts", "A.example, b.example"]).fetch_hosts
+        == hosts
+    )
+    monkeypatch.setenv("GATEWAY_FETCH_HOSTS", "a.example,b.example")
+    assert GatewaySettings.from_command_line(["--model", "m"]).fetch_hosts == hosts
+
+
+def test_the_redis_password_is_not_shown() -> None:
+    settings = GatewaySettings(model="m", redis_url="redis://:secret@cache/0")  # type: ignore[arg-type]
+    assert "secret" not in settings.describe()
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-7b-hf"),
+        ("/models/tiny/", "tiny"),
+        ("./a/b", "b"),
+        ("tiny", "tiny"),
+    ],
+)
+def test_the_served_name_never_is_a_path(model: str, name: str) -> None:
+    assert GatewaySettings(model=model).model_name == name
+    assert GatewaySettings(model=model, served_model_name="x").model_name == "x"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly_and_its_log_is_json_lines(number: int, llava: Path, clip: Path) -> None:
+    words = [sys.executable, "-m", "gateway", "--model", str(llava), "--text-tower", str(clip)]
+    process = subprocess.Popen(
+        [*words, "--listen", "127.0.0.1:0", "--redis-url", "redis://:secret@127.0.0.1:1/0"], stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    lines = [json.loads(line) for line in iter(process.stderr.readline, b"") if _stop_when_up(process, line, number)]
+    assert process.wait(20) == 0
+    process.stderr.close()
+    assert {line["service"] for line in lines} == {"gateway"}
+    assert "secret" not in json.dumps(lines)
+
+
+def _stop_when_up(process: subprocess.Popen[bytes], line: bytes, number: int) -> bool:
+    if b"running on" in line:
+        process.send_signal(number)
+    return True

@@ -1,0 +1,36 @@
+"""Whatever a client sends as fields is either a request or an error that it may see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fovea.errors import InvalidRequest
+from gateway.schemas.answer import AnswerRequest, parse_answer_request
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+fields = st.dictionaries(st.sampled_from([*AnswerRequest.model_fields, "colour", ""]) | st.text(), values, max_size=4)
+
+
+def outcome(fields: dict[str, Any], *, strict: bool) -> AnswerRequest | InvalidRequest:
+    try:
+        return parse_answer_request(fields, strict=strict)
+    except InvalidRequest as error:
+        return error
+
+
+@settings(deadline=None)
+@given(fields, st.booleans())
+def test_fields_are_a_request_or_a_named_error(fields: dict[str, Any], strict: bool) -> None:
+    fields = {"question": "What?"} | fields
+    result = outcome(fields, strict=strict)
+    if isinstance(result, AnswerRequest):
+        assert result.question == fields["question"]
+    else:
+        assert result.message
