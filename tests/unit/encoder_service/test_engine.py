@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from encoder_service.engine import EncodeRequest, Engine, PreparedPicture, PreparedRequest
+from encoder_service.engine import EncodeRequest, Engine, PreparedPicture
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, Needs, PrunerInput, View, VisionFeatures
+from encoder_service.pruners.in_tower import InTowerPruner
 from fovea import telemetry
 
 TEXT = (98, 5, 17, 40, 99)
@@ -29,11 +31,13 @@ class CountingModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def encode_images(self, pixel_values: torch.Tensor, views: frozenset[View]) -> list[VisionFeatures]:
+    def encode_images(
+        self, pixel_values: torch.Tensor, views: frozenset[View], in_tower: InTowerPruner | None = None
+    ) -> list[VisionFeatures]:
         self.forwards.append((len(pixel_values), views))
         if not pixel_values.isfinite().all():
             raise FloatingPointError("a poisoned picture")
-        return self._model.encode_images(pixel_values, views)
+        return self._model.encode_images(pixel_values, views, in_tower)
 
     def encode_texts(self, texts: Sequence[Sequence[int]], **options: Any) -> Any:
         self.texts += 1
@@ -157,7 +161,7 @@ def test_a_poisoned_picture_fails_alone(make_engine: Any, ask: Any, counting: Co
     engine = make_engine(towers=counting)
     good, bad = engine.prepare(ask(0)), engine.prepare(ask(1))
     digest, pixel_values = bad.pictures[0].digest, torch.full_like(good.pictures[0].pixel_values, torch.nan)
-    bad = PreparedRequest(bad.request, (PreparedPicture(digest, pixel_values=pixel_values),))
+    bad = dataclasses.replace(bad, pictures=(PreparedPicture(digest, pixel_values=pixel_values),))
     before = telemetry.FAILURES.labels("encoder_batch")._value.get()
     first, second, third = engine.run([good, bad, engine.prepare(ask(2))])
     assert isinstance(second, FloatingPointError)
