@@ -78,6 +78,9 @@ def test_a_batch_gives_each_what_it_gets_alone(make_engine: Any, ask: Any) -> No
         ask(4, pruner="none", text=()),
         ask(5, 6, text_filter="eot_attention", keep_tokens=9),
         ask(0, text=(98, *range(40), 99), attn_variant="kkv"),
+        *(ask(i, 7, pruner=name) for i, name in enumerate(PRUNERS) if name != "desap"),
+        ask(0, 1, pruner="flowcut", keep_tokens=20),
+        ask(2, pruner="flowcut", keep_tokens=36),
     ]
     together = compute(make_engine(), *requests)
     for request, batched in zip(requests, together, strict=True):
@@ -139,6 +142,55 @@ def test_cached_features_serve_every_pruner_that_they_cover(
     assert not other[0].features_cached
     (again,) = compute(engine, ask(0))
     assert again[0].features_cached  # the views of both are kept
+
+
+@pytest.mark.parametrize("name", sorted(PRUNERS))
+@pytest.mark.parametrize("keep_tokens", [1, 2, 6, 35, 36, 100])
+def test_every_pruner_sends_what_the_language_model_accepts(
+    name: str, keep_tokens: int, make_engine: Any, ask: Any
+) -> None:
+    """Strictly ascending positions inside the grid, one a row, as many as were asked for."""
+    (answer,) = compute(make_engine(), ask(3, pruner=name, keep_tokens=keep_tokens))
+    positions = answer[0].positions.tolist()
+    assert positions == sorted(set(positions))
+    assert set(positions) <= set(range(36))
+    assert len(positions) == len(answer[0].features) == (36 if name == "none" else min(keep_tokens, 36))
+    assert np.isfinite(answer[0].features).all()
+    assert answer[0].merged_into.shape == (36,)
+
+
+def test_a_tower_that_is_pruned_inside_shares_features_with_no_other(
+    make_engine: Any, ask: Any, counting: CountingModel
+) -> None:
+    engine = make_engine(towers=counting)
+    whole, six = ask(0, pruner="none"), ask(0, pruner="flowcut", keep_tokens=6)
+    seven, again = ask(0, pruner="flowcut", keep_tokens=7), ask(0, pruner="flowcut", keep_tokens=6)
+    for request in (whole, six, seven):
+        (answer,) = compute(engine, request)
+        assert not answer[0].features_cached
+    (cached,) = compute(engine, again)
+    assert cached[0].features_cached
+    assert len(cached[0].positions) == 6
+    (fresh,) = compute(make_engine(), again)
+    assert_same(cached[0], fresh[0])
+    (unpruned,) = compute(engine, whole)
+    assert unpruned[0].features_cached
+    assert len(unpruned[0].positions) == 36
+
+
+def test_pictures_that_a_tower_prunes_alike_share_its_forward(
+    make_engine: Any, ask: Any, counting: CountingModel
+) -> None:
+    requests = [ask(0, 1, pruner="flowcut"), ask(2, pruner="flowcut"), ask(0, pruner="cls"), ask(0, pruner="none")]
+    compute(make_engine(towers=counting), *requests)
+    assert counting.forwards == [(3, frozenset()), (1, frozenset({View.SALIENCY_LAST}))]
+
+
+def test_a_full_budget_prunes_nothing_inside_the_tower(make_engine: Any, ask: Any, counting: CountingModel) -> None:
+    engine = make_engine(towers=counting)
+    compute(engine, ask(0, pruner="none"))
+    (answer,) = compute(engine, ask(0, pruner="flowcut", keep_tokens=36))
+    assert answer[0].features_cached
 
 
 def test_without_a_cache_every_question_runs_the_tower(make_engine: Any, ask: Any, counting: CountingModel) -> None:
