@@ -12,6 +12,8 @@ import torch
 
 from encoder_service.engine import EncodeRequest, Engine, PreparedPicture
 from encoder_service.feature_cache import FeatureCache
+from encoder_service.models import load
+from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, Needs, PrunerInput, View, VisionFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
@@ -157,6 +159,18 @@ def test_every_pruner_sends_what_the_language_model_accepts(
     assert len(positions) == len(answer[0].features) == (36 if name == "none" else min(keep_tokens, 36))
     assert np.isfinite(answer[0].features).all()
     assert answer[0].merged_into.shape == (36,)
+
+
+@pytest.mark.parametrize("name", sorted(PRUNERS))
+def test_every_pruner_takes_the_features_of_a_tower_in_half_precision(
+    name: str, make_engine: Any, ask: Any, checkpoints: Any
+) -> None:
+    options = LoadOptions(text_tower=str(checkpoints.clip), device="cpu", dtype="bfloat16")
+    (answer,) = compute(make_engine(towers=load(str(checkpoints.hub), options)), ask(3, pruner=name))
+    assert not isinstance(answer, Exception), answer
+    assert answer[0].features.dtype == np.float32
+    assert np.isfinite(answer[0].features).all()
+    assert len(answer[0].features) == (36 if name == "none" else 6)
 
 
 def test_a_tower_that_is_pruned_inside_shares_features_with_no_other(
