@@ -6,7 +6,7 @@ A function here takes the parameters of its cases by name, so that one that it d
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -85,7 +85,7 @@ def _arrays(values: Mapping[str, Any]) -> Arrays:
     return {name: torch.as_tensor(value).numpy() for name, value in values.items()}
 
 
-def encoder(run: _Run) -> Arrays:
+def _encoder(run: _Run) -> Arrays:
     """What the vision tower shows to several methods."""
     vision = run.vision()
     return _arrays(
@@ -100,13 +100,13 @@ def encoder(run: _Run) -> Arrays:
     )
 
 
-def text(run: _Run, *, text: str) -> Arrays:
+def _text(run: _Run, *, text: str) -> Arrays:
     """A question after the text tower."""
     features = run.text(text)
     return _arrays({"tokens": features.tokens, "query": question_vector(features.eos)})
 
 
-def desap(run: _Run, *, text: str, budget: int, with_llm: bool = False, **switches: Any) -> Arrays:
+def _desap(run: _Run, *, text: str, budget: int, with_llm: bool = False, **switches: Any) -> Arrays:
     """DeSAP takes its formula to the letter here: cosines keep their sign."""
     switches = {"attn_variant" if name == "variant" else name: value for name, value in switches.items()}
     bound = PRUNERS["desap"].bind({"fcma_cosines": "signed", **switches})
@@ -138,7 +138,12 @@ def _visionzip(run: _Run, *, dominant: int, context: int, with_llm: bool = False
 
 
 def _prumerge(
-    run: _Run, *, keep: int | None, sampling: str | None, sample: int | None = None, with_llm: bool = False
+    run: _Run,
+    *,
+    keep: int | None = None,
+    sampling: str | None = None,
+    sample: int | None = None,
+    with_llm: bool = False,
 ) -> Arrays:
     vision = run.vision()
     attention, num_patches = vision.views[View.SALIENCY_ONE_HEAD], vision.num_patches
@@ -183,7 +188,7 @@ class _RecordedFlow:
         return going_on
 
 
-def flowcut(run: _Run, *, budget: int, with_llm: bool = False) -> Arrays:
+def _flowcut(run: _Run, *, budget: int, with_llm: bool = False) -> Arrays:
     """The stage inside the tower."""
     recorded = _Recorded(FlowCut(budget))
     vision = _tower(run.context)(run.pixel_values(), frozenset(), recorded)[0]
@@ -214,39 +219,43 @@ def _holov(
     return run.report(pruned, projected=projected, with_llm=with_llm, crop_quota=granted)
 
 
-def _hired(run: _Run, *, tiles: int, with_llm: bool = False, **how: Any) -> Arrays:
-    return _hired_tiles(run, tiles=tiles, **how) if tiles > 1 else _hired_picture(run, with_llm=with_llm, **how)
+def _hired(run: _Run, *, tiles: int, **how: Any) -> Arrays:
+    return _hired_tiles(run, tiles, **how) if tiles > 1 else _hired_picture(run, **how)
 
 
-def _hired_picture(run: _Run, *, keep: int, with_llm: bool) -> Arrays:
+def _hired_picture(run: _Run, *, keep: int, with_llm: bool = False) -> Arrays:
     return run.report(PRUNERS["hired"].bind({}).prune(PrunerInput(run.vision(), keep)), with_llm=with_llm)
 
 
 def _hired_tiles(
-    run: _Run, *, tiles: int, rate: float, alpha: float, grid: Sequence[int], image_size: Sequence[int]
+    run: _Run,
+    num_tiles: int,
+    *,
+    rate: float,
+    alpha: float,
+    grid: tuple[int, int],
+    image_size: tuple[int, int],
+    with_llm: bool = False,
 ) -> Arrays:
-    pictures = [run.vision(image) for image in range(tiles)]
-    patch_grid, tile_grid = pictures[0].grid, (grid[0], grid[1])
+    """Base tile, then the mosaic without its padding. Marks are counted as the authors' code counts them."""
+    pictures = [run.vision(image) for image in range(num_tiles)]
+    patch_grid = pictures[0].grid
     mask = hired.select_in_tiles(
         pictures[0].views[View.SALIENCY_FIRST],
         torch.stack([picture.views[View.SALIENCY_SECOND_LAST] for picture in pictures]),
         rate=rate,
         alpha=alpha,
         patch_grid=patch_grid,
-        tile_grid=tile_grid,
+        tile_grid=grid,
         fidelity=True,
     )
-    kept = _tiles_in_order(mask, patch_grid, tile_grid, (image_size[0], image_size[1]))
+    shown = torch.cat([torch.arange(mask.shape[1]), tiles.mosaic(patch_grid, grid, image_size)])
+    kept = shown[mask.flatten()[shown]]
     features = torch.cat([picture.hidden for picture in pictures])[kept]
-    return _arrays({"kept_index": kept, "features": features, "tile_mask": mask})
-
-
-def _tiles_in_order(
-    mask: Tensor, patch_grid: tuple[int, int], tile_grid: tuple[int, int], image_size: tuple[int, int]
-) -> Tensor:
-    """Base tile, then the mosaic without its padding."""
-    shown = torch.cat([torch.arange(mask.shape[1]), tiles.mosaic(patch_grid, tile_grid, image_size)])
-    return shown[mask.flatten()[shown]]
+    # Of a patch in the padding nothing is left, of the others only those that were kept.
+    owner = torch.full((mask.numel(),), -1)
+    owner[kept] = torch.arange(len(kept))
+    return run.report(PrunedTokens(features, kept, owner), with_llm=with_llm, tile_mask=mask)
 
 
 def _method(function: Callable[..., Arrays]) -> Callable[[Case, Context], Arrays]:
@@ -254,12 +263,12 @@ def _method(function: Callable[..., Arrays]) -> Callable[[Case, Context], Arrays
 
 
 METHODS: Final[Mapping[str, Callable[[Case, Context], Arrays]]] = {
-    "encoder": _method(encoder),
-    "text": _method(text),
-    "desap": _method(desap),
+    "encoder": _method(_encoder),
+    "text": _method(_text),
+    "desap": _method(_desap),
     "visionzip": _method(_visionzip),
     "prumerge": _method(_prumerge),
-    "flowcut": _method(flowcut),
+    "flowcut": _method(_flowcut),
     "holov": _method(_holov),
     "hired": _method(_hired),
 }

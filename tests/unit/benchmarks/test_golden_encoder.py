@@ -16,6 +16,9 @@ import torch
 from benchmarks.golden import __main__ as command
 from benchmarks.golden import encoder_side
 from benchmarks.golden.case import Case, Context, compare, load_cases
+from encoder_service.models.clip_vision import ClipVisionTower
+from encoder_service.pruners import PRUNERS
+from encoder_service.pruners.base import PrunerInput, View, VisionFeatures
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 HAS_LLM = (GOLDEN / "llama32").is_dir()
@@ -49,6 +52,40 @@ def test_case(case: Case, context: Context) -> None:
 
 def test_there_are_cases_of_every_method() -> None:
     assert {case.method for case in CASES} == encoder_side.METHODS.keys()
+
+
+@pytest.fixture(scope="module")
+def vision() -> VisionFeatures:
+    context = Context(GOLDEN)
+    pixel_values = context.tensor(context.inputs(CASES[0])["pixel_values"][:1])
+    tower = ClipVisionTower(context.clip.vision_model, context.clip.visual_projection)
+    features: VisionFeatures = tower(pixel_values, frozenset(View))[0]
+    return features
+
+
+@pytest.mark.parametrize("keep", [192, 128, 64])
+@pytest.mark.parametrize(
+    ("pruner", "params", "case_id"),
+    [
+        ("visionzip", {}, "visionzip_k{}"),
+        ("prumerge", {}, "prumerge_k{}"),
+        ("prumerge", {"adaptive": True}, "prumerge_adaptive"),
+        ("prumerge_plus", {}, "prumerge_plus_even_k{}"),
+        ("prumerge_plus", {"adaptive": True}, "prumerge_plus_adaptive"),
+        ("prumerge_plus", {"fidelity": True}, "prumerge_plus_fixed_{}"),
+        ("holov", {}, "holov_k{}"),
+        ("hired", {}, "hired_k{}"),
+    ],
+)
+def test_the_pruners_that_users_choose_are_these_cases(
+    pruner: str, params: dict[str, Any], case_id: str, keep: int, vision: VisionFeatures
+) -> None:
+    """A budget of ours means the schedule that the method's authors use for it."""
+    (case,) = (case for case in CASES if case.id == case_id.format(keep))
+    bound = PRUNERS[pruner].bind(params)
+    seen = dataclasses.replace(vision, views={view: vision.views[view] for view in bound.needs.views})
+    result = bound.prune(PrunerInput(seen, keep))
+    np.testing.assert_array_equal(result.kept_index.numpy(), case.expected()["kept_index"])
 
 
 @pytest.fixture
