@@ -108,8 +108,7 @@ class _Flow:
 
 
 def _last_pruning_layer(num_layers: int) -> int:
-    """Layer 21 of 24: the last odd one up to V-3, so that one layer more runs on exactly K. Of a tower so short that
-    there is none, the last that the language model reads, V-2."""
+    """The last odd layer up to V-3 (21 of 24); of a tower so short that there is none, the last that is read, V-2."""
     last = (num_layers - 4) // 2 * 2 + 1
     return last if last >= 1 else num_layers - 2
 

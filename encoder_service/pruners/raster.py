@@ -3,7 +3,8 @@
 Methods emit in their own order, and some rows stand for no patch (`Row`). The wire has no word for either. So every
 row gets a patch of its own and rows are sorted by it: a row keeps its patch; CLS takes the first patch that no row
 stands for; a row that repeats a patch, sums many or is zero takes one of the last such patches. No row is lost, none
-is changed, and what a method puts first or last stays near that end.
+is changed, and what a method puts first or last stays near that end. Who needs to know tells such a row from a patch
+by `merged_into`: at its place it names another row, or none.
 """
 
 from __future__ import annotations

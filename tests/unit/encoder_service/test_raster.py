@@ -59,3 +59,5 @@ def test_no_row_is_lost_and_each_stands_at_a_patch_of_its_own(kept_index: list[i
         else:  # it is still in the same row, wherever that has gone, and the row in its own place
             assert emitted(ordered)[int(ordered.merged_into[patch])] == row
             assert positions[int(ordered.merged_into[patch])] == patch
+    num_patches = sum(int(ordered.merged_into[position]) == row for row, position in enumerate(positions))
+    assert num_patches == len({index for index in kept_index if index >= 0})
