@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -18,12 +19,15 @@ from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import EncoderModel
 from encoder_service.pruners.base import BoundPruner, PrunerInput, TextFeatures, View, VisionFeatures
 from encoder_service.pruners.budget import resolve_budget
+from encoder_service.pruners.in_tower import InTowerPruner
+from encoder_service.pruners.raster import in_raster_order
 from fovea import telemetry
 
 __all__ = ["EncodeRequest", "EncodedPicture", "Engine", "PreparedRequest"]
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+_Key = tuple[bytes, InTowerPruner | None]  # a picture, and what prunes it inside the tower
 
 _FEWEST_IDS: Final = 3  # BOS, a word, EOS: below that there is no question
 
@@ -58,10 +62,19 @@ class PreparedPicture:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A question whose pictures are decoded."""
+    """A question whose pictures are decoded.
+
+    Attributes:
+        request: The question.
+        pictures: In its order.
+        keep: K of each picture.
+        in_tower: What prunes inside the tower; None for nothing.
+    """
 
     request: EncodeRequest
     pictures: tuple[PreparedPicture, ...]
+    keep: int
+    in_tower: InTowerPruner | None = None
 
     @property
     def size(self) -> int:
@@ -71,7 +84,7 @@ class PreparedRequest:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPicture:
-    """A picture's visual tokens in numpy, float32 and int64; see `PrunedTokens`."""
+    """A picture's visual tokens in numpy, float32 and int64; see `PrunedTokens` and `raster`."""
 
     features: npt.NDArray[np.float32]
     positions: npt.NDArray[np.int64]
@@ -113,13 +126,19 @@ class Engine:
 
         Raises:
             ServiceError: See `images.decode`.
+            ValueError: See `resolve_budget`.
         """
-        views = request.pruner.needs.views
-        return PreparedRequest(request, tuple(self._prepare_picture(data, views) for data in request.images))
+        num_patches = self.model.grid[0] * self.model.grid[1]
+        keep = resolve_budget(num_patches, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
+        needs = request.pruner.needs
+        # A full budget prunes nothing: the tower runs whole, and its features serve everybody.
+        in_tower = None if needs.in_tower is None or keep == num_patches else needs.in_tower(keep)
+        pictures = tuple(self._prepare_picture(data, needs.views, in_tower) for data in request.images)
+        return PreparedRequest(request, pictures, keep, in_tower)
 
-    def _prepare_picture(self, data: bytes, views: frozenset[View]) -> PreparedPicture:
+    def _prepare_picture(self, data: bytes, views: frozenset[View], in_tower: InTowerPruner | None) -> PreparedPicture:
         digest = hashlib.sha256(data).digest()
-        features = self._cache.get(digest, views)
+        features = self._cache.get(digest, views, in_tower)
         if features is not None:
             return PreparedPicture(digest, features=features)
         image = images.decode(data, max_bytes=self._max_image_bytes, max_pixels=self._max_image_pixels)
@@ -146,37 +165,39 @@ class Engine:
         views = prepared.request.pruner.needs.views
         pictures = []
         for picture in prepared.pictures:
-            features = picture.features or self._cache.get(picture.digest, views)
+            features = picture.features or self._cache.get(picture.digest, views, prepared.in_tower)
             pictures.append(picture if features is None else PreparedPicture(picture.digest, features=features))
-        return PreparedRequest(prepared.request, tuple(pictures))
+        return dataclasses.replace(prepared, pictures=tuple(pictures))
 
-    def _encode_pictures(self, batch: Sequence[PreparedRequest]) -> dict[bytes, VisionFeatures | Exception]:
-        """Features of the pictures that were not cached, by digest: one forward for those that need the same views."""
-        needed: dict[bytes, frozenset[View]] = {}
+    def _encode_pictures(self, batch: Sequence[PreparedRequest]) -> dict[_Key, VisionFeatures | Exception]:
+        """Features of the pictures that were not cached: one forward for all that need the same views of one tower."""
+        needed: dict[_Key, frozenset[View]] = {}
         pixels: dict[bytes, Tensor] = {}
         for prepared in batch:
             for picture in prepared.pictures:
                 if picture.pixel_values is not None:
-                    views = prepared.request.pruner.needs.views
-                    needed[picture.digest] = needed.get(picture.digest, frozenset()) | views
+                    key = picture.digest, prepared.in_tower
+                    needed[key] = needed.get(key, frozenset()) | prepared.request.pruner.needs.views
                     pixels[picture.digest] = picture.pixel_values
-        groups: dict[frozenset[View], list[bytes]] = {}
-        for digest, views in needed.items():
-            groups.setdefault(views, []).append(digest)
+        groups: dict[tuple[frozenset[View], InTowerPruner | None], list[bytes]] = {}
+        for (digest, in_tower), views in needed.items():
+            groups.setdefault((views, in_tower), []).append(digest)
 
-        made: dict[bytes, VisionFeatures | Exception] = {}
-        for views, digests in groups.items():
+        made: dict[_Key, VisionFeatures | Exception] = {}
+        for (views, in_tower), digests in groups.items():
             for first in range(0, len(digests), self._max_batch_size):
                 chunk = digests[first : first + self._max_batch_size]
 
-                def forward(some: list[bytes], views: frozenset[View] = views) -> list[VisionFeatures]:
-                    return self.model.encode_images(torch.stack([pixels[digest] for digest in some]), views)
+                def forward(
+                    some: list[bytes], views: frozenset[View] = views, in_tower: InTowerPruner | None = in_tower
+                ) -> list[VisionFeatures]:
+                    return self.model.encode_images(torch.stack([pixels[digest] for digest in some]), views, in_tower)
 
                 outcomes = _isolated(forward, chunk)
-                made.update(zip(chunk, outcomes, strict=True))
-        for digest, outcome in made.items():
-            if isinstance(outcome, VisionFeatures):
-                self._cache.put(digest, outcome)
+                for digest, outcome in zip(chunk, outcomes, strict=True):
+                    made[digest, in_tower] = outcome
+                    if isinstance(outcome, VisionFeatures):
+                        self._cache.put(digest, outcome, in_tower)
         return made
 
     def _encode_questions(self, requests: Sequence[EncodeRequest]) -> list[TextFeatures | Exception | None]:
@@ -215,7 +236,7 @@ def _isolated(compute: Callable[[list[Item]], list[Made]], items: list[Item]) ->
 
 def _prune(
     prepared: PreparedRequest,
-    vision: dict[bytes, VisionFeatures | Exception],
+    vision: dict[_Key, VisionFeatures | Exception],
     text: TextFeatures | Exception | None,
 ) -> tuple[EncodedPicture, ...]:
     """Runs the question's pruner on each of its pictures."""
@@ -223,13 +244,13 @@ def _prune(
         raise text
     request, encoded = prepared.request, []
     for picture in prepared.pictures:
-        features = picture.features or vision[picture.digest]
+        features = picture.features or vision[picture.digest, prepared.in_tower]
         if isinstance(features, Exception):
             raise features
-        keep = resolve_budget(len(features.hidden), keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
         # 62 bits: torch's generator takes a signed 64-bit seed and a pruner may add to it.
         seed = int.from_bytes(picture.digest[:8], "big") >> 2
-        pruned = request.pruner.prune(PrunerInput(features, keep, text=text, seed=seed))
+        pruned = request.pruner.prune(PrunerInput(features, prepared.keep, text=text, seed=seed))
+        pruned = in_raster_order(pruned)
         encoded.append(
             EncodedPicture(
                 features=_float32(pruned.features),
@@ -241,7 +262,7 @@ def _prune(
                 features_cached=picture.features is not None,
             )
         )
-        telemetry.VISUAL_TOKENS_TOTAL.inc(len(features.hidden))
+        telemetry.VISUAL_TOKENS_TOTAL.inc(features.num_patches)
         telemetry.VISUAL_TOKENS_KEPT.inc(len(pruned.kept_index))
     return tuple(encoded)
 

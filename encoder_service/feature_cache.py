@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Set
 
 from cachetools import LRUCache
 
 from encoder_service.pruners.base import View, VisionFeatures
+from encoder_service.pruners.in_tower import InTowerPruner
 
 __all__ = ["FeatureCache"]
 
@@ -15,8 +17,9 @@ __all__ = ["FeatureCache"]
 class FeatureCache:
     """Least-recently-used features before pruning, bounded by their bytes. Any thread may use it.
 
-    One entry a picture, under the SHA-256 of its file; it answers for every set of views that it covers. What is
-    cached lies where the tower made it: in device memory on a GPU.
+    One entry a picture and tower, under the SHA-256 of the file and what prunes inside the tower (None for nothing); it
+    answers for every set of views that it covers. What is cached lies where the tower made it: in device memory on a
+    GPU.
 
     Args:
         max_bytes: Bound of all entries together; 0 switches the cache off. The oldest make room; a picture that is
@@ -25,22 +28,24 @@ class FeatureCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._lock = threading.Lock()
-        self._entries: LRUCache[bytes, VisionFeatures] = LRUCache(max_bytes, getsizeof=lambda entry: entry.nbytes)
+        self._entries: LRUCache[tuple[bytes, InTowerPruner | None], VisionFeatures] = LRUCache(
+            max_bytes, getsizeof=lambda entry: entry.nbytes
+        )
 
-    def get(self, digest: bytes, views: Set[View]) -> VisionFeatures | None:
-        """The features of a picture if they are there with all `views`."""
+    def get(self, digest: bytes, views: Set[View], in_tower: InTowerPruner | None = None) -> VisionFeatures | None:
+        """The features of a picture if they are there with all `views`, made by the same tower."""
         with self._lock:
-            found = self._entries.get(digest)
+            found = self._entries.get((digest, in_tower))
         return found if found is not None and views <= found.views.keys() else None
 
-    def put(self, digest: bytes, features: VisionFeatures) -> None:
+    def put(self, digest: bytes, features: VisionFeatures, in_tower: InTowerPruner | None = None) -> None:
         """Keeps features, together with the views that an earlier question left of the same picture."""
         with self._lock:
-            known = self._entries.get(digest)
+            known = self._entries.get((digest, in_tower))
             if known is not None:
-                features = VisionFeatures(known.hidden, known.grid, {**known.views, **features.views})
+                features = dataclasses.replace(known, views={**known.views, **features.views})
             if features.nbytes <= self._entries.maxsize:
-                self._entries[digest] = features
+                self._entries[digest, in_tower] = features
 
     @property
     def nbytes(self) -> int:

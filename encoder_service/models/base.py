@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from encoder_service.pruners.base import TextFeatures, View, VisionFeatures
+from encoder_service.pruners.in_tower import InTowerPruner
 
 __all__ = ["CheckpointError", "EncoderModel", "LoadOptions"]
 
@@ -71,8 +72,10 @@ class EncoderModel(Protocol):
         """Pixel values [3, H, W], float32 on the CPU, of an RGB picture. Safe from any thread."""
         ...
 
-    def encode_images(self, pixel_values: Tensor, views: Set[View]) -> list[VisionFeatures]:
-        """Features of a batch [B, 3, H, W], with the views asked for."""
+    def encode_images(
+        self, pixel_values: Tensor, views: Set[View], in_tower: InTowerPruner | None = None
+    ) -> list[VisionFeatures]:
+        """Features of a batch [B, 3, H, W] with the views asked for, or of a tower that `in_tower` shortens."""
         ...
 
     def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:

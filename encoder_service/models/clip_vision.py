@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPVisionModel
 
-from encoder_service.pruners.base import View, VisionFeatures
+from encoder_service.pruners.base import View, VisionFeatures, at_least_float32
+from encoder_service.pruners.in_tower import InTowerPruner
 
 __all__ = ["ClipVisionTower"]
 
@@ -40,31 +42,70 @@ class ClipVisionTower(nn.Module):
         return side, side
 
     @torch.inference_mode()
-    def forward(self, pixel_values: Tensor, views: Set[View]) -> list[VisionFeatures]:
-        """Pixel values [B, 3, H, W] to the features of B pictures."""
-        model = self.vision_model
-        hidden = model.pre_layrnorm(model.embeddings(pixel_values))
-        second_last = hidden
-        for layer in model.encoder.layers[:-1]:
+    def forward(
+        self, pixel_values: Tensor, views: Set[View], in_tower: InTowerPruner | None = None
+    ) -> list[VisionFeatures]:
+        """Pixel values [B, 3, H, W] to the features of B pictures.
+
+        Args:
+            pixel_values: As the checkpoint's processor makes them.
+            views: What to compute beyond X[V-1].
+            in_tower: Shortens the sequence after each layer as it likes. Each picture then goes through by itself,
+                because no two keep the same rows.
+
+        Raises:
+            ValueError: Views of a tower that is pruned inside.
+        """
+        if in_tower is None:
+            return self._whole(pixel_values, views)
+        if views:
+            raise ValueError(
+                f"a tower that is pruned inside offers no views, {', '.join(sorted(views))} were asked for"
+            )
+        return [self._pruned(pixel_values[i : i + 1], in_tower) for i in range(len(pixel_values))]
+
+    def _embed(self, pixel_values: Tensor) -> Tensor:
+        """X[0], [B, 1 + N, C]."""
+        hidden: Tensor = self.vision_model.pre_layrnorm(self.vision_model.embeddings(pixel_values))
+        return hidden
+
+    def _whole(self, pixel_values: Tensor, views: Set[View]) -> list[VisionFeatures]:
+        first = second_last = hidden = self._embed(pixel_values)
+        for layer in self.vision_model.encoder.layers[:-1]:
             second_last = hidden
             hidden = layer(hidden, None)
-        computed = self._views(hidden, second_last, views)
+        computed = self._views(hidden, second_last, first, views)
         return [
             # Copies: a row of a batch would keep the whole batch alive in the cache.
             VisionFeatures(hidden[i, 1:].clone(), self.grid, {view: rows[i].clone() for view, rows in computed.items()})
             for i in range(len(hidden))
         ]
 
-    def _views(self, hidden: Tensor, second_last: Tensor, views: Set[View]) -> dict[View, Tensor]:
-        """The views of X[V-1] `hidden` and X[V-2] `second_last`, both [B, 1 + N, C]; each [B, ...]."""
+    def _pruned(self, pixel_values: Tensor, in_tower: InTowerPruner) -> VisionFeatures:
+        """One picture [1, 3, H, W] through a tower that drops rows on the way."""
+        hidden = self._embed(pixel_values)
+        survivors = torch.arange(hidden.shape[1] - 1, device=hidden.device)
+        hook, layers = in_tower.start(), self.vision_model.encoder.layers
+        for index, layer in enumerate(layers[:-1]):
+            before, hidden = hidden, layer(hidden, None)
+            going_on = hook.after_layer(_ObservedLayer(layer, before, index, len(layers)))
+            if going_on is not None:
+                survivors = survivors[going_on]
+                hidden = torch.cat([hidden[:, :1], hidden[:, 1:][:, going_on]], dim=1)
+        return VisionFeatures(hidden[0, 1:].clone(), self.grid, {}, survivors)
+
+    def _views(self, hidden: Tensor, second_last: Tensor, first: Tensor, views: Set[View]) -> dict[View, Tensor]:
+        """The views of X[V-1] `hidden`, X[V-2] `second_last` and X[0] `first`, all [B, 1 + N, C]; each [B, ...]."""
         layer = self.vision_model.encoder.layers[-1]
         normed = layer.layer_norm1(hidden)
         computed: dict[View, Tensor] = {}
         if View.SALIENCY_LAST in views:
-            computed[View.SALIENCY_LAST] = cls_attention(layer, normed)
-        if View.SALIENCY_SECOND_LAST in views:
-            before = self.vision_model.encoder.layers[-2]
-            computed[View.SALIENCY_SECOND_LAST] = cls_attention(before, before.layer_norm1(second_last))
+            computed[View.SALIENCY_LAST] = cls_attention(layer, normed).mean(dim=1)
+        if View.SALIENCY_ONE_HEAD in views:
+            computed[View.SALIENCY_ONE_HEAD] = cls_attention(layer, normed, head_dim=normed.shape[-1])[:, 0]
+        computed |= self._views_of_earlier_layers(second_last, first, views)
+        if View.CLS_HIDDEN in views:
+            computed[View.CLS_HIDDEN] = hidden[:, 0]
         if View.KEYS in views:
             computed[View.KEYS] = layer.self_attn.k_proj(normed)[:, 1:]
         for variant in _VARIANTS:
@@ -77,6 +118,21 @@ class ClipVisionTower(nn.Module):
                     computed[attention] = output[:, 1:]
         if View.JOINT_VANILLA in views:
             computed[View.JOINT_VANILLA] = self._to_joint_space(layer(hidden, None))
+        return computed
+
+    def _views_of_earlier_layers(self, second_last: Tensor, first: Tensor, views: Set[View]) -> dict[View, Tensor]:
+        computed: dict[View, Tensor] = {}
+        layer = self.vision_model.encoder.layers[-2]
+        if not views.isdisjoint({View.SALIENCY_SECOND_LAST, View.MEAN_KEYS_SECOND_LAST}):
+            normed = layer.layer_norm1(second_last)
+            if View.SALIENCY_SECOND_LAST in views:
+                computed[View.SALIENCY_SECOND_LAST] = cls_attention(layer, normed).mean(dim=1)
+            if View.MEAN_KEYS_SECOND_LAST in views:
+                keys = at_least_float32(layer.self_attn.k_proj(normed)[:, 1:])
+                computed[View.MEAN_KEYS_SECOND_LAST] = keys.unflatten(-1, (-1, layer.self_attn.head_dim)).mean(dim=2)
+        if View.SALIENCY_FIRST in views:
+            layer = self.vision_model.encoder.layers[0]
+            computed[View.SALIENCY_FIRST] = cls_attention(layer, layer.layer_norm1(first)).mean(dim=1)
         return computed
 
     def _to_joint_space(self, rows: Tensor) -> Tensor:
@@ -110,20 +166,45 @@ def decoupled_attention(layer: CLIPEncoderLayer, normed: Tensor, variant: str) -
     return output
 
 
-def cls_attention(layer: CLIPEncoderLayer, normed: Tensor) -> Tensor:
-    """Row of CLS in the layer's ordinary attention, mean over the heads, CLS column dropped and not renormalised.
+def cls_attention(layer: CLIPEncoderLayer, normed: Tensor, *, head_dim: int | None = None) -> Tensor:
+    """Row of CLS in the layer's ordinary attention, CLS column dropped and not renormalised.
 
     Args:
         layer: An encoder layer.
         normed: LN1 of what enters it, [B, 1 + N, C].
+        head_dim: Width of a head; None for the layer's own.
 
     Returns:
-        [B, N], at least float32 (eq. 4).
+        [B, H, N], at least float32.
     """
     attn = layer.self_attn
-    query = _heads(attn.q_proj(normed[:, :1]), attn.head_dim)
-    key = _heads(attn.k_proj(normed), attn.head_dim)
-    scores = (query @ key.transpose(-1, -2)) * attn.head_dim**-0.5
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    weights: Tensor = scores.softmax(dim=-1).mean(dim=1)[:, 0, 1:]
+    width = head_dim or attn.head_dim
+    query = _heads(attn.q_proj(normed[:, :1]), width)
+    key = _heads(attn.k_proj(normed), width)
+    scores = at_least_float32((query @ key.transpose(-1, -2)) * width**-0.5)
+    weights: Tensor = scores.softmax(dim=-1)[:, :, 0, 1:]
     return weights
+
+
+@dataclass(frozen=True, slots=True)
+class _ObservedLayer:
+    """See `TowerLayer`. Computed from the layer's weights when a hook asks: one that is done costs nothing.
+
+    Attributes:
+        layer: The encoder layer that has run.
+        hidden: What entered it, [1, 1 + n, C].
+        index: Its place in the tower.
+        num_layers: V.
+    """
+
+    layer: CLIPEncoderLayer
+    hidden: Tensor
+    index: int
+    num_layers: int
+
+    def cls_attention(self) -> Tensor:
+        return cls_attention(self.layer, self.layer.layer_norm1(self.hidden))[0]
+
+    def values(self) -> Tensor:
+        attn = self.layer.self_attn
+        return _heads(attn.v_proj(self.layer.layer_norm1(self.hidden)), attn.head_dim)[0]

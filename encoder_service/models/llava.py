@@ -23,6 +23,7 @@ from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.models.weights import load_into, read_config, read_tensors
 from encoder_service.pruners.base import TextFeatures, View, VisionFeatures
+from encoder_service.pruners.in_tower import InTowerPruner
 from fovea import checkpoints
 
 __all__ = ["DEFAULT_TEXT_TOWER", "LlavaEncoder"]
@@ -96,8 +97,10 @@ class LlavaEncoder:
     def preprocess(self, image: Image.Image) -> Tensor:
         return self.preprocess_image(image)
 
-    def encode_images(self, pixel_values: Tensor, views: Set[View]) -> list[VisionFeatures]:
-        features: list[VisionFeatures] = self.vision_tower(pixel_values.to(self.device, self.dtype), views)
+    def encode_images(
+        self, pixel_values: Tensor, views: Set[View], in_tower: InTowerPruner | None = None
+    ) -> list[VisionFeatures]:
+        features: list[VisionFeatures] = self.vision_tower(pixel_values.to(self.device, self.dtype), views, in_tower)
         return features
 
     def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:

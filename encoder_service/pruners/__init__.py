@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from encoder_service.pruners import cls, desap, none, random
+from encoder_service.pruners import (
+    cls,
+    desap,
+    flowcut,
+    hired,
+    holov,
+    none,
+    prumerge,
+    prumerge_plus,
+    random,
+    uniform,
+    visionzip,
+)
 from encoder_service.pruners.base import Pruner
 
 __all__ = ["PRUNERS"]
@@ -14,7 +26,14 @@ PRUNERS: Final[dict[str, Pruner[Any]]] = {
     for pruner in (
         none.PRUNER,
         desap.PRUNER,
+        visionzip.PRUNER,
+        prumerge.PRUNER,
+        prumerge_plus.PRUNER,
+        flowcut.PRUNER,
+        holov.PRUNER,
+        hired.PRUNER,
         cls.PRUNER,
+        uniform.PRUNER,
         random.PRUNER,
     )
 }

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.parameters import Parameter, declared, parse
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "PrunedTokens",
     "Pruner",
     "PrunerInput",
+    "Row",
     "TextFeatures",
     "View",
     "VisionFeatures",
@@ -49,15 +51,37 @@ class View(StrEnum):
     KEYS = "keys"  # [N, C]: keys of the last layer, heads side by side
     SALIENCY_LAST = "saliency_last"  # [N]: attention of CLS to each patch, mean over the heads
     SALIENCY_SECOND_LAST = "saliency_second_last"  # the same of layer V-2
+    SALIENCY_FIRST = "saliency_first"  # the same of layer 0
+    SALIENCY_ONE_HEAD = (
+        "saliency_one_head"  # [N]: attention of CLS in the last layer, all heads taken as one of width C
+    )
+    MEAN_KEYS_SECOND_LAST = "mean_keys_second_last"  # [N, d]: keys of layer V-2, mean over the heads of width d
+    CLS_HIDDEN = "cls_hidden"  # [C]: the CLS row of X[V-1]
+
+
+class Row(IntEnum):
+    """What stands in `PrunedTokens.kept_index` for a row that is not one patch."""
+
+    CLS = -1
+    SUM = -2  # a weighted sum over many patches
+    ZERO = -3  # a row of zeros
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a pruner must be given: views of the vision tower, the question, attention inside the question."""
+    """What a pruner must be given.
+
+    Attributes:
+        views: Of the vision tower.
+        text: The question.
+        eos_attention: Attention inside the question.
+        in_tower: For a pruner that works inside the tower: from K to what goes in there. Such a tower offers no views.
+    """
 
     views: frozenset[View] = frozenset()
     text: bool = False
     eos_attention: bool = False
+    in_tower: Callable[[int], InTowerPruner] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +89,27 @@ class VisionFeatures:
     """One picture after the vision tower.
 
     Attributes:
-        hidden: [N, C], the patches of X[V-1] in raster order, without CLS.
+        hidden: [N, C], the patches of X[V-1] in raster order, without CLS. [n, C] where n were left inside the tower.
         grid: Rows and columns, N = rows * columns.
         views: The views that were asked for, perhaps more.
+        survivors: [n], int64, the patches left inside the tower, ascending; None where it ran whole.
     """
 
     hidden: Tensor
     grid: tuple[int, int]
     views: Mapping[View, Tensor]
+    survivors: Tensor | None = None
+
+    @property
+    def num_patches(self) -> int:
+        """N, whatever is left of them."""
+        return self.grid[0] * self.grid[1]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in (self.hidden, *self.views.values()))
+        tensors = (self.hidden, *self.views.values(), *(() if self.survivors is None else (self.survivors,)))
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +149,11 @@ class PrunerInput:
 
 @dataclass(frozen=True, slots=True)
 class PrunedTokens:
-    """What is left of a picture.
+    """What is left of a picture: K rows, or what the pruner's documentation says where it does not go by the budget.
 
     Attributes:
-        features: [K, C], at least float32, in the order of `kept_index`.
-        kept_index: [K], int64, patches kept, ascending.
+        features: [K, C], at least float32, in the order in which the method emits them.
+        kept_index: [K], int64, the patch that each row stands for; a `Row` where it is not one patch.
         merged_into: [N], int64, for each patch the row of `features` that it is or was merged into; -1: dropped.
         task_map: [N], relevance to the question, None where the pruner has no such score.
         saliency_map: [N], attention of CLS, likewise.
@@ -132,6 +164,19 @@ class PrunedTokens:
     merged_into: Tensor
     task_map: Tensor | None = None
     saliency_map: Tensor | None = None
+
+    @classmethod
+    def all_of(cls, vision: VisionFeatures) -> PrunedTokens:
+        """Every patch as it is."""
+        index = torch.arange(len(vision.hidden), device=vision.hidden.device)
+        return cls(at_least_float32(vision.hidden), index, index.clone())
+
+    @classmethod
+    def some_of(cls, vision: VisionFeatures, kept_index: Tensor, *, saliency_map: Tensor | None = None) -> PrunedTokens:
+        """The patches of `kept_index` in its order, as they are; the others leave no trace."""
+        owner = torch.full_like(vision.hidden[:, 0], -1, dtype=torch.int64)
+        owner[kept_index] = torch.arange(len(kept_index), device=owner.device)
+        return cls(at_least_float32(vision.hidden[kept_index]), kept_index, owner, saliency_map=saliency_map)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from encoder_service.pruners.parameters import choice, flag, integer, number
 from encoder_service.pruners.selection import select_by_two, top_k
 from encoder_service.pruners.text_filter import words_by_eos_attention
 
-__all__ = ["PRUNER", "DesapParameters", "needs", "prune", "task_map"]
+__all__ = ["PRUNER", "DesapParameters", "needs", "prune", "question_vector", "task_map"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,19 @@ def needs(params: DesapParameters) -> Needs:
     )
 
 
+def question_vector(eos: Tensor) -> Tensor:
+    """q: the EOS row as it is; of a text of several windows the normalised mean of their normalised EOS rows.
+
+    Args:
+        eos: [W, D].
+
+    Returns:
+        [D], at least float32.
+    """
+    eos = at_least_float32(eos)
+    return eos[0] if len(eos) == 1 else normalize(normalize(eos, dim=-1).mean(dim=0), dim=-1)
+
+
 def task_map(joint: Tensor, text: TextFeatures, params: DesapParameters) -> Tensor:
     """A_t: relevance of each patch to the question.
 
@@ -120,15 +133,12 @@ def task_map(joint: Tensor, text: TextFeatures, params: DesapParameters) -> Tens
     Returns:
         [N], at least float32.
     """
-    joint, tokens, eos = at_least_float32(joint), at_least_float32(text.tokens), at_least_float32(text.eos)
+    joint, tokens, query = at_least_float32(joint), at_least_float32(text.tokens), question_vector(text.eos)
     if params.text_filter == "eot_attention":
         assert text.eos_attention is not None
         tokens = tokens[words_by_eos_attention(text.eos_attention, text.is_word)]
     if params.fcma_normalize:
-        joint, tokens, eos = normalize(joint, dim=-1), normalize(tokens, dim=-1), normalize(eos, dim=-1)
-    query = eos.mean(dim=0)
-    if params.fcma_normalize:
-        query = normalize(query, dim=-1)
+        joint, tokens, query = normalize(joint, dim=-1), normalize(tokens, dim=-1), normalize(query, dim=-1)
     if not params.fcma:
         return mean_relevance(joint[1:], tokens)
     return fcma_relevance(

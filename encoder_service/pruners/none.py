@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, at_least_float32
+from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput
 
 __all__ = ["PRUNER"]
 
@@ -18,8 +16,7 @@ class NoParameters:
 
 def prune(job: PrunerInput, params: NoParameters) -> PrunedTokens:
     """All tokens as they are, whatever the budget."""
-    index = torch.arange(len(job.vision.hidden), device=job.vision.hidden.device)
-    return PrunedTokens(features=at_least_float32(job.vision.hidden), kept_index=index, merged_into=index.clone())
+    return PrunedTokens.all_of(job.vision)
 
 
 PRUNER = Pruner(

@@ -53,15 +53,15 @@ def number(
     return _declare(default, description, check, optional=optional)
 
 
-def integer(default: int, *, minimum: int, maximum: int, description: str) -> Any:
-    """A whole number in [minimum, maximum]. JSON knows only doubles, so 3.0 is 3."""
+def integer(default: int | None, *, minimum: int, maximum: int, description: str, optional: bool = False) -> Any:
+    """A whole number in [minimum, maximum]; with `optional` also null. JSON knows only doubles, so 3.0 is 3."""
 
     def check(value: object) -> Value:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return None
         return int(value) if value == int(value) and minimum <= value <= maximum else None
 
-    return _declare(default, description, check)
+    return _declare(default, description, check, optional=optional)
 
 
 def choice(default: str, options: tuple[str, ...], *, description: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from encoder_service.engine import EncodeRequest, Engine, PreparedPicture, PreparedRequest
+from encoder_service.engine import EncodeRequest, Engine, PreparedPicture
 from encoder_service.feature_cache import FeatureCache
+from encoder_service.models import load
+from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, Needs, PrunerInput, View, VisionFeatures
+from encoder_service.pruners.in_tower import InTowerPruner
 from fovea import telemetry
 
 TEXT = (98, 5, 17, 40, 99)
@@ -29,11 +33,13 @@ class CountingModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def encode_images(self, pixel_values: torch.Tensor, views: frozenset[View]) -> list[VisionFeatures]:
+    def encode_images(
+        self, pixel_values: torch.Tensor, views: frozenset[View], in_tower: InTowerPruner | None = None
+    ) -> list[VisionFeatures]:
         self.forwards.append((len(pixel_values), views))
         if not pixel_values.isfinite().all():
             raise FloatingPointError("a poisoned picture")
-        return self._model.encode_images(pixel_values, views)
+        return self._model.encode_images(pixel_values, views, in_tower)
 
     def encode_texts(self, texts: Sequence[Sequence[int]], **options: Any) -> Any:
         self.texts += 1
@@ -74,6 +80,9 @@ def test_a_batch_gives_each_what_it_gets_alone(make_engine: Any, ask: Any) -> No
         ask(4, pruner="none", text=()),
         ask(5, 6, text_filter="eot_attention", keep_tokens=9),
         ask(0, text=(98, *range(40), 99), attn_variant="kkv"),
+        *(ask(i, 7, pruner=name) for i, name in enumerate(PRUNERS) if name != "desap"),
+        ask(0, 1, pruner="flowcut", keep_tokens=20),
+        ask(2, pruner="flowcut", keep_tokens=36),
     ]
     together = compute(make_engine(), *requests)
     for request, batched in zip(requests, together, strict=True):
@@ -137,6 +146,67 @@ def test_cached_features_serve_every_pruner_that_they_cover(
     assert again[0].features_cached  # the views of both are kept
 
 
+@pytest.mark.parametrize("name", sorted(PRUNERS))
+@pytest.mark.parametrize("keep_tokens", [1, 2, 6, 35, 36, 100])
+def test_every_pruner_sends_what_the_language_model_accepts(
+    name: str, keep_tokens: int, make_engine: Any, ask: Any
+) -> None:
+    """Strictly ascending positions inside the grid, one a row, as many as were asked for."""
+    (answer,) = compute(make_engine(), ask(3, pruner=name, keep_tokens=keep_tokens))
+    positions = answer[0].positions.tolist()
+    assert positions == sorted(set(positions))
+    assert set(positions) <= set(range(36))
+    assert len(positions) == len(answer[0].features) == (36 if name == "none" else min(keep_tokens, 36))
+    assert np.isfinite(answer[0].features).all()
+    assert answer[0].merged_into.shape == (36,)
+
+
+@pytest.mark.parametrize("name", sorted(PRUNERS))
+def test_every_pruner_takes_the_features_of_a_tower_in_half_precision(
+    name: str, make_engine: Any, ask: Any, checkpoints: Any
+) -> None:
+    options = LoadOptions(text_tower=str(checkpoints.clip), device="cpu", dtype="bfloat16")
+    (answer,) = compute(make_engine(towers=load(str(checkpoints.hub), options)), ask(3, pruner=name))
+    assert not isinstance(answer, Exception), answer
+    assert answer[0].features.dtype == np.float32
+    assert np.isfinite(answer[0].features).all()
+    assert len(answer[0].features) == (36 if name == "none" else 6)
+
+
+def test_a_tower_that_is_pruned_inside_shares_features_with_no_other(
+    make_engine: Any, ask: Any, counting: CountingModel
+) -> None:
+    engine = make_engine(towers=counting)
+    whole, six = ask(0, pruner="none"), ask(0, pruner="flowcut", keep_tokens=6)
+    seven, again = ask(0, pruner="flowcut", keep_tokens=7), ask(0, pruner="flowcut", keep_tokens=6)
+    for request in (whole, six, seven):
+        (answer,) = compute(engine, request)
+        assert not answer[0].features_cached
+    (cached,) = compute(engine, again)
+    assert cached[0].features_cached
+    assert len(cached[0].positions) == 6
+    (fresh,) = compute(make_engine(), again)
+    assert_same(cached[0], fresh[0])
+    (unpruned,) = compute(engine, whole)
+    assert unpruned[0].features_cached
+    assert len(unpruned[0].positions) == 36
+
+
+def test_pictures_that_a_tower_prunes_alike_share_its_forward(
+    make_engine: Any, ask: Any, counting: CountingModel
+) -> None:
+    requests = [ask(0, 1, pruner="flowcut"), ask(2, pruner="flowcut"), ask(0, pruner="cls"), ask(0, pruner="none")]
+    compute(make_engine(towers=counting), *requests)
+    assert counting.forwards == [(3, frozenset()), (1, frozenset({View.SALIENCY_LAST}))]
+
+
+def test_a_full_budget_prunes_nothing_inside_the_tower(make_engine: Any, ask: Any, counting: CountingModel) -> None:
+    engine = make_engine(towers=counting)
+    compute(engine, ask(0, pruner="none"))
+    (answer,) = compute(engine, ask(0, pruner="flowcut", keep_tokens=36))
+    assert answer[0].features_cached
+
+
 def test_without_a_cache_every_question_runs_the_tower(make_engine: Any, ask: Any, counting: CountingModel) -> None:
     engine = make_engine(towers=counting, cache_bytes=0)
     for _ in range(2):
@@ -157,7 +227,7 @@ def test_a_poisoned_picture_fails_alone(make_engine: Any, ask: Any, counting: Co
     engine = make_engine(towers=counting)
     good, bad = engine.prepare(ask(0)), engine.prepare(ask(1))
     digest, pixel_values = bad.pictures[0].digest, torch.full_like(good.pictures[0].pixel_values, torch.nan)
-    bad = PreparedRequest(bad.request, (PreparedPicture(digest, pixel_values=pixel_values),))
+    bad = dataclasses.replace(bad, pictures=(PreparedPicture(digest, pixel_values=pixel_values),))
     before = telemetry.FAILURES.labels("encoder_batch")._value.get()
     first, second, third = engine.run([good, bad, engine.prepare(ask(2))])
     assert isinstance(second, FloatingPointError)

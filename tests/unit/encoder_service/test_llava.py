@@ -20,6 +20,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from encoder_service.models import load
 from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
 from encoder_service.pruners.base import View
+from encoder_service.pruners.in_tower import TowerLayer
 
 ALL_VIEWS = frozenset(View)
 NO_VIEWS: frozenset[View] = frozenset()
@@ -86,6 +87,86 @@ def test_saliency_is_the_cls_row_of_eager_attention(
     for i, features in enumerate(model.encode_images(pixel_values, ALL_VIEWS)):
         for view, layer in ((View.SALIENCY_LAST, -1), (View.SALIENCY_SECOND_LAST, -2)):
             torch.testing.assert_close(features.views[view], attentions[layer][i].mean(0)[0, 1:], atol=1e-6, rtol=1e-4)
+
+
+def test_views_of_other_layers_and_head_widths_are_what_they_say(
+    checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+) -> None:
+    llava = LlavaForConditionalGeneration.from_pretrained(
+        checkpoints.hub, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    tower = llava.model.vision_tower
+    with torch.inference_mode():
+        output = tower(pixel_values, output_attentions=True, output_hidden_states=True)
+        second_last, last = model.vision_tower.vision_model.encoder.layers[-2:]  # type: ignore[attr-defined]
+        normed = last.layer_norm1(output.hidden_states[-2])
+        keys = second_last.self_attn.k_proj(second_last.layer_norm1(output.hidden_states[-3]))
+        query, key = last.self_attn.q_proj(normed[:, :1]), last.self_attn.k_proj(normed)
+        one_head = (query @ key.transpose(1, 2) / 32**0.5).softmax(-1)
+    for i, features in enumerate(model.encode_images(pixel_values, ALL_VIEWS)):
+        for view, want in (
+            (View.CLS_HIDDEN, output.hidden_states[-2][i, 0]),
+            (View.SALIENCY_FIRST, output.attentions[0][i].mean(0)[0, 1:]),
+            (View.SALIENCY_ONE_HEAD, one_head[i, 0, 1:]),
+            (View.MEAN_KEYS_SECOND_LAST, keys[i, 1:].view(36, 4, 8).mean(1)),
+        ):
+            torch.testing.assert_close(features.views[view], want, atol=1e-5, rtol=1e-4)
+
+
+class Watcher:
+    """Goes into the tower, looks at every layer and lets the patches of `leaving` go after one of them."""
+
+    def __init__(self, leave_after: int = -1, leaving: tuple[int, ...] = ()) -> None:
+        self.seen: list[tuple[int, int, torch.Tensor, torch.Tensor]] = []
+        self._leave_after, self._leaving = leave_after, leaving
+
+    def start(self) -> Watcher:
+        return self
+
+    def after_layer(self, layer: TowerLayer) -> torch.Tensor | None:
+        self.seen.append((layer.index, layer.num_layers, layer.cls_attention(), layer.values()))
+        if layer.index != self._leave_after:
+            return None
+        return torch.tensor([i for i in range(layer.values().shape[1] - 1) if i not in self._leaving])
+
+
+def test_a_hook_sees_each_layer_that_the_language_model_reads(
+    checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+) -> None:
+    llava = LlavaForConditionalGeneration.from_pretrained(
+        checkpoints.hub, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.inference_mode():
+        attentions = llava.model.vision_tower(pixel_values[:1], output_attentions=True).attentions
+    watcher = Watcher()
+    (features,) = model.encode_images(pixel_values[:1], NO_VIEWS, watcher)
+    assert [(index, num_layers) for index, num_layers, _, _ in watcher.seen] == [(0, 3), (1, 3)]
+    for (_, _, attention, values), want in zip(watcher.seen, attentions[:-1], strict=True):
+        torch.testing.assert_close(attention, want[0, :, 0, 1:], atol=1e-6, rtol=1e-4)
+        assert values.shape == (4, 37, 8)
+    (whole,) = model.encode_images(pixel_values[:1], NO_VIEWS)
+    assert torch.equal(features.hidden, whole.hidden)
+    assert features.survivors is not None
+    assert features.survivors.tolist() == list(range(36))
+
+
+def test_rows_that_leave_are_seen_by_no_later_layer(model: EncoderModel, pixel_values: torch.Tensor) -> None:
+    watcher = Watcher(leave_after=0, leaving=(0, 7, 35))
+    (features,) = model.encode_images(pixel_values[:1], NO_VIEWS, watcher)
+    staying = [i for i in range(36) if i not in (0, 7, 35)]
+    assert features.survivors is not None
+    assert features.survivors.tolist() == staying
+    tower = model.vision_tower.vision_model  # type: ignore[attr-defined]
+    with torch.inference_mode():
+        hidden = tower.encoder.layers[0](tower.pre_layrnorm(tower.embeddings(pixel_values[:1])), None)
+        want = tower.encoder.layers[1](hidden[:, [0, *(1 + i for i in staying)]], None)
+    torch.testing.assert_close(features.hidden, want[0, 1:])
+    assert watcher.seen[1][3].shape[1] == 34
+
+
+def test_a_pruned_tower_offers_no_views(model: EncoderModel, pixel_values: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="offers no views, keys"):
+        model.encode_images(pixel_values, {View.KEYS}, Watcher())
 
 
 def test_layer_identity(checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor) -> None:

@@ -78,7 +78,7 @@ def test_a_model_that_cannot_be_loaded_ends_with_one_sentence(
     ("flags", "message"),
     [
         ([], "--model (ENCODER_MODEL)"),
-        (["--pruner", "magic"], "accepted: none, desap, cls, random"),
+        (["--pruner", "magic"], "accepted: none, desap, visionzip, prumerge"),
         (["--keep-ratio", "0"], "--keep-ratio (ENCODER_KEEP_RATIO)"),
         (["--listen", "50051"], "not of the form host:port"),
         (["--dtype", "int8"], "--dtype (ENCODER_DTYPE)"),

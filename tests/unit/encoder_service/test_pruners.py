@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import PrunerInput, TextFeatures, View, VisionFeatures
+from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, View, VisionFeatures
+from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.parameters import InvalidParameter
 
 ROWS, COLUMNS, WIDTH, JOINT = 4, 5, 12, 6
@@ -44,6 +46,8 @@ def vision_features(seed: int) -> VisionFeatures:
             views[view] = rand(1 + NUM_PATCHES, JOINT)
         elif view.startswith("saliency"):
             views[view] = rand(NUM_PATCHES).softmax(0)
+        elif view is View.CLS_HIDDEN:
+            views[view] = rand(WIDTH)
         else:
             views[view] = rand(NUM_PATCHES, WIDTH)
     return VisionFeatures(rand(NUM_PATCHES, WIDTH), (ROWS, COLUMNS), views)
@@ -59,41 +63,137 @@ def text_features(seed: int, num_tokens: int = 7) -> TextFeatures:
 
 def mapped(vision: VisionFeatures, order: torch.Tensor) -> VisionFeatures:
     """The same picture with its patches in another order."""
-    views = {
-        view: torch.cat([rows[:1], rows[1:][order]]) if view.startswith("joint") else rows[order]
-        for view, rows in vision.views.items()
-    }
+    views = dict(vision.views)
+    for view, rows in vision.views.items():
+        if view.startswith("joint"):
+            views[view] = torch.cat([rows[:1], rows[1:][order]])
+        elif view is not View.CLS_HIDDEN:
+            views[view] = rows[order]
     return VisionFeatures(vision.hidden[order], vision.grid, views)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a layer shows of the patches that are left, drawn once for all that there were."""
+
+    index: int
+    num_layers: int
+    attention: torch.Tensor
+    all_values: torch.Tensor
+    survivors: torch.Tensor
+
+    def cls_attention(self) -> torch.Tensor:
+        return self.attention[:, self.survivors]
+
+    def values(self) -> torch.Tensor:
+        return torch.cat([self.all_values[:, :1], self.all_values[:, 1:][:, self.survivors]], dim=1)
+
+
+def tower_features(
+    in_tower: InTowerPruner, seed: int, *, order: torch.Tensor | None = None, flat: bool = False
+) -> VisionFeatures:
+    """The picture after six layers that `in_tower` has shortened; its patches in another order, or of one colour."""
+    generator, num_layers = torch.Generator().manual_seed(seed), 6
+    order = torch.arange(NUM_PATCHES) if order is None else order
+    survivors, hook = torch.arange(NUM_PATCHES), in_tower.start()
+    for index in range(num_layers - 1):
+        # Double precision, so that another order of summing cannot change a choice.
+        attention = torch.randn(2, NUM_PATCHES, generator=generator, dtype=torch.float64).softmax(1)[:, order]
+        values = torch.randn(2, 1 + NUM_PATCHES, 3, generator=generator, dtype=torch.float64)
+        values = torch.cat([values[:, :1], values[:, 1:][:, order]], dim=1)
+        if flat:
+            attention, values = torch.zeros_like(attention), torch.zeros_like(values)
+        going_on = hook.after_layer(Layer(index, num_layers, attention, values, survivors))
+        survivors = survivors if going_on is None else survivors[going_on]
+    hidden = torch.zeros(NUM_PATCHES, WIDTH) if flat else vision_features(seed).hidden[order]
+    return VisionFeatures(hidden[survivors], (ROWS, COLUMNS), {}, survivors)
+
+
+def run(
+    name: str,
+    keep: int,
+    seed: int,
+    params: dict[str, Any] | None = None,
+    *,
+    has_text: bool = True,
+    order: torch.Tensor | None = None,
+    flat: bool = False,
+) -> PrunedTokens:
+    """A pruner on a picture of chance, seen as the pruner asks for."""
+    bound = PRUNERS[name].bind(params or {})
+    if bound.needs.in_tower is not None and keep < NUM_PATCHES:
+        vision = tower_features(bound.needs.in_tower(keep), seed, order=order, flat=flat)
+    else:
+        vision = vision_features(seed) if order is None else mapped(vision_features(seed), order)
+        if flat:
+            views = {view: torch.zeros_like(rows) for view, rows in vision.views.items()}
+            vision = VisionFeatures(torch.zeros(NUM_PATCHES, WIDTH), (ROWS, COLUMNS), views)
+    return bound.prune(PrunerInput(vision, keep, text=text_features(seed) if has_text else None, seed=seed))
+
+
+def patches(result: PrunedTokens) -> list[int]:
+    """The rows that stand for a patch."""
+    return [index for index in result.kept_index.tolist() if index >= 0]
 
 
 @pytest.mark.parametrize("name", CHOOSING)
 @given(keep=st.integers(1, NUM_PATCHES), seed=st.integers(0, 2**40), has_text=st.booleans())
-@settings(max_examples=40, deadline=None)
-def test_every_pruner_keeps_exactly_its_budget_and_loses_no_mass(
+@settings(max_examples=30, deadline=None)
+def test_every_pruner_keeps_exactly_its_budget_and_says_what_became_of_each_patch(
     name: str, keep: int, seed: int, has_text: bool
 ) -> None:
-    vision = vision_features(seed)
-    before = vision.hidden.clone()
-    job = PrunerInput(vision, keep, text=text_features(seed) if has_text else None, seed=seed)
-    result = PRUNERS[name].bind({}).prune(job)
-    kept = result.kept_index.tolist()
-    assert len(set(kept)) == len(kept) == keep
-    assert kept == sorted(kept)
-    assert set(kept) <= set(range(NUM_PATCHES))
+    result = run(name, keep, seed, has_text=has_text)
     assert result.features.shape == (keep, WIDTH)
-    assert result.merged_into[result.kept_index].tolist() == list(range(keep))
+    assert result.features.isfinite().all()
+    assert len(result.kept_index) == keep
+    kept = patches(result)
+    assert len(set(kept)) == len(kept)
+    assert set(kept) <= set(range(NUM_PATCHES))
+    assert result.merged_into.shape == (NUM_PATCHES,)
+    assert set(result.merged_into.tolist()) <= set(range(-1, keep))
+    for row, index in enumerate(result.kept_index.tolist()):
+        if index >= 0:
+            assert result.merged_into[index] == row
+    again = run(name, keep, seed, has_text=has_text)
+    assert torch.equal(result.features, again.features)
+    assert torch.equal(result.kept_index, again.kept_index)
+
+
+@pytest.mark.parametrize("name", ["desap", "cls", "uniform", "random"])
+@given(keep=st.integers(1, NUM_PATCHES), seed=st.integers(0, 2**40))
+@settings(max_examples=30, deadline=None)
+def test_those_that_merge_by_means_lose_no_mass(name: str, keep: int, seed: int) -> None:
+    result, before = run(name, keep, seed), vision_features(seed).hidden
+    assert result.kept_index.tolist() == sorted(result.kept_index.tolist())
     members = torch.bincount(result.merged_into, minlength=keep)
     torch.testing.assert_close((members[:, None] * result.features).sum(0), before.sum(0), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(vision.hidden, before, atol=0, rtol=0)  # a pruner is pure
-    again = PRUNERS[name].bind({}).prune(job)
-    assert torch.equal(result.features, again.features)
+
+
+@pytest.mark.parametrize("name", ["hired", "flowcut", "holov"])
+@given(keep=st.integers(1, NUM_PATCHES), seed=st.integers(0, 2**40))
+@settings(max_examples=30, deadline=None)
+def test_those_that_merge_nothing_return_features_as_they_were(name: str, keep: int, seed: int) -> None:
+    result = run(name, keep, seed)
+    assert torch.equal(result.features, vision_features(seed).hidden[result.kept_index])
+    assert int((result.merged_into >= 0).sum()) == keep
+
+
+@pytest.mark.parametrize("name", sorted(PRUNERS))
+def test_a_pruner_is_pure(name: str) -> None:
+    bound, vision = PRUNERS[name].bind({}), vision_features(7)
+    if bound.needs.in_tower is not None:
+        vision = tower_features(bound.needs.in_tower(6), 7)
+    before = vision.hidden.clone(), {view: rows.clone() for view, rows in vision.views.items()}
+    bound.prune(PrunerInput(vision, 6, text=text_features(7)))
+    assert torch.equal(vision.hidden, before[0])
+    for view, rows in vision.views.items():
+        assert torch.equal(rows, before[1][view])
 
 
 @pytest.mark.parametrize("name", sorted(PRUNERS))
 def test_the_full_budget_changes_nothing(name: str) -> None:
-    vision = vision_features(1)
-    result = PRUNERS[name].bind({}).prune(PrunerInput(vision, NUM_PATCHES, text=text_features(1)))
-    assert torch.equal(result.features, vision.hidden)
+    result = run(name, NUM_PATCHES, 1)
+    assert torch.equal(result.features, vision_features(1).hidden)
     assert result.kept_index.tolist() == result.merged_into.tolist() == list(range(NUM_PATCHES))
 
 
@@ -102,16 +202,24 @@ def test_none_ignores_the_budget() -> None:
     assert torch.equal(PRUNERS["none"].bind({}).prune(PrunerInput(vision, 1)).features, vision.hidden)
 
 
+# Where all scores are equal: who takes the first patches, since equals go to the smaller index.
+FIRST_COME = {
+    "desap": lambda keep: list(range(keep)),
+    "cls": lambda keep: list(range(keep)),
+    "hired": lambda keep: list(range(keep)),
+    "flowcut": lambda keep: list(range(keep)),
+    "prumerge": lambda keep: [*range(keep - 1), -2],
+}
+
+
 @pytest.mark.parametrize("name", CHOOSING)
-@pytest.mark.parametrize("keep", [1, 7, NUM_PATCHES])
+@pytest.mark.parametrize("keep", [1, 2, 7, NUM_PATCHES - 1])
 def test_a_picture_of_one_colour_gives_numbers(name: str, keep: int) -> None:
-    flat = {view: torch.zeros_like(rows) for view, rows in vision_features(0).views.items()}
-    vision = VisionFeatures(torch.zeros(NUM_PATCHES, WIDTH), (ROWS, COLUMNS), flat)
-    result = PRUNERS[name].bind({}).prune(PrunerInput(vision, keep, text=text_features(0)))
+    result = run(name, keep, 0, flat=True)
     assert result.features.isfinite().all()
     assert len(result.kept_index) == keep
-    if name != "random":
-        assert result.kept_index.tolist() == list(range(keep))  # equal scores go to the smaller index
+    if name in FIRST_COME:
+        assert result.kept_index.tolist() == FIRST_COME[name](keep)
 
 
 @pytest.mark.parametrize("params", SWITCHES, ids=[str(item) for item in SWITCHES])
@@ -156,17 +264,15 @@ def test_desap_follows_the_question() -> None:
     assert first.kept_index.tolist() != second.kept_index.tolist()
 
 
-@pytest.mark.parametrize("name", ["desap", "cls"])
-@given(seed=st.integers(0, 10_000), keep=st.integers(1, NUM_PATCHES))
+@pytest.mark.parametrize("name", ["desap", "cls", "hired", "flowcut", "prumerge"])
+@given(seed=st.integers(0, 10_000), keep=st.integers(1, NUM_PATCHES - 1))
 @settings(max_examples=30, deadline=None)
 def test_the_choice_follows_the_patches_wherever_they_lie(name: str, seed: int, keep: int) -> None:
-    vision = vision_features(seed)
     order = torch.randperm(NUM_PATCHES, generator=torch.Generator().manual_seed(seed))
-    bound = PRUNERS[name].bind({})
-    text = text_features(seed)
-    straight = bound.prune(PrunerInput(vision, keep, text=text))
-    moved = bound.prune(PrunerInput(mapped(vision, order), keep, text=text))
-    assert sorted(order[moved.kept_index].tolist()) == straight.kept_index.tolist()
+    straight, moved = run(name, keep, seed), run(name, keep, seed, order=order)
+    assert {int(order[i]) for i in patches(moved)} == set(patches(straight))
+    if name == "prumerge":  # emits by attention, so its rows stay where they were
+        torch.testing.assert_close(moved.features[:-1], straight.features[:-1], atol=1e-5, rtol=1e-5)
 
 
 def test_random_depends_on_picture_and_seed_alone() -> None:
@@ -192,6 +298,12 @@ def test_random_depends_on_picture_and_seed_alone() -> None:
         ("desap", {"fcma_lambda": math.nan}, "0 to 1000"),
         ("random", {"seed": 0.5}, "a whole number"),
         ("none", {"seed": 1}, "accepted: none"),
+        ("visionzip", {"context_share": -0.1}, "0 to 1; share of the budget for context tokens"),
+        ("prumerge", {"fidelity": True}, "no parameter 'fidelity'; accepted: adaptive"),
+        ("prumerge_plus", {"fidelity": "yes"}, "true or false"),
+        ("holov", {"crops": 0}, "1 to 100000 or null"),
+        ("holov", {"crops": 2.5}, "1 to 100000 or null"),
+        ("flowcut", {"layers": [1]}, "no parameter 'layers'; accepted: none"),
     ],
 )
 def test_parameters_that_are_not_accepted_say_what_is(name: str, params: dict[str, Any], message: str) -> None:

@@ -174,7 +174,7 @@ async def test_a_second_question_on_a_picture_is_served_from_its_features(
         ({"images": [b"hello"]}, "unsupported_media", "image", "JPEG, PNG, WebP, GIF, BMP"),
         ({"images": [b""]}, "unsupported_media", "image", "empty"),
         ({"images": [bytes(2**20 + 1)]}, "too_large", "image", "1,048,577 bytes"),
-        ({"pruner": "magic"}, "not_found", "pruner", "'magic'; accepted: none, desap, cls, random"),
+        ({"pruner": "magic"}, "not_found", "pruner", "'magic'; accepted: none, desap, visionzip, prumerge"),
         ({"params": {"task_share": 2}}, "invalid_request", "pruner_params", "task_share = 2.0 is not accepted"),
         ({"params": {"depth": 2}}, "invalid_request", "pruner_params", "no parameter 'depth'"),
         ({"keep_tokens": 0}, "invalid_request", "keep_tokens", "at least 1"),

@@ -1,0 +1,84 @@
+"""HoloV: how the budget is dealt out over crops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoder_service.pruners import PRUNERS
+from encoder_service.pruners.base import PrunedTokens, PrunerInput, View, VisionFeatures
+from encoder_service.pruners.holov import crop_sizes, default_crops, quotas, redistribute
+
+N = 30
+
+
+def pruned(attention: torch.Tensor, keep: int, **params: object) -> PrunedTokens:
+    vision = VisionFeatures(torch.ones(len(attention), 2), (1, len(attention)), {View.SALIENCY_SECOND_LAST: attention})
+    return PRUNERS["holov"].bind(params).prune(PrunerInput(vision, keep))
+
+
+@pytest.mark.parametrize(
+    ("num_patches", "keep", "crops"),
+    [(576, 192, 5), (576, 128, 8), (576, 64, 16), (2880, 320, 16), (576, 575, 1), (576, 1, 576), (4, 1, 4)],
+)
+def test_the_number_of_crops_follows_the_budget(num_patches: int, keep: int, crops: int) -> None:
+    assert default_crops(num_patches, keep) == crops
+
+
+def test_the_first_crops_are_one_longer() -> None:
+    assert crop_sizes(11, 4) == [3, 3, 3, 2]
+    assert crop_sizes(4, 4) == [1, 1, 1, 1]
+
+
+def test_a_crop_gets_its_share_of_mean_attention_and_the_remainder_goes_to_the_heaviest() -> None:
+    attention = torch.tensor([0.0, 0.2, 0.5, 0.5, 0.25, 0.15])  # means .1, .5, .2: of 7 tokens .875, 4.375, 1.75
+    assert quotas(attention, [2, 2, 2], 7) == ([0, 5, 2], [1, 2, 0])
+
+
+def test_without_any_attention_tokens_are_dealt_out_in_rounds() -> None:
+    assert quotas(torch.zeros(9), [3, 3, 3], 7)[0] == [3, 2, 2]
+
+
+@given(st.lists(st.integers(0, 9), min_size=N, max_size=N), st.integers(1, N - 1), st.integers(1, N))
+@settings(max_examples=80, deadline=None)
+def test_crop_by_crop_the_most_attended_first(scores: list[int], keep: int, crops: int) -> None:
+    attention = torch.tensor(scores, dtype=torch.float64)
+    kept = pruned(attention, keep, crops=crops).kept_index.tolist()
+    assert len(set(kept)) == len(kept) == keep
+    start = 0
+    for size in crop_sizes(N, crops):
+        inside = [i for i in kept if start <= i < start + size]
+        best = sorted(range(start, start + size), key=lambda i: (-scores[i], i))[: len(inside)]
+        assert inside == (sorted(best) if len(inside) == size else best)
+        assert kept[: len(inside)] == inside
+        kept, start = kept[len(inside) :], start + size
+    assert not kept
+
+
+@given(seed=st.integers(0, 1000), keep=st.integers(1, N - 1), crops=st.integers(1, N))
+@settings(max_examples=80, deadline=None)
+def test_surplus_goes_to_the_crops_with_room_and_quotas_never_exceed_sizes(seed: int, keep: int, crops: int) -> None:
+    attention = (5 * torch.randn(N, generator=torch.Generator().manual_seed(seed))).softmax(0)
+    sizes = crop_sizes(N, crops)
+    granted, by_weight = quotas(attention, sizes, keep)
+    assert sum(granted) == keep
+    dealt = redistribute(granted, sizes, by_weight)
+    assert sum(dealt) == keep
+    assert all(got <= size for got, size in zip(dealt, sizes, strict=True))
+    assert all(got >= min(quota, size) for got, quota, size in zip(dealt, granted, sizes, strict=True))
+
+
+def test_surplus_is_dealt_one_each_by_weight() -> None:
+    assert redistribute([9, 1, 0, 1], [4, 4, 4, 1], by_weight=[0, 3, 1, 2]) == [4, 4, 2, 1]
+
+
+def test_fidelity_fills_a_lost_surplus_up_with_rows_of_zeros() -> None:
+    attention = torch.zeros(16)
+    attention[:4] = 1.0
+    assert pruned(attention, 8, crops=4).kept_index.tolist()[:4] == [0, 1, 2, 3]
+    assert (pruned(attention, 8, crops=4).kept_index >= 0).all()
+    result = pruned(attention, 8, crops=4, fidelity=True)
+    assert result.kept_index.tolist() == [0, 1, 2, 3, -3, -3, -3, -3]
+    assert result.features.tolist() == [[1.0, 1.0]] * 4 + [[0.0, 0.0]] * 4

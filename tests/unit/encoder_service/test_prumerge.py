@@ -1,0 +1,134 @@
+"""PruMerge and PruMerge+: who is kept, in which order, what is folded into whom."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoder_service.pruners import PRUNERS
+from encoder_service.pruners.base import PrunedTokens, PrunerInput, View, VisionFeatures
+from encoder_service.pruners.prumerge import by_attention, fold, num_outliers
+from encoder_service.pruners.prumerge_plus import adaptive_sample, even_sample, released_sample
+
+N, WIDTH = 40, 5
+
+
+def picture(seed: int) -> VisionFeatures:
+    generator = torch.Generator().manual_seed(seed)
+    views = {
+        View.SALIENCY_ONE_HEAD: (3 * torch.randn(N, generator=generator, dtype=torch.float64)).softmax(0),
+        View.KEYS: torch.randn(N, WIDTH, generator=generator, dtype=torch.float64),
+    }
+    return VisionFeatures(torch.randn(N, WIDTH, generator=generator, dtype=torch.float64), (5, 8), views)
+
+
+def pruned(name: str, seed: int, keep: int, **params: bool) -> PrunedTokens:
+    return PRUNERS[name].bind(params).prune(PrunerInput(picture(seed), keep))
+
+
+def folded(vision: VisionFeatures, kept: list[int]) -> PrunedTokens:
+    return fold(vision.hidden, vision.views[View.SALIENCY_ONE_HEAD], vision.views[View.KEYS], torch.tensor(kept).long())
+
+
+def expected(vision: VisionFeatures, kept: list[int]) -> torch.Tensor:
+    """Term by term: twins are neighbours, and for each repeat the first dropped patch is nobody's."""
+    attention, keys = vision.views[View.SALIENCY_ONE_HEAD], vision.views[View.KEYS]
+    dropped = [i for i in range(N) if i not in kept]
+    dropped = dropped[len(kept) - len(set(kept)) :]
+    rows = []
+    for place, i in enumerate(kept):
+        others = kept[:place] + kept[place + 1 :] + dropped
+        others.sort(key=lambda j: (-float(torch.cosine_similarity(keys[i], keys[j], dim=0)), j))
+        rows.append(vision.hidden[i] + sum(attention[j] * vision.hidden[j] for j in others[:32]))
+    rows.append(sum((attention[j] * vision.hidden[j] for j in dropped), torch.zeros(WIDTH).double()))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("kept", [[], [7], [30, 2, 11], list(range(0, N, 2)), [3, 9, 3], [5, 5, 8, 8, 20]])
+def test_rows_hold_their_32_nearest_weighted_by_attention_and_the_last_all_dropped(kept: list[int]) -> None:
+    vision = picture(1)
+    result = folded(vision, kept)
+    torch.testing.assert_close(result.features, expected(vision, kept))
+    assert result.kept_index.tolist() == [*kept, -2]
+
+
+def test_a_repeated_patch_belongs_to_its_first_row_and_costs_a_dropped_one_its_place() -> None:
+    result = folded(picture(1), [3, 9, 3])
+    assert result.merged_into[3] == 0
+    assert result.merged_into[0] == -1
+    assert result.merged_into[1:3].tolist() == [3, 3]
+
+
+def test_where_nothing_is_dropped_there_is_no_row_for_it() -> None:
+    assert folded(picture(1), list(range(N))).kept_index.tolist() == list(range(N))
+
+
+@given(seed=st.integers(0, 1000), keep=st.integers(1, N - 1))
+@settings(max_examples=40, deadline=None)
+def test_kept_patches_come_by_falling_attention(seed: int, keep: int) -> None:
+    attention = picture(seed).views[View.SALIENCY_ONE_HEAD]
+    best = attention.argsort(descending=True).tolist()
+    assert pruned("prumerge", seed, keep).kept_index.tolist() == [*best[: keep - 1], -2]
+    plus = pruned("prumerge_plus", seed, keep).kept_index.tolist()
+    assert plus[: keep // 2] == best[: keep // 2]
+    assert plus[keep // 2 : -1] == sorted(set(plus[keep // 2 : -1]))
+    assert len(plus) == keep
+
+
+def test_equals_go_to_the_smaller_index() -> None:
+    assert by_attention(torch.tensor([1.0, 2.0, 1.0, 2.0, 0.0]), 3).tolist() == [1, 3, 0]
+
+
+def test_outliers_lie_above_the_upper_fence() -> None:
+    assert num_outliers(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])) == 0  # fence 4 + 1.5 * 2 = 7
+    assert num_outliers(torch.tensor([1.0, 2.0, 3.0, 4.0, 7.0])) == 0
+    assert num_outliers(torch.tensor([1.0, 2.0, 3.0, 4.0, 7.1])) == 1
+
+
+@pytest.mark.parametrize("name", ["prumerge", "prumerge_plus"])
+@pytest.mark.parametrize("keep", [1, 20, N])
+def test_an_adaptive_count_is_the_pictures_own(name: str, keep: int) -> None:
+    vision = picture(5)
+    outliers = num_outliers(vision.views[View.SALIENCY_ONE_HEAD])
+    assert 1 < outliers < N // 3
+    result = pruned(name, 5, keep, adaptive=True)
+    if name == "prumerge":
+        assert len(result.features) == outliers + 1
+    else:
+        grid = set(range(0, N - 1, N // outliers // 3))
+        top = set(result.kept_index[:outliers].tolist())
+        assert len(result.features) == len(grid | top) + 1
+
+
+@pytest.mark.parametrize("name", ["prumerge", "prumerge_plus"])
+def test_a_picture_in_which_nothing_stands_out_is_still_encoded(name: str) -> None:
+    vision = picture(5)
+    flat = VisionFeatures(
+        vision.hidden,
+        vision.grid,
+        {**vision.views, View.SALIENCY_ONE_HEAD: torch.full((N,), 0.02, dtype=torch.float64)},
+    )
+    result = PRUNERS[name].bind({"adaptive": True}).prune(PrunerInput(flat, 9))
+    assert result.features.isfinite().all()
+    assert result.kept_index[0] == 0
+
+
+def test_samples_are_those_of_the_definition() -> None:
+    top = torch.tensor([4, 0])
+    assert even_sample(top, 10, 4).tolist() == [4, 0, 2, 5, 7, 9]  # places 1, 3, 5, 7 of 1 2 3 5 6 7 8 9
+    assert even_sample(top, 10, 0).tolist() == [4, 0]
+    assert adaptive_sample(top, 12).tolist() == [4, 0, 2, 6, 8, 10]  # share 1/6: floor(6 / 3) = 2; the last never
+    assert adaptive_sample(torch.arange(9), 12).tolist() == [*range(9), 9, 10]  # more than a third: step 1
+    assert released_sample(top, 12).tolist() == [4, 0, 3, 9]  # s = 6
+
+
+@pytest.mark.parametrize(("keep", "rows"), [(192, 193), (128, 129), (64, 65)])
+def test_fidelity_gives_the_counts_of_the_released_code(keep: int, rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    views = {View.SALIENCY_ONE_HEAD: torch.rand(576, generator=generator), View.KEYS: torch.rand(576, 3)}
+    vision = VisionFeatures(torch.rand(576, 3), (24, 24), views)
+    result = PRUNERS["prumerge_plus"].bind({"fidelity": True}).prune(PrunerInput(vision, keep))
+    assert len(result.features) == rows
+    assert PRUNERS["prumerge_plus"].bind({"fidelity": True}).prune(PrunerInput(vision, 1)).kept_index.tolist() == [-2]
