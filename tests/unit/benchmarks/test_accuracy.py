@@ -8,20 +8,9 @@ from benchmarks.accuracy_report import markdown
 
 
 def test_a_small_run_writes_table_figures_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = [
-        "--pruners",
-        "desap",
-        "cls",
-        "--budgets",
-        "1/9",
-        "--scenes",
-        "2",
-        "--splits",
-        "easy",
-        "--out",
-        str(tmp_path),
-    ]
-    assert accuracy.main([*argv, str(tmp_path)]) == 0
+    methods = ["--pruners", "desap", "cls", "--budgets", "1/9"]
+    size = ["--scenes", "2", "--splits", "easy", "--out", str(tmp_path)]
+    assert accuracy.main([*methods, *size]) == 0
     result = json.loads((tmp_path / "accuracy.json").read_text())
     rows = result["splits"]["easy"]["rows"]
     assert [(row["pruner"], row["budget"]) for row in rows] == [("none", "1"), ("desap", "1/9"), ("cls", "1/9")]
