@@ -11,6 +11,8 @@ __all__ = ["CONFIG_FILES", "fingerprint", "resolve"]
 
 CONFIG_FILES: Final = ("*.json", "*.jinja", "*.txt", "*.model")
 
+# End tokens, ids and pixel values depend on the last three.
+_TELLING_FILES: Final = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
 _SAMPLES: Final = 64
 _SAMPLE_BYTES: Final = 4096
 
@@ -44,7 +46,7 @@ def resolve(model: str, *, files: Sequence[str], revision: str | None = None) ->
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """16 hex digits that change when the weights or the configuration change.
+    """16 hex digits that change when the weights change, or a file beside them that changes answers.
 
     Weights are sampled (size, head, and 64 evenly spaced blocks of 4 KiB a file), so that a 14 GB checkpoint takes
     milliseconds. That tells checkpoints apart; it is no proof of integrity.
@@ -56,7 +58,10 @@ def fingerprint(checkpoint: Path) -> str:
     weights = sorted(checkpoint.glob("*.safetensors")) or sorted(checkpoint.glob("pytorch_model*.bin"))
     if not (checkpoint / "config.json").is_file() or not weights:
         raise FileNotFoundError(f"{checkpoint.name!r} holds no config.json with weights beside it")
-    digest = hashlib.sha256((checkpoint / "config.json").read_bytes())
+    digest = hashlib.sha256()
+    for name in _TELLING_FILES:
+        if (checkpoint / name).is_file():
+            digest.update(f"{name}:".encode() + hashlib.sha256((checkpoint / name).read_bytes()).digest())
     for path in weights:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())

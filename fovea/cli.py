@@ -25,6 +25,8 @@ _STARTUP_S = 600
 def _stack(args: argparse.Namespace) -> Stack:
     """The shipped small model unless --model names another."""
     flags = {"gateway": ["--redis-url", args.redis_url]} if args.redis_url else {}
+    if args.model is None and args.text_tower is not None:
+        raise StackError("--text-tower goes with --model; the shipped small model has its own")
     if args.model is None:
         model, tower, name = str(shipped_checkpoint("llava")), str(shipped_checkpoint("clip")), "fovea-lab"
     else:
@@ -32,10 +34,16 @@ def _stack(args: argparse.Namespace) -> Stack:
     return Stack(model, tower, listen=args.listen, name=args.served_model_name or name, flags=flags)
 
 
-def _up(args: argparse.Namespace) -> int:
+def _stop_event() -> threading.Event:
+    """Set by Ctrl-C, SIGTERM and the closing of the terminal."""
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _up(args: argparse.Namespace) -> int:
+    stop = _stop_event()
     try:
         with _stack(args) as stack:
             stack.wait_ready(_STARTUP_S, interrupted=stop.is_set)
@@ -51,6 +59,8 @@ def _ask(args: argparse.Namespace) -> int:
     fields: dict[str, Any] = {
         name: getattr(args, name) for name in ("pruner", "keep_tokens", "keep_ratio", "max_tokens", "temperature")
     }
+    if args.explain:
+        _require_writable_image(args.explain)
     answer = ask(
         args.url, args.image, args.question, timeout_s=args.timeout_s, explain=bool(args.explain) or None, **fields
     )
@@ -61,8 +71,18 @@ def _ask(args: argparse.Namespace) -> int:
     return 0
 
 
+def _require_writable_image(path: Path) -> None:
+    """Before anything is paid for: a folder that exists, a format that can be written."""
+    if not path.absolute().parent.is_dir():
+        raise AnswerError(f"there is no folder {path.parent}")
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise AnswerError(f"{path.name} must end in .png, .jpg or .webp")
+
+
 def _demo(args: argparse.Namespace) -> int:
-    return run_demo(overlay=args.overlay)
+    if args.overlay:
+        _require_writable_image(args.overlay)
+    return run_demo(overlay=args.overlay, interrupted=_stop_event().is_set)
 
 
 def _parser() -> argparse.ArgumentParser:

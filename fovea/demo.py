@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,26 @@ def _line(question: str, reply: dict[str, Any], right: bool) -> str:
     )
 
 
-def run_demo(*, overlay: Path | None = None) -> int:
+def run_demo(*, overlay: Path | None = None, interrupted: Callable[[], bool] = lambda: False) -> int:
     """Starts the services on the shipped model, asks the questions of `lab/demo`, prints what came, stops.
 
     Args:
         overlay: Where to draw the patches kept for the first question; None for no drawing.
+        interrupted: Asked between questions; true ends the demo.
 
     Returns:
         0 when every answer was right, else 1.
+
+    Raises:
+        StackError: The services do not start, or this installation comes without the demo's picture.
+        KeyboardInterrupt: `interrupted` said so.
     """
     llava, clip = shipped_checkpoint("llava"), shipped_checkpoint("clip")
     folder = llava.parent.parent / "demo"
-    cases = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    try:
+        cases = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StackError("the demo's picture and questions are not installed") from error
     picture = folder / cases["picture"]
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -43,10 +52,12 @@ def run_demo(*, overlay: Path | None = None) -> int:
         print("starting gateway, encoder service and LLM service as three processes ...", flush=True)
         try:
             with stack:
-                stack.wait_ready(300)
+                stack.wait_ready(300, interrupted=interrupted)
                 print(f"ready. The picture: lab/demo/{picture.name}\n")
                 print(f"{'question':<44} {'answer':<18} {'':<6} {'kept':>8} {'bytes':>7} {'ms':>8}")
                 for number, case in enumerate(cases["questions"]):
+                    if interrupted():
+                        raise KeyboardInterrupt
                     reply = ask(stack.url, picture, case["question"], explain=number == 0)
                     right = reply["answer"].strip().lower() == case["answer"].lower()
                     wrong += not right
@@ -59,8 +70,9 @@ def run_demo(*, overlay: Path | None = None) -> int:
                     f"\nunpruned, the first question ships {every['usage']['visual_tokens_total']} tokens in"
                     f" {every['usage']['wire_bytes']:,} bytes and answers {every['answer']!r}."
                 )
-        except StackError as error:
-            print(log.read_text(encoding="utf-8", errors="replace")[-4000:])
-            raise error
+        except StackError:
+            if log.exists():
+                print(log.read_text(encoding="utf-8", errors="replace")[-4000:])
+            raise
     print("stopped." if not wrong else f"stopped; {wrong} wrong.")
     return 1 if wrong else 0

@@ -146,8 +146,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> ServiceError:
             param=str(param) if param is not None else None,
             retry_after_s=float(retry) if retry is not None else None,
         )
-    if error.code() is StatusCode.RESOURCE_EXHAUSTED and "larger than max" not in (error.details() or ""):
-        # gRPC says the same when a server has all the calls in progress that it takes.
+    # gRPC has one status for a message too large and for a server with all the calls in progress that it takes.
+    if error.code() is StatusCode.RESOURCE_EXHAUSTED and "Concurrent RPC limit" in (error.details() or ""):
         return Overloaded(f"the {service} has as many calls in progress as it accepts", retry_after_s=1.0)
     cls, text = _TRANSPORT.get(error.code(), (InternalError, "the {service} answered with an unexpected error"))
     return cls(text.format(service=service), retry_after_s=1.0 if cls is Unavailable else None)

@@ -23,9 +23,16 @@ from fovea import telemetry
 from fovea.channel import message_options
 from fovea.errors import Cancelled, InternalError, ServiceError, to_metadata
 
-__all__ = ["GrpcServer", "split_address", "stop_signal"]
+__all__ = ["BindError", "GrpcServer", "split_address", "stop_signal"]
 
 log = logging.getLogger(__name__)
+
+# A message travels as a header, and a client refuses headers beyond 8 KiB.
+_MAX_MESSAGE_CHARS = 1000
+
+
+class BindError(RuntimeError):
+    """The address to listen on is taken, or not one of this machine."""
 
 
 def split_address(listen: str) -> tuple[str, int]:
@@ -80,7 +87,10 @@ async def _fail(method: str, error: BaseException, context: grpc.aio.ServicerCon
         log.error("%s failed", method, exc_info=error)
         error = InternalError("the service failed on this request; its log tells why")
     telemetry.REQUESTS.labels(method, error.code).inc()
-    await context.abort(error.grpc_status, error.message, to_metadata(error))
+    message = error.message
+    if len(message) > _MAX_MESSAGE_CHARS:
+        message = message[:_MAX_MESSAGE_CHARS] + "..."
+    await context.abort(error.grpc_status, message, to_metadata(error))
 
 
 def _guard_unary(method: str, rid: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Any:
@@ -124,6 +134,9 @@ class GrpcServer:
         max_message_bytes: Cap on a message in either direction.
         max_concurrent_rpcs: Calls beyond it are refused with RESOURCE_EXHAUSTED before any work.
         metrics_listen: host:port of the Prometheus endpoint; empty for none.
+
+    Raises:
+        BindError: Somebody listens there already.
     """
 
     def __init__(
@@ -154,7 +167,10 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         reflection.enable_server_reflection((*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
         host, port = split_address(listen)
-        self.port = self.grpc.add_insecure_port(f"{host}:{port}" if ":" not in host else f"[{host}]:{port}")
+        try:
+            self.port = self.grpc.add_insecure_port(f"{host}:{port}" if ":" not in host else f"[{host}]:{port}")
+        except RuntimeError as error:
+            raise BindError(f"cannot listen on {listen}: it is taken, or not an address of this machine") from error
 
     async def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *self._services):

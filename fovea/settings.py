@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import sys
 from typing import Any, Self
 
@@ -12,6 +13,10 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 __all__ = ["ServiceSettings", "settings_config"]
+
+# Kubernetes tells every pod where the services of its namespace are, under their names: LLM_SERVICE_HOST,
+# LLM_PORT_50052_TCP_ADDR, unless the pod says enableServiceLinks: false.
+_FROM_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
 
 
 def settings_config(prog: str, env_prefix: str) -> SettingsConfigDict:
@@ -36,7 +41,7 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def from_command_line(cls, argv: list[str]) -> Self:
         """Reads flags and environment; on a mistake prints what is wrong with which setting and exits with status 2."""
-        cls._refuse_unknown_environment()
+        cls._refuse_misspelled_environment()
         try:
             return cls(_cli_parse_args=argv)
         except ValidationError as error:
@@ -48,16 +53,18 @@ class ServiceSettings(BaseSettings):
             raise SystemExit(2) from None
 
     @classmethod
-    def _refuse_unknown_environment(cls) -> None:
-        """A misspelled variable that is ignored in silence costs somebody an evening."""
-        prefix = cls.model_config.get("env_prefix", "")
+    def _refuse_misspelled_environment(cls) -> None:
+        """A misspelled variable ignored in silence costs somebody an evening; a foreign one is only mentioned."""
+        prog, prefix = cls.model_config.get("cli_prog_name"), cls.model_config.get("env_prefix", "")
         known = {f"{prefix}{name}".upper() for name in cls.model_fields}
         for name in sorted(os.environ):
-            if name.startswith(prefix) and name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else "; see --help for those that exist"
-                print(f"{cls.model_config.get('cli_prog_name')}: unknown setting {name}{hint}", file=sys.stderr)
+            if not name.startswith(prefix) or name in known or _FROM_KUBERNETES.search(name):
+                continue
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            if near:
+                print(f"{prog}: unknown setting {name}; did you mean {near[0]}?", file=sys.stderr)
                 raise SystemExit(2)
+            print(f"{prog}: {name} is no setting and is ignored; --help lists those that exist", file=sys.stderr)
 
     def describe(self) -> str:
         """All settings as one JSON line for the log, secrets masked."""

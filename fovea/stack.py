@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,10 +18,15 @@ from typing import Final, Self
 
 import httpx
 
+from fovea.server import split_address
+
 __all__ = ["SERVICES", "Stack", "StackError", "free_port", "shipped_checkpoint"]
 
 SERVICES: Final = ("encoder_service", "llm_service", "gateway")
 _POLL_S: Final = 0.1
+# Longer than any service's own drain, so that the drain decides what becomes of requests under way.
+_STOP_S: Final = 40.0
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class StackError(RuntimeError):
@@ -40,6 +47,12 @@ def shipped_checkpoint(part: str) -> Path:
     return path
 
 
+def _die_with_parent() -> None:
+    """Runs in the child before it becomes the service: whatever ends the parent, even SIGKILL, ends the child."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def free_port() -> int:
     """A loopback port that nobody listens on right now."""
     with socket.socket() as probe:
@@ -50,7 +63,7 @@ def free_port() -> int:
 
 @dataclass
 class Stack:
-    """The three services with their flags.
+    """The three services with their flags. They end with the process that started them.
 
     Args:
         model: Checkpoint directory or hub id, the same for all three.
@@ -60,6 +73,9 @@ class Stack:
         flags: Further flags by service, for example {"gateway": ["--redis-url", "redis://..."]}.
         environment: Added to the environment of all three.
         log_to: Where their logs go; None for this process's stderr.
+
+    Raises:
+        StackError: `listen` is not of the form host:port.
     """
 
     model: str
@@ -71,6 +87,10 @@ class Stack:
     log_to: Path | None = None
 
     def __post_init__(self) -> None:
+        try:
+            split_address(self.listen)
+        except ValueError as error:
+            raise StackError(str(error)) from error
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.encoder_address = f"127.0.0.1:{free_port()}"
         self.llm_address = f"127.0.0.1:{free_port()}"
@@ -96,7 +116,13 @@ class Stack:
         return [*words, *self.flags.get(service, ())]
 
     def start(self, *services: str) -> None:
-        """Starts the named services, or all; returns at once."""
+        """Starts the named services, or all; returns at once.
+
+        Raises:
+            StackError: Somebody else listens at the gateway's address; nothing was started.
+        """
+        if not services or "gateway" in services:
+            self._require_free_address()
         for service in services or SERVICES:
             log = self.log_to.open("ab") if self.log_to else None
             try:
@@ -108,10 +134,21 @@ class Stack:
                     env={**os.environ, **self.environment},
                     # Ctrl-C reaches the whole foreground group: we alone decide who stops when.
                     start_new_session=True,
+                    preexec_fn=_die_with_parent,
                 )
             finally:
                 if log:
                     log.close()
+
+    def _require_free_address(self) -> None:
+        """Or `wait_ready` would take another gateway for ours."""
+        host, port = split_address(self.listen)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise StackError(f"cannot listen on {self.listen}: {error.strerror}; choose another address") from error
 
     def check(self) -> None:
         """Raises StackError if a service has ended by itself."""
@@ -136,6 +173,7 @@ class Stack:
             try:
                 response = httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False)
                 if response.status_code == httpx.codes.OK:
+                    self.check()
                     return
                 last = response.text
             except httpx.TransportError:
@@ -143,22 +181,32 @@ class Stack:
             time.sleep(_POLL_S)
         raise StackError(f"not ready after {timeout_s:.0f} s: {last}")
 
-    def stop(self, *services: str, grace_s: float = 15) -> None:
-        """SIGTERM to the named services (or all, the gateway first), SIGKILL to who is still there after `grace_s`."""
-        chosen = [s for s in reversed(SERVICES) if s in self.processes and (not services or s in services)]
-        for service in chosen:
-            self.processes[service].terminate()
-        deadline = time.monotonic() + grace_s
-        for service in chosen:
-            process = self.processes.pop(service)
-            try:
-                process.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    def stop(self, *services: str, grace_s: float = _STOP_S) -> None:
+        """SIGTERM to the named services, or all; the gateway first, for what it drains needs the other two.
+
+        Args:
+            services: Names; none for all.
+            grace_s: Seconds after which who is still there gets SIGKILL.
+        """
+        chosen = [service for service in SERVICES if service in self.processes and service in (services or SERVICES)]
+        for together in (["gateway"], ["encoder_service", "llm_service"]):
+            ending = {service: self.processes.pop(service) for service in together if service in chosen}
+            for process in ending.values():
+                process.terminate()
+            deadline = time.monotonic() + grace_s
+            for process in ending.values():
+                try:
+                    process.wait(max(deadline - time.monotonic(), 0.1))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(

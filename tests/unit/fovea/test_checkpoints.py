@@ -25,6 +25,16 @@ def test_other_weights_or_another_config_have_another_fingerprint(tmp_path: Path
     assert fingerprint(checkpoint(tmp_path / "c", config='{"a": 1}')) != base
 
 
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer.json", "preprocessor_config.json"])
+def test_a_file_that_changes_answers_changes_the_fingerprint(tmp_path: Path, name: str) -> None:
+    folder = checkpoint(tmp_path / "a")
+    seen = {fingerprint(folder)}
+    for text in ("{}", '{"eos_token_id": 3}'):
+        (folder / name).write_text(text)
+        seen.add(fingerprint(folder))
+    assert len(seen) == 3
+
+
 def test_a_folder_without_weights_is_said_to_be_one(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="weights"):

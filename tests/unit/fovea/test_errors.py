@@ -8,7 +8,7 @@ import pytest
 from fovea import errors
 from fovea.channel import connect
 from fovea.errors import InternalError, ServiceError, Unavailable, error_types, from_rpc_error
-from fovea.server import GrpcServer
+from fovea.server import BindError, GrpcServer
 from fovea.stack import free_port
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc
 
@@ -62,6 +62,19 @@ async def test_a_defect_reaches_the_caller_without_its_details() -> None:
     for got in await both_ways(ZeroDivisionError("secret /etc/path")):
         assert type(got) is InternalError
         assert "secret" not in got.message
+
+
+async def test_a_message_too_long_for_a_header_is_cut_and_keeps_its_kind() -> None:
+    for got in await both_ways(errors.NotFound("no pruner " + "x" * 50_000)):
+        assert type(got) is errors.NotFound
+        assert len(got.message) < 2_000
+
+
+async def test_two_servers_cannot_share_an_address() -> None:
+    first = GrpcServer("127.0.0.1:0", services=[], max_message_bytes=1 << 20, max_concurrent_rpcs=8)
+    with pytest.raises(BindError, match="cannot listen on"):
+        GrpcServer(f"127.0.0.1:{first.port}", services=[], max_message_bytes=1 << 20, max_concurrent_rpcs=8)
+    await first.drain(0)
 
 
 async def test_a_service_that_is_down_is_named_without_its_address() -> None:

@@ -34,6 +34,17 @@ def test_a_misspelled_variable_is_an_error_that_names_the_right_one(
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["THING_SERVICE_HOST", "THING_SERVICE_PORT_GRPC", "THING_PORT", "THING_PORT_50051_TCP_ADDR", "THING_API_KEY"],
+)
+def test_variables_of_the_platform_and_of_others_do_not_keep_a_service_from_starting(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "tcp://10.0.0.1:50051")
+    assert Settings.from_command_line(["--model", "x"]).model == "x"
+
+
+@pytest.mark.parametrize(
     ("argv", "says"),
     [
         ([], "--model (THING_MODEL): Field required"),
