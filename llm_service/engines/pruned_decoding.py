@@ -45,15 +45,15 @@ class PrunedCache:
         self._next_positions: IntArray = self._lengths
 
     def append(self, rows: Sequence[PrefilledRow]) -> None:
-        """Adds prefilled rows after those that are there."""
-        for row in rows:
-            pairs = [(keys, values) for keys, values, *_ in row.cache]
-            lengths = np.array([keys.shape[2] for keys, _ in pairs], np.int64)
-            self._layers = (
-                [_stacked(old, new) for old, new in zip(self._layers, pairs, strict=True)] if self._layers else pairs
-            )
-            self._lengths = np.vstack([self._lengths, lengths])
-            self._next_positions = np.vstack([self._next_positions, row.next_positions.cpu().numpy()])
+        """Adds prefilled rows after those that are there; if it fails, nothing has changed."""
+        parts = [[(keys, values) for keys, values, *_ in row.cache] for row in rows]
+        lengths = np.array([[keys.shape[2] for keys, _ in part] for part in parts], np.int64)
+        positions = np.array([row.next_positions.tolist() for row in rows], np.int64)
+        if self._layers:
+            parts.insert(0, self._layers)
+        self._layers = [_stacked(pairs) for pairs in zip(*parts, strict=True)]
+        self._lengths = np.vstack([self._lengths, lengths])
+        self._next_positions = np.vstack([self._next_positions, positions])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drops all rows but those with the given indices, which stay in the given order, and padding none needs."""
@@ -100,11 +100,11 @@ class PrunedCache:
         return list(zip(cos, sin, strict=True)), which.ravel().tolist()
 
 
-def _stacked(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """[B + 1, heads, T, d] keys and values."""
-    length = max(old[0].shape[2], new[0].shape[2])
+def _stacked(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Keys and values [sum of B, heads, T, d] of parts [B, heads, their own T, d], padded on the left."""
+    longest = max(keys.shape[2] for keys, _ in pairs)
     keys, values = (
-        torch.cat([F.pad(part, (0, 0, length - part.shape[2], 0)) for part in pair])
-        for pair in zip(old, new, strict=True)
+        torch.cat([F.pad(part, (0, 0, longest - part.shape[2], 0)) for part in parts])
+        for parts in zip(*pairs, strict=True)
     )
     return keys, values

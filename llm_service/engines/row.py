@@ -12,6 +12,7 @@ from fovea.errors import DeadlineExceeded, ServiceError
 from fovea.telemetry import TIME_TO_FIRST_TOKEN_SECONDS
 from llm_service.detokenizer import IncrementalDetokenizer
 from llm_service.engines.base import Delta, Done, GenerationRequest, GenerationTiming
+from llm_service.pruners.plan import PruningPlan
 from llm_service.sampling import make_generator
 from llm_service.stopping import StopStrings
 
@@ -26,12 +27,19 @@ class Row(AsyncIterator[Delta | Done]):
         tokenizer: Turns ids into text.
         eos_token_ids: Any of them ends the answer.
         max_model_len: Positions of prompt and answer together.
+        plan: What is pruned inside the model; None for nothing.
     """
 
     def __init__(
-        self, request: GenerationRequest, tokenizer: Tokenizer, eos_token_ids: frozenset[int], max_model_len: int
+        self,
+        request: GenerationRequest,
+        tokenizer: Tokenizer,
+        eos_token_ids: frozenset[int],
+        max_model_len: int,
+        plan: PruningPlan | None = None,
     ) -> None:
         self.request = request
+        self.plan = plan
         self.ended = False
         self.token_ids: list[int] = []
         self.first_token_logprobs: list[float] = []
@@ -116,6 +124,7 @@ class Row(AsyncIterator[Delta | Done]):
                 generate_ms=since_arrival(time.perf_counter()),
             ),
             first_token_logprobs=self.first_token_logprobs,
+            visual_tokens_by_layer=() if self.plan is None else self.plan.visual_tokens,
         )
 
     def _emit(self, event: Delta | Done | ServiceError) -> None:

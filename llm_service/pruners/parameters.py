@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
-__all__ = ["InvalidParameter", "Parameter", "Value", "choice", "declared", "flag", "integer", "number", "parse"]
+__all__ = ["InvalidParameter", "Parameter", "Value", "choice", "declared", "integer", "number", "parse"]
 
-Value = bool | int | float | str | None
+Value = int | float | str
 P = TypeVar("P")
 
 _SPEC: Final = "parameter"
@@ -27,36 +27,28 @@ class Parameter:
     name: str
     default: Value
     description: str
-    check: Callable[[object], Value]
-    optional: bool = False
+    check: Callable[[object], Value | None]
 
 
-def _declare(default: Value, description: str, check: Callable[[object], Value], *, optional: bool = False) -> Any:
-    return field(default=default, metadata={_SPEC: Parameter("", default, description, check, optional)})
+def _declare(default: Value, description: str, check: Callable[[object], Value | None]) -> Any:
+    return field(default=default, metadata={_SPEC: Parameter("", default, description, check)})
 
 
-def number(
-    default: float | None,
-    *,
-    minimum: float = -math.inf,
-    maximum: float = math.inf,
-    description: str,
-    optional: bool = False,
-) -> Any:
-    """A finite number in [minimum, maximum]; with `optional` also null."""
+def number(default: float, *, minimum: float, maximum: float, description: str) -> Any:
+    """A finite number in [minimum, maximum]."""
 
-    def check(value: object) -> Value:
+    def check(value: object) -> Value | None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return None
         return float(value) if minimum <= value <= maximum else None
 
-    return _declare(default, description, check, optional=optional)
+    return _declare(default, description, check)
 
 
 def integer(default: int, *, minimum: int, maximum: int, description: str) -> Any:
     """A whole number in [minimum, maximum]. JSON knows only doubles, so 3.0 is 3."""
 
-    def check(value: object) -> Value:
+    def check(value: object) -> Value | None:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return None
         return int(value) if value == int(value) and minimum <= value <= maximum else None
@@ -67,17 +59,8 @@ def integer(default: int, *, minimum: int, maximum: int, description: str) -> An
 def choice(default: str, options: tuple[str, ...], *, description: str) -> Any:
     """One of `options`."""
 
-    def check(value: object) -> Value:
+    def check(value: object) -> Value | None:
         return value if isinstance(value, str) and value in options else None
-
-    return _declare(default, description, check)
-
-
-def flag(default: bool, *, description: str) -> Any:
-    """true or false."""
-
-    def check(value: object) -> Value:
-        return value if isinstance(value, bool) else None
 
     return _declare(default, description, check)
 
@@ -102,9 +85,6 @@ def parse(cls: type[P], values: Mapping[str, object]) -> P:
             accepted = ", ".join(known) if known else "none"
             raise InvalidParameter(f"there is no parameter {name!r}; accepted: {accepted}")
         spec = known[name]
-        if value is None and spec.optional:
-            checked[name] = None
-            continue
         result = spec.check(value)
         if result is None:
             raise InvalidParameter(f"{name} = {value!r} is not accepted: {spec.description}")
