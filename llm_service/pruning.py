@@ -10,7 +10,7 @@ from fovea.errors import InvalidRequest, NotFound
 from fovea.v1 import llm_pb2, pruner_pb2
 from llm_service.engines.base import Pruning
 from llm_service.pruners.base import AnyPruner
-from llm_service.pruners.parameters import InvalidParameter, Value
+from llm_service.pruners.parameters import Value
 from llm_service.pruners.plan import Budget, bind
 
 __all__ = ["describe", "read_pruning"]
@@ -34,11 +34,11 @@ def read_pruning(message: llm_pb2.LlmPruner, pruners: Mapping[str, AnyPruner], e
         )
     if message.name not in pruners:
         raise NotFound(
-            f"there is no LLM pruner {message.name!r}; accepted: {', '.join(pruners)}", param="llm_pruner.name"
+            f"there is no LLM pruner {message.name[:64]!r}; accepted: {', '.join(pruners)}", param="llm_pruner.name"
         )
     try:
         pruner = bind(pruners[message.name], json_format.MessageToDict(message.params))
-    except (InvalidParameter, json_format.Error) as error:  # the latter for NaN, which JSON does not know
+    except ValueError as error:  # InvalidParameter, or that of json_format for NaN, which JSON does not know
         raise InvalidRequest(f"LLM pruner {message.name}: {error}", param="llm_pruner.params") from error
     return Pruning(pruner, _read_budget(message))
 

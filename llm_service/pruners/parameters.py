@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
@@ -83,10 +84,10 @@ def parse(cls: type[P], values: Mapping[str, object]) -> P:
     for name, value in values.items():
         if name not in known:
             accepted = ", ".join(known) if known else "none"
-            raise InvalidParameter(f"there is no parameter {name!r}; accepted: {accepted}")
+            raise InvalidParameter(f"there is no parameter {reprlib.repr(name)}; accepted: {accepted}")
         spec = known[name]
         result = spec.check(value)
         if result is None:
-            raise InvalidParameter(f"{name} = {value!r} is not accepted: {spec.description}")
+            raise InvalidParameter(f"{name} = {reprlib.repr(value)} is not accepted: {spec.description}")
         checked[name] = result
     return cls(**checked)
