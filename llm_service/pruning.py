@@ -71,6 +71,9 @@ def describe(pruner: AnyPruner) -> pruner_pb2.PrunerInfo:
 
 
 def _value(value: Value) -> struct_pb2.Value:
-    if isinstance(value, str):
-        return struct_pb2.Value(string_value=value)
+    match value:
+        case bool():
+            return struct_pb2.Value(bool_value=value)
+        case str():
+            return struct_pb2.Value(string_value=value)
     return struct_pb2.Value(number_value=value)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import torch
 
 from benchmarks.golden.case import Array, Case, Context
@@ -99,7 +98,7 @@ def _runs(read: Reader) -> Callable[[Case, Context], dict[str, Array]]:
         decoded = [cache.decode(embed[None])[0] for embed in context.tensor(inputs["next_embeds"])]
         return {
             **{f"stage{i}_visual": origin.numpy() for i, origin in enumerate(row.survivors)},
-            "processed": np.array(plan.visual_tokens),
+            "processed": cache_lengths - (len(embeds) - len(layout)),
             "cache_lengths": cache_lengths,
             "prefill_last": row.last_hidden.numpy(),
             "decode": torch.stack(decoded).numpy(),

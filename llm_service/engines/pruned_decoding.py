@@ -40,7 +40,7 @@ class PrunedCache:
 
     def clear(self) -> None:
         """Forgets all rows."""
-        self._layers: list[tuple[Tensor, Tensor]] = []
+        self._cache = DynamicCache()
         self._lengths: IntArray = np.zeros((0, self._decoder.num_layers), np.int64)
         self._next_positions: IntArray = self._lengths
 
@@ -49,9 +49,9 @@ class PrunedCache:
         parts = [[(keys, values) for keys, values, *_ in row.cache] for row in rows]
         lengths = np.array([[keys.shape[2] for keys, _ in part] for part in parts], np.int64)
         positions = np.array([row.next_positions.tolist() for row in rows], np.int64)
-        if self._layers:
-            parts.insert(0, self._layers)
-        self._layers = [_stacked(pairs) for pairs in zip(*parts, strict=True)]
+        if len(self):
+            parts.insert(0, [(keys, values) for keys, values, *_ in self._cache])
+        self._cache = DynamicCache([_stacked(pairs) for pairs in zip(*parts, strict=True)])
         self._lengths = np.vstack([self._lengths, lengths])
         self._next_positions = np.vstack([self._next_positions, positions])
 
@@ -61,11 +61,13 @@ class PrunedCache:
             self.clear()
             return
         self._lengths, self._next_positions = self._lengths[list(rows)], self._next_positions[list(rows)]
-        index = torch.tensor(rows, device=self._layers[0][0].device)
-        self._layers = [
-            (keys[index, :, keys.shape[2] - longest :], values[index, :, keys.shape[2] - longest :])
-            for (keys, values), longest in zip(self._layers, self._lengths.max(axis=0).tolist(), strict=True)
-        ]
+        index = torch.tensor(rows, device=self._cache.layers[0].keys.device)
+        self._cache = DynamicCache(
+            [
+                (keys[index, :, keys.shape[2] - longest :], values[index, :, keys.shape[2] - longest :])
+                for (keys, values, *_), longest in zip(self._cache, self._lengths.max(axis=0).tolist(), strict=True)
+            ]
+        )
 
     def decode(self, embeddings: Tensor) -> Tensor:
         """Runs one token of each row; if it fails, the rows are of no use any more: `clear` them.
@@ -79,11 +81,10 @@ class PrunedCache:
         self._lengths = self._lengths + 1
         masks, mask_of = self._masks()
         rotaries, rotary_of = self._rotaries(embeddings.device)
-        cache, hidden = DynamicCache(self._layers), embeddings[:, None]
+        hidden = embeddings[:, None]
         for index in range(self._decoder.num_layers):
             rotary, mask = rotaries[rotary_of[index]], masks[mask_of[index]]
-            hidden = self._decoder.layer(index, hidden, rotary, mask, cache)
-        self._layers = [(keys, values) for keys, values, *_ in cache]
+            hidden = self._decoder.layer(index, hidden, rotary, mask, self._cache)
         self._next_positions = self._next_positions + 1
         return self._decoder.norm(hidden[:, 0])
 

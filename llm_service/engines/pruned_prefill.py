@@ -78,6 +78,9 @@ def prefill(decoder: LayeredDecoder, prompt: PrunedInputs) -> PrefilledRow:
                 layout=layout,
             )
             choice = prompt.plan.pruner.prune(moment, keeps[index])
+            if choice.doubles_cache:
+                done = cache.layers[index - 1]
+                done.update(done.keys, done.values)
             alive = _shorten(alive, hidden, choice, num_created, compact=prompt.plan.pruner.method.compact)
             num_created += 0 if choice.merged is None else len(choice.merged)
             survivors.append(alive.origin)

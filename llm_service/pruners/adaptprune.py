@@ -14,22 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from llm_service.pruners.base import Choice, LlmPruner, Moment, PrunerParameters, Stage, VisualLayout, at_least_float32
-from llm_service.pruners.parameters import integer, number
-from llm_service.pruners.schedule import scaled_layers
+from llm_service.pruners.base import Choice, LlmPruner, Moment, VisualLayout, at_least_float32
+from llm_service.pruners.early import EarlyParameters, schedule
+from llm_service.pruners.parameters import number
 from llm_service.pruners.selection import last_token_attention
 
 __all__ = ["PRUNER", "AdaptPruneParameters", "center_weights", "prune", "suppress_and_pick"]
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptPruneParameters(PrunerParameters):
-    layer: int = integer(
-        2,
-        minimum=1,
-        maximum=31,
-        description="a whole number, 1 to 31; tokens are dropped at the input of this layer of 32 (scaled in others)",
-    )
+class AdaptPruneParameters(EarlyParameters):
     radius: float = number(
         5.0, minimum=0, maximum=1000, description="0 to 1000 patches; farther tokens are never suppressed"
     )
@@ -45,12 +39,6 @@ class AdaptPruneParameters(PrunerParameters):
         maximum=1000,
         description="0.01 to 1000 sides of the grid; width of the Gaussian around the middle of the picture",
     )
-
-
-def schedule(share: float, num_visual: int, num_layers: int, params: AdaptPruneParameters) -> tuple[Stage, ...]:
-    """One prune; the budget is what it leaves."""
-    (layer,) = scaled_layers([params.layer], num_layers)
-    return (Stage(layer, max(1, round(share * num_visual))),)
 
 
 def center_weights(layout: VisualLayout, sigma: float) -> Tensor:
@@ -108,7 +96,8 @@ def prune(moment: Moment, keep: int, params: AdaptPruneParameters) -> Choice:
     attention = last_token_attention(moment.previous, moment)
     scores = attention * center_weights(layout, params.center_sigma)[moment.origin].to(attention.dtype)
     keys = at_least_float32(moment.upcoming.raw_keys(moment.visual))
-    return Choice(suppress_and_pick(scores, keys, layout, keep, params).sort().values)
+    picks = suppress_and_pick(scores, keys, layout, keep, params)
+    return Choice(picks.sort().values, doubles_cache=params.fidelity)
 
 
 PRUNER = LlmPruner(

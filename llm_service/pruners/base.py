@@ -116,10 +116,12 @@ class Choice:
     Attributes:
         kept: [K] int64, ascending indices into `Moment.visual`.
         merged: [q, D], new tokens made of dropped ones; they follow the last visual token of the prompt.
+        doubles_cache: The layer before keeps all it has cached twice. A known defect, for those who ask for it.
     """
 
     kept: Tensor
     merged: Tensor | None = None
+    doubles_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)

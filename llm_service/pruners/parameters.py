@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
-__all__ = ["InvalidParameter", "Parameter", "Value", "choice", "declared", "integer", "number", "parse"]
+__all__ = ["InvalidParameter", "Parameter", "Value", "choice", "declared", "flag", "integer", "number", "parse"]
 
-Value = int | float | str
+Value = bool | int | float | str
 P = TypeVar("P")
 
 _SPEC: Final = "parameter"
@@ -62,6 +62,15 @@ def choice(default: str, options: tuple[str, ...], *, description: str) -> Any:
 
     def check(value: object) -> Value | None:
         return value if isinstance(value, str) and value in options else None
+
+    return _declare(default, description, check)
+
+
+def flag(default: bool, *, description: str) -> Any:
+    """true or false."""
+
+    def check(value: object) -> Value | None:
+        return value if isinstance(value, bool) else None
 
     return _declare(default, description, check)
 

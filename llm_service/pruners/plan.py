@@ -12,7 +12,7 @@ from llm_service.pruners.parameters import parse
 
 __all__ = ["BoundPruner", "Budget", "PruningPlan", "UnreachableBudget", "bind"]
 
-_BISECTIONS: Final = 50
+_BISECTIONS: Final = 30
 
 
 class UnreachableBudget(ValueError):
@@ -111,18 +111,21 @@ class BoundPruner:
         counts, current, upcoming = [], num_visual, list(stages)
         for layer in range(num_layers):
             if upcoming and upcoming[0].layer == layer:
-                keep = upcoming.pop(0).keep
+                keep = min(current, upcoming.pop(0).keep)
                 current = keep + self.method.num_merged(current, keep)
             counts.append(current)
         return PruningPlan(self, stages, tuple(counts))
 
     def _at(self, share: float, num_visual: int, num_layers: int) -> PruningPlan:
-        """The method's own schedule, without the steps at which there is nothing left to drop."""
+        """The method's own schedule, without the steps that would leave as many tokens as before."""
         stages, current = [], num_visual
         for stage in self.method.schedule(share, num_visual, num_layers, self.params):
-            if stage.keep < current:
+            if stage.keep >= current:
+                continue
+            left = stage.keep + self.method.num_merged(current, stage.keep)
+            if left < current:
                 stages.append(stage)
-                current = stage.keep + self.method.num_merged(current, stage.keep)
+                current = left
         return self.with_stages(tuple(stages), num_visual, num_layers)
 
     def _nearest(

@@ -85,6 +85,7 @@ async def test_a_parameter_arrives(client, generate):
         (pruner("fastv", {"layer": float("nan")}, keep_tokens=4), InvalidRequest, "llm_pruner.params", "fastv"),
         (pruner("fastv", {"layer": "x" * 100_000}, keep_tokens=4), InvalidRequest, "llm_pruner.params", "1 to 31"),
         (pruner("y" * 100_000, keep_tokens=4), NotFound, "llm_pruner.name", "accepted: fastv"),
+        (pruner("fastv", {"fidelity": "yes"}, keep_tokens=4), InvalidRequest, "llm_pruner.params", "true or false"),
         (pruner("v2drop", {"counting": "mean"}, keep_tokens=4), InvalidRequest, "llm_pruner.params", "own, average"),
         (pruner("adaptprune", {"radius": "wide"}, keep_tokens=4), InvalidRequest, "llm_pruner.params", "0 to 1000"),
         (pruner("fastv"), InvalidRequest, "llm_pruner", "keep_tokens or keep_ratio"),
@@ -122,6 +123,7 @@ async def test_the_service_tells_its_methods_and_their_parameters(client):
     parameters = {one.name: one for one in described["fastv"].parameters}
     assert parameters["counting"].default.string_value == "own"
     assert parameters["layer"].default.number_value == 2
+    assert parameters["fidelity"].default.bool_value is False
     assert all(one.description for many in described.values() for one in many.parameters)
 
 

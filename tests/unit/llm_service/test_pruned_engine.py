@@ -194,11 +194,11 @@ def language_model(checkpoint, attn="sdpa", dtype="float32"):
     return load_model(checkpoint, device=torch.device("cpu"), dtype=dtype, attn_implementation=attn)
 
 
-def prefilled(model, name, keep=10):
+def prefilled(model, name, keep=10, **params):
     prompt = Prompt(np.array([BOS, 50, IMAGE, 70, 71]), (picture(40),))
     layout = visual_layout(prompt, IMAGE, model.device)
     decoder = LayeredDecoder(model.causal_lm)
-    plan = bind(PRUNERS[name], {}).plan(Budget(keep_tokens=keep), len(layout), decoder.num_layers)
+    plan = bind(PRUNERS[name], params).plan(Budget(keep_tokens=keep), len(layout), decoder.num_layers)
     with torch.inference_mode():
         return decoder, plan, prefill(decoder, PrunedInputs(model.embed(prompt), layout, plan))
 
@@ -210,6 +210,49 @@ def test_caches_shrink_with_the_plan_and_positions_are_the_methods(deep_checkpoi
     assert lengths == [4 + count for count in plan.visual_tokens]
     assert row.next_positions.tolist() == (lengths if PRUNERS[name].compact else [44] * 12)
     assert [len(origin) for origin in row.survivors] == [plan.visual_tokens[stage.layer] for stage in plan.stages]
+
+
+def test_states_of_a_mixed_batch_are_those_of_single_rows(deep_checkpoint):
+    """Tighter than tokens: every state of every step, while the longest row leaves in the middle."""
+    model = language_model(deep_checkpoint, dtype="float64")
+    rows = [prefilled(model, name, 5 + 4 * i) for i, name in enumerate(PRUNERS)]
+    decoder, prompts = rows[0][0], [row for _, _, row in rows]
+    token = decoder.embed(torch.tensor([60]))
+    with torch.inference_mode():
+        alone = []
+        for row in prompts:
+            cache = PrunedCache(decoder)
+            cache.append([row])
+            alone.append([cache.decode(token)[0] for _ in range(5)])
+        cache = PrunedCache(decoder)
+        cache.append(prompts[:4])
+        cache.append(prompts[4:])
+        together = [cache.decode(token.expand(len(prompts), -1)) for _ in range(3)]
+        longest = int(cache.lengths.max(axis=1).argmax())
+        staying = [i for i in range(len(prompts)) if i != longest]
+        cache.keep(staying)
+        after = [cache.decode(token.expand(len(staying), -1)) for _ in range(2)]
+    for i, states in enumerate(alone):
+        torch.testing.assert_close(
+            torch.stack([step[i] for step in together]), torch.stack(states[:3]), atol=1e-6, rtol=0
+        )
+    for place, i in enumerate(staying):
+        torch.testing.assert_close(torch.stack([s[place] for s in after]), torch.stack(alone[i][3:]), atol=1e-6, rtol=0)
+    assert not torch.allclose(alone[0][0], alone[0][1], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["fastv", "adaptprune"])
+def test_fidelity_caches_the_layer_before_twice(deep_checkpoint, name):
+    decoder, _, row = prefilled(language_model(deep_checkpoint), name, fidelity=True)
+    assert [keys.shape[2] for keys, *_ in row.cache] == [88, *[14] * 11]
+    assert row.next_positions.tolist() == [44] * 12
+    _, _, clean = prefilled(language_model(deep_checkpoint), name)
+    assert torch.equal(row.last_hidden, clean.last_hidden)
+    cache = PrunedCache(decoder)
+    cache.append([row, clean])
+    with torch.inference_mode():
+        doubled, single = cache.decode(decoder.embed(torch.tensor([60, 60])))
+    assert not torch.allclose(doubled, single)
 
 
 @pytest.mark.parametrize("name", PRUNERS)

@@ -105,6 +105,11 @@ def test_stages_lie_within_the_model_and_go_down(name, num_visual, num_layers, d
         assert made.visual_tokens[-1] == keep
 
 
+def test_a_step_that_recycles_as_much_as_it_drops_is_left_out():
+    assert plan("sparsevlm", 9, num_visual=10) is None
+    assert plan("fastv", 9, num_visual=10).visual_tokens[-1] == 9
+
+
 @pytest.mark.parametrize("name", PRUNERS)
 @given(num_visual=st.integers(2, 700), data=st.data())
 def test_a_larger_budget_never_processes_less(name, num_visual, data):
