@@ -74,7 +74,9 @@ def _sparsevlm(params: Mapping[str, Any], num_visual: int) -> _Pruning:
     _only(params, "budget", "plus", "layers", "keep")
     stages = _stages([layer + 1 for layer in params["layers"]], params["keep"])
     # The data was made by the released code, which takes 14 heads whatever the model has.
-    return _Pruning("sparsevlm_plus", stages, {"heads": 14}) if params["plus"] else _Pruning("sparsevlm", stages, {})
+    return (
+        _Pruning("sparsevlm_plus", stages, {"heads": 14}) if params.get("plus") else _Pruning("sparsevlm", stages, {})
+    )
 
 
 def _unpruned(params: Mapping[str, Any], num_visual: int) -> _Pruning:

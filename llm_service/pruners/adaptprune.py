@@ -73,20 +73,23 @@ def suppress_and_pick(
         [keep] int64, in the order of picking; of equal scores the smaller index goes first.
     """
     keys = normalize(keys, dim=-1)
-    scores = scores.clone()
+    # Of numbers beyond the dtype any choice will do: the row ends with an error when its logits are looked at.
+    scores = scores.nan_to_num()
+    taken = torch.zeros_like(scores, dtype=torch.bool)
     row, column = layout.row.to(scores.dtype), layout.column.to(scores.dtype)
     index = torch.arange(len(scores), device=scores.device)
     picks = []
     for _ in range(keep):
         # `argmax` promises nothing about ties.
-        pick = torch.where(scores == scores.max(), index, len(scores)).min()
+        rest = scores.masked_fill(taken, -torch.inf)
+        pick = torch.where(rest == rest.max(), index, len(rest)).min()
         picks.append(pick)
         distance = (row - row[pick]) ** 2 + (column - column[pick]) ** 2
         nearness = (-distance / (2 * params.sigma_distance**2)).exp()
         likeness = (-((1 - keys @ keys[pick]) ** 2) / (2 * params.sigma_similarity**2)).exp()
         within = (distance <= params.radius**2) & (layout.picture == layout.picture[pick])
-        scores = torch.where(within, scores * (1 - nearness * likeness), scores)
-        scores[pick] = -torch.inf
+        scores = torch.where(within, scores * (1 - nearness * likeness).nan_to_num(), scores)
+        taken[pick] = True
     return torch.stack(picks)
 
 

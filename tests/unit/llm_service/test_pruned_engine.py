@@ -156,6 +156,20 @@ async def test_a_prompt_that_fails_leaves_who_decodes_alone(deep, caplog):
     assert (await read(good)).token_ids == expected.token_ids
 
 
+@pytest.mark.parametrize("name", PRUNERS)
+async def test_numbers_beyond_the_dtype_end_their_own_row_only(deep, name):
+    makers = crowd()
+    expected = await alone(deep, makers[0]())
+    engine = deep()
+    huge = VisualTokens(np.full((30, 32), 3e38, np.float32), np.arange(30), (1, 8, 8))
+    bad = engine.submit(request(BOS, IMAGE, 70, pictures=[huge], pruner=name))
+    good = engine.submit(makers[0]())
+    run_dry(engine)
+    with pytest.raises(InvalidRequest, match="beyond the numbers it can represent"):
+        await anext(bad)
+    assert (await read(good)).token_ids == expected.token_ids
+
+
 async def test_a_batch_that_breaks_while_decoding_fails_alone(deep, caplog):
     makers = crowd()
     expected = await alone(deep, makers[len(PRUNERS)]())
