@@ -192,6 +192,7 @@ def test_where_no_word_stands_out_the_last_one_rates(text):
     assert raters(torch.zeros(5 + text, 2), torch.arange(2, 5)).tolist() == [4 + text]
 
 
+@settings(deadline=None)
 @given(num_visual=st.integers(2, 700), data=st.data())
 def test_recycled_clusters_never_outnumber_what_is_dropped(num_visual, data):
     keep = data.draw(st.integers(0, num_visual - 1))
@@ -207,6 +208,7 @@ def test_density_peaks_find_two_groups():
     assert torch.allclose(means[owner[0]], points[:3].mean(dim=0), atol=1e-4)
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 12), data=st.data())
 def test_equal_points_make_clusters_all_the_same(count, data):
     num_clusters = data.draw(st.integers(1, count))

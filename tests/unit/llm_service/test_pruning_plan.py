@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_service.pruners import PRUNERS
@@ -58,6 +58,7 @@ def test_fastv_by_average_leaves_what_the_formula_says(keep, left):
 
 
 @pytest.mark.parametrize("name", PRUNERS)
+@settings(deadline=None)
 @given(keep=st.integers(60, 575))
 def test_an_average_is_met_as_nearly_as_whole_tokens_allow(name, keep):
     made = plan(name, keep, counting="average")
@@ -67,6 +68,7 @@ def test_an_average_is_met_as_nearly_as_whole_tokens_allow(name, keep):
 
 
 @pytest.mark.parametrize("name", PRUNERS)
+@settings(deadline=None)
 @given(keep=st.integers(1, 575))
 def test_first_counts_what_the_first_prune_leaves(name, keep):
     made = plan(name, keep, counting="first")
@@ -81,6 +83,7 @@ def test_an_average_below_the_first_layers_is_refused_with_the_least():
 
 
 @pytest.mark.parametrize("name", PRUNERS)
+@settings(deadline=None)
 @given(
     num_visual=st.integers(1, 2880),
     num_layers=st.integers(2, 80),
@@ -111,6 +114,7 @@ def test_a_step_that_recycles_as_much_as_it_drops_is_left_out():
 
 
 @pytest.mark.parametrize("name", PRUNERS)
+@settings(deadline=None)
 @given(num_visual=st.integers(2, 700), data=st.data())
 def test_a_larger_budget_never_processes_less(name, num_visual, data):
     smaller = data.draw(st.integers(1, num_visual - 1))
