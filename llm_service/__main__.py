@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import Any
 
-from fovea.server import GrpcServer, stop_signal
+from fovea.server import BindError, GrpcServer, stop_signal
 from fovea.telemetry import configure_logging
 from fovea.v1 import llm_pb2_grpc
 from llm_service.models.base import CheckpointError
@@ -25,6 +25,9 @@ async def serve(settings: LLMSettings) -> int:
 
     Returns:
         Exit status: 0 after a signal, 1 if the model could not be loaded.
+
+    Raises:
+        BindError: Somebody listens at the address already.
     """
     stop = stop_signal()
     servicer = LLMServicer(max_timeout_s=settings.max_timeout_s)
@@ -86,7 +89,11 @@ def main() -> int:
     settings = LLMSettings.from_command_line(sys.argv[1:])
     configure_logging("llm", settings.log_level)
     log.info("settings %s", settings.describe())
-    return asyncio.run(serve(settings))
+    try:
+        return asyncio.run(serve(settings))
+    except BindError as error:
+        log.error("%s", error)
+        return 1
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class VisualTokens:
 
     Attributes:
         features: [K, C] float32, finite, before the projector.
-        positions: [K] int64, ascending: the patch of the grid that each row stands for.
+        positions: [K] int64, distinct: the patch of the grid that each row stands for.
         grid: (frames, rows, columns) of the picture unpruned.
     """
 
@@ -149,11 +149,11 @@ def _read_positions(message: tensor_pb2.VisualTokens) -> tuple[npt.NDArray[np.in
     positions = np.array(message.positions, dtype=np.int64)
     if math.prod(grid) == 0:
         raise InvalidRequest(f"a grid of {' x '.join(map(str, grid))} (frames x rows x columns) has no patches")
-    if (np.diff(positions) <= 0).any():
-        raise InvalidRequest("positions are not strictly ascending")
-    if positions[-1] >= math.prod(grid):
+    if len(np.unique(positions)) < len(positions):
+        raise InvalidRequest("a position comes twice; each token needs one of its own")
+    if positions.max() >= math.prod(grid):
         raise InvalidRequest(
-            f"position {positions[-1]} is outside the grid of {' x '.join(map(str, grid))} patches;"
+            f"position {positions.max()} is outside the grid of {' x '.join(map(str, grid))} patches;"
             f" positions are 0 to {math.prod(grid) - 1}"
         )
     return positions, grid

@@ -13,6 +13,7 @@ from fovea.errors import InvalidRequest, Unavailable
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from llm_service.engines.base import Delta, Done, Engine, GenerationRequest
 from llm_service.prompts import PromptLimits, read_prompt
+from llm_service.pruning import describe, read_pruning
 from llm_service.sampling import SamplingParams
 
 __all__ = ["LLMServicer", "ServedModel"]
@@ -65,12 +66,16 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
     ) -> AsyncIterator[llm_pb2.GenerateResponse]:
         """Streams an answer. The row is freed when the call ends, however it ends."""
         model = self._model
+        pruning = None
+        if request.HasField("llm_pruner"):
+            pruning = read_pruning(request.llm_pruner, model.engine.pruners, model.engine.name)
         generation = model.engine.submit(
             GenerationRequest(
                 sampling=_read_sampling(request.sampling, model.max_tokens),
                 prompt=read_prompt(request.input_ids, request.visual_tokens, model.limits),
                 deadline=self._deadline(context),
                 first_token_logprobs=request.first_token_logprobs,
+                pruning=pruning,
             )
         )
         # Closing this generator is not enough: a call that is cancelled while it sends leaves it suspended.
@@ -94,6 +99,8 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
             visual_hidden_size=model.limits.visual_hidden_size,
             max_tokens=model.max_tokens,
             settings_fingerprint=model.settings_fingerprint,
+            llm_pruners=list(model.engine.pruners),
+            llm_pruner_infos=[describe(pruner) for pruner in model.engine.pruners.values()],
         )
 
     def _deadline(self, context: grpc.aio.ServicerContext) -> float:
@@ -128,5 +135,6 @@ def _to_message(event: Delta | Done) -> llm_pb2.GenerateResponse:
             ),
             first_token_logprobs=event.first_token_logprobs,
             token_ids=event.token_ids,
+            visual_tokens_by_layer=event.visual_tokens_by_layer,
         )
     )

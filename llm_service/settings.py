@@ -78,7 +78,7 @@ class LLMSettings(ServiceSettings):
     max_visual_tokens: int = Field(4096, ge=1)
     """Most visual tokens in a request, all pictures together; more is refused before the tensors are read."""
 
-    max_timeout_s: float = Field(300.0, gt=0)
+    max_timeout_s: float = Field(600.0, gt=0)
     """Deadline of a call that brings none or a later one. When it passes, the call ends with DEADLINE_EXCEEDED and its
     row is freed."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+import fovea
 from fovea import checkpoints
 from llm_service.engines.transformers import TransformersEngine
 from llm_service.models import load_model
@@ -83,6 +84,7 @@ def _load_tokenizer(checkpoint: Path) -> Tokenizer:
 def _settings_fingerprint(settings: LLMSettings, model: VisionLanguageModel, max_model_len: int) -> str:
     """16 hex digits that change when the same checkpoint may answer otherwise."""
     facts = {
+        "version": fovea.__version__,
         "engine": settings.engine,
         "device": model.device.type,
         "dtype": str(model.dtype),

@@ -1,9 +1,12 @@
 from google.protobuf import struct_pb2 as _struct_pb2
+from fovea.v1 import pruner_pb2 as _pruner_pb2
 from fovea.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+from fovea.v1.pruner_pb2 import PrunerInfo as PrunerInfo
+from fovea.v1.pruner_pb2 import PrunerParameter as PrunerParameter
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -90,37 +93,11 @@ class GetEncoderInfoResponse(_message.Message):
     text_tower_fingerprint: str
     grid: _tensor_pb2.Grid
     hidden_size: int
-    pruners: _containers.RepeatedCompositeFieldContainer[PrunerInfo]
+    pruners: _containers.RepeatedCompositeFieldContainer[_pruner_pb2.PrunerInfo]
     default_pruner: str
     default_keep_ratio: float
     default_wire_dtype: _tensor_pb2.DType
     max_text_ids: int
     max_images: int
     settings_fingerprint: str
-    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., text_tower_fingerprint: _Optional[str] = ..., grid: _Optional[_Union[_tensor_pb2.Grid, _Mapping]] = ..., hidden_size: _Optional[int] = ..., pruners: _Optional[_Iterable[_Union[PrunerInfo, _Mapping]]] = ..., default_pruner: _Optional[str] = ..., default_keep_ratio: _Optional[float] = ..., default_wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., max_text_ids: _Optional[int] = ..., max_images: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ...) -> None: ...
-
-class PrunerInfo(_message.Message):
-    __slots__ = ("name", "side", "summary", "reference", "reads_text", "parameters")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    SIDE_FIELD_NUMBER: _ClassVar[int]
-    SUMMARY_FIELD_NUMBER: _ClassVar[int]
-    REFERENCE_FIELD_NUMBER: _ClassVar[int]
-    READS_TEXT_FIELD_NUMBER: _ClassVar[int]
-    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    side: str
-    summary: str
-    reference: str
-    reads_text: bool
-    parameters: _containers.RepeatedCompositeFieldContainer[PrunerParameter]
-    def __init__(self, name: _Optional[str] = ..., side: _Optional[str] = ..., summary: _Optional[str] = ..., reference: _Optional[str] = ..., reads_text: bool = ..., parameters: _Optional[_Iterable[_Union[PrunerParameter, _Mapping]]] = ...) -> None: ...
-
-class PrunerParameter(_message.Message):
-    __slots__ = ("name", "default", "description")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    DEFAULT_FIELD_NUMBER: _ClassVar[int]
-    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    default: _struct_pb2.Value
-    description: str
-    def __init__(self, name: _Optional[str] = ..., default: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., description: _Optional[str] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., text_tower_fingerprint: _Optional[str] = ..., grid: _Optional[_Union[_tensor_pb2.Grid, _Mapping]] = ..., hidden_size: _Optional[int] = ..., pruners: _Optional[_Iterable[_Union[_pruner_pb2.PrunerInfo, _Mapping]]] = ..., default_pruner: _Optional[str] = ..., default_keep_ratio: _Optional[float] = ..., default_wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., max_text_ids: _Optional[int] = ..., max_images: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ...) -> None: ...

@@ -1,3 +1,5 @@
+from google.protobuf import struct_pb2 as _struct_pb2
+from fovea.v1 import pruner_pb2 as _pruner_pb2
 from fovea.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -7,16 +9,30 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("input_ids", "visual_tokens", "sampling", "first_token_logprobs")
+    __slots__ = ("input_ids", "visual_tokens", "sampling", "first_token_logprobs", "llm_pruner")
     INPUT_IDS_FIELD_NUMBER: _ClassVar[int]
     VISUAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKEN_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    LLM_PRUNER_FIELD_NUMBER: _ClassVar[int]
     input_ids: _containers.RepeatedScalarFieldContainer[int]
     visual_tokens: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.VisualTokens]
     sampling: SamplingParams
     first_token_logprobs: bool
-    def __init__(self, input_ids: _Optional[_Iterable[int]] = ..., visual_tokens: _Optional[_Iterable[_Union[_tensor_pb2.VisualTokens, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., first_token_logprobs: bool = ...) -> None: ...
+    llm_pruner: LlmPruner
+    def __init__(self, input_ids: _Optional[_Iterable[int]] = ..., visual_tokens: _Optional[_Iterable[_Union[_tensor_pb2.VisualTokens, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., first_token_logprobs: bool = ..., llm_pruner: _Optional[_Union[LlmPruner, _Mapping]] = ...) -> None: ...
+
+class LlmPruner(_message.Message):
+    __slots__ = ("name", "params", "keep_tokens", "keep_ratio")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARAMS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_RATIO_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    params: _struct_pb2.Struct
+    keep_tokens: int
+    keep_ratio: float
+    def __init__(self, name: _Optional[str] = ..., params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., keep_tokens: _Optional[int] = ..., keep_ratio: _Optional[float] = ...) -> None: ...
 
 class SamplingParams(_message.Message):
     __slots__ = ("max_tokens", "temperature", "top_p", "seed", "stop")
@@ -47,20 +63,22 @@ class Delta(_message.Message):
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class Done(_message.Message):
-    __slots__ = ("finish_reason", "prompt_tokens", "completion_tokens", "timing", "first_token_logprobs", "token_ids")
+    __slots__ = ("finish_reason", "prompt_tokens", "completion_tokens", "timing", "first_token_logprobs", "token_ids", "visual_tokens_by_layer")
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKEN_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    VISUAL_TOKENS_BY_LAYER_FIELD_NUMBER: _ClassVar[int]
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
     timing: GenerateTiming
     first_token_logprobs: _containers.RepeatedScalarFieldContainer[float]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, finish_reason: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., timing: _Optional[_Union[GenerateTiming, _Mapping]] = ..., first_token_logprobs: _Optional[_Iterable[float]] = ..., token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    visual_tokens_by_layer: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, finish_reason: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., timing: _Optional[_Union[GenerateTiming, _Mapping]] = ..., first_token_logprobs: _Optional[_Iterable[float]] = ..., token_ids: _Optional[_Iterable[int]] = ..., visual_tokens_by_layer: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerateTiming(_message.Message):
     __slots__ = ("queue_ms", "time_to_first_token_ms", "generate_ms")
@@ -77,7 +95,7 @@ class GetLLMInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetLLMInfoResponse(_message.Message):
-    __slots__ = ("model", "family", "fingerprint", "engine", "max_model_len", "vocab_size", "image_token_id", "visual_hidden_size", "max_tokens", "settings_fingerprint", "llm_pruners")
+    __slots__ = ("model", "family", "fingerprint", "engine", "max_model_len", "vocab_size", "image_token_id", "visual_hidden_size", "max_tokens", "settings_fingerprint", "llm_pruners", "llm_pruner_infos")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +107,7 @@ class GetLLMInfoResponse(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     LLM_PRUNERS_FIELD_NUMBER: _ClassVar[int]
+    LLM_PRUNER_INFOS_FIELD_NUMBER: _ClassVar[int]
     model: str
     family: str
     fingerprint: str
@@ -100,4 +119,5 @@ class GetLLMInfoResponse(_message.Message):
     max_tokens: int
     settings_fingerprint: str
     llm_pruners: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., engine: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., image_token_id: _Optional[int] = ..., visual_hidden_size: _Optional[int] = ..., max_tokens: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ..., llm_pruners: _Optional[_Iterable[str]] = ...) -> None: ...
+    llm_pruner_infos: _containers.RepeatedCompositeFieldContainer[_pruner_pb2.PrunerInfo]
+    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., engine: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., image_token_id: _Optional[int] = ..., visual_hidden_size: _Optional[int] = ..., max_tokens: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ..., llm_pruners: _Optional[_Iterable[str]] = ..., llm_pruner_infos: _Optional[_Iterable[_Union[_pruner_pb2.PrunerInfo, _Mapping]]] = ...) -> None: ...

@@ -53,8 +53,9 @@ class LLMServiceServicer(object):
 
     def Generate(self, request, context):
         """Streams text as it is decoded; the last message is `done`. Cancelling the call frees the row.
-        Errors: INVALID_ARGUMENT (ids, tensors, sampling, a prompt longer than the context), FAILED_PRECONDITION (tokens of
-        another checkpoint), RESOURCE_EXHAUSTED (queue full), DEADLINE_EXCEEDED, UNAVAILABLE (loading or draining).
+        Errors: INVALID_ARGUMENT (ids, tensors, sampling, llm_pruner, a prompt longer than the context), NOT_FOUND (pruner),
+        FAILED_PRECONDITION (tokens of another checkpoint), RESOURCE_EXHAUSTED (queue full), DEADLINE_EXCEEDED, UNAVAILABLE
+        (loading or draining).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from llm_service.prompts import Prompt
+from llm_service.pruners.base import AnyPruner
+from llm_service.pruners.plan import BoundPruner, Budget
 from llm_service.sampling import SamplingParams
 
-__all__ = ["Delta", "Done", "Engine", "Generation", "GenerationRequest", "GenerationTiming"]
+__all__ = ["Delta", "Done", "Engine", "Generation", "GenerationRequest", "GenerationTiming", "Pruning"]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """A method that drops visual tokens inside the language model, and how many it leaves."""
+
+    pruner: BoundPruner
+    budget: Budget
 
 
 @dataclass(frozen=True)
@@ -21,12 +31,14 @@ class GenerationRequest:
         sampling: How to choose tokens.
         deadline: When the caller stops waiting, on the clock of `time.monotonic`, in seconds.
         first_token_logprobs: Report the whole distribution of the first generated token.
+        pruning: What to do with the visual tokens inside the model; None: nothing.
     """
 
     prompt: Prompt
     sampling: SamplingParams
     deadline: float
     first_token_logprobs: bool = False
+    pruning: Pruning | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,8 @@ class Done:
         token_ids: Generated, the end token included where it came.
         completion_tokens: Generated, the end token not counted.
         first_token_logprobs: [V] natural logarithms where asked for, else empty.
+        visual_tokens_by_layer: [L] visual tokens that each layer attended over in the prefill; empty where none were
+            pruned inside the model.
     """
 
     finish_reason: str
@@ -63,6 +77,7 @@ class Done:
     completion_tokens: int
     timing: GenerationTiming
     first_token_logprobs: list[float] = field(default_factory=list, repr=False)
+    visual_tokens_by_layer: tuple[int, ...] = ()
 
 
 class Generation(Protocol):
@@ -83,6 +98,11 @@ class Engine(Protocol):
         """As in the settings ("transformers")."""
         ...
 
+    @property
+    def pruners(self) -> Mapping[str, AnyPruner]:
+        """What it can run inside the model, by name; empty for an engine that cannot prune there."""
+        ...
+
     def start(self) -> None:
         """Begins to serve what is submitted."""
         ...
@@ -94,6 +114,7 @@ class Engine(Protocol):
             Overloaded: The queue is full.
             DeadlineExceeded: The deadline has passed already.
             Unavailable: The engine has stopped.
+            InvalidRequest: The engine cannot prune as asked, or not to that budget.
         """
         ...
 

@@ -12,6 +12,7 @@ from fovea.errors import DeadlineExceeded, ServiceError
 from fovea.telemetry import TIME_TO_FIRST_TOKEN_SECONDS
 from llm_service.detokenizer import IncrementalDetokenizer
 from llm_service.engines.base import Delta, Done, GenerationRequest, GenerationTiming
+from llm_service.pruners.plan import PruningPlan
 from llm_service.sampling import make_generator
 from llm_service.stopping import StopStrings
 
@@ -26,12 +27,19 @@ class Row(AsyncIterator[Delta | Done]):
         tokenizer: Turns ids into text.
         eos_token_ids: Any of them ends the answer.
         max_model_len: Positions of prompt and answer together.
+        plan: What is pruned inside the model; None for nothing.
     """
 
     def __init__(
-        self, request: GenerationRequest, tokenizer: Tokenizer, eos_token_ids: frozenset[int], max_model_len: int
+        self,
+        request: GenerationRequest,
+        tokenizer: Tokenizer,
+        eos_token_ids: frozenset[int],
+        max_model_len: int,
+        plan: PruningPlan | None = None,
     ) -> None:
         self.request = request
+        self.plan = plan
         self.ended = False
         self.token_ids: list[int] = []
         self.first_token_logprobs: list[float] = []
@@ -40,6 +48,7 @@ class Row(AsyncIterator[Delta | Done]):
         self._eos_token_ids = eos_token_ids
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._stop = StopStrings(request.sampling.stop)
+        self._begun = False
         self._cancelled = False
         self._arrived = self._admitted = self._first_token = time.perf_counter()
         self._loop = asyncio.get_running_loop()
@@ -86,15 +95,22 @@ class Row(AsyncIterator[Delta | Done]):
             TIME_TO_FIRST_TOKEN_SECONDS.observe(self._first_token - self._arrived)
         self.token_ids.append(token_id)
         eos = token_id in self._eos_token_ids
-        text = "" if eos else self._stop.push(self._detokenizer.push(token_id))
+        text = "" if eos else self._until_stop(self._detokenizer.push(token_id))
         last = eos or self._stop.found or len(self.token_ids) == self._max_tokens
         if last:
-            text += self._stop.push(self._detokenizer.flush()) + self._stop.flush()
+            text += self._until_stop(self._detokenizer.flush()) + self._stop.flush()
         if text:
             self._emit(Delta(text))
         if last:
             self.ended = True
             self._emit(self._done(eos))
+
+    def _until_stop(self, text: str) -> str:
+        """What of `text` may go out. Prompts end in "ASSISTANT:"; the blank before the first word is no part of it."""
+        if not self._begun:
+            text = text.lstrip()
+            self._begun = bool(text)
+        return self._stop.push(text)
 
     def fail(self, error: ServiceError) -> None:
         """Ends the row with an error."""
@@ -116,6 +132,7 @@ class Row(AsyncIterator[Delta | Done]):
                 generate_ms=since_arrival(time.perf_counter()),
             ),
             first_token_logprobs=self.first_token_logprobs,
+            visual_tokens_by_layer=() if self.plan is None else self.plan.visual_tokens,
         )
 
     def _emit(self, event: Delta | Done | ServiceError) -> None:

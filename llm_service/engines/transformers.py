@@ -1,27 +1,34 @@
 """The engine that runs a model of transformers in this process, on a thread of its own, with continuous batching.
 
 Requests join the batch between two tokens and leave it when they end, so a short answer never waits for a long one.
-`TransformersEngine.step` is the table of contents.
+`TransformersEngine.step` is the table of contents. Rows that are pruned inside the model make a batch of their own
+beside the others, whose path pruning does not touch.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import torch
 from tokenizers import Tokenizer
 
-from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, ServiceError, Unavailable
-from fovea.telemetry import FAILURES
+from fovea.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from llm_service.engines.base import Generation, GenerationRequest
+from llm_service.engines.batch import Batch
+from llm_service.engines.layout import num_prunable, visual_layout
+from llm_service.engines.pruned_prefill import PrunedInputs
+from llm_service.engines.pruned_runner import PrunedRunner
 from llm_service.engines.row import Row
 from llm_service.engines.runner import ModelRunner
 from llm_service.engines.waiting import WaitingQueue
-from llm_service.models.base import VisionLanguageModel
-from llm_service.sampling import sample
+from llm_service.models.base import ModelInputs, VisionLanguageModel
+from llm_service.models.decoder import supports_layers
+from llm_service.pruners import PRUNERS
+from llm_service.pruners.base import AnyPruner
+from llm_service.pruners.plan import PruningPlan, UnreachableBudget
 
 __all__ = ["TransformersEngine"]
 
@@ -58,8 +65,8 @@ class TransformersEngine:
         self._max_batch_size = max_batch_size
         self._max_batch_delay_s = max_batch_delay_ms / 1e3
         self._waiting = WaitingQueue(max_queue_size)
-        self._runner = ModelRunner(model)
-        self._rows: list[Row] = []  # in the order of the runner's
+        self._plain = Batch(ModelRunner(model), self._embed)
+        self._pruned = Batch(PrunedRunner(model), self._embed_pruned) if supports_layers(model.causal_lm) else None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
@@ -70,8 +77,13 @@ class TransformersEngine:
 
     @property
     def num_running(self) -> int:
-        """Requests in the batch."""
-        return len(self._rows)
+        """Requests in the batches."""
+        return sum(map(len, self._batches))
+
+    @property
+    def pruners(self) -> Mapping[str, AnyPruner]:
+        """All, for a model whose layers can be run one by one."""
+        return {} if self._pruned is None else PRUNERS
 
     def start(self) -> None:
         """Starts the model thread."""
@@ -79,7 +91,8 @@ class TransformersEngine:
 
     def submit(self, request: GenerationRequest) -> Generation:
         """Queues a request; see `Engine.submit`."""
-        row = Row(request, self._tokenizer, self._model.eos_token_ids, self._max_model_len)
+        plan = self._plan(request)
+        row = Row(request, self._tokenizer, self._model.eos_token_ids, self._max_model_len, plan)
         if row.departed:
             raise DeadlineExceeded("the deadline passed before the request could be queued")
         self._waiting.push(row)
@@ -91,93 +104,62 @@ class TransformersEngine:
         waiting = self._waiting.close()
         if self._thread.is_alive():
             self._thread.join()
-        self._fail([*waiting, *self._rows], Unavailable("the LLM service is shutting down", retry_after_s=1.0))
+        error = Unavailable("the LLM service is shutting down", retry_after_s=1.0)
+        for row in waiting:
+            row.fail(error)
+        for batch in self._batches:
+            batch.fail(error)
+
+    @property
+    def _batches(self) -> list[Batch[Any]]:
+        return [self._plain] if self._pruned is None else [self._plain, self._pruned]
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            if not self._rows:
+            if not self.num_running:
                 self._waiting.wait(self._max_batch_size, self._max_batch_delay_s)
             self.step()
 
     @torch.inference_mode()
     def step(self) -> None:
         """One turn of the model: the newcomers get their first token, then everybody the next."""
+        for batch in self._batches:
+            self._attempt(batch, batch.drop_departed)
+        newcomers = self._waiting.take(self._max_batch_size - self.num_running)
+        if plain := [row for row in newcomers if row.plan is None]:
+            self._attempt(self._plain, lambda: self._plain.prefill(plain))
+        if pruned := [row for row in newcomers if row.plan is not None]:
+            into = self._pruned
+            assert into is not None, "`submit` makes no plan that cannot be run"
+            self._attempt(into, lambda: into.prefill(pruned))
+        for batch in self._batches:
+            self._attempt(batch, batch.decode)
+
+    def _attempt(self, batch: Batch[Any], action: Callable[[], None]) -> None:
+        """A batch that fails fails alone."""
         try:
-            self._drop_rows()
-            if newcomers := self._waiting.take(self._max_batch_size - len(self._rows)):
-                self._prefill(newcomers)
-                self._drop_rows()
-            if self._rows:
-                self._decode()
-                self._drop_rows()
+            action()
         except Exception:
-            log.exception("a step with %d rows failed", len(self._rows))
-            self._fail(self._rows, _failed())
-            self._rows = []
-            self._runner.clear()
+            log.exception("a step with %d rows failed", len(batch))
+            batch.fail()
 
-    def _prefill(self, newcomers: list[Row]) -> None:
-        """Takes rows into the batch. Should their prompts fail, those who decode already go on."""
-        for row in newcomers:
-            row.admit()
+    def _embed(self, row: Row) -> ModelInputs:
+        return self._model.embed(row.request.prompt)
+
+    def _embed_pruned(self, row: Row) -> PrunedInputs:
+        assert row.plan is not None
+        layout = visual_layout(row.request.prompt, self._model.image_token_id, self._model.device)
+        return PrunedInputs(self._embed(row), layout, row.plan)
+
+    def _plan(self, request: GenerationRequest) -> PruningPlan | None:
+        if request.pruning is None:
+            return None
+        if self._pruned is None:
+            raise InvalidRequest("this model cannot be pruned layer by layer; leave llm_pruner out", param="llm_pruner")
+        num_visual = num_prunable(request.prompt, self._model.image_token_id)
         try:
-            logits = self._runner.prefill([self._model.embed(row.request.prompt) for row in newcomers])
-        except Exception:
-            log.exception("prefill of %d rows failed", len(newcomers))
-            self._fail(newcomers, _failed())
-            return
-        self._rows += newcomers
-        for row, row_logits in zip(newcomers, logits, strict=True):
-            if row.request.first_token_logprobs:
-                row.first_token_logprobs = torch.log_softmax(row_logits, dim=-1).tolist()
-        self._accept(newcomers, logits)
-
-    def _decode(self) -> None:
-        """Gives every row its next token."""
-        self._accept(self._rows, self._runner.decode([row.token_ids[-1] for row in self._rows]))
-
-    def _accept(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
-        """Gives each row its next token.
-
-        Args:
-            rows: B of them.
-            logits: [B, V].
-        """
-        finite = logits.isfinite().all(dim=-1).tolist()
-        largest = logits.argmax(dim=-1).tolist()
-        for i, row in enumerate(rows):
-            sampling = row.request.sampling
-            if not finite[i]:
-                self._fail([row], _not_finite(row))
-            elif sampling.temperature == 0:
-                row.accept(largest[i])
-            else:
-                row.accept(sample(logits[i], sampling, row.generator))
-
-    def _drop_rows(self) -> None:
-        """Rows that have ended, and those whose caller has left, make room."""
-        running = [i for i, row in enumerate(self._rows) if not row.ended]
-        staying = [i for i in running if not self._rows[i].departed]
-        FAILURES.labels("generation_abandoned").inc(len(running) - len(staying))
-        if len(staying) < len(self._rows):
-            self._runner.keep(staying)
-            self._rows = [self._rows[i] for i in staying]
-
-    def _fail(self, rows: Sequence[Row], error: ServiceError) -> None:
-        for row in rows:
-            if not row.ended:
-                row.fail(error)
-
-
-def _failed() -> ServiceError:
-    return InternalError("the model failed on this request; the log of the LLM service tells why")
-
-
-def _not_finite(row: Row) -> ServiceError:
-    if row.request.prompt.visual_tokens:
-        return InvalidRequest(
-            "the visual tokens drive the model beyond the numbers it can represent; send features as the vision tower"
-            " of this checkpoint makes them",
-            param="visual_tokens",
-        )
-    return InternalError("the model produced numbers that are not finite")
+            return request.pruning.pruner.plan(
+                request.pruning.budget, num_visual, self._model.causal_lm.config.num_hidden_layers
+            )
+        except UnreachableBudget as error:
+            raise InvalidRequest(str(error), param="llm_pruner") from error

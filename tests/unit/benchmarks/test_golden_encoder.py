@@ -127,7 +127,7 @@ def test_the_command_says_pass_for_each_and_ends_with_0(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "visionzap"}, "no method 'visionzap'; known: desap"),
+        ({"method": "visionzap"}, "no method 'visionzap'; known: adaptprune, desap"),
         ({"params": {"dominant": 54, "context": 10, "temperature": 2}}, "'temperature'"),
         ({"params": {"dominant": 54}}, "'context'"),
         ({"params": {"dominant": 53, "context": 11}}, "features"),

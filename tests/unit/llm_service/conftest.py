@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
 from fovea import tensors
 from fovea.channel import connect
@@ -48,14 +48,14 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def make_llava(vocab_size: int) -> LlavaForConditionalGeneration:
+def make_llava(vocab_size: int, num_layers: int = 3, text_config: type[Any] = LlamaConfig) -> Any:
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=56, patch_size=14
     )
-    text = LlamaConfig(
+    text = text_config(
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=3,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         vocab_size=vocab_size,
@@ -102,6 +102,25 @@ def llava(tokenizer: Tokenizer) -> LlavaForConditionalGeneration:
 @pytest.fixture(scope="session")
 def checkpoint(llava: LlavaForConditionalGeneration, tokenizer: Tokenizer, tmp_path_factory: Any) -> Path:
     return save(llava, tmp_path_factory.mktemp("llava"), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def deep_checkpoint(tokenizer: Tokenizer, tmp_path_factory: Any) -> Path:
+    """Twelve layers: every method has room for all of its steps."""
+    model = make_llava(tokenizer.get_vocab_size(), num_layers=12)
+    # Peaked attention, so that choices are clear.
+    for layer in model.model.language_model.layers:
+        layer.self_attn.q_proj.weight.data *= 2
+        layer.self_attn.k_proj.weight.data *= 2
+    return save(model, tmp_path_factory.mktemp("deep"), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def mistral_checkpoint(tokenizer: Tokenizer, tmp_path_factory: Any) -> Path:
+    """A family of language models that is served, but not pruned."""
+    return save(
+        make_llava(tokenizer.get_vocab_size(), text_config=MistralConfig), tmp_path_factory.mktemp("m"), tokenizer
+    )
 
 
 @pytest.fixture(scope="session")

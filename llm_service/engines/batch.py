@@ -1,0 +1,127 @@
+"""Rows that are computed together: they join after a prefill, get a token at a time, and leave."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import torch
+
+from fovea.errors import InternalError, InvalidRequest, ServiceError
+from fovea.telemetry import FAILURES
+from llm_service.engines.row import Row
+from llm_service.sampling import sample
+
+__all__ = ["Batch", "Runner"]
+
+log = logging.getLogger(__name__)
+
+X = TypeVar("X")
+X_contra = TypeVar("X_contra", contravariant=True)
+
+
+class Runner(Protocol[X_contra]):
+    """The forward passes of a batch, rows in the order of their joining; see `ModelRunner`."""
+
+    def clear(self) -> None: ...
+
+    def prefill(self, newcomers: Sequence[X_contra]) -> torch.Tensor: ...
+
+    def decode(self, token_ids: Sequence[int]) -> torch.Tensor: ...
+
+    def keep(self, rows: Sequence[int]) -> None: ...
+
+
+class Batch(Generic[X]):
+    """Rows and the runner that computes them, kept in step.
+
+    Args:
+        runner: Knows tensors.
+        prepare: Makes of a row what the runner prefills.
+    """
+
+    def __init__(self, runner: Runner[X], prepare: Callable[[Row], X]) -> None:
+        self._runner = runner
+        self._prepare = prepare
+        self._rows: list[Row] = []  # in the order of the runner's
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def prefill(self, newcomers: Sequence[Row]) -> None:
+        """Takes rows in and gives them their first token. Should their prompts fail, those who decode already go on."""
+        for row in newcomers:
+            row.admit()
+        try:
+            logits = self._runner.prefill([self._prepare(row) for row in newcomers])
+        except Exception:
+            log.exception("prefill of %d rows failed", len(newcomers))
+            _fail(newcomers, _failed())
+            return
+        self._rows += newcomers
+        for row, row_logits in zip(newcomers, logits, strict=True):
+            if row.request.first_token_logprobs:
+                row.first_token_logprobs = torch.log_softmax(row_logits, dim=-1).tolist()
+        _accept(newcomers, logits)
+        self.drop_departed()
+
+    def decode(self) -> None:
+        """Gives every row its next token."""
+        if self._rows:
+            _accept(self._rows, self._runner.decode([row.token_ids[-1] for row in self._rows]))
+            self.drop_departed()
+
+    def drop_departed(self) -> None:
+        """Rows that have ended, and those whose caller has left, make room."""
+        running = [i for i, row in enumerate(self._rows) if not row.ended]
+        staying = [i for i in running if not self._rows[i].departed]
+        FAILURES.labels("generation_abandoned").inc(len(running) - len(staying))
+        if len(staying) < len(self._rows):
+            self._runner.keep(staying)
+            self._rows = [self._rows[i] for i in staying]
+
+    def fail(self, error: ServiceError | None = None) -> None:
+        """Ends all rows with an error, by default that of a defect, and forgets them."""
+        _fail(self._rows, error or _failed())
+        self._rows = []
+        self._runner.clear()
+
+
+def _accept(rows: Sequence[Row], logits: torch.Tensor) -> None:
+    """Gives each row its next token.
+
+    Args:
+        rows: B of them.
+        logits: [B, V].
+    """
+    finite = logits.isfinite().all(dim=-1).tolist()
+    largest = logits.argmax(dim=-1).tolist()
+    for i, row in enumerate(rows):
+        sampling = row.request.sampling
+        if not finite[i]:
+            _fail([row], _not_finite(row))
+        elif sampling.temperature == 0:
+            row.accept(largest[i])
+        else:
+            row.accept(sample(logits[i], sampling, row.generator))
+
+
+def _fail(rows: Sequence[Row], error: ServiceError) -> None:
+    for row in rows:
+        if not row.ended:
+            row.fail(error)
+
+
+def _failed() -> ServiceError:
+    return InternalError("the model failed on this request; the log of the LLM service tells why")
+
+
+def _not_finite(row: Row) -> ServiceError:
+    if row.request.prompt.visual_tokens:
+        return InvalidRequest(
+            "the visual tokens drive the model beyond the numbers it can represent; send features as the vision tower"
+            " of this checkpoint makes them",
+            param="visual_tokens",
+        )
+    return InternalError("the model produced numbers that are not finite")

@@ -1,0 +1,23 @@
+"""The pruners inside the language model by name. To add one: write its file, add its line."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llm_service.pruners import adaptprune, fastv, flowcut, pyramiddrop, sparsevlm, v2drop
+from llm_service.pruners.base import AnyPruner
+
+__all__ = ["PRUNERS"]
+
+PRUNERS: Final[dict[str, AnyPruner]] = {
+    pruner.name: pruner
+    for pruner in (
+        fastv.PRUNER,
+        sparsevlm.PRUNER,
+        sparsevlm.PLUS,
+        pyramiddrop.PRUNER,
+        v2drop.PRUNER,
+        adaptprune.PRUNER,
+        flowcut.PRUNER,
+    )
+}

@@ -1,0 +1,102 @@
+"""Parameters of a pruner, declared once as fields of a frozen dataclass: default, check and description together."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar, cast
+
+__all__ = ["InvalidParameter", "Parameter", "Value", "choice", "declared", "flag", "integer", "number", "parse"]
+
+Value = bool | int | float | str
+P = TypeVar("P")
+
+_SPEC: Final = "parameter"
+
+
+class InvalidParameter(ValueError):
+    """A parameter that does not exist, or holds what is not accepted. The message is for the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter as clients see it. `check` returns the value to use, or None for one that is not accepted."""
+
+    name: str
+    default: Value
+    description: str
+    check: Callable[[object], Value | None]
+
+
+def _declare(default: Value, description: str, check: Callable[[object], Value | None]) -> Any:
+    return field(default=default, metadata={_SPEC: Parameter("", default, description, check)})
+
+
+def number(default: float, *, minimum: float, maximum: float, description: str) -> Any:
+    """A finite number in [minimum, maximum]."""
+
+    def check(value: object) -> Value | None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return None
+        return float(value) if minimum <= value <= maximum else None
+
+    return _declare(default, description, check)
+
+
+def integer(default: int, *, minimum: int, maximum: int, description: str) -> Any:
+    """A whole number in [minimum, maximum]. JSON knows only doubles, so 3.0 is 3."""
+
+    def check(value: object) -> Value | None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return None
+        return int(value) if value == int(value) and minimum <= value <= maximum else None
+
+    return _declare(default, description, check)
+
+
+def choice(default: str, options: tuple[str, ...], *, description: str) -> Any:
+    """One of `options`."""
+
+    def check(value: object) -> Value | None:
+        return value if isinstance(value, str) and value in options else None
+
+    return _declare(default, description, check)
+
+
+def flag(default: bool, *, description: str) -> Any:
+    """true or false."""
+
+    def check(value: object) -> Value | None:
+        return value if isinstance(value, bool) else None
+
+    return _declare(default, description, check)
+
+
+def declared(cls: type[Any]) -> tuple[Parameter, ...]:
+    """The parameters of a parameter dataclass, in order of declaration."""
+    return tuple(
+        dataclasses.replace(cast(Parameter, item.metadata[_SPEC]), name=item.name) for item in dataclasses.fields(cls)
+    )
+
+
+def parse(cls: type[P], values: Mapping[str, object]) -> P:
+    """Parameters of type `cls` from what a client sent; those left out keep their defaults.
+
+    Raises:
+        InvalidParameter: An unknown name or a value that is not accepted; says what is.
+    """
+    known = {item.name: item for item in declared(cls)}
+    checked: dict[str, Value] = {}
+    for name, value in values.items():
+        if name not in known:
+            accepted = ", ".join(known) if known else "none"
+            raise InvalidParameter(f"there is no parameter {reprlib.repr(name)}; accepted: {accepted}")
+        spec = known[name]
+        result = spec.check(value)
+        if result is None:
+            raise InvalidParameter(f"{name} = {reprlib.repr(value)} is not accepted: {spec.description}")
+        checked[name] = result
+    return cls(**checked)
