@@ -1,0 +1,133 @@
+"""Writes checkpoints as the hub has them: float16 safetensors, LLaVA-1.5's key layout, tokenizer and image processor.
+
+transformers 5 reads the hub's layout but writes another; other readers (vLLM, older transformers, this project's
+services) know the hub's. Files are written beside their place and renamed one by one, so no reader sees half a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import CLIPModel, LlavaForConditionalGeneration, PretrainedConfig, PreTrainedTokenizerFast
+
+from lab.scenes import IMAGE_SIZE, PATCH_SIZE
+from lab.tokenizers import CHAT_TEMPLATE, IMAGE
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_HUB_PREFIXES = (
+    ("model.vision_tower.vision_model.", "vision_tower.vision_model."),
+    ("model.vision_tower.", "vision_tower.vision_model."),
+    ("model.language_model.", "language_model.model."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+    ("lm_head.", "language_model.lm_head."),
+)
+
+
+def hub_key(key: str) -> str:
+    """The hub's name of a parameter that transformers 5 calls `key`."""
+    for own, hub in _HUB_PREFIXES:
+        if key.startswith(own):
+            return hub + key[len(own) :]
+    raise KeyError(key)
+
+
+def _image_processor_config() -> dict[str, Any]:
+    return {
+        "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(IMAGE_MEAN),
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": list(IMAGE_STD),
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": IMAGE_SIZE},
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, tokenizer_class: str, **extra: Any) -> None:
+    """`tokenizer.json` and a configuration that names a class which every version of transformers knows."""
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "model_max_length": tokenizer.model_max_length,
+        "padding_side": tokenizer.padding_side,
+        "tokenizer_class": tokenizer_class,
+        "clean_up_tokenization_spaces": False,
+    }
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        if getattr(tokenizer, name) is not None:
+            config[name] = getattr(tokenizer, name)
+    _write_json(folder / "tokenizer_config.json", config | extra)
+
+
+def _save_weights(state: dict[str, torch.Tensor], folder: Path) -> None:
+    half = {key: value.detach().to(torch.float16).contiguous() for key, value in state.items()}
+    save_file(half, str(folder / "model.safetensors"), metadata={"format": "pt"})
+
+
+def _install(staged: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(staged.iterdir()):
+        file.chmod(0o644)
+        os.replace(file, target / file.name)
+
+
+def save_clip(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, target: Path = CHECKPOINTS / "clip") -> None:
+    """Writes a `CLIPModel` with its tokenizer and image processor."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        staged = Path(name)
+        _write_json(staged / "config.json", _config(model.config, "CLIPModel"))
+        _save_weights(model.state_dict(), staged)
+        _save_tokenizer(tokenizer, staged, "CLIPTokenizer")
+        _write_json(staged / "preprocessor_config.json", _image_processor_config())
+        _install(staged, target)
+
+
+def save_llava(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, target: Path = CHECKPOINTS / "llava"
+) -> None:
+    """Writes a `LlavaForConditionalGeneration` in the hub's key layout with everything a `LlavaProcessor` needs."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        staged = Path(name)
+        _write_json(staged / "config.json", _config(model.config, "LlavaForConditionalGeneration"))
+        ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+        _write_json(staged / "generation_config.json", ids | {"do_sample": False, "max_new_tokens": 64})
+        _save_weights({hub_key(key): value for key, value in model.state_dict().items()}, staged)
+        _save_tokenizer(
+            tokenizer, staged, "PreTrainedTokenizerFast", image_token=IMAGE, processor_class="LlavaProcessor"
+        )
+        image_processor = _image_processor_config() | {"processor_class": "LlavaProcessor"}
+        _write_json(staged / "preprocessor_config.json", image_processor)
+        processor = {
+            "image_token": IMAGE,
+            "num_additional_image_tokens": 1,
+            "patch_size": PATCH_SIZE,
+            "processor_class": "LlavaProcessor",
+            "vision_feature_select_strategy": "default",
+        }
+        _write_json(staged / "processor_config.json", processor)
+        (staged / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+        _install(staged, target)
+
+
+def _config(config: PretrainedConfig, architecture: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(config.to_json_string())
+    return content | {"architectures": [architecture], "dtype": "float16"}

@@ -1,0 +1,119 @@
+"""CLIP's training signals: whole pictures against texts, and the patch head that warms the trunk up.
+
+The patch head reads the second-last layer and is thrown away. It knows no text, and the last layer's attention, on
+which the pruner's decoupled branch is built, gets no gradient from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lab.dataset import ALL_LOOKS, ALL_SHAPES
+from lab.scenes import GRID, LETTERS, PATCH_SIZE
+
+BACKGROUND_WEIGHT = 0.15
+UNMATCHED_COSINE = 0.12
+
+
+def multi_positive_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Softmax of each positive against all negatives of its row, averaged.
+
+    `logits`, `labels` (bool) `[rows, columns]`; `weights` broadcastable: how much each positive counts. Other positives
+    stay out of the denominator, since a picture of ten things matches forty phrases at once.
+    """
+    negatives = logits.masked_fill(labels, float("-inf")).logsumexp(dim=1, keepdim=True)
+    losses = functional.softplus(negatives - logits)
+    weight = weights * labels
+    per_row = (losses * weight).sum(1) / weight.sum(1).clamp(min=1e-6)
+    return per_row[labels.any(1)].mean()
+
+
+def unmatched_offset_loss(cosines: Tensor, labels: Tensor) -> Tensor:
+    """Holds the mean cosine of unmatched pairs at +0.12, where real CLIP has it.
+
+    A softmax does not mind a shift of all cosines; without this they may drift below zero, and a score that multiplies
+    two cosines would then rank the least relevant first.
+    """
+    return (cosines[~labels].mean() - UNMATCHED_COSINE).square()
+
+
+def pair_loss(logits: Tensor) -> Tensor:
+    """Symmetric InfoNCE of `[n, n]` logits whose diagonal matches."""
+    target = torch.arange(logits.shape[0])
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+
+
+@dataclass(frozen=True)
+class PatchTargets:
+    """What each patch shows, `[B, 144]` each; classes count from 0 with background (or "no letter") last."""
+
+    shape: Tensor
+    look: Tensor
+    letter: Tensor
+    offset: Tensor  # [B, 144, 2]: from the patch to the centre of its thing, in patches
+    centre: Tensor  # 1.0 where the patch holds the centre of its thing
+    thing: Tensor  # bool: any thing here
+
+    @classmethod
+    def from_arrays(cls, owners: Tensor, things: Tensor) -> PatchTargets:
+        """From a dataset's `owners` `[B, 144]` and `things` `[B, 14, 6]`."""
+        owned = owners >= 0
+        fields = torch.gather(things.long(), 1, owners.long().clamp(min=0)[..., None].expand(-1, -1, things.shape[2]))
+        shape = fields[..., 0].masked_fill(~owned, len(ALL_SHAPES))
+        look = fields[..., 1].masked_fill(~owned, len(ALL_LOOKS))
+        letter = fields[..., 2].masked_fill(~owned, len(LETTERS))
+        index = torch.arange(GRID * GRID)
+        middle = torch.stack([index % GRID, index // GRID], dim=-1).float() + 0.5
+        offset = fields[..., 3:5].float() / PATCH_SIZE - middle
+        centre = (offset.abs().amax(-1) <= 0.5) & owned
+        return cls(shape, look, letter, offset, centre.float(), owned)
+
+
+class PatchHead(nn.Module):
+    """Linear read-out of shape, look, letter, offset, centre and the patch's own row and column."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.sizes = (len(ALL_SHAPES) + 1, len(ALL_LOOKS) + 1, len(LETTERS) + 1, 2, 1, GRID, GRID)
+        self.linear = nn.Linear(width, sum(self.sizes))
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, ...]:
+        """`[B, 144, width]` to one float32 tensor per read-out."""
+        logits: Tensor = self.linear(patches).float()
+        parts: tuple[Tensor, ...] = logits.split(self.sizes, dim=-1)
+        return parts
+
+    def loss(self, patches: Tensor, targets: PatchTargets) -> tuple[Tensor, dict[str, float]]:
+        """The loss and, over patches of things, the accuracy of each read-out."""
+        shape, look, letter, offset, centre, row, column = self(patches)
+        thing = targets.thing
+        weight = torch.where(thing, 1.0, BACKGROUND_WEIGHT)
+        index = torch.arange(GRID * GRID).expand(thing.shape)
+
+        def classify(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+            each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+            return (each * weights.flatten()).sum() / weights.sum()
+
+        loss = classify(shape, targets.shape, weight) + classify(look, targets.look, weight)
+        loss = loss + classify(letter, targets.letter, thing.float())
+        loss = (
+            loss
+            + (functional.smooth_l1_loss(offset, targets.offset, reduction="none").mean(-1) * thing).sum() / thing.sum()
+        )
+        loss = loss + functional.binary_cross_entropy_with_logits(centre[..., 0], targets.centre) * 3
+        loss = loss + 0.25 * (classify(row, index // GRID, weight) + classify(column, index % GRID, weight))
+        lettered = thing & (targets.letter < len(LETTERS))
+        with torch.no_grad():
+            accuracy = {
+                "shape": (shape.argmax(-1) == targets.shape)[thing].float().mean().item(),
+                "look": (look.argmax(-1) == targets.look)[thing].float().mean().item(),
+                "letter": (letter.argmax(-1) == targets.letter)[lettered].float().mean().item(),
+                "offset": (offset - targets.offset).abs()[thing].mean().item(),
+                "centre": ((centre[..., 0] > 0) == (targets.centre > 0))[thing].float().mean().item(),
+                "row": (row.argmax(-1) == index // GRID).float().mean().item(),
+            }
+        return loss, accuracy

@@ -1,0 +1,109 @@
+"""Muon for weight matrices and AdamW for the rest, on float32 master copies of bfloat16 parameters.
+
+Forward and backward in pure bfloat16 run 1.3 times as fast on a CPU as autocast, which converts every weight at every
+step; the masters keep updates that bfloat16 would round away. Muon (Keller Jordan, 2024, https://kellerjordan.github.io/posts/muon)
+orthogonalises the momentum of each matrix; matrices of one shape are handled in one batched product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrices to `[n, rows, cols]`, by a quintic Newton-Schulz iteration in bfloat16."""
+    a, b, c = _NEWTON_SCHULZ
+    x: Tensor = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).float()
+
+
+class MasterOptimizer:
+    """Steps bfloat16 parameters through float32 masters. Learning rates are given anew at each step."""
+
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], muon: Iterable[str], weight_decay: float = 0.02
+    ) -> None:
+        self.params = dict(named)
+        self.masters = {name: param.detach().float().clone() for name, param in self.params.items()}
+        self.first = {name: torch.zeros_like(master) for name, master in self.masters.items()}
+        matrices = set(muon)
+        self.plain = [name for name in self.params if name not in matrices]
+        self.second = {name: torch.zeros_like(self.masters[name]) for name in self.plain}
+        self.by_shape: dict[tuple[int, ...], list[str]] = {}
+        for name in matrices:
+            self.by_shape.setdefault(tuple(self.params[name].shape), []).append(name)
+        for names in self.by_shape.values():
+            names.sort()
+        self.weight_decay = weight_decay
+        self.count = 0
+
+    def step(self, lr: float, muon_lr: float, betas: tuple[float, float] = (0.9, 0.98), clip: float = 1.0) -> float:
+        """One update; clears gradients and returns their norm before clipping (at `clip`, AdamW's part only)."""
+        self.count += 1
+        grads = {name: p.grad.float() for name, p in self.params.items() if p.grad is not None}
+        norm = float(torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt())
+        if norm != norm:
+            raise FloatingPointError("a gradient is not a number")
+        scale = min(1.0, clip / (norm + 1e-6))
+        correction1, correction2 = 1 - betas[0] ** self.count, 1 - betas[1] ** self.count
+        for name in self.plain:
+            if name not in grads:
+                continue
+            grad = grads[name] * scale
+            self.first[name].lerp_(grad, 1 - betas[0])
+            self.second[name].lerp_(grad.square(), 1 - betas[1])
+            master = self.masters[name]
+            if master.dim() > 1:
+                master.mul_(1 - lr * self.weight_decay)
+            denominator = (self.second[name] / correction2).sqrt_().add_(1e-8)
+            master.addcdiv_(self.first[name], denominator, value=-lr / correction1)
+        for (rows, columns), names in self.by_shape.items():
+            self._muon(names, grads, muon_lr * max(1.0, rows / columns) ** 0.5)
+        with torch.no_grad():
+            for name, param in self.params.items():
+                param.copy_(self.masters[name])
+                param.grad = None
+        return norm
+
+    def _muon(self, names: list[str], grads: dict[str, Tensor], lr: float, momentum: float = 0.95) -> None:
+        updates = []
+        for name in names:
+            self.first[name].mul_(momentum).add_(grads[name])
+            updates.append(grads[name].add(self.first[name], alpha=momentum))
+        for name, update in zip(names, orthogonalize(torch.stack(updates)), strict=True):
+            self.masters[name].mul_(1 - lr * self.weight_decay).add_(update, alpha=-lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masters, moments and step count."""
+        return {"masters": self.masters, "first": self.first, "second": self.second, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned, into the parameters too."""
+        self.masters, self.first, self.second = state["masters"], state["first"], state["second"]
+        self.count = state["count"]
+        with torch.no_grad():
+            for name, param in self.params.items():
+                param.copy_(self.masters[name])
+
+
+def schedule(step: int, total: int, warmup: int = 150, decay_share: float = 0.3) -> float:
+    """Factor on the learning rate: linear warm-up, constant, then linear down to 1 % over the last `decay_share`.
+
+    A constant middle lets a run be lengthened or cut short, by changing `total`, while it is under way.
+    """
+    decay_from = total * (1 - decay_share)
+    down = 1.0 if step < decay_from else 0.01 + 0.99 * max(0.0, (total - step) / (total - decay_from))
+    return min(1.0, (step + 1) / warmup) * down

@@ -1,0 +1,236 @@
+"""Questions about a scene with exact answers, in eight groups, and how answers are scored.
+
+Every generator asks only what has one right answer: an object is named by a phrase that fits no other object, sides
+keep away from the middle line, relations from ties. Distractors are never asked about.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from lab.render import render
+from lab.scenes import COLORS, IMAGE_SIZE, SHAPES, Scene, Thing, evaluation_seed, sample_scene
+
+Group = Literal["color", "shape", "existence", "count", "side", "relation", "reading", "caption"]
+GROUPS: tuple[Group, ...] = ("color", "shape", "existence", "count", "side", "relation", "reading", "caption")
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "color": ("What color is the {0}?", "Which color does the {0} have?", "Tell me the color of the {0}."),
+    "shape": ("What shape is the {0}?", "Which shape does the {0} have?", "Tell me the shape of the {0}."),
+    "existence": ("Is there {0}?", "Can you see {0} in the picture?", "Does the picture show {0}?"),
+    "count": ("How many {0} are there?", "How many {0} can you see?", "Count the {0}."),
+    "horizontal": ("Is the {0} on the left or on the right?", "On which side is the {0}, left or right?"),
+    "vertical": ("Is the {0} at the top or at the bottom?", "Where is the {0}, top or bottom?"),
+    "left of": ("Is the {0} to the left of the {1}?", "Is the {0} left of the {1}?"),
+    "right of": ("Is the {0} to the right of the {1}?", "Is the {0} right of the {1}?"),
+    "above": ("Is the {0} above the {1}?", "Is the {0} higher than the {1}?"),
+    "below": ("Is the {0} below the {1}?", "Is the {0} lower than the {1}?"),
+    "left or right": ("Is the {0} left or right of the {1}?",),
+    "above or below": ("Is the {0} above or below the {1}?",),
+    "reading": ("What letter is on the {0}?", "Which letter does the {0} carry?", "Read the letter on the {0}."),
+    "caption": ("Describe the picture.", "What is in the picture?", "What do you see?", "List everything you see."),
+}
+RELATIONS = ("left of", "right of", "above", "below")
+# Pixels by which a side must be clear of the middle line, and by which two centres must differ in a relation.
+SIDE_MARGIN = 10
+RELATION_MARGIN = 14
+MAX_COUNT = 5
+
+# Template key, the names to fill in, and the answer.
+Candidate = tuple[str, tuple[str, ...], str]
+
+
+def with_article(name: str) -> str:
+    """ "a red star", "an orange star"."""
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def plural(name: str) -> str:
+    """ "red objects", "crosses"."""
+    return f"{name}es" if name.endswith("s") else f"{name}s"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one scene."""
+
+    scene: Scene
+    text: str
+    answer: str
+    group: Group
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture, drawn afresh at each access."""
+        return render(self.scene)
+
+
+def unique_names(scene: Scene) -> list[tuple[str, Thing]]:
+    """Phrases that fit exactly one object ("star", "red object", "red star"), each with that object."""
+    things = scene.objects
+    shapes = Counter(thing.shape for thing in things)
+    looks = Counter(thing.look for thing in things)
+    pairs = Counter(thing.name for thing in things)
+    names = []
+    for thing in things:
+        if shapes[thing.shape] == 1:
+            names.append((thing.shape, thing))
+        if looks[thing.look] == 1:
+            names.append((f"{thing.look} object", thing))
+        if pairs[thing.name] == 1:
+            names.append((thing.name, thing))
+    return names
+
+
+def _existence(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
+    present = {(thing.look, thing.shape) for thing in scene.objects}
+    looks, shapes = sorted({look for look, _ in present}), sorted({shape for _, shape in present})
+    for look, shape in sorted(present):
+        yield "existence", (with_article(f"{look} {shape}"),), "yes"
+    # Hard negatives: colour and shape both stand in the picture, only not together. Else half of the pair does.
+    hard = [(look, shape) for look in looks for shape in shapes if (look, shape) not in present]
+    if not hard:
+        hard = [(look, str(rng.choice(SHAPES))) for look in looks] + [
+            (str(rng.choice(COLORS)), shape) for shape in shapes
+        ]
+        hard = [pair for pair in hard if pair not in present]
+    for look, shape in hard:
+        yield "existence", (with_article(f"{look} {shape}"),), "no"
+
+
+def _count(scene: Scene) -> Iterator[Candidate]:
+    shapes = Counter(thing.shape for thing in scene.objects)
+    looks = Counter(thing.look for thing in scene.objects)
+    counts = [(shape, shapes[shape]) for shape in SHAPES] + [(f"{look} object", looks[look]) for look in COLORS]
+    if not scene.distractors:
+        counts.append(("object", len(scene.objects)))
+    for name, count in counts:
+        if count <= MAX_COUNT:
+            yield "count", (plural(name),), str(count)
+
+
+def _side(scene: Scene) -> Iterator[Candidate]:
+    middle = IMAGE_SIZE // 2
+    for name, thing in unique_names(scene):
+        if abs(thing.x - middle) >= SIDE_MARGIN:
+            yield "horizontal", (name,), "left" if thing.x < middle else "right"
+        if abs(thing.y - middle) >= SIDE_MARGIN:
+            yield "vertical", (name,), "top" if thing.y < middle else "bottom"
+
+
+def _relation(scene: Scene) -> Iterator[Candidate]:
+    names = unique_names(scene)
+    for first_name, first in names:
+        for second_name, second in names:
+            if first is second:
+                continue
+            dx, dy = first.x - second.x, first.y - second.y
+            for relation, value in zip(RELATIONS, (-dx, dx, -dy, dy), strict=True):
+                if abs(value) >= RELATION_MARGIN:
+                    yield relation, (first_name, second_name), "yes" if value > 0 else "no"
+            if abs(dx) >= RELATION_MARGIN:
+                yield "left or right", (first_name, second_name), "left" if dx < 0 else "right"
+            if abs(dy) >= RELATION_MARGIN:
+                yield "above or below", (first_name, second_name), "above" if dy < 0 else "below"
+
+
+def candidates(scene: Scene, group: Group, rng: np.random.Generator) -> list[Candidate]:
+    """Everything the group can ask of the scene: `(template key, names, answer)`."""
+    if group == "color":
+        return [("color", (name,), thing.look) for name, thing in unique_names(scene) if name == thing.shape]
+    if group == "shape":
+        return [("shape", (name,), thing.shape) for name, thing in unique_names(scene) if name.endswith("object")]
+    if group == "existence":
+        return list(_existence(scene, rng))
+    if group == "count":
+        return list(_count(scene))
+    if group == "side":
+        return list(_side(scene))
+    if group == "relation":
+        return list(_relation(scene))
+    if group == "reading":
+        return [("reading", (name,), thing.letter) for name, thing in unique_names(scene) if thing.letter]
+    return [("caption", (), describe(scene))]
+
+
+def describe(scene: Scene) -> str:
+    """The answer to a caption question: the name of everything in the picture, in reading order."""
+    return ", ".join(thing.name for thing in scene.things)
+
+
+def draw(
+    scene: Scene,
+    group: Group,
+    possible: Sequence[Candidate],
+    rng: np.random.Generator,
+    asked: Counter[str] | None = None,
+) -> Question:
+    """One question out of `possible`, which must not be empty.
+
+    The answer is drawn first, evenly among those possible here, so that answers are balanced; with `asked` (how often
+    each "group:answer" was used before, updated here) the answer used least is taken, which balances a whole set.
+    """
+    by_answer: dict[str, list[Candidate]] = {}
+    for candidate in possible:
+        by_answer.setdefault(candidate[2], []).append(candidate)
+    answers = sorted(by_answer)
+    if asked is not None and group != "caption":
+        least = min(asked[f"{group}:{answer}"] for answer in answers)
+        answers = [answer for answer in answers if asked[f"{group}:{answer}"] == least]
+    answer = answers[int(rng.integers(len(answers)))]
+    if asked is not None:
+        asked[f"{group}:{answer}"] += 1
+    options = by_answer[answer]
+    template, names, _ = options[int(rng.integers(len(options)))]
+    phrasings = TEMPLATES[template]
+    return Question(scene, phrasings[int(rng.integers(len(phrasings)))].format(*names), answer, group)
+
+
+def ask(scene: Scene, group: Group, rng: np.random.Generator, asked: Counter[str] | None = None) -> Question | None:
+    """One question of a group, or None if the scene allows none; see `draw`."""
+    possible = candidates(scene, group, rng)
+    return draw(scene, group, possible, rng, asked) if possible else None
+
+
+def evaluation_questions(
+    split: Literal["easy", "crowded"], seed: int, num_scenes: int, groups: Sequence[Group] = GROUPS
+) -> list[Question]:
+    """Fresh questions on `num_scenes` pictures that no training run has seen: one of each group, where one exists.
+
+    Deterministic in its arguments. Answers are balanced over the set. Questions on the same picture are neighbours.
+    """
+    rng = np.random.default_rng([seed, 1234])
+    asked: Counter[str] = Counter()
+    questions = []
+    for index in range(num_scenes):
+        scene = sample_scene(split, evaluation_seed(seed, index))
+        for group in groups:
+            question = ask(scene, group, rng, asked)
+            if question is not None:
+                questions.append(question)
+    return questions
+
+
+def normalize(text: str) -> str:
+    """Lower case, without punctuation at the ends."""
+    return re.sub(r"^[\s.,!?]+|[\s.,!?]+$", "", text).lower()
+
+
+def score(question: Question, answer_text: str) -> float:
+    """1.0 for the right answer and 0.0 for a wrong one; for captions the share of things named, each counted once.
+
+    A caption that names things which are not there loses their share: the score is the F1 measure of the two lists.
+    """
+    if question.group != "caption":
+        return float(normalize(answer_text) == normalize(question.answer))
+    expected = Counter(thing.name for thing in question.scene.things)
+    said = Counter(normalize(part) for part in answer_text.split(",") if part.strip())
+    right = sum((expected & said).values())
+    return 2 * right / (sum(expected.values()) + sum(said.values())) if right else 0.0

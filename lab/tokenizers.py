@@ -1,0 +1,126 @@
+"""The two tokenizers, trained on the world's own texts: CLIP's lower-cased BPE and a byte-level BPE for the Llama.
+
+Both fall back to bytes, so any text tokenizes; words of the world are single tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from lab.captions import CONCEPTS, composite_caption, concept_text
+from lab.questions import GROUPS, ask
+from lab.scenes import sample_scene
+
+BOS, EOS, PAD, IMAGE = "<s>", "</s>", "<pad>", "<image>"
+CLIP_BOS, CLIP_EOS = "<|startoftext|>", "<|endoftext|>"
+CLIP_CONTEXT = 77
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{% endif %}"
+    "{{ ' ' }}"
+    "{% else %}"
+    "{{ message['role'] | upper }}: "
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}"
+    "{% for part in message['content'] if part['type'] in ('image', 'image_url') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% endif %}"
+    "{% if message['role'] == 'assistant' %}{{ '</s>' }}{% else %}{{ ' ' }}{% endif %}"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def _corpus(num_scenes: int = 1500) -> Iterator[str]:
+    """Texts of the world, with the prompt's frame around questions."""
+    rng = np.random.default_rng(0)
+    for index in range(num_scenes):
+        scene = sample_scene("crowded" if index % 2 else "easy", index)
+        yield composite_caption(scene, rng)
+        yield concept_text(CONCEPTS[int(rng.integers(len(CONCEPTS)))], rng)
+        for group in GROUPS:
+            question = ask(scene, group, rng)
+            if question is not None:
+                yield f"USER: \n{question.text} ASSISTANT: {question.answer}"
+
+
+def train_clip_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer with the layout of CLIP's: bytes, bytes that end a word, merges, then the two specials."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=CLIP_EOS))
+    normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    pattern = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    splitter = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pattern, "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    trainer = trainers.BpeTrainer(
+        vocab_size=1200,
+        end_of_word_suffix="</w>",
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    # The trainer knows "x</w>" only for the letters it saw end a word; CLIP's vocabulary holds all 256, for any text.
+    merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = alphabet + [byte + "</w>" for byte in alphabet] + [left + right for left, right in merges]
+    vocab = {token: index for index, token in enumerate(dict.fromkeys([*tokens, CLIP_BOS, CLIP_EOS]))}
+    tokenizer.model = models.BPE(vocab=vocab, merges=merges, end_of_word_suffix="</w>", unk_token=CLIP_EOS)
+    tokenizer.add_special_tokens([CLIP_BOS, CLIP_EOS])
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (CLIP_EOS, vocab[CLIP_EOS]), (CLIP_BOS, vocab[CLIP_BOS]), trim_offsets=False, add_prefix_space=False
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=CLIP_BOS,
+        eos_token=CLIP_EOS,
+        unk_token=CLIP_EOS,
+        pad_token=CLIP_EOS,
+        model_max_length=CLIP_CONTEXT,
+        padding_side="right",
+    )
+
+
+def train_llava_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE with Llama's specials, `<image>` and the LLaVA-1.5 chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = [PAD, BOS, EOS, IMAGE]
+    trainer = trainers.BpeTrainer(
+        vocab_size=720,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        extra_special_tokens={"image_token": IMAGE},
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=2048,
+        padding_side="left",
+    )

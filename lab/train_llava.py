@@ -1,0 +1,230 @@
+"""Trains projector and Llama on the frozen tower's second-last layer.
+
+Features of all training pictures are computed once. Every step shows each picture with a score of questions and a
+caption request (`lab.packed`); the loss is on answers only. Seeded and resumable like `lab.train_clip`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from lab import question_pool
+from lab.checkpoint import CHECKPOINTS, save_llava
+from lab.dataset import Dataset, load, training_split
+from lab.models import WIDTH, adopt_vision_tower, build_llava
+from lab.optimizer import MasterOptimizer, schedule
+from lab.packed import packed_hidden, packed_layer
+from lab.question_pool import EXTRAS_PER_PICTURE, GROUP_NAMES, PER_PICTURE, SHORT_LENGTH, BlockEncoder, Blocks
+from lab.questions import GROUPS, evaluation_questions
+from lab.render import render_array
+from lab.scenes import GRID
+from lab.token_drop import merge, random_keep
+from lab.towers import normalize_pixels, tower_of, vision_states
+
+STEPS = 6000
+BATCH = 16
+QUESTIONS = 16
+# color, shape, existence, count, side, relation, reading, caption: what is learned late is asked more.
+GROUP_WEIGHTS = np.array([0.3, 0.15, 1.0, 3.0, 0.5, 3.0, 0.5, 0.0])
+EXTRA_QUESTIONS = 3
+CURRICULUM_STEPS = 300
+LEARNING_RATE = 3e-3
+MUON_RATE = 0.02
+DECAY_SHARE = 0.2
+CAPTION_WEIGHT = 0.8
+DROP_FROM, DROP_SHARE, DROP_KEEP = 0.5, 0.2, (16, 48)
+PROMPT_HEAD = "<s>USER: "
+VALIDATION_SEED = 500
+
+
+@torch.no_grad()
+def compute_features(clip: CLIPModel, images: np.ndarray, batch: int = 128) -> Tensor:
+    """X[-2] of the patches in bfloat16, `[N, 144, width]`."""
+    tower = tower_of(clip).bfloat16()
+    parts = [
+        vision_states(tower, normalize_pixels(images[i : i + batch]))[0][:, 1:] for i in range(0, len(images), batch)
+    ]
+    return torch.cat(parts)
+
+
+def cache_features(clip: CLIPModel, data: Dataset, file: Path, chunk: int = 2000) -> np.ndarray:
+    """Features of all training pictures, memory-mapped bfloat16 viewed as int16; computed when `file` is missing."""
+    if not file.exists():
+        partial = file.with_suffix(".partial.npy")
+        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.int16, shape=(len(data), GRID * GRID, WIDTH))
+        for start in range(0, len(data), chunk):
+            features = compute_features(clip, data.images[start : start + chunk])
+            out[start : start + chunk] = features.view(torch.int16).numpy()
+            print(f"features {min(start + chunk, len(data))}/{len(data)}", flush=True)
+        partial.rename(file)
+    cached: np.ndarray = np.load(file, mmap_mode="r")
+    return cached
+
+
+def answer_loss(
+    model: LlavaForConditionalGeneration, hidden: Tensor, blocks: list[Tensor], spans: list[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, list[Tensor]]:
+    """Weighted cross-entropy over answer tokens; per segment, which blocks `[B, Q]` were answered right throughout."""
+    losses, weights, right = [], [], []
+    begin = 0
+    for ids, (start, stop) in zip(blocks, spans, strict=True):
+        batch, count, length = ids.shape
+        states = hidden[:, begin : begin + count * length].reshape(batch, count, length, -1)[:, :, :-1]
+        begin += count * length
+        position = torch.arange(1, length)
+        answer = (position >= start[..., None]) & (position < stop[..., None])
+        logits = model.lm_head(states[answer]).float()
+        target = ids[:, :, 1:][answer]
+        each = functional.cross_entropy(logits, target, reduction="none")
+        weight = 1.0 if length == SHORT_LENGTH else CAPTION_WEIGHT
+        losses.append(each.sum() * weight)
+        weights.append(len(target) * weight)
+        wrong = torch.zeros(answer.shape, dtype=torch.bool)
+        wrong[answer] = logits.argmax(-1) != target
+        right.append(~wrong.any(-1))
+    return torch.stack(losses).sum() / sum(weights), right
+
+
+class Validation:
+    """Teacher-forced exact answers on held-out pictures of both splits, unpruned, per group."""
+
+    def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, num_scenes: int = 96) -> None:
+        encode = BlockEncoder(tokenizer)
+        self.parts = {}
+        for split in ("easy", "crowded"):
+            questions = evaluation_questions(split, VALIDATION_SEED, num_scenes, groups=GROUPS[:-1])
+            seeds = sorted({q.scene.seed for q in questions})
+            scenes = {q.scene.seed: q.scene for q in questions}
+            features = compute_features(clip, np.stack([render_array(scenes[seed]) for seed in seeds]))
+            rows = torch.tensor([seeds.index(q.scene.seed) for q in questions])
+            self.parts[split] = (features, rows, encode.stack(questions, SHORT_LENGTH))
+
+    @torch.no_grad()
+    def __call__(self, model: LlavaForConditionalGeneration, head_ids: Tensor) -> str:
+        """One line: the accuracy of each group on each split, in percent."""
+        words = []
+        for split, (features, rows, blocks) in self.parts.items():
+            right: dict[int, list[bool]] = defaultdict(list)
+            for begin in range(0, len(rows), 64):
+                part = slice(begin, begin + 64)
+                ids = torch.from_numpy(blocks.ids[part].astype(np.int64))[:, None]
+                hidden = packed_hidden(model, features[rows[part]], head_ids, [ids])
+                span = (torch.from_numpy(blocks.start[part])[:, None], torch.from_numpy(blocks.stop[part])[:, None])
+                answered = answer_loss(model, hidden, [ids], [span])[1][0][:, 0]
+                for group, ok in zip(blocks.group[part], answered.tolist(), strict=True):
+                    right[int(group)].append(ok)
+            each = {GROUPS[g]: 100 * sum(oks) / len(oks) for g, oks in sorted(right.items())}
+            words.append(f"{split}: " + " ".join(f"{name}={value:.0f}" for name, value in each.items()))
+            words.append(f"mean={sum(each.values()) / len(each):.1f}")
+        return " ".join(words)
+
+
+def _pictures(step: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    index = rng.integers(0, count - 12, BATCH)
+    if step < CURRICULUM_STEPS:
+        index = np.array(
+            [i - i % 12 + int(rng.choice([0, 1, 3, 5])) if training_split(int(i)) == "crowded" else i for i in index]
+        )
+    return np.sort(index)
+
+
+def _questions(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Which blocks of a picture to ask, given the groups of its short ones: some of those, and a few of the extras."""
+    weights = GROUP_WEIGHTS[groups]
+    picked = rng.choice(PER_PICTURE, QUESTIONS, replace=False, p=weights / weights.sum())
+    return np.concatenate([picked, PER_PICTURE + rng.choice(EXTRAS_PER_PICTURE, EXTRA_QUESTIONS, replace=False)])
+
+
+def _blocks(
+    short: Blocks, captions: Blocks, index: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """For pictures `index` `[B]`: groups of the short blocks `[B, Q]`, ids and answer spans of both segments."""
+    picked = np.stack([_questions(short.group[i, :PER_PICTURE], rng) for i in index])
+    rows = index[:, None]
+    ids = [short.ids[rows, picked], captions.ids[index][:, None]]
+    starts = [short.start[rows, picked], captions.start[index][:, None]]
+    stops = [short.stop[rows, picked], captions.stop[index][:, None]]
+    spans = [(torch.from_numpy(start), torch.from_numpy(stop)) for start, stop in zip(starts, stops, strict=True)]
+    return short.group[rows, picked], [torch.from_numpy(part.astype(np.int64)) for part in ids], spans
+
+
+def train(
+    work: Path,
+    clip: CLIPModel,
+    tokenizer: PreTrainedTokenizerFast,
+    steps: int,
+    seed: int = 0,
+    compile_model: bool = True,
+) -> LlavaForConditionalGeneration:
+    """Trains on `work / "data"`, keeping state in `work / "llava.pt"`; writes the checkpoint at each save."""
+    data = load(work / "data")
+    short, captions = question_pool.load(work / "data")
+    features = cache_features(clip, data, work / "features.npy")
+    validate = Validation(clip, tokenizer)
+    model = build_llava(tokenizer, seed).bfloat16()
+    trained = [(n, p) for n, p in model.named_parameters() if "vision_tower" not in n]
+    muon = [n for n, p in trained if p.dim() == 2 and "embed_tokens" not in n and "lm_head" not in n]
+    optimizer = MasterOptimizer(trained, muon)
+    state_file, step = work / "llava.pt", 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
+        print(f"resumed at step {step}", flush=True)
+    layer: Callable[..., Tensor] = torch.compile(packed_layer, dynamic=False) if compile_model else packed_layer
+    head_ids = torch.tensor(tokenizer(PROMPT_HEAD, add_special_tokens=False)["input_ids"])
+    right: dict[str, list[float]] = defaultdict(list)
+    began, losses = time.time(), []
+    while step < steps:
+        rng = np.random.default_rng([seed, 6, step])
+        index = _pictures(step, len(data), rng)
+        groups, blocks, spans = _blocks(short, captions, index, rng)
+        visual = torch.from_numpy(features[index]).view(torch.bfloat16)
+        dropped = step > steps * DROP_FROM and rng.random() < DROP_SHARE
+        if dropped:
+            generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+            owners = torch.from_numpy(data.owners[index])
+            visual = merge(visual, random_keep(owners, int(rng.choice(DROP_KEEP)), generator))
+        hidden = packed_hidden(model, visual, head_ids, blocks, layer)
+        loss, answered = answer_loss(model, hidden, blocks, spans)
+        loss.backward()
+        factor = schedule(step, steps, decay_share=DECAY_SHARE)
+        optimizer.step(LEARNING_RATE * factor, MUON_RATE * factor)
+        step += 1
+        if not dropped:
+            losses.append(loss.item())
+            for group, ok in zip(groups.ravel(), answered[0].flatten().tolist(), strict=True):
+                right[GROUP_NAMES[group]].append(ok)
+            right["caption"] += answered[1].flatten().tolist()
+        if step % 50 == 0 or step in (5, 20):
+            line = " ".join(f"{name}={100 * np.mean(oks):.0f}" for name, oks in sorted(right.items()))
+            print(f"{step} {time.time() - began:.0f}s loss={np.mean(losses):.3f} {line}", flush=True)
+            right.clear()
+            losses.clear()
+        if step % 250 == 0 or step == steps:
+            partial = state_file.with_suffix(".tmp")
+            torch.save({"optimizer": optimizer.state_dict(), "step": step}, partial)
+            partial.rename(state_file)
+            print(f"{step} {time.time() - began:.0f}s validation {validate(model, head_ids)}", flush=True)
+            full = _assemble(optimizer, clip, tokenizer, seed)
+            save_llava(full, tokenizer)
+    return _assemble(optimizer, clip, tokenizer, seed)
+
+
+def _assemble(
+    optimizer: MasterOptimizer, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, seed: int
+) -> LlavaForConditionalGeneration:
+    """A float32 LLaVA from the optimizer's masters and CLIP's tower as shipped."""
+    model = build_llava(tokenizer, seed)
+    model.load_state_dict(optimizer.masters, strict=False)
+    adopt_vision_tower(model, CLIPModel.from_pretrained(CHECKPOINTS / "clip", dtype=torch.float32))
+    return model
