@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import sys
+import threading
+from typing import Any
 
 import torch
 
@@ -16,7 +20,7 @@ from encoder_service.models.base import CheckpointError, LoadOptions
 from encoder_service.servicer import EncoderBatcher, EncoderServicer
 from encoder_service.settings import EncoderSettings
 from fovea import telemetry
-from fovea.server import GrpcServer, stop_signal
+from fovea.server import BindError, GrpcServer, stop_signal
 from fovea.v1 import encoder_pb2_grpc
 
 __all__ = ["main", "serve"]
@@ -24,9 +28,28 @@ __all__ = ["main", "serve"]
 log = logging.getLogger("encoder_service")
 
 _SERVICE = "fovea.v1.EncoderService"
+_LOADER = "load"
 
 
-def _load(settings: EncoderSettings) -> Engine:
+def _load(settings: EncoderSettings) -> asyncio.Future[Engine]:
+    """Loads on a daemon thread: health answers meanwhile, and a signal need not wait for gigabytes."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Engine] = loop.create_future()
+
+    def run() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: a signal came first
+            try:
+                engine = _engine(settings)
+            except Exception as error:
+                loop.call_soon_threadsafe(future.set_exception, error)
+            else:
+                loop.call_soon_threadsafe(future.set_result, engine)
+
+    threading.Thread(target=run, name=_LOADER, daemon=True).start()
+    return future
+
+
+def _engine(settings: EncoderSettings) -> Engine:
     model = models.load(
         settings.model,
         LoadOptions(
@@ -47,10 +70,11 @@ def _load(settings: EncoderSettings) -> Engine:
 
 
 async def serve(settings: EncoderSettings) -> None:
-    """Runs the service until SIGTERM or SIGINT.
+    """Runs the service until SIGTERM or SIGINT, which end it at once while the model is being loaded.
 
     Raises:
         CheckpointError, FileNotFoundError: The model cannot be loaded.
+        BindError: The address is taken.
     """
     stop = stop_signal()
     server = GrpcServer(
@@ -62,9 +86,16 @@ async def serve(settings: EncoderSettings) -> None:
     )
     servicer = EncoderServicer(settings)
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
-    await server.start()
+    stopped = asyncio.create_task(stop.wait())
     try:
-        engine = await asyncio.to_thread(_load, settings)
+        await server.start()
+        loading = _load(settings)
+        log.info("port %d is open; loading the model", server.port)
+        either: list[asyncio.Future[Any]] = [stopped, loading]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            return
+        engine = loading.result()
         batcher: EncoderBatcher = Batcher(
             engine,
             max_batch_size=settings.max_batch_size,
@@ -76,15 +107,16 @@ async def serve(settings: EncoderSettings) -> None:
             servicer.attach(engine.model, batcher)
             await server.ready()
             log.info("serving on port %d: %s, %s", server.port, engine.model.device, engine.model.dtype)
-            await stop.wait()
+            await stopped
             log.info("draining")
             await server.drain(settings.drain_grace_s)
     finally:
+        stopped.cancel()
         await server.drain(0)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point. Exit status 1 when the model cannot be loaded, 2 on a wrong setting."""
+    """Entry point. Exit status 1 when the model cannot be loaded or the address is taken, 2 on a wrong setting."""
     settings = EncoderSettings.from_command_line(sys.argv[1:] if argv is None else argv)
     telemetry.configure_logging("encoder", settings.log_level)
     log.info("settings %s", settings.describe())
@@ -92,9 +124,13 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(settings.num_threads)
     try:
         asyncio.run(serve(settings))
-    except (CheckpointError, FileNotFoundError) as error:
+    except (CheckpointError, FileNotFoundError, BindError) as error:
         log.error("%s", error)
         raise SystemExit(1) from None
+    if any(thread.name == _LOADER for thread in threading.enumerate()):
+        # A signal came while loading. A thread inside torch's C++ would abort an interpreter that shuts down under it.
+        logging.shutdown()
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from encoder_service.models.base import EncoderModel
 from encoder_service.pruners.base import BoundPruner, PrunerInput, TextFeatures, View, VisionFeatures
 from encoder_service.pruners.budget import resolve_budget
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.pruners.raster import in_raster_order
+from encoder_service.pruners.places import with_places
 from fovea import telemetry
 
 __all__ = ["EncodeRequest", "EncodedPicture", "Engine", "PreparedRequest"]
@@ -84,7 +84,7 @@ class PreparedRequest:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPicture:
-    """A picture's visual tokens in numpy, float32 and int64; see `PrunedTokens` and `raster`."""
+    """A picture's visual tokens in numpy, float32 and int64; see `PrunedTokens` and `places`."""
 
     features: npt.NDArray[np.float32]
     positions: npt.NDArray[np.int64]
@@ -249,8 +249,7 @@ def _prune(
             raise features
         # 62 bits: torch's generator takes a signed 64-bit seed and a pruner may add to it.
         seed = int.from_bytes(picture.digest[:8], "big") >> 2
-        pruned = request.pruner.prune(PrunerInput(features, prepared.keep, text=text, seed=seed))
-        pruned = in_raster_order(pruned)
+        pruned = with_places(request.pruner.prune(PrunerInput(features, prepared.keep, text=text, seed=seed)))
         encoded.append(
             EncodedPicture(
                 features=_float32(pruned.features),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import Final
 
@@ -17,6 +18,7 @@ _PILLOW_FORMATS: Final = tuple(name.upper() for name in FORMATS)
 # The tower's input is the middle square at a fixed height: a longer strip shows it next to nothing and, scaled by its
 # short side, takes gigabytes.
 _MAX_ASPECT_RATIO: Final = 100
+_STRIP_ROWS: Final = 64
 
 # Pillow's own bomb check warns from 90 and refuses from 179 megapixels; `decode` checks every header against its own
 # limit instead.
@@ -59,7 +61,8 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
                 f"the {image.format} picture is broken or incomplete; accepted: whole files of {accepted}",
                 param="image",
             ) from error
-        return _on_white(_upright(image))
+        _turn_upright(image)
+        return _to_rgb(image)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -75,20 +78,27 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF beside a sound picture: show the picture
-        return image.copy()
+def _turn_upright(image: Image.Image) -> None:
+    with contextlib.suppress(Exception):  # broken EXIF beside a sound picture: show the picture
+        ImageOps.exif_transpose(image, in_place=True)
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    if image.mode.startswith("I"):
-        grey = np.asarray(image.convert("I"), dtype=np.int64).clip(0, 65535) // 257
-        image = Image.fromarray(grey.astype(np.uint8))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
+    # Strip by strip: the intermediate steps of a whole picture would take several times its memory.
+    canvas = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP_ROWS):
+        box = (0, top, image.width, min(top + _STRIP_ROWS, image.height))
+        canvas.paste(_strip_to_rgb(image.crop(box)), box)
+    return canvas
+
+
+def _strip_to_rgb(strip: Image.Image) -> Image.Image:
+    if strip.mode.startswith("I"):
+        grey = np.asarray(strip.convert("I")).clip(0, 65535) // 257
+        strip = Image.fromarray(grey.astype(np.uint8))
+    if strip.has_transparency_data:
+        layer = strip.convert("RGBA")
+        strip = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return strip.convert("RGB")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
+import numpy as np
 from google.protobuf import json_format, struct_pb2
 
 from encoder_service.batching import Batched, Batcher
@@ -17,14 +19,17 @@ from encoder_service.pruners.base import BoundPruner, Pruner
 from encoder_service.pruners.parameters import InvalidParameter, Value
 from encoder_service.settings import EncoderSettings
 from fovea import tensors
-from fovea.errors import InvalidRequest, NotFound, Unavailable
+from fovea.errors import InternalError, InvalidRequest, NotFound, Unavailable
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
 
 __all__ = ["EncoderBatcher", "EncoderServicer"]
 
+log = logging.getLogger("encoder_service")
+
 EncoderBatcher = Batcher[EncodeRequest, PreparedRequest, tuple[EncodedPicture, ...]]
 
-# 8,000 characters, the longest question that the gateway takes, are seldom a quarter of it.
+# Bounds what one question costs the text tower, 110 windows of 75 words. The gateway's longest question, 8,000
+# characters, fits as prose; not always in scripts and symbols that take several ids a character, emoji up to four.
 _MAX_TEXT_IDS: Final = 8192
 
 
@@ -90,7 +95,9 @@ def read_request(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
 def _read_text(ids: Sequence[int], model: EncoderModel) -> tuple[int, ...]:
     if len(ids) > _MAX_TEXT_IDS:
         raise InvalidRequest(
-            f"the question has {len(ids)} text ids; at most {_MAX_TEXT_IDS} are accepted", param="text_ids"
+            f"the question has {len(ids)} ids of the text tower's tokenizer (BOS and EOS included);"
+            f" at most {_MAX_TEXT_IDS} are accepted",
+            param="text_ids",
         )
     if ids and max(ids) >= model.text_vocab_size:
         raise InvalidRequest(
@@ -102,9 +109,13 @@ def _read_text(ids: Sequence[int], model: EncoderModel) -> tuple[int, ...]:
 def _read_pruner(request: encoder_pb2.EncodeRequest, settings: EncoderSettings) -> BoundPruner:
     name = request.pruner or settings.pruner
     if name not in PRUNERS:
-        raise NotFound(f"there is no pruner {name!r}; accepted: {', '.join(PRUNERS)}", param="pruner")
+        raise NotFound(f"there is no pruner {name!r:.80}; accepted: {', '.join(PRUNERS)}", param="pruner")
     try:
-        return PRUNERS[name].bind(json_format.MessageToDict(request.pruner_params))
+        values = json_format.MessageToDict(request.pruner_params)
+    except (ValueError, json_format.Error) as error:
+        raise InvalidRequest("pruner_params: NaN and infinity are not accepted", param="pruner_params") from error
+    try:
+        return PRUNERS[name].bind(values)
     except InvalidParameter as error:
         raise InvalidRequest(f"pruner {name}: {error}", param="pruner_params") from error
 
@@ -133,12 +144,13 @@ def write_response(
     """The message of a result.
 
     Raises:
-        InvalidRequest: A feature is not finite in `wire_dtype`.
+        InvalidRequest: A feature is too large for `wire_dtype`.
+        InternalError: A feature is NaN or infinite.
     """
     return encoder_pb2.EncodeResponse(
         visual_tokens=[
             tensor_pb2.VisualTokens(
-                features=tensors.to_message(picture.features, wire_dtype),
+                features=_features(picture.features, wire_dtype),
                 positions=picture.positions.tolist(),
                 grid=_grid(picture.grid),
                 fingerprint=fingerprint,
@@ -153,6 +165,29 @@ def write_response(
         ),
         features_cached=[picture.features_cached for picture in done.result],
     )
+
+
+def _features(features: tensors.Float32Array, wire_dtype: tensor_pb2.DType) -> tensor_pb2.Tensor:
+    if not (finite := np.isfinite(features)).all():
+        # No choice of the caller's: a computation in half precision has overflowed, or a weight is broken.
+        log.error("%d of %d features are not finite; --dtype bfloat16 has more room", (~finite).sum(), finite.size)
+        raise InternalError("the encoder service computed features that are not finite")
+    try:
+        return tensors.to_message(features, wire_dtype)
+    except InvalidRequest as error:
+        raise InvalidRequest(
+            f"a feature of this picture is too large for {tensors.dtype_name(wire_dtype)};"
+            f" accepted: {', '.join(name for name, dtype in tensors.DTYPES.items() if _holds(dtype, features))}",
+            param="wire_dtype",
+        ) from error
+
+
+def _holds(dtype: tensor_pb2.DType, features: tensors.Float32Array) -> bool:
+    try:
+        tensors.to_message(features, dtype)
+    except InvalidRequest:
+        return False
+    return True
 
 
 def _grid(grid: tuple[int, int]) -> tensor_pb2.Grid:

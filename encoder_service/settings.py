@@ -56,7 +56,8 @@ class EncoderSettings(ServiceSettings):
     max_image_pixels: Annotated[int, Field(ge=1)] = 50_000_000
     """Most pixels of a picture; a larger one is refused with OUT_OF_RANGE by its header, before it is decoded."""
     decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
-    """Threads that decode pictures. Each may hold one picture of --max-image-pixels in memory, a few bytes a pixel."""
+    """Threads that decode pictures. Each takes up to 17 bytes of memory for each pixel of its picture (17 for WebP, 12
+    for JPEG, 9 for PNG): 0.85 GB with the default --max-image-pixels."""
     feature_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20
     """Memory, on the device, for features of pictures seen lately; the oldest make room. 0 for none."""
     default_timeout_s: Annotated[float, Field(gt=0)] = 60.0

@@ -181,7 +181,12 @@ class GrpcServer:
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         if self._metrics_listen:
             host, port = split_address(self._metrics_listen)
-            start_http_server(port, addr=host)
+            try:
+                start_http_server(port, addr=host)
+            except OSError as error:
+                raise BindError(
+                    f"cannot listen on {self._metrics_listen}: it is taken, or not an address of this machine"
+                ) from error
         await self.grpc.start()
 
     async def ready(self) -> None:

@@ -38,9 +38,20 @@ class ImageProcessor:
             )
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """[3, H, W], float32. Keeps no state, so any thread may call it."""
-        values = self._processor(images=image, return_tensors="pt")["pixel_values"][0]
+        """[3, H, W], float32, of a picture in RGB. Keeps no state, so any thread may call it."""
+        values = self._processor(images=self._resized(image), return_tensors="pt")["pixel_values"][0]
         return torch.as_tensor(values, dtype=torch.float32)
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        """The picture at the size to which the processor brings it, by the same call. The processor, which would copy
+        it whole to numpy and back for that, then finds nothing left to do.
+        """
+        size, resample = self._processor.size, self._processor.resample
+        edge, short = size.get("shortest_edge"), min(image.size)
+        if not self._processor.do_resize or not edge or size.get("longest_edge") or resample is None:
+            return image
+        width, height = (edge if side == short else int(edge * side / short) for side in image.size)
+        return image.resize((width, height), resample)
 
     def describe(self) -> str:
         """Its configuration, the same text for the same numbers."""

@@ -152,8 +152,10 @@ class PrunedTokens:
     """What is left of a picture: K rows, or what the pruner's documentation says where it does not go by the budget.
 
     Attributes:
-        features: [K, C], at least float32, in the order in which the method emits them.
-        kept_index: [K], int64, the patch that each row stands for; a `Row` where it is not one patch.
+        features: [K, C], at least float32, in the order in which the method emits them; so the language model reads
+            them.
+        kept_index: [K], int64, the patch that each row stands for, in any order; a `Row` where it is not one patch.
+            `with_places` gives such rows a patch to travel with.
         merged_into: [N], int64, for each patch the row of `features` that it is or was merged into; -1: dropped.
         task_map: [N], relevance to the question, None where the pruner has no such score.
         saliency_map: [N], attention of CLS, likewise.

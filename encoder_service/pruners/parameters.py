@@ -17,7 +17,9 @@ _SPEC: Final = "parameter"
 
 
 class InvalidParameter(ValueError):
-    """A parameter that does not exist, or holds what is not accepted. The message is for the caller."""
+    """A parameter that does not exist, or holds what is not accepted. The message is for the caller, and short: it
+    travels in headers.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +102,13 @@ def parse(cls: type[P], values: Mapping[str, object]) -> P:
     for name, value in values.items():
         if name not in known:
             accepted = ", ".join(known) if known else "none"
-            raise InvalidParameter(f"there is no parameter {name!r}; accepted: {accepted}")
+            raise InvalidParameter(f"there is no parameter {name!r:.80}; accepted: {accepted}")
         spec = known[name]
         if value is None and spec.optional:
             checked[name] = None
             continue
         result = spec.check(value)
         if result is None:
-            raise InvalidParameter(f"{name} = {value!r} is not accepted: {spec.description}")
+            raise InvalidParameter(f"{name} = {value!r:.80} is not accepted: {spec.description}")
         checked[name] = result
     return cls(**checked)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,16 @@ from PIL import Image
 from encoder_service.images import decode
 from fovea.errors import InvalidRequest, TooLarge, UnsupportedMedia
 
+# Prints how many bytes the process has grown by at most; getrusage would begin with what its parent has.
+PEAK = """
+import re, sys
+from encoder_service.images import decode
+data = open(sys.argv[1], "rb").read()
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+before = peak()
+decode(data, max_bytes=2**30, max_pixels=2**30)
+print(peak() - before)
+"""
 LIMITS = {"max_bytes": 16 * 2**20, "max_pixels": 50_000_000}
 
 
@@ -75,6 +88,27 @@ def test_transparent_parts_lie_on_white(mode: str, form: str) -> None:
 def test_16_bit_grey_keeps_its_brightness() -> None:
     grey = Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16))
     assert decode(encoded(grey, "PNG"), **LIMITS).getpixel((0, 0)) == (127, 127, 127)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGBA", "LA"])
+def test_decoding_takes_few_bytes_a_pixel(mode: str, tmp_path: Path) -> None:
+    side = 4000
+    Image.new(mode, (side, side)).save(tmp_path / "large.png", compress_level=1)
+    run = subprocess.run([sys.executable, "-c", PEAK, str(tmp_path / "large.png")], capture_output=True, check=True)
+    assert int(run.stdout) < 10 * side**2
+
+
+def test_a_tall_transparent_picture_has_no_seams() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 7, 4), dtype=np.uint8)
+    layer = Image.fromarray(pixels)
+    want = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    assert decode(encoded(layer, "PNG"), **LIMITS).tobytes() == want.tobytes()
+
+
+def test_a_tall_picture_of_16_bit_grey_has_no_seams() -> None:
+    grey = np.random.default_rng(0).integers(0, 65536, (200, 7), dtype=np.uint16)
+    shown = np.asarray(decode(encoded(Image.fromarray(grey), "PNG"), **LIMITS))
+    assert (shown == (grey // 257)[..., None]).all()
 
 
 def test_cmyk_is_read() -> None:

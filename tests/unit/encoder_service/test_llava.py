@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,7 +231,17 @@ def test_eos_attention_is_that_of_eager_attention(checkpoints: Any, model: Encod
     torch.testing.assert_close(text.eos_attention, attention, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(48, 48), (61, 47), (200, 90), (1, 1), (3, 250)])
+def test_a_large_picture_is_resized_without_copies_of_it(model: EncoderModel) -> None:
+    image = Image.new("RGB", (2000, 2000))
+    tracemalloc.start()
+    try:
+        model.preprocess(image)
+        assert tracemalloc.get_traced_memory()[1] < 2000 * 2000  # one numpy copy is 3 bytes a pixel
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [(48, 48), (61, 47), (200, 90), (217, 333), (1, 1), (3, 250), (4999, 50)])
 def test_pixel_values_are_those_of_the_checkpoints_processor(
     size: tuple[int, int], checkpoints: Any, model: EncoderModel
 ) -> None:

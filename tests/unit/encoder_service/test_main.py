@@ -6,7 +6,12 @@ import asyncio
 import logging
 import os
 import signal
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +77,37 @@ def test_a_model_that_cannot_be_loaded_ends_with_one_sentence(
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "'clip' is not a family that this service runs; accepted: llava" in last
     assert "exception" not in last
+
+
+@pytest.mark.usefixtures("own_logging")
+@pytest.mark.parametrize("flag", ["--listen", "--metrics-listen"])
+def test_a_taken_address_ends_with_one_sentence(
+    flag: str, checkpoints: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(SystemExit) as caught:
+            main(["--listen", "127.0.0.1:0", flag, address, "--model", str(checkpoints.hub)])
+    assert caught.value.code == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"cannot listen on {address}: it is taken" in last
+    assert "exception" not in last
+
+
+def test_a_signal_while_the_model_is_loading_ends_the_service_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")  # nobody writes to it: this model never finishes loading
+    command = [sys.executable, "-m", "encoder_service", "--model", str(tmp_path), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as service:
+        assert service.stderr is not None
+        watchdog = threading.Timer(TIMEOUT_S, service.kill)
+        watchdog.start()
+        try:
+            assert any("loading the model" in line for line in service.stderr)
+            service.send_signal(signal.SIGTERM)
+            assert service.wait(TIMEOUT_S) == 0
+        finally:
+            watchdog.cancel()
+            service.kill()
 
 
 @pytest.mark.parametrize(

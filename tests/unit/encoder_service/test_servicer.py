@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -61,6 +62,19 @@ def request_for(make_picture: Callable[..., bytes]) -> Callable[..., encoder_pb2
         return message
 
     return make
+
+
+def scale_features(engine: Engine, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the engine's visual tokens `factor` times as large."""
+    run = engine.run
+
+    def scaled(batch: Sequence[PreparedRequest]) -> Any:
+        return [
+            tuple(dataclasses.replace(picture, features=picture.features * np.float32(factor)) for picture in outcome)
+            for outcome in run(batch)
+        ]
+
+    monkeypatch.setattr(engine, "run", scaled)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -182,7 +196,9 @@ async def test_a_second_question_on_a_picture_is_served_from_its_features(
         ({"keep_ratio": float("nan")}, "invalid_request", "keep_ratio", r"\(0, 1\]"),
         ({"wire_dtype": 99}, "invalid_request", "wire_dtype", "float32, float16, bfloat16"),
         ({"text_ids": [98, 100, 99]}, "invalid_request", "text_ids", "text id 100 is not below 100"),
-        ({"text_ids": [98] * 9000}, "invalid_request", "text_ids", "at most 8192"),
+        ({"text_ids": [98] * 9000}, "invalid_request", "text_ids", "9000 ids of the text tower's tokenizer.* 8192"),
+        ({"params": {"task_share": float("nan")}}, "invalid_request", "pruner_params", "NaN and infinity"),
+        ({"params": {"deep": [{"er": -float("inf")}]}}, "invalid_request", "pruner_params", "NaN and infinity"),
     ],
 )
 async def test_what_is_not_accepted_is_refused_with_its_field(
@@ -194,6 +210,59 @@ async def test_what_is_not_accepted_is_refused_with_its_field(
         with pytest.raises(type(error), match=message):
             raise error
         assert (await service.stub.Encode(request_for(0), timeout=TIMEOUT_S)).visual_tokens
+
+
+@pytest.mark.parametrize("character", ["x", "\n", "\u9762"])
+@pytest.mark.parametrize(
+    ("where", "code", "param"),
+    [
+        (lambda text: {"params": {text: 1}}, "invalid_request", "pruner_params"),
+        (lambda text: {"params": {"task_share": text}}, "invalid_request", "pruner_params"),
+        (lambda text: {"params": {"task_share": [{text: text}]}}, "invalid_request", "pruner_params"),
+        (lambda text: {"pruner": text}, "not_found", "pruner"),
+    ],
+)
+async def test_an_error_quotes_no_more_than_headers_can_carry(
+    where: Callable[[str], dict[str, Any]],
+    code: str,
+    param: str,
+    character: str,
+    start: Any,
+    make_engine: Any,
+    request_for: Any,
+) -> None:
+    async with start(make_engine()) as service:
+        call = service.stub.Encode(request_for(0, **where(character * 20_000)), timeout=TIMEOUT_S)
+        error = await refused(call)
+    assert (error.code, error.param) == (code, param)
+    assert len(error.message) < 500
+    assert "accepted" in error.message
+
+
+async def test_a_feature_too_large_for_the_wire_names_the_dtypes_that_hold_it(
+    start: Any, make_engine: Any, request_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    scale_features(engine, 1e6, monkeypatch)
+    async with start(engine) as service:
+        error = await refused(service.stub.Encode(request_for(0), timeout=TIMEOUT_S))
+        assert (error.code, error.param) == ("invalid_request", "wire_dtype")
+        assert error.message.endswith("too large for float16; accepted: float32, bfloat16")
+        for name in ("float32", "bfloat16"):
+            request = request_for(0, wire_dtype=tensors.parse_dtype(name))
+            assert (await service.stub.Encode(request, timeout=TIMEOUT_S)).visual_tokens
+
+
+@pytest.mark.parametrize("wire_dtype", tensors.DTYPES.values())
+async def test_features_that_are_not_finite_are_a_defect_of_ours(
+    wire_dtype: Any, start: Any, make_engine: Any, request_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    scale_features(engine, float("inf"), monkeypatch)
+    async with start(engine) as service:
+        error = await refused(service.stub.Encode(request_for(0, wire_dtype=wire_dtype), timeout=TIMEOUT_S))
+    assert (error.code, error.param) == ("internal_error", None)
+    assert "not finite" in error.message
 
 
 async def test_a_defect_is_reported_without_its_details(
