@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import threading
 from typing import Any
@@ -18,6 +19,8 @@ from llm_service.settings import LLMSettings
 from llm_service.startup import load
 
 log = logging.getLogger("llm_service")
+
+_LOADER = "load"
 
 
 async def serve(settings: LLMSettings) -> int:
@@ -80,7 +83,7 @@ def _load(settings: LLMSettings) -> asyncio.Future[ServedModel]:
             else:
                 loop.call_soon_threadsafe(future.set_result, model)
 
-    threading.Thread(target=run, name="load", daemon=True).start()
+    threading.Thread(target=run, name=_LOADER, daemon=True).start()
     return future
 
 
@@ -90,10 +93,15 @@ def main() -> int:
     configure_logging("llm", settings.log_level)
     log.info("settings %s", settings.describe())
     try:
-        return asyncio.run(serve(settings))
+        status = asyncio.run(serve(settings))
     except BindError as error:
         log.error("%s", error)
         return 1
+    if any(thread.name == _LOADER for thread in threading.enumerate()):
+        # A signal came while loading. A thread inside torch's C++ would abort an interpreter that shuts down under it.
+        logging.shutdown()
+        os._exit(status)
+    return status
 
 
 if __name__ == "__main__":
