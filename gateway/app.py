@@ -11,6 +11,7 @@ from fovea import __version__, checkpoints
 from gateway.api import answer, health, pruners
 from gateway.api.admission import Admission
 from gateway.api.body_limit import BodyLimit
+from gateway.api.drain import Drain
 from gateway.api.error_handlers import install_error_handlers
 from gateway.api.request_context import RequestContext
 from gateway.cache.base import Cache
@@ -67,12 +68,15 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         version=__version__,
         description="Answers questions about pictures, with only the visual tokens that matter.",
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would repeat whatever host the client named
     )
-    app.state.admission = Admission(settings.max_concurrent_requests)
+    app.state.admission = Admission(settings.max_concurrent_requests, "answers in progress")
+    app.state.body_admission = Admission(settings.max_concurrent_bodies, "bodies being read")
+    app.state.drain = Drain()
     for endpoints in (answer, pruners, health):
         app.include_router(endpoints.router)
     install_error_handlers(app)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_total_bytes=settings.max_total_body_bytes)
     app.add_middleware(RequestContext)
     return app

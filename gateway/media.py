@@ -61,11 +61,11 @@ def decode_data_url(url: str, *, max_bytes: int) -> Picture:
         raise MalformedRequest("image is not of the form data:image/...;base64,...", param="image")
     if not head[1].lower().startswith("image/"):
         raise UnsupportedMedia(f"image is a data URL of another media type; {_ACCEPTED}", param="image")
-    length = (len(url) - head.end()) * 3 // 4 - 2  # at least this many bytes
-    if length > max_bytes:
-        raise TooLarge(f"image has more than the {max_bytes:,} bytes accepted for a picture", param="image")
     try:
-        data = base64.b64decode(url[head.end() :], validate=True)
+        encoded = url[head.end() :].encode("ascii").translate(None, b"\r\n")  # `base64` wraps its lines
+        if len(encoded) * 3 // 4 - 2 > max_bytes:  # at least this many bytes
+            raise TooLarge(f"image has more than the {max_bytes:,} bytes accepted for a picture", param="image")
+        data = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise MalformedRequest("image is not valid base64 after the comma", param="image") from error
     return picture(data, max_bytes=max_bytes)

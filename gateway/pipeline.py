@@ -28,6 +28,7 @@ from gateway.single_flight import Finished, SingleFlight
 __all__ = ["Pipeline"]
 
 _LOCK_POLL_S: Final = 0.05
+_LOCK_WAIT_S: Final = 2.0
 
 
 class Pipeline:
@@ -68,11 +69,13 @@ class Pipeline:
         deadline = arrived + self.planner.check(request)
         async with _until(deadline):
             image = await self._picture(request, upload)
+            request.image = upload = None  # megabytes that nobody needs any more
             encoder, llm = await asyncio.gather(self.encoder.info(), self.llm.info())
             plan = self.planner.plan(request, image, encoder=encoder, llm=llm, deadline=deadline)
             stored = await self._stored_answer(plan)
         if stored is not None:
-            yield TokenEvent(text=stored.answer)
+            if stored.answer:
+                yield TokenEvent(text=stored.answer)
             yield self._respond(Computed(stored), plan, arrived, _now())
             return
 
@@ -140,13 +143,19 @@ class Pipeline:
 
     @asynccontextmanager
     async def _turn(self, plan: Plan) -> AsyncIterator[StoredAnswer | None]:
-        """Waits while another gateway computes this very answer: what it stored, or None, then it is ours to do."""
+        """Waits while another gateway computes this very answer: what it stored, or None, then it is ours to do.
+
+        A gateway that died holding the lock must cost a client neither its answer nor much time: the wait ends after
+        2 s, and after half of the time left.
+        """
         key = plan.shared_key
         if key is None:
             yield None
             return
+        start = _now()
+        give_up_at = start + min(_LOCK_WAIT_S, (plan.deadline - start) / 2)
         waited = False
-        while not await self._cache.acquire(key):  # a lock expires by itself, so this ends
+        while (lock := await self._cache.acquire(key)) is None and _now() < give_up_at:
             waited = True
             stored = await self._stored_answer(plan)
             if stored is not None:
@@ -156,14 +165,17 @@ class Pipeline:
         try:
             yield await self._stored_answer(plan) if waited else None
         finally:
-            await self._cache.release(key)
+            if lock is not None:
+                await self._cache.release(key, lock)
 
     async def _visual_tokens(self, plan: Plan) -> tuple[Encoded, Lookup]:
         if plan.cache == "use":
             data = await self._look_up("visual_tokens", plan.visual_tokens_key)
-            cached = Encoded.from_bytes(data) if data is not None else None
+            cached = Encoded.from_bytes(data, plan.encode) if data is not None else None
             if cached is not None:
                 return cached, "hit"
+            if data is not None:
+                telemetry.FAILURES.labels("cache_entry").inc()
         encoded = await self.encoder.encode(plan.encode, _remaining(plan.deadline))
         telemetry.VISUAL_TOKENS_TOTAL.inc(encoded.num_tokens_total)
         telemetry.VISUAL_TOKENS_KEPT.inc(encoded.num_tokens_kept)
@@ -180,11 +192,8 @@ class Pipeline:
                 async for event in events:
                     if isinstance(event, GenerateDone):
                         return "".join(pieces), event
-                    # Prompts end in "ASSISTANT:", so the first word comes with a blank that is not the answer's.
-                    piece = event if pieces else event.lstrip()
-                    if piece:
-                        pieces.append(piece)
-                        emit(piece)
+                    pieces.append(event)
+                    emit(event)
         except CheckpointMismatch:
             self.encoder.forget_info()  # one of the two has been replaced
             raise

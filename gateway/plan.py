@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from typing import Final
 
 from fovea.errors import InvalidRequest, NotFound
 from gateway.cache.keys import EncodeKey, SamplingKey, answer_key, visual_tokens_key
@@ -15,6 +16,8 @@ from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 
 __all__ = ["Plan", "Planner"]
+
+_MAX_TEXT_IDS: Final = 8192  # that the encoder service accepts
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,13 @@ class Planner:
 
         Raises:
             NotFound: No such pruner.
-            InvalidRequest: The question cannot be asked about one picture.
+            InvalidRequest: The question cannot be asked about one picture, or is too long whatever is pruned.
         """
         pruner = _pruner(request.pruner or self.settings.pruner or encoder.default_pruner, encoder)
         start = time.perf_counter()
         input_ids = self.prompt_tokenizer.encode(request.question, num_images=1)
         text_ids = self._text_tower_tokenizer.encode(request.question) if pruner.reads_text else []
+        _check_length(len(input_ids), len(text_ids), llm)
         tokenize_ms = (time.perf_counter() - start) * 1000
 
         keep_ratio = request.keep_ratio
@@ -148,6 +152,23 @@ class Planner:
             cache=request.cache,
             deadline=deadline,
             tokenize_ms=tokenize_ms,
+        )
+
+
+def _check_length(prompt_ids: int, text_ids: int, llm: LLMInfo) -> None:
+    # A picture is one id here and at least one visual token later; one more position is for the answer.
+    excess = prompt_ids + 1 - llm.max_model_len
+    if excess > 0:
+        raise InvalidRequest(
+            f"question is too long: with its prompt and one visual token it has {prompt_ids} tokens; that is {excess}"
+            f" more than the model's context of {llm.max_model_len} leaves room for",
+            param="question",
+        )
+    if text_ids > _MAX_TEXT_IDS:
+        raise InvalidRequest(
+            f"question is too long: it has {text_ids:,} tokens for the text tower; up to {_MAX_TEXT_IDS:,} are"
+            " accepted",
+            param="question",
         )
 
 

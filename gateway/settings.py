@@ -68,6 +68,16 @@ class GatewaySettings(ServiceSettings):
     max_body_bytes: int = Field(default=20 * MiB, ge=1)
     """Largest request body; beyond it 413, without reading the rest."""
 
+    max_total_body_bytes: int = Field(default=256 * MiB, ge=1)
+    """Bytes of request bodies in memory at once, all requests together; beyond it 429 with Retry-After."""
+
+    max_concurrent_bodies: int = Field(default=256, ge=1)
+    """Request bodies being read at once; beyond it 429 with Retry-After. Clients that send slowly hold these places,
+    not those of answers."""
+
+    body_timeout_s: float = Field(default=10.0, gt=0)
+    """Seconds in which a request's body must arrive; then 408."""
+
     max_image_bytes: int = Field(default=16 * MiB, ge=1)
     """Largest picture file, uploaded, inline or fetched; beyond it 413."""
 
@@ -84,7 +94,8 @@ class GatewaySettings(ServiceSettings):
     """Longest deadline that a request may set; beyond it 422."""
 
     max_concurrent_requests: int = Field(default=64, ge=1)
-    """Answers in progress at once; beyond it 429 with Retry-After at once, before the body is read."""
+    """Answers in progress at once; beyond it 429 with Retry-After at once, before the body is read if they are in
+    progress by then."""
 
     fetch_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Comma-separated host names from which https pictures may be fetched. Empty: fetching is off, https URLs are a

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Generic, TypeVar
 
-from fovea.errors import Cancelled, DeadlineExceeded, InternalError, ServiceError
+from fovea.errors import Cancelled, DeadlineExceeded, InternalError, ServiceError, Unavailable
 
 __all__ = ["Compute", "Finished", "SingleFlight"]
 
@@ -110,7 +110,8 @@ class SingleFlight(Generic[T]):
                 yield Finished(_result(flight.task), shared)
                 return
             except ServiceError as error:
-                if not shared or not flight.task.done() or _is_the_requests_fault(error):
+                over = flight.task.done() and not flight.task.cancelled()
+                if not shared or not over or _is_the_requests_fault(error):
                     raise
                 if not isinstance(error, (DeadlineExceeded, Cancelled)):
                     if tried_again:
@@ -157,7 +158,7 @@ class SingleFlight(Generic[T]):
 
 def _result(task: asyncio.Task[T]) -> T:
     if task.cancelled():
-        raise Cancelled("the server is stopping")
+        raise Unavailable("the server is stopping; try again shortly", retry_after_s=1.0)
     return task.result()
 
 

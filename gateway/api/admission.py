@@ -11,28 +11,37 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """At most `limit` answers in progress.
+    """At most `limit` requests in one stage of their way.
 
     Args:
         limit: Beyond it requests are refused.
+        stage: What they do there, for the message.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, stage: str) -> None:
         self._limit = limit
+        self._stage = stage
         self._admitted = 0
 
-    @contextmanager
-    def permit(self) -> Iterator[None]:
-        """Held while an answer is in progress.
+    def check(self) -> None:
+        """Refuses a request that could not be admitted now, before anything is spent on it.
 
         Raises:
             Overloaded: All permits are taken.
         """
         if self._admitted >= self._limit:
             raise Overloaded(
-                f"the server is at its limit of {self._limit} answers in progress; try again shortly",
-                retry_after_s=1.0,
+                f"the server is at its limit of {self._limit} {self._stage}; try again shortly", retry_after_s=1.0
             )
+
+    @contextmanager
+    def permit(self) -> Iterator[None]:
+        """Held while a request is in the stage.
+
+        Raises:
+            Overloaded: All permits are taken.
+        """
+        self.check()
         self._admitted += 1
         try:
             yield

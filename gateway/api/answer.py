@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from fovea.errors import InternalError
-from gateway.api.dependencies import get_admission, get_pipeline
+from gateway.api.dependencies import get_admission, get_body_admission, get_drain, get_pipeline
 from gateway.api.disconnect import until_disconnect
 from gateway.api.event_stream import Event, EventStream
 from gateway.api.request_body import read_answer_request
@@ -74,7 +74,7 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         404: "No such model or pruner.",
         408: "The body did not arrive in time.",
         413: "Body or picture too large.",
-        415: "Not a picture, or another content type.",
+        415: "Not a picture, or another content type or charset.",
         422: "A field holds what is not accepted.",
         429: "Overloaded; see Retry-After.",
         502: "A service answered nonsense.",
@@ -106,19 +106,20 @@ async def answer(request: Request) -> Response:
     response; afterwards it is the event `error`.
     """
     arrived = asyncio.get_running_loop().time()
-    pipeline = get_pipeline(request)
-    async with AsyncExitStack() as resources:
-        resources.enter_context(get_admission(request).permit())
-        parsed, upload = await read_answer_request(
-            request,
-            timeout_s=pipeline.settings.default_timeout_s,
-            max_bytes=pipeline.settings.max_body_bytes,
-        )
+    pipeline, admission, drain = get_pipeline(request), get_admission(request), get_drain(request)
+    settings = pipeline.settings
+    async with drain.scope(), AsyncExitStack() as resources:
+        admission.check()
+        with get_body_admission(request).permit():
+            parsed, upload = await read_answer_request(
+                request, timeout_s=settings.body_timeout_s, max_bytes=settings.max_body_bytes
+            )
+        resources.enter_context(admission.permit())
         events = await resources.enter_async_context(aclosing(pipeline.answer(parsed, upload, arrived=arrived)))
         if parsed.stream:
             first = await until_disconnect(request.receive, _next(events))
-            timeout_s = parsed.timeout_s or pipeline.settings.default_timeout_s
-            return EventStream(first, events, resources.pop_all(), give_up_at=arrived + timeout_s + _SEND_GRACE_S)
+            give_up_at = arrived + (parsed.timeout_s or settings.default_timeout_s) + _SEND_GRACE_S
+            return EventStream(first, events, resources.pop_all(), drain, give_up_at=give_up_at)
         whole = await until_disconnect(request.receive, _last(events))
         return JSONResponse(whole.model_dump(exclude_none=True))
     raise AssertionError("unreachable: the stack swallows no exception")

@@ -1,22 +1,28 @@
-"""Middleware that ends reading a request body at a limit, declared or not."""
+"""Middleware that bounds request bodies, each and all together, declared or not."""
 
 from __future__ import annotations
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fovea.errors import TooLarge
+from fovea.errors import Overloaded, TooLarge
 from gateway.api.error_handlers import error_response
 
 __all__ = ["BodyLimit"]
 
 
 class BodyLimit:
-    """Refuses bodies above `max_bytes` with 413: by their Content-Length at once, chunked ones when they pass it."""
+    """Refuses bodies above `max_bytes` with 413: by their Content-Length at once, chunked ones when they pass it.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    What has arrived counts until its request is over, for the picture in it lives as long. A body that would bring
+    all of them above `max_total_bytes` is refused with 429.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_total_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_total_bytes = max_total_bytes
+        self._total = 0
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the request body is larger than the {self._max_bytes:,} bytes accepted")
@@ -34,9 +40,20 @@ class BodyLimit:
         async def receive_limited() -> Message:
             nonlocal read
             message = await receive()
-            read += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            read += size
+            self._total += size
             if read > self._max_bytes:
                 raise self._too_large()
+            if self._total > self._max_total_bytes:
+                raise Overloaded(
+                    f"the server holds its limit of {self._max_total_bytes:,} bytes of request bodies;"
+                    " try again shortly",
+                    retry_after_s=1.0,
+                )
             return message
 
-        await self._app(scope, receive_limited, send)
+        try:
+            await self._app(scope, receive_limited, send)
+        finally:
+            self._total -= read

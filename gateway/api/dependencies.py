@@ -7,9 +7,10 @@ from typing import cast
 from fastapi import Request
 
 from gateway.api.admission import Admission
+from gateway.api.drain import Drain
 from gateway.pipeline import Pipeline
 
-__all__ = ["get_admission", "get_pipeline"]
+__all__ = ["get_admission", "get_body_admission", "get_drain", "get_pipeline"]
 
 
 def get_pipeline(request: Request) -> Pipeline:
@@ -18,5 +19,15 @@ def get_pipeline(request: Request) -> Pipeline:
 
 
 def get_admission(request: Request) -> Admission:
-    """The permits of this process."""
+    """The permits for answers."""
     return cast(Admission, request.app.state.admission)
+
+
+def get_body_admission(request: Request) -> Admission:
+    """The permits for reading bodies."""
+    return cast(Admission, request.app.state.body_admission)
+
+
+def get_drain(request: Request) -> Drain:
+    """Ends requests when the server stops."""
+    return cast(Drain, request.app.state.drain)

@@ -35,7 +35,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "")
         response = error_response(
-            request.scope, MethodNotAllowed(f"{request.method} is not accepted here; {allowed} is")
+            request.scope, MethodNotAllowed(f"{request.method:.20} is not accepted here; {allowed} is")
         )
         response.headers["Allow"] = allowed
         return response

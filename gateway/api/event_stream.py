@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from fovea.errors import Cancelled, DeadlineExceeded, ServiceError
 from gateway.api.disconnect import until_disconnect
+from gateway.api.drain import Drain
 from gateway.api.request_context import OUTCOME
 from gateway.errors import error_body
 from gateway.schemas.answer import AnswerResponse, TokenEvent
@@ -41,6 +42,7 @@ class EventStream(Response):
         first: The first event, already there: what fails before it is an ordinary error response.
         rest: The others.
         resources: Closed at the end, whatever happens.
+        drain: Ends the stream, with the event `error`, when the server stops.
         give_up_at: Time of the event loop. A client that reads too slowly to be done by then is cut off: it holds a
             permit that others wait for.
     """
@@ -48,7 +50,7 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, first: Event, rest: AsyncGenerator[Event], resources: AsyncExitStack, *, give_up_at: float
+        self, first: Event, rest: AsyncGenerator[Event], resources: AsyncExitStack, drain: Drain, *, give_up_at: float
     ) -> None:
         # No proxy may hold events back to compress or collect them.
         super().__init__(headers={"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"})
@@ -56,6 +58,7 @@ class EventStream(Response):
         self._first = first
         self._rest = rest
         self._resources = resources
+        self._drain = drain
         self._give_up_at = give_up_at
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,9 +77,10 @@ class EventStream(Response):
 
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            await write(_event(self._first))
-            async for event in self._rest:
-                await write(_event(event))
+            async with self._drain.scope():
+                await write(_event(self._first))
+                async for event in self._rest:
+                    await write(_event(event))
         except ServiceError as error:
             scope[OUTCOME] = error.code
             await write(_frame("error", error_body(error)))

@@ -22,15 +22,21 @@ router = APIRouter()
 _CHECK_TIMEOUT_S: Final = 2.0
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Liveness")
 async def healthz() -> Health:
     """The process answers; says nothing about the services behind it."""
     return Health()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model_exclude_none=True, responses={503: {"model": Readiness}}, summary="Readiness")
 async def readyz(request: Request) -> Readiness:
-    """Whether encoder and LLM service serve, and serve the same checkpoint as this gateway tokenizes for."""
+    """Whether encoder and LLM service serve, serve the same checkpoint, and have this gateway's image token id.
+
+    Not checked: whether tokenizer and text tower are those of the services, who report fingerprints of weights that
+    the gateway does not have.
+    """
     checks = await _checks(get_pipeline(request))
     missing = [f"{name} is {state}" for name, state in checks.items() if state != "ok"]
     if not missing:

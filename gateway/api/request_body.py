@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from fastapi import Request
 from pydantic_core import from_json
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from fovea.errors import Cancelled, InvalidRequest, MalformedRequest, UnsupportedMedia
@@ -16,7 +18,10 @@ from gateway.schemas.answer import AnswerRequest, parse_answer_request
 
 __all__ = ["read_answer_request"]
 
-_MAX_FIELDS = 64
+_MAX_FIELDS: Final = 64
+_MAX_VALUES: Final = 16_384
+_LARGE_BYTES: Final = 64 * 1024
+_MAX_NAME_CHARS: Final = 80
 
 
 async def read_answer_request(
@@ -34,28 +39,84 @@ async def read_answer_request(
 
     Raises:
         MalformedRequest: Not JSON, not a form.
-        UnsupportedMedia: Another content type.
+        UnsupportedMedia: Another content type, or a charset other than UTF-8.
         InvalidRequest: A field holds what is not accepted.
         RequestTimeout: The client was too slow.
         Cancelled: The client has gone.
     """
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    kind = _content_type(request)
     try:
         async with asyncio.timeout(timeout_s):
             if kind == "application/json":
-                return parse_answer_request(_json_object(await request.body()), strict=True), None
-            if kind == "multipart/form-data":
-                async with request.form(max_files=2, max_fields=_MAX_FIELDS, max_part_size=max_bytes) as form:
-                    fields, upload = await _form_fields(form)
-                return parse_answer_request(fields, strict=False), upload
+                fields, upload = await _read_json(request), None
+            else:
+                fields, upload = await _read_form(request, max_bytes)
     except TimeoutError:
         raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s") from None
     except ClientDisconnect:
         raise Cancelled("the client closed the connection while sending") from None
-    raise UnsupportedMedia("the content type is neither application/json nor multipart/form-data")
+    return parse_answer_request(fields, strict=kind == "application/json"), upload
+
+
+def _content_type(request: Request) -> str:
+    kind, options = parse_options_header(request.headers.get("content-type", "application/json"))
+    if kind.lower() not in (b"application/json", b"multipart/form-data"):
+        raise UnsupportedMedia("the content type is neither application/json nor multipart/form-data")
+    if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise UnsupportedMedia("the charset of the content type is not utf-8, the only one accepted")
+    return kind.decode().lower()
+
+
+async def _read_json(request: Request) -> dict[str, Any]:
+    # Not `request.body()`, which keeps the bytes as long as the request lives.
+    body = b"".join([chunk async for chunk in request.stream()])
+    if len(body) < _LARGE_BYTES:
+        return _json(body, "the request body", None)
+    return await asyncio.to_thread(_json, body, "the request body", None)
+
+
+class _FormParser(MultiPartParser):
+    """Starlette's parser, which reads what is not UTF-8 as Latin-1 and a form cut short as a whole one."""
+
+    complete = False
+
+    def on_part_end(self) -> None:
+        if self._current_part.file is None:
+            try:
+                self._current_part.data.decode()
+            except UnicodeDecodeError:
+                raise MultiPartException("a field is not UTF-8 text") from None
+        super().on_part_end()
+
+    def on_end(self) -> None:
+        self.complete = True
+
+    def close(self) -> None:
+        """Deletes the files, that of a part cut short too."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
+
+async def _read_form(request: Request, max_bytes: int) -> tuple[dict[str, Any], bytes | None]:
+    parser = _FormParser(
+        request.headers, request.stream(), max_files=2, max_fields=_MAX_FIELDS, max_part_size=max_bytes
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedRequest(f"the form cannot be read: {error.message}") from error
+    try:
+        if not parser.complete:
+            raise MalformedRequest("the form ends before its closing boundary")
+        return await _form_fields(form)
+    finally:
+        parser.close()
 
 
 def _json(text: bytes | str, what: str, param: str | None) -> dict[str, Any]:
+    # Counting is quick; making millions of objects would hold up everybody else.
+    if (text.count(b",") if isinstance(text, bytes) else text.count(",")) >= _MAX_VALUES:
+        raise MalformedRequest(f"{what} holds more than the {_MAX_VALUES:,} JSON values accepted", param=param)
     try:
         value = from_json(text, allow_inf_nan=False)
     except ValueError as error:
@@ -65,15 +126,13 @@ def _json(text: bytes | str, what: str, param: str | None) -> dict[str, Any]:
     return value
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
-    return _json(body, "the request body", None)
-
-
 async def _form_fields(form: FormData) -> tuple[dict[str, Any], bytes | None]:
     fields: dict[str, Any] = {}
     upload: bytes | None = None
     for name in form:
         values = form.getlist(name)
+        if len(name) > _MAX_NAME_CHARS:
+            raise InvalidRequest(f"there is no field {name[:_MAX_NAME_CHARS]!r}...")
         if any(isinstance(value, UploadFile) for value in values) and name != "image":
             raise InvalidRequest("a file is accepted in the field image only", param=name)
         if name == "stop":

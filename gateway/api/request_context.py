@@ -23,6 +23,7 @@ OUTCOME: Final = "fovea.outcome"
 """Key of the ASGI scope under which an endpoint leaves the error code that the status line does not tell."""
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _QUIET: Final = ("/healthz", "/readyz", "/metrics")
 
 
@@ -62,9 +63,11 @@ class RequestContext:
     def _account(scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
         outcome = scope.get(OUTCOME) or ("ok" if 0 < status < HTTPStatus.BAD_REQUEST else str(status or "aborted"))
-        telemetry.REQUESTS.labels(f"{scope['method']} {route}" if route else "unknown", outcome).inc()
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        label = f"{method} {route}" if route else "other"
+        telemetry.REQUESTS.labels(label, outcome).inc()
         if outcome == "ok" and route:
-            telemetry.REQUEST_LATENCY_SECONDS.labels(f"{scope['method']} {route}").observe(seconds)
+            telemetry.REQUEST_LATENCY_SECONDS.labels(label).observe(seconds)
         level = logging.DEBUG if route in _QUIET else logging.INFO
         log.log(level, "%s %s %s %s %.1f ms", scope["method"], route or "-", status, outcome, seconds * 1000)
 

@@ -25,10 +25,10 @@ class Cache(Protocol):
     async def put(self, level: Level, key: str, value: bytes) -> None:
         """Stores a value for the cache's time to live, if it has room."""
 
-    async def acquire(self, key: str) -> bool:
-        """Whether the caller may compute `key` now; False while another process does, for a few seconds at most."""
+    async def acquire(self, key: str) -> str | None:
+        """A lock under which the caller may compute `key`; None while another one is held, a few seconds at most."""
 
-    async def release(self, key: str) -> None:
+    async def release(self, key: str, lock: str) -> None:
         """Gives back what `acquire` granted."""
 
     async def close(self) -> None:

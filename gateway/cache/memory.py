@@ -51,11 +51,11 @@ class MemoryCache:
         if len(value) + _ENTRY_OVERHEAD_BYTES <= entries.maxsize:
             entries[key] = value
 
-    async def acquire(self, key: str) -> bool:
-        """Always True: within one process `gateway.single_flight` keeps identical requests together."""
-        return True
+    async def acquire(self, key: str) -> str | None:
+        """Always granted: within one process `gateway.single_flight` keeps identical requests together."""
+        return key
 
-    async def release(self, key: str) -> None:
+    async def release(self, key: str, lock: str) -> None:
         """Nothing to give back."""
 
     async def close(self) -> None:

@@ -76,7 +76,6 @@ class RedisCache:
         self._pause_s = pause_s
         self._clock = clock
         self._paused_until = -float("inf")
-        self._owner = secrets.token_hex(16)
 
     async def _try(self, command: Callable[[], Awaitable[Any]], otherwise: Any) -> Any:
         """The command's result; `otherwise` if Redis fails now or failed a moment ago."""
@@ -110,14 +109,15 @@ class RedisCache:
         entry = zlib.crc32(value).to_bytes(_CHECKSUM_BYTES, "big") + value
         await self._try(lambda: self._redis.set(key, entry, px=self._ttl_ms), None)
 
-    async def acquire(self, key: str) -> bool:
-        """Whether no other gateway computes `key`. A holder that died is waited for `_LOCK_S` seconds at most."""
-        granted = await self._try(lambda: self._redis.set(f"{key}:lock", self._owner, nx=True, ex=_LOCK_S), True)
-        return granted is not None
+    async def acquire(self, key: str) -> str | None:
+        """A lock on `key` that nobody else holds; it expires after `_LOCK_S` seconds, should its holder die."""
+        lock = secrets.token_hex(16)
+        granted = await self._try(lambda: self._redis.set(f"{key}:lock", lock, nx=True, ex=_LOCK_S), True)
+        return lock if granted is not None else None
 
-    async def release(self, key: str) -> None:
-        """Gives the lock back if it is still ours."""
-        await self._try(lambda: self._redis.eval(_RELEASE, 1, f"{key}:lock", self._owner), None)
+    async def release(self, key: str, lock: str) -> None:
+        """Gives the lock back if it has not expired."""
+        await self._try(lambda: self._redis.eval(_RELEASE, 1, f"{key}:lock", lock), None)
 
     async def close(self) -> None:
         """Closes the connections."""

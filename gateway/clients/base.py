@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, TypeVar
@@ -14,10 +15,15 @@ from fovea import telemetry
 from fovea.channel import connect
 from fovea.errors import CheckpointMismatch, ServiceError, Unavailable, from_rpc_error
 
-__all__ = ["INFO_TIMEOUT_S", "INFO_TTL_S", "ServiceClient"]
+__all__ = ["INFO_RETRY_S", "INFO_TIMEOUT_S", "INFO_TTL_S", "ServiceClient"]
 
 INFO_TTL_S: Final = 5.0
+INFO_RETRY_S: Final = 1.0
 INFO_TIMEOUT_S: Final = 3.0
+_PATIENCE_S: Final = 0.2
+
+# Services speak of the fields of their messages, clients of the gateway of the fields of their requests.
+_REST_NAMES: Final = {"text_ids": "question", "input_ids": "question", "images": "image", "visual_tokens": "image"}
 
 InfoT = TypeVar("InfoT")
 
@@ -39,28 +45,50 @@ class ServiceClient(Generic[InfoT]):
         self._clock = clock
         self._info: InfoT | None = None
         self._info_until = -float("inf")
+        self._asking: asyncio.Task[InfoT] | None = None
+        self._silent = False
 
     async def fetch_info(self) -> InfoT:
         """Asks the service who it is."""
         raise NotImplementedError
 
     async def info(self) -> InfoT:
-        """Who is at the other end: asked again after `INFO_TTL_S` and after a failed call.
+        """Who is at the other end: asked again after `INFO_TTL_S`, and after a call that found it away or replaced.
 
-        While the service is away the last known answer holds, so that what is cached can still be served.
+        All callers share one question to the service. One that answers does so in milliseconds, and is waited for;
+        while it is away or hangs the last known answer holds, at once, so that what is cached can still be served.
 
         Raises:
             ServiceError: It has never answered.
         """
-        if self._info is None or self._clock() >= self._info_until:
-            try:
-                self._info = await self.fetch_info()
-                self._info_until = self._clock() + INFO_TTL_S
-            except ServiceError:
-                if self._info is None:
-                    raise
-                telemetry.FAILURES.labels("info").inc()
+        if self._info is not None and self._clock() < self._info_until:
+            return self._info
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+            self._asking.add_done_callback(self._asked)
+        asking = self._asking
+        if self._info is None:
+            return await asyncio.shield(asking)
+        if not self._silent:
+            answered, _ = await asyncio.wait([asking], timeout=_PATIENCE_S)
+            self._silent = self._silent or not answered
         return self._info
+
+    async def _ask(self) -> InfoT:
+        try:
+            self._info = await self.fetch_info()
+        except ServiceError:
+            self._info_until, self._silent = self._clock() + INFO_RETRY_S, True
+            if self._info is not None:
+                telemetry.FAILURES.labels("info").inc()
+            raise
+        self._info_until, self._silent = self._clock() + INFO_TTL_S, False
+        return self._info
+
+    def _asked(self, asking: asyncio.Task[InfoT]) -> None:
+        self._asking = None
+        if not asking.cancelled():
+            asking.exception()  # seen, even if nobody waits for it
 
     def forget_info(self) -> None:
         """Makes the next `info` ask again."""
@@ -77,6 +105,8 @@ class ServiceClient(Generic[InfoT]):
 
     async def close(self) -> None:
         """Closes the channel; calls in progress are cancelled."""
+        if self._asking is not None:
+            self._asking.cancel()
         await self.channel.close()
 
     @staticmethod
@@ -85,8 +115,10 @@ class ServiceClient(Generic[InfoT]):
         return ((telemetry.REQUEST_ID_KEY, telemetry.request_id.get()),)
 
     def error(self, error: grpc.aio.AioRpcError) -> ServiceError:
-        """The ServiceError behind a failed call."""
+        """The ServiceError behind a failed call, its `param` as clients of the gateway call it."""
         mapped = from_rpc_error(error, self.name)
+        if mapped.param is not None:
+            mapped.param = _REST_NAMES.get(mapped.param, mapped.param)
         if isinstance(mapped, (Unavailable, CheckpointMismatch)):
             self.forget_info()
         return mapped

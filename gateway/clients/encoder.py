@@ -10,7 +10,7 @@ from typing import Any, Self
 from google.protobuf import json_format, struct_pb2
 from google.protobuf.message import DecodeError
 
-from fovea.errors import InternalError, InvalidRequest
+from fovea.errors import InternalError
 from fovea.tensors import DTYPES, dtype_name
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
@@ -56,18 +56,9 @@ class EncodeCall:
     explain: bool
 
     def to_message(self) -> encoder_pb2.EncodeRequest:
-        """The request on the wire.
-
-        Raises:
-            InvalidRequest: `pruner_params` holds what JSON cannot say.
-        """
+        """The request on the wire."""
         params = struct_pb2.Struct()
-        try:
-            json_format.ParseDict(dict(self.pruner_params), params)
-        except (json_format.ParseError, OverflowError, RecursionError) as error:
-            raise InvalidRequest(
-                "pruner_params holds a number or a depth that is not accepted", param="pruner_params"
-            ) from error
+        params.update(self.pruner_params)
         request = encoder_pb2.EncodeRequest(
             images=self.images,
             text_ids=self.text_ids,
@@ -101,12 +92,13 @@ class Encoded:
         self._message = message
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self | None:
-        """What `to_bytes` wrote; None if it cannot be read."""
+    def from_bytes(cls, data: bytes, call: EncodeCall) -> Self | None:
+        """What `to_bytes` wrote; None if it cannot be read, or is no answer to `call`."""
         try:
-            return cls(encoder_pb2.EncodeResponse.FromString(data))
+            message = encoder_pb2.EncodeResponse.FromString(data)
         except DecodeError:
             return None
+        return cls(message) if _answers(message, call) else None
 
     def to_bytes(self) -> bytes:
         """For a cache: without the timing, which belongs to one call."""
@@ -171,6 +163,19 @@ class Encoded:
         ]
 
 
+def _answers(message: encoder_pb2.EncodeResponse, call: EncodeCall) -> bool:
+    """Whether there are visual tokens, each with its position, for every picture; and explanations if asked for."""
+    count = len(call.images)
+    return (
+        len(message.visual_tokens) == len(message.num_tokens_total) == count
+        and all(
+            tokens.positions and tokens.features.shape[:1] == [len(tokens.positions)]
+            for tokens in message.visual_tokens
+        )
+        and (not call.explain or len(message.explanations) == count)
+    )
+
+
 class EncoderClient(ServiceClient[EncoderInfo]):
     """The encoder service."""
 
@@ -211,12 +216,6 @@ class EncoderClient(ServiceClient[EncoderInfo]):
             ServiceError: The encoder refused, failed, or is away.
         """
         reply = await self.call(self._stub.Encode, call.to_message(), timeout_s)
-        count = len(call.images)
-        if (
-            len(reply.visual_tokens) != count
-            or len(reply.num_tokens_total) != count
-            or any(not tokens.positions for tokens in reply.visual_tokens)
-            or (call.explain and len(reply.explanations) != count)
-        ):
+        if not _answers(reply, call):
             raise InternalError("the encoder service answered without visual tokens for each picture")
         return Encoded(reply)

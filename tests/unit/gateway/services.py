@@ -42,6 +42,9 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
 
     def __init__(self) -> None:
         self.calls: list[encoder_pb2.EncodeRequest] = []
+        self.info_calls = 0
+        self.info_gate = Gate()
+        self.info_error: ServiceError | None = None
         self.metadata: list[dict[str, Any]] = []
         self.gate = Gate()
         self.cancelled = asyncio.Event()
@@ -70,6 +73,10 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
     async def GetModelInfo(  # noqa: N802
         self, request: Any, context: Any
     ) -> encoder_pb2.GetEncoderInfoResponse:
+        self.info_calls += 1
+        await self.info_gate.pass_through()
+        if self.info_error is not None:
+            raise self.info_error
         return self.info
 
     async def Encode(  # noqa: N802
@@ -113,7 +120,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
 
 
 class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
-    """Answers with a word and a hash of prompt and features, in three pieces, the first after a blank."""
+    """Answers with a word and a hash of prompt and features, in three pieces."""
 
     def __init__(self) -> None:
         self.calls: list[llm_pb2.GenerateRequest] = []
@@ -122,6 +129,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         self.error: ServiceError | None = None
         self.late_error: ServiceError | None = None  # after the first piece
         self.stops_early = False
+        self.silent = False
         self.info = llm_pb2.GetLLMInfoResponse(
             model="tiny",
             family="llava",
@@ -145,7 +153,8 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         if self.error is not None:
             raise self.error
         seen = hashlib.sha256(str(list(request.input_ids)).encode() + request.visual_tokens[0].features.data)
-        yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=" red"))
+        if not self.silent:
+            yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text="red"))
         try:
             await self.gate.pass_through()
         except asyncio.CancelledError:
@@ -153,7 +162,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
             raise
         if self.late_error is not None:
             raise self.late_error
-        for text in (" ", seen.hexdigest()[:8]):
+        for text in () if self.silent else (" ", seen.hexdigest()[:8]):
             yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=text))
         if self.stops_early:
             return

@@ -13,6 +13,7 @@ import pytest
 
 from fovea.errors import UnsupportedMedia
 from fovea.v1 import tensor_pb2
+from gateway.api.drain import Drain
 from gateway.api.event_stream import EventStream
 from gateway.api.request_context import OUTCOME
 from gateway.schemas.answer import AnswerRequest, AnswerResponse, TokenEvent
@@ -118,6 +119,15 @@ async def test_multipart_takes_a_data_url_as_a_field(gateway: Gateway) -> None:
     assert response.status_code == 200, response.text
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+async def test_base64_may_be_wrapped_into_lines(gateway: Gateway, line_end: str) -> None:
+    head, _, payload = data_url(png()).partition(",")
+    lines = [payload[i : i + 20] for i in range(0, len(payload), 20)]
+    response = await gateway.http.post("/v1/answer", json=ask() | {"image": f"{head},{line_end.join([*lines, ''])}"})
+    assert response.status_code == 200, response.text
+    assert gateway.encoder.calls[0].images[0] == png()
+
+
 async def test_stream_says_what_the_whole_answer_says(gateway: Gateway) -> None:
     response = await gateway.http.post("/v1/answer", json=ask(stream=True, cache="bypass"))
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -207,7 +217,7 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
         stack.callback(closed.set)
         resources = stack.pop_all()
     scope: dict[str, Any] = {"type": "http"}
-    stream = EventStream(TokenEvent(text="a"), events(), resources, give_up_at=0.0)
+    stream = EventStream(TokenEvent(text="a"), events(), resources, Drain(), give_up_at=0.0)
     await stream(scope, silent, stalled)
     assert scope[OUTCOME] == "deadline_exceeded"
     assert closed.is_set()

@@ -93,12 +93,14 @@ async def test_a_full_redis_still_answers_reads(redis: RedisCache) -> None:
 
 async def test_one_gateway_computes_at_a_time_and_a_foreign_lock_is_left_alone(server: RedisServer) -> None:
     a, b = RedisCache(server.url, ttl_s=10, timeout_s=5), RedisCache(server.url, ttl_s=10, timeout_s=5)
-    assert await a.acquire("k")
-    assert not await b.acquire("k")
-    await b.release("k")
-    assert not await b.acquire("k")
-    await a.release("k")
-    assert await b.acquire("k")
+    lock = await a.acquire("k")
+    assert lock is not None
+    assert await b.acquire("k") is None
+    assert await a.acquire("k") is None  # nor does a second request of the same gateway get it
+    await b.release("k", "another")
+    assert await b.acquire("k") is None
+    await a.release("k", lock)
+    assert await b.acquire("k") is not None
     lock_s = int(server.command("TTL", "k:lock").strip(b":\r\n"))
     assert 0 < lock_s <= 10
     await asyncio.gather(a.close(), b.close())
@@ -170,6 +172,20 @@ async def test_two_gateways_share_answers_and_work(server: RedisServer, start_ga
     assert [answer["cache"]["answer"] for answer in answers] == ["miss", "hit"]
     assert answers[0]["answer"] == answers[1]["answer"]
     assert len(a.encoder.calls) == len(a.llm.calls) == 1
+
+
+async def test_the_lock_of_a_dead_gateway_costs_no_answer(server: RedisServer, start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(redis_url=server.url)
+    gateway.encoder.gate.shut()
+    first = asyncio.create_task(gateway.answer())
+    await gateway.encoder.gate.reached.wait()
+    lock = server.command("KEYS", "*:lock").split(b"\r\n")[-2].decode()
+    first.cancel()
+    await asyncio.wait([first])
+    server.command("SET", lock, "dead", "EX", "10")
+    gateway.encoder.gate.open()
+    assert (await gateway.answer(timeout_s=1.0))["cache"]["answer"] == "miss"
+    assert b"dead" in server.command("GET", lock)
 
 
 async def test_the_second_gateway_takes_over_when_the_first_gives_up(

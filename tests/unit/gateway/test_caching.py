@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from fovea.errors import DeadlineExceeded, InternalError, UnsupportedMedia
-from fovea.v1 import tensor_pb2
+from fovea.v1 import encoder_pb2, tensor_pb2
 from gateway.clients import base
 from tests.redis_server import RedisServer
-from tests.unit.gateway.conftest import Gateway, StartGateway, ask
+from tests.unit.gateway.conftest import Gateway, StartGateway, ask, failures
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,44 @@ async def test_cached_visual_tokens_are_forwarded_as_they_were(gateway: Gateway)
     await gateway.answer(max_tokens=5)
     fresh, cached = gateway.llm.calls
     assert fresh.visual_tokens[0].SerializeToString() == cached.visual_tokens[0].SerializeToString()
+
+
+@pytest.mark.parametrize("damage", ["empty", "no tokens", "no features", "bytes"])
+async def test_a_damaged_entry_of_visual_tokens_is_a_miss(start_gateway: StartGateway, damage: str) -> None:
+    gateway = await start_gateway()
+    await gateway.answer()
+    level = gateway.app.state.pipeline._cache._levels["visual_tokens"]
+    (key,) = level
+    entry = encoder_pb2.EncodeResponse.FromString(level[key])
+    if damage == "no tokens":
+        del entry.visual_tokens[:]
+    elif damage == "no features":
+        entry.visual_tokens[0].ClearField("features")
+    level[key] = {"empty": b"", "bytes": b"\xff" * 20}.get(damage, entry.SerializeToString())
+    before = failures("cache_entry")
+    answer = await gateway.answer(max_tokens=5)
+    assert answer["cache"]["visual_tokens"] == "miss"
+    assert failures("cache_entry") == before + 1
+    assert (await gateway.answer(max_tokens=6))["cache"]["visual_tokens"] == "hit"
+
+
+async def test_a_service_that_hangs_holds_up_no_cached_answer(gateway: Gateway) -> None:
+    first = await gateway.answer()
+    for client in (gateway.app.state.pipeline.encoder, gateway.app.state.pipeline.llm):
+        client.forget_info()
+    gateway.encoder.info_gate.shut()
+    gateway.encoder.gate.shut()
+    async with asyncio.timeout(base.INFO_TIMEOUT_S):
+        again = await gateway.answer(timeout_s=base.INFO_TIMEOUT_S / 2)
+    assert (again["cache"]["answer"], again["answer"]) == ("hit", first["answer"])
+
+
+async def test_an_empty_answer_is_streamed_without_a_token(gateway: Gateway) -> None:
+    gateway.llm.silent = True
+    for expected in ("miss", "hit"):
+        response = await gateway.http.post("/v1/answer", json=ask(stream=True))
+        assert response.text.startswith("event: done\n")
+        assert f'"answer":"{expected}"' in response.text
 
 
 async def test_pruners_that_read_no_text_share_visual_tokens_between_questions(gateway: Gateway) -> None:

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fovea.errors import Overloaded, ServiceError, TooLarge, Unavailable
+from fovea.errors import InternalError, Overloaded, ServiceError, TooLarge, Unavailable
 from fovea.v1 import encoder_pb2
-from gateway.clients.base import INFO_TTL_S
+from gateway.clients import base
+from gateway.clients.base import INFO_RETRY_S, INFO_TTL_S
 from gateway.clients.encoder import EncodeCall, Encoded, EncoderClient
 from gateway.clients.llm import LLMClient, Sampling
 from tests.unit.gateway.conftest import png
@@ -70,6 +71,64 @@ async def test_info_is_asked_again_after_its_time_and_holds_while_the_service_is
     await client.close()
 
 
+async def test_one_question_about_who_it_is_serves_everybody_who_waits() -> None:
+    servicer, clock = ScriptedEncoder(), Clock()
+    servicer.info_gate.shut()
+    server = await serve(servicer)
+    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
+    asking = [asyncio.create_task(client.info()) for _ in range(64)]
+    await servicer.info_gate.reached.wait()
+    servicer.info_gate.open()
+    assert {info.fingerprint for info in await asyncio.gather(*asking)} == {"aaaa"}
+    assert servicer.info_calls == 1
+    await client.close()
+    await server.grpc.stop(0)
+
+
+async def test_a_service_that_hangs_is_asked_once_while_what_is_known_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    servicer, clock = ScriptedEncoder(), Clock()
+    server = await serve(servicer)
+    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
+    await client.info()
+    servicer.info_gate.shut()
+    clock.now = INFO_TTL_S
+    answers = await asyncio.gather(*(client.info() for _ in range(64)))
+    assert {info.fingerprint for info in answers} == {"aaaa"}
+    monkeypatch.setattr(base, "_PATIENCE_S", 3600.0)
+    async with asyncio.timeout(10):
+        assert (await client.info()).fingerprint == "aaaa"  # known to hang: nobody waits for it again
+    assert servicer.info_calls == 2
+    servicer.info.fingerprint = "bbbb"
+    servicer.info_gate.open()
+    async with asyncio.timeout(10):
+        while (await client.info()).fingerprint == "aaaa":  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert servicer.info_calls == 2
+    await client.close()
+    await server.grpc.stop(0)
+
+
+async def test_a_service_that_is_away_is_asked_again_after_a_second() -> None:
+    servicer, clock = ScriptedEncoder(), Clock()
+    server = await serve(servicer)
+    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
+    await client.info()
+    servicer.info_error = InternalError("defect")
+    clock.now = INFO_TTL_S
+    for _ in range(5):
+        await client.info()
+    assert servicer.info_calls == 2
+    clock.now += INFO_RETRY_S
+    await client.info()
+    async with asyncio.timeout(10):
+        while servicer.info_calls < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    await client.close()
+    await server.grpc.stop(0)
+
+
 async def test_a_failed_call_makes_the_next_info_ask_again() -> None:
     servicer = ScriptedEncoder()
     server = await serve(servicer)
@@ -92,7 +151,7 @@ async def test_closing_a_generation_between_two_texts_cancels_the_call() -> None
     visual_tokens = encoder_pb2.EncodeResponse()
     visual_tokens.visual_tokens.add(positions=[0])
     generation = client.generate([1], Encoded(visual_tokens), Sampling(4, 0.0, 1.0, None, []), 30)
-    assert await anext(generation) == " red"
+    assert await anext(generation) == "red"
     await servicer.gate.reached.wait()
     await generation.aclose()
     async with asyncio.timeout(10):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from google.protobuf import json_format
 
 from fovea.errors import (
     CheckpointMismatch,
     DeadlineExceeded,
     InternalError,
+    InvalidRequest,
     Overloaded,
     ServiceError,
     TooLarge,
@@ -22,6 +25,14 @@ from fovea.errors import (
 from fovea.v1 import encoder_pb2
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
 from tests.unit.gateway.services import serve
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """An object of `depth` objects."""
+    value: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        value = {"a": value}
+    return value
 
 
 @pytest.mark.parametrize(
@@ -46,13 +57,17 @@ from tests.unit.gateway.services import serve
         ({"top_p": 0}, "top_p", "greater than 0"),
         ({"seed": 2**64}, "seed", "less than"),
         ({"stop": ["a"] * 9}, "stop", "at most 8"),
-        ({"stop": [""]}, "stop.0", "at least 1 character"),
+        ({"stop": [""]}, "stop", "at least 1 character"),
         ({"timeout_s": 0}, "timeout_s", "greater than 0"),
         ({"timeout_s": 601}, "timeout_s", "up to 600 is accepted"),
         ({"cache": "maybe"}, "cache", "'use', 'bypass' or 'refresh'"),
         ({"stream": "yes"}, "stream", "valid boolean"),
         ({"pruner_params": []}, "pruner_params", "valid dictionary"),
-        ({"pruner_params": {"a": 10**400}}, "pruner_params", "number or a depth"),
+        ({"pruner_params": {"a": 10**400}}, "pruner_params", "finite numbers"),
+        ({"pruner_params": {"a": "b" * 4096}}, "pruner_params", "up to 4096 bytes"),
+        ({"pruner_params": nested(9)}, "pruner_params", "up to 8 deep"),
+        ({"pruner_params": nested(100)}, "pruner_params", "up to 8 deep"),
+        ({"x" * 5000: 1}, "x" * 80, "accepted are question"),
         ({"colour": "red"}, "colour", "accepted are question, image, model"),
         ({"images": []}, "images", "not served yet"),
         ({"video": ""}, "video", "not served yet"),
@@ -68,6 +83,20 @@ async def test_invalid_fields(gateway: Gateway, fields: dict[str, Any], param: s
     assert error["param"] == param
     assert says in error["message"]
     assert not gateway.encoder.calls
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999"])
+async def test_numbers_that_are_infinite_are_told(gateway: Gateway, number: str) -> None:
+    body = json.dumps(ask(pruner_params={"x": "number"})).replace('"number"', number)
+    response = await gateway.http.post("/v1/answer", content=body)
+    assert response.status_code == 422, response.text
+    assert "finite numbers" in response.json()["error"]["message"]
+
+
+async def test_parameters_within_the_bounds_reach_the_encoder(gateway: Gateway) -> None:
+    params = {"list": [1, [True, None, "b"]], "nested": nested(7)}
+    await gateway.answer(pruner_params=params)
+    assert json_format.MessageToDict(gateway.encoder.calls[0].pruner_params) == params
 
 
 @pytest.mark.parametrize(
@@ -92,6 +121,8 @@ async def test_unknown_names(gateway: Gateway, fields: dict[str, Any], param: st
         (b'{"temperature": NaN}', "not valid JSON"),
         (b'{"question": "\\ud800"}', "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
+        (b'{"question": "' + b"a" * 100_000, "not valid JSON"),
+        (b"[" + b"1," * 20_000 + b"1]", "more than the 16,384 JSON values"),
     ],
 )
 async def test_malformed_json(gateway: Gateway, body: bytes, says: str) -> None:
@@ -132,6 +163,7 @@ async def test_a_text_file_upload_is_no_picture(gateway: Gateway) -> None:
         ([("question", (None, "a")), ("question", (None, "b"))], 422, "2 times"),
         ([("image", (None, data_url(png()))), ("image", ("a.png", png()))], 422, "given twice"),
         ({"question": (None, "a"), "pruner_params": (None, "{")}, 400, "not valid JSON"),
+        ({"question": (None, "a"), "pruner_params": (None, f"[{'1,' * 20_000}1]")}, 400, "more than the 16,384"),
         ({"question": (None, "a"), "keep_ratio": (None, "half")}, 422, "valid number"),
         ({"image": ("a.png", png())}, 422, "question"),
     ],
@@ -140,6 +172,62 @@ async def test_malformed_forms(gateway: Gateway, form: Any, status: int, says: s
     response = await gateway.http.post("/v1/answer", files=form)
     assert response.status_code == status, response.text
     assert says in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("charset", ["unicode_escape", "utf-7", "undefined", "utf-16", '"utf-16"', "latin-1", "none"])
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=b"])
+async def test_charsets_other_than_utf8_are_refused(gateway: Gateway, kind: str, charset: str) -> None:
+    response = await gateway.http.post(
+        "/v1/answer", content=form_body(), headers={"content-type": f"{kind}; charset={charset}"}
+    )
+    assert response.status_code == 415, response.text
+    assert "not utf-8, the only one accepted" in response.json()["error"]["message"]
+
+
+def form_body(*, question: bytes = b"What?", name: bytes = b"question", end: bytes = b"--b--\r\n") -> bytes:
+    """A form with the boundary `b`."""
+    part = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+    return part % (name, b"", question) + part % (b"image", b'; filename="a.png"', png()) + end
+
+
+QUESTION = b'--b\r\nContent-Disposition: form-data; name="question"\r\n\r\nWhat?\r\n'
+
+
+async def post_form(gateway: Gateway, body: bytes, charset: str = "") -> httpx.Response:
+    kind = f"multipart/form-data; boundary=b{charset}"
+    return await gateway.http.post("/v1/answer", content=body, headers={"content-type": kind})
+
+
+@pytest.mark.parametrize("charset", ["", "; charset=utf-8", '; charset="UTF8"'])
+async def test_forms_in_utf8_are_read(gateway: Gateway, charset: str) -> None:
+    response = await post_form(gateway, form_body(question="Où?".encode()), charset)
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("end", [b"", b"--b", b"--b\r\n"])
+async def test_a_form_cut_short_is_not_answered(gateway: Gateway, end: bytes) -> None:
+    response = await post_form(gateway, form_body(end=end))
+    assert response.status_code == 400, response.text
+    assert "closing boundary" in response.json()["error"]["message"]
+    assert not gateway.encoder.calls
+
+
+async def test_form_fields_are_utf8(gateway: Gateway) -> None:
+    response = await post_form(gateway, form_body(question="\ud800".encode(errors="surrogatepass")))
+    assert response.status_code == 400
+    assert "not UTF-8" in response.json()["error"]["message"]
+
+
+async def test_a_field_whose_name_is_no_text_is_named_nevertheless(gateway: Gateway) -> None:
+    response = await post_form(gateway, QUESTION + form_body(name="\ud800".encode(errors="surrogatepass")))
+    assert response.status_code == 422
+    assert response.json()["error"]["message"].startswith("there is no field '")
+
+
+async def test_long_field_names_are_not_echoed(gateway: Gateway) -> None:
+    response = await post_form(gateway, QUESTION + form_body(name=b"x" * 500))
+    assert response.status_code == 422
+    assert len(response.text) < 300
 
 
 async def test_other_content_types(gateway: Gateway) -> None:
@@ -246,12 +334,52 @@ async def test_tokens_of_another_checkpoint_are_a_502(gateway: Gateway) -> None:
 
 
 async def test_a_prompt_longer_than_the_context_says_by_how_much(gateway: Gateway) -> None:
+    tokenizer = gateway.app.state.pipeline.planner.prompt_tokenizer
+    length = len(tokenizer.encode("What colour is it?", num_images=1)) + 2
+    gateway.llm.info.max_model_len = length
+    error = await gateway.refused(422)
+    assert error["param"] == "question"
+    assert f"{length} tokens" in error["message"]
+    assert "1 more than" in error["message"]
+    assert not gateway.llm.calls
+
+
+async def test_a_question_longer_than_the_context_is_refused_before_it_is_encoded(gateway: Gateway) -> None:
     gateway.llm.info.max_model_len = 10
     error = await gateway.refused(422)
     assert error["param"] == "question"
-    length = len(gateway.app.state.pipeline.planner.prompt_tokenizer.encode("What colour is it?", num_images=1)) + 2
+    length = len(gateway.app.state.pipeline.planner.prompt_tokenizer.encode("What colour is it?", num_images=1))
     assert f"{length} tokens" in error["message"]
     assert f"{length + 1 - 10} more than" in error["message"]
+    assert not gateway.encoder.calls
+
+
+async def test_a_question_longer_than_the_text_tower_takes_is_the_questions_fault(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(max_question_chars=20_000)
+    gateway.llm.info.max_model_len = 2**20
+    error = await gateway.refused(422, question="\U0001f600 " * 8192)
+    assert error["param"] == "question"
+    assert "up to 8,192 are accepted" in error["message"]
+    assert not gateway.encoder.calls
+
+
+@pytest.mark.parametrize(
+    ("leg", "theirs", "ours"),
+    [
+        ("encoder", "text_ids", "question"),
+        ("encoder", "images", "image"),
+        ("llm", "input_ids", "question"),
+        ("llm", "visual_tokens", "image"),
+        ("llm", "temperature", "temperature"),
+    ],
+)
+async def test_fields_of_services_are_told_by_the_names_of_the_request(
+    gateway: Gateway, leg: str, theirs: str, ours: str
+) -> None:
+    getattr(gateway, leg).error = InvalidRequest("not accepted", param=theirs)
+    assert (await gateway.refused(422))["param"] == ours
 
 
 async def test_beyond_the_limit_requests_are_shed_before_work(start_gateway: StartGateway) -> None:
@@ -271,30 +399,84 @@ async def test_beyond_the_limit_requests_are_shed_before_work(start_gateway: Sta
 
 
 async def test_a_body_that_does_not_arrive_is_a_408(start_gateway: StartGateway) -> None:
-    gateway = await start_gateway(default_timeout_s=0.1)
-    never = asyncio.Event()
+    gateway = await start_gateway(body_timeout_s=0.1)
+    response = await gateway.http.post("/v1/answer", content=Stalled())
+    assert response.status_code == 408
+    assert response.json()["error"]["code"] == "request_timeout"
 
-    async def stalled() -> AsyncIterator[bytes]:
-        yield b"{"
-        await never.wait()
 
-    receive = stalled()
+class Stalled:
+    """A body that begins and never ends."""
 
-    async def asgi_receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": await anext(receive), "more_body": True}
+    def __init__(self, beginning: bytes = b"{") -> None:
+        self.beginning = beginning
+        self.reached = asyncio.Event()
 
-    sent: list[Any] = []
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self.beginning
+        self.reached.set()
+        await asyncio.Event().wait()
 
-    async def send(message: Any) -> None:
-        sent.append(message)
 
-    headers = [(b"content-type", b"application/json")]
-    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": "/v1/answer",
-             "raw_path": b"/v1/answer", "query_string": b"", "headers": headers, "scheme": "http",
-             "server": ("gateway", 80), "client": ("client", 1), "root_path": ""}  # fmt: skip
-    await gateway.app(scope, asgi_receive, send)
-    assert sent[0]["status"] == 408
-    assert b"request_timeout" in sent[1]["body"]
+async def test_bodies_that_do_not_arrive_hold_no_place_of_an_answer(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_concurrent_requests=1, max_concurrent_bodies=3)
+    bodies = [Stalled() for _ in range(2)]
+    stalled = [asyncio.create_task(gateway.http.post("/v1/answer", content=body)) for body in bodies]
+    await asyncio.gather(*(body.reached.wait() for body in bodies))
+    await gateway.answer()
+    bodies.append(Stalled())
+    stalled.append(asyncio.create_task(gateway.http.post("/v1/answer", content=bodies[-1])))
+    await bodies[-1].reached.wait()
+    error = await gateway.refused(429)
+    assert "limit of 3 bodies being read" in error["message"]
+    for task in stalled:
+        task.cancel()
+    await asyncio.wait(stalled)
+    await gateway.answer(shade=2)  # and their places came back
+
+
+async def test_bodies_together_are_limited_while_their_requests_live(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_total_body_bytes=1000)
+    body = Stalled(bytes(900))
+    stalled = asyncio.create_task(gateway.http.post("/v1/answer", content=body))
+    await body.reached.wait()
+    error = await gateway.refused(429)
+    assert error["type"] == "rate_limit_error"
+    assert "1,000 bytes of request bodies" in error["message"]
+    stalled.cancel()
+    await asyncio.wait([stalled])
+    await gateway.answer()
+
+
+async def test_what_is_in_progress_when_the_drain_ends_is_a_503(gateway: Gateway) -> None:
+    gateway.encoder.gate.shut()
+    request = asyncio.create_task(gateway.http.post("/v1/answer", json=ask()))
+    await gateway.encoder.gate.reached.wait()
+    gateway.app.state.drain.end()
+    response = await request
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert response.json()["error"]["code"] == "unavailable"
+    assert response.headers["x-request-id"]
+    await gateway.encoder.cancelled.wait()
+    assert (await gateway.refused(503))["code"] == "unavailable"
+
+
+async def test_a_stream_in_progress_when_the_drain_ends_gets_an_error_event(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(over_tcp=True)
+    gateway.llm.gate.shut()
+    async with gateway.http.stream("POST", "/v1/answer", json=ask(stream=True)) as response:
+        lines = response.aiter_lines()
+        assert await anext(lines) == "event: token"
+        gateway.app.state.drain.end()
+        *_, name, data, _ = [line async for line in lines]
+    assert name == "event: error"
+    assert '"code":"unavailable"' in data
+
+
+async def test_a_trailing_slash_is_no_redirect(gateway: Gateway) -> None:
+    response = await gateway.http.post("/v1/answer/", json=ask(), headers={"host": "elsewhere.example"})
+    assert response.status_code == 404
+    assert "location" not in response.headers
 
 
 async def test_unknown_paths_and_methods(gateway: Gateway) -> None:

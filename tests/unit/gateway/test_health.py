@@ -60,3 +60,19 @@ async def test_metrics_count_requests_by_route_and_outcome(gateway: Gateway) -> 
     assert 'fovea_cache_lookups_total{level="answer",outcome="miss"}' in text
     assert "fovea_wire_bytes_total" in text
     assert "made" not in text
+
+
+async def test_methods_that_a_client_makes_up_are_one_metric(gateway: Gateway) -> None:
+    for number in range(3):
+        assert (await gateway.http.request(f"MADEUP{number}", "/v1/answer")).status_code == 405
+        await gateway.http.request(f"MADEUP{number}", "/nowhere")
+    text = (await gateway.http.get("/metrics")).text
+    assert "MADEUP" not in text
+    assert 'fovea_requests_total{code="not_found",method="other"}' in text
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_probes_may_ask_for_the_head_alone(gateway: Gateway, path: str) -> None:
+    assert (await gateway.http.head(path)).status_code == 200
+    operations = (await gateway.http.get("/openapi.json")).json()["paths"][path]
+    assert set(operations) == {"get"}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
+from tests.unit.gateway.conftest import ask
+from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
 
 def python(*words: str) -> subprocess.CompletedProcess[str]:
@@ -88,6 +93,35 @@ def test_a_signal_stops_it_cleanly_and_its_log_is_json_lines(number: int, llava:
     process.stderr.close()
     assert {line["service"] for line in lines} == {"gateway"}
     assert "secret" not in json.dumps(lines)
+
+
+async def test_what_is_in_progress_when_the_drain_ends_is_told_so(llava: Path, clip: Path) -> None:
+    encoder, llm = ScriptedEncoder(), ScriptedLLM()
+    servers = await serve(encoder), await serve(llm)
+    encoder.gate.shut()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "--model", str(llava), "--text-tower", str(clip)),
+        *("--encoder", f"127.0.0.1:{servers[0].port}", "--llm", f"127.0.0.1:{servers[1].port}"),
+        *("--listen", "127.0.0.1:0", "--drain-grace-s", "0.1"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        address = None
+        while address is None:
+            address = re.search(rb"http://[0-9.:]+", await process.stderr.readline())
+        async with httpx.AsyncClient(base_url=address[0].decode(), trust_env=False, timeout=30) as http:
+            request = asyncio.create_task(http.post("/v1/answer", json=ask()))
+            await encoder.gate.reached.wait()
+            process.terminate()
+            response = await request
+        log = await process.stderr.read()
+        assert await process.wait() == 0
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert response.json()["error"]["code"] == "unavailable"
+    assert response.headers["x-request-id"].encode() in log
+    assert b"Traceback" not in log
+    await asyncio.gather(*(server.grpc.stop(0) for server in servers))
 
 
 def _stop_when_up(process: subprocess.Popen[bytes], line: bytes, number: int) -> bool:
