@@ -2,7 +2,7 @@
 # Everything `/v1/answer` does, with curl.  FOVEA_URL=http://127.0.0.1:8000 examples/curl.sh [picture]
 set -euo pipefail
 url=${FOVEA_URL:-http://127.0.0.1:8000}
-picture=${1:-$(dirname "$0")/../lab/demo/picture.png}
+picture=${1:-$(dirname "$0")/../lab/demo/demo.png}
 
 echo "--- a question"
 curl -sS --fail-with-body "$url/v1/answer" -F image=@"$picture" -F question="What do you see?"

@@ -18,7 +18,7 @@ __all__ = ["run_demo"]
 def _line(question: str, reply: dict[str, Any], right: bool) -> str:
     usage, timing = reply["usage"], reply["timing_ms"]
     return (
-        f"{question:<44} {reply['answer']:<18} {'right' if right else 'WRONG':<6}"
+        f"{question:<50} {reply['answer']:<18} {'right' if right else 'WRONG':<6}"
         f" {usage['visual_tokens_kept']:>3}/{usage['visual_tokens_total']:<4}"
         f" {usage['wire_bytes']:>7,} {timing['total']:>8.0f}"
     )
@@ -41,10 +41,10 @@ def run_demo(*, overlay: Path | None = None, interrupted: Callable[[], bool] = l
     llava, clip = shipped_checkpoint("llava"), shipped_checkpoint("clip")
     folder = llava.parent.parent / "demo"
     try:
-        cases = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+        cases = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise StackError("the demo's picture and questions are not installed") from error
-    picture = folder / cases["picture"]
+    picture = folder / cases["image"]
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "services.log")
@@ -54,7 +54,7 @@ def run_demo(*, overlay: Path | None = None, interrupted: Callable[[], bool] = l
             with stack:
                 stack.wait_ready(300, interrupted=interrupted)
                 print(f"ready. The picture: lab/demo/{picture.name}\n")
-                print(f"{'question':<44} {'answer':<18} {'':<6} {'kept':>8} {'bytes':>7} {'ms':>8}")
+                print(f"{'question':<50} {'answer':<18} {'':<6} {'kept':>8} {'bytes':>7} {'ms':>8}")
                 for number, case in enumerate(cases["questions"]):
                     if interrupted():
                         raise KeyboardInterrupt

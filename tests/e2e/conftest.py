@@ -1,0 +1,112 @@
+"""The three services as real processes on loopback, on the shipped model; started once for all tests that only ask."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fovea.stack import Stack, free_port, shipped_checkpoint
+from lab.questions import Question, evaluation_questions
+from tests.redis_server import RedisServer
+
+STARTUP_S = 240
+# One thread each: three processes share the machine, and threads that wait for each other cost more than they bring.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+def make_stack(log_to: Path, **flags: list[str]) -> Stack:
+    return Stack(
+        str(shipped_checkpoint("llava")),
+        str(shipped_checkpoint("clip")),
+        listen=f"127.0.0.1:{free_port()}",
+        name="fovea-lab",
+        flags=flags,
+        environment=ENVIRONMENT,
+        log_to=log_to,
+    )
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Embedded caches, tokens in float32 on the wire."""
+    with make_stack(tmp_path_factory.mktemp("stack") / "log", gateway=["--wire-dtype", "float32"]) as running:
+        running.wait_ready(STARTUP_S)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+class Client:
+    """Speaks to a gateway as an ordinary HTTP client does."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.http = httpx.Client(base_url=url, timeout=120, trust_env=False)
+
+    def post(self, picture: bytes | None, question: str | None, **fields: Any) -> httpx.Response:
+        body: dict[str, Any] = dict(fields)
+        if picture is not None:
+            body["image"] = data_url(picture)
+        if question is not None:
+            body["question"] = question
+        return self.http.post("/v1/answer", json=body)
+
+    def ask(self, picture: bytes, question: str, **fields: Any) -> dict[str, Any]:
+        response = self.post(picture, question, **fields)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[Client]:
+    client = Client(stack.url)
+    with client.http:
+        yield client
+
+
+def data_url(picture: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(picture).decode()
+
+
+def png(question: Question) -> bytes:
+    file = io.BytesIO()
+    question.image.save(file, "PNG")
+    return file.getvalue()
+
+
+class Pictures:
+    """Fresh pictures of the small world, each handed out once, so that no test warms another one's cache."""
+
+    def __init__(self) -> None:
+        self._questions = iter(evaluation_questions("easy", 77, 200, groups=("existence",)))
+
+    def fresh(self) -> bytes:
+        return png(next(self._questions))
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Pictures:
+    return Pictures()
+
+
+@pytest.fixture
+def picture(pictures: Pictures) -> bytes:
+    return pictures.fresh()

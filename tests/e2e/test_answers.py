@@ -1,0 +1,215 @@
+"""What a client of `POST /v1/answer` gets from the three real services."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Client, Pictures
+
+QUESTION = "Is there a red star?"
+TOTAL = 144
+
+
+def test_the_answer_object_has_every_field_of_the_contract(client: Client, picture: bytes) -> None:
+    answer = client.ask(picture, QUESTION)
+    assert set(answer) == {"id", "model", "answer", "finish_reason", "usage", "cache", "timing_ms"}
+    assert answer["model"] == "fovea-lab"
+    assert answer["answer"] in ("yes", "no")
+    assert answer["finish_reason"] == "stop"
+    usage = answer["usage"]
+    assert (usage["visual_tokens_total"], usage["visual_tokens_kept"]) == (TOTAL, 16)
+    assert usage["prompt_tokens"] > 16
+    assert usage["completion_tokens"] >= 1
+    # 16 x 128 float32, with positions and frame around them.
+    assert 16 * 128 * 4 < usage["wire_bytes"] < 16 * 128 * 4 + 300
+    timing = answer["timing_ms"]
+    assert set(timing) == {"queue", "tokenize", "encode", "time_to_first_token", "generate", "total"}
+    assert 0 < timing["time_to_first_token"] <= timing["total"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "kept"),
+    [
+        ({"keep_tokens": 1}, 1),
+        ({"keep_tokens": 37}, 37),
+        ({"keep_tokens": TOTAL}, TOTAL),
+        ({"keep_tokens": 10_000}, TOTAL),
+        ({"keep_ratio": 0.0001}, 1),
+        ({"keep_ratio": 0.5}, 72),
+        ({"keep_ratio": 1}, TOTAL),
+    ],
+)
+def test_the_budget_is_kept_exactly(client: Client, picture: bytes, budget: dict[str, Any], kept: int) -> None:
+    usage = client.ask(picture, QUESTION, **budget)["usage"]
+    assert (usage["visual_tokens_total"], usage["visual_tokens_kept"]) == (TOTAL, kept)
+
+
+def test_pruning_shortens_the_prompt_by_what_it_drops(client: Client, picture: bytes) -> None:
+    whole = client.ask(picture, QUESTION, pruner="none")["usage"]
+    pruned = client.ask(picture, QUESTION, keep_tokens=20)["usage"]
+    assert whole["visual_tokens_kept"] == TOTAL
+    assert whole["prompt_tokens"] - pruned["prompt_tokens"] == TOTAL - 20
+
+
+def test_the_same_request_again_is_an_answer_hit_that_ships_nothing(client: Client, picture: bytes) -> None:
+    first, second = (client.ask(picture, QUESTION) for _ in range(2))
+    assert first["cache"]["answer"] == "miss"
+    assert second["cache"]["answer"] == "hit"
+    assert second["usage"]["wire_bytes"] == 0
+    assert second["answer"] == first["answer"]
+    assert second["id"] != first["id"]
+
+
+def test_other_sampling_reuses_the_visual_tokens(client: Client, picture: bytes) -> None:
+    client.ask(picture, QUESTION)
+    again = client.ask(picture, QUESTION, max_tokens=7)
+    assert again["cache"]["answer"] == "miss"
+    assert again["cache"]["visual_tokens"] == "hit"
+    assert again["usage"]["wire_bytes"] > 0
+
+
+def test_a_second_question_on_the_same_picture_is_served_from_its_features(client: Client, picture: bytes) -> None:
+    first = client.ask(picture, QUESTION)
+    second = client.ask(picture, "How many circles are there?")
+    assert first["cache"]["features"] == "miss"
+    assert second["cache"] == {"answer": "miss", "visual_tokens": "miss", "features": "hit"}
+
+
+def test_a_pruner_that_reads_no_text_shares_its_tokens_between_questions(client: Client, picture: bytes) -> None:
+    client.ask(picture, QUESTION, pruner="cls")
+    assert client.ask(picture, "What do you see?", pruner="cls")["cache"]["visual_tokens"] == "hit"
+
+
+def test_bypass_neither_reads_nor_fills_and_refresh_only_fills(client: Client, picture: bytes) -> None:
+    client.ask(picture, QUESTION, cache="bypass")
+    assert client.ask(picture, QUESTION, cache="refresh")["cache"]["answer"] != "hit"
+    assert client.ask(picture, QUESTION)["cache"]["answer"] == "hit"
+    assert client.ask(picture, QUESTION, cache="refresh")["cache"]["answer"] != "hit"
+    assert client.ask(picture, QUESTION, cache="bypass")["cache"]["answer"] != "hit"
+
+
+def test_multipart_and_json_give_the_same_answer(client: Client, picture: bytes) -> None:
+    form = client.http.post(
+        "/v1/answer",
+        data={"question": QUESTION, "keep_tokens": "24", "cache": "bypass"},
+        files={"image": ("picture.png", picture, "image/png")},
+    )
+    assert form.status_code == 200, form.text
+    plain = client.ask(picture, QUESTION, keep_tokens=24, cache="bypass")
+    for field in ("answer", "finish_reason", "usage"):
+        assert form.json()[field] == plain[field]
+
+
+def events(text: str) -> list[tuple[str, dict[str, Any]]]:
+    parsed = []
+    for block in text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and not line.startswith(":"))
+        if "event" in fields:
+            parsed.append((fields["event"], json.loads(fields["data"])))
+    return parsed
+
+
+def test_the_streamed_pieces_are_the_answer(client: Client, picture: bytes) -> None:
+    question = "Describe the picture."
+    response = client.post(picture, question, stream=True, cache="bypass")
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *pieces, (last, done) = events(response.text)
+    assert last == "done"
+    assert {name for name, _ in pieces} == {"token"}
+    assert len(pieces) > 1
+    assert "".join(piece["text"] for _, piece in pieces).strip() == done["answer"].strip()
+    assert done["answer"] == client.ask(picture, question, cache="bypass")["answer"]
+
+
+def test_a_cached_answer_streams_too(client: Client, picture: bytes) -> None:
+    whole = client.ask(picture, "What do you see?")
+    streamed = events(client.post(picture, "What do you see?", stream=True).text)
+    assert streamed[-1][0] == "done"
+    assert streamed[-1][1]["cache"]["answer"] == "hit"
+    assert "".join(piece["text"] for name, piece in streamed if name == "token") == whole["answer"]
+
+
+def test_explain_shows_maps_and_where_every_patch_went(client: Client, picture: bytes) -> None:
+    client.ask(picture, QUESTION, keep_tokens=12)
+    answer = client.ask(picture, QUESTION, keep_tokens=12, explain=True)
+    assert answer["cache"]["answer"] != "hit"
+    explain = answer["explain"]
+    assert (explain["pruner"], explain["grid"]) == ("desap", [12, 12])
+    assert explain["kept"] == sorted(set(explain["kept"]))
+    assert len(explain["kept"]) == 12
+    for name in ("task_map", "saliency_map", "merged_into"):
+        assert [len(row) for row in explain[name]] == [12] * 12
+    flat = [index for row in explain["merged_into"] for index in row]
+    assert all(flat[patch] == row for row, patch in enumerate(explain["kept"]))
+    assert set(flat) == set(range(12))
+
+
+def test_a_seed_repeats_an_answer_and_another_does_not(client: Client, picture: bytes) -> None:
+    def text(seed: int) -> str:
+        sampling = {"temperature": 2, "seed": seed, "max_tokens": 40, "cache": "bypass"}
+        answer: str = client.ask(picture, "Describe the picture.", **sampling)["answer"]
+        return answer
+
+    assert text(5) == text(5)
+    assert text(5) != text(6)
+
+
+def test_stop_strings_and_max_tokens_end_an_answer(client: Client, picture: bytes) -> None:
+    whole = client.ask(picture, "Describe the picture.")["answer"]
+    assert "," in whole
+    stopped = client.ask(picture, "Describe the picture.", stop=[","])
+    assert stopped["answer"] == whole.split(",")[0]
+    assert stopped["finish_reason"] == "stop"
+    cut = client.ask(picture, "Describe the picture.", max_tokens=2)
+    assert cut["finish_reason"] == "length"
+    assert cut["usage"]["completion_tokens"] == 2
+    assert whole.startswith(cut["answer"])
+
+
+def test_many_at_once_get_the_answers_that_they_get_alone(client: Client, pictures: Pictures) -> None:
+    asked = [(pictures.fresh(), question) for question in ("What do you see?", QUESTION) for _ in range(12)]
+    alone = [client.ask(*one, cache="bypass")["answer"] for one in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = list(pool.map(lambda one: client.ask(*one, cache="bypass")["answer"], asked))
+    assert together == alone
+
+
+def test_identical_requests_at_once_are_computed_once(client: Client, picture: bytes) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.ask(picture, "What do you see?"), range(8)))
+    assert len({answer["answer"] for answer in answers}) == 1
+    assert sum(answer["usage"]["wire_bytes"] > 0 for answer in answers) == 1
+
+
+def test_a_client_that_leaves_a_stream_frees_the_model(client: Client, picture: bytes) -> None:
+    # Sampling this hot runs to the limit of tokens, so the stream is certainly under way when it is left.
+    body = {"temperature": 2, "seed": 3, "max_tokens": 300, "cache": "bypass", "stream": True}
+    with client.http.stream(
+        "POST", "/v1/answer", data={"question": "Describe the picture.", **body}, files={"image": picture}
+    ) as response:
+        assert response.status_code == 200
+        next(response.iter_text())
+    deadline = time.monotonic() + 30
+    while 'code="cancelled"' not in client.http.get("/metrics").text:
+        assert time.monotonic() < deadline, "the gateway never counted the cancelled answer"
+    assert client.ask(picture, QUESTION)["finish_reason"] == "stop"
+
+
+def test_the_list_of_pruners_tells_their_parameters(client: Client) -> None:
+    listed = client.http.get("/v1/pruners").json()
+    text = json.dumps(listed)
+    for name in ("desap", "cls", "random", "none", "task_share"):
+        assert name in text
+
+
+def test_health_readiness_and_documentation(client: Client) -> None:
+    assert client.http.get("/healthz").status_code == 200
+    assert client.http.get("/readyz").status_code == 200
+    assert "Fovea" in client.http.get("/docs").text
+    schema = client.http.get("/openapi.json").json()
+    assert "/v1/answer" in schema["paths"]

@@ -1,0 +1,144 @@
+"""The `fovea` command as a person types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from fovea.stack import Stack, free_port
+from tests.e2e.conftest import ENVIRONMENT, STARTUP_S
+
+QUESTION = "Is there a red star?"
+
+
+def fovea(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fovea.cli", *words],
+        capture_output=True,
+        text=True,
+        timeout=STARTUP_S,
+        env={**os.environ, **ENVIRONMENT},
+        check=False,
+    )
+
+
+@pytest.fixture
+def picture_file(picture: bytes, tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    path.write_bytes(picture)
+    return path
+
+
+def test_ask_prints_the_answer(stack: Stack, picture_file: Path) -> None:
+    done = fovea("ask", str(picture_file), QUESTION, "--url", stack.url)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("yes", "no")
+
+
+def test_ask_prints_the_object_and_draws_the_overlay(stack: Stack, picture_file: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "kept.png"
+    done = fovea(
+        *("ask", str(picture_file), QUESTION, "--url", stack.url),
+        *("--json", "--keep-tokens", "9", "--explain", str(overlay)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["usage"]["visual_tokens_kept"] == 9
+    with Image.open(overlay) as image:
+        assert image.width == image.height == 576
+
+
+def test_ask_says_what_is_wrong_in_one_line(stack: Stack, picture_file: Path, tmp_path: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    for words, says in (
+        (("ask", str(tmp_path / "none.png"), QUESTION, "--url", stack.url), "cannot read"),
+        (("ask", str(picture_file), QUESTION, "--url", nobody), "is `fovea up` running?"),
+        (("ask", str(picture_file), QUESTION, "--url", stack.url, "--pruner", "nothing"), "status 404"),
+        (("ask", str(picture_file), QUESTION, "--url", stack.url, "--explain", "/none/here.png"), "no folder"),
+        (("up", "--text-tower", "x"), "--text-tower goes with --model"),
+    ):
+        done = fovea(*words)
+        assert done.returncode == 1
+        assert says in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_up_serves_until_it_is_interrupted() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with subprocess.Popen(
+        [sys.executable, "-m", "fovea.cli", "up", "--listen", url.removeprefix("http://")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+    ) as process:
+        assert process.stderr
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("ready: "):
+                break
+        assert lines[-1].startswith(f"ready: {url}"), "".join(lines)
+        assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 0, rest
+    assert "Traceback" not in rest
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{url}/healthz", trust_env=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_up_leaves_nobody_behind(number: signal.Signals) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with subprocess.Popen(
+        [sys.executable, "-m", "fovea.cli", "up", "--listen", url.removeprefix("http://")],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+    ) as process:
+        assert process.stderr
+        assert any(line.startswith("ready: ") for line in process.stderr)
+        process.send_signal(number)
+        process.stderr.read()  # ends when the last service has closed it
+        process.wait(timeout=60)
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{url}/healthz", trust_env=False)
+
+
+def test_up_does_not_take_another_gateway_for_its_own(stack: Stack) -> None:
+    for listen in (stack.url.removeprefix("http://"), "8000", ":8000x"):
+        done = fovea("up", "--listen", listen)
+        assert done.returncode == 1
+        assert "ready:" not in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_up_tells_which_service_could_not_start(tmp_path: Path) -> None:
+    done = fovea("up", "--model", str(tmp_path), "--listen", f"127.0.0.1:{free_port()}")
+    assert done.returncode == 1
+    assert "ended by itself" in done.stderr.splitlines()[-1]
+
+
+def test_the_demo_is_right_about_its_picture(tmp_path: Path) -> None:
+    done = fovea("demo", "--overlay", str(tmp_path / "demo.png"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WRONG" not in done.stdout
+    assert "16/144" in done.stdout
+    assert (tmp_path / "demo.png").is_file()
+
+
+def test_the_probe_tells_health_by_its_exit_status(stack: Stack) -> None:
+    def status(target: str) -> int:
+        return subprocess.run([sys.executable, "-m", "fovea.probe", target], check=False).returncode
+
+    for target in (stack.encoder_address, stack.llm_address, f"{stack.url}/healthz"):
+        assert status(target) == 0
+    assert status(f"127.0.0.1:{free_port()}") == 1
+    assert status(f"http://127.0.0.1:{free_port()}/healthz") == 1

@@ -1,0 +1,53 @@
+"""The examples run as they stand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fovea.stack import Stack
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def picture_file(picture: bytes, tmp_path: Path) -> str:
+    path = tmp_path / "picture.png"
+    path.write_bytes(picture)
+    return str(path)
+
+
+def run(stack: Stack, *command: str) -> str:
+    environment = {**os.environ, "FOVEA_URL": stack.url}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_curl(stack: Stack, picture_file: str) -> None:
+    output = run(stack, str(EXAMPLES / "curl.sh"), picture_file)
+    assert output.count('"finish_reason"') == 3
+    assert "event: done" in output
+    assert '"desap"' in output
+
+
+def test_stream(stack: Stack, picture_file: str) -> None:
+    output = run(stack, sys.executable, str(EXAMPLES / "stream.py"), picture_file, "Describe the picture.")
+    assert "16 of 144 visual tokens" in output
+
+
+def test_compare_pruners(stack: Stack, picture_file: str) -> None:
+    output = run(stack, sys.executable, str(EXAMPLES / "compare_pruners.py"), picture_file, "Is there a red star?")
+    assert {line.split()[0] for line in output.splitlines()} >= {"desap", "cls", "random", "none"}
+
+
+def test_every_example_is_run_here() -> None:
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {
+        "curl.sh",
+        "stream.py",
+        "compare_pruners.py",
+    }
