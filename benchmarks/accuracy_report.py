@@ -51,8 +51,8 @@ def markdown(result: dict[str, Any]) -> str:
     head = (
         "# Accuracy by pruner, budget and group of questions\n\n"
         f"`{facts['command']}`, seed {result['seed']}, commit {facts['commit']}, torch {facts['versions']['torch']},"
-        f" {facts['machine']['processor']}, {facts['date']}. The model is the small one of `lab/`, 144 visual tokens;"
-        " all pruners merge dropped tokens alike.\n\n"
+        f" {facts['machine']['processor']}, {facts['date']}. The model is the small one of `lab/`, with 144"
+        " visual tokens.\n\n"
     )
     return head + "\n".join(_split_tables(name, split) for name, split in result["splits"].items())
 

@@ -37,10 +37,17 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
+def _command(module: str) -> str:
+    """Without --out: where somebody keeps results is nobody else's business."""
+    words = iter(sys.argv[1:])
+    kept = [word for word in words if not (word == "--out" and next(words, None)) and not word.startswith("--out=")]
+    return " ".join(["python", "-m", module, *kept])
+
+
 def provenance(module: str) -> dict[str, object]:
     """Facts about this run of `python -m <module>`."""
     return {
-        "command": " ".join(["python", "-m", module, *sys.argv[1:]]),
+        "command": _command(module),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": _git("rev-parse", "--short=12", "HEAD") + ("-dirty" if _git("status", "--porcelain") else ""),
         "python": platform.python_version(),
