@@ -12,5 +12,9 @@ url = os.environ.get("FOVEA_URL", "http://127.0.0.1:8000")
 picture, question = Path(sys.argv[1]), sys.argv[2]
 
 for pruner in httpx.get(f"{url}/v1/pruners").json()["pruners"]:
-    reply = ask(url, picture, question, pruner=pruner["name"])
-    print(f"{pruner['name']:<10} {reply['usage']['visual_tokens_kept']:>4} tokens  {reply['answer']}")
+    name = pruner["name"]
+    if pruner["side"] == "encoder":
+        reply = ask(url, picture, question, pruner=name)
+    else:  # inside the language model, on what DeSAP leaves of half the tokens
+        reply = ask(url, picture, question, keep_ratio=0.5, llm_pruner={"name": name, "keep_ratio": 0.25})
+    print(f"{name:<15} {reply['usage']['visual_tokens_kept']:>4} tokens shipped  {reply['answer']}")

@@ -186,7 +186,9 @@ class Pipeline:
     async def _generate(self, plan: Plan, encoded: Encoded, emit: Callable[[str], None]) -> tuple[str, GenerateDone]:
         telemetry.WIRE_BYTES.inc(encoded.wire_bytes)
         pieces: list[str] = []
-        generation = self.llm.generate(plan.input_ids, encoded, plan.sampling, _remaining(plan.deadline))
+        generation = self.llm.generate(
+            plan.input_ids, encoded, plan.sampling, _remaining(plan.deadline), plan.llm_pruner
+        )
         try:
             async with aclosing(generation) as events:
                 async for event in events:

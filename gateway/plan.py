@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
 from fovea.errors import InvalidRequest, NotFound
 from gateway.cache.keys import EncodeKey, SamplingKey, answer_key, visual_tokens_key
-from gateway.clients.encoder import EncodeCall, EncoderInfo, PrunerInfo
-from gateway.clients.llm import LLMInfo, Sampling
+from gateway.clients.encoder import EncodeCall, EncoderInfo
+from gateway.clients.llm import LLMInfo, LlmPrunerCall, Sampling
+from gateway.clients.pruner_info import PrunerInfo
 from gateway.media import Picture
-from gateway.schemas.answer import AnswerRequest, CacheMode
+from gateway.schemas.answer import AnswerRequest, CacheMode, LlmPruner
 from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 
@@ -28,6 +30,7 @@ class Plan:
         encode: The call to the encoder service.
         input_ids: The prompt for the language model.
         sampling: Sampling parameters.
+        llm_pruner: What prunes inside the language model, if anything.
         encoder, llm: Who the services were when the keys were made.
         visual_tokens_key: Cache key of the encoder's output.
         answer_key: Cache key of the answer; None where it may neither be cached nor shared.
@@ -39,6 +42,7 @@ class Plan:
     encode: EncodeCall
     input_ids: list[int]
     sampling: Sampling
+    llm_pruner: LlmPrunerCall | None
     encoder: EncoderInfo
     llm: LLMInfo
     visual_tokens_key: str
@@ -107,7 +111,8 @@ class Planner:
             NotFound: No such pruner.
             InvalidRequest: The question cannot be asked about one picture, or is too long whatever is pruned.
         """
-        pruner = _pruner(request.pruner or self.settings.pruner or encoder.default_pruner, encoder)
+        pruner = _pruner(request.pruner or self.settings.pruner or encoder.default_pruner, encoder.pruners, "pruner")
+        llm_pruner = _llm_pruner(request.llm_pruner, llm)
         start = time.perf_counter()
         input_ids = self.prompt_tokenizer.encode(request.question, num_images=1)
         text_ids = self._text_tower_tokenizer.encode(request.question) if pruner.reads_text else []
@@ -140,11 +145,18 @@ class Planner:
             fingerprints=encoder.fingerprints,
         )
         cacheable = request.deterministic and request.cache != "bypass" and not request.explain
-        whole_key = answer_key(key, input_ids, SamplingKey(**asdict(sampling)), llm.fingerprints)
+        whole_key = answer_key(
+            key,
+            input_ids,
+            SamplingKey(**asdict(sampling)),
+            llm.fingerprints,
+            llm_pruner=None if llm_pruner is None else asdict(llm_pruner),
+        )
         return Plan(
             encode=encode,
             input_ids=input_ids,
             sampling=sampling,
+            llm_pruner=llm_pruner,
             encoder=encoder,
             llm=llm,
             visual_tokens_key=visual_tokens_key(key),
@@ -172,9 +184,16 @@ def _check_length(prompt_ids: int, text_ids: int, llm: LLMInfo) -> None:
         )
 
 
-def _pruner(name: str, encoder: EncoderInfo) -> PrunerInfo:
-    for pruner in encoder.pruners:
+def _pruner(name: str, pruners: Sequence[PrunerInfo], param: str) -> PrunerInfo:
+    for pruner in pruners:
         if pruner.name == name:
             return pruner
-    accepted = ", ".join(pruner.name for pruner in encoder.pruners)
-    raise NotFound(f"there is no pruner {name!r:.80}; accepted are {accepted}", param="pruner")
+    accepted = ", ".join(pruner.name for pruner in pruners) or "none, for this engine cannot prune"
+    raise NotFound(f"there is no {param} {name!r:.80}; accepted are {accepted}", param=param)
+
+
+def _llm_pruner(asked: LlmPruner | None, llm: LLMInfo) -> LlmPrunerCall | None:
+    if asked is None:
+        return None
+    pruner = _pruner(asked.name, llm.pruners, "llm_pruner")
+    return LlmPrunerCall(pruner.name, asked.params, asked.keep_tokens, asked.keep_ratio)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 
 from fastapi import APIRouter, Request
@@ -18,7 +19,8 @@ router = APIRouter()
 async def pruners(request: Request) -> PrunerList:
     """Names, parameters with defaults, references; and what applies where a request does not say."""
     pipeline = get_pipeline(request)
-    settings, info = pipeline.settings, await pipeline.encoder.info()
+    settings = pipeline.settings
+    info, llm = await asyncio.gather(pipeline.encoder.info(), pipeline.llm.info())
     return PrunerList(
         pruners=[
             Pruner.model_validate(
@@ -30,7 +32,7 @@ async def pruners(request: Request) -> PrunerList:
                     ],
                 }
             )
-            for pruner in info.pruners
+            for pruner in (*info.pruners, *llm.pruners)
         ],
         default_pruner=settings.pruner or info.default_pruner,
         default_keep_ratio=settings.keep_ratio or info.default_keep_ratio,

@@ -143,7 +143,7 @@ async def _form_fields(form: FormData) -> tuple[dict[str, Any], bytes | None]:
             raise InvalidRequest(f"{name} was given {len(values)} times; once is accepted", param=name)
         elif isinstance(values[0], UploadFile):
             upload = await values[0].read()
-        elif name == "pruner_params":
+        elif name in ("pruner_params", "llm_pruner"):
             fields[name] = _json(values[0], name, name)
         else:
             fields[name] = values[0]

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 __all__ = ["VERSION", "EncodeKey", "SamplingKey", "answer_key", "visual_tokens_key"]
 
-VERSION: Final = "1"
+VERSION: Final = "2"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,11 @@ def visual_tokens_key(encode: EncodeKey) -> str:
 
 
 def answer_key(
-    encode: EncodeKey, input_ids: Sequence[int], sampling: SamplingKey, llm_fingerprints: Sequence[str]
+    encode: EncodeKey,
+    input_ids: Sequence[int],
+    sampling: SamplingKey,
+    llm_fingerprints: Sequence[str],
+    llm_pruner: Mapping[str, Any] | None = None,
 ) -> str:
     """Key of a whole answer.
 
@@ -91,10 +95,12 @@ def answer_key(
         input_ids: The prompt for the language model.
         sampling: Sampling parameters.
         llm_fingerprints: Of the LLM service's checkpoint and settings.
+        llm_pruner: What prunes inside the language model: its name, parameters and budget.
     """
     max_tokens, temperature, top_p, seed, stop = astuple(sampling)
     if temperature == 0:  # greedy: the others have no say
         top_p, seed = 1.0, None
     plain_sampling = [max_tokens, float(temperature), float(top_p), seed, list(stop)]
     plain_encode = _plain(replace(encode, explain=False))
-    return _digest("answer", [plain_encode, list(input_ids), plain_sampling, list(llm_fingerprints)])
+    plain_pruner = None if llm_pruner is None else dict(llm_pruner)
+    return _digest("answer", [plain_encode, list(input_ids), plain_sampling, list(llm_fingerprints), plain_pruner])

@@ -7,27 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError
 
 from fovea.errors import InternalError
 from fovea.tensors import DTYPES, dtype_name
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
+from gateway.clients.pruner_info import PrunerInfo
 
-__all__ = ["EncodeCall", "Encoded", "EncoderClient", "EncoderInfo", "Explanation", "PrunerInfo"]
-
-
-@dataclass(frozen=True)
-class PrunerInfo:
-    """A pruner that the encoder service offers; parameters are (name, default, description)."""
-
-    name: str
-    side: str
-    summary: str
-    reference: str
-    reads_text: bool
-    parameters: tuple[tuple[str, Any, str], ...]
+__all__ = ["EncodeCall", "Encoded", "EncoderClient", "EncoderInfo", "Explanation"]
 
 
 @dataclass(frozen=True)
@@ -191,19 +180,7 @@ class EncoderClient(ServiceClient[EncoderInfo]):
         return EncoderInfo(
             fingerprint=reply.fingerprint,
             fingerprints=(reply.fingerprint, reply.text_tower_fingerprint, reply.settings_fingerprint),
-            pruners=tuple(
-                PrunerInfo(
-                    name=pruner.name,
-                    side=pruner.side,
-                    summary=pruner.summary,
-                    reference=pruner.reference,
-                    reads_text=pruner.reads_text,
-                    parameters=tuple(
-                        (p.name, json_format.MessageToDict(p.default), p.description) for p in pruner.parameters
-                    ),
-                )
-                for pruner in reply.pruners
-            ),
+            pruners=tuple(PrunerInfo.of(pruner) for pruner in reply.pruners),
             default_pruner=reply.default_pruner,
             default_keep_ratio=reply.default_keep_ratio,
             default_wire_dtype=dtype_name(reply.default_wire_dtype),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc.aio
+from google.protobuf import struct_pb2
 
 from fovea.errors import InternalError
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.encoder import Encoded
+from gateway.clients.pruner_info import PrunerInfo
 
-__all__ = ["GenerateDone", "LLMClient", "LLMInfo", "Sampling"]
+__all__ = ["GenerateDone", "LLMClient", "LLMInfo", "LlmPrunerCall", "Sampling"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class LLMInfo:
     fingerprints: tuple[str, ...]
     max_model_len: int
     image_token_id: int
+    pruners: tuple[PrunerInfo, ...]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,27 @@ class Sampling:
     top_p: float
     seed: int | None
     stop: Sequence[str]
+
+
+@dataclass(frozen=True)
+class LlmPrunerCall:
+    """A pruner inside the language model; exactly one of the budgets is set."""
+
+    name: str
+    params: Mapping[str, Any]
+    keep_tokens: int | None
+    keep_ratio: float | None
+
+    def to_message(self) -> llm_pb2.LlmPruner:
+        """The pruner on the wire."""
+        params = struct_pb2.Struct()
+        params.update(self.params)
+        message = llm_pb2.LlmPruner(name=self.name, params=params)
+        if self.keep_tokens is not None:
+            message.keep_tokens = self.keep_tokens
+        elif self.keep_ratio is not None:
+            message.keep_ratio = self.keep_ratio
+        return message
 
 
 @dataclass(frozen=True)
@@ -64,10 +89,16 @@ class LLMClient(ServiceClient[LLMInfo]):
             fingerprints=(reply.fingerprint, reply.settings_fingerprint, reply.engine),
             max_model_len=reply.max_model_len,
             image_token_id=reply.image_token_id,
+            pruners=tuple(PrunerInfo.of(pruner) for pruner in reply.llm_pruner_infos),
         )
 
     async def generate(
-        self, input_ids: Sequence[int], encoded: Encoded, sampling: Sampling, timeout_s: float
+        self,
+        input_ids: Sequence[int],
+        encoded: Encoded,
+        sampling: Sampling,
+        timeout_s: float,
+        llm_pruner: LlmPrunerCall | None = None,
     ) -> AsyncGenerator[str | GenerateDone]:
         """Yields text as it is decoded, then GenerateDone. Closing the generator cancels the call.
 
@@ -84,6 +115,7 @@ class LLMClient(ServiceClient[LLMInfo]):
                 seed=sampling.seed,
                 stop=sampling.stop,
             ),
+            llm_pruner=llm_pruner.to_message() if llm_pruner is not None else None,
         )
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata())
         done = None

@@ -18,6 +18,7 @@ __all__ = [
     "CacheMode",
     "CacheReport",
     "Explain",
+    "LlmPruner",
     "Lookup",
     "TimingMs",
     "TokenEvent",
@@ -29,7 +30,7 @@ CacheMode = Literal["use", "bypass", "refresh"]
 WireDType = Literal["float32", "float16", "bfloat16"]
 Lookup = Literal["hit", "miss", "skip"]
 
-_NOT_YET: Final = ("images", "video", "messages", "llm_pruner", "max_wire_bytes")
+_NOT_YET: Final = ("images", "video", "messages", "max_wire_bytes")
 
 
 _MAX_PARAMS_DEPTH: Final = 8
@@ -66,10 +67,34 @@ def _bounded(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
-class AnswerRequest(BaseModel):
-    """A question about a picture."""
-
+class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class LlmPruner(_Request):
+    """A second pruner, inside the language model."""
+
+    name: str = Field(min_length=1)
+    """A name from `GET /v1/pruners` with side `llm`."""
+
+    keep_tokens: int | None = Field(default=None, ge=1, lt=2**32)
+    """Visual tokens to keep of those that the encoder-side pruner left, as a count."""
+
+    keep_ratio: float | None = Field(default=None, gt=0, le=1)
+    """The same as a share; exactly one of `keep_tokens` and `keep_ratio`."""
+
+    params: Annotated[dict[str, Any], AfterValidator(_bounded)] = Field(default_factory=dict)
+    """Parameters of that pruner by name; those left out keep their defaults."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if (self.keep_tokens is None) == (self.keep_ratio is None):
+            raise PydanticCustomError("llm_budget", "exactly one of keep_tokens and keep_ratio is needed")
+        return self
+
+
+class AnswerRequest(_Request):
+    """A question about a picture."""
 
     question: str
     """The question. `<image>` in it marks where the picture goes; without the mark the picture comes first. Other
@@ -94,6 +119,10 @@ class AnswerRequest(BaseModel):
 
     keep_ratio: float | None = Field(default=None, gt=0, le=1)
     """Visual tokens to keep per picture, as a share; at most one of `keep_tokens` and `keep_ratio`."""
+
+    llm_pruner: LlmPruner | None = None
+    """A second pruner, inside the language model, on what the first one left; left out: none. In a form: a JSON
+    object."""
 
     wire_dtype: WireDType | None = None
     """How visual tokens travel to the language model; left out: the server's default."""
@@ -158,7 +187,7 @@ def parse_answer_request(fields: Mapping[str, Any], *, strict: bool) -> AnswerRe
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     param = ".".join(str(part) for part in first["loc"])[:80] or None
     if first["type"] == "extra_forbidden":
-        accepted = ", ".join(AnswerRequest.model_fields)
+        accepted = ", ".join((LlmPruner if len(first["loc"]) > 1 else AnswerRequest).model_fields)
         raise InvalidRequest(f"there is no field {param!r}; accepted are {accepted}", param=param)
     if first["type"] == "one_budget":
         raise InvalidRequest(first["msg"], param="keep_ratio")

@@ -26,7 +26,7 @@ class Pruner(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
-    """As used in `pruner`."""
+    """As used in `pruner` (side `encoder`) or in `llm_pruner` (side `llm`)."""
 
     side: Literal["encoder", "llm"]
     """Where it runs."""
@@ -42,7 +42,7 @@ class Pruner(BaseModel):
 
 
 class PrunerList(BaseModel):
-    """The pruners that the encoder service offers, and what applies where a request does not say."""
+    """The pruners that the two services offer, and what applies where a request does not say."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 

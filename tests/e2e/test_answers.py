@@ -200,6 +200,28 @@ def test_a_client_that_leaves_a_stream_frees_the_model(client: Client, picture: 
     assert client.ask(picture, QUESTION)["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize("name", ["fastv", "sparsevlm", "sparsevlm_plus", "pyramiddrop", "v2drop", "adaptprune"])
+def test_a_second_pruner_works_inside_the_language_model(client: Client, picture: bytes, name: str) -> None:
+    answer = client.ask(picture, QUESTION, keep_tokens=64, llm_pruner={"name": name, "keep_tokens": 24})
+    assert answer["answer"] in ("yes", "no")
+    assert answer["usage"]["visual_tokens_kept"] == 64
+
+
+def test_many_methods_at_once_do_not_disturb_each_other(client: Client, picture: bytes) -> None:
+    question = "What do you see?"
+    pruners = client.http.get("/v1/pruners").json()["pruners"]
+    asked: list[dict[str, Any]] = [
+        {"pruner": pruner["name"]}
+        if pruner["side"] == "encoder"
+        else {"llm_pruner": {"name": pruner["name"], "keep_ratio": 0.5}, "keep_tokens": 72}
+        for pruner in pruners
+    ]
+    alone = [client.ask(picture, question, cache="bypass", **one)["answer"] for one in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = list(pool.map(lambda one: client.ask(picture, question, cache="bypass", **one)["answer"], asked))
+    assert together == alone
+
+
 def test_the_list_of_pruners_tells_their_parameters(client: Client) -> None:
     listed = client.http.get("/v1/pruners").json()
     text = json.dumps(listed)

@@ -42,7 +42,7 @@ def test_stream(stack: Stack, picture_file: str) -> None:
 
 def test_compare_pruners(stack: Stack, picture_file: str) -> None:
     output = run(stack, sys.executable, str(EXAMPLES / "compare_pruners.py"), picture_file, "Is there a red star?")
-    assert {line.split()[0] for line in output.splitlines()} >= {"desap", "cls", "random", "none"}
+    assert {line.split()[0] for line in output.splitlines()} >= {"desap", "cls", "random", "none", "fastv"}
 
 
 def test_every_example_is_run_here() -> None:

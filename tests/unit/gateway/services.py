@@ -139,7 +139,9 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
             image_token_id=4,
             max_tokens=2048,
             settings_fingerprint="ffff",
+            llm_pruners=["fastv"],
         )
+        self.info.llm_pruner_infos.add(name="fastv", side="llm", summary="last token", reads_text=True)
 
     async def GetModelInfo(  # noqa: N802
         self, request: Any, context: Any

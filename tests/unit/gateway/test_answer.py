@@ -71,6 +71,41 @@ async def test_fields_reach_the_services(gateway: Gateway) -> None:
     assert (sampling.seed, list(sampling.stop)) == (2**64 - 1, ["END"])
 
 
+@pytest.mark.parametrize("form", [False, True])
+async def test_a_pruner_inside_the_language_model_reaches_it(gateway: Gateway, form: bool) -> None:
+    second = {"name": "fastv", "keep_ratio": 0.25, "params": {"counting": "average"}}
+    if form:
+        files = {"image": png(), "question": (None, "What?"), "llm_pruner": (None, json.dumps(second))}
+        response = await gateway.http.post("/v1/answer", files=files)
+        assert response.status_code == 200, response.text
+    else:
+        await gateway.answer(llm_pruner=second)
+    sent = gateway.llm.calls[0].llm_pruner
+    assert (sent.name, sent.WhichOneof("budget"), sent.keep_ratio) == ("fastv", "keep_ratio", 0.25)
+    assert dict(sent.params) == {"counting": "average"}
+
+
+async def test_without_a_second_pruner_none_is_sent(gateway: Gateway) -> None:
+    await gateway.answer()
+    assert not gateway.llm.calls[0].HasField("llm_pruner")
+
+
+async def test_an_unknown_pruner_of_the_language_model_names_those_that_are_known(gateway: Gateway) -> None:
+    error = await gateway.refused(404, ask(llm_pruner={"name": "fasttv", "keep_tokens": 1}))
+    assert error["param"] == "llm_pruner"
+    assert "accepted are fastv" in error["message"]
+
+
+async def test_answers_with_and_without_a_second_pruner_are_not_mixed_up(gateway: Gateway) -> None:
+    await gateway.answer()
+    for budget in (1, 2):
+        second = {"name": "fastv", "keep_tokens": budget}
+        first, again = [await gateway.answer(llm_pruner=second) for _ in range(2)]
+        assert (first["cache"]["answer"], first["cache"]["visual_tokens"]) == ("miss", "hit")
+        assert again["cache"]["answer"] == "hit"
+    assert len(gateway.llm.calls) == 3
+
+
 async def test_the_encoders_defaults_apply_where_nothing_is_said(gateway: Gateway) -> None:
     await gateway.answer()
     encode = gateway.encoder.calls[0]
@@ -253,7 +288,11 @@ async def test_users_cannot_write_special_tokens(gateway: Gateway) -> None:
 async def test_pruners_are_listed(gateway: Gateway) -> None:
     response: httpx.Response = await gateway.http.get("/v1/pruners")
     body = response.json()
-    assert [pruner["name"] for pruner in body["pruners"]] == ["none", "desap"]
+    assert [(pruner["name"], pruner["side"]) for pruner in body["pruners"]] == [
+        ("none", "encoder"),
+        ("desap", "encoder"),
+        ("fastv", "llm"),
+    ]
     assert body["pruners"][1]["parameters"] == [{"name": "beta", "default": 0.5, "description": "0 to 1"}]
     assert body["pruners"][1]["side"] == "encoder"
     assert (body["default_pruner"], body["default_wire_dtype"]) == ("desap", "float16")

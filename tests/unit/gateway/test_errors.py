@@ -72,7 +72,16 @@ def nested(depth: int) -> dict[str, Any]:
         ({"images": []}, "images", "not served yet"),
         ({"video": ""}, "video", "not served yet"),
         ({"messages": []}, "messages", "not served yet"),
-        ({"llm_pruner": {}}, "llm_pruner", "not served yet"),
+        ({"llm_pruner": {}}, "llm_pruner", "field required"),
+        ({"llm_pruner": {"name": "fastv"}}, "llm_pruner", "exactly one of keep_tokens and keep_ratio"),
+        ({"llm_pruner": {"name": "fastv", "keep_tokens": 1, "keep_ratio": 0.5}}, "llm_pruner", "exactly one of"),
+        ({"llm_pruner": {"name": "fastv", "keep_tokens": 0}}, "llm_pruner", "greater than or equal to 1"),
+        (
+            {"llm_pruner": {"name": "fastv", "keep_ratio": 0.5, "k": 3}},
+            "llm_pruner.k",
+            "accepted are name, keep_tokens",
+        ),
+        ({"llm_pruner": {"name": "fastv", "keep_ratio": 0.5, "params": nested(9)}}, "llm_pruner", "up to 8 deep"),
         ({"max_wire_bytes": 1}, "max_wire_bytes", "not served yet"),
     ],
 )
