@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from fovea.errors import InvalidRequest
+from gateway.schemas.params import BoundedParams
 
 __all__ = [
     "AnswerRequest",
@@ -33,38 +32,8 @@ Lookup = Literal["hit", "miss", "skip"]
 _NOT_YET: Final = ("images", "video", "messages", "max_wire_bytes")
 
 
-_MAX_PARAMS_DEPTH: Final = 8
-_MAX_PARAMS_BYTES: Final = 4096
-
-
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
-
-
-def _is_plain(value: Any, depth: int) -> bool:
-    """Whether all numbers are finite doubles and nothing is nested deeper than `depth`."""
-    if isinstance(value, (dict, list)):
-        items = value.values() if isinstance(value, dict) else value
-        return depth > 0 and all(_is_plain(item, depth - 1) for item in items)
-    return not isinstance(value, (int, float)) or abs(value) <= sys.float_info.max
-
-
-def _bounded(params: dict[str, Any]) -> dict[str, Any]:
-    try:
-        accepted = (
-            _is_plain(params, _MAX_PARAMS_DEPTH)
-            and len(json.dumps(params, ensure_ascii=False).encode()) <= _MAX_PARAMS_BYTES
-        )
-    except ValueError:  # a lone surrogate, an integer of thousands of digits
-        accepted = False
-    if not accepted:
-        raise PydanticCustomError(
-            "pruner_params",
-            "an object of finite numbers, texts and the like is accepted, nested up to {depth} deep, with up to"
-            " {bytes} bytes as JSON",
-            {"depth": _MAX_PARAMS_DEPTH, "bytes": _MAX_PARAMS_BYTES},
-        )
-    return params
 
 
 class _Request(BaseModel):
@@ -83,7 +52,7 @@ class LlmPruner(_Request):
     keep_ratio: float | None = Field(default=None, gt=0, le=1)
     """The same as a share; exactly one of `keep_tokens` and `keep_ratio`."""
 
-    params: Annotated[dict[str, Any], AfterValidator(_bounded)] = Field(default_factory=dict)
+    params: BoundedParams = Field(default_factory=dict)
     """Parameters of that pruner by name; those left out keep their defaults."""
 
     @model_validator(mode="after")
@@ -110,7 +79,7 @@ class AnswerRequest(_Request):
     pruner: str | None = Field(default=None, min_length=1)
     """A name from `GET /v1/pruners`; left out: the server's default."""
 
-    pruner_params: Annotated[dict[str, Any], AfterValidator(_bounded)] = Field(default_factory=dict)
+    pruner_params: BoundedParams = Field(default_factory=dict)
     """Parameters of that pruner by name; those left out keep their defaults. In a form: a JSON object. Numbers are
     finite, nesting is up to 8 deep, and the whole up to 4096 bytes."""
 
