@@ -16,10 +16,10 @@ from encoder_service.engine import EncodedPicture, EncodeRequest, PreparedReques
 from encoder_service.models.base import EncoderModel
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, Pruner
-from encoder_service.pruners.parameters import InvalidParameter, Value
 from encoder_service.settings import EncoderSettings
 from fovea import tensors
 from fovea.errors import InternalError, InvalidRequest, NotFound, Unavailable
+from fovea.parameters import InvalidParameter, Value
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
 
 __all__ = ["EncoderBatcher", "EncoderServicer"]

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from google.protobuf import json_format, struct_pb2
 
 from fovea.errors import InvalidRequest, NotFound
+from fovea.parameters import Value
 from fovea.v1 import llm_pb2, pruner_pb2
 from llm_service.engines.base import Pruning
 from llm_service.pruners.base import AnyPruner
-from llm_service.pruners.parameters import Value
 from llm_service.pruners.plan import Budget, bind
 
 __all__ = ["describe", "read_pruning"]

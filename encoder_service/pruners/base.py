@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.pruners.parameters import Parameter, declared, parse
+from fovea.parameters import Parameter, declared, parse
 
 __all__ = [
     "Needs",

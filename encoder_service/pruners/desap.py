@@ -27,9 +27,9 @@ from encoder_service.pruners.base import (
 )
 from encoder_service.pruners.fcma import fcma_relevance, mean_relevance
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
-from encoder_service.pruners.parameters import choice, flag, integer, number
 from encoder_service.pruners.selection import select_by_two, top_k
 from encoder_service.pruners.text_filter import words_by_eos_attention
+from fovea.parameters import choice, flag, integer, number
 
 __all__ = ["PRUNER", "DesapParameters", "needs", "prune", "question_vector", "task_map"]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, Row, View, at_least_float32
-from encoder_service.pruners.parameters import flag, integer
+from fovea.parameters import flag, integer
 
 __all__ = ["PRUNER", "HolovParameters", "crop_sizes", "default_crops", "quotas", "redistribute", "select"]
 

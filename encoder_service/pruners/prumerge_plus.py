@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from encoder_service.pruners.base import PrunedTokens, Pruner, PrunerInput, View
-from encoder_service.pruners.parameters import flag
 from encoder_service.pruners.prumerge import NEEDS, by_attention, fold, num_outliers
+from fovea.parameters import flag
 
 __all__ = ["PRUNER", "adaptive_sample", "even_sample", "released_sample"]
 

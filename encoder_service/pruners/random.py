@@ -8,7 +8,7 @@ import torch
 
 from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
-from encoder_service.pruners.parameters import integer
+from fovea.parameters import integer
 
 __all__ = ["PRUNER"]
 

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from llm_service.pruners.parameters import Parameter, choice, declared
+from fovea.parameters import Parameter, choice, declared
 
 __all__ = [
     "Choice",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fovea.parameters import flag, integer
 from llm_service.pruners.base import PrunerParameters, Stage
-from llm_service.pruners.parameters import flag, integer
 from llm_service.pruners.schedule import scaled_layers
 
 __all__ = ["EarlyParameters", "schedule"]

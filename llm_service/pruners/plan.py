@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from fovea.parameters import parse
 from llm_service.pruners.base import AnyPruner, Choice, Moment, Stage
-from llm_service.pruners.parameters import parse
 
 __all__ = ["BoundPruner", "Budget", "PruningPlan", "UnreachableBudget", "bind"]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, View, VisionFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.pruners.parameters import InvalidParameter
+from fovea.parameters import InvalidParameter
 
 ROWS, COLUMNS, WIDTH, JOINT = 4, 5, 12, 6
 NUM_PATCHES = ROWS * COLUMNS
