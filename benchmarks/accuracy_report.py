@@ -66,7 +66,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib.ticker import PercentFormatter
 
     splits = result["splits"]
-    figure, axes = plt.subplots(1, len(splits), figsize=(5.2 * len(splits), 4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(splits), figsize=(5.2 * len(splits) + 1.4, 4), sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, (name, split) in zip(axes[0], splits.items(), strict=True):
         base, *rows = split["rows"]
         axis.axhline(base["groups"]["all"]["score"]["mean"], color="0.5", linestyle="--", label="unpruned")
@@ -89,7 +91,6 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("right answers")
-    axes[0][-1].legend(frameon=False)
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
