@@ -56,7 +56,7 @@ test-e2e: $(STAMP)  ## only the tests that start the real services
 demo: $(STAMP)  ## start the three services on the shipped model, ask real questions, stop
 	$(BIN)/fovea demo
 
-up: $(STAMP)  ## the three services in the foreground on http://127.0.0.1:8000; Ctrl-C stops them
+up: $(STAMP)  ## the three services in the foreground; Ctrl-C stops them (LISTEN=127.0.0.1:8000)
 	@exec $(BIN)/fovea up --listen $(LISTEN)
 
 bench: $(STAMP)  ## accuracy by pruner and budget (hours on two cores; see benchmarks/README.md)

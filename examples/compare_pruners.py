@@ -9,6 +9,8 @@ import httpx
 from fovea.client import ask
 
 url = os.environ.get("FOVEA_URL", "http://127.0.0.1:8000")
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 picture, question = Path(sys.argv[1]), sys.argv[2]
 
 for pruner in httpx.get(f"{url}/v1/pruners").json()["pruners"]:

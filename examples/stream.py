@@ -7,6 +7,8 @@ import sys
 import httpx
 
 url = os.environ.get("FOVEA_URL", "http://127.0.0.1:8000")
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 path, question = sys.argv[1:]
 
 with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
@@ -67,6 +68,8 @@ def _ask(args: argparse.Namespace) -> int:
     if args.explain:
         rows, columns = answer["explain"]["grid"]
         draw_kept(args.image.read_bytes(), (rows, columns), answer["explain"]["kept"]).save(args.explain)
+        kept, total = answer["usage"]["visual_tokens_kept"], answer["usage"]["visual_tokens_total"]
+        print(f"kept {kept} of {total} visual tokens, drawn in {args.explain}", file=sys.stderr)
     print(json.dumps(answer, indent=2, ensure_ascii=False) if args.json else answer["answer"])
     return 0
 
@@ -90,7 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fovea {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    up = commands.add_parser("up", help="start gateway, encoder service and LLM service; Ctrl-C stops them")
+    up = commands.add_parser(
+        "up",
+        help="start gateway, encoder service and LLM service; Ctrl-C stops them",
+        epilog="The services also read ENCODER_*, LLM_* and GATEWAY_* from the environment: see"
+        " python -m encoder_service --help, python -m llm_service --help and python -m gateway --help.",
+    )
     up.add_argument("--model", help="checkpoint directory or hub id (default: the shipped small model)")
     up.add_argument("--text-tower", help="CLIP checkpoint (default: the family's own)")
     up.add_argument("--served-model-name", help="name under which the model is served")
@@ -99,9 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     up.set_defaults(run=_up)
 
     one = commands.add_parser("ask", help="ask one question about one picture")
-    one.add_argument("image", type=Path)
-    one.add_argument("question")
-    one.add_argument("--url", default="http://127.0.0.1:8000", help="the gateway (default: %(default)s)")
+    one.add_argument("image", type=Path, help="picture file: JPEG, PNG, WebP, GIF or BMP")
+    one.add_argument("question", help="what to ask about it")
+    url = os.environ.get("FOVEA_URL", "http://127.0.0.1:8000")
+    one.add_argument("--url", default=url, help="the gateway; also FOVEA_URL (default: %(default)s)")
     one.add_argument("--pruner", help="which visual tokens to keep, a name from /v1/pruners")
     budget = one.add_mutually_exclusive_group()
     budget.add_argument("--keep-tokens", type=int, help="visual tokens to keep")

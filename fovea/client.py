@@ -38,6 +38,8 @@ def ask(url: str, picture: Path, question: str, *, timeout_s: float = 60, **fiel
             response = httpx.post(
                 f"{url}/v1/answer", data=form, files={"image": file}, timeout=timeout_s + 5, trust_env=False
             )
+    except httpx.UnsupportedProtocol as error:
+        raise AnswerError(f"{url!r} is no URL; write http://HOST:PORT") from error
     except OSError as error:
         raise AnswerError(f"cannot read {picture}: {error.strerror}") from error
     except httpx.HTTPError as error:

@@ -148,7 +148,9 @@ class Stack:
             try:
                 probe.bind((host, port))
             except OSError as error:
-                raise StackError(f"cannot listen on {self.listen}: {error.strerror}; choose another address") from error
+                raise StackError(
+                    f"cannot listen on {self.listen}: {error.strerror}; choose another with --listen HOST:PORT"
+                ) from error
 
     def check(self) -> None:
         """Raises StackError if a service has ended by itself."""

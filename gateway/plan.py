@@ -111,7 +111,10 @@ class Planner:
             NotFound: No such pruner.
             InvalidRequest: The question cannot be asked about one picture, or is too long whatever is pruned.
         """
-        pruner = _pruner(request.pruner or self.settings.pruner or encoder.default_pruner, encoder.pruners, "pruner")
+        name = request.pruner or self.settings.pruner or encoder.default_pruner
+        if name in {pruner.name for pruner in llm.pruners}:
+            raise NotFound(f"pruner {name!r} works inside the language model; name it in llm_pruner", param="pruner")
+        pruner = _pruner(name, encoder.pruners, "pruner")
         llm_pruner = _llm_pruner(request.llm_pruner, llm)
         start = time.perf_counter()
         input_ids = self.prompt_tokenizer.encode(request.question, num_images=1)

@@ -24,7 +24,23 @@ router = APIRouter()
 
 _SEND_GRACE_S: Final = 5.0
 
-_SCHEMA: Final = AnswerRequest.model_json_schema()
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """`schema` with each reference replaced by what it means: `$defs` cannot be reached inside an OpenAPI document."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items() if key != "$defs"}
+
+
+_WITH_REFERENCES: Final = AnswerRequest.model_json_schema()
+_SCHEMA: Final = {
+    **_inlined(_WITH_REFERENCES, _WITH_REFERENCES.get("$defs", {})),
+    "required": ["question", "image"],
+}
 _FORM: Final = {
     **_SCHEMA,
     "properties": {**_SCHEMA["properties"], "image": {"type": "string", "format": "binary"}},

@@ -11,8 +11,8 @@ import torch
 from benchmarks.golden.case import Context, compare, load_cases
 from benchmarks.golden.llm_side import METHODS
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "llm"
-CASES = {case.id: case for case in load_cases(GOLDEN)}
+GOLDEN = Path(__file__).parents[2] / "golden"
+CASES = {case.id: case for case in load_cases(GOLDEN) if case.method in METHODS}
 
 
 @pytest.fixture(scope="module", params=["float64", "float32"])

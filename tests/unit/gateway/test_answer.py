@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -94,6 +95,11 @@ async def test_an_unknown_pruner_of_the_language_model_names_those_that_are_know
     error = await gateway.refused(404, ask(llm_pruner={"name": "fasttv", "keep_tokens": 1}))
     assert error["param"] == "llm_pruner"
     assert "accepted are fastv" in error["message"]
+
+
+async def test_a_pruner_named_on_the_wrong_side_is_sent_to_the_right_one(gateway: Gateway) -> None:
+    error = await gateway.refused(404, ask(pruner="fastv"))
+    assert "llm_pruner" in error["message"]
 
 
 async def test_answers_with_and_without_a_second_pruner_are_not_mixed_up(gateway: Gateway) -> None:
@@ -276,6 +282,19 @@ async def test_docs_describe_fields_with_an_example(gateway: Gateway) -> None:
     example = operation["responses"]["200"]["content"]["application/json"]["example"]
     assert AnswerResponse.model_validate(example)
     assert body["multipart/form-data"]["schema"]["properties"]["image"]["format"] == "binary"
+
+
+async def test_every_reference_of_the_api_description_leads_somewhere(gateway: Gateway) -> None:
+    document = (await gateway.http.get("/openapi.json")).json()
+    references = re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))
+    assert references
+    for reference in references:
+        place = document
+        for key in reference.split("/"):
+            place = place[key]
+    body = document["paths"]["/v1/answer"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["required"] == ["question", "image"]
+    assert "keep_ratio" in json.dumps(body["properties"]["llm_pruner"])
 
 
 async def test_users_cannot_write_special_tokens(gateway: Gateway) -> None:
