@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import sys
-import threading
 from typing import Any
 
 import torch
@@ -20,6 +17,7 @@ from encoder_service.models.base import CheckpointError, LoadOptions
 from encoder_service.servicer import EncoderBatcher, EncoderServicer
 from encoder_service.settings import EncoderSettings
 from fovea import telemetry
+from fovea.loading import end_while_loading, load_in_background
 from fovea.server import BindError, GrpcServer, stop_signal
 from fovea.v1 import encoder_pb2_grpc
 
@@ -28,25 +26,6 @@ __all__ = ["main", "serve"]
 log = logging.getLogger("encoder_service")
 
 _SERVICE = "fovea.v1.EncoderService"
-_LOADER = "load"
-
-
-def _load(settings: EncoderSettings) -> asyncio.Future[Engine]:
-    """Loads on a daemon thread: health answers meanwhile, and a signal need not wait for gigabytes."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Engine] = loop.create_future()
-
-    def run() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: a signal came first
-            try:
-                engine = _engine(settings)
-            except Exception as error:
-                loop.call_soon_threadsafe(future.set_exception, error)
-            else:
-                loop.call_soon_threadsafe(future.set_result, engine)
-
-    threading.Thread(target=run, name=_LOADER, daemon=True).start()
-    return future
 
 
 def _engine(settings: EncoderSettings) -> Engine:
@@ -89,7 +68,7 @@ async def serve(settings: EncoderSettings) -> None:
     stopped = asyncio.create_task(stop.wait())
     try:
         await server.start()
-        loading = _load(settings)
+        loading = load_in_background(lambda: _engine(settings))
         log.info("port %d is open; loading the model", server.port)
         either: list[asyncio.Future[Any]] = [stopped, loading]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -127,10 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     except (CheckpointError, FileNotFoundError, BindError) as error:
         log.error("%s", error)
         raise SystemExit(1) from None
-    if any(thread.name == _LOADER for thread in threading.enumerate()):
-        # A signal came while loading. A thread inside torch's C++ would abort an interpreter that shuts down under it.
-        logging.shutdown()
-        os._exit(0)
+    end_while_loading(0)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import grpc.aio
 import numpy as np
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import json_format
 
 from encoder_service.batching import Batched, Batcher
 from encoder_service.engine import EncodedPicture, EncodeRequest, PreparedRequest
@@ -17,9 +16,10 @@ from encoder_service.models.base import EncoderModel
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, Pruner
 from encoder_service.settings import EncoderSettings
-from fovea import tensors
+from fovea import checkpoints, tensors
 from fovea.errors import InternalError, InvalidRequest, NotFound, Unavailable
-from fovea.parameters import InvalidParameter, Value
+from fovea.parameters import InvalidParameter
+from fovea.pruner_messages import describe_pruner
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
 
 __all__ = ["EncoderBatcher", "EncoderServicer"]
@@ -205,7 +205,7 @@ def _explanation(picture: EncodedPicture) -> encoder_pb2.Explanation:
 def describe(model: EncoderModel, settings: EncoderSettings) -> encoder_pb2.GetEncoderInfoResponse:
     """What the service runs and with which defaults."""
     return encoder_pb2.GetEncoderInfoResponse(
-        model=settings.served_model_name or _public_name(settings.model),
+        model=settings.served_model_name or checkpoints.public_name(settings.model),
         family=model.family,
         fingerprint=model.fingerprint,
         text_tower_fingerprint=model.text_tower_fingerprint,
@@ -221,35 +221,12 @@ def describe(model: EncoderModel, settings: EncoderSettings) -> encoder_pb2.GetE
     )
 
 
-def _public_name(model: str) -> str:
-    """A hub id as it is; of a directory the last part, so that no path gets out."""
-    return Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
-
-
-def _value(value: Value) -> struct_pb2.Value:
-    match value:
-        case None:
-            return struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
-        case bool():
-            return struct_pb2.Value(bool_value=value)
-        case str():
-            return struct_pb2.Value(string_value=value)
-    return struct_pb2.Value(number_value=value)
-
-
 def _pruner_info(pruner: Pruner[Any]) -> encoder_pb2.PrunerInfo:
-    return encoder_pb2.PrunerInfo(
-        name=pruner.name,
+    return describe_pruner(
+        pruner.name,
         side="encoder",
         summary=pruner.summary,
         reference=pruner.reference,
         reads_text=pruner.reads_text,
-        parameters=[
-            encoder_pb2.PrunerParameter(
-                name=item.name,
-                default=_value(item.default),
-                description=item.description,
-            )
-            for item in pruner.describe()
-        ],
+        parameters=pruner.describe(),
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["CONFIG_FILES", "fingerprint", "resolve"]
+__all__ = ["CONFIG_FILES", "fingerprint", "public_name", "resolve"]
 
 CONFIG_FILES: Final = ("*.json", "*.jinja", "*.txt", "*.model")
 
@@ -31,7 +31,7 @@ def resolve(model: str, *, files: Sequence[str], revision: str | None = None) ->
     path = Path(model).expanduser()
     if path.is_dir():
         return path
-    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+    if not _may_be_hub_id(model):
         raise FileNotFoundError(f"there is no checkpoint directory {model!r}")
 
     from huggingface_hub import snapshot_download
@@ -43,6 +43,18 @@ def resolve(model: str, *, files: Sequence[str], revision: str | None = None) ->
         raise FileNotFoundError(
             f"{model!r} is no local directory and could not be fetched from the hub ({type(error).__name__})"
         ) from error
+
+
+def public_name(model: str) -> str:
+    """The name under which `model` is served by default: a hub id as it is, a directory's own name without its path."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path.resolve().name
+    return model if _may_be_hub_id(model) else path.name
+
+
+def _may_be_hub_id(model: str) -> bool:
+    return model.count("/") == 1 and not model.startswith((".", "/", "~"))
 
 
 def fingerprint(checkpoint: Path) -> str:

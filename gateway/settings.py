@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
+from fovea import checkpoints
 from fovea.server import split_address
 from fovea.settings import ServiceSettings, settings_config
 
@@ -125,10 +126,4 @@ class GatewaySettings(ServiceSettings):
     @property
     def model_name(self) -> str:
         """The name under which the model is served."""
-        return self.served_model_name or self.default_model_name(self.model)
-
-    @staticmethod
-    def default_model_name(model: str) -> str:
-        """A hub id as it is; of a directory the last part, for a path is nobody's business."""
-        is_hub_id = model.count("/") == 1 and not model.startswith((".", "/", "~"))
-        return model if is_hub_id else model.rstrip("/").rsplit("/", 1)[-1]
+        return self.served_model_name or checkpoints.public_name(self.model)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import sys
-import threading
 from typing import Any
 
+from fovea.loading import end_while_loading, load_in_background
 from fovea.server import BindError, GrpcServer, stop_signal
 from fovea.telemetry import configure_logging
 from fovea.v1 import llm_pb2_grpc
 from llm_service.models.base import CheckpointError
-from llm_service.servicer import LLMServicer, ServedModel
+from llm_service.servicer import LLMServicer
 from llm_service.settings import LLMSettings
 from llm_service.startup import load
 
 log = logging.getLogger("llm_service")
-
-_LOADER = "load"
 
 
 async def serve(settings: LLMSettings) -> int:
@@ -44,7 +40,7 @@ async def serve(settings: LLMSettings) -> int:
     llm_pb2_grpc.add_LLMServiceServicer_to_server(servicer, server.grpc)
     await server.start()
 
-    stopped, loading = asyncio.create_task(stop.wait()), _load(settings)
+    stopped, loading = asyncio.create_task(stop.wait()), load_in_background(lambda: load(settings))
     either: list[asyncio.Future[Any]] = [stopped, loading]
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not loading.done():
@@ -69,24 +65,6 @@ async def serve(settings: LLMSettings) -> int:
     return 0
 
 
-def _load(settings: LLMSettings) -> asyncio.Future[ServedModel]:
-    """Loads on a daemon thread: health answers meanwhile, and a signal need not wait for gigabytes."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[ServedModel] = loop.create_future()
-
-    def run() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: a signal came first
-            try:
-                model = load(settings)
-            except Exception as error:
-                loop.call_soon_threadsafe(future.set_exception, error)
-            else:
-                loop.call_soon_threadsafe(future.set_result, model)
-
-    threading.Thread(target=run, name=_LOADER, daemon=True).start()
-    return future
-
-
 def main() -> int:
     """Entry point."""
     settings = LLMSettings.from_command_line(sys.argv[1:])
@@ -97,10 +75,7 @@ def main() -> int:
     except BindError as error:
         log.error("%s", error)
         return 1
-    if any(thread.name == _LOADER for thread in threading.enumerate()):
-        # A signal came while loading. A thread inside torch's C++ would abort an interpreter that shuts down under it.
-        logging.shutdown()
-        os._exit(status)
+    end_while_loading(status)
     return status
 
 

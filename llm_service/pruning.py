@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import json_format
 
 from fovea.errors import InvalidRequest, NotFound
-from fovea.parameters import Value
+from fovea.pruner_messages import describe_pruner
 from fovea.v1 import llm_pb2, pruner_pb2
 from llm_service.engines.base import Pruning
 from llm_service.pruners.base import AnyPruner
@@ -57,23 +57,11 @@ def _read_budget(message: llm_pb2.LlmPruner) -> Budget:
 
 def describe(pruner: AnyPruner) -> pruner_pb2.PrunerInfo:
     """A method as clients see it."""
-    return pruner_pb2.PrunerInfo(
-        name=pruner.name,
+    return describe_pruner(
+        pruner.name,
         side="llm",
         summary=pruner.summary,
         reference=pruner.reference,
         reads_text=pruner.reads_text,
-        parameters=[
-            pruner_pb2.PrunerParameter(name=item.name, default=_value(item.default), description=item.description)
-            for item in pruner.describe()
-        ],
+        parameters=pruner.describe(),
     )
-
-
-def _value(value: Value) -> struct_pb2.Value:
-    match value:
-        case bool():
-            return struct_pb2.Value(bool_value=value)
-        case str():
-            return struct_pb2.Value(string_value=value)
-    return struct_pb2.Value(number_value=value)

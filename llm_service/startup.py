@@ -48,9 +48,8 @@ def load(settings: LLMSettings) -> ServedModel:
         max_batch_delay_ms=settings.max_batch_delay_ms,
         max_queue_size=settings.max_queue_size,
     )
-    is_directory = Path(settings.model).expanduser().is_dir()
     return ServedModel(
-        name=settings.served_model_name or (checkpoint.resolve().name if is_directory else settings.model),
+        name=settings.served_model_name or checkpoints.public_name(settings.model),
         family=model.family,
         limits=PromptLimits(
             vocab_size=model.vocab_size,

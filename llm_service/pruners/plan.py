@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from fovea.budget import resolve_budget
 from fovea.parameters import parse
 from llm_service.pruners.base import AnyPruner, Choice, Moment, Stage
 
@@ -35,19 +36,12 @@ class Budget:
     keep_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.keep_tokens is None) == (self.keep_ratio is None):
-            raise ValueError("exactly one of keep_tokens and keep_ratio is needed")
-        if self.keep_tokens is not None and self.keep_tokens < 1:
-            raise ValueError(f"keep_tokens {self.keep_tokens} is not a count of at least 1")
-        if self.keep_ratio is not None and not 0 < self.keep_ratio <= 1:
-            raise ValueError(f"keep_ratio {self.keep_ratio:g} is not in (0, 1]")
+        self.resolve(1)
 
     def resolve(self, num_visual: int) -> int:
         """The count for n visual tokens; n itself where nothing is to be pruned."""
-        if self.keep_ratio is not None:
-            return min(num_visual, max(1, math.floor(self.keep_ratio * num_visual + 0.5)))
-        assert self.keep_tokens is not None
-        return min(num_visual, self.keep_tokens)
+        keep = resolve_budget(num_visual, keep_tokens=self.keep_tokens, keep_ratio=self.keep_ratio)
+        return min(num_visual, keep)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fovea.checkpoints import fingerprint, resolve
+from fovea.checkpoints import fingerprint, public_name, resolve
 
 
 def checkpoint(folder: Path, seed: int = 0, config: str = "{}") -> Path:
@@ -55,3 +55,13 @@ def test_a_hub_id_that_cannot_be_fetched_says_so_in_one_sentence(monkeypatch: py
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="could not be fetched from the hub"):
         resolve("nobody/such-a-model-does-not-exist", files=["*.json"])
+
+
+def test_a_hub_id_is_its_own_name_and_a_directory_shows_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_name("llava-hf/llava-1.5-7b-hf") == "llava-hf/llava-1.5-7b-hf"
+    for written in ("models/mine", "./models/mine/", str(tmp_path / "models" / "mine")):
+        assert public_name(written) == "mine"

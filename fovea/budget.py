@@ -8,7 +8,7 @@ __all__ = ["resolve_budget"]
 
 
 def resolve_budget(num_tokens: int, *, keep_tokens: int | None = None, keep_ratio: float | None = None) -> int:
-    """K for a picture of `num_tokens` tokens: a count as it is, a ratio r as max(1, floor(r N + 0.5)); at most N.
+    """K of `num_tokens` visual tokens: a count as it is, a ratio r as max(1, floor(r N + 0.5)); at most N.
 
     Raises:
         ValueError: Not exactly one of the two is given, a count below 1 or a ratio outside (0, 1].

@@ -1,0 +1,40 @@
+"""A pruner as clients see it, whichever side it works on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf import struct_pb2
+
+from fovea.parameters import Parameter, Value
+from fovea.v1 import pruner_pb2
+
+__all__ = ["describe_pruner"]
+
+
+def describe_pruner(
+    name: str, *, side: str, summary: str, reference: str, reads_text: bool, parameters: Iterable[Parameter]
+) -> pruner_pb2.PrunerInfo:
+    """The message for a pruner of `side` "encoder" or "llm"."""
+    return pruner_pb2.PrunerInfo(
+        name=name,
+        side=side,
+        summary=summary,
+        reference=reference,
+        reads_text=reads_text,
+        parameters=[
+            pruner_pb2.PrunerParameter(name=item.name, default=_value(item.default), description=item.description)
+            for item in parameters
+        ],
+    )
+
+
+def _value(value: Value) -> struct_pb2.Value:
+    match value:
+        case None:
+            return struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
+        case bool():
+            return struct_pb2.Value(bool_value=value)
+        case str():
+            return struct_pb2.Value(string_value=value)
+    return struct_pb2.Value(number_value=value)
