@@ -24,7 +24,7 @@ from benchmarks.provenance import provenance
 from encoder_service import models
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners.base import TextFeatures, View, VisionFeatures
-from encoder_service.pruners.desap import DesapParameters, task_map
+from encoder_service.pruners.desap import DesapParameters, joint_view, task_map
 from fovea.stack import shipped_checkpoint
 from gateway.tokenizers import TextTowerTokenizer
 from lab.questions import Question, evaluation_questions
@@ -33,7 +33,7 @@ from lab.scenes import COLORS, SHAPES, Thing
 
 __all__ = ["main"]
 
-# Every way to read the question off the last layer that `desap` offers, and saliency, which does not read it.
+# The ways to read the question off a picture that `desap` offers, one switch at a time.
 READINGS: Final = {
     "decoupled, FCMA shifted (default)": DesapParameters(),
     "decoupled, FCMA as printed": DesapParameters(fcma_cosines="signed"),
@@ -45,11 +45,14 @@ READINGS: Final = {
     "q-k, FCMA shifted": DesapParameters(attn_variant="qkv"),
     "k-k, FCMA shifted": DesapParameters(attn_variant="kkv"),
     "v-v, FCMA shifted": DesapParameters(attn_variant="vvv"),
+    "layer before the last, FCMA shifted": DesapParameters(decouple_layer=-2),
+    "decoupled, FCMA shifted, without BOS": DesapParameters(text_rows="without_bos"),
+    "decoupled, FCMA shifted, without EOS": DesapParameters(text_rows="without_eos"),
+    "decoupled, FCMA shifted, words alone": DesapParameters(text_rows="words"),
+    "decoupled, FCMA shifted, words that EOS attends to": DesapParameters(text_filter="eot_attention"),
 }
 GROUPS: Final = ("color", "shape", "existence", "count", "side", "reading")
-_VIEWS: Final = frozenset(
-    {View.JOINT_QQV, View.JOINT_QKV, View.JOINT_KKV, View.JOINT_VVV, View.JOINT_VANILLA, View.SALIENCY_LAST}
-)
+_VIEWS: Final = frozenset({View.SALIENCY_LAST, *map(joint_view, READINGS.values())})
 
 
 def _named(question: Question) -> list[int]:
@@ -67,8 +70,7 @@ def _named(question: Question) -> list[int]:
 def _maps(vision: VisionFeatures, text: TextFeatures) -> Iterator[tuple[str, Tensor]]:
     yield "CLS attention", vision.views[View.SALIENCY_LAST]
     for name, params in READINGS.items():
-        view = View.JOINT_VANILLA if params.similarity == "vanilla" else View(f"joint_{params.attn_variant}")
-        yield name, task_map(vision.views[view], text, params)
+        yield name, task_map(vision.views[joint_view(params)], text, params)
 
 
 def _table(rows: dict[str, dict[str, Interval]]) -> str:
@@ -94,7 +96,7 @@ def _measure(questions: Sequence[Question], k: int) -> dict[str, dict[str, Inter
         seed = question.scene.seed
         if seed not in seen:
             seen[seed] = encoder.encode_images(encoder.preprocess(question.image)[None], _VIEWS)[0]
-        (text,) = encoder.encode_texts([tokenizer.encode(question.text)])
+        (text,) = encoder.encode_texts([tokenizer.encode(question.text)], eos_attention=True)
         on_object = torch.from_numpy(np.isin(patch_owners(question.scene), objects))
         values["chance"].append(on_object.float().mean().item())
         values["best reachable"].append(min(1.0, on_object.sum().item() / k))

@@ -16,13 +16,15 @@ __all__ = ["ClipVisionTower"]
 
 # The letters of a variant: what stands for query, key and value (arXiv 2604.11240, table 4b).
 _VARIANTS = ("qqv", "qkv", "kkv", "vvv")
+# How the names of the views of layer V-2 end.
+_SECOND_LAST = "_second_last"
 
 
 class ClipVisionTower(nn.Module):
     """X[V-1] of a V-layer tower, and of the last layer only the views asked for.
 
     The language model reads X[V-1] (LLaVA's "layer -2"), so the last layer exists for the pruner alone: never its FFN
-    unless the vanilla view is wanted, never a full attention map.
+    unless its vanilla view is wanted, never a full attention map.
 
     Args:
         vision_model: transformers' own tower; its layers run with the attention implementation of its config.
@@ -108,23 +110,34 @@ class ClipVisionTower(nn.Module):
             computed[View.CLS_HIDDEN] = hidden[:, 0]
         if View.KEYS in views:
             computed[View.KEYS] = layer.self_attn.k_proj(normed)[:, 1:]
+        computed |= self._decoupled_views(layer, normed, views)
+        if View.JOINT_VANILLA in views:
+            computed[View.JOINT_VANILLA] = self._to_joint_space(layer(hidden, None))
+        if View.JOINT_VANILLA_SECOND_LAST in views:
+            computed[View.JOINT_VANILLA_SECOND_LAST] = self._to_joint_space(hidden)
+        return computed
+
+    def _decoupled_views(
+        self, layer: CLIPEncoderLayer, normed: Tensor, views: Set[View], suffix: str = ""
+    ) -> dict[View, Tensor]:
+        """The decoupled attention of a layer on LN1 of what enters it, as the views whose names end in `suffix`."""
+        computed: dict[View, Tensor] = {}
         for variant in _VARIANTS:
-            joint, attention = View(f"joint_{variant}"), View(f"attention_{variant}")
+            joint, attention = View(f"joint_{variant}{suffix}"), View(f"attention_{variant}{suffix}")
             if joint in views or attention in views:
                 output = decoupled_attention(layer, normed, variant)
                 if joint in views:
                     computed[joint] = self._to_joint_space(output)
                 if attention in views:
                     computed[attention] = output[:, 1:]
-        if View.JOINT_VANILLA in views:
-            computed[View.JOINT_VANILLA] = self._to_joint_space(layer(hidden, None))
         return computed
 
     def _views_of_earlier_layers(self, second_last: Tensor, first: Tensor, views: Set[View]) -> dict[View, Tensor]:
         computed: dict[View, Tensor] = {}
-        layer = self.vision_model.encoder.layers[-2]
-        if not views.isdisjoint({View.SALIENCY_SECOND_LAST, View.MEAN_KEYS_SECOND_LAST}):
+        if any(view.endswith(_SECOND_LAST) for view in views):
+            layer = self.vision_model.encoder.layers[-2]
             normed = layer.layer_norm1(second_last)
+            computed |= self._decoupled_views(layer, normed, views, _SECOND_LAST)
             if View.SALIENCY_SECOND_LAST in views:
                 computed[View.SALIENCY_SECOND_LAST] = cls_attention(layer, normed).mean(dim=1)
             if View.MEAN_KEYS_SECOND_LAST in views:

@@ -48,6 +48,16 @@ class View(StrEnum):
     ATTENTION_QKV = "attention_qkv"
     ATTENTION_KKV = "attention_kkv"
     ATTENTION_VVV = "attention_vvv"
+    # The same of layer V-2, applied to X[V-2].
+    JOINT_QQV_SECOND_LAST = "joint_qqv_second_last"
+    JOINT_QKV_SECOND_LAST = "joint_qkv_second_last"
+    JOINT_KKV_SECOND_LAST = "joint_kkv_second_last"
+    JOINT_VVV_SECOND_LAST = "joint_vvv_second_last"
+    JOINT_VANILLA_SECOND_LAST = "joint_vanilla_second_last"  # X[V-1], projected
+    ATTENTION_QQV_SECOND_LAST = "attention_qqv_second_last"
+    ATTENTION_QKV_SECOND_LAST = "attention_qkv_second_last"
+    ATTENTION_KKV_SECOND_LAST = "attention_kkv_second_last"
+    ATTENTION_VVV_SECOND_LAST = "attention_vvv_second_last"
     KEYS = "keys"  # [N, C]: keys of the last layer, heads side by side
     SALIENCY_LAST = "saliency_last"  # [N]: attention of CLS to each patch, mean over the heads
     SALIENCY_SECOND_LAST = "saliency_second_last"  # the same of layer V-2
@@ -128,6 +138,17 @@ class TextFeatures:
     eos: Tensor
     is_word: Tensor
     eos_attention: Tensor | None = None
+
+    @property
+    def is_bos(self) -> Tensor:
+        """[T], True for the first row of each window: BOS and EOS alternate around the words."""
+        outside = (~self.is_word).nonzero().squeeze(1)
+        return torch.zeros_like(self.is_word).index_fill(0, outside[0::2], True)
+
+    @property
+    def is_eos(self) -> Tensor:
+        """[T], True for the last row of each window."""
+        return ~self.is_word & ~self.is_bos
 
 
 @dataclass(frozen=True, slots=True)

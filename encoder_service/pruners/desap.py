@@ -31,7 +31,16 @@ from encoder_service.pruners.selection import select_by_two, top_k
 from encoder_service.pruners.text_filter import words_by_eos_attention
 from fovea.parameters import choice, flag, integer, number
 
-__all__ = ["PRUNER", "DesapParameters", "needs", "prune", "question_vector", "task_map"]
+__all__ = [
+    "PRUNER",
+    "DesapParameters",
+    "compared_tokens",
+    "joint_view",
+    "needs",
+    "prune",
+    "question_vector",
+    "task_map",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,12 @@ class DesapParameters:
         "qqv",
         ("qqv", "qkv", "kkv", "vvv"),
         description="qqv, qkv, kkv or vvv: query, key and value of the decoupled layer",
+    )
+    decouple_layer: int = integer(
+        -1,
+        minimum=-2,
+        maximum=-1,
+        description="-1 or -2; vision layer that is compared with the words, decoupled or vanilla",
     )
     similarity: str = choice(
         "decoupled",
@@ -83,10 +98,29 @@ class DesapParameters:
         ("none", "eot_attention"),
         description="none or eot_attention; the latter compares only with the words that EOS attends to, 32 at most",
     )
+    text_filter_over: int = integer(
+        0,
+        minimum=0,
+        maximum=1_000_000,
+        description="0 to 1000000 tokens, BOS and EOS counted; only longer texts are filtered, others are compared as"
+        " text_rows says",
+    )
+    text_rows: str = choice(
+        "all",
+        ("all", "without_bos", "without_eos", "words"),
+        description="all, without_bos, without_eos or words: rows of the text that patches are compared with; EOS still"
+        " speaks for the whole question",
+    )
 
 
-def _joint_view(params: DesapParameters) -> View:
-    return View.JOINT_VANILLA if params.similarity == "vanilla" else View(f"joint_{params.attn_variant}")
+def _layer_suffix(params: DesapParameters) -> str:
+    return "" if params.decouple_layer == -1 else "_second_last"
+
+
+def joint_view(params: DesapParameters) -> View:
+    """What is compared with the words."""
+    source = "vanilla" if params.similarity == "vanilla" else params.attn_variant
+    return View(f"joint_{source}{_layer_suffix(params)}")
 
 
 def _saliency_view(params: DesapParameters) -> View:
@@ -94,14 +128,18 @@ def _saliency_view(params: DesapParameters) -> View:
 
 
 def _metric_view(params: DesapParameters) -> View | None:
-    return {"hidden": None, "key": View.KEYS, "decoupled": View(f"attention_{params.attn_variant}")}[
-        params.merge_metric
-    ]
+    match params.merge_metric:
+        case "hidden":
+            return None
+        case "key":
+            return View.KEYS
+        case _:
+            return View(f"attention_{params.attn_variant}{_layer_suffix(params)}")
 
 
 def needs(params: DesapParameters) -> Needs:
     """The views that these parameters call for. Saliency always: it is the fallback for a question without words."""
-    views = (_joint_view(params), _saliency_view(params), _metric_view(params))
+    views = (joint_view(params), _saliency_view(params), _metric_view(params))
     return Needs(
         views=frozenset(view for view in views if view is not None),
         text=True,
@@ -122,21 +160,35 @@ def question_vector(eos: Tensor) -> Tensor:
     return eos[0] if len(eos) == 1 else normalize(normalize(eos, dim=-1).mean(dim=0), dim=-1)
 
 
+def compared_tokens(text: TextFeatures, params: DesapParameters) -> Tensor:
+    """Rows of the text that patches are compared with, in order: [T, D] to at least one of them."""
+    if params.text_filter == "eot_attention" and len(text.tokens) > params.text_filter_over:
+        assert text.eos_attention is not None
+        return text.tokens[words_by_eos_attention(text.eos_attention, text.is_word)]
+    match params.text_rows:
+        case "all":
+            return text.tokens
+        case "without_bos":
+            return text.tokens[~text.is_bos]
+        case "without_eos":
+            return text.tokens[~text.is_eos]
+        case _:
+            return text.tokens[text.is_word]
+
+
 def task_map(joint: Tensor, text: TextFeatures, params: DesapParameters) -> Tensor:
     """A_t: relevance of each patch to the question.
 
     Args:
         joint: [1 + N, D], CLS and patches in the joint space.
-        text: The question, at least one token.
+        text: The question, at least one word.
         params: Switches.
 
     Returns:
         [N], at least float32.
     """
-    joint, tokens, query = at_least_float32(joint), at_least_float32(text.tokens), question_vector(text.eos)
-    if params.text_filter == "eot_attention":
-        assert text.eos_attention is not None
-        tokens = tokens[words_by_eos_attention(text.eos_attention, text.is_word)]
+    joint, query = at_least_float32(joint), question_vector(text.eos)
+    tokens = at_least_float32(compared_tokens(text, params))
     if params.fcma_normalize:
         joint, tokens, query = normalize(joint, dim=-1), normalize(tokens, dim=-1), normalize(query, dim=-1)
     if not params.fcma:
@@ -158,7 +210,7 @@ def prune(job: PrunerInput, params: DesapParameters) -> PrunedTokens:
     saliency = at_least_float32(vision.views[_saliency_view(params)])
     relevance = None
     if job.text is not None:
-        relevance = task_map(vision.views[_joint_view(params)], job.text, params)
+        relevance = task_map(vision.views[joint_view(params)], job.text, params)
         kept = torch.cat(select_by_two(relevance, saliency, job.keep, params.task_share)).sort().values
     else:
         kept = top_k(saliency, job.keep)

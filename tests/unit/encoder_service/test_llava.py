@@ -184,6 +184,38 @@ def test_layer_identity(checkpoints: Any, model: EncoderModel, pixel_values: tor
             )
 
 
+def test_the_layer_before_the_last_is_seen_likewise(
+    checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+) -> None:
+    """Layer V-2 on X[V-2]; with the ordinary attention output eq. 1 leads to X[V-1], which is its vanilla view."""
+    vision = model.vision_tower  # type: ignore[attr-defined]
+    layer = vision.vision_model.encoder.layers[-2]
+    features = model.encode_images(pixel_values, ALL_VIEWS)
+    with torch.inference_mode():
+        states = vision.vision_model(pixel_values, output_hidden_states=True).hidden_states
+        normed = layer.layer_norm1(states[-3])
+        q, v = (
+            proj(normed).unflatten(-1, (-1, 8)).transpose(1, 2)
+            for proj in (layer.self_attn.q_proj, layer.self_attn.v_proj)
+        )
+        mixed = (q @ q.transpose(-1, -2) / 8**0.5).softmax(-1) @ v
+        decoupled = layer.self_attn.out_proj(mixed.transpose(1, 2).flatten(2))
+
+        def joint(rows: torch.Tensor) -> torch.Tensor:
+            projected: torch.Tensor = vision.visual_projection(vision.vision_model.post_layernorm(rows))
+            return projected
+
+        for i, picture in enumerate(features):
+            after = states[-3][i, 1:] + picture.views[View.ATTENTION_QKV_SECOND_LAST]
+            for got, want in (
+                (after + layer.mlp(layer.layer_norm2(after)), picture.hidden),
+                (picture.views[View.ATTENTION_QQV_SECOND_LAST], decoupled[i, 1:]),
+                (picture.views[View.JOINT_QQV_SECOND_LAST], joint(decoupled)[i]),
+                (picture.views[View.JOINT_VANILLA_SECOND_LAST], joint(states[-2])[i]),
+            ):
+                torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+
+
 def test_images_in_a_batch_equal_images_alone(model: EncoderModel, pixel_values: torch.Tensor) -> None:
     together = model.encode_images(pixel_values, ALL_VIEWS)
     for i, batched in enumerate(together):
@@ -218,6 +250,8 @@ def test_long_texts_are_read_in_windows_of_whole_length(model: EncoderModel) -> 
     assert text.tokens.shape[0] == 30 + 2 * 3
     assert text.eos.shape[0] == 3
     assert int(text.is_word.sum()) == 30
+    assert text.is_bos.nonzero().squeeze(1).tolist() == [0, 16, 32]
+    assert text.is_eos.nonzero().squeeze(1).tolist() == [15, 31, 35]
     (second,) = model.encode_texts([[98, *words[14:28], 99]])
     torch.testing.assert_close(text.tokens[16:32], second.tokens, atol=1e-5, rtol=1e-5)
 

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, View, VisionFeatures
+from encoder_service.pruners.desap import compared_tokens
 from encoder_service.pruners.in_tower import InTowerPruner
 from fovea.parameters import InvalidParameter
 
 ROWS, COLUMNS, WIDTH, JOINT = 4, 5, 12, 6
 NUM_PATCHES = ROWS * COLUMNS
+BOS, EOS = "<", ">"
 CHOOSING = sorted(PRUNERS.keys() - {"none"})
 SWITCHES: list[dict[str, Any]] = [
     {},
@@ -31,6 +33,11 @@ SWITCHES: list[dict[str, Any]] = [
     {"merge_metric": "key"},
     {"merge_metric": "decoupled"},
     {"text_filter": "eot_attention"},
+    {"text_filter": "eot_attention", "text_filter_over": 40},
+    {"text_rows": "words"},
+    {"decouple_layer": -2},
+    {"decouple_layer": -2, "similarity": "vanilla"},
+    {"decouple_layer": -2, "attn_variant": "vvv", "merge_metric": "decoupled"},
 ]
 
 
@@ -258,6 +265,84 @@ def test_desap_without_words_is_saliency_alone() -> None:
     assert desap.task_map is None
 
 
+def two_windows(words: tuple[int, int]) -> TextFeatures:
+    """A text of two windows with so many words."""
+    rows = [BOS, *"w" * words[0], EOS, BOS, *"w" * words[1], EOS]
+    generator = torch.Generator().manual_seed(sum(words))
+    tokens = torch.randn(len(rows), JOINT, generator=generator)
+    is_word = torch.tensor([row == "w" for row in rows])
+    ends = torch.tensor([row == EOS for row in rows])
+    return TextFeatures(tokens, tokens[ends], is_word, torch.rand(len(rows), generator=generator))
+
+
+@given(words=st.tuples(st.integers(1, 5), st.integers(1, 5)))
+@settings(max_examples=20, deadline=None)
+def test_bos_and_eos_of_every_window_can_be_left_out(words: tuple[int, int]) -> None:
+    text = two_windows(words)
+
+    def left(rows: str) -> list[int]:
+        params = PRUNERS["desap"].parameters(text_rows=rows)
+        compared = compared_tokens(text, params)
+        return [int((text.tokens == row).all(dim=1).nonzero()) for row in compared]
+
+    every, bos, eos = range(len(text.tokens)), {0, words[0] + 2}, {words[0] + 1, len(text.tokens) - 1}
+    assert left("all") == list(every)
+    assert left("without_bos") == [i for i in every if i not in bos]
+    assert left("without_eos") == [i for i in every if i not in eos]
+    assert left("words") == [i for i in every if i not in bos | eos]
+
+
+@pytest.mark.parametrize("rows", ["without_bos", "without_eos", "words"])
+def test_the_map_is_that_of_a_text_that_never_had_the_rows(rows: str) -> None:
+    vision, text = vision_features(5), text_features(5)
+    dropped = {"without_bos": [0], "without_eos": [6], "words": [0, 6]}[rows]
+    stay = [i for i in range(7) if i not in dropped]
+    shorter = TextFeatures(text.tokens[stay], text.eos, text.is_word[stay])
+    maps = [
+        PRUNERS["desap"].bind(params).prune(PrunerInput(vision, 6, text=some)).task_map
+        for params, some in (({"text_rows": rows}, text), ({}, shorter))
+    ]
+    assert maps[0] is not None
+    assert maps[1] is not None
+    assert torch.equal(maps[0], maps[1])
+
+
+@pytest.mark.parametrize(("over", "filtered"), [(0, True), (6, True), (7, False), (40, False)])
+def test_the_text_filter_waits_for_a_long_text(over: int, filtered: bool) -> None:
+    job = PrunerInput(vision_features(6), 6, text=text_features(6))  # seven tokens
+    by_name = {
+        name: PRUNERS["desap"].bind(params).prune(job).task_map
+        for name, params in {
+            "asked": {"text_filter": "eot_attention", "text_filter_over": over, "text_rows": "words"},
+            "filtered": {"text_filter": "eot_attention"},
+            "whole": {"text_rows": "words"},
+        }.items()
+    }
+    asked, expected = by_name["asked"], by_name["filtered" if filtered else "whole"]
+    other = by_name["whole" if filtered else "filtered"]
+    assert asked is not None
+    assert expected is not None
+    assert other is not None
+    assert torch.equal(asked, expected)
+    assert not torch.equal(asked, other)
+
+
+def test_the_second_last_layer_is_another_map() -> None:
+    job = PrunerInput(vision_features(7), 6, text=text_features(7))
+    last, second_last = (PRUNERS["desap"].bind({"decouple_layer": layer}).prune(job).task_map for layer in (-1, -2))
+    moved = dict(job.vision.views) | {View.JOINT_QQV: job.vision.views[View.JOINT_QQV_SECOND_LAST]}
+    want = (
+        PRUNERS["desap"]
+        .bind({})
+        .prune(PrunerInput(VisionFeatures(job.vision.hidden, job.vision.grid, moved), 6, text=job.text))
+    )
+    assert last is not None
+    assert second_last is not None
+    assert want.task_map is not None
+    assert torch.equal(second_last, want.task_map)
+    assert not torch.equal(second_last, last)
+
+
 def test_desap_follows_the_question() -> None:
     vision = vision_features(4)
     first, second = (PRUNERS["desap"].bind({}).prune(PrunerInput(vision, 6, text=text_features(i))) for i in (10, 11))
@@ -295,6 +380,9 @@ def test_random_depends_on_picture_and_seed_alone() -> None:
         ("desap", {"fcma": 1}, "true or false"),
         ("desap", {"attn_variant": "kqv"}, "qqv, qkv, kkv or vvv"),
         ("desap", {"cls_layer": -3}, "-1 or -2"),
+        ("desap", {"decouple_layer": 0}, "-1 or -2"),
+        ("desap", {"text_rows": "none"}, "all, without_bos, without_eos or words"),
+        ("desap", {"text_filter_over": -1}, "0 to 1000000"),
         ("desap", {"fcma_lambda": math.nan}, "0 to 1000"),
         ("random", {"seed": 0.5}, "a whole number"),
         ("none", {"seed": 1}, "accepted: none"),
