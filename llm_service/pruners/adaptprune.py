@@ -50,10 +50,10 @@ def center_weights(layout: VisualLayout, sigma: float) -> Tensor:
             torch.linspace(-side / 2, side / 2, side, dtype=torch.float64, device=layout.row.device)
             for side in (rows, columns)
         )
-        vertical, horizontal = ((-0.5 * (u / (sigma * len(u))) ** 2).exp() for u in (y, x))
-        weights[here] = (vertical / vertical.max())[layout.row[here]] * (horizontal / horizontal.max())[
-            layout.column[here]
-        ]
+        vertical, horizontal = (-0.5 * (u / (sigma * len(u))) ** 2 for u in (y, x))
+        # Divided by the largest weight in the exponent: a narrow Gaussian may be 0 at every patch.
+        vertical, horizontal = ((exponent - exponent.max()).exp() for exponent in (vertical, horizontal))
+        weights[here] = vertical[layout.row[here]] * horizontal[layout.column[here]]
     return weights
 
 

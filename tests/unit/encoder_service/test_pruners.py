@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, View, VisionFeatures
+from encoder_service.pruners.base import PrunedTokens, PrunerInput, Row, TextFeatures, View, VisionFeatures
 from encoder_service.pruners.desap import compared_tokens
+from encoder_service.pruners.holov import crop_sizes, default_crops
 from encoder_service.pruners.in_tower import InTowerPruner
 from fovea.parameters import InvalidParameter
 
@@ -38,6 +39,15 @@ SWITCHES: list[dict[str, Any]] = [
     {"decouple_layer": -2},
     {"decouple_layer": -2, "similarity": "vanilla"},
     {"decouple_layer": -2, "attn_variant": "vvv", "merge_metric": "decoupled"},
+]
+# Settings under which a method still keeps exactly its budget.
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    *(("desap", params) for params in SWITCHES),
+    *(("desap", {"task_share": share}) for share in (0.0, 0.3, 1.0)),
+    *(("visionzip", {"context_share": share}) for share in (0.0, 0.5, 1.0)),
+    *(("holov", {"crops": crops}) for crops in (1, 3, NUM_PATCHES, 1000)),
+    ("holov", {"crops": 7, "fidelity": True}),
+    ("random", {"seed": 2**31 - 1}),
 ]
 
 
@@ -164,6 +174,73 @@ def test_every_pruner_keeps_exactly_its_budget_and_says_what_became_of_each_patc
     again = run(name, keep, seed, has_text=has_text)
     assert torch.equal(result.features, again.features)
     assert torch.equal(result.kept_index, again.kept_index)
+
+
+@pytest.mark.parametrize(("name", "params"), SETTINGS, ids=[f"{name}-{params}" for name, params in SETTINGS])
+@given(keep=st.integers(1, NUM_PATCHES), seed=st.integers(0, 2**40), flat=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_no_switch_breaks_a_budget_or_makes_rows_that_are_no_numbers(
+    name: str, params: dict[str, Any], keep: int, seed: int, flat: bool
+) -> None:
+    result = run(name, keep, seed, params, flat=flat)
+    assert result.features.shape == (keep, WIDTH)
+    assert result.features.isfinite().all()
+    assert len(set(patches(result))) == len(patches(result))
+    assert set(patches(result)) <= set(range(NUM_PATCHES))
+    assert torch.equal(result.features, run(name, keep, seed, params, flat=flat).features)
+
+
+def by_attention_of(view: View, seed: int) -> list[int]:
+    """All patches, the most attended first."""
+    return vision_features(seed).views[view].argsort(descending=True).tolist()
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+@given(keep=st.integers(1, NUM_PATCHES - 1), seed=st.integers(0, 2**40))
+@settings(max_examples=30, deadline=None)
+def test_rows_come_in_the_order_of_the_table(name: str, keep: int, seed: int) -> None:
+    kept = run(name, keep, seed).kept_index.tolist()
+    match name:
+        case "visionzip":
+            num_context = math.floor(keep * 0.15625 + 0.5)
+            dominant, targets = kept[1 : keep - num_context], kept[keep - num_context :]
+            assert (kept[0], dominant, targets) == (Row.CLS, sorted(dominant), sorted(targets))
+        case "prumerge":
+            assert kept == [*by_attention_of(View.SALIENCY_ONE_HEAD, seed)[: keep - 1], Row.SUM]
+        case "prumerge_plus":
+            top, sampled = kept[: keep // 2], kept[keep // 2 : -1]
+            assert top == by_attention_of(View.SALIENCY_ONE_HEAD, seed)[: keep // 2]
+            assert (sampled, kept[-1]) == (sorted(sampled), Row.SUM)
+        case "holov":
+            sizes = crop_sizes(NUM_PATCHES, default_crops(NUM_PATCHES, keep))
+            attention = vision_features(seed).views[View.SALIENCY_SECOND_LAST]
+            start, want = 0, []
+            for size in sizes:
+                crop = sorted(set(kept) & set(range(start, start + size)))
+                want += crop if len(crop) == size else sorted(crop, key=lambda i: -attention[i])
+                start += size
+            assert kept == want
+        case _:
+            assert kept == sorted(kept)
+
+
+@pytest.mark.parametrize("name", ["desap", "cls", "hired", "visionzip", "prumerge", "prumerge_plus", "holov"])
+@given(keep=st.integers(1, NUM_PATCHES - 1), seed=st.integers(0, 2**40))
+@settings(max_examples=30, deadline=None)
+def test_of_equally_attended_patches_the_first_go_on(name: str, keep: int, seed: int) -> None:
+    """As if each patch were attended to a trifle less than the one before it."""
+    vision = vision_features(seed)
+    # Of a few bits, so that equal means of runs of patches are equal in floating point too.
+    levels = torch.randint(1, 4, (NUM_PATCHES,), generator=torch.Generator().manual_seed(seed)).double() / 32
+    trifle = 1e-12 * torch.arange(NUM_PATCHES, dtype=torch.float64)
+    kept = []
+    for attention in (levels, levels - trifle):
+        views = {
+            view: attention if view.startswith("saliency") else rows.double() for view, rows in vision.views.items()
+        }
+        job = PrunerInput(VisionFeatures(vision.hidden.double(), vision.grid, views), keep)
+        kept.append(PRUNERS[name].bind({}).prune(job).kept_index.tolist())
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize("name", ["desap", "cls", "uniform", "random"])
@@ -358,6 +435,19 @@ def test_the_choice_follows_the_patches_wherever_they_lie(name: str, seed: int, 
     assert {int(order[i]) for i in patches(moved)} == set(patches(straight))
     if name == "prumerge":  # emits by attention, so its rows stay where they were
         torch.testing.assert_close(moved.features[:-1], straight.features[:-1], atol=1e-5, rtol=1e-5)
+
+
+@given(seed=st.integers(0, 10_000), keep=st.integers(2, NUM_PATCHES - 1))
+@settings(max_examples=30, deadline=None)
+def test_what_visionzip_and_prumerge_plus_choose_by_attention_follows_the_patches(seed: int, keep: int) -> None:
+    """Their context targets and their even sample belong to places."""
+    order = torch.randperm(NUM_PATCHES, generator=torch.Generator().manual_seed(seed))
+    for name, chosen in (
+        ("visionzip", slice(1, keep - math.floor(keep * 0.15625 + 0.5))),
+        ("prumerge_plus", slice(keep // 2)),
+    ):
+        straight, moved = run(name, keep, seed), run(name, keep, seed, order=order)
+        assert set(order[moved.kept_index[chosen]].tolist()) == set(straight.kept_index[chosen].tolist())
 
 
 def test_random_depends_on_picture_and_seed_alone() -> None:

@@ -94,6 +94,34 @@ def test_the_budget_is_exact_and_the_order_raster(name, num_visual, data, seed, 
     assert choice.merged is None or choice.merged.isfinite().all()
 
 
+SETTINGS = [
+    ("fastv", {"fidelity": True}),
+    *(("adaptprune", {name: value}) for name in ("radius", "sigma_distance", "center_sigma") for value in (0.01, 1000)),
+    *(("adaptprune", {"sigma_similarity": value}) for value in (0.001, 10)),
+    ("adaptprune", {"radius": 0}),
+    *(("sparsevlm_plus", {"heads": heads}) for heads in (1, 14, 1024)),
+]
+
+
+@pytest.mark.parametrize(("name", "params"), SETTINGS)
+@settings(deadline=None, max_examples=25)
+@given(
+    num_visual=st.integers(2, 40),
+    columns=st.integers(1, 7),
+    data=st.data(),
+    seed=st.integers(0, 99),
+    same=st.booleans(),
+)
+def test_no_parameter_breaks_a_budget(name, params, num_visual, columns, data, seed, same):
+    keep = data.draw(st.integers(1, num_visual - 1))
+    moment = moment_of(num_visual, columns=columns, seed=seed, constant=same)
+    kept = prune(name, moment, keep, **params).kept.tolist()
+    assert len(kept) == keep
+    assert kept == sorted(set(kept))
+    assert set(kept) <= set(range(num_visual))
+    assert kept == prune(name, moment, keep, **params).kept.tolist()
+
+
 @pytest.mark.parametrize("name", [name for name in PRUNERS if name not in ("adaptprune", "sparsevlm_plus")])
 @pytest.mark.parametrize("keep", [1, 5, 19])
 def test_equal_scores_go_to_the_first(name, keep):
@@ -239,6 +267,17 @@ def test_the_middle_of_each_picture_weighs_most():
     assert weights[1] == 1
     assert weights[0] == weights[2] < 1
     assert weights[3] == weights[4] < 1
+
+
+@settings(deadline=None)
+@given(rows=st.integers(1, 30), columns=st.integers(1, 30), sigma=st.floats(0.01, 1000))
+def test_the_middle_weighs_1_however_narrow_the_gaussian(rows, columns, sigma):
+    index = torch.arange(rows * columns)
+    layout = VisualLayout(index, torch.zeros_like(index), index // columns, index % columns, ((rows, columns),))
+    weights = center_weights(layout, sigma).view(rows, columns)
+    assert weights.isfinite().all()
+    assert weights[(rows - 1) // 2, (columns - 1) // 2] == weights.max() == 1
+    torch.testing.assert_close(weights, weights.flip(0, 1), rtol=1e-6, atol=0)
 
 
 def test_the_best_come_in_order_and_ties_to_the_first():
