@@ -24,17 +24,29 @@ class InvalidParameter(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter as clients see it. `check` returns the value to use, or None for one that is not accepted."""
+    """One parameter as clients see it.
+
+    Attributes:
+        name: As clients write it.
+        type: number, integer, boolean or string, as JSON Schema calls them.
+        default: Of that type, or None where `optional`.
+        description: Values accepted and what they do.
+        check: The value to use, or None for one that is not accepted.
+        optional: None is accepted too.
+    """
 
     name: str
+    type: str
     default: Value
     description: str
     check: Callable[[object], Value]
     optional: bool = False
 
 
-def _declare(default: Value, description: str, check: Callable[[object], Value], *, optional: bool = False) -> Any:
-    return field(default=default, metadata={_SPEC: Parameter("", default, description, check, optional)})
+def _declare(
+    type_: str, default: Value, description: str, check: Callable[[object], Value], *, optional: bool = False
+) -> Any:
+    return field(default=default, metadata={_SPEC: Parameter("", type_, default, description, check, optional)})
 
 
 def number(
@@ -52,7 +64,7 @@ def number(
             return None
         return float(value) if minimum <= value <= maximum else None
 
-    return _declare(default, description, check, optional=optional)
+    return _declare("number", default, description, check, optional=optional)
 
 
 def integer(default: int | None, *, minimum: int, maximum: int, description: str, optional: bool = False) -> Any:
@@ -63,7 +75,7 @@ def integer(default: int | None, *, minimum: int, maximum: int, description: str
             return None
         return int(value) if value == int(value) and minimum <= value <= maximum else None
 
-    return _declare(default, description, check, optional=optional)
+    return _declare("integer", default, description, check, optional=optional)
 
 
 def choice(default: str, options: tuple[str, ...], *, description: str) -> Any:
@@ -72,7 +84,7 @@ def choice(default: str, options: tuple[str, ...], *, description: str) -> Any:
     def check(value: object) -> Value:
         return value if isinstance(value, str) and value in options else None
 
-    return _declare(default, description, check)
+    return _declare("string", default, description, check)
 
 
 def flag(default: bool, *, description: str) -> Any:
@@ -81,7 +93,7 @@ def flag(default: bool, *, description: str) -> Any:
     def check(value: object) -> Value:
         return value if isinstance(value, bool) else None
 
-    return _declare(default, description, check)
+    return _declare("boolean", default, description, check)
 
 
 def declared(cls: type[Any]) -> tuple[Parameter, ...]:

@@ -23,7 +23,9 @@ def describe_pruner(
         reference=reference,
         reads_text=reads_text,
         parameters=[
-            pruner_pb2.PrunerParameter(name=item.name, default=_value(item.default), description=item.description)
+            pruner_pb2.PrunerParameter(
+                name=item.name, type=item.type, default=_value(item.default), description=item.description
+            )
             for item in parameters
         ],
     )

@@ -23,11 +23,13 @@ class PrunerInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., side: _Optional[str] = ..., summary: _Optional[str] = ..., reference: _Optional[str] = ..., reads_text: bool = ..., parameters: _Optional[_Iterable[_Union[PrunerParameter, _Mapping]]] = ...) -> None: ...
 
 class PrunerParameter(_message.Message):
-    __slots__ = ("name", "default", "description")
+    __slots__ = ("name", "default", "description", "type")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
     name: str
     default: _struct_pb2.Value
     description: str
-    def __init__(self, name: _Optional[str] = ..., default: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., description: _Optional[str] = ...) -> None: ...
+    type: str
+    def __init__(self, name: _Optional[str] = ..., default: _Optional[_Union[_struct_pb2.Value, _Mapping]] = ..., description: _Optional[str] = ..., type: _Optional[str] = ...) -> None: ...

@@ -15,6 +15,9 @@ class PrunerParameter(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
+    type: str
+    """`number`, `integer`, `boolean` or `string`; null besides, where the description says so."""
+
     default: Any
     description: str
     """Values accepted and what they do."""

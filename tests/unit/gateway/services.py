@@ -68,7 +68,12 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
         desap = self.info.pruners.add(
             name="desap", side="encoder", summary="task and saliency", reference="DeSAP", reads_text=True
         )
-        desap.parameters.add(name="beta", description="0 to 1").default.number_value = 0.5
+        desap.parameters.add(name="beta", type="number", description="0 to 1").default.number_value = 0.5
+        desap.parameters.add(name="lambda", type="number").default.number_value = 1
+        desap.parameters.add(name="layer", type="integer").default.number_value = -1
+        desap.parameters.add(name="crops", type="integer").default.null_value = 0
+        desap.parameters.add(name="fcma", type="boolean").default.bool_value = True
+        desap.parameters.add(name="metric", type="string").default.string_value = "hidden"
 
     async def GetModelInfo(  # noqa: N802
         self, request: Any, context: Any

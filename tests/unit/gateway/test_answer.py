@@ -312,6 +312,15 @@ async def test_pruners_are_listed(gateway: Gateway) -> None:
         ("desap", "encoder"),
         ("fastv", "llm"),
     ]
-    assert body["pruners"][1]["parameters"] == [{"name": "beta", "default": 0.5, "description": "0 to 1"}]
+    shown = [(item["name"], item["type"], repr(item["default"])) for item in body["pruners"][1]["parameters"]]
+    assert shown == [
+        ("beta", "number", "0.5"),
+        ("lambda", "number", "1.0"),
+        ("layer", "integer", "-1"),
+        ("crops", "integer", "None"),
+        ("fcma", "boolean", "True"),
+        ("metric", "string", "'hidden'"),
+    ]
+    assert body["pruners"][1]["parameters"][0]["description"] == "0 to 1"
     assert body["pruners"][1]["side"] == "encoder"
     assert (body["default_pruner"], body["default_wire_dtype"]) == ("desap", "float16")

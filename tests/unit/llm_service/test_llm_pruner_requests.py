@@ -123,6 +123,7 @@ async def test_the_service_tells_its_methods_and_their_parameters(client):
     parameters = {one.name: one for one in described["fastv"].parameters}
     assert parameters["counting"].default.string_value == "own"
     assert parameters["layer"].default.number_value == 2
+    assert [parameters[name].type for name in ("counting", "layer", "fidelity")] == ["string", "integer", "boolean"]
     assert parameters["fidelity"].default.bool_value is False
     assert all(one.description for many in described.values() for one in many.parameters)
 
