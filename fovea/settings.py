@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import json
 import os
 import re
 import sys
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 __all__ = ["ServiceSettings", "settings_config"]
 
 # Kubernetes tells every pod where the services of its namespace are, under their names: LLM_SERVICE_HOST,
 # LLM_PORT_50052_TCP_ADDR, unless the pod says enableServiceLinks: false.
 _FROM_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
+# What --help calls values that pydantic names by their Python type; ranges of values stand in the descriptions.
+_VALUES: Final = {"int": "N", "float": "NUMBER", "str": "TEXT", "SecretStr": "TEXT", "tuple[str,...]": "TEXT,..."}
+_NO_DEFAULT: Final = re.compile(r" \(default: (None|\(\)|\**)?\)$")
 
 
 def settings_config(prog: str, env_prefix: str) -> SettingsConfigDict:
@@ -35,6 +39,14 @@ def settings_config(prog: str, env_prefix: str) -> SettingsConfigDict:
     )
 
 
+def _add_argument(parser: argparse.ArgumentParser, *names: str, **options: Any) -> argparse.Action:
+    """As argparse does it, for readers of --help who need not know Python."""
+    if "metavar" in options:
+        options["metavar"] = _VALUES.get(options["metavar"], options["metavar"])
+    options["help"] = _NO_DEFAULT.sub("", options["help"])
+    return parser.add_argument(*names, **options)
+
+
 class ServiceSettings(BaseSettings):
     """Base of the three services' settings. A flag wins over an environment variable, which wins over the default."""
 
@@ -43,7 +55,10 @@ class ServiceSettings(BaseSettings):
         """Reads flags and environment; on a mistake prints what is wrong with which setting and exits with status 2."""
         cls._refuse_misspelled_environment()
         try:
-            return cls(_cli_parse_args=argv)
+            flags: CliSettingsSource[Any] = CliSettingsSource(
+                cls, cli_parse_args=argv, add_argument_method=_add_argument
+            )
+            return cls(_cli_settings_source=flags)
         except ValidationError as error:
             prog = cls.model_config.get("cli_prog_name")
             for item in error.errors():

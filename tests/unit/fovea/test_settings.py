@@ -1,3 +1,6 @@
+import re
+from typing import Literal
+
 import pytest
 from pydantic import Field, SecretStr
 
@@ -11,8 +14,16 @@ class Settings(ServiceSettings):
     """Checkpoint."""
     max_batch_size: int = Field(8, ge=1)
     """Most pictures in a batch; more wait."""
+    share: float = 0.5
+    """Of the memory."""
     password: SecretStr = SecretStr("")
     """Of the cache."""
+    hosts: tuple[str, ...] = ()
+    """Allowed."""
+    revision: str | None = None
+    """Of the model."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to compute."""
 
 
 def test_a_flag_wins_over_the_environment_which_wins_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +74,24 @@ def test_help_tells_what_each_setting_does(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         Settings.from_command_line(["--help"])
     assert "Most pictures in a batch; more wait." in capsys.readouterr().out
+
+
+def test_help_speaks_no_python(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        Settings.from_command_line(["--help"])
+    shown = capsys.readouterr().out
+    assert re.findall(r"^  --(.+?)(?:  |$)", shown, re.MULTILINE) == [
+        "model TEXT",
+        "max-batch-size N",
+        "share NUMBER",
+        "password TEXT",
+        "hosts TEXT,...",
+        "revision TEXT",
+        "device {cpu,cuda}",
+    ]
+    assert "(default: 8)" in shown
+    assert "(required)" in shown
+    assert not re.search(r"None|\(\)|\*\*|default: \)", shown)
 
 
 def test_secrets_are_masked_in_the_log() -> None:
