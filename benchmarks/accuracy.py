@@ -19,6 +19,7 @@ from typing import Any, Final
 from benchmarks import accuracy_llm, accuracy_llm_report, accuracy_report
 from benchmarks.evaluation import Evaluation, add_options, shipped_system
 from benchmarks.provenance import provenance
+from benchmarks.report import plot_pruners
 from benchmarks.system import Method
 from encoder_service.pruners import PRUNERS
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
@@ -58,7 +59,7 @@ class _Side:
 
 
 SIDES: Final = {
-    "encoder": _Side("accuracy", _encoder_rows, accuracy_report.markdown, accuracy_report.plot),
+    "encoder": _Side("accuracy", _encoder_rows, accuracy_report.markdown, plot_pruners),
     "llm": _Side("accuracy_llm", _llm_rows, accuracy_llm_report.markdown, accuracy_llm_report.plot),
 }
 

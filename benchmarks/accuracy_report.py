@@ -1,13 +1,12 @@
-"""The accuracy of encoder-side pruners as Markdown tables and as a plot."""
+"""The accuracy of encoder-side pruners as Markdown tables."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Curve, Panel, head, interval, plot_panels, table
+from benchmarks.report import head, interval, table
 
-__all__ = ["markdown", "plot"]
+__all__ = ["markdown"]
 
 
 def _by_budget(rows: list[dict[str, Any]]) -> str:
@@ -59,30 +58,3 @@ def markdown(result: dict[str, Any]) -> str:
     """The whole report."""
     title = "Accuracy by pruner, budget and group of questions"
     return head(title, result) + "\n".join(_split_tables(name, split) for name, split in result["splits"].items())
-
-
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Score over budget, a panel a split, a line a pruner."""
-    panels = []
-    for name, split in result["splits"].items():
-        base, *rows = split["rows"]
-        curves = [
-            Curve(
-                pruner,
-                [
-                    (row["keep_ratio"], interval(row["groups"]["all"]["score"]))
-                    for row in rows
-                    if row["pruner"] == pruner
-                ],
-            )
-            for pruner in dict.fromkeys(row["pruner"] for row in rows)
-        ]
-        panels.append(
-            Panel(
-                f"{name} ({split['questions']} questions)",
-                "share of visual tokens kept",
-                base["groups"]["all"]["score"]["mean"],
-                curves,
-            )
-        )
-    plot_panels([panels], path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.intervals import Interval
 
-__all__ = ["Curve", "Panel", "head", "interval", "plot_panels", "table"]
+__all__ = ["Curve", "Panel", "head", "interval", "plot_panels", "plot_pruners", "table"]
 
 
 def interval(summary: dict[str, float]) -> Interval:
@@ -97,3 +97,30 @@ def plot_panels(rows: Sequence[Sequence[Panel]], path: Path) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def plot_pruners(result: dict[str, Any], path: Path) -> None:
+    """Score over budget, a panel a split, a line a pruner; the first row of each split is unpruned."""
+    panels = []
+    for name, split in result["splits"].items():
+        base, *rows = split["rows"]
+        curves = [
+            Curve(
+                pruner,
+                [
+                    (row["keep_ratio"], interval(row["groups"]["all"]["score"]))
+                    for row in rows
+                    if row["pruner"] == pruner
+                ],
+            )
+            for pruner in dict.fromkeys(row["pruner"] for row in rows)
+        ]
+        panels.append(
+            Panel(
+                f"{name} ({split['questions']} questions)",
+                "share of visual tokens kept",
+                base["groups"]["all"]["score"]["mean"],
+                curves,
+            )
+        )
+    plot_panels([panels], path)
