@@ -166,15 +166,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     system = shipped_system()
     try:
+        evaluations = [Evaluation(system, split, seed=args.seed, num_scenes=args.scenes) for split in args.splits]
         for name in args.names:
             splits = {}
-            for split in args.splits:
-                evaluation = Evaluation(system, split, seed=args.seed, num_scenes=args.scenes)
+            for evaluation in evaluations:
                 if name == SWEEP:
                     rows = _sweep_rows(evaluation, args.pruners, args.budgets)
                 else:
                     rows = _table_rows(evaluation, ABLATIONS[name], args.budget)
-                splits[split] = {"pictures": args.scenes, "questions": len(evaluation.questions), "rows": rows}
+                splits[evaluation.split] = evaluation.summary(rows)
             result = {"provenance": facts, "seed": args.seed, "ablation": name, "splits": splits}
             path = args.out / f"ablation_{name}"
             if name == SWEEP:

@@ -93,12 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     system = shipped_system()
     try:
+        evaluations = [Evaluation(system, split, seed=args.seed, num_scenes=args.scenes) for split in args.splits]
         for side in (SIDES[name] for name in args.sides):
-            splits = {}
-            for split in args.splits:
-                evaluation = Evaluation(system, split, seed=args.seed, num_scenes=args.scenes)
-                rows = side.rows(evaluation, args)
-                splits[split] = {"pictures": args.scenes, "questions": len(evaluation.questions), "rows": rows}
+            splits = {one.split: one.summary(side.rows(one, args)) for one in evaluations}
             result = {"provenance": facts, "seed": args.seed, "splits": splits}
             text = side.markdown(result)
             path = args.out / side.file

@@ -53,7 +53,7 @@ class Outcome:
 
 
 class Evaluation:
-    """The questions of one split.
+    """The questions of one split, and what became of them.
 
     Args:
         system: What answers.
@@ -69,14 +69,21 @@ class Evaluation:
         self._asked = _asked(self.questions)
         self._clusters = np.array([question.scene.seed for question in self.questions])
         self._groups = np.array([question.group for question in self.questions])
+        self._outcomes: dict[str, Outcome] = {}
         self._sent: tuple[Method, list[EncodedPicture]] | None = None
 
     def run(self, method: Method, label: str) -> Outcome:
-        """Asks everything and says so on standard error.
+        """Asks everything and says so on standard error; a method that was asked before is remembered.
 
         Raises:
             InvalidRequest: `method.llm` cannot reach its budget.
         """
+        key = repr(method)
+        if key not in self._outcomes:
+            self._outcomes[key] = self._run(method, label)
+        return self._outcomes[key]
+
+    def _run(self, method: Method, label: str) -> Outcome:
         start = time.perf_counter()
         answers = self._system.decode(self._asked, self._encoded(method), method.llm)
         scores = np.array([score(q, answer.text) for q, answer in zip(self.questions, answers, strict=True)])
@@ -106,6 +113,10 @@ class Evaluation:
                     **{name: self._summary(scores - other, rows) for name, other in others.items()},
                 }
         return cells
+
+    def summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """A split of a results file."""
+        return {"pictures": self.num_scenes, "questions": len(self.questions), "rows": rows}
 
     def _summary(self, values: Floats, rows: npt.NDArray[np.bool_]) -> dict[str, float]:
         interval = clustered_mean(values[rows], self._clusters[rows])
