@@ -21,13 +21,15 @@ from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
-from llm_service.engines.base import Delta, GenerationRequest
+from llm_service.engines.base import Delta, Done, GenerationRequest, Pruning
 from llm_service.prompts import Prompt, VisualTokens
+from llm_service.pruners import PRUNERS as LLM_PRUNERS
+from llm_service.pruners.plan import Budget, bind
 from llm_service.sampling import SamplingParams
 from llm_service.settings import LLMSettings
 from llm_service.startup import load as load_language_model
 
-__all__ = ["Asked", "Method", "System"]
+__all__ = ["Answer", "Asked", "LlmMethod", "Method", "System"]
 
 _CHUNK = 256  # questions in flight: enough to keep the language model's batch full
 _NEVER_S = 3600.0
@@ -42,12 +44,35 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        text: Without blanks at the ends.
+        visual_tokens: That a layer of the language model attended over in the prefill, mean over the layers.
+    """
+
+    text: str
+    visual_tokens: float
+
+
+@dataclass(frozen=True)
+class LlmMethod:
+    """A pruner inside the language model; `keep_ratio` is a share of what the encoder sent."""
+
+    pruner: str
+    keep_ratio: float
+    params: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Method:
-    """A pruner with its budget; `keep_ratio` 1 keeps everything."""
+    """A pruner with its budget; `keep_ratio` 1 keeps everything. `llm` prunes further inside the language model."""
 
     pruner: str
     keep_ratio: float = 1.0
     params: Mapping[str, object] = field(default_factory=dict)
+    llm: LlmMethod | None = None
 
 
 class System:
@@ -80,18 +105,18 @@ class System:
         Raises:
             ServiceError: A question that the services refuse.
         """
-        texts: list[str] = []
-        for start in range(0, len(asked), _CHUNK):
-            chunk = asked[start : start + _CHUNK]
-            pictures = self._encode(chunk, method)
-            texts += asyncio.run(self._generate(chunk, pictures, max_tokens))
-        return texts
+        return [answer.text for answer in self.decode(asked, self.encode(asked, method), method.llm, max_tokens)]
 
     def close(self) -> None:
         """Ends the language model's thread."""
         self._llm.engine.stop()
 
-    def _encode(self, asked: Sequence[Asked], method: Method) -> list[EncodedPicture]:
+    def encode(self, asked: Sequence[Asked], method: Method) -> list[EncodedPicture]:
+        """What the encoder sends for each question; `method.llm` has no part in it.
+
+        Raises:
+            ServiceError: A question that the encoder refuses.
+        """
         pruner = PRUNERS[method.pruner].bind(method.params)
         made: list[EncodedPicture] = []
         for start in range(0, len(asked), self._max_batch_size):
@@ -109,13 +134,42 @@ class System:
                 made.append(outcome[0])
         return made
 
-    async def _generate(self, asked: Sequence[Asked], pictures: Sequence[EncodedPicture], max_tokens: int) -> list[str]:
-        async def one(question: str, picture: EncodedPicture) -> str:
+    def decode(
+        self, asked: Sequence[Asked], pictures: Sequence[EncodedPicture], llm: LlmMethod | None, max_tokens: int = 96
+    ) -> list[Answer]:
+        """Greedy answers from what the encoder sent, in the order of the questions.
+
+        Raises:
+            InvalidRequest: `llm` cannot reach its budget.
+        """
+        pruning = None
+        if llm is not None:
+            pruning = Pruning(bind(LLM_PRUNERS[llm.pruner], llm.params), Budget(keep_ratio=llm.keep_ratio))
+        answers: list[Answer] = []
+        for start in range(0, len(asked), _CHUNK):
+            chunk = slice(start, start + _CHUNK)
+            answers += asyncio.run(self._generate(asked[chunk], pictures[chunk], pruning, max_tokens))
+        return answers
+
+    async def _generate(
+        self, asked: Sequence[Asked], pictures: Sequence[EncodedPicture], pruning: Pruning | None, max_tokens: int
+    ) -> list[Answer]:
+        async def one(question: str, picture: EncodedPicture) -> Answer:
             ids = np.array(self._prompts.encode(question, num_images=1), dtype=np.int64)
             tokens = VisualTokens(picture.features, picture.positions, (1, *picture.grid))
             request = GenerationRequest(
-                Prompt(ids, (tokens,)), SamplingParams(max_tokens), deadline=time.monotonic() + _NEVER_S
+                Prompt(ids, (tokens,)),
+                SamplingParams(max_tokens),
+                deadline=time.monotonic() + _NEVER_S,
+                pruning=pruning,
             )
-            return "".join([e.text async for e in self._llm.engine.submit(request) if isinstance(e, Delta)]).strip()
+            text, by_layer = "", np.zeros(0)
+            async for event in self._llm.engine.submit(request):
+                match event:
+                    case Delta():
+                        text += event.text
+                    case Done():
+                        by_layer = np.array(event.visual_tokens_by_layer)
+            return Answer(text.strip(), float(by_layer.mean()) if len(by_layer) else float(len(picture.features)))
 
         return await asyncio.gather(*(one(a.question, p) for a, p in zip(asked, pictures, strict=True)))

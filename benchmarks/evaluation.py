@@ -1,0 +1,151 @@
+"""The same fresh questions of the small world, put to one method after the other, so that scores compare in pairs."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.intervals import Floats, clustered_mean
+from benchmarks.system import Asked, Method, System
+from encoder_service.engine import EncodedPicture
+from fovea.stack import shipped_checkpoint
+from lab.questions import GROUPS, Question, evaluation_questions, score
+
+__all__ = ["SPLITS", "Evaluation", "Outcome", "add_options", "shipped_system"]
+
+Split = Literal["easy", "crowded"]
+SPLITS: Final[tuple[Split, ...]] = ("easy", "crowded")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which pictures are asked about, and where results go."""
+    parser.add_argument("--seed", type=int, default=1, help="of the evaluation pictures (default: %(default)s)")
+    parser.add_argument("--scenes", type=_positive, default=500, help="pictures a split (default: %(default)s)")
+    parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+
+
+def shipped_system() -> System:
+    """The model that ships with the code."""
+    return System(shipped_checkpoint("llava"), shipped_checkpoint("clip"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of all questions.
+
+    Attributes:
+        scores: [Q], 0 to 1.
+        visual_tokens: That a layer of the language model processed in the prefill, mean over layers and questions.
+    """
+
+    scores: Floats
+    visual_tokens: float
+
+
+class Evaluation:
+    """The questions of one split, and what became of them.
+
+    Args:
+        system: What answers.
+        split: One of `SPLITS`.
+        seed: Of the pictures.
+        num_scenes: Pictures; each is asked about once in each group that it allows.
+    """
+
+    def __init__(self, system: System, split: Split, *, seed: int, num_scenes: int) -> None:
+        self.split, self.num_scenes = split, num_scenes
+        self.questions = evaluation_questions(split, seed, num_scenes)
+        self._system = system
+        self._asked = _asked(self.questions)
+        self._clusters = np.array([question.scene.seed for question in self.questions])
+        self._groups = np.array([question.group for question in self.questions])
+        self._outcomes: dict[str, Outcome] = {}
+        self._sent: tuple[Method, list[EncodedPicture]] | None = None
+
+    def run(self, method: Method, label: str) -> Outcome:
+        """Asks everything and says so on standard error; a method that was asked before is remembered.
+
+        Raises:
+            InvalidRequest: `method.llm` cannot reach its budget.
+        """
+        key = repr(method)
+        if key not in self._outcomes:
+            self._outcomes[key] = self._run(method, label)
+        return self._outcomes[key]
+
+    def _run(self, method: Method, label: str) -> Outcome:
+        start = time.perf_counter()
+        answers = self._system.decode(self._asked, self._encoded(method), method.llm)
+        scores = np.array([score(q, answer.text) for q, answer in zip(self.questions, answers, strict=True)])
+        visual_tokens = float(np.mean([answer.visual_tokens for answer in answers]))
+        print(
+            f"{self.split:<8} {label:<40} {visual_tokens:5.1f} tokens: {100 * scores.mean():5.1f} %"
+            f"  ({time.perf_counter() - start:.0f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
+        return Outcome(scores, visual_tokens)
+
+    def cell(self, scores: Floats, **others: Floats) -> dict[str, dict[str, Any]]:
+        """Over all questions and by group: how many, the score, and under its name the paired difference to another.
+
+        Args:
+            scores: [Q], 0 to 1.
+            others: Names such as `minus_unpruned`, and the [Q] scores to subtract.
+        """
+        cells = {}
+        for group in ("all", *GROUPS):
+            rows = np.ones(len(scores), bool) if group == "all" else self._groups == group
+            if rows.any():
+                cells[group] = {
+                    "questions": int(rows.sum()),
+                    "score": self._summary(scores, rows),
+                    **{name: self._summary(scores - other, rows) for name, other in others.items()},
+                }
+        return cells
+
+    def summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """A split of a results file."""
+        return {"pictures": self.num_scenes, "questions": len(self.questions), "rows": rows}
+
+    def _summary(self, values: Floats, rows: npt.NDArray[np.bool_]) -> dict[str, float]:
+        interval = clustered_mean(values[rows], self._clusters[rows])
+        return {name: round(value, 6) for name, value in vars(interval).items()}
+
+    def _encoded(self, method: Method) -> list[EncodedPicture]:
+        """What the encoder sends; kept until the next other one, as many LLM-side methods read the same."""
+        encoder_side = replace(method, llm=None)
+        if self._sent is None or self._sent[0] != encoder_side:
+            self._sent = encoder_side, self._system.encode(self._asked, encoder_side)
+        return self._sent[1]
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _png(question: Question) -> bytes:
+    file = io.BytesIO()
+    question.image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _asked(questions: Sequence[Question]) -> list[Asked]:
+    drawn: dict[int, bytes] = {}
+    for question in questions:
+        if question.scene.seed not in drawn:
+            drawn[question.scene.seed] = _png(question)
+    return [Asked(drawn[question.scene.seed], question.text) for question in questions]
