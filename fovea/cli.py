@@ -60,18 +60,46 @@ def _ask(args: argparse.Namespace) -> int:
     fields: dict[str, Any] = {
         name: getattr(args, name) for name in ("pruner", "keep_tokens", "keep_ratio", "max_tokens", "temperature")
     }
+    fields |= {"pruner_params": args.pruner_params, "llm_pruner": _llm_pruner(args)}
     if args.explain:
         _require_writable_image(args.explain)
-    answer = ask(
-        args.url, args.image, args.question, timeout_s=args.timeout_s, explain=bool(args.explain) or None, **fields
-    )
+        fields["explain"] = True
+    on_text = (lambda text: print(text, end="", flush=True)) if args.stream else None
+    answer = ask(args.url, args.image, args.question, timeout_s=args.timeout_s, on_text=on_text, **fields)
     if args.explain:
         rows, columns = answer["explain"]["grid"]
         draw_kept(args.image.read_bytes(), (rows, columns), answer["explain"]["kept"]).save(args.explain)
         kept, total = answer["usage"]["visual_tokens_kept"], answer["usage"]["visual_tokens_total"]
         print(f"kept {kept} of {total} visual tokens, drawn in {args.explain}", file=sys.stderr)
-    print(json.dumps(answer, indent=2, ensure_ascii=False) if args.json else answer["answer"])
+    if args.stream:
+        print()
+    else:
+        print(json.dumps(answer, indent=2, ensure_ascii=False) if args.json else answer["answer"])
     return 0
+
+
+def _llm_pruner(args: argparse.Namespace) -> dict[str, Any] | None:
+    given = {
+        "keep_tokens": args.llm_keep_tokens,
+        "keep_ratio": args.llm_keep_ratio,
+        "params": args.llm_pruner_params,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.llm_pruner is None:
+        if given:
+            raise AnswerError("--llm-keep-tokens, --llm-keep-ratio and --llm-pruner-params go with --llm-pruner")
+        return None
+    return {"name": args.llm_pruner, **given}
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text!r:.80} is no JSON object such as {{"task_share": 1}}')
+    return value
 
 
 def _require_writable_image(path: Path) -> None:
@@ -115,10 +143,18 @@ def _parser() -> argparse.ArgumentParser:
     budget = one.add_mutually_exclusive_group()
     budget.add_argument("--keep-tokens", type=int, help="visual tokens to keep")
     budget.add_argument("--keep-ratio", type=float, help="share of the visual tokens to keep, in (0, 1]")
+    one.add_argument("--pruner-params", type=_json_object, metavar="JSON", help="its parameters, a JSON object")
+    one.add_argument("--llm-pruner", help="a second pruner, inside the language model (side llm in /v1/pruners)")
+    budget = one.add_mutually_exclusive_group()
+    budget.add_argument("--llm-keep-tokens", type=int, help="visual tokens that it keeps of all pictures together")
+    budget.add_argument("--llm-keep-ratio", type=float, help="or the share of them, in (0, 1]")
+    one.add_argument("--llm-pruner-params", type=_json_object, metavar="JSON", help="its parameters, a JSON object")
     one.add_argument("--max-tokens", type=int, help="longest answer, in tokens")
     one.add_argument("--temperature", type=float, help="0 is greedy")
     one.add_argument("--timeout-s", type=float, default=60, help="deadline in seconds (default: %(default)s)")
-    one.add_argument("--json", action="store_true", help="print the whole answer object")
+    shape = one.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print the whole answer object")
+    shape.add_argument("--stream", action="store_true", help="print the answer while it is decoded")
     one.add_argument("--explain", type=Path, metavar="PNG", help="draw the kept patches into this file")
     one.set_defaults(run=_ask)
 

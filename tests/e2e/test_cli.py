@@ -55,6 +55,24 @@ def test_ask_prints_the_object_and_draws_the_overlay(stack: Stack, picture_file:
         assert image.width == image.height == 576
 
 
+def test_ask_takes_parameters_and_a_second_pruner(stack: Stack, picture_file: Path) -> None:
+    done = fovea(
+        *("ask", str(picture_file), QUESTION, "--url", stack.url, "--json", "--keep-tokens", "9"),
+        *("--pruner-params", '{"task_share": 1, "text_rows": "words"}'),
+        *("--llm-pruner", "fastv", "--llm-keep-tokens", "3", "--llm-pruner-params", '{"layer": 16}'),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["answer"] in ("yes", "no")
+
+
+def test_ask_prints_the_answer_as_it_comes(stack: Stack, picture_file: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "kept.png"
+    done = fovea("ask", str(picture_file), QUESTION, "--url", stack.url, "--stream", "--explain", str(overlay))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout in ("yes\n", "no\n")
+    assert overlay.is_file()
+
+
 def test_ask_says_what_is_wrong_in_one_line(stack: Stack, picture_file: Path, tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     for words, says in (
@@ -62,6 +80,13 @@ def test_ask_says_what_is_wrong_in_one_line(stack: Stack, picture_file: Path, tm
         (("ask", str(picture_file), QUESTION, "--url", nobody), "is `fovea up` running?"),
         (("ask", str(picture_file), QUESTION, "--url", stack.url, "--pruner", "nothing"), "status 404"),
         (("ask", str(picture_file), QUESTION, "--url", stack.url, "--explain", "/none/here.png"), "no folder"),
+        (("ask", str(picture_file), QUESTION, "--url", stack.url, "--stream", "--pruner", "nothing"), "status 404"),
+        (
+            ("ask", str(picture_file), QUESTION, "--url", stack.url, "--pruner-params", '{"seed": 1}'),
+            "no parameter 'seed'; accepted: task_share",
+        ),
+        (("ask", str(picture_file), QUESTION, "--url", stack.url, "--llm-pruner", "fastv"), "keep_tokens"),
+        (("ask", str(picture_file), QUESTION, "--llm-keep-tokens", "3"), "go with --llm-pruner"),
         (("up", "--text-tower", "x"), "--text-tower goes with --model"),
     ):
         done = fovea(*words)
