@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoder_service.images import decode
 from fovea.errors import InvalidRequest, TooLarge, UnsupportedMedia
+from fovea.images import decode
 
 # Prints how many bytes the process has grown by at most; getrusage would begin with what its parent has.
 PEAK = """
 import re, sys
-from encoder_service.images import decode
+from fovea.images import decode
 data = open(sys.argv[1], "rb").read()
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 before = peak()
