@@ -31,7 +31,7 @@ from lab.questions import Question, evaluation_questions
 from lab.render import patch_owners
 from lab.scenes import COLORS, SHAPES, Thing
 
-__all__ = ["main"]
+__all__ = ["main", "named_things"]
 
 # Every way to read the question off the last layer that `desap` offers, and saliency, which does not read it.
 READINGS: Final = {
@@ -52,7 +52,7 @@ _VIEWS: Final = frozenset(
 )
 
 
-def _named(question: Question) -> list[int]:
+def named_things(question: Question) -> list[int]:
     """Indices of the objects that fit all colour and shape words of the question; none if it names nothing there."""
     words = {word.strip("?.,") for word in question.text.lower().split()}
     words |= {word.removesuffix("es") for word in words} | {word.removesuffix("s") for word in words}
@@ -88,7 +88,7 @@ def _measure(questions: Sequence[Question], k: int) -> dict[str, dict[str, Inter
     values: dict[str, list[float]] = defaultdict(list)
     groups, scenes = [], []
     for question in questions:
-        objects = _named(question)
+        objects = named_things(question)
         if not objects:
             continue
         seed = question.scene.seed
