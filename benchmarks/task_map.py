@@ -49,6 +49,8 @@ READINGS: Final = {
     "decoupled, FCMA not normalised": DesapParameters(fcma_normalize=False),
     "decoupled, FCMA, lambda 0": DesapParameters(fcma_lambda=0.0),
     "decoupled, FCMA, lambda 10": DesapParameters(fcma_lambda=10.0),
+    "decoupled, FCMA, lambda 100": DesapParameters(fcma_lambda=100.0),
+    "decoupled, FCMA, lambda 1000": DesapParameters(fcma_lambda=1000.0),
     "decoupled, mean over words": DesapParameters(fcma=False),
     "vanilla, FCMA as printed": DesapParameters(similarity="vanilla", fcma_cosines="signed"),
     "vanilla, mean over words": DesapParameters(similarity="vanilla", fcma=False),
