@@ -1,7 +1,9 @@
-"""`python -m benchmarks.task_map`: does a map point at what is asked? Top-k precision on fresh crowded pictures.
+"""`python -m benchmarks.task_map`: does a map point at what is asked? The four maps of the paper's figure 7, measured.
 
-For each question that names an object: the share of the map's k best patches that lie on it. Chance is the share of
-the picture that the object covers; the best reachable value is below 1 where it covers fewer than k patches.
+For each question that names an object on a fresh picture: the share of the map's k best patches that lie on it
+(precision; chance is the share of the picture that the object covers, and below 1 is the best reachable where it covers
+fewer than k patches), the area under the ROC curve over all patches (chance 0.5), and the share of the k best that lie
+in the lower third of the picture, where arXiv 2604.11240 sees the attention of language models go.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,43 +22,51 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.intervals import Interval, clustered_mean
+from benchmarks.cross_attention import AttentionReader
+from benchmarks.intervals import clustered_mean
 from benchmarks.provenance import provenance
+from benchmarks.task_map_report import BEST, CHANCE, DEFAULT, GROUPS, Row, report
 from encoder_service import models
-from encoder_service.models.base import LoadOptions
+from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners.base import TextFeatures, View, VisionFeatures
-from encoder_service.pruners.desap import DesapParameters, joint_view, task_map
+from encoder_service.pruners.desap import DesapParameters, joint_view, question_vector, task_map
 from fovea.stack import shipped_checkpoint
 from gateway.tokenizers import TextTowerTokenizer
 from lab.questions import Question, evaluation_questions
 from lab.render import patch_owners
 from lab.scenes import COLORS, SHAPES, Thing
+from llm_service.pruners.schedule import scaled_layers
 
-__all__ = ["main"]
+__all__ = ["main", "named_things"]
 
+SPLITS: Final = ("easy", "crowded")
 # The ways to read the question off a picture that `desap` offers, one switch at a time.
 READINGS: Final = {
-    "decoupled, FCMA shifted (default)": DesapParameters(),
+    "vanilla similarity": DesapParameters(similarity="vanilla"),
+    DEFAULT: DesapParameters(),
     "decoupled, FCMA as printed": DesapParameters(fcma_cosines="signed"),
     "decoupled, FCMA clamped at 0": DesapParameters(fcma_cosines="signed", fcma_clamp_min=0.0),
+    "decoupled, FCMA not normalised": DesapParameters(fcma_normalize=False),
+    "decoupled, FCMA, lambda 0": DesapParameters(fcma_lambda=0.0),
+    "decoupled, FCMA, lambda 10": DesapParameters(fcma_lambda=10.0),
+    "decoupled, FCMA, lambda 100": DesapParameters(fcma_lambda=100.0),
+    "decoupled, FCMA, lambda 1000": DesapParameters(fcma_lambda=1000.0),
     "decoupled, mean over words": DesapParameters(fcma=False),
-    "vanilla, FCMA shifted": DesapParameters(similarity="vanilla"),
     "vanilla, FCMA as printed": DesapParameters(similarity="vanilla", fcma_cosines="signed"),
     "vanilla, mean over words": DesapParameters(similarity="vanilla", fcma=False),
-    "q-k, FCMA shifted": DesapParameters(attn_variant="qkv"),
-    "k-k, FCMA shifted": DesapParameters(attn_variant="kkv"),
-    "v-v, FCMA shifted": DesapParameters(attn_variant="vvv"),
-    "layer before the last, FCMA shifted": DesapParameters(decouple_layer=-2),
-    "decoupled, FCMA shifted, without BOS": DesapParameters(text_rows="without_bos"),
-    "decoupled, FCMA shifted, without EOS": DesapParameters(text_rows="without_eos"),
-    "decoupled, FCMA shifted, words alone": DesapParameters(text_rows="words"),
-    "decoupled, FCMA shifted, words that EOS attends to": DesapParameters(text_filter="eot_attention"),
+    "q-k, FCMA": DesapParameters(attn_variant="qkv"),
+    "k-k, FCMA": DesapParameters(attn_variant="kkv"),
+    "v-v, FCMA": DesapParameters(attn_variant="vvv"),
+    "layer before the last, FCMA": DesapParameters(decouple_layer=-2),
+    "decoupled, FCMA, without BOS": DesapParameters(text_rows="without_bos"),
+    "decoupled, FCMA, without EOS": DesapParameters(text_rows="without_eos"),
+    "decoupled, FCMA, words alone": DesapParameters(text_rows="words"),
+    "decoupled, FCMA, words that EOS attends to": DesapParameters(text_filter="eot_attention"),
 }
-GROUPS: Final = ("color", "shape", "existence", "count", "side", "reading")
-_VIEWS: Final = frozenset({View.SALIENCY_LAST, *map(joint_view, READINGS.values())})
+_VIEWS: Final = frozenset({View.JOINT_QQV, View.JOINT_VANILLA, View.SALIENCY_LAST, *map(joint_view, READINGS.values())})
 
 
-def _named(question: Question) -> list[int]:
+def named_things(question: Question) -> list[int]:
     """Indices of the objects that fit all colour and shape words of the question; none if it names nothing there."""
     words = {word.strip("?.,") for word in question.text.lower().split()}
     words |= {word.removesuffix("es") for word in words} | {word.removesuffix("s") for word in words}
@@ -67,79 +78,135 @@ def _named(question: Question) -> list[int]:
     return [i for i, thing in enumerate(question.scene.things) if (colors or shapes) and fits(thing)]
 
 
-def _maps(vision: VisionFeatures, text: TextFeatures) -> Iterator[tuple[str, Tensor]]:
+def _maps(vision: VisionFeatures, text: TextFeatures, attention: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    (early,) = scaled_layers([2], len(attention))
     yield "CLS attention", vision.views[View.SALIENCY_LAST]
+    yield f"cross-attention, layer {early} of {len(attention)}", attention[early]
     for name, params in READINGS.items():
         yield name, task_map(vision.views[joint_view(params)], text, params)
+    query = normalize(question_vector(text.eos), dim=-1)
+    for name, view in (("decoupled", View.JOINT_QQV), ("vanilla", View.JOINT_VANILLA)):
+        yield f"{name}, EOS alone", normalize(vision.views[view][1:], dim=-1) @ query
+    for layer, row in enumerate(attention):
+        if layer != early:
+            yield f"cross-attention, layer {layer} of {len(attention)}", row
 
 
-def _table(rows: dict[str, dict[str, Interval]]) -> str:
-    lines = ["| map | " + " | ".join(("all", *GROUPS)) + " |", "| --- |" + " ---: |" * (1 + len(GROUPS))]
-    for name, cells in rows.items():
-        means = " | ".join(f"{100 * cells[group].mean:.1f}" for group in GROUPS)
-        lines.append(f"| {name} | {cells['all'].points()} | {means} |")
-    return "\n".join(lines)
+def _auc(scores: Tensor, on_object: Tensor) -> float:
+    """Chance that a patch on the object scores above one that is not; equal scores count half."""
+    above = scores[on_object][:, None] - scores[~on_object][None]
+    return ((above > 0).double() + 0.5 * (above == 0).double()).mean().item()
+
+
+@dataclass
+class _Values:
+    """Of one map, a value a question."""
+
+    precision: list[float] = field(default_factory=list)
+    auc: list[float] = field(default_factory=list)
+    lower_third: list[float] = field(default_factory=list)
+
+
+class _Split:
+    """Collects values of all maps on one split.
+
+    Args:
+        k: Patches counted.
+    """
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+        self._values: dict[str, _Values] = defaultdict(_Values)
+        self._groups: list[str] = []
+        self._scenes: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def add(self, question: Question, on_object: Tensor, maps: Iterator[tuple[str, Tensor]]) -> None:
+        """One question: which patches [N] lie on what it names, and the maps [N]."""
+        self._groups.append(question.group)
+        self._scenes.append(question.scene.seed)
+        self._values[CHANCE].precision.append(on_object.float().mean().item())
+        self._values[BEST].precision.append(min(1.0, on_object.sum().item() / self._k))
+        lower = torch.arange(len(on_object)) >= len(on_object) * 2 // 3
+        for name, scores in maps:
+            best = scores.topk(self._k).indices
+            values = self._values[name]
+            values.precision.append(on_object[best].float().mean().item())
+            values.auc.append(_auc(scores, on_object))
+            values.lower_third.append(lower[best].float().mean().item())
+
+    def rows(self) -> dict[str, Row]:
+        """Means with intervals."""
+        clusters, labels = np.array(self._scenes), np.array(self._groups)
+        default = np.array(self._values[DEFAULT].precision)
+        made = {}
+        for name, values in self._values.items():
+            precision = np.array(values.precision)
+            groups = {"all": np.ones(len(labels), bool)} | {group: labels == group for group in GROUPS}
+            made[name] = Row(
+                precision={
+                    group: clustered_mean(precision[rows], clusters[rows])
+                    for group, rows in groups.items()
+                    if rows.any()
+                },
+                difference=clustered_mean(precision - default, clusters) if values.auc else None,
+                auc=clustered_mean(np.array(values.auc), clusters) if values.auc else None,
+                lower_third=clustered_mean(np.array(values.lower_third), clusters) if values.auc else None,
+            )
+        return made
 
 
 @torch.inference_mode()
-def _measure(questions: Sequence[Question], k: int) -> dict[str, dict[str, Interval]]:
-    clip = shipped_checkpoint("clip")
-    encoder = models.load(str(shipped_checkpoint("llava")), LoadOptions(text_tower=str(clip)))
-    tokenizer = TextTowerTokenizer(clip)
-    seen: dict[int, VisionFeatures] = {}
-    values: dict[str, list[float]] = defaultdict(list)
-    groups, scenes = [], []
+def _measure(
+    encoder: EncoderModel, reader: AttentionReader, texts: TextTowerTokenizer, questions: Sequence[Question], k: int
+) -> dict[str, Row]:
+    values, seen = _Split(k), dict[int, VisionFeatures]()
     for question in questions:
-        objects = _named(question)
+        objects = named_things(question)
         if not objects:
             continue
         seed = question.scene.seed
         if seed not in seen:
-            seen[seed] = encoder.encode_images(encoder.preprocess(question.image)[None], _VIEWS)[0]
-        (text,) = encoder.encode_texts([tokenizer.encode(question.text)], eos_attention=True)
+            seen = {seed: encoder.encode_images(encoder.preprocess(question.image)[None], _VIEWS)[0]}
+        (text,) = encoder.encode_texts([texts.encode(question.text)], eos_attention=True)
         on_object = torch.from_numpy(np.isin(patch_owners(question.scene), objects))
-        values["chance"].append(on_object.float().mean().item())
-        values["best reachable"].append(min(1.0, on_object.sum().item() / k))
-        for name, scores in _maps(seen[seed], text):
-            values[name].append(on_object[scores.topk(k).indices].float().mean().item())
-        joint = normalize(seen[seed].views[View.JOINT_QQV][1:], dim=-1)
-        values["share of patches with alpha < 0"].append((joint @ text.eos[0] < 0).float().mean().item())
-        groups.append(question.group)
-        scenes.append(seed)
-    print(f"{len(groups)} questions name something that is there", file=sys.stderr)
-    clusters, labels = np.array(scenes), np.array(groups)
-    return {
-        name: {
-            group: clustered_mean(np.array(got)[rows], clusters[rows])
-            for group in ("all", *GROUPS)
-            if (rows := np.ones(len(labels), bool) if group == "all" else labels == group).any()
-        }
-        for name, got in values.items()
-    }
+        if on_object.any():
+            values.add(question, on_object, _maps(seen[seed], text, reader.read(seen[seed], question.text)))
+    print(f"{len(values)} questions name something that is there", file=sys.stderr)
+    return values.rows()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the table, writes `task_map.json` and `task_map.md`."""
+    """Measures, prints the tables, writes `task_map.json` and `task_map.md`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.task_map", description=__doc__)
-    parser.add_argument("--scenes", type=int, default=60, help="pictures (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=60, help="pictures of each split (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2, help="of the evaluation pictures (default: %(default)s)")
     parser.add_argument("--top", type=int, default=8, help="patches counted, k (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args(argv)
-    rows = _measure(evaluation_questions("crowded", args.seed, args.scenes, groups=GROUPS), args.top)
+    llava, clip = shipped_checkpoint("llava"), shipped_checkpoint("clip")
+    encoder, texts = models.load(str(llava), LoadOptions(text_tower=str(clip))), TextTowerTokenizer(clip)
+    with AttentionReader(llava) as reader:
+        splits: dict[str, dict[str, Row]] = {
+            split: _measure(
+                encoder, reader, texts, evaluation_questions(split, args.seed, args.scenes, groups=GROUPS), args.top
+            )
+            for split in SPLITS
+        }
     facts: dict[str, Any] = provenance("benchmarks.task_map")
-    table = _table(rows)
+    tables = report(splits, top=args.top)
     args.out.mkdir(parents=True, exist_ok=True)
-    summary = {name: {g: vars(cell) for g, cell in cells.items()} for name, cells in rows.items()}
-    text = json.dumps({"provenance": facts, "top": args.top, "precision": summary}, indent=1)
+    summary = {split: {name: row.to_json() for name, row in rows.items()} for split, rows in splits.items()}
+    text = json.dumps({"provenance": facts, "top": args.top, "splits": summary}, indent=1)
     (args.out / "task_map.json").write_text(text + "\n", encoding="utf-8")
     head = (
         "# Does the map point at what is asked?\n\n"
-        f"`{facts['command']}`, commit {facts['commit']}, {facts['date']}. Share of the {args.top} best patches\n"
-        "that lie on the object asked about, in per cent, with 95 % intervals; by group of questions.\n\n"
+        f"`{facts['command']}`, commit {facts['commit']}, {facts['date']}.\n\n"
     )
-    (args.out / "task_map.md").write_text(head + table + "\n", encoding="utf-8")
-    print(table)
+    (args.out / "task_map.md").write_text(head + tables + "\n", encoding="utf-8")
+    print(tables)
     return 0
 
 

@@ -14,13 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from encoder_service import images
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import EncoderModel
 from encoder_service.pruners.base import BoundPruner, PrunerInput, TextFeatures, View, VisionFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.places import with_places
-from fovea import telemetry
+from fovea import images, telemetry
 from fovea.budget import resolve_budget
 
 __all__ = ["EncodeRequest", "EncodedPicture", "Engine", "PreparedRequest"]

@@ -1,4 +1,4 @@
-"""`fovea up | ask | demo`."""
+"""`fovea up | ask | explain | demo`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from fovea import __version__
-from fovea.client import AnswerError, ask
+from fovea.client import AnswerError, ask, explain
 from fovea.demo import run_demo
-from fovea.overlay import draw_kept
+from fovea.errors import ServiceError
+from fovea.images import decode
+from fovea.sheet import Explained, draw_activation_maps, draw_explanations, draw_overlay
 from fovea.stack import Stack, StackError, shipped_checkpoint
 
 __all__ = ["main"]
@@ -67,8 +71,7 @@ def _ask(args: argparse.Namespace) -> int:
     on_text = (lambda text: print(text, end="", flush=True)) if args.stream else None
     answer = ask(args.url, args.image, args.question, timeout_s=args.timeout_s, on_text=on_text, **fields)
     if args.explain:
-        rows, columns = answer["explain"]["grid"]
-        draw_kept(args.image.read_bytes(), (rows, columns), answer["explain"]["kept"]).save(args.explain)
+        draw_overlay(_picture(args.image), Explained.from_response(args.question, answer)).save(args.explain)
         kept, total = answer["usage"]["visual_tokens_kept"], answer["usage"]["visual_tokens_total"]
         print(f"kept {kept} of {total} visual tokens, drawn in {args.explain}", file=sys.stderr)
     if args.stream:
@@ -90,6 +93,30 @@ def _llm_pruner(args: argparse.Namespace) -> dict[str, Any] | None:
             raise AnswerError("--llm-keep-tokens, --llm-keep-ratio and --llm-pruner-params go with --llm-pruner")
         return None
     return {"name": args.llm_pruner, **given}
+
+
+def _explain(args: argparse.Namespace) -> int:
+    _require_writable_image(args.out)
+    fields = {name: getattr(args, name) for name in ("pruner", "keep_tokens", "keep_ratio")}
+    fields |= {"pruner_params": args.pruner_params, "maps": args.maps or None}
+    explained = []
+    for question in args.question:
+        reply = explain(args.url, args.image, question, timeout_s=args.timeout_s, **fields)
+        explained.append(Explained.from_response(question, reply))
+        print(f"{question}\n  {explained[-1].counts}", file=sys.stderr)
+    draw = draw_activation_maps if args.maps else draw_explanations
+    draw(_picture(args.image), explained).save(args.out)
+    print(args.out)
+    return 0
+
+
+def _picture(path: Path) -> Image.Image:
+    """A picture that the gateway has accepted, read as the encoder reads it."""
+    data = path.read_bytes()
+    try:
+        return decode(data, max_bytes=len(data), max_pixels=sys.maxsize)
+    except ServiceError as error:
+        raise AnswerError(error.message) from error
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -157,6 +184,26 @@ def _parser() -> argparse.ArgumentParser:
     shape.add_argument("--stream", action="store_true", help="print the answer while it is decoded")
     one.add_argument("--explain", type=Path, metavar="PNG", help="draw the kept patches into this file")
     one.set_defaults(run=_ask)
+
+    why = commands.add_parser(
+        "explain", help="draw which patches are kept for one or more questions about a picture, and why"
+    )
+    why.add_argument("image", type=Path, help="picture file: JPEG, PNG, WebP, GIF or BMP")
+    why.add_argument("question", nargs="+", help="what to ask about it; each question gets a row")
+    why.add_argument("--out", type=Path, default=Path("explain.png"), help="file to draw into (default: %(default)s)")
+    why.add_argument("--url", default=url, help="the gateway; also FOVEA_URL (default: %(default)s)")
+    why.add_argument("--pruner", help="which visual tokens to keep, a name from /v1/pruners")
+    why.add_argument("--pruner-params", type=_json_object, metavar="JSON", help="the pruner's parameters, a JSON object")
+    budget = why.add_mutually_exclusive_group()
+    budget.add_argument("--keep-tokens", type=int, help="visual tokens to keep")
+    budget.add_argument("--keep-ratio", type=float, help="share of the visual tokens to keep, in (0, 1]")
+    why.add_argument(
+        "--maps",
+        action="store_true",
+        help="instead: CLS attention, cross-attention, vanilla and decoupled similarity side by side",
+    )
+    why.add_argument("--timeout-s", type=float, default=60, help="deadline of each question (default: %(default)s)")
+    why.set_defaults(run=_explain)
 
     demo = commands.add_parser("demo", help="start everything, ask the shipped picture's questions, stop")
     demo.add_argument("--overlay", type=Path, metavar="PNG", help="draw the kept patches of the first question")

@@ -1,4 +1,4 @@
-"""A small synchronous client of `/v1/answer`, for the command line and scripts."""
+"""A small synchronous client of the gateway, for the command line and scripts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-__all__ = ["AnswerError", "ask"]
+__all__ = ["AnswerError", "ask", "explain"]
 
 
 class AnswerError(RuntimeError):
@@ -42,7 +42,39 @@ def ask(
     Raises:
         AnswerError: The picture cannot be read, the gateway is away, or it answered with an error.
     """
-    fields |= {"question": question, "timeout_s": timeout_s, "stream": None if on_text is None else True}
+    fields |= {"stream": None if on_text is None else True}
+    return _post(url, "/v1/answer", picture, question, timeout_s, fields, on_text)
+
+
+def explain(url: str, picture: Path, question: str, *, timeout_s: float = 60, **fields: Any) -> dict[str, Any]:
+    """What would be kept for a question, and why.
+
+    Args:
+        url: Base URL of the gateway.
+        picture: A picture file.
+        question: The question.
+        timeout_s: Deadline, in seconds.
+        fields: Further request fields of `/v1/explain`, such as keep_tokens=32, maps=True.
+
+    Returns:
+        The numbers of `/v1/explain` (docs/api.md).
+
+    Raises:
+        AnswerError: As for `ask`.
+    """
+    return _post(url, "/v1/explain", picture, question, timeout_s, {**fields, "format": "json"})
+
+
+def _post(
+    url: str,
+    path: str,
+    picture: Path,
+    question: str,
+    timeout_s: float,
+    fields: dict[str, Any],
+    on_text: Callable[[str], object] | None = None,
+) -> dict[str, Any]:
+    fields |= {"question": question, "timeout_s": timeout_s}
     form = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items() if v is not None}
     try:
         files = {"image": (picture.name, picture.read_bytes())}
@@ -51,7 +83,7 @@ def ask(
     with (
         _in_plain_words(url),
         httpx.stream(
-            "POST", f"{url}/v1/answer", data=form, files=files, timeout=timeout_s + 5, trust_env=False
+            "POST", f"{url}{path}", data=form, files=files, timeout=timeout_s + 5, trust_env=False
         ) as response,
     ):
         if response.headers.get("content-type", "").startswith("text/event-stream"):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fovea.client import ask
-from fovea.overlay import draw_kept
+from fovea.images import decode
+from fovea.sheet import Explained, draw_overlay
 from fovea.stack import Stack, StackError, free_port, shipped_checkpoint
 
 __all__ = ["run_demo"]
@@ -63,8 +64,9 @@ def run_demo(*, overlay: Path | None = None, interrupted: Callable[[], bool] = l
                     wrong += not right
                     print(_line(case["question"], reply, right), flush=True)
                     if overlay and number == 0:
-                        rows, columns = reply["explain"]["grid"]
-                        draw_kept(picture.read_bytes(), (rows, columns), reply["explain"]["kept"]).save(overlay)
+                        data = picture.read_bytes()
+                        image = decode(data, max_bytes=len(data), max_pixels=10**6)
+                        draw_overlay(image, Explained.from_response(case["question"], reply)).save(overlay)
                 every = ask(stack.url, picture, cases["questions"][0]["question"], pruner="none", cache="bypass")
                 print(
                     f"\nunpruned, the first question ships {every['usage']['visual_tokens_total']} tokens in"

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from fovea import __version__, checkpoints
-from gateway.api import answer, health, pruners
+from gateway.api import answer, explain, health, pruners
 from gateway.api.admission import Admission
 from gateway.api.body_limit import BodyLimit
 from gateway.api.drain import Drain
@@ -19,6 +19,7 @@ from gateway.cache.memory import MemoryCache
 from gateway.cache.redis import RedisCache
 from gateway.clients.encoder import EncoderClient
 from gateway.clients.llm import LLMClient
+from gateway.drawing import Drawing
 from gateway.fetch import PictureFetcher
 from gateway.pipeline import Pipeline
 from gateway.plan import Planner
@@ -59,6 +60,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             llm=LLMClient(settings.llm, max_message_bytes=settings.max_message_bytes),
             cache=cache,
             fetcher=PictureFetcher(settings.fetch_hosts, max_bytes=settings.max_image_bytes),
+            drawing=Drawing(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         )
         yield
         await app.state.pipeline.close()
@@ -73,7 +75,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.state.admission = Admission(settings.max_concurrent_requests, "answers in progress")
     app.state.body_admission = Admission(settings.max_concurrent_bodies, "bodies being read")
     app.state.drain = Drain()
-    for endpoints in (answer, pruners, health):
+    for endpoints in (answer, explain, pruners, health):
         app.include_router(endpoints.router)
     install_error_handlers(app)
     # The last one added is the outermost.

@@ -1,4 +1,4 @@
-"""One question, from the request to the answer.
+"""One question, from the request to the answer or to the explanation.
 
 `Pipeline.answer` reads as the story: picture and question, who serves, the answer cache, else `_compute`, shared with
 identical requests in progress: visual tokens, cached or encoded, then text, then the caches.
@@ -18,11 +18,13 @@ from fovea.errors import CheckpointMismatch, DeadlineExceeded, InternalError, In
 from gateway.cache.base import LOOKUPS, Cache, Level
 from gateway.clients.encoder import Encoded, EncoderClient
 from gateway.clients.llm import GenerateDone, LLMClient
+from gateway.drawing import Drawing
 from gateway.fetch import PictureFetcher
 from gateway.media import Picture, decode_data_url, picture
-from gateway.plan import Plan, Planner
-from gateway.results import Computed, StoredAnswer, explain, respond
-from gateway.schemas.answer import AnswerRequest, AnswerResponse, Lookup, TokenEvent
+from gateway.plan import EncodePlan, MapsPlan, Plan, Planner
+from gateway.results import Computed, StoredAnswer, activation_maps, explain, explained, respond
+from gateway.schemas.answer import AnswerRequest, AnswerResponse, Lookup, PictureQuestion, TokenEvent
+from gateway.schemas.explain import ActivationMaps, ExplainRequest, ExplainResponse
 from gateway.single_flight import Finished, SingleFlight
 
 __all__ = ["Pipeline"]
@@ -40,10 +42,18 @@ class Pipeline:
         llm: Client of the LLM service.
         cache: Both cache levels.
         fetcher: Pictures by URL.
+        drawing: Draws explanations.
     """
 
     def __init__(
-        self, planner: Planner, *, encoder: EncoderClient, llm: LLMClient, cache: Cache, fetcher: PictureFetcher
+        self,
+        planner: Planner,
+        *,
+        encoder: EncoderClient,
+        llm: LLMClient,
+        cache: Cache,
+        fetcher: PictureFetcher,
+        drawing: Drawing,
     ) -> None:
         self.planner = planner
         self.settings = planner.settings
@@ -51,6 +61,7 @@ class Pipeline:
         self.llm = llm
         self._cache = cache
         self._fetcher = fetcher
+        self._drawing = drawing
         self._flights: SingleFlight[Computed] = SingleFlight()
 
     async def answer(
@@ -90,7 +101,44 @@ class Pipeline:
                 else:
                     yield TokenEvent(text=event)
 
-    async def _picture(self, request: AnswerRequest, upload: bytes | None) -> Picture:
+    async def explain(
+        self, request: ExplainRequest, upload: bytes | None, *, arrived: float
+    ) -> ExplainResponse | bytes:
+        """What would be kept for a question, and why; no language model runs unless the maps are wanted.
+
+        Args:
+            request: A valid request.
+            upload: The picture, if it came as a file.
+            arrived: As for `answer`.
+
+        Returns:
+            The numbers, or the file of a PNG, whichever the request wants.
+
+        Raises:
+            ServiceError: Anything that keeps the explanation from being given.
+        """
+        deadline = arrived + self.planner.check(request)
+        async with _until(deadline):
+            image = await self._picture(request, upload)
+            request.image = upload = None
+            encoder = await self.encoder.info()
+            llm = await self.llm.info() if request.maps else None
+            plan = self.planner.explain(request, image, encoder=encoder, llm=llm, deadline=deadline)
+            encoded, _ = await self._visual_tokens(plan)
+            maps = None if plan.maps is None else await self._activation_maps(plan.maps)
+            response = explained(encoded, maps, model=self.settings.model_name)
+            if request.format == "json":
+                return response
+            return await self._drawing.png(image.data, request.question, response)
+
+    async def _activation_maps(self, plan: MapsPlan) -> ActivationMaps:
+        vanilla, decoupled, every = [
+            (await self._visual_tokens(one))[0] for one in (plan.vanilla, plan.decoupled, plan.every)
+        ]
+        attention = await self.llm.cross_attention(plan.input_ids, every, plan.layer, _remaining(plan.every.deadline))
+        return activation_maps(vanilla, decoupled, attention)
+
+    async def _picture(self, request: PictureQuestion, upload: bytes | None) -> Picture:
         limit = self.settings.max_image_bytes
         if upload is not None and request.image is not None:
             raise InvalidRequest("image was given twice, as a file and as a field", param="image")
@@ -168,7 +216,7 @@ class Pipeline:
             if lock is not None:
                 await self._cache.release(key, lock)
 
-    async def _visual_tokens(self, plan: Plan) -> tuple[Encoded, Lookup]:
+    async def _visual_tokens(self, plan: EncodePlan) -> tuple[Encoded, Lookup]:
         if plan.cache == "use":
             data = await self._look_up("visual_tokens", plan.visual_tokens_key)
             cached = Encoded.from_bytes(data, plan.encode) if data is not None else None
@@ -179,7 +227,7 @@ class Pipeline:
         encoded = await self.encoder.encode(plan.encode, _remaining(plan.deadline))
         telemetry.VISUAL_TOKENS_TOTAL.inc(encoded.num_tokens_total)
         telemetry.VISUAL_TOKENS_KEPT.inc(encoded.num_tokens_kept)
-        if plan.cache != "bypass" and await self._same_services(plan, encoded):
+        if plan.cache != "bypass" and await self._same_encoder(plan, encoded):
             await self._cache.put("visual_tokens", plan.visual_tokens_key, encoded.to_bytes())
         return encoded, "miss" if plan.cache == "use" else "skip"
 
@@ -202,11 +250,15 @@ class Pipeline:
         raise InternalError("the LLM service ended its answer before it was done")
 
     async def _same_services(self, plan: Plan, encoded: Encoded) -> bool:
-        """Whether what was computed belongs under the plan's keys: no service was replaced in the meantime."""
+        """Whether the answer belongs under the plan's key: no service was replaced in the meantime."""
+        return await self._same_encoder(plan, encoded) and await self.llm.info() == plan.llm
+
+    async def _same_encoder(self, plan: EncodePlan, encoded: Encoded) -> bool:
+        """Whether the visual tokens belong under the plan's key: the encoder was not replaced in the meantime."""
         if encoded.fingerprints != {plan.encoder.fingerprint}:
             self.encoder.forget_info()
             return False
-        return await self.encoder.info() == plan.encoder and await self.llm.info() == plan.llm
+        return await self.encoder.info() == plan.encoder
 
     async def _stored_answer(self, plan: Plan) -> StoredAnswer | None:
         if plan.shared_key is None:
@@ -236,8 +288,9 @@ class Pipeline:
         )
 
     async def close(self) -> None:
-        """Cancels what is in progress and closes clients, cache and fetcher."""
+        """Cancels what is in progress and closes clients, cache, fetcher and drawing."""
         await self._flights.close()
+        self._drawing.close()
         await asyncio.gather(self.encoder.close(), self.llm.close(), self._cache.close(), self._fetcher.close())
 
 

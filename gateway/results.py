@@ -10,8 +10,9 @@ from pydantic import BaseModel
 
 from gateway.clients.encoder import Encoded
 from gateway.schemas.answer import AnswerResponse, CacheReport, Explain, Lookup, TimingMs, Usage
+from gateway.schemas.explain import ActivationMaps, ExplainResponse, ExplainUsage
 
-__all__ = ["Computed", "StoredAnswer", "explain", "respond"]
+__all__ = ["Computed", "StoredAnswer", "activation_maps", "explain", "explained", "respond"]
 
 Number = TypeVar("Number", int, float)
 
@@ -83,6 +84,34 @@ def explain(encoded: Encoded) -> Explain:
         task_map=_rows(why.task_map, columns),
         saliency_map=_rows(why.saliency_map, columns),
         merged_into=_rows(why.merged_into, columns),
+    )
+
+
+def explained(encoded: Encoded, maps: ActivationMaps | None, *, model: str) -> ExplainResponse:
+    """The answer to one request for an explanation."""
+    return ExplainResponse(
+        model=model,
+        usage=ExplainUsage(visual_tokens_total=encoded.num_tokens_total, visual_tokens_kept=encoded.num_tokens_kept),
+        explain=explain(encoded),
+        maps=maps,
+    )
+
+
+def activation_maps(vanilla: Encoded, decoupled: Encoded, attention: list[float]) -> ActivationMaps:
+    """The four maps of figure 7 (arXiv 2604.11240).
+
+    Args:
+        vanilla, decoupled: DeSAP's outputs with the one similarity and the other.
+        attention: Of the language model to each patch.
+    """
+    by_similarity = {"vanilla": explain(vanilla), "decoupled": explain(decoupled)}
+    cross = _rows(attention, by_similarity["decoupled"].grid[1])
+    assert cross is not None
+    return ActivationMaps(
+        cls_attention=by_similarity["decoupled"].saliency_map,
+        cross_attention=cross,
+        vanilla_similarity=by_similarity["vanilla"].task_map,
+        decoupled_similarity=by_similarity["decoupled"].task_map,
     )
 
 

@@ -82,6 +82,9 @@ class GatewaySettings(ServiceSettings):
     max_image_bytes: int = Field(default=16 * MiB, ge=1)
     """Largest picture file, uploaded, inline or fetched; beyond it 413."""
 
+    max_image_pixels: int = Field(default=50_000_000, ge=1)
+    """Largest picture that `/v1/explain` draws, in pixels; beyond it 413."""
+
     max_question_chars: int = Field(default=8000, ge=1)
     """Longest question in characters; beyond it 422."""
 

@@ -11,7 +11,7 @@ import grpc.aio
 
 from fovea.errors import InvalidRequest, Unavailable
 from fovea.v1 import llm_pb2, llm_pb2_grpc
-from llm_service.engines.base import Delta, Done, Engine, GenerationRequest
+from llm_service.engines.base import CrossAttention, Delta, Done, Engine, GenerationRequest
 from llm_service.prompts import PromptLimits, read_prompt
 from llm_service.pruning import describe, read_pruning
 from llm_service.sampling import SamplingParams
@@ -76,6 +76,7 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
                 deadline=self._deadline(context),
                 first_token_logprobs=request.first_token_logprobs,
                 pruning=pruning,
+                cross_attention=_read_cross_attention(request),
             )
         )
         # Closing this generator is not enough: a call that is cancelled while it sends leaves it suspended.
@@ -120,6 +121,13 @@ def _read_sampling(message: llm_pb2.SamplingParams, max_tokens: int) -> Sampling
     )
 
 
+def _read_cross_attention(request: llm_pb2.GenerateRequest) -> CrossAttention | None:
+    if not request.HasField("cross_attention"):
+        return None
+    asked = request.cross_attention
+    return CrossAttention(asked.layer if asked.HasField("layer") else None)
+
+
 def _to_message(event: Delta | Done) -> llm_pb2.GenerateResponse:
     if isinstance(event, Delta):
         return llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=event.text))
@@ -136,5 +144,6 @@ def _to_message(event: Delta | Done) -> llm_pb2.GenerateResponse:
             first_token_logprobs=event.first_token_logprobs,
             token_ids=event.token_ids,
             visual_tokens_by_layer=event.visual_tokens_by_layer,
+            cross_attention=event.cross_attention,
         )
     )

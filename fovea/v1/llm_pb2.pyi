@@ -9,18 +9,26 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("input_ids", "visual_tokens", "sampling", "first_token_logprobs", "llm_pruner")
+    __slots__ = ("input_ids", "visual_tokens", "sampling", "first_token_logprobs", "llm_pruner", "cross_attention")
     INPUT_IDS_FIELD_NUMBER: _ClassVar[int]
     VISUAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKEN_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     LLM_PRUNER_FIELD_NUMBER: _ClassVar[int]
+    CROSS_ATTENTION_FIELD_NUMBER: _ClassVar[int]
     input_ids: _containers.RepeatedScalarFieldContainer[int]
     visual_tokens: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.VisualTokens]
     sampling: SamplingParams
     first_token_logprobs: bool
     llm_pruner: LlmPruner
-    def __init__(self, input_ids: _Optional[_Iterable[int]] = ..., visual_tokens: _Optional[_Iterable[_Union[_tensor_pb2.VisualTokens, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., first_token_logprobs: bool = ..., llm_pruner: _Optional[_Union[LlmPruner, _Mapping]] = ...) -> None: ...
+    cross_attention: CrossAttention
+    def __init__(self, input_ids: _Optional[_Iterable[int]] = ..., visual_tokens: _Optional[_Iterable[_Union[_tensor_pb2.VisualTokens, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., first_token_logprobs: bool = ..., llm_pruner: _Optional[_Union[LlmPruner, _Mapping]] = ..., cross_attention: _Optional[_Union[CrossAttention, _Mapping]] = ...) -> None: ...
+
+class CrossAttention(_message.Message):
+    __slots__ = ("layer",)
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    def __init__(self, layer: _Optional[int] = ...) -> None: ...
 
 class LlmPruner(_message.Message):
     __slots__ = ("name", "params", "keep_tokens", "keep_ratio")
@@ -63,7 +71,7 @@ class Delta(_message.Message):
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class Done(_message.Message):
-    __slots__ = ("finish_reason", "prompt_tokens", "completion_tokens", "timing", "first_token_logprobs", "token_ids", "visual_tokens_by_layer")
+    __slots__ = ("finish_reason", "prompt_tokens", "completion_tokens", "timing", "first_token_logprobs", "token_ids", "visual_tokens_by_layer", "cross_attention")
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +79,7 @@ class Done(_message.Message):
     FIRST_TOKEN_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     VISUAL_TOKENS_BY_LAYER_FIELD_NUMBER: _ClassVar[int]
+    CROSS_ATTENTION_FIELD_NUMBER: _ClassVar[int]
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
@@ -78,7 +87,8 @@ class Done(_message.Message):
     first_token_logprobs: _containers.RepeatedScalarFieldContainer[float]
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     visual_tokens_by_layer: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, finish_reason: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., timing: _Optional[_Union[GenerateTiming, _Mapping]] = ..., first_token_logprobs: _Optional[_Iterable[float]] = ..., token_ids: _Optional[_Iterable[int]] = ..., visual_tokens_by_layer: _Optional[_Iterable[int]] = ...) -> None: ...
+    cross_attention: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, finish_reason: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., timing: _Optional[_Union[GenerateTiming, _Mapping]] = ..., first_token_logprobs: _Optional[_Iterable[float]] = ..., token_ids: _Optional[_Iterable[int]] = ..., visual_tokens_by_layer: _Optional[_Iterable[int]] = ..., cross_attention: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class GenerateTiming(_message.Message):
     __slots__ = ("queue_ms", "time_to_first_token_ms", "generate_ms")

@@ -14,9 +14,9 @@ from fovea.errors import InternalError
 from gateway.api.dependencies import get_admission, get_body_admission, get_drain, get_pipeline
 from gateway.api.disconnect import until_disconnect
 from gateway.api.event_stream import Event, EventStream
-from gateway.api.request_body import read_answer_request
+from gateway.api.openapi import ERRORS, request_body
+from gateway.api.request_body import read_request
 from gateway.schemas.answer import AnswerRequest, AnswerResponse
-from gateway.schemas.error import ErrorBody
 
 __all__ = ["router"]
 
@@ -25,26 +25,6 @@ router = APIRouter()
 _SEND_GRACE_S: Final = 5.0
 
 
-def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """`schema` with each reference replaced by what it means: `$defs` cannot be reached inside an OpenAPI document."""
-    if isinstance(schema, list):
-        return [_inlined(item, definitions) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-    return {key: _inlined(value, definitions) for key, value in schema.items() if key != "$defs"}
-
-
-_WITH_REFERENCES: Final = AnswerRequest.model_json_schema()
-_SCHEMA: Final = {
-    **_inlined(_WITH_REFERENCES, _WITH_REFERENCES.get("$defs", {})),
-    "required": ["question", "image"],
-}
-_FORM: Final = {
-    **_SCHEMA,
-    "properties": {**_SCHEMA["properties"], "image": {"type": "string", "format": "binary"}},
-}
 _EXAMPLE: Final = {
     "question": "What colour is the large circle?",
     "image": "data:image/png;base64,iVBORw0KGgo...",
@@ -74,30 +54,6 @@ _ANSWER: Final = {
         "total": 44.2,
     },
 }
-_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": _SCHEMA, "example": _EXAMPLE},
-            "multipart/form-data": {"schema": _FORM},
-        },
-    }
-}
-_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"model": ErrorBody, "description": description}
-    for status, description in {
-        400: "The body cannot be read.",
-        404: "No such model or pruner.",
-        408: "The body did not arrive in time.",
-        413: "Body or picture too large.",
-        415: "Not a picture, or another content type or charset.",
-        422: "A field holds what is not accepted.",
-        429: "Overloaded; see Retry-After.",
-        502: "A service answered nonsense.",
-        503: "A service is down; see Retry-After.",
-        504: "Not done within timeout_s.",
-    }.items()
-}
 _OK: Final[dict[str, Any]] = {
     "description": "The answer; with `stream` the events `token`, `done`, `error`.",
     "content": {
@@ -111,8 +67,8 @@ _OK: Final[dict[str, Any]] = {
     "/v1/answer",
     response_model=AnswerResponse,
     response_model_exclude_none=True,
-    responses={200: _OK, **_ERRORS},
-    openapi_extra=_BODY,
+    responses={200: _OK, **ERRORS},
+    openapi_extra=request_body(AnswerRequest, _EXAMPLE),
     summary="Answer a question about a picture",
 )
 async def answer(request: Request) -> Response:
@@ -127,8 +83,8 @@ async def answer(request: Request) -> Response:
     async with drain.scope(), AsyncExitStack() as resources:
         admission.check()
         with get_body_admission(request).permit():
-            parsed, upload = await read_answer_request(
-                request, timeout_s=settings.body_timeout_s, max_bytes=settings.max_body_bytes
+            parsed, upload = await read_request(
+                request, AnswerRequest, timeout_s=settings.body_timeout_s, max_bytes=settings.max_body_bytes
             )
         resources.enter_context(admission.permit())
         events = await resources.enter_async_context(aclosing(pipeline.answer(parsed, upload, arrived=arrived)))

@@ -1,9 +1,9 @@
-"""JSON and multipart/form-data bodies to one validated request."""
+"""JSON and multipart/form-data bodies to validated requests."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from pydantic_core import from_json
@@ -14,9 +14,11 @@ from starlette.requests import ClientDisconnect
 
 from fovea.errors import Cancelled, InvalidRequest, MalformedRequest, UnsupportedMedia
 from gateway.errors import RequestTimeout
-from gateway.schemas.answer import AnswerRequest, parse_answer_request
+from gateway.schemas.answer import PictureQuestion, parse_request
 
-__all__ = ["read_answer_request"]
+__all__ = ["read_request"]
+
+R = TypeVar("R", bound=PictureQuestion)
 
 _MAX_FIELDS: Final = 64
 _MAX_VALUES: Final = 16_384
@@ -24,13 +26,12 @@ _LARGE_BYTES: Final = 64 * 1024
 _MAX_NAME_CHARS: Final = 80
 
 
-async def read_answer_request(
-    request: Request, *, timeout_s: float, max_bytes: int
-) -> tuple[AnswerRequest, bytes | None]:
+async def read_request(request: Request, kind: type[R], *, timeout_s: float, max_bytes: int) -> tuple[R, bytes | None]:
     """Reads and validates the body.
 
     Args:
         request: With its body unread.
+        kind: What the body must be.
         timeout_s: How long the client may take to send it.
         max_bytes: Largest single form field.
 
@@ -44,10 +45,10 @@ async def read_answer_request(
         RequestTimeout: The client was too slow.
         Cancelled: The client has gone.
     """
-    kind = _content_type(request)
+    media_type = _content_type(request)
     try:
         async with asyncio.timeout(timeout_s):
-            if kind == "application/json":
+            if media_type == "application/json":
                 fields, upload = await _read_json(request), None
             else:
                 fields, upload = await _read_form(request, max_bytes)
@@ -55,7 +56,7 @@ async def read_answer_request(
         raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s") from None
     except ClientDisconnect:
         raise Cancelled("the client closed the connection while sending") from None
-    return parse_answer_request(fields, strict=kind == "application/json"), upload
+    return parse_request(kind, fields, strict=media_type == "application/json"), upload
 
 
 def _content_type(request: Request) -> str:

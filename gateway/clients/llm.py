@@ -72,6 +72,28 @@ class GenerateDone:
     queue_ms: float
 
 
+def _generate_request(
+    input_ids: Sequence[int],
+    encoded: Encoded,
+    sampling: Sampling,
+    llm_pruner: LlmPrunerCall | None = None,
+    cross_attention: llm_pb2.CrossAttention | None = None,
+) -> llm_pb2.GenerateRequest:
+    return llm_pb2.GenerateRequest(
+        input_ids=input_ids,
+        visual_tokens=encoded.visual_tokens,
+        sampling=llm_pb2.SamplingParams(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            stop=sampling.stop,
+        ),
+        llm_pruner=llm_pruner.to_message() if llm_pruner is not None else None,
+        cross_attention=cross_attention,
+    )
+
+
 class LLMClient(ServiceClient[LLMInfo]):
     """The LLM service."""
 
@@ -105,18 +127,7 @@ class LLMClient(ServiceClient[LLMInfo]):
         Raises:
             ServiceError: The LLM service refused, failed, or is away.
         """
-        request = llm_pb2.GenerateRequest(
-            input_ids=input_ids,
-            visual_tokens=encoded.visual_tokens,
-            sampling=llm_pb2.SamplingParams(
-                max_tokens=sampling.max_tokens,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                seed=sampling.seed,
-                stop=sampling.stop,
-            ),
-            llm_pruner=llm_pruner.to_message() if llm_pruner is not None else None,
-        )
+        request = _generate_request(input_ids, encoded, sampling, llm_pruner)
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata())
         done = None
         try:
@@ -132,3 +143,27 @@ class LLMClient(ServiceClient[LLMInfo]):
         if done is None:
             raise InternalError("the LLM service ended its answer before it was done")
         yield GenerateDone(done.finish_reason, done.prompt_tokens, done.completion_tokens, done.timing.queue_ms)
+
+    async def cross_attention(
+        self, input_ids: Sequence[int], encoded: Encoded, layer: int | None, timeout_s: float
+    ) -> list[float]:
+        """Attention of the last prompt token to each visual token in a layer; None: the service's own choice.
+
+        Raises:
+            ServiceError: The LLM service refused, failed, or is away.
+        """
+        request = _generate_request(
+            input_ids, encoded, Sampling(1, 0.0, 1.0, None, ()), cross_attention=llm_pb2.CrossAttention(layer=layer)
+        )
+        call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata())
+        attention: list[float] = []
+        try:
+            async for event in call:
+                attention.extend(event.done.cross_attention)
+        except grpc.aio.AioRpcError as error:
+            raise self.error(error) from error
+        finally:
+            call.cancel()  # of no effect once the stream has ended
+        if len(attention) != encoded.num_tokens_kept:
+            raise InternalError("the LLM service did not report attention to each visual token")
+        return attention

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -19,15 +19,18 @@ __all__ = [
     "Explain",
     "LlmPruner",
     "Lookup",
+    "PictureQuestion",
     "TimingMs",
     "TokenEvent",
     "Usage",
-    "parse_answer_request",
+    "parse_request",
 ]
 
 CacheMode = Literal["use", "bypass", "refresh"]
 WireDType = Literal["float32", "float16", "bfloat16"]
 Lookup = Literal["hit", "miss", "skip"]
+
+R = TypeVar("R", bound="PictureQuestion")
 
 _NOT_YET: Final = ("images", "video", "messages", "max_wire_bytes")
 
@@ -62,8 +65,8 @@ class LlmPruner(_Request):
         return self
 
 
-class AnswerRequest(_Request):
-    """A question about a picture."""
+class PictureQuestion(_Request):
+    """What every question about a picture says."""
 
     question: str
     """The question. `<image>` in it marks where the picture goes; without the mark the picture comes first. Other
@@ -89,6 +92,22 @@ class AnswerRequest(_Request):
     keep_ratio: float | None = Field(default=None, gt=0, le=1)
     """Visual tokens to keep per picture, as a share; at most one of `keep_tokens` and `keep_ratio`."""
 
+    timeout_s: float | None = Field(default=None, gt=0)
+    """Deadline of the whole request in seconds, up to the server's limit; left out: 60."""
+
+    cache: CacheMode = "use"
+    """`use` reads and fills the caches, `refresh` only fills them, `bypass` does neither."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.keep_tokens is not None and self.keep_ratio is not None:
+            raise PydanticCustomError("one_budget", "at most one of keep_tokens and keep_ratio may be given")
+        return self
+
+
+class AnswerRequest(PictureQuestion):
+    """A question about a picture."""
+
     llm_pruner: LlmPruner | None = None
     """A second pruner, inside the language model, on what the first one left; left out: none. In a form: a JSON
     object."""
@@ -113,23 +132,11 @@ class AnswerRequest(_Request):
     )
     """Up to 8 strings; the answer ends before the first that appears. One string may stand without a list."""
 
-    timeout_s: float | None = Field(default=None, gt=0)
-    """Deadline of the whole answer in seconds, up to the server's limit; left out: 60."""
-
     stream: bool = False
     """Send server-sent events: `token` as text is decoded, then `done` with the whole answer, or `error`."""
 
-    cache: CacheMode = "use"
-    """`use` reads and fills the caches, `refresh` only fills them, `bypass` does neither."""
-
     explain: bool = False
     """Add the score maps and the kept tokens."""
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> Self:
-        if self.keep_tokens is not None and self.keep_ratio is not None:
-            raise PydanticCustomError("one_budget", "at most one of keep_tokens and keep_ratio may be given")
-        return self
 
     @property
     def deterministic(self) -> bool:
@@ -137,10 +144,11 @@ class AnswerRequest(_Request):
         return self.temperature == 0 or self.seed is not None
 
 
-def parse_answer_request(fields: Mapping[str, Any], *, strict: bool) -> AnswerRequest:
+def parse_request(kind: type[R], fields: Mapping[str, Any], *, strict: bool) -> R:
     """Validates the fields of a request.
 
     Args:
+        kind: What is to become of them.
         fields: Field names and values, as read from JSON or a form.
         strict: Types must match (JSON). A form knows text alone, so there "0.5" is a number and "true" a truth value.
 
@@ -151,12 +159,12 @@ def parse_answer_request(fields: Mapping[str, Any], *, strict: bool) -> AnswerRe
         if name in fields:
             raise InvalidRequest(f"{name} is not served yet; send one picture as image, with a question", param=name)
     try:
-        return AnswerRequest.model_validate(dict(fields), strict=strict)
+        return kind.model_validate(dict(fields), strict=strict)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     param = ".".join(str(part) for part in first["loc"])[:80] or None
     if first["type"] == "extra_forbidden":
-        accepted = ", ".join((LlmPruner if len(first["loc"]) > 1 else AnswerRequest).model_fields)
+        accepted = ", ".join((LlmPruner if len(first["loc"]) > 1 else kind).model_fields)
         raise InvalidRequest(f"there is no field {param!r}; accepted are {accepted}", param=param)
     if first["type"] == "one_budget":
         raise InvalidRequest(first["msg"], param="keep_ratio")

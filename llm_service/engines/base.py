@@ -11,7 +11,16 @@ from llm_service.pruners.base import AnyPruner
 from llm_service.pruners.plan import BoundPruner, Budget
 from llm_service.sampling import SamplingParams
 
-__all__ = ["Delta", "Done", "Engine", "Generation", "GenerationRequest", "GenerationTiming", "Pruning"]
+__all__ = [
+    "CrossAttention",
+    "Delta",
+    "Done",
+    "Engine",
+    "Generation",
+    "GenerationRequest",
+    "GenerationTiming",
+    "Pruning",
+]
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,17 @@ class Pruning:
 
     pruner: BoundPruner
     budget: Budget
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """Attention of the last prompt token to the visual tokens, mean over the heads.
+
+    Attributes:
+        layer: Counted from 0; None: layer 2 of 32, scaled to the model's depth.
+    """
+
+    layer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,7 @@ class GenerationRequest:
         deadline: When the caller stops waiting, on the clock of `time.monotonic`, in seconds.
         first_token_logprobs: Report the whole distribution of the first generated token.
         pruning: What to do with the visual tokens inside the model; None: nothing.
+        cross_attention: Which row of attention to report; None: none.
     """
 
     prompt: Prompt
@@ -39,6 +60,7 @@ class GenerationRequest:
     deadline: float
     first_token_logprobs: bool = False
     pruning: Pruning | None = None
+    cross_attention: CrossAttention | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,7 @@ class Done:
         first_token_logprobs: [V] natural logarithms where asked for, else empty.
         visual_tokens_by_layer: [L] visual tokens that each layer attended over in the prefill; empty where none were
             pruned inside the model.
+        cross_attention: [N] for each visual token of the request, where asked for, else empty.
     """
 
     finish_reason: str
@@ -78,6 +101,7 @@ class Done:
     timing: GenerationTiming
     first_token_logprobs: list[float] = field(default_factory=list, repr=False)
     visual_tokens_by_layer: tuple[int, ...] = ()
+    cross_attention: list[float] = field(default_factory=list, repr=False)
 
 
 class Generation(Protocol):
@@ -114,7 +138,7 @@ class Engine(Protocol):
             Overloaded: The queue is full.
             DeadlineExceeded: The deadline has passed already.
             Unavailable: The engine has stopped.
-            InvalidRequest: The engine cannot prune as asked, or not to that budget.
+            InvalidRequest: The engine cannot prune as asked, or not to that budget, or cannot report attention.
         """
         ...
 

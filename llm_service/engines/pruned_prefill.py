@@ -1,7 +1,8 @@
-"""The prefill of one prompt whose visual tokens grow fewer from layer to layer."""
+"""The prefill of one prompt, layer by layer: its visual tokens may grow fewer, its attention may be looked at."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,17 +13,32 @@ from llm_service.models.base import ModelInputs
 from llm_service.models.decoder import LayeredDecoder
 from llm_service.pruners.base import Choice, Moment, VisualLayout
 from llm_service.pruners.plan import PruningPlan
+from llm_service.pruners.selection import attention_rows
 
-__all__ = ["PrefilledRow", "PrunedInputs", "prefill"]
+__all__ = ["Observation", "PrefilledRow", "PrunedInputs", "prefill"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Who wants to know what the last prompt token attends to.
+
+    Attributes:
+        layer: In which layer.
+        tell: Takes [N], the attention to each visual token of the prompt, mean over the heads; 0 where one is gone.
+    """
+
+    layer: int
+    tell: Callable[[Tensor], None]
 
 
 @dataclass(frozen=True)
 class PrunedInputs:
-    """A prompt, where its visual tokens are, and what happens to them."""
+    """A prompt, where its visual tokens are, what happens to them (None: nothing), and who looks on."""
 
     inputs: ModelInputs
     layout: VisualLayout
-    plan: PruningPlan
+    plan: PruningPlan | None
+    observation: Observation | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +70,8 @@ class _Sequence:
 
 def prefill(decoder: LayeredDecoder, prompt: PrunedInputs) -> PrefilledRow:
     """Runs layer after layer, pruning at the inputs of those that the plan names."""
-    inputs, layout = prompt.inputs, prompt.layout
-    keeps = {stage.layer: stage.keep for stage in prompt.plan.stages}
+    inputs, layout, plan, observation = prompt.inputs, prompt.layout, prompt.plan, prompt.observation
+    keeps = {} if plan is None else {stage.layer: stage.keep for stage in plan.stages}
     alive = _Sequence(
         inputs.inputs_embeds,
         inputs.position_ids,
@@ -66,7 +82,7 @@ def prefill(decoder: LayeredDecoder, prompt: PrunedInputs) -> PrefilledRow:
     cache, next_positions, survivors, num_created = DynamicCache(), [], [], len(layout)
     before, hidden = alive.hidden, alive.hidden
     for index in range(decoder.num_layers):
-        if index in keeps:
+        if plan is not None and index in keeps:
             moment = Moment(
                 hidden=hidden,
                 previous_hidden=before,
@@ -77,11 +93,11 @@ def prefill(decoder: LayeredDecoder, prompt: PrunedInputs) -> PrefilledRow:
                 prompt=inputs.inputs_embeds,
                 layout=layout,
             )
-            choice = prompt.plan.pruner.prune(moment, keeps[index])
+            choice = plan.pruner.prune(moment, keeps[index])
             if choice.doubles_cache:
                 done = cache.layers[index - 1]
                 done.update(done.keys, done.values)
-            alive = _shorten(alive, hidden, choice, num_created, compact=prompt.plan.pruner.method.compact)
+            alive = _shorten(alive, hidden, choice, num_created, compact=plan.pruner.method.compact)
             num_created += 0 if choice.merged is None else len(choice.merged)
             survivors.append(alive.origin)
             hidden = alive.hidden
@@ -89,7 +105,17 @@ def prefill(decoder: LayeredDecoder, prompt: PrunedInputs) -> PrefilledRow:
         before = hidden
         hidden = decoder.layer(index, hidden[None], rotary, mask, cache)[0]
         next_positions.append(alive.positions[-1] + 1)
+        if observation is not None and index == observation.layer:
+            last = torch.tensor([len(before) - 1], device=before.device)
+            row = attention_rows(decoder.view(index, before, rotary, cache), last)[:, 0, alive.visual].mean(dim=0)
+            observation.tell(_by_origin(row, alive.origin, len(layout)))
     return PrefilledRow(decoder.norm(hidden[-1]), cache, torch.stack(next_positions), tuple(survivors))
+
+
+def _by_origin(values: Tensor, origin: Tensor, num_visual: int) -> Tensor:
+    """[N] of values [n] of the tokens that are alive; merged ones stand for no single token and are left out."""
+    original = origin < num_visual
+    return values.new_zeros(num_visual).index_put((origin[original],), values[original])
 
 
 def _shorten(alive: _Sequence, hidden: Tensor, choice: Choice, num_created: int, *, compact: bool) -> _Sequence:

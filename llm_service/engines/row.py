@@ -43,6 +43,7 @@ class Row(AsyncIterator[Delta | Done]):
         self.ended = False
         self.token_ids: list[int] = []
         self.first_token_logprobs: list[float] = []
+        self.cross_attention: list[float] = []
         self.generator = make_generator(request.sampling)
         self._max_tokens = min(request.sampling.max_tokens, max_model_len - request.prompt.num_tokens)
         self._eos_token_ids = eos_token_ids
@@ -78,6 +79,11 @@ class Row(AsyncIterator[Delta | Done]):
         self._cancelled = True
 
     # The model thread's side.
+
+    @property
+    def layer_by_layer(self) -> bool:
+        """Its prefill must stop between layers."""
+        return self.plan is not None or self.request.cross_attention is not None
 
     @property
     def departed(self) -> bool:
@@ -133,6 +139,7 @@ class Row(AsyncIterator[Delta | Done]):
             ),
             first_token_logprobs=self.first_token_logprobs,
             visual_tokens_by_layer=() if self.plan is None else self.plan.visual_tokens,
+            cross_attention=self.cross_attention,
         )
 
     def _emit(self, event: Delta | Done | ServiceError) -> None:

@@ -1,8 +1,8 @@
 """The engine that runs a model of transformers in this process, on a thread of its own, with continuous batching.
 
 Requests join the batch between two tokens and leave it when they end, so a short answer never waits for a long one.
-`TransformersEngine.step` is the table of contents. Rows that are pruned inside the model make a batch of their own
-beside the others, whose path pruning does not touch.
+`TransformersEngine.step` is the table of contents. Rows whose prefill stops between layers, to prune or to look at
+attention, make a batch of their own beside the others, whose path they do not touch.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import torch
 from tokenizers import Tokenizer
+from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from fovea.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from llm_service.engines.base import Generation, GenerationRequest
 from llm_service.engines.batch import Batch
 from llm_service.engines.layout import num_prunable, visual_layout
-from llm_service.engines.pruned_prefill import PrunedInputs
+from llm_service.engines.pruned_prefill import Observation, PrunedInputs
 from llm_service.engines.pruned_runner import PrunedRunner
 from llm_service.engines.row import Row
 from llm_service.engines.runner import ModelRunner
@@ -29,10 +30,14 @@ from llm_service.models.decoder import supports_layers
 from llm_service.pruners import PRUNERS
 from llm_service.pruners.base import AnyPruner
 from llm_service.pruners.plan import PruningPlan, UnreachableBudget
+from llm_service.pruners.schedule import scaled_layers
 
 __all__ = ["TransformersEngine"]
 
 log = logging.getLogger(__name__)
+
+# Of 32: the first layer whose attention SparseVLM prunes by.
+_OBSERVED_LAYER: Final = 2
 
 
 class TransformersEngine:
@@ -81,6 +86,11 @@ class TransformersEngine:
         return sum(map(len, self._batches))
 
     @property
+    def _num_layers(self) -> int:
+        count: int = self._model.causal_lm.config.num_hidden_layers
+        return count
+
+    @property
     def pruners(self) -> Mapping[str, AnyPruner]:
         """All, for a model whose layers can be run one by one."""
         return {} if self._pruned is None else PRUNERS
@@ -91,6 +101,7 @@ class TransformersEngine:
 
     def submit(self, request: GenerationRequest) -> Generation:
         """Queues a request; see `Engine.submit`."""
+        self._check_cross_attention(request)
         plan = self._plan(request)
         row = Row(request, self._tokenizer, self._model.eos_token_ids, self._max_model_len, plan)
         if row.departed:
@@ -126,11 +137,11 @@ class TransformersEngine:
         for batch in self._batches:
             self._attempt(batch, batch.drop_departed)
         newcomers = self._waiting.take(self._max_batch_size - self.num_running)
-        if plain := [row for row in newcomers if row.plan is None]:
+        if plain := [row for row in newcomers if not row.layer_by_layer]:
             self._attempt(self._plain, lambda: self._plain.prefill(plain))
-        if pruned := [row for row in newcomers if row.plan is not None]:
+        if pruned := [row for row in newcomers if row.layer_by_layer]:
             into = self._pruned
-            assert into is not None, "`submit` makes no plan that cannot be run"
+            assert into is not None, "`submit` lets nothing pass that cannot be run"
             self._attempt(into, lambda: into.prefill(pruned))
         for batch in self._batches:
             self._attempt(batch, batch.decode)
@@ -147,9 +158,38 @@ class TransformersEngine:
         return self._model.embed(row.request.prompt)
 
     def _embed_pruned(self, row: Row) -> PrunedInputs:
-        assert row.plan is not None
-        layout = visual_layout(row.request.prompt, self._model.image_token_id, self._model.device)
-        return PrunedInputs(self._embed(row), layout, row.plan)
+        prompt = row.request.prompt
+        layout = visual_layout(prompt, self._model.image_token_id, self._model.device)
+        return PrunedInputs(self._embed(row), layout, row.plan, self._observation(row))
+
+    def _observation(self, row: Row) -> Observation | None:
+        asked = row.request.cross_attention
+        if asked is None:
+            return None
+        total = sum(len(picture.positions) for picture in row.request.prompt.visual_tokens)
+
+        def tell(attention: torch.Tensor) -> None:
+            # A visual token at the very end of a prompt is not in the layout.
+            row.cross_attention = F.pad(attention, (0, total - len(attention))).tolist()
+
+        layer = scaled_layers([_OBSERVED_LAYER], self._num_layers)[0] if asked.layer is None else asked.layer
+        return Observation(layer, tell)
+
+    def _check_cross_attention(self, request: GenerationRequest) -> None:
+        if request.cross_attention is None:
+            return
+        if self._pruned is None:
+            raise InvalidRequest(
+                "this model cannot be looked at layer by layer; leave cross_attention out", param="cross_attention"
+            )
+        if not request.prompt.visual_tokens:
+            raise InvalidRequest("cross_attention needs visual tokens to attend to", param="cross_attention")
+        layer = request.cross_attention.layer
+        if layer is not None and layer >= self._num_layers:
+            raise InvalidRequest(
+                f"cross_attention.layer is {layer}; 0 to {self._num_layers - 1} are accepted",
+                param="cross_attention.layer",
+            )
 
     def _plan(self, request: GenerationRequest) -> PruningPlan | None:
         if request.pruning is None:
@@ -158,8 +198,6 @@ class TransformersEngine:
             raise InvalidRequest("this model cannot be pruned layer by layer; leave llm_pruner out", param="llm_pruner")
         num_visual = num_prunable(request.prompt, self._model.image_token_id)
         try:
-            return request.pruning.pruner.plan(
-                request.pruning.budget, num_visual, self._model.causal_lm.config.num_hidden_layers
-            )
+            return request.pruning.pruner.plan(request.pruning.budget, num_visual, self._num_layers)
         except UnreachableBudget as error:
             raise InvalidRequest(str(error), param="llm_pruner") from error

@@ -135,6 +135,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         self.late_error: ServiceError | None = None  # after the first piece
         self.stops_early = False
         self.silent = False
+        self.looks_away = False  # reports no attention
         self.info = llm_pb2.GetLLMInfoResponse(
             model="tiny",
             family="llava",
@@ -180,8 +181,14 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
                 prompt_tokens=len(request.input_ids) - 1 + kept,
                 completion_tokens=3,
                 timing=llm_pb2.GenerateTiming(queue_ms=0.5),
+                cross_attention=self._attention(request),
             )
         )
+
+    def _attention(self, request: Any) -> list[float]:
+        if not request.HasField("cross_attention") or self.looks_away:
+            return []
+        return [0.01 * position for position in request.visual_tokens[0].positions]
 
 
 async def serve(servicer: ScriptedEncoder | ScriptedLLM, port: int = 0, max_concurrent_rpcs: int = 64) -> GrpcServer:

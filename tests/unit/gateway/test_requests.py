@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fovea.errors import InvalidRequest
-from gateway.schemas.answer import AnswerRequest, parse_answer_request
+from gateway.schemas.answer import AnswerRequest, parse_request
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -20,7 +20,7 @@ fields = st.dictionaries(st.sampled_from([*AnswerRequest.model_fields, "colour",
 
 def outcome(fields: dict[str, Any], *, strict: bool) -> AnswerRequest | InvalidRequest:
     try:
-        return parse_answer_request(fields, strict=strict)
+        return parse_request(AnswerRequest, fields, strict=strict)
     except InvalidRequest as error:
         return error
 

@@ -7,20 +7,19 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from encoder_service.images import decode
 from fovea.errors import InvalidRequest, TooLarge, UnsupportedMedia
+from fovea.images import decode
 
 # Prints how many bytes the process has grown by at most; getrusage would begin with what its parent has.
 PEAK = """
 import re, sys
-from encoder_service.images import decode
+from fovea.images import decode
 data = open(sys.argv[1], "rb").read()
 peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 before = peak()
@@ -160,7 +159,7 @@ def test_a_format_that_pillow_knows_and_we_do_not_accept_is_refused(noise: Image
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_truncated_files_are_refused(form: str, make_picture: Callable[..., bytes]) -> None:
-    data = make_picture(0, form=form)
+def test_truncated_files_are_refused(form: str, noise: Image.Image) -> None:
+    data = encoded(noise, form)
     with pytest.raises(UnsupportedMedia):
         decode(data[: len(data) // 2], **LIMITS)

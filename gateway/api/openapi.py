@@ -1,0 +1,56 @@
+"""What endpoints that take a picture say of themselves in the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gateway.schemas.answer import PictureQuestion
+from gateway.schemas.error import ErrorBody
+
+__all__ = ["ERRORS", "request_body"]
+
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ErrorBody, "description": description}
+    for status, description in {
+        400: "The body cannot be read.",
+        404: "No such model or pruner.",
+        408: "The body did not arrive in time.",
+        413: "Body or picture too large.",
+        415: "Not a picture, or another content type or charset.",
+        422: "A field holds what is not accepted.",
+        429: "Overloaded; see Retry-After.",
+        502: "A service answered nonsense.",
+        503: "A service is down; see Retry-After.",
+        504: "Not done within timeout_s.",
+    }.items()
+}
+
+
+def request_body(kind: type[PictureQuestion], example: dict[str, Any]) -> dict[str, Any]:
+    """The body, as JSON and as a form; the endpoints read it themselves, so FastAPI cannot tell."""
+    with_references = kind.model_json_schema()
+    schema = {
+        **_inlined(with_references, with_references.get("$defs", {})),
+        "required": ["question", "image"],
+    }
+    form = {**schema, "properties": {**schema["properties"], "image": {"type": "string", "format": "binary"}}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": schema, "example": example},
+                "multipart/form-data": {"schema": form},
+            },
+        }
+    }
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """`schema` with each reference replaced by what it means: `$defs` cannot be reached inside an OpenAPI document."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items() if key != "$defs"}

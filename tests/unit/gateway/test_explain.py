@@ -1,0 +1,225 @@
+"""`POST /v1/explain`: what it draws, what it asks of whom, what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from fovea.errors import Unavailable
+from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
+
+
+async def post(gateway: Gateway, **fields: Any) -> httpx.Response:
+    return await gateway.http.post("/v1/explain", json=ask(**fields))
+
+
+async def numbers(gateway: Gateway, **fields: Any) -> dict[str, Any]:
+    response = await post(gateway, format="json", **fields)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+async def refused(gateway: Gateway, status: int, body: Any = None, **fields: Any) -> dict[str, Any]:
+    response = await gateway.http.post("/v1/explain", json=ask(**fields) if body is None else body)
+    assert response.status_code == status, response.text
+    assert response.headers["x-request-id"]
+    assert set(response.json()) == {"error"}
+    return dict(response.json()["error"])
+
+
+def sheet(response: httpx.Response) -> Image.Image:
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "image/png"
+    image = Image.open(io.BytesIO(response.content))
+    assert image.format == "PNG"
+    return image.convert("RGB")
+
+
+async def test_it_draws_without_the_language_model(gateway: Gateway) -> None:
+    await gateway.servers["llm"].grpc.stop(0)
+    image = sheet(await post(gateway))
+    assert image.width > image.height
+    assert gateway.llm.calls == []
+    (call,) = gateway.encoder.calls
+    assert call.explain
+    assert call.pruner == "desap"
+    assert call.keep_ratio == 0.5
+
+
+async def test_the_numbers_are_those_of_the_encoder(gateway: Gateway) -> None:
+    assert await numbers(gateway, pruner_params={"beta": 0.25}, keep_tokens=3) == {
+        "model": "tiny-llava",
+        "usage": {"visual_tokens_total": 6, "visual_tokens_kept": 3},
+        "explain": {
+            "pruner": "desap",
+            "grid": [2, 3],
+            "kept": [0, 1, 2],
+            "task_map": [[0.5] * 3] * 2,
+            "saliency_map": [[0.25] * 3] * 2,
+            "merged_into": [[0, 1, 2], [0, 1, -1]],
+        },
+    }
+    (call,) = gateway.encoder.calls
+    assert dict(call.pruner_params) == {"beta": 0.25}
+    assert call.keep_tokens == 3
+
+
+async def test_the_sheet_shows_the_question_and_greys_what_was_dropped(gateway: Gateway) -> None:
+    """One panel is drawn by the tests of the overlay; here, that this picture and this question are in it."""
+    one, other, longer = [
+        np.asarray(sheet(await post(gateway, question=question, shade=shade)))
+        for question, shade in (("Is it?", 0), ("Is it?", 255), ("Is it so?", 0))
+    ]
+    assert (one[-200:-60] != other[-200:-60]).any()
+    assert (one[:40] == other[:40]).all()
+    assert (one[:40] != longer[:40]).any()
+    assert (one[60:] == longer[60:]).all()
+
+
+async def test_maps_ask_for_both_similarities_and_for_the_attention_to_all_tokens(gateway: Gateway) -> None:
+    made = await numbers(gateway, maps=True, cross_attention_layer=3, pruner_params={"beta": 0.25})
+    assert {name: np.shape(rows) for name, rows in made["maps"].items()} == dict.fromkeys(
+        ("cls_attention", "cross_attention", "vanilla_similarity", "decoupled_similarity"), (2, 3)
+    )
+    assert made["maps"]["cross_attention"][1] == pytest.approx([0.03, 0.04, 0.05])
+    assert [(call.pruner, dict(call.pruner_params)) for call in gateway.encoder.calls] == [
+        ("desap", {"beta": 0.25}),
+        ("desap", {"beta": 0.25, "similarity": "vanilla"}),
+        ("desap", {"beta": 0.25, "similarity": "decoupled"}),
+        ("none", {}),
+    ]
+    (generate,) = gateway.llm.calls
+    assert generate.cross_attention.layer == 3
+    assert generate.sampling.max_tokens == 1
+    assert len(generate.visual_tokens[0].positions) == 6
+
+
+async def test_maps_of_a_pruner_that_reads_no_text_compare_desaps_similarities_all_the_same(gateway: Gateway) -> None:
+    image = sheet(await post(gateway, maps=True, pruner="none"))
+    assert [dict(call.pruner_params) for call in gateway.encoder.calls[1:]] == [
+        {"similarity": "vanilla"},
+        {"similarity": "decoupled"},
+        {},
+    ]
+    assert not gateway.llm.calls[0].cross_attention.HasField("layer")
+    assert image.width > 4 * image.height / 2
+
+
+async def test_a_form_with_an_uploaded_picture_is_taken(gateway: Gateway) -> None:
+    fields = {"question": "Is it?", "format": "json", "maps": "true", "pruner_params": json.dumps({"beta": 0.25})}
+    response = await gateway.http.post("/v1/explain", data=fields, files={"image": png()})
+    assert response.status_code == 200, response.text
+    assert "maps" in response.json()
+
+
+async def test_the_visual_token_cache_is_shared_with_explained_answers(gateway: Gateway) -> None:
+    await gateway.answer(explain=True)
+    assert (await numbers(gateway))["usage"]["visual_tokens_kept"] == 3
+    assert len(gateway.encoder.calls) == 1
+    await numbers(gateway, cache="bypass")
+    assert len(gateway.encoder.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param", "text"),
+    [
+        ({"question": ""}, 422, "question", "at least one character"),
+        ({"question": "<image> <image> two?"}, 422, "question", "2 <image> marks for 1 picture"),
+        ({"image": data_url(b"no picture")}, 415, "image", "not a picture"),
+        ({"image": "data:image/png;base64,???"}, 400, "image", "base64"),
+        ({"pruner": "sharpest"}, 404, "pruner", "accepted are none, desap"),
+        ({"model": "other"}, 404, "model", "tiny-llava"),
+        ({"keep_tokens": 3, "keep_ratio": 0.5}, 422, "keep_ratio", "at most one"),
+        ({"keep_ratio": 1.5}, 422, "keep_ratio", "less than or equal to 1"),
+        ({"format": "gif"}, 422, "format", "'png' or 'json'"),
+        ({"cross_attention_layer": -1}, 422, "cross_attention_layer", "greater than or equal to 0"),
+        ({"max_tokens": 5}, 422, "max_tokens", "accepted are question, image"),
+        ({"stream": True}, 422, "stream", "there is no field"),
+        ({"timeout_s": 10_000}, 422, "timeout_s", "up to 600"),
+        ({"video": "x"}, 422, "video", "not served yet"),
+    ],
+)
+async def test_what_is_not_accepted_is_refused_as_by_answer(
+    gateway: Gateway, fields: dict[str, Any], status: int, param: str, text: str
+) -> None:
+    error = await refused(gateway, status, body={**ask(), **fields})
+    assert error["param"] == param
+    assert text in error["message"]
+
+
+@pytest.mark.parametrize("missing", ["question", "image"])
+async def test_question_and_picture_are_needed(gateway: Gateway, missing: str) -> None:
+    error = await refused(gateway, 422, body={name: value for name, value in ask().items() if name != missing})
+    assert error["param"] == missing
+
+
+async def test_a_picture_that_only_begins_like_one_is_no_picture(gateway: Gateway) -> None:
+    """The scripted encoder reads nothing; the drawing does."""
+    error = await refused(gateway, 415, body={**ask(), "image": data_url(png()[:20])})
+    assert error["param"] == "image"
+
+
+async def test_a_picture_with_too_many_pixels_is_not_drawn(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_image_pixels=99)
+    file = io.BytesIO()
+    Image.new("RGB", (10, 10)).save(file, "PNG")
+    body = {**ask(), "image": data_url(file.getvalue())}
+    assert "at most 99" in (await refused(gateway, 413, body=body))["message"]
+    assert (await gateway.http.post("/v1/explain", json={**body, "format": "json"})).status_code == 200
+
+
+async def test_without_desap_there_are_no_maps(gateway: Gateway) -> None:
+    del gateway.encoder.info.pruners[1]
+    gateway.encoder.info.default_pruner = "none"
+    error = await refused(gateway, 422, maps=True)
+    assert error["param"] == "maps"
+    assert "'desap'" in error["message"]
+    assert (await post(gateway)).status_code == 200
+
+
+async def test_maps_need_the_language_model(gateway: Gateway) -> None:
+    gateway.llm.error = Unavailable("draining", retry_after_s=2.0)
+    response = await post(gateway, maps=True)
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "2"
+
+
+async def test_a_language_model_that_reports_no_attention_answers_nonsense(gateway: Gateway) -> None:
+    gateway.llm.looks_away = True
+    assert (await refused(gateway, 502, maps=True))["code"] == "internal_error"
+
+
+async def test_permits_are_those_of_answers(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_concurrent_requests=1)
+    gateway.encoder.gate.shut()
+    first = asyncio.create_task(post(gateway))
+    await gateway.encoder.gate.reached.wait()
+    assert (await refused(gateway, 429))["code"] == "overloaded"
+    await gateway.refused(429)
+    gateway.encoder.gate.open()
+    assert (await first).status_code == 200
+    assert (await post(gateway)).status_code == 200
+
+
+async def test_the_deadline_holds(gateway: Gateway) -> None:
+    gateway.encoder.gate.shut()
+    assert (await refused(gateway, 504, timeout_s=0.2))["param"] == "timeout_s"
+
+
+async def test_the_document_describes_it(gateway: Gateway) -> None:
+    paths = (await gateway.http.get("/openapi.json")).json()["paths"]
+    described = paths["/v1/explain"]["post"]
+    fields = described["requestBody"]["content"]["application/json"]["schema"]
+    assert {"question", "image", "pruner", "keep_tokens", "maps", "format"} <= set(fields["properties"])
+    assert fields["required"] == ["question", "image"]
+    assert set(described["responses"]["200"]["content"]) == {"image/png", "application/json"}
+    assert {"400", "404", "413", "415", "422", "429", "503", "504"} <= set(described["responses"])
+    answer = paths["/v1/answer"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"question", "image", "max_tokens", "llm_pruner"} <= set(answer["properties"])
