@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from encoder_service import models
-from encoder_service.engine import EncodedPicture, EncodeRequest, Engine
+from encoder_service.assembly import EncodedVisual
+from encoder_service.engine import EncodeRequest, Engine
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
@@ -91,9 +92,9 @@ class System:
         """Ends the language model's thread."""
         self._llm.engine.stop()
 
-    def _encode(self, asked: Sequence[Asked], method: Method) -> list[EncodedPicture]:
+    def _encode(self, asked: Sequence[Asked], method: Method) -> list[EncodedVisual]:
         pruner = PRUNERS[method.pruner].bind(method.params)
-        made: list[EncodedPicture] = []
+        made: list[EncodedVisual] = []
         for start in range(0, len(asked), self._max_batch_size):
             batch = [
                 self._encoder.prepare(
@@ -109,10 +110,10 @@ class System:
                 made.append(outcome[0])
         return made
 
-    async def _generate(self, asked: Sequence[Asked], pictures: Sequence[EncodedPicture], max_tokens: int) -> list[str]:
-        async def one(question: str, picture: EncodedPicture) -> str:
+    async def _generate(self, asked: Sequence[Asked], pictures: Sequence[EncodedVisual], max_tokens: int) -> list[str]:
+        async def one(question: str, picture: EncodedVisual) -> str:
             ids = np.array(self._prompts.encode(question, num_images=1), dtype=np.int64)
-            tokens = VisualTokens(picture.features, picture.positions, (1, *picture.grid))
+            tokens = VisualTokens(picture.features, picture.positions, (1, picture.layout.rows, picture.layout.columns))
             request = GenerationRequest(
                 Prompt(ids, (tokens,)), SamplingParams(max_tokens), deadline=time.monotonic() + _NEVER_S
             )

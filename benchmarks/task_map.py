@@ -93,7 +93,8 @@ def _measure(questions: Sequence[Question], k: int) -> dict[str, dict[str, Inter
             continue
         seed = question.scene.seed
         if seed not in seen:
-            seen[seed] = encoder.encode_images(encoder.preprocess(question.image)[None], _VIEWS)[0]
+            (visual,) = encoder.encode([encoder.preprocess(question.image)], _VIEWS)
+            seen[seed] = visual.parts[0]
         (text,) = encoder.encode_texts([tokenizer.encode(question.text)])
         on_object = torch.from_numpy(np.isin(patch_owners(question.scene), objects))
         values["chance"].append(on_object.float().mean().item())

@@ -148,7 +148,7 @@ class TransformersEngine:
 
     def _embed_pruned(self, row: Row) -> PrunedInputs:
         assert row.plan is not None
-        layout = visual_layout(row.request.prompt, self._model.image_token_id, self._model.device)
+        layout = visual_layout(row.request.prompt, self._model.visual_token_ids, self._model.device)
         return PrunedInputs(self._embed(row), layout, row.plan)
 
     def _plan(self, request: GenerationRequest) -> PruningPlan | None:
@@ -156,7 +156,7 @@ class TransformersEngine:
             return None
         if self._pruned is None:
             raise InvalidRequest("this model cannot be pruned layer by layer; leave llm_pruner out", param="llm_pruner")
-        num_visual = num_prunable(request.prompt, self._model.image_token_id)
+        num_visual = num_prunable(request.prompt, self._model.visual_token_ids)
         try:
             return request.pruning.pruner.plan(
                 request.pruning.budget, num_visual, self._model.causal_lm.config.num_hidden_layers
