@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from benchmarks.intervals import Floats, clustered_mean
 from benchmarks.system import Asked, Method, System
-from encoder_service.engine import EncodedPicture
+from encoder_service.assembly import EncodedVisual
 from fovea.stack import shipped_checkpoint
 from lab.questions import GROUPS, Question, evaluation_questions, score
 
@@ -70,7 +70,7 @@ class Evaluation:
         self._clusters = np.array([question.scene.seed for question in self.questions])
         self._groups = np.array([question.group for question in self.questions])
         self._outcomes: dict[str, Outcome] = {}
-        self._sent: tuple[Method, list[EncodedPicture]] | None = None
+        self._sent: tuple[Method, list[EncodedVisual]] | None = None
 
     def run(self, method: Method, label: str) -> Outcome:
         """Asks everything and says so on standard error; a method that was asked before is remembered.
@@ -122,7 +122,7 @@ class Evaluation:
         interval = clustered_mean(values[rows], self._clusters[rows])
         return {name: round(value, 6) for name, value in vars(interval).items()}
 
-    def _encoded(self, method: Method) -> list[EncodedPicture]:
+    def _encoded(self, method: Method) -> list[EncodedVisual]:
         """What the encoder sends; kept until the next other one, as many LLM-side methods read the same."""
         encoder_side = replace(method, llm=None)
         if self._sent is None or self._sent[0] != encoder_side:

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from encoder_service import models
-from encoder_service.engine import EncodedPicture, EncodeRequest, Engine
+from encoder_service.assembly import EncodedVisual
+from encoder_service.engine import EncodeRequest, Engine
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
@@ -111,14 +112,14 @@ class System:
         """Ends the language model's thread."""
         self._llm.engine.stop()
 
-    def encode(self, asked: Sequence[Asked], method: Method) -> list[EncodedPicture]:
+    def encode(self, asked: Sequence[Asked], method: Method) -> list[EncodedVisual]:
         """What the encoder sends for each question; `method.llm` has no part in it.
 
         Raises:
             ServiceError: A question that the encoder refuses.
         """
         pruner = PRUNERS[method.pruner].bind(method.params)
-        made: list[EncodedPicture] = []
+        made: list[EncodedVisual] = []
         for start in range(0, len(asked), self._max_batch_size):
             batch = [
                 self._encoder.prepare(
@@ -135,7 +136,7 @@ class System:
         return made
 
     def decode(
-        self, asked: Sequence[Asked], pictures: Sequence[EncodedPicture], llm: LlmMethod | None, max_tokens: int = 96
+        self, asked: Sequence[Asked], pictures: Sequence[EncodedVisual], llm: LlmMethod | None, max_tokens: int = 96
     ) -> list[Answer]:
         """Greedy answers from what the encoder sent, in the order of the questions.
 
@@ -152,11 +153,11 @@ class System:
         return answers
 
     async def _generate(
-        self, asked: Sequence[Asked], pictures: Sequence[EncodedPicture], pruning: Pruning | None, max_tokens: int
+        self, asked: Sequence[Asked], pictures: Sequence[EncodedVisual], pruning: Pruning | None, max_tokens: int
     ) -> list[Answer]:
-        async def one(question: str, picture: EncodedPicture) -> Answer:
+        async def one(question: str, picture: EncodedVisual) -> Answer:
             ids = np.array(self._prompts.encode(question, num_images=1), dtype=np.int64)
-            tokens = VisualTokens(picture.features, picture.positions, (1, *picture.grid))
+            tokens = VisualTokens(picture.features, picture.positions, (1, picture.layout.rows, picture.layout.columns))
             request = GenerationRequest(
                 Prompt(ids, (tokens,)),
                 SamplingParams(max_tokens),

@@ -7,28 +7,24 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
+from encoder_service.assembly import EncodedVisual, assemble
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import EncoderModel
-from encoder_service.pruners.base import BoundPruner, PrunerInput, TextFeatures, View, VisionFeatures
+from encoder_service.pruners.base import BoundPruner, PrunerInput, TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.pruners.places import with_places
+from encoder_service.visual import Layout, VisualFeatures, VisualInput
 from fovea import images, telemetry
-from fovea.budget import resolve_budget
+from fovea.budget import share_budget
 
-__all__ = ["EncodeRequest", "EncodedPicture", "Engine", "PreparedRequest"]
+__all__ = ["EncodeRequest", "Engine", "PreparedRequest", "PreparedVisual"]
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-_Key = tuple[bytes, InTowerPruner | None]  # a picture, and what prunes it inside the tower
-
-_FEWEST_IDS: Final = 3  # BOS, a word, EOS: below that there is no question
+_Key = tuple[bytes, InTowerPruner | None]  # a picture or video, and what prunes it inside the tower
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +33,7 @@ class EncodeRequest:
 
     Attributes:
         images: Picture files.
-        text_ids: BOS, words, EOS; fewer than three ids are no question.
+        text_ids: As the model's tokenizer writes them; fewer than its `min_text_ids` are no question.
         pruner: What chooses.
         keep_tokens: Budget of each picture as a count, or
         keep_ratio: as a share.
@@ -51,47 +47,36 @@ class EncodeRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedPicture:
-    """A picture ready for the tower, or past it: exactly one of `features` and `pixel_values` is there."""
+class PreparedVisual:
+    """A picture or video ready for the tower, or past it: exactly one of `features` and `pixels` is there.
+
+    Attributes:
+        digest: Of the file, and of how it was read.
+        in_tower: What prunes it inside the tower; None for nothing.
+    """
 
     digest: bytes
-    features: VisionFeatures | None = None
-    pixel_values: Tensor | None = None
+    features: VisualFeatures | None = None
+    pixels: VisualInput | None = None
+    in_tower: InTowerPruner | None = None
+
+    @property
+    def key(self) -> _Key:
+        """What its features are cached under."""
+        return self.digest, self.in_tower
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A question whose pictures are decoded.
-
-    Attributes:
-        request: The question.
-        pictures: In its order.
-        keep: K of each picture.
-        in_tower: What prunes inside the tower; None for nothing.
-    """
+    """A question whose pictures are decoded, in its order."""
 
     request: EncodeRequest
-    pictures: tuple[PreparedPicture, ...]
-    keep: int
-    in_tower: InTowerPruner | None = None
+    visuals: tuple[PreparedVisual, ...]
 
     @property
     def size(self) -> int:
-        """Places that it takes in a batch."""
-        return len(self.pictures)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPicture:
-    """A picture's visual tokens in numpy, float32 and int64; see `PrunedTokens` and `places`."""
-
-    features: npt.NDArray[np.float32]
-    positions: npt.NDArray[np.int64]
-    merged_into: npt.NDArray[np.int64]
-    task_map: npt.NDArray[np.float32] | None
-    saliency_map: npt.NDArray[np.float32] | None
-    grid: tuple[int, int]
-    features_cached: bool
+        """Places that it takes in a batch: one for each part that must go through the tower, at least one."""
+        return max(1, sum(visual.pixels.layout.num_parts for visual in self.visuals if visual.pixels is not None))
 
 
 class Engine:
@@ -100,7 +85,7 @@ class Engine:
     Args:
         model: The towers.
         cache: Features of pictures seen lately.
-        max_batch_size: Most pictures in one forward of the vision tower.
+        max_batch_size: Most pictures, tiles or frames in one forward of the vision tower, but for one that has more.
         max_image_bytes: Most bytes of a picture file.
         max_image_pixels: Most pixels of a picture.
     """
@@ -127,33 +112,40 @@ class Engine:
             ServiceError: See `images.decode`.
             ValueError: See `resolve_budget`.
         """
-        num_patches = self.model.grid[0] * self.model.grid[1]
-        keep = resolve_budget(num_patches, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
-        needs = request.pruner.needs
-        # A full budget prunes nothing: the tower runs whole, and its features serve everybody.
-        in_tower = None if needs.in_tower is None or keep == num_patches else needs.in_tower(keep)
-        pictures = tuple(self._prepare_picture(data, needs.views, in_tower) for data in request.images)
-        return PreparedRequest(request, pictures, keep, in_tower)
+        return PreparedRequest(request, tuple(self._prepare_picture(data, request) for data in request.images))
 
-    def _prepare_picture(self, data: bytes, views: frozenset[View], in_tower: InTowerPruner | None) -> PreparedPicture:
-        digest = hashlib.sha256(data).digest()
-        features = self._cache.get(digest, views, in_tower)
-        if features is not None:
-            return PreparedPicture(digest, features=features)
-        image = images.decode(data, max_bytes=self._max_image_bytes, max_pixels=self._max_image_pixels)
-        return PreparedPicture(digest, pixel_values=self.model.preprocess(image))
+    def _prepare_picture(self, data: bytes, request: EncodeRequest) -> PreparedVisual:
+        def read() -> VisualInput:
+            image = images.decode(data, max_bytes=self._max_image_bytes, max_pixels=self._max_image_pixels)
+            return self.model.preprocess(image)
+
+        return self._prepare(hashlib.sha256(data).digest(), read, request)
+
+    def _prepare(self, digest: bytes, read: Callable[[], VisualInput], request: EncodeRequest) -> PreparedVisual:
+        needs = request.pruner.needs
+        if needs.in_tower is None:
+            found = self._cache.get(digest, needs.views)
+            return PreparedVisual(digest, found) if found is not None else PreparedVisual(digest, pixels=read())
+        # What to look for depends on the budget of a part, and that on what the picture turns out to be.
+        pixels = read()
+        keep = _keep_of_each_part(pixels.layout, request)
+        # A full budget prunes nothing: the tower runs whole, and its features serve everybody.
+        whole = keep >= pixels.layout.rows * pixels.layout.columns
+        in_tower = None if whole else needs.in_tower(keep)
+        found = self._cache.get(digest, needs.views, in_tower)
+        return PreparedVisual(digest, found, None if found is not None else pixels, in_tower)
 
     @torch.inference_mode()
-    def run(self, batch: Sequence[PreparedRequest]) -> list[tuple[EncodedPicture, ...] | Exception]:
+    def run(self, batch: Sequence[PreparedRequest]) -> list[tuple[EncodedVisual, ...] | Exception]:
         """The visual tokens of each question's pictures, or what went wrong with that question alone. Model thread."""
         start = time.perf_counter()
         batch = [self._look_again(prepared) for prepared in batch]
-        vision = self._encode_pictures(batch)
+        visuals = self._encode_visuals(batch)
         texts = self._encode_questions([prepared.request for prepared in batch])
-        outcomes: list[tuple[EncodedPicture, ...] | Exception] = []
+        outcomes: list[tuple[EncodedVisual, ...] | Exception] = []
         for prepared, text in zip(batch, texts, strict=True):
             try:
-                outcomes.append(_prune(prepared, vision, text))
+                outcomes.append(_prune(prepared, visuals, text))
             except Exception as error:  # a bad row must not take its batch-mates along
                 outcomes.append(error)
         telemetry.ENCODER_FORWARD_SECONDS.observe(time.perf_counter() - start)
@@ -162,42 +154,53 @@ class Engine:
     def _look_again(self, prepared: PreparedRequest) -> PreparedRequest:
         """Takes features from the cache that an earlier batch has left there while this request waited."""
         views = prepared.request.pruner.needs.views
-        pictures = []
-        for picture in prepared.pictures:
-            features = picture.features or self._cache.get(picture.digest, views, prepared.in_tower)
-            pictures.append(picture if features is None else PreparedPicture(picture.digest, features=features))
-        return dataclasses.replace(prepared, pictures=tuple(pictures))
+        visuals = []
+        for visual in prepared.visuals:
+            features = visual.features or self._cache.get(visual.digest, views, visual.in_tower)
+            visuals.append(visual if features is None else dataclasses.replace(visual, features=features, pixels=None))
+        return dataclasses.replace(prepared, visuals=tuple(visuals))
 
-    def _encode_pictures(self, batch: Sequence[PreparedRequest]) -> dict[_Key, VisionFeatures | Exception]:
-        """Features of the pictures that were not cached: one forward for all that need the same views of one tower."""
+    def _encode_visuals(self, batch: Sequence[PreparedRequest]) -> dict[_Key, VisualFeatures | Exception]:
+        """Features of what was not cached: one forward for all that need the same views of one tower."""
         needed: dict[_Key, frozenset[View]] = {}
-        pixels: dict[bytes, Tensor] = {}
+        pixels: dict[bytes, VisualInput] = {}
         for prepared in batch:
-            for picture in prepared.pictures:
-                if picture.pixel_values is not None:
-                    key = picture.digest, prepared.in_tower
-                    needed[key] = needed.get(key, frozenset()) | prepared.request.pruner.needs.views
-                    pixels[picture.digest] = picture.pixel_values
+            for visual in prepared.visuals:
+                if visual.pixels is not None:
+                    needed[visual.key] = needed.get(visual.key, frozenset()) | prepared.request.pruner.needs.views
+                    pixels[visual.digest] = visual.pixels
         groups: dict[tuple[frozenset[View], InTowerPruner | None], list[bytes]] = {}
         for (digest, in_tower), views in needed.items():
             groups.setdefault((views, in_tower), []).append(digest)
 
-        made: dict[_Key, VisionFeatures | Exception] = {}
+        made: dict[_Key, VisualFeatures | Exception] = {}
         for (views, in_tower), digests in groups.items():
-            for first in range(0, len(digests), self._max_batch_size):
-                chunk = digests[first : first + self._max_batch_size]
+            for chunk in self._chunks(digests, pixels):
 
                 def forward(
                     some: list[bytes], views: frozenset[View] = views, in_tower: InTowerPruner | None = in_tower
-                ) -> list[VisionFeatures]:
-                    return self.model.encode_images(torch.stack([pixels[digest] for digest in some]), views, in_tower)
+                ) -> list[VisualFeatures]:
+                    return self.model.encode([pixels[digest] for digest in some], views, in_tower)
 
                 outcomes = _isolated(forward, chunk)
                 for digest, outcome in zip(chunk, outcomes, strict=True):
                     made[digest, in_tower] = outcome
-                    if isinstance(outcome, VisionFeatures):
+                    if isinstance(outcome, VisualFeatures):
                         self._cache.put(digest, outcome, in_tower)
         return made
+
+    def _chunks(self, digests: Sequence[bytes], pixels: dict[bytes, VisualInput]) -> list[list[bytes]]:
+        """`digests` in runs of at most `max_batch_size` parts; one that has more goes by itself."""
+        chunks: list[list[bytes]] = []
+        room = 0
+        for digest in digests:
+            size = pixels[digest].layout.num_parts
+            if size > room:
+                chunks.append([])
+                room = self._max_batch_size
+            chunks[-1].append(digest)
+            room -= size
+        return chunks
 
     def _encode_questions(self, requests: Sequence[EncodeRequest]) -> list[TextFeatures | Exception | None]:
         """Features of the questions that are read: one forward for all that need the same of the text tower."""
@@ -208,7 +211,7 @@ class Engine:
                 for i, request in enumerate(requests)
                 if request.pruner.needs.text
                 and request.pruner.needs.eos_attention == eos_attention
-                and len(request.text_ids) >= _FEWEST_IDS
+                and len(request.text_ids) >= self.model.min_text_ids
             ]
 
             def forward(some: list[int], eos_attention: bool = eos_attention) -> list[TextFeatures]:
@@ -233,37 +236,34 @@ def _isolated(compute: Callable[[list[Item]], list[Made]], items: list[Item]) ->
         return [outcome for item in items for outcome in _isolated(compute, [item])]
 
 
+def _keep_of_each_part(layout: Layout, request: EncodeRequest) -> int:
+    """K where all parts must keep alike."""
+    sizes = [layout.rows * layout.columns] * layout.num_parts
+    return max(1, min(share_budget(sizes, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)))
+
+
 def _prune(
     prepared: PreparedRequest,
-    vision: dict[_Key, VisionFeatures | Exception],
+    visuals: dict[_Key, VisualFeatures | Exception],
     text: TextFeatures | Exception | None,
-) -> tuple[EncodedPicture, ...]:
-    """Runs the question's pruner on each of its pictures."""
+) -> tuple[EncodedVisual, ...]:
+    """Runs the question's pruner on each of its pictures, part by part."""
     if isinstance(text, Exception):
         raise text
     request, encoded = prepared.request, []
-    for picture in prepared.pictures:
-        features = picture.features or vision[picture.digest, prepared.in_tower]
+    for visual in prepared.visuals:
+        features = visual.features or visuals[visual.key]
         if isinstance(features, Exception):
             raise features
+        sizes = [len(places) for places in features.places]
+        keeps = share_budget(sizes, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
         # 62 bits: torch's generator takes a signed 64-bit seed and a pruner may add to it.
-        seed = int.from_bytes(picture.digest[:8], "big") >> 2
-        pruned = with_places(request.pruner.prune(PrunerInput(features, prepared.keep, text=text, seed=seed)))
-        encoded.append(
-            EncodedPicture(
-                features=_float32(pruned.features),
-                positions=pruned.kept_index.cpu().numpy(),
-                merged_into=pruned.merged_into.cpu().numpy(),
-                task_map=None if pruned.task_map is None else _float32(pruned.task_map),
-                saliency_map=None if pruned.saliency_map is None else _float32(pruned.saliency_map),
-                grid=features.grid,
-                features_cached=picture.features is not None,
-            )
-        )
-        telemetry.VISUAL_TOKENS_TOTAL.inc(features.num_patches)
-        telemetry.VISUAL_TOKENS_KEPT.inc(len(pruned.kept_index))
+        seed = int.from_bytes(visual.digest[:8], "big") >> 2
+        pruned = [
+            request.pruner.prune(PrunerInput(part, keep, text=text, seed=seed + i)) if keep else None
+            for i, (part, keep) in enumerate(zip(features.parts, keeps, strict=True))
+        ]
+        encoded.append(assemble(features, pruned, features_cached=visual.features is not None))
+        telemetry.VISUAL_TOKENS_TOTAL.inc(encoded[-1].num_tokens_total)
+        telemetry.VISUAL_TOKENS_KEPT.inc(len(encoded[-1].positions))
     return tuple(encoded)
-
-
-def _float32(tensor: Tensor) -> npt.NDArray[np.float32]:
-    return np.asarray(tensor.to("cpu", torch.float32).numpy())

@@ -10,6 +10,7 @@ from cachetools import LRUCache
 
 from encoder_service.pruners.base import View, VisionFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
+from encoder_service.visual import VisualFeatures
 
 __all__ = ["FeatureCache"]
 
@@ -28,22 +29,23 @@ class FeatureCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._lock = threading.Lock()
-        self._entries: LRUCache[tuple[bytes, InTowerPruner | None], VisionFeatures] = LRUCache(
+        self._entries: LRUCache[tuple[bytes, InTowerPruner | None], VisualFeatures] = LRUCache(
             max_bytes, getsizeof=lambda entry: entry.nbytes
         )
 
-    def get(self, digest: bytes, views: Set[View], in_tower: InTowerPruner | None = None) -> VisionFeatures | None:
+    def get(self, digest: bytes, views: Set[View], in_tower: InTowerPruner | None = None) -> VisualFeatures | None:
         """The features of a picture if they are there with all `views`, made by the same tower."""
         with self._lock:
             found = self._entries.get((digest, in_tower))
-        return found if found is not None and views <= found.views.keys() else None
+        return found if found is not None and all(views <= part.views.keys() for part in found.parts) else None
 
-    def put(self, digest: bytes, features: VisionFeatures, in_tower: InTowerPruner | None = None) -> None:
+    def put(self, digest: bytes, features: VisualFeatures, in_tower: InTowerPruner | None = None) -> None:
         """Keeps features, together with the views that an earlier question left of the same picture."""
         with self._lock:
             known = self._entries.get((digest, in_tower))
             if known is not None:
-                features = dataclasses.replace(known, views={**known.views, **features.views})
+                parts = tuple(map(_with_views_of, known.parts, features.parts))
+                features = dataclasses.replace(known, parts=parts)
             if features.nbytes <= self._entries.maxsize:
                 self._entries[digest, in_tower] = features
 
@@ -52,3 +54,7 @@ class FeatureCache:
         """Bytes in use."""
         with self._lock:
             return int(self._entries.currsize)
+
+
+def _with_views_of(known: VisionFeatures, new: VisionFeatures) -> VisionFeatures:
+    return dataclasses.replace(known, views={**known.views, **new.views})

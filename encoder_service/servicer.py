@@ -10,12 +10,14 @@ import grpc.aio
 import numpy as np
 from google.protobuf import json_format
 
+from encoder_service.assembly import EncodedVisual
 from encoder_service.batching import Batched, Batcher
-from encoder_service.engine import EncodedPicture, EncodeRequest, PreparedRequest
+from encoder_service.engine import EncodeRequest, PreparedRequest
 from encoder_service.models.base import EncoderModel
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import BoundPruner, Pruner
+from encoder_service.pruners.base import BoundPruner, Needs, Pruner
 from encoder_service.settings import EncoderSettings
+from encoder_service.visual import Layout
 from fovea import checkpoints, tensors
 from fovea.errors import InternalError, InvalidRequest, NotFound, Unavailable
 from fovea.parameters import InvalidParameter
@@ -26,7 +28,7 @@ __all__ = ["EncoderBatcher", "EncoderServicer"]
 
 log = logging.getLogger("encoder_service")
 
-EncoderBatcher = Batcher[EncodeRequest, PreparedRequest, tuple[EncodedPicture, ...]]
+EncoderBatcher = Batcher[EncodeRequest, PreparedRequest, tuple[EncodedVisual, ...]]
 
 # Bounds what one question costs the text tower, 110 windows of 75 words. The gateway's longest question, 8,000
 # characters, fits as prose; not always in scripts and symbols that take several ids a character, emoji up to four.
@@ -86,7 +88,7 @@ def read_request(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
     return EncodeRequest(
         images=tuple(request.images),
         text_ids=_read_text(request.text_ids, model),
-        pruner=_read_pruner(request, settings),
+        pruner=_read_pruner(request, model, settings),
         keep_tokens=keep_tokens,
         keep_ratio=keep_ratio,
     )
@@ -106,18 +108,35 @@ def _read_text(ids: Sequence[int], model: EncoderModel) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _read_pruner(request: encoder_pb2.EncodeRequest, settings: EncoderSettings) -> BoundPruner:
+def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, settings: EncoderSettings) -> BoundPruner:
     name = request.pruner or settings.pruner
     if name not in PRUNERS:
-        raise NotFound(f"there is no pruner {name!r:.80}; accepted: {', '.join(PRUNERS)}", param="pruner")
+        raise NotFound(f"there is no pruner {name!r:.80}; accepted: {', '.join(_pruners_of(model))}", param="pruner")
     try:
         values = json_format.MessageToDict(request.pruner_params)
     except (ValueError, json_format.Error) as error:
         raise InvalidRequest("pruner_params: NaN and infinity are not accepted", param="pruner_params") from error
     try:
-        return PRUNERS[name].bind(values)
+        pruner = PRUNERS[name].bind(values)
     except InvalidParameter as error:
         raise InvalidRequest(f"pruner {name}: {error}", param="pruner_params") from error
+    if not _serves(model, pruner.needs):
+        raise InvalidRequest(
+            f"pruner {name}, with these parameters, looks at what the vision tower of family {model.family} does not"
+            f" have; accepted: {', '.join(_pruners_of(model))}",
+            param="pruner",
+        )
+    return pruner
+
+
+def _serves(model: EncoderModel, needs: Needs) -> bool:
+    """Whether a model has what a pruner must see."""
+    return needs.views <= model.views and (needs.in_tower is None or model.prunes_in_tower)
+
+
+def _pruners_of(model: EncoderModel) -> list[str]:
+    """Those that work on this family, with their default parameters."""
+    return [name for name, pruner in PRUNERS.items() if _serves(model, pruner.bind({}).needs)]
 
 
 def _read_budget(request: encoder_pb2.EncodeRequest, settings: EncoderSettings) -> tuple[int | None, float | None]:
@@ -134,7 +153,7 @@ def _read_budget(request: encoder_pb2.EncodeRequest, settings: EncoderSettings) 
 
 
 def write_response(
-    done: Batched[tuple[EncodedPicture, ...]],
+    done: Batched[tuple[EncodedVisual, ...]],
     pruner: str,
     fingerprint: str,
     wire_dtype: tensor_pb2.DType,
@@ -150,20 +169,23 @@ def write_response(
     return encoder_pb2.EncodeResponse(
         visual_tokens=[
             tensor_pb2.VisualTokens(
-                features=_features(picture.features, wire_dtype),
-                positions=picture.positions.tolist(),
-                grid=_grid(picture.grid),
+                features=_features(visual.features, wire_dtype),
+                positions=visual.positions.tolist(),
+                grid=_grid(visual.layout),
                 fingerprint=fingerprint,
+                newline_after=visual.newline_after.tolist(),
+                kind=tensor_pb2.VISUAL_KIND_VIDEO if visual.layout.is_video else tensor_pb2.VISUAL_KIND_IMAGE,
+                seconds_per_frame=visual.layout.seconds_per_frame,
             )
-            for picture in done.result
+            for visual in done.result
         ],
         pruner=pruner,
-        num_tokens_total=[len(picture.merged_into) for picture in done.result],
-        explanations=[_explanation(picture) for picture in done.result] if explain else [],
+        num_tokens_total=[visual.num_tokens_total for visual in done.result],
+        explanations=[_explanation(visual) for visual in done.result] if explain else [],
         timing=encoder_pb2.EncodeTiming(
             queue_ms=done.queue_ms, decode_ms=done.prepare_ms, forward_ms=done.run_ms, batch_size=done.batch_size
         ),
-        features_cached=[picture.features_cached for picture in done.result],
+        features_cached=[visual.features_cached for visual in done.result],
     )
 
 
@@ -190,15 +212,17 @@ def _holds(dtype: tensor_pb2.DType, features: tensors.Float32Array) -> bool:
     return True
 
 
-def _grid(grid: tuple[int, int]) -> tensor_pb2.Grid:
-    return tensor_pb2.Grid(frames=1, rows=grid[0], columns=grid[1])
+def _grid(layout: Layout) -> tensor_pb2.Grid:
+    return tensor_pb2.Grid(
+        frames=layout.num_parts, rows=layout.rows, columns=layout.columns, cls_per_frame=layout.cls_per_part
+    )
 
 
-def _explanation(picture: EncodedPicture) -> encoder_pb2.Explanation:
+def _explanation(visual: EncodedVisual) -> encoder_pb2.Explanation:
     return encoder_pb2.Explanation(
-        task_map=[] if picture.task_map is None else picture.task_map.tolist(),
-        saliency_map=[] if picture.saliency_map is None else picture.saliency_map.tolist(),
-        merged_into=picture.merged_into.tolist(),
+        task_map=[] if visual.task_map is None else visual.task_map.tolist(),
+        saliency_map=[] if visual.saliency_map is None else visual.saliency_map.tolist(),
+        merged_into=visual.merged_into.tolist(),
     )
 
 
@@ -209,15 +233,21 @@ def describe(model: EncoderModel, settings: EncoderSettings) -> encoder_pb2.GetE
         family=model.family,
         fingerprint=model.fingerprint,
         text_tower_fingerprint=model.text_tower_fingerprint,
-        grid=_grid(model.grid),
+        grid=None if model.grid is None else _grid(Layout(1, *model.grid)),
         hidden_size=model.hidden_size,
-        pruners=[_pruner_info(pruner) for pruner in PRUNERS.values()],
+        pruners=[_pruner_info(pruner) for name, pruner in PRUNERS.items() if name in _pruners_of(model)],
         default_pruner=settings.pruner,
         default_keep_ratio=settings.keep_ratio,
         default_wire_dtype=tensors.parse_dtype(settings.wire_dtype),
         max_text_ids=model.max_text_ids,
         max_images=model.max_images,
         settings_fingerprint=model.settings_fingerprint,
+        max_videos=model.max_videos,
+        text_tokenizer=(
+            encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL
+            if model.reads_language_model_ids
+            else encoder_pb2.TEXT_TOKENIZER_TEXT_TOWER
+        ),
     )
 
 

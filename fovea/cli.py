@@ -193,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     why.add_argument("--out", type=Path, default=Path("explain.png"), help="file to draw into (default: %(default)s)")
     why.add_argument("--url", default=url, help="the gateway; also FOVEA_URL (default: %(default)s)")
     why.add_argument("--pruner", help="which visual tokens to keep, a name from /v1/pruners")
-    why.add_argument("--pruner-params", type=_json_object, metavar="JSON", help="the pruner's parameters, a JSON object")
+    why.add_argument("--pruner-params", type=_json_object, metavar="JSON", help="its parameters, a JSON object")
     budget = why.add_mutually_exclusive_group()
     budget.add_argument("--keep-tokens", type=int, help="visual tokens to keep")
     budget.add_argument("--keep-ratio", type=float, help="share of the visual tokens to keep, in (0, 1]")

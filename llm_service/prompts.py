@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,10 @@ from fovea.v1 import tensor_pb2
 
 __all__ = ["Prompt", "PromptLimits", "VisualTokens", "read_prompt"]
 
+IntArray = npt.NDArray[np.int64]
+
+_MAX_SECONDS_PER_FRAME: Final = 3600.0
+
 
 @dataclass(frozen=True)
 class PromptLimits:
@@ -27,6 +32,8 @@ class PromptLimits:
     Attributes:
         vocab_size: Ids are below it.
         image_token_id: The id that stands for a picture.
+        video_token_id: The id that stands for a video; None where the model takes none.
+        has_newline: The model has a token of its own for the end of a line of tiles.
         visual_hidden_size: Channels C of visual tokens.
         max_visual_tokens: Most visual tokens in a request, all pictures together.
         max_model_len: Positions of prompt and answer together.
@@ -39,34 +46,57 @@ class PromptLimits:
     max_visual_tokens: int
     max_model_len: int
     fingerprint: str
+    video_token_id: int | None = None
+    has_newline: bool = False
+
+    @property
+    def visual_token_ids(self) -> tuple[int, ...]:
+        """The ids that stand for a picture or a video."""
+        return (self.image_token_id,) if self.video_token_id is None else (self.image_token_id, self.video_token_id)
 
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """The kept visual tokens of one picture.
+    """The kept visual tokens of one picture or video.
 
     Attributes:
-        features: [K, C] float32, finite, before the projector.
-        positions: [K] int64, distinct: the patch of the grid that each row stands for.
-        grid: (frames, rows, columns) of the picture unpruned.
+        features: [K, C] float32, finite, as the encoder service ships them.
+        positions: [K] int64, distinct: the patch of the grid that each row stands for, or a number after all patches
+            for a row that stands for none.
+        grid: (frames, rows, columns) unpruned.
+        newline_after: Rows, ascending, after which the model reads its own token for the end of a line.
+        is_video: It is one.
+        seconds_per_frame: Of a video; 0 where it is not known.
     """
 
     features: tensors.Float32Array
-    positions: npt.NDArray[np.int64]
+    positions: IntArray
     grid: tuple[int, int, int]
+    newline_after: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+    is_video: bool = False
+    seconds_per_frame: float = 0.0
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that are prefilled: K, and the ends of lines."""
+        return len(self.positions) + len(self.newline_after)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Ids with one image token per picture, and the pictures in the order of those tokens."""
+    """Ids with one image or video token for each picture or video, and those in the order of the tokens."""
 
-    input_ids: npt.NDArray[np.int64]
+    input_ids: IntArray
     visual_tokens: tuple[VisualTokens, ...]
 
     @property
     def num_tokens(self) -> int:
-        """Positions that are prefilled: each image token gives way to its picture's K visual tokens."""
-        return len(self.input_ids) + sum(len(v.positions) - 1 for v in self.visual_tokens)
+        """Positions that are prefilled: the visual tokens take the place of the one that stands for them."""
+        return len(self.input_ids) + sum(v.num_tokens - 1 for v in self.visual_tokens)
+
+    def placeholders(self, visual_token_ids: Sequence[int]) -> IntArray:
+        """Where in `input_ids` those tokens are, one for each of `visual_tokens`."""
+        return np.isin(self.input_ids, visual_token_ids).nonzero()[0]
 
 
 def read_prompt(
@@ -80,14 +110,14 @@ def read_prompt(
     """
     if not input_ids:
         raise InvalidRequest("the prompt is empty; at least 1 token id is needed", param="input_ids")
-    num_visual_tokens = sum(len(message.positions) for message in visual_tokens)
+    num_visual_tokens = sum(len(message.positions) + len(message.newline_after) for message in visual_tokens)
     if num_visual_tokens > limits.max_visual_tokens:
         raise InvalidRequest(
             f"the request brings {num_visual_tokens} visual tokens; at most {limits.max_visual_tokens} are accepted",
             param="visual_tokens",
         )
     _check_length(len(input_ids) - len(visual_tokens) + num_visual_tokens, limits)
-    ids = _read_ids(input_ids, len(visual_tokens), limits)
+    ids = _read_ids(input_ids, visual_tokens, limits)
     return Prompt(ids, tuple(_read_visual_tokens(i, message, limits) for i, message in enumerate(visual_tokens)))
 
 
@@ -101,17 +131,27 @@ def _check_length(num_tokens: int, limits: PromptLimits) -> None:
         )
 
 
-def _read_ids(input_ids: Sequence[int], num_pictures: int, limits: PromptLimits) -> npt.NDArray[np.int64]:
+def _read_ids(
+    input_ids: Sequence[int], visual_tokens: Sequence[tensor_pb2.VisualTokens], limits: PromptLimits
+) -> IntArray:
     ids = np.array(input_ids, dtype=np.int64)
     if ids.max() >= limits.vocab_size:
         raise InvalidRequest(
             f"token id {ids.max()} is outside the vocabulary; ids are 0 to {limits.vocab_size - 1}", param="input_ids"
         )
-    num_image_tokens = int((ids == limits.image_token_id).sum())
-    if num_image_tokens != num_pictures:
+    is_video = [message.kind == tensor_pb2.VISUAL_KIND_VIDEO for message in visual_tokens]
+    if any(is_video) and limits.video_token_id is None:
+        raise InvalidRequest("this model takes pictures alone, no videos", param="visual_tokens")
+    expected = [limits.video_token_id if video else limits.image_token_id for video in is_video]
+    if ids[np.isin(ids, limits.visual_token_ids)].tolist() != expected:
+        num_image_tokens = int((ids == limits.image_token_id).sum())
+        what = f"{num_image_tokens} image tokens (id {limits.image_token_id})"
+        if limits.video_token_id is not None:
+            what += f" and {int((ids == limits.video_token_id).sum())} video tokens (id {limits.video_token_id})"
         raise InvalidRequest(
-            f"the prompt has {num_image_tokens} image tokens (id {limits.image_token_id}) for {num_pictures} pictures;"
-            " each picture needs exactly one",
+            f"the prompt has {what} for {len(is_video) - sum(is_video)} pictures"
+            + (f" and {sum(is_video)} videos" if limits.video_token_id is not None else "")
+            + "; each needs exactly one, in their order",
             param="input_ids",
         )
     return ids
@@ -127,11 +167,14 @@ def _read_visual_tokens(index: int, message: tensor_pb2.VisualTokens, limits: Pr
     try:
         _check_shape(message, limits)
         positions, grid = _read_positions(message)
+        newline_after = _read_newlines(message, limits)
+        seconds_per_frame = _read_seconds(message)
         max_bytes = limits.max_visual_tokens * limits.visual_hidden_size * 4
         features = tensors.from_message(message.features, max_bytes=max_bytes)
     except ServiceError as error:
         raise InvalidRequest(f"picture {index}: {error.message}", param="visual_tokens") from error
-    return VisualTokens(features, positions, grid)
+    is_video = message.kind == tensor_pb2.VISUAL_KIND_VIDEO
+    return VisualTokens(features, positions, grid, newline_after, is_video, seconds_per_frame)
 
 
 def _check_shape(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> None:
@@ -144,16 +187,35 @@ def _check_shape(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> None
         raise InvalidRequest(f"{shape[0]} visual tokens come with {count} positions; each needs exactly one")
 
 
-def _read_positions(message: tensor_pb2.VisualTokens) -> tuple[npt.NDArray[np.int64], tuple[int, int, int]]:
+def _read_positions(message: tensor_pb2.VisualTokens) -> tuple[IntArray, tuple[int, int, int]]:
     grid = (message.grid.frames, message.grid.rows, message.grid.columns)
     positions = np.array(message.positions, dtype=np.int64)
     if math.prod(grid) == 0:
         raise InvalidRequest(f"a grid of {' x '.join(map(str, grid))} (frames x rows x columns) has no patches")
     if len(np.unique(positions)) < len(positions):
         raise InvalidRequest("a position comes twice; each token needs one of its own")
-    if positions.max() >= math.prod(grid):
+    end = math.prod(grid) + message.grid.frames * message.grid.cls_per_frame
+    if positions.max() >= end:
         raise InvalidRequest(
             f"position {positions.max()} is outside the grid of {' x '.join(map(str, grid))} patches;"
-            f" positions are 0 to {math.prod(grid) - 1}"
+            f" positions are 0 to {end - 1}"
         )
     return positions, grid
+
+
+def _read_newlines(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> IntArray:
+    newline_after = np.array(message.newline_after, dtype=np.int64)
+    if not len(newline_after):
+        return newline_after
+    if not limits.has_newline:
+        raise InvalidRequest("newline_after is not accepted: this model has no token for the end of a line")
+    if (np.diff(newline_after) <= 0).any() or newline_after[-1] >= len(message.positions):
+        raise InvalidRequest("newline_after does not name rows of the features in ascending order")
+    return newline_after
+
+
+def _read_seconds(message: tensor_pb2.VisualTokens) -> float:
+    seconds = message.seconds_per_frame
+    if not 0 <= seconds <= _MAX_SECONDS_PER_FRAME:  # also refuses NaN
+        raise InvalidRequest(f"seconds_per_frame is not a number of 0 to {_MAX_SECONDS_PER_FRAME:g}")
+    return float(seconds)

@@ -97,6 +97,7 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
             max_model_len=model.limits.max_model_len,
             vocab_size=model.limits.vocab_size,
             image_token_id=model.limits.image_token_id,
+            video_token_id=model.limits.video_token_id,
             visual_hidden_size=model.limits.visual_hidden_size,
             max_tokens=model.max_tokens,
             settings_fingerprint=model.settings_fingerprint,

@@ -54,6 +54,8 @@ def load(settings: LLMSettings) -> ServedModel:
         limits=PromptLimits(
             vocab_size=model.vocab_size,
             image_token_id=model.image_token_id,
+            video_token_id=model.video_token_id,
+            has_newline=model.has_newline,
             visual_hidden_size=model.visual_hidden_size,
             max_visual_tokens=settings.max_visual_tokens,
             max_model_len=max_model_len,

@@ -93,7 +93,8 @@ def _runs(read: Reader) -> Callable[[Case, Context], dict[str, Array]]:
         pruning = read(case.params, len(layout))
         pruner = bind(PRUNERS[pruning.pruner], pruning.params)
         plan = pruner.with_stages(pruning.stages, len(layout), decoder.num_layers)
-        row = prefill(decoder, PrunedInputs(ModelInputs(embeds, torch.arange(len(embeds))), layout, plan))
+        prompt = ModelInputs(embeds, torch.arange(len(embeds)), len(embeds))
+        row = prefill(decoder, PrunedInputs(prompt, layout, plan))
         cache = PrunedCache(decoder)
         cache.append([row])
         cache_lengths = cache.lengths[0]

@@ -8,10 +8,10 @@ from typing import Protocol
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from encoder_service.pruners.base import TextFeatures, View, VisionFeatures
+from encoder_service.pruners.base import TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
+from encoder_service.visual import VideoFrames, VisualFeatures, VisualInput
 
 __all__ = ["CheckpointError", "EncoderModel", "LoadOptions"]
 
@@ -47,11 +47,17 @@ class EncoderModel(Protocol):
         fingerprint: Of the checkpoint; what the LLM service compares with its own.
         text_tower_fingerprint: Of the text tower's checkpoint.
         settings_fingerprint: Of everything else that changes results.
-        grid: Rows and columns of one picture's patches.
+        grid: Rows and columns of one picture's patches; None where pictures differ.
         hidden_size: C.
         max_text_ids: Positions of the text tower, BOS and EOS included; longer texts are read in windows.
+        min_text_ids: Fewer ids are no question.
         text_vocab_size: Ids of the text tower are below it.
+        reads_language_model_ids: Questions come as ids of the language model's tokenizer, not the text tower's.
+        views: What pruners can see of its tower.
+        prunes_in_tower: `encode` takes an in-tower pruner.
         max_images: Most pictures in one question.
+        max_videos: Most videos in one question; 0 where the family takes none.
+        default_num_frames: Frames that are sampled from a video unless asked otherwise.
         device: Where it computes.
         dtype: In what it computes.
     """
@@ -60,24 +66,34 @@ class EncoderModel(Protocol):
     fingerprint: str
     text_tower_fingerprint: str
     settings_fingerprint: str
-    grid: tuple[int, int]
+    grid: tuple[int, int] | None
     hidden_size: int
     max_text_ids: int
+    min_text_ids: int
     text_vocab_size: int
+    reads_language_model_ids: bool
+    views: frozenset[View]
+    prunes_in_tower: bool
     max_images: int
+    max_videos: int
+    default_num_frames: int
     device: torch.device
     dtype: torch.dtype
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """Pixel values [3, H, W], float32 on the CPU, of an RGB picture. Safe from any thread."""
+    def preprocess(self, image: Image.Image) -> VisualInput:
+        """An RGB picture as the tower takes it. Safe from any thread."""
         ...
 
-    def encode_images(
-        self, pixel_values: Tensor, views: Set[View], in_tower: InTowerPruner | None = None
-    ) -> list[VisionFeatures]:
-        """Features of a batch [B, 3, H, W] with the views asked for, or of a tower that `in_tower` shortens."""
+    def preprocess_video(self, video: VideoFrames) -> VisualInput:
+        """A video as the tower takes it; where `max_videos` is above 0. Safe from any thread."""
+        ...
+
+    def encode(
+        self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None
+    ) -> list[VisualFeatures]:
+        """Features of a batch with the views asked for, or of a tower that `in_tower` shortens."""
         ...
 
     def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:
-        """Features of questions as ids (BOS, words, EOS; at least one word), each as if it were alone."""
+        """Features of questions as ids, at least `min_text_ids` each, each as if it were alone."""
         ...

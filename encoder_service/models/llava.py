@@ -22,8 +22,9 @@ from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.models.weights import load_into, read_config, read_tensors
-from encoder_service.pruners.base import TextFeatures, View, VisionFeatures
+from encoder_service.pruners.base import TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
+from encoder_service.visual import Layout, VideoFrames, VisualFeatures, VisualInput
 from fovea import checkpoints
 
 __all__ = ["DEFAULT_TEXT_TOWER", "LlavaEncoder"]
@@ -50,6 +51,12 @@ class LlavaEncoder:
 
     family = "llava"
     max_images = 8
+    max_videos = 0
+    default_num_frames = 0
+    min_text_ids = 3  # BOS, a word, EOS
+    reads_language_model_ids = False
+    views = frozenset(View)
+    prunes_in_tower = True
 
     def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
         config = read_config(checkpoint)
@@ -76,7 +83,7 @@ class LlavaEncoder:
         self.text_tower = self._place(ClipTextTower(text_model, text_projection))
         self.preprocess_image = ImageProcessor(checkpoint, vision_config.image_size)
 
-        self.grid = self.vision_tower.grid
+        self.grid: tuple[int, int] | None = self.vision_tower.grid
         self.hidden_size = int(vision_config.hidden_size)
         self.max_text_ids = self.text_tower.max_positions
         self.text_vocab_size = int(text_model.config.vocab_size)
@@ -94,14 +101,21 @@ class LlavaEncoder:
     def _place(self, module: _Module) -> _Module:
         return module.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        return self.preprocess_image(image)
+    def preprocess(self, image: Image.Image) -> VisualInput:
+        return VisualInput(self.preprocess_image(image)[None], Layout(1, *self.vision_tower.grid))
 
-    def encode_images(
-        self, pixel_values: Tensor, views: Set[View], in_tower: InTowerPruner | None = None
-    ) -> list[VisionFeatures]:
-        features: list[VisionFeatures] = self.vision_tower(pixel_values.to(self.device, self.dtype), views, in_tower)
-        return features
+    def preprocess_video(self, video: VideoFrames) -> VisualInput:
+        raise NotImplementedError("LLaVA-1.5 takes no videos")
+
+    def encode(
+        self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None
+    ) -> list[VisualFeatures]:
+        pixel_values = torch.cat([one.pixel_values for one in inputs])
+        features = self.vision_tower(pixel_values.to(self.device, self.dtype), views, in_tower)
+        return [
+            VisualFeatures(one.layout, (part,), (torch.arange(part.num_patches),))
+            for one, part in zip(inputs, features, strict=True)
+        ]
 
     def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:
         features: list[TextFeatures] = self.text_tower(texts, eos_attention=eos_attention)

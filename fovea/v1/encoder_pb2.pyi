@@ -2,6 +2,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from fovea.v1 import pruner_pb2 as _pruner_pb2
 from fovea.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
@@ -10,8 +11,26 @@ from fovea.v1.pruner_pb2 import PrunerParameter as PrunerParameter
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class VideoBudget(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VIDEO_BUDGET_UNSPECIFIED: _ClassVar[VideoBudget]
+    VIDEO_BUDGET_PER_FRAME: _ClassVar[VideoBudget]
+    VIDEO_BUDGET_WHOLE: _ClassVar[VideoBudget]
+
+class TextTokenizer(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TEXT_TOKENIZER_UNSPECIFIED: _ClassVar[TextTokenizer]
+    TEXT_TOKENIZER_TEXT_TOWER: _ClassVar[TextTokenizer]
+    TEXT_TOKENIZER_LANGUAGE_MODEL: _ClassVar[TextTokenizer]
+VIDEO_BUDGET_UNSPECIFIED: VideoBudget
+VIDEO_BUDGET_PER_FRAME: VideoBudget
+VIDEO_BUDGET_WHOLE: VideoBudget
+TEXT_TOKENIZER_UNSPECIFIED: TextTokenizer
+TEXT_TOKENIZER_TEXT_TOWER: TextTokenizer
+TEXT_TOKENIZER_LANGUAGE_MODEL: TextTokenizer
+
 class EncodeRequest(_message.Message):
-    __slots__ = ("images", "text_ids", "pruner", "pruner_params", "keep_tokens", "keep_ratio", "wire_dtype", "explain")
+    __slots__ = ("images", "text_ids", "pruner", "pruner_params", "keep_tokens", "keep_ratio", "wire_dtype", "explain", "videos", "video_budget")
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     TEXT_IDS_FIELD_NUMBER: _ClassVar[int]
     PRUNER_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +39,8 @@ class EncodeRequest(_message.Message):
     KEEP_RATIO_FIELD_NUMBER: _ClassVar[int]
     WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    VIDEOS_FIELD_NUMBER: _ClassVar[int]
+    VIDEO_BUDGET_FIELD_NUMBER: _ClassVar[int]
     images: _containers.RepeatedScalarFieldContainer[bytes]
     text_ids: _containers.RepeatedScalarFieldContainer[int]
     pruner: str
@@ -28,7 +49,27 @@ class EncodeRequest(_message.Message):
     keep_ratio: float
     wire_dtype: _tensor_pb2.DType
     explain: bool
-    def __init__(self, images: _Optional[_Iterable[bytes]] = ..., text_ids: _Optional[_Iterable[int]] = ..., pruner: _Optional[str] = ..., pruner_params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., keep_tokens: _Optional[int] = ..., keep_ratio: _Optional[float] = ..., wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., explain: bool = ...) -> None: ...
+    videos: _containers.RepeatedCompositeFieldContainer[Video]
+    video_budget: VideoBudget
+    def __init__(self, images: _Optional[_Iterable[bytes]] = ..., text_ids: _Optional[_Iterable[int]] = ..., pruner: _Optional[str] = ..., pruner_params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., keep_tokens: _Optional[int] = ..., keep_ratio: _Optional[float] = ..., wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., explain: bool = ..., videos: _Optional[_Iterable[_Union[Video, _Mapping]]] = ..., video_budget: _Optional[_Union[VideoBudget, str]] = ...) -> None: ...
+
+class Video(_message.Message):
+    __slots__ = ("file", "frames", "num_frames")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    NUM_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    file: bytes
+    frames: Frames
+    num_frames: int
+    def __init__(self, file: _Optional[bytes] = ..., frames: _Optional[_Union[Frames, _Mapping]] = ..., num_frames: _Optional[int] = ...) -> None: ...
+
+class Frames(_message.Message):
+    __slots__ = ("images", "seconds_per_frame")
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedScalarFieldContainer[bytes]
+    seconds_per_frame: float
+    def __init__(self, images: _Optional[_Iterable[bytes]] = ..., seconds_per_frame: _Optional[float] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
     __slots__ = ("visual_tokens", "pruner", "num_tokens_total", "explanations", "timing", "features_cached")
@@ -73,7 +114,7 @@ class GetEncoderInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetEncoderInfoResponse(_message.Message):
-    __slots__ = ("model", "family", "fingerprint", "text_tower_fingerprint", "grid", "hidden_size", "pruners", "default_pruner", "default_keep_ratio", "default_wire_dtype", "max_text_ids", "max_images", "settings_fingerprint")
+    __slots__ = ("model", "family", "fingerprint", "text_tower_fingerprint", "grid", "hidden_size", "pruners", "default_pruner", "default_keep_ratio", "default_wire_dtype", "max_text_ids", "max_images", "settings_fingerprint", "max_videos", "max_frames", "text_tokenizer")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +128,9 @@ class GetEncoderInfoResponse(_message.Message):
     MAX_TEXT_IDS_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    MAX_VIDEOS_FIELD_NUMBER: _ClassVar[int]
+    MAX_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    TEXT_TOKENIZER_FIELD_NUMBER: _ClassVar[int]
     model: str
     family: str
     fingerprint: str
@@ -100,4 +144,7 @@ class GetEncoderInfoResponse(_message.Message):
     max_text_ids: int
     max_images: int
     settings_fingerprint: str
-    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., text_tower_fingerprint: _Optional[str] = ..., grid: _Optional[_Union[_tensor_pb2.Grid, _Mapping]] = ..., hidden_size: _Optional[int] = ..., pruners: _Optional[_Iterable[_Union[_pruner_pb2.PrunerInfo, _Mapping]]] = ..., default_pruner: _Optional[str] = ..., default_keep_ratio: _Optional[float] = ..., default_wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., max_text_ids: _Optional[int] = ..., max_images: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ...) -> None: ...
+    max_videos: int
+    max_frames: int
+    text_tokenizer: TextTokenizer
+    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., text_tower_fingerprint: _Optional[str] = ..., grid: _Optional[_Union[_tensor_pb2.Grid, _Mapping]] = ..., hidden_size: _Optional[int] = ..., pruners: _Optional[_Iterable[_Union[_pruner_pb2.PrunerInfo, _Mapping]]] = ..., default_pruner: _Optional[str] = ..., default_keep_ratio: _Optional[float] = ..., default_wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., max_text_ids: _Optional[int] = ..., max_images: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ..., max_videos: _Optional[int] = ..., max_frames: _Optional[int] = ..., text_tokenizer: _Optional[_Union[TextTokenizer, str]] = ...) -> None: ...

@@ -12,10 +12,19 @@ class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DTYPE_FLOAT32: _ClassVar[DType]
     DTYPE_FLOAT16: _ClassVar[DType]
     DTYPE_BFLOAT16: _ClassVar[DType]
+
+class VisualKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VISUAL_KIND_UNSPECIFIED: _ClassVar[VisualKind]
+    VISUAL_KIND_IMAGE: _ClassVar[VisualKind]
+    VISUAL_KIND_VIDEO: _ClassVar[VisualKind]
 DTYPE_UNSPECIFIED: DType
 DTYPE_FLOAT32: DType
 DTYPE_FLOAT16: DType
 DTYPE_BFLOAT16: DType
+VISUAL_KIND_UNSPECIFIED: VisualKind
+VISUAL_KIND_IMAGE: VisualKind
+VISUAL_KIND_VIDEO: VisualKind
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data", "crc32")
@@ -30,23 +39,31 @@ class Tensor(_message.Message):
     def __init__(self, dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., crc32: _Optional[int] = ...) -> None: ...
 
 class Grid(_message.Message):
-    __slots__ = ("frames", "rows", "columns")
+    __slots__ = ("frames", "rows", "columns", "cls_per_frame")
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    CLS_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     frames: int
     rows: int
     columns: int
-    def __init__(self, frames: _Optional[int] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ...) -> None: ...
+    cls_per_frame: int
+    def __init__(self, frames: _Optional[int] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., cls_per_frame: _Optional[int] = ...) -> None: ...
 
 class VisualTokens(_message.Message):
-    __slots__ = ("features", "positions", "grid", "fingerprint")
+    __slots__ = ("features", "positions", "grid", "fingerprint", "newline_after", "kind", "seconds_per_frame")
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     GRID_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    NEWLINE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
     features: Tensor
     positions: _containers.RepeatedScalarFieldContainer[int]
     grid: Grid
     fingerprint: str
-    def __init__(self, features: _Optional[_Union[Tensor, _Mapping]] = ..., positions: _Optional[_Iterable[int]] = ..., grid: _Optional[_Union[Grid, _Mapping]] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+    newline_after: _containers.RepeatedScalarFieldContainer[int]
+    kind: VisualKind
+    seconds_per_frame: float
+    def __init__(self, features: _Optional[_Union[Tensor, _Mapping]] = ..., positions: _Optional[_Iterable[int]] = ..., grid: _Optional[_Union[Grid, _Mapping]] = ..., fingerprint: _Optional[str] = ..., newline_after: _Optional[_Iterable[int]] = ..., kind: _Optional[_Union[VisualKind, str]] = ..., seconds_per_frame: _Optional[float] = ...) -> None: ...

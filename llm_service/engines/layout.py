@@ -2,43 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from llm_service.prompts import Prompt
+from llm_service.prompts import Prompt, VisualTokens
 from llm_service.pruners.base import VisualLayout
 
-__all__ = ["num_prunable", "visual_layout"]
+__all__ = ["num_prunable", "prunable_rows", "visual_layout"]
+
+IntArray = npt.NDArray[np.int64]
 
 
-def num_prunable(prompt: Prompt, image_token_id: int) -> int:
-    """Visual tokens that may be pruned: all, but for one at the very end of the prompt, from whose state the answer
-    starts."""
-    count = sum(len(picture.positions) for picture in prompt.visual_tokens)
-    return count - int(count > 0 and prompt.input_ids[-1] == image_token_id)
+def num_prunable(prompt: Prompt, visual_token_ids: Sequence[int]) -> int:
+    """Visual tokens that may be pruned: all patches, but for one at the very end of the prompt, from whose state the
+    answer starts. Rows that stand for no patch, and ends of lines, stay like words."""
+    count = sum(int(_is_patch(tokens).sum()) for tokens in prompt.visual_tokens)
+    at_end = count > 0 and prompt.input_ids[-1] in visual_token_ids
+    if at_end:
+        last = prompt.visual_tokens[-1]
+        at_end = bool(_is_patch(last)[-1]) and len(last.positions) - 1 not in last.newline_after
+    return count - int(at_end)
 
 
-def visual_layout(prompt: Prompt, image_token_id: int, device: torch.device) -> VisualLayout:
+def prunable_rows(prompt: Prompt, visual_token_ids: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Which rows of the visual tokens, all pictures together, are the `num_prunable`."""
+    rows = np.concatenate([np.empty(0, np.bool_), *map(_is_patch, prompt.visual_tokens)])
+    surplus = int(rows.sum()) - num_prunable(prompt, visual_token_ids)
+    rows[rows.nonzero()[0][len(rows[rows]) - surplus :]] = False
+    return rows
+
+
+def visual_layout(prompt: Prompt, visual_token_ids: Sequence[int], device: torch.device) -> VisualLayout:
     """Places in the spliced prompt and coordinates in the patch grids of its `num_prunable` visual tokens."""
-    places: list[npt.NDArray[np.int64]] = []
-    picture: list[npt.NDArray[np.int64]] = []
-    row: list[npt.NDArray[np.int64]] = []
-    column: list[npt.NDArray[np.int64]] = []
+    places: list[IntArray] = []
+    picture: list[IntArray] = []
+    row: list[IntArray] = []
+    column: list[IntArray] = []
     grids: list[tuple[int, int]] = []
     spliced = 0  # how much longer the pictures so far have made the prompt
-    for place, tokens in zip((prompt.input_ids == image_token_id).nonzero()[0], prompt.visual_tokens, strict=True):
+    for place, tokens in zip(prompt.placeholders(visual_token_ids), prompt.visual_tokens, strict=True):
         frames, rows, columns = tokens.grid
-        patch = tokens.positions % (rows * columns)
-        places.append(place + spliced + np.arange(len(tokens.positions)))
-        picture.append(len(grids) + tokens.positions // (rows * columns))
+        is_patch = _is_patch(tokens)
+        index = np.arange(len(tokens.positions))
+        # searchsorted: ends of lines in front of each row.
+        places.append((place + spliced + index + np.searchsorted(tokens.newline_after, index))[is_patch])
+        positions = tokens.positions[is_patch]
+        patch = positions % (rows * columns)
+        picture.append(len(grids) + positions // (rows * columns))
         row.append(patch // columns)
         column.append(patch % columns)
-        spliced += len(tokens.positions) - 1
+        spliced += tokens.num_tokens - 1
         grids += [(rows, columns)] * frames
-    count = num_prunable(prompt, image_token_id)
+    count = num_prunable(prompt, visual_token_ids)
 
-    def joined(parts: list[npt.NDArray[np.int64]]) -> torch.Tensor:
+    def joined(parts: list[IntArray]) -> torch.Tensor:
         return torch.from_numpy(np.concatenate([*parts, np.empty(0, np.int64)])[:count]).to(device)
 
     return VisualLayout(joined(places), joined(picture), joined(row), joined(column), tuple(grids))
+
+
+def _is_patch(tokens: VisualTokens) -> npt.NDArray[np.bool_]:
+    return np.asarray(tokens.positions < np.prod(tokens.grid))

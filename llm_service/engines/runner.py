@@ -24,6 +24,7 @@ class ModelRunner:
     def __init__(self, model: VisionLanguageModel) -> None:
         self._causal_lm = model.causal_lm
         self._device = model.device
+        self._axes = torch.Size()  # in front of [B, T] in position ids
         self.clear()
 
     def __len__(self) -> int:
@@ -45,7 +46,8 @@ class ModelRunner:
         padding = [length - len(one.inputs_embeds) for one in newcomers]
         pairs = list(zip(newcomers, padding, strict=True))
         inputs_embeds = torch.stack([F.pad(one.inputs_embeds, (0, 0, left, 0)) for one, left in pairs])
-        position_ids = torch.stack([F.pad(one.position_ids, (left, 0)) for one, left in pairs])
+        # [b, T], or [3, b, T] where positions have three axes.
+        position_ids = torch.stack([F.pad(one.position_ids, (left, 0)) for one, left in pairs], dim=-2)
         mask = torch.ones(len(pairs), length, dtype=torch.long, device=self._device)
         for row, left in zip(mask, padding, strict=True):
             row[:left] = 0
@@ -58,7 +60,9 @@ class ModelRunner:
             use_cache=True,
             logits_to_keep=1,
         )
-        self._append(cache, mask, position_ids.amax(dim=1) + 1)
+        next_positions = torch.tensor([one.next_position for one in newcomers], device=self._device)
+        self._axes = position_ids.shape[:-2]
+        self._append(cache, mask, next_positions)
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
 
@@ -72,7 +76,7 @@ class ModelRunner:
         output = self._causal_lm(
             input_ids=torch.tensor(token_ids, device=self._device)[:, None],
             attention_mask=self._mask,
-            position_ids=self._next_positions[:, None],
+            position_ids=self._next_positions[:, None].expand(*self._axes, -1, -1),
             past_key_values=self._cache,
             use_cache=True,
         )

@@ -14,12 +14,11 @@ from typing import Any, Final
 
 import torch
 from tokenizers import Tokenizer
-from torch.nn import functional as F  # noqa: N812  # its usual name
 
 from fovea.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from llm_service.engines.base import Generation, GenerationRequest
 from llm_service.engines.batch import Batch
-from llm_service.engines.layout import num_prunable, visual_layout
+from llm_service.engines.layout import num_prunable, prunable_rows, visual_layout
 from llm_service.engines.pruned_prefill import Observation, PrunedInputs
 from llm_service.engines.pruned_runner import PrunedRunner
 from llm_service.engines.row import Row
@@ -159,18 +158,19 @@ class TransformersEngine:
 
     def _embed_pruned(self, row: Row) -> PrunedInputs:
         prompt = row.request.prompt
-        layout = visual_layout(prompt, self._model.image_token_id, self._model.device)
+        layout = visual_layout(prompt, self._model.visual_token_ids, self._model.device)
         return PrunedInputs(self._embed(row), layout, row.plan, self._observation(row))
 
     def _observation(self, row: Row) -> Observation | None:
         asked = row.request.cross_attention
         if asked is None:
             return None
-        total = sum(len(picture.positions) for picture in row.request.prompt.visual_tokens)
+        in_layout = prunable_rows(row.request.prompt, self._model.visual_token_ids)
 
         def tell(attention: torch.Tensor) -> None:
-            # A visual token at the very end of a prompt is not in the layout.
-            row.cross_attention = F.pad(attention, (0, total - len(attention))).tolist()
+            rows = attention.new_zeros(len(in_layout))
+            rows[torch.from_numpy(in_layout).to(rows.device)] = attention
+            row.cross_attention = rows.tolist()
 
         layer = scaled_layers([_OBSERVED_LAYER], self._num_layers)[0] if asked.layer is None else asked.layer
         return Observation(layer, tell)
@@ -196,7 +196,7 @@ class TransformersEngine:
             return None
         if self._pruned is None:
             raise InvalidRequest("this model cannot be pruned layer by layer; leave llm_pruner out", param="llm_pruner")
-        num_visual = num_prunable(request.prompt, self._model.image_token_id)
+        num_visual = num_prunable(request.prompt, self._model.visual_token_ids)
         try:
             return request.pruning.pruner.plan(request.pruning.budget, num_visual, self._num_layers)
         except UnreachableBudget as error:

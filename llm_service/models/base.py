@@ -22,11 +22,13 @@ class ModelInputs:
 
     Attributes:
         inputs_embeds: [L, H], visual tokens in their places.
-        position_ids: [L] int64; decoding goes on at their largest plus one.
+        position_ids: [L] int64, or [3, L] where a position has three axes (M-RoPE).
+        next_position: Of the first token decoded, on all axes.
     """
 
     inputs_embeds: torch.Tensor
     position_ids: torch.Tensor
+    next_position: int
 
 
 class VisionLanguageModel(Protocol):
@@ -38,6 +40,8 @@ class VisionLanguageModel(Protocol):
         family: As in the checkpoint's config ("llava").
         vocab_size: Ids are below it.
         image_token_id: Stands for a picture in `input_ids`.
+        video_token_id: Stands for a video; None where the family takes none.
+        has_newline: It reads a token of its own at the end of a line of tiles.
         visual_hidden_size: Channels C of the visual tokens that arrive.
         max_model_len: Positions that the model knows.
         eos_token_ids: Any of them ends an answer.
@@ -47,6 +51,8 @@ class VisionLanguageModel(Protocol):
     family: str
     vocab_size: int
     image_token_id: int
+    video_token_id: int | None
+    has_newline: bool
     visual_hidden_size: int
     max_model_len: int
     eos_token_ids: frozenset[int]
@@ -56,6 +62,11 @@ class VisionLanguageModel(Protocol):
 
     @property
     def dtype(self) -> torch.dtype: ...
+
+    @property
+    def visual_token_ids(self) -> tuple[int, ...]:
+        """The ids that stand for pictures and videos."""
+        return (self.image_token_id,) if self.video_token_id is None else (self.image_token_id, self.video_token_id)
 
     def embed(self, prompt: Prompt) -> ModelInputs:
         """Puts the visual tokens into the places of their image tokens."""

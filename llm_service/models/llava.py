@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from llm_service.models.base import CheckpointError, ModelInputs, resolve_dtype
+from llm_service.models.base import CheckpointError, ModelInputs, VisionLanguageModel, resolve_dtype
+from llm_service.models.splicing import splice
 from llm_service.models.weights import assign, read_tensors
 from llm_service.prompts import Prompt
 
@@ -30,10 +31,12 @@ _LANGUAGE_MODEL: Final = {
 _PROJECTOR: Final = {"multi_modal_projector.": "", "model.multi_modal_projector.": ""}
 
 
-class LlavaLanguageModel:
+class LlavaLanguageModel(VisionLanguageModel):
     """Language model and projector of a LLaVA checkpoint. See `VisionLanguageModel` for the attributes."""
 
-    family: str = "llava"
+    family = "llava"
+    video_token_id = None
+    has_newline = False
 
     def __init__(self, config: LlavaConfig, causal_lm: Any, projector: Any, eos_token_ids: frozenset[int]) -> None:
         layers = config.vision_feature_layer
@@ -99,16 +102,14 @@ class LlavaLanguageModel:
         Returns:
             L = `prompt.num_tokens` embeddings at the positions 0 to L - 1.
         """
-        parts: list[torch.Tensor] = []
         words = self.causal_lm.get_input_embeddings()(torch.from_numpy(prompt.input_ids).to(self.device))
-        start = 0
-        image_tokens = (prompt.input_ids == self.image_token_id).nonzero()[0].tolist()
-        for place, picture in zip(image_tokens, prompt.visual_tokens, strict=True):
-            features = torch.from_numpy(picture.features).to(self.device, self.dtype)
-            parts += [words[start:place], self.projector(features)]
-            start = place + 1
-        inputs_embeds = torch.cat([*parts, words[start:]])
-        return ModelInputs(inputs_embeds, torch.arange(len(inputs_embeds), device=self.device))
+        pictures = [
+            self.projector(torch.from_numpy(picture.features).to(self.device, self.dtype))
+            for picture in prompt.visual_tokens
+        ]
+        inputs_embeds = splice(words, prompt.placeholders(self.visual_token_ids), pictures)
+        length = len(inputs_embeds)
+        return ModelInputs(inputs_embeds, torch.arange(length, device=self.device), length)
 
 
 def _eos_token_ids(checkpoint: Path, config: LlavaConfig) -> frozenset[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import httpx
@@ -126,7 +125,7 @@ def test_the_command_draws_several_questions(stack: Stack, tmp_path: Path) -> No
     one, two, maps = tmp_path / "one.png", tmp_path / "two.png", tmp_path / "maps.png"
     for out, *words in (
         (one, QUESTION),
-        (two, QUESTION, "Is there a cyan star?", "--pruner-params", json.dumps({"task_share": 1}), "--keep-tokens", "4"),
+        (two, QUESTION, "Is there a cyan star?", "--pruner-params", '{"task_share": 1}', "--keep-tokens", "4"),
         (maps, QUESTION, "--maps"),
     ):
         done = fovea("explain", str(DEMO), *words, "--out", str(out), "--url", stack.url)

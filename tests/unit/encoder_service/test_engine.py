@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from encoder_service.engine import EncodeRequest, Engine, PreparedPicture
+from encoder_service.engine import EncodeRequest, Engine, PreparedVisual
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models import load
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, Needs, PrunerInput, View, VisionFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
+from encoder_service.visual import Layout, VisualFeatures, VisualInput
 from fovea import telemetry
 
 TEXT = (98, 5, 17, 40, 99)
@@ -33,13 +34,13 @@ class CountingModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def encode_images(
-        self, pixel_values: torch.Tensor, views: frozenset[View], in_tower: InTowerPruner | None = None
-    ) -> list[VisionFeatures]:
-        self.forwards.append((len(pixel_values), views))
-        if not pixel_values.isfinite().all():
+    def encode(
+        self, inputs: Sequence[VisualInput], views: frozenset[View], in_tower: InTowerPruner | None = None
+    ) -> list[VisualFeatures]:
+        self.forwards.append((len(inputs), views))
+        if not all(one.pixel_values.isfinite().all() for one in inputs):
             raise FloatingPointError("a poisoned picture")
-        return self._model.encode_images(pixel_values, views, in_tower)
+        return self._model.encode(inputs, views, in_tower)
 
     def encode_texts(self, texts: Sequence[Sequence[int]], **options: Any) -> Any:
         self.texts += 1
@@ -113,7 +114,7 @@ def test_a_second_question_runs_no_tower_and_no_decoder(make_engine: Any, ask: A
     engine = make_engine(towers=counting)
     compute(engine, ask(0))
     prepared = engine.prepare(ask(0, text=(98, 3, 99)))
-    assert prepared.pictures[0].pixel_values is None
+    assert prepared.visuals[0].pixels is None
     (second,) = engine.run([prepared])
     assert second[0].features_cached
     assert len(counting.forwards) == 1
@@ -242,8 +243,9 @@ def test_the_tower_takes_no_more_pictures_at_once_than_allowed(
 def test_a_poisoned_picture_fails_alone(make_engine: Any, ask: Any, counting: CountingModel) -> None:
     engine = make_engine(towers=counting)
     good, bad = engine.prepare(ask(0)), engine.prepare(ask(1))
-    digest, pixel_values = bad.pictures[0].digest, torch.full_like(good.pictures[0].pixel_values, torch.nan)
-    bad = dataclasses.replace(bad, pictures=(PreparedPicture(digest, pixel_values=pixel_values),))
+    digest, pixels = bad.visuals[0].digest, good.visuals[0].pixels
+    pixels = dataclasses.replace(pixels, pixel_values=torch.full_like(pixels.pixel_values, torch.nan))
+    bad = dataclasses.replace(bad, visuals=(PreparedVisual(digest, pixels=pixels),))
     before = telemetry.FAILURES.labels("encoder_batch")._value.get()
     first, second, third = engine.run([good, bad, engine.prepare(ask(2))])
     assert isinstance(second, FloatingPointError)
@@ -270,8 +272,9 @@ def test_a_question_without_words_falls_back_to_saliency(text: tuple[int, ...], 
     assert empty[0].task_map is None
 
 
-def features(num_bytes: int, *views: View) -> VisionFeatures:
-    return VisionFeatures(torch.zeros(num_bytes // 4, 1), (1, 1), {view: torch.zeros(0) for view in views})
+def features(num_bytes: int, *views: View) -> VisualFeatures:
+    part = VisionFeatures(torch.zeros(num_bytes // 4, 1), (1, 1), {view: torch.zeros(0) for view in views})
+    return VisualFeatures(Layout(1, 1, 1), (part,), (torch.zeros(0, dtype=torch.int64),))
 
 
 def test_the_cache_forgets_the_oldest_first_and_stays_within_its_bytes() -> None:

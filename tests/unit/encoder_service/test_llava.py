@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,27 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from encoder_service.models import load
 from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
-from encoder_service.pruners.base import View
-from encoder_service.pruners.in_tower import TowerLayer
+from encoder_service.pruners.base import View, VisionFeatures
+from encoder_service.pruners.in_tower import InTowerPruner, TowerLayer
+from encoder_service.visual import Layout, VisualInput
 
 ALL_VIEWS = frozenset(View)
 NO_VIEWS: frozenset[View] = frozenset()
 
 
+def encoded(
+    model: EncoderModel, pixel_values: torch.Tensor, views: Set[View], in_tower: InTowerPruner | None = None
+) -> list[VisionFeatures]:
+    """What `encode` gives of each picture, which has one part."""
+    inputs = [VisualInput(pixels[None], Layout(1, *model.grid)) for pixels in pixel_values]
+    return [visual.parts[0] for visual in model.encode(inputs, views, in_tower)]
+
+
 @pytest.fixture
 def pixel_values(model: EncoderModel, make_picture: Callable[..., bytes]) -> torch.Tensor:
-    return torch.stack([model.preprocess(Image.open(io.BytesIO(make_picture(i))).convert("RGB")) for i in range(3)])
+    return torch.cat(
+        [model.preprocess(Image.open(io.BytesIO(make_picture(i))).convert("RGB")).pixel_values for i in range(3)]
+    )
 
 
 @pytest.fixture(scope="session")
@@ -58,9 +69,7 @@ def test_every_key_layout_gives_the_same_features(
     layout: str, checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
 ) -> None:
     other = load(str(getattr(checkpoints, layout)), LoadOptions(text_tower=str(checkpoints.clip), device="cpu"))
-    for got, want in zip(
-        other.encode_images(pixel_values, NO_VIEWS), model.encode_images(pixel_values, NO_VIEWS), strict=True
-    ):
+    for got, want in zip(encoded(other, pixel_values, NO_VIEWS), encoded(model, pixel_values, NO_VIEWS), strict=True):
         # The hub layout is stored in float16.
         torch.testing.assert_close(got.hidden, want.hidden, atol=5e-2 if layout == "saved" else 0, rtol=0)
 
@@ -71,7 +80,7 @@ def test_hidden_states_are_those_that_llava_projects(
     llava = LlavaForConditionalGeneration.from_pretrained(checkpoints.hub, dtype=torch.float32).eval()
     with torch.inference_mode():
         states = llava.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
-    for i, features in enumerate(model.encode_images(pixel_values, NO_VIEWS)):
+    for i, features in enumerate(encoded(model, pixel_values, NO_VIEWS)):
         torch.testing.assert_close(features.hidden, states[-2][i, 1:], atol=1e-5, rtol=1e-5)
         assert features.views == {}
         assert features.grid == (6, 6)
@@ -85,7 +94,7 @@ def test_saliency_is_the_cls_row_of_eager_attention(
     ).eval()
     with torch.inference_mode():
         attentions = llava.model.vision_tower(pixel_values, output_attentions=True).attentions
-    for i, features in enumerate(model.encode_images(pixel_values, ALL_VIEWS)):
+    for i, features in enumerate(encoded(model, pixel_values, ALL_VIEWS)):
         for view, layer in ((View.SALIENCY_LAST, -1), (View.SALIENCY_SECOND_LAST, -2)):
             torch.testing.assert_close(features.views[view], attentions[layer][i].mean(0)[0, 1:], atol=1e-6, rtol=1e-4)
 
@@ -104,7 +113,7 @@ def test_views_of_other_layers_and_head_widths_are_what_they_say(
         keys = second_last.self_attn.k_proj(second_last.layer_norm1(output.hidden_states[-3]))
         query, key = last.self_attn.q_proj(normed[:, :1]), last.self_attn.k_proj(normed)
         one_head = (query @ key.transpose(1, 2) / 32**0.5).softmax(-1)
-    for i, features in enumerate(model.encode_images(pixel_values, ALL_VIEWS)):
+    for i, features in enumerate(encoded(model, pixel_values, ALL_VIEWS)):
         for view, want in (
             (View.CLS_HIDDEN, output.hidden_states[-2][i, 0]),
             (View.SALIENCY_FIRST, output.attentions[0][i].mean(0)[0, 1:]),
@@ -140,12 +149,12 @@ def test_a_hook_sees_each_layer_that_the_language_model_reads(
     with torch.inference_mode():
         attentions = llava.model.vision_tower(pixel_values[:1], output_attentions=True).attentions
     watcher = Watcher()
-    (features,) = model.encode_images(pixel_values[:1], NO_VIEWS, watcher)
+    (features,) = encoded(model, pixel_values[:1], NO_VIEWS, watcher)
     assert [(index, num_layers) for index, num_layers, _, _ in watcher.seen] == [(0, 3), (1, 3)]
     for (_, _, attention, values), want in zip(watcher.seen, attentions[:-1], strict=True):
         torch.testing.assert_close(attention, want[0, :, 0, 1:], atol=1e-6, rtol=1e-4)
         assert values.shape == (4, 37, 8)
-    (whole,) = model.encode_images(pixel_values[:1], NO_VIEWS)
+    (whole,) = encoded(model, pixel_values[:1], NO_VIEWS)
     assert torch.equal(features.hidden, whole.hidden)
     assert features.survivors is not None
     assert features.survivors.tolist() == list(range(36))
@@ -153,7 +162,7 @@ def test_a_hook_sees_each_layer_that_the_language_model_reads(
 
 def test_rows_that_leave_are_seen_by_no_later_layer(model: EncoderModel, pixel_values: torch.Tensor) -> None:
     watcher = Watcher(leave_after=0, leaving=(0, 7, 35))
-    (features,) = model.encode_images(pixel_values[:1], NO_VIEWS, watcher)
+    (features,) = encoded(model, pixel_values[:1], NO_VIEWS, watcher)
     staying = [i for i in range(36) if i not in (0, 7, 35)]
     assert features.survivors is not None
     assert features.survivors.tolist() == staying
@@ -167,14 +176,14 @@ def test_rows_that_leave_are_seen_by_no_later_layer(model: EncoderModel, pixel_v
 
 def test_a_pruned_tower_offers_no_views(model: EncoderModel, pixel_values: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="offers no views, keys"):
-        model.encode_images(pixel_values, {View.KEYS}, Watcher())
+        encoded(model, pixel_values, {View.KEYS}, Watcher())
 
 
 def test_layer_identity(checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor) -> None:
     """X[V] = X + A + FFN(LN2(X + A)) with the ordinary attention output A (eq. 1 of the paper)."""
     tower = model.vision_tower.vision_model  # type: ignore[attr-defined]
     layer = tower.encoder.layers[-1]
-    features = model.encode_images(pixel_values, ALL_VIEWS)
+    features = encoded(model, pixel_values, ALL_VIEWS)
     with torch.inference_mode():
         states = tower(pixel_values, output_hidden_states=True).hidden_states
         for i, picture in enumerate(features):
@@ -217,9 +226,9 @@ def test_the_layer_before_the_last_is_seen_likewise(
 
 
 def test_images_in_a_batch_equal_images_alone(model: EncoderModel, pixel_values: torch.Tensor) -> None:
-    together = model.encode_images(pixel_values, ALL_VIEWS)
+    together = encoded(model, pixel_values, ALL_VIEWS)
     for i, batched in enumerate(together):
-        (alone,) = model.encode_images(pixel_values[i : i + 1], ALL_VIEWS)
+        (alone,) = encoded(model, pixel_values[i : i + 1], ALL_VIEWS)
         torch.testing.assert_close(batched.hidden, alone.hidden, atol=1e-5, rtol=1e-5)
         for view in ALL_VIEWS:
             torch.testing.assert_close(batched.views[view], alone.views[view], atol=1e-5, rtol=1e-4)
@@ -282,7 +291,7 @@ def test_pixel_values_are_those_of_the_checkpoints_processor(
     image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (*size, 3), dtype=np.uint8))
     processor = CLIPImageProcessorPil.from_pretrained(checkpoints.hub)
     want = processor(images=image, return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(model.preprocess(image), want, atol=0, rtol=0)
+    torch.testing.assert_close(model.preprocess(image).pixel_values[0], want, atol=0, rtol=0)
 
 
 def test_only_the_vision_tower_is_loaded(model: EncoderModel, copy_of: Callable[..., Path], checkpoints: Any) -> None:
@@ -310,9 +319,7 @@ def test_eager_attention_gives_the_same_features(
 ) -> None:
     options = LoadOptions(text_tower=str(checkpoints.clip), device="cpu", attn_implementation="eager")
     eager = load(str(checkpoints.hub), options)
-    for got, want in zip(
-        eager.encode_images(pixel_values, ALL_VIEWS), model.encode_images(pixel_values, ALL_VIEWS), strict=True
-    ):
+    for got, want in zip(encoded(eager, pixel_values, ALL_VIEWS), encoded(model, pixel_values, ALL_VIEWS), strict=True):
         torch.testing.assert_close(got.hidden, want.hidden, atol=1e-5, rtol=1e-4)
 
 
@@ -334,7 +341,7 @@ def test_configs_as_the_hub_has_them_are_read(
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_keeps_scores_in_float32(dtype: str, checkpoints: Any, pixel_values: torch.Tensor) -> None:
     half = load(str(checkpoints.hub), LoadOptions(text_tower=str(checkpoints.clip), device="cpu", dtype=dtype))
-    (features,) = half.encode_images(pixel_values[:1], ALL_VIEWS)
+    (features,) = encoded(half, pixel_values[:1], ALL_VIEWS)
     assert features.hidden.dtype == getattr(torch, dtype)
     assert features.views[View.SALIENCY_LAST].dtype == torch.float32
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_a_question_without_a_picture_is_a_prompt():
         ([1, 2**32 - 1], 0, "token id 4294967295 is outside"),
         ([1, 50], 1, r"0 image tokens \(id 4\) for 1 pictures"),
         ([1, 4], 0, r"1 image tokens \(id 4\) for 0 pictures"),
-        ([1, 4, 4], 1, r"2 image tokens \(id 4\) for 1 pictures; each picture needs exactly one"),
+        ([1, 4, 4], 1, r"2 image tokens \(id 4\) for 1 pictures; each needs exactly one, in their order"),
         ([4, 4, 4], 3, "15 visual tokens; at most 12 are accepted"),
         ([1] * 40, 0, "has 40 tokens, visual tokens included, 1 more than the 39 .* context of 40"),
         ([4, *[1] * 40], 1, "has 45 tokens, visual tokens included, 6 more than the 39"),
@@ -149,3 +150,55 @@ def test_dtypes_of_the_wire_are_read(picture):
         message = picture(LIMITS.fingerprint)
         message.features.CopyFrom(tensors.to_message(features, dtype))
         assert np.allclose(read([4], [message]).visual_tokens[0].features, features, atol=tolerance)
+
+
+WITH_VIDEO = dataclasses.replace(LIMITS, video_token_id=5, has_newline=True)
+
+
+def test_pictures_and_videos_stand_where_their_tokens_do(picture):
+    still, clip = picture(LIMITS.fingerprint, rows=2), picture(LIMITS.fingerprint, rows=3)
+    clip.kind, clip.seconds_per_frame = tensor_pb2.VISUAL_KIND_VIDEO, 0.5
+    prompt = read_prompt([1, 5, 50, 4], [clip, still], WITH_VIDEO)
+    assert [tokens.is_video for tokens in prompt.visual_tokens] == [True, False]
+    assert prompt.visual_tokens[0].seconds_per_frame == 0.5
+    assert prompt.placeholders(WITH_VIDEO.visual_token_ids).tolist() == [1, 3]
+    with pytest.raises(InvalidRequest, match=r"1 image tokens \(id 4\) and 1 video tokens \(id 5\) .* in their order"):
+        read_prompt([1, 4, 50, 5], [clip, still], WITH_VIDEO)
+    with pytest.raises(InvalidRequest, match="takes pictures alone, no videos"):
+        read_prompt([1, 4], [clip], LIMITS)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 1e9])
+def test_seconds_are_checked(picture, seconds):
+    clip = picture(LIMITS.fingerprint, rows=3)
+    clip.kind, clip.seconds_per_frame = tensor_pb2.VISUAL_KIND_VIDEO, seconds
+    with pytest.raises(InvalidRequest, match="seconds_per_frame is not a number of 0 to 3600"):
+        read_prompt([1, 5], [clip], WITH_VIDEO)
+
+
+def test_ends_of_lines_count_as_tokens(picture):
+    tiled = picture(LIMITS.fingerprint, rows=4)
+    tiled.newline_after[:] = [1, 3]
+    prompt = read_prompt([1, 4, 50], [tiled], WITH_VIDEO)
+    assert prompt.num_tokens == 2 + 4 + 2
+    assert prompt.visual_tokens[0].newline_after.tolist() == [1, 3]
+    with pytest.raises(InvalidRequest, match="this model has no token for the end of a line"):
+        read_prompt([1, 4, 50], [tiled], LIMITS)
+
+
+@pytest.mark.parametrize("newline_after", [[3, 1], [1, 1], [4], [2**32 - 1]])
+def test_ends_of_lines_are_checked(picture, newline_after):
+    tiled = picture(LIMITS.fingerprint, rows=4)
+    tiled.newline_after[:] = newline_after
+    with pytest.raises(InvalidRequest, match="newline_after does not name rows of the features in ascending order"):
+        read_prompt([1, 4, 50], [tiled], WITH_VIDEO)
+
+
+def test_rows_without_a_patch_have_numbers_of_their_own(picture):
+    message = picture(LIMITS.fingerprint, rows=2)
+    message.grid.cls_per_frame = 1
+    message.positions[:] = [16, 3]
+    assert read([1, 4], [message]).visual_tokens[0].positions.tolist() == [16, 3]
+    message.positions[:] = [17, 3]
+    with pytest.raises(InvalidRequest, match="positions are 0 to 16"):
+        read([1, 4], [message])

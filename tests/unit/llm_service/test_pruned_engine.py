@@ -210,7 +210,7 @@ def language_model(checkpoint, attn="sdpa", dtype="float32"):
 
 def prefilled(model, name, keep=10, **params):
     prompt = Prompt(np.array([BOS, 50, IMAGE, 70, 71]), (picture(40),))
-    layout = visual_layout(prompt, IMAGE, model.device)
+    layout = visual_layout(prompt, [IMAGE], model.device)
     decoder = LayeredDecoder(model.causal_lm)
     plan = bind(PRUNERS[name], params).plan(Budget(keep_tokens=keep), len(layout), decoder.num_layers)
     with torch.inference_mode():
@@ -294,10 +294,24 @@ def test_coordinates_come_from_the_patches_and_not_from_the_order():
     still = VisualTokens(np.zeros((4, 32), np.float32), np.array([0, 9, 17, 63]), (1, 8, 8))
     clip = VisualTokens(np.zeros((3, 32), np.float32), np.array([1, 4, 7]), (2, 2, 2))
     prompt = Prompt(np.array([BOS, IMAGE, 60, 61, IMAGE, 62]), (still, clip))
-    layout = visual_layout(prompt, IMAGE, torch.device("cpu"))
+    layout = visual_layout(prompt, [IMAGE], torch.device("cpu"))
     assert layout.places.tolist() == [1, 2, 3, 4, 7, 8, 9]
     assert layout.picture.tolist() == [0, 0, 0, 0, 1, 2, 2]
     assert layout.row.tolist() == [0, 1, 2, 7, 0, 0, 1]
     assert layout.column.tolist() == [0, 1, 1, 7, 1, 0, 1]
     assert layout.grids == ((8, 8), (2, 2), (2, 2))
-    assert num_prunable(prompt, IMAGE) == len(layout) == 7
+    assert num_prunable(prompt, [IMAGE]) == len(layout) == 7
+
+
+def test_ends_of_lines_and_rows_without_a_patch_are_not_pruned():
+    """A base tile of 1 x 2 patches, a mosaic of 2 x 2 with an end of line each, and a frame with its CLS row."""
+    newline_after = np.array([3, 5])
+    tiled = VisualTokens(np.zeros((6, 32), np.float32), np.array([0, 1, 2, 4, 3, 5]), (3, 1, 2), newline_after)
+    frame = VisualTokens(np.zeros((3, 32), np.float32), np.array([2, 0, 1]), (1, 1, 2))
+    prompt = Prompt(np.array([BOS, IMAGE, 60, IMAGE]), (tiled, frame))
+    assert prompt.num_tokens == 2 + 8 + 3
+    layout = visual_layout(prompt, [IMAGE], torch.device("cpu"))
+    assert layout.places.tolist() == [1, 2, 3, 4, 6, 7, 11]  # 5 and 8 are ends of lines, 10 is CLS, 12 ends the prompt
+    assert layout.picture.tolist() == [0, 0, 1, 2, 1, 2, 3]
+    assert layout.column.tolist() == [0, 1, 0, 0, 1, 1, 0]
+    assert num_prunable(prompt, [IMAGE]) == 7

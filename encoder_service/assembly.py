@@ -1,0 +1,147 @@
+"""The parts of a picture or video, pruned one by one, put together as the language model reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from encoder_service.pruners.base import PrunedTokens
+from encoder_service.pruners.places import with_places
+from encoder_service.visual import Layout, VisualFeatures
+
+__all__ = ["EncodedVisual", "assemble"]
+
+_Maps = npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedVisual:
+    """The visual tokens of a picture or video, in numpy.
+
+    Attributes:
+        features: [K, C] float32 in the order in which the language model reads them.
+        positions: [K] int64, as on the wire: patches of the layout, all different.
+        newline_after: Rows after which a line of the mosaic ends.
+        merged_into: [num_patches] int64, for each patch of the layout the row that it is or was merged into; -1:
+            dropped, or padding.
+        task_map, saliency_map: [num_patches] float32, 0 at padding; None where the pruner has no such map.
+        layout: How the patches lie.
+        num_tokens_total: Before pruning.
+        features_cached: The tower did not run.
+    """
+
+    features: npt.NDArray[np.float32]
+    positions: npt.NDArray[np.int64]
+    newline_after: npt.NDArray[np.int64]
+    merged_into: npt.NDArray[np.int64]
+    task_map: _Maps
+    saliency_map: _Maps
+    layout: Layout
+    num_tokens_total: int
+    features_cached: bool
+
+
+def assemble(
+    visual: VisualFeatures, pruned: Sequence[PrunedTokens | None], *, features_cached: bool = False
+) -> EncodedVisual:
+    """Joins the pruned parts.
+
+    Where every part is whole the result is what the unsplit model reads, CLS rows and ends of lines included; a pruned
+    one has neither.
+
+    Args:
+        visual: Before pruning.
+        pruned: For each of its parts what is left; None for nothing.
+        features_cached: Passed on.
+    """
+    layout = visual.layout
+    is_whole = all(
+        tokens is not None and torch.equal(tokens.kept_index.cpu(), torch.arange(len(places)))
+        for tokens, places in zip(pruned, visual.places, strict=True)
+    )
+    owner = torch.full((layout.num_patches,), -1, dtype=torch.int64)
+    rows: list[Tensor] = []
+    positions: list[Tensor] = []
+    count = 0
+    for tokens, places in zip(pruned, visual.places, strict=True):
+        if tokens is None:
+            continue
+        tokens = with_places(tokens)
+        merged_into = tokens.merged_into.cpu()
+        owner[places] = torch.where(merged_into >= 0, merged_into + count, merged_into)
+        rows.append(tokens.features)
+        positions.append(places[tokens.kept_index.cpu()])
+        count += len(tokens.features)
+    order, newline_after = _reading_order(torch.cat(positions), layout, is_whole=is_whole)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    features, numbers = torch.cat(rows)[order.to(rows[0].device)], torch.cat(positions)[order]
+    owner = torch.where(owner >= 0, place[owner.clamp_min(0)], owner)
+    if is_whole and visual.cls_rows is not None:
+        features, numbers, owner = _with_cls_rows(features, numbers, owner, visual.cls_rows, layout)
+    return EncodedVisual(
+        features=_float32(features),
+        positions=numbers.numpy(),
+        newline_after=newline_after.numpy(),
+        merged_into=owner.numpy(),
+        task_map=_whole_map([None if t is None else t.task_map for t in pruned], visual),
+        saliency_map=_whole_map([None if t is None else t.saliency_map for t in pruned], visual),
+        layout=layout,
+        num_tokens_total=sum(map(len, visual.places)) + layout.num_parts * layout.cls_per_part,
+        features_cached=features_cached,
+    )
+
+
+def _reading_order(positions: Tensor, layout: Layout, *, is_whole: bool) -> tuple[Tensor, Tensor]:
+    """Which row comes when, and after which of them a line ends.
+
+    Tiles are read across: line by line of the mosaic that they make, after the base tile.
+    """
+    order = torch.arange(len(positions))
+    if layout.mosaic is None:
+        return order, order[:0]
+    in_base = positions < layout.rows * layout.columns
+    rank = torch.full((layout.num_patches,), layout.num_patches, dtype=torch.int64)
+    rank[layout.mosaic.flatten()] = torch.arange(layout.mosaic.numel())
+    tiles = order[~in_base]
+    tiles = tiles[torch.sort(rank[positions[tiles]], stable=True).indices]
+    order = torch.cat([order[in_base], tiles])
+    if not is_whole:
+        return order, order[:0]
+    lines, columns = layout.mosaic.shape
+    return order, int(in_base.sum()) + columns * torch.arange(1, lines + 1) - 1
+
+
+def _with_cls_rows(
+    features: Tensor, positions: Tensor, owner: Tensor, cls_rows: Tensor, layout: Layout
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each part's CLS rows in front of its patches."""
+    patches, count = layout.rows * layout.columns, layout.cls_per_part
+    by_part = features.view(layout.num_parts, patches, -1)
+    cls = cls_rows.to(features).view(layout.num_parts, count, -1)
+    cls_positions = layout.num_patches + torch.arange(layout.num_parts * count).view(layout.num_parts, count)
+    owner = owner + count * (1 + torch.arange(layout.num_patches) // patches)
+    return (
+        torch.cat([cls, by_part], dim=1).flatten(0, 1),
+        torch.cat([cls_positions, positions.view(layout.num_parts, patches)], dim=1).flatten(),
+        owner,
+    )
+
+
+def _whole_map(maps: Sequence[Tensor | None], visual: VisualFeatures) -> _Maps:
+    if all(one is None for one in maps):
+        return None
+    whole = np.zeros(visual.layout.num_patches, np.float32)
+    for one, places in zip(maps, visual.places, strict=True):
+        if one is not None:
+            whole[places.numpy()] = _float32(one)
+    return whole
+
+
+def _float32(tensor: Tensor) -> npt.NDArray[np.float32]:
+    return np.asarray(tensor.to("cpu", torch.float32).numpy())

@@ -1,0 +1,96 @@
+"""Pictures and videos on their way through the encoder: as the tower takes them, and as it leaves them.
+
+Both are made of parts, and a part is what a pruner looks at: a picture, a tile of one, a frame of a video.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+
+from encoder_service.pruners.base import VisionFeatures
+
+__all__ = ["Layout", "VideoFrames", "VisualFeatures", "VisualInput"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrames:
+    """Frames sampled from a video, in RGB.
+
+    Attributes:
+        frames: In the order of time, at least one.
+        seconds_per_frame: From one to the next; 0 where it is not known.
+    """
+
+    frames: tuple[Image.Image, ...]
+    seconds_per_frame: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the patches of a picture or video lie before pruning. All parts have the same grid.
+
+    A patch is numbered part * rows * columns + row * columns + column, as on the wire.
+
+    Attributes:
+        num_parts: Tiles (the base tile first) or frames; 1 for a plain picture.
+        rows, columns: Of a part's patches.
+        cls_per_part: Rows of each part that stand for no patch and that the language model reads where nothing is
+            pruned.
+        mosaic: Patches of the tiles after the base in the order in which the language model reads them, line by line,
+            [lines, columns of the whole mosaic], without padding; None for all that is not tiled.
+        is_video: It is one.
+        seconds_per_frame: Of a video, from one part to the next; 0 where it does not matter.
+    """
+
+    num_parts: int
+    rows: int
+    columns: int
+    cls_per_part: int = 0
+    mosaic: Tensor | None = None
+    is_video: bool = False
+    seconds_per_frame: float = 0.0
+
+    @property
+    def num_patches(self) -> int:
+        """Of all parts, padding included."""
+        return self.num_parts * self.rows * self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class VisualInput:
+    """A picture or video ready for the tower.
+
+    Attributes:
+        pixel_values: Float32 on the CPU, parts first; what the other axes are is the family's business.
+        layout: How its patches will lie.
+    """
+
+    pixel_values: Tensor
+    layout: Layout
+
+
+@dataclass(frozen=True, slots=True)
+class VisualFeatures:
+    """A picture or video after the tower.
+
+    Attributes:
+        layout: How the patches lie.
+        parts: What the tower made of each part; padding is not among its patches. A part that is padding throughout is
+            left out.
+        places: For each of `parts` the numbers of its patches in the layout, [N_i] int64 on the CPU.
+        cls_rows: [num_parts * cls_per_part, C] where the layout has such rows.
+    """
+
+    layout: Layout
+    parts: tuple[VisionFeatures, ...]
+    places: tuple[Tensor, ...]
+    cls_rows: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        tensors = (*self.places, *(() if self.cls_rows is None else (self.cls_rows,)))
+        return sum(part.nbytes for part in self.parts) + sum(int(tensor.nbytes) for tensor in tensors)
