@@ -199,7 +199,7 @@ def test_the_layer_before_the_last_is_seen_likewise(
     """Layer V-2 on X[V-2]; with the ordinary attention output eq. 1 leads to X[V-1], which is its vanilla view."""
     vision = model.vision_tower  # type: ignore[attr-defined]
     layer = vision.vision_model.encoder.layers[-2]
-    features = model.encode_images(pixel_values, ALL_VIEWS)
+    features = encoded(model, pixel_values, ALL_VIEWS)
     with torch.inference_mode():
         states = vision.vision_model(pixel_values, output_hidden_states=True).hidden_states
         normed = layer.layer_norm1(states[-3])
