@@ -12,14 +12,14 @@ from typing import TypeVar
 import torch
 
 from encoder_service import images
-from encoder_service.assembly import EncodedVisual, assemble
+from encoder_service.assembly import EncodedVisual
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import EncoderModel
-from encoder_service.pruners.base import BoundPruner, PrunerInput, TextFeatures, View
+from encoder_service.pruners.base import BoundPruner, TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import Layout, VisualFeatures, VisualInput
+from encoder_service.pruning import keep_in_tower, prune
+from encoder_service.visual import VisualFeatures, VisualInput
 from fovea import telemetry
-from fovea.budget import share_budget
 
 __all__ = ["EncodeRequest", "Engine", "PreparedRequest", "PreparedVisual"]
 
@@ -129,10 +129,8 @@ class Engine:
             return PreparedVisual(digest, found) if found is not None else PreparedVisual(digest, pixels=read())
         # What to look for depends on the budget of a part, and that on what the picture turns out to be.
         pixels = read()
-        keep = _keep_of_each_part(pixels.layout, request)
-        # A full budget prunes nothing: the tower runs whole, and its features serve everybody.
-        whole = keep >= pixels.layout.rows * pixels.layout.columns
-        in_tower = None if whole else needs.in_tower(keep)
+        keep = keep_in_tower(pixels.layout, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
+        in_tower = None if keep is None else needs.in_tower(keep)
         found = self._cache.get(digest, needs.views, in_tower)
         return PreparedVisual(digest, found, None if found is not None else pixels, in_tower)
 
@@ -237,12 +235,6 @@ def _isolated(compute: Callable[[list[Item]], list[Made]], items: list[Item]) ->
         return [outcome for item in items for outcome in _isolated(compute, [item])]
 
 
-def _keep_of_each_part(layout: Layout, request: EncodeRequest) -> int:
-    """K where all parts must keep alike."""
-    sizes = [layout.rows * layout.columns] * layout.num_parts
-    return max(1, min(share_budget(sizes, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)))
-
-
 def _prune(
     prepared: PreparedRequest,
     visuals: dict[_Key, VisualFeatures | Exception],
@@ -256,15 +248,19 @@ def _prune(
         features = visual.features or visuals[visual.key]
         if isinstance(features, Exception):
             raise features
-        sizes = [len(places) for places in features.places]
-        keeps = share_budget(sizes, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
         # 62 bits: torch's generator takes a signed 64-bit seed and a pruner may add to it.
         seed = int.from_bytes(visual.digest[:8], "big") >> 2
-        pruned = [
-            request.pruner.prune(PrunerInput(part, keep, text=text, seed=seed + i)) if keep else None
-            for i, (part, keep) in enumerate(zip(features.parts, keeps, strict=True))
-        ]
-        encoded.append(assemble(features, pruned, features_cached=visual.features is not None))
+        encoded.append(
+            prune(
+                features,
+                request.pruner,
+                keep_tokens=request.keep_tokens,
+                keep_ratio=request.keep_ratio,
+                text=text,
+                seed=seed,
+                features_cached=visual.features is not None,
+            )
+        )
         telemetry.VISUAL_TOKENS_TOTAL.inc(encoded[-1].num_tokens_total)
         telemetry.VISUAL_TOKENS_KEPT.inc(len(encoded[-1].positions))
     return tuple(encoded)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -40,7 +41,8 @@ class Layout:
         cls_per_part: Rows of each part that stand for no patch and that the language model reads where nothing is
             pruned.
         mosaic: Patches of the tiles after the base in the order in which the language model reads them, line by line,
-            [lines, columns of the whole mosaic], without padding; None for all that is not tiled.
+            [lines, columns of the whole mosaic], without padding: a rectangle of each tile. Either may be 0 where a
+            picture is very narrow. None for all that is not tiled.
         is_video: It is one.
         seconds_per_frame: Of a video, from one part to the next; 0 where it does not matter.
     """
@@ -57,6 +59,18 @@ class Layout:
     def num_patches(self) -> int:
         """Of all parts, padding included."""
         return self.num_parts * self.rows * self.columns
+
+    def places(self) -> tuple[Tensor, ...]:
+        """For each part the numbers of its patches that are no padding, ascending; of some tiles there are none."""
+        shown = torch.ones(self.num_patches, dtype=torch.bool)
+        if self.mosaic is not None:
+            shown[self.rows * self.columns :] = False
+            shown[self.mosaic.flatten()] = True
+        size = self.rows * self.columns
+        return tuple(
+            start + part.nonzero().squeeze(1)
+            for start, part in zip(range(0, self.num_patches, size), shown.split(size), strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
