@@ -23,7 +23,8 @@ def without_padding(layout: Layout, tiles: Sequence[VisionFeatures]) -> VisualFe
             continue
         patches = shown - number * layout.rows * layout.columns
         num_rows = len(torch.unique(patches // layout.columns))
-        parts.append(tile.take(patches, (num_rows, len(patches) // num_rows)))
+        is_whole = len(patches) == tile.num_patches
+        parts.append(tile if is_whole else tile.take(patches, (num_rows, len(patches) // num_rows)))
         places.append(shown)
     return VisualFeatures(layout, tuple(parts), tuple(places))
 

@@ -64,7 +64,8 @@ class VisualTokens:
         positions: [K] int64, distinct: the patch of the grid that each row stands for, or a number after all patches
             for a row that stands for none.
         grid: (frames, rows, columns) unpruned.
-        newline_after: Rows, ascending, after which the model reads its own token for the end of a line.
+        newline_after: Rows, ascending, after which the model reads its own token for the end of a line; the same row
+            again for one more such token.
         is_video: It is one.
         seconds_per_frame: Of a video; 0 where it is not known.
     """
@@ -209,7 +210,7 @@ def _read_newlines(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> In
         return newline_after
     if not limits.has_newline:
         raise InvalidRequest("newline_after is not accepted: this model has no token for the end of a line")
-    if (np.diff(newline_after) <= 0).any() or newline_after[-1] >= len(message.positions):
+    if (np.diff(newline_after) < 0).any() or newline_after[-1] >= len(message.positions):
         raise InvalidRequest("newline_after does not name rows of the features in ascending order")
     return newline_after
 

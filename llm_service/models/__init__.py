@@ -10,10 +10,11 @@ import torch
 
 from llm_service.models.base import CheckpointError, VisionLanguageModel
 from llm_service.models.llava import LlavaLanguageModel
+from llm_service.models.llava_next import LlavaNextLanguageModel
 
 __all__ = ["FAMILIES", "load_model"]
 
-FAMILIES: Final = {"llava": LlavaLanguageModel}
+FAMILIES: Final = {"llava": LlavaLanguageModel, "llava_next": LlavaNextLanguageModel}
 
 
 def load_model(checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str) -> VisionLanguageModel:
