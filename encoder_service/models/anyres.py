@@ -15,7 +15,6 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 
 from encoder_service.models.base import CheckpointError
 from encoder_service.models.preprocessing import ImageProcessor
-from fovea.errors import InvalidRequest
 
 __all__ = ["TileCutter"]
 
@@ -60,26 +59,14 @@ class TileCutter:
         """Tiles of an RGB picture, [1 + rows * columns, 3, H, W] float32, and rows and columns without the first one.
 
         Keeps no state, so any thread may call it.
-
-        Raises:
-            InvalidRequest: No canvas shows a pixel of the picture.
         """
         size = self._tile_size
-        height, width = self._canvas(image)
+        height, width = select_best_resolution((image.height, image.width), self._canvases)
         canvas = self._on_canvas(image, height, width)
         tiles = [image.resize((size, size), self._resample)]
         for top, left in itertools.product(range(0, height, size), range(0, width, size)):
             tiles.append(canvas.crop((left, top, left + size, top + size)))
         return torch.stack([self._normalized(tile) for tile in tiles]), (height // size, width // size)
-
-    def _canvas(self, image: Image.Image) -> tuple[int, int]:
-        best: tuple[int, int] | None = select_best_resolution((image.height, image.width), self._canvases)
-        if best is None:
-            raise InvalidRequest(
-                f"the picture is {image.width:,} x {image.height:,}, too narrow for any tile of this model",
-                param="image",
-            )
-        return best
 
     def _on_canvas(self, image: Image.Image, height: int, width: int) -> Image.Image:
         # Rounded as transformers rounds: the shorter side upwards.

@@ -331,6 +331,34 @@ def test_the_hubs_layout_in_half_precision_loads_and_nothing_but_the_vision_towe
     )
 
 
+def test_the_hubs_processor_config_is_read(folders: tuple[Path, Path], towers: EncoderModel, tmp_path: Path) -> None:
+    hub = Path(shutil.copytree(folders[0], tmp_path / "hub"))
+    (hub / "processor_config.json").unlink()
+    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+    published = {
+        "aspect_ratio_setting": "anyres",
+        "crop_size": {"height": 56, "width": 56},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_pad": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_grid_pinpoints": llava_next.CANVASES,
+        "image_mean": mean,
+        "image_processor_type": "LlavaNextImageProcessor",
+        "image_std": std,
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": 56},
+    }
+    (hub / "preprocessor_config.json").write_text(json.dumps(published))
+    other = load(str(hub), LoadOptions(text_tower=str(folders[1]), device="cpu"))
+    assert torch.equal(
+        other.preprocess(noise((300, 120))).pixel_values, towers.preprocess(noise((300, 120))).pixel_values
+    )
+
+
 def _processor(**values: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = folder / "processor_config.json"
