@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlavaNextForConditionalGeneration, LlavaNextProcessor
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
 from benchmarks.tiny import clip, llava_next
 from encoder_service.assembly import EncodedVisual
@@ -24,6 +27,9 @@ from encoder_service.models import load
 from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunerInput, View
+from encoder_service.pruners.tiles import mosaic
+from encoder_service.visual import Layout
+from fovea.budget import share_budget
 
 N = 16  # patches of a tile, 4 x 4
 
@@ -126,6 +132,24 @@ def test_a_whole_picture_is_what_transformers_packs(
     torch.testing.assert_close(torch.stack(rows), want, atol=1e-4, rtol=1e-4)
     assert int((inputs["input_ids"] == unsplit.config.image_token_id).sum()) == len(rows)
     assert visual.num_tokens_total == len(visual.positions)
+
+
+@given(width=st.integers(1, 4000), height=st.integers(1, 4000))
+@settings(max_examples=200, deadline=None)
+def test_the_mosaic_of_the_published_size_is_that_of_transformers(width: int, height: int) -> None:
+    canvases = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+    rows, columns = get_anyres_image_grid_shape((height, width), canvases, 336)
+    numbers = 576 + torch.arange(rows * columns * 576).view(rows, columns, 24, 24)
+    stitched = numbers.permute(0, 2, 1, 3).reshape(1, rows * 24, columns * 24)
+    assert torch.equal(mosaic((24, 24), (rows, columns), (height, width)), unpad_image(stitched, (height, width))[0])
+
+
+def test_a_ninth_of_a_square_picture_of_the_published_size_is_320_tokens() -> None:
+    layout = Layout(5, 24, 24, mosaic=mosaic((24, 24), (2, 2), (672, 672)))
+    sizes = [len(places) for places in layout.places()]
+    assert sum(sizes) == 2880
+    assert share_budget(sizes, keep_ratio=1 / 9) == (64,) * 5
+    assert share_budget(sizes, keep_tokens=320) == (64,) * 5
 
 
 def test_what_a_pruner_sees_of_a_tile_is_the_tower_without_padding(towers: EncoderModel, unsplit: Any) -> None:
