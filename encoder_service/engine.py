@@ -15,7 +15,7 @@ from encoder_service import images
 from encoder_service.assembly import EncodedVisual
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import EncoderModel
-from encoder_service.pruners.base import BoundPruner, TextFeatures, View
+from encoder_service.pruners.base import BoundPruner, Needs, TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruning import keep_in_tower, prune
 from encoder_service.visual import VisualFeatures, VisualInput
@@ -125,14 +125,18 @@ class Engine:
     def _prepare(self, digest: bytes, read: Callable[[], VisualInput], request: EncodeRequest) -> PreparedVisual:
         needs = request.pruner.needs
         if needs.in_tower is None:
-            found = self._cache.get(digest, needs.views)
+            found = self._cached(digest, needs)
             return PreparedVisual(digest, found) if found is not None else PreparedVisual(digest, pixels=read())
         # What to look for depends on the budget of a part, and that on what the picture turns out to be.
         pixels = read()
         keep = keep_in_tower(pixels.layout, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
         in_tower = None if keep is None else needs.in_tower(keep)
-        found = self._cache.get(digest, needs.views, in_tower)
+        found = self._cached(digest, needs, in_tower)
         return PreparedVisual(digest, found, None if found is not None else pixels, in_tower)
+
+    def _cached(self, digest: bytes, needs: Needs, in_tower: InTowerPruner | None = None) -> VisualFeatures | None:
+        found = self._cache.get(digest, needs.views, in_tower)
+        return found if found is not None and found.have(found.layout.views(needs)) else None
 
     @torch.inference_mode()
     def run(self, batch: Sequence[PreparedRequest]) -> list[tuple[EncodedVisual, ...] | Exception]:
@@ -152,10 +156,10 @@ class Engine:
 
     def _look_again(self, prepared: PreparedRequest) -> PreparedRequest:
         """Takes features from the cache that an earlier batch has left there while this request waited."""
-        views = prepared.request.pruner.needs.views
+        needs = prepared.request.pruner.needs
         visuals = []
         for visual in prepared.visuals:
-            features = visual.features or self._cache.get(visual.digest, views, visual.in_tower)
+            features = visual.features or self._cached(visual.digest, needs, visual.in_tower)
             visuals.append(visual if features is None else dataclasses.replace(visual, features=features, pixels=None))
         return dataclasses.replace(prepared, visuals=tuple(visuals))
 
@@ -166,7 +170,8 @@ class Engine:
         for prepared in batch:
             for visual in prepared.visuals:
                 if visual.pixels is not None:
-                    needed[visual.key] = needed.get(visual.key, frozenset()) | prepared.request.pruner.needs.views
+                    views = visual.pixels.layout.views(prepared.request.pruner.needs)
+                    needed[visual.key] = needed.get(visual.key, frozenset()) | views
                     pixels[visual.digest] = visual.pixels
         groups: dict[tuple[frozenset[View], InTowerPruner | None], list[bytes]] = {}
         for (digest, in_tower), views in needed.items():

@@ -5,13 +5,14 @@ Both are made of parts, and a part is what a pruner looks at: a picture, a tile 
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from encoder_service.pruners.base import VisionFeatures
+from encoder_service.pruners.base import Needs, View, VisionFeatures
 
 __all__ = ["Layout", "VideoFrames", "VisualFeatures", "VisualInput"]
 
@@ -60,6 +61,10 @@ class Layout:
         """Of all parts, padding included."""
         return self.num_parts * self.rows * self.columns
 
+    def views(self, needs: Needs) -> frozenset[View]:
+        """What the tower must compute of it for a pruner."""
+        return needs.views if self.mosaic is None else needs.views | needs.tile_views
+
     def places(self) -> tuple[Tensor, ...]:
         """For each part the numbers of its patches that are no padding, ascending; of some tiles there are none."""
         shown = torch.ones(self.num_patches, dtype=torch.bool)
@@ -102,6 +107,10 @@ class VisualFeatures:
     parts: tuple[VisionFeatures, ...]
     places: tuple[Tensor, ...]
     cls_rows: Tensor | None = None
+
+    def have(self, views: Set[View]) -> bool:
+        """All of `views` were computed."""
+        return all(views <= part.views.keys() for part in self.parts)
 
     @property
     def nbytes(self) -> int:

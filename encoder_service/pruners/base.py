@@ -79,12 +79,14 @@ class Needs:
 
     Attributes:
         views: Of the vision tower.
+        tile_views: More of it where a picture is cut into tiles.
         text: The question.
         eos_attention: Attention inside the question.
         in_tower: For a pruner that works inside the tower: from K to what goes in there. Such a tower offers no views.
     """
 
     views: frozenset[View] = frozenset()
+    tile_views: frozenset[View] = frozenset()
     text: bool = False
     eos_attention: bool = False
     in_tower: Callable[[int], InTowerPruner] | None = None

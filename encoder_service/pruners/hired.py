@@ -129,7 +129,9 @@ PRUNER = Pruner(
     summary="Keeps the tokens that CLS attends to most in the second-last layer and drops the others.",
     reference="HiRED, AAAI 2025",
     parameters=HiredParameters,
-    needs=lambda params: Needs(views=frozenset({View.SALIENCY_SECOND_LAST, View.SALIENCY_FIRST})),
+    needs=lambda params: Needs(
+        views=frozenset({View.SALIENCY_SECOND_LAST}), tile_views=frozenset({View.SALIENCY_FIRST})
+    ),
     prune=prune,
     deal=deal,
 )

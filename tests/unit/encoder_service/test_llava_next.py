@@ -241,7 +241,8 @@ def test_the_rows_of_plain_methods_lie_in_the_order_of_the_mosaic(encode: Callab
 
 
 def parts_of(towers: EncoderModel, image: Image.Image, pruner: str) -> Any:
-    (visual,) = towers.encode([towers.preprocess(image)], PRUNERS[pruner].bind({}).needs.views)
+    made = towers.preprocess(image)
+    (visual,) = towers.encode([made], made.layout.views(PRUNERS[pruner].bind({}).needs))
     return visual
 
 
@@ -310,6 +311,22 @@ def test_hired_gives_the_base_tile_alpha_and_keeps_the_best_of_each_tile(
             if len(kept):
                 shown = places.numpy() - tile * N
                 assert set(kept) == set(shown[np.argsort(-attention[tile][shown])[: len(kept)]])
+
+
+def test_hired_after_a_method_with_the_same_needs_but_for_tiles(
+    towers: EncoderModel, encode: Callable[..., EncodedVisual]
+) -> None:
+    """HoloV leaves features in the cache that lack what deals the budget out."""
+    engine = Engine(towers, FeatureCache(2**20), max_batch_size=4, max_image_bytes=10**8, max_image_pixels=10**8)
+    image = noise((300, 120))
+    cached, positions = [], []
+    for name in ("holov", "hired", "hired"):
+        request = EncodeRequest((png(image),), (), PRUNERS[name].bind({}), keep_tokens=16)
+        ((visual,),) = engine.run([engine.prepare(request)])
+        cached.append(visual.features_cached)
+        positions.append(visual.positions.tolist())
+    assert cached == [False, False, True]
+    assert positions[1] == positions[2] == encode(image, "hired", keep_tokens=16).positions.tolist()
 
 
 def test_hired_counts_as_released_on_demand(encode: Callable[..., EncodedVisual]) -> None:
