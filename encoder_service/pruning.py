@@ -14,6 +14,8 @@ __all__ = ["keep_in_tower", "prune"]
 def keep_in_tower(layout: Layout, *, keep_tokens: int | None, keep_ratio: float | None) -> int | None:
     """K of each part where the tower prunes, which it does before padding is cut away; None where nothing is pruned.
 
+    A count is shared over the parts that show something, 1 to each at least.
+
     Raises:
         ValueError: See `share_budget`.
     """
@@ -21,7 +23,7 @@ def keep_in_tower(layout: Layout, *, keep_tokens: int | None, keep_ratio: float 
     # A full budget prunes nothing: the tower runs whole, and its features serve everybody.
     if share_budget(shown, keep_tokens=keep_tokens, keep_ratio=keep_ratio) == tuple(shown):
         return None
-    sizes = [layout.rows * layout.columns] * layout.num_parts
+    sizes = [layout.rows * layout.columns] * len(shown)
     return max(1, min(share_budget(sizes, keep_tokens=keep_tokens, keep_ratio=keep_ratio)))
 
 
@@ -58,7 +60,7 @@ def prune(
             keeps = list(pruner.deal(tiled_picture(visual), sum(keeps)))
     pruned: list[PrunedTokens | None] = []
     for i, (part, keep) in enumerate(zip(visual.parts, keeps, strict=True)):
-        if part.survivors is not None:
+        if keep and part.survivors is not None:
             keep = len(part.survivors)
         pruned.append(pruner.prune(PrunerInput(part, keep, text=text, seed=seed + i)) if keep else None)
     return assemble(visual, pruned, features_cached=features_cached)

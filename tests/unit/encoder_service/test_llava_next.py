@@ -217,6 +217,19 @@ def test_a_count_is_shared_over_the_tiles_by_what_they_show(encode: Callable[...
     assert np.bincount(visual.positions // N).tolist() == [4, 2, 2, 2, 2]
 
 
+@pytest.mark.parametrize("pruner", [name for name in PRUNERS if name != "none"])
+@pytest.mark.parametrize("size", [(300, 120), (10, 1000)])
+@pytest.mark.parametrize("keep_tokens", [1, 3, 15])
+def test_a_count_is_kept_exactly_and_by_flowcut_at_most(
+    pruner: str, size: tuple[int, int], keep_tokens: int, encode: Callable[..., EncodedVisual]
+) -> None:
+    kept = len(encode(noise(size), pruner, keep_tokens=keep_tokens).positions)
+    if pruner == "flowcut" and size != (10, 1000):  # that one has a base tile alone, and no padding in it
+        assert 1 <= kept <= keep_tokens
+    else:
+        assert kept == keep_tokens
+
+
 @pytest.mark.parametrize("pruner", ["desap", "cls", "uniform", "random"])
 def test_merged_rows_are_means_of_the_unsplit_towers_features(
     pruner: str, encode: Callable[..., EncodedVisual], processor: Any, unsplit: Any
