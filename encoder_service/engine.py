@@ -11,13 +11,15 @@ from typing import TypeVar
 
 import torch
 
-from encoder_service import images
+from encoder_service import images, videos
 from encoder_service.assembly import EncodedVisual
 from encoder_service.feature_cache import FeatureCache
+from encoder_service.joint_frames import join_frames
 from encoder_service.models.base import EncoderModel
 from encoder_service.pruners.base import BoundPruner, Needs, TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruning import keep_in_tower, prune
+from encoder_service.videos import VideoLimits, VideoSource
 from encoder_service.visual import VisualFeatures, VisualInput
 from fovea import telemetry
 
@@ -36,8 +38,11 @@ class EncodeRequest:
         images: Picture files.
         text_ids: As the model's tokenizer writes them; fewer than its `min_text_ids` are no question.
         pruner: What chooses.
-        keep_tokens: Budget of each picture as a count, or
+        keep_tokens: Budget of each picture or video as a count, or
         keep_ratio: as a share.
+        videos: Come after the pictures.
+        joint_frames: All frames of a video compete for one budget; otherwise each has its share. Not for pruners that
+            work inside the tower, where frames never meet.
     """
 
     images: tuple[bytes, ...]
@@ -45,6 +50,8 @@ class EncodeRequest:
     pruner: BoundPruner
     keep_tokens: int | None = None
     keep_ratio: float | None = None
+    videos: tuple[VideoSource, ...] = ()
+    joint_frames: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,7 @@ class Engine:
         max_batch_size: Most pictures, tiles or frames in one forward of the vision tower, but for one that has more.
         max_image_bytes: Most bytes of a picture file.
         max_image_pixels: Most pixels of a picture.
+        video_limits: What videos may be.
     """
 
     def __init__(
@@ -99,21 +107,25 @@ class Engine:
         max_batch_size: int,
         max_image_bytes: int,
         max_image_pixels: int,
+        video_limits: VideoLimits,
     ) -> None:
         self.model = model
         self._cache = cache
         self._max_batch_size = max_batch_size
         self._max_image_bytes = max_image_bytes
         self._max_image_pixels = max_image_pixels
+        self._video_limits = video_limits
 
     def prepare(self, request: EncodeRequest) -> PreparedRequest:
-        """Decodes the pictures whose features are not cached. Any thread.
+        """Decodes the pictures and videos whose features are not cached. Any thread.
 
         Raises:
-            ServiceError: See `images.decode`.
+            ServiceError: See `images.decode` and `videos.decode`.
             ValueError: See `resolve_budget`.
         """
-        return PreparedRequest(request, tuple(self._prepare_picture(data, request) for data in request.images))
+        pictures = [self._prepare_picture(data, request) for data in request.images]
+        clips = [self._prepare_video(source, request) for source in request.videos]
+        return PreparedRequest(request, (*pictures, *clips))
 
     def _prepare_picture(self, data: bytes, request: EncodeRequest) -> PreparedVisual:
         def read() -> VisualInput:
@@ -121,6 +133,12 @@ class Engine:
             return self.model.preprocess(image)
 
         return self._prepare(hashlib.sha256(data).digest(), read, request)
+
+    def _prepare_video(self, source: VideoSource, request: EncodeRequest) -> PreparedVisual:
+        def read() -> VisualInput:
+            return self.model.preprocess_video(videos.decode(source, self.model.num_frames, self._video_limits))
+
+        return self._prepare(source.digest, read, request)
 
     def _prepare(self, digest: bytes, read: Callable[[], VisualInput], request: EncodeRequest) -> PreparedVisual:
         needs = request.pruner.needs
@@ -245,7 +263,7 @@ def _prune(
     visuals: dict[_Key, VisualFeatures | Exception],
     text: TextFeatures | Exception | None,
 ) -> tuple[EncodedVisual, ...]:
-    """Runs the question's pruner on each of its pictures, part by part."""
+    """Runs the question's pruner on each of its pictures and videos, part by part."""
     if isinstance(text, Exception):
         raise text
     request, encoded = prepared.request, []
@@ -253,6 +271,8 @@ def _prune(
         features = visual.features or visuals[visual.key]
         if isinstance(features, Exception):
             raise features
+        if request.joint_frames and features.layout.is_video:
+            features = join_frames(features)
         # 62 bits: torch's generator takes a signed 64-bit seed and a pruner may add to it.
         seed = int.from_bytes(visual.digest[:8], "big") >> 2
         encoded.append(

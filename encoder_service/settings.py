@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
 from encoder_service.pruners import PRUNERS
+from encoder_service.videos import VideoLimits
 from fovea.server import split_address
 from fovea.settings import ServiceSettings, settings_config
 
 __all__ = ["EncoderSettings"]
+
+_VIDEO: Final = VideoLimits()
 
 
 class EncoderSettings(ServiceSettings):
@@ -54,7 +57,20 @@ class EncoderSettings(ServiceSettings):
     max_image_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20
     """Most bytes of a picture file; a larger one is refused with OUT_OF_RANGE."""
     max_image_pixels: Annotated[int, Field(ge=1)] = 50_000_000
-    """Most pixels of a picture; a larger one is refused with OUT_OF_RANGE by its header, before it is decoded."""
+    """Most pixels of a picture or of a video's frame; a larger one is refused with OUT_OF_RANGE by its header, before
+    it is decoded."""
+    max_video_bytes: Annotated[int, Field(ge=1)] = _VIDEO.max_bytes
+    """Most bytes of a video file, or of all frames of a video together; more is refused with OUT_OF_RANGE. A request
+    must fit --max-message-bytes as well."""
+    max_video_frames: Annotated[int, Field(ge=1, le=1024)] = _VIDEO.max_frames
+    """Most frames that are sampled of a video, or that it may bring as a list."""
+    max_video_pixels: Annotated[int, Field(ge=1)] = _VIDEO.max_pixels
+    """Most pixels of all sampled frames of a video together, refused with OUT_OF_RANGE; they take 3 bytes each. The
+    default holds 64 frames of 1920 x 1080."""
+    max_video_seconds: Annotated[float, Field(gt=0)] = _VIDEO.max_seconds
+    """Longest video file, in its own time; a longer one is refused with OUT_OF_RANGE before it is decoded."""
+    video_decode_timeout_s: Annotated[float, Field(gt=0)] = _VIDEO.timeout_s
+    """Longest that one video file may take to decode; then it is refused with OUT_OF_RANGE."""
     decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads that decode pictures. Each takes up to 17 bytes of memory for each pixel of its picture (17 for WebP, 12
     for JPEG, 9 for PNG): 0.85 GB with the default --max-image-pixels."""

@@ -60,7 +60,6 @@ class ClipEncoder(Generic[_Preprocessor]):
     family: str
     max_images = 8
     max_videos = 0
-    default_num_frames = 0
     min_text_ids = 3  # BOS, a word, EOS
     reads_language_model_ids = False
     views = frozenset(View)
@@ -107,6 +106,9 @@ class ClipEncoder(Generic[_Preprocessor]):
 
     def _place(self, module: _Module) -> _Module:
         return module.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+
+    def num_frames(self, total_frames: int, seconds: float) -> int:
+        raise NotImplementedError(f"family {self.family} takes no videos")
 
     def preprocess_video(self, video: VideoFrames) -> VisualInput:
         raise NotImplementedError(f"family {self.family} takes no videos")
