@@ -21,7 +21,6 @@ from encoder_service.engine import EncodeRequest, Engine
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.videos import VideoLimits
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 from llm_service.engines.base import Delta, GenerationRequest
 from llm_service.prompts import Prompt, VisualTokens
@@ -68,7 +67,6 @@ class System:
             max_batch_size=max_batch_size,
             max_image_bytes=2**24,
             max_image_pixels=50_000_000,
-            video_limits=VideoLimits(),
         )
         self._llm = load_language_model(
             LLMSettings(model=str(llava), max_batch_size=max_batch_size, max_queue_size=2 * _CHUNK)

@@ -7,7 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 
@@ -24,6 +24,8 @@ from encoder_service.visual import VisualFeatures, VisualInput
 from fovea import telemetry
 
 __all__ = ["EncodeRequest", "Engine", "PreparedRequest", "PreparedVisual"]
+
+_DEFAULT_VIDEO_LIMITS: Final = VideoLimits()
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -107,7 +109,7 @@ class Engine:
         max_batch_size: int,
         max_image_bytes: int,
         max_image_pixels: int,
-        video_limits: VideoLimits,
+        video_limits: VideoLimits = _DEFAULT_VIDEO_LIMITS,
     ) -> None:
         self.model = model
         self._cache = cache

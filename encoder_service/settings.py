@@ -20,10 +20,12 @@ class EncoderSettings(ServiceSettings):
     model_config = settings_config("python -m encoder_service", "ENCODER_")
 
     model: str
-    """LLaVA checkpoint: a directory, or a hub id such as llava-hf/llava-1.5-7b-hf. Only its vision tower is loaded."""
+    """Checkpoint of a vision-language model: a directory, or a hub id such as llava-hf/llava-1.5-7b-hf. Only its vision
+    tower is loaded."""
     text_tower: str = ""
     """CLIP checkpoint with the text tower and the projections that fit the vision tower: a directory or a hub id. Empty
-    for the family's own, openai/clip-vit-large-patch14-336. One that does not fit stops the service at start."""
+    for the family's own: LanguageBind/LanguageBind_Image for Video-LLaVA, else openai/clip-vit-large-patch14-336. One
+    that does not fit stops the service at start."""
     revision: str | None = None
     """Branch, tag or commit of the model on the hub."""
     served_model_name: str = ""

@@ -304,6 +304,7 @@ def _check_pixels(width: int, height: int, num_frames: int, limits: VideoLimits)
 def _check_same_size(first: Image.Image, other: Image.Image) -> None:
     if other.size != first.size:
         raise InvalidRequest(
-            f"the video's frames have different sizes, {first.size} and {other.size}; one size is accepted",
+            f"the video's frames have different sizes, {first.width} x {first.height} and"
+            f" {other.width} x {other.height}; one size is accepted",
             param="video",
         )

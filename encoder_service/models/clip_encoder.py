@@ -1,5 +1,5 @@
-"""What LLaVA-1.5 and LLaVA-NeXT share: CLIP's vision tower out of their checkpoint, text tower and projections out of a
-CLIP checkpoint.
+"""What the LLaVA families share: a vision tower of CLIP's kind out of their checkpoint, text tower and projections out
+of a CLIP checkpoint.
 
 Never the language model, never the projector: those live in the LLM service.
 """
@@ -29,8 +29,6 @@ __all__ = ["DEFAULT_TEXT_TOWER", "ClipEncoder"]
 
 DEFAULT_TEXT_TOWER: Final = "openai/clip-vit-large-patch14-336"
 
-# The hub's checkpoints say vision_tower.vision_model.*, transformers 5 saves vision_tower.* or model.vision_tower.*.
-_VISION_TOWER = r"(?:model\.)?vision_tower\.(?:vision_model\.)?(.+)"
 _WEIGHTS = (*checkpoints.CONFIG_FILES, "*.safetensors")
 
 
@@ -58,6 +56,9 @@ class ClipEncoder(Generic[_Preprocessor]):
     """
 
     family: str
+    default_text_tower = DEFAULT_TEXT_TOWER
+    text_tower_types: tuple[str, ...] = ("clip",)  # `model_type` of checkpoints with the tensors of a CLIP
+    tower_name = "vision_tower"
     max_images = 8
     max_videos = 0
     min_text_ids = 3  # BOS, a word, EOS
@@ -68,14 +69,15 @@ class ClipEncoder(Generic[_Preprocessor]):
     def __init__(self, checkpoint: Path, options: LoadOptions, preprocessor: Callable[[int], _Preprocessor]) -> None:
         config = read_config(checkpoint)
         _require_second_last_layer(config, self.family)
-        clip = _resolve_text_tower(options.text_tower or DEFAULT_TEXT_TOWER)
+        clip = _resolve_text_tower(options.text_tower or self.default_text_tower)
         clip_config = read_config(clip)
-        if clip_config.get("model_type") != "clip":
+        if clip_config.get("model_type") not in self.text_tower_types:
             raise CheckpointError(
-                f"the text tower {clip.name!r} is a {clip_config.get('model_type')!r} checkpoint; a CLIP one is needed"
+                f"the text tower {clip.name!r} is a {clip_config.get('model_type')!r} checkpoint;"
+                f" a CLIP one is needed: {', '.join(self.text_tower_types)}"
             )
         self.device = _device(options.device)
-        vision_model = _vision_model(checkpoint, config, options.attn_implementation)
+        vision_model = _vision_model(checkpoint, config, options.attn_implementation, self.tower_name)
         self.dtype = _dtype(options.dtype, self.device, vision_model.pre_layrnorm.weight.dtype)
         vision_config = vision_model.config
         visual_projection = _projection(clip, "visual_projection", vision_config.hidden_size, "vision tower")
@@ -103,6 +105,11 @@ class ClipEncoder(Generic[_Preprocessor]):
             self.preprocess_image.describe(),
         )
         self.settings_fingerprint = hashlib.sha256("|".join(changes_results).encode()).hexdigest()[:16]
+
+    def _load_another_tower(self, checkpoint: Path, options: LoadOptions, name: str) -> ClipVisionTower:
+        """A second vision tower of the same checkpoint and config, with the same projection."""
+        model = _vision_model(checkpoint, read_config(checkpoint), options.attn_implementation, name)
+        return self._place(ClipVisionTower(model, self.vision_tower.visual_projection))
 
     def _place(self, module: _Module) -> _Module:
         return module.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
@@ -154,19 +161,22 @@ def _dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else stored
 
 
-def _vision_model(checkpoint: Path, config: dict[str, Any], attn_implementation: str) -> CLIPVisionModel:
+def _vision_model(checkpoint: Path, config: dict[str, Any], attn_implementation: str, name: str) -> CLIPVisionModel:
     with torch.device("meta"):
         model = CLIPVisionModel._from_config(
             CLIPVisionConfig.from_dict(config["vision_config"]), attn_implementation=attn_implementation
         )
-    tensors = read_tensors(checkpoint, _VISION_TOWER)
-    _fill(model, model.embeddings, tensors, "vision tower")
+    # The hub's checkpoints say <name>.vision_model.*, transformers 5 saves <name>.* or model.<name>.*.
+    tensors = read_tensors(checkpoint, rf"(?:model\.)?{name}\.(?:vision_model\.)?(.+)")
+    _fill(model, model.embeddings, tensors, name.replace("_", " "))
     return model
 
 
 def _text_model(clip: Path, config: dict[str, Any]) -> CLIPTextModel:
+    # The vision half is not looked at: LanguageBind's has settings of its own.
+    text_half = {key: value for key, value in config.items() if not key.startswith("vision_config")}
     with torch.device("meta"):
-        model = CLIPTextModel._from_config(CLIPConfig.from_dict(config).text_config, attn_implementation="sdpa")
+        model = CLIPTextModel._from_config(CLIPConfig.from_dict(text_half).text_config, attn_implementation="sdpa")
     _fill(model, model.embeddings, read_tensors(clip, r"text_model\.(.+)"), "text tower")
     return model
 

@@ -11,10 +11,15 @@ import torch
 from llm_service.models.base import CheckpointError, VisionLanguageModel
 from llm_service.models.llava import LlavaLanguageModel
 from llm_service.models.llava_next import LlavaNextLanguageModel
+from llm_service.models.video_llava import VideoLlavaLanguageModel
 
 __all__ = ["FAMILIES", "load_model"]
 
-FAMILIES: Final = {"llava": LlavaLanguageModel, "llava_next": LlavaNextLanguageModel}
+FAMILIES: Final = {
+    "llava": LlavaLanguageModel,
+    "llava_next": LlavaNextLanguageModel,
+    "video_llava": VideoLlavaLanguageModel,
+}
 
 
 def load_model(checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str) -> VisionLanguageModel:

@@ -35,7 +35,7 @@ class LlavaLanguageModel(VisionLanguageModel):
     """Language model and projector of a LLaVA checkpoint. See `VisionLanguageModel` for the attributes."""
 
     family = "llava"
-    video_token_id = None
+    video_token_id: int | None = None
     has_newline = False
     config_class: type[Any] = LlavaConfig
     projector_class: type[Any] = LlavaMultiModalProjector

@@ -34,7 +34,6 @@ from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
-from encoder_service.videos import VideoLimits
 from fovea.channel import connect
 from fovea.server import GrpcServer
 from fovea.v1 import encoder_pb2_grpc
@@ -162,12 +161,7 @@ def make_picture() -> Callable[..., bytes]:
 def make_engine(model: EncoderModel) -> Callable[..., Engine]:
     def make(cls: type[Engine] = Engine, *, cache_bytes: int = 2**20, towers: EncoderModel = model) -> Engine:
         return cls(
-            towers,
-            FeatureCache(cache_bytes),
-            max_batch_size=4,
-            max_image_bytes=2**20,
-            max_image_pixels=1_000_000,
-            video_limits=VideoLimits(),
+            towers, FeatureCache(cache_bytes), max_batch_size=4, max_image_bytes=2**20, max_image_pixels=1_000_000
         )
 
     return make
