@@ -74,8 +74,9 @@ class EncoderSettings(ServiceSettings):
     video_decode_timeout_s: Annotated[float, Field(gt=0)] = _VIDEO.timeout_s
     """Longest that one video file may take to decode; then it is refused with OUT_OF_RANGE."""
     decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
-    """Threads that decode pictures. Each takes up to 17 bytes of memory for each pixel of its picture (17 for WebP, 12
-    for JPEG, 9 for PNG): 0.85 GB with the default --max-image-pixels."""
+    """Threads that decode pictures and videos. Each takes up to 17 bytes of memory for each pixel of its picture (17
+    for WebP, 12 for JPEG, 9 for PNG): 0.85 GB with the default --max-image-pixels; and 3 for each of
+    --max-video-pixels."""
     feature_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20
     """Memory, on the device, for features of pictures seen lately; the oldest make room. 0 for none."""
     default_timeout_s: Annotated[float, Field(gt=0)] = 60.0

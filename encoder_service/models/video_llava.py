@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from PIL import Image
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.models.clip_vision import ClipVisionTower
+from encoder_service.models.frames import FrameProcessor
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.pruners.base import View, VisionFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
@@ -27,14 +29,23 @@ __all__ = ["VideoLlavaEncoder"]
 _NUM_FRAMES = 8
 
 
-class VideoLlavaEncoder(ClipEncoder[ImageProcessor]):
+@dataclass(frozen=True, slots=True)
+class _Processors:
+    pictures: ImageProcessor
+    frames: FrameProcessor
+
+    def describe(self) -> str:
+        return f"{self.pictures.describe()} {self.frames.describe()}"
+
+
+class VideoLlavaEncoder(ClipEncoder[_Processors]):
     """See `EncoderModel`.
 
     The text tower is LanguageBind's, which was frozen while its towers were bound to it and is the same in all its
     checkpoints; the projection is that of pictures, since frames are read like pictures.
 
     Raises:
-        CheckpointError: See `ClipEncoder` and `ImageProcessor`.
+        CheckpointError: See `ClipEncoder`, `ImageProcessor` and `FrameProcessor`.
     """
 
     family = "video_llava"
@@ -44,7 +55,11 @@ class VideoLlavaEncoder(ClipEncoder[ImageProcessor]):
     max_videos = 4
 
     def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
-        super().__init__(checkpoint, options, lambda image_size: ImageProcessor(checkpoint, image_size))
+        super().__init__(
+            checkpoint,
+            options,
+            lambda size: _Processors(ImageProcessor(checkpoint, size), FrameProcessor(checkpoint, size)),
+        )
         self.video_tower = self._load_another_tower(checkpoint, options, "video_tower")
         self.grid: tuple[int, int] | None = self.vision_tower.grid
 
@@ -52,11 +67,11 @@ class VideoLlavaEncoder(ClipEncoder[ImageProcessor]):
         return _NUM_FRAMES
 
     def preprocess(self, image: Image.Image) -> VisualInput:
-        return VisualInput(self.preprocess_image(image)[None], Layout(1, *self.vision_tower.grid))
+        return VisualInput(self.preprocess_image.pictures(image)[None], Layout(1, *self.vision_tower.grid))
 
     def preprocess_video(self, video: VideoFrames) -> VisualInput:
         layout = Layout(len(video.frames), *self.video_tower.grid, cls_per_part=1, is_video=True)
-        return VisualInput(torch.stack([self.preprocess_image(frame) for frame in video.frames]), layout)
+        return VisualInput(self.preprocess_image.frames(video.frames), layout)
 
     def encode(
         self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None

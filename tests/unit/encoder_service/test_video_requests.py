@@ -16,7 +16,7 @@ from benchmarks.tiny.clips import clip_file, clip_frames
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
-from fovea.errors import InvalidRequest, ServiceError, TooLarge, UnsupportedMedia, from_rpc_error
+from fovea.errors import InvalidRequest, ServiceError, UnsupportedMedia, from_rpc_error
 from fovea.v1 import encoder_pb2
 
 TEXT = [300, 5, 17, 301]
@@ -135,15 +135,10 @@ async def test_what_is_not_accepted(
         raise error
 
 
-async def test_the_limits_are_the_services_settings(videos_model: EncoderModel, make_engine: Any, start: Any) -> None:
-    engine = make_engine(towers=videos_model)
-    async with start(engine) as running:
-        info = await running.stub.GetModelInfo(encoder_pb2.GetEncoderInfoRequest(), timeout=TIMEOUT_S)
-        assert (info.family, info.max_videos, info.max_frames) == ("video_llava", 4, 64)
-        assert {pruner.name for pruner in info.pruners} == set(PRUNERS)
-        too_large = png(Image.new("RGB", (3000, 20000)))
-        error = await refusal(running, videos=[encoder_pb2.Video(frames=encoder_pb2.Frames(images=[too_large]))])
-        assert isinstance(error, TooLarge)
+async def test_the_service_says_what_it_takes(service: Any) -> None:
+    info = await service.stub.GetModelInfo(encoder_pb2.GetEncoderInfoRequest(), timeout=TIMEOUT_S)
+    assert (info.family, info.max_videos, info.max_frames) == ("video_llava", 4, 16)
+    assert {pruner.name for pruner in info.pruners} == set(PRUNERS)
 
 
 async def test_a_family_without_videos_says_so(make_engine: Any, start: Any) -> None:

@@ -1,8 +1,8 @@
 """Video-LLaVA split over both services says what the unsplit model of transformers says.
 
 The services' own code from picture and video files to token ids, in one process, with the messages of the wire in
-between. transformers' processor needs torchvision for videos; here its image processor, which does not, makes the pixel
-values of each frame.
+between. transformers' video processor needs torchvision. Its image processor, which does not, makes the same numbers
+where nothing is resized: clips have the size of the tower here.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import View
 from encoder_service.servicer import write_response
 from encoder_service.videos import FrameList, VideoFile, VideoLimits, VideoSource, decode
+from encoder_service.visual import VideoFrames
 from fovea.v1 import tensor_pb2
 from llm_service.engines.base import Done, GenerationRequest, Pruning
 from llm_service.engines.runner import ModelRunner
@@ -48,6 +49,7 @@ from llm_service.startup import load as load_llm
 NEW_TOKENS = 32
 MAX_DIFFERENCE = 1e-4
 PATCHES = 16  # of a frame
+SIZE = (56, 56)
 SHAPES = [(56, 56), (112, 112), (60, 52), (52, 60), (168, 56), (61, 47), (113, 56), (97, 131), (333, 217), (640, 480)]
 SHAPES += [(5, 7), (57, 56), (999, 331)]
 
@@ -208,7 +210,7 @@ def test_one_picture(size: tuple[int, int], split: Split) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_video_file_of_sampled_frames(seed: int, split: Split) -> None:
-    file = clip_file(20, seed=seed, size=(96, 80))
+    file = clip_file(20, seed=seed, size=SIZE)
     frames = decode(VideoFile(file, 20), lambda total, seconds: 20, VideoLimits()).frames
     sampled = [frames[i] for i in (0, 2, 5, 7, 10, 12, 15, 17)]
     text = split.chat(0, 1)
@@ -221,15 +223,28 @@ def test_a_video_file_of_sampled_frames(seed: int, split: Split) -> None:
 
 
 def test_pictures_and_videos_in_one_question(split: Split) -> None:
-    images, clips = [noise((61, 47)), noise((100, 90), 1)], [clip_frames(8, seed=2), clip_frames(8, seed=3)]
+    images, clips = (
+        [noise((61, 47)), noise((100, 90), 1)],
+        [clip_frames(8, seed=2, size=SIZE), clip_frames(8, seed=3, size=SIZE)],
+    )
     tokens = split.visual_tokens(images, [frame_list(clip) for clip in clips])
     for text in (split.chat(2, 2), "first <image> and <image> then <video><video> end"):
         split.assert_same(split.prompt(text, tokens), **split.whole_inputs(text, images, clips))
 
 
+@pytest.mark.parametrize("size", [(144, 144), (96, 80), (80, 100), (320, 57), (64, 300), (57, 56)])
+def test_frames_are_resized_like_pictures_but_for_rounding(size: tuple[int, int], split: Split) -> None:
+    """torch and Pillow round an antialiased resize differently."""
+    clip = clip_frames(3, size=size)
+    made = split.encoder.preprocess_video(VideoFrames(tuple(clip))).pixel_values
+    grey_levels = (made - split.pixel_values(clip)).abs() * 255 * 0.2613
+    assert grey_levels.max() < 5
+    assert grey_levels.mean() < 0.1
+
+
 @pytest.mark.parametrize("num_frames", [1, 3, 12])
 def test_another_number_of_frames(num_frames: int, split: Split) -> None:
-    clip = clip_frames(num_frames)
+    clip = clip_frames(num_frames, size=SIZE)
     text = split.chat(0, 1)
     tokens = split.visual_tokens(videos=[frame_list(clip)])
     split.assert_same(split.prompt(text, tokens), **split.whole_inputs(text, videos=[clip]))
@@ -238,7 +253,7 @@ def test_another_number_of_frames(num_frames: int, split: Split) -> None:
 @pytest.mark.parametrize("joint_frames", [False, True])
 @pytest.mark.parametrize("pruner", ["hired", "holov", "random"])
 def test_pruned_is_the_unsplit_model_fed_with_the_kept_positions(pruner: str, joint_frames: bool, split: Split) -> None:
-    image, clip = noise((60, 60)), clip_frames(8)
+    image, clip = noise((60, 60)), clip_frames(8, size=SIZE)
     params = {"keep_ratio": 1 / 4}
     tokens = split.visual_tokens([image], [frame_list(clip)], pruner, joint_frames=joint_frames, **params)
     if pruner == "random":  # what it drops is merged: the places are checked, the rows are as sent
@@ -265,13 +280,13 @@ def test_pruned_is_the_unsplit_model_fed_with_the_kept_positions(pruner: str, jo
 
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_every_method_keeps_its_share_of_every_frame(pruner: str, split: Split) -> None:
-    (tokens,) = split.visual_tokens(videos=[frame_list(clip_frames(8))], pruner=pruner, keep_ratio=0.5)
+    (tokens,) = split.visual_tokens(videos=[frame_list(clip_frames(8, size=SIZE))], pruner=pruner, keep_ratio=0.5)
     counts = np.bincount(np.array(tokens.positions) // PATCHES).tolist()
     assert counts == ([8] * 8 if pruner != "none" else [PATCHES] * 8 + [8])  # numbers after the patches: CLS rows
 
 
 def test_with_one_budget_for_the_whole_video_all_frames_compete(split: Split) -> None:
-    clip = frame_list(clip_frames(8, seed=4))
+    clip = frame_list(clip_frames(8, seed=4, size=SIZE))
     (tokens,) = split.visual_tokens(videos=[clip], pruner="cls", keep_tokens=20, joint_frames=True)
     frames = split.encoder.preprocess_video(decode(clip, lambda *_: 8, VideoLimits()))
     (features,) = split.encoder.encode([frames], {View.SALIENCY_LAST})
@@ -285,7 +300,7 @@ def test_pictures_and_videos_share_a_batch_and_the_cache(split: Split) -> None:
     )
     bound = PRUNERS["desap"].bind({})
     ids = tuple(split.text_tokenizer("where is the circle?")["input_ids"])
-    clip, image = frame_list(clip_frames(8)), png(noise((60, 60)))
+    clip, image = frame_list(clip_frames(8, size=SIZE)), png(noise((60, 60)))
     requests = [
         EncodeRequest((image,), ids, bound, keep_ratio=0.5),
         EncodeRequest((), ids, bound, keep_ratio=0.5, videos=(clip,)),
@@ -306,7 +321,7 @@ def test_pictures_and_videos_share_a_batch_and_the_cache(split: Split) -> None:
 
 @pytest.mark.parametrize("name", LLM_PRUNERS)
 async def test_pruners_inside_the_language_model_leave_cls_rows(name: str, split: Split) -> None:
-    prompt = split.prompt(split.chat(0, 1), split.visual_tokens(videos=[frame_list(clip_frames(8))]))
+    prompt = split.prompt(split.chat(0, 1), split.visual_tokens(videos=[frame_list(clip_frames(8, size=SIZE))]))
 
     async def ask(keep_ratio: float) -> Done:
         pruning = Pruning(bind(LLM_PRUNERS[name], {}), Budget(keep_ratio=keep_ratio))
@@ -334,7 +349,7 @@ def test_checkpoints_of_other_layouts_and_dtypes(split: Split, tmp_path: Path) -
     hub = {key.replace("_tower.", "_tower.vision_model."): tensor.to(torch.float16) for key, tensor in tensors.items()}
     save_file(hub, folder / "model.safetensors", metadata={"format": "pt"})
     encoder = load_encoder(str(folder), LoadOptions(text_tower=str(text_tower), device="cpu"))
-    frames = decode(frame_list(clip_frames(8)), lambda *_: 8, VideoLimits())
+    frames = decode(frame_list(clip_frames(8, size=SIZE)), lambda *_: 8, VideoLimits())
     got, want = (one.encode([one.preprocess_video(frames)], set())[0] for one in (encoder, split.encoder))
     for part, other in zip(got.parts, want.parts, strict=True):
         assert torch.nn.functional.cosine_similarity(part.hidden, other.hidden).min() > 0.999
