@@ -49,7 +49,7 @@ def _engine(settings: EncoderSettings) -> Engine:
         video_limits=VideoLimits(
             max_bytes=settings.max_video_bytes,
             max_frames=settings.max_video_frames,
-            max_frame_pixels=settings.max_image_pixels,
+            max_frame_pixels=settings.max_video_frame_pixels,
             max_pixels=settings.max_video_pixels,
             max_seconds=settings.max_video_seconds,
             timeout_s=settings.video_decode_timeout_s,

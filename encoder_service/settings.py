@@ -59,13 +59,14 @@ class EncoderSettings(ServiceSettings):
     max_image_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20
     """Most bytes of a picture file; a larger one is refused with OUT_OF_RANGE."""
     max_image_pixels: Annotated[int, Field(ge=1)] = 50_000_000
-    """Most pixels of a picture or of a video's frame; a larger one is refused with OUT_OF_RANGE by its header, before
-    it is decoded."""
+    """Most pixels of a picture; a larger one is refused with OUT_OF_RANGE by its header, before it is decoded."""
     max_video_bytes: Annotated[int, Field(ge=1)] = _VIDEO.max_bytes
     """Most bytes of a video file, or of all frames of a video together; more is refused with OUT_OF_RANGE. A request
     must fit --max-message-bytes as well."""
     max_video_frames: Annotated[int, Field(ge=1, le=1024)] = _VIDEO.max_frames
     """Most frames that are sampled of a video, or that it may bring as a list."""
+    max_video_frame_pixels: Annotated[int, Field(ge=1)] = _VIDEO.max_frame_pixels
+    """Most pixels of a video's frame; a video of larger ones is refused with OUT_OF_RANGE by its header."""
     max_video_pixels: Annotated[int, Field(ge=1)] = _VIDEO.max_pixels
     """Most pixels of all sampled frames of a video together, refused with OUT_OF_RANGE; they take 3 bytes each. The
     default holds 64 frames of 1920 x 1080."""

@@ -8,32 +8,20 @@ equal stretches. Of a video that has fewer frames some come several times. T is 
 from __future__ import annotations
 
 import hashlib
-import io
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-import av
-from av.error import FFmpegError
 from PIL import Image
 
 from encoder_service import images
+from encoder_service.video_containers import broken, opened
 from encoder_service.visual import VideoFrames
-from fovea.errors import InvalidRequest, ServiceError, TooLarge, UnsupportedMedia
+from fovea.errors import InvalidRequest, ServiceError, TooLarge
 
-__all__ = ["FORMATS", "FrameList", "VideoFile", "VideoLimits", "VideoSource", "decode", "sample_indices"]
+__all__ = ["FrameList", "VideoFile", "VideoLimits", "VideoSource", "decode", "sample_indices"]
 
-FORMATS: Final = ("MP4", "WebM", "MKV", "AVI", "MOV", "GIF")
-
-# The demuxer is told, never guessed: FFmpeg knows formats that are lists of other files and addresses to open.
-_MATROSKA_START: Final = b"\x1aE\xdf\xa3"
-_MOV_ATOMS: Final = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-# What those containers carry in practice; every other decoder of FFmpeg stays shut.
-_CODECS: Final = (
-    "h264,hevc,vp8,vp9,av1,libdav1d,mpeg4,msmpeg4v2,msmpeg4v3,mpeg1video,mpeg2video,h263,mjpeg,gif,prores,png,rawvideo"
-)
 _NO_SECONDS: Final = 0.0
 
 
@@ -44,7 +32,7 @@ class VideoLimits:
     Attributes:
         max_bytes: Of a file, or of all frames together.
         max_frames: Sampled, or brought as a list.
-        max_frame_pixels: Of one frame.
+        max_frame_pixels: Of one frame. A decoder may hold 17 of them at twice that size.
         max_pixels: Of all sampled frames together, which lie in memory at once, 3 bytes each.
         max_seconds: Of a file.
         timeout_s: Longest that a file may take to decode.
@@ -52,7 +40,7 @@ class VideoLimits:
 
     max_bytes: int = 32 * 2**20
     max_frames: int = 64
-    max_frame_pixels: int = 50_000_000
+    max_frame_pixels: int = 4096 * 4096
     max_pixels: int = 150_000_000
     max_seconds: float = 3600.0
     timeout_s: float = 30.0
@@ -162,7 +150,7 @@ def _decode_file(source: VideoFile, choose_num_frames: _ChooseNumFrames, limits:
     if len(frames) < len(wanted):
         # Packets that show nothing (VP8 has some, and a file may be cut off): now it is known how many do show.
         if not decoded:
-            raise _broken()
+            raise broken()
         total = decoded
         frames, _ = _frames_at(source.data, indices(), clock, limits)
     return VideoFrames(tuple(frames), total / (rate * len(frames)) if rate else _NO_SECONDS)
@@ -170,14 +158,14 @@ def _decode_file(source: VideoFile, choose_num_frames: _ChooseNumFrames, limits:
 
 def _measure(data: bytes, clock: _Clock, limits: VideoLimits) -> tuple[int, float]:
     """Frames of a file and how many there are a second (0: unknown), without decoding: headers often do not tell."""
-    with _opened(data, limits) as (container, stream):
+    with opened(data, max_pixels=limits.max_frame_pixels) as (container, stream):
         total = 0
         for packet in container.demux(stream):
             clock.check()
             total += bool(packet.size) and not packet.is_discard
         rate = float(stream.average_rate or 0)
     if not total:
-        raise _broken()
+        raise broken()
     if rate and total / rate > limits.max_seconds:
         raise TooLarge(
             f"the video lasts {total / rate:,.0f} seconds; at most {limits.max_seconds:,.0f} are accepted",
@@ -190,7 +178,7 @@ def _frames_at(data: bytes, indices: list[int], clock: _Clock, limits: VideoLimi
     """The frames with the given numbers, ascending, as far as the file has them, and how many were decoded for that."""
     frames: list[Image.Image] = []
     decoded = 0
-    with _opened(data, limits) as (container, stream):
+    with opened(data, max_pixels=limits.max_frame_pixels) as (container, stream):
         _check_pixels(stream.codec_context.width, stream.codec_context.height, len(set(indices)), limits)
         for frame in container.decode(stream):
             clock.check()
@@ -216,54 +204,6 @@ def _to_image(frame: Any) -> Image.Image:
     turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
     turn = turns.get(frame.rotation % 360)
     return image if turn is None else image.transpose(turn)
-
-
-@contextmanager
-def _opened(data: bytes, limits: VideoLimits) -> Iterator[tuple[Any, Any]]:
-    """A container and its video stream. What the parsers raise on hostile bytes becomes `UnsupportedMedia`."""
-    options = {
-        "codec_whitelist": _CODECS,
-        # Also of frames that are larger than the header says. FFmpeg counts rows that it pads, hence the slack.
-        "max_pixels": str(2 * limits.max_frame_pixels + 2**20),
-        "protocol_whitelist": "none",
-    }
-    demuxer = _demuxer(data)
-    try:
-        with av.open(io.BytesIO(data), format=demuxer, options=options, metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise UnsupportedMedia(f"the file has no video in it; accepted: {', '.join(FORMATS)}", param="video")
-            stream = container.streams.video[0]
-            context = stream.codec_context
-            if context is None or context.name not in _CODECS.split(","):
-                raise UnsupportedMedia(f"the video's codec is not accepted; accepted: {_CODECS}", param="video")
-            images.check_size(context.width, context.height, limits.max_frame_pixels, what="video", param="video")
-            context.options = {"max_pixels": options["max_pixels"]}
-            context.thread_count = 1
-            yield container, stream
-    except ServiceError:
-        raise
-    except (FFmpegError, ValueError, OSError, EOFError) as error:
-        raise _broken() from error
-
-
-def _demuxer(data: bytes) -> str:
-    if data.startswith(_MATROSKA_START):
-        return "matroska"
-    if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
-        return "avi"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "gif"
-    if data[4:8] in _MOV_ATOMS:
-        return "mov"
-    what = "these bytes are no video that can be read" if data else "the video is empty"
-    raise UnsupportedMedia(f"{what}; accepted: {', '.join(FORMATS)}", param="video")
-
-
-def _broken() -> UnsupportedMedia:
-    return UnsupportedMedia(
-        f"the video is broken, incomplete or of no accepted kind; accepted: whole files of {', '.join(FORMATS)}",
-        param="video",
-    )
 
 
 class _Clock:

@@ -213,6 +213,25 @@ def test_a_file_whose_pictures_are_broken_is_refused() -> None:
     refused(VideoFile(bytes(file)), UnsupportedMedia, "broken")
 
 
+def test_a_table_of_countless_samples_is_refused_before_it_is_made() -> None:
+    """With a size that holds for all samples it takes 20 bytes of file, and gigabytes of index."""
+    file = bytearray(clip_file(4, container="mov"))
+    start = file.index(b"stsz")
+    file[start + 8 : start + 16] = (1).to_bytes(4, "big") + (80_000_000).to_bytes(4, "big")
+    refused(VideoFile(bytes(file)), TooLarge, "80,000,000 samples .* at most 4,000,000")
+
+
+def test_what_looks_like_a_table_among_the_pictures_is_none() -> None:
+    file = clip_file(4, container="mov")
+    media = file.index(b"mdat") - 4
+    extra = b"stsz" + b"\xff" * 30 + b"cmov"
+    size = int.from_bytes(file[media : media + 4], "big") + len(extra)
+    end = media + size - len(extra)
+    assert file.index(b"moov") > end  # offsets into the media stay true
+    grown = file[:media] + size.to_bytes(4, "big") + file[media + 4 : end] + extra + file[end:]
+    assert len(decode(VideoFile(grown), eight, VideoLimits()).frames) == 8
+
+
 def test_sound_without_a_picture_is_no_video() -> None:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as output:
