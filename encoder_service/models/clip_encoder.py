@@ -6,7 +6,6 @@ Never the language model, never the projector: those live in the LLM service.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPVisionModel
 
-import fovea
 from encoder_service.models.base import CheckpointError, LoadOptions
 from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
+from encoder_service.models.compute import place, resolve_device, resolve_dtype, settings_fingerprint
 from encoder_service.models.weights import load_into, read_config, read_tensors
 from encoder_service.pruners.base import TextFeatures, View
 from encoder_service.visual import VideoFrames, VisualInput
@@ -38,7 +37,6 @@ class _Describes(Protocol):
         ...
 
 
-_Module = TypeVar("_Module", bound=nn.Module)
 _Preprocessor = TypeVar("_Preprocessor", bound=_Describes)
 
 
@@ -76,9 +74,9 @@ class ClipEncoder(Generic[_Preprocessor]):
                 f"the text tower {clip.name!r} is a {clip_config.get('model_type')!r} checkpoint;"
                 f" a CLIP one is needed: {', '.join(self.text_tower_types)}"
             )
-        self.device = _device(options.device)
+        self.device = resolve_device(options.device)
         vision_model = _vision_model(checkpoint, config, options.attn_implementation, self.tower_name)
-        self.dtype = _dtype(options.dtype, self.device, vision_model.pre_layrnorm.weight.dtype)
+        self.dtype = resolve_dtype(options.dtype, self.device, vision_model.pre_layrnorm.weight.dtype)
         vision_config = vision_model.config
         visual_projection = _projection(clip, "visual_projection", vision_config.hidden_size, "vision tower")
         text_model = _text_model(clip, clip_config)
@@ -88,8 +86,8 @@ class ClipEncoder(Generic[_Preprocessor]):
                 f"visual_projection of {clip.name!r} makes {visual_projection.out_features} channels,"
                 f" text_projection {text_projection.out_features}"
             )
-        self.vision_tower = self._place(ClipVisionTower(vision_model, visual_projection))
-        self.text_tower = self._place(ClipTextTower(text_model, text_projection))
+        self.vision_tower = place(ClipVisionTower(vision_model, visual_projection), self.device, self.dtype)
+        self.text_tower = place(ClipTextTower(text_model, text_projection), self.device, self.dtype)
         self.preprocess_image = preprocessor(int(vision_config.image_size))
 
         self.hidden_size = int(vision_config.hidden_size)
@@ -97,22 +95,14 @@ class ClipEncoder(Generic[_Preprocessor]):
         self.text_vocab_size = int(text_model.config.vocab_size)
         self.fingerprint = checkpoints.fingerprint(checkpoint)
         self.text_tower_fingerprint = checkpoints.fingerprint(clip)
-        changes_results = (
-            fovea.__version__,
-            self.device.type,
-            str(self.dtype),
-            options.attn_implementation,
-            self.preprocess_image.describe(),
+        self.settings_fingerprint = settings_fingerprint(
+            options, self.device, self.dtype, self.preprocess_image.describe()
         )
-        self.settings_fingerprint = hashlib.sha256("|".join(changes_results).encode()).hexdigest()[:16]
 
     def _load_another_tower(self, checkpoint: Path, options: LoadOptions, name: str) -> ClipVisionTower:
         """A second vision tower of the same checkpoint and config, with the same projection."""
         model = _vision_model(checkpoint, read_config(checkpoint), options.attn_implementation, name)
-        return self._place(ClipVisionTower(model, self.vision_tower.visual_projection))
-
-    def _place(self, module: _Module) -> _Module:
-        return module.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
+        return place(ClipVisionTower(model, self.vision_tower.visual_projection), self.device, self.dtype)
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
         raise NotImplementedError(f"family {self.family} takes no videos")
@@ -144,21 +134,6 @@ def _resolve_text_tower(model: str) -> Path:
     if not any(clip.glob("*.safetensors")):
         clip = checkpoints.resolve(model, files=(*checkpoints.CONFIG_FILES, "pytorch_model*.bin"))
     return clip
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("device cuda was asked for, and there is none; accepted: auto, cpu, cuda")
-    return torch.device(name)
-
-
-def _dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.dtype:
-    if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    return torch.float32 if device.type == "cpu" else stored
 
 
 def _vision_model(checkpoint: Path, config: dict[str, Any], attn_implementation: str, name: str) -> CLIPVisionModel:

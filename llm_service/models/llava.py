@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, LlavaConfig
+from transformers import AutoModelForCausalLM, LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from llm_service.models.base import CheckpointError, ModelInputs, VisionLanguageModel, resolve_dtype
+from llm_service.models.ending import eos_token_ids
 from llm_service.models.splicing import splice
 from llm_service.models.weights import assign, read_tensors
 from llm_service.prompts import Prompt, VisualTokens
@@ -82,7 +83,7 @@ class LlavaLanguageModel(VisionLanguageModel):
         # No checkpoint holds the table of rotary frequencies, so meta has no values for it.
         causal_lm.model.rotary_emb = type(causal_lm.model.rotary_emb)(config=text_config).to(device)
         assign(projector, read_tensors(checkpoint, _PROJECTOR, dtype=compute_dtype, device=device), "projector")
-        return cls(config, causal_lm, projector, _eos_token_ids(checkpoint, config))
+        return cls(config, causal_lm, projector, eos_token_ids(checkpoint, config.text_config))
 
     @property
     def device(self) -> torch.device:
@@ -112,14 +113,3 @@ class LlavaLanguageModel(VisionLanguageModel):
         """[`tokens.num_tokens`, H]: what stands among the words for one picture."""
         projected: torch.Tensor = self.projector(torch.from_numpy(tokens.features).to(self.device, self.dtype))
         return projected
-
-
-def _eos_token_ids(checkpoint: Path, config: Any) -> frozenset[int]:
-    """What `generate` of transformers would stop at: generation_config.json if there is one, else the text config."""
-    if (checkpoint / "generation_config.json").is_file():
-        ids = GenerationConfig.from_pretrained(checkpoint).eos_token_id
-    else:
-        ids = config.text_config.eos_token_id
-    if ids is None:
-        raise CheckpointError("neither generation_config.json nor config.json names an eos_token_id")
-    return frozenset([ids] if isinstance(ids, int) else ids)
