@@ -176,8 +176,8 @@ def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
         raise InvalidRequest(f"pruner {name}: {error}", param="pruner_params") from error
     if not _serves(model, pruner.needs):
         raise InvalidRequest(
-            f"pruner {name}, with these parameters, looks at what the vision tower of family {model.family} does not"
-            f" have; accepted: {', '.join(_pruners_of(model))}",
+            f"pruner {name}, with these parameters, looks at what the towers of family {model.family} do not have;"
+            f" accepted: {', '.join(_pruners_of(model))}",
             param="pruner",
         )
     return pruner
@@ -185,6 +185,8 @@ def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
 
 def _serves(model: EncoderModel, needs: Needs) -> bool:
     """Whether a model has what a pruner must see."""
+    if needs.eos_attention and model.reads_language_model_ids:  # nothing attends inside a question
+        return False
     return needs.views <= model.views and (needs.in_tower is None or model.prunes_in_tower)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from encoder_service.models import llava, llava_next, video_llava
+from encoder_service.models import llava, llava_next, qwen2_5_vl, video_llava
 from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
 from encoder_service.models.weights import read_config
 from fovea import checkpoints
@@ -17,6 +17,7 @@ FAMILIES: Final[Mapping[str, Callable[[Path, LoadOptions], EncoderModel]]] = {
     "llava": llava.LlavaEncoder,
     "llava_next": llava_next.LlavaNextEncoder,
     "video_llava": video_llava.VideoLlavaEncoder,
+    "qwen2_5_vl": qwen2_5_vl.QwenEncoder,
 }
 
 
