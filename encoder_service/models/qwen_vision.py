@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
+    Qwen2_5_VLVisionBlock,
     apply_rotary_pos_emb_vision,
 )
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
@@ -32,13 +33,12 @@ VIEWS: Final = frozenset(
         View.KEYS,
         View.SALIENCY_LAST,
         View.SALIENCY_SECOND_LAST,
+        View.SALIENCY_FIRST,
     }
 )
 
 # Scores of one step of `attention_received`: 256 MiB in float32. A large picture has 65,536 patches before the merger.
 _MAX_SCORES: Final = 2**26
-
-_Heads = dict[str, Tensor]
 
 
 class QwenVisionTower(nn.Module):
@@ -54,6 +54,7 @@ class QwenVisionTower(nn.Module):
     * SALIENCY_LAST: [N], attention received in the last layer, mean over heads and queries, then over the group.
     * SALIENCY_SECOND_LAST: the same numbers. Layer V-2 looks into windows of 4 x 4 tokens only, so that its attention
       cannot rank the tokens of a picture; HoloV's own recipe for this family takes the last layer as well.
+    * SALIENCY_FIRST: attention received in the first layer, whose queries look into such windows.
 
     Args:
         visual: transformers' own tower; its layers run with the attention implementation of its config.
@@ -82,14 +83,22 @@ class QwenVisionTower(nn.Module):
             sorted_rows: Tensor = rows.unflatten(0, (-1, merge**2))[to_windows].flatten(0, 1)
             return sorted_rows
 
-        before = hidden = by_windows(visual.patch_embed(patches))
+        first = last = hidden = by_windows(visual.patch_embed(patches))
         cos, sin = visual.rotary_pos_emb(hidden, get_vision_position_ids(grid_thw, merge))
         rotary = by_windows(cos), by_windows(sin)
         for index, block in enumerate(visual.blocks):
             spans = whole if index in visual.fullatt_block_indexes else windows
-            before, hidden = hidden, block(hidden, cu_seqlens=spans, position_embeddings=rotary)
+            last, hidden = hidden, block(hidden, cu_seqlens=spans, position_embeddings=rotary)
         features = visual.merger(hidden)
-        computed = self._views(before, rotary, features, [rows * columns * merge**2 for rows, columns in grids], views)
+
+        lengths = whole.diff()
+        computed = self._views_of_last(last, rotary, lengths, views) if views else {}
+        if View.JOINT_VANILLA in views:
+            computed[View.JOINT_VANILLA] = features
+        if View.SALIENCY_FIRST in views:
+            spans = whole if 0 in visual.fullatt_block_indexes else windows
+            query, key, _ = _heads(visual.blocks[0], first, rotary)
+            computed[View.SALIENCY_FIRST] = self._saliency(query, key, spans.diff(), lengths)
 
         to_raster = torch.argsort(to_windows)
         sizes = [rows * columns for rows, columns in grids]
@@ -108,72 +117,79 @@ class QwenVisionTower(nn.Module):
             for i, grid in enumerate(grids)
         ]
 
-    def _views(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], features: Tensor, lengths: Sequence[int], views: Set[View]
+    def _views_of_last(
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], lengths: Tensor, views: Set[View]
     ) -> dict[View, Tensor]:
-        """The views of what enters the last layer, [S, C], part by part of `lengths` patches; sorted by windows still.
+        """The views of the last layer, which `hidden` [S, C] enters; `lengths` are the patches of each part.
 
-        One row a visual token each; the joint views yet without row 0.
+        One row a visual token, sorted by windows still; the joint views yet without row 0.
         """
-        if not views:
-            return {}
-        attn, merge = self.visual.blocks[-1].attn, self.visual.merger
-        normed = self.visual.blocks[-1].norm1(hidden)
-        group = self.visual.spatial_merge_unit
-        query, key, value = attn.qkv(normed).unflatten(-1, (3, attn.num_heads, -1)).unbind(1)  # [S, H, d]
-        heads: _Heads = dict(zip("qk", apply_rotary_pos_emb_vision(query, key, *rotary), strict=True)) | {"v": value}
-
+        block, group = self.visual.blocks[-1], self.visual.spatial_merge_unit
         computed: dict[View, Tensor] = {}
-        if View.JOINT_VANILLA in views:
-            computed[View.JOINT_VANILLA] = features
-        if View.KEYS in views:
-            computed[View.KEYS] = key.flatten(1).unflatten(0, (-1, group)).flatten(1)
+        query, key, value = _heads(block, hidden, rotary)
         if saliencies := views & {View.SALIENCY_LAST, View.SALIENCY_SECOND_LAST}:
-            received = self._received(heads, lengths).view(-1, group).mean(dim=1)
-            computed |= dict.fromkeys(saliencies, received)
+            computed |= dict.fromkeys(saliencies, self._saliency(query, key, lengths, lengths))
+        if View.KEYS in views:
+            keys = block.attn.qkv(block.norm1(hidden)).chunk(3, dim=-1)[1]
+            computed[View.KEYS] = keys.unflatten(0, (-1, group)).flatten(1)
+        letters = {"q": query, "k": key, "v": value}
         for variant in _VARIANTS:
             joint, attention = View(f"joint_{variant}"), View(f"attention_{variant}")
             if joint in views or attention in views:
-                output = attn.proj(_mixed(heads, variant, lengths))
+                output = block.attn.proj(_mixed([letters[letter] for letter in variant], lengths))
                 if joint in views:
-                    computed[joint] = merge(output)
+                    computed[joint] = self.visual.merger(output)
                 if attention in views:
                     computed[attention] = output.unflatten(0, (-1, group)).flatten(1)
         return computed
 
-    def _received(self, heads: _Heads, lengths: Sequence[int]) -> Tensor:
-        parts = zip(heads["q"].split(list(lengths)), heads["k"].split(list(lengths)), strict=True)
-        return torch.cat([attention_received(query, key) for query, key in parts])
+    def _saliency(self, query: Tensor, key: Tensor, spans: Tensor, lengths: Tensor) -> Tensor:
+        """Attention received, mean over heads, over all queries of a part and over the group: [S, H, d] to [S / M].
+
+        Args:
+            query, key: Of a layer.
+            spans: Lengths of the runs of patches that see each other.
+            lengths: Of the parts.
+        """
+        pairs = zip(query.split(spans.tolist()), key.split(spans.tolist()), strict=True)
+        received = torch.cat([attention_received(*pair) for pair in pairs])
+        mean = received / torch.repeat_interleave(lengths, lengths)
+        saliency: Tensor = mean.unflatten(0, (-1, self.visual.spatial_merge_unit)).mean(dim=1)
+        return saliency
+
+
+def _heads(block: Qwen2_5_VLVisionBlock, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Query, key (both rotated) and value of a layer that `hidden` [S, C] enters, [S, H, d] each."""
+    attn = block.attn
+    query, key, value = attn.qkv(block.norm1(hidden)).unflatten(-1, (3, attn.num_heads, -1)).unbind(1)
+    return *apply_rotary_pos_emb_vision(query, key, *rotary), value
 
 
 def _with_mean(rows: Tensor) -> Tensor:
     return torch.cat([rows.mean(dim=0, keepdim=True), rows])
 
 
-def _mixed(heads: _Heads, variant: str, lengths: Sequence[int]) -> Tensor:
-    """softmax(A B^T / sqrt(d)) C for the variant's letters ABC, inside each part: [S, H, d] to [S, H d]."""
-    letters = [heads[letter].split(list(lengths)) for letter in variant]
-    mixed = [
-        nn.functional.scaled_dot_product_attention(*(part.transpose(0, 1)[None] for part in parts))[0].transpose(0, 1)
-        for parts in zip(*letters, strict=True)
-    ]
-    return torch.cat(mixed).flatten(1)
+def _mixed(heads: Sequence[Tensor], lengths: Tensor) -> Tensor:
+    """softmax(A B^T / sqrt(d)) C of `heads` A, B, C inside each part: [S, H, d] to [S, H d]."""
+    parts = zip(*(rows.transpose(0, 1).split(lengths.tolist(), dim=1) for rows in heads), strict=True)
+    mixed = [nn.functional.scaled_dot_product_attention(*(rows[None] for rows in part))[0] for part in parts]
+    return torch.cat(mixed, dim=1).transpose(0, 1).flatten(1)
 
 
 def attention_received(query: Tensor, key: Tensor) -> Tensor:
-    """Column means of softmax(Q K^T / sqrt(d)) over heads and queries, without ever holding the whole map.
+    """Column sums of softmax(Q K^T / sqrt(d)), mean over heads, without ever holding the whole map.
 
     Args:
         query: [S, H, d].
         key: [S, H, d].
 
     Returns:
-        [S], at least float32; they sum to 1.
+        [S], at least float32; 1 on average.
     """
     length, num_heads, width = key.shape
     keys = key.permute(1, 2, 0)  # [H, d, S]
-    total = at_least_float32(key.new_zeros(length))
+    received = at_least_float32(key.new_zeros(length))
     for queries in query.split(max(1, _MAX_SCORES // (num_heads * length))):
         scores = at_least_float32(queries.transpose(0, 1) @ keys * width**-0.5)
-        total += scores.softmax(dim=-1).sum(dim=(0, 1))
-    return total / (num_heads * length)
+        received += scores.softmax(dim=-1).sum(dim=(0, 1))
+    return received / num_heads
