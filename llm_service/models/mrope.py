@@ -20,7 +20,7 @@ def mrope_positions(prompt: Prompt, placeholders: IntArray, tokens_per_second: f
 
     Text counts on, the same on all axes. A picture or video that begins at position b has its token (t, row, column) at
     (b + t', b + row, b + column), kept or not, with t' = 0 for a picture and floor(t * seconds * tokens_per_second) for
-    a video. Text goes on at b + max(rows, columns) of the whole grid.
+    a video. Text goes on at b + max(rows, columns) of the whole grid, however long a video lasts.
 
     Args:
         prompt: Visual tokens with the positions that they had in their grids.
@@ -28,24 +28,23 @@ def mrope_positions(prompt: Prompt, placeholders: IntArray, tokens_per_second: f
         tokens_per_second: Positions that a second of video takes.
 
     Returns:
-        [3, L] for the L tokens of the pruned prompt, and the position of the first token decoded: one more than the
-        largest that the unpruned prompt has on any axis.
+        [3, L] for the L tokens of the pruned prompt, and the position of the first token decoded, at which text goes on
+        (`generate` of transformers counts on from the last token of the prompt: the same where that is text).
     """
     parts: list[IntArray] = []
-    position = end = start = 0
+    position = start = 0
     for place, tokens in zip(placeholders.tolist(), prompt.visual_tokens, strict=True):
         parts.append(_text(position, place - start))
         position += place - start
         start = place + 1
         frames, rows, columns = tokens.grid
-        seconds = _steps(tokens, frames, tokens_per_second)
         frame, patch = np.divmod(tokens.positions, rows * columns)
-        parts.append(position + np.stack([seconds[frame], *np.divmod(patch, columns)]))
-        end = max(end, position + int(seconds[-1]) + 1)
+        steps = _steps(tokens, frames, tokens_per_second)
+        parts.append(position + np.stack([steps[frame], *np.divmod(patch, columns)]))
         position += max(rows, columns)
     rest = len(prompt.input_ids) - start
     parts.append(_text(position, rest))
-    return np.concatenate(parts, axis=1), max(end, position + rest)
+    return np.concatenate(parts, axis=1), position + rest
 
 
 def _text(start: int, length: int) -> IntArray:
@@ -53,7 +52,7 @@ def _text(start: int, length: int) -> IntArray:
 
 
 def _steps(tokens: VisualTokens, frames: int, tokens_per_second: float) -> IntArray:
-    """Place in time of each frame of the grid, [frames]; in float32, as transformers computes it."""
+    """Where each frame of the grid is in time, [frames]; in float32, as transformers computes it."""
     interval = np.float32(1)
     if tokens.is_video:
         interval = np.float32(tokens_per_second) * np.float32(tokens.seconds_per_frame or _DEFAULT_SECONDS)
