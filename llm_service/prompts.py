@@ -22,7 +22,8 @@ __all__ = ["Prompt", "PromptLimits", "VisualTokens", "read_prompt"]
 
 IntArray = npt.NDArray[np.int64]
 
-_MAX_SECONDS_PER_FRAME: Final = 3600.0
+# Of the grid, which may hold two frames of a video in one.
+_MAX_SECONDS_PER_FRAME: Final = 7200.0
 
 
 @dataclass(frozen=True)

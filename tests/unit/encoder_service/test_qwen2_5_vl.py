@@ -20,13 +20,13 @@ from transformers.utils import is_torchvision_available
 
 from benchmarks.tiny import qwen2_5_vl
 from encoder_service.engine import EncodedVisual, EncodeRequest, Engine
-from encoder_service.feature_cache import FeatureCache
 from encoder_service.models import load
 from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import View
 from encoder_service.servicer import describe, read_request
 from encoder_service.settings import EncoderSettings
+from encoder_service.videos import FrameList
 from encoder_service.visual import VideoFrames
 from fovea.errors import InvalidRequest
 from fovea.v1 import encoder_pb2
@@ -289,20 +289,43 @@ def png(size: tuple[int, int] = (252, 168), seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def run(
-    encoder: EncoderModel, name: str, params: dict[str, object], keep: int, text_ids: tuple[int, ...] = (20, 30, 40)
-) -> EncodedVisual:
-    engine = Engine(encoder, FeatureCache(2**20), max_batch_size=4, max_image_bytes=2**20, max_image_pixels=1_000_000)
-    request = EncodeRequest((png(),), text_ids, PRUNERS[name].bind(params), keep_tokens=keep)
-    [outcome] = engine.run([engine.prepare(request)])
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome[0]
+@pytest.fixture
+def run(encoder: EncoderModel, make_engine: Callable[..., Engine]) -> Callable[..., EncodedVisual]:
+    """What the service makes of one picture, or of one video of four frames."""
+
+    def encode(
+        name: str,
+        params: dict[str, object],
+        keep: int,
+        *,
+        towers: EncoderModel = encoder,
+        text_ids: tuple[int, ...] = (20, 30, 40),
+        video: bool = False,
+        joint: bool = False,
+    ) -> EncodedVisual:
+        engine = make_engine(towers=towers)
+        clip = FrameList(tuple(png((112, 84), seed) for seed in range(4)), 0.5)
+        request = EncodeRequest(
+            () if video else (png(),),
+            text_ids,
+            PRUNERS[name].bind(params),
+            keep_tokens=keep,
+            videos=(clip,) if video else (),
+            joint_frames=joint,
+        )
+        [outcome] = engine.run([engine.prepare(request)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome[0]
+
+    return encode
 
 
 @pytest.mark.parametrize("name", sorted(OFFERED - {"none"}))
-def test_pruners_keep_whole_groups_with_their_places(encoder: EncoderModel, name: str) -> None:
-    got = run(encoder, name, {}, 6)
+def test_pruners_keep_whole_groups_with_their_places(
+    run: Callable[..., EncodedVisual], encoder: EncoderModel, name: str
+) -> None:
+    got = run(name, {}, 6)
     assert got.num_tokens_total == 54
     assert got.features.shape == (6, encoder.hidden_size)
     assert len(set(got.positions.tolist())) == 6
@@ -310,8 +333,8 @@ def test_pruners_keep_whole_groups_with_their_places(encoder: EncoderModel, name
 
 
 @pytest.mark.parametrize("name", sorted(OFFERED))
-def test_a_full_budget_changes_nothing(encoder: EncoderModel, name: str) -> None:
-    got = run(encoder, name, {}, 54)
+def test_a_full_budget_changes_nothing(run: Callable[..., EncodedVisual], encoder: EncoderModel, name: str) -> None:
+    got = run(name, {}, 54)
     [whole] = encoder.encode([encoder.preprocess(picture((252, 168)))], frozenset())
     order = np.argsort(got.positions)
     np.testing.assert_array_equal(got.positions[order], np.arange(54))
@@ -328,21 +351,45 @@ def test_a_full_budget_changes_nothing(encoder: EncoderModel, name: str) -> None
         {"fcma_cosines": "signed", "cls_layer": -2},
     ],
 )
-def test_desaps_switches_work(encoder: EncoderModel, params: dict[str, object]) -> None:
-    got = run(encoder, "desap", params, 10)
+def test_desaps_switches_work(
+    run: Callable[..., EncodedVisual], encoder: EncoderModel, params: dict[str, object]
+) -> None:
+    got = run("desap", params, 10)
     assert got.features.shape == (10, encoder.hidden_size)
     assert got.task_map is not None
 
 
-def test_the_token_that_a_word_means_is_kept(checkpoint: Path) -> None:
+@pytest.mark.parametrize("name", sorted(OFFERED - {"none"}))
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_video_is_pruned_step_by_step_or_as_a_whole(
+    run: Callable[..., EncodedVisual], name: str, joint: bool
+) -> None:
+    got = run(name, {}, 6, video=True, joint=joint)
+    assert got.num_tokens_total == 24
+    assert got.layout.num_parts == 2
+    assert len(set(got.positions.tolist())) == 6
+    if not joint:
+        assert sorted(got.positions // 12) == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_file_is_sampled_twice_a_second_in_whole_steps(encoder: EncoderModel) -> None:
+    assert encoder.num_frames(300, 10.0) == 20
+    assert encoder.num_frames(300, 10.9) == 20
+    assert encoder.num_frames(100, 0.5) == 4
+    assert encoder.num_frames(3, 10.0) == 2
+    assert encoder.num_frames(1, 10.0) == 1
+    assert encoder.num_frames(100_000, 3600.0) == 768
+    assert encoder.num_frames(240, 0) == 20  # as if there were 24 a second
+
+
+def test_the_token_that_a_word_means_is_kept(run: Callable[..., EncodedVisual], checkpoint: Path) -> None:
     """A word whose embedding is what token 37 says of itself draws the budget to token 37, and to no other place."""
     encoder = load_encoder(checkpoint)
     visual = encoder.preprocess(picture((252, 168)))
     own = encoder.encode([visual], frozenset({View.JOINT_QQV}))[0].parts[0].views[View.JOINT_QQV]
-    assert isinstance(encoder._embeddings, torch.Tensor)  # type: ignore[attr-defined]
     for token in (5, 37):
         encoder._embeddings[77] = own[1 + token]  # type: ignore[attr-defined]
-        assert run(encoder, "desap", {"task_share": 1.0}, 1, (77,)).positions.tolist() == [token]
+        assert run("desap", {"task_share": 1.0}, 1, towers=encoder, text_ids=(77,)).positions.tolist() == [token]
 
 
 def test_pruners_that_need_a_cls_are_not_offered(encoder: EncoderModel) -> None:

@@ -172,7 +172,7 @@ def test_pictures_and_videos_stand_where_their_tokens_do(picture):
 def test_seconds_are_checked(picture, seconds):
     clip = picture(LIMITS.fingerprint, rows=3)
     clip.kind, clip.seconds_per_frame = tensor_pb2.VISUAL_KIND_VIDEO, seconds
-    with pytest.raises(InvalidRequest, match="seconds_per_frame is not a number of 0 to 3600"):
+    with pytest.raises(InvalidRequest, match="seconds_per_frame is not a number of 0 to 7200"):
         read_prompt([1, 5], [clip], WITH_VIDEO)
 
 
