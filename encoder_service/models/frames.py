@@ -20,9 +20,10 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from encoder_service.models.base import CheckpointError
 
-__all__ = ["FrameProcessor", "resize"]
+__all__ = ["RESAMPLINGS", "FrameProcessor", "read_video_config", "resize"]
 
-_MODES: Final = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+# Pillow's numbers of what `resize` can do, and torch's names.
+RESAMPLINGS: Final = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 # Of transformers' VideoLlavaVideoProcessor.
 _DEFAULTS: Final[Mapping[str, Any]] = {
     "do_resize": True,
@@ -42,7 +43,7 @@ def resize(frames: Tensor, height: int, width: int, resample: int) -> Tensor:
     """[T, 3, H, W] uint8 to [T, 3, height, width] uint8; `resample` is Pillow's number of bilinear or bicubic."""
     if frames.shape[-2:] == (height, width):
         return frames
-    mode = _MODES[Image.Resampling(resample)]
+    mode = RESAMPLINGS[Image.Resampling(resample)]
     return F.interpolate(frames, (height, width), mode=mode, align_corners=False, antialias=True)
 
 
@@ -58,7 +59,8 @@ class FrameProcessor:
     """
 
     def __init__(self, checkpoint: Path, image_size: int) -> None:
-        config = {**_DEFAULTS, **_read(checkpoint)}
+        found = read_video_config(checkpoint)
+        config = {name: default if found.get(name) is None else found[name] for name, default in _DEFAULTS.items()}
         crop, edge = config["crop_size"], config["size"].get("shortest_edge")
         if (crop.get("height"), crop.get("width")) != (image_size, image_size) or not edge or edge < image_size:
             raise CheckpointError(
@@ -66,10 +68,10 @@ class FrameProcessor:
                 f" its video tower takes {image_size} x {image_size}"
             )
         steps = [name for name in _DEFAULTS if name.startswith("do_") and not config[name]]
-        if steps or config["resample"] not in list(_MODES):
+        if steps or config["resample"] not in list(RESAMPLINGS):
             raise CheckpointError(
                 f"the video processor of {checkpoint.name!r} leaves out {steps} or resamples by {config['resample']};"
-                f" accepted: every step, {', '.join(f'{int(number)} ({name})' for number, name in _MODES.items())}"
+                f" accepted: every step, {', '.join(f'{int(number)} ({name})' for number, name in RESAMPLINGS.items())}"
             )
         self._edge, self._side, self._resample = int(edge), image_size, int(config["resample"])
         scale = 1.0 / config["rescale_factor"]
@@ -96,8 +98,13 @@ class FrameProcessor:
         return f"{self._edge} {self._side} {self._resample} {self._mean.tolist()} {self._std.tolist()}"
 
 
-def _read(checkpoint: Path) -> dict[str, Any]:
-    """Where transformers looks, in its order: the newest layout, the video's own file, that of pictures."""
+def read_video_config(checkpoint: Path) -> dict[str, Any]:
+    """Of the video processor, where transformers looks, in its order: the newest layout, the video's own file, that of
+    pictures.
+
+    Raises:
+        CheckpointError: None of them is there, or one cannot be read.
+    """
     sources = (("processor_config.json", "video_processor"), ("video_preprocessor_config.json", None))
     for name, key in (*sources, ("preprocessor_config.json", None)):
         path = checkpoint / name
@@ -109,7 +116,7 @@ def _read(checkpoint: Path) -> dict[str, Any]:
         except (ValueError, AttributeError) as error:
             raise CheckpointError(f"the {name} of {checkpoint.name!r} cannot be read") from error
         if isinstance(found, dict):
-            return {name: value for name, value in found.items() if name in _DEFAULTS and value is not None}
+            return found
     raise CheckpointError(
         f"{checkpoint.name!r} has neither video_preprocessor_config.json nor preprocessor_config.json"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +13,11 @@ from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from encoder_service.models.base import CheckpointError
+from encoder_service.models.frames import RESAMPLINGS, read_video_config, resize
 from fovea.errors import InvalidRequest
 
 __all__ = ["QwenPixels"]
 
-_INTERPOLATIONS: Final = {2: "bilinear", 3: "bicubic"}
 # Of transformers' Qwen2VLVideoProcessor, where the checkpoint says nothing.
 _VIDEO_SIZE: Final = {"shortest_edge": 128 * 28 * 28, "longest_edge": 28 * 28 * 768}
 _MAX_VIDEO_TOKENS: Final = 128_000
@@ -41,9 +40,9 @@ class QwenPixels:
     """
 
     def __init__(self, checkpoint: Path, vision_config: Any) -> None:
+        video_config = read_video_config(checkpoint)
         try:
             self._picture = Qwen2VLImageProcessorPil.from_pretrained(checkpoint, local_files_only=True)
-            video_config = _video_config(checkpoint)
             self._video = Qwen2VLImageProcessorPil.from_dict({"size": _VIDEO_SIZE} | video_config)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.name!r} has no readable preprocessor_config.json") from error
@@ -56,7 +55,7 @@ class QwenPixels:
                     f"the processor of {checkpoint.name!r} makes patches of side, frames and group {made},"
                     f" its vision tower takes {(self._patch, self._frames, self._merge)}"
                 )
-        if self._video.resample not in _INTERPOLATIONS:
+        if self._video.resample not in list(RESAMPLINGS):
             raise CheckpointError(f"resample {self._video.resample} of videos is not 2 (bilinear) or 3 (bicubic)")
         self._sampling = (
             float(video_config.get("fps") or _FRAMES_PER_SECOND),
@@ -94,12 +93,8 @@ class QwenPixels:
             share = int(self._max_video_tokens * factor * factor * 0.9) * self._frames // len(frames)
             most = max(min(most, share), int(size["shortest_edge"] * 1.05))
         height, width = self._target(frames[0].size, size["shortest_edge"], most)
-        pixels = torch.stack([torch.from_numpy(np.array(frame)).permute(2, 0, 1) for frame in frames])
-        if pixels.shape[-2:] != (height, width):
-            mode = _INTERPOLATIONS[processor.resample]
-            pixels = torch.nn.functional.interpolate(
-                pixels, (height, width), mode=mode, align_corners=False, antialias=True
-            )
+        # One by one: a whole clip at its own size would be in memory several times.
+        pixels = torch.cat([resize(_channels_first(frame), height, width, processor.resample) for frame in frames])
         scale = 1.0 / processor.rescale_factor
         mean, std = (
             torch.tensor(values)[:, None, None] * scale for values in (processor.image_mean, processor.image_std)
@@ -143,13 +138,6 @@ class QwenPixels:
         return f"{self._picture.to_json_string()}{self._video.to_json_string()}{self._caps_video}{self._sampling}"
 
 
-def _video_config(checkpoint: Path) -> dict[str, Any]:
-    """What transformers would read for videos: of processor_config.json its part, else the first file that is there."""
-    whole = _read(checkpoint / "processor_config.json")
-    if isinstance(nested := whole.get("video_processor"), dict):
-        return nested
-    return _read(checkpoint / "video_preprocessor_config.json") or _read(checkpoint / "preprocessor_config.json")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+def _channels_first(frame: Image.Image) -> Tensor:
+    """[1, 3, H, W] uint8."""
+    return torch.from_numpy(np.array(frame)).permute(2, 0, 1).contiguous()[None]
