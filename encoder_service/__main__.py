@@ -16,6 +16,7 @@ from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import CheckpointError, LoadOptions
 from encoder_service.servicer import EncoderBatcher, EncoderServicer
 from encoder_service.settings import EncoderSettings
+from encoder_service.videos import VideoLimits
 from fovea import telemetry
 from fovea.loading import end_while_loading, load_in_background
 from fovea.server import BindError, GrpcServer, stop_signal
@@ -45,6 +46,14 @@ def _engine(settings: EncoderSettings) -> Engine:
         max_batch_size=settings.max_batch_size,
         max_image_bytes=settings.max_image_bytes,
         max_image_pixels=settings.max_image_pixels,
+        video_limits=VideoLimits(
+            max_bytes=settings.max_video_bytes,
+            max_frames=settings.max_video_frames,
+            max_frame_pixels=settings.max_video_frame_pixels,
+            max_pixels=settings.max_video_pixels,
+            max_seconds=settings.max_video_seconds,
+            timeout_s=settings.video_decode_timeout_s,
+        ),
     )
 
 

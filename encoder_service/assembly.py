@@ -26,7 +26,8 @@ class EncodedVisual:
     Attributes:
         features: [K, C] float32 in the order in which the language model reads them.
         positions: [K] int64, as on the wire: patches of the layout, all different.
-        newline_after: Rows after which a line of the mosaic ends.
+        newline_after: Rows after which a line of the mosaic ends, ascending; the same row once for each line that ends
+            there.
         merged_into: [num_patches] int64, for each patch of the layout the row that it is or was merged into; -1:
             dropped, or padding.
         task_map, saliency_map: [num_patches] float32, 0 at padding; None where the pruner has no such map.
@@ -67,17 +68,19 @@ def assemble(
     owner = torch.full((layout.num_patches,), -1, dtype=torch.int64)
     rows: list[Tensor] = []
     positions: list[Tensor] = []
+    groups: list[Tensor] = []
     count = 0
-    for tokens, places in zip(pruned, visual.places, strict=True):
+    for part, (tokens, places) in enumerate(zip(pruned, visual.places, strict=True)):
         if tokens is None:
             continue
         tokens = with_places(tokens)
+        groups.append(_reading_groups(tokens, is_base=part == 0, is_whole=is_whole))
         merged_into = tokens.merged_into.cpu()
         owner[places] = torch.where(merged_into >= 0, merged_into + count, merged_into)
         rows.append(tokens.features)
         positions.append(places[tokens.kept_index.cpu()])
         count += len(tokens.features)
-    order, newline_after = _reading_order(torch.cat(positions), layout, is_whole=is_whole)
+    order = _reading_order(torch.cat(positions), torch.cat(groups), layout)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
     features, numbers = torch.cat(rows)[order.to(rows[0].device)], torch.cat(positions)[order]
@@ -87,7 +90,7 @@ def assemble(
     return EncodedVisual(
         features=_float32(features),
         positions=numbers.numpy(),
-        newline_after=newline_after.numpy(),
+        newline_after=_ends_of_lines(layout).numpy() if is_whole else np.empty(0, np.int64),
         merged_into=owner.numpy(),
         task_map=_whole_map([None if t is None else t.task_map for t in pruned], visual),
         saliency_map=_whole_map([None if t is None else t.saliency_map for t in pruned], visual),
@@ -97,24 +100,31 @@ def assemble(
     )
 
 
-def _reading_order(positions: Tensor, layout: Layout, *, is_whole: bool) -> tuple[Tensor, Tensor]:
-    """Which row comes when, and after which of them a line ends.
+def _reading_groups(tokens: PrunedTokens, *, is_base: bool, is_whole: bool) -> Tensor:
+    """`PrunedTokens.reading_group`, and -1 for the base tile, which comes first."""
+    if is_base:
+        return torch.full_like(tokens.kept_index, -1, device="cpu")
+    if is_whole or tokens.reading_group is None:
+        return torch.zeros_like(tokens.kept_index, device="cpu")
+    return tokens.reading_group.cpu()
 
-    Tiles are read across: line by line of the mosaic that they make, after the base tile.
-    """
-    order = torch.arange(len(positions))
+
+def _reading_order(positions: Tensor, groups: Tensor, layout: Layout) -> Tensor:
+    """Which row comes when: of tiles group by group, and in group 0 line by line of the mosaic that they make."""
     if layout.mosaic is None:
-        return order, order[:0]
-    in_base = positions < layout.rows * layout.columns
-    rank = torch.full((layout.num_patches,), layout.num_patches, dtype=torch.int64)
+        return torch.arange(len(positions))
+    rank = torch.zeros(layout.num_patches, dtype=torch.int64)
     rank[layout.mosaic.flatten()] = torch.arange(layout.mosaic.numel())
-    tiles = order[~in_base]
-    tiles = tiles[torch.sort(rank[positions[tiles]], stable=True).indices]
-    order = torch.cat([order[in_base], tiles])
-    if not is_whole:
-        return order, order[:0]
+    by_line = torch.sort(torch.where(groups == 0, rank[positions], 0), stable=True).indices
+    return by_line[torch.sort(groups[by_line], stable=True).indices]
+
+
+def _ends_of_lines(layout: Layout) -> Tensor:
+    """Rows of a whole picture after which a line of its mosaic ends; the same row again for lines of no patch."""
+    if layout.mosaic is None:
+        return torch.empty(0, dtype=torch.int64)
     lines, columns = layout.mosaic.shape
-    return order, int(in_base.sum()) + columns * torch.arange(1, lines + 1) - 1
+    return layout.rows * layout.columns - 1 + columns * torch.arange(1, lines + 1)
 
 
 def _with_cls_rows(

@@ -7,20 +7,25 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 
-from encoder_service.assembly import EncodedVisual, assemble
+from encoder_service import videos
+from encoder_service.assembly import EncodedVisual
 from encoder_service.feature_cache import FeatureCache
+from encoder_service.joint_frames import join_frames
 from encoder_service.models.base import EncoderModel
-from encoder_service.pruners.base import BoundPruner, PrunerInput, TextFeatures, View
+from encoder_service.pruners.base import BoundPruner, Needs, TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import Layout, VisualFeatures, VisualInput
+from encoder_service.pruning import keep_in_tower, prune
+from encoder_service.videos import VideoLimits, VideoSource
+from encoder_service.visual import VisualFeatures, VisualInput
 from fovea import images, telemetry
-from fovea.budget import share_budget
 
 __all__ = ["EncodeRequest", "Engine", "PreparedRequest", "PreparedVisual"]
+
+_DEFAULT_VIDEO_LIMITS: Final = VideoLimits()
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -35,8 +40,11 @@ class EncodeRequest:
         images: Picture files.
         text_ids: As the model's tokenizer writes them; fewer than its `min_text_ids` are no question.
         pruner: What chooses.
-        keep_tokens: Budget of each picture as a count, or
+        keep_tokens: Budget of each picture or video as a count, or
         keep_ratio: as a share.
+        videos: Come after the pictures.
+        joint_frames: All frames of a video compete for one budget; otherwise each has its share. Not for pruners that
+            work inside the tower, where frames never meet.
     """
 
     images: tuple[bytes, ...]
@@ -44,6 +52,8 @@ class EncodeRequest:
     pruner: BoundPruner
     keep_tokens: int | None = None
     keep_ratio: float | None = None
+    videos: tuple[VideoSource, ...] = ()
+    joint_frames: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,7 @@ class Engine:
         max_batch_size: Most pictures, tiles or frames in one forward of the vision tower, but for one that has more.
         max_image_bytes: Most bytes of a picture file.
         max_image_pixels: Most pixels of a picture.
+        video_limits: What videos may be.
     """
 
     def __init__(
@@ -98,21 +109,25 @@ class Engine:
         max_batch_size: int,
         max_image_bytes: int,
         max_image_pixels: int,
+        video_limits: VideoLimits = _DEFAULT_VIDEO_LIMITS,
     ) -> None:
         self.model = model
         self._cache = cache
         self._max_batch_size = max_batch_size
         self._max_image_bytes = max_image_bytes
         self._max_image_pixels = max_image_pixels
+        self._video_limits = video_limits
 
     def prepare(self, request: EncodeRequest) -> PreparedRequest:
-        """Decodes the pictures whose features are not cached. Any thread.
+        """Decodes the pictures and videos whose features are not cached. Any thread.
 
         Raises:
-            ServiceError: See `images.decode`.
+            ServiceError: See `images.decode` and `videos.decode`.
             ValueError: See `resolve_budget`.
         """
-        return PreparedRequest(request, tuple(self._prepare_picture(data, request) for data in request.images))
+        pictures = [self._prepare_picture(data, request) for data in request.images]
+        clips = [self._prepare_video(source, request) for source in request.videos]
+        return PreparedRequest(request, (*pictures, *clips))
 
     def _prepare_picture(self, data: bytes, request: EncodeRequest) -> PreparedVisual:
         def read() -> VisualInput:
@@ -121,19 +136,27 @@ class Engine:
 
         return self._prepare(hashlib.sha256(data).digest(), read, request)
 
+    def _prepare_video(self, source: VideoSource, request: EncodeRequest) -> PreparedVisual:
+        def read() -> VisualInput:
+            return self.model.preprocess_video(videos.decode(source, self.model.num_frames, self._video_limits))
+
+        return self._prepare(source.digest, read, request)
+
     def _prepare(self, digest: bytes, read: Callable[[], VisualInput], request: EncodeRequest) -> PreparedVisual:
         needs = request.pruner.needs
         if needs.in_tower is None:
-            found = self._cache.get(digest, needs.views)
+            found = self._cached(digest, needs)
             return PreparedVisual(digest, found) if found is not None else PreparedVisual(digest, pixels=read())
         # What to look for depends on the budget of a part, and that on what the picture turns out to be.
         pixels = read()
-        keep = _keep_of_each_part(pixels.layout, request)
-        # A full budget prunes nothing: the tower runs whole, and its features serve everybody.
-        whole = keep >= pixels.layout.rows * pixels.layout.columns
-        in_tower = None if whole else needs.in_tower(keep)
-        found = self._cache.get(digest, needs.views, in_tower)
+        keep = keep_in_tower(pixels.layout, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
+        in_tower = None if keep is None else needs.in_tower(keep)
+        found = self._cached(digest, needs, in_tower)
         return PreparedVisual(digest, found, None if found is not None else pixels, in_tower)
+
+    def _cached(self, digest: bytes, needs: Needs, in_tower: InTowerPruner | None = None) -> VisualFeatures | None:
+        found = self._cache.get(digest, needs.views, in_tower)
+        return found if found is not None and found.have(found.layout.views(needs)) else None
 
     @torch.inference_mode()
     def run(self, batch: Sequence[PreparedRequest]) -> list[tuple[EncodedVisual, ...] | Exception]:
@@ -153,10 +176,10 @@ class Engine:
 
     def _look_again(self, prepared: PreparedRequest) -> PreparedRequest:
         """Takes features from the cache that an earlier batch has left there while this request waited."""
-        views = prepared.request.pruner.needs.views
+        needs = prepared.request.pruner.needs
         visuals = []
         for visual in prepared.visuals:
-            features = visual.features or self._cache.get(visual.digest, views, visual.in_tower)
+            features = visual.features or self._cached(visual.digest, needs, visual.in_tower)
             visuals.append(visual if features is None else dataclasses.replace(visual, features=features, pixels=None))
         return dataclasses.replace(prepared, visuals=tuple(visuals))
 
@@ -167,7 +190,8 @@ class Engine:
         for prepared in batch:
             for visual in prepared.visuals:
                 if visual.pixels is not None:
-                    needed[visual.key] = needed.get(visual.key, frozenset()) | prepared.request.pruner.needs.views
+                    views = visual.pixels.layout.views(prepared.request.pruner.needs)
+                    needed[visual.key] = needed.get(visual.key, frozenset()) | views
                     pixels[visual.digest] = visual.pixels
         groups: dict[tuple[frozenset[View], InTowerPruner | None], list[bytes]] = {}
         for (digest, in_tower), views in needed.items():
@@ -236,18 +260,12 @@ def _isolated(compute: Callable[[list[Item]], list[Made]], items: list[Item]) ->
         return [outcome for item in items for outcome in _isolated(compute, [item])]
 
 
-def _keep_of_each_part(layout: Layout, request: EncodeRequest) -> int:
-    """K where all parts must keep alike."""
-    sizes = [layout.rows * layout.columns] * layout.num_parts
-    return max(1, min(share_budget(sizes, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)))
-
-
 def _prune(
     prepared: PreparedRequest,
     visuals: dict[_Key, VisualFeatures | Exception],
     text: TextFeatures | Exception | None,
 ) -> tuple[EncodedVisual, ...]:
-    """Runs the question's pruner on each of its pictures, part by part."""
+    """Runs the question's pruner on each of its pictures and videos, part by part."""
     if isinstance(text, Exception):
         raise text
     request, encoded = prepared.request, []
@@ -255,15 +273,21 @@ def _prune(
         features = visual.features or visuals[visual.key]
         if isinstance(features, Exception):
             raise features
-        sizes = [len(places) for places in features.places]
-        keeps = share_budget(sizes, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
+        if request.joint_frames and features.layout.is_video:
+            features = join_frames(features)
         # 62 bits: torch's generator takes a signed 64-bit seed and a pruner may add to it.
         seed = int.from_bytes(visual.digest[:8], "big") >> 2
-        pruned = [
-            request.pruner.prune(PrunerInput(part, keep, text=text, seed=seed + i)) if keep else None
-            for i, (part, keep) in enumerate(zip(features.parts, keeps, strict=True))
-        ]
-        encoded.append(assemble(features, pruned, features_cached=visual.features is not None))
+        encoded.append(
+            prune(
+                features,
+                request.pruner,
+                keep_tokens=request.keep_tokens,
+                keep_ratio=request.keep_ratio,
+                text=text,
+                seed=seed,
+                features_cached=visual.features is not None,
+            )
+        )
         telemetry.VISUAL_TOKENS_TOTAL.inc(encoded[-1].num_tokens_total)
         telemetry.VISUAL_TOKENS_KEPT.inc(len(encoded[-1].positions))
     return tuple(encoded)

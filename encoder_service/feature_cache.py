@@ -37,7 +37,7 @@ class FeatureCache:
         """The features of a picture if they are there with all `views`, made by the same tower."""
         with self._lock:
             found = self._entries.get((digest, in_tower))
-        return found if found is not None and all(views <= part.views.keys() for part in found.parts) else None
+        return found if found is not None and found.have(views) else None
 
     def put(self, digest: bytes, features: VisualFeatures, in_tower: InTowerPruner | None = None) -> None:
         """Keeps features, together with the views that an earlier question left of the same picture."""

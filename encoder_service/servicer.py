@@ -17,6 +17,7 @@ from encoder_service.models.base import EncoderModel
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, Needs, Pruner
 from encoder_service.settings import EncoderSettings
+from encoder_service.videos import FrameList, VideoFile, VideoSource
 from encoder_service.visual import Layout
 from fovea import checkpoints, tensors
 from fovea.errors import InternalError, InvalidRequest, NotFound, Unavailable
@@ -33,6 +34,7 @@ EncoderBatcher = Batcher[EncodeRequest, PreparedRequest, tuple[EncodedVisual, ..
 # Bounds what one question costs the text tower, 110 windows of 75 words. The gateway's longest question, 8,000
 # characters, fits as prose; not always in scripts and symbols that take several ids a character, emoji up to four.
 _MAX_TEXT_IDS: Final = 8192
+_MAX_SECONDS_PER_FRAME: Final = 3600.0
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
@@ -78,20 +80,72 @@ def read_request(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
         InvalidRequest: A field holds what is not accepted.
         NotFound: No such pruner.
     """
-    if not 1 <= len(request.images) <= model.max_images:
-        raise InvalidRequest(
-            f"{len(request.images)} pictures; 1 to {model.max_images} are accepted in one question", param="images"
-        )
+    _check_counts(len(request.images), len(request.videos), model)
     if request.wire_dtype and request.wire_dtype not in tensors.DTYPES.values():
         raise InvalidRequest(f"wire_dtype is not one of {', '.join(tensors.DTYPES)}", param="wire_dtype")
     keep_tokens, keep_ratio = _read_budget(request, settings)
+    pruner = _read_pruner(request, model, settings)
     return EncodeRequest(
         images=tuple(request.images),
         text_ids=_read_text(request.text_ids, model),
-        pruner=_read_pruner(request, model, settings),
+        pruner=pruner,
         keep_tokens=keep_tokens,
         keep_ratio=keep_ratio,
+        videos=tuple(_read_video(video, settings) for video in request.videos),
+        joint_frames=_read_video_budget(request, model, pruner),
     )
+
+
+def _check_counts(num_images: int, num_videos: int, model: EncoderModel) -> None:
+    if num_videos > model.max_videos:
+        accepted = (
+            f"at most {model.max_videos} are accepted in one question" if model.max_videos else "none are accepted"
+        )
+        raise InvalidRequest(f"{num_videos} videos; family {model.family}: {accepted}", param="videos")
+    if num_images > model.max_images or not num_images + num_videos:
+        videos = f", or up to {model.max_videos} videos," if model.max_videos else ""
+        raise InvalidRequest(
+            f"{num_images} pictures; 1 to {model.max_images}{videos} are accepted in one question", param="images"
+        )
+
+
+def _read_video(video: encoder_pb2.Video, settings: EncoderSettings) -> VideoSource:
+    most = settings.max_video_frames
+    match video.WhichOneof("source"):
+        case "file":
+            if video.num_frames > most:
+                raise InvalidRequest(
+                    f"num_frames {video.num_frames} is not accepted; 1 to {most}, or 0 for the model's own number",
+                    param="num_frames",
+                )
+            return VideoFile(video.file, video.num_frames)
+        case "frames":
+            if video.num_frames:
+                raise InvalidRequest("num_frames goes with a file; a list of frames is taken whole", param="num_frames")
+            if not 1 <= len(video.frames.images) <= most:
+                raise InvalidRequest(
+                    f"{len(video.frames.images)} frames of a video; 1 to {most} are accepted", param="videos"
+                )
+            if not 0 <= video.frames.seconds_per_frame <= _MAX_SECONDS_PER_FRAME:  # also refuses NaN
+                raise InvalidRequest(
+                    f"seconds_per_frame is not a number of 0 to {_MAX_SECONDS_PER_FRAME:g}", param="seconds_per_frame"
+                )
+            return FrameList(tuple(video.frames.images), video.frames.seconds_per_frame)
+    raise InvalidRequest("a video has neither a file nor frames; one of them is needed", param="videos")
+
+
+def _read_video_budget(request: encoder_pb2.EncodeRequest, model: EncoderModel, pruner: BoundPruner) -> bool:
+    if request.video_budget not in encoder_pb2.VideoBudget.values():
+        raise InvalidRequest("video_budget is not one of per_frame, whole", param="video_budget")
+    joint = request.video_budget == encoder_pb2.VIDEO_BUDGET_WHOLE
+    if joint and pruner.needs.in_tower is not None:
+        others = [name for name in _pruners_of(model) if PRUNERS[name].bind({}).needs.in_tower is None]
+        raise InvalidRequest(
+            f"pruner {pruner.name} works inside the vision tower, where frames never meet: video_budget per_frame is"
+            f" accepted; whole with {', '.join(others)}",
+            param="video_budget",
+        )
+    return joint
 
 
 def _read_text(ids: Sequence[int], model: EncoderModel) -> tuple[int, ...]:
@@ -122,8 +176,8 @@ def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
         raise InvalidRequest(f"pruner {name}: {error}", param="pruner_params") from error
     if not _serves(model, pruner.needs):
         raise InvalidRequest(
-            f"pruner {name}, with these parameters, looks at what the vision tower of family {model.family} does not"
-            f" have; accepted: {', '.join(_pruners_of(model))}",
+            f"pruner {name}, with these parameters, looks at what the towers of family {model.family} do not have;"
+            f" accepted: {', '.join(_pruners_of(model))}",
             param="pruner",
         )
     return pruner
@@ -131,6 +185,8 @@ def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
 
 def _serves(model: EncoderModel, needs: Needs) -> bool:
     """Whether a model has what a pruner must see."""
+    if needs.eos_attention and model.reads_language_model_ids:  # nothing attends inside a question
+        return False
     return needs.views <= model.views and (needs.in_tower is None or model.prunes_in_tower)
 
 
@@ -243,6 +299,7 @@ def describe(model: EncoderModel, settings: EncoderSettings) -> encoder_pb2.GetE
         max_images=model.max_images,
         settings_fingerprint=model.settings_fingerprint,
         max_videos=model.max_videos,
+        max_frames=settings.max_video_frames if model.max_videos else 0,
         text_tokenizer=(
             encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL
             if model.reads_language_model_ids

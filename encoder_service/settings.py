@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
 from encoder_service.pruners import PRUNERS
+from encoder_service.videos import VideoLimits
 from fovea.server import split_address
 from fovea.settings import ServiceSettings, settings_config
 
 __all__ = ["EncoderSettings"]
+
+_VIDEO: Final = VideoLimits()
 
 
 class EncoderSettings(ServiceSettings):
     model_config = settings_config("python -m encoder_service", "ENCODER_")
 
     model: str
-    """LLaVA checkpoint: a directory, or a hub id such as llava-hf/llava-1.5-7b-hf. Only its vision tower is loaded."""
+    """Checkpoint of a vision-language model: a directory, or a hub id such as llava-hf/llava-1.5-7b-hf. Only its vision
+    tower is loaded."""
     text_tower: str = ""
     """CLIP checkpoint with the text tower and the projections that fit the vision tower: a directory or a hub id. Empty
-    for the family's own, openai/clip-vit-large-patch14-336. One that does not fit stops the service at start."""
+    for the family's own: LanguageBind/LanguageBind_Image for Video-LLaVA, else openai/clip-vit-large-patch14-336. One
+    that does not fit stops the service at start."""
     revision: str | None = None
     """Branch, tag or commit of the model on the hub."""
     served_model_name: str = ""
@@ -55,9 +60,24 @@ class EncoderSettings(ServiceSettings):
     """Most bytes of a picture file; a larger one is refused with OUT_OF_RANGE."""
     max_image_pixels: Annotated[int, Field(ge=1)] = 50_000_000
     """Most pixels of a picture; a larger one is refused with OUT_OF_RANGE by its header, before it is decoded."""
+    max_video_bytes: Annotated[int, Field(ge=1)] = _VIDEO.max_bytes
+    """Most bytes of a video file, or of all frames of a video together; more is refused with OUT_OF_RANGE. A request
+    must fit --max-message-bytes as well."""
+    max_video_frames: Annotated[int, Field(ge=1, le=1024)] = _VIDEO.max_frames
+    """Most frames that are sampled of a video, or that it may bring as a list."""
+    max_video_frame_pixels: Annotated[int, Field(ge=1)] = _VIDEO.max_frame_pixels
+    """Most pixels of a video's frame; a video of larger ones is refused with OUT_OF_RANGE by its header."""
+    max_video_pixels: Annotated[int, Field(ge=1)] = _VIDEO.max_pixels
+    """Most pixels of all sampled frames of a video together, refused with OUT_OF_RANGE; they take 3 bytes each. The
+    default holds 64 frames of 1920 x 1080."""
+    max_video_seconds: Annotated[float, Field(gt=0)] = _VIDEO.max_seconds
+    """Longest video file, in its own time; a longer one is refused with OUT_OF_RANGE before it is decoded."""
+    video_decode_timeout_s: Annotated[float, Field(gt=0)] = _VIDEO.timeout_s
+    """Longest that one video file may take to decode; then it is refused with OUT_OF_RANGE."""
     decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
-    """Threads that decode pictures. Each takes up to 17 bytes of memory for each pixel of its picture (17 for WebP, 12
-    for JPEG, 9 for PNG): 0.85 GB with the default --max-image-pixels."""
+    """Threads that decode pictures and videos. Each takes up to 17 bytes of memory for each pixel of its picture (17
+    for WebP, 12 for JPEG, 9 for PNG): 0.85 GB with the default --max-image-pixels; and 3 for each of
+    --max-video-pixels."""
     feature_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20
     """Memory, on the device, for features of pictures seen lately; the oldest make room. 0 for none."""
     default_timeout_s: Annotated[float, Field(gt=0)] = 60.0

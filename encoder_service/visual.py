@@ -5,12 +5,14 @@ Both are made of parts, and a part is what a pruner looks at: a picture, a tile 
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from encoder_service.pruners.base import VisionFeatures
+from encoder_service.pruners.base import Needs, View, VisionFeatures
 
 __all__ = ["Layout", "VideoFrames", "VisualFeatures", "VisualInput"]
 
@@ -40,7 +42,8 @@ class Layout:
         cls_per_part: Rows of each part that stand for no patch and that the language model reads where nothing is
             pruned.
         mosaic: Patches of the tiles after the base in the order in which the language model reads them, line by line,
-            [lines, columns of the whole mosaic], without padding; None for all that is not tiled.
+            [lines, columns of the whole mosaic], without padding: a rectangle of each tile. Either may be 0 where a
+            picture is very narrow. None for all that is not tiled.
         is_video: It is one.
         seconds_per_frame: Of a video, from one part to the next; 0 where it does not matter.
     """
@@ -57,6 +60,22 @@ class Layout:
     def num_patches(self) -> int:
         """Of all parts, padding included."""
         return self.num_parts * self.rows * self.columns
+
+    def views(self, needs: Needs) -> frozenset[View]:
+        """What the tower must compute of it for a pruner."""
+        return needs.views if self.mosaic is None else needs.views | needs.tile_views
+
+    def places(self) -> tuple[Tensor, ...]:
+        """For each part the numbers of its patches that are no padding, ascending; of some tiles there are none."""
+        shown = torch.ones(self.num_patches, dtype=torch.bool)
+        if self.mosaic is not None:
+            shown[self.rows * self.columns :] = False
+            shown[self.mosaic.flatten()] = True
+        size = self.rows * self.columns
+        return tuple(
+            start + part.nonzero().squeeze(1)
+            for start, part in zip(range(0, self.num_patches, size), shown.split(size), strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +107,10 @@ class VisualFeatures:
     parts: tuple[VisionFeatures, ...]
     places: tuple[Tensor, ...]
     cls_rows: Tensor | None = None
+
+    def have(self, views: Set[View]) -> bool:
+        """All of `views` were computed."""
+        return all(views <= part.views.keys() for part in self.parts)
 
     @property
     def nbytes(self) -> int:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from fovea.errors import InvalidRequest, TooLarge, UnsupportedMedia
 
-__all__ = ["FORMATS", "decode"]
+__all__ = ["FORMATS", "check_size", "decode", "to_rgb"]
 
 FORMATS: Final = ("JPEG", "PNG", "WebP", "GIF", "BMP")
 _PILLOW_FORMATS: Final = tuple(name.upper() for name in FORMATS)
@@ -53,7 +53,7 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
             f"these bytes are no picture that can be read; accepted: {accepted}", param="image"
         ) from error
     with image:
-        _check_size(*image.size, max_pixels)
+        check_size(*image.size, max_pixels)
         try:
             image.load()
         except Exception as error:
@@ -62,19 +62,25 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
                 param="image",
             ) from error
         _turn_upright(image)
-        return _to_rgb(image)
+        return to_rgb(image)
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def check_size(width: int, height: int, max_pixels: int, *, what: str = "picture", param: str = "image") -> None:
+    """Refuses what is too large, and strips.
+
+    Raises:
+        TooLarge: More than `max_pixels`.
+        InvalidRequest: More than 100 times as long as wide, or the reverse.
+    """
     if width * height > max_pixels:
         raise TooLarge(
-            f"the picture has {width:,} x {height:,} pixels; at most {max_pixels:,} in all are accepted", param="image"
+            f"the {what} has {width:,} x {height:,} pixels; at most {max_pixels:,} in all are accepted", param=param
         )
     if max(width, height) > _MAX_ASPECT_RATIO * min(width, height):
         raise InvalidRequest(
-            f"the picture is {width:,} x {height:,}; its longer side may be"
+            f"the {what} is {width:,} x {height:,}; its longer side may be"
             f" at most {_MAX_ASPECT_RATIO} times the shorter",
-            param="image",
+            param=param,
         )
 
 
@@ -83,7 +89,8 @@ def _turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A decoded picture of any mode in RGB, see `decode`."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     # Strip by strip: the intermediate steps of a whole picture would take several times its memory.

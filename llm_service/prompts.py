@@ -22,7 +22,8 @@ __all__ = ["Prompt", "PromptLimits", "VisualTokens", "read_prompt"]
 
 IntArray = npt.NDArray[np.int64]
 
-_MAX_SECONDS_PER_FRAME: Final = 3600.0
+# Of the grid, which may hold two frames of a video in one.
+_MAX_SECONDS_PER_FRAME: Final = 7200.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class PromptLimits:
         image_token_id: The id that stands for a picture.
         video_token_id: The id that stands for a video; None where the model takes none.
         has_newline: The model has a token of its own for the end of a line of tiles.
+        has_grid_positions: A visual token stands where it did in its grid, so that every row needs a place there.
         visual_hidden_size: Channels C of visual tokens.
         max_visual_tokens: Most visual tokens in a request, all pictures together.
         max_model_len: Positions of prompt and answer together.
@@ -48,6 +50,7 @@ class PromptLimits:
     fingerprint: str
     video_token_id: int | None = None
     has_newline: bool = False
+    has_grid_positions: bool = False
 
     @property
     def visual_token_ids(self) -> tuple[int, ...]:
@@ -64,7 +67,8 @@ class VisualTokens:
         positions: [K] int64, distinct: the patch of the grid that each row stands for, or a number after all patches
             for a row that stands for none.
         grid: (frames, rows, columns) unpruned.
-        newline_after: Rows, ascending, after which the model reads its own token for the end of a line.
+        newline_after: Rows, ascending, after which the model reads its own token for the end of a line; the same row
+            again for one more such token.
         is_video: It is one.
         seconds_per_frame: Of a video; 0 where it is not known.
     """
@@ -166,7 +170,7 @@ def _read_visual_tokens(index: int, message: tensor_pb2.VisualTokens, limits: Pr
         )
     try:
         _check_shape(message, limits)
-        positions, grid = _read_positions(message)
+        positions, grid = _read_positions(message, limits)
         newline_after = _read_newlines(message, limits)
         seconds_per_frame = _read_seconds(message)
         max_bytes = limits.max_visual_tokens * limits.visual_hidden_size * 4
@@ -187,11 +191,13 @@ def _check_shape(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> None
         raise InvalidRequest(f"{shape[0]} visual tokens come with {count} positions; each needs exactly one")
 
 
-def _read_positions(message: tensor_pb2.VisualTokens) -> tuple[IntArray, tuple[int, int, int]]:
+def _read_positions(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> tuple[IntArray, tuple[int, int, int]]:
     grid = (message.grid.frames, message.grid.rows, message.grid.columns)
     positions = np.array(message.positions, dtype=np.int64)
     if math.prod(grid) == 0:
         raise InvalidRequest(f"a grid of {' x '.join(map(str, grid))} (frames x rows x columns) has no patches")
+    if limits.has_grid_positions:
+        _check_grid(message.grid, limits)
     if len(np.unique(positions)) < len(positions):
         raise InvalidRequest("a position comes twice; each token needs one of its own")
     end = math.prod(grid) + message.grid.frames * message.grid.cls_per_frame
@@ -203,13 +209,23 @@ def _read_positions(message: tensor_pb2.VisualTokens) -> tuple[IntArray, tuple[i
     return positions, grid
 
 
+def _check_grid(grid: tensor_pb2.Grid, limits: PromptLimits) -> None:
+    if grid.cls_per_frame:
+        raise InvalidRequest("rows that stand for no patch are not accepted: this model places every row in the grid")
+    if max(grid.frames, grid.rows, grid.columns) > limits.max_model_len:
+        raise InvalidRequest(
+            f"a grid of {grid.frames} x {grid.rows} x {grid.columns} (frames x rows x columns) reaches past the"
+            f" model's context of {limits.max_model_len} positions"
+        )
+
+
 def _read_newlines(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> IntArray:
     newline_after = np.array(message.newline_after, dtype=np.int64)
     if not len(newline_after):
         return newline_after
     if not limits.has_newline:
         raise InvalidRequest("newline_after is not accepted: this model has no token for the end of a line")
-    if (np.diff(newline_after) <= 0).any() or newline_after[-1] >= len(message.positions):
+    if (np.diff(newline_after) < 0).any() or newline_after[-1] >= len(message.positions):
         raise InvalidRequest("newline_after does not name rows of the features in ascending order")
     return newline_after
 

@@ -56,6 +56,7 @@ def load(settings: LLMSettings) -> ServedModel:
             image_token_id=model.image_token_id,
             video_token_id=model.video_token_id,
             has_newline=model.has_newline,
+            has_grid_positions=model.has_grid_positions,
             visual_hidden_size=model.visual_hidden_size,
             max_visual_tokens=settings.max_visual_tokens,
             max_model_len=max_model_len,

@@ -6,6 +6,7 @@ A function here takes the parameters of its cases by name, so that one that it d
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,7 +25,7 @@ from encoder_service.pruners.base import PrunedTokens, PrunerInput, Row, TextFea
 from encoder_service.pruners.desap import question_vector
 from encoder_service.pruners.flowcut import FlowCut
 from encoder_service.pruners.in_tower import LayerHook, TowerLayer
-from encoder_service.pruners.selection import select_by_two
+from encoder_service.pruners.selection import select_by_two, top_k
 
 __all__ = ["METHODS"]
 
@@ -240,16 +241,19 @@ def _hired_tiles(
     """Base tile, then the mosaic without its padding. Marks are counted as the authors' code counts them."""
     pictures = [run.vision(image) for image in range(num_tiles)]
     patch_grid = pictures[0].grid
-    mask = hired.select_in_tiles(
+    sizes = [patch_grid[0] * patch_grid[1]] * num_tiles
+    counts = hired.deal_by_marks(
         pictures[0].views[View.SALIENCY_FIRST],
-        torch.stack([picture.views[View.SALIENCY_SECOND_LAST] for picture in pictures]),
-        rate=rate,
+        math.floor(sum(sizes) * rate),
         alpha=alpha,
-        patch_grid=patch_grid,
-        tile_grid=grid,
+        sizes=sizes,
+        sub_image=hired.strips(sizes[0], num_tiles - 1),
         fidelity=True,
     )
-    shown = torch.cat([torch.arange(mask.shape[1]), tiles.mosaic(patch_grid, grid, image_size)])
+    mask = torch.zeros(num_tiles, sizes[0], dtype=torch.bool)
+    for tile, (picture, count) in enumerate(zip(pictures, counts, strict=True)):
+        mask[tile, top_k(picture.views[View.SALIENCY_SECOND_LAST], count)] = True
+    shown = torch.cat([torch.arange(mask.shape[1]), tiles.mosaic(patch_grid, grid, image_size).flatten()])
     kept = shown[mask.flatten()[shown]]
     features = torch.cat([picture.hidden for picture in pictures])[kept]
     # Of a patch in the padding nothing is left, of the others only those that were kept.

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
-from encoder_service.models import llava
+from encoder_service.models import llava, llava_next, qwen2_5_vl, video_llava
 from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
 from encoder_service.models.weights import read_config
 from fovea import checkpoints
 
 __all__ = ["FAMILIES", "load"]
 
-FAMILIES: Final = {"llava": llava.LlavaEncoder}
+FAMILIES: Final[Mapping[str, Callable[[Path, LoadOptions], EncoderModel]]] = {
+    "llava": llava.LlavaEncoder,
+    "llava_next": llava_next.LlavaNextEncoder,
+    "video_llava": video_llava.VideoLlavaEncoder,
+    "qwen2_5_vl": qwen2_5_vl.QwenEncoder,
+}
 
 
 def load(model: str, options: LoadOptions) -> EncoderModel:

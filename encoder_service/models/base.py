@@ -57,7 +57,6 @@ class EncoderModel(Protocol):
         prunes_in_tower: `encode` takes an in-tower pruner.
         max_images: Most pictures in one question.
         max_videos: Most videos in one question; 0 where the family takes none.
-        default_num_frames: Frames that are sampled from a video unless asked otherwise.
         device: Where it computes.
         dtype: In what it computes.
     """
@@ -76,12 +75,20 @@ class EncoderModel(Protocol):
     prunes_in_tower: bool
     max_images: int
     max_videos: int
-    default_num_frames: int
     device: torch.device
     dtype: torch.dtype
 
     def preprocess(self, image: Image.Image) -> VisualInput:
         """An RGB picture as the tower takes it. Safe from any thread."""
+        ...
+
+    def num_frames(self, total_frames: int, seconds: float) -> int:
+        """How many frames to sample of a video file, unless the request says; the service cuts it to its own limit.
+
+        Args:
+            total_frames: That the file has, at least 1.
+            seconds: That it lasts; 0 where it is not known.
+        """
         ...
 
     def preprocess_video(self, video: VideoFrames) -> VisualInput:

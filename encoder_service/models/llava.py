@@ -1,111 +1,38 @@
-"""LLaVA-1.5: CLIP's vision tower out of the LLaVA checkpoint, text tower and projections out of a CLIP checkpoint.
-
-Never the language model, never the projector: those live in the LLM service.
-"""
+"""LLaVA-1.5: a picture is the middle square, one part."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any, Final, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPVisionConfig
-from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPVisionModel
 
-import fovea
-from encoder_service.models.base import CheckpointError, LoadOptions
-from encoder_service.models.clip_text import ClipTextTower
-from encoder_service.models.clip_vision import ClipVisionTower
+from encoder_service.models.base import LoadOptions
+from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.models.preprocessing import ImageProcessor
-from encoder_service.models.weights import load_into, read_config, read_tensors
-from encoder_service.pruners.base import TextFeatures, View
+from encoder_service.pruners.base import View
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import Layout, VideoFrames, VisualFeatures, VisualInput
-from fovea import checkpoints
+from encoder_service.visual import Layout, VisualFeatures, VisualInput
 
-__all__ = ["DEFAULT_TEXT_TOWER", "LlavaEncoder"]
-
-DEFAULT_TEXT_TOWER: Final = "openai/clip-vit-large-patch14-336"
-
-# The hub's checkpoints say vision_tower.vision_model.*, transformers 5 saves vision_tower.* or model.vision_tower.*.
-_VISION_TOWER = r"(?:model\.)?vision_tower\.(?:vision_model\.)?(.+)"
-_Module = TypeVar("_Module", bound=nn.Module)
-_WEIGHTS = (*checkpoints.CONFIG_FILES, "*.safetensors")
+__all__ = ["LlavaEncoder"]
 
 
-class LlavaEncoder:
+class LlavaEncoder(ClipEncoder[ImageProcessor]):
     """See `EncoderModel`.
 
-    Args:
-        checkpoint: Directory of the LLaVA checkpoint.
-        options: How to load it.
-
     Raises:
-        CheckpointError: Another layout than LLaVA-1.5's, a text tower that is missing or does not fit.
-        FileNotFoundError: The text tower's checkpoint cannot be found.
+        CheckpointError: See `ClipEncoder` and `ImageProcessor`.
     """
 
     family = "llava"
-    max_images = 8
-    max_videos = 0
-    default_num_frames = 0
-    min_text_ids = 3  # BOS, a word, EOS
-    reads_language_model_ids = False
-    views = frozenset(View)
-    prunes_in_tower = True
 
     def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
-        config = read_config(checkpoint)
-        _require_llava15(config)
-        clip = _resolve_text_tower(options.text_tower or DEFAULT_TEXT_TOWER)
-        clip_config = read_config(clip)
-        if clip_config.get("model_type") != "clip":
-            raise CheckpointError(
-                f"the text tower {clip.name!r} is a {clip_config.get('model_type')!r} checkpoint; a CLIP one is needed"
-            )
-        self.device = _device(options.device)
-        vision_model = _vision_model(checkpoint, config, options.attn_implementation)
-        self.dtype = _dtype(options.dtype, self.device, vision_model.pre_layrnorm.weight.dtype)
-        vision_config = vision_model.config
-        visual_projection = _projection(clip, "visual_projection", vision_config.hidden_size, "vision tower")
-        text_model = _text_model(clip, clip_config)
-        text_projection = _projection(clip, "text_projection", text_model.config.hidden_size, "text tower")
-        if visual_projection.out_features != text_projection.out_features:
-            raise CheckpointError(
-                f"visual_projection of {clip.name!r} makes {visual_projection.out_features} channels,"
-                f" text_projection {text_projection.out_features}"
-            )
-        self.vision_tower = self._place(ClipVisionTower(vision_model, visual_projection))
-        self.text_tower = self._place(ClipTextTower(text_model, text_projection))
-        self.preprocess_image = ImageProcessor(checkpoint, vision_config.image_size)
-
+        super().__init__(checkpoint, options, lambda image_size: ImageProcessor(checkpoint, image_size))
         self.grid: tuple[int, int] | None = self.vision_tower.grid
-        self.hidden_size = int(vision_config.hidden_size)
-        self.max_text_ids = self.text_tower.max_positions
-        self.text_vocab_size = int(text_model.config.vocab_size)
-        self.fingerprint = checkpoints.fingerprint(checkpoint)
-        self.text_tower_fingerprint = checkpoints.fingerprint(clip)
-        changes_results = (
-            fovea.__version__,
-            self.device.type,
-            str(self.dtype),
-            options.attn_implementation,
-            self.preprocess_image.describe(),
-        )
-        self.settings_fingerprint = hashlib.sha256("|".join(changes_results).encode()).hexdigest()[:16]
-
-    def _place(self, module: _Module) -> _Module:
-        return module.to(device=self.device, dtype=self.dtype).eval().requires_grad_(False)
 
     def preprocess(self, image: Image.Image) -> VisualInput:
         return VisualInput(self.preprocess_image(image)[None], Layout(1, *self.vision_tower.grid))
-
-    def preprocess_video(self, video: VideoFrames) -> VisualInput:
-        raise NotImplementedError("LLaVA-1.5 takes no videos")
 
     def encode(
         self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None
@@ -116,82 +43,3 @@ class LlavaEncoder:
             VisualFeatures(one.layout, (part,), (torch.arange(part.num_patches),))
             for one, part in zip(inputs, features, strict=True)
         ]
-
-    def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:
-        features: list[TextFeatures] = self.text_tower(texts, eos_attention=eos_attention)
-        return features
-
-
-def _require_llava15(config: dict[str, Any]) -> None:
-    vision = config.get("vision_config") or {}
-    if vision.get("model_type") not in ("clip_vision_model", "clip"):
-        raise CheckpointError(f"the vision tower is a {vision.get('model_type')!r}; family llava takes a CLIP one")
-    layer, strategy = config.get("vision_feature_layer", -2), config.get("vision_feature_select_strategy", "default")
-    if int(vision.get("num_hidden_layers", 12)) < 2:
-        raise CheckpointError("the vision tower has one layer; family llava takes two or more")
-    if layer != -2 or strategy != "default":
-        raise CheckpointError(
-            f"the checkpoint reads vision layer {layer} with strategy {strategy!r};"
-            " family llava reads layer -2 with strategy 'default', as LLaVA-1.5 does"
-        )
-
-
-def _resolve_text_tower(model: str) -> Path:
-    clip = checkpoints.resolve(model, files=_WEIGHTS)
-    if not any(clip.glob("*.safetensors")):
-        clip = checkpoints.resolve(model, files=(*checkpoints.CONFIG_FILES, "pytorch_model*.bin"))
-    return clip
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("device cuda was asked for, and there is none; accepted: auto, cpu, cuda")
-    return torch.device(name)
-
-
-def _dtype(name: str, device: torch.device, stored: torch.dtype) -> torch.dtype:
-    if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    return torch.float32 if device.type == "cpu" else stored
-
-
-def _vision_model(checkpoint: Path, config: dict[str, Any], attn_implementation: str) -> CLIPVisionModel:
-    with torch.device("meta"):
-        model = CLIPVisionModel._from_config(
-            CLIPVisionConfig.from_dict(config["vision_config"]), attn_implementation=attn_implementation
-        )
-    tensors = read_tensors(checkpoint, _VISION_TOWER)
-    _fill(model, model.embeddings, tensors, "vision tower")
-    return model
-
-
-def _text_model(clip: Path, config: dict[str, Any]) -> CLIPTextModel:
-    with torch.device("meta"):
-        model = CLIPTextModel._from_config(CLIPConfig.from_dict(config).text_config, attn_implementation="sdpa")
-    _fill(model, model.embeddings, read_tensors(clip, r"text_model\.(.+)"), "text tower")
-    return model
-
-
-def _fill(model: nn.Module, embeddings: Any, tensors: dict[str, Tensor], what: str) -> None:
-    """Loads a tower that was built on the meta device, where a random initialisation costs neither time nor memory."""
-    load_into(model, tensors, what=what)
-    # The one buffer that is computed, not stored.
-    embeddings.position_ids = torch.arange(embeddings.position_ids.shape[-1]).expand((1, -1))
-
-
-def _projection(clip: Path, name: str, width: int, tower: str) -> nn.Linear:
-    tensors = read_tensors(clip, rf"{name}\.(weight)")
-    if "weight" not in tensors:
-        raise CheckpointError(f"the text tower {clip.name!r} holds no {name}; a whole CLIP checkpoint is needed")
-    made, taken = tensors["weight"].shape
-    if taken != width:
-        raise CheckpointError(
-            f"{name} of {clip.name!r} takes {taken} channels, the {tower} has {width};"
-            " --text-tower must name the CLIP that this LLaVA was built on"
-        )
-    linear = nn.Linear(taken, made, bias=False, device="meta")
-    load_into(linear, tensors, what=name)
-    return linear

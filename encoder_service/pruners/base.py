@@ -6,7 +6,7 @@ so that a pruner with cheap needs costs nothing extra and two pruners live in on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, Generic, TypeVar
@@ -24,6 +24,7 @@ __all__ = [
     "PrunerInput",
     "Row",
     "TextFeatures",
+    "TiledPicture",
     "View",
     "VisionFeatures",
     "at_least_float32",
@@ -68,6 +69,11 @@ class View(StrEnum):
     MEAN_KEYS_SECOND_LAST = "mean_keys_second_last"  # [N, d]: keys of layer V-2, mean over the heads of width d
     CLS_HIDDEN = "cls_hidden"  # [C]: the CLS row of X[V-1]
 
+    @property
+    def has_cls_row(self) -> bool:
+        """Its first row is that of CLS, the patches follow."""
+        return self.startswith("joint_")
+
 
 class Row(IntEnum):
     """What stands in `PrunedTokens.kept_index` for a row that is not one patch."""
@@ -83,12 +89,14 @@ class Needs:
 
     Attributes:
         views: Of the vision tower.
+        tile_views: More of it where a picture is cut into tiles.
         text: The question.
         eos_attention: Attention inside the question.
         in_tower: For a pruner that works inside the tower: from K to what goes in there. Such a tower offers no views.
     """
 
     views: frozenset[View] = frozenset()
+    tile_views: frozenset[View] = frozenset()
     text: bool = False
     eos_attention: bool = False
     in_tower: Callable[[int], InTowerPruner] | None = None
@@ -120,6 +128,61 @@ class VisionFeatures:
         """Bytes of all tensors."""
         tensors = (self.hidden, *self.views.values(), *(() if self.survivors is None else (self.survivors,)))
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def take(self, patches: Tensor, grid: tuple[int, int]) -> VisionFeatures:
+        """Some of the patches, [n] int64, in that order as a picture of its own, `grid` patches large.
+
+        Of a tower that was pruned inside, those of them that are left; `patches` must then be ascending.
+        """
+        patches = patches.to(self.hidden.device)
+        if self.survivors is not None:
+            number = torch.full((self.num_patches,), -1, device=patches.device)
+            number[patches] = torch.arange(len(patches), device=patches.device)
+            survivors = number[self.survivors]
+            return VisionFeatures(self.hidden[survivors >= 0], grid, {}, survivors[survivors >= 0])
+
+        def taken(view: View, rows: Tensor) -> Tensor:
+            if view is View.CLS_HIDDEN:
+                return rows
+            return torch.cat([rows[:1], rows[1:][patches]]) if view.has_cls_row else rows[patches]
+
+        return VisionFeatures(
+            self.hidden[patches], grid, {view: taken(view, rows) for view, rows in self.views.items()}
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[VisionFeatures]) -> VisionFeatures:
+        """The patches of several parts, one part after the other, as a grid of one row. CLS rows become their mean.
+
+        Args:
+            parts: At least one; of towers that ran whole.
+        """
+
+        def together(view: View) -> Tensor:
+            rows = [part.views[view] for part in parts]
+            if view is View.CLS_HIDDEN:
+                return torch.stack(rows).mean(dim=0)
+            if not view.has_cls_row:
+                return torch.cat(rows)
+            return torch.cat([torch.stack([one[0] for one in rows]).mean(dim=0)[None], *(one[1:] for one in rows)])
+
+        known = frozenset.intersection(*(frozenset(part.views) for part in parts))
+        hidden = torch.cat([part.hidden for part in parts])
+        return cls(hidden, (1, len(hidden)), {view: together(view) for view in sorted(known)})
+
+
+@dataclass(frozen=True, slots=True)
+class TiledPicture:
+    """A picture cut into tiles, as LLaVA-NeXT does, without its padding.
+
+    Attributes:
+        parts: The base tile (the whole picture made small), then the tiles that show some of it, row by row.
+        part_at: [lines, columns] int64: which of `parts` shows each patch of the mosaic that the tiles make. Empty
+            where the picture is too narrow for one patch.
+    """
+
+    parts: tuple[VisionFeatures, ...]
+    part_at: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +243,9 @@ class PrunedTokens:
         merged_into: [N], int64, for each patch the row of `features` that it is or was merged into; -1: dropped.
         task_map: [N], relevance to the question, None where the pruner has no such score.
         saliency_map: [N], attention of CLS, likewise.
+        reading_group: [K], int64, for rows of one tile of several: the language model reads group by group, in group 0
+            line by line across the tiles, in any other tile by tile. None: all rows are in group 0. The base tile comes
+            first, as it is.
     """
 
     features: Tensor
@@ -187,12 +253,14 @@ class PrunedTokens:
     merged_into: Tensor
     task_map: Tensor | None = None
     saliency_map: Tensor | None = None
+    reading_group: Tensor | None = None
 
     @classmethod
-    def all_of(cls, vision: VisionFeatures) -> PrunedTokens:
+    def all_of(cls, vision: VisionFeatures, *, reading_group: int = 0) -> PrunedTokens:
         """Every patch as it is."""
         index = torch.arange(len(vision.hidden), device=vision.hidden.device)
-        return cls(at_least_float32(vision.hidden), index, index.clone())
+        group = torch.full_like(index, reading_group)
+        return cls(at_least_float32(vision.hidden), index, index.clone(), reading_group=group)
 
     @classmethod
     def some_of(cls, vision: VisionFeatures, kept_index: Tensor, *, saliency_map: Tensor | None = None) -> PrunedTokens:
@@ -214,6 +282,10 @@ class Pruner(Generic[P]):
         parameters: Dataclass of parameters (see `parameters`).
         needs: What it must see, given its parameters.
         prune: The method itself. Pure; never changes its inputs.
+        joins_tiles: Of a picture in tiles it sees all patches at once, the base tile and then the mosaic line by line,
+            and its order stands; else it sees tile by tile.
+        deal: How many patches each of the parts keeps, of a picture in tiles that keeps the given number in all; None
+            where the budget is shared by size.
     """
 
     name: str
@@ -223,6 +295,8 @@ class Pruner(Generic[P]):
     prune: Callable[[PrunerInput, P], PrunedTokens]
     reference: str = ""
     reads_text: bool = field(default=False)
+    joins_tiles: bool = False
+    deal: Callable[[TiledPicture, int, P], Sequence[int]] | None = None
 
     def describe(self) -> tuple[Parameter, ...]:
         """The parameters as clients see them."""
@@ -235,7 +309,14 @@ class Pruner(Generic[P]):
             InvalidParameter: See `parameters.parse`.
         """
         params: Any = parse(self.parameters, values)
-        return BoundPruner(self.name, self.needs(params), lambda job: self.prune(job, params))
+        deal = self.deal
+        return BoundPruner(
+            self.name,
+            self.needs(params),
+            lambda job: self.prune(job, params),
+            joins_tiles=self.joins_tiles,
+            deal=None if deal is None else lambda picture, keep: deal(picture, keep, params),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +326,8 @@ class BoundPruner:
     name: str
     needs: Needs
     prune: Callable[[PrunerInput], PrunedTokens]
+    joins_tiles: bool = False
+    deal: Callable[[TiledPicture, int], Sequence[int]] | None = None
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

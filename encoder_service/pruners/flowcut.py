@@ -1,7 +1,8 @@
 """FlowCut (NeurIPS 2025): patches leave inside the tower, a few every second layer, by importance gathered on the way.
 
-It changes the features themselves, since later layers attend to fewer patches. Its second stage for tiled pictures
-works inside the language model and is not here.
+It changes the features themselves, since later layers attend to fewer patches. Of a tiled picture each tile goes
+through by itself, padding and all; what is left of the padding is cut away behind the tower. The method's second stage
+for tiled pictures works inside the language model and is not here.
 """
 
 from __future__ import annotations

@@ -7,93 +7,115 @@ layer says how much of the rest each sub-image gets, layer V-2 chooses in each t
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, View, at_least_float32
+from encoder_service.pruners.base import (
+    Needs,
+    PrunedTokens,
+    Pruner,
+    PrunerInput,
+    TiledPicture,
+    View,
+    at_least_float32,
+)
+from encoder_service.pruners.holov import redistribute
 from encoder_service.pruners.selection import top_k
+from fovea.parameters import flag, number
 
-__all__ = ["PRUNER", "select_in_tiles", "sub_image_quotas"]
+__all__ = ["PRUNER", "HiredParameters", "deal_by_marks", "shown_by", "strips"]
 
 
 @dataclass(frozen=True, slots=True)
 class HiredParameters:
-    """It has none for one picture."""
+    alpha: float = number(
+        0.5, minimum=0, maximum=1, description="0 to 1; of a tiled picture, share of the budget for the base tile"
+    )
+    fidelity: bool = flag(
+        False,
+        description="true or false; of a tiled picture, true counts as the authors' code does: a tile's part of the"
+        " early attention is a run of raster positions, and what rounding leaves is not given out",
+    )
 
 
-def sub_image_quotas(
+def strips(num_patches: int, num_sub_images: int) -> Tensor:
+    """[N]: as the authors' code has it, each sub-image answers for a run of raster positions of the base tile, a
+    horizontal strip, wherever the sub-image lies."""
+    return torch.arange(num_patches) * num_sub_images // num_patches
+
+
+def shown_by(patch_grid: tuple[int, int], part_at: Tensor) -> Tensor:
+    """[N]: for each patch of the base tile the sub-image, from 0, that shows the middle of it.
+
+    Args:
+        patch_grid: Rows and columns of the base tile's patches.
+        part_at: See `TiledPicture`, not empty.
+    """
+    (rows, columns), (lines, line_length) = patch_grid, part_at.shape
+    line = (2 * torch.arange(rows) + 1) * lines // (2 * rows)
+    column = (2 * torch.arange(columns) + 1) * line_length // (2 * columns)
+    return part_at[line][:, column].flatten() - 1
+
+
+def deal_by_marks(
     early_attention: Tensor,
-    budget: int,
+    keep: int,
     *,
     alpha: float,
-    patch_grid: tuple[int, int],
-    tile_grid: tuple[int, int],
+    sizes: Sequence[int],
+    sub_image: Tensor,
     fidelity: bool = False,
 ) -> list[int]:
-    """Tokens of each sub-image: its share of the base tile's best floor(N (1 - alpha)) patches, rounded down.
+    """Tokens of the base tile, floor(alpha K), and of each sub-image its share of the base tile's floor(N (1 - alpha))
+    best patches.
 
     Args:
         early_attention: Of CLS in the base tile's first layer, [N].
-        budget: Of all sub-images together.
-        alpha: Share of the whole budget that the base tile takes.
-        patch_grid: Rows and columns of a tile's patches.
-        tile_grid: Rows and columns of sub-images.
-        fidelity: As the authors' code has it, a sub-image's patches are a run of raster positions of the base tile, a
-            horizontal strip, wherever the sub-image lies; else those that show the same part of the picture.
+        keep: K of all tiles together.
+        alpha: Share of K that the base tile takes.
+        sizes: Patches of the base tile and of each sub-image.
+        sub_image: [N], the sub-image that each patch of the base tile counts for.
+        fidelity: Shares are rounded down and cut to size, and that is that. Else the remainder goes to the largest
+            shares, and what a full tile cannot take to the others.
 
     Returns:
-        One number a sub-image, row by row, at most N each; together at most `budget`.
+        One number a tile, each at most its size; together K, with `fidelity` perhaps a few less.
     """
-    (rows, columns), (tile_rows, tile_columns) = patch_grid, tile_grid
-    num_patches, num_sub_images = rows * columns, tile_rows * tile_columns
-    marked = top_k(early_attention, math.floor(num_patches * (1 - alpha)))
+    num_patches, *rest = sizes
+    base = min(math.floor(keep * alpha), num_patches)
+    if not fidelity:
+        base = max(base, keep - sum(rest))
+    budget = min(keep - base, sum(rest))
+    marked = top_k(early_attention, math.floor(num_patches * (1 - alpha))).cpu()
+    marks = torch.bincount(sub_image[marked], minlength=len(rest)).tolist()
+    granted = [math.floor(count / max(sum(marks), 1) * budget) for count in marks]
     if fidelity:
-        places = marked * num_sub_images // num_patches
-    else:
-        row, column = marked // columns, marked % columns
-        places = row * tile_rows // rows * tile_columns + column * tile_columns // columns
-    marks = torch.bincount(places, minlength=num_sub_images).tolist()
-    return [min(math.floor(count / max(sum(marks), 1) * budget), num_patches) for count in marks]
+        return [base, *(min(quota, size) for quota, size in zip(granted, rest, strict=True))]
+    by_marks = sorted(range(len(rest)), key=lambda i: (-marks[i], i))
+    for i in itertools.islice(itertools.cycle(by_marks), budget - sum(granted)):
+        granted[i] += 1
+    return [base, *redistribute(granted, rest, by_marks)]
 
 
-def select_in_tiles(
-    early_attention: Tensor,
-    attention: Tensor,
-    *,
-    rate: float,
-    alpha: float,
-    patch_grid: tuple[int, int],
-    tile_grid: tuple[int, int],
-    fidelity: bool = False,
-) -> Tensor:
-    """Which patches of a tiled picture are kept, before its padding is cut away (see `tiles.mosaic`).
-
-    Args:
-        early_attention: Of CLS in the base tile's first layer, [N].
-        attention: Of CLS in layer V-2, [T, N], base tile first, then the sub-images row by row.
-        rate: Share of all T N patches to keep, in (0, 1].
-        alpha: Share of those that the base tile takes.
-        patch_grid: See `sub_image_quotas`.
-        tile_grid: See `sub_image_quotas`.
-        fidelity: See `sub_image_quotas`.
-
-    Returns:
-        [T, N], bool: floor(T N rate) at most; rounding of the quotas loses a few.
-    """
-    num_tiles, num_patches = attention.shape
-    total = math.floor(num_tiles * num_patches * rate)
-    base = min(math.floor(total * alpha), num_patches)
-    rest = min(total - base, (num_tiles - 1) * num_patches)
-    counts = sub_image_quotas(
-        early_attention, rest, alpha=alpha, patch_grid=patch_grid, tile_grid=tile_grid, fidelity=fidelity
+def deal(picture: TiledPicture, keep: int, params: HiredParameters) -> list[int]:
+    """See `deal_by_marks`."""
+    base, *sub_images = picture.parts
+    if not sub_images:
+        return [keep]
+    sub_image = strips(base.num_patches, len(sub_images)) if params.fidelity else shown_by(base.grid, picture.part_at)
+    return deal_by_marks(
+        at_least_float32(base.views[View.SALIENCY_FIRST]),
+        keep,
+        alpha=params.alpha,
+        sizes=[part.num_patches for part in picture.parts],
+        sub_image=sub_image,
+        fidelity=params.fidelity,
     )
-    mask = torch.zeros_like(attention, dtype=torch.bool)
-    for tile, count in enumerate([base, *counts]):
-        mask[tile, top_k(attention[tile], count)] = True
-    return mask
 
 
 def prune(job: PrunerInput, params: HiredParameters) -> PrunedTokens:
@@ -107,6 +129,9 @@ PRUNER = Pruner(
     summary="Keeps the tokens that CLS attends to most in the second-last layer and drops the others.",
     reference="HiRED, AAAI 2025",
     parameters=HiredParameters,
-    needs=lambda params: Needs(views=frozenset({View.SALIENCY_SECOND_LAST})),
+    needs=lambda params: Needs(
+        views=frozenset({View.SALIENCY_SECOND_LAST}), tile_views=frozenset({View.SALIENCY_FIRST})
+    ),
     prune=prune,
+    deal=deal,
 )

@@ -3,7 +3,8 @@
 A crop is a run of consecutive patches in raster order (the authors' code knows no two-dimensional ones), attention is
 that of layer V-2. The method weighs crops by attention and by the variance of similarity, but scales the latter to the
 former inside each crop: it adds the same share, 9 %, to every crop and cancels. So nothing is left that must be
-measured after the projector, and the tokens leave before it like any others.
+measured after the projector, and the tokens leave before it like any others. A tiled picture is one sequence for it:
+the base tile, then the mosaic of the others.
 """
 
 from __future__ import annotations
@@ -134,4 +135,5 @@ PRUNER = Pruner(
     parameters=HolovParameters,
     needs=lambda params: Needs(views=frozenset({View.SALIENCY_SECOND_LAST})),
     prune=prune,
+    joins_tiles=True,
 )

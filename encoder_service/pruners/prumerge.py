@@ -56,8 +56,8 @@ def fold(hidden: Tensor, attention: Tensor, keys: Tensor, kept_index: Tensor) ->
             and for each repeat the first dropped patch in raster order takes no part in anything.
 
     Returns:
-        m + 1 rows in the order of `kept_index` (m where nothing is dropped). Dropped patches count as merged into the
-        last row.
+        m + 1 rows in the order of `kept_index` (m where nothing is dropped), which tiles do not mix. Dropped patches
+        count as merged into the last row.
     """
     hidden, weights = at_least_float32(hidden), at_least_float32(attention)
     is_dropped = torch.ones_like(weights, dtype=torch.bool)
@@ -74,11 +74,13 @@ def fold(hidden: Tensor, attention: Tensor, keys: Tensor, kept_index: Tensor) ->
     pool = torch.cat([kept_index, dropped]).sort().values  # as many as there are patches, twins side by side
     folded = _neighbour_weights(weights, keys, kept_index, pool) @ hidden[pool]
     rest = [(weights[dropped] @ hidden[dropped])[None]] if len(dropped) else []
+    index = torch.cat([kept_index, kept_index.new_full((len(rest),), Row.SUM)])
     return PrunedTokens(
         features=torch.cat([hidden[kept_index] + folded, *rest]),
-        kept_index=torch.cat([kept_index, kept_index.new_full((len(rest),), Row.SUM)]),
+        kept_index=index,
         merged_into=owner,
         saliency_map=weights,
+        reading_group=torch.ones_like(index),
     )
 
 
@@ -101,7 +103,7 @@ def prune(job: PrunerInput, params: PruMergeParameters) -> PrunedTokens:
     """
     vision = job.vision
     if job.keep >= vision.num_patches and not params.adaptive:
-        return PrunedTokens.all_of(vision)
+        return PrunedTokens.all_of(vision, reading_group=1)
     attention = vision.views[View.SALIENCY_ONE_HEAD]
     num_kept = max(num_outliers(attention), 1) if params.adaptive else job.keep - 1
     return fold(vision.hidden, attention, vision.views[View.KEYS], by_attention(attention, num_kept))

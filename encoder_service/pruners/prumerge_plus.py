@@ -63,7 +63,7 @@ def prune(job: PrunerInput, params: PruMergePlusParameters) -> PrunedTokens:
     """
     vision = job.vision
     if job.keep >= vision.num_patches and not params.adaptive:
-        return PrunedTokens.all_of(vision)
+        return PrunedTokens.all_of(vision, reading_group=1)
     attention, num_patches = vision.views[View.SALIENCY_ONE_HEAD], vision.num_patches
     if params.adaptive:
         kept = adaptive_sample(by_attention(attention, max(num_outliers(attention), 1)), num_patches)

@@ -49,7 +49,7 @@ def zip_tokens(
 
     Returns:
         CLS, dominant patches in raster order, context rows in the order of their targets. A context row stands for its
-        target.
+        target. Of a tiled picture the tiles' dominant patches come first, then their CLS, then their context rows.
     """
     hidden, attention = at_least_float32(hidden), at_least_float32(attention)
     dominant = top_k(attention, num_dominant - 1)
@@ -71,6 +71,13 @@ def zip_tokens(
         kept_index=torch.cat([dominant.new_tensor([Row.CLS]), dominant, targets]),
         merged_into=owner,
         saliency_map=attention,
+        reading_group=torch.cat(
+            [
+                dominant.new_full((1,), 1),
+                torch.zeros_like(dominant),
+                dominant.new_full((num_context,), 2),
+            ]
+        ),
     )
 
 

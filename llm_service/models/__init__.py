@@ -10,10 +10,18 @@ import torch
 
 from llm_service.models.base import CheckpointError, VisionLanguageModel
 from llm_service.models.llava import LlavaLanguageModel
+from llm_service.models.llava_next import LlavaNextLanguageModel
+from llm_service.models.qwen2_5_vl import QwenLanguageModel
+from llm_service.models.video_llava import VideoLlavaLanguageModel
 
 __all__ = ["FAMILIES", "load_model"]
 
-FAMILIES: Final = {"llava": LlavaLanguageModel}
+FAMILIES: Final[dict[str, type[VisionLanguageModel]]] = {
+    "llava": LlavaLanguageModel,
+    "llava_next": LlavaNextLanguageModel,
+    "video_llava": VideoLlavaLanguageModel,
+    "qwen2_5_vl": QwenLanguageModel,
+}
 
 
 def load_model(checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str) -> VisionLanguageModel:

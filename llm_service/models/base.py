@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -42,6 +43,7 @@ class VisionLanguageModel(Protocol):
         image_token_id: Stands for a picture in `input_ids`.
         video_token_id: Stands for a video; None where the family takes none.
         has_newline: It reads a token of its own at the end of a line of tiles.
+        has_grid_positions: A visual token stands where it did in its grid (M-RoPE), not after the token before it.
         visual_hidden_size: Channels C of the visual tokens that arrive.
         max_model_len: Positions that the model knows.
         eos_token_ids: Any of them ends an answer.
@@ -53,9 +55,21 @@ class VisionLanguageModel(Protocol):
     image_token_id: int
     video_token_id: int | None
     has_newline: bool
+    has_grid_positions: bool = False
     visual_hidden_size: int
     max_model_len: int
     eos_token_ids: frozenset[int]
+
+    @classmethod
+    def load(
+        cls, checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str
+    ) -> VisionLanguageModel:
+        """From a directory with config.json and *.safetensors, of which only the language side is read.
+
+        Raises:
+            CheckpointError: Tensors are missing or do not fit the config.
+        """
+        ...
 
     @property
     def device(self) -> torch.device: ...

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, LlavaConfig
+from transformers import AutoModelForCausalLM, LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from llm_service.models.base import CheckpointError, ModelInputs, VisionLanguageModel, resolve_dtype
+from llm_service.models.ending import eos_token_ids
 from llm_service.models.splicing import splice
 from llm_service.models.weights import assign, read_tensors
-from llm_service.prompts import Prompt
+from llm_service.prompts import Prompt, VisualTokens
 
 __all__ = ["LlavaLanguageModel"]
 
@@ -35,10 +36,12 @@ class LlavaLanguageModel(VisionLanguageModel):
     """Language model and projector of a LLaVA checkpoint. See `VisionLanguageModel` for the attributes."""
 
     family = "llava"
-    video_token_id = None
+    video_token_id: int | None = None
     has_newline = False
+    config_class: type[Any] = LlavaConfig
+    projector_class: type[Any] = LlavaMultiModalProjector
 
-    def __init__(self, config: LlavaConfig, causal_lm: Any, projector: Any, eos_token_ids: frozenset[int]) -> None:
+    def __init__(self, config: Any, causal_lm: Any, projector: Any, eos_token_ids: frozenset[int]) -> None:
         layers = config.vision_feature_layer
         num_layers = 1 if isinstance(layers, int) else len(layers)
         self.causal_lm = causal_lm
@@ -50,9 +53,7 @@ class LlavaLanguageModel(VisionLanguageModel):
         self.eos_token_ids = eos_token_ids
 
     @classmethod
-    def load(
-        cls, checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str
-    ) -> LlavaLanguageModel:
+    def load(cls, checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str) -> Self:
         """Loads from a directory with config.json and *.safetensors; the vision tower is not read.
 
         Args:
@@ -64,7 +65,7 @@ class LlavaLanguageModel(VisionLanguageModel):
         Raises:
             CheckpointError: Tensors are missing or do not fit the config.
         """
-        config = LlavaConfig.from_pretrained(checkpoint)
+        config = cls.config_class.from_pretrained(checkpoint)
         compute_dtype = resolve_dtype(dtype, device, config.dtype)
         text_config = copy.deepcopy(config.text_config)  # `from_config` writes the dtype into it
         with torch.device("meta"):
@@ -74,7 +75,7 @@ class LlavaLanguageModel(VisionLanguageModel):
                 )
             except (ImportError, ValueError) as error:
                 raise CheckpointError(f"attn_implementation {attn_implementation} cannot be used: {error}") from error
-            projector = LlavaMultiModalProjector(config)
+            projector = cls.projector_class(config)
         tensors = read_tensors(checkpoint, _LANGUAGE_MODEL, dtype=compute_dtype, device=device)
         if text_config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
             tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
@@ -82,7 +83,7 @@ class LlavaLanguageModel(VisionLanguageModel):
         # No checkpoint holds the table of rotary frequencies, so meta has no values for it.
         causal_lm.model.rotary_emb = type(causal_lm.model.rotary_emb)(config=text_config).to(device)
         assign(projector, read_tensors(checkpoint, _PROJECTOR, dtype=compute_dtype, device=device), "projector")
-        return cls(config, causal_lm, projector, _eos_token_ids(checkpoint, config))
+        return cls(config, causal_lm, projector, eos_token_ids(checkpoint, config.text_config))
 
     @property
     def device(self) -> torch.device:
@@ -103,21 +104,12 @@ class LlavaLanguageModel(VisionLanguageModel):
             L = `prompt.num_tokens` embeddings at the positions 0 to L - 1.
         """
         words = self.causal_lm.get_input_embeddings()(torch.from_numpy(prompt.input_ids).to(self.device))
-        pictures = [
-            self.projector(torch.from_numpy(picture.features).to(self.device, self.dtype))
-            for picture in prompt.visual_tokens
-        ]
+        pictures = [self.embed_visual(picture) for picture in prompt.visual_tokens]
         inputs_embeds = splice(words, prompt.placeholders(self.visual_token_ids), pictures)
         length = len(inputs_embeds)
         return ModelInputs(inputs_embeds, torch.arange(length, device=self.device), length)
 
-
-def _eos_token_ids(checkpoint: Path, config: LlavaConfig) -> frozenset[int]:
-    """What `generate` of transformers would stop at: generation_config.json if there is one, else the text config."""
-    if (checkpoint / "generation_config.json").is_file():
-        ids = GenerationConfig.from_pretrained(checkpoint).eos_token_id
-    else:
-        ids = config.text_config.eos_token_id
-    if ids is None:
-        raise CheckpointError("neither generation_config.json nor config.json names an eos_token_id")
-    return frozenset([ids] if isinstance(ids, int) else ids)
+    def embed_visual(self, tokens: VisualTokens) -> torch.Tensor:
+        """[`tokens.num_tokens`, H]: what stands among the words for one picture."""
+        projected: torch.Tensor = self.projector(torch.from_numpy(tokens.features).to(self.device, self.dtype))
+        return projected

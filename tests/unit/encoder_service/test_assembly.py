@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from encoder_service.assembly import assemble
-from encoder_service.pruners.base import PrunedTokens, Row, VisionFeatures
+from encoder_service.pruners.base import PrunedTokens, Row, View, VisionFeatures
+from encoder_service.tiling import as_one_part, tiled_picture, without_padding
 from encoder_service.visual import Layout, VisualFeatures
 
 
@@ -58,6 +59,78 @@ def test_a_pruned_tiled_picture_has_no_ends_of_lines_and_its_maps_cover_all_patc
     assert encoded.task_map is not None
     assert encoded.task_map.tolist() == [0, 1, 2, 3, 0, 0, 6, 7, 0, 0, 10, 11]
     assert encoded.saliency_map is None
+
+
+def test_lines_of_no_patch_end_behind_the_base_tile() -> None:
+    narrow = Layout(3, 2, 2, mosaic=torch.empty(4, 0, dtype=torch.int64))
+    visual = numbered(narrow, [[0, 1, 2, 3]])
+    assert assemble(visual, whole(visual)).newline_after.tolist() == [3, 3, 3, 3]
+    flat = numbered(Layout(3, 2, 2, mosaic=torch.empty(0, 4, dtype=torch.int64)), [[0, 1, 2, 3]])
+    assert assemble(flat, whole(flat)).newline_after.tolist() == []
+
+
+def test_rows_of_tiles_are_read_group_by_group_and_only_the_first_across_them() -> None:
+    layout = Layout(3, 2, 2, mosaic=torch.tensor([[4, 5, 8, 9], [6, 7, 10, 11]]))
+    visual = numbered(layout, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]])
+    kept, groups = torch.tensor([3, 0, 2]), torch.tensor([1, 0, 0])
+    pruned = [
+        PrunedTokens(part.hidden[kept], kept, torch.tensor([1, 0, 2, 0]), reading_group=groups) for part in visual.parts
+    ]
+    encoded = assemble(visual, pruned)
+    assert encoded.positions.tolist() == [3, 0, 2, 4, 8, 6, 10, 7, 11]
+    assert encoded.features[:, 0].tolist() == encoded.positions.tolist()
+    assert encoded.merged_into.tolist() == [1, 0, 2, 0, 3, 7, 5, 7, 4, 8, 6, 8]
+
+
+def test_padding_is_cut_out_of_everything_that_a_pruner_sees() -> None:
+    tile = torch.arange(4.0)[:, None]
+    views = {
+        View.SALIENCY_LAST: tile[:, 0],
+        View.JOINT_QQV: torch.cat([torch.tensor([[-1.0]]), tile]),
+        View.CLS_HIDDEN: torch.tensor([-1.0]),
+    }
+    visual = without_padding(TILED, [VisionFeatures(tile, (2, 2), views)] * 3)
+    assert [part.grid for part in visual.parts] == [(2, 2), (1, 2), (1, 2)]
+    assert [places.tolist() for places in visual.places] == TILES
+    part = visual.parts[1]
+    assert part.hidden[:, 0].tolist() == [2, 3]
+    assert part.views[View.SALIENCY_LAST].tolist() == [2, 3]
+    assert part.views[View.JOINT_QQV][:, 0].tolist() == [-1, 2, 3]
+    assert part.views[View.CLS_HIDDEN].tolist() == [-1]
+
+
+def test_a_tile_of_a_pruned_tower_keeps_those_of_its_survivors_that_are_no_padding() -> None:
+    left = VisionFeatures(torch.tensor([[1.0], [2.0]]), (2, 2), {}, torch.tensor([1, 2]))
+    visual = without_padding(TILED, [left] * 3)
+    assert [part.hidden[:, 0].tolist() for part in visual.parts] == [[1, 2], [2], [2]]
+    assert [part.survivors.tolist() for part in visual.parts if part.survivors is not None] == [[1, 2], [0], [0]]
+
+
+def test_a_tile_of_nothing_but_padding_is_left_out_and_the_others_know_their_place() -> None:
+    layout = Layout(4, 2, 2, mosaic=torch.tensor([[8], [10]]))  # three tiles side by side, only the middle one shows
+    visual = without_padding(layout, [VisionFeatures(torch.zeros(4, 1), (2, 2), {})] * 4)
+    assert [places.tolist() for places in visual.places] == [[0, 1, 2, 3], [8, 10]]
+    assert visual.parts[1].grid == (2, 1)
+    assert tiled_picture(visual).part_at.tolist() == [[1], [1]]
+
+
+def test_tiles_seen_as_one_lie_in_reading_order() -> None:
+    layout = Layout(3, 2, 2, mosaic=torch.tensor([[4, 5, 8, 9], [6, 7, 10, 11]]))
+    numbers = [torch.arange(4.0) + 4 * i for i in range(3)]
+    parts = tuple(
+        VisionFeatures(one[:, None], (2, 2), {View.SALIENCY_LAST: one, View.CLS_HIDDEN: torch.tensor([3.0 * i])})
+        for i, one in enumerate(numbers)
+    )
+    visual = as_one_part(VisualFeatures(layout, parts, tuple(torch.arange(4) + 4 * i for i in range(3))))
+    order = [0, 1, 2, 3, 4, 5, 8, 9, 6, 7, 10, 11]
+    (one,) = visual.parts
+    assert visual.places[0].tolist() == order
+    assert one.hidden[:, 0].tolist() == order
+    assert one.views[View.SALIENCY_LAST].tolist() == order
+    assert one.views[View.CLS_HIDDEN].tolist() == [3]  # the mean
+    kept = torch.tensor([9, 2])
+    encoded = assemble(visual, [PrunedTokens.some_of(one, kept)])
+    assert encoded.positions.tolist() == [7, 2]
 
 
 def test_a_part_that_keeps_nothing_leaves_no_row() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder_service.pruners.hired import select_in_tiles, sub_image_quotas
+from encoder_service.pruners.hired import deal_by_marks, shown_by, strips
 from encoder_service.pruners.tiles import mosaic
 
 GRID = (6, 6)
@@ -26,20 +28,40 @@ def attend(*patches: tuple[int, int]) -> torch.Tensor:
 CORNER = attend(*((row, column) for row in range(3) for column in range(3, 6)))
 
 
+def deal(early: torch.Tensor, keep: int, tile_grid: tuple[int, int], **how: Any) -> list[int]:
+    """Of tiles without padding."""
+    num_tiles = tile_grid[0] * tile_grid[1]
+    part_at = mosaic(GRID, tile_grid, (GRID[0] * tile_grid[0], GRID[1] * tile_grid[1])) // N
+    sub_image = strips(N, num_tiles) if how.get("fidelity") else shown_by(GRID, part_at)
+    return deal_by_marks(early, keep, sizes=[N] * (1 + num_tiles), sub_image=sub_image, **how)
+
+
 def test_what_early_attention_marks_gets_the_budget_of_the_sub_image_that_shows_it() -> None:
-    share = {"alpha": 0.75, "patch_grid": GRID, "tile_grid": (2, 2)}
-    assert sub_image_quotas(CORNER, 20, **share) == [0, 20, 0, 0]
-    # Strips of nine patches: a row and a half each.
-    assert sub_image_quotas(CORNER, 20, **share, fidelity=True) == [6, 13, 0, 0]
+    assert deal(CORNER, 24, (2, 2), alpha=0.75) == [18, 0, 6, 0, 0]
+    # Strips of nine patches: a row and a half each. Six of the nine marks lie in the second, and 1 is lost to rounding.
+    assert deal(CORNER, 20, (2, 2), alpha=0.75, fidelity=True) == [15, 1, 3, 0, 0]
 
 
 @pytest.mark.parametrize(("tile_grid", "quotas"), [((1, 2), [0, 9]), ((2, 1), [9, 0]), ((3, 1), [6, 3, 0])])
 def test_grids_that_are_not_square_are_read_by_rows_and_columns(tile_grid: tuple[int, int], quotas: list[int]) -> None:
-    assert sub_image_quotas(CORNER, 9, alpha=0.75, patch_grid=GRID, tile_grid=tile_grid) == quotas
+    assert deal(CORNER, 36, tile_grid, alpha=0.75) == [27, *quotas]
+
+
+def test_padding_moves_the_borders_of_what_a_sub_image_shows() -> None:
+    # Three tiles side by side, of the mosaic's 18 columns the middle 10 show the picture: 2, 6 and 2 of them.
+    part_at = mosaic(GRID, (1, 3), (6, 10)) // N
+    assert shown_by(GRID, part_at).view(GRID)[0].tolist() == [0, 1, 1, 1, 1, 2]
 
 
 def test_a_base_tile_that_takes_everything_leaves_nothing() -> None:
-    assert sub_image_quotas(CORNER, 0, alpha=1.0, patch_grid=GRID, tile_grid=(2, 2)) == [0, 0, 0, 0]
+    assert deal(CORNER, 30, (2, 2), alpha=1.0) == [30, 0, 0, 0, 0]
+
+
+def test_what_a_full_tile_cannot_take_goes_to_the_others() -> None:
+    sub_image = shown_by(GRID, mosaic(GRID, (2, 2), (12, 12)) // N)
+    share = {"alpha": 0.75, "sizes": [N, 4, 4, 4, 4], "sub_image": sub_image}
+    assert deal_by_marks(CORNER, 40, **share) == [30, 2, 4, 2, 2]
+    assert deal_by_marks(CORNER, 40, **share, fidelity=True) == [30, 0, 4, 0, 0]
 
 
 @given(
@@ -47,29 +69,25 @@ def test_a_base_tile_that_takes_everything_leaves_nothing() -> None:
     rate=st.floats(0.01, 1),
     alpha=st.floats(0, 1),
     tile_grid=st.sampled_from([(1, 2), (2, 1), (2, 2), (1, 3), (3, 1)]),
-    fidelity=st.booleans(),
 )
 @settings(max_examples=80, deadline=None)
-def test_each_tile_keeps_its_best_and_all_together_at_most_the_budget(
-    seed: int, rate: float, alpha: float, tile_grid: tuple[int, int], fidelity: bool
+def test_the_whole_budget_is_dealt_out_and_no_tile_gets_more_than_it_has(
+    seed: int, rate: float, alpha: float, tile_grid: tuple[int, int]
 ) -> None:
-    generator, num_tiles = torch.Generator().manual_seed(seed), 1 + tile_grid[0] * tile_grid[1]
-    early, attention = torch.rand(N, generator=generator), torch.rand(num_tiles, N, generator=generator)
-    mask = select_in_tiles(
-        early, attention, rate=rate, alpha=alpha, patch_grid=GRID, tile_grid=tile_grid, fidelity=fidelity
-    )
-    budget = int(num_tiles * N * rate)
-    assert int(mask.sum()) <= budget
-    assert int(mask[0].sum()) == min(int(budget * alpha), N)
-    for kept, scores in zip(mask, attention, strict=True):
-        if kept.any() and not kept.all():
-            assert scores[kept].min() >= scores[~kept].max()
+    early = torch.rand(N, generator=torch.Generator().manual_seed(seed))
+    keep = int((1 + tile_grid[0] * tile_grid[1]) * N * rate)
+    counts = deal(early, keep, tile_grid, alpha=alpha)
+    assert sum(counts) == keep
+    assert all(0 <= count <= N for count in counts)
+    as_released = deal(early, keep, tile_grid, alpha=alpha, fidelity=True)
+    assert as_released[0] == min(int(keep * alpha), N)
+    assert sum(as_released) <= keep
 
 
 def test_the_mosaic_runs_through_tiles_row_by_row() -> None:
     ids = mosaic((2, 2), (1, 2), (10, 20))  # base tile 0..3, then 4 5 / 6 7 and 8 9 / 10 11
-    assert ids.tolist() == [4, 5, 8, 9, 6, 7, 10, 11]
-    assert mosaic((2, 2), (2, 1), (20, 10)).tolist() == list(range(4, 12))
+    assert ids.tolist() == [[4, 5, 8, 9], [6, 7, 10, 11]]
+    assert mosaic((2, 2), (2, 1), (20, 10)).flatten().tolist() == list(range(4, 12))
 
 
 @pytest.mark.parametrize(
@@ -78,9 +96,10 @@ def test_the_mosaic_runs_through_tiles_row_by_row() -> None:
 )
 def test_padding_is_cut_away_at_two_opposite_sides(image_size: tuple[int, int], rows: int, columns: int) -> None:
     ids = mosaic((24, 24), (2, 2), image_size)
-    assert len(ids) == rows * columns
-    if len(ids):
+    assert ids.shape == (rows, columns)
+    if ids.numel():
         top, left = (48 - rows) // 2, (48 - columns) // 2
-        tile, row, column = int(ids[0]) // 576, int(ids[0]) % 576 // 24, int(ids[0]) % 24
+        first = int(ids[0, 0])
+        tile, row, column = first // 576, first % 576 // 24, first % 24
         assert tile == 1 + top // 24 * 2 + left // 24
         assert (row, column) == (top % 24, left % 24)

@@ -172,7 +172,7 @@ def test_pictures_and_videos_stand_where_their_tokens_do(picture):
 def test_seconds_are_checked(picture, seconds):
     clip = picture(LIMITS.fingerprint, rows=3)
     clip.kind, clip.seconds_per_frame = tensor_pb2.VISUAL_KIND_VIDEO, seconds
-    with pytest.raises(InvalidRequest, match="seconds_per_frame is not a number of 0 to 3600"):
+    with pytest.raises(InvalidRequest, match="seconds_per_frame is not a number of 0 to 7200"):
         read_prompt([1, 5], [clip], WITH_VIDEO)
 
 
@@ -186,7 +186,15 @@ def test_ends_of_lines_count_as_tokens(picture):
         read_prompt([1, 4, 50], [tiled], LIMITS)
 
 
-@pytest.mark.parametrize("newline_after", [[3, 1], [1, 1], [4], [2**32 - 1]])
+def test_lines_of_nothing_end_where_the_line_before_did(picture):
+    narrow = picture(LIMITS.fingerprint, rows=4)
+    narrow.newline_after[:] = [3, 3, 3]
+    prompt = read_prompt([1, 4, 50], [narrow], WITH_VIDEO)
+    assert prompt.num_tokens == 2 + 4 + 3
+    assert prompt.visual_tokens[0].newline_after.tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("newline_after", [[3, 1], [4], [2**32 - 1]])
 def test_ends_of_lines_are_checked(picture, newline_after):
     tiled = picture(LIMITS.fingerprint, rows=4)
     tiled.newline_after[:] = newline_after

@@ -1,0 +1,178 @@
+"""What the LLaVA families share: a vision tower of CLIP's kind out of their checkpoint, text tower and projections out
+of a CLIP checkpoint.
+
+Never the language model, never the projector: those live in the LLM service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPVisionConfig
+from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPVisionModel
+
+from encoder_service.models.base import CheckpointError, LoadOptions
+from encoder_service.models.clip_text import ClipTextTower
+from encoder_service.models.clip_vision import ClipVisionTower
+from encoder_service.models.compute import place, resolve_device, resolve_dtype, settings_fingerprint
+from encoder_service.models.weights import load_into, read_config, read_tensors
+from encoder_service.pruners.base import TextFeatures, View
+from encoder_service.visual import VideoFrames, VisualInput
+from fovea import checkpoints
+
+__all__ = ["DEFAULT_TEXT_TOWER", "ClipEncoder"]
+
+DEFAULT_TEXT_TOWER: Final = "openai/clip-vit-large-patch14-336"
+
+_WEIGHTS = (*checkpoints.CONFIG_FILES, "*.safetensors")
+
+
+class _Describes(Protocol):
+    def describe(self) -> str:
+        """Its configuration, the same text for the same numbers."""
+        ...
+
+
+_Preprocessor = TypeVar("_Preprocessor", bound=_Describes)
+
+
+class ClipEncoder(Generic[_Preprocessor]):
+    """See `EncoderModel`; what is missing is how a picture becomes parts.
+
+    Args:
+        checkpoint: Directory of the checkpoint.
+        options: How to load it.
+        preprocessor: What makes pixel values, from the side of the square that the tower takes.
+
+    Raises:
+        CheckpointError: Another layout than LLaVA's, a text tower that is missing or does not fit.
+        FileNotFoundError: The text tower's checkpoint cannot be found.
+    """
+
+    family: str
+    default_text_tower = DEFAULT_TEXT_TOWER
+    text_tower_types: tuple[str, ...] = ("clip",)  # `model_type` of checkpoints with the tensors of a CLIP
+    tower_name = "vision_tower"
+    max_images = 8
+    max_videos = 0
+    min_text_ids = 3  # BOS, a word, EOS
+    reads_language_model_ids = False
+    views = frozenset(View)
+    prunes_in_tower = True
+
+    def __init__(self, checkpoint: Path, options: LoadOptions, preprocessor: Callable[[int], _Preprocessor]) -> None:
+        config = read_config(checkpoint)
+        _require_second_last_layer(config, self.family)
+        clip = _resolve_text_tower(options.text_tower or self.default_text_tower)
+        clip_config = read_config(clip)
+        if clip_config.get("model_type") not in self.text_tower_types:
+            raise CheckpointError(
+                f"the text tower {clip.name!r} is a {clip_config.get('model_type')!r} checkpoint;"
+                f" a CLIP one is needed: {', '.join(self.text_tower_types)}"
+            )
+        self.device = resolve_device(options.device)
+        vision_model = _vision_model(checkpoint, config, options.attn_implementation, self.tower_name)
+        self.dtype = resolve_dtype(options.dtype, self.device, vision_model.pre_layrnorm.weight.dtype)
+        vision_config = vision_model.config
+        visual_projection = _projection(clip, "visual_projection", vision_config.hidden_size, "vision tower")
+        text_model = _text_model(clip, clip_config)
+        text_projection = _projection(clip, "text_projection", text_model.config.hidden_size, "text tower")
+        if visual_projection.out_features != text_projection.out_features:
+            raise CheckpointError(
+                f"visual_projection of {clip.name!r} makes {visual_projection.out_features} channels,"
+                f" text_projection {text_projection.out_features}"
+            )
+        self.vision_tower = place(ClipVisionTower(vision_model, visual_projection), self.device, self.dtype)
+        self.text_tower = place(ClipTextTower(text_model, text_projection), self.device, self.dtype)
+        self.preprocess_image = preprocessor(int(vision_config.image_size))
+
+        self.hidden_size = int(vision_config.hidden_size)
+        self.max_text_ids = self.text_tower.max_positions
+        self.text_vocab_size = int(text_model.config.vocab_size)
+        self.fingerprint = checkpoints.fingerprint(checkpoint)
+        self.text_tower_fingerprint = checkpoints.fingerprint(clip)
+        self.settings_fingerprint = settings_fingerprint(
+            options, self.device, self.dtype, self.preprocess_image.describe()
+        )
+
+    def _load_another_tower(self, checkpoint: Path, options: LoadOptions, name: str) -> ClipVisionTower:
+        """A second vision tower of the same checkpoint and config, with the same projection."""
+        model = _vision_model(checkpoint, read_config(checkpoint), options.attn_implementation, name)
+        return place(ClipVisionTower(model, self.vision_tower.visual_projection), self.device, self.dtype)
+
+    def num_frames(self, total_frames: int, seconds: float) -> int:
+        raise NotImplementedError(f"family {self.family} takes no videos")
+
+    def preprocess_video(self, video: VideoFrames) -> VisualInput:
+        raise NotImplementedError(f"family {self.family} takes no videos")
+
+    def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:
+        features: list[TextFeatures] = self.text_tower(texts, eos_attention=eos_attention)
+        return features
+
+
+def _require_second_last_layer(config: dict[str, Any], family: str) -> None:
+    vision = config.get("vision_config") or {}
+    if vision.get("model_type") not in ("clip_vision_model", "clip"):
+        raise CheckpointError(f"the vision tower is a {vision.get('model_type')!r}; family {family} takes a CLIP one")
+    layer, strategy = config.get("vision_feature_layer", -2), config.get("vision_feature_select_strategy", "default")
+    if int(vision.get("num_hidden_layers", 12)) < 2:
+        raise CheckpointError(f"the vision tower has one layer; family {family} takes two or more")
+    if layer != -2 or strategy != "default":
+        raise CheckpointError(
+            f"the checkpoint reads vision layer {layer} with strategy {strategy!r};"
+            f" family {family} reads layer -2 with strategy 'default', as the published checkpoints do"
+        )
+
+
+def _resolve_text_tower(model: str) -> Path:
+    clip = checkpoints.resolve(model, files=_WEIGHTS)
+    if not any(clip.glob("*.safetensors")):
+        clip = checkpoints.resolve(model, files=(*checkpoints.CONFIG_FILES, "pytorch_model*.bin"))
+    return clip
+
+
+def _vision_model(checkpoint: Path, config: dict[str, Any], attn_implementation: str, name: str) -> CLIPVisionModel:
+    with torch.device("meta"):
+        model = CLIPVisionModel._from_config(
+            CLIPVisionConfig.from_dict(config["vision_config"]), attn_implementation=attn_implementation
+        )
+    # The hub's checkpoints say <name>.vision_model.*, transformers 5 saves <name>.* or model.<name>.*.
+    tensors = read_tensors(checkpoint, rf"(?:model\.)?{name}\.(?:vision_model\.)?(.+)")
+    _fill(model, model.embeddings, tensors, name.replace("_", " "))
+    return model
+
+
+def _text_model(clip: Path, config: dict[str, Any]) -> CLIPTextModel:
+    # The vision half is not looked at: LanguageBind's has settings of its own.
+    text_half = {key: value for key, value in config.items() if not key.startswith("vision_config")}
+    with torch.device("meta"):
+        model = CLIPTextModel._from_config(CLIPConfig.from_dict(text_half).text_config, attn_implementation="sdpa")
+    _fill(model, model.embeddings, read_tensors(clip, r"text_model\.(.+)"), "text tower")
+    return model
+
+
+def _fill(model: nn.Module, embeddings: Any, tensors: dict[str, Tensor], what: str) -> None:
+    """Loads a tower that was built on the meta device, where a random initialisation costs neither time nor memory."""
+    load_into(model, tensors, what=what)
+    # The one buffer that is computed, not stored.
+    embeddings.position_ids = torch.arange(embeddings.position_ids.shape[-1]).expand((1, -1))
+
+
+def _projection(clip: Path, name: str, width: int, tower: str) -> nn.Linear:
+    tensors = read_tensors(clip, rf"{name}\.(weight)")
+    if "weight" not in tensors:
+        raise CheckpointError(f"the text tower {clip.name!r} holds no {name}; a whole CLIP checkpoint is needed")
+    made, taken = tensors["weight"].shape
+    if taken != width:
+        raise CheckpointError(
+            f"{name} of {clip.name!r} takes {taken} channels, the {tower} has {width};"
+            " --text-tower must name the CLIP that this LLaVA was built on"
+        )
+    linear = nn.Linear(taken, made, bias=False, device="meta")
+    load_into(linear, tensors, what=name)
+    return linear

@@ -1,0 +1,122 @@
+"""From the frames of a video to pixel values, as transformers' video processors make them, without torchvision.
+
+They resize with torch's antialiased interpolation on 8-bit values, which torchvision merely calls. It rounds otherwise
+than Pillow, through which pictures go: by a grey level here and there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  # its usual name
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from encoder_service.models.base import CheckpointError
+
+__all__ = ["RESAMPLINGS", "FrameProcessor", "read_video_config", "resize"]
+
+# Pillow's numbers of what `resize` can do, and torch's names.
+RESAMPLINGS: Final = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+# Of transformers' VideoLlavaVideoProcessor.
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "do_resize": True,
+    "size": {"shortest_edge": 224},
+    "resample": Image.Resampling.BICUBIC,
+    "do_center_crop": True,
+    "crop_size": {"height": 224, "width": 224},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": OPENAI_CLIP_MEAN,
+    "image_std": OPENAI_CLIP_STD,
+}
+
+
+def resize(frames: Tensor, height: int, width: int, resample: int) -> Tensor:
+    """[T, 3, H, W] uint8 to [T, 3, height, width] uint8; `resample` is Pillow's number of bilinear or bicubic."""
+    if frames.shape[-2:] == (height, width):
+        return frames
+    mode = RESAMPLINGS[Image.Resampling(resample)]
+    return F.interpolate(frames, (height, width), mode=mode, align_corners=False, antialias=True)
+
+
+class FrameProcessor:
+    """A CLIP-like video processor: short side to a size, middle square, normalised.
+
+    Args:
+        checkpoint: Directory with video_preprocessor_config.json, processor_config.json or preprocessor_config.json.
+        image_size: Side of the square that the tower takes.
+
+    Raises:
+        CheckpointError: It makes frames of another size, or works otherwise.
+    """
+
+    def __init__(self, checkpoint: Path, image_size: int) -> None:
+        found = read_video_config(checkpoint)
+        config = {name: default if found.get(name) is None else found[name] for name, default in _DEFAULTS.items()}
+        crop, edge = config["crop_size"], config["size"].get("shortest_edge")
+        if (crop.get("height"), crop.get("width")) != (image_size, image_size) or not edge or edge < image_size:
+            raise CheckpointError(
+                f"the video processor of {checkpoint.name!r} brings the short side to {edge} and cuts out {crop};"
+                f" its video tower takes {image_size} x {image_size}"
+            )
+        steps = [name for name in _DEFAULTS if name.startswith("do_") and not config[name]]
+        if steps or config["resample"] not in list(RESAMPLINGS):
+            raise CheckpointError(
+                f"the video processor of {checkpoint.name!r} leaves out {steps} or resamples by {config['resample']};"
+                f" accepted: every step, {', '.join(f'{int(number)} ({name})' for number, name in RESAMPLINGS.items())}"
+            )
+        self._edge, self._side, self._resample = int(edge), image_size, int(config["resample"])
+        scale = 1.0 / config["rescale_factor"]
+        self._mean = (torch.tensor(config["image_mean"]) * scale).view(3, 1, 1)
+        self._std = (torch.tensor(config["image_std"]) * scale).view(3, 1, 1)
+
+    def __call__(self, frames: Sequence[Image.Image]) -> Tensor:
+        """[T, 3, side, side] float32 of T frames in RGB. Keeps no state, so any thread may call it."""
+        squares = torch.stack([self._square(frame) for frame in frames])
+        pixel_values: Tensor = (squares.to(torch.float32) - self._mean) / self._std
+        return pixel_values
+
+    def _square(self, frame: Image.Image) -> Tensor:
+        """[3, side, side] uint8. Frame by frame: a whole clip at its own size would be in memory several times."""
+        pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1).contiguous()[None]
+        short = min(frame.size)
+        width, height = (self._edge if side == short else int(self._edge * side / short) for side in frame.size)
+        pixels = resize(pixels, height, width, self._resample)[0]
+        top, left = (height - self._side) // 2, (width - self._side) // 2
+        return pixels[:, top : top + self._side, left : left + self._side]
+
+    def describe(self) -> str:
+        """Its configuration, the same text for the same numbers."""
+        return f"{self._edge} {self._side} {self._resample} {self._mean.tolist()} {self._std.tolist()}"
+
+
+def read_video_config(checkpoint: Path) -> dict[str, Any]:
+    """Of the video processor, where transformers looks, in its order: the newest layout, the video's own file, that of
+    pictures.
+
+    Raises:
+        CheckpointError: None of them is there, or one cannot be read.
+    """
+    sources = (("processor_config.json", "video_processor"), ("video_preprocessor_config.json", None))
+    for name, key in (*sources, ("preprocessor_config.json", None)):
+        path = checkpoint / name
+        if not path.is_file():
+            continue
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            found = config if key is None else config.get(key)
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(f"the {name} of {checkpoint.name!r} cannot be read") from error
+        if isinstance(found, dict):
+            return found
+    raise CheckpointError(
+        f"{checkpoint.name!r} has neither video_preprocessor_config.json nor preprocessor_config.json"
+    )

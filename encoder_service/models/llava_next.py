@@ -1,0 +1,51 @@
+"""LLaVA-NeXT: a picture is a small version of the whole and the tiles of a large one, each a part."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence, Set
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from encoder_service.models.anyres import TileCutter
+from encoder_service.models.base import LoadOptions
+from encoder_service.models.clip_encoder import ClipEncoder
+from encoder_service.models.weights import read_config
+from encoder_service.pruners.base import View
+from encoder_service.pruners.in_tower import InTowerPruner
+from encoder_service.pruners.tiles import mosaic
+from encoder_service.tiling import without_padding
+from encoder_service.visual import Layout, VisualFeatures, VisualInput
+
+__all__ = ["LlavaNextEncoder"]
+
+
+class LlavaNextEncoder(ClipEncoder[TileCutter]):
+    """See `EncoderModel`.
+
+    Raises:
+        CheckpointError: See `ClipEncoder` and `TileCutter`.
+    """
+
+    family = "llava_next"
+    grid: tuple[int, int] | None = None
+
+    def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
+        canvases = read_config(checkpoint).get("image_grid_pinpoints")
+        super().__init__(checkpoint, options, lambda image_size: TileCutter(checkpoint, canvases, image_size))
+
+    def preprocess(self, image: Image.Image) -> VisualInput:
+        pixel_values, tile_grid = self.preprocess_image(image)
+        grid = self.vision_tower.grid
+        return VisualInput(
+            pixel_values, Layout(len(pixel_values), *grid, mosaic=mosaic(grid, tile_grid, (image.height, image.width)))
+        )
+
+    def encode(
+        self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None
+    ) -> list[VisualFeatures]:
+        pixel_values = torch.cat([one.pixel_values for one in inputs])
+        tiles = iter(self.vision_tower(pixel_values.to(self.device, self.dtype), views, in_tower))
+        return [without_padding(one.layout, list(itertools.islice(tiles, one.layout.num_parts))) for one in inputs]

@@ -1,0 +1,161 @@
+"""Qwen2.5-VL: the vision tower with its merger, and the rows of the language model's embedding table.
+
+Never the language model itself. What is shipped is as wide as the language model, and a pruner's patch is a visual
+token, that is a whole group of 2 x 2 patches.
+
+There is no text tower and no CLS. A question is read as rows of the table that the language model embeds words with,
+since the merger's output lives among them; that is our interpretation of DeSAP for this family, whose authors do not
+say what they took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import Qwen2_5_VLConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionTransformerPretrainedModel,
+    Qwen2_5_VLVisionRotaryEmbedding,
+)
+
+from encoder_service.models.base import CheckpointError, LoadOptions
+from encoder_service.models.compute import place, resolve_device, resolve_dtype, settings_fingerprint
+from encoder_service.models.qwen_pixels import QwenPixels
+from encoder_service.models.qwen_vision import VIEWS, QwenVisionTower
+from encoder_service.models.weights import load_into, read_config, read_tensors
+from encoder_service.pruners.base import TextFeatures, View
+from encoder_service.pruners.in_tower import InTowerPruner
+from encoder_service.visual import Layout, VideoFrames, VisualFeatures, VisualInput
+from fovea import checkpoints
+
+__all__ = ["QwenEncoder"]
+
+# The hub's layout, and that of transformers 5 in memory.
+_VISION_TOWER: Final = r"(?:model\.)?visual\.(.+)"
+_EMBEDDINGS: Final = r"(?:language_model\.)?model\.(?:language_model\.)?embed_tokens\.(weight)"
+
+# What transformers takes where a video does not say how its frames lie in time.
+_DEFAULT_SECONDS_PER_FRAME: Final = 1 / 24
+
+
+class QwenEncoder:
+    """See `EncoderModel`.
+
+    Args:
+        checkpoint: Directory of the checkpoint.
+        options: How to load it; `text_tower` must be empty.
+
+    Raises:
+        CheckpointError: Tensors are missing or do not fit the config; a text tower is given.
+    """
+
+    family = "qwen2_5_vl"
+    grid: tuple[int, int] | None = None
+    max_images = 8
+    max_videos = 4
+    max_text_ids = 8192  # a table has no positions to run out of
+    min_text_ids = 1
+    reads_language_model_ids = True
+    views = VIEWS
+    prunes_in_tower = False
+
+    def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
+        if options.text_tower:
+            raise CheckpointError(
+                "family qwen2_5_vl reads questions with the language model's own embeddings; leave --text-tower out"
+            )
+        vision_config = _vision_config(read_config(checkpoint))
+        self.device = resolve_device(options.device)
+        visual = _visual(checkpoint, vision_config, options.attn_implementation)
+        self.dtype = resolve_dtype(options.dtype, self.device, visual.patch_embed.proj.weight.dtype)
+        self.vision_tower = place(QwenVisionTower(visual), self.device, self.dtype)
+        # No checkpoint holds this table. It stays float32 in any compute dtype, so it comes after `place`.
+        visual.rotary_pos_emb = Qwen2_5_VLVisionRotaryEmbedding(vision_config).to(self.device)
+        self.pixels = QwenPixels(checkpoint, vision_config)
+        self._frames_per_step = int(vision_config.temporal_patch_size)
+        self._embeddings = _embeddings(checkpoint, vision_config.out_hidden_size).to(self.device)
+
+        self.hidden_size = int(vision_config.out_hidden_size)
+        self.text_vocab_size = len(self._embeddings)
+        self.fingerprint = self.text_tower_fingerprint = checkpoints.fingerprint(checkpoint)
+        self.settings_fingerprint = settings_fingerprint(options, self.device, self.dtype, self.pixels.describe())
+
+    def preprocess(self, image: Image.Image) -> VisualInput:
+        patches, grid = self.pixels.picture(image)
+        return VisualInput(patches, Layout(1, *grid))
+
+    def num_frames(self, total_frames: int, seconds: float) -> int:
+        return self.pixels.num_frames(total_frames, seconds)
+
+    def preprocess_video(self, video: VideoFrames) -> VisualInput:
+        patches, grid = self.pixels.video(video.frames)
+        seconds = self._frames_per_step * (video.seconds_per_frame or _DEFAULT_SECONDS_PER_FRAME)
+        return VisualInput(patches, Layout(len(patches), *grid, is_video=True, seconds_per_frame=seconds))
+
+    def encode(
+        self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None
+    ) -> list[VisualFeatures]:
+        if in_tower is not None:
+            raise ValueError("the tower of family qwen2_5_vl cannot be pruned inside")
+        patches = torch.cat([one.pixel_values.flatten(0, 1) for one in inputs]).to(self.device, self.dtype)
+        layouts = [one.layout for one in inputs]
+        grids = [(layout.rows, layout.columns) for layout in layouts for _ in range(layout.num_parts)]
+        parts = iter(self.vision_tower(patches, grids, views))
+        return [
+            VisualFeatures(
+                layout,
+                tuple(next(parts) for _ in range(layout.num_parts)),
+                torch.arange(layout.num_patches).split(layout.rows * layout.columns),
+            )
+            for layout in layouts
+        ]
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:
+        if eos_attention:
+            raise ValueError("family qwen2_5_vl has no text tower whose attention could be read")
+        return [self._encode_text(ids) for ids in texts]
+
+    def _encode_text(self, ids: Sequence[int]) -> TextFeatures:
+        rows = self._embeddings[torch.tensor(ids, device=self.device)].to(self.dtype)
+        # No end-of-text row speaks for the whole: the mean does.
+        return TextFeatures(rows, rows.mean(dim=0, keepdim=True), torch.ones(len(ids), dtype=torch.bool))
+
+
+def _vision_config(config: dict[str, Any]) -> Any:
+    vision = Qwen2_5_VLConfig.from_dict(config).vision_config
+    if vision.depth - 1 not in vision.fullatt_block_indexes:
+        raise CheckpointError(
+            f"the last of {vision.depth} vision layers looks into windows only; family qwen2_5_vl reads saliency off"
+            f" a last layer that sees the whole picture, fullatt_block_indexes are {list(vision.fullatt_block_indexes)}"
+        )
+    return vision
+
+
+def _visual(checkpoint: Path, vision_config: Any, attn_implementation: str) -> Any:
+    """Tower and merger, yet without the table of rotary frequencies."""
+    with torch.device("meta"):
+        visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(
+            vision_config, attn_implementation=attn_implementation
+        )
+    visual.rotary_pos_emb = None
+    load_into(visual, read_tensors(checkpoint, _VISION_TOWER), what="vision tower")
+    return visual
+
+
+def _embeddings(checkpoint: Path, width: int) -> Tensor:
+    """[V, D], as stored."""
+    tensors = read_tensors(checkpoint, _EMBEDDINGS)
+    if "weight" not in tensors:
+        raise CheckpointError("the checkpoint holds no embed_tokens.weight of the language model")
+    table = tensors["weight"]
+    if table.shape[1] != width:
+        raise CheckpointError(
+            f"the language model embeds words in {table.shape[1]} channels, its vision tower makes {width}"
+        )
+    return table

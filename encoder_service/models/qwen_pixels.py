@@ -1,0 +1,143 @@
+"""From RGB pictures and frames to the patches of Qwen2.5-VL, at the resolution that they have themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+
+from encoder_service.models.base import CheckpointError
+from encoder_service.models.frames import RESAMPLINGS, read_video_config, resize
+from fovea.errors import InvalidRequest
+
+__all__ = ["QwenPixels"]
+
+# Of transformers' Qwen2VLVideoProcessor, where the checkpoint says nothing.
+_VIDEO_SIZE: Final = {"shortest_edge": 128 * 28 * 28, "longest_edge": 28 * 28 * 768}
+_MAX_VIDEO_TOKENS: Final = 128_000
+_MIN_FRAMES, _MAX_FRAMES = 4, 768
+# How the model was made to be used; transformers leaves it to the caller.
+_FRAMES_PER_SECOND: Final = 2.0
+_UNKNOWN_FRAME_RATE: Final = 24.0
+
+
+class QwenPixels:
+    """The checkpoint's image processor, in its PIL form, and the arithmetic of its video processor, which exists in
+    transformers on torchvision alone. The numbers are theirs.
+
+    Args:
+        checkpoint: Directory with preprocessor_config.json or processor_config.json.
+        vision_config: Of the tower that reads the patches.
+
+    Raises:
+        CheckpointError: Neither file is there, or it makes other patches than the tower takes.
+    """
+
+    def __init__(self, checkpoint: Path, vision_config: Any) -> None:
+        video_config = read_video_config(checkpoint)
+        try:
+            self._picture = Qwen2VLImageProcessorPil.from_pretrained(checkpoint, local_files_only=True)
+            self._video = Qwen2VLImageProcessorPil.from_dict({"size": _VIDEO_SIZE} | video_config)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{checkpoint.name!r} has no readable preprocessor_config.json") from error
+        self._merge, self._patch = int(vision_config.spatial_merge_size), int(vision_config.patch_size)
+        self._frames = int(vision_config.temporal_patch_size)
+        for processor in (self._picture, self._video):
+            made = processor.patch_size, processor.temporal_patch_size, processor.merge_size
+            if made != (self._patch, self._frames, self._merge):
+                raise CheckpointError(
+                    f"the processor of {checkpoint.name!r} makes patches of side, frames and group {made},"
+                    f" its vision tower takes {(self._patch, self._frames, self._merge)}"
+                )
+        if self._video.resample not in list(RESAMPLINGS):
+            raise CheckpointError(f"resample {self._video.resample} of videos is not 2 (bilinear) or 3 (bicubic)")
+        self._sampling = (
+            float(video_config.get("fps") or _FRAMES_PER_SECOND),
+            int(video_config.get("min_frames") or _MIN_FRAMES),
+            int(video_config.get("max_frames") or _MAX_FRAMES),
+        )
+        self._caps_video = bool(video_config.get("cap_pixels_per_frame"))
+        self._max_video_tokens = int(video_config.get("max_video_tokens", _MAX_VIDEO_TOKENS))
+
+    def picture(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
+        """Patches [1, h w, P] of a picture in RGB, and the grid of its visual tokens (h and w are twice as many).
+
+        Keeps no state, so any thread may call it.
+        """
+        size = self._picture.size
+        height, width = self._target(image.size, size["shortest_edge"], size["longest_edge"])
+        # Here and not in the processor, which would copy the whole picture to numpy and back for it.
+        image = image.resize((width, height), self._picture.resample)
+        patches = self._picture(images=image, do_resize=False, return_tensors="pt")["pixel_values"]
+        return torch.as_tensor(patches, dtype=torch.float32)[None], self._grid(height, width)
+
+    def video(self, frames: Sequence[Image.Image]) -> tuple[Tensor, tuple[int, int]]:
+        """Patches [T, h w, P] of frames in RGB, two of which make one step in time (the last is doubled if they are
+        odd), and the grid of a step's visual tokens.
+
+        Raises:
+            InvalidRequest: Frames of several sizes.
+        """
+        if len({frame.size for frame in frames}) > 1:
+            raise InvalidRequest("the frames of a video must all have the same width and height", param="video")
+        processor, size = self._video, self._video.size
+        most = size["longest_edge"]
+        if self._caps_video:
+            factor = self._patch * self._merge
+            share = int(self._max_video_tokens * factor * factor * 0.9) * self._frames // len(frames)
+            most = max(min(most, share), int(size["shortest_edge"] * 1.05))
+        height, width = self._target(frames[0].size, size["shortest_edge"], most)
+        # One by one: a whole clip at its own size would be in memory several times.
+        pixels = torch.cat([resize(_channels_first(frame), height, width, processor.resample) for frame in frames])
+        scale = 1.0 / processor.rescale_factor
+        mean, std = (
+            torch.tensor(values)[:, None, None] * scale for values in (processor.image_mean, processor.image_std)
+        )
+        return self._patches((pixels.to(torch.float32) - mean) / std), self._grid(height, width)
+
+    def num_frames(self, total_frames: int, seconds: float) -> int:
+        """Frames to sample of a file: so many a second within bounds, whole steps, no more than there are."""
+        fps, least, most = self._sampling
+        wanted = fps * (seconds or total_frames / _UNKNOWN_FRAME_RATE)
+        count = int(min(max(wanted, least), most, total_frames))
+        return max(count // self._frames * self._frames, 1)
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """[F, 3, H, W] to [T, h w, P]: groups of patches in raster order, inside a group likewise."""
+        missing = -len(pixels) % self._frames
+        pixels = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
+        steps = pixels.unflatten(0, (-1, self._frames))
+        steps = steps.unflatten(4, (-1, self._merge, self._patch)).unflatten(3, (-1, self._merge, self._patch))
+        # T, frames, 3, rows, group rows, side, columns, group columns, side
+        patches: Tensor = steps.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).flatten(5).flatten(1, 4).contiguous()
+        return patches
+
+    def _target(self, size: tuple[int, int], least: int, most: int) -> tuple[int, int]:
+        """Height and width to which a picture of `size` (width, height) is brought."""
+        width, height = size
+        try:
+            target = smart_resize(height, width, self._patch * self._merge, least, most)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"{width:,} x {height:,} pixels: the longer side may be at most 200 times the shorter", param="image"
+            ) from error
+        return int(target[0]), int(target[1])
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        factor = self._patch * self._merge
+        return height // factor, width // factor
+
+    def describe(self) -> str:
+        """Its configuration, the same text for the same numbers."""
+        return f"{self._picture.to_json_string()}{self._video.to_json_string()}{self._caps_video}{self._sampling}"
+
+
+def _channels_first(frame: Image.Image) -> Tensor:
+    """[1, 3, H, W] uint8."""
+    return torch.from_numpy(np.array(frame)).permute(2, 0, 1).contiguous()[None]

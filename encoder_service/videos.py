@@ -1,0 +1,250 @@
+"""From the bytes of a video file, or of its frames, to sampled RGB frames, with limits on memory and time.
+
+Of T frames n are sampled: those with the numbers floor(i * T / n), i = 0 .. n - 1. That is transformers' own rule
+(`default_sample_indices_fn`, and `torch.arange(0, T, T / n).int()` of Qwen's processor): the first frame of each of n
+equal stretches. Of a video that has fewer frames some come several times. T is the number of frames that can be shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from PIL import Image
+
+from encoder_service.video_containers import broken, opened
+from encoder_service.visual import VideoFrames
+from fovea import images
+from fovea.errors import InvalidRequest, ServiceError, TooLarge
+
+__all__ = ["FrameList", "VideoFile", "VideoLimits", "VideoSource", "decode", "sample_indices"]
+
+_NO_SECONDS: Final = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class VideoLimits:
+    """What is accepted.
+
+    Attributes:
+        max_bytes: Of a file, or of all frames together.
+        max_frames: Sampled, or brought as a list.
+        max_frame_pixels: Of one frame. A decoder may hold 17 of them at twice that size.
+        max_pixels: Of all sampled frames together, which lie in memory at once, 3 bytes each.
+        max_seconds: Of a file.
+        timeout_s: Longest that a file may take to decode.
+    """
+
+    max_bytes: int = 32 * 2**20
+    max_frames: int = 64
+    max_frame_pixels: int = 4096 * 4096
+    max_pixels: int = 150_000_000
+    max_seconds: float = 3600.0
+    timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A video as a file.
+
+    Attributes:
+        data: MP4, WebM, MKV, AVI, MOV or GIF.
+        num_frames: To sample; 0 for the model's own number.
+    """
+
+    data: bytes
+    num_frames: int = 0
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of all that decides which frames are seen."""
+        return hashlib.sha256(b"file %d " % self.num_frames + hashlib.sha256(self.data).digest()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class FrameList:
+    """A video as frames that were sampled already.
+
+    Attributes:
+        images: Picture files of one size, in the order of time.
+        seconds_per_frame: From one to the next; 0: unknown.
+    """
+
+    images: tuple[bytes, ...]
+    seconds_per_frame: float = _NO_SECONDS
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the frames and of their distance in time."""
+        frames = b"".join(hashlib.sha256(image).digest() for image in self.images)
+        return hashlib.sha256(b"frames %s " % self.seconds_per_frame.hex().encode() + frames).digest()
+
+
+VideoSource: TypeAlias = VideoFile | FrameList
+_ChooseNumFrames: TypeAlias = Callable[[int, float], int]
+
+
+def decode(source: VideoSource, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> VideoFrames:
+    """The sampled frames of a video, upright, in RGB and of one size.
+
+    Transparent parts lie on white, as with pictures.
+
+    Args:
+        source: A file or frames.
+        choose_num_frames: From the frames and the seconds (0: unknown) of a file to how many are sampled, where the
+            file does not say; cut to `limits.max_frames`.
+        limits: What is accepted.
+
+    Raises:
+        TooLarge: More bytes, pixels or time than that.
+        UnsupportedMedia: Another format, no video in it, or broken.
+        InvalidRequest: Frames of different sizes, too many, none, or more than 100 times as long as wide.
+    """
+    match source:
+        case VideoFile():
+            return _decode_file(source, choose_num_frames, limits)
+        case FrameList():
+            return _decode_list(source, limits)
+
+
+def sample_indices(total: int, num_frames: int) -> list[int]:
+    """Numbers of the frames that are sampled of `total`, ascending."""
+    return [i * total // num_frames for i in range(num_frames)]
+
+
+def _decode_list(source: FrameList, limits: VideoLimits) -> VideoFrames:
+    if not source.images:
+        raise InvalidRequest("the video has no frames; at least 1 is needed", param="video")
+    _check_frames(len(source.images), limits)
+    _check_bytes(sum(map(len, source.images)), limits)
+    frames: list[Image.Image] = []
+    for number, data in enumerate(source.images):
+        try:
+            frames.append(images.decode(data, max_bytes=limits.max_bytes, max_pixels=limits.max_frame_pixels))
+        except ServiceError as error:
+            raise type(error)(f"frame {number} of the video: {error.message}", param="video") from error
+        if not number:
+            _check_pixels(*frames[0].size, len(source.images), limits)
+        _check_same_size(frames[0], frames[-1])
+    return VideoFrames(tuple(frames), source.seconds_per_frame)
+
+
+def _decode_file(source: VideoFile, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> VideoFrames:
+    _check_bytes(len(source.data), limits)
+    clock = _Clock(limits.timeout_s)
+    total, rate = _measure(source.data, clock, limits)
+    if source.num_frames:
+        _check_frames(source.num_frames, limits)
+
+    def indices() -> list[int]:
+        seconds = total / rate if rate else _NO_SECONDS
+        return sample_indices(
+            total, source.num_frames or max(1, min(choose_num_frames(total, seconds), limits.max_frames))
+        )
+
+    wanted = indices()
+    frames, decoded = _frames_at(source.data, wanted, clock, limits)
+    if len(frames) < len(wanted):
+        # Packets that show nothing (VP8 has some, and a file may be cut off): now it is known how many do show.
+        if not decoded:
+            raise broken()
+        total = decoded
+        frames, _ = _frames_at(source.data, indices(), clock, limits)
+    return VideoFrames(tuple(frames), total / (rate * len(frames)) if rate else _NO_SECONDS)
+
+
+def _measure(data: bytes, clock: _Clock, limits: VideoLimits) -> tuple[int, float]:
+    """Frames of a file and how many there are a second (0: unknown), without decoding: headers often do not tell."""
+    with opened(data, max_pixels=limits.max_frame_pixels) as (container, stream):
+        total = 0
+        for packet in container.demux(stream):
+            clock.check()
+            total += bool(packet.size) and not packet.is_discard
+        rate = float(stream.average_rate or 0)
+    if not total:
+        raise broken()
+    if rate and total / rate > limits.max_seconds:
+        raise TooLarge(
+            f"the video lasts {total / rate:,.0f} seconds; at most {limits.max_seconds:,.0f} are accepted",
+            param="video",
+        )
+    return total, rate
+
+
+def _frames_at(data: bytes, indices: list[int], clock: _Clock, limits: VideoLimits) -> tuple[list[Image.Image], int]:
+    """The frames with the given numbers, ascending, as far as the file has them, and how many were decoded for that."""
+    frames: list[Image.Image] = []
+    decoded = 0
+    with opened(data, max_pixels=limits.max_frame_pixels) as (container, stream):
+        _check_pixels(stream.codec_context.width, stream.codec_context.height, len(set(indices)), limits)
+        for frame in container.decode(stream):
+            clock.check()
+            while len(frames) < len(indices) and indices[len(frames)] == decoded:
+                if not frames or indices[len(frames) - 1] != decoded:
+                    _check_pixels(frame.width, frame.height, len(set(indices)), limits)
+                    images.check_size(frame.width, frame.height, limits.max_frame_pixels, what="video", param="video")
+                    image = _to_image(frame)
+                frames.append(image)
+                _check_same_size(frames[0], image)
+            decoded += 1
+            if len(frames) == len(indices):
+                break
+    return frames, decoded
+
+
+def _to_image(frame: Any) -> Image.Image:
+    """Upright and in RGB; phones film lying and write beside it how to turn the picture."""
+    if any(component.is_alpha for component in frame.format.components) or frame.format.has_palette:
+        image = images.to_rgb(Image.fromarray(frame.to_ndarray(format="rgba")))
+    else:
+        image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+    turn = turns.get(frame.rotation % 360)
+    return image if turn is None else image.transpose(turn)
+
+
+class _Clock:
+    """Decoding in a thread cannot be stopped from outside; it asks this instead."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._end = time.monotonic() + timeout_s
+
+    def check(self) -> None:
+        if time.monotonic() > self._end:
+            raise TooLarge(
+                f"the video takes longer than {self._timeout_s:g} seconds to decode; a shorter or smaller one, or"
+                " sampled frames, are accepted",
+                param="video",
+            )
+
+
+def _check_bytes(count: int, limits: VideoLimits) -> None:
+    if count > limits.max_bytes:
+        raise TooLarge(f"the video has {count:,} bytes; at most {limits.max_bytes:,} are accepted", param="video")
+
+
+def _check_frames(count: int, limits: VideoLimits) -> None:
+    if count > limits.max_frames:
+        raise InvalidRequest(f"{count} frames of a video; at most {limits.max_frames} are accepted", param="video")
+
+
+def _check_pixels(width: int, height: int, num_frames: int, limits: VideoLimits) -> None:
+    if width * height * num_frames > limits.max_pixels:
+        raise TooLarge(
+            f"{num_frames} frames of {width:,} x {height:,} pixels are sampled; at most {limits.max_pixels:,} pixels"
+            " in all are accepted",
+            param="video",
+        )
+
+
+def _check_same_size(first: Image.Image, other: Image.Image) -> None:
+    if other.size != first.size:
+        raise InvalidRequest(
+            f"the video's frames have different sizes, {first.width} x {first.height} and"
+            f" {other.width} x {other.height}; one size is accepted",
+            param="video",
+        )

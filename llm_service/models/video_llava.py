@@ -1,0 +1,28 @@
+"""Video-LLaVA: LLaVA-1.5's projector and Vicuna, with a token that stands for a video beside the one for a picture.
+
+A whole video arrives with the CLS row of each frame (`Grid.cls_per_frame`), as transformers reads it, a pruned one
+without; both go through the same projector as patches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import VideoLlavaConfig
+from transformers.models.video_llava.modeling_video_llava import VideoLlavaMultiModalProjector
+
+from llm_service.models.llava import LlavaLanguageModel
+
+__all__ = ["VideoLlavaLanguageModel"]
+
+
+class VideoLlavaLanguageModel(LlavaLanguageModel):
+    """Language model and projector of a Video-LLaVA checkpoint. See `VisionLanguageModel` for the attributes."""
+
+    family = "video_llava"
+    config_class: type[Any] = VideoLlavaConfig
+    projector_class: type[Any] = VideoLlavaMultiModalProjector
+
+    def __init__(self, config: Any, causal_lm: Any, projector: Any, eos_token_ids: frozenset[int]) -> None:
+        super().__init__(config, causal_lm, projector, eos_token_ids)
+        self.video_token_id = config.video_token_id

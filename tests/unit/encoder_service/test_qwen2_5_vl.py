@@ -1,0 +1,494 @@
+"""The qwen2_5_vl family: patches, features and views are those of the unsplit model, without its language model."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils import is_torchvision_available
+
+from benchmarks.tiny import qwen2_5_vl
+from encoder_service.engine import EncodedVisual, EncodeRequest, Engine
+from encoder_service.models import load
+from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
+from encoder_service.pruners import PRUNERS
+from encoder_service.pruners.base import View
+from encoder_service.servicer import describe, read_request
+from encoder_service.settings import EncoderSettings
+from encoder_service.videos import FrameList
+from encoder_service.visual import VideoFrames
+from fovea.errors import InvalidRequest
+from fovea.v1 import encoder_pb2
+
+# Width and height. One window holds 4 x 4 visual tokens of 28 x 28 pixels.
+SHAPES = [
+    (56, 56),
+    (112, 112),
+    (140, 140),
+    (224, 84),
+    (84, 224),
+    (640, 480),
+    (480, 641),
+    (301, 299),
+    (1, 1),
+    (3, 80),
+    (80, 3),
+    (1000, 13),
+    (97, 2000),
+]
+OFFERED = {"none", "desap", "holov", "hired", "cls", "uniform", "random"}
+
+
+def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.NEAREST)
+
+
+def frames(count: int, size: tuple[int, int]) -> tuple[Image.Image, ...]:
+    return tuple(picture(size, seed) for seed in range(count))
+
+
+def load_encoder(checkpoint: Path, **options: Any) -> EncoderModel:
+    return load(str(checkpoint), LoadOptions(device="cpu", **options))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return qwen2_5_vl.write(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="module")
+def encoder(checkpoint: Path) -> EncoderModel:
+    return load_encoder(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def unsplit(checkpoint: Path) -> Any:
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def copy_of(checkpoint: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the checkpoint with its config or tensors changed."""
+
+    def copy(*, config: Callable[[dict[str, Any]], None] | None = None, tensors: Any = None) -> Path:
+        target = tmp_path / "copy"
+        shutil.copytree(checkpoint, target)
+        if config is not None:
+            content = json.loads((target / "config.json").read_text())
+            config(content)
+            (target / "config.json").write_text(json.dumps(content))
+        if tensors is not None:
+            save_file(tensors(load_file(target / "model.safetensors")), target / "model.safetensors")
+        return target
+
+    return copy
+
+
+def test_patches_of_pictures_are_those_of_the_checkpoints_processor(checkpoint: Path, encoder: EncoderModel) -> None:
+    processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
+    for size in SHAPES:
+        want = processor(images=picture(size), return_tensors="pt")
+        got = encoder.preprocess(picture(size))
+        assert torch.equal(got.pixel_values[0], want["pixel_values"]), size
+        assert want["image_grid_thw"].tolist() == [[1, 2 * got.layout.rows, 2 * got.layout.columns]]
+
+
+@pytest.mark.skipif(not is_torchvision_available(), reason="the video processor of transformers needs torchvision")
+@pytest.mark.parametrize(("count", "size"), [(1, (64, 48)), (4, (56, 112)), (5, (300, 200)), (8, (97, 31))])
+def test_patches_of_videos_are_those_of_the_video_processor(
+    checkpoint: Path, encoder: EncoderModel, count: int, size: tuple[int, int]
+) -> None:
+    from transformers import Qwen2VLVideoProcessor
+
+    processor = Qwen2VLVideoProcessor.from_pretrained(checkpoint, cap_pixels_per_frame=False)
+    want = processor(videos=[np.stack([np.array(frame) for frame in frames(count, size)])], return_tensors="pt")
+    got = encoder.preprocess_video(VideoFrames(frames(count, size)))
+    assert torch.equal(got.pixel_values.flatten(0, 1), want["pixel_values_videos"])
+    layout = got.layout
+    assert want["video_grid_thw"].tolist() == [[layout.num_parts, 2 * layout.rows, 2 * layout.columns]]
+
+
+def test_patches_of_a_video_lie_group_by_group_two_frames_deep(encoder: EncoderModel) -> None:
+    """At a size that needs no resizing, each number is looked up in its frame; the last of three frames is doubled."""
+    clip = frames(3, (84, 56))
+    got = encoder.preprocess_video(VideoFrames(clip, seconds_per_frame=0.5))
+    assert (got.layout.num_parts, got.layout.rows, got.layout.columns) == (2, 2, 3)
+    assert got.layout.is_video
+    assert got.layout.seconds_per_frame == 1.0
+    mean = np.array([0.48145466, 0.4578275, 0.40821073])
+    std = np.array([0.26862954, 0.26130258, 0.27577711])
+    values = [(np.array(frame) / 255 - mean) / std for frame in (*clip, clip[2])]
+    for step in range(2):
+        index = 0
+        for row, column in np.ndindex(2, 3):
+            for down, right in np.ndindex(2, 2):
+                top, left = 28 * row + 14 * down, 28 * column + 14 * right
+                pair = np.stack([v[top : top + 14, left : left + 14] for v in values[2 * step : 2 * step + 2]])
+                want = torch.from_numpy(pair.transpose(3, 0, 1, 2).flatten()).float()
+                torch.testing.assert_close(got.pixel_values[step, index], want, atol=1e-5, rtol=1e-5)
+                index += 1
+        assert index == got.pixel_values.shape[1]
+
+
+def test_a_video_that_says_nothing_of_time_is_taken_at_24_frames_a_second(encoder: EncoderModel) -> None:
+    layout = encoder.preprocess_video(VideoFrames(frames(2, (56, 56)))).layout
+    assert layout.seconds_per_frame == pytest.approx(2 / 24)
+
+
+def test_frames_of_several_sizes_are_refused(encoder: EncoderModel) -> None:
+    with pytest.raises(InvalidRequest, match="same width and height"):
+        encoder.preprocess_video(VideoFrames((picture((56, 56)), picture((56, 57)))))
+
+
+def test_features_are_what_the_unsplit_model_puts_among_its_words(
+    checkpoint: Path, encoder: EncoderModel, unsplit: Any
+) -> None:
+    processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
+    together = encoder.encode([encoder.preprocess(picture(size)) for size in SHAPES], frozenset())
+    for size, got in zip(SHAPES, together, strict=True):
+        inputs = processor(images=picture(size), return_tensors="pt")
+        with torch.inference_mode():
+            want = unsplit.get_image_features(**inputs).pooler_output[0]
+        torch.testing.assert_close(got.parts[0].hidden, want, atol=1e-4, rtol=1e-5)
+        assert got.parts[0].grid == (got.layout.rows, got.layout.columns)
+        assert got.parts[0].views == {}
+
+
+@pytest.mark.parametrize(("count", "size"), [(4, (56, 56)), (7, (200, 150))])
+def test_features_of_a_video_are_those_of_the_unsplit_model(
+    encoder: EncoderModel, unsplit: Any, count: int, size: tuple[int, int]
+) -> None:
+    video = encoder.preprocess_video(VideoFrames(frames(count, size)))
+    layout = video.layout
+    grid = torch.tensor([[layout.num_parts, 2 * layout.rows, 2 * layout.columns]])
+    with torch.inference_mode():
+        want = unsplit.get_video_features(video.pixel_values.flatten(0, 1), grid).pooler_output[0]
+    [got] = encoder.encode([video], frozenset())
+    torch.testing.assert_close(torch.cat([part.hidden for part in got.parts]), want, atol=1e-4, rtol=1e-5)
+    assert torch.equal(torch.cat(got.places), torch.arange(layout.num_patches))
+
+
+class PlainViews:
+    """All views of one picture, by loops and whole maps, from the hidden states of the unsplit tower."""
+
+    def __init__(self, unsplit: Any, patches: torch.Tensor, rows: int, columns: int) -> None:
+        self.tower = unsplit.model.visual
+        with torch.inference_mode():
+            states = self.tower(
+                patches, grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]]), output_hidden_states=True
+            ).hidden_states
+        windows = [
+            row * columns + column
+            for top in range(0, rows, 4)
+            for left in range(0, columns, 4)
+            for row in range(top, min(top + 4, rows))
+            for column in range(left, min(left + 4, columns))
+        ]
+        back = torch.tensor(windows).argsort()
+        self.states = [state.unflatten(0, (-1, 4))[back].flatten(0, 1) for state in states]
+        self.window_of = torch.tensor(
+            [(i // columns // 4) * 1000 + i % columns // 4 for i in range(rows * columns)]
+        ).repeat_interleave(4)
+        places = [
+            (2 * row + down, 2 * column + right)
+            for row in range(rows)
+            for column in range(columns)
+            for down in range(2)
+            for right in range(2)
+        ]
+        frequencies = 10000.0 ** (-torch.arange(4) / 4)
+        angles = torch.tensor(places)[:, :, None] * frequencies
+        self.angles = angles.flatten(1)  # [S, 8]
+
+    def heads(self, layer: int) -> dict[str, torch.Tensor]:
+        block = self.tower.blocks[layer]
+        qkv = block.attn.qkv(block.norm1(self.states[layer if layer >= 0 else layer - 1]))
+        query, key, value = (part.unflatten(-1, (4, 16)).transpose(0, 1) for part in qkv.split(64, dim=-1))
+        return {"q": self.rotated(query), "k": self.rotated(key), "v": value, "bare_k": key}
+
+    def rotated(self, rows: torch.Tensor) -> torch.Tensor:
+        first, second = rows[..., :8], rows[..., 8:]
+        cos, sin = self.angles.cos(), self.angles.sin()
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+    def attention(self, variant: str) -> torch.Tensor:
+        heads = self.heads(-1)
+        query, key, value = (heads[letter] for letter in variant)
+        mixed = (query @ key.mT / 4).softmax(-1) @ value
+        return self.tower.blocks[-1].attn.proj(mixed.transpose(0, 1).flatten(1))
+
+    def joint(self, rows: torch.Tensor) -> torch.Tensor:
+        merged = self.tower.merger(rows)
+        return torch.cat([merged.mean(0, keepdim=True), merged])
+
+    def saliency(self, layer: int, *, in_windows: bool) -> torch.Tensor:
+        heads = self.heads(layer)
+        scores = heads["q"] @ heads["k"].mT / 4
+        if in_windows:
+            scores = scores.masked_fill(self.window_of[:, None] != self.window_of, -torch.inf)
+        return scores.softmax(-1).mean(dim=(0, 1)).view(-1, 4).mean(1)
+
+
+@pytest.mark.parametrize("size", [(56, 84), (252, 168)])  # inside one window; 3 x 2 windows, cut at the edges
+def test_views_are_what_they_say(encoder: EncoderModel, unsplit: Any, size: tuple[int, int]) -> None:
+    inputs = [encoder.preprocess(picture((140, 28))), encoder.preprocess(picture(size))]
+    layout = inputs[1].layout
+    got = encoder.encode(inputs, encoder.views)[1].parts[0].views
+    assert got.keys() == encoder.views
+    with torch.inference_mode():
+        plain = PlainViews(unsplit, inputs[1].pixel_values[0], layout.rows, layout.columns)
+        wanted = {
+            View.KEYS: plain.heads(-1)["bare_k"].transpose(0, 1).flatten(1).unflatten(0, (-1, 4)).flatten(1),
+            View.SALIENCY_LAST: plain.saliency(-1, in_windows=False),
+            View.SALIENCY_SECOND_LAST: plain.saliency(-1, in_windows=False),
+            View.SALIENCY_FIRST: plain.saliency(0, in_windows=True),
+            View.JOINT_VANILLA: plain.joint(plain.states[-1]),
+        }
+        for variant in ("qqv", "qkv", "kkv", "vvv"):
+            output = plain.attention(variant)
+            wanted[View(f"joint_{variant}")] = plain.joint(output)
+            wanted[View(f"attention_{variant}")] = output.unflatten(0, (-1, 4)).flatten(1)
+    for view in encoder.views:
+        torch.testing.assert_close(got[view], wanted[view], atol=1e-4, rtol=1e-4, msg=lambda m, v=view: f"{v}: {m}")
+
+
+def test_saliency_of_a_large_picture_is_computed_in_steps(
+    encoder: EncoderModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [encoder.preprocess(picture((252, 168)))]
+    views = frozenset({View.SALIENCY_LAST})
+    whole = encoder.encode(inputs, views)[0].parts[0].views[View.SALIENCY_LAST]
+    monkeypatch.setattr("encoder_service.models.qwen_vision._MAX_SCORES", 5000)
+    steps = encoder.encode(inputs, views)[0].parts[0].views[View.SALIENCY_LAST]
+    torch.testing.assert_close(steps, whole, atol=1e-7, rtol=1e-5)
+
+
+def test_a_question_is_rows_of_the_embedding_table(encoder: EncoderModel, unsplit: Any) -> None:
+    [text] = encoder.encode_texts([[20, 30, 30, 40]])
+    rows = unsplit.get_input_embeddings().weight[[20, 30, 30, 40]]
+    assert torch.equal(text.tokens, rows)
+    torch.testing.assert_close(text.eos, rows.mean(0, keepdim=True))
+    assert text.is_word.tolist() == [True] * 4
+
+
+def png(size: tuple[int, int] = (252, 168), seed: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    picture(size, seed).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def run(encoder: EncoderModel, make_engine: Callable[..., Engine]) -> Callable[..., EncodedVisual]:
+    """What the service makes of one picture, or of one video of four frames."""
+
+    def encode(
+        name: str,
+        params: dict[str, object],
+        keep: int,
+        *,
+        towers: EncoderModel = encoder,
+        text_ids: tuple[int, ...] = (20, 30, 40),
+        video: bool = False,
+        joint: bool = False,
+    ) -> EncodedVisual:
+        engine = make_engine(towers=towers)
+        clip = FrameList(tuple(png((112, 84), seed) for seed in range(4)), 0.5)
+        request = EncodeRequest(
+            () if video else (png(),),
+            text_ids,
+            PRUNERS[name].bind(params),
+            keep_tokens=keep,
+            videos=(clip,) if video else (),
+            joint_frames=joint,
+        )
+        [outcome] = engine.run([engine.prepare(request)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome[0]
+
+    return encode
+
+
+@pytest.mark.parametrize("name", sorted(OFFERED - {"none"}))
+def test_pruners_keep_whole_groups_with_their_places(
+    run: Callable[..., EncodedVisual], encoder: EncoderModel, name: str
+) -> None:
+    got = run(name, {}, 6)
+    assert got.num_tokens_total == 54
+    assert got.features.shape == (6, encoder.hidden_size)
+    assert len(set(got.positions.tolist())) == 6
+    assert got.positions.max() < 54
+
+
+@pytest.mark.parametrize("name", sorted(OFFERED))
+def test_a_full_budget_changes_nothing(run: Callable[..., EncodedVisual], encoder: EncoderModel, name: str) -> None:
+    got = run(name, {}, 54)
+    [whole] = encoder.encode([encoder.preprocess(picture((252, 168)))], frozenset())
+    order = np.argsort(got.positions)
+    np.testing.assert_array_equal(got.positions[order], np.arange(54))
+    np.testing.assert_allclose(got.features[order], whole.parts[0].hidden.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"task_share": 1.0},
+        {"attn_variant": "kkv", "merge_metric": "decoupled"},
+        {"attn_variant": "vvv", "merge_metric": "key"},
+        {"similarity": "vanilla", "fcma": False},
+        {"fcma_cosines": "signed", "cls_layer": -2},
+    ],
+)
+def test_desaps_switches_work(
+    run: Callable[..., EncodedVisual], encoder: EncoderModel, params: dict[str, object]
+) -> None:
+    got = run("desap", params, 10)
+    assert got.features.shape == (10, encoder.hidden_size)
+    assert got.task_map is not None
+
+
+@pytest.mark.parametrize("name", sorted(OFFERED - {"none"}))
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_video_is_pruned_step_by_step_or_as_a_whole(
+    run: Callable[..., EncodedVisual], name: str, joint: bool
+) -> None:
+    got = run(name, {}, 6, video=True, joint=joint)
+    assert got.num_tokens_total == 24
+    assert got.layout.num_parts == 2
+    assert len(set(got.positions.tolist())) == 6
+    if not joint:
+        assert sorted(got.positions // 12) == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_file_is_sampled_twice_a_second_in_whole_steps(encoder: EncoderModel) -> None:
+    assert encoder.num_frames(300, 10.0) == 20
+    assert encoder.num_frames(300, 10.9) == 20
+    assert encoder.num_frames(100, 0.5) == 4
+    assert encoder.num_frames(3, 10.0) == 2
+    assert encoder.num_frames(1, 10.0) == 1
+    assert encoder.num_frames(100_000, 3600.0) == 768
+    assert encoder.num_frames(240, 0) == 20  # as if there were 24 a second
+
+
+def test_the_token_that_a_word_means_is_kept(run: Callable[..., EncodedVisual], checkpoint: Path) -> None:
+    """A word whose embedding is what token 37 says of itself draws the budget to token 37, and to no other place."""
+    encoder = load_encoder(checkpoint)
+    visual = encoder.preprocess(picture((252, 168)))
+    own = encoder.encode([visual], frozenset({View.JOINT_QQV}))[0].parts[0].views[View.JOINT_QQV]
+    for token in (5, 37):
+        encoder._embeddings[77] = own[1 + token]  # type: ignore[attr-defined]
+        assert run("desap", {"task_share": 1.0}, 1, towers=encoder, text_ids=(77,)).positions.tolist() == [token]
+
+
+def test_pruners_that_need_a_cls_are_not_offered(encoder: EncoderModel) -> None:
+    settings = EncoderSettings(model="x")
+    assert {info.name for info in describe(encoder, settings).pruners} == OFFERED
+    for name in ("visionzip", "prumerge", "prumerge_plus", "flowcut"):
+        with pytest.raises(InvalidRequest, match="accepted: none, desap, holov, hired, cls, uniform, random"):
+            read_request(encoder_pb2.EncodeRequest(images=[b"x"], pruner=name), encoder, settings)
+
+
+def test_a_filter_that_reads_a_text_towers_attention_is_refused(encoder: EncoderModel) -> None:
+    request = encoder_pb2.EncodeRequest(images=[b"x"], pruner="desap")
+    request.pruner_params.update({"text_filter": "eot_attention"})
+    with pytest.raises(InvalidRequest, match="with these parameters"):
+        read_request(request, encoder, EncoderSettings(model="x"))
+
+
+def test_clients_are_told_whose_ids_to_send(encoder: EncoderModel) -> None:
+    info = describe(encoder, EncoderSettings(model="x"))
+    assert info.text_tokenizer == encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL
+    assert info.max_text_ids == 8192
+    assert not info.HasField("grid")
+    assert info.hidden_size == 128
+
+
+def features_of(encoder: EncoderModel) -> torch.Tensor:
+    return encoder.encode([encoder.preprocess(picture((140, 112)))], frozenset())[0].parts[0].hidden
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_every_key_layout_and_stored_dtype_gives_the_same_features(
+    copy_of: Callable[..., Path], encoder: EncoderModel, unsplit: Any, dtype: torch.dtype
+) -> None:
+    def as_in_memory(_: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {key: tensor.to(dtype).clone() for key, tensor in unsplit.state_dict().items()}
+
+    copy = copy_of(tensors=as_in_memory)
+    assert "model.visual.merger.ln_q.weight" in load_file(copy / "model.safetensors")
+    other = load_encoder(copy)
+    exact = dtype == torch.float32
+    torch.testing.assert_close(features_of(other), features_of(encoder), atol=0 if exact else 0.5, rtol=0)
+    [text] = other.encode_texts([[20, 30]])
+    assert text.tokens.dtype == torch.float32
+    torch.testing.assert_close(
+        text.tokens, encoder.encode_texts([[20, 30]])[0].tokens, atol=0 if exact else 5e-3, rtol=0
+    )
+
+
+def test_the_language_model_is_not_read(copy_of: Callable[..., Path], encoder: EncoderModel) -> None:
+    """All of it but the embedding table is in a shard that is no safetensors file, and nobody notices."""
+    copy = copy_of()
+    tensors = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    own = {key: tensor for key, tensor in tensors.items() if key.startswith("visual.") or "embed_tokens" in key}
+    assert len(own) < len(tensors)
+    save_file(own, copy / "model-00001-of-00002.safetensors")
+    (copy / "model-00002-of-00002.safetensors").write_bytes(b"not a safetensors file")
+    weight_map = {key: f"model-0000{1 if key in own else 2}-of-00002.safetensors" for key in tensors}
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert torch.equal(features_of(load_encoder(copy)), features_of(encoder))
+
+
+def test_half_precision_computes_all_views(checkpoint: Path, encoder: EncoderModel) -> None:
+    half = load_encoder(checkpoint, dtype="bfloat16")
+    inputs = [half.preprocess(picture((140, 112)))]
+    got = half.encode(inputs, half.views)[0].parts[0]
+    assert got.hidden.dtype == torch.bfloat16
+    want = encoder.encode(inputs, frozenset({View.SALIENCY_LAST}))[0].parts[0]
+    spread = want.hidden.std()
+    assert (got.hidden.float() - want.hidden).abs().mean() < 0.1 * spread
+    saliency, exact = got.views[View.SALIENCY_LAST], want.views[View.SALIENCY_LAST]
+    torch.testing.assert_close(saliency, exact, atol=0.2 * float(exact.std()), rtol=0.1)
+
+
+def test_eager_attention_gives_the_same_features(checkpoint: Path, encoder: EncoderModel) -> None:
+    eager = load_encoder(checkpoint, attn_implementation="eager")
+    torch.testing.assert_close(features_of(eager), features_of(encoder), atol=1e-4, rtol=1e-5)
+
+
+def test_a_text_tower_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match="leave --text-tower out"):
+        load_encoder(checkpoint, text_tower="somewhere")
+
+
+def test_a_last_layer_that_sees_windows_only_is_refused(copy_of: Callable[..., Path]) -> None:
+    copy = copy_of(config=lambda config: config["vision_config"].update(fullatt_block_indexes=[1]))
+    with pytest.raises(CheckpointError, match="windows only"):
+        load_encoder(copy)
+
+
+def test_a_missing_embedding_table_is_named(copy_of: Callable[..., Path]) -> None:
+    copy = copy_of(tensors=lambda tensors: {key: t for key, t in tensors.items() if "embed_tokens" not in key})
+    with pytest.raises(CheckpointError, match="no embed_tokens"):
+        load_encoder(copy)
+
+
+def test_a_processor_of_other_patches_is_refused(copy_of: Callable[..., Path]) -> None:
+    copy = copy_of()
+    path = copy / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"patch_size": 16}))
+    with pytest.raises(CheckpointError, match="its vision tower takes"):
+        load_encoder(copy)

@@ -1,0 +1,435 @@
+"""The qwen2_5_vl family: fed by the vision tower over gRPC, the language model says what the whole model says.
+
+A kept token stands where it stood in the whole prompt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import shutil
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from benchmarks.tiny import qwen2_5_vl
+from fovea import tensors
+from fovea.v1 import llm_pb2, tensor_pb2
+from llm_service.models import load_model
+from llm_service.models.base import CheckpointError
+from llm_service.models.mrope import mrope_positions
+from llm_service.prompts import Prompt, VisualTokens
+
+START, VISION, VISION_END, IMAGE, VIDEO = 1, 3, 4, 6, 7
+NEW_TOKENS = 32
+
+
+@dataclass
+class Visual:
+    """A picture or video: the grid of its visual tokens, and how many seconds one step of it takes."""
+
+    frames: int
+    rows: int
+    columns: int
+    seconds: float | None = None
+
+    @property
+    def grid(self):
+        return self.frames, self.rows, self.columns
+
+    @property
+    def token(self):
+        return IMAGE if self.seconds is None else VIDEO
+
+    def patches(self, seed):
+        shape = (4 * math.prod(self.grid), 1176)
+        return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
+
+
+PROMPTS = [
+    ([START, 20, VISION, IMAGE, VISION_END, 60, 61, 62], [Visual(1, 6, 9)]),
+    ([VISION, IMAGE, VISION_END, 70, VISION, IMAGE, VISION_END, 80], [Visual(1, 2, 11), Visual(1, 5, 3)]),
+    ([START, VISION, VIDEO, VISION_END, 90, 91], [Visual(3, 2, 4, 1.0)]),
+    # A video so slow that its time reaches further than its rows and columns.
+    ([VISION, VIDEO, VISION_END, 33], [Visual(4, 3, 2, 7.3)]),
+    (
+        [VISION, VIDEO, VISION_END, 40, VISION, IMAGE, VISION_END, 41, VISION, VIDEO, VISION_END, 42],
+        [Visual(2, 2, 2, 1 / 12), Visual(1, 4, 4), Visual(5, 2, 3, 0.7)],
+    ),
+    ([START, 100, 101, 102], []),
+]
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return qwen2_5_vl.write(tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="module")
+def unsplit(qwen):
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(qwen, dtype=torch.float32).eval()
+
+
+def inputs_of(ids, visuals):
+    """What transformers' processor hands to the unsplit model, but for the patches."""
+    waiting = iter(visuals)
+    expanded = [i for token in ids for i in ([token] * _count(token, waiting))]
+    pictures = [visual for visual in visuals if visual.token == IMAGE]
+    videos = [visual for visual in visuals if visual.token == VIDEO]
+    inputs = {
+        "input_ids": torch.tensor([expanded]),
+        "attention_mask": torch.ones(1, len(expanded), dtype=torch.long),
+        "mm_token_type_ids": torch.tensor([[{IMAGE: 1, VIDEO: 2}.get(i, 0) for i in expanded]]),
+    }
+    if pictures:
+        inputs["image_grid_thw"] = torch.tensor([[v.frames, 2 * v.rows, 2 * v.columns] for v in pictures])
+    if videos:
+        inputs["video_grid_thw"] = torch.tensor([[v.frames, 2 * v.rows, 2 * v.columns] for v in videos])
+        inputs["second_per_grid_ts"] = torch.tensor([v.seconds for v in videos])
+    return inputs
+
+
+def _count(token, waiting):
+    return math.prod(next(waiting).grid) if token in (IMAGE, VIDEO) else 1
+
+
+def patches_of(visuals):
+    made = {}
+    for name, token in (("pixel_values", IMAGE), ("pixel_values_videos", VIDEO)):
+        some = [visual.patches(seed) for seed, visual in enumerate(visuals) if visual.token == token]
+        if some:
+            made[name] = torch.cat(some)
+    return made
+
+
+@torch.inference_mode()
+def merged(unsplit, visuals):
+    """What the vision tower makes of each."""
+    return [
+        unsplit.model.visual(
+            v.patches(seed), grid_thw=torch.tensor([[v.frames, 2 * v.rows, 2 * v.columns]])
+        ).pooler_output.numpy()
+        for seed, v in enumerate(visuals)
+    ]
+
+
+def message(fingerprint, visual, features, positions=None):
+    return tensor_pb2.VisualTokens(
+        features=tensors.to_message(features, tensor_pb2.DTYPE_FLOAT32),
+        positions=range(len(features)) if positions is None else positions,
+        grid=tensor_pb2.Grid(frames=visual.frames, rows=visual.rows, columns=visual.columns),
+        fingerprint=fingerprint,
+        kind=tensor_pb2.VISUAL_KIND_IMAGE if visual.seconds is None else tensor_pb2.VISUAL_KIND_VIDEO,
+        seconds_per_frame=visual.seconds or 0,
+    )
+
+
+def request_of(fingerprint, ids, visuals, features, kept=None, max_tokens=NEW_TOKENS):
+    kept = kept or [None] * len(visuals)
+    return llm_pb2.GenerateRequest(
+        input_ids=ids,
+        visual_tokens=[
+            message(fingerprint, visual, rows if keep is None else rows[keep], keep)
+            for visual, rows, keep in zip(visuals, features, kept, strict=True)
+        ],
+        sampling=llm_pb2.SamplingParams(max_tokens=max_tokens),
+        first_token_logprobs=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(unsplit):
+    """Per prompt the features, and greedy tokens and first log-probabilities of transformers' own model."""
+    made = []
+    for ids, visuals in PROMPTS:
+        inputs = inputs_of(ids, visuals)
+        with torch.inference_mode():
+            output = unsplit.generate(
+                **inputs,
+                **patches_of(visuals),
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+        tokens = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        made.append((merged(unsplit, visuals), tokens, output.logits[0][0].log_softmax(-1).numpy()))
+    return made
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+async def test_answers_are_those_of_the_unsplit_model(whole, qwen, loaded, serving, batch_size):
+    model = loaded(qwen, max_batch_size=batch_size, max_batch_delay_ms=1000 if batch_size == 8 else 0)
+    requests = [
+        request_of(model.limits.fingerprint, ids, visuals, features)
+        for (ids, visuals), (features, _, _) in zip(PROMPTS, whole, strict=True)
+    ]
+    async with serving(model) as client:
+        answers = await asyncio.gather(*map(client.ask, requests))
+    for (ids, visuals), (_, tokens, logprobs), answer in zip(PROMPTS, whole, answers, strict=True):
+        assert np.abs(np.array(answer.done.first_token_logprobs) - logprobs).max() <= 1e-4
+        assert list(answer.done.token_ids) == tokens
+        assert answer.done.prompt_tokens == len(ids) + sum(math.prod(v.grid) - 1 for v in visuals)
+
+
+def test_the_answers_compared_are_not_all_alike(whole):
+    """Otherwise the test above would show nothing."""
+    assert len({tuple(tokens) for _, tokens, _ in whole}) == len(whole)
+    assert min(len(set(tokens)) for _, tokens, _ in whole) > 4
+
+
+def whole_prompt(ids, visuals):
+    rows = [math.prod(visual.grid) for visual in visuals]
+    return Prompt(
+        np.array(ids),
+        tuple(
+            VisualTokens(
+                np.zeros((count, 4), np.float32),
+                np.arange(count),
+                visual.grid,
+                is_video=visual.seconds is not None,
+                seconds_per_frame=visual.seconds or 0,
+            )
+            for visual, count in zip(visuals, rows, strict=True)
+        ),
+    )
+
+
+@pytest.mark.parametrize(("ids", "visuals"), [case for case in PROMPTS if case[1]])
+def test_positions_are_those_of_get_rope_index(unsplit, ids, visuals):
+    inputs = inputs_of(ids, visuals)
+    want, _ = unsplit.model.get_rope_index(**inputs)
+    prompt = whole_prompt(ids, visuals)
+    positions, next_position = mrope_positions(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
+    np.testing.assert_array_equal(positions, want[:, 0].numpy())
+    assert [next_position] * 3 == (want[:, 0, -1] + 1).tolist()
+
+
+def test_a_video_of_unknown_speed_takes_a_second_a_step():
+    def positions_at(seconds):
+        prompt = whole_prompt([VIDEO, 9], [Visual(3, 1, 1, seconds)])
+        return mrope_positions(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
+
+    np.testing.assert_array_equal(positions_at(0.0)[0], positions_at(1.0)[0])
+    assert positions_at(0.0)[0].tolist() == [[0, 2, 4, 1], [0, 0, 0, 1], [0, 0, 0, 1]]
+    assert positions_at(0.0)[1] == 2
+
+
+def test_a_prompt_that_ends_in_a_picture_goes_on_as_text_would():
+    prompt = whole_prompt([20, VISION, IMAGE], [Visual(1, 2, 5)])
+    positions, next_position = mrope_positions(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
+    assert positions[:, -1].tolist() == [2, 3, 6]
+    assert next_position == 7
+
+
+@torch.inference_mode()
+def pruned_reference(unsplit, ids, visuals, features, kept):
+    """The unsplit language model fed with the kept tokens at the positions that they have in the whole prompt."""
+    inputs = inputs_of(ids, visuals)
+    position_ids, _ = unsplit.model.get_rope_index(**inputs)
+    expanded = inputs["input_ids"][0]
+    embeds = unsplit.get_input_embeddings()(expanded)
+    going_on, start = [], 0
+    for token in ids:
+        if token not in (IMAGE, VIDEO):
+            going_on.append(start)
+            start += 1
+            continue
+        visual, keep, rows = visuals.pop(0), kept.pop(0), features.pop(0)
+        embeds[start : start + len(rows)] = torch.from_numpy(rows)
+        going_on += [start + i for i in keep]
+        start += math.prod(visual.grid)
+    embeds, position_ids = embeds[going_on][None], position_ids[:, :, going_on]
+    next_position = int(position_ids[0, 0, -1]) + 1
+    output = unsplit.model.language_model(inputs_embeds=embeds, position_ids=position_ids, use_cache=True)
+    logits = unsplit.lm_head(output.last_hidden_state[0, -1])
+    first, tokens = logits.log_softmax(-1).numpy(), []
+    while True:
+        tokens.append(int(logits.argmax()))
+        if len(tokens) == NEW_TOKENS or tokens[-1] in (0, 2):
+            return first, tokens
+        output = unsplit.model.language_model(
+            inputs_embeds=unsplit.get_input_embeddings()(torch.tensor([[tokens[-1]]])),
+            position_ids=torch.full((3, 1, 1), next_position),
+            past_key_values=output.past_key_values,
+            use_cache=True,
+        )
+        next_position += 1
+        logits = unsplit.lm_head(output.last_hidden_state[0, -1])
+
+
+@pytest.fixture(scope="module")
+def pruned(unsplit, whole):
+    """Per prompt a third of each visual's tokens, in any order (some methods emit them as they rank them), and what the
+    reference says to them."""
+    random = np.random.default_rng(5)
+    made = []
+    for (ids, visuals), (features, _, _) in zip(PROMPTS, whole, strict=True):
+        kept = [random.permutation(len(rows))[: max(1, len(rows) // 3)].tolist() for rows in features]
+        made.append((kept, *pruned_reference(unsplit, ids, list(visuals), list(features), list(kept))))
+    return made
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+async def test_pruned_answers_are_those_of_the_unsplit_model_fed_with_the_kept_positions(
+    whole, pruned, qwen, loaded, serving, batch_size
+):
+    model = loaded(qwen, max_batch_size=batch_size, max_batch_delay_ms=1000 if batch_size == 8 else 0)
+    requests = [
+        request_of(model.limits.fingerprint, ids, visuals, features, kept)
+        for (ids, visuals), (features, _, _), (kept, _, _) in zip(PROMPTS, whole, pruned, strict=True)
+    ]
+    async with serving(model) as client:
+        answers = await asyncio.gather(*map(client.ask, requests))
+    for answer, (_, logprobs, tokens) in zip(answers, pruned, strict=True):
+        assert np.abs(np.array(answer.done.first_token_logprobs) - logprobs).max() <= 1e-4
+        assert list(answer.done.token_ids) == tokens
+
+
+async def test_where_kept_tokens_stood_matters(whole, qwen, loaded, serving):
+    """The same two features at other places of the same grid are another prompt."""
+    model = loaded(qwen)
+    (ids, visuals), (features, _, _) = PROMPTS[0], whole[0]
+    here = request_of(model.limits.fingerprint, ids, visuals, features, [[0, 53]], max_tokens=1)
+    there = request_of(model.limits.fingerprint, ids, visuals, features, [[0, 53]], max_tokens=1)
+    there.visual_tokens[0].positions[:] = [0, 1]
+    async with serving(model) as client:
+        answers = [await client.ask(request) for request in (here, there)]
+    logprobs = [np.array(answer.done.first_token_logprobs) for answer in answers]
+    assert np.abs(logprobs[0] - logprobs[1]).max() > 1e-2
+
+
+REFUSED = [
+    (lambda tokens: setattr(tokens.grid, "cls_per_frame", 1), "places every row in the grid"),
+    (lambda tokens: setattr(tokens.grid, "rows", 100_000), "reaches past the model's context of 4096"),
+    (lambda tokens: setattr(tokens.grid, "columns", 2**32 - 1), "reaches past the model's context of 4096"),
+    (lambda tokens: setattr(tokens.grid, "frames", 5000), "reaches past the model's context of 4096"),
+    (lambda tokens: tokens.positions.__setitem__(0, 54), "outside the grid of 1 x 6 x 9"),
+    (lambda tokens: tokens.newline_after.append(3), "no token for the end of a line"),
+    (lambda tokens: setattr(tokens, "kind", tensor_pb2.VISUAL_KIND_VIDEO), "0 video tokens"),
+]
+
+
+async def test_what_has_no_place_is_refused_and_the_service_lives_on(whole, qwen, loaded, serving):
+    model = loaded(qwen)
+    (ids, visuals), (features, tokens, _) = PROMPTS[0], whole[0]
+    async with serving(model) as client:
+        for change, says in REFUSED:
+            request = request_of(model.limits.fingerprint, ids, visuals, features)
+            change(request.visual_tokens[0])
+            with pytest.raises(grpc.aio.AioRpcError, match=says) as refusal:
+                await client.ask(request)
+            assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        answer = await client.ask(request_of(model.limits.fingerprint, ids, visuals, features))
+    assert list(answer.done.token_ids) == tokens
+
+
+async def test_an_llm_pruner_is_refused(whole, qwen, loaded, serving):
+    model = loaded(qwen)
+    (ids, visuals), (features, _, _) = PROMPTS[0], whole[0]
+    request = request_of(model.limits.fingerprint, ids, visuals, features)
+    request.llm_pruner.name = "fastv"
+    request.llm_pruner.keep_tokens = 5
+    async with serving(model) as client:
+        info = await client.stub.GetModelInfo(llm_pb2.GetLLMInfoRequest())
+        assert list(info.llm_pruners) == []
+        assert (info.image_token_id, info.video_token_id, info.visual_hidden_size) == (IMAGE, VIDEO, 128)
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await client.ask(request)
+    assert refusal.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+
+
+def load(checkpoint, **options):
+    return load_model(
+        checkpoint, **{"device": torch.device("cpu"), "dtype": "auto", "attn_implementation": "sdpa", **options}
+    )
+
+
+@torch.inference_mode()
+def last_logits(model):
+    prompt = whole_prompt([START, 20, 30, 40], [])
+    inputs = model.embed(prompt)
+    return model.causal_lm(inputs_embeds=inputs.inputs_embeds[None], position_ids=inputs.position_ids[:, None]).logits[
+        0, -1
+    ]
+
+
+@pytest.fixture
+def copy(qwen, tmp_path):
+    return shutil.copytree(qwen, tmp_path / "copy")
+
+
+def rewrite(checkpoint, change):
+    path = checkpoint / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["in_memory", "nested"])
+def test_every_key_layout_and_stored_dtype_is_read(copy, qwen, unsplit, layout, dtype):
+    def renamed(name):
+        if layout == "in_memory":
+            return name
+        name = name.replace("model.language_model.", "language_model.model.")
+        return name.replace("lm_head.", "language_model.lm_head.")
+
+    rewrite(copy, lambda _: {renamed(name): t.to(dtype).clone() for name, t in unsplit.state_dict().items()})
+    model = load(copy)
+    assert {parameter.dtype for parameter in model.causal_lm.parameters()} == {torch.float32}
+    assert not any("visual" in name for name, _ in model.causal_lm.named_parameters())
+    exact = dtype == torch.float32
+    torch.testing.assert_close(last_logits(model), last_logits(load(qwen)), atol=0 if exact else 0.5, rtol=0)
+
+
+def test_the_vision_tower_is_not_read(copy, qwen):
+    """Its shard is no safetensors file, and nobody notices."""
+    own = {name: t for name, t in load_file(copy / "model.safetensors").items() if not name.startswith("visual.")}
+    weight_map = {
+        name: f"model-0000{1 if name in own else 2}-of-00002.safetensors"
+        for name in load_file(copy / "model.safetensors")
+    }
+    (copy / "model.safetensors").unlink()
+    save_file(own, copy / "model-00001-of-00002.safetensors")
+    (copy / "model-00002-of-00002.safetensors").write_bytes(b"not a tensor in sight")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert torch.equal(last_logits(load(copy)), last_logits(load(qwen)))
+
+
+@pytest.mark.parametrize("place", ["root", "text_config"])
+def test_tied_embeddings_need_no_head(copy, place):
+    config = json.loads((copy / "config.json").read_text())
+    (config if place == "root" else config["text_config"])["tie_word_embeddings"] = True
+    if place == "text_config":
+        del config["tie_word_embeddings"]
+    (copy / "config.json").write_text(json.dumps(config))
+    rewrite(copy, lambda tensors: {name: t for name, t in tensors.items() if "lm_head" not in name})
+    model = load(copy)
+    assert torch.equal(model.causal_lm.lm_head.weight, model.causal_lm.get_input_embeddings().weight)
+
+
+def test_a_missing_head_is_named(copy):
+    rewrite(copy, lambda tensors: {name: t for name, t in tensors.items() if "lm_head" not in name})
+    with pytest.raises(CheckpointError, match=r"lacks 1 of .* 'lm_head.weight'"):
+        load(copy)
+
+
+def test_the_flat_config_of_the_hub_is_read(copy, qwen):
+    """Checkpoints from before transformers 5 have the language model's numbers at the root."""
+    config = json.loads((copy / "config.json").read_text())
+    text = config.pop("text_config")
+    text.pop("model_type")
+    rope = text.pop("rope_parameters")
+    flat = text | config | {"rope_theta": rope["rope_theta"]}
+    flat["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    (copy / "config.json").write_text(json.dumps(flat))
+    assert torch.equal(last_logits(load(copy)), last_logits(load(qwen)))
+
+
+def test_the_answer_ends_at_either_of_the_two_end_tokens(qwen):
+    assert load(qwen).eos_token_ids == {0, 2}
