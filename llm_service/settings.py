@@ -50,6 +50,10 @@ class LLMSettings(ServiceSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute dtype; auto is float32 on a CPU and the checkpoint's half dtype on CUDA (bfloat16 if it has none)."""
 
+    quantization: Literal["none", "int8", "nf4"] = "none"
+    """Bits of the language model's linear layers: int8 (LLM.int8()) or nf4 (4 bits), by the package bitsandbytes, which
+    must be installed. dtype is then what the other layers, and the products, are in; auto is bfloat16 on CUDA."""
+
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention kernel of transformers; flash_attention_2 needs its own package, CUDA and a half dtype."""
 

@@ -38,6 +38,7 @@ def load(settings: LLMSettings) -> ServedModel:
         device=resolve_device(settings.device),
         dtype=settings.dtype,
         attn_implementation=settings.attn_implementation,
+        quantization=settings.quantization,
     )
     max_model_len = _max_model_len(settings, model)
     engine = TransformersEngine(
@@ -90,6 +91,7 @@ def _settings_fingerprint(settings: LLMSettings, model: VisionLanguageModel, max
         "engine": settings.engine,
         "device": model.device.type,
         "dtype": str(model.dtype),
+        "quantization": settings.quantization,
         "attn_implementation": settings.attn_implementation,
         "max_model_len": max_model_len,
     }

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from torch import nn
 
 from llm_service.models.base import CheckpointError, VisionLanguageModel
 from llm_service.models.llava import LlavaLanguageModel
 from llm_service.models.llava_next import LlavaNextLanguageModel
+from llm_service.models.quantization import quantize
 from llm_service.models.qwen2_5_vl import QwenLanguageModel
 from llm_service.models.video_llava import VideoLlavaLanguageModel
 
@@ -24,11 +26,21 @@ FAMILIES: Final[dict[str, type[VisionLanguageModel]]] = {
 }
 
 
-def load_model(checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str) -> VisionLanguageModel:
+def load_model(
+    checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str, quantization: str = "none"
+) -> VisionLanguageModel:
     """Loads the language side of a checkpoint of any family that is served.
 
+    Args:
+        checkpoint: A directory.
+        device: Where the weights go.
+        dtype: See `resolve_dtype`.
+        attn_implementation: Attention kernel of transformers.
+        quantization: none, int8 or nf4 (`quantization`).
+
     Raises:
-        CheckpointError: Another family, an unreadable config, or weights that do not fit it.
+        CheckpointError: Another family, an unreadable config, weights that do not fit it, or a quantization that is not
+            possible here.
     """
     try:
         family = json.loads((checkpoint / "config.json").read_text()).get("model_type")
@@ -38,4 +50,14 @@ def load_model(checkpoint: Path, *, device: torch.device, dtype: str, attn_imple
         raise CheckpointError(
             f"{checkpoint.name!r} is of family {family!r}; the LLM service serves {', '.join(FAMILIES)}"
         )
-    return FAMILIES[family].load(checkpoint, device=device, dtype=dtype, attn_implementation=attn_implementation)
+    load = FAMILIES[family].load
+    if quantization == "none":
+        return load(checkpoint, device=device, dtype=dtype, attn_implementation=attn_implementation)
+    if dtype == "auto" and device.type != "cpu":
+        dtype = "bfloat16"
+    model = load(checkpoint, device=torch.device("cpu"), dtype=dtype, attn_implementation=attn_implementation)
+    quantize(model.causal_lm, quantization, device)
+    for module in vars(model).values():
+        if isinstance(module, nn.Module):
+            module.to(device)
+    return model

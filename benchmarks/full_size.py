@@ -1,0 +1,209 @@
+"""Checkpoints of real size without their weights: the hub's configs and tensor names, and zeros that take no disk.
+
+Only the shards that hold a wanted tensor are written, as sparse files. The others are named in the index and do not
+exist, so whoever reads more than its part fails.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+__all__ = ["MODELS", "FullSize", "write", "write_clip"]
+
+_SHARD_BYTES: Final = 4 * 2**30
+_BYTES: Final = 2  # bfloat16
+
+
+@dataclass(frozen=True)
+class FullSize:
+    """A published checkpoint.
+
+    Attributes:
+        config: Makes its config.
+        model: transformers' class.
+        rename: Names of transformers 5 to those on the hub: replacements of beginnings, the first that fits.
+        needs: Which tensors, by their names on the hub, a service reads.
+        processor: Makes its image processor.
+        has_text_tower: The encoder reads questions with a CLIP text tower.
+    """
+
+    config: Callable[[], Any]
+    model: Any
+    rename: Mapping[str, str]
+    needs: Mapping[str, Callable[[str], bool]]
+    processor: Callable[[], Any]
+    has_text_tower: bool
+
+
+def _clip_vision() -> Any:
+    return CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+        projection_dim=768,
+    )
+
+
+def _llava() -> Any:
+    text = LlamaConfig(vocab_size=32064, max_position_embeddings=4096)  # by default that of Llama-7B
+    return LlavaConfig(vision_config=_clip_vision(), text_config=text, image_token_index=32000)
+
+
+def _qwen() -> Any:
+    text = {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "max_position_embeddings": 128000,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+        "tie_word_embeddings": False,
+        "eos_token_id": 151645,
+    }
+    vision = {
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": 3584,
+        "fullatt_block_indexes": [7, 15, 23, 31],
+        "tokens_per_second": 2,
+    }
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+
+
+MODELS: Final = {
+    "llava-1.5-7b": FullSize(
+        config=_llava,
+        model=LlavaForConditionalGeneration,
+        rename={
+            "model.vision_tower.": "vision_tower.vision_model.",
+            "model.multi_modal_projector.": "multi_modal_projector.",
+            "model.language_model.": "language_model.model.",
+            "lm_head.": "language_model.lm_head.",
+        },
+        needs={
+            "encoder": lambda name: name.startswith("vision_tower."),
+            "llm": lambda name: not name.startswith("vision_tower."),
+        },
+        processor=lambda: CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
+        has_text_tower=True,
+    ),
+    "qwen2.5-vl-7b": FullSize(
+        config=_qwen,
+        model=Qwen2_5_VLForConditionalGeneration,
+        rename={"model.visual.": "visual.", "model.language_model.": "model."},
+        needs={
+            "encoder": lambda name: name.startswith("visual.") or name == "model.embed_tokens.weight",
+            "llm": lambda name: not name.startswith("visual."),
+        },
+        processor=Qwen2VLImageProcessorPil,
+        has_text_tower=False,
+    ),
+}
+
+
+def write(folder: Path, name: str, service: str) -> tuple[int, int]:
+    """Writes what `service` needs of a checkpoint of MODELS; returns the bytes of that part and of the whole."""
+    spec = MODELS[name]
+    config = spec.config()
+    config.dtype = torch.bfloat16
+    config.save_pretrained(folder)
+    spec.processor().save_pretrained(folder)
+    return _write_shards(folder, _shapes(spec.model, config, spec.rename), spec.needs[service])
+
+
+def write_clip(folder: Path) -> int:
+    """Writes CLIP ViT-L/14-336 as far as a text tower is needed of it; returns the bytes."""
+    text = CLIPTextConfig(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        projection_dim=768,
+        bos_token_id=49406,
+        eos_token_id=49407,
+    )
+    config = CLIPConfig(text_config=text, vision_config=_clip_vision(), projection_dim=768)
+    config.save_pretrained(folder)
+    part, _ = _write_shards(
+        folder,
+        _shapes(CLIPModel, config, {}),
+        lambda name: name.startswith(("text_model.", "text_projection", "visual_p")),
+    )
+    return part
+
+
+def _shapes(model: Any, config: Any, rename: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        made = model(config)
+    return {_renamed(name, rename): tuple(tensor.shape) for name, tensor in made.state_dict().items()}
+
+
+def _renamed(name: str, rename: Mapping[str, str]) -> str:
+    return next((new + name.removeprefix(old) for old, new in rename.items() if name.startswith(old)), name)
+
+
+def _write_shards(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], needed: Callable[[str], bool]
+) -> tuple[int, int]:
+    shards: list[tuple[bool, list[str]]] = []
+    room = 0
+    for name in sorted(shapes, key=lambda name: not needed(name)):
+        size = _BYTES * math.prod(shapes[name])
+        if not shards or shards[-1][0] != needed(name) or size > room:
+            shards.append((needed(name), []))
+            room = _SHARD_BYTES
+        shards[-1][1].append(name)
+        room -= size
+    weight_map: dict[str, str] = {}
+    part = 0
+    for i, (is_needed, names) in enumerate(shards, 1):
+        file = f"model-{i:05}-of-{len(shards):05}.safetensors"
+        weight_map |= dict.fromkeys(names, file)
+        if is_needed:
+            part += _write_zeros(folder / file, {name: shapes[name] for name in names})
+    whole = _BYTES * sum(map(math.prod, shapes.values()))
+    index = {"metadata": {"total_size": whole}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return part, whole
+
+
+def _write_zeros(path: Path, shapes: Mapping[str, Sequence[int]]) -> int:
+    """A safetensors file whose data is a hole; returns the bytes that it stands for."""
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = _BYTES * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + offset)
+    return offset

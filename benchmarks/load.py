@@ -1,0 +1,130 @@
+"""`python -m benchmarks.load`: time and peak memory in which each service loads its part of a full-size checkpoint.
+
+The checkpoints are those of `benchmarks.full_size`: bfloat16, sharded, zeros; of the shards that a service does not
+need none exists. Each load runs in a process of its own, which afterwards reads every parameter once, so that memory
+which is mapped and not yet touched counts as well. Zeros come from the page cache: a cold disk is slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from benchmarks import full_size
+from benchmarks.provenance import provenance
+
+__all__ = ["main"]
+
+_SERVICES: Final = ("encoder", "llm")
+_GIB: Final = 2**30
+_TIMEOUT_S: Final = 1800
+
+
+def _modules(service: str, checkpoint: str, text_tower: str) -> list[nn.Module]:
+    if service == "encoder":
+        from encoder_service import models
+        from encoder_service.models.base import LoadOptions
+
+        loaded: Any = models.load(checkpoint, LoadOptions(text_tower=text_tower, device="cpu", dtype="bfloat16"))
+    else:
+        from llm_service.models import load_model
+
+        loaded = load_model(Path(checkpoint), device=torch.device("cpu"), dtype="bfloat16", attn_implementation="sdpa")
+    return [value for value in vars(loaded).values() if isinstance(value, nn.Module)]
+
+
+def _peak_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _child(service: str, checkpoint: str, text_tower: str) -> None:
+    """Loads, touches and prints what it took."""
+    empty = _peak_bytes()
+    start = time.perf_counter()
+    modules = _modules(service, checkpoint, text_tower)
+    load_s = time.perf_counter() - start
+    with torch.inference_mode():
+        parameters = {id(p): p for module in modules for p in module.parameters()}.values()
+        for parameter in parameters:
+            parameter.view(-1).view(torch.int16).max()
+    taken = {"parameter_bytes": sum(p.nbytes for p in parameters), "empty_bytes": empty, "peak_bytes": _peak_bytes()}
+    print(json.dumps({"load_s": load_s, **taken}))
+
+
+def _measure(model: str, service: str, repeats: int, scratch: Path) -> dict[str, Any]:
+    checkpoint, clip = scratch / f"{model}-{service}", scratch / "clip"
+    part, whole = full_size.write(checkpoint, model, service)
+    if service == "encoder" and full_size.MODELS[model].has_text_tower:
+        part += full_size.write_clip(clip)
+    command = [sys.executable, "-m", "benchmarks.load", "--child", service, str(checkpoint), str(clip)]
+    runs = []
+    for _ in range(repeats):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{model}, {service}: {done.stderr[-2000:]}")
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"{model} {service}: {runs[-1]['load_s']:.1f} s", file=sys.stderr)
+    for file in checkpoint.glob("*.safetensors"):
+        file.unlink()
+    return {"model": model, "service": service, "part_bytes": part, "checkpoint_bytes": whole, "runs": runs}
+
+
+def _markdown(result: dict[str, Any]) -> str:
+    lines = [
+        "# Loading a part of a checkpoint",
+        "",
+        "Zeros in the hub's names and shapes, bfloat16 on a CPU; medians of the runs. *Peak* is the resident set of the"
+        " whole process, *empty* what Python and torch take by themselves. `python -m benchmarks.load`.",
+        "",
+        "| checkpoint | service | whole checkpoint, GiB | its part, GiB | peak, GiB | empty, GiB"
+        " | (peak - empty) / part | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        peak, empty, load_s = (
+            statistics.median(run[key] for run in row["runs"]) for key in ("peak_bytes", "empty_bytes", "load_s")
+        )
+        sizes = (row["checkpoint_bytes"], row["part_bytes"], peak, empty)
+        cells = [f"{size / _GIB:.2f}" for size in sizes]
+        ratio = (peak - empty) / row["part_bytes"]
+        lines.append(f"| {row['model']} | {row['service']} | {' | '.join(cells)} | {ratio:.2f} | {load_s:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints the table and writes load.json and load.md."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
+    parser.add_argument("--models", nargs="+", default=list(full_size.MODELS), choices=list(full_size.MODELS))
+    parser.add_argument("--services", nargs="+", default=list(_SERVICES), choices=_SERVICES)
+    parser.add_argument("--repeats", type=int, default=3, help="loads of each part (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.child:
+        _child(*args.child)
+        return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = [_measure(m, s, args.repeats, Path(scratch)) for m in args.models for s in args.services]
+    result = {"provenance": provenance("benchmarks.load"), "rows": rows}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "load.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    text = _markdown(result)
+    (args.out / "load.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
