@@ -1,7 +1,7 @@
-"""The unsplit model of transformers, fed by its own image processor: what the split services are compared with.
+"""The unsplit model of transformers, fed by its own processors: what the split services are compared with.
 
-Frames of videos go through the same PIL image processor one by one and are stacked here: transformers' video processors
-need torchvision, whose resizing differs from PIL's by up to 0.03.
+Pictures go through the PIL image processors. transformers' video processors need torchvision, which Fovea does not:
+where it is missing, videos cannot be compared (benchmarks/README.md tells how to set it up beside).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.utils import is_torchvision_available
 
 __all__ = ["Clip", "Unsplit", "UnsplitRun"]
 
@@ -79,6 +80,21 @@ class Unsplit:
         self.video_token_id = None if video is None else int(video)
         processors = {"llava_next": LlavaNextImageProcessorPil, "qwen2_5_vl": Qwen2VLImageProcessorPil}
         self._processor: Any = processors.get(self.family, CLIPImageProcessorPil).from_pretrained(folder)
+        self._video_processor: Any = None
+        if self.video_token_id is not None and is_torchvision_available():
+            from transformers import AutoVideoProcessor
+
+            self._video_processor = AutoVideoProcessor.from_pretrained(folder)
+
+    @property
+    def takes_videos(self) -> bool:
+        """The family takes videos, and transformers' processor of them runs here."""
+        return self._video_processor is not None
+
+    def _video(self, clip: Clip) -> Any:
+        """What transformers' processor makes of a clip."""
+        frames = np.stack([np.asarray(frame) for frame in clip.frames])
+        return self._video_processor(videos=[frames], do_sample_frames=False, return_tensors="pt")
 
     @torch.inference_mode()
     def run(
@@ -157,7 +173,7 @@ class Unsplit:
             inputs["pixel_values_images"] = self._pixels(pictures)
             pixels += [one.numpy() for one in inputs["pixel_values_images"]]
         if clips:
-            inputs["pixel_values_videos"] = torch.stack([self._pixels(clip.frames) for clip in clips])
+            inputs["pixel_values_videos"] = torch.cat([self._video(clip)["pixel_values_videos"] for clip in clips])
             pixels += [one.numpy() for one in inputs["pixel_values_videos"]]
         counts = [len(clip.frames) * (patches + 1) for clip in clips]
         return _Media(inputs, pixels, [patches] * len(pictures), counts)
@@ -174,21 +190,11 @@ class Unsplit:
             image_counts = (made["image_grid_thw"].prod(dim=-1) // group).tolist()
             pixels += [p.numpy() for p in made["pixel_values"].split(made["image_grid_thw"].prod(dim=-1).tolist())]
         if clips:
-            patches, grids = zip(*(self._clip_patches(clip, depth) for clip in clips), strict=True)
+            made = [self._video(clip) for clip in clips]
+            patches = [one["pixel_values_videos"] for one in made]
+            grids = [one["video_grid_thw"][0].tolist() for one in made]
             inputs |= {"pixel_values_videos": torch.cat(patches), "video_grid_thw": torch.tensor(grids)}
             inputs["second_per_grid_ts"] = torch.tensor([depth * clip.seconds_per_frame for clip in clips])
             video_counts = [t * h * w // group for t, h, w in grids]
             pixels += [one.numpy() for one in patches]
         return _Media(inputs, pixels, image_counts, video_counts)
-
-    def _clip_patches(self, clip: Clip, depth: int) -> tuple[Tensor, tuple[int, int, int]]:
-        """Patches [P, 3 * depth * 14 * 14] of a clip: those of its frames, `depth` of them side by side."""
-        frames = [self._processor(images=frame, return_tensors="pt") for frame in clip.frames]
-        _, rows, columns = frames[0]["image_grid_thw"][0].tolist()
-        # A picture's patch holds its frame `depth` times: [P, 3, depth, 14 * 14]; one of them is the frame.
-        single = torch.stack([one["pixel_values"].unflatten(1, (3, depth, -1))[:, :, 0] for one in frames])
-        if len(single) % depth:
-            single = torch.cat([single, single[-1:].expand(depth - len(single) % depth, -1, -1, -1)])
-        grouped = single.unflatten(0, (-1, depth))  # [t, depth, P, 3, 14 * 14]
-        patches = grouped.permute(0, 2, 3, 1, 4).flatten(2).flatten(0, 1)
-        return patches, (len(grouped), rows, columns)
