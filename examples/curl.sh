@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything `/v1/answer` does, with curl.  FOVEA_URL=http://127.0.0.1:8000 examples/curl.sh [picture]
+# What `/v1/answer` and `/v1/explain` do, with curl.  FOVEA_URL=http://127.0.0.1:8000 examples/curl.sh [picture]
 set -euo pipefail
 url=${FOVEA_URL:-http://127.0.0.1:8000}
 picture=${1:-$(dirname "$0")/../lab/demo/demo.png}
@@ -15,5 +15,8 @@ JSON
 echo; echo "--- as it is decoded"
 curl -sS --fail-with-body -N "$url/v1/answer" -F image=@"$picture" -F question="Describe the picture." -F stream=true
 
-echo "--- which pruners there are"
+echo "--- what would be kept, and why: numbers; without format=json a PNG"
+curl -sS --fail-with-body "$url/v1/explain" -F image=@"$picture" -F question="What do you see?" -F keep_tokens=4 -F format=json
+
+echo; echo "--- which pruners there are"
 curl -sS --fail-with-body "$url/v1/pruners"

@@ -39,7 +39,7 @@ def test_a_make_target_exists(line: str) -> None:
 def test_a_shell_line_works(line: str, stack: Stack, tmp_path: Path) -> None:
     line = line.replace("http://127.0.0.1:8000", stack.url).replace(" lab/demo", f" {ROOT}/lab/demo")
     line = line.replace("=@lab/demo", f"=@{ROOT}/lab/demo")
-    if line.startswith("fovea ask"):
+    if line.startswith(("fovea ask", "fovea explain")):
         line = f"{sys.executable} -m fovea.cli {line.removeprefix('fovea ')} --url {stack.url}"
     done = subprocess.run(
         ["bash", "-euc", line],
