@@ -79,7 +79,7 @@ class LLMSettings(ServiceSettings):
     max_tokens: int = Field(2048, ge=1)
     """Most tokens that a request may ask for; more is refused."""
 
-    max_visual_tokens: int = Field(4096, ge=1)
+    max_visual_tokens: int = Field(16384, ge=1)
     """Most visual tokens in a request, all pictures together; more is refused before the tensors are read."""
 
     max_timeout_s: float = Field(600.0, gt=0)
