@@ -37,7 +37,7 @@ class View(StrEnum):
     """What a pruner can see of the vision tower beyond the hidden states. V layers of width C, N patches, row 0 CLS.
 
     "Last" is layer V-1, applied to X[V-1], which is also what the language model reads. The three letters name what
-    stands for query, key and value in its attention.
+    stands for query, key and value in its attention. A tower without CLS says itself what it gives in its place.
     """
 
     JOINT_QQV = "joint_qqv"  # [1 + N, D]: attention output through post_layernorm and visual_projection
