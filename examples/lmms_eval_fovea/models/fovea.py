@@ -1,0 +1,71 @@
+"""Sends each question of an lmms-eval task to a running Fovea, with the pruner and budget given as model arguments."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+from lmms_eval.api.model import lmms
+from lmms_eval.api.registry import register_model
+
+
+@register_model("fovea")
+class Fovea(lmms):
+    """`--model_args url=http://127.0.0.1:8000,pruner=desap,keep_tokens=64,concurrency=16`.
+
+    Further arguments are fields of `/v1/answer`; `pruner_params` is a JSON object without commas, or a file with one.
+    """
+
+    def __init__(
+        self, url: str = "http://127.0.0.1:8000", concurrency: int = 16, batch_size: int = 1, **fields: Any
+    ) -> None:
+        super().__init__()
+        params = fields.pop("pruner_params", None)
+        if params is not None:
+            text = Path(params).read_text(encoding="utf-8") if Path(params).is_file() else params
+            fields["pruner_params"] = json.loads(text)
+        self._fields = {"cache": "bypass", "timeout_s": 300, **{k: v for k, v in fields.items() if k != "device"}}
+        self._client = httpx.Client(base_url=url, timeout=330)
+        self._concurrency = int(concurrency)
+
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        """Greedy answers, in the order of the requests."""
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            return list(pool.map(self._answer, requests))
+
+    def _answer(self, request: Any) -> str:
+        question, options, doc_to_visual, doc_id, task, split = request.args
+        body = {**self._fields, "question": question, "max_tokens": options.get("max_new_tokens", 128)}
+        visuals = doc_to_visual(self.task_dict[task][split][doc_id])
+        if images := [_picture(visual) for visual in visuals if not isinstance(visual, str)]:
+            body["images"] = images
+        if videos := [_video(visual) for visual in visuals if isinstance(visual, str)]:
+            (body["video"],) = videos
+        reply = self._client.post("/v1/answer", json=body)
+        if reply.is_error:
+            raise RuntimeError(f"{reply.status_code}: {reply.text}")
+        answer: str = reply.json()["answer"]
+        for stop in options.get("until", []):
+            answer = answer.split(stop)[0] if stop else answer
+        return answer
+
+    def loglikelihood(self, requests: list[Any]) -> Any:
+        raise NotImplementedError("Fovea generates; choose a task with output_type generate_until")
+
+    def generate_until_multi_round(self, requests: list[Any]) -> Any:
+        raise NotImplementedError("one round only")
+
+
+def _picture(image: Any) -> str:
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _video(path: str) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(Path(path).read_bytes()).decode()
