@@ -20,7 +20,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,9 +34,12 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from benchmarks.provenance import provenance
+from benchmarks.tiny.clip import write as write_clip
+from benchmarks.tiny.video_llava import write_text_tower as write_language_bind
 from benchmarks.unsplit import Clip, Unsplit, UnsplitRun
 from encoder_service import models as encoder_models
 from encoder_service.models.base import LoadOptions
+from encoder_service.visual import VideoFrames
 from fovea.stack import Stack, free_port
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
 from gateway.tokenizers import PromptTokenizer
@@ -50,8 +53,13 @@ MAX_TOKENS: Final = 32
 _TIMEOUT_S: Final = 120.0
 _MESSAGE_BYTES: Final = 256 * 2**20
 
-# Families and the tiny checkpoints of their text towers.
-FAMILIES: Final = {"llava": "clip", "llava_next": "clip", "video_llava": "clip", "qwen2_5_vl": None}
+# Families, and what writes the tiny checkpoints of their text towers.
+FAMILIES: Final[dict[str, Callable[[Path], Path] | None]] = {
+    "llava": write_clip,
+    "llava_next": write_clip,
+    "video_llava": write_language_bind,
+    "qwen2_5_vl": None,
+}
 
 # A list of frames over REST says nothing of their distance in time; the services then take this, as transformers does.
 _UNKNOWN_SECONDS: Final = 1 / 24
@@ -147,12 +155,13 @@ class Split:
 
     def ids(self, case: Case) -> list[int]:
         """As the gateway writes them."""
-        return self._tokenizer.encode(case.question, num_images=len(case.pictures))
+        return self._tokenizer.encode(case.question, num_images=len(case.pictures), num_videos=len(case.clips))
 
     def pixel_values(self, case: Case) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
         """Of each picture, then of each video, as the encoder prepares them."""
-        made = [self._encoder.preprocess(picture).pixel_values.numpy() for picture in case.pictures]
-        return [one[0] if one.ndim == 4 and len(one) == 1 else one for one in made]
+        made = [self._encoder.preprocess(picture) for picture in case.pictures]
+        made += [self._encoder.preprocess_video(VideoFrames(c.frames, c.seconds_per_frame)) for c in case.clips]
+        return [one.pixel_values.numpy() for one in made]
 
     def encode(self, case: Case) -> list[tensor_pb2.VisualTokens]:
         """Over gRPC, nothing pruned."""
@@ -249,6 +258,11 @@ def _largest(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
     return max((float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True)), default=0.0)
 
 
+def _flat(arrays: Sequence[Any]) -> list[Any]:
+    """Parts, frames and patches are axes of the one side or of the other; the numbers lie alike."""
+    return [array.ravel() for array in arrays]
+
+
 def compare(case: Case, split: Split, unsplit: Unsplit) -> Differences:
     """Both answer; how far are they apart?"""
     ids = split.ids(case)
@@ -259,7 +273,10 @@ def compare(case: Case, split: Split, unsplit: Unsplit) -> Differences:
     token_ids = list(done.token_ids)
     return Differences(
         case=case.name,
-        pixel_values=_largest(split.pixel_values(case), theirs.pixel_values),
+        # Parts, frames and patches are axes of the one or of the other; the numbers lie alike.
+        pixel_values=_largest(
+            *([one.ravel() for one in some] for some in (split.pixel_values(case), theirs.pixel_values))
+        ),
         embeddings=_largest([read.inputs_embeds.numpy()], [theirs.inputs_embeds]),
         positions=_largest([read.position_ids.numpy()], [theirs.position_ids]),
         logprobs=_largest([np.array(done.first_token_logprobs)], [theirs.logprobs]),
@@ -271,11 +288,9 @@ def compare(case: Case, split: Split, unsplit: Unsplit) -> Differences:
 
 def measure(family: str, scratch: Path) -> list[Differences]:
     """All cases of one family."""
-    text_tower_name = FAMILIES[family]
+    write_text_tower = FAMILIES[family]
     folder = importlib.import_module(f"benchmarks.tiny.{family}").write(scratch / family)
-    text_tower = None
-    if text_tower_name:
-        text_tower = importlib.import_module(f"benchmarks.tiny.{text_tower_name}").write(scratch / text_tower_name)
+    text_tower = None if write_text_tower is None else write_text_tower(scratch / f"{family}-text")
     stack = Stack(
         str(folder),
         None if text_tower is None else str(text_tower),
