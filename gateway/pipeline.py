@@ -1,6 +1,6 @@
 """One question, from the request to the answer.
 
-`Pipeline.answer` reads as the story: picture and question, who serves, the answer cache, else `_compute`, shared with
+`Pipeline.answer` reads as the story: question and files, who serves, the answer cache, else `_compute`, shared with
 identical requests in progress: visual tokens, cached or encoded, then text, then the caches.
 """
 
@@ -14,13 +14,13 @@ from typing import Final
 from pydantic import ValidationError
 
 from fovea import telemetry
-from fovea.errors import CheckpointMismatch, DeadlineExceeded, InternalError, InvalidRequest
+from fovea.errors import CheckpointMismatch, DeadlineExceeded, InternalError, InvalidRequest, ServiceError
 from gateway.cache.base import LOOKUPS, Cache, Level
 from gateway.clients.encoder import Encoded, EncoderClient
 from gateway.clients.llm import GenerateDone, LLMClient
-from gateway.fetch import PictureFetcher
-from gateway.media import Picture, decode_data_url, picture
+from gateway.gathering import Gatherer
 from gateway.plan import Plan, Planner
+from gateway.question import Uploads, read_question
 from gateway.results import Computed, StoredAnswer, explain, respond
 from gateway.schemas.answer import AnswerRequest, AnswerResponse, Lookup, TokenEvent
 from gateway.single_flight import Finished, SingleFlight
@@ -39,39 +39,39 @@ class Pipeline:
         encoder: Client of the encoder service.
         llm: Client of the LLM service.
         cache: Both cache levels.
-        fetcher: Pictures by URL.
+        gatherer: Reads pictures and videos.
     """
 
     def __init__(
-        self, planner: Planner, *, encoder: EncoderClient, llm: LLMClient, cache: Cache, fetcher: PictureFetcher
+        self, planner: Planner, *, encoder: EncoderClient, llm: LLMClient, cache: Cache, gatherer: Gatherer
     ) -> None:
         self.planner = planner
         self.settings = planner.settings
         self.encoder = encoder
         self.llm = llm
         self._cache = cache
-        self._fetcher = fetcher
+        self._gatherer = gatherer
         self._flights: SingleFlight[Computed] = SingleFlight()
 
     async def answer(
-        self, request: AnswerRequest, upload: bytes | None, *, arrived: float
+        self, request: AnswerRequest, uploads: Uploads, *, arrived: float
     ) -> AsyncGenerator[TokenEvent | AnswerResponse]:
         """Yields the answer's text as it comes, then the whole answer. Closing the generator cancels the work.
 
         Args:
             request: A valid request.
-            upload: The picture, if it came as a file.
+            uploads: What came as files.
             arrived: Time of the event loop at which the request arrived; its deadline counts from there.
 
         Raises:
             ServiceError: Anything that keeps the answer from being given.
         """
-        deadline = arrived + self.planner.check(request)
+        question, sources = read_question(request, uploads)
+        deadline = arrived + self.planner.check(request, question, sources)
         async with _until(deadline):
-            image = await self._picture(request, upload)
-            request.image = upload = None  # megabytes that nobody needs any more
+            media = await self._gatherer.gather(sources)
             encoder, llm = await asyncio.gather(self.encoder.info(), self.llm.info())
-            plan = self.planner.plan(request, image, encoder=encoder, llm=llm, deadline=deadline)
+            plan = self.planner.plan(request, question, media, encoder=encoder, llm=llm, deadline=deadline)
             stored = await self._stored_answer(plan)
         if stored is not None:
             if stored.answer:
@@ -80,7 +80,7 @@ class Pipeline:
             return
 
         first_token_at = None
-        run = self._flights.run(plan.shared_key, lambda emit: self._compute(plan, emit), deadline=deadline)
+        run = self._flights.run(plan.shared_key, lambda emit: self._compute_for(plan, emit), deadline=deadline)
         async with aclosing(run) as events:
             async for event in events:
                 first_token_at = first_token_at or _now()
@@ -90,21 +90,13 @@ class Pipeline:
                 else:
                     yield TokenEvent(text=event)
 
-    async def _picture(self, request: AnswerRequest, upload: bytes | None) -> Picture:
-        limit = self.settings.max_image_bytes
-        if upload is not None and request.image is not None:
-            raise InvalidRequest("image was given twice, as a file and as a field", param="image")
-        # Decoding and hashing megabytes takes long enough to hold up everybody else, hence the threads.
-        if upload is not None:
-            return await asyncio.to_thread(picture, upload, max_bytes=limit)
-        if request.image is None:
-            raise InvalidRequest("image is missing; send a data URL or upload a file", param="image")
-        scheme = request.image[:8].lower()
-        if scheme.startswith("data:"):
-            return await asyncio.to_thread(decode_data_url, request.image, max_bytes=limit)
-        if scheme.startswith(("https://", "http://")):
-            return await asyncio.to_thread(picture, await self._fetcher.fetch(request.image), max_bytes=limit)
-        raise InvalidRequest("image is neither a data URL (data:image/...;base64,...) nor an https URL", param="image")
+    async def _compute_for(self, plan: Plan, emit: Callable[[str], None]) -> Computed:
+        try:
+            return await self._compute(plan, emit)
+        except ServiceError as error:
+            if error.param is not None:
+                error.param = plan.fields.get(error.param, error.param)
+            raise
 
     async def _compute(self, plan: Plan, emit: Callable[[str], None]) -> Computed:
         """The work itself: visual tokens, text, caches. Runs in a task of its own, possibly for many callers."""
@@ -238,12 +230,12 @@ class Pipeline:
     async def close(self) -> None:
         """Cancels what is in progress and closes clients, cache and fetcher."""
         await self._flights.close()
-        await asyncio.gather(self.encoder.close(), self.llm.close(), self._cache.close(), self._fetcher.close())
+        await asyncio.gather(self.encoder.close(), self.llm.close(), self._cache.close(), self._gatherer.close())
 
 
 def _check_context(plan: Plan, encoded: Encoded) -> None:
     """Refuses a prompt that leaves no room for a single token of answer."""
-    prompt_tokens = len(plan.input_ids) - len(plan.encode.images) + encoded.num_tokens_kept
+    prompt_tokens = len(plan.input_ids) - plan.encode.num_visuals + encoded.prompt_positions
     excess = prompt_tokens + 1 - plan.llm.max_model_len
     if excess > 0:
         raise InvalidRequest(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from fovea.errors import InvalidRequest, NotFound
+from fovea.errors import CheckpointMismatch, InvalidRequest, NotFound
 from gateway.cache.keys import EncodeKey, SamplingKey, answer_key, visual_tokens_key
-from gateway.clients.encoder import EncodeCall, EncoderInfo
+from gateway.clients.encoder import EncodeCall, EncoderInfo, VideoCall
 from gateway.clients.llm import LLMInfo, LlmPrunerCall, Sampling
 from gateway.clients.pruner_info import PrunerInfo
-from gateway.media import Picture
+from gateway.gathering import Media
+from gateway.media import Video, field_of
+from gateway.question import Place, Question, Sources
 from gateway.schemas.answer import AnswerRequest, CacheMode, LlmPruner
 from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
@@ -27,6 +29,7 @@ class Plan:
     """Everything that is to be done for one request.
 
     Attributes:
+        fields: What this request calls the fields `question` and `image`, of which services speak.
         encode: The call to the encoder service.
         input_ids: The prompt for the language model.
         sampling: Sampling parameters.
@@ -39,6 +42,7 @@ class Plan:
         tokenize_ms: How long the ids took.
     """
 
+    fields: Mapping[str, str]
     encode: EncodeCall
     input_ids: list[int]
     sampling: Sampling
@@ -63,20 +67,24 @@ class Planner:
     Args:
         settings: Limits and defaults.
         prompt_tokenizer: For the language model.
-        text_tower_tokenizer: For the encoder's text tower.
+        text_tower_tokenizer: For the encoder's text tower; None for families that have none.
     """
 
     def __init__(
         self,
         settings: GatewaySettings,
         prompt_tokenizer: PromptTokenizer,
-        text_tower_tokenizer: TextTowerTokenizer,
+        text_tower_tokenizer: TextTowerTokenizer | None,
     ) -> None:
         self.settings = settings
         self.prompt_tokenizer = prompt_tokenizer
         self._text_tower_tokenizer = text_tower_tokenizer
 
-    def check(self, request: AnswerRequest) -> float:
+    def writes_text_for(self, encoder: EncoderInfo) -> bool:
+        """Whether there is a tokenizer for the questions that this encoder reads."""
+        return encoder.reads_language_model_ids or self._text_tower_tokenizer is not None
+
+    def check(self, request: AnswerRequest, question: Question, sources: Sources) -> float:
         """Holds a request against this server's limits; returns its time in seconds.
 
         Raises:
@@ -86,10 +94,18 @@ class Planner:
         settings = self.settings
         if request.model not in (None, settings.model_name):
             raise NotFound(f"model {request.model!r:.80} is not served here; {settings.model_name!r} is", param="model")
-        if len(request.question) > settings.max_question_chars:
+        self._check_text(question)
+        _check_video_fields(request, sources)
+        if len(sources.images) > settings.max_images:
             raise InvalidRequest(
-                f"question has {len(request.question):,} characters; 1 to {settings.max_question_chars:,} are accepted",
-                param="question",
+                f"{len(sources.images)} pictures; up to {settings.max_images} are accepted",
+                param=field_of(sources.images[0].name),
+            )
+        num_frames = max([request.num_frames or 0, *(len(video.frames) for video in sources.videos)])
+        if num_frames > settings.max_video_frames:
+            raise InvalidRequest(
+                f"{num_frames} frames of a video; up to {settings.max_video_frames} are accepted",
+                param="video" if request.num_frames is None else "num_frames",
             )
         if request.max_tokens > settings.max_tokens:
             raise InvalidRequest(
@@ -102,31 +118,57 @@ class Planner:
             )
         return timeout_s
 
+    def _check_text(self, question: Question) -> None:
+        limit = self.settings.max_question_chars
+        if len(question.text) > limit:
+            what = "question" if question.turns is None else "messages: the last user turn"
+            raise InvalidRequest(
+                f"{what} has {len(question.text):,} characters; 1 to {limit:,} are accepted", param=question.param
+            )
+        texts = [part for turn in question.turns or () for part in turn.parts if not isinstance(part, Place)]
+        if sum(map(len, texts)) > self.settings.max_messages_chars:
+            raise InvalidRequest(
+                f"messages have {sum(map(len, texts)):,} characters; up to {self.settings.max_messages_chars:,} are"
+                " accepted",
+                param="messages",
+            )
+
     def plan(
-        self, request: AnswerRequest, image: Picture, *, encoder: EncoderInfo, llm: LLMInfo, deadline: float
+        self,
+        request: AnswerRequest,
+        question: Question,
+        media: Media,
+        *,
+        encoder: EncoderInfo,
+        llm: LLMInfo,
+        deadline: float,
     ) -> Plan:
         """The plan for a request that passed `check`.
 
         Raises:
             NotFound: No such pruner.
-            InvalidRequest: The question cannot be asked about one picture, or is too long whatever is pruned.
+            InvalidRequest: The model does not take that many pictures or videos, the question cannot be asked about
+                them, or it is too long whatever is pruned.
+            CheckpointMismatch: The encoder wants questions in ids that this gateway cannot write.
         """
+        _check_family(request, media, encoder)
         name = request.pruner or self.settings.pruner or encoder.default_pruner
         if name in {pruner.name for pruner in llm.pruners}:
             raise NotFound(f"pruner {name!r} works inside the language model; name it in llm_pruner", param="pruner")
         pruner = _pruner(name, encoder.pruners, "pruner")
         llm_pruner = _llm_pruner(request.llm_pruner, llm)
         start = time.perf_counter()
-        input_ids = self.prompt_tokenizer.encode(request.question, num_images=1)
-        text_ids = self._text_tower_tokenizer.encode(request.question) if pruner.reads_text else []
-        _check_length(len(input_ids), len(text_ids), llm)
+        num_images = len(media.images)
+        input_ids = self._input_ids(question, num_images, len(media.videos))
+        text_ids = self._text_ids(question, encoder) if pruner.reads_text else []
+        _check_length(len(input_ids), len(text_ids), llm, question.param)
         tokenize_ms = (time.perf_counter() - start) * 1000
 
         keep_ratio = request.keep_ratio
         if request.keep_tokens is None and keep_ratio is None:
             keep_ratio = self.settings.keep_ratio or encoder.default_keep_ratio
         encode = EncodeCall(
-            images=[image.data],
+            images=[image.data for image in media.images],
             text_ids=text_ids,
             pruner=pruner.name,
             pruner_params=request.pruner_params,
@@ -134,10 +176,13 @@ class Planner:
             keep_ratio=keep_ratio,
             wire_dtype=request.wire_dtype or self.settings.wire_dtype or encoder.default_wire_dtype,
             explain=request.explain,
+            videos=[_video_call(video, request) for video in media.videos],
+            video_budget=(request.video_budget or "per_frame") if media.videos else None,
+            order=self.prompt_tokenizer.visual_order(input_ids, num_images),
         )
         sampling = Sampling(request.max_tokens, request.temperature, request.top_p, request.seed, request.stop)
         key = EncodeKey(
-            image_sha256=[image.sha256],
+            image_sha256=[image.sha256 for image in media.images],
             text_ids=text_ids,
             pruner=encode.pruner,
             pruner_params=encode.pruner_params,
@@ -146,6 +191,10 @@ class Planner:
             wire_dtype=encode.wire_dtype,
             explain=encode.explain,
             fingerprints=encoder.fingerprints,
+            videos=[_digests(video) for video in media.videos],
+            num_frames=request.num_frames,
+            seconds_per_frame=request.seconds_per_frame,
+            video_budget=encode.video_budget,
         )
         cacheable = request.deterministic and request.cache != "bypass" and not request.explain
         whole_key = answer_key(
@@ -156,6 +205,7 @@ class Planner:
             llm_pruner=None if llm_pruner is None else asdict(llm_pruner),
         )
         return Plan(
+            fields={"question": question.param, "image": media.field},
             encode=encode,
             input_ids=input_ids,
             sampling=sampling,
@@ -169,21 +219,88 @@ class Planner:
             tokenize_ms=tokenize_ms,
         )
 
+    def _input_ids(self, question: Question, num_images: int, num_videos: int) -> list[int]:
+        if question.turns is not None:
+            return self.prompt_tokenizer.encode_history(question.turns)
+        return self.prompt_tokenizer.encode(question.text, num_images=num_images, num_videos=num_videos)
 
-def _check_length(prompt_ids: int, text_ids: int, llm: LLMInfo) -> None:
+    def _text_ids(self, question: Question, encoder: EncoderInfo) -> list[int]:
+        text = question.text if question.turns is not None else self.prompt_tokenizer.without_marks(question.text)
+        if encoder.reads_language_model_ids:
+            return self.prompt_tokenizer.encode_plain(text)
+        if self._text_tower_tokenizer is None:
+            raise CheckpointMismatch(
+                "the encoder service reads questions through a text tower, and this gateway was started without one"
+            )
+        return self._text_tower_tokenizer.encode(text)
+
+
+def _check_video_fields(request: AnswerRequest, sources: Sources) -> None:
+    """Fields about videos say something about a video of this request."""
+    needs = {
+        "num_frames": any(video.file is not None for video in sources.videos) or "a video file",
+        "seconds_per_frame": any(video.frames for video in sources.videos) or "a list of frames as video",
+        "video_budget": bool(sources.videos) or "a video",
+    }
+    for name, needed in needs.items():
+        if getattr(request, name) is not None and needed is not True:
+            raise InvalidRequest(f"{name} goes with {needed}; this request has none", param=name)
+
+
+def _check_family(request: AnswerRequest, media: Media, encoder: EncoderInfo) -> None:
+    if len(media.images) > encoder.max_images:
+        raise InvalidRequest(
+            f"{len(media.images)} pictures; family {encoder.family} takes up to {encoder.max_images} in one question",
+            param=media.field,
+        )
+    if media.videos and not encoder.max_videos:
+        raise InvalidRequest(
+            f"family {encoder.family} takes no videos; pictures are accepted, as image or images",
+            param=_video_field(media),
+        )
+    if len(media.videos) > encoder.max_videos:
+        raise InvalidRequest(
+            f"{len(media.videos)} videos; family {encoder.family} takes up to {encoder.max_videos} in one question",
+            param=_video_field(media),
+        )
+    num_frames = max([request.num_frames or 0, *(len(video.frames) for video in media.videos)])
+    if encoder.max_frames and num_frames > encoder.max_frames:
+        raise InvalidRequest(
+            f"{num_frames} frames of a video; family {encoder.family} takes up to {encoder.max_frames}",
+            param=_video_field(media) if request.num_frames is None else "num_frames",
+        )
+
+
+def _video_field(media: Media) -> str:
+    return "messages" if media.field == "messages" else "video"
+
+
+def _video_call(video: Video, request: AnswerRequest) -> VideoCall:
+    if video.file is not None:
+        return VideoCall(video.file.data, num_frames=request.num_frames)
+    return VideoCall(frames=[frame.data for frame in video.frames], seconds_per_frame=request.seconds_per_frame)
+
+
+def _digests(video: Video) -> list[str]:
+    if video.file is not None:
+        return ["file", video.file.sha256]
+    return ["frames", *(frame.sha256 for frame in video.frames)]
+
+
+def _check_length(prompt_ids: int, text_ids: int, llm: LLMInfo, param: str) -> None:
     # A picture is one id here and at least one visual token later; one more position is for the answer.
     excess = prompt_ids + 1 - llm.max_model_len
     if excess > 0:
         raise InvalidRequest(
-            f"question is too long: with its prompt and one visual token it has {prompt_ids} tokens; that is {excess}"
-            f" more than the model's context of {llm.max_model_len} leaves room for",
-            param="question",
+            f"{param} is too long: with its prompt and one visual token for each picture it has {prompt_ids} tokens;"
+            f" that is {excess} more than the model's context of {llm.max_model_len} leaves room for",
+            param=param,
         )
     if text_ids > _MAX_TEXT_IDS:
         raise InvalidRequest(
-            f"question is too long: it has {text_ids:,} tokens for the text tower; up to {_MAX_TEXT_IDS:,} are"
+            f"{param} is too long: its text has {text_ids:,} tokens for the encoder; up to {_MAX_TEXT_IDS:,} are"
             " accepted",
-            param="question",
+            param=param,
         )
 
 

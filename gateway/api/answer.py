@@ -33,17 +33,29 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
         return schema
     if "$ref" in schema:
         return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-    return {key: _inlined(value, definitions) for key, value in schema.items() if key != "$defs"}
+    # A discriminator maps names to references, and each of the alternatives names its own type anyway.
+    kept = {key: value for key, value in schema.items() if key not in ("$defs", "discriminator")}
+    return {key: _inlined(value, definitions) for key, value in kept.items()}
 
 
 _WITH_REFERENCES: Final = AnswerRequest.model_json_schema()
 _SCHEMA: Final = {
     **_inlined(_WITH_REFERENCES, _WITH_REFERENCES.get("$defs", {})),
-    "required": ["question", "image"],
+    "anyOf": [
+        {"required": ["question", "image"]},
+        {"required": ["question", "images"]},
+        {"required": ["question", "video"]},
+        {"required": ["messages"]},
+    ],
 }
+_FILE: Final = {"type": "string", "format": "binary"}
+_FORM_FIELDS: Final[dict[str, Any]] = {"image": _FILE, "images": {"type": "array", "items": _FILE}, "video": _FILE}
 _FORM: Final = {
     **_SCHEMA,
-    "properties": {**_SCHEMA["properties"], "image": {"type": "string", "format": "binary"}},
+    "properties": {
+        name: {"description": field["description"], **_FORM_FIELDS[name]} if name in _FORM_FIELDS else field
+        for name, field in _SCHEMA["properties"].items()
+    },
 }
 _EXAMPLE: Final = {
     "question": "What colour is the large circle?",
@@ -113,10 +125,11 @@ _OK: Final[dict[str, Any]] = {
     response_model_exclude_none=True,
     responses={200: _OK, **_ERRORS},
     openapi_extra=_BODY,
-    summary="Answer a question about a picture",
+    summary="Answer a question about pictures or a video",
 )
 async def answer(request: Request) -> Response:
-    """Send JSON with the picture as a data URL, or multipart/form-data with the picture as the file `image`.
+    """Send JSON with pictures and videos as data URLs, or multipart/form-data with them as files `image`, `images` (one
+    or more) and `video`.
 
     With `stream` the answer comes as server-sent events. Whatever fails before the first token is an ordinary error
     response; afterwards it is the event `error`.
@@ -127,11 +140,14 @@ async def answer(request: Request) -> Response:
     async with drain.scope(), AsyncExitStack() as resources:
         admission.check()
         with get_body_admission(request).permit():
-            parsed, upload = await read_answer_request(
-                request, timeout_s=settings.body_timeout_s, max_bytes=settings.max_body_bytes
+            parsed, uploads = await read_answer_request(
+                request,
+                timeout_s=settings.body_timeout_s,
+                max_bytes=settings.max_body_bytes,
+                max_images=settings.max_images,
             )
         resources.enter_context(admission.permit())
-        events = await resources.enter_async_context(aclosing(pipeline.answer(parsed, upload, arrived=arrived)))
+        events = await resources.enter_async_context(aclosing(pipeline.answer(parsed, uploads, arrived=arrived)))
         if parsed.stream:
             first = await until_disconnect(request.receive, _next(events))
             give_up_at = arrived + (parsed.timeout_s or settings.default_timeout_s) + _SEND_GRACE_S

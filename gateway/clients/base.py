@@ -23,7 +23,13 @@ INFO_TIMEOUT_S: Final = 3.0
 _PATIENCE_S: Final = 0.2
 
 # Services speak of the fields of their messages, clients of the gateway of the fields of their requests.
-_REST_NAMES: Final = {"text_ids": "question", "input_ids": "question", "images": "image", "visual_tokens": "image"}
+_REST_NAMES: Final = {
+    "text_ids": "question",
+    "input_ids": "question",
+    "images": "image",
+    "visual_tokens": "image",
+    "videos": "video",
+}
 
 InfoT = TypeVar("InfoT")
 

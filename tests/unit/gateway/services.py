@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,13 @@ class Gate:
         await self._open.wait()
 
 
+def features_of(source: bytes, text_ids: Sequence[int], count: int, dtype: Any) -> tensor_pb2.Tensor:
+    """What the scripted encoder makes of a picture or video."""
+    digest = hashlib.sha256(source + str(list(text_ids)).encode()).digest()
+    features = np.frombuffer(digest * count, np.uint8)[: count * CHANNELS].astype(np.float32)
+    return to_message(features.reshape(count, CHANNELS), dtype)
+
+
 class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
     """Keeps the first half of the patches; features depend on the picture and the text."""
 
@@ -62,7 +69,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
             default_keep_ratio=0.5,
             default_wire_dtype=tensor_pb2.DTYPE_FLOAT16,
             max_text_ids=77,
-            max_images=1,
+            max_images=8,
         )
         self.info.pruners.add(name="none", side="encoder", summary="keeps all", reads_text=False)
         desap = self.info.pruners.add(
@@ -96,27 +103,29 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
         return self._encode(request)
 
     def _encode(self, request: Any) -> encoder_pb2.EncodeResponse:
-        total = GRID[0] * GRID[1]
+        response = encoder_pb2.EncodeResponse(pruner=request.pruner, timing=encoder_pb2.EncodeTiming(queue_ms=1.5))
+        for image in request.images:
+            self._add(response, request, image, frames=1)
+        for video in request.videos:
+            self._add(response, request, video.SerializeToString(), frames=2)
+            response.visual_tokens[-1].kind = tensor_pb2.VISUAL_KIND_VIDEO
+        return response
+
+    def _add(self, response: encoder_pb2.EncodeResponse, request: Any, source: bytes, *, frames: int) -> None:
+        total = frames * GRID[0] * GRID[1]
         kept = list(range(total if request.pruner == "none" else total // 2))
-        digest = hashlib.sha256(request.images[0] + str(list(request.text_ids)).encode()).digest()
-        features = np.frombuffer(digest * len(kept), np.uint8)[: len(kept) * CHANNELS].astype(np.float32)
-        response = encoder_pb2.EncodeResponse(
-            pruner=request.pruner,
-            num_tokens_total=[total],
-            features_cached=[False],
-            timing=encoder_pb2.EncodeTiming(queue_ms=1.5),
-        )
+        response.num_tokens_total.append(total)
+        response.features_cached.append(False)
         response.visual_tokens.add(
-            features=to_message(features.reshape(len(kept), CHANNELS), request.wire_dtype),
+            features=features_of(source, request.text_ids, len(kept), request.wire_dtype),
             positions=kept,
-            grid=self.info.grid,
+            grid=tensor_pb2.Grid(frames=frames, rows=GRID[0], columns=GRID[1]),
             fingerprint=self.info.fingerprint,
         )
         if request.explain:
             response.explanations.add(
-                task_map=[0.5] * total, saliency_map=[0.25] * total, merged_into=[0, 1, 2, 0, 1, -1]
+                task_map=[0.5] * total, saliency_map=[0.25] * total, merged_into=[0, 1, 2, 0, 1, -1] * frames
             )
-        return response
 
 
 class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
@@ -154,7 +163,8 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         self.calls.append(request)
         if self.error is not None:
             raise self.error
-        seen = hashlib.sha256(str(list(request.input_ids)).encode() + request.visual_tokens[0].features.data)
+        features = b"".join(tokens.features.data for tokens in request.visual_tokens)
+        seen = hashlib.sha256(str(list(request.input_ids)).encode() + features)
         if not self.silent:
             yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text="red"))
         try:
@@ -168,11 +178,11 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
             yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=text))
         if self.stops_early:
             return
-        kept = len(request.visual_tokens[0].positions)
+        kept = sum(len(tokens.positions) for tokens in request.visual_tokens)
         yield llm_pb2.GenerateResponse(
             done=llm_pb2.Done(
                 finish_reason="stop",
-                prompt_tokens=len(request.input_ids) - 1 + kept,
+                prompt_tokens=len(request.input_ids) - len(request.visual_tokens) + kept,
                 completion_tokens=3,
                 timing=llm_pb2.GenerateTiming(queue_ms=0.5),
             )

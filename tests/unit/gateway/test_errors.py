@@ -68,10 +68,7 @@ def nested(depth: int) -> dict[str, Any]:
         ({"pruner_params": nested(9)}, "pruner_params", "up to 8 deep"),
         ({"pruner_params": nested(100)}, "pruner_params", "up to 8 deep"),
         ({"x" * 5000: 1}, "x" * 80, "accepted are question"),
-        ({"colour": "red"}, "colour", "accepted are question, image, model"),
-        ({"images": []}, "images", "not served yet"),
-        ({"video": ""}, "video", "not served yet"),
-        ({"messages": []}, "messages", "not served yet"),
+        ({"colour": "red"}, "colour", "accepted are question, image, images, video, messages"),
         ({"llm_pruner": {}}, "llm_pruner", "field required"),
         ({"llm_pruner": {"name": "fastv"}}, "llm_pruner", "exactly one of keep_tokens and keep_ratio"),
         ({"llm_pruner": {"name": "fastv", "keep_tokens": 1, "keep_ratio": 0.5}}, "llm_pruner", "exactly one of"),
@@ -168,7 +165,11 @@ async def test_a_text_file_upload_is_no_picture(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("form", "status", "says"),
     [
-        ({"question": (None, "a"), "picture": ("a.png", png())}, 422, "image only"),
+        (
+            {"question": (None, "a"), "picture": ("a.png", png())},
+            422,
+            "files are accepted in the fields image, images, video",
+        ),
         ([("question", (None, "a")), ("question", (None, "b"))], 422, "2 times"),
         ([("image", (None, data_url(png()))), ("image", ("a.png", png()))], 422, "given twice"),
         ({"question": (None, "a"), "pruner_params": (None, "{")}, 400, "not valid JSON"),
