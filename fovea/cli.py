@@ -21,6 +21,7 @@ from fovea.stack import Stack, StackError, shipped_checkpoint
 __all__ = ["main"]
 
 _STARTUP_S = 600
+_ANSWER_FIELDS = ("pruner", "keep_tokens", "keep_ratio", "max_tokens", "temperature", "num_frames", "video_budget")
 
 
 def _stack(args: argparse.Namespace) -> Stack:
@@ -57,17 +58,29 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _ask(args: argparse.Namespace) -> int:
-    fields: dict[str, Any] = {
-        name: getattr(args, name) for name in ("pruner", "keep_tokens", "keep_ratio", "max_tokens", "temperature")
-    }
+    fields: dict[str, Any] = {name: getattr(args, name) for name in _ANSWER_FIELDS}
     if args.explain:
         _require_writable_image(args.explain)
+    *pictures, question = args.words
+    pictures = [Path(picture) for picture in pictures]
+    if not pictures and not args.video:
+        raise AnswerError("name a picture before the question, or a video with --video")
+    if args.explain and (len(pictures) != 1 or args.video):
+        raise AnswerError("--explain draws one picture; --json shows what was kept of several, or of a video")
     answer = ask(
-        args.url, args.image, args.question, timeout_s=args.timeout_s, explain=bool(args.explain) or None, **fields
+        args.url,
+        pictures,
+        question,
+        video=args.video,
+        timeout_s=args.timeout_s,
+        explain=bool(args.explain) or None,
+        **fields,
     )
     if args.explain:
+        if "grid" not in answer["explain"]:
+            raise AnswerError("--explain draws plain pictures; this model cuts them into tiles")
         rows, columns = answer["explain"]["grid"]
-        draw_kept(args.image.read_bytes(), (rows, columns), answer["explain"]["kept"]).save(args.explain)
+        draw_kept(pictures[0].read_bytes(), (rows, columns), answer["explain"]["kept"]).save(args.explain)
         kept, total = answer["usage"]["visual_tokens_kept"], answer["usage"]["visual_tokens_total"]
         print(f"kept {kept} of {total} visual tokens, drawn in {args.explain}", file=sys.stderr)
     print(json.dumps(answer, indent=2, ensure_ascii=False) if args.json else answer["answer"])
@@ -106,9 +119,22 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--redis-url", help="cache in this Redis instead of in the gateway's memory")
     up.set_defaults(run=_up)
 
-    one = commands.add_parser("ask", help="ask one question about one picture")
-    one.add_argument("image", type=Path, help="picture file: JPEG, PNG, WebP, GIF or BMP")
-    one.add_argument("question", help="what to ask about it")
+    one = commands.add_parser(
+        "ask",
+        help="ask one question about one or more pictures, or a video",
+        usage="%(prog)s [options] IMAGE ... QUESTION",
+    )
+    one.add_argument(
+        "words",
+        nargs="+",
+        metavar="IMAGE ... QUESTION",
+        help="picture files (JPEG, PNG, WebP, GIF or BMP), then what to ask",
+    )
+    one.add_argument(
+        "--video", type=Path, help="video file, beside pictures or instead: MP4, WebM, MKV, AVI, MOV or GIF"
+    )
+    one.add_argument("--num-frames", type=int, help="frames to sample from the video")
+    one.add_argument("--video-budget", choices=("per_frame", "whole"), help="what shares the budget of a video")
     url = os.environ.get("FOVEA_URL", "http://127.0.0.1:8000")
     one.add_argument("--url", default=url, help="the gateway; also FOVEA_URL (default: %(default)s)")
     one.add_argument("--pruner", help="which visual tokens to keep, a name from /v1/pruners")
@@ -128,9 +154,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """As argparse, but pictures and question may stand on both sides of an option."""
+    parser = _parser()
+    args, left = parser.parse_known_args(argv)
+    if left and ("words" not in args or any(word.startswith("-") for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        args.words += left
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `fovea` command; returns the exit status."""
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     try:
         status: int = args.run(args)
         return status
