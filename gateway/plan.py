@@ -29,7 +29,7 @@ class Plan:
     """Everything that is to be done for one request.
 
     Attributes:
-        fields: What this request calls the fields `question` and `image`, of which services speak.
+        fields: What this request calls the fields `question`, `image` and `video`, of which services speak.
         encode: The call to the encoder service.
         input_ids: The prompt for the language model.
         sampling: Sampling parameters.
@@ -205,7 +205,7 @@ class Planner:
             llm_pruner=None if llm_pruner is None else asdict(llm_pruner),
         )
         return Plan(
-            fields={"question": question.param, "image": media.field},
+            fields={"question": question.param, "image": media.field, "video": _video_field(media)},
             encode=encode,
             input_ids=input_ids,
             sampling=sampling,

@@ -10,7 +10,9 @@ import pytest
 from transformers import AutoTokenizer, CLIPTokenizer
 
 from fovea.errors import InvalidRequest
+from gateway.app import create_app
 from gateway.question import Place, Turn
+from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 from tests.unit.gateway.families import FAMILIES, TAKE_VIDEOS, Family, write_family
 
@@ -152,3 +154,12 @@ def test_a_clip_tokenizer_of_two_files_is_that_of_one(clip: Path, tmp_path: Path
     ours = TextTowerTokenizer(tmp_path)
     for text in ("Is a RED circle?", "it's 42 cats, and the cat's mat!  ", "a-b_c", "What\ncolour?"):
         assert ours.encode(text) == theirs(text)["input_ids"]
+
+
+def test_a_family_whose_text_tower_nobody_knows_needs_one_named(tmp_path: Path, clip: Path) -> None:
+    checkpoint = write_family(tmp_path / "tiny", "llava")
+    config = json.loads((checkpoint / "config.json").read_text()) | {"model_type": "idefics"}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"'idefics' is not a family .* \(llava, .* name it with --text-tower"):
+        create_app(GatewaySettings(model=str(checkpoint)))
+    create_app(GatewaySettings(model=str(checkpoint), text_tower=str(clip)))
