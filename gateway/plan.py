@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -11,10 +11,10 @@ from fovea.errors import CheckpointMismatch, InvalidRequest, NotFound
 from gateway.cache.keys import EncodeKey, SamplingKey, answer_key, visual_tokens_key
 from gateway.clients.encoder import EncodeCall, EncoderInfo, VideoCall
 from gateway.clients.llm import LLMInfo, LlmPrunerCall, Sampling
-from gateway.clients.pruner_info import PrunerInfo
 from gateway.gathering import Media
-from gateway.media import Video, field_of
-from gateway.question import Place, Question, Sources
+from gateway.limits import check_family, check_sources, check_text, video_field
+from gateway.media import Video
+from gateway.question import Question, Sources
 from gateway.schemas.answer import AnswerRequest, CacheMode, LlmPruner
 from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
@@ -94,19 +94,8 @@ class Planner:
         settings = self.settings
         if request.model not in (None, settings.model_name):
             raise NotFound(f"model {request.model!r:.80} is not served here; {settings.model_name!r} is", param="model")
-        self._check_text(question)
-        _check_video_fields(request, sources)
-        if len(sources.images) > settings.max_images:
-            raise InvalidRequest(
-                f"{len(sources.images)} pictures; up to {settings.max_images} are accepted",
-                param=field_of(sources.images[0].name),
-            )
-        num_frames = max([request.num_frames or 0, *(len(video.frames) for video in sources.videos)])
-        if num_frames > settings.max_video_frames:
-            raise InvalidRequest(
-                f"{num_frames} frames of a video; up to {settings.max_video_frames} are accepted",
-                param="video" if request.num_frames is None else "num_frames",
-            )
+        check_text(question, settings)
+        check_sources(request, sources, settings)
         if request.max_tokens > settings.max_tokens:
             raise InvalidRequest(
                 f"max_tokens is {request.max_tokens}; 1 to {settings.max_tokens} are accepted", param="max_tokens"
@@ -117,21 +106,6 @@ class Planner:
                 f"timeout_s is {timeout_s:g}; up to {settings.max_timeout_s:g} is accepted", param="timeout_s"
             )
         return timeout_s
-
-    def _check_text(self, question: Question) -> None:
-        limit = self.settings.max_question_chars
-        if len(question.text) > limit:
-            what = "question" if question.turns is None else "messages: the last user turn"
-            raise InvalidRequest(
-                f"{what} has {len(question.text):,} characters; 1 to {limit:,} are accepted", param=question.param
-            )
-        texts = [part for turn in question.turns or () for part in turn.parts if not isinstance(part, Place)]
-        if sum(map(len, texts)) > self.settings.max_messages_chars:
-            raise InvalidRequest(
-                f"messages have {sum(map(len, texts)):,} characters; up to {self.settings.max_messages_chars:,} are"
-                " accepted",
-                param="messages",
-            )
 
     def plan(
         self,
@@ -146,21 +120,23 @@ class Planner:
         """The plan for a request that passed `check`.
 
         Raises:
-            NotFound: No such pruner.
+            NotFound: No such pruner inside the language model, or one of its pruners named on the encoder's side.
             InvalidRequest: The model does not take that many pictures or videos, the question cannot be asked about
                 them, or it is too long whatever is pruned.
             CheckpointMismatch: The encoder wants questions in ids that this gateway cannot write.
         """
-        _check_family(request, media, encoder)
+        check_family(request, media, encoder)
         name = request.pruner or self.settings.pruner or encoder.default_pruner
         if name in {pruner.name for pruner in llm.pruners}:
             raise NotFound(f"pruner {name!r} works inside the language model; name it in llm_pruner", param="pruner")
-        pruner = _pruner(name, encoder.pruners, "pruner")
+        # One that is not listed goes to the encoder all the same: it says whether there is none of that name, or which
+        # ones work on its family instead.
+        reads_text = all(pruner.reads_text for pruner in encoder.pruners if pruner.name == name)
         llm_pruner = _llm_pruner(request.llm_pruner, llm)
         start = time.perf_counter()
         num_images = len(media.images)
         input_ids = self._input_ids(question, num_images, len(media.videos))
-        text_ids = self._text_ids(question, encoder) if pruner.reads_text else []
+        text_ids = self._text_ids(question, encoder) if reads_text else []
         _check_length(len(input_ids), len(text_ids), llm, question.param)
         tokenize_ms = (time.perf_counter() - start) * 1000
 
@@ -170,7 +146,7 @@ class Planner:
         encode = EncodeCall(
             images=[image.data for image in media.images],
             text_ids=text_ids,
-            pruner=pruner.name,
+            pruner=name,
             pruner_params=request.pruner_params,
             keep_tokens=request.keep_tokens,
             keep_ratio=keep_ratio,
@@ -205,7 +181,7 @@ class Planner:
             llm_pruner=None if llm_pruner is None else asdict(llm_pruner),
         )
         return Plan(
-            fields={"question": question.param, "image": media.field, "video": _video_field(media)},
+            fields={"question": question.param, "image": media.field, "video": video_field(media)},
             encode=encode,
             input_ids=input_ids,
             sampling=sampling,
@@ -233,46 +209,6 @@ class Planner:
                 "the encoder service reads questions through a text tower, and this gateway was started without one"
             )
         return self._text_tower_tokenizer.encode(text)
-
-
-def _check_video_fields(request: AnswerRequest, sources: Sources) -> None:
-    """Fields about videos say something about a video of this request."""
-    needs = {
-        "num_frames": any(video.file is not None for video in sources.videos) or "a video file",
-        "seconds_per_frame": any(video.frames for video in sources.videos) or "a list of frames as video",
-        "video_budget": bool(sources.videos) or "a video",
-    }
-    for name, needed in needs.items():
-        if getattr(request, name) is not None and needed is not True:
-            raise InvalidRequest(f"{name} goes with {needed}; this request has none", param=name)
-
-
-def _check_family(request: AnswerRequest, media: Media, encoder: EncoderInfo) -> None:
-    if len(media.images) > encoder.max_images:
-        raise InvalidRequest(
-            f"{len(media.images)} pictures; family {encoder.family} takes up to {encoder.max_images} in one question",
-            param=media.field,
-        )
-    if media.videos and not encoder.max_videos:
-        raise InvalidRequest(
-            f"family {encoder.family} takes no videos; pictures are accepted, as image or images",
-            param=_video_field(media),
-        )
-    if len(media.videos) > encoder.max_videos:
-        raise InvalidRequest(
-            f"{len(media.videos)} videos; family {encoder.family} takes up to {encoder.max_videos} in one question",
-            param=_video_field(media),
-        )
-    num_frames = max([request.num_frames or 0, *(len(video.frames) for video in media.videos)])
-    if encoder.max_frames and num_frames > encoder.max_frames:
-        raise InvalidRequest(
-            f"{num_frames} frames of a video; family {encoder.family} takes up to {encoder.max_frames}",
-            param=_video_field(media) if request.num_frames is None else "num_frames",
-        )
-
-
-def _video_field(media: Media) -> str:
-    return "messages" if media.field == "messages" else "video"
 
 
 def _video_call(video: Video, request: AnswerRequest) -> VideoCall:
@@ -304,16 +240,17 @@ def _check_length(prompt_ids: int, text_ids: int, llm: LLMInfo, param: str) -> N
         )
 
 
-def _pruner(name: str, pruners: Sequence[PrunerInfo], param: str) -> PrunerInfo:
-    for pruner in pruners:
-        if pruner.name == name:
-            return pruner
-    accepted = ", ".join(pruner.name for pruner in pruners) or "none, for this engine cannot prune"
-    raise NotFound(f"there is no {param} {name!r:.80}; accepted are {accepted}", param=param)
-
-
 def _llm_pruner(asked: LlmPruner | None, llm: LLMInfo) -> LlmPrunerCall | None:
     if asked is None:
         return None
-    pruner = _pruner(asked.name, llm.pruners, "llm_pruner")
-    return LlmPrunerCall(pruner.name, asked.params, asked.keep_tokens, asked.keep_ratio)
+    names = [pruner.name for pruner in llm.pruners]
+    if not names:
+        raise InvalidRequest(
+            "llm_pruner is not accepted: this model, or its engine, cannot prune inside the language model",
+            param="llm_pruner",
+        )
+    if asked.name not in names:
+        raise NotFound(
+            f"there is no llm_pruner {asked.name!r:.80}; accepted are {', '.join(names)}", param="llm_pruner"
+        )
+    return LlmPrunerCall(asked.name, asked.params, asked.keep_tokens, asked.keep_ratio)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from fovea.errors import InvalidRequest
 from gateway.schemas.answer import AnswerRequest
 from gateway.schemas.messages import ImagePart, Message, TextPart, VideoPart
 
-__all__ = ["Place", "Question", "Source", "Sources", "Turn", "Uploads", "VideoSource", "read_question"]
+__all__ = ["FILE_FIELDS", "Place", "Question", "Source", "Sources", "Turn", "Uploads", "VideoSource", "read_question"]
+
+
+FILE_FIELDS: Final = ("image", "images", "video")
+"""The request fields that may hold files."""
 
 
 class Place(StrEnum):
@@ -84,7 +89,7 @@ class Sources:
 
 @dataclass
 class Uploads:
-    """Files of a form: pictures by field (`image` or `images`), and videos."""
+    """Files of a form by their fields, `FILE_FIELDS`."""
 
     image: list[bytes] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)

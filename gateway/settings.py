@@ -92,6 +92,9 @@ class GatewaySettings(ServiceSettings):
     """Most pictures in one request, all turns of `messages` together; beyond it 422. The encoder service has a limit of
     its own."""
 
+    max_videos: int = Field(default=8, ge=1)
+    """Most videos in one request; beyond it 422. The encoder service has a limit of its own."""
+
     max_video_frames: int = Field(default=64, ge=1)
     """Most frames of one video, as a list or in `num_frames`; beyond it 422. The encoder service has a limit of its
     own."""

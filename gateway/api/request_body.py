@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from fovea.errors import Cancelled, InvalidRequest, MalformedRequest, UnsupportedMedia
 from gateway.errors import RequestTimeout
-from gateway.question import Uploads
+from gateway.question import FILE_FIELDS, Uploads
 from gateway.schemas.answer import AnswerRequest, parse_answer_request
 
 __all__ = ["read_answer_request"]
@@ -159,8 +159,8 @@ async def _form_fields(form: FormData) -> tuple[dict[str, Any], Uploads]:
 
 
 def _check_files(name: str, count: int, texts: list[str]) -> None:
-    if name not in Uploads.__dataclass_fields__:
-        raise InvalidRequest(f"files are accepted in the fields {', '.join(Uploads.__dataclass_fields__)}", param=name)
+    if name not in FILE_FIELDS:
+        raise InvalidRequest(f"files are accepted in the fields {', '.join(FILE_FIELDS)}", param=name)
     if texts:
         raise InvalidRequest(f"{name} was given twice, as a file and as a field", param=name)
     if name == "video" and count != 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fovea.errors import ServiceError
+from fovea.errors import InvalidRequest, NotFound, ServiceError
 from fovea.server import GrpcServer
 from fovea.tensors import to_message
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
@@ -56,6 +56,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
         self.gate = Gate()
         self.cancelled = asyncio.Event()
         self.error: ServiceError | None = None
+        self.unsuitable: set[str] = set()
         self.reply: encoder_pb2.EncodeResponse | None = None
         self.info = encoder_pb2.GetEncoderInfoResponse(
             model="tiny",
@@ -100,6 +101,11 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
             raise self.error
         if self.reply is not None:
             return self.reply
+        names = [pruner.name for pruner in self.info.pruners]
+        if request.pruner in self.unsuitable:
+            raise InvalidRequest(f"{request.pruner} does not work here; accepted: {', '.join(names)}", param="pruner")
+        if request.pruner not in names:
+            raise NotFound(f"there is no pruner; accepted: {', '.join(names)}", param="pruner")
         return self._encode(request)
 
     def _encode(self, request: Any) -> encoder_pb2.EncodeResponse:

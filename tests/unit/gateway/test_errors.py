@@ -109,13 +109,19 @@ async def test_parameters_within_the_bounds_reach_the_encoder(gateway: Gateway) 
     ("fields", "param", "says"),
     [
         ({"model": "gpt"}, "model", "'tiny-llava' is"),
-        ({"pruner": "magic"}, "pruner", "accepted are none, desap"),
+        ({"pruner": "magic"}, "pruner", "accepted: none, desap"),
     ],
 )
 async def test_unknown_names(gateway: Gateway, fields: dict[str, Any], param: str, says: str) -> None:
     error = await gateway.refused(404, ask() | fields)
     assert (error["code"], error["param"]) == ("not_found", param)
     assert says in error["message"]
+
+
+async def test_a_pruner_that_the_family_cannot_run_is_a_wrong_choice_not_a_wrong_name(gateway: Gateway) -> None:
+    gateway.encoder.unsuitable.add("visionzip")
+    error = await gateway.refused(422, ask(pruner="visionzip"))
+    assert (error["param"], error["message"]) == ("pruner", "visionzip does not work here; accepted: none, desap")
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,7 @@ TURN = {"messages": HISTORY}
         ({"messages": [user({"type": "audio"})]}, 422, "messages", "'text', 'image_url', 'video_url'"),
         ({"messages": [user({**text("a"), "b": 1})]}, 422, "messages.0.content.0.text.b", "accepted are role"),
         ({"messages": [user(text("a"), image(0))] * 9}, 422, "messages", "9 pictures; up to 8"),
+        ({"messages": [user(*[video()] * 9, text("What?"))]}, 422, "messages", "9 videos; up to 8 are accepted"),
         ({"messages": [user(video(), text("What?"))]}, 422, "messages", "family llava takes no videos"),
         (
             {"messages": [{"role": "assistant", "content": [image(0)]}, user(text("What?"))]},
