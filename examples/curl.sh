@@ -12,6 +12,9 @@ curl -sS --fail-with-body "$url/v1/answer" -H 'content-type: application/json' -
 {"question": "What do you see?", "keep_tokens": 32, "image": "data:image/png;base64,$(base64 < "$picture" | tr -d '\n')"}
 JSON
 
+echo; echo "--- about two pictures"
+curl -sS --fail-with-body "$url/v1/answer" -F images=@"$picture" -F images=@"$picture" -F question="Is <image> like <image>?"
+
 echo; echo "--- as it is decoded"
 curl -sS --fail-with-body -N "$url/v1/answer" -F image=@"$picture" -F question="Describe the picture." -F stream=true
 

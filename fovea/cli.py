@@ -25,6 +25,8 @@ from fovea.stack import Stack, StackError, shipped_checkpoint
 __all__ = ["main"]
 
 _STARTUP_S = 600
+_PRUNING_FIELDS = ("pruner", "pruner_params", "keep_tokens", "keep_ratio")
+_ANSWER_FIELDS = (*_PRUNING_FIELDS, "max_tokens", "temperature", "num_frames", "video_budget")
 
 
 def _stack(args: argparse.Namespace) -> Stack:
@@ -61,17 +63,20 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _ask(args: argparse.Namespace) -> int:
-    fields: dict[str, Any] = {
-        name: getattr(args, name) for name in ("pruner", "keep_tokens", "keep_ratio", "max_tokens", "temperature")
-    }
-    fields |= {"pruner_params": args.pruner_params, "llm_pruner": _llm_pruner(args)}
+    fields: dict[str, Any] = {name: getattr(args, name) for name in _ANSWER_FIELDS}
+    fields |= {"llm_pruner": _llm_pruner(args), "explain": bool(args.explain) or None}
     if args.explain:
         _require_writable_image(args.explain)
-        fields["explain"] = True
+    *pictures, question = args.words
+    pictures = [Path(picture) for picture in pictures]
+    if not pictures and not args.video:
+        raise AnswerError("name a picture before the question, or a video with --video")
+    if args.explain and (len(pictures) != 1 or args.video):
+        raise AnswerError("--explain draws one picture; /v1/explain also draws several")
     on_text = (lambda text: print(text, end="", flush=True)) if args.stream else None
-    answer = ask(args.url, args.image, args.question, timeout_s=args.timeout_s, on_text=on_text, **fields)
+    answer = ask(args.url, pictures, question, video=args.video, timeout_s=args.timeout_s, on_text=on_text, **fields)
     if args.explain:
-        draw_overlay(_picture(args.image), Explained.from_response(args.question, answer)).save(args.explain)
+        draw_overlay(_picture(pictures[0]), _explained(question, answer)).save(args.explain)
         kept, total = answer["usage"]["visual_tokens_kept"], answer["usage"]["visual_tokens_total"]
         print(f"kept {kept} of {total} visual tokens, drawn in {args.explain}", file=sys.stderr)
     if args.stream:
@@ -97,17 +102,24 @@ def _llm_pruner(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def _explain(args: argparse.Namespace) -> int:
     _require_writable_image(args.out)
-    fields = {name: getattr(args, name) for name in ("pruner", "keep_tokens", "keep_ratio")}
-    fields |= {"pruner_params": args.pruner_params, "maps": args.maps or None}
+    fields = {name: getattr(args, name) for name in _PRUNING_FIELDS} | {"maps": args.maps or None}
     explained = []
     for question in args.question:
         reply = explain(args.url, args.image, question, timeout_s=args.timeout_s, **fields)
-        explained.append(Explained.from_response(question, reply))
+        explained.append(_explained(question, reply))
         print(f"{question}\n  {explained[-1].counts}", file=sys.stderr)
+    image = _picture(args.image)
     draw = draw_activation_maps if args.maps else draw_explanations
-    draw(_picture(args.image), explained).save(args.out)
+    draw((image, one) for one in explained).save(args.out)
     print(args.out)
     return 0
+
+
+def _explained(question: str, response: dict[str, Any]) -> Explained:
+    try:
+        return Explained.from_response(question, response)
+    except ServiceError as error:
+        raise AnswerError(error.message) from error
 
 
 def _picture(path: Path) -> Image.Image:
@@ -161,9 +173,22 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--redis-url", help="cache in this Redis instead of in the gateway's memory")
     up.set_defaults(run=_up)
 
-    one = commands.add_parser("ask", help="ask one question about one picture")
-    one.add_argument("image", type=Path, help="picture file: JPEG, PNG, WebP, GIF or BMP")
-    one.add_argument("question", help="what to ask about it")
+    one = commands.add_parser(
+        "ask",
+        help="ask one question about one or more pictures, or a video",
+        usage="%(prog)s [options] IMAGE ... QUESTION",
+    )
+    one.add_argument(
+        "words",
+        nargs="+",
+        metavar="IMAGE ... QUESTION",
+        help="picture files (JPEG, PNG, WebP, GIF or BMP), then what to ask",
+    )
+    one.add_argument(
+        "--video", type=Path, help="video file, beside pictures or instead: MP4, WebM, MKV, AVI, MOV or GIF"
+    )
+    one.add_argument("--num-frames", type=int, help="frames to sample from the video")
+    one.add_argument("--video-budget", choices=("per_frame", "whole"), help="what shares the budget of a video")
     url = os.environ.get("FOVEA_URL", "http://127.0.0.1:8000")
     one.add_argument("--url", default=url, help="the gateway; also FOVEA_URL (default: %(default)s)")
     one.add_argument("--pruner", help="which visual tokens to keep, a name from /v1/pruners")
@@ -211,9 +236,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """As argparse, but pictures and question may stand on both sides of an option."""
+    parser = _parser()
+    args, left = parser.parse_known_args(argv)
+    if left and ("words" not in args or any(word.startswith("-") for word in left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        args.words += left
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `fovea` command; returns the exit status."""
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     try:
         status: int = args.run(args)
         return status

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx
 
@@ -19,19 +19,21 @@ class AnswerError(RuntimeError):
 
 def ask(
     url: str,
-    picture: Path,
+    pictures: Path | Sequence[Path],
     question: str,
     *,
+    video: Path | None = None,
     timeout_s: float = 60,
     on_text: Callable[[str], object] | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
-    """Asks one question about one picture.
+    """Asks one question about pictures, a video or both.
 
     Args:
         url: Base URL of the gateway.
-        picture: A picture file.
-        question: The question.
+        pictures: A picture file, or several; none where there is a video.
+        question: The question. `<image>` and `<video>` in it mark places; what has no mark comes first.
+        video: A video file, for families that take one.
         timeout_s: Deadline of the whole answer, in seconds.
         on_text: Called with each piece of the answer as it is decoded; None waits for the whole.
         fields: Further request fields of `/v1/answer`, such as pruner="cls", keep_tokens=32, explain=True.
@@ -40,19 +42,26 @@ def ask(
         The answer object (docs/api.md).
 
     Raises:
-        AnswerError: The picture cannot be read, the gateway is away, or it answered with an error.
+        AnswerError: A file cannot be read, the gateway is away, or it answered with an error.
     """
     fields |= {"stream": None if on_text is None else True}
-    return _post(url, "/v1/answer", picture, question, timeout_s, fields, on_text)
+    return _post(url, "/v1/answer", pictures, video, question, timeout_s, fields, on_text)
 
 
-def explain(url: str, picture: Path, question: str, *, timeout_s: float = 60, **fields: Any) -> dict[str, Any]:
+def explain(
+    url: str,
+    pictures: Path | Sequence[Path],
+    question: str,
+    *,
+    video: Path | None = None,
+    timeout_s: float = 60,
+    **fields: Any,
+) -> dict[str, Any]:
     """What would be kept for a question, and why.
 
     Args:
         url: Base URL of the gateway.
-        picture: A picture file.
-        question: The question.
+        pictures, question, video: As for `ask`.
         timeout_s: Deadline, in seconds.
         fields: Further request fields of `/v1/explain`, such as keep_tokens=32, maps=True.
 
@@ -62,13 +71,14 @@ def explain(url: str, picture: Path, question: str, *, timeout_s: float = 60, **
     Raises:
         AnswerError: As for `ask`.
     """
-    return _post(url, "/v1/explain", picture, question, timeout_s, {**fields, "format": "json"})
+    return _post(url, "/v1/explain", pictures, video, question, timeout_s, {**fields, "format": "json"})
 
 
 def _post(
     url: str,
     path: str,
-    picture: Path,
+    pictures: Path | Sequence[Path],
+    video: Path | None,
     question: str,
     timeout_s: float,
     fields: dict[str, Any],
@@ -76,20 +86,30 @@ def _post(
 ) -> dict[str, Any]:
     fields |= {"question": question, "timeout_s": timeout_s}
     form = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items() if v is not None}
-    try:
-        files = {"image": (picture.name, picture.read_bytes())}
-    except OSError as error:
-        raise AnswerError(f"cannot read {picture}: {error.strerror}") from error
-    with (
-        _in_plain_words(url),
-        httpx.stream(
-            "POST", f"{url}{path}", data=form, files=files, timeout=timeout_s + 5, trust_env=False
-        ) as response,
-    ):
+    with ExitStack() as opened:
+        files = [(name, opened.enter_context(_open(file))) for name, file in _named(pictures, video)]
+        opened.enter_context(_in_plain_words(url))
+        response = opened.enter_context(
+            httpx.stream("POST", f"{url}{path}", data=form, files=files, timeout=timeout_s + 5, trust_env=False)
+        )
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             return _follow(url, response.iter_lines(), on_text or (lambda text: None))
         response.read()
         return _object(url, response)
+    raise AssertionError("unreachable: the stack swallows no exception")
+
+
+def _named(pictures: Path | Sequence[Path], video: Path | None) -> list[tuple[str, Path]]:
+    """Files with the form fields in which they are sent."""
+    paths = [pictures] if isinstance(pictures, Path) else pictures
+    return [("image", path) for path in paths] + ([("video", video)] if video is not None else [])
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise AnswerError(f"cannot read {path}: {error.strerror}") from error
 
 
 @contextmanager

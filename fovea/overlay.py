@@ -42,17 +42,23 @@ def token_color(index: int) -> Color:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def own_patches(kept: Sequence[int], merged_into: Sequence[int]) -> list[tuple[int, int]]:
+def own_patches(kept: Sequence[int], merged_into: Sequence[int], num_patches: int) -> list[tuple[int, int]]:
     """(index, patch) of the kept tokens that are patches.
 
-    A token that is not one, such as CLS or a row of zeros, travels with the place of some patch that went elsewhere.
+    A token that is not one, such as CLS or a row of zeros, travels with the place of some patch that went elsewhere, or
+    with one after the last patch.
 
     Args:
-        kept: The patch with which each kept token travels.
+        kept: The place with which each kept token travels.
         merged_into: For each patch the index into `kept` of the token that it is or joined, -1: dropped; empty: nobody
             knows, and each token counts as its patch.
+        num_patches: Of the picture.
     """
-    return [(index, patch) for index, patch in enumerate(kept) if not merged_into or merged_into[patch] == index]
+    return [
+        (index, patch)
+        for index, patch in enumerate(kept)
+        if patch < num_patches and (not merged_into or merged_into[patch] == index)
+    ]
 
 
 def draw_patches(
@@ -80,7 +86,7 @@ def draw_patches(
     drawing = Image.fromarray(shaded.clip(0, 255).astype(np.uint8), "RGB")
     pen = ImageDraw.Draw(drawing)
     _draw_borders(pen, owner.reshape(rows, columns), cell)
-    for index, patch in own_patches(kept, merged_into):
+    for index, patch in own_patches(kept, merged_into, rows * columns):
         row, column = divmod(patch, columns)
         box = (column * cell, row * cell, (column + 1) * cell, (row + 1) * cell)
         drawing.paste(seen.crop(box), box[:2])

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fovea.errors import InvalidRequest
 from fovea.overlay import as_seen, draw_heat, draw_patches, heat_colors, own_patches
 
 __all__ = ["Explained", "draw_activation_maps", "draw_explanations", "draw_overlay"]
@@ -44,17 +45,19 @@ Rows = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Explained:
-    """One question with what was decided for it; maps flat in raster order, empty where there is none.
+    """One question with what was decided for one picture; maps flat in raster order, empty where there is none.
 
     Attributes:
         question: The question.
         pruner: Which ran.
         grid: Rows and columns of patches.
-        kept: The patch with which each kept token travels.
+        kept: The place with which each kept token travels: that of a patch, or one after the last for a token that is
+            none.
         merged_into: For each patch an index into `kept`, -1: dropped; empty: not told.
         task_map: Relevance to the question.
         saliency_map: Attention of CLS.
         activation_maps: By name, those of `/v1/explain`.
+        name: Of the picture, where there are several.
     """
 
     question: str
@@ -65,35 +68,75 @@ class Explained:
     task_map: Sequence[float]
     saliency_map: Sequence[float]
     activation_maps: Mapping[str, Sequence[float]]
+    name: str = ""
 
     @classmethod
     def from_response(cls, question: str, response: Mapping[str, Any]) -> Self:
-        """Of the object that `/v1/explain` answers as JSON; of `/v1/answer` with `explain` as well."""
+        """Of the object that `/v1/explain` answers as JSON about one picture; of `/v1/answer` with `explain` as well.
+
+        Raises:
+            InvalidRequest: The picture was cut into tiles.
+        """
+        (one,) = cls.of_pictures(question, response)
+        return one
+
+    @classmethod
+    def of_pictures(cls, question: str, response: Mapping[str, Any]) -> list[Self]:
+        """The same about several pictures, one for each.
+
+        Raises:
+            InvalidRequest: One of them was cut into tiles, or is a video.
+        """
         why = response["explain"]
+        if "visuals" not in why:
+            return [cls._of(question, why["pruner"], why, response.get("maps") or {}, name="")]
+        visuals = why["visuals"]
+        if any(visual["kind"] != "image" or visual["grid"][0] != 1 for visual in visuals):
+            raise InvalidRequest(
+                "pictures that the model cuts into tiles, and videos, are not drawn; /v1/explain with format json gives"
+                " the numbers",
+                param="format",
+            )
+        return [
+            cls._of(question, why["pruner"], _only_frame(visual), {}, name=f"picture {number} of {len(visuals)}")
+            for number, visual in enumerate(visuals, start=1)
+        ]
+
+    @classmethod
+    def _of(cls, question: str, pruner: str, why: Mapping[str, Any], maps: Mapping[str, Any], *, name: str) -> Self:
         rows, columns = why["grid"]
         return cls(
             question=question,
-            pruner=why["pruner"],
+            pruner=pruner,
             grid=(rows, columns),
             kept=why["kept"],
             merged_into=_flat(why.get("merged_into")),
             task_map=_flat(why.get("task_map")),
             saliency_map=_flat(why.get("saliency_map")),
-            activation_maps={name: _flat(rows) for name, rows in (response.get("maps") or {}).items() if rows},
+            activation_maps={kind: _flat(rows) for kind, rows in maps.items() if rows},
+            name=name,
         )
 
     @property
     def counts(self) -> str:
         """What became of the patches, in words."""
-        total = self.grid[0] * self.grid[1]
-        own = {patch for _, patch in own_patches(self.kept, self.merged_into)}
+        patches = self.grid[0] * self.grid[1]
+        own = {patch for _, patch in own_patches(self.kept, self.merged_into, patches)}
         merged = sum(owner >= 0 for patch, owner in enumerate(self.merged_into) if patch not in own)
         others = len(self.kept) - len(own)
+        tokens = max(patches, 1 + max(self.kept))
         return (
-            f"{self.pruner}: {len(self.kept)} of {total} visual tokens kept"
+            f"{self.name}, " * bool(self.name)
+            + f"{self.pruner}: {len(self.kept)} of {tokens} visual tokens kept"
             + f" ({others} of them not a patch)" * bool(others)
-            + f", {merged} patches merged into them, {total - len(own) - merged} dropped"
+            + f", {merged} patches merged into them, {patches - len(own) - merged} dropped"
         )
+
+
+def _only_frame(visual: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of several visuals in the shape for one plain picture."""
+    maps = {name: visual[name][0] for name in ("task_map", "saliency_map", "merged_into") if visual.get(name)}
+    return {"grid": visual["grid"][1:], "kept": visual["kept"], **maps}
 
 
 def _flat(rows: Any) -> list[Any]:
@@ -111,15 +154,15 @@ def draw_overlay(image: Image.Image, explained: Explained) -> Image.Image:
     return draw_patches(seen, explained.grid, explained.kept, explained.merged_into)
 
 
-def draw_explanations(image: Image.Image, explained: Sequence[Explained]) -> Image.Image:
-    """For each question, one below the other: patches, task map, saliency map; one legend.
+def draw_explanations(shown: Iterable[tuple[Image.Image, Explained]]) -> Image.Image:
+    """For each picture and question, one below the other: patches, task map, saliency map; one legend.
 
     Args:
-        image: The picture in RGB.
-        explained: At least one question about it.
+        shown: Pictures in RGB, each with a question about it; at least one.
     """
-    blocks = []
-    for one in explained:
+    blocks: list[Image.Image] = []
+    asked = None
+    for image, one in shown:
         seen = as_seen(image, one.grid, _PANEL)
         panels = [
             (draw_patches(seen, one.grid, one.kept, one.merged_into), "what became of each patch"),
@@ -127,19 +170,21 @@ def draw_explanations(image: Image.Image, explained: Sequence[Explained]) -> Ima
             _map_panel(seen, one, one.saliency_map, "saliency map", "does not use one"),
         ]
         row = _beside([_captioned(panel, caption) for panel, caption in panels])
-        blocks += [_heading(one.question, one.counts, max(row.width, _LEAST_WIDTH)), row]
+        # The question once for all pictures that follow under it.
+        question = one.question if one.question != asked or not one.name else ""
+        asked = one.question
+        blocks += [_heading(question, one.counts, max(row.width, _LEAST_WIDTH)), row]
     return _page([*blocks, _legend(blocks[-1].width)])
 
 
-def draw_activation_maps(image: Image.Image, explained: Sequence[Explained]) -> Image.Image:
+def draw_activation_maps(shown: Iterable[tuple[Image.Image, Explained]]) -> Image.Image:
     """The paper's figure 7: a row for each question, its picture and the four activation maps.
 
     Args:
-        image: The picture in RGB.
-        explained: At least one question about it, with `activation_maps`.
+        shown: Pictures in RGB, each with a question about it and its `activation_maps`; at least one.
     """
     blocks = []
-    for number, one in enumerate(explained):
+    for number, (image, one) in enumerate(shown):
         seen = as_seen(image, one.grid, _SMALL_PANEL)
         panels = [seen]
         for name in ACTIVATION_MAPS:
@@ -182,7 +227,8 @@ def _captioned(panel: Image.Image, caption: str) -> Image.Image:
 
 def _heading(question: str, counts: str, width: int) -> Image.Image:
     """The question in up to three lines, and the counts below it."""
-    lines = [(line, _TITLE, _INK) for line in _wrapped(question, _font(_TITLE), width, limit=_TITLE_LINES)]
+    title = _wrapped(question, _font(_TITLE), width, limit=_TITLE_LINES) if question else []
+    lines = [(line, _TITLE, _INK) for line in title]
     if counts:
         lines.append((counts, _TEXT, _FAINT))
     made = Image.new("RGB", (width, round(sum(size * _LINE for _, size, _ in lines))), _PAPER)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from fovea import __version__, checkpoints
+from fovea.text_towers import DEFAULT_TEXT_TOWERS
 from gateway.api import answer, explain, health, pruners
 from gateway.api.admission import Admission
 from gateway.api.body_limit import BodyLimit
@@ -20,7 +21,8 @@ from gateway.cache.redis import RedisCache
 from gateway.clients.encoder import EncoderClient
 from gateway.clients.llm import LLMClient
 from gateway.drawing import Drawing
-from gateway.fetch import PictureFetcher
+from gateway.fetch import MediaFetcher
+from gateway.gathering import Gatherer, MediaLimits
 from gateway.pipeline import Pipeline
 from gateway.plan import Planner
 from gateway.settings import GatewaySettings
@@ -40,16 +42,30 @@ def _cache(settings: GatewaySettings) -> Cache:
     )
 
 
+def _planner(settings: GatewaySettings) -> Planner:
+    model = checkpoints.resolve(settings.model, files=TokenizerFiles, revision=settings.revision)
+    prompt_tokenizer = PromptTokenizer(model)
+    family = prompt_tokenizer.family
+    if not settings.text_tower and family not in DEFAULT_TEXT_TOWERS:
+        raise ValueError(
+            f"{family!r} is not a family whose text tower is known ({', '.join(DEFAULT_TEXT_TOWERS)}); name it with"
+            " --text-tower"
+        )
+    name = settings.text_tower or DEFAULT_TEXT_TOWERS[family]
+    if name is None:
+        return Planner(settings, prompt_tokenizer, None)
+    text_tower = checkpoints.resolve(name, files=TokenizerFiles)
+    return Planner(settings, prompt_tokenizer, TextTowerTokenizer(text_tower))
+
+
 def create_app(settings: GatewaySettings) -> FastAPI:
     """The gateway as an ASGI application. Services may be down; requests tell.
 
     Raises:
         FileNotFoundError: A checkpoint is not there, or lacks tokenizer, template or configuration.
-        ValueError: The chat template or the Redis URL cannot be used.
+        ValueError: The chat template or the Redis URL cannot be used; no text tower is known for the family.
     """
-    model = checkpoints.resolve(settings.model, files=TokenizerFiles, revision=settings.revision)
-    text_tower = checkpoints.resolve(settings.text_tower, files=TokenizerFiles)
-    planner = Planner(settings, PromptTokenizer(model), TextTowerTokenizer(text_tower))
+    planner = _planner(settings)
     cache = _cache(settings)
 
     @asynccontextmanager
@@ -59,7 +75,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             encoder=EncoderClient(settings.encoder, max_message_bytes=settings.max_message_bytes),
             llm=LLMClient(settings.llm, max_message_bytes=settings.max_message_bytes),
             cache=cache,
-            fetcher=PictureFetcher(settings.fetch_hosts, max_bytes=settings.max_image_bytes),
+            gatherer=Gatherer(
+                MediaFetcher(settings.fetch_hosts),
+                MediaLimits(settings.max_image_bytes, settings.max_video_bytes, settings.max_body_bytes),
+            ),
             drawing=Drawing(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         )
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -13,7 +14,7 @@ from gateway.schemas.explain import ExplainResponse
 
 __all__ = ["Drawing"]
 
-# Each holds a decoded picture, up to 3 bytes a pixel: a few at a time bound the memory, the others wait.
+# Each holds up to two decoded pictures, 3 bytes a pixel: a few at a time bound the memory, the others wait.
 _WORKERS: Final = 2
 
 
@@ -30,19 +31,21 @@ class Drawing:
         self._max_pixels = max_pixels
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="drawing")
 
-    async def png(self, picture: bytes, question: str, response: ExplainResponse) -> bytes:
-        """A PNG file: patches and both maps, or the activation maps where the response has them.
+    async def png(self, pictures: Sequence[bytes], question: str, response: ExplainResponse) -> bytes:
+        """A PNG file: patches and both maps of each picture, or the activation maps where the response has them.
 
         Raises:
+            InvalidRequest: A picture was cut into tiles.
             TooLarge: More pixels than are drawn.
-            UnsupportedMedia: The picture cannot be decoded.
+            UnsupportedMedia: A picture cannot be decoded.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._draw, picture, question, response)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._draw, pictures, question, response)
 
-    def _draw(self, picture: bytes, question: str, response: ExplainResponse) -> bytes:
-        image = decode(picture, max_bytes=self._max_bytes, max_pixels=self._max_pixels)
-        explained = [Explained.from_response(question, response.model_dump())]
-        sheet = (draw_explanations if response.maps is None else draw_activation_maps)(image, explained)
+    def _draw(self, pictures: Sequence[bytes], question: str, response: ExplainResponse) -> bytes:
+        explained = Explained.of_pictures(question, response.model_dump())
+        images = (decode(picture, max_bytes=self._max_bytes, max_pixels=self._max_pixels) for picture in pictures)
+        shown = zip(images, explained, strict=True)
+        sheet = (draw_explanations if response.maps is None else draw_activation_maps)(shown)
         file = io.BytesIO()
         sheet.save(file, "PNG")
         return file.getvalue()

@@ -1,4 +1,4 @@
-"""Pictures as they arrive: uploads and data URLs to bytes with a hash, within limits.
+"""Pictures and videos as they arrive: uploads and data URLs to bytes with a hash, within limits.
 
 Only the first bytes are looked at here; the encoder service decodes. Fetching by URL is `gateway.fetch`.
 """
@@ -14,16 +14,46 @@ from typing import Final
 
 from fovea.errors import MalformedRequest, TooLarge, UnsupportedMedia
 
-__all__ = ["Picture", "decode_data_url", "picture"]
+__all__ = ["PICTURE", "VIDEO", "MediaFile", "MediaKind", "Video", "decode_data_url", "field_of", "media_file"]
 
-_ACCEPTED: Final = "JPEG, PNG, WebP, GIF and BMP are accepted"
 _DATA_URL: Final = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
-_MAGIC: Final = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An encoded picture file.
+class MediaKind:
+    """What a file may be.
+
+    Attributes:
+        noun: What people call it.
+        formats: Those accepted, for messages.
+        media_types: Beginnings of media types; the first is what data URLs are said to look like.
+        magic: How such files begin.
+    """
+
+    noun: str
+    formats: str
+    media_types: tuple[str, ...]
+    magic: re.Pattern[bytes]
+
+
+PICTURE: Final = MediaKind(
+    noun="picture",
+    formats="JPEG, PNG, WebP, GIF and BMP",
+    media_types=("image/",),
+    magic=re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM", re.DOTALL),
+)
+VIDEO: Final = MediaKind(
+    noun="video",
+    formats="MP4, WebM, MKV, AVI, MOV and GIF",
+    media_types=("video/", "image/gif"),
+    # The first atom of MP4 and MOV; EBML of WebM and MKV.
+    magic=re.compile(rb"....(?:ftyp|moov|mdat|wide|free|skip|pnot)|\x1aE\xdf\xa3|RIFF....AVI |GIF8[79]a", re.DOTALL),
+)
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """An encoded picture or video file.
 
     Attributes:
         data: The file.
@@ -34,38 +64,72 @@ class Picture:
     sha256: str
 
 
-def picture(data: bytes, *, max_bytes: int) -> Picture:
-    """Checks and hashes a picture file.
+@dataclass(frozen=True)
+class Video:
+    """A video: a file, or frames that were sampled already.
+
+    Attributes:
+        file: The file; None where there are frames.
+        frames: Pictures in the order of time; none where there is a file.
+    """
+
+    file: MediaFile | None = None
+    frames: tuple[MediaFile, ...] = ()
+
+
+def field_of(name: str) -> str:
+    """The request field in a name such as `images.2`, which says where in a request a file stands."""
+    return name.partition(".")[0]
+
+
+def media_file(data: bytes, kind: MediaKind, *, name: str, max_bytes: int) -> MediaFile:
+    """Checks and hashes a file.
+
+    Args:
+        data: The file.
+        kind: What it has to be.
+        name: Where it stands in the request, for messages.
+        max_bytes: Most bytes.
 
     Raises:
         TooLarge: More than `max_bytes`.
-        UnsupportedMedia: It does not begin like a picture of an accepted format.
+        UnsupportedMedia: It does not begin like a file of an accepted format.
     """
+    param = field_of(name)
     if len(data) > max_bytes:
-        raise TooLarge(f"image has {len(data):,} bytes; pictures up to {max_bytes:,} bytes are accepted", param="image")
-    if not _MAGIC.match(data):
-        raise UnsupportedMedia(f"image is not a picture; {_ACCEPTED}", param="image")
-    return Picture(data, hashlib.sha256(data).hexdigest())
+        raise TooLarge(
+            f"{name} has {len(data):,} bytes; {kind.noun}s up to {max_bytes:,} bytes are accepted", param=param
+        )
+    if not kind.magic.match(data):
+        raise UnsupportedMedia(f"{name} is not a {kind.noun}; {kind.formats} are accepted", param=param)
+    return MediaFile(data, hashlib.sha256(data).hexdigest())
 
 
-def decode_data_url(url: str, *, max_bytes: int) -> Picture:
-    """The picture in `data:image/...;base64,...`.
+def decode_data_url(url: str, kind: MediaKind, *, name: str, max_bytes: int) -> MediaFile:
+    """The file in `data:image/...;base64,...`.
+
+    Args:
+        url: The data URL.
+        kind: What it has to be.
+        name: Where it stands in the request, for messages.
+        max_bytes: Most bytes of the file.
 
     Raises:
         MalformedRequest: Not a base64 data URL.
         TooLarge: More than `max_bytes`; found before anything is decoded.
-        UnsupportedMedia: The media type or the content is not that of a picture.
+        UnsupportedMedia: The media type or the content is of another kind.
     """
+    param = field_of(name)
     head = _DATA_URL.match(url[:256])
     if head is None or not head[2].lower().endswith(";base64"):
-        raise MalformedRequest("image is not of the form data:image/...;base64,...", param="image")
-    if not head[1].lower().startswith("image/"):
-        raise UnsupportedMedia(f"image is a data URL of another media type; {_ACCEPTED}", param="image")
+        raise MalformedRequest(f"{name} is not of the form data:{kind.media_types[0]}...;base64,...", param=param)
+    if not head[1].lower().startswith(kind.media_types):
+        raise UnsupportedMedia(f"{name} is a data URL of another media type; {kind.formats} are accepted", param=param)
     try:
         encoded = url[head.end() :].encode("ascii").translate(None, b"\r\n")  # `base64` wraps its lines
         if len(encoded) * 3 // 4 - 2 > max_bytes:  # at least this many bytes
-            raise TooLarge(f"image has more than the {max_bytes:,} bytes accepted for a picture", param="image")
+            raise TooLarge(f"{name} has more than the {max_bytes:,} bytes accepted for a {kind.noun}", param=param)
         data = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise MalformedRequest("image is not valid base64 after the comma", param="image") from error
-    return picture(data, max_bytes=max_bytes)
+        raise MalformedRequest(f"{name} is not valid base64 after the comma", param=param) from error
+    return media_file(data, kind, name=name, max_bytes=max_bytes)

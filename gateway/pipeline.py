@@ -1,29 +1,29 @@
 """One question, from the request to the answer or to the explanation.
 
-`Pipeline.answer` reads as the story: picture and question, who serves, the answer cache, else `_compute`, shared with
+`Pipeline.answer` reads as the story: question and files, who serves, the answer cache, else `_compute`, shared with
 identical requests in progress: visual tokens, cached or encoded, then text, then the caches.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Final
 
 from pydantic import ValidationError
 
 from fovea import telemetry
-from fovea.errors import CheckpointMismatch, DeadlineExceeded, InternalError, InvalidRequest
+from fovea.errors import CheckpointMismatch, DeadlineExceeded, InternalError, InvalidRequest, ServiceError
 from gateway.cache.base import LOOKUPS, Cache, Level
 from gateway.clients.encoder import Encoded, EncoderClient
 from gateway.clients.llm import GenerateDone, LLMClient
 from gateway.drawing import Drawing
-from gateway.fetch import PictureFetcher
-from gateway.media import Picture, decode_data_url, picture
+from gateway.gathering import Gatherer
 from gateway.plan import EncodePlan, MapsPlan, Plan, Planner
+from gateway.question import Uploads, read_question
 from gateway.results import Computed, StoredAnswer, activation_maps, explain, explained, respond
-from gateway.schemas.answer import AnswerRequest, AnswerResponse, Lookup, PictureQuestion, TokenEvent
+from gateway.schemas.answer import AnswerRequest, AnswerResponse, ExplainVisuals, Lookup, TokenEvent
 from gateway.schemas.explain import ActivationMaps, ExplainRequest, ExplainResponse
 from gateway.single_flight import Finished, SingleFlight
 
@@ -41,7 +41,7 @@ class Pipeline:
         encoder: Client of the encoder service.
         llm: Client of the LLM service.
         cache: Both cache levels.
-        fetcher: Pictures by URL.
+        gatherer: Reads pictures and videos.
         drawing: Draws explanations.
     """
 
@@ -52,7 +52,7 @@ class Pipeline:
         encoder: EncoderClient,
         llm: LLMClient,
         cache: Cache,
-        fetcher: PictureFetcher,
+        gatherer: Gatherer,
         drawing: Drawing,
     ) -> None:
         self.planner = planner
@@ -60,29 +60,29 @@ class Pipeline:
         self.encoder = encoder
         self.llm = llm
         self._cache = cache
-        self._fetcher = fetcher
+        self._gatherer = gatherer
         self._drawing = drawing
         self._flights: SingleFlight[Computed] = SingleFlight()
 
     async def answer(
-        self, request: AnswerRequest, upload: bytes | None, *, arrived: float
+        self, request: AnswerRequest, uploads: Uploads, *, arrived: float
     ) -> AsyncGenerator[TokenEvent | AnswerResponse]:
         """Yields the answer's text as it comes, then the whole answer. Closing the generator cancels the work.
 
         Args:
             request: A valid request.
-            upload: The picture, if it came as a file.
+            uploads: What came as files.
             arrived: Time of the event loop at which the request arrived; its deadline counts from there.
 
         Raises:
             ServiceError: Anything that keeps the answer from being given.
         """
-        deadline = arrived + self.planner.check(request)
+        question, sources = read_question(request, uploads)
+        deadline = arrived + self.planner.check(request, question, sources)
         async with _until(deadline):
-            image = await self._picture(request, upload)
-            request.image = upload = None  # megabytes that nobody needs any more
+            media = await self._gatherer.gather(sources)
             encoder, llm = await asyncio.gather(self.encoder.info(), self.llm.info())
-            plan = self.planner.plan(request, image, encoder=encoder, llm=llm, deadline=deadline)
+            plan = self.planner.plan(request, question, media, encoder=encoder, llm=llm, deadline=deadline)
             stored = await self._stored_answer(plan)
         if stored is not None:
             if stored.answer:
@@ -91,7 +91,7 @@ class Pipeline:
             return
 
         first_token_at = None
-        run = self._flights.run(plan.shared_key, lambda emit: self._compute(plan, emit), deadline=deadline)
+        run = self._flights.run(plan.shared_key, lambda emit: self._compute_for(plan, emit), deadline=deadline)
         async with aclosing(run) as events:
             async for event in events:
                 first_token_at = first_token_at or _now()
@@ -101,14 +101,12 @@ class Pipeline:
                 else:
                     yield TokenEvent(text=event)
 
-    async def explain(
-        self, request: ExplainRequest, upload: bytes | None, *, arrived: float
-    ) -> ExplainResponse | bytes:
+    async def explain(self, request: ExplainRequest, uploads: Uploads, *, arrived: float) -> ExplainResponse | bytes:
         """What would be kept for a question, and why; no language model runs unless the maps are wanted.
 
         Args:
             request: A valid request.
-            upload: The picture, if it came as a file.
+            uploads: What came as files.
             arrived: As for `answer`.
 
         Returns:
@@ -117,42 +115,33 @@ class Pipeline:
         Raises:
             ServiceError: Anything that keeps the explanation from being given.
         """
-        deadline = arrived + self.planner.check(request)
+        question, sources = read_question(request, uploads)
+        deadline = arrived + self.planner.check(request, question, sources)
         async with _until(deadline):
-            image = await self._picture(request, upload)
-            request.image = upload = None
+            media = await self._gatherer.gather(sources)
             encoder = await self.encoder.info()
             llm = await self.llm.info() if request.maps else None
-            plan = self.planner.explain(request, image, encoder=encoder, llm=llm, deadline=deadline)
-            encoded, _ = await self._visual_tokens(plan)
-            maps = None if plan.maps is None else await self._activation_maps(plan.maps)
-            response = explained(encoded, maps, model=self.settings.model_name)
-            if request.format == "json":
-                return response
-            return await self._drawing.png(image.data, request.question, response)
+            plan = self.planner.explain(request, question, media, encoder=encoder, llm=llm, deadline=deadline)
+            with _fields_of(plan):
+                encoded, _ = await self._visual_tokens(plan)
+                maps = None if plan.maps is None else await self._activation_maps(plan.maps, encoded)
+                response = explained(encoded, maps, model=self.settings.model_name)
+                if request.format == "json":
+                    return response
+                return await self._drawing.png(plan.encode.images, question.text, response)
 
-    async def _activation_maps(self, plan: MapsPlan) -> ActivationMaps:
+    async def _activation_maps(self, plan: MapsPlan, encoded: Encoded) -> ActivationMaps:
+        if isinstance(explain(encoded), ExplainVisuals):
+            raise InvalidRequest("maps show a picture that is not cut into tiles; this model cuts it", param="maps")
         vanilla, decoupled, every = [
             (await self._visual_tokens(one))[0] for one in (plan.vanilla, plan.decoupled, plan.every)
         ]
         attention = await self.llm.cross_attention(plan.input_ids, every, plan.layer, _remaining(plan.every.deadline))
         return activation_maps(vanilla, decoupled, attention)
 
-    async def _picture(self, request: PictureQuestion, upload: bytes | None) -> Picture:
-        limit = self.settings.max_image_bytes
-        if upload is not None and request.image is not None:
-            raise InvalidRequest("image was given twice, as a file and as a field", param="image")
-        # Decoding and hashing megabytes takes long enough to hold up everybody else, hence the threads.
-        if upload is not None:
-            return await asyncio.to_thread(picture, upload, max_bytes=limit)
-        if request.image is None:
-            raise InvalidRequest("image is missing; send a data URL or upload a file", param="image")
-        scheme = request.image[:8].lower()
-        if scheme.startswith("data:"):
-            return await asyncio.to_thread(decode_data_url, request.image, max_bytes=limit)
-        if scheme.startswith(("https://", "http://")):
-            return await asyncio.to_thread(picture, await self._fetcher.fetch(request.image), max_bytes=limit)
-        raise InvalidRequest("image is neither a data URL (data:image/...;base64,...) nor an https URL", param="image")
+    async def _compute_for(self, plan: Plan, emit: Callable[[str], None]) -> Computed:
+        with _fields_of(plan):
+            return await self._compute(plan, emit)
 
     async def _compute(self, plan: Plan, emit: Callable[[str], None]) -> Computed:
         """The work itself: visual tokens, text, caches. Runs in a task of its own, possibly for many callers."""
@@ -288,15 +277,15 @@ class Pipeline:
         )
 
     async def close(self) -> None:
-        """Cancels what is in progress and closes clients, cache, fetcher and drawing."""
+        """Cancels what is in progress and closes clients, cache, gatherer and drawing."""
         await self._flights.close()
         self._drawing.close()
-        await asyncio.gather(self.encoder.close(), self.llm.close(), self._cache.close(), self._fetcher.close())
+        await asyncio.gather(self.encoder.close(), self.llm.close(), self._cache.close(), self._gatherer.close())
 
 
 def _check_context(plan: Plan, encoded: Encoded) -> None:
     """Refuses a prompt that leaves no room for a single token of answer."""
-    prompt_tokens = len(plan.input_ids) - len(plan.encode.images) + encoded.num_tokens_kept
+    prompt_tokens = len(plan.input_ids) - plan.encode.num_visuals + encoded.prompt_positions
     excess = prompt_tokens + 1 - plan.llm.max_model_len
     if excess > 0:
         raise InvalidRequest(
@@ -304,6 +293,17 @@ def _check_context(plan: Plan, encoded: Encoded) -> None:
             f" context of {plan.llm.max_model_len} leaves room for",
             param="question",
         )
+
+
+@contextmanager
+def _fields_of(plan: EncodePlan) -> Iterator[None]:
+    """Errors name the fields of this request."""
+    try:
+        yield
+    except ServiceError as error:
+        if error.param is not None:
+            error.param = plan.fields.get(error.param, error.param)
+        raise
 
 
 def _now() -> float:

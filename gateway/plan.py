@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from fovea.errors import InvalidRequest, NotFound
+from fovea.errors import CheckpointMismatch, InvalidRequest, NotFound
 from gateway.cache.keys import EncodeKey, SamplingKey, answer_key, visual_tokens_key
-from gateway.clients.encoder import EncodeCall, EncoderInfo
+from gateway.clients.encoder import EncodeCall, EncoderInfo, VideoCall
 from gateway.clients.llm import LLMInfo, LlmPrunerCall, Sampling
-from gateway.clients.pruner_info import PrunerInfo
-from gateway.media import Picture
+from gateway.gathering import Media
+from gateway.limits import check_explained, check_family, check_sources, check_text, video_field
+from gateway.media import Video
+from gateway.question import Question, Sources
 from gateway.schemas.answer import AnswerRequest, CacheMode, LlmPruner, PictureQuestion
 from gateway.schemas.explain import ExplainRequest
 from gateway.settings import GatewaySettings
@@ -28,6 +30,7 @@ class EncodePlan:
     """What is to be asked of the encoder service.
 
     Attributes:
+        fields: What this request calls the fields `question`, `image` and `video`, of which services speak.
         encode: The call to the encoder service.
         encoder: Who it was when the key was made.
         visual_tokens_key: Cache key of its output.
@@ -35,6 +38,7 @@ class EncodePlan:
         deadline: Time of the event loop.
     """
 
+    fields: Mapping[str, str]
     encode: EncodeCall
     encoder: EncoderInfo
     visual_tokens_key: str
@@ -103,20 +107,24 @@ class Planner:
     Args:
         settings: Limits and defaults.
         prompt_tokenizer: For the language model.
-        text_tower_tokenizer: For the encoder's text tower.
+        text_tower_tokenizer: For the encoder's text tower; None for families that have none.
     """
 
     def __init__(
         self,
         settings: GatewaySettings,
         prompt_tokenizer: PromptTokenizer,
-        text_tower_tokenizer: TextTowerTokenizer,
+        text_tower_tokenizer: TextTowerTokenizer | None,
     ) -> None:
         self.settings = settings
         self.prompt_tokenizer = prompt_tokenizer
         self._text_tower_tokenizer = text_tower_tokenizer
 
-    def check(self, request: PictureQuestion) -> float:
+    def writes_text_for(self, encoder: EncoderInfo) -> bool:
+        """Whether there is a tokenizer for the questions that this encoder reads."""
+        return encoder.reads_language_model_ids or self._text_tower_tokenizer is not None
+
+    def check(self, request: PictureQuestion, question: Question, sources: Sources) -> float:
         """Holds a request against this server's limits; returns its time in seconds.
 
         Raises:
@@ -126,11 +134,10 @@ class Planner:
         settings = self.settings
         if request.model not in (None, settings.model_name):
             raise NotFound(f"model {request.model!r:.80} is not served here; {settings.model_name!r} is", param="model")
-        if len(request.question) > settings.max_question_chars:
-            raise InvalidRequest(
-                f"question has {len(request.question):,} characters; 1 to {settings.max_question_chars:,} are accepted",
-                param="question",
-            )
+        check_text(question, settings)
+        check_sources(request, sources, settings)
+        if isinstance(request, ExplainRequest):
+            check_explained(request, sources)
         if isinstance(request, AnswerRequest) and request.max_tokens > settings.max_tokens:
             raise InvalidRequest(
                 f"max_tokens is {request.max_tokens}; 1 to {settings.max_tokens} are accepted", param="max_tokens"
@@ -143,45 +150,63 @@ class Planner:
         return timeout_s
 
     def plan(
-        self, request: AnswerRequest, image: Picture, *, encoder: EncoderInfo, llm: LLMInfo, deadline: float
+        self,
+        request: AnswerRequest,
+        question: Question,
+        media: Media,
+        *,
+        encoder: EncoderInfo,
+        llm: LLMInfo,
+        deadline: float,
     ) -> Plan:
         """The plan for a request that passed `check`.
 
         Raises:
-            NotFound: No such pruner.
-            InvalidRequest: The question cannot be asked about one picture, or is too long whatever is pruned.
+            NotFound: No such pruner inside the language model, or one of its pruners named on the encoder's side.
+            InvalidRequest: The model does not take that many pictures or videos, the question cannot be asked about
+                them, or it is too long whatever is pruned.
+            CheckpointMismatch: The encoder wants questions in ids that this gateway cannot write.
         """
-        name = request.pruner or self.settings.pruner or encoder.default_pruner
+        check_family(request, media, encoder)
+        name = self._pruner(request, encoder)
         if name in {pruner.name for pruner in llm.pruners}:
             raise NotFound(f"pruner {name!r} works inside the language model; name it in llm_pruner", param="pruner")
-        pruner = _pruner(name, encoder.pruners, "pruner")
         llm_pruner = _llm_pruner(request.llm_pruner, llm)
         start = time.perf_counter()
-        input_ids = self.prompt_tokenizer.encode(request.question, num_images=1)
-        _check_prompt_length(len(input_ids), llm)
-        text_ids = self._text_ids(request.question, pruner)
+        input_ids = self._input_ids(question, media)
+        _check_prompt_length(len(input_ids), llm, question.param)
+        text_ids = self._text_ids(question, name, encoder)
         tokenize_ms = (time.perf_counter() - start) * 1000
 
         encode = self._encode_call(
-            request, image, pruner, text_ids, encoder, wire_dtype=request.wire_dtype, explain=request.explain
+            request,
+            media,
+            encoder,
+            pruner=name,
+            text_ids=text_ids,
+            input_ids=input_ids,
+            wire_dtype=request.wire_dtype,
+            explain=request.explain,
         )
+        key = _encode_key(encode, media, request, encoder)
         sampling = Sampling(request.max_tokens, request.temperature, request.top_p, request.seed, request.stop)
         cacheable = request.deterministic and request.cache != "bypass" and not request.explain
         whole_key = answer_key(
-            _encode_key(encode, image, encoder),
+            key,
             input_ids,
             SamplingKey(**asdict(sampling)),
             llm.fingerprints,
             llm_pruner=None if llm_pruner is None else asdict(llm_pruner),
         )
         return Plan(
+            fields=_fields(question, media),
             encode=encode,
             input_ids=input_ids,
             sampling=sampling,
             llm_pruner=llm_pruner,
             encoder=encoder,
             llm=llm,
-            visual_tokens_key=visual_tokens_key(_encode_key(encode, image, encoder)),
+            visual_tokens_key=visual_tokens_key(key),
             answer_key=whole_key if cacheable else None,
             cache=request.cache,
             deadline=deadline,
@@ -189,62 +214,99 @@ class Planner:
         )
 
     def explain(
-        self, request: ExplainRequest, image: Picture, *, encoder: EncoderInfo, llm: LLMInfo | None, deadline: float
+        self,
+        request: ExplainRequest,
+        question: Question,
+        media: Media,
+        *,
+        encoder: EncoderInfo,
+        llm: LLMInfo | None,
+        deadline: float,
     ) -> ExplainPlan:
         """The plan for a request that passed `check`; `llm` is needed for its maps alone.
 
         Raises:
-            NotFound: No such pruner.
             InvalidRequest: As for `plan`; or the maps are wanted of an encoder without DeSAP.
         """
-        pruner = _pruner(request.pruner or self.settings.pruner or encoder.default_pruner, encoder.pruners, "pruner")
-        input_ids = self.prompt_tokenizer.encode(request.question, num_images=1)
+        check_family(request, media, encoder)
+        name = self._pruner(request, encoder)
+        input_ids = self._input_ids(question, media)
 
-        def encoding(pruner: PrunerInfo, params: Mapping[str, Any], *, explain: bool = True) -> EncodePlan:
-            text_ids = self._text_ids(request.question, pruner)
-            asked = request.model_copy(update={"pruner_params": params})
-            encode = self._encode_call(asked, image, pruner, text_ids, encoder, wire_dtype=None, explain=explain)
-            key = visual_tokens_key(_encode_key(encode, image, encoder))
-            return EncodePlan(encode, encoder, key, request.cache, deadline)
+        def encoding(pruner: str, params: Mapping[str, Any], *, explain: bool = True) -> EncodePlan:
+            encode = self._encode_call(
+                request.model_copy(update={"pruner_params": params}),
+                media,
+                encoder,
+                pruner=pruner,
+                text_ids=self._text_ids(question, pruner, encoder),
+                input_ids=input_ids,
+                wire_dtype=None,
+                explain=explain,
+            )
+            key = visual_tokens_key(_encode_key(encode, media, request, encoder))
+            return EncodePlan(_fields(question, media), encode, encoder, key, request.cache, deadline)
 
         maps = None
         if request.maps:
             assert llm is not None
-            _check_prompt_length(len(input_ids), llm)
+            _check_prompt_length(len(input_ids), llm, question.param)
             missing = {"desap", "none"} - {offered.name for offered in encoder.pruners}
             if missing:
                 raise InvalidRequest(
                     f"maps need the pruner {min(missing)!r}, which this encoder service does not offer", param="maps"
                 )
-            desap = _pruner("desap", encoder.pruners, "pruner")
-            params = request.pruner_params if pruner == desap else {}
+            params = request.pruner_params if name == "desap" else {}
             maps = MapsPlan(
-                vanilla=encoding(desap, {**params, "similarity": "vanilla"}),
-                decoupled=encoding(desap, {**params, "similarity": "decoupled"}),
-                every=encoding(_pruner("none", encoder.pruners, "pruner"), {}, explain=False),
+                vanilla=encoding("desap", {**params, "similarity": "vanilla"}),
+                decoupled=encoding("desap", {**params, "similarity": "decoupled"}),
+                every=encoding("none", {}, explain=False),
                 input_ids=input_ids,
                 layer=request.cross_attention_layer,
             )
-        return ExplainPlan(**vars(encoding(pruner, request.pruner_params)), maps=maps)
+        return ExplainPlan(**vars(encoding(name, request.pruner_params)), maps=maps)
 
-    def _text_ids(self, question: str, pruner: PrunerInfo) -> list[int]:
-        text_ids = self._text_tower_tokenizer.encode(question) if pruner.reads_text else []
+    def _pruner(self, request: PictureQuestion, encoder: EncoderInfo) -> str:
+        return request.pruner or self.settings.pruner or encoder.default_pruner
+
+    def _input_ids(self, question: Question, media: Media) -> list[int]:
+        if question.turns is not None:
+            return self.prompt_tokenizer.encode_history(question.turns)
+        return self.prompt_tokenizer.encode(question.text, num_images=len(media.images), num_videos=len(media.videos))
+
+    def _text_ids(self, question: Question, pruner: str, encoder: EncoderInfo) -> list[int]:
+        """The question for the encoder; empty for a pruner that does not read it."""
+        # One that is not listed goes to the encoder all the same: it says whether there is none of that name, or which
+        # ones work on its family instead.
+        if not all(offered.reads_text for offered in encoder.pruners if offered.name == pruner):
+            return []
+        text = question.text if question.turns is not None else self.prompt_tokenizer.without_marks(question.text)
+        text_ids = self._encode_text(text, encoder)
         if len(text_ids) > _MAX_TEXT_IDS:
             raise InvalidRequest(
-                f"question is too long: it has {len(text_ids):,} tokens for the text tower; up to {_MAX_TEXT_IDS:,} are"
-                " accepted",
-                param="question",
+                f"{question.param} is too long: its text has {len(text_ids):,} tokens for the encoder; up to"
+                f" {_MAX_TEXT_IDS:,} are accepted",
+                param=question.param,
             )
         return text_ids
+
+    def _encode_text(self, text: str, encoder: EncoderInfo) -> list[int]:
+        if encoder.reads_language_model_ids:
+            return self.prompt_tokenizer.encode_plain(text)
+        if self._text_tower_tokenizer is None:
+            raise CheckpointMismatch(
+                "the encoder service reads questions through a text tower, and this gateway was started without one"
+            )
+        return self._text_tower_tokenizer.encode(text)
 
     def _encode_call(
         self,
         request: PictureQuestion,
-        image: Picture,
-        pruner: PrunerInfo,
-        text_ids: list[int],
+        media: Media,
         encoder: EncoderInfo,
         *,
+        pruner: str,
+        text_ids: list[int],
+        input_ids: list[int],
         wire_dtype: str | None,
         explain: bool,
     ) -> EncodeCall:
@@ -252,20 +314,27 @@ class Planner:
         if request.keep_tokens is None and keep_ratio is None:
             keep_ratio = self.settings.keep_ratio or encoder.default_keep_ratio
         return EncodeCall(
-            images=[image.data],
+            images=[image.data for image in media.images],
             text_ids=text_ids,
-            pruner=pruner.name,
+            pruner=pruner,
             pruner_params=request.pruner_params,
             keep_tokens=request.keep_tokens,
             keep_ratio=keep_ratio,
             wire_dtype=wire_dtype or self.settings.wire_dtype or encoder.default_wire_dtype,
             explain=explain,
+            videos=[_video_call(video, request) for video in media.videos],
+            video_budget=(request.video_budget or "per_frame") if media.videos else None,
+            order=self.prompt_tokenizer.visual_order(input_ids, len(media.images)),
         )
 
 
-def _encode_key(encode: EncodeCall, image: Picture, encoder: EncoderInfo) -> EncodeKey:
+def _fields(question: Question, media: Media) -> Mapping[str, str]:
+    return {"question": question.param, "image": media.field, "video": video_field(media)}
+
+
+def _encode_key(encode: EncodeCall, media: Media, request: PictureQuestion, encoder: EncoderInfo) -> EncodeKey:
     return EncodeKey(
-        image_sha256=[image.sha256],
+        image_sha256=[image.sha256 for image in media.images],
         text_ids=encode.text_ids,
         pruner=encode.pruner,
         pruner_params=encode.pruner_params,
@@ -274,30 +343,47 @@ def _encode_key(encode: EncodeCall, image: Picture, encoder: EncoderInfo) -> Enc
         wire_dtype=encode.wire_dtype,
         explain=encode.explain,
         fingerprints=encoder.fingerprints,
+        videos=[_digests(video) for video in media.videos],
+        num_frames=request.num_frames,
+        seconds_per_frame=request.seconds_per_frame,
+        video_budget=encode.video_budget,
     )
 
 
-def _check_prompt_length(prompt_ids: int, llm: LLMInfo) -> None:
+def _video_call(video: Video, request: PictureQuestion) -> VideoCall:
+    if video.file is not None:
+        return VideoCall(video.file.data, num_frames=request.num_frames)
+    return VideoCall(frames=[frame.data for frame in video.frames], seconds_per_frame=request.seconds_per_frame)
+
+
+def _digests(video: Video) -> list[str]:
+    if video.file is not None:
+        return ["file", video.file.sha256]
+    return ["frames", *(frame.sha256 for frame in video.frames)]
+
+
+def _check_prompt_length(prompt_ids: int, llm: LLMInfo, param: str) -> None:
     # A picture is one id here and at least one visual token later; one more position is for the answer.
     excess = prompt_ids + 1 - llm.max_model_len
     if excess > 0:
         raise InvalidRequest(
-            f"question is too long: with its prompt and one visual token it has {prompt_ids} tokens; that is {excess}"
-            f" more than the model's context of {llm.max_model_len} leaves room for",
-            param="question",
+            f"{param} is too long: with its prompt and one visual token for each picture it has {prompt_ids} tokens;"
+            f" that is {excess} more than the model's context of {llm.max_model_len} leaves room for",
+            param=param,
         )
-
-
-def _pruner(name: str, pruners: Sequence[PrunerInfo], param: str) -> PrunerInfo:
-    for pruner in pruners:
-        if pruner.name == name:
-            return pruner
-    accepted = ", ".join(pruner.name for pruner in pruners) or "none, for this engine cannot prune"
-    raise NotFound(f"there is no {param} {name!r:.80}; accepted are {accepted}", param=param)
 
 
 def _llm_pruner(asked: LlmPruner | None, llm: LLMInfo) -> LlmPrunerCall | None:
     if asked is None:
         return None
-    pruner = _pruner(asked.name, llm.pruners, "llm_pruner")
-    return LlmPrunerCall(pruner.name, asked.params, asked.keep_tokens, asked.keep_ratio)
+    names = [pruner.name for pruner in llm.pruners]
+    if not names:
+        raise InvalidRequest(
+            "llm_pruner is not accepted: this model, or its engine, cannot prune inside the language model",
+            param="llm_pruner",
+        )
+    if asked.name not in names:
+        raise NotFound(
+            f"there is no llm_pruner {asked.name!r:.80}; accepted are {', '.join(names)}", param="llm_pruner"
+        )
+    return LlmPrunerCall(asked.name, asked.params, asked.keep_tokens, asked.keep_ratio)

@@ -8,8 +8,17 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from gateway.clients.encoder import Encoded
-from gateway.schemas.answer import AnswerResponse, CacheReport, Explain, Lookup, TimingMs, Usage
+from gateway.clients.encoder import Encoded, Explanation
+from gateway.schemas.answer import (
+    AnswerResponse,
+    CacheReport,
+    Explain,
+    ExplainedVisual,
+    ExplainVisuals,
+    Lookup,
+    TimingMs,
+    Usage,
+)
 from gateway.schemas.explain import ActivationMaps, ExplainResponse, ExplainUsage
 
 __all__ = ["Computed", "StoredAnswer", "activation_maps", "explain", "explained", "respond"]
@@ -40,7 +49,7 @@ class Computed:
     queue_ms: float = 0.0
     encode_ms: float = 0.0
     generate_ms: float = 0.0
-    explain: Explain | None = None
+    explain: Explain | ExplainVisuals | None = None
 
 
 def respond(
@@ -73,17 +82,34 @@ def respond(
     )
 
 
-def explain(encoded: Encoded) -> Explain:
-    """Maps and kept patches of the first picture; a question has one so far."""
-    why = encoded.explanations[0]
-    columns = why.grid[1]
+def explain(encoded: Encoded) -> Explain | ExplainVisuals:
+    """Maps and kept patches: of one plain picture, or of each of several, of tiled ones and of videos."""
+    explanations = encoded.explanations
+    if len(explanations) == 1 and explanations[0].grid[0] == 1 and not explanations[0].is_video:
+        return _explain_picture(encoded.pruner, explanations[0])
+    return ExplainVisuals(pruner=encoded.pruner, visuals=[_explain_visual(one) for one in explanations])
+
+
+def _explain_picture(pruner: str, why: Explanation) -> Explain:
+    _, rows, columns = why.grid
     return Explain(
-        pruner=encoded.pruner,
-        grid=why.grid,
+        pruner=pruner,
+        grid=(rows, columns),
         kept=why.kept,
         task_map=_rows(why.task_map, columns),
         saliency_map=_rows(why.saliency_map, columns),
         merged_into=_rows(why.merged_into, columns),
+    )
+
+
+def _explain_visual(why: Explanation) -> ExplainedVisual:
+    return ExplainedVisual(
+        kind="video" if why.is_video else "image",
+        grid=why.grid,
+        kept=why.kept,
+        task_map=_frames(why.task_map, why.grid),
+        saliency_map=_frames(why.saliency_map, why.grid),
+        merged_into=_frames(why.merged_into, why.grid),
     )
 
 
@@ -98,22 +124,29 @@ def explained(encoded: Encoded, maps: ActivationMaps | None, *, model: str) -> E
 
 
 def activation_maps(vanilla: Encoded, decoupled: Encoded, attention: list[float]) -> ActivationMaps:
-    """The four maps of figure 7 (arXiv 2604.11240).
+    """The four maps of figure 7 (arXiv 2604.11240), of one plain picture.
 
     Args:
         vanilla, decoupled: DeSAP's outputs with the one similarity and the other.
         attention: Of the language model to each patch.
     """
-    by_similarity = {"vanilla": explain(vanilla), "decoupled": explain(decoupled)}
-    cross = _rows(attention, by_similarity["decoupled"].grid[1])
+    (by_vanilla,), (by_decoupled,) = vanilla.explanations, decoupled.explanations
+    _, _, columns = by_decoupled.grid
+    cross = _rows(attention, columns)
     assert cross is not None
     return ActivationMaps(
-        cls_attention=by_similarity["decoupled"].saliency_map,
+        cls_attention=_rows(by_decoupled.saliency_map, columns),
         cross_attention=cross,
-        vanilla_similarity=by_similarity["vanilla"].task_map,
-        decoupled_similarity=by_similarity["decoupled"].task_map,
+        vanilla_similarity=_rows(by_vanilla.task_map, columns),
+        decoupled_similarity=_rows(by_decoupled.task_map, columns),
     )
 
 
 def _rows(values: list[Number], columns: int) -> list[list[Number]] | None:
     return [values[i : i + columns] for i in range(0, len(values), columns)] or None
+
+
+def _frames(values: list[Number], grid: tuple[int, int, int]) -> list[list[list[Number]]] | None:
+    _, rows, columns = grid
+    lines = _rows(values, columns) or []
+    return [lines[i : i + rows] for i in range(0, len(lines), rows)] or None

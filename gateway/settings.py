@@ -25,8 +25,10 @@ class GatewaySettings(ServiceSettings):
     """Checkpoint that both services serve: a local directory or a hub id. Only its tokenizer, chat template and
     configuration are read (and fetched); never its weights."""
 
-    text_tower: str = "openai/clip-vit-large-patch14-336"
-    """CLIP checkpoint whose tokenizer writes the question for the encoder's text tower. Must be the encoder's own."""
+    text_tower: str = ""
+    """Checkpoint whose tokenizer writes the question for the encoder's text tower: must be the encoder's own. Empty for
+    the family's: openai/clip-vit-large-patch14-336 for llava and llava_next, LanguageBind/LanguageBind_Image for
+    video_llava; qwen2_5_vl needs none."""
 
     revision: str | None = None
     """Branch, tag or commit of `model` on the hub; left out: the default branch."""
@@ -67,7 +69,8 @@ class GatewaySettings(ServiceSettings):
     """How visual tokens travel for requests that do not say; empty: the encoder's default."""
 
     max_body_bytes: int = Field(default=20 * MiB, ge=1)
-    """Largest request body; beyond it 413, without reading the rest."""
+    """Largest request body, and most bytes of all pictures and videos of a request, fetched ones too; beyond it 413,
+    without reading the rest."""
 
     max_total_body_bytes: int = Field(default=256 * MiB, ge=1)
     """Bytes of request bodies in memory at once, all requests together; beyond it 429 with Retry-After."""
@@ -85,8 +88,25 @@ class GatewaySettings(ServiceSettings):
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     """Largest picture that `/v1/explain` draws, in pixels; beyond it 413."""
 
+    max_video_bytes: int = Field(default=16 * MiB, ge=1)
+    """Largest video file, uploaded, inline or fetched; beyond it 413."""
+
+    max_images: int = Field(default=8, ge=1)
+    """Most pictures in one request, all turns of `messages` together; beyond it 422. The encoder service has a limit of
+    its own."""
+
+    max_videos: int = Field(default=8, ge=1)
+    """Most videos in one request; beyond it 422. The encoder service has a limit of its own."""
+
+    max_video_frames: int = Field(default=64, ge=1)
+    """Most frames of one video, as a list or in `num_frames`; beyond it 422. The encoder service has a limit of its
+    own."""
+
     max_question_chars: int = Field(default=8000, ge=1)
-    """Longest question in characters; beyond it 422."""
+    """Longest question, or text of the last user turn of `messages`, in characters; beyond it 422."""
+
+    max_messages_chars: int = Field(default=32_000, ge=1)
+    """Longest `messages`, the texts of all turns together, in characters; beyond it 422."""
 
     max_tokens: int = Field(default=2048, ge=1)
     """Most tokens a request may ask for; beyond it 422."""
@@ -102,8 +122,8 @@ class GatewaySettings(ServiceSettings):
     progress by then."""
 
     fetch_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Comma-separated host names from which https pictures may be fetched. Empty: fetching is off, https URLs are a
-    422. Names that resolve to private addresses are refused, redirects are not followed."""
+    """Comma-separated host names from which https pictures and videos may be fetched. Empty: fetching is off, and https
+    URLs are a 422. Names that resolve to private addresses are refused, redirects are not followed."""
 
     max_message_bytes: int = Field(default=64 * MiB, ge=1)
     """Largest gRPC message to or from a service; beyond it the request fails with 413 or 502."""

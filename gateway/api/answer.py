@@ -69,10 +69,11 @@ _OK: Final[dict[str, Any]] = {
     response_model_exclude_none=True,
     responses={200: _OK, **ERRORS},
     openapi_extra=request_body(AnswerRequest, _EXAMPLE),
-    summary="Answer a question about a picture",
+    summary="Answer a question about pictures or a video",
 )
 async def answer(request: Request) -> Response:
-    """Send JSON with the picture as a data URL, or multipart/form-data with the picture as the file `image`.
+    """Send JSON with pictures and videos as data URLs, or multipart/form-data with them as files `image`, `images` (one
+    or more) and `video`.
 
     With `stream` the answer comes as server-sent events. Whatever fails before the first token is an ordinary error
     response; afterwards it is the event `error`.
@@ -83,11 +84,15 @@ async def answer(request: Request) -> Response:
     async with drain.scope(), AsyncExitStack() as resources:
         admission.check()
         with get_body_admission(request).permit():
-            parsed, upload = await read_request(
-                request, AnswerRequest, timeout_s=settings.body_timeout_s, max_bytes=settings.max_body_bytes
+            parsed, uploads = await read_request(
+                request,
+                AnswerRequest,
+                timeout_s=settings.body_timeout_s,
+                max_bytes=settings.max_body_bytes,
+                max_images=settings.max_images,
             )
         resources.enter_context(admission.permit())
-        events = await resources.enter_async_context(aclosing(pipeline.answer(parsed, upload, arrived=arrived)))
+        events = await resources.enter_async_context(aclosing(pipeline.answer(parsed, uploads, arrived=arrived)))
         if parsed.stream:
             first = await until_disconnect(request.receive, _next(events))
             give_up_at = arrived + (parsed.timeout_s or settings.default_timeout_s) + _SEND_GRACE_S

@@ -36,12 +36,13 @@ _OK: Final[dict[str, Any]] = {
     response_class=Response,
     responses={200: _OK, **ERRORS},
     openapi_extra=request_body(ExplainRequest, _EXAMPLE),
-    summary="Draw which parts of a picture are kept for a question, and why",
+    summary="Draw which parts of pictures are kept for a question, and why",
 )
 async def explain(request: Request) -> Response:
     """The body is that of `/v1/answer` without what concerns the answer. The drawing shows what became of each patch
-    beside the task map and the saliency map, or with `maps` four activation maps. Admission is shared with
-    `/v1/answer`.
+    beside the task map and the saliency map, or with `maps` four activation maps; several pictures one below the other.
+    Videos, and pictures that the model cuts into tiles, are explained with `format` json alone. Admission is shared
+    with `/v1/answer`.
     """
     arrived = asyncio.get_running_loop().time()
     pipeline, admission = get_pipeline(request), get_admission(request)
@@ -49,11 +50,15 @@ async def explain(request: Request) -> Response:
     async with get_drain(request).scope():
         admission.check()
         with get_body_admission(request).permit():
-            parsed, upload = await read_request(
-                request, ExplainRequest, timeout_s=settings.body_timeout_s, max_bytes=settings.max_body_bytes
+            parsed, uploads = await read_request(
+                request,
+                ExplainRequest,
+                timeout_s=settings.body_timeout_s,
+                max_bytes=settings.max_body_bytes,
+                max_images=settings.max_images,
             )
         with admission.permit():
-            made = await until_disconnect(request.receive, pipeline.explain(parsed, upload, arrived=arrived))
+            made = await until_disconnect(request.receive, pipeline.explain(parsed, uploads, arrived=arrived))
         if isinstance(made, ExplainResponse):
             return JSONResponse(made.model_dump(exclude_none=True))
         return Response(made, media_type="image/png")

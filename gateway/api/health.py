@@ -32,7 +32,8 @@ async def healthz() -> Health:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model_exclude_none=True, responses={503: {"model": Readiness}}, summary="Readiness")
 async def readyz(request: Request) -> Readiness:
-    """Whether encoder and LLM service serve, serve the same checkpoint, and have this gateway's image token id.
+    """Whether encoder and LLM service serve, serve the same checkpoint, and have this gateway's ids of
+    the image token and, where it takes videos, of the video token.
 
     Not checked: whether tokenizer and text tower are those of the services, who report fingerprints of weights that
     the gateway does not have.
@@ -63,8 +64,12 @@ async def _agreement(pipeline: Pipeline) -> str:
         return "unknown: a service did not say which checkpoint it serves"
     if encoder.fingerprint != llm.fingerprint:
         return "different: encoder and LLM service serve different checkpoints"
-    if llm.image_token_id != pipeline.planner.prompt_tokenizer.image_token_id:
+    tokenizer = pipeline.planner.prompt_tokenizer
+    other_video_token = llm.video_token_id not in (None, tokenizer.video_token_id)
+    if llm.image_token_id != tokenizer.image_token_id or other_video_token:
         return "different: the gateway tokenizes for another checkpoint than the services serve"
+    if not pipeline.planner.writes_text_for(encoder):
+        return "different: the encoder reads questions through a text tower, and the gateway has none"
     return "ok"
 
 

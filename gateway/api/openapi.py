@@ -1,4 +1,4 @@
-"""What endpoints that take a picture say of themselves in the OpenAPI document."""
+"""What endpoints that take pictures and videos say of themselves in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         400: "The body cannot be read.",
         404: "No such model or pruner.",
         408: "The body did not arrive in time.",
-        413: "Body or picture too large.",
-        415: "Not a picture, or another content type or charset.",
+        413: "Body, picture or video too large.",
+        415: "Not a picture or video, or another content type or charset.",
         422: "A field holds what is not accepted.",
         429: "Overloaded; see Retry-After.",
         502: "A service answered nonsense.",
@@ -25,15 +25,29 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     }.items()
 }
 
+_FILE: Final = {"type": "string", "format": "binary"}
+_FORM_FIELDS: Final[dict[str, Any]] = {"image": _FILE, "images": {"type": "array", "items": _FILE}, "video": _FILE}
+
 
 def request_body(kind: type[PictureQuestion], example: dict[str, Any]) -> dict[str, Any]:
     """The body, as JSON and as a form; the endpoints read it themselves, so FastAPI cannot tell."""
     with_references = kind.model_json_schema()
     schema = {
         **_inlined(with_references, with_references.get("$defs", {})),
-        "required": ["question", "image"],
+        "anyOf": [
+            {"required": ["question", "image"]},
+            {"required": ["question", "images"]},
+            {"required": ["question", "video"]},
+            {"required": ["messages"]},
+        ],
     }
-    form = {**schema, "properties": {**schema["properties"], "image": {"type": "string", "format": "binary"}}}
+    form = {
+        **schema,
+        "properties": {
+            name: {"description": field["description"], **_FORM_FIELDS[name]} if name in _FORM_FIELDS else field
+            for name, field in schema["properties"].items()
+        },
+    }
     return {
         "requestBody": {
             "required": True,
@@ -53,4 +67,6 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
         return schema
     if "$ref" in schema:
         return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-    return {key: _inlined(value, definitions) for key, value in schema.items() if key != "$defs"}
+    # A discriminator maps names to references, and each of the alternatives names its own type anyway.
+    kept = {key: value for key, value in schema.items() if key not in ("$defs", "discriminator")}
+    return {key: _inlined(value, definitions) for key, value in kept.items()}

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from fovea.errors import Cancelled, InvalidRequest, MalformedRequest, UnsupportedMedia
 from gateway.errors import RequestTimeout
+from gateway.question import FILE_FIELDS, Uploads
 from gateway.schemas.answer import PictureQuestion, parse_request
 
 __all__ = ["read_request"]
@@ -26,7 +27,9 @@ _LARGE_BYTES: Final = 64 * 1024
 _MAX_NAME_CHARS: Final = 80
 
 
-async def read_request(request: Request, kind: type[R], *, timeout_s: float, max_bytes: int) -> tuple[R, bytes | None]:
+async def read_request(
+    request: Request, kind: type[R], *, timeout_s: float, max_bytes: int, max_images: int
+) -> tuple[R, Uploads]:
     """Reads and validates the body.
 
     Args:
@@ -34,9 +37,10 @@ async def read_request(request: Request, kind: type[R], *, timeout_s: float, max
         kind: What the body must be.
         timeout_s: How long the client may take to send it.
         max_bytes: Largest single form field.
+        max_images: Most pictures; more files are not read.
 
     Returns:
-        The request, and the picture if it came as a file.
+        The request, and what came as files.
 
     Raises:
         MalformedRequest: Not JSON, not a form.
@@ -49,14 +53,15 @@ async def read_request(request: Request, kind: type[R], *, timeout_s: float, max
     try:
         async with asyncio.timeout(timeout_s):
             if media_type == "application/json":
-                fields, upload = await _read_json(request), None
+                fields, uploads = await _read_json(request), Uploads()
             else:
-                fields, upload = await _read_form(request, max_bytes)
+                # One more, and a video, so that one picture too many is told in the words for JSON.
+                fields, uploads = await _read_form(request, max_bytes, max_files=max_images + 2)
     except TimeoutError:
         raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s") from None
     except ClientDisconnect:
         raise Cancelled("the client closed the connection while sending") from None
-    return parse_request(kind, fields, strict=media_type == "application/json"), upload
+    return parse_request(kind, fields, strict=media_type == "application/json"), uploads
 
 
 def _content_type(request: Request) -> str:
@@ -72,8 +77,8 @@ async def _read_json(request: Request) -> dict[str, Any]:
     # Not `request.body()`, which keeps the bytes as long as the request lives.
     body = b"".join([chunk async for chunk in request.stream()])
     if len(body) < _LARGE_BYTES:
-        return _json(body, "the request body", None)
-    return await asyncio.to_thread(_json, body, "the request body", None)
+        return _json_object(body, "the request body", None)
+    return await asyncio.to_thread(_json_object, body, "the request body", None)
 
 
 class _FormParser(MultiPartParser):
@@ -98,9 +103,9 @@ class _FormParser(MultiPartParser):
             file.close()
 
 
-async def _read_form(request: Request, max_bytes: int) -> tuple[dict[str, Any], bytes | None]:
+async def _read_form(request: Request, max_bytes: int, max_files: int) -> tuple[dict[str, Any], Uploads]:
     parser = _FormParser(
-        request.headers, request.stream(), max_files=2, max_fields=_MAX_FIELDS, max_part_size=max_bytes
+        request.headers, request.stream(), max_files=max_files, max_fields=_MAX_FIELDS, max_part_size=max_bytes
     )
     try:
         form = await parser.parse()
@@ -114,38 +119,52 @@ async def _read_form(request: Request, max_bytes: int) -> tuple[dict[str, Any], 
         parser.close()
 
 
-def _json(text: bytes | str, what: str, param: str | None) -> dict[str, Any]:
+def _json(text: bytes | str, what: str, param: str | None) -> Any:
     # Counting is quick; making millions of objects would hold up everybody else.
     if (text.count(b",") if isinstance(text, bytes) else text.count(",")) >= _MAX_VALUES:
         raise MalformedRequest(f"{what} holds more than the {_MAX_VALUES:,} JSON values accepted", param=param)
     try:
-        value = from_json(text, allow_inf_nan=False)
+        return from_json(text, allow_inf_nan=False)
     except ValueError as error:
         raise MalformedRequest(f"{what} is not valid JSON: {error}", param=param) from error
+
+
+def _json_object(text: bytes | str, what: str, param: str | None) -> dict[str, Any]:
+    value = _json(text, what, param)
     if not isinstance(value, dict):
         raise MalformedRequest(f"{what} is not a JSON object", param=param)
     return value
 
 
-async def _form_fields(form: FormData) -> tuple[dict[str, Any], bytes | None]:
+async def _form_fields(form: FormData) -> tuple[dict[str, Any], Uploads]:
     fields: dict[str, Any] = {}
-    upload: bytes | None = None
+    uploads = Uploads()
     for name in form:
-        values = form.getlist(name)
         if len(name) > _MAX_NAME_CHARS:
             raise InvalidRequest(f"there is no field {name[:_MAX_NAME_CHARS]!r}...")
-        if any(isinstance(value, UploadFile) for value in values) and name != "image":
-            raise InvalidRequest("a file is accepted in the field image only", param=name)
-        if name == "stop":
-            fields[name] = values
-        elif name == "image" and len(values) == 2 and {type(value) for value in values} == {str, UploadFile}:
-            raise InvalidRequest("image was given twice, as a file and as a field", param=name)
-        elif len(values) != 1:
-            raise InvalidRequest(f"{name} was given {len(values)} times; once is accepted", param=name)
-        elif isinstance(values[0], UploadFile):
-            upload = await values[0].read()
+        values = form.getlist(name)
+        files = [value for value in values if isinstance(value, UploadFile)]
+        texts = [value for value in values if isinstance(value, str)]
+        if files:
+            _check_files(name, len(files), texts)
+            getattr(uploads, name).extend([await file.read() for file in files])
+        elif name in ("stop", "images"):
+            fields[name] = texts
+        elif len(texts) != 1:
+            raise InvalidRequest(f"{name} was given {len(texts)} times; once is accepted", param=name)
         elif name in ("pruner_params", "llm_pruner"):
-            fields[name] = _json(values[0], name, name)
+            fields[name] = _json_object(texts[0], name, name)
+        elif name == "messages":
+            fields[name] = _json(texts[0], name, name)
         else:
-            fields[name] = values[0]
-    return fields, upload
+            fields[name] = texts[0]
+    return fields, uploads
+
+
+def _check_files(name: str, count: int, texts: list[str]) -> None:
+    if name not in FILE_FIELDS:
+        raise InvalidRequest(f"files are accepted in the fields {', '.join(FILE_FIELDS)}", param=name)
+    if texts:
+        raise InvalidRequest(f"{name} was given twice, as a file and as a field", param=name)
+    if name == "video" and count != 1:
+        raise InvalidRequest(f"video was given {count} times; once is accepted", param=name)

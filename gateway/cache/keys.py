@@ -15,7 +15,7 @@ from typing import Any, Final
 
 __all__ = ["VERSION", "EncodeKey", "SamplingKey", "answer_key", "visual_tokens_key"]
 
-VERSION: Final = "2"
+VERSION: Final = "3"
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class EncodeKey:
 
     Attributes:
         image_sha256: Hex digest of each picture file, in order.
+        videos: Of each video, in order, whether it is a `file` or `frames`, and the hex digests of its file or frames.
+        num_frames, seconds_per_frame, video_budget: How videos are read and pruned; None where there are none, or
+            where the request leaves it to the service.
         text_ids: The question for the text tower; empty for pruners that read no text.
         pruner: Name of the pruner, never empty.
         pruner_params: Its parameters as given.
@@ -42,6 +45,10 @@ class EncodeKey:
     wire_dtype: str
     explain: bool
     fingerprints: Sequence[str]
+    videos: Sequence[Sequence[str]] = ()
+    num_frames: int | None = None
+    seconds_per_frame: float | None = None
+    video_budget: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,10 @@ def _plain(encode: EncodeKey) -> list[Any]:
         encode.wire_dtype,
         encode.explain,
         list(encode.fingerprints),
+        [list(video) for video in encode.videos],
+        encode.num_frames,
+        None if encode.seconds_per_frame is None else float(encode.seconds_per_frame),
+        encode.video_budget,
     ]
 
 

@@ -28,6 +28,7 @@ _REST_NAMES: Final = {
     "input_ids": "question",
     "images": "image",
     "visual_tokens": "image",
+    "videos": "video",
     "cross_attention": "maps",
     "cross_attention.layer": "cross_attention_layer",
 }

@@ -5,26 +5,36 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError
 
 from fovea.errors import InternalError
 from fovea.tensors import DTYPES, dtype_name
-from fovea.v1 import encoder_pb2, encoder_pb2_grpc
+from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.pruner_info import PrunerInfo
 
-__all__ = ["EncodeCall", "Encoded", "EncoderClient", "EncoderInfo", "Explanation"]
+__all__ = ["EncodeCall", "Encoded", "EncoderClient", "EncoderInfo", "Explanation", "VideoCall"]
+
+_VIDEO_BUDGETS: Final = {
+    "per_frame": encoder_pb2.VIDEO_BUDGET_PER_FRAME,
+    "whole": encoder_pb2.VIDEO_BUDGET_WHOLE,
+}
 
 
 @dataclass(frozen=True)
 class EncoderInfo:
     """What the encoder service says of itself."""
 
+    family: str
     fingerprint: str
     fingerprints: tuple[str, ...]  # of all that changes its results
+    max_images: int
+    max_videos: int
+    max_frames: int  # of one video; 0: it does not say
+    reads_language_model_ids: bool  # questions come as ids of the checkpoint's own tokenizer, not the text tower's
     pruners: tuple[PrunerInfo, ...]
     default_pruner: str
     default_keep_ratio: float
@@ -32,8 +42,36 @@ class EncoderInfo:
 
 
 @dataclass(frozen=True)
+class VideoCall:
+    """A video: a file, or frames that were sampled already.
+
+    Attributes:
+        file: None where there are frames.
+        frames: Encoded pictures in the order of time.
+        num_frames: To sample from a file; None: the model's own number.
+        seconds_per_frame: From one of `frames` to the next; None: unknown.
+    """
+
+    file: bytes | None = None
+    frames: Sequence[bytes] = ()
+    num_frames: int | None = None
+    seconds_per_frame: float | None = None
+
+    def to_message(self) -> encoder_pb2.Video:
+        """The video on the wire."""
+        if self.file is not None:
+            return encoder_pb2.Video(file=self.file, num_frames=self.num_frames or 0)
+        frames = encoder_pb2.Frames(images=self.frames, seconds_per_frame=self.seconds_per_frame or 0.0)
+        return encoder_pb2.Video(frames=frames)
+
+
+@dataclass(frozen=True)
 class EncodeCall:
-    """Arguments of one call to the encoder service; all defaults resolved."""
+    """Arguments of one call to the encoder service; all defaults resolved.
+
+    `order` is not sent: it says in which order the prompt reads the visual tokens that come back (those of the images,
+    then those of the videos); left out: in that one.
+    """
 
     images: Sequence[bytes]
     text_ids: Sequence[int]
@@ -43,6 +81,14 @@ class EncodeCall:
     keep_ratio: float | None
     wire_dtype: str
     explain: bool
+    videos: Sequence[VideoCall] = ()
+    video_budget: str | None = None
+    order: Sequence[int] | None = None
+
+    @property
+    def num_visuals(self) -> int:
+        """Pictures and videos."""
+        return len(self.images) + len(self.videos)
 
     def to_message(self) -> encoder_pb2.EncodeRequest:
         """The request on the wire."""
@@ -55,6 +101,8 @@ class EncodeCall:
             pruner_params=params,
             wire_dtype=DTYPES[self.wire_dtype],
             explain=self.explain,
+            videos=[video.to_message() for video in self.videos],
+            video_budget=_VIDEO_BUDGETS[self.video_budget] if self.video_budget is not None else None,
         )
         if self.keep_tokens is not None:
             request.keep_tokens = self.keep_tokens
@@ -65,9 +113,10 @@ class EncodeCall:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why tokens of one picture were kept; maps are flat, in raster order, empty where the pruner has none."""
+    """Why tokens of one picture or video were kept; maps are flat, in raster order, empty where the pruner has none."""
 
-    grid: tuple[int, int]
+    is_video: bool
+    grid: tuple[int, int, int]  # frames, rows, columns
     kept: list[int]
     task_map: list[float]
     saliency_map: list[float]
@@ -75,10 +124,16 @@ class Explanation:
 
 
 class Encoded:
-    """The encoder's output for one request: visual tokens, opaque, and what is said about them."""
+    """The encoder's output for one request: visual tokens, opaque, and what is said about them.
 
-    def __init__(self, message: encoder_pb2.EncodeResponse) -> None:
+    Args:
+        message: As the encoder answered.
+        order: See `EncodeCall`.
+    """
+
+    def __init__(self, message: encoder_pb2.EncodeResponse, order: Sequence[int] | None = None) -> None:
         self._message = message
+        self._order = range(len(message.visual_tokens)) if order is None else order
 
     @classmethod
     def from_bytes(cls, data: bytes, call: EncodeCall) -> Self | None:
@@ -87,7 +142,7 @@ class Encoded:
             message = encoder_pb2.EncodeResponse.FromString(data)
         except DecodeError:
             return None
-        return cls(message) if _answers(message, call) else None
+        return cls(message, call.order) if _answers(message, call) else None
 
     def to_bytes(self) -> bytes:
         """For a cache: without the timing, which belongs to one call."""
@@ -99,8 +154,8 @@ class Encoded:
 
     @property
     def visual_tokens(self) -> Sequence[Any]:
-        """VisualTokens messages, one per picture."""
-        return list(self._message.visual_tokens)
+        """VisualTokens messages, one per picture or video, in the order in which the prompt reads them."""
+        return [self._message.visual_tokens[i] for i in self._order]
 
     @property
     def wire_bytes(self) -> int:
@@ -118,6 +173,11 @@ class Encoded:
         return sum(len(tokens.positions) for tokens in self._message.visual_tokens)
 
     @property
+    def prompt_positions(self) -> int:
+        """Positions of the prompt that they take: the kept tokens, and the model's own tokens for ends of lines."""
+        return self.num_tokens_kept + sum(len(tokens.newline_after) for tokens in self._message.visual_tokens)
+
+    @property
     def fingerprints(self) -> set[str]:
         """Of the checkpoints that made the tokens; one, unless something is wrong."""
         return {tokens.fingerprint for tokens in self._message.visual_tokens}
@@ -129,7 +189,7 @@ class Encoded:
 
     @property
     def features_cached(self) -> bool:
-        """The vision tower did not run for any of the pictures."""
+        """The vision tower did not run for any of the pictures and videos."""
         return bool(self._message.features_cached) and all(self._message.features_cached)
 
     @property
@@ -139,10 +199,11 @@ class Encoded:
 
     @property
     def explanations(self) -> list[Explanation]:
-        """One per picture; empty unless asked for."""
+        """One per picture, then one per video; empty unless asked for."""
         return [
             Explanation(
-                grid=(tokens.grid.rows, tokens.grid.columns),
+                is_video=tokens.kind == tensor_pb2.VISUAL_KIND_VIDEO,
+                grid=(tokens.grid.frames, tokens.grid.rows, tokens.grid.columns),
                 kept=list(tokens.positions),
                 task_map=list(explanation.task_map),
                 saliency_map=list(explanation.saliency_map),
@@ -153,8 +214,8 @@ class Encoded:
 
 
 def _answers(message: encoder_pb2.EncodeResponse, call: EncodeCall) -> bool:
-    """Whether there are visual tokens, each with its position, for every picture; and explanations if asked for."""
-    count = len(call.images)
+    """Whether there are visual tokens, each with its position, for everything; and explanations if asked for."""
+    count = call.num_visuals
     return (
         len(message.visual_tokens) == len(message.num_tokens_total) == count
         and all(
@@ -178,6 +239,11 @@ class EncoderClient(ServiceClient[EncoderInfo]):
     async def fetch_info(self) -> EncoderInfo:
         reply = await self.call(self._stub.GetModelInfo, encoder_pb2.GetEncoderInfoRequest(), INFO_TIMEOUT_S)
         return EncoderInfo(
+            family=reply.family,
+            max_images=reply.max_images,
+            max_videos=reply.max_videos,
+            max_frames=reply.max_frames,
+            reads_language_model_ids=reply.text_tokenizer == encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL,
             fingerprint=reply.fingerprint,
             fingerprints=(reply.fingerprint, reply.text_tower_fingerprint, reply.settings_fingerprint),
             pruners=tuple(PrunerInfo.of(pruner) for pruner in reply.pruners),
@@ -187,7 +253,7 @@ class EncoderClient(ServiceClient[EncoderInfo]):
         )
 
     async def encode(self, call: EncodeCall, timeout_s: float) -> Encoded:
-        """Visual tokens of the pictures.
+        """Visual tokens of the pictures and videos.
 
         Raises:
             ServiceError: The encoder refused, failed, or is away.
@@ -195,4 +261,4 @@ class EncoderClient(ServiceClient[EncoderInfo]):
         reply = await self.call(self._stub.Encode, call.to_message(), timeout_s)
         if not _answers(reply, call):
             raise InternalError("the encoder service answered without visual tokens for each picture")
-        return Encoded(reply)
+        return Encoded(reply, call.order)

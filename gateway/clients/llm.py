@@ -27,6 +27,7 @@ class LLMInfo:
     fingerprints: tuple[str, ...]
     max_model_len: int
     image_token_id: int
+    video_token_id: int | None  # None where the model takes no videos
     pruners: tuple[PrunerInfo, ...]
 
 
@@ -111,6 +112,7 @@ class LLMClient(ServiceClient[LLMInfo]):
             fingerprints=(reply.fingerprint, reply.settings_fingerprint, reply.engine),
             max_model_len=reply.max_model_len,
             image_token_id=reply.image_token_id,
+            video_token_id=reply.video_token_id if reply.HasField("video_token_id") else None,
             pruners=tuple(PrunerInfo.of(pruner) for pruner in reply.llm_pruner_infos),
         )
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from fovea.errors import InvalidRequest
+from gateway.schemas.messages import MESSAGE_FIELDS, Message
 from gateway.schemas.params import BoundedParams
 
 __all__ = [
@@ -17,26 +18,38 @@ __all__ = [
     "CacheMode",
     "CacheReport",
     "Explain",
+    "ExplainVisuals",
+    "ExplainedVisual",
     "LlmPruner",
     "Lookup",
     "PictureQuestion",
     "TimingMs",
     "TokenEvent",
     "Usage",
+    "VideoBudget",
     "parse_request",
 ]
 
 CacheMode = Literal["use", "bypass", "refresh"]
+VideoBudget = Literal["per_frame", "whole"]
 WireDType = Literal["float32", "float16", "bfloat16"]
 Lookup = Literal["hit", "miss", "skip"]
 
 R = TypeVar("R", bound="PictureQuestion")
 
-_NOT_YET: Final = ("images", "video", "messages", "max_wire_bytes")
+_NOT_YET: Final = ("max_wire_bytes",)
 
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _url_or_frames(value: Any) -> Any:
+    # Before pydantic tries one and the other and complains about both.
+    frames = isinstance(value, list) and value and all(isinstance(frame, str) for frame in value)
+    if value is None or isinstance(value, str) or frames:
+        return value
+    raise PydanticCustomError("video", "a data URL, an https URL, or a list of frames as such URLs is accepted")
 
 
 class _Request(BaseModel):
@@ -66,15 +79,37 @@ class LlmPruner(_Request):
 
 
 class PictureQuestion(_Request):
-    """What every question about a picture says."""
+    """What every question about pictures or a video says."""
 
-    question: str
-    """The question. `<image>` in it marks where the picture goes; without the mark the picture comes first. Other
-    special tokens are read as plain text."""
+    question: str | None = None
+    """The question, required unless `messages` is given. Each `<image>` in it is the place of one picture, in their
+    order, and `<video>` that of the video where the model takes any; what has no mark comes first. Other special tokens
+    are read as plain text."""
 
     image: str | None = None
     """The picture: a data URL (`data:image/jpeg;base64,...`), or an https URL where the server allows its host. In
     multipart/form-data it is the uploaded file. JPEG, PNG, WebP, GIF and BMP are accepted."""
+
+    images: Annotated[list[str] | None, Field(min_length=1)] = None
+    """Several pictures instead of `image`, each likewise; in multipart/form-data several files. Up to 8 unless set
+    otherwise."""
+
+    video: Annotated[str | list[str] | None, BeforeValidator(_url_or_frames)] = None
+    """A video, where the model takes any: a data URL (`data:video/mp4;base64,...`), an https URL, or a list of frames,
+    each as `image`; in multipart/form-data the uploaded file. MP4, WebM, MKV, AVI, MOV and GIF are accepted."""
+
+    messages: Annotated[list[Message] | None, Field(min_length=1, max_length=256)] = None
+    """A chat history in OpenAI's shape instead of question, pictures and video. The last message is the user's; visual
+    tokens are chosen for its text, those of earlier pictures too. In a form: a JSON list."""
+
+    num_frames: int | None = Field(default=None, ge=1)
+    """Frames to sample from a video file; left out: the model's own number. Up to 64 unless set otherwise."""
+
+    seconds_per_frame: float | None = Field(default=None, gt=0, le=3600)
+    """Of a list of frames: the time from one to the next; left out: unknown."""
+
+    video_budget: VideoBudget | None = None
+    """`per_frame` (the default): every frame keeps its share of the budget. `whole`: all frames compete for it."""
 
     model: str | None = None
     """Must be the served model's name if given."""
@@ -87,10 +122,10 @@ class PictureQuestion(_Request):
     finite, nesting is up to 8 deep, and the whole up to 4096 bytes."""
 
     keep_tokens: int | None = Field(default=None, ge=1, lt=2**32)
-    """Visual tokens to keep per picture, as a count; at or above the picture's own number nothing is pruned."""
+    """Visual tokens to keep of each picture or video, as a count; at or above its own number nothing is pruned."""
 
     keep_ratio: float | None = Field(default=None, gt=0, le=1)
-    """Visual tokens to keep per picture, as a share; at most one of `keep_tokens` and `keep_ratio`."""
+    """Visual tokens to keep of each picture or video, as a share; at most one of `keep_tokens` and `keep_ratio`."""
 
     timeout_s: float | None = Field(default=None, gt=0)
     """Deadline of the whole request in seconds, up to the server's limit; left out: 60."""
@@ -106,7 +141,7 @@ class PictureQuestion(_Request):
 
 
 class AnswerRequest(PictureQuestion):
-    """A question about a picture."""
+    """A question about pictures or a video."""
 
     llm_pruner: LlmPruner | None = None
     """A second pruner, inside the language model, on what the first one left; left out: none. In a form: a JSON
@@ -157,18 +192,20 @@ def parse_request(kind: type[R], fields: Mapping[str, Any], *, strict: bool) -> 
     """
     for name in _NOT_YET:
         if name in fields:
-            raise InvalidRequest(f"{name} is not served yet; send one picture as image, with a question", param=name)
+            raise InvalidRequest(f"{name} is not served yet", param=name)
     try:
         return kind.model_validate(dict(fields), strict=strict)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     param = ".".join(str(part) for part in first["loc"])[:80] or None
     if first["type"] == "extra_forbidden":
-        accepted = ", ".join((LlmPruner if len(first["loc"]) > 1 else kind).model_fields)
+        accepted = ", ".join(kind.model_fields)
+        if len(first["loc"]) > 1:
+            accepted = ", ".join(LlmPruner.model_fields) if first["loc"][0] == "llm_pruner" else MESSAGE_FIELDS
         raise InvalidRequest(f"there is no field {param!r}; accepted are {accepted}", param=param)
     if first["type"] == "one_budget":
         raise InvalidRequest(first["msg"], param="keep_ratio")
-    message = first["msg"][:1].lower() + first["msg"][1:]
+    message = first["msg"][:1].lower() + first["msg"][1:300]
     raise InvalidRequest(f"{param}: {message}", param=str(first["loc"][0])[:80] if first["loc"] else None)
 
 
@@ -186,10 +223,10 @@ class Usage(_Response):
     """Tokens generated."""
 
     visual_tokens_total: int
-    """Visual tokens of the picture before pruning."""
+    """Visual tokens of all pictures and videos before pruning."""
 
     visual_tokens_kept: int
-    """Visual tokens that reached the language model."""
+    """Visual tokens of all of them that reached the language model."""
 
     wire_bytes: int
     """Bytes of visual tokens sent to the LLM service for this answer; 0 on an answer hit."""
@@ -202,10 +239,10 @@ class CacheReport(_Response):
     """The whole answer. Also a hit: an identical request was in progress and its answer was shared."""
 
     visual_tokens: Lookup
-    """The encoder's output for this picture, question, pruner and budget."""
+    """The encoder's output for these pictures, question, pruner and budget."""
 
     features: Lookup
-    """The picture's features inside the encoder."""
+    """Features inside the encoder: a hit if it had those of every picture and video."""
 
 
 class TimingMs(_Response):
@@ -231,7 +268,7 @@ class TimingMs(_Response):
 
 
 class Explain(_Response):
-    """Why these visual tokens were kept."""
+    """Why these visual tokens were kept, of a question about one plain picture."""
 
     pruner: str
     """The pruner that ran."""
@@ -250,6 +287,40 @@ class Explain(_Response):
 
     merged_into: list[list[int]] | None = None
     """[rows][columns] index into `kept` of the token that each patch is or was merged into; -1: dropped."""
+
+
+class ExplainedVisual(_Response):
+    """What was kept of one picture or video."""
+
+    kind: Literal["image", "video"]
+
+    grid: tuple[int, int, int]
+    """Frames, rows and columns of the patches. Of a picture cut into tiles each tile is a frame, the whole picture made
+    small the first."""
+
+    kept: list[int]
+    """The patches kept, as frame * rows * columns + row * columns + column, in the order in which the language model
+    reads them. Numbers after the last patch stand for tokens that are no patches."""
+
+    task_map: list[list[list[float]]] | None = None
+    """[frames][rows][columns] relevance to the question, where the pruner has it. Padding has 0."""
+
+    saliency_map: list[list[list[float]]] | None = None
+    """[frames][rows][columns] attention of CLS, where the pruner has it. Padding has 0."""
+
+    merged_into: list[list[list[int]]] | None = None
+    """[frames][rows][columns] index into `kept` of the token that each patch is or was merged into; -1: dropped, or
+    padding."""
+
+
+class ExplainVisuals(_Response):
+    """Why these visual tokens were kept, of a question about several pictures, a tiled one or a video."""
+
+    pruner: str
+    """The pruner that ran."""
+
+    visuals: list[ExplainedVisual]
+    """One for each picture, then for each video, in the order in which the request names them."""
 
 
 class AnswerResponse(_Response):
@@ -271,7 +342,7 @@ class AnswerResponse(_Response):
     cache: CacheReport
     timing_ms: TimingMs
 
-    explain: Explain | None = None
+    explain: Explain | ExplainVisuals | None = None
     """Only if asked for."""
 
 

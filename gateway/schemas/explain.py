@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.schemas.answer import Explain, PictureQuestion
+from gateway.schemas.answer import Explain, ExplainVisuals, PictureQuestion
 
 __all__ = ["ActivationMaps", "ExplainRequest", "ExplainResponse", "ExplainUsage"]
 
@@ -17,15 +17,15 @@ class ExplainRequest(PictureQuestion):
     """Which visual tokens would be kept for a question, and why. Nothing is answered."""
 
     maps: bool = False
-    """Add the four activation maps of the DeSAP paper's figure 7; the drawing then shows these. The language model runs
-    once."""
+    """Add the four activation maps of the DeSAP paper's figure 7, of one picture; the drawing then shows these. The
+    language model runs once."""
 
     cross_attention_layer: int | None = Field(default=None, ge=0, lt=2**32)
     """Layer of the language model, from 0, whose attention `maps` shows; left out: layer 2 of 32, scaled to the model's
     depth."""
 
     format: Literal["png", "json"] = "png"
-    """`png`: a drawing; `json`: the numbers."""
+    """`png`: a drawing, of pictures that the model does not cut into tiles; `json`: the numbers, of anything."""
 
 
 class _Response(BaseModel):
@@ -36,10 +36,10 @@ class ExplainUsage(_Response):
     """Counts."""
 
     visual_tokens_total: int
-    """Visual tokens of the picture before pruning."""
+    """Visual tokens of all pictures and videos before pruning."""
 
     visual_tokens_kept: int
-    """Visual tokens that would reach the language model."""
+    """Visual tokens of all of them that would reach the language model."""
 
 
 class ActivationMaps(_Response):
@@ -65,7 +65,7 @@ class ExplainResponse(_Response):
     """The served model's name."""
 
     usage: ExplainUsage
-    explain: Explain
+    explain: Explain | ExplainVisuals
 
     maps: ActivationMaps | None = None
     """Only if asked for."""

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fovea.stack import Stack, free_port
-from tests.e2e.conftest import ENVIRONMENT, STARTUP_S
+from tests.e2e.conftest import ENVIRONMENT, STARTUP_S, Pictures
 
 QUESTION = "Is there a red star?"
 
@@ -73,6 +73,18 @@ def test_ask_prints_the_answer_as_it_comes(stack: Stack, picture_file: Path, tmp
     assert overlay.is_file()
 
 
+def test_ask_takes_pictures_on_both_sides_of_an_option(
+    stack: Stack, picture_file: Path, pictures: Pictures, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.png"
+    other.write_bytes(pictures.fresh())
+    done = fovea(
+        "ask", str(picture_file), "--url", stack.url, "--json", "--pruner", "none", str(other), "Which has a star?"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["usage"]["visual_tokens_kept"] == 2 * 144
+
+
 def test_ask_says_what_is_wrong_in_one_line(stack: Stack, picture_file: Path, tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     for words, says in (
@@ -87,6 +99,12 @@ def test_ask_says_what_is_wrong_in_one_line(stack: Stack, picture_file: Path, tm
         ),
         (("ask", str(picture_file), QUESTION, "--url", stack.url, "--llm-pruner", "fastv"), "keep_tokens"),
         (("ask", str(picture_file), QUESTION, "--llm-keep-tokens", "3"), "go with --llm-pruner"),
+        (("ask", QUESTION, "--url", stack.url), "name a picture"),
+        (("ask", QUESTION, "--video", str(picture_file), "--url", stack.url), "status 415"),
+        (
+            ("ask", str(picture_file), str(picture_file), QUESTION, "--url", stack.url, "--explain", "kept.png"),
+            "draws one picture",
+        ),
         (("up", "--text-tower", "x"), "--text-tower goes with --model"),
     ):
         done = fovea(*words)

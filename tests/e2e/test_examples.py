@@ -30,7 +30,7 @@ def run(stack: Stack, *command: str) -> str:
 
 def test_curl(stack: Stack, picture_file: str) -> None:
     output = run(stack, str(EXAMPLES / "curl.sh"), picture_file)
-    assert output.count('"finish_reason"') == 3
+    assert output.count('"finish_reason"') == 4
     assert "event: done" in output
     assert '"desap"' in output
 

@@ -53,7 +53,7 @@ def test_every_variable_is_a_setting_with_an_acceptable_value(
     ours = {k: v for k, v in compose["services"][service]["environment"].items() if k != "HF_HOME"}
     assert all(name.startswith(prefix) for name in ours)
     for name, value in ours.items():
-        monkeypatch.setenv(name, re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value))
+        monkeypatch.setenv(name, re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", value))
     settings = cls.from_command_line([])
     assert settings.model == "/app/lab/checkpoints/llava"
     assert settings.listen.startswith("0.0.0.0:")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from fovea.errors import ServiceError
+from fovea.errors import InvalidRequest, NotFound, ServiceError
 from fovea.server import GrpcServer
 from fovea.tensors import to_message
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
@@ -37,6 +37,13 @@ class Gate:
         await self._open.wait()
 
 
+def features_of(source: bytes, text_ids: Sequence[int], count: int, dtype: Any) -> tensor_pb2.Tensor:
+    """What the scripted encoder makes of a picture or video."""
+    digest = hashlib.sha256(source + str(list(text_ids)).encode()).digest()
+    features = np.frombuffer(digest * count, np.uint8)[: count * CHANNELS].astype(np.float32)
+    return to_message(features.reshape(count, CHANNELS), dtype)
+
+
 class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
     """Keeps the first half of the patches; features depend on the picture and the text."""
 
@@ -49,6 +56,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
         self.gate = Gate()
         self.cancelled = asyncio.Event()
         self.error: ServiceError | None = None
+        self.unsuitable: set[str] = set()
         self.reply: encoder_pb2.EncodeResponse | None = None
         self.info = encoder_pb2.GetEncoderInfoResponse(
             model="tiny",
@@ -62,7 +70,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
             default_keep_ratio=0.5,
             default_wire_dtype=tensor_pb2.DTYPE_FLOAT16,
             max_text_ids=77,
-            max_images=1,
+            max_images=8,
         )
         self.info.pruners.add(name="none", side="encoder", summary="keeps all", reads_text=False)
         desap = self.info.pruners.add(
@@ -98,30 +106,37 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
             raise self.error
         if self.reply is not None:
             return self.reply
+        names = [pruner.name for pruner in self.info.pruners]
+        if request.pruner in self.unsuitable:
+            raise InvalidRequest(f"{request.pruner} does not work here; accepted: {', '.join(names)}", param="pruner")
+        if request.pruner not in names:
+            raise NotFound(f"there is no pruner; accepted: {', '.join(names)}", param="pruner")
         return self._encode(request)
 
     def _encode(self, request: Any) -> encoder_pb2.EncodeResponse:
-        total = GRID[0] * GRID[1]
+        response = encoder_pb2.EncodeResponse(pruner=request.pruner, timing=encoder_pb2.EncodeTiming(queue_ms=1.5))
+        for image in request.images:
+            self._add(response, request, image, frames=1)
+        for video in request.videos:
+            self._add(response, request, video.SerializeToString(), frames=2)
+            response.visual_tokens[-1].kind = tensor_pb2.VISUAL_KIND_VIDEO
+        return response
+
+    def _add(self, response: encoder_pb2.EncodeResponse, request: Any, source: bytes, *, frames: int) -> None:
+        total = frames * GRID[0] * GRID[1]
         kept = list(range(total if request.pruner == "none" else total // 2))
-        digest = hashlib.sha256(request.images[0] + str(list(request.text_ids)).encode()).digest()
-        features = np.frombuffer(digest * len(kept), np.uint8)[: len(kept) * CHANNELS].astype(np.float32)
-        response = encoder_pb2.EncodeResponse(
-            pruner=request.pruner,
-            num_tokens_total=[total],
-            features_cached=[False],
-            timing=encoder_pb2.EncodeTiming(queue_ms=1.5),
-        )
+        response.num_tokens_total.append(total)
+        response.features_cached.append(False)
         response.visual_tokens.add(
-            features=to_message(features.reshape(len(kept), CHANNELS), request.wire_dtype),
+            features=features_of(source, request.text_ids, len(kept), request.wire_dtype),
             positions=kept,
-            grid=self.info.grid,
+            grid=tensor_pb2.Grid(frames=frames, rows=GRID[0], columns=GRID[1]),
             fingerprint=self.info.fingerprint,
         )
         if request.explain:
             response.explanations.add(
-                task_map=[0.5] * total, saliency_map=[0.25] * total, merged_into=[0, 1, 2, 0, 1, -1]
+                task_map=[0.5] * total, saliency_map=[0.25] * total, merged_into=[0, 1, 2, 0, 1, -1] * frames
             )
-        return response
 
 
 class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
@@ -160,7 +175,8 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         self.calls.append(request)
         if self.error is not None:
             raise self.error
-        seen = hashlib.sha256(str(list(request.input_ids)).encode() + request.visual_tokens[0].features.data)
+        features = b"".join(tokens.features.data for tokens in request.visual_tokens)
+        seen = hashlib.sha256(str(list(request.input_ids)).encode() + features)
         if not self.silent:
             yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text="red"))
         try:
@@ -174,11 +190,11 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
             yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=text))
         if self.stops_early:
             return
-        kept = len(request.visual_tokens[0].positions)
+        kept = sum(len(tokens.positions) for tokens in request.visual_tokens)
         yield llm_pb2.GenerateResponse(
             done=llm_pb2.Done(
                 finish_reason="stop",
-                prompt_tokens=len(request.input_ids) - 1 + kept,
+                prompt_tokens=len(request.input_ids) - len(request.visual_tokens) + kept,
                 completion_tokens=3,
                 timing=llm_pb2.GenerateTiming(queue_ms=0.5),
                 cross_attention=self._attention(request),

@@ -97,6 +97,13 @@ async def test_an_unknown_pruner_of_the_language_model_names_those_that_are_know
     assert "accepted are fastv" in error["message"]
 
 
+async def test_a_language_model_that_cannot_prune_says_so(gateway: Gateway) -> None:
+    del gateway.llm.info.llm_pruner_infos[:]
+    error = await gateway.refused(422, ask(llm_pruner={"name": "fastv", "keep_tokens": 1}))
+    assert error["param"] == "llm_pruner"
+    assert "cannot prune inside the language model" in error["message"]
+
+
 async def test_a_pruner_named_on_the_wrong_side_is_sent_to_the_right_one(gateway: Gateway) -> None:
     error = await gateway.refused(404, ask(pruner="fastv"))
     assert "llm_pruner" in error["message"]
@@ -281,7 +288,8 @@ async def test_docs_describe_fields_with_an_example(gateway: Gateway) -> None:
     assert AnswerRequest.model_validate(body["application/json"]["example"])
     example = operation["responses"]["200"]["content"]["application/json"]["example"]
     assert AnswerResponse.model_validate(example)
-    assert body["multipart/form-data"]["schema"]["properties"]["image"]["format"] == "binary"
+    form = body["multipart/form-data"]["schema"]["properties"]
+    assert form["image"]["format"] == form["images"]["items"]["format"] == form["video"]["format"] == "binary"
 
 
 async def test_every_reference_of_the_api_description_leads_somewhere(gateway: Gateway) -> None:
@@ -293,7 +301,7 @@ async def test_every_reference_of_the_api_description_leads_somewhere(gateway: G
         for key in reference.split("/"):
             place = place[key]
     body = document["paths"]["/v1/answer"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert body["required"] == ["question", "image"]
+    assert {"required": ["question", "image"]} in body["anyOf"]
     assert "keep_ratio" in json.dumps(body["properties"]["llm_pruner"])
 
 

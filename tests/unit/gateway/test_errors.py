@@ -68,10 +68,7 @@ def nested(depth: int) -> dict[str, Any]:
         ({"pruner_params": nested(9)}, "pruner_params", "up to 8 deep"),
         ({"pruner_params": nested(100)}, "pruner_params", "up to 8 deep"),
         ({"x" * 5000: 1}, "x" * 80, "accepted are question"),
-        ({"colour": "red"}, "colour", "accepted are question, image, model"),
-        ({"images": []}, "images", "not served yet"),
-        ({"video": ""}, "video", "not served yet"),
-        ({"messages": []}, "messages", "not served yet"),
+        ({"colour": "red"}, "colour", "accepted are question, image, images, video, messages"),
         ({"llm_pruner": {}}, "llm_pruner", "field required"),
         ({"llm_pruner": {"name": "fastv"}}, "llm_pruner", "exactly one of keep_tokens and keep_ratio"),
         ({"llm_pruner": {"name": "fastv", "keep_tokens": 1, "keep_ratio": 0.5}}, "llm_pruner", "exactly one of"),
@@ -112,13 +109,19 @@ async def test_parameters_within_the_bounds_reach_the_encoder(gateway: Gateway) 
     ("fields", "param", "says"),
     [
         ({"model": "gpt"}, "model", "'tiny-llava' is"),
-        ({"pruner": "magic"}, "pruner", "accepted are none, desap"),
+        ({"pruner": "magic"}, "pruner", "accepted: none, desap"),
     ],
 )
 async def test_unknown_names(gateway: Gateway, fields: dict[str, Any], param: str, says: str) -> None:
     error = await gateway.refused(404, ask() | fields)
     assert (error["code"], error["param"]) == ("not_found", param)
     assert says in error["message"]
+
+
+async def test_a_pruner_that_the_family_cannot_run_is_a_wrong_choice_not_a_wrong_name(gateway: Gateway) -> None:
+    gateway.encoder.unsuitable.add("visionzip")
+    error = await gateway.refused(422, ask(pruner="visionzip"))
+    assert (error["param"], error["message"]) == ("pruner", "visionzip does not work here; accepted: none, desap")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,11 @@ async def test_a_text_file_upload_is_no_picture(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("form", "status", "says"),
     [
-        ({"question": (None, "a"), "picture": ("a.png", png())}, 422, "image only"),
+        (
+            {"question": (None, "a"), "picture": ("a.png", png())},
+            422,
+            "files are accepted in the fields image, images, video",
+        ),
         ([("question", (None, "a")), ("question", (None, "b"))], 422, "2 times"),
         ([("image", (None, data_url(png()))), ("image", ("a.png", png()))], 422, "given twice"),
         ({"question": (None, "a"), "pruner_params": (None, "{")}, 400, "not valid JSON"),

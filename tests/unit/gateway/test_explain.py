@@ -13,7 +13,12 @@ import pytest
 from PIL import Image
 
 from fovea.errors import Unavailable
+from fovea.v1 import encoder_pb2, tensor_pb2
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
+from tests.unit.gateway.services import features_of
+
+URLS = [data_url(png(shade)) for shade in (0, 128, 255)]
+CLIP = data_url(b"\x00\x00\x00\x18ftypisom" + bytes(20), "video/mp4")
 
 
 async def post(gateway: Gateway, **fields: Any) -> httpx.Response:
@@ -112,6 +117,80 @@ async def test_maps_of_a_pruner_that_reads_no_text_compare_desaps_similarities_a
     assert image.width > 4 * image.height / 2
 
 
+async def pictures(gateway: Gateway, status: int = 200, **fields: Any) -> httpx.Response:
+    """About several pictures."""
+    response = await gateway.http.post("/v1/explain", json={"question": "Which is red?", **fields})
+    assert response.status_code == status, response.text
+    return response
+
+
+async def test_several_pictures_are_told_and_drawn_one_below_the_other(gateway: Gateway) -> None:
+    made = (await pictures(gateway, images=URLS[:2], format="json")).json()
+    assert made["usage"] == {"visual_tokens_total": 12, "visual_tokens_kept": 6}
+    (picture, _) = made["explain"]["visuals"]
+    assert picture == {
+        "kind": "image",
+        "grid": [1, 2, 3],
+        "kept": [0, 1, 2],
+        "task_map": [[[0.5] * 3] * 2],
+        "saliency_map": [[[0.25] * 3] * 2],
+        "merged_into": [[[0, 1, 2], [0, 1, -1]]],
+    }
+    one, two, other = [
+        np.asarray(sheet(await pictures(gateway, images=urls))) for urls in ([URLS[0]], URLS[:2], [URLS[0], URLS[2]])
+    ]
+    assert len(two) > 1.5 * len(one)
+    assert (two[:200] == other[:200]).all()
+    assert (two[-200:-60] != other[-200:-60]).any()
+
+
+async def test_a_history_is_explained_for_its_last_question(gateway: Gateway) -> None:
+    def turn(url: str, text: str) -> dict[str, Any]:
+        parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
+        return {"role": "user", "content": parts}
+
+    history = [turn(URLS[0], "And this?"), {"role": "assistant", "content": "Red."}, turn(URLS[1], "Is it red?")]
+    response = await gateway.http.post("/v1/explain", json={"messages": history})
+    asked = await pictures(gateway, images=URLS[:2], question="Is it red?")
+    assert (np.asarray(sheet(response)) == np.asarray(sheet(asked))).all()
+    assert len(gateway.encoder.calls) == 1  # the same pictures and the same text
+    history[0]["content"][0]["image_url"]["url"] = data_url(png()[:20])
+    assert (await refused(gateway, 415, body={"messages": history}))["param"] == "messages"
+
+
+async def test_maps_are_of_one_plain_picture(gateway: Gateway) -> None:
+    error = (await pictures(gateway, 422, images=URLS[:2], maps=True)).json()["error"]
+    assert error["param"] == "maps"
+    assert "2 pictures" in error["message"]
+
+
+async def test_a_picture_in_tiles_is_told_and_not_drawn(gateway: Gateway) -> None:
+    total, kept = 18, list(range(9))
+    reply = encoder_pb2.EncodeResponse(pruner="desap", num_tokens_total=[total])
+    reply.visual_tokens.add(
+        features=features_of(b"tiles", [], len(kept), tensor_pb2.DTYPE_FLOAT16),
+        positions=kept,
+        grid=tensor_pb2.Grid(frames=3, rows=2, columns=3),
+        fingerprint=gateway.encoder.info.fingerprint,
+    )
+    reply.explanations.add(task_map=[0.5] * total)
+    gateway.encoder.reply = reply
+    (picture,) = (await numbers(gateway))["explain"]["visuals"]
+    assert picture["grid"] == [3, 2, 3]
+    assert np.shape(picture["task_map"]) == (3, 2, 3)
+    for fields, param in (({}, "format"), ({"maps": True}, "maps"), ({"maps": True, "format": "json"}, "maps")):
+        error = await refused(gateway, 422, **fields)
+        assert error["param"] == param
+        assert "tiles" in error["message"]
+    assert gateway.llm.calls == []
+
+
+async def test_errors_name_the_field_of_this_request(gateway: Gateway) -> None:
+    broken = data_url(png()[:20])  # the scripted encoder reads nothing; the drawing does
+    response = await pictures(gateway, 415, images=[URLS[0], broken])
+    assert response.json()["error"]["param"] == "images"
+
+
 async def test_a_form_with_an_uploaded_picture_is_taken(gateway: Gateway) -> None:
     fields = {"question": "Is it?", "format": "json", "maps": "true", "pruner_params": json.dumps({"beta": 0.25})}
     response = await gateway.http.post("/v1/explain", data=fields, files={"image": png()})
@@ -134,7 +213,7 @@ async def test_the_visual_token_cache_is_shared_with_explained_answers(gateway: 
         ({"question": "<image> <image> two?"}, 422, "question", "2 <image> marks for 1 picture"),
         ({"image": data_url(b"no picture")}, 415, "image", "not a picture"),
         ({"image": "data:image/png;base64,???"}, 400, "image", "base64"),
-        ({"pruner": "sharpest"}, 404, "pruner", "accepted are none, desap"),
+        ({"pruner": "sharpest"}, 404, "pruner", "accepted: none, desap"),
         ({"model": "other"}, 404, "model", "tiny-llava"),
         ({"keep_tokens": 3, "keep_ratio": 0.5}, 422, "keep_ratio", "at most one"),
         ({"keep_ratio": 1.5}, 422, "keep_ratio", "less than or equal to 1"),
@@ -143,7 +222,9 @@ async def test_the_visual_token_cache_is_shared_with_explained_answers(gateway: 
         ({"max_tokens": 5}, 422, "max_tokens", "accepted are question, image"),
         ({"stream": True}, 422, "stream", "there is no field"),
         ({"timeout_s": 10_000}, 422, "timeout_s", "up to 600"),
-        ({"video": "x"}, 422, "video", "not served yet"),
+        ({"images": [data_url(png())]}, 422, "images", "image and images were both given"),
+        ({"video": CLIP}, 422, "format", "videos are not drawn; format json"),
+        ({"video": CLIP, "format": "json"}, 422, "video", "takes no videos"),
     ],
 )
 async def test_what_is_not_accepted_is_refused_as_by_answer(
@@ -218,7 +299,10 @@ async def test_the_document_describes_it(gateway: Gateway) -> None:
     described = paths["/v1/explain"]["post"]
     fields = described["requestBody"]["content"]["application/json"]["schema"]
     assert {"question", "image", "pruner", "keep_tokens", "maps", "format"} <= set(fields["properties"])
-    assert fields["required"] == ["question", "image"]
+    assert {"required": ["question", "image"]} in fields["anyOf"]
+    assert {"required": ["messages"]} in fields["anyOf"]
+    form = described["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    assert form["images"]["items"]["format"] == "binary"
     assert set(described["responses"]["200"]["content"]) == {"image/png", "application/json"}
     assert {"400", "404", "413", "415", "422", "429", "503", "504"} <= set(described["responses"])
     answer = paths["/v1/answer"]["post"]["requestBody"]["content"]["application/json"]["schema"]

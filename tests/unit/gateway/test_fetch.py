@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from fovea.errors import InvalidRequest, ServiceError, TooLarge
-from gateway.fetch import PictureFetcher, is_public
+from gateway.fetch import MediaFetcher, is_public
+from gateway.media import PICTURE, VIDEO
 from tests.unit.gateway.conftest import png
 
 PUBLIC = "93.184.215.14"
@@ -48,6 +49,10 @@ async def transport() -> AsyncIterator[ToLoopback]:
     await server.wait_closed()
 
 
+async def fetch_picture(fetcher: MediaFetcher, url: str) -> bytes:
+    return await fetcher.fetch(url, PICTURE, name="image", max_bytes=4000)
+
+
 def resolves_to(*addresses: str) -> Callable[[str], Awaitable[list[str]]]:
     async def resolver(host: str) -> list[str]:
         return list(addresses)
@@ -56,16 +61,16 @@ def resolves_to(*addresses: str) -> Callable[[str], Awaitable[list[str]]]:
 
 
 @pytest.fixture
-async def fetcher(transport: ToLoopback) -> AsyncIterator[PictureFetcher]:
-    fetcher = PictureFetcher(["pictures.example"], max_bytes=4000, resolver=resolves_to(PUBLIC), transport=transport)
+async def fetcher(transport: ToLoopback) -> AsyncIterator[MediaFetcher]:
+    fetcher = MediaFetcher(["pictures.example"], resolver=resolves_to(PUBLIC), transport=transport)
     yield fetcher
     await fetcher.close()
 
 
 async def test_an_allowed_picture_comes_from_the_address_that_was_checked(
-    fetcher: PictureFetcher, transport: ToLoopback
+    fetcher: MediaFetcher, transport: ToLoopback
 ) -> None:
-    assert await fetcher.fetch("https://Pictures.example/cat.png?size=1") == png()
+    assert await fetch_picture(fetcher, "https://Pictures.example/cat.png?size=1") == png()
     (request,) = transport.asked
     assert (request.url.host, request.url.scheme) == (PUBLIC, "https")
     assert request.headers["host"] == "pictures.example"
@@ -85,34 +90,41 @@ async def test_an_allowed_picture_comes_from_the_address_that_was_checked(
         ("https://pictures.example/away", "status 302"),
     ],
 )
-async def test_what_is_refused(fetcher: PictureFetcher, url: str, says: str) -> None:
+async def test_what_is_refused(fetcher: MediaFetcher, url: str, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says) as caught:
-        await fetcher.fetch(url)
+        await fetch_picture(fetcher, url)
     assert caught.value.param == "image"
     assert PUBLIC not in caught.value.message
 
 
-async def test_a_picture_is_not_read_past_the_limit(fetcher: PictureFetcher) -> None:
+async def test_hosts_are_told_what_is_wanted_and_clients_where_it_stood(
+    fetcher: MediaFetcher, transport: ToLoopback
+) -> None:
+    with pytest.raises(InvalidRequest, match=r"messages\.0\.content\.1: its host .* instead of a video") as caught:
+        await fetcher.fetch("https://pictures.example/x", VIDEO, name="messages.0.content.1", max_bytes=4000)
+    assert caught.value.param == "messages"
+    assert transport.asked[0].headers["accept"] == "video/*, image/gif"
+
+
+async def test_a_picture_is_not_read_past_the_limit(fetcher: MediaFetcher) -> None:
     with pytest.raises(TooLarge, match="4,000"):
-        await fetcher.fetch("https://pictures.example/big")
+        await fetch_picture(fetcher, "https://pictures.example/big")
 
 
 @pytest.mark.parametrize("addresses", [["10.0.0.7"], [PUBLIC, "127.0.0.1"], ["169.254.169.254"], []])
 async def test_names_that_lead_inside_are_refused(transport: ToLoopback, addresses: list[str]) -> None:
-    fetcher = PictureFetcher(
-        ["pictures.example"], max_bytes=4000, resolver=resolves_to(*addresses), transport=transport
-    )
+    fetcher = MediaFetcher(["pictures.example"], resolver=resolves_to(*addresses), transport=transport)
     with pytest.raises(ServiceError, match="not on the public internet") as caught:
-        await fetcher.fetch("https://pictures.example/cat.png?size=1")
+        await fetch_picture(fetcher, "https://pictures.example/cat.png?size=1")
     assert not any(address in caught.value.message for address in addresses)
     assert not transport.asked
     await fetcher.close()
 
 
 async def test_without_hosts_fetching_is_off() -> None:
-    fetcher = PictureFetcher([], max_bytes=4000)
+    fetcher = MediaFetcher([])
     with pytest.raises(InvalidRequest, match="fetching is off"):
-        await fetcher.fetch("https://pictures.example/cat.png")
+        await fetch_picture(fetcher, "https://pictures.example/cat.png")
     await fetcher.close()
 
 

@@ -25,6 +25,10 @@ encodes = st.builds(
     wire_dtype=st.sampled_from(["float32", "float16"]),
     explain=st.booleans(),
     fingerprints=st.lists(words, max_size=3),
+    videos=st.lists(st.lists(words, max_size=2), max_size=2),
+    num_frames=st.none() | st.integers(1, 9),
+    seconds_per_frame=st.none() | st.floats(0.1, 9),
+    video_budget=st.sampled_from([None, "per_frame", "whole"]),
 )
 samplings = st.builds(
     SamplingKey,
@@ -82,5 +86,7 @@ def test_what_stands_side_by_side_is_not_run_together() -> None:
         replace(one, image_sha256=["a", "b"]),
         replace(one, keep_tokens=1, keep_ratio=None),
         replace(one, pruner_params={"p": {}}),
+        replace(one, image_sha256=[], videos=[["ab"]]),
+        replace(one, num_frames=8),
     ):
         assert visual_tokens_key(other) != visual_tokens_key(one)

@@ -1,0 +1,17 @@
+"""Which text tower goes with which family, where nobody names another."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["DEFAULT_TEXT_TOWERS"]
+
+_CLIP: Final = "openai/clip-vit-large-patch14-336"
+
+DEFAULT_TEXT_TOWERS: Final[dict[str, str | None]] = {
+    "llava": _CLIP,
+    "llava_next": _CLIP,
+    "video_llava": "LanguageBind/LanguageBind_Image",
+    "qwen2_5_vl": None,  # it compares questions as the language model embeds them
+}
+"""Hub id by the `model_type` of the checkpoint; None for families that have none."""

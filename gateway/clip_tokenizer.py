@@ -1,0 +1,78 @@
+"""CLIP's tokenizer out of vocab.json and merges.txt, for checkpoints older than tokenizer.json (LanguageBind's)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["clip_tokenizer_spec"]
+
+_BOS: Final = "<|startoftext|>"
+_EOS: Final = "<|endoftext|>"
+_WORDS: Final = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def clip_tokenizer_spec(vocabulary: Mapping[str, int], merges: str) -> dict[str, Any]:
+    """What a tokenizer.json of the same tokenizer would hold.
+
+    Args:
+        vocabulary: Ids by token, of vocab.json.
+        merges: The text of merges.txt: a line for each pair, in their order, after one that begins with #version.
+
+    Raises:
+        ValueError: BOS or EOS is not in the vocabulary.
+    """
+    if _BOS not in vocabulary or _EOS not in vocabulary:
+        raise ValueError(f"vocab.json of the text tower does not hold {_BOS} and {_EOS}, as CLIP's does")
+    lines = [line for line in merges.splitlines() if line.strip() and not line.startswith("#version")]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": vocabulary[token],
+                "content": token,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for token in (_BOS, _EOS)
+        ],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "NFC"},
+                {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+                {"type": "Lowercase"},
+            ],
+        },
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": _WORDS}, "behavior": "Removed", "invert": True},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            ],
+        },
+        "post_processor": {
+            "type": "RobertaProcessing",
+            "sep": [_EOS, vocabulary[_EOS]],
+            "cls": [_BOS, vocabulary[_BOS]],
+            "trim_offsets": False,
+            "add_prefix_space": False,
+        },
+        "decoder": None,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": _EOS,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "</w>",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": dict(vocabulary),
+            "merges": [line.split() for line in lines],
+        },
+    }
