@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,10 @@ from encoder_service.models.weights import load_into, read_config, read_tensors
 from encoder_service.pruners.base import TextFeatures, View
 from encoder_service.visual import VideoFrames, VisualInput
 from fovea import checkpoints
+from fovea.text_towers import DEFAULT_TEXT_TOWERS
 
-__all__ = ["DEFAULT_TEXT_TOWER", "ClipEncoder"]
+__all__ = ["ClipEncoder"]
 
-DEFAULT_TEXT_TOWER: Final = "openai/clip-vit-large-patch14-336"
 
 _WEIGHTS = (*checkpoints.CONFIG_FILES, "*.safetensors")
 
@@ -54,7 +54,6 @@ class ClipEncoder(Generic[_Preprocessor]):
     """
 
     family: str
-    default_text_tower = DEFAULT_TEXT_TOWER
     text_tower_types: tuple[str, ...] = ("clip",)  # `model_type` of checkpoints with the tensors of a CLIP
     tower_name = "vision_tower"
     max_images = 8
@@ -67,7 +66,7 @@ class ClipEncoder(Generic[_Preprocessor]):
     def __init__(self, checkpoint: Path, options: LoadOptions, preprocessor: Callable[[int], _Preprocessor]) -> None:
         config = read_config(checkpoint)
         _require_second_last_layer(config, self.family)
-        clip = _resolve_text_tower(options.text_tower or self.default_text_tower)
+        clip = _resolve_text_tower(options.text_tower or DEFAULT_TEXT_TOWERS[self.family] or "")
         clip_config = read_config(clip)
         if clip_config.get("model_type") not in self.text_tower_types:
             raise CheckpointError(

@@ -49,7 +49,6 @@ class VideoLlavaEncoder(ClipEncoder[_Processors]):
     """
 
     family = "video_llava"
-    default_text_tower = "LanguageBind/LanguageBind_Image"
     text_tower_types = ("clip", "LanguageBindImage", "LanguageBindVideo")
     tower_name = "image_tower"
     max_videos = 4
