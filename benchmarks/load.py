@@ -32,7 +32,8 @@ _GIB: Final = 2**30
 _TIMEOUT_S: Final = 1800
 
 
-def _modules(service: str, checkpoint: str, text_tower: str) -> list[nn.Module]:
+def _tensors(service: str, checkpoint: str, text_tower: str) -> list[torch.Tensor]:
+    """All that a service's model holds."""
     if service == "encoder":
         from encoder_service import models
         from encoder_service.models.base import LoadOptions
@@ -42,7 +43,9 @@ def _modules(service: str, checkpoint: str, text_tower: str) -> list[nn.Module]:
         from llm_service.models import load_model
 
         loaded = load_model(Path(checkpoint), device=torch.device("cpu"), dtype="bfloat16", attn_implementation="sdpa")
-    return [value for value in vars(loaded).values() if isinstance(value, nn.Module)]
+    held = vars(loaded).values()
+    parameters = [p for value in held if isinstance(value, nn.Module) for p in value.parameters()]
+    return list({id(t): t for t in (*parameters, *(v for v in held if isinstance(v, torch.Tensor)))}.values())
 
 
 def _peak_bytes() -> int:
@@ -53,22 +56,22 @@ def _child(service: str, checkpoint: str, text_tower: str) -> None:
     """Loads, touches and prints what it took."""
     empty = _peak_bytes()
     start = time.perf_counter()
-    modules = _modules(service, checkpoint, text_tower)
+    tensors = _tensors(service, checkpoint, text_tower)
     load_s = time.perf_counter() - start
     with torch.inference_mode():
-        parameters = {id(p): p for module in modules for p in module.parameters()}.values()
-        for parameter in parameters:
-            parameter.view(-1).view(torch.int16).max()
-    taken = {"parameter_bytes": sum(p.nbytes for p in parameters), "empty_bytes": empty, "peak_bytes": _peak_bytes()}
+        for tensor in tensors:
+            tensor.view(-1).view(torch.int16).max()
+    taken = {"tensor_bytes": sum(t.nbytes for t in tensors), "empty_bytes": empty, "peak_bytes": _peak_bytes()}
     print(json.dumps({"load_s": load_s, **taken}))
 
 
 def _measure(model: str, service: str, repeats: int, scratch: Path) -> dict[str, Any]:
-    checkpoint, clip = scratch / f"{model}-{service}", scratch / "clip"
+    checkpoint, text_tower = scratch / f"{model}-{service}", ""
     part, whole = full_size.write(checkpoint, model, service)
     if service == "encoder" and full_size.MODELS[model].has_text_tower:
-        part += full_size.write_clip(clip)
-    command = [sys.executable, "-m", "benchmarks.load", "--child", service, str(checkpoint), str(clip)]
+        text_tower = str(scratch / "clip")
+        part += full_size.write_clip(Path(text_tower))
+    command = [sys.executable, "-m", "benchmarks.load", "--child", service, str(checkpoint), text_tower]
     runs = []
     for _ in range(repeats):
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
