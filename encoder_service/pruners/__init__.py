@@ -8,6 +8,7 @@ from encoder_service.pruners import (
     cls,
     desap,
     flowcut,
+    fovea,
     hired,
     holov,
     none,
@@ -25,6 +26,7 @@ PRUNERS: Final[dict[str, Pruner[Any]]] = {
     pruner.name: pruner
     for pruner in (
         none.PRUNER,
+        fovea.PRUNER,
         desap.PRUNER,
         visionzip.PRUNER,
         prumerge.PRUNER,
