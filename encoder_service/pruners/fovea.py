@@ -45,7 +45,7 @@ class FoveaParameters:
         " inversely proportional to the tokens kept, a half at most",
     )
     breadth_share: float = number(
-        0.18,
+        0.25,
         minimum=0,
         maximum=1,
         description="0 to 1; share of the importance that all patches have alike where a ninth of the tokens is kept;"
