@@ -41,7 +41,7 @@ class EncodeRequest:
         text_ids: BOS, words, EOS; fewer than three ids are no question.
         pruner: What chooses.
         keep_tokens: Budget of each picture as a count, or
-        keep_ratio: as a share.
+        keep_ratio: as a share; neither where the pruner decides, which must have `choose_keep`.
     """
 
     images: tuple[bytes, ...]
@@ -67,13 +67,13 @@ class PreparedRequest:
     Attributes:
         request: The question.
         pictures: In its order.
-        keep: K of each picture.
+        keep: K of each picture; None where the pruner decides.
         in_tower: What prunes inside the tower; None for nothing.
     """
 
     request: EncodeRequest
     pictures: tuple[PreparedPicture, ...]
-    keep: int
+    keep: int | None
     in_tower: InTowerPruner | None = None
 
     @property
@@ -129,10 +129,11 @@ class Engine:
             ValueError: See `resolve_budget`.
         """
         num_patches = self.model.grid[0] * self.model.grid[1]
-        keep = resolve_budget(num_patches, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
-        needs = request.pruner.needs
-        # A full budget prunes nothing: the tower runs whole, and its features serve everybody.
-        in_tower = None if needs.in_tower is None or keep == num_patches else needs.in_tower(keep)
+        needs, keep, in_tower = request.pruner.needs, None, None
+        if request.keep_tokens is not None or request.keep_ratio is not None or request.pruner.choose_keep is None:
+            keep = resolve_budget(num_patches, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
+            # A full budget prunes nothing: the tower runs whole, and its features serve everybody.
+            in_tower = None if needs.in_tower is None or keep == num_patches else needs.in_tower(keep)
         pictures = tuple(self._prepare_picture(data, needs.views, in_tower) for data in request.images)
         return PreparedRequest(request, pictures, keep, in_tower)
 
@@ -249,7 +250,11 @@ def _prune(
             raise features
         # 62 bits: torch's generator takes a signed 64-bit seed and a pruner may add to it.
         seed = int.from_bytes(picture.digest[:8], "big") >> 2
-        pruned = with_places(request.pruner.prune(PrunerInput(features, prepared.keep, text=text, seed=seed)))
+        job = PrunerInput(features, features.num_patches if prepared.keep is None else prepared.keep, text, seed)
+        if prepared.keep is None:
+            assert request.pruner.choose_keep is not None, "`prepare` resolves every other budget"
+            job = dataclasses.replace(job, keep=request.pruner.choose_keep(job))
+        pruned = with_places(request.pruner.prune(job))
         encoded.append(
             EncodedPicture(
                 features=_float32(pruned.features),

@@ -115,6 +115,12 @@ class Planner:
         if name in {pruner.name for pruner in llm.pruners}:
             raise NotFound(f"pruner {name!r} works inside the language model; name it in llm_pruner", param="pruner")
         pruner = _pruner(name, encoder.pruners, "pruner")
+        if request.keep_tokens == "auto" and not pruner.chooses_budget:
+            able = ", ".join(one.name for one in encoder.pruners if one.chooses_budget) or "no pruner of this server"
+            raise InvalidRequest(
+                f"pruner {name!r} cannot choose its budget; give keep_tokens as a count or keep_ratio. {able} can",
+                param="keep_tokens",
+            )
         llm_pruner = _llm_pruner(request.llm_pruner, llm)
         start = time.perf_counter()
         input_ids = self.prompt_tokenizer.encode(request.question, num_images=1)

@@ -26,7 +26,6 @@ PRUNERS: Final[dict[str, Pruner[Any]]] = {
     pruner.name: pruner
     for pruner in (
         none.PRUNER,
-        fovea.PRUNER,
         desap.PRUNER,
         visionzip.PRUNER,
         prumerge.PRUNER,
@@ -37,5 +36,6 @@ PRUNERS: Final[dict[str, Pruner[Any]]] = {
         cls.PRUNER,
         uniform.PRUNER,
         random.PRUNER,
+        fovea.PRUNER,
     )
 }

@@ -193,6 +193,8 @@ class Pruner(Generic[P]):
         parameters: Dataclass of parameters (see `parameters`).
         needs: What it must see, given its parameters.
         prune: The method itself. Pure; never changes its inputs.
+        choose_keep: K for this picture and question, where a client leaves it to the pruner; `keep` of its input is N.
+            None for a pruner that cannot say.
     """
 
     name: str
@@ -202,6 +204,7 @@ class Pruner(Generic[P]):
     prune: Callable[[PrunerInput, P], PrunedTokens]
     reference: str = ""
     reads_text: bool = field(default=False)
+    choose_keep: Callable[[PrunerInput, P], int] | None = None
 
     def describe(self) -> tuple[Parameter, ...]:
         """The parameters as clients see them."""
@@ -214,7 +217,13 @@ class Pruner(Generic[P]):
             InvalidParameter: See `parameters.parse`.
         """
         params: Any = parse(self.parameters, values)
-        return BoundPruner(self.name, self.needs(params), lambda job: self.prune(job, params))
+        choose = self.choose_keep
+        return BoundPruner(
+            self.name,
+            self.needs(params),
+            lambda job: self.prune(job, params),
+            None if choose is None else lambda job: choose(job, params),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +233,7 @@ class BoundPruner:
     name: str
     needs: Needs
     prune: Callable[[PrunerInput], PrunedTokens]
+    choose_keep: Callable[[PrunerInput], int] | None = None
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -25,10 +25,11 @@ from encoder_service.pruners.base import (
     at_least_float32,
 )
 from encoder_service.pruners.facility_location import greedy_facilities
+from encoder_service.pruners.fovea_budget import coverage_for, own_budget_importance, peak_clarity
 from encoder_service.pruners.merging import merge_weighted
 from fovea.parameters import number
 
-__all__ = ["PRUNER", "FoveaParameters", "importance", "prune", "relevance", "representation"]
+__all__ = ["PRUNER", "FoveaParameters", "choose_keep", "importance", "prune", "relevance", "representation"]
 
 # The share of tokens kept at which `question_share` and `breadth_share` hold as they are given.
 _REFERENCE_RATIO: Final = 1 / 9
@@ -56,6 +57,12 @@ class FoveaParameters:
         minimum=0.1,
         maximum=100,
         description="0.1 to 100; how far a token stands for others like it, in units of the spacing between tokens",
+    )
+    target: float = number(
+        0.97,
+        minimum=0.9,
+        maximum=1,
+        description="0.9 to 1; share of the unpruned accuracy to aim at where the budget is left to the pruner",
     )
 
 
@@ -155,6 +162,20 @@ def prune(job: PrunerInput, params: FoveaParameters) -> PrunedTokens:
     )
 
 
+def choose_keep(job: PrunerInput, params: FoveaParameters) -> int:
+    """K for this picture and question; see `fovea_budget`."""
+    vision = job.vision
+    hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.views[View.SALIENCY_LAST])
+    peaks, clarity = torch.zeros_like(saliency), 0.0
+    if job.text is not None:
+        scores = relevance(vision.views[View.JOINT_QQV], job.text)
+        peaks, clarity = _peaks(scores), peak_clarity(scores)
+    nominal = max(1, round(len(hidden) * _REFERENCE_RATIO))
+    similarity, _ = representation(hidden, vision.grid, nominal, params.reach)
+    weights = own_budget_importance(_normalised(saliency), peaks, clarity).to(hidden.dtype)
+    return len(greedy_facilities(similarity, weights, len(hidden), enough=coverage_for(params.target)))
+
+
 PRUNER = Pruner(
     name="fovea",
     summary="Keeps the tokens that together represent the whole picture, finer where the question or saliency points.",
@@ -162,4 +183,5 @@ PRUNER = Pruner(
     parameters=FoveaParameters,
     needs=lambda params: Needs(views=frozenset({View.JOINT_QQV, View.SALIENCY_LAST}), text=True),
     prune=prune,
+    choose_keep=choose_keep,
 )

@@ -28,7 +28,7 @@ from fovea.v1 import tensor_pb2 as fovea_dot_v1_dot_tensor__pb2
 
 from fovea.v1.pruner_pb2 import *
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66ovea/v1/encoder.proto\x12\x08\x66ovea.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15\x66ovea/v1/pruner.proto\x1a\x15\x66ovea/v1/tensor.proto\"\xde\x01\n\rEncodeRequest\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\x10\n\x08text_ids\x18\x02 \x03(\r\x12\x0e\n\x06pruner\x18\x03 \x01(\t\x12.\n\rpruner_params\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x0bkeep_tokens\x18\x05 \x01(\rH\x00\x12\x14\n\nkeep_ratio\x18\x06 \x01(\x01H\x00\x12#\n\nwire_dtype\x18\x07 \x01(\x0e\x32\x0f.fovea.v1.DType\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x42\x08\n\x06\x62udget\"\xd7\x01\n\x0e\x45ncodeResponse\x12-\n\rvisual_tokens\x18\x01 \x03(\x0b\x32\x16.fovea.v1.VisualTokens\x12\x0e\n\x06pruner\x18\x02 \x01(\t\x12\x18\n\x10num_tokens_total\x18\x03 \x03(\r\x12+\n\x0c\x65xplanations\x18\x04 \x03(\x0b\x32\x15.fovea.v1.Explanation\x12&\n\x06timing\x18\x05 \x01(\x0b\x32\x16.fovea.v1.EncodeTiming\x12\x17\n\x0f\x66\x65\x61tures_cached\x18\x06 \x03(\x08\"J\n\x0b\x45xplanation\x12\x10\n\x08task_map\x18\x01 \x03(\x02\x12\x14\n\x0csaliency_map\x18\x02 \x03(\x02\x12\x13\n\x0bmerged_into\x18\x03 \x03(\x11\"[\n\x0c\x45ncodeTiming\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x12\n\nforward_ms\x18\x03 \x01(\x01\x12\x12\n\nbatch_size\x18\x04 \x01(\r\"\x17\n\x15GetEncoderInfoRequest\"\xef\x02\n\x16GetEncoderInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x1e\n\x16text_tower_fingerprint\x18\x04 \x01(\t\x12\x1c\n\x04grid\x18\x05 \x01(\x0b\x32\x0e.fovea.v1.Grid\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12%\n\x07pruners\x18\x07 \x03(\x0b\x32\x14.fovea.v1.PrunerInfo\x12\x16\n\x0e\x64\x65\x66\x61ult_pruner\x18\x08 \x01(\t\x12\x1a\n\x12\x64\x65\x66\x61ult_keep_ratio\x18\t \x01(\x01\x12+\n\x12\x64\x65\x66\x61ult_wire_dtype\x18\n \x01(\x0e\x32\x0f.fovea.v1.DType\x12\x14\n\x0cmax_text_ids\x18\x0b \x01(\r\x12\x12\n\nmax_images\x18\x0c \x01(\r\x12\x1c\n\x14settings_fingerprint\x18\r \x01(\t2\xa0\x01\n\x0e\x45ncoderService\x12;\n\x06\x45ncode\x12\x17.fovea.v1.EncodeRequest\x1a\x18.fovea.v1.EncodeResponse\x12Q\n\x0cGetModelInfo\x12\x1f.fovea.v1.GetEncoderInfoRequest\x1a .fovea.v1.GetEncoderInfoResponseP\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66ovea/v1/encoder.proto\x12\x08\x66ovea.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15\x66ovea/v1/pruner.proto\x1a\x15\x66ovea/v1/tensor.proto\"\xf3\x01\n\rEncodeRequest\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\x10\n\x08text_ids\x18\x02 \x03(\r\x12\x0e\n\x06pruner\x18\x03 \x01(\t\x12.\n\rpruner_params\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x0bkeep_tokens\x18\x05 \x01(\rH\x00\x12\x14\n\nkeep_ratio\x18\x06 \x01(\x01H\x00\x12\x13\n\tkeep_auto\x18\t \x01(\x08H\x00\x12#\n\nwire_dtype\x18\x07 \x01(\x0e\x32\x0f.fovea.v1.DType\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x42\x08\n\x06\x62udget\"\xd7\x01\n\x0e\x45ncodeResponse\x12-\n\rvisual_tokens\x18\x01 \x03(\x0b\x32\x16.fovea.v1.VisualTokens\x12\x0e\n\x06pruner\x18\x02 \x01(\t\x12\x18\n\x10num_tokens_total\x18\x03 \x03(\r\x12+\n\x0c\x65xplanations\x18\x04 \x03(\x0b\x32\x15.fovea.v1.Explanation\x12&\n\x06timing\x18\x05 \x01(\x0b\x32\x16.fovea.v1.EncodeTiming\x12\x17\n\x0f\x66\x65\x61tures_cached\x18\x06 \x03(\x08\"J\n\x0b\x45xplanation\x12\x10\n\x08task_map\x18\x01 \x03(\x02\x12\x14\n\x0csaliency_map\x18\x02 \x03(\x02\x12\x13\n\x0bmerged_into\x18\x03 \x03(\x11\"[\n\x0c\x45ncodeTiming\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x12\n\nforward_ms\x18\x03 \x01(\x01\x12\x12\n\nbatch_size\x18\x04 \x01(\r\"\x17\n\x15GetEncoderInfoRequest\"\xef\x02\n\x16GetEncoderInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x1e\n\x16text_tower_fingerprint\x18\x04 \x01(\t\x12\x1c\n\x04grid\x18\x05 \x01(\x0b\x32\x0e.fovea.v1.Grid\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12%\n\x07pruners\x18\x07 \x03(\x0b\x32\x14.fovea.v1.PrunerInfo\x12\x16\n\x0e\x64\x65\x66\x61ult_pruner\x18\x08 \x01(\t\x12\x1a\n\x12\x64\x65\x66\x61ult_keep_ratio\x18\t \x01(\x01\x12+\n\x12\x64\x65\x66\x61ult_wire_dtype\x18\n \x01(\x0e\x32\x0f.fovea.v1.DType\x12\x14\n\x0cmax_text_ids\x18\x0b \x01(\r\x12\x12\n\nmax_images\x18\x0c \x01(\r\x12\x1c\n\x14settings_fingerprint\x18\r \x01(\t2\xa0\x01\n\x0e\x45ncoderService\x12;\n\x06\x45ncode\x12\x17.fovea.v1.EncodeRequest\x1a\x18.fovea.v1.EncodeResponse\x12Q\n\x0cGetModelInfo\x12\x1f.fovea.v1.GetEncoderInfoRequest\x1a .fovea.v1.GetEncoderInfoResponseP\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,17 +36,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fovea.v1.encoder_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENCODEREQUEST']._serialized_start=113
-  _globals['_ENCODEREQUEST']._serialized_end=335
-  _globals['_ENCODERESPONSE']._serialized_start=338
-  _globals['_ENCODERESPONSE']._serialized_end=553
-  _globals['_EXPLANATION']._serialized_start=555
-  _globals['_EXPLANATION']._serialized_end=629
-  _globals['_ENCODETIMING']._serialized_start=631
-  _globals['_ENCODETIMING']._serialized_end=722
-  _globals['_GETENCODERINFOREQUEST']._serialized_start=724
-  _globals['_GETENCODERINFOREQUEST']._serialized_end=747
-  _globals['_GETENCODERINFORESPONSE']._serialized_start=750
-  _globals['_GETENCODERINFORESPONSE']._serialized_end=1117
-  _globals['_ENCODERSERVICE']._serialized_start=1120
-  _globals['_ENCODERSERVICE']._serialized_end=1280
+  _globals['_ENCODEREQUEST']._serialized_end=356
+  _globals['_ENCODERESPONSE']._serialized_start=359
+  _globals['_ENCODERESPONSE']._serialized_end=574
+  _globals['_EXPLANATION']._serialized_start=576
+  _globals['_EXPLANATION']._serialized_end=650
+  _globals['_ENCODETIMING']._serialized_start=652
+  _globals['_ENCODETIMING']._serialized_end=743
+  _globals['_GETENCODERINFOREQUEST']._serialized_start=745
+  _globals['_GETENCODERINFOREQUEST']._serialized_end=768
+  _globals['_GETENCODERINFORESPONSE']._serialized_start=771
+  _globals['_GETENCODERINFORESPONSE']._serialized_end=1138
+  _globals['_ENCODERSERVICE']._serialized_start=1141
+  _globals['_ENCODERSERVICE']._serialized_end=1301
 # @@protoc_insertion_point(module_scope)

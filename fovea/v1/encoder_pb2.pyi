@@ -11,13 +11,14 @@ from fovea.v1.pruner_pb2 import PrunerParameter as PrunerParameter
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("images", "text_ids", "pruner", "pruner_params", "keep_tokens", "keep_ratio", "wire_dtype", "explain")
+    __slots__ = ("images", "text_ids", "pruner", "pruner_params", "keep_tokens", "keep_ratio", "keep_auto", "wire_dtype", "explain")
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     TEXT_IDS_FIELD_NUMBER: _ClassVar[int]
     PRUNER_FIELD_NUMBER: _ClassVar[int]
     PRUNER_PARAMS_FIELD_NUMBER: _ClassVar[int]
     KEEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     KEEP_RATIO_FIELD_NUMBER: _ClassVar[int]
+    KEEP_AUTO_FIELD_NUMBER: _ClassVar[int]
     WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     images: _containers.RepeatedScalarFieldContainer[bytes]
@@ -26,9 +27,10 @@ class EncodeRequest(_message.Message):
     pruner_params: _struct_pb2.Struct
     keep_tokens: int
     keep_ratio: float
+    keep_auto: bool
     wire_dtype: _tensor_pb2.DType
     explain: bool
-    def __init__(self, images: _Optional[_Iterable[bytes]] = ..., text_ids: _Optional[_Iterable[int]] = ..., pruner: _Optional[str] = ..., pruner_params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., keep_tokens: _Optional[int] = ..., keep_ratio: _Optional[float] = ..., wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., explain: bool = ...) -> None: ...
+    def __init__(self, images: _Optional[_Iterable[bytes]] = ..., text_ids: _Optional[_Iterable[int]] = ..., pruner: _Optional[str] = ..., pruner_params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., keep_tokens: _Optional[int] = ..., keep_ratio: _Optional[float] = ..., keep_auto: bool = ..., wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., explain: bool = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
     __slots__ = ("visual_tokens", "pruner", "num_tokens_total", "explanations", "timing", "features_cached")

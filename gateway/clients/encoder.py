@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError
@@ -39,7 +39,7 @@ class EncodeCall:
     text_ids: Sequence[int]
     pruner: str
     pruner_params: Mapping[str, Any]
-    keep_tokens: int | None
+    keep_tokens: int | Literal["auto"] | None
     keep_ratio: float | None
     wire_dtype: str
     explain: bool
@@ -56,7 +56,9 @@ class EncodeCall:
             wire_dtype=DTYPES[self.wire_dtype],
             explain=self.explain,
         )
-        if self.keep_tokens is not None:
+        if self.keep_tokens == "auto":
+            request.keep_auto = True
+        elif self.keep_tokens is not None:
             request.keep_tokens = self.keep_tokens
         elif self.keep_ratio is not None:
             request.keep_ratio = self.keep_ratio

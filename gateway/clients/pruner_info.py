@@ -22,6 +22,7 @@ class PrunerInfo:
     reference: str
     reads_text: bool
     parameters: tuple[tuple[str, Any, str], ...]
+    chooses_budget: bool = False
 
     @classmethod
     def of(cls, message: pruner_pb2.PrunerInfo) -> Self:
@@ -33,4 +34,5 @@ class PrunerInfo:
             reference=message.reference,
             reads_text=message.reads_text,
             parameters=tuple((p.name, json_format.MessageToDict(p.default), p.description) for p in message.parameters),
+            chooses_budget=message.chooses_budget,
         )

@@ -14,6 +14,7 @@ from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, View, VisionFeatures
 from encoder_service.pruners.facility_location import greedy_facilities
 from encoder_service.pruners.fovea import FoveaParameters, importance
+from encoder_service.pruners.fovea_budget import peak_clarity
 from encoder_service.pruners.merging import merge_weighted
 
 SIDE, WIDTH = 6, 16
@@ -124,3 +125,40 @@ def test_members_weigh_by_importance_and_a_centre_keeps_its_length() -> None:
     assert torch.equal(merged[1], features[2])
     alike = merge_weighted(features, owner, torch.zeros(4), kept)
     torch.testing.assert_close(alike[0], torch.tensor([1.0, 1.0]) * 3 / 2**0.5)
+
+
+def test_stopping_early_takes_the_first_of_the_same_patches() -> None:
+    generator = torch.Generator().manual_seed(0)
+    similarity, weights = torch.rand(9, 9, generator=generator), torch.full((9,), 1 / 9)
+    everything = greedy_facilities(similarity, weights, 9).tolist()
+    some = greedy_facilities(similarity, weights, 9, enough=0.8).tolist()
+    assert some == everything[: len(some)]
+    assert _value(similarity, weights, some) >= 0.8 > _value(similarity, weights, some[:-1])
+    assert greedy_facilities(torch.ones(4, 4), torch.ones(4), 4, enough=99).tolist() == [0]  # a second adds nothing
+    assert greedy_facilities(torch.zeros(4, 4), torch.ones(4), 4, enough=0.5).tolist() == [0]
+
+
+def chosen(vision: VisionFeatures, text: TextFeatures | None, **params: float) -> int:
+    choose = PRUNERS["fovea"].bind(params).choose_keep
+    assert choose is not None
+    return choose(PrunerInput(vision, N, text=text))
+
+
+def test_a_clear_question_needs_fewer_tokens_than_the_whole_picture() -> None:
+    vision = picture([[0], [5], [14], [30], [35]], dict.fromkeys(range(5), 1.0))
+    assert 1 <= chosen(vision, question_about(0)) < chosen(vision, None) < N
+
+
+def test_a_higher_target_takes_more_tokens_and_the_highest_all() -> None:
+    vision = picture([[0], [5], [14], [30], [35]], dict.fromkeys(range(5), 1.0))
+    counts = [chosen(vision, None, target=target) for target in (0.9, 0.95, 0.98, 1.0)]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+
+
+def test_clarity_is_high_for_one_peak_and_low_for_chance() -> None:
+    one = torch.zeros(N)
+    one[7] = 1
+    assert peak_clarity(one) > 0.9
+    assert peak_clarity(torch.randn(576, generator=torch.Generator().manual_seed(0))) == pytest.approx(0.5, abs=0.15)
+    assert peak_clarity(torch.zeros(N)) == peak_clarity(torch.ones(1)) == 0

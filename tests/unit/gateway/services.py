@@ -69,6 +69,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
             name="desap", side="encoder", summary="task and saliency", reference="DeSAP", reads_text=True
         )
         desap.parameters.add(name="beta", description="0 to 1").default.number_value = 0.5
+        self.info.pruners.add(name="fovea", side="encoder", summary="covers", reads_text=True, chooses_budget=True)
 
     async def GetModelInfo(  # noqa: N802
         self, request: Any, context: Any
