@@ -8,6 +8,7 @@ and evenness are weights of what is to be represented, so none of them has a sha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,7 +34,8 @@ __all__ = ["PRUNER", "FoveaParameters", "choose_keep", "importance", "prune", "r
 
 # The share of tokens kept at which `question_share` and `breadth_share` hold as they are given.
 _REFERENCE_RATIO: Final = 1 / 9
-_LARGEST_SHARE: Final = 0.5
+_LARGEST_QUESTION_SHARE: Final = 0.5
+_LARGEST_BREADTH_SHARE: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class FoveaParameters:
         minimum=0,
         maximum=1,
         description="0 to 1; share of the importance that all patches have alike where a ninth of the tokens is kept;"
-        " proportional to the tokens kept, a half at most",
+        " grows with the tokens kept to the power of 3/2, three quarters at most",
     )
     reach: float = number(
         1.0,
@@ -106,10 +108,10 @@ def importance(saliency: Tensor, scores: Tensor | None, keep: int, params: Fovea
         [N], not negative.
     """
     ratio = keep / len(saliency) / _REFERENCE_RATIO
-    breadth = min(params.breadth_share * ratio, _LARGEST_SHARE)
+    breadth = min(params.breadth_share * math.pow(ratio, 1.5), _LARGEST_BREADTH_SHARE)
     weights = _normalised(saliency)
     if scores is not None:
-        question = min(params.question_share / ratio, _LARGEST_SHARE)
+        question = min(params.question_share / ratio, _LARGEST_QUESTION_SHARE)
         weights = (1 - question) * weights + question * _peaks(scores)
     return (1 - breadth) * weights + breadth / len(saliency)
 
