@@ -61,7 +61,7 @@ class FoveaParameters:
         description="0.1 to 100; how far a token stands for others like it, in units of the spacing between tokens",
     )
     target: float = number(
-        0.97,
+        0.98,
         minimum=0.9,
         maximum=1,
         description="0.9 to 1; share of the unpruned accuracy to aim at where the budget is left to the pruner",
