@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Interval", "clustered_mean"]
+__all__ = ["Interval", "clustered_mean", "clustered_ratio"]
 
 _RESAMPLES = 2000
 
@@ -39,10 +39,30 @@ def clustered_mean(values: Floats, clusters: npt.NDArray[np.int64], *, seed: int
         clusters: [Q] which picture each belongs to.
         seed: Of the resampling.
     """
-    labels, index = np.unique(clusters, return_inverse=True)
-    totals = np.bincount(index, weights=values, minlength=len(labels))
-    counts = np.bincount(index, minlength=len(labels))
-    weights = np.random.default_rng(seed).multinomial(len(labels), np.full(len(labels), 1 / len(labels)), _RESAMPLES)
-    means = (weights @ totals) / np.maximum(weights @ counts, 1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    index, weights = _resampled(clusters, seed)
+    totals = weights @ np.bincount(index, weights=values)
+    counts = weights @ np.bincount(index)
+    low, high = np.percentile(totals / np.maximum(counts, 1), [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def clustered_ratio(values: Floats, base: Floats, clusters: npt.NDArray[np.int64], *, seed: int = 0) -> Interval:
+    """Ratio of the means of `values` and `base`, both resampled together; see `clustered_mean`.
+
+    Args:
+        values: [Q].
+        base: [Q], whose mean is above 0 in every resample.
+        clusters: [Q].
+        seed: Of the resampling.
+    """
+    index, weights = _resampled(clusters, seed)
+    totals, bases = (weights @ np.bincount(index, weights=one) for one in (values, base))
+    low, high = np.percentile(totals / bases, [2.5, 97.5])
+    return Interval(float(values.mean() / base.mean()), float(low), float(high))
+
+
+def _resampled(clusters: npt.NDArray[np.int64], seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Each value's cluster as 0..L-1, and how often each of L clusters is drawn in each resample: [Q], [R, L]."""
+    labels, index = np.unique(clusters, return_inverse=True)
+    drawn = np.random.default_rng(seed).multinomial(len(labels), np.full(len(labels), 1 / len(labels)), _RESAMPLES)
+    return index, drawn

@@ -41,7 +41,7 @@ class EncodeRequest:
         text_ids: As the model's tokenizer writes them; fewer than its `min_text_ids` are no question.
         pruner: What chooses.
         keep_tokens: Budget of each picture or video as a count, or
-        keep_ratio: as a share.
+        keep_ratio: as a share; neither where the pruner decides, which must have `choose_keep`.
         videos: Come after the pictures.
         joint_frames: All frames of a video compete for one budget; otherwise each has its share. Not for pruners that
             work inside the tower, where frames never meet.

@@ -43,7 +43,7 @@ def prune(
         visual: Before pruning, or from a tower that has spent the budget.
         pruner: What chooses.
         keep_tokens: Budget as a count, or
-        keep_ratio: as a share.
+        keep_ratio: as a share; neither where the pruner decides, part by part.
         text: The question.
         seed: Of the first part; the others count on.
         features_cached: Passed on.
@@ -52,7 +52,11 @@ def prune(
         ValueError: See `share_budget`.
     """
     sizes = [len(places) for places in visual.places]
-    keeps = list(share_budget(sizes, keep_tokens=keep_tokens, keep_ratio=keep_ratio))
+    if keep_tokens is None and keep_ratio is None and pruner.choose_keep is not None:
+        jobs = [PrunerInput(part, n, text=text, seed=seed) for part, n in zip(visual.parts, sizes, strict=True)]
+        keeps = [pruner.choose_keep(job) for job in jobs]
+    else:
+        keeps = list(share_budget(sizes, keep_tokens=keep_tokens, keep_ratio=keep_ratio))
     if visual.layout.mosaic is not None and sum(keeps) < sum(sizes):
         if pruner.joins_tiles:
             visual, keeps = as_one_part(visual), [sum(keeps)]

@@ -83,8 +83,8 @@ def read_request(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
     _check_counts(len(request.images), len(request.videos), model)
     if request.wire_dtype and request.wire_dtype not in tensors.DTYPES.values():
         raise InvalidRequest(f"wire_dtype is not one of {', '.join(tensors.DTYPES)}", param="wire_dtype")
-    keep_tokens, keep_ratio = _read_budget(request, settings)
     pruner = _read_pruner(request, model, settings)
+    keep_tokens, keep_ratio = _read_budget(request, pruner, settings)
     return EncodeRequest(
         images=tuple(request.images),
         text_ids=_read_text(request.text_ids, model),
@@ -195,7 +195,10 @@ def _pruners_of(model: EncoderModel) -> list[str]:
     return [name for name, pruner in PRUNERS.items() if _serves(model, pruner.bind({}).needs)]
 
 
-def _read_budget(request: encoder_pb2.EncodeRequest, settings: EncoderSettings) -> tuple[int | None, float | None]:
+def _read_budget(
+    request: encoder_pb2.EncodeRequest, pruner: BoundPruner, settings: EncoderSettings
+) -> tuple[int | None, float | None]:
+    """A count, a share, or neither: the pruner decides."""
     match request.WhichOneof("budget"):
         case "keep_tokens":
             if request.keep_tokens < 1:
@@ -205,6 +208,14 @@ def _read_budget(request: encoder_pb2.EncodeRequest, settings: EncoderSettings) 
             if not 0 < request.keep_ratio <= 1:
                 raise InvalidRequest(f"keep_ratio {request.keep_ratio:g} is not in (0, 1]", param="keep_ratio")
             return None, request.keep_ratio
+        case "keep_auto" if request.keep_auto:
+            if pruner.choose_keep is None:
+                able = ", ".join(name for name, one in PRUNERS.items() if one.choose_keep is not None)
+                raise InvalidRequest(
+                    f"pruner {pruner.name} cannot choose its budget; give keep_tokens or keep_ratio, or take {able}",
+                    param="keep_tokens",
+                )
+            return None, None
     return None, settings.keep_ratio
 
 
@@ -316,4 +327,5 @@ def _pruner_info(pruner: Pruner[Any]) -> encoder_pb2.PrunerInfo:
         reference=pruner.reference,
         reads_text=pruner.reads_text,
         parameters=pruner.describe(),
+        chooses_budget=pruner.choose_keep is not None,
     )

@@ -155,6 +155,10 @@ def _demo(args: argparse.Namespace) -> int:
     return run_demo(overlay=args.overlay, interrupted=_stop_event().is_set)
 
 
+def _count_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fovea", description="Answers questions about pictures.")
     parser.add_argument("--version", action="version", version=f"fovea {__version__}")
@@ -193,7 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--url", default=url, help="the gateway; also FOVEA_URL (default: %(default)s)")
     one.add_argument("--pruner", help="which visual tokens to keep, a name from /v1/pruners")
     budget = one.add_mutually_exclusive_group()
-    budget.add_argument("--keep-tokens", type=int, help="visual tokens to keep")
+    budget.add_argument(
+        "--keep-tokens", type=_count_or_auto, metavar="N", help="visual tokens to keep; auto leaves it to the pruner"
+    )
     budget.add_argument("--keep-ratio", type=float, help="share of the visual tokens to keep, in (0, 1]")
     one.add_argument("--pruner-params", type=_json_object, metavar="JSON", help="its parameters, a JSON object")
     one.add_argument("--llm-pruner", help="a second pruner, inside the language model (side llm in /v1/pruners)")

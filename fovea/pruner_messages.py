@@ -13,7 +13,14 @@ __all__ = ["describe_pruner"]
 
 
 def describe_pruner(
-    name: str, *, side: str, summary: str, reference: str, reads_text: bool, parameters: Iterable[Parameter]
+    name: str,
+    *,
+    side: str,
+    summary: str,
+    reference: str,
+    reads_text: bool,
+    parameters: Iterable[Parameter],
+    chooses_budget: bool = False,
 ) -> pruner_pb2.PrunerInfo:
     """The message for a pruner of `side` "encoder" or "llm"."""
     return pruner_pb2.PrunerInfo(
@@ -22,6 +29,7 @@ def describe_pruner(
         summary=summary,
         reference=reference,
         reads_text=reads_text,
+        chooses_budget=chooses_budget,
         parameters=[
             pruner_pb2.PrunerParameter(
                 name=item.name, type=item.type, default=_value(item.default), description=item.description

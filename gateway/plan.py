@@ -171,6 +171,7 @@ class Planner:
         name = self._pruner(request, encoder)
         if name in {pruner.name for pruner in llm.pruners}:
             raise NotFound(f"pruner {name!r} works inside the language model; name it in llm_pruner", param="pruner")
+        _check_budget(request, name, encoder)
         llm_pruner = _llm_pruner(request.llm_pruner, llm)
         start = time.perf_counter()
         input_ids = self._input_ids(question, media)
@@ -230,11 +231,14 @@ class Planner:
         """
         check_family(request, media, encoder)
         name = self._pruner(request, encoder)
+        _check_budget(request, name, encoder)
         input_ids = self._input_ids(question, media)
 
         def encoding(pruner: str, params: Mapping[str, Any], *, explain: bool = True) -> EncodePlan:
             encode = self._encode_call(
-                request.model_copy(update={"pruner_params": params}),
+                request.model_copy(
+                    update={"pruner_params": params} | ({} if pruner == name else _without_auto(request))
+                ),
                 media,
                 encoder,
                 pruner=pruner,
@@ -360,6 +364,22 @@ def _digests(video: Video) -> list[str]:
     if video.file is not None:
         return ["file", video.file.sha256]
     return ["frames", *(frame.sha256 for frame in video.frames)]
+
+
+def _without_auto(request: PictureQuestion) -> dict[str, Any]:
+    """For a pruner that the request does not name, and that cannot choose a budget."""
+    return {"keep_tokens": None} if request.keep_tokens == "auto" else {}
+
+
+def _check_budget(request: PictureQuestion, name: str, encoder: EncoderInfo) -> None:
+    """Refuses to leave the budget to a pruner that cannot choose one."""
+    able = [pruner.name for pruner in encoder.pruners if pruner.chooses_budget]
+    if request.keep_tokens == "auto" and name not in able:
+        raise InvalidRequest(
+            f"pruner {name!r:.80} cannot choose its budget; give keep_tokens as a count or keep_ratio."
+            f" {', '.join(able) or 'no pruner of this server'} can",
+            param="keep_tokens",
+        )
 
 
 def _check_prompt_length(prompt_ids: int, llm: LLMInfo, param: str) -> None:

@@ -8,6 +8,7 @@ from encoder_service.pruners import (
     cls,
     desap,
     flowcut,
+    fovea,
     hired,
     holov,
     none,
@@ -35,5 +36,6 @@ PRUNERS: Final[dict[str, Pruner[Any]]] = {
         cls.PRUNER,
         uniform.PRUNER,
         random.PRUNER,
+        fovea.PRUNER,
     )
 }

@@ -286,6 +286,8 @@ class Pruner(Generic[P]):
             and its order stands; else it sees tile by tile.
         deal: How many patches each of the parts keeps, of a picture in tiles that keeps the given number in all; None
             where the budget is shared by size.
+        choose_keep: K for this picture and question, where a client leaves it to the pruner; `keep` of its input is N.
+            None for a pruner that cannot say.
     """
 
     name: str
@@ -297,6 +299,7 @@ class Pruner(Generic[P]):
     reads_text: bool = field(default=False)
     joins_tiles: bool = False
     deal: Callable[[TiledPicture, int, P], Sequence[int]] | None = None
+    choose_keep: Callable[[PrunerInput, P], int] | None = None
 
     def describe(self) -> tuple[Parameter, ...]:
         """The parameters as clients see them."""
@@ -310,12 +313,14 @@ class Pruner(Generic[P]):
         """
         params: Any = parse(self.parameters, values)
         deal = self.deal
+        choose = self.choose_keep
         return BoundPruner(
             self.name,
             self.needs(params),
             lambda job: self.prune(job, params),
             joins_tiles=self.joins_tiles,
             deal=None if deal is None else lambda picture, keep: deal(picture, keep, params),
+            choose_keep=None if choose is None else lambda job: choose(job, params),
         )
 
 
@@ -328,6 +333,7 @@ class BoundPruner:
     prune: Callable[[PrunerInput], PrunedTokens]
     joins_tiles: bool = False
     deal: Callable[[TiledPicture, int], Sequence[int]] | None = None
+    choose_keep: Callable[[PrunerInput], int] | None = None
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize, one_hot
 
 from encoder_service.pruners.base import at_least_float32
 
-__all__ = ["assign_to_nearest", "merge_means"]
+__all__ = ["assign_to_nearest", "merge_means", "merge_weighted"]
 
 
 def assign_to_nearest(metric: Tensor, kept_index: Tensor) -> Tensor:
@@ -40,3 +40,29 @@ def merge_means(features: Tensor, owner: Tensor, num_kept: int) -> Tensor:
     alone = member.sum(dim=1)[owner] == 1
     means[owner[alone]] = features[alone]
     return means
+
+
+def merge_weighted(features: Tensor, owner: Tensor, weights: Tensor, kept_index: Tensor) -> Tensor:
+    """Weighted means of clusters, each brought back to the length of its centre.
+
+    A mean of vectors that differ is shorter than they are; to the language model that looks like less contrast.
+
+    Args:
+        features: [N, C].
+        owner: [N], int64, values in 0..K-1; every centre owns itself.
+        weights: [N], not negative. Where all members of a cluster have none they count alike.
+        kept_index: [K], the centres.
+
+    Returns:
+        [K, C], at least float32. A cluster of one is returned bit for bit.
+    """
+    features = at_least_float32(features)
+    member = one_hot(owner, len(kept_index)).T.to(features.dtype)
+    weighted = member * weights.to(features.dtype)
+    weighted = torch.where(weighted.sum(dim=1, keepdim=True) > 0, weighted, member)
+    means = (weighted @ features) / weighted.sum(dim=1, keepdim=True)
+    centres = features[kept_index]
+    length = means.norm(dim=1, keepdim=True).clamp_min(torch.finfo(means.dtype).tiny)
+    means = means * (centres.norm(dim=1, keepdim=True) / length)
+    alone = member.sum(dim=1) == 1
+    return torch.where(alone[:, None], centres, means)

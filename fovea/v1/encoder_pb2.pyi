@@ -30,13 +30,14 @@ TEXT_TOKENIZER_TEXT_TOWER: TextTokenizer
 TEXT_TOKENIZER_LANGUAGE_MODEL: TextTokenizer
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("images", "text_ids", "pruner", "pruner_params", "keep_tokens", "keep_ratio", "wire_dtype", "explain", "videos", "video_budget")
+    __slots__ = ("images", "text_ids", "pruner", "pruner_params", "keep_tokens", "keep_ratio", "keep_auto", "wire_dtype", "explain", "videos", "video_budget")
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     TEXT_IDS_FIELD_NUMBER: _ClassVar[int]
     PRUNER_FIELD_NUMBER: _ClassVar[int]
     PRUNER_PARAMS_FIELD_NUMBER: _ClassVar[int]
     KEEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     KEEP_RATIO_FIELD_NUMBER: _ClassVar[int]
+    KEEP_AUTO_FIELD_NUMBER: _ClassVar[int]
     WIRE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     VIDEOS_FIELD_NUMBER: _ClassVar[int]
@@ -47,11 +48,12 @@ class EncodeRequest(_message.Message):
     pruner_params: _struct_pb2.Struct
     keep_tokens: int
     keep_ratio: float
+    keep_auto: bool
     wire_dtype: _tensor_pb2.DType
     explain: bool
     videos: _containers.RepeatedCompositeFieldContainer[Video]
     video_budget: VideoBudget
-    def __init__(self, images: _Optional[_Iterable[bytes]] = ..., text_ids: _Optional[_Iterable[int]] = ..., pruner: _Optional[str] = ..., pruner_params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., keep_tokens: _Optional[int] = ..., keep_ratio: _Optional[float] = ..., wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., explain: bool = ..., videos: _Optional[_Iterable[_Union[Video, _Mapping]]] = ..., video_budget: _Optional[_Union[VideoBudget, str]] = ...) -> None: ...
+    def __init__(self, images: _Optional[_Iterable[bytes]] = ..., text_ids: _Optional[_Iterable[int]] = ..., pruner: _Optional[str] = ..., pruner_params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., keep_tokens: _Optional[int] = ..., keep_ratio: _Optional[float] = ..., keep_auto: bool = ..., wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., explain: bool = ..., videos: _Optional[_Iterable[_Union[Video, _Mapping]]] = ..., video_budget: _Optional[_Union[VideoBudget, str]] = ...) -> None: ...
 
 class Video(_message.Message):
     __slots__ = ("file", "frames", "num_frames")

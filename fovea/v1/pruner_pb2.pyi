@@ -7,20 +7,22 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PrunerInfo(_message.Message):
-    __slots__ = ("name", "side", "summary", "reference", "reads_text", "parameters")
+    __slots__ = ("name", "side", "summary", "reference", "reads_text", "parameters", "chooses_budget")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SIDE_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     READS_TEXT_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    CHOOSES_BUDGET_FIELD_NUMBER: _ClassVar[int]
     name: str
     side: str
     summary: str
     reference: str
     reads_text: bool
     parameters: _containers.RepeatedCompositeFieldContainer[PrunerParameter]
-    def __init__(self, name: _Optional[str] = ..., side: _Optional[str] = ..., summary: _Optional[str] = ..., reference: _Optional[str] = ..., reads_text: bool = ..., parameters: _Optional[_Iterable[_Union[PrunerParameter, _Mapping]]] = ...) -> None: ...
+    chooses_budget: bool
+    def __init__(self, name: _Optional[str] = ..., side: _Optional[str] = ..., summary: _Optional[str] = ..., reference: _Optional[str] = ..., reads_text: bool = ..., parameters: _Optional[_Iterable[_Union[PrunerParameter, _Mapping]]] = ..., chooses_budget: bool = ...) -> None: ...
 
 class PrunerParameter(_message.Message):
     __slots__ = ("name", "default", "description", "type")

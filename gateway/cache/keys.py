@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 __all__ = ["VERSION", "EncodeKey", "SamplingKey", "answer_key", "visual_tokens_key"]
 
@@ -40,7 +40,7 @@ class EncodeKey:
     text_ids: Sequence[int]
     pruner: str
     pruner_params: Mapping[str, Any]
-    keep_tokens: int | None
+    keep_tokens: int | Literal["auto"] | None
     keep_ratio: float | None
     wire_dtype: str
     explain: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from google.protobuf import struct_pb2
 from google.protobuf.message import DecodeError
@@ -77,7 +77,7 @@ class EncodeCall:
     text_ids: Sequence[int]
     pruner: str
     pruner_params: Mapping[str, Any]
-    keep_tokens: int | None
+    keep_tokens: int | Literal["auto"] | None
     keep_ratio: float | None
     wire_dtype: str
     explain: bool
@@ -104,7 +104,9 @@ class EncodeCall:
             videos=[video.to_message() for video in self.videos],
             video_budget=_VIDEO_BUDGETS[self.video_budget] if self.video_budget is not None else None,
         )
-        if self.keep_tokens is not None:
+        if self.keep_tokens == "auto":
+            request.keep_auto = True
+        elif self.keep_tokens is not None:
             request.keep_tokens = self.keep_tokens
         elif self.keep_ratio is not None:
             request.keep_ratio = self.keep_ratio

@@ -40,6 +40,7 @@ class PrunerInfo:
     reference: str
     reads_text: bool
     parameters: tuple[PrunerParameterInfo, ...]
+    chooses_budget: bool = False
 
     @classmethod
     def of(cls, message: pruner_pb2.PrunerInfo) -> Self:
@@ -51,4 +52,5 @@ class PrunerInfo:
             reference=message.reference,
             reads_text=message.reads_text,
             parameters=tuple(map(PrunerParameterInfo.of, message.parameters)),
+            chooses_budget=message.chooses_budget,
         )

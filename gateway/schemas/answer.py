@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from fovea.errors import InvalidRequest
@@ -50,6 +60,28 @@ def _url_or_frames(value: Any) -> Any:
     if value is None or isinstance(value, str) or frames:
         return value
     raise PydanticCustomError("video", "a data URL, an https URL, or a list of frames as such URLs is accepted")
+
+
+def _auto_or_count(value: Any, count: ValidatorFunctionWrapHandler) -> Any:
+    if value == "auto":
+        return value
+    try:
+        return count(value)
+    except ValidationError as error:
+        if error.errors()[0]["type"].startswith("int_"):
+            raise PydanticCustomError("count", 'a whole number or "auto" is accepted') from error
+        raise
+
+
+if TYPE_CHECKING:
+    _KeepTokens = int | Literal["auto"]
+else:  # not a union, whose errors would speak of both of its members
+    _KeepTokens = Annotated[
+        int,
+        Field(ge=1, lt=2**32),
+        WrapValidator(_auto_or_count),
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "exclusiveMaximum": 2**32}, {"const": "auto"}]}),
+    ]
 
 
 class _Request(BaseModel):
@@ -121,8 +153,9 @@ class PictureQuestion(_Request):
     """Parameters of that pruner by name; those left out keep their defaults. In a form: a JSON object. Numbers are
     finite, nesting is up to 8 deep, and the whole up to 4096 bytes."""
 
-    keep_tokens: int | None = Field(default=None, ge=1, lt=2**32)
-    """Visual tokens to keep of each picture or video, as a count; at or above its own number nothing is pruned."""
+    keep_tokens: _KeepTokens | None = None
+    """Visual tokens to keep of each picture or video, as a count; at or above its own number nothing is pruned. `auto`:
+    the pruner decides for each picture and question, where `GET /v1/pruners` says that it chooses its budget."""
 
     keep_ratio: float | None = Field(default=None, gt=0, le=1)
     """Visual tokens to keep of each picture or video, as a share; at most one of `keep_tokens` and `keep_ratio`."""

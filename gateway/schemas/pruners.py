@@ -43,6 +43,9 @@ class Pruner(BaseModel):
 
     parameters: list[PrunerParameter]
 
+    chooses_budget: bool
+    """It takes `keep_tokens: "auto"`."""
+
 
 class PrunerList(BaseModel):
     """The pruners that the two services offer, and what applies where a request does not say."""

@@ -49,6 +49,16 @@ def test_the_budget_is_kept_exactly(client: Client, picture: bytes, budget: dict
     assert (usage["visual_tokens_total"], usage["visual_tokens_kept"]) == (TOTAL, kept)
 
 
+def test_a_pruner_that_chooses_its_budget_takes_more_for_a_description_than_for_a_thing(
+    client: Client, picture: bytes
+) -> None:
+    kept = {
+        question: client.ask(picture, question, pruner="fovea", keep_tokens="auto")["usage"]["visual_tokens_kept"]
+        for question in (QUESTION, "What do you see?")
+    }
+    assert 1 <= kept[QUESTION] < kept["What do you see?"] < TOTAL
+
+
 def test_pruning_shortens_the_prompt_by_what_it_drops(client: Client, picture: bytes) -> None:
     whole = client.ask(picture, QUESTION, pruner="none")["usage"]
     pruned = client.ask(picture, QUESTION, keep_tokens=20)["usage"]

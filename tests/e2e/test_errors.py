@@ -36,6 +36,7 @@ def assert_error(response: httpx.Response, status: int, code: str, says: str, pa
     ("fields", "status", "code", "says", "param"),
     [
         ({"keep_tokens": 0}, 422, "invalid_request", "keep_tokens", "keep_tokens"),
+        ({"keep_tokens": "auto", "pruner": "cls"}, 422, "invalid_request", "fovea can", "keep_tokens"),
         ({"keep_ratio": 1.5}, 422, "invalid_request", "keep_ratio", "keep_ratio"),
         ({"keep_tokens": 3, "keep_ratio": 0.5}, 422, "invalid_request", "at most one", None),
         ({"temperature": -1}, 422, "invalid_request", "temperature", "temperature"),

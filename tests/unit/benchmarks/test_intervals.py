@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.intervals import clustered_mean
+from benchmarks.intervals import clustered_mean, clustered_ratio
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
@@ -39,3 +39,13 @@ def test_about_95_of_100_intervals_hold_the_truth() -> None:
 def test_intervals_read_as_points() -> None:
     interval = clustered_mean(np.array([-0.5, -0.5]), np.array([0, 1]))
     assert interval.signed_points() == "-50.0 [-50.0, -50.0]"
+
+
+def test_a_ratio_is_that_of_the_means_and_narrow_where_both_vary_together() -> None:
+    base = np.random.default_rng(2).uniform(0.2, 1, 120)
+    pictures = np.arange(120) // 4
+    ratio = clustered_ratio(0.9 * base, base, pictures)
+    assert np.allclose([ratio.low, ratio.mean, ratio.high], 0.9)
+    other = np.random.default_rng(3).uniform(0.2, 1, 120)
+    ratio = clustered_ratio(other, base, pictures)
+    assert ratio.low < other.mean() / base.mean() < ratio.high

@@ -292,6 +292,7 @@ FIRST_COME = {
     "cls": lambda keep: list(range(keep)),
     "hired": lambda keep: list(range(keep)),
     "flowcut": lambda keep: list(range(keep)),
+    "fovea": lambda keep: list(range(keep)),
     "prumerge": lambda keep: [*range(keep - 1), -2],
 }
 
@@ -474,6 +475,8 @@ def test_random_depends_on_picture_and_seed_alone() -> None:
         ("desap", {"text_rows": "none"}, "all, without_bos, without_eos or words"),
         ("desap", {"text_filter_over": -1}, "0 to 1000000"),
         ("desap", {"fcma_lambda": math.nan}, "0 to 1000"),
+        ("fovea", {"reach": 0}, "0.1 to 100; how far a token stands"),
+        ("fovea", {"task_share": 0.5}, "accepted: question_share, breadth_share, reach"),
         ("random", {"seed": 0.5}, "a whole number"),
         ("none", {"seed": 1}, "accepted: none"),
         ("visionzip", {"context_share": -0.1}, "0 to 1; share of the budget for context tokens"),

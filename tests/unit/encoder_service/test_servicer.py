@@ -131,6 +131,27 @@ async def test_encode_keeps_what_was_asked_for(
     assert len(reply.visual_tokens[0].positions) == kept
 
 
+async def test_a_pruner_that_can_chooses_its_budget_and_others_are_refused(
+    start: Any, make_engine: Any, request_for: Any
+) -> None:
+    async with start(make_engine()) as service:
+        kept = [
+            len((await service.stub.Encode(message, timeout=TIMEOUT_S)).visual_tokens[0].positions)
+            for message in (
+                request_for(0, pruner="fovea", keep_auto=True, params={"target": target}) for target in (0.9, 0.98, 1.0)
+            )
+        ]
+        error = await refused(service.stub.Encode(request_for(0, keep_auto=True), timeout=TIMEOUT_S))
+        default = await service.stub.Encode(request_for(0, keep_auto=False), timeout=TIMEOUT_S)
+        info = await service.stub.GetModelInfo(encoder_pb2.GetEncoderInfoRequest(), timeout=TIMEOUT_S)
+    assert 1 <= kept[0] < kept[1] < kept[2] == NUM_PATCHES
+    assert (error.code, error.param) == ("invalid_request", "keep_tokens")
+    assert "desap cannot choose its budget" in error.message
+    assert "take fovea" in error.message
+    assert len(default.visual_tokens[0].positions) == 4
+    assert {one.name for one in info.pruners if one.chooses_budget} == {"fovea"}
+
+
 async def test_wire_dtypes_differ_only_by_rounding(start: Any, make_engine: Any, request_for: Any) -> None:
     async with start(make_engine()) as service:
         replies = {

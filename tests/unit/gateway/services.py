@@ -82,6 +82,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
         desap.parameters.add(name="crops", type="integer").default.null_value = 0
         desap.parameters.add(name="fcma", type="boolean").default.bool_value = True
         desap.parameters.add(name="metric", type="string").default.string_value = "hidden"
+        self.info.pruners.add(name="fovea", side="encoder", summary="covers", reads_text=True, chooses_budget=True)
 
     async def GetModelInfo(  # noqa: N802
         self, request: Any, context: Any

@@ -73,6 +73,28 @@ async def test_fields_reach_the_services(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("form", [False, True])
+async def test_a_budget_can_be_left_to_a_pruner_that_chooses_it(gateway: Gateway, form: bool) -> None:
+    if form:
+        files = {
+            "image": png(),
+            **{k: (None, v) for k, v in ask(pruner="fovea", keep_tokens="auto").items() if k != "image"},
+        }
+        response = await gateway.http.post("/v1/answer", files=files)
+        assert response.status_code == 200, response.text
+        answer = response.json()
+    else:
+        answer = await gateway.answer(pruner="fovea", keep_tokens="auto", pruner_params={"target": 0.97})
+    encode = gateway.encoder.calls[0]
+    assert (encode.WhichOneof("budget"), encode.keep_auto) == ("keep_auto", True)
+    assert answer["usage"]["visual_tokens_kept"] == 3  # what came back, not what was asked for
+
+
+async def test_the_list_says_which_pruners_choose_their_budget(gateway: Gateway) -> None:
+    listed = (await gateway.http.get("/v1/pruners")).json()["pruners"]
+    assert {one["name"] for one in listed if one["chooses_budget"]} == {"fovea"}
+
+
+@pytest.mark.parametrize("form", [False, True])
 async def test_a_pruner_inside_the_language_model_reaches_it(gateway: Gateway, form: bool) -> None:
     second = {"name": "fastv", "keep_ratio": 0.25, "params": {"counting": "average"}}
     if form:
@@ -318,6 +340,7 @@ async def test_pruners_are_listed(gateway: Gateway) -> None:
     assert [(pruner["name"], pruner["side"]) for pruner in body["pruners"]] == [
         ("none", "encoder"),
         ("desap", "encoder"),
+        ("fovea", "encoder"),
         ("fastv", "llm"),
     ]
     shown = [(item["name"], item["type"], repr(item["default"])) for item in body["pruners"][1]["parameters"]]

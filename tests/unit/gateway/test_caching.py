@@ -57,6 +57,7 @@ async def test_an_answer_hit_can_be_streamed(gateway: Gateway) -> None:
         ({"question": "What shape is it?"}, (2, 2)),
         ({"shade": 9}, (2, 2)),
         ({"keep_tokens": 3}, (2, 2)),
+        ({"keep_tokens": "auto", "pruner": "fovea"}, (2, 2)),
         ({"pruner": "none"}, (2, 2)),
         ({"pruner_params": {"beta": 0.1}}, (2, 2)),
         ({"wire_dtype": "float32"}, (2, 2)),
