@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from encoder_service.pruners.bands import bands, deal
 from encoder_service.pruners.base import (
     Needs,
     PrunedTokens,
@@ -116,17 +117,17 @@ def importance(saliency: Tensor, scores: Tensor | None, keep: int, params: Fovea
     return (1 - breadth) * weights + breadth / len(saliency)
 
 
-def representation(hidden: Tensor, grid: tuple[int, int], keep: int, reach: float) -> tuple[Tensor, Tensor]:
+def representation(hidden: Tensor, grid: tuple[int, int], ratio: float, reach: float) -> tuple[Tensor, Tensor]:
     """How well patch c stands for patch i.
 
     Cosines are those of differences from the picture's mean, which all patches share and which hides how they differ.
     Patches that look alike and lie apart are two things: the cosine fades with their distance, over `reach` times the
-    spacing that K tokens have on the grid, sqrt(N / K) patches.
+    spacing that the kept tokens have on the grid, sqrt(N / K) patches.
 
     Args:
         hidden: [N, C], at least float32.
         grid: Rows and columns.
-        keep: K.
+        ratio: K / N.
         reach: See above.
 
     Returns:
@@ -134,7 +135,7 @@ def representation(hidden: Tensor, grid: tuple[int, int], keep: int, reach: floa
     """
     unit = normalize(hidden - hidden.mean(dim=0), dim=-1)
     cosine = unit @ unit.T
-    variance = reach**2 * len(hidden) / keep
+    variance = reach**2 / ratio
     axes = (torch.arange(size, device=hidden.device, dtype=hidden.dtype) for size in grid)
     nearness = [torch.exp(-(axis[:, None] - axis).square() / (2 * variance)) for axis in axes]
     return cosine.clamp_min(0) * torch.kron(*nearness), cosine
@@ -149,19 +150,40 @@ def prune(job: PrunerInput, params: FoveaParameters) -> PrunedTokens:
     hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.views[View.SALIENCY_LAST])
     scores = None if job.text is None else relevance(vision.views[View.JOINT_QQV], job.text)
     weights = importance(saliency, scores, job.keep, params).to(hidden.dtype)
-    similarity, cosine = representation(hidden, vision.grid, job.keep, params.reach)
-    kept = greedy_facilities(similarity, weights, job.keep).sort().values
-    reached = similarity[:, kept]
-    # Where nothing near is alike at all, likeness alone decides.
-    owner = torch.where(reached.amax(dim=1) > 0, reached.argmax(dim=1), cosine[:, kept].argmax(dim=1))
-    owner[kept] = torch.arange(job.keep, device=owner.device)
+    spacing = job.keep / len(hidden)
+    kept: list[Tensor] = []
+    owner = torch.full_like(weights, -1, dtype=torch.int64)
+    parts = bands(vision.grid)
+    keeps = deal([float(weights[band.patches].sum()) for band in parts], [band.size for band in parts], job.keep)
+    for band, keep in zip(parts, keeps, strict=True):
+        if keep:
+            chosen, joined = _represent(hidden[band.patches], weights[band.patches], band.grid, keep, spacing, params)
+            owner[band.patches] = joined + sum(len(some) for some in kept)
+            kept.append(chosen + band.patches.start)
+    index = torch.cat(kept)
+    if (left := owner < 0).any():  # bands without a token of their own
+        unit = normalize(hidden - hidden.mean(dim=0), dim=-1)
+        owner[left] = (unit[left] @ unit[index].T).argmax(dim=1)
     return PrunedTokens(
-        features=merge_weighted(hidden, owner, weights, kept),
-        kept_index=kept,
+        features=merge_weighted(hidden, owner, weights, index),
+        kept_index=index,
         merged_into=owner,
         task_map=scores,
         saliency_map=saliency,
     )
+
+
+def _represent(
+    hidden: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, ratio: float, params: FoveaParameters
+) -> tuple[Tensor, Tensor]:
+    """The patches chosen [keep], ascending, and for each patch [N] the place among them of the one that it joins."""
+    similarity, cosine = representation(hidden, grid, ratio, params.reach)
+    kept = greedy_facilities(similarity, weights, keep).sort().values
+    reached = similarity[:, kept]
+    # Where nothing near is alike at all, likeness alone decides.
+    owner = torch.where(reached.amax(dim=1) > 0, reached.argmax(dim=1), cosine[:, kept].argmax(dim=1))
+    owner[kept] = torch.arange(keep, device=owner.device)
+    return kept, owner
 
 
 def choose_keep(job: PrunerInput, params: FoveaParameters) -> int:
@@ -172,10 +194,15 @@ def choose_keep(job: PrunerInput, params: FoveaParameters) -> int:
     if job.text is not None:
         scores = relevance(vision.views[View.JOINT_QQV], job.text)
         peaks, clarity = _peaks(scores), peak_clarity(scores)
-    nominal = max(1, round(len(hidden) * _REFERENCE_RATIO))
-    similarity, _ = representation(hidden, vision.grid, nominal, params.reach)
+    ratio = max(1, round(len(hidden) * _REFERENCE_RATIO)) / len(hidden)
     weights = own_budget_importance(_normalised(saliency), peaks, clarity).to(hidden.dtype)
-    return len(greedy_facilities(similarity, weights, len(hidden), enough=coverage_for(params.target)))
+    keep = 0
+    for band in bands(vision.grid):
+        similarity, _ = representation(hidden[band.patches], band.grid, ratio, params.reach)
+        here = weights[band.patches]
+        enough = coverage_for(params.target) * float(here.sum() / weights.sum())
+        keep += len(greedy_facilities(similarity, here, band.size, enough=enough))
+    return keep
 
 
 PRUNER = Pruner(

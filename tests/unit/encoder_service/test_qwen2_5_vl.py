@@ -47,7 +47,7 @@ SHAPES = [
     (1000, 13),
     (97, 2000),
 ]
-OFFERED = {"none", "desap", "holov", "hired", "cls", "uniform", "random"}
+OFFERED = {"none", "desap", "fovea", "holov", "hired", "cls", "uniform", "random"}
 
 
 def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:

@@ -126,7 +126,10 @@ async def test_unknown_names(gateway: Gateway, fields: dict[str, Any], param: st
 async def test_a_pruner_that_the_family_cannot_run_is_a_wrong_choice_not_a_wrong_name(gateway: Gateway) -> None:
     gateway.encoder.unsuitable.add("visionzip")
     error = await gateway.refused(422, ask(pruner="visionzip"))
-    assert (error["param"], error["message"]) == ("pruner", "visionzip does not work here; accepted: none, desap")
+    assert (error["param"], error["message"]) == (
+        "pruner",
+        "visionzip does not work here; accepted: none, desap, fovea",
+    )
 
 
 @pytest.mark.parametrize(
