@@ -37,7 +37,8 @@ class EncodeRequest:
         text_ids: As the model's tokenizer writes them; fewer than its `min_text_ids` are no question.
         pruner: What chooses.
         keep_tokens: Budget of each picture as a count, or
-        keep_ratio: as a share.
+        keep_ratio: as a share; neither, where `most_tokens` is the budget.
+        most_tokens: Of each picture, whatever the budget.
     """
 
     images: tuple[bytes, ...]
@@ -45,6 +46,16 @@ class EncodeRequest:
     pruner: BoundPruner
     keep_tokens: int | None = None
     keep_ratio: float | None = None
+    most_tokens: int | None = None
+
+    def keeps(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """K of each part of one picture; see `share_budget`."""
+        if self.keep_tokens is None and self.keep_ratio is None:
+            return share_budget(sizes, keep_tokens=self.most_tokens)
+        keeps = share_budget(sizes, keep_tokens=self.keep_tokens, keep_ratio=self.keep_ratio)
+        if self.most_tokens is not None and sum(keeps) > self.most_tokens:
+            return share_budget(sizes, keep_tokens=self.most_tokens)
+        return keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +251,7 @@ def _isolated(compute: Callable[[list[Item]], list[Made]], items: list[Item]) ->
 def _keep_of_each_part(layout: Layout, request: EncodeRequest) -> int:
     """K where all parts must keep alike."""
     sizes = [layout.rows * layout.columns] * layout.num_parts
-    return max(1, min(share_budget(sizes, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)))
+    return max(1, min(request.keeps(sizes)))
 
 
 def _prune(
@@ -257,7 +268,7 @@ def _prune(
         if isinstance(features, Exception):
             raise features
         sizes = [len(places) for places in features.places]
-        keeps = share_budget(sizes, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
+        keeps = request.keeps(sizes)
         # 62 bits: torch's generator takes a signed 64-bit seed and a pruner may add to it.
         seed = int.from_bytes(visual.digest[:8], "big") >> 2
         pruned = [

@@ -123,8 +123,9 @@ class Planner:
         tokenize_ms = (time.perf_counter() - start) * 1000
 
         keep_ratio = request.keep_ratio
-        if request.keep_tokens is None and keep_ratio is None:
+        if request.keep_tokens is None and keep_ratio is None and request.max_wire_bytes is None:
             keep_ratio = self.settings.keep_ratio or encoder.default_keep_ratio
+        wire_dtype = request.wire_dtype or self.settings.wire_dtype or encoder.default_wire_dtype
         encode = EncodeCall(
             images=[image.data],
             text_ids=text_ids,
@@ -132,7 +133,8 @@ class Planner:
             pruner_params=request.pruner_params,
             keep_tokens=request.keep_tokens,
             keep_ratio=keep_ratio,
-            wire_dtype=request.wire_dtype or self.settings.wire_dtype or encoder.default_wire_dtype,
+            wire_dtype=request.wire_dtype if request.max_wire_bytes else wire_dtype,
+            max_wire_bytes=request.max_wire_bytes,
             explain=request.explain,
         )
         sampling = Sampling(request.max_tokens, request.temperature, request.top_p, request.seed, request.stop)
@@ -144,6 +146,7 @@ class Planner:
             keep_tokens=encode.keep_tokens,
             keep_ratio=encode.keep_ratio,
             wire_dtype=encode.wire_dtype,
+            max_wire_bytes=encode.max_wire_bytes,
             explain=encode.explain,
             fingerprints=encoder.fingerprints,
         )

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 __all__ = ["VERSION", "EncodeKey", "SamplingKey", "answer_key", "visual_tokens_key"]
 
-VERSION: Final = "2"
+VERSION: Final = "3"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class EncodeKey:
         pruner: Name of the pruner, never empty.
         pruner_params: Its parameters as given.
         keep_tokens, keep_ratio: The budget, one of the two.
-        wire_dtype: Name of the dtype that tokens travel in.
+        wire_dtype: Name of the dtype that tokens travel in; None where the encoder chooses.
+        max_wire_bytes: Most bytes of the tokens; None for no limit.
         explain: The output holds the score maps.
         fingerprints: Of the encoder's checkpoint, text tower and settings.
     """
@@ -39,9 +40,10 @@ class EncodeKey:
     pruner_params: Mapping[str, Any]
     keep_tokens: int | None
     keep_ratio: float | None
-    wire_dtype: str
+    wire_dtype: str | None
     explain: bool
     fingerprints: Sequence[str]
+    max_wire_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def _plain(encode: EncodeKey) -> list[Any]:
         encode.keep_tokens,
         ratio,
         encode.wire_dtype,
+        encode.max_wire_bytes,
         encode.explain,
         list(encode.fingerprints),
     ]

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from fovea.errors import InternalError
 from fovea.tensors import DTYPES, dtype_name
-from fovea.v1 import encoder_pb2, encoder_pb2_grpc
+from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.pruner_info import PrunerInfo
 
@@ -41,8 +41,9 @@ class EncodeCall:
     pruner_params: Mapping[str, Any]
     keep_tokens: int | None
     keep_ratio: float | None
-    wire_dtype: str
+    wire_dtype: str | None  # None: the encoder chooses what fits max_wire_bytes
     explain: bool
+    max_wire_bytes: int | None = None
 
     def to_message(self) -> encoder_pb2.EncodeRequest:
         """The request on the wire."""
@@ -53,7 +54,8 @@ class EncodeCall:
             text_ids=self.text_ids,
             pruner=self.pruner,
             pruner_params=params,
-            wire_dtype=DTYPES[self.wire_dtype],
+            wire_dtype=DTYPES[self.wire_dtype] if self.wire_dtype else tensor_pb2.DTYPE_UNSPECIFIED,
+            max_wire_bytes=self.max_wire_bytes or 0,
             explain=self.explain,
         )
         if self.keep_tokens is not None:
@@ -106,6 +108,11 @@ class Encoded:
     def wire_bytes(self) -> int:
         """Serialized size of the visual tokens."""
         return sum(tokens.ByteSize() for tokens in self._message.visual_tokens)
+
+    @property
+    def wire_dtype(self) -> str:
+        """In which the visual tokens travel."""
+        return dtype_name(self._message.visual_tokens[0].features.dtype)
 
     @property
     def num_tokens_total(self) -> int:

@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 CacheMode = Literal["use", "bypass", "refresh"]
-WireDType = Literal["float32", "float16", "bfloat16"]
+WireDType = Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy"]
 Lookup = Literal["hit", "miss", "skip"]
 
-_NOT_YET: Final = ("images", "video", "messages", "max_wire_bytes")
+_NOT_YET: Final = ("images", "video", "messages")
 
 
 def _as_list(value: Any) -> Any:
@@ -94,7 +94,13 @@ class AnswerRequest(_Request):
     object."""
 
     wire_dtype: WireDType | None = None
-    """How visual tokens travel to the language model; left out: the server's default."""
+    """How visual tokens travel to the language model; left out: the server's default, or with `max_wire_bytes` the
+    widest that fits."""
+
+    max_wire_bytes: int | None = Field(default=None, ge=1, lt=2**32)
+    """Most bytes of visual tokens to send to the language model. The server picks how many tokens in which dtype;
+    `keep_tokens` or `keep_ratio`, if given, is then the most that are kept, and `wire_dtype` the only dtype considered.
+    `usage` says what was chosen."""
 
     max_tokens: int = Field(default=128, ge=1)
     """Most tokens to generate; the server's limit is 2048 unless set otherwise."""
@@ -182,6 +188,9 @@ class Usage(_Response):
 
     visual_tokens_kept: int
     """Visual tokens that reached the language model."""
+
+    wire_dtype: str
+    """How the visual tokens of this answer travelled when it was computed."""
 
     wire_bytes: int
     """Bytes of visual tokens sent to the LLM service for this answer; 0 on an answer hit."""

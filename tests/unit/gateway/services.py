@@ -107,7 +107,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
             timing=encoder_pb2.EncodeTiming(queue_ms=1.5),
         )
         response.visual_tokens.add(
-            features=to_message(features.reshape(len(kept), CHANNELS), request.wire_dtype),
+            features=to_message(features.reshape(len(kept), CHANNELS), request.wire_dtype or tensor_pb2.DTYPE_FLOAT16),
             positions=kept,
             grid=self.info.grid,
             fingerprint=self.info.fingerprint,

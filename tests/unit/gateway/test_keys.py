@@ -22,7 +22,8 @@ encodes = st.builds(
     pruner_params=params,
     keep_tokens=st.none() | st.integers(1, 600),
     keep_ratio=st.none() | st.floats(0.01, 1),
-    wire_dtype=st.sampled_from(["float32", "float16"]),
+    wire_dtype=st.sampled_from([None, "float32", "float16"]),
+    max_wire_bytes=st.none() | st.integers(1, 9),
     explain=st.booleans(),
     fingerprints=st.lists(words, max_size=3),
 )
