@@ -67,7 +67,12 @@ def test_int4_is_within_half_a_step_of_each_token_and_group(packing: str, array:
 def test_entropy_is_within_half_its_step(array: np.ndarray) -> None:
     error = np.abs(back(wire(array, "entropy")) - array)
     spread = np.abs(array - (array.mean(axis=0) if len(array) >= 96 else 0))
-    step = max(0.9 * np.sqrt(np.mean(np.square(spread, dtype=np.float64))), spread.max() / 127)
+    if len(array) < 96:
+        step = max(0.75 * np.sqrt(np.mean(np.square(spread, dtype=np.float64))), spread.max() / 127)
+    else:  # transformed: a coefficient is at most the length of its channel, and errors are bounded in the mean
+        lengths = np.sqrt(np.square(spread, dtype=np.float64).sum(axis=0))
+        step = max(0.75 * np.sqrt(np.mean(np.square(spread, dtype=np.float64))), lengths.max() / 127)
+        error = np.sqrt(np.mean(np.square(error, dtype=np.float64), axis=0))
     assert error.max() <= 0.5 * step * 1.01 + np.abs(array).max() / 512 + 1e-5
 
 
@@ -154,11 +159,16 @@ def read_by_the_book(message: tensor_pb2.Tensor) -> np.ndarray:
         q = np.array([((byte >> shift & 15) ^ 8) - 8 for byte in codes for shift in (0, 4)])
     else:
         q = np.frombuffer(codes, np.int8)
-    values = np.empty((rows, channels), np.float32)
+    x = np.empty((rows, channels))
     for r in range(rows):
         for c in range(channels):
-            scale = scales[r * num_groups + (c // group if group else 0)]
-            values[r, c] = np.float32(mean[c]) + np.float32(scale) * np.float32(q[r * channels + c])
+            x[r, c] = float(scales[r * num_groups + (c // group if group else 0)]) * float(q[r * channels + c])
+    if flags & 2:
+        k = np.arange(rows)
+        weight = np.where(k == 0, np.sqrt(1 / rows), np.sqrt(2 / rows))
+        x = np.array([(x.T * weight * np.cos(np.pi * k * (r + 0.5) / rows)).sum(axis=1) for r in range(rows)])
+    values = x + mean
+    for r in range(rows):
         for i in range(num_outliers):
             values[r, where[r * num_outliers + i]] = exact[r * num_outliers + i]
     return values.reshape(tuple(message.shape))
@@ -168,8 +178,8 @@ def read_by_the_book(message: tensor_pb2.Tensor) -> np.ndarray:
 def test_golden_messages_are_read_as_documented(path: Path) -> None:
     message = tensor_pb2.Tensor.FromString(path.read_bytes())
     expected = np.load(GOLDEN / "values.npz")[path.stem]
-    np.testing.assert_allclose(read_by_the_book(message), expected, rtol=1e-6)
-    np.testing.assert_allclose(back(message), expected, rtol=1e-6)
+    np.testing.assert_allclose(read_by_the_book(message), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(back(message), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_there_is_a_golden_message_of_each_layout() -> None:
@@ -178,7 +188,7 @@ def test_there_is_a_golden_message_of_each_layout() -> None:
         message = tensor_pb2.Tensor.FromString(path.read_bytes())
         seen.add((message.dtype, message.data[1], message.data[2]))
     assert {dtype for dtype, _, _ in seen} == {tensors.DTYPES[name] for name in INTEGER}
-    assert {(coding, flags) for _, coding, flags in seen} >= {(0, 0), (1, 0), (1, 1)}
+    assert {(coding, flags) for _, coding, flags in seen} >= {(0, 0), (1, 0), (1, 1), (1, 3)}
 
 
 # --- hostile bodies
@@ -218,7 +228,11 @@ def test_the_body_that_the_hostile_ones_are_made_of_is_fine() -> None:
 HOSTILE = {
     "version": (body(version=2), "version 2"),
     "coding": (body(coding=2), "coding 2"),
-    "flags": (body(flags=2), "flags 2"),
+    "flags": (body(flags=4), "flags 4"),
+    "too many rows to transform": (
+        body(rows=1025, channels=1, group=0, flags=2, floats=[1.0], codes=bytes(1025)),
+        "1025 rows are more than the 1024",
+    ),
     "reserved": (body(reserved=1), "reserved 1"),
     "group wider than the row": (body(group=4), "do not fit 3 channels"),
     "more outliers than channels": (body(outliers=4), "do not fit 3 channels"),
