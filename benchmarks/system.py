@@ -90,6 +90,11 @@ class System:
         """Channels of a visual token."""
         return self._encoder.model.hidden_size
 
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of patches; None where pictures differ."""
+        return self._encoder.model.grid
+
     def close(self) -> None:
         """Ends the language model's thread."""
         self._llm.engine.stop()

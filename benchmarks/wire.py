@@ -175,7 +175,7 @@ class Split:
     def budget(self, pruner: str, max_bytes: int) -> dict[str, Any]:
         """The row of a budget of bytes."""
         channels = self._system.visual_hidden_size
-        most = most_tokens(max_bytes, pictures=1, channels=channels, fingerprint=_FINGERPRINT)
+        most = most_tokens(max_bytes, pictures=1, channels=channels, fingerprint=_FINGERPRINT, grid=self._system.grid)
         pictures = self._system.encode(self.asked, Method(pruner, 1.0, most_tokens=most))
 
         def write(picture: EncodedVisual) -> tensor_pb2.VisualTokens:

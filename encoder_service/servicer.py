@@ -115,6 +115,7 @@ def _read_most_tokens(request: encoder_pb2.EncodeRequest, model: EncoderModel) -
         pictures=len(request.images),
         channels=model.hidden_size,
         fingerprint=model.fingerprint,
+        grid=model.grid,
         wire_dtype=request.wire_dtype,
     )
 

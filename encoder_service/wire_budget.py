@@ -22,7 +22,7 @@ _LADDER: Final = (
     tensor_pb2.DTYPE_INT4,
     tensor_pb2.DTYPE_ENTROPY,
 )
-_POSITION_BYTES: Final = 3  # up to 2 million patches
+_UNKNOWN_GRID: Final = (1000, 1000)  # patches of one picture, where pictures differ
 _MESSAGE_BYTES: Final = 64  # grid, shape, checksum, field tags and lengths
 
 
@@ -32,6 +32,7 @@ def most_tokens(
     pictures: int,
     channels: int,
     fingerprint: str,
+    grid: tuple[int, int] | None,
     wire_dtype: tensor_pb2.DType = tensor_pb2.DTYPE_UNSPECIFIED,
 ) -> int:
     """Visual tokens of each picture that `max_bytes` have room for.
@@ -41,16 +42,19 @@ def most_tokens(
         pictures: How many share them, evenly.
         channels: C of a token.
         fingerprint: That each message carries.
+        grid: Rows and columns of patches; None where pictures differ.
         wire_dtype: The only one to consider; unspecified: any.
 
     Raises:
         InvalidRequest: Not even one token a picture fits.
     """
     dtype = wire_dtype or _LADDER[-1]
+    rows, columns = grid or _UNKNOWN_GRID
+    position_bytes = -(-(rows * columns - 1).bit_length() // 7)  # a varint
 
     def size(tokens: int) -> int:
         data = tensors.data_bytes(tokens, channels, dtype)
-        return _MESSAGE_BYTES + len(fingerprint) + _POSITION_BYTES * tokens + data
+        return _MESSAGE_BYTES + len(fingerprint) + position_bytes * tokens + data
 
     if pictures * size(1) > max_bytes:
         raise InvalidRequest(

@@ -68,7 +68,7 @@ INT4: Final = Scheme(bits=4, group=64, outliers_per=256, subtracts_mean=True)
 # A uniform quantiser with one step for all channels and Huffman-coded codes: near the best that can be had at these
 # rates (Gish & Pierce 1968), where loud channels get more bits than quiet ones by themselves. With this step a
 # Gaussian has 2.46 bits of entropy, and what has heavier tails less.
-ENTROPY: Final = Scheme(bits=8, group=-1, step=0.75, subtracts_mean=True, transforms=True, coded_bits=2.7)
+ENTROPY: Final = Scheme(bits=8, group=-1, step=0.75, subtracts_mean=True, transforms=True, coded_bits=2.6)
 _HUFFMAN_TABLE_BYTES: Final = 96
 
 
