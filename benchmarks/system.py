@@ -1,7 +1,8 @@
 """The three services' own cores in one process, without sockets: the fastest way to answer many thousand questions.
 
 Nothing is reimplemented: gateway.tokenizers writes the ids, encoder_service.engine encodes and prunes,
-llm_service.engines decodes. Visual tokens pass from one to the other as float32. That the services give the same
+llm_service.engines decodes. Visual tokens pass from one to the other as float32, unless a
+caller of `encode` and `decode` does something to them in between. That the services give the same
 answers over gRPC is what `tests/e2e` shows.
 """
 
@@ -68,12 +69,16 @@ class LlmMethod:
 
 @dataclass(frozen=True)
 class Method:
-    """A pruner with its budget; `keep_ratio` 1 keeps everything. `llm` prunes further inside the language model."""
+    """A pruner with its budget: `keep_ratio` 1 keeps everything, but never more than `most_tokens`.
+
+    `llm` prunes further inside the language model.
+    """
 
     pruner: str
     keep_ratio: float = 1.0
     params: Mapping[str, object] = field(default_factory=dict)
     llm: LlmMethod | None = None
+    most_tokens: int | None = None
 
 
 class System:
@@ -108,6 +113,16 @@ class System:
         """
         return [answer.text for answer in self.decode(asked, self.encode(asked, method), method.llm, max_tokens)]
 
+    @property
+    def visual_hidden_size(self) -> int:
+        """Channels of a visual token."""
+        return self._encoder.model.hidden_size
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of patches; None where pictures differ."""
+        return self._encoder.model.grid
+
     def close(self) -> None:
         """Ends the language model's thread."""
         self._llm.engine.stop()
@@ -124,7 +139,11 @@ class System:
             batch = [
                 self._encoder.prepare(
                     EncodeRequest(
-                        (one.picture,), tuple(self._texts.encode(one.question)), pruner, keep_ratio=method.keep_ratio
+                        (one.picture,),
+                        tuple(self._texts.encode(one.question)),
+                        pruner,
+                        keep_ratio=method.keep_ratio,
+                        most_tokens=method.most_tokens,
                     )
                 )
                 for one in asked[start : start + self._max_batch_size]

@@ -45,6 +45,7 @@ class EncodeRequest:
         videos: Come after the pictures.
         joint_frames: All frames of a video compete for one budget; otherwise each has its share. Not for pruners that
             work inside the tower, where frames never meet.
+        most_tokens: Of each picture or video, whatever the budget; None: no limit.
     """
 
     images: tuple[bytes, ...]
@@ -54,6 +55,7 @@ class EncodeRequest:
     keep_ratio: float | None = None
     videos: tuple[VideoSource, ...] = ()
     joint_frames: bool = False
+    most_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,12 @@ class Engine:
             return PreparedVisual(digest, found) if found is not None else PreparedVisual(digest, pixels=read())
         # What to look for depends on the budget of a part, and that on what the picture turns out to be.
         pixels = read()
-        keep = keep_in_tower(pixels.layout, keep_tokens=request.keep_tokens, keep_ratio=request.keep_ratio)
+        keep = keep_in_tower(
+            pixels.layout,
+            keep_tokens=request.keep_tokens,
+            keep_ratio=request.keep_ratio,
+            most_tokens=request.most_tokens,
+        )
         in_tower = None if keep is None else needs.in_tower(keep)
         found = self._cached(digest, needs, in_tower)
         return PreparedVisual(digest, found, None if found is not None else pixels, in_tower)
@@ -283,6 +290,7 @@ def _prune(
                 request.pruner,
                 keep_tokens=request.keep_tokens,
                 keep_ratio=request.keep_ratio,
+                most_tokens=request.most_tokens,
                 text=text,
                 seed=seed,
                 features_cached=visual.features is not None,

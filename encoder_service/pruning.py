@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from encoder_service.assembly import EncodedVisual, assemble
 from encoder_service.pruners.base import BoundPruner, PrunedTokens, PrunerInput, TextFeatures
 from encoder_service.tiling import as_one_part, tiled_picture
@@ -11,20 +13,24 @@ from fovea.budget import share_budget
 __all__ = ["keep_in_tower", "prune"]
 
 
-def keep_in_tower(layout: Layout, *, keep_tokens: int | None, keep_ratio: float | None) -> int | None:
+def keep_in_tower(
+    layout: Layout, *, keep_tokens: int | None, keep_ratio: float | None, most_tokens: int | None = None
+) -> int | None:
     """K of each part where the tower prunes, which it does before padding is cut away; None where nothing is pruned.
 
-    A count is shared over the parts that show something, 1 to each at least.
+    A count, and likewise `most_tokens`, is shared over the parts that show something, 1 to each at least.
 
     Raises:
         ValueError: See `share_budget`.
     """
     shown = [len(places) for places in layout.places() if len(places)]
     # A full budget prunes nothing: the tower runs whole, and its features serve everybody.
-    if share_budget(shown, keep_tokens=keep_tokens, keep_ratio=keep_ratio) == tuple(shown):
+    keeps = share_budget(shown, keep_tokens=keep_tokens, keep_ratio=keep_ratio)
+    if _at_most(most_tokens, keeps, shown, layout) == shown:
         return None
     sizes = [layout.rows * layout.columns] * len(shown)
-    return max(1, min(share_budget(sizes, keep_tokens=keep_tokens, keep_ratio=keep_ratio)))
+    keeps = share_budget(sizes, keep_tokens=keep_tokens, keep_ratio=keep_ratio)
+    return max(1, min(_at_most(most_tokens, keeps, sizes, layout)))
 
 
 def prune(
@@ -33,6 +39,7 @@ def prune(
     *,
     keep_tokens: int | None,
     keep_ratio: float | None,
+    most_tokens: int | None = None,
     text: TextFeatures | None,
     seed: int,
     features_cached: bool,
@@ -44,6 +51,7 @@ def prune(
         pruner: What chooses.
         keep_tokens: Budget as a count, or
         keep_ratio: as a share; neither where the pruner decides, part by part.
+        most_tokens: Of the whole picture or video, whatever the budget or the pruner says.
         text: The question.
         seed: Of the first part; the others count on.
         features_cached: Passed on.
@@ -57,6 +65,7 @@ def prune(
         keeps = [pruner.choose_keep(job) for job in jobs]
     else:
         keeps = list(share_budget(sizes, keep_tokens=keep_tokens, keep_ratio=keep_ratio))
+    keeps = _at_most(most_tokens, keeps, sizes, visual.layout)
     if visual.layout.mosaic is not None and sum(keeps) < sum(sizes):
         if pruner.joins_tiles:
             visual, keeps = as_one_part(visual), [sum(keeps)]
@@ -68,3 +77,19 @@ def prune(
             keep = len(part.survivors)
         pruned.append(pruner.prune(PrunerInput(part, keep, text=text, seed=seed + i)) if keep else None)
     return assemble(visual, pruned, features_cached=features_cached)
+
+
+def _at_most(most_tokens: int | None, keeps: Sequence[int], sizes: Sequence[int], layout: Layout) -> list[int]:
+    """`keeps`, lessened in proportion where they pass `most_tokens`.
+
+    What only a whole picture or video sends counts too: its CLS rows as tokens, and each end of a line, a few bytes,
+    as one.
+    """
+    if most_tokens is None:
+        return list(keeps)
+    kept, extra = sum(keeps), 0
+    if list(keeps) == list(sizes):
+        extra = layout.num_parts * layout.cls_per_part + (0 if layout.mosaic is None else len(layout.mosaic))
+    if kept + extra <= most_tokens:
+        return list(keeps)
+    return list(share_budget(keeps, keep_tokens=max(1, min(most_tokens, kept - 1))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc.aio
@@ -19,6 +20,7 @@ from encoder_service.pruners.base import BoundPruner, Needs, Pruner
 from encoder_service.settings import EncoderSettings
 from encoder_service.videos import FrameList, VideoFile, VideoSource
 from encoder_service.visual import Layout
+from encoder_service.wire_budget import most_tokens, widest
 from fovea import checkpoints, tensors
 from fovea.errors import InternalError, InvalidRequest, NotFound, Unavailable
 from fovea.parameters import InvalidParameter
@@ -57,10 +59,12 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self, request: encoder_pb2.EncodeRequest, context: grpc.aio.ServicerContext
     ) -> encoder_pb2.EncodeResponse:
         model, batcher = self._loaded()
-        wire_dtype = request.wire_dtype or tensors.parse_dtype(self._settings.wire_dtype)
+        wire = Wire(request.wire_dtype, request.max_wire_bytes)
+        if not wire.max_bytes:
+            wire = Wire(request.wire_dtype or tensors.parse_dtype(self._settings.wire_dtype))
         job = read_request(request, model, self._settings)
         done = await batcher.submit(job, timeout_s=self._time_left(context))
-        return write_response(done, job.pruner.name, model.fingerprint, wire_dtype, explain=request.explain)
+        return write_response(done, job.pruner.name, model.fingerprint, wire, explain=request.explain)
 
     async def GetModelInfo(  # noqa: N802
         self, request: encoder_pb2.GetEncoderInfoRequest, context: grpc.aio.ServicerContext
@@ -71,6 +75,14 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     def _time_left(self, context: grpc.aio.ServicerContext) -> float:
         remaining = context.time_remaining()
         return self._settings.default_timeout_s if remaining is None else float(remaining)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """How visual tokens are to travel: in `dtype`; with a budget of `max_bytes` in any that fits where `dtype` is 0."""
+
+    dtype: tensor_pb2.DType
+    max_bytes: int = 0
 
 
 def read_request(request: encoder_pb2.EncodeRequest, model: EncoderModel, settings: EncoderSettings) -> EncodeRequest:
@@ -93,6 +105,20 @@ def read_request(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
         keep_ratio=keep_ratio,
         videos=tuple(_read_video(video, settings) for video in request.videos),
         joint_frames=_read_video_budget(request, model, pruner),
+        most_tokens=_read_most_tokens(request, model),
+    )
+
+
+def _read_most_tokens(request: encoder_pb2.EncodeRequest, model: EncoderModel) -> int | None:
+    if not request.max_wire_bytes:
+        return None
+    return most_tokens(
+        request.max_wire_bytes,
+        visuals=len(request.images) + len(request.videos),
+        channels=model.hidden_size,
+        fingerprint=model.fingerprint,
+        grid=None if request.videos else model.grid,
+        wire_dtype=request.wire_dtype,
     )
 
 
@@ -216,36 +242,30 @@ def _read_budget(
                     param="keep_tokens",
                 )
             return None, None
-    return None, settings.keep_ratio
+    # Under a budget of bytes everything is kept that fits.
+    return None, 1.0 if request.max_wire_bytes else settings.keep_ratio
 
 
 def write_response(
     done: Batched[tuple[EncodedVisual, ...]],
     pruner: str,
     fingerprint: str,
-    wire_dtype: tensor_pb2.DType,
+    wire: Wire,
     *,
     explain: bool,
 ) -> encoder_pb2.EncodeResponse:
     """The message of a result.
 
     Raises:
-        InvalidRequest: A feature is too large for `wire_dtype`.
+        InvalidRequest: A feature is too large for the dtype, or the tokens do not fit the budget of bytes.
         InternalError: A feature is NaN or infinite.
     """
+
+    def write(dtype: tensor_pb2.DType) -> list[tensor_pb2.VisualTokens]:
+        return [_visual_tokens(visual, fingerprint, dtype) for visual in done.result]
+
     return encoder_pb2.EncodeResponse(
-        visual_tokens=[
-            tensor_pb2.VisualTokens(
-                features=_features(visual.features, wire_dtype),
-                positions=visual.positions.tolist(),
-                grid=_grid(visual.layout),
-                fingerprint=fingerprint,
-                newline_after=visual.newline_after.tolist(),
-                kind=tensor_pb2.VISUAL_KIND_VIDEO if visual.layout.is_video else tensor_pb2.VISUAL_KIND_IMAGE,
-                seconds_per_frame=visual.layout.seconds_per_frame,
-            )
-            for visual in done.result
-        ],
+        visual_tokens=widest(write, wire.max_bytes, wire.dtype) if wire.max_bytes else write(wire.dtype),
         pruner=pruner,
         num_tokens_total=[visual.num_tokens_total for visual in done.result],
         explanations=[_explanation(visual) for visual in done.result] if explain else [],
@@ -253,6 +273,18 @@ def write_response(
             queue_ms=done.queue_ms, decode_ms=done.prepare_ms, forward_ms=done.run_ms, batch_size=done.batch_size
         ),
         features_cached=[visual.features_cached for visual in done.result],
+    )
+
+
+def _visual_tokens(visual: EncodedVisual, fingerprint: str, wire_dtype: tensor_pb2.DType) -> tensor_pb2.VisualTokens:
+    return tensor_pb2.VisualTokens(
+        features=_features(visual.features, wire_dtype),
+        positions=visual.positions.tolist(),
+        grid=_grid(visual.layout),
+        fingerprint=fingerprint,
+        newline_after=visual.newline_after.tolist(),
+        kind=tensor_pb2.VISUAL_KIND_VIDEO if visual.layout.is_video else tensor_pb2.VISUAL_KIND_IMAGE,
+        seconds_per_frame=visual.layout.seconds_per_frame,
     )
 
 

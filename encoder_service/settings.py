@@ -46,7 +46,7 @@ class EncoderSettings(ServiceSettings):
     """Pruner of requests that name none."""
     keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.111
     """Budget of requests that name none: the share of a picture's tokens to keep, at least one token."""
-    wire_dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    wire_dtype: Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy"] = "float16"
     """How features travel for requests that name no dtype. A picture with a value beyond float16 is refused in it."""
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
     """Most pictures in one forward. A request with more of them runs by itself, in several."""

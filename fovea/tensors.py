@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from fovea import codec
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
 
-__all__ = ["DTYPES", "Float32Array", "dtype_name", "from_message", "parse_dtype", "to_message"]
+__all__ = ["DTYPES", "Float32Array", "data_bytes", "dtype_name", "from_message", "parse_dtype", "to_message"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -24,11 +25,19 @@ DTYPES: Final = {
     "float32": tensor_pb2.DTYPE_FLOAT32,
     "float16": tensor_pb2.DTYPE_FLOAT16,
     "bfloat16": tensor_pb2.DTYPE_BFLOAT16,
+    "int8": tensor_pb2.DTYPE_INT8,
+    "int4": tensor_pb2.DTYPE_INT4,
+    "entropy": tensor_pb2.DTYPE_ENTROPY,
 }
 _ITEM_BYTES: Final = {
     tensor_pb2.DTYPE_FLOAT32: 4,
     tensor_pb2.DTYPE_FLOAT16: 2,
     tensor_pb2.DTYPE_BFLOAT16: 2,
+}
+_SCHEMES: Final = {
+    tensor_pb2.DTYPE_INT8: codec.INT8,
+    tensor_pb2.DTYPE_INT4: codec.INT4,
+    tensor_pb2.DTYPE_ENTROPY: codec.ENTROPY,
 }
 _MAX_AXES: Final = 8
 
@@ -45,7 +54,7 @@ def parse_dtype(name: str) -> tensor_pb2.DType:
 
 
 def dtype_name(dtype: tensor_pb2.DType) -> str:
-    """The name of a wire dtype: float32, float16, bfloat16."""
+    """The name of a wire dtype, a key of `DTYPES`."""
     return next((name for name, value in DTYPES.items() if value == dtype), "unspecified")
 
 
@@ -55,8 +64,21 @@ def _bfloat16_bits(array: Float32Array) -> npt.NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 
 
-def to_message(array: Float32Array, dtype: tensor_pb2.DType) -> tensor_pb2.Tensor:
+def data_bytes(rows: int, channels: int, dtype: tensor_pb2.DType) -> int:
+    """Bytes of `Tensor.data` to reckon with for [rows, channels] in `dtype`; Huffman coding may make it less."""
+    scheme = _SCHEMES.get(dtype)
+    return rows * channels * _ITEM_BYTES[dtype] if scheme is None else codec.expected_bytes(rows, channels, scheme)
+
+
+def to_message(
+    array: Float32Array, dtype: tensor_pb2.DType, *, packing: codec.Packing = "shorter"
+) -> tensor_pb2.Tensor:
     """Writes finite numbers of any shape as `dtype`.
+
+    Args:
+        array: At least one axis and one value.
+        dtype: How.
+        packing: Of integer dtypes: `shorter` is Huffman-coded where that helps, `packed` never.
 
     Raises:
         InvalidRequest: A value is not finite, or too large for `dtype`.
@@ -72,6 +94,9 @@ def to_message(array: Float32Array, dtype: tensor_pb2.DType) -> tensor_pb2.Tenso
     elif dtype == tensor_pb2.DTYPE_BFLOAT16:
         finite = np.isfinite(array).all()
         data = _bfloat16_bits(array).tobytes() if finite else b""
+    elif (scheme := _SCHEMES.get(dtype)) is not None:
+        finite = np.isfinite(array).all()
+        data = codec.encode(array.reshape(-1, array.shape[-1]), scheme, packing=packing) if finite else b""
     else:
         raise InvalidRequest(f"tensor dtype {dtype} is not one of {', '.join(DTYPES)}")
     if not finite:
@@ -89,8 +114,7 @@ def from_message(message: tensor_pb2.Tensor, *, max_bytes: int) -> Float32Array:
     Raises:
         InvalidRequest: Unknown dtype, shape and data disagree, checksum wrong, values not finite, or too large.
     """
-    item = _ITEM_BYTES.get(message.dtype)
-    if item is None:
+    if message.dtype not in DTYPES.values():
         raise InvalidRequest(f"tensor dtype {message.dtype} is not one of {', '.join(DTYPES)}")
     shape = tuple(message.shape)
     if not 1 <= len(shape) <= _MAX_AXES or 0 in shape:
@@ -98,17 +122,23 @@ def from_message(message: tensor_pb2.Tensor, *, max_bytes: int) -> Float32Array:
     size = math.prod(shape)
     if size * 4 > max_bytes:
         raise InvalidRequest(f"a tensor of shape {list(shape)} takes more than the {max_bytes} bytes accepted")
-    if len(message.data) != size * item:
+    scheme = _SCHEMES.get(message.dtype)
+    if scheme is None and len(message.data) != (expected := size * _ITEM_BYTES[message.dtype]):
         raise InvalidRequest(
-            f"a {dtype_name(message.dtype)} tensor of shape {list(shape)} has {size * item} bytes,"
-            f" not {len(message.data)}"
+            f"a {dtype_name(message.dtype)} tensor of shape {list(shape)} has {expected} bytes, not {len(message.data)}"
         )
     if zlib.crc32(message.data) != message.crc32:
         raise InvalidRequest("the tensor's checksum does not match its data")
-    if message.dtype == tensor_pb2.DTYPE_BFLOAT16:
-        array = (np.frombuffer(message.data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    if scheme is None:
+        array = _read_floats(message)
     else:
-        array = np.frombuffer(message.data, "<f4" if item == 4 else "<f2").astype(np.float32)
+        array = codec.decode(message.data, size // shape[-1], shape[-1], scheme.bits)
     if not np.isfinite(array).all():
         raise InvalidRequest("the tensor holds NaN or infinity")
     return array.reshape(shape)
+
+
+def _read_floats(message: tensor_pb2.Tensor) -> Float32Array:
+    if message.dtype == tensor_pb2.DTYPE_BFLOAT16:
+        return (np.frombuffer(message.data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(message.data, "<f4" if message.dtype == tensor_pb2.DTYPE_FLOAT32 else "<f2").astype(np.float32)

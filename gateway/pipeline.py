@@ -164,6 +164,7 @@ class Pipeline:
                     completion_tokens=done.completion_tokens,
                     visual_tokens_total=encoded.num_tokens_total,
                     visual_tokens_kept=encoded.num_tokens_kept,
+                    wire_dtype=encoded.wire_dtype,
                 ),
                 wire_bytes=encoded.wire_bytes,
                 answer="miss" if plan.shared_key is not None else "skip",

@@ -187,6 +187,7 @@ class Planner:
             text_ids=text_ids,
             input_ids=input_ids,
             wire_dtype=request.wire_dtype,
+            max_wire_bytes=request.max_wire_bytes,
             explain=request.explain,
         )
         key = _encode_key(encode, media, request, encoder)
@@ -245,6 +246,7 @@ class Planner:
                 text_ids=self._text_ids(question, pruner, encoder),
                 input_ids=input_ids,
                 wire_dtype=None,
+                max_wire_bytes=None,
                 explain=explain,
             )
             key = visual_tokens_key(_encode_key(encode, media, request, encoder))
@@ -312,11 +314,15 @@ class Planner:
         text_ids: list[int],
         input_ids: list[int],
         wire_dtype: str | None,
+        max_wire_bytes: int | None,
         explain: bool,
     ) -> EncodeCall:
         keep_ratio = request.keep_ratio
-        if request.keep_tokens is None and keep_ratio is None:
-            keep_ratio = self.settings.keep_ratio or encoder.default_keep_ratio
+        # A budget of bytes leaves what has no default to the encoder: how many tokens, and in which dtype.
+        if max_wire_bytes is None:
+            wire_dtype = wire_dtype or self.settings.wire_dtype or encoder.default_wire_dtype
+            if request.keep_tokens is None and keep_ratio is None:
+                keep_ratio = self.settings.keep_ratio or encoder.default_keep_ratio
         return EncodeCall(
             images=[image.data for image in media.images],
             text_ids=text_ids,
@@ -324,7 +330,8 @@ class Planner:
             pruner_params=request.pruner_params,
             keep_tokens=request.keep_tokens,
             keep_ratio=keep_ratio,
-            wire_dtype=wire_dtype or self.settings.wire_dtype or encoder.default_wire_dtype,
+            wire_dtype=wire_dtype,
+            max_wire_bytes=max_wire_bytes,
             explain=explain,
             videos=[_video_call(video, request) for video in media.videos],
             video_budget=(request.video_budget or "per_frame") if media.videos else None,
@@ -345,6 +352,7 @@ def _encode_key(encode: EncodeCall, media: Media, request: PictureQuestion, enco
         keep_tokens=encode.keep_tokens,
         keep_ratio=encode.keep_ratio,
         wire_dtype=encode.wire_dtype,
+        max_wire_bytes=encode.max_wire_bytes,
         explain=encode.explain,
         fingerprints=encoder.fingerprints,
         videos=[_digests(video) for video in media.videos],

@@ -35,6 +35,7 @@ class StoredAnswer(BaseModel):
     completion_tokens: int
     visual_tokens_total: int
     visual_tokens_kept: int
+    wire_dtype: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def respond(
             completion_tokens=stored.completion_tokens,
             visual_tokens_total=stored.visual_tokens_total,
             visual_tokens_kept=stored.visual_tokens_kept,
+            wire_dtype=stored.wire_dtype,
             wire_bytes=computed.wire_bytes,
         ),
         cache=CacheReport(answer=computed.answer, visual_tokens=computed.visual_tokens, features=computed.features),

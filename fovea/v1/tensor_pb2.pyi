@@ -12,6 +12,9 @@ class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DTYPE_FLOAT32: _ClassVar[DType]
     DTYPE_FLOAT16: _ClassVar[DType]
     DTYPE_BFLOAT16: _ClassVar[DType]
+    DTYPE_INT8: _ClassVar[DType]
+    DTYPE_INT4: _ClassVar[DType]
+    DTYPE_ENTROPY: _ClassVar[DType]
 
 class VisualKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -22,6 +25,9 @@ DTYPE_UNSPECIFIED: DType
 DTYPE_FLOAT32: DType
 DTYPE_FLOAT16: DType
 DTYPE_BFLOAT16: DType
+DTYPE_INT8: DType
+DTYPE_INT4: DType
+DTYPE_ENTROPY: DType
 VISUAL_KIND_UNSPECIFIED: VisualKind
 VISUAL_KIND_IMAGE: VisualKind
 VISUAL_KIND_VIDEO: VisualKind

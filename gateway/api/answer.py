@@ -42,6 +42,7 @@ _ANSWER: Final = {
         "completion_tokens": 1,
         "visual_tokens_total": 576,
         "visual_tokens_kept": 64,
+        "wire_dtype": "float16",
         "wire_bytes": 131234,
     },
     "cache": {"answer": "miss", "visual_tokens": "miss", "features": "hit"},

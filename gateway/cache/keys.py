@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 __all__ = ["VERSION", "EncodeKey", "SamplingKey", "answer_key", "visual_tokens_key"]
 
-VERSION: Final = "3"
+VERSION: Final = "4"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class EncodeKey:
         pruner: Name of the pruner, never empty.
         pruner_params: Its parameters as given.
         keep_tokens, keep_ratio: The budget, one of the two.
-        wire_dtype: Name of the dtype that tokens travel in.
+        wire_dtype: Name of the dtype that tokens travel in; None where the encoder chooses.
+        max_wire_bytes: Most bytes of the tokens; None for no limit.
         explain: The output holds the score maps.
         fingerprints: Of the encoder's checkpoint, text tower and settings.
     """
@@ -42,9 +43,10 @@ class EncodeKey:
     pruner_params: Mapping[str, Any]
     keep_tokens: int | Literal["auto"] | None
     keep_ratio: float | None
-    wire_dtype: str
+    wire_dtype: str | None
     explain: bool
     fingerprints: Sequence[str]
+    max_wire_bytes: int | None = None
     videos: Sequence[Sequence[str]] = ()
     num_frames: int | None = None
     seconds_per_frame: float | None = None
@@ -84,6 +86,7 @@ def _plain(encode: EncodeKey) -> list[Any]:
         encode.num_frames,
         None if encode.seconds_per_frame is None else float(encode.seconds_per_frame),
         encode.video_budget,
+        encode.max_wire_bytes,
     ]
 
 

@@ -79,8 +79,9 @@ class EncodeCall:
     pruner_params: Mapping[str, Any]
     keep_tokens: int | Literal["auto"] | None
     keep_ratio: float | None
-    wire_dtype: str
+    wire_dtype: str | None  # None: the encoder chooses what fits max_wire_bytes
     explain: bool
+    max_wire_bytes: int | None = None
     videos: Sequence[VideoCall] = ()
     video_budget: str | None = None
     order: Sequence[int] | None = None
@@ -99,7 +100,8 @@ class EncodeCall:
             text_ids=self.text_ids,
             pruner=self.pruner,
             pruner_params=params,
-            wire_dtype=DTYPES[self.wire_dtype],
+            wire_dtype=DTYPES[self.wire_dtype] if self.wire_dtype else tensor_pb2.DTYPE_UNSPECIFIED,
+            max_wire_bytes=self.max_wire_bytes or 0,
             explain=self.explain,
             videos=[video.to_message() for video in self.videos],
             video_budget=_VIDEO_BUDGETS[self.video_budget] if self.video_budget is not None else None,
@@ -163,6 +165,11 @@ class Encoded:
     def wire_bytes(self) -> int:
         """Serialized size of the visual tokens."""
         return sum(tokens.ByteSize() for tokens in self._message.visual_tokens)
+
+    @property
+    def wire_dtype(self) -> str:
+        """In which the visual tokens travel."""
+        return dtype_name(self._message.visual_tokens[0].features.dtype)
 
     @property
     def num_tokens_total(self) -> int:

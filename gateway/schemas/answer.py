@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -42,12 +42,10 @@ __all__ = [
 
 CacheMode = Literal["use", "bypass", "refresh"]
 VideoBudget = Literal["per_frame", "whole"]
-WireDType = Literal["float32", "float16", "bfloat16"]
+WireDType = Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy"]
 Lookup = Literal["hit", "miss", "skip"]
 
 R = TypeVar("R", bound="PictureQuestion")
-
-_NOT_YET: Final = ("max_wire_bytes",)
 
 
 def _as_list(value: Any) -> Any:
@@ -181,7 +179,13 @@ class AnswerRequest(PictureQuestion):
     object."""
 
     wire_dtype: WireDType | None = None
-    """How visual tokens travel to the language model; left out: the server's default."""
+    """How visual tokens travel to the language model; left out: the server's default, or with `max_wire_bytes` the
+    widest that fits."""
+
+    max_wire_bytes: int | None = Field(default=None, ge=1, lt=2**32)
+    """Most bytes of visual tokens to send to the language model. The server picks how many tokens in which dtype;
+    `keep_tokens` or `keep_ratio`, if given, is then the most that are kept, and `wire_dtype` the only dtype considered.
+    `usage` says what was chosen."""
 
     max_tokens: int = Field(default=128, ge=1)
     """Most tokens to generate; the server's limit is 2048 unless set otherwise."""
@@ -223,9 +227,6 @@ def parse_request(kind: type[R], fields: Mapping[str, Any], *, strict: bool) -> 
     Raises:
         InvalidRequest: The first field that is wrong, with what is accepted.
     """
-    for name in _NOT_YET:
-        if name in fields:
-            raise InvalidRequest(f"{name} is not served yet", param=name)
     try:
         return kind.model_validate(dict(fields), strict=strict)
     except ValidationError as error:
@@ -260,6 +261,9 @@ class Usage(_Response):
 
     visual_tokens_kept: int
     """Visual tokens of all of them that reached the language model."""
+
+    wire_dtype: str
+    """How the visual tokens of this answer travelled when it was computed."""
 
     wire_bytes: int
     """Bytes of visual tokens sent to the LLM service for this answer; 0 on an answer hit."""

@@ -49,7 +49,7 @@ def assert_error(response: httpx.Response, status: int, code: str, says: str, pa
         ({"temprature": 1}, 422, "invalid_request", "temperature", "temprature"),
         ({"images": ["cat.png"]}, 422, "invalid_request", "image and images were both given", "images"),
         ({"video_budget": "whole"}, 422, "invalid_request", "goes with a video", "video_budget"),
-        ({"max_wire_bytes": 1}, 422, "invalid_request", "not served yet", "max_wire_bytes"),
+        ({"max_wire_bytes": 1}, 422, "invalid_request", "no room for one visual token", "max_wire_bytes"),
         ({"pruner": "desapp"}, 404, "not_found", "desap", "pruner"),
         ({"pruner_params": {"task_shar": 1}}, 422, "invalid_request", "task_share", None),
         ({"pruner_params": {"task_share": 7}}, 422, "invalid_request", "task_share", None),

@@ -342,6 +342,21 @@ def test_hired_after_a_method_with_the_same_needs_but_for_tiles(
     assert positions[1] == positions[2] == encode(image, "hired", keep_tokens=16).positions.tolist()
 
 
+@pytest.mark.parametrize("name", sorted(set(PRUNERS) - {"none"}))
+@pytest.mark.parametrize("size", [(56, 56), (61, 47), (300, 120), (1000, 10)])
+def test_a_limit_holds_over_all_tiles_and_ends_of_lines(
+    encode: Callable[..., EncodedVisual], name: str, size: tuple[int, int]
+) -> None:
+    image = noise(size)
+    whole = encode(image, name, keep_ratio=1.0)
+    total = len(whole.positions) + len(whole.newline_after)
+    for most in (1, 3, 20, total - 1):
+        visual = encode(image, name, keep_ratio=1.0, most_tokens=most)
+        assert 1 <= len(visual.positions) <= most
+        assert not len(visual.newline_after)
+    assert encode(image, name, keep_ratio=1.0, most_tokens=total).positions.tolist() == whole.positions.tolist()
+
+
 def test_hired_counts_as_released_on_demand(encode: Callable[..., EncodedVisual]) -> None:
     image = noise((300, 120))
     released = encode(image, "hired", params={"fidelity": True}, keep_tokens=17)

@@ -164,6 +164,50 @@ async def test_wire_dtypes_differ_only_by_rounding(start: Any, make_engine: Any,
         assert features.dtype == dtype
         np.testing.assert_allclose(tensors.from_message(features, max_bytes=2**20), exact, rtol=relative, atol=1e-3)
 
+    for dtype, relative in (
+        (tensor_pb2.DTYPE_INT8, 0.005),
+        (tensor_pb2.DTYPE_INT4, 0.08),
+        (tensor_pb2.DTYPE_ENTROPY, 0.7),
+    ):
+        features = replies[dtype].visual_tokens[0].features
+        assert features.dtype == dtype
+        error = tensors.from_message(features, max_bytes=2**20) - exact
+        assert np.abs(error).max() <= relative * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("max_wire_bytes", [200, 300, 500, 900, 1500, 3000, 10_000])
+async def test_a_budget_of_bytes_is_kept_and_spent_on_tokens_before_bits(
+    max_wire_bytes: int, start: Any, make_engine: Any, request_for: Any
+) -> None:
+    async with start(make_engine()) as service:
+        reply = await service.stub.Encode(request_for(0, max_wire_bytes=max_wire_bytes), timeout=TIMEOUT_S)
+    (tokens,) = reply.visual_tokens
+    assert tokens.ByteSize() <= max_wire_bytes
+    if max_wire_bytes >= 900:
+        assert len(tokens.positions) == NUM_PATCHES
+    assert (tokens.features.dtype == tensor_pb2.DTYPE_FLOAT16) == (max_wire_bytes >= 3000)
+
+
+async def test_with_a_budget_of_bytes_what_was_asked_for_is_a_bound(
+    start: Any, make_engine: Any, request_for: Any
+) -> None:
+    async with start(make_engine()) as service:
+
+        async def kept(**fields: Any) -> tuple[int, Any]:
+            request = request_for(0, max_wire_bytes=900, **fields)
+            (tokens,) = (await service.stub.Encode(request, timeout=TIMEOUT_S)).visual_tokens
+            assert tokens.ByteSize() <= 900
+            return len(tokens.positions), tokens.features.dtype
+
+        assert await kept(keep_tokens=4) == (4, tensor_pb2.DTYPE_FLOAT16)
+        count, dtype = await kept(wire_dtype=tensor_pb2.DTYPE_INT8)
+        assert dtype == tensor_pb2.DTYPE_INT8
+        assert 10 < count < NUM_PATCHES
+        free = {"pruner": "fovea", "keep_auto": True, "params": {"target": 1.0}}
+        assert (await kept(**free, wire_dtype=tensor_pb2.DTYPE_INT8))[0] <= count
+        both = await service.stub.Encode(request_for(0, 1, max_wire_bytes=1000), timeout=TIMEOUT_S)
+        assert sum(tokens.ByteSize() for tokens in both.visual_tokens) <= 1000
+
 
 async def test_explain_tells_scores_and_clusters(start: Any, make_engine: Any, request_for: Any) -> None:
     async with start(make_engine()) as service:
@@ -216,6 +260,13 @@ async def test_a_second_question_on_a_picture_is_served_from_its_features(
         ({"keep_ratio": 0.0}, "invalid_request", "keep_ratio", r"\(0, 1\]"),
         ({"keep_ratio": float("nan")}, "invalid_request", "keep_ratio", r"\(0, 1\]"),
         ({"wire_dtype": 99}, "invalid_request", "wire_dtype", "float32, float16, bfloat16"),
+        ({"max_wire_bytes": 20}, "invalid_request", "max_wire_bytes", r"no room for one visual token.* at least \d+"),
+        (
+            {"max_wire_bytes": 300, "pruner": "none"},
+            "invalid_request",
+            "max_wire_bytes",
+            "more than max_wire_bytes 300",
+        ),
         ({"text_ids": [98, 100, 99]}, "invalid_request", "text_ids", "text id 100 is not below 100"),
         ({"text_ids": [98] * 9000}, "invalid_request", "text_ids", "9000 ids of the text tower's tokenizer.* 8192"),
         ({"params": {"task_share": float("nan")}}, "invalid_request", "pruner_params", "NaN and infinity"),

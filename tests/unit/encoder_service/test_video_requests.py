@@ -13,9 +13,11 @@ from PIL import Image
 
 from benchmarks.tiny import clip, video_llava
 from benchmarks.tiny.clips import clip_file, clip_frames
+from encoder_service.engine import EncodeRequest
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
+from encoder_service.videos import VideoFile
 from fovea.errors import InvalidRequest, ServiceError, UnsupportedMedia, from_rpc_error
 from fovea.v1 import encoder_pb2
 
@@ -84,6 +86,33 @@ async def test_one_budget_for_the_whole_video(service: Any) -> None:
     assert per_frame == [3] * 8
     assert sum(whole) == 24
     assert whole != per_frame
+
+
+@pytest.mark.parametrize("pruner", ["desap", "flowcut"])
+@pytest.mark.parametrize("max_wire_bytes", [400, 1000, 2500, 4000, 6000, 8000])
+async def test_a_budget_of_bytes_holds_for_pictures_and_videos_together(
+    service: Any, make_picture: Callable[..., bytes], pruner: str, max_wire_bytes: int
+) -> None:
+    request = encoder_pb2.EncodeRequest(
+        images=[make_picture(0)], videos=[clip_message()], text_ids=TEXT, pruner=pruner, max_wire_bytes=max_wire_bytes
+    )
+    reply = await service.stub.Encode(request, timeout=TIMEOUT_S)
+    assert sum(tokens.ByteSize() for tokens in reply.visual_tokens) <= max_wire_bytes
+    picture, video = (len(tokens.positions) for tokens in reply.visual_tokens)
+    assert 1 <= picture <= 16
+    assert 1 <= video <= 8 * 17
+    if max_wire_bytes == 8000:
+        assert (picture, video) == (16, 8 * 17)
+
+
+@pytest.mark.parametrize("most", [128, 135, 136])
+def test_cls_rows_count_where_a_whole_video_sends_them(videos_model: EncoderModel, make_engine: Any, most: int) -> None:
+    request = EncodeRequest(
+        (), (), PRUNERS["cls"].bind({}), keep_ratio=1.0, videos=(VideoFile(clip_file(12), 0),), most_tokens=most
+    )
+    engine = make_engine(towers=videos_model)
+    (outcome,) = engine.run([engine.prepare(request)])
+    assert len(outcome[0].positions) == (136 if most == 136 else 127)
 
 
 async def test_a_method_inside_the_tower_cannot_weigh_frames_against_each_other(service: Any) -> None:

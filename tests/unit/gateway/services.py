@@ -129,7 +129,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
         response.num_tokens_total.append(total)
         response.features_cached.append(False)
         response.visual_tokens.add(
-            features=features_of(source, request.text_ids, len(kept), request.wire_dtype),
+            features=features_of(source, request.text_ids, len(kept), request.wire_dtype or tensor_pb2.DTYPE_FLOAT16),
             positions=kept,
             grid=tensor_pb2.Grid(frames=frames, rows=GRID[0], columns=GRID[1]),
             fingerprint=self.info.fingerprint,

@@ -40,6 +40,7 @@ async def test_an_answer_has_all_its_parts(gateway: Gateway) -> None:
         "completion_tokens": 3,
         "visual_tokens_total": 6,
         "visual_tokens_kept": 3,
+        "wire_dtype": "float16",
         "wire_bytes": sum(tokens.ByteSize() for tokens in request.visual_tokens),
     }
     timing = answer["timing_ms"]
@@ -70,6 +71,22 @@ async def test_fields_reach_the_services(gateway: Gateway) -> None:
     assert encode.wire_dtype == tensor_pb2.DTYPE_BFLOAT16
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (7, 0.5, 0.9)
     assert (sampling.seed, list(sampling.stop)) == (2**64 - 1, ["END"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "dtype", "budget"),
+    [
+        ({}, tensor_pb2.DTYPE_UNSPECIFIED, None),  # the encoder chooses both
+        ({"wire_dtype": "int4", "keep_tokens": 2}, tensor_pb2.DTYPE_INT4, "keep_tokens"),
+    ],
+)
+async def test_with_a_budget_of_bytes_only_what_was_asked_for_is_fixed(
+    gateway: Gateway, fields: dict[str, object], dtype: int, budget: str | None
+) -> None:
+    answer = await gateway.answer(max_wire_bytes=5000, **fields)  # type: ignore[arg-type]
+    encode = gateway.encoder.calls[0]
+    assert (encode.max_wire_bytes, encode.wire_dtype, encode.WhichOneof("budget")) == (5000, dtype, budget)
+    assert answer["usage"]["wire_dtype"] == fields.get("wire_dtype", "float16")
 
 
 @pytest.mark.parametrize("form", [False, True])

@@ -61,6 +61,7 @@ async def test_an_answer_hit_can_be_streamed(gateway: Gateway) -> None:
         ({"pruner": "none"}, (2, 2)),
         ({"pruner_params": {"beta": 0.1}}, (2, 2)),
         ({"wire_dtype": "float32"}, (2, 2)),
+        ({"max_wire_bytes": 4000}, (2, 2)),
         ({"max_tokens": 5}, (1, 2)),
         ({"stop": ["x"]}, (1, 2)),
         ({"temperature": 0.5, "seed": 1}, (1, 2)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 
 import grpc
 import grpc.aio
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
+from fovea import tensors
 from fovea.errors import (
     CheckpointMismatch,
     DeadlineExceeded,
@@ -18,7 +20,7 @@ from fovea.errors import (
     Unavailable,
     from_rpc_error,
 )
-from fovea.v1 import llm_pb2
+from fovea.v1 import llm_pb2, tensor_pb2
 
 BOS, IMAGE, EOS = 1, 4, 2
 
@@ -145,7 +147,17 @@ async def test_hostile_requests_are_refused_and_the_next_is_answered(loaded, ser
     nan = np.full((5, 32), np.nan, "<f4").tobytes()
     huge = picture(fingerprint)
     huge.features.shape[:] = [2**31, 32]
+    packed = tensors.to_message(np.ones((5, 32), np.float32), tensor_pb2.DTYPE_INT4, packing="packed")
+    without_scales = packed.data[:8] + packed.data[18:]
+    coder = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = packed.data[:1] + b"\1" + packed.data[2:18] + coder.compress(bytes(20_000_000)) + coder.flush()
+    integers = [
+        tokens(dtype=tensor_pb2.DTYPE_INT4, data=data, crc32=zlib.crc32(data)) for data in (without_scales, bomb)
+    ]
+    outside = picture(fingerprint)
+    outside.positions[-1] = 2**32 - 1
     hostile = [
+        *((generate((BOS, IMAGE), [message]), InvalidRequest) for message in (*integers, outside)),
         (generate((BOS, IMAGE), [tokens(data=nan)]), InvalidRequest),
         (generate((BOS, IMAGE), [tokens(crc32=7)]), InvalidRequest),
         (generate((BOS, IMAGE), [huge]), InvalidRequest),

@@ -1,0 +1,257 @@
+"""`python -m benchmarks.wire`: bytes on the narrow link x accuracy x time, for every wire dtype, beside sending a JPEG.
+
+All points answer the same fresh questions of the small world, so differences are paired; intervals (95 %) resample
+whole pictures. Bytes are those of the serialized VisualTokens message; of a JPEG, those of the file, which the unpruned
+model then reads. Times are of one core, for one picture: tokens to bytes and back. Writes NAME.json, NAME.md and
+NAME.png into --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.intervals import Floats, Interval, clustered_mean
+from benchmarks.provenance import provenance
+from benchmarks.system import Asked, Method, System
+from benchmarks.wire_report import markdown, plot
+from encoder_service.assembly import EncodedVisual
+from encoder_service.pruners import PRUNERS
+from encoder_service.wire_budget import most_tokens, widest
+from fovea import tensors
+from fovea.stack import shipped_checkpoint
+from fovea.v1 import tensor_pb2
+from lab.questions import Question, evaluation_questions, score
+
+__all__ = ["main"]
+
+SPLITS: Final = ("easy", "crowded")
+_FINGERPRINT: Final = "0" * 64  # as long as a real one
+_NO_LIMIT: Final = 2**40
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One picture's tokens after the wire.
+
+    Attributes:
+        tokens: As the LLM service reads them.
+        dtype: That they travelled in.
+        num_bytes: Of the message.
+        bits: Of `Tensor.data` for each value.
+        encode_ms, decode_ms: Tokens to bytes, bytes to tokens.
+    """
+
+    tokens: EncodedVisual
+    dtype: str
+    num_bytes: int
+    bits: float
+    encode_ms: float
+    decode_ms: float
+
+
+def _message(picture: EncodedVisual, dtype: tensor_pb2.DType) -> tensor_pb2.VisualTokens:
+    return tensor_pb2.VisualTokens(
+        features=tensors.to_message(picture.features, dtype),
+        positions=picture.positions.tolist(),
+        grid=tensor_pb2.Grid(frames=1, rows=picture.layout.rows, columns=picture.layout.columns),
+        fingerprint=_FINGERPRINT,
+    )
+
+
+def send(picture: EncodedVisual, write: Callable[[EncodedVisual], tensor_pb2.VisualTokens]) -> Sent:
+    """Through the codec and back."""
+    start = time.perf_counter()
+    message = write(picture)
+    data = message.SerializeToString()
+    sent = time.perf_counter()
+    features = tensors.from_message(tensor_pb2.VisualTokens.FromString(data).features, max_bytes=_NO_LIMIT)
+    end = time.perf_counter()
+    return Sent(
+        dataclasses.replace(picture, features=features),
+        tensors.dtype_name(message.features.dtype),
+        len(data),
+        8 * len(message.features.data) / picture.features.size,
+        1000 * (sent - start),
+        1000 * (end - sent),
+    )
+
+
+def jpeg(question: Question, quality: int) -> bytes:
+    """The question's picture as a JPEG file, with Pillow's other settings (4:2:0)."""
+    file = io.BytesIO()
+    question.image.convert("RGB").save(file, "JPEG", quality=quality, optimize=True)
+    return file.getvalue()
+
+
+def _asked(questions: Sequence[Question], draw: Callable[[Question], bytes]) -> list[Asked]:
+    drawn: dict[int, bytes] = {}
+    for question in questions:
+        if question.scene.seed not in drawn:
+            drawn[question.scene.seed] = draw(question)
+    return [Asked(drawn[question.scene.seed], question.text) for question in questions]
+
+
+def _png(question: Question) -> bytes:
+    file = io.BytesIO()
+    question.image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _summary(interval: Interval) -> dict[str, float]:
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
+
+
+class Split:
+    """The questions of one split, and their scores under each way of sending.
+
+    Args:
+        system: Answers.
+        name: Of the split.
+        seed: Of its pictures.
+        scenes: How many.
+    """
+
+    def __init__(self, system: System, name: str, seed: int, scenes: int) -> None:
+        self._system, self._name = system, name
+        self.questions = evaluation_questions(name, seed, scenes)  # type: ignore[arg-type]  # one of SPLITS
+        self.asked = _asked(self.questions, _png)
+        self._clusters = np.array([question.scene.seed for question in self.questions])
+        self._unpruned: Floats | None = None
+
+    def scores(self, label: str, asked: Sequence[Asked], pictures: Sequence[EncodedVisual]) -> Floats:
+        """Of the answers to what arrived."""
+        start = time.perf_counter()
+        texts = [answer.text for answer in self._system.decode(asked, pictures, None)]
+        got = np.array([score(question, text) for question, text in zip(self.questions, texts, strict=True)])
+        took = time.perf_counter() - start
+        print(f"{self._name:<8} {label:<28} {100 * got.mean():5.1f} %  ({took:.0f} s)", file=sys.stderr, flush=True)
+        return got
+
+    def unpruned(self) -> Floats:
+        """Scores of the model that gets all tokens of the PNG, as float32."""
+        if self._unpruned is None:
+            pictures = self._system.encode(self.asked, Method("none"))
+            self._unpruned = self.scores("unpruned", self.asked, pictures)
+        return self._unpruned
+
+    def row(self, scores: Floats, same_tokens: Floats | None, **facts: Any) -> dict[str, Any]:
+        """A row of the table: score and paired differences, and what it took."""
+        row: dict[str, Any] = {**facts, "score": self._interval(scores)}
+        row["minus_unpruned"] = self._interval(scores - self.unpruned())
+        row["minus_float32"] = None if same_tokens is None else self._interval(scores - same_tokens)
+        return row
+
+    def _interval(self, values: Floats) -> dict[str, float]:
+        return _summary(clustered_mean(values, self._clusters))
+
+    def tokens(self, pruner: str, keep: Fraction, dtypes: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows of one budget of tokens in each dtype."""
+        method = Method("none") if keep == 1 else Method(pruner, float(keep))
+        pictures = self._system.encode(self.asked, method)
+        label = f"{method.pruner} {keep}"
+        base = self.unpruned() if keep == 1 else self.scores(f"{label} float32", self.asked, pictures)
+        rows = []
+        for name in dtypes:
+            dtype = tensors.parse_dtype(name)
+            sent = [send(picture, partial(_message, dtype=dtype)) for picture in pictures]
+            is_base = name == "float32"
+            got = base if is_base else self.scores(f"{label} {name}", self.asked, [one.tokens for one in sent])
+            rows.append(self.row(got, base, way="tokens", keep=str(keep), pruner=method.pruner, **_cost(sent)))
+        return rows
+
+    def budget(self, pruner: str, max_bytes: int) -> dict[str, Any]:
+        """The row of a budget of bytes."""
+        channels = self._system.visual_hidden_size
+        most = most_tokens(max_bytes, visuals=1, channels=channels, fingerprint=_FINGERPRINT, grid=self._system.grid)
+        pictures = self._system.encode(self.asked, Method(pruner, 1.0, most_tokens=most))
+
+        def write(picture: EncodedVisual) -> tensor_pb2.VisualTokens:
+            return widest(lambda dtype: [_message(picture, dtype)], max_bytes)[0]
+
+        sent = [send(picture, write) for picture in pictures]
+        got = self.scores(f"{pruner} {max_bytes} bytes", self.asked, [one.tokens for one in sent])
+        return self.row(got, None, way="budget", keep=f"{max_bytes} B", pruner=pruner, **_cost(sent))
+
+    def jpeg(self, quality: int) -> dict[str, Any]:
+        """The row of sending the picture itself to the unpruned model."""
+        asked = _asked(self.questions, lambda question: jpeg(question, quality))
+        got = self.scores(f"JPEG {quality}", asked, self._system.encode(asked, Method("none")))
+        mean = float(np.mean([len(one.picture) for one in asked]))
+        return self.row(got, None, way="jpeg", keep=f"q{quality}", pruner="none", dtype="JPEG", num_bytes=mean)
+
+
+def _cost(sent: Sequence[Sent]) -> dict[str, Any]:
+    dtypes = sorted({one.dtype for one in sent})
+    return {
+        "dtype": " ".join(dtypes),
+        "num_tokens": float(np.mean([len(one.tokens.positions) for one in sent])),
+        "num_bytes": float(np.mean([one.num_bytes for one in sent])),
+        "bits": float(np.mean([one.bits for one in sent])),
+        "encode_ms": float(np.median([one.encode_ms for one in sent])),
+        "decode_ms": float(np.median([one.decode_ms for one in sent])),
+    }
+
+
+def _measure(system: System, name: str, args: argparse.Namespace) -> dict[str, Any]:
+    split = Split(system, name, args.seed, args.scenes)
+    rows = [row for keep in args.keep for row in split.tokens(args.pruner, keep, args.dtypes)]
+    rows += [split.budget(args.pruner, max_bytes) for max_bytes in args.max_wire_bytes]
+    rows += [split.jpeg(quality) for quality in args.jpeg]
+    return {"pictures": args.scenes, "questions": len(split.questions), "rows": rows}
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.wire", description=__doc__)
+    parser.add_argument("--pruner", default="desap", choices=list(PRUNERS), metavar="NAME")
+    parser.add_argument("--keep", nargs="*", type=Fraction, default=[Fraction(1), Fraction(1, 3), Fraction(1, 9)])
+    parser.add_argument("--dtypes", nargs="*", default=list(tensors.DTYPES), choices=list(tensors.DTYPES))
+    parser.add_argument("--max-wire-bytes", nargs="*", type=int, default=[1000, 2000, 4000, 8000])
+    parser.add_argument("--jpeg", nargs="*", type=int, default=[50, 75, 90, 95], metavar="QUALITY")
+    parser.add_argument("--seed", type=int, default=1, help="of the evaluation pictures (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=260, help="pictures a split (default: %(default)s)")
+    parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
+    parser.add_argument("--name", default="wire", help="of the result files (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    args = parser.parse_args(argv)
+    if not all(0 < keep <= 1 for keep in args.keep):
+        parser.error("--keep: a share is above 0 and at most 1")
+    if not all(1 <= quality <= 95 for quality in args.jpeg):
+        parser.error("--jpeg: a quality is 1 to 95")
+    if args.scenes < 1 or not all(size >= 1 for size in args.max_wire_bytes):
+        parser.error("--scenes, --max-wire-bytes: at least 1")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints the Markdown table and writes the three files."""
+    args = _arguments(argv)
+    system = System(shipped_checkpoint("llava"), shipped_checkpoint("clip"))
+    try:
+        splits = {name: _measure(system, name, args) for name in args.splits}
+    finally:
+        system.close()
+    result = {"provenance": provenance("benchmarks.wire"), "seed": args.seed, "splits": splits}
+    text = markdown(result)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / f"{args.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (args.out / f"{args.name}.md").write_text(text, encoding="utf-8")
+    plot(result, args.out / f"{args.name}.png")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import wire
+from benchmarks.wire_report import markdown
+
+
+def test_a_small_run_writes_table_figures_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ways = ["--keep", "1", "1/9", "--dtypes", "float32", "int8", "int4", "--max-wire-bytes", "1500", "--jpeg", "90"]
+    assert wire.main([*ways, "--scenes", "2", "--splits", "easy", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "wire.json").read_text())
+    rows = result["splits"]["easy"]["rows"]
+    assert [row["dtype"] for row in rows[:6]] == ["float32", "int8", "int4"] * 2
+    sizes = [row["num_bytes"] for row in rows[:3]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert rows[0]["minus_unpruned"]["mean"] == rows[3]["minus_float32"]["mean"] == 0
+    assert rows[6]["way"] == "budget"
+    assert rows[6]["num_bytes"] <= 1500
+    assert rows[6]["num_tokens"] > 16
+    assert rows[7]["way"] == "jpeg"
+    assert (tmp_path / "wire.png").stat().st_size > 1000
+    assert markdown(result) == (tmp_path / "wire.md").read_text()
+    assert "| q90 | none |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["--keep", "0"], ["--jpeg", "96"], ["--dtypes", "int3"], ["--max-wire-bytes", "0"]])
+def test_options_that_mean_nothing_are_refused(argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as status:
+        wire.main(argv)
+    assert status.value.code == 2
