@@ -14,12 +14,13 @@ from typing import Final
 from pydantic import ValidationError
 
 from fovea import telemetry
-from fovea.errors import CheckpointMismatch, DeadlineExceeded, InternalError, InvalidRequest
+from fovea.errors import CheckpointMismatch, InternalError, InvalidRequest
 from gateway.cache.base import LOOKUPS, Cache, Level
 from gateway.clients.encoder import Encoded, EncoderClient
 from gateway.clients.llm import GenerateDone, LLMClient
 from gateway.fetch import PictureFetcher
 from gateway.media import Picture, decode_data_url, picture
+from gateway.outages import encode, generate, late
 from gateway.plan import Plan, Planner
 from gateway.results import Computed, StoredAnswer, explain, respond
 from gateway.schemas.answer import AnswerRequest, AnswerResponse, Lookup, TokenEvent
@@ -176,7 +177,7 @@ class Pipeline:
                 return cached, "hit"
             if data is not None:
                 telemetry.FAILURES.labels("cache_entry").inc()
-        encoded = await self.encoder.encode(plan.encode, _remaining(plan.deadline))
+        encoded = await encode(self.encoder, plan.encode, deadline=plan.deadline, patience_s=self.settings.patience_s)
         telemetry.VISUAL_TOKENS_TOTAL.inc(encoded.num_tokens_total)
         telemetry.VISUAL_TOKENS_KEPT.inc(encoded.num_tokens_kept)
         if plan.cache != "bypass" and await self._same_services(plan, encoded):
@@ -184,10 +185,16 @@ class Pipeline:
         return encoded, "miss" if plan.cache == "use" else "skip"
 
     async def _generate(self, plan: Plan, encoded: Encoded, emit: Callable[[str], None]) -> tuple[str, GenerateDone]:
-        telemetry.WIRE_BYTES.inc(encoded.wire_bytes)
         pieces: list[str] = []
-        generation = self.llm.generate(
-            plan.input_ids, encoded, plan.sampling, _remaining(plan.deadline), plan.llm_pruner
+        generation = generate(
+            self.llm,
+            lambda sampling, timeout_s: self.llm.generate(
+                plan.input_ids, encoded, sampling, timeout_s, plan.llm_pruner
+            ),
+            plan.sampling,
+            wire_bytes=encoded.wire_bytes,
+            deadline=plan.deadline,
+            patience_s=self.settings.patience_s,
         )
         try:
             async with aclosing(generation) as events:
@@ -257,21 +264,10 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _remaining(deadline: float) -> float:
-    left = deadline - _now()
-    if left <= 0:
-        raise _late()
-    return left
-
-
-def _late() -> DeadlineExceeded:
-    return DeadlineExceeded("the answer was not done within timeout_s", param="timeout_s")
-
-
 @asynccontextmanager
 async def _until(deadline: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout_at(deadline):
             yield
     except TimeoutError:
-        raise _late() from None
+        raise late() from None
