@@ -43,7 +43,10 @@ _CRAWL_MBIT_S: Final = 0.008
 # Every question costs the vision tower, as one about a new picture does.
 _NO_FEATURES: Final = {"encoder_service": ["--feature-cache-bytes", "0"]}
 # Before the projector: what Fovea ships; after it: what a split behind it would.
-_UNPRUNED: Final = {"before the projector": (576, 1024, "float16"), "after the projector": (576, 4096, "float16")}
+_UNPRUNED: Final = {
+    "all 576 before the projector, as float16": (576, 1024, "float16"),
+    "all 576 after the projector, as float16": (576, 4096, "float16"),
+}
 
 
 def _jpeg(question: Question, quality: int) -> bytes:
@@ -174,7 +177,7 @@ def _transfers(link: NarrowLink, options: argparse.Namespace) -> list[dict[str, 
     with link.at("cloud"):
         sink = subprocess.Popen([*words, "sink", address], stdout=subprocess.PIPE, text=True)
     payloads = dict(_UNPRUNED)
-    payloads |= {f"64 kept, {dtype}": (64, 1024, dtype) for dtype in options.transfer_dtypes}
+    payloads |= {f"64 kept, as {dtype}": (64, 1024, dtype) for dtype in options.transfer_dtypes}
     rows: list[dict[str, Any]] = []
     try:
         assert sink.stdout is not None
@@ -261,6 +264,19 @@ def _ratios(transfers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _sizing(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Pictures an hour that each Mbit/s carries: 3,600 s over the time that the measured bytes take. Computed."""
+    bytes_each = {f"LLaVA-1.5-7B, {row['what']}": row["link_bytes"] for row in result["transfers"]}
+    widest = max(row["mbit_s"] for row in result["answers"])
+    for row in result["answers"]:
+        if row["mbit_s"] == widest:
+            bytes_each[f"small world, {row['way']}"] = row["bytes_to_cloud"]
+    return [
+        {"what": what, "bytes a picture": f"{size:,}", "pictures an hour a Mbit/s": f"{3600e6 / 8 / size:,.0f}"}
+        for what, size in bytes_each.items()
+    ]
+
+
 def _report(result: dict[str, Any]) -> str:
     facts, options = result["provenance"], result["options"]
     parts = [
@@ -279,6 +295,9 @@ def _report(result: dict[str, Any]) -> str:
         " all 576, before the projector (1024) and after it (4096).",
         _table(result["transfers"]),
         _table(_ratios(result["transfers"])),
+        "## Sizing",
+        "Computed from the bytes above, for a link that carries nothing else and is never idle:",
+        _table(_sizing(result)),
         "## A link that is cut",
         "The link is cut after the first piece of a streamed answer and comes back; the gateway takes the answer up"
         " again from the visual tokens that it has.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
+from fovea import probe
 from fovea.channel import Access, connect
 from fovea.errors import Unauthenticated, Unavailable
 from fovea.server import GrpcServer
@@ -182,3 +184,14 @@ async def test_a_stranger_learns_nothing_and_sends_nothing(leg: Leg, sites: Path
             await channel.unary_unary(method)(b"", timeout=60)
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
     await channel.close()
+
+
+async def test_a_probe_with_a_certificate_sees_health_without_a_token(
+    leg: Leg, authority: Authority, sites: Path
+) -> None:
+    target = await leg.serve(tls=authority.server(), token_file=str(sites))
+    tls = authority.client()
+    files = ["--tls-ca", tls.ca, "--tls-cert", tls.cert, "--tls-key", tls.key]
+    assert await asyncio.to_thread(probe.main, [target, *files]) == 0
+    assert await asyncio.to_thread(probe.main, [target, *files, "--server-name", "somebody.test"]) == 1
+    assert await asyncio.to_thread(probe.main, [target]) == 1
