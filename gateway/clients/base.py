@@ -121,6 +121,8 @@ class ServiceClient(Generic[InfoT]):
                 await self.connection.channel.channel_ready()
         except TimeoutError:
             return False
+        except grpc.aio.UsageError:  # new certificates have just replaced the channel
+            return True
         return True
 
     async def close(self) -> None:

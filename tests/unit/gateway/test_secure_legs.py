@@ -23,7 +23,8 @@ from fovea.v1 import llm_pb2, llm_pb2_grpc
 from fovea.watched import CredentialsError
 from gateway.clients.llm import LLMClient
 from tests.certificates import Authority
-from tests.unit.gateway.services import ScriptedLLM, serve
+from tests.unit.gateway.conftest import StartGateway
+from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
 TOKEN = "berlin-token-0123456789"
 
@@ -34,8 +35,8 @@ class Leg:
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
 
-    async def serve(self, **options: Any) -> str:
-        server: GrpcServer = await serve(ScriptedLLM(), **options)
+    async def serve(self, servicer: ScriptedEncoder | ScriptedLLM | None = None, **options: Any) -> str:
+        server: GrpcServer = await serve(servicer or ScriptedLLM(), **options)
         self._stack.push_async_callback(server.grpc.stop, 0)
         return f"127.0.0.1:{server.port}"
 
@@ -195,3 +196,28 @@ async def test_a_probe_with_a_certificate_sees_health_without_a_token(
     assert await asyncio.to_thread(probe.main, [target, *files]) == 0
     assert await asyncio.to_thread(probe.main, [target, *files, "--server-name", "somebody.test"]) == 1
     assert await asyncio.to_thread(probe.main, [target]) == 1
+
+
+async def test_a_gateway_shows_on_each_leg_what_its_settings_say(
+    leg: Leg, authority: Authority, sites: Path, tmp_path: Path, start_gateway: StartGateway
+) -> None:
+    tls, token = authority.client(), write(tmp_path / "token", TOKEN)
+    secured = {"tls": authority.server(), "token_file": str(sites)}
+    settings = {"encoder": await leg.serve(ScriptedEncoder(), **secured), "llm": await leg.serve(**secured)}
+    for name in ("encoder", "llm"):
+        settings |= {f"{name}_tls_ca": tls.ca, f"{name}_tls_cert": tls.cert, f"{name}_tls_key": tls.key}
+        settings |= {f"{name}_token_file": token}
+    gateway = await start_gateway(**settings)
+    assert (await gateway.answer())["answer"].startswith("red")
+    assert (await gateway.http.get("/readyz")).status_code == 200
+    write(sites, "# nobody\n")
+    error = await gateway.refused(502, question="And now?")
+    assert (error["code"], error["type"]) == ("unauthenticated", "server_error")
+    assert error["message"] == "the encoder service does not accept the token of this gateway"
+
+
+async def test_a_gateway_without_a_ca_refuses_to_start_with_a_token(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    with pytest.raises(CredentialsError, match="need TLS"):
+        await start_gateway(llm_token_file=write(tmp_path / "token", TOKEN))
