@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +68,13 @@ def test_a_cut_link_delivers_nothing_and_tells_nobody_until_it_is_mended(
     narrow.mend()
     cloud.settimeout(60)
     receive(cloud, 6)
+
+
+@needs_namespaces
+def test_kept_tokens_are_as_much_smaller_on_the_link_as_they_are_fewer(tmp_path: Path) -> None:
+    options = ["--parts", "transfers", "--transfers", "1", "--transfer-mbit-s", "100", "--transfer-dtypes", "float16"]
+    assert link.main([*options, "--out", str(tmp_path)]) == 0
+    before, after, kept = json.loads((tmp_path / "link.json").read_text())["transfers"]
+    assert before["link_bytes"] / kept["link_bytes"] == pytest.approx(576 / 64, rel=0.05)
+    assert after["link_bytes"] / kept["link_bytes"] == pytest.approx(4 * 576 / 64, rel=0.05)
+    assert "## Sizing" in (tmp_path / "link.md").read_text()
