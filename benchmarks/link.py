@@ -203,7 +203,7 @@ def _transfers(link: NarrowLink, options: argparse.Namespace) -> list[dict[str, 
             print(json.dumps(rows[-1]), flush=True)
     finally:
         sink.send_signal(signal.SIGTERM)
-        sink.wait(10)
+        sink.communicate(timeout=30)
     return rows
 
 
