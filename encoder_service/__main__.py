@@ -21,6 +21,7 @@ from fovea import telemetry
 from fovea.loading import end_while_loading, load_in_background
 from fovea.server import BindError, GrpcServer, stop_signal
 from fovea.v1 import encoder_pb2_grpc
+from fovea.watched import CredentialsError
 
 __all__ = ["main", "serve"]
 
@@ -63,6 +64,7 @@ async def serve(settings: EncoderSettings) -> None:
     Raises:
         CheckpointError, FileNotFoundError: The model cannot be loaded.
         BindError: The address is taken.
+        CredentialsError: A certificate, key or token file cannot be used.
     """
     stop = stop_signal()
     server = GrpcServer(
@@ -71,6 +73,8 @@ async def serve(settings: EncoderSettings) -> None:
         max_message_bytes=settings.max_message_bytes,
         max_concurrent_rpcs=settings.max_concurrent_rpcs,
         metrics_listen=settings.metrics_listen,
+        tls=settings.tls,
+        token_file=settings.token_file,
     )
     servicer = EncoderServicer(settings)
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
@@ -112,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(settings.num_threads)
     try:
         asyncio.run(serve(settings))
-    except (CheckpointError, FileNotFoundError, BindError) as error:
+    except (CheckpointError, FileNotFoundError, BindError, CredentialsError) as error:
         log.error("%s", error)
         raise SystemExit(1) from None
     end_while_loading(0)

@@ -9,14 +9,14 @@ from pydantic import Field, field_validator
 from encoder_service.pruners import PRUNERS
 from encoder_service.videos import VideoLimits
 from fovea.server import split_address
-from fovea.settings import ServiceSettings, settings_config
+from fovea.settings import GrpcSettings, settings_config
 
 __all__ = ["EncoderSettings"]
 
 _VIDEO: Final = VideoLimits()
 
 
-class EncoderSettings(ServiceSettings):
+class EncoderSettings(GrpcSettings):
     model_config = settings_config("python -m encoder_service", "ENCODER_")
 
     model: str

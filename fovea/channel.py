@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import grpc
 import grpc.aio
 
-__all__ = ["connect", "message_options"]
+from fovea.tls import ClientTLS, client_credentials
+from fovea.tokens import bearer, watch_token
+from fovea.watched import CredentialsError, Watched
+
+__all__ = ["KEEPALIVE_TIMEOUT_S", "KEEPALIVE_TIME_S", "Access", "Connection", "connect", "message_options"]
+
+KEEPALIVE_TIME_S: Final = 10
+KEEPALIVE_TIMEOUT_S: Final = 10
+"""A call on a link that is cut in silence ends after at most the two together."""
+
+_CONNECT_TIMEOUT_S: Final = 5
+_MAX_CALL_S: Final = 600.0
 
 
 def message_options(max_message_bytes: int) -> list[tuple[str, Any]]:
@@ -19,17 +32,70 @@ def message_options(max_message_bytes: int) -> list[tuple[str, Any]]:
     ]
 
 
-def connect(target: str, *, max_message_bytes: int) -> grpc.aio.Channel:
-    """An insecure channel that spreads calls over all addresses of `target` and retries what never reached a service.
+@dataclass(frozen=True)
+class Access:
+    """What a client shows to a service, and what it asks of it; the default is neither.
+
+    Attributes:
+        credentials: TLS; None for none.
+        token: The site's bearer token; None for none.
+        server_name: Name that the server's certificate must bear, where it is not that of the target.
+    """
+
+    credentials: Watched[grpc.ChannelCredentials] | None = None
+    token: Watched[str] | None = None
+    server_name: str = ""
+
+    @classmethod
+    def from_files(
+        cls, *, ca: str = "", cert: str = "", key: str = "", server_name: str = "", token_file: str = ""
+    ) -> Access:
+        """Access by files, read again when they change; see ClientTLS and fovea.tokens.
+
+        Raises:
+            CredentialsError: One cannot be used; or they do not go together.
+        """
+        if bool(cert) != bool(key):
+            raise CredentialsError("a certificate and its key go together; one of them is missing")
+        if not ca and (cert or server_name or token_file):
+            raise CredentialsError(
+                "a client's certificate, a server's name and a token need TLS: name the CA of the service,"
+                " or the word system for the usual roots"
+            )
+        return cls(
+            client_credentials(ClientTLS(ca, cert, key)) if ca else None,
+            watch_token(token_file) if token_file else None,
+            server_name,
+        )
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call carries to be let in."""
+        return () if self.token is None else (bearer(self.token.get()),)
+
+
+def connect(
+    target: str,
+    *,
+    max_message_bytes: int,
+    credentials: grpc.ChannelCredentials | None = None,
+    server_name: str = "",
+) -> grpc.aio.Channel:
+    """A channel that spreads calls over all addresses of `target` and soon finds one that comes back.
 
     Args:
         target: "host:port", or "dns:///name:port" for a headless Kubernetes service.
         max_message_bytes: Cap on a message in either direction.
+        credentials: TLS; None for none.
+        server_name: Name that the server's certificate must bear; empty for that in `target`.
     """
     retry = {
         "methodConfig": [
             {
-                "name": [{"service": "fovea.v1.EncoderService"}, {"service": "fovea.v1.LLMService"}],
+                # Answers are retried by gateway.outages, which knows what must not be done twice.
+                "name": [
+                    {"service": "fovea.v1.EncoderService", "method": "GetModelInfo"},
+                    {"service": "fovea.v1.LLMService", "method": "GetModelInfo"},
+                ],
                 "retryPolicy": {
                     "maxAttempts": 3,
                     "initialBackoff": "0.05s",
@@ -42,17 +108,71 @@ def connect(target: str, *, max_message_bytes: int) -> grpc.aio.Channel:
         "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
         "loadBalancingConfig": [{"round_robin": {}}],
     }
-    return grpc.aio.insecure_channel(
-        target,
-        options=[
-            *message_options(max_message_bytes),
-            ("grpc.service_config", json.dumps(retry)),
-            # Without these a pod that comes back is found only after up to two minutes.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
-            # The server allows one ping in 20 s (fovea.server); below that it answers with GOAWAY.
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-        ],
-    )
+    options = [
+        *message_options(max_message_bytes),
+        ("grpc.service_config", json.dumps(retry)),
+        # Without these a pod that comes back is found only after up to two minutes. The "minimum" is also how long one
+        # attempt to connect may take, and a handshake over a slow link takes seconds.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_S * 1000),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        # The server allows one ping in 5 s (fovea.server); below that it answers with GOAWAY.
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+        # While an answer comes the client sends nothing, and by default it would stop to ping after two.
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=options)
+
+
+class Connection:
+    """A channel that is made anew when its certificates change; calls on the old one may end.
+
+    Args:
+        target, max_message_bytes: As `connect`.
+        access: TLS and token.
+    """
+
+    def __init__(self, target: str, *, max_message_bytes: int, access: Access) -> None:
+        self._target = target
+        self._max_message_bytes = max_message_bytes
+        self._access = access
+        self._credentials = access.credentials.get() if access.credentials else None
+        self._channel = self._connect()
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel for the next call; not to be kept."""
+        fresh = self._access.credentials.get() if self._access.credentials else None
+        if fresh is not self._credentials:
+            self._credentials = fresh
+            task = asyncio.get_running_loop().create_task(self._channel.close(_MAX_CALL_S))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+            self._channel = self._connect()
+        return self._channel
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call carries to be let in."""
+        return self._access.metadata()
+
+    def _connect(self) -> grpc.aio.Channel:
+        return connect(
+            self._target,
+            max_message_bytes=self._max_message_bytes,
+            credentials=self._credentials,
+            server_name=self._access.server_name,
+        )
+
+    async def close(self) -> None:
+        """Closes all channels; calls in progress are cancelled."""
+        retiring = list(self._retiring)
+        for task in retiring:
+            task.cancel()
+        await asyncio.gather(*retiring, return_exceptions=True)
+        await self._channel.close()

@@ -8,6 +8,7 @@ ServiceError
 ├── InvalidRequest      INVALID_ARGUMENT     422  a field holds what is not accepted
 ├── CheckpointMismatch  FAILED_PRECONDITION  502  tokens of one checkpoint sent to another
 ├── Overloaded          RESOURCE_EXHAUSTED   429  the queue is full, come back later
+├── Unauthenticated     UNAUTHENTICATED      502  a service does not know the gateway: no token of a site it lets in
 ├── Cancelled           CANCELLED            499  the caller has gone
 ├── DeadlineExceeded    DEADLINE_EXCEEDED    504  not done within the caller's time
 ├── Unavailable         UNAVAILABLE          503  the service is down, starting or draining
@@ -36,6 +37,7 @@ __all__ = [
     "Overloaded",
     "ServiceError",
     "TooLarge",
+    "Unauthenticated",
     "Unavailable",
     "UnsupportedMedia",
     "error_types",
@@ -94,6 +96,10 @@ class Overloaded(ServiceError):
     code, grpc_status, http_status = "overloaded", StatusCode.RESOURCE_EXHAUSTED, 429
 
 
+class Unauthenticated(ServiceError):
+    code, grpc_status, http_status = "unauthenticated", StatusCode.UNAUTHENTICATED, 502
+
+
 class Cancelled(ServiceError):
     code, grpc_status, http_status = "cancelled", StatusCode.CANCELLED, 499
 
@@ -131,6 +137,7 @@ _TRANSPORT = {
     StatusCode.UNAVAILABLE: (Unavailable, "the {service} is not available; try again shortly"),
     StatusCode.DEADLINE_EXCEEDED: (DeadlineExceeded, "the {service} did not finish within the deadline"),
     StatusCode.CANCELLED: (Cancelled, "the call to the {service} was cancelled"),
+    StatusCode.UNAUTHENTICATED: (Unauthenticated, "the {service} does not accept the token of this gateway"),
     StatusCode.RESOURCE_EXHAUSTED: (TooLarge, "a message to or from the {service} is larger than it accepts"),
 }
 

@@ -1,4 +1,4 @@
-"""The server end of a gRPC leg: health, reflection, error mapping, request ids, metrics, draining.
+"""The server end of a gRPC leg: TLS, tokens, health, reflection, error mapping, request ids, metrics, draining.
 
 A servicer's methods raise ServiceError and know nothing of status codes. Health answers NOT_SERVING until `ready` is
 called and again while draining, so that balancers stop sending before the door closes.
@@ -21,7 +21,9 @@ from prometheus_client import start_http_server
 
 from fovea import telemetry
 from fovea.channel import message_options
-from fovea.errors import Cancelled, InternalError, ServiceError, to_metadata
+from fovea.errors import Cancelled, InternalError, ServiceError, Unauthenticated, to_metadata
+from fovea.tls import ServerTLS, server_credentials
+from fovea.tokens import AUTHORIZATION, SiteTokens
 
 __all__ = ["BindError", "GrpcServer", "split_address", "stop_signal"]
 
@@ -125,6 +127,27 @@ def _guard_stream(method: str, rid: str, behaviour: Callable[[Any, Any], AsyncIt
     return call
 
 
+class _RequireToken(grpc.aio.ServerInterceptor):
+    """Lets nobody in without the token of a site, but for health, which says nothing of anybody."""
+
+    def __init__(self, tokens: SiteTokens) -> None:
+        self._tokens = tokens
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        if details.method.startswith(f"/{health.SERVICE_NAME}/"):
+            return await continuation(details)
+        sent = next((str(value) for key, value in details.invocation_metadata or () if key == AUTHORIZATION), "")
+        if self._tokens.site_of(sent) is not None:
+            return await continuation(details)
+
+        async def refuse(requests: Any, context: grpc.aio.ServicerContext) -> None:
+            error = Unauthenticated("no token of a site that is let in here; send authorization: Bearer TOKEN")
+            await _fail("any", error, context)  # a name of the caller's choice is no label of a metric
+
+        # As a handler of a stream, so that not even the request's message is read into memory.
+        return grpc.stream_unary_rpc_method_handler(refuse)
+
+
 class GrpcServer:
     """An aio server with everything but the services themselves.
 
@@ -134,9 +157,13 @@ class GrpcServer:
         max_message_bytes: Cap on a message in either direction.
         max_concurrent_rpcs: Calls beyond it are refused with RESOURCE_EXHAUSTED before any work.
         metrics_listen: host:port of the Prometheus endpoint; empty for none.
+        tls: Certificate, key and the clients' CA; None for a server without TLS.
+        token_file: Of the sites that are let in (fovea.tokens); empty to let in anybody. With it there is no
+            reflection.
 
     Raises:
         BindError: Somebody listens there already.
+        CredentialsError: A file of `tls`, or the one of tokens, cannot be used.
     """
 
     def __init__(
@@ -147,28 +174,43 @@ class GrpcServer:
         max_message_bytes: int,
         max_concurrent_rpcs: int,
         metrics_listen: str = "",
+        tls: ServerTLS | None = None,
+        token_file: str = "",
     ) -> None:
         self._services = tuple(services)
         self._metrics_listen = metrics_listen
         self._health = health.aio.HealthServicer()
+        credentials = server_credentials(tls) if tls else None
+        tokens = [_RequireToken(SiteTokens(token_file))] if token_file else []
         self.grpc = grpc.aio.server(
-            interceptors=[_Boundary()],
+            interceptors=[*tokens, _Boundary()],
             maximum_concurrent_rpcs=max_concurrent_rpcs,
             options=[
                 *message_options(max_message_bytes),
                 ("grpc.so_reuseport", 0),
-                # Clients ping every 30 s (fovea.channel); gRPC's own minimum of 5 minutes would send them away.
-                ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+                # Clients ping every 10 s (fovea.channel); gRPC's own minimum of 5 minutes would send them away.
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                # A client that is gone without a word must not hold a row until its deadline.
+                ("grpc.keepalive_time_ms", 20_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.http2.max_pings_without_data", 0),
+                # Who connects and never finishes its handshake is soon let go.
+                ("grpc.server_handshake_timeout_ms", 20_000),
                 # Long-lived connections would never see a new replica.
                 ("grpc.max_connection_age_ms", 300_000),
                 ("grpc.max_connection_age_grace_ms", 120_000),
             ],
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
-        reflection.enable_server_reflection((*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
+        if not token_file:
+            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self.grpc)
+        elif tls is None:
+            log.warning("tokens without TLS: who can read the connection can read them; this needs a proxy with TLS")
         host, port = split_address(listen)
+        address = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
         try:
-            self.port = self.grpc.add_insecure_port(f"{host}:{port}" if ":" not in host else f"[{host}]:{port}")
+            self.port = self.grpc.add_secure_port(address, credentials) if tls else self.grpc.add_insecure_port(address)
         except RuntimeError as error:
             raise BindError(f"cannot listen on {listen}: it is taken, or not an address of this machine") from error
 

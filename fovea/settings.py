@@ -10,10 +10,12 @@ import re
 import sys
 from typing import Any, Final, Self
 
-from pydantic import SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
-__all__ = ["ServiceSettings", "settings_config"]
+from fovea.tls import ServerTLS
+
+__all__ = ["GrpcSettings", "ServiceSettings", "settings_config"]
 
 # Kubernetes tells every pod where the services of its namespace are, under their names: LLM_SERVICE_HOST,
 # LLM_PORT_50052_TCP_ADDR, unless the pod says enableServiceLinks: false.
@@ -88,3 +90,44 @@ class ServiceSettings(BaseSettings):
             return "***" if isinstance(value, SecretStr) and value.get_secret_value() else value
 
         return json.dumps({name: shown(getattr(self, name)) for name in type(self).model_fields}, default=str)
+
+
+class GrpcSettings(ServiceSettings):
+    """Who may call a gRPC service. All files are read again when they change."""
+
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
+
+    tls_cert: str = ""
+    """PEM file with the server's certificate and its chain. Empty: no TLS, for loopback, or behind a proxy that has
+    it."""
+
+    tls_key: str = Field("", validate_default=True)
+    """PEM file with the private key of --tls-cert, not encrypted."""
+
+    tls_client_ca: str = Field("", validate_default=True)
+    """PEM file with the CA of the clients: mutual TLS, nobody connects without a certificate of it. Empty: anybody may
+    connect."""
+
+    token_file: str = ""
+    """File of lines SITE=SHA256: every call but health checks must bring the token of a site, or is refused with
+    UNAUTHENTICATED. `python -m fovea.tokens SITE` makes a token and its line. Turns reflection off. Empty: no
+    tokens."""
+
+    @field_validator("tls_key")
+    @classmethod
+    def _with_certificate(cls, value: str, info: ValidationInfo) -> str:
+        if bool(value) != bool(info.data.get("tls_cert")):
+            raise ValueError("--tls-cert and --tls-key go together; one of them is missing")
+        return value
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _with_tls(cls, value: str, info: ValidationInfo) -> str:
+        if value and not info.data.get("tls_cert"):
+            raise ValueError("clients show certificates over TLS only; give --tls-cert and --tls-key as well")
+        return value
+
+    @property
+    def tls(self) -> ServerTLS | None:
+        """The server's files; None without TLS."""
+        return ServerTLS(self.tls_cert, self.tls_key, self.tls_client_ca) if self.tls_cert else None

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from fovea import __version__, checkpoints
+from fovea.channel import Access
 from fovea.text_towers import DEFAULT_TEXT_TOWERS
 from gateway.api import answer, explain, health, pruners
 from gateway.api.admission import Admission
@@ -64,16 +65,33 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     Raises:
         FileNotFoundError: A checkpoint is not there, or lacks tokenizer, template or configuration.
         ValueError: The chat template or the Redis URL cannot be used; no text tower is known for the family.
+        CredentialsError: A certificate, key or token file cannot be used.
     """
     planner = _planner(settings)
     cache = _cache(settings)
+    encoder_access = Access.from_files(
+        ca=settings.encoder_tls_ca,
+        cert=settings.encoder_tls_cert,
+        key=settings.encoder_tls_key,
+        server_name=settings.encoder_server_name,
+        token_file=settings.encoder_token_file,
+    )
+    llm_access = Access.from_files(
+        ca=settings.llm_tls_ca,
+        cert=settings.llm_tls_cert,
+        key=settings.llm_tls_key,
+        server_name=settings.llm_server_name,
+        token_file=settings.llm_token_file,
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.pipeline = Pipeline(
             planner,
-            encoder=EncoderClient(settings.encoder, max_message_bytes=settings.max_message_bytes),
-            llm=LLMClient(settings.llm, max_message_bytes=settings.max_message_bytes),
+            encoder=EncoderClient(
+                settings.encoder, max_message_bytes=settings.max_message_bytes, access=encoder_access
+            ),
+            llm=LLMClient(settings.llm, max_message_bytes=settings.max_message_bytes, access=llm_access),
             cache=cache,
             gatherer=Gatherer(
                 MediaFetcher(settings.fetch_hosts),

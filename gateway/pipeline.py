@@ -14,12 +14,13 @@ from typing import Final
 from pydantic import ValidationError
 
 from fovea import telemetry
-from fovea.errors import CheckpointMismatch, DeadlineExceeded, InternalError, InvalidRequest, ServiceError
+from fovea.errors import CheckpointMismatch, InternalError, InvalidRequest, ServiceError
 from gateway.cache.base import LOOKUPS, Cache, Level
 from gateway.clients.encoder import Encoded, EncoderClient
 from gateway.clients.llm import GenerateDone, LLMClient
 from gateway.drawing import Drawing
 from gateway.gathering import Gatherer
+from gateway.outages import ask, generate, late
 from gateway.plan import EncodePlan, MapsPlan, Plan, Planner
 from gateway.question import Uploads, read_question
 from gateway.results import Computed, StoredAnswer, activation_maps, explain, explained, respond
@@ -136,7 +137,12 @@ class Pipeline:
         vanilla, decoupled, every = [
             (await self._visual_tokens(one))[0] for one in (plan.vanilla, plan.decoupled, plan.every)
         ]
-        attention = await self.llm.cross_attention(plan.input_ids, every, plan.layer, _remaining(plan.every.deadline))
+        attention = await ask(
+            self.llm,
+            lambda timeout_s: self.llm.cross_attention(plan.input_ids, every, plan.layer, timeout_s),
+            deadline=plan.every.deadline,
+            patience_s=self.settings.patience_s,
+        )
         return activation_maps(vanilla, decoupled, attention)
 
     async def _compute_for(self, plan: Plan, emit: Callable[[str], None]) -> Computed:
@@ -214,7 +220,12 @@ class Pipeline:
                 return cached, "hit"
             if data is not None:
                 telemetry.FAILURES.labels("cache_entry").inc()
-        encoded = await self.encoder.encode(plan.encode, _remaining(plan.deadline))
+        encoded = await ask(
+            self.encoder,
+            lambda timeout_s: self.encoder.encode(plan.encode, timeout_s),
+            deadline=plan.deadline,
+            patience_s=self.settings.patience_s,
+        )
         telemetry.VISUAL_TOKENS_TOTAL.inc(encoded.num_tokens_total)
         telemetry.VISUAL_TOKENS_KEPT.inc(encoded.num_tokens_kept)
         if plan.cache != "bypass" and await self._same_encoder(plan, encoded):
@@ -222,10 +233,16 @@ class Pipeline:
         return encoded, "miss" if plan.cache == "use" else "skip"
 
     async def _generate(self, plan: Plan, encoded: Encoded, emit: Callable[[str], None]) -> tuple[str, GenerateDone]:
-        telemetry.WIRE_BYTES.inc(encoded.wire_bytes)
         pieces: list[str] = []
-        generation = self.llm.generate(
-            plan.input_ids, encoded, plan.sampling, _remaining(plan.deadline), plan.llm_pruner
+        generation = generate(
+            self.llm,
+            lambda sampling, timeout_s: self.llm.generate(
+                plan.input_ids, encoded, sampling, timeout_s, plan.llm_pruner
+            ),
+            plan.sampling,
+            wire_bytes=encoded.wire_bytes,
+            deadline=plan.deadline,
+            patience_s=self.settings.patience_s,
         )
         try:
             async with aclosing(generation) as events:
@@ -311,21 +328,10 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _remaining(deadline: float) -> float:
-    left = deadline - _now()
-    if left <= 0:
-        raise _late()
-    return left
-
-
-def _late() -> DeadlineExceeded:
-    return DeadlineExceeded("the answer was not done within timeout_s", param="timeout_s")
-
-
 @asynccontextmanager
 async def _until(deadline: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout_at(deadline):
             yield
     except TimeoutError:
-        raise _late() from None
+        raise late() from None

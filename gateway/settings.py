@@ -45,6 +45,42 @@ class GatewaySettings(ServiceSettings):
     llm: str = "127.0.0.1:50052"
     """host:port of the LLM service, or dns:///name:port to spread calls over several."""
 
+    encoder_tls_ca: str = ""
+    """PEM file with the CA of the encoder service's certificate, or the word system for the usual roots: TLS on this
+    leg. Empty: none. This and the next four are read again when the files change."""
+
+    encoder_tls_cert: str = ""
+    """PEM file with the certificate that the gateway shows to the encoder service (mutual TLS). Empty: none."""
+
+    encoder_tls_key: str = ""
+    """PEM file with the private key of --encoder-tls-cert, not encrypted."""
+
+    encoder_server_name: str = ""
+    """Name that the encoder service's certificate must bear. Empty: the host of --encoder."""
+
+    encoder_token_file: str = ""
+    """File with the token that the encoder service wants to see. Empty: none is sent."""
+
+    llm_tls_ca: str = ""
+    """As --encoder-tls-ca, for the LLM service."""
+
+    llm_tls_cert: str = ""
+    """As --encoder-tls-cert, for the LLM service."""
+
+    llm_tls_key: str = ""
+    """As --encoder-tls-key, for the LLM service."""
+
+    llm_server_name: str = ""
+    """As --encoder-server-name, for the LLM service."""
+
+    llm_token_file: str = ""
+    """As --encoder-token-file, for the LLM service."""
+
+    patience_s: float = Field(default=2.0, ge=0)
+    """Seconds that an answer waits for a service that went away, to go on when it is back; then 503. Visual tokens are
+    kept meanwhile and not encoded again. Over an unsteady link 60 outlasts a cut of half a minute. 0: no second
+    try."""
+
     redis_url: SecretStr = SecretStr("")
     """redis:// or rediss:// URL of a cache shared by all gateways; empty: a cache inside this process. While Redis is
     down or slow, answers are computed anew; no request fails by it."""

@@ -11,6 +11,7 @@ from fovea.loading import end_while_loading, load_in_background
 from fovea.server import BindError, GrpcServer, stop_signal
 from fovea.telemetry import configure_logging
 from fovea.v1 import llm_pb2_grpc
+from fovea.watched import CredentialsError
 from llm_service.models.base import CheckpointError
 from llm_service.servicer import LLMServicer
 from llm_service.settings import LLMSettings
@@ -27,6 +28,7 @@ async def serve(settings: LLMSettings) -> int:
 
     Raises:
         BindError: Somebody listens at the address already.
+        CredentialsError: A certificate, key or token file cannot be used.
     """
     stop = stop_signal()
     servicer = LLMServicer(max_timeout_s=settings.max_timeout_s)
@@ -36,6 +38,8 @@ async def serve(settings: LLMSettings) -> int:
         max_message_bytes=settings.max_message_bytes,
         max_concurrent_rpcs=settings.max_concurrent_rpcs,
         metrics_listen=settings.metrics_listen,
+        tls=settings.tls,
+        token_file=settings.token_file,
     )
     llm_pb2_grpc.add_LLMServiceServicer_to_server(servicer, server.grpc)
     await server.start()
@@ -72,7 +76,7 @@ def main() -> int:
     log.info("settings %s", settings.describe())
     try:
         status = asyncio.run(serve(settings))
-    except BindError as error:
+    except (BindError, CredentialsError) as error:
         log.error("%s", error)
         return 1
     end_while_loading(status)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from fovea.server import split_address
-from fovea.settings import ServiceSettings, settings_config
+from fovea.settings import GrpcSettings, settings_config
 
 __all__ = ["LLMSettings"]
 
@@ -20,7 +20,7 @@ def _address(listen: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 
 
-class LLMSettings(ServiceSettings):
+class LLMSettings(GrpcSettings):
     """Decodes answers with the language model and the projector of a LLaVA checkpoint."""
 
     model_config = settings_config("python -m llm_service", "LLM_")

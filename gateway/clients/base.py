@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, TypeVar
@@ -12,10 +13,12 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fovea import telemetry
-from fovea.channel import connect
-from fovea.errors import CheckpointMismatch, ServiceError, Unavailable, from_rpc_error
+from fovea.channel import Access, Connection
+from fovea.errors import CheckpointMismatch, ServiceError, Unauthenticated, Unavailable, from_rpc_error
 
 __all__ = ["INFO_RETRY_S", "INFO_TIMEOUT_S", "INFO_TTL_S", "ServiceClient"]
+
+log = logging.getLogger(__name__)
 
 INFO_TTL_S: Final = 5.0
 INFO_RETRY_S: Final = 1.0
@@ -42,14 +45,22 @@ class ServiceClient(Generic[InfoT]):
     Args:
         target: host:port, or dns:///name:port.
         max_message_bytes: Cap on a message in either direction.
+        access: TLS and token; None for neither.
         clock: Seconds that never go back.
     """
 
     name: str
     service: str
 
-    def __init__(self, target: str, *, max_message_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.channel = connect(target, max_message_bytes=max_message_bytes)
+    def __init__(
+        self,
+        target: str,
+        *,
+        max_message_bytes: int,
+        access: Access | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.connection = Connection(target, max_message_bytes=max_message_bytes, access=access or Access())
         self._clock = clock
         self._info: InfoT | None = None
         self._info_until = -float("inf")
@@ -104,27 +115,42 @@ class ServiceClient(Generic[InfoT]):
 
     async def serving(self, timeout_s: float) -> bool:
         """Whether the service says through grpc.health.v1 that it serves."""
-        stub = health_pb2_grpc.HealthStub(self.channel)
+        stub = health_pb2_grpc.HealthStub(self.connection.channel)
         try:
             reply = await stub.Check(health_pb2.HealthCheckRequest(service=self.service), timeout=timeout_s)
         except grpc.aio.AioRpcError:
             return False
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
+    async def reachable(self, timeout_s: float) -> bool:
+        """Waits until a connection stands; False if none does within `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.connection.channel.channel_ready()
+        except TimeoutError:
+            return False
+        except grpc.aio.UsageError:  # new certificates have just replaced the channel
+            return True
+        return True
+
     async def close(self) -> None:
         """Closes the channel; calls in progress are cancelled."""
         if self._asking is not None:
             self._asking.cancel()
-        await self.channel.close()
+        await self.connection.close()
 
-    @staticmethod
-    def metadata() -> tuple[tuple[str, str], ...]:
-        """What every call carries: the request id."""
-        return ((telemetry.REQUEST_ID_KEY, telemetry.request_id.get()),)
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What every call carries: the request id, and the token if there is one."""
+        return ((telemetry.REQUEST_ID_KEY, telemetry.request_id.get()), *self.connection.metadata())
 
     def error(self, error: grpc.aio.AioRpcError) -> ServiceError:
         """The ServiceError behind a failed call, its `param` as clients of the gateway call it."""
         mapped = from_rpc_error(error, self.name)
+        if isinstance(mapped, Unauthenticated):  # the gateway's own affair, of which its client can mend nothing
+            log.error("the %s does not accept the token of this gateway", self.name)
+            return Unauthenticated(f"the {self.name} does not accept the token of this gateway")
+        if isinstance(mapped, Unavailable):  # names certificates that do not fit, and addresses: for the log alone
+            log.warning("the %s is away: %s", self.name, error.details())
         if mapped.param is not None:
             mapped.param = _REST_NAMES.get(mapped.param, mapped.param)
         if isinstance(mapped, (Unavailable, CheckpointMismatch)):

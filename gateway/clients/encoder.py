@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
@@ -241,9 +240,9 @@ class EncoderClient(ServiceClient[EncoderInfo]):
     name = "encoder service"
     service = "fovea.v1.EncoderService"
 
-    def __init__(self, target: str, *, max_message_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(target, max_message_bytes=max_message_bytes, clock=clock)
-        self._stub = encoder_pb2_grpc.EncoderServiceStub(self.channel)
+    @property
+    def _stub(self) -> encoder_pb2_grpc.EncoderServiceStub:
+        return encoder_pb2_grpc.EncoderServiceStub(self.connection.channel)
 
     async def fetch_info(self) -> EncoderInfo:
         reply = await self.call(self._stub.GetModelInfo, encoder_pb2.GetEncoderInfoRequest(), INFO_TIMEOUT_S)

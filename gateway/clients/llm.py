@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,9 +100,9 @@ class LLMClient(ServiceClient[LLMInfo]):
     name = "LLM service"
     service = "fovea.v1.LLMService"
 
-    def __init__(self, target: str, *, max_message_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(target, max_message_bytes=max_message_bytes, clock=clock)
-        self._stub = llm_pb2_grpc.LLMServiceStub(self.channel)
+    @property
+    def _stub(self) -> llm_pb2_grpc.LLMServiceStub:
+        return llm_pb2_grpc.LLMServiceStub(self.connection.channel)
 
     async def fetch_info(self) -> LLMInfo:
         reply = await self.call(self._stub.GetModelInfo, llm_pb2.GetLLMInfoRequest(), INFO_TIMEOUT_S)

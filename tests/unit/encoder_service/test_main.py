@@ -80,6 +80,20 @@ def test_a_model_that_cannot_be_loaded_ends_with_one_sentence(
 
 
 @pytest.mark.usefixtures("own_logging")
+@pytest.mark.parametrize("flags", [["--tls-cert", "none.pem", "--tls-key", "none.key"], ["--token-file", "none"]])
+def test_a_credential_that_is_not_there_ends_with_one_sentence(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--listen", "127.0.0.1:0", "--model", "x", *flags])
+    assert caught.value.code == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "none" in last
+    assert "No such file" in last
+    assert "exception" not in last
+
+
+@pytest.mark.usefixtures("own_logging")
 @pytest.mark.parametrize("flag", ["--listen", "--metrics-listen"])
 def test_a_taken_address_ends_with_one_sentence(
     flag: str, checkpoints: Any, capsys: pytest.CaptureFixture[str]

@@ -208,14 +208,20 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         return [0.01 * position for position in request.visual_tokens[0].positions]
 
 
-async def serve(servicer: ScriptedEncoder | ScriptedLLM, port: int = 0, max_concurrent_rpcs: int = 64) -> GrpcServer:
+async def serve(
+    servicer: ScriptedEncoder | ScriptedLLM, port: int = 0, max_concurrent_rpcs: int = 64, **options: Any
+) -> GrpcServer:
     """A running server for `servicer`, ready; on a free port unless one is given."""
     if isinstance(servicer, ScriptedEncoder):
         name, add = "fovea.v1.EncoderService", encoder_pb2_grpc.add_EncoderServiceServicer_to_server
     else:
         name, add = "fovea.v1.LLMService", llm_pb2_grpc.add_LLMServiceServicer_to_server
     server = GrpcServer(
-        f"127.0.0.1:{port}", services=[name], max_message_bytes=2**26, max_concurrent_rpcs=max_concurrent_rpcs
+        f"127.0.0.1:{port}",
+        services=[name],
+        max_message_bytes=2**26,
+        max_concurrent_rpcs=max_concurrent_rpcs,
+        **options,
     )
     add(servicer, server.grpc)
     await server.start()

@@ -1,0 +1,367 @@
+"""`python -m benchmarks.link`: what a narrow link between edge and cloud costs, and what it is worth to ship tokens.
+
+Two network namespaces of this machine are joined by a link limited to so many Mbit/s (`benchmarks/namespaces.py`; needs
+root). Three ways to answer the same questions about the same JPEG files:
+
+* ours: gateway and encoder at the edge, the LLM service in the cloud; pruned tokens cross the link
+* unpruned: the same, nothing pruned, float16
+* jpeg: all three services in the cloud; the client at the edge sends the file, and nothing is pruned
+
+Then messages of visual tokens of LLaVA-1.5-7B's size, without a model, and an answer whose link is cut while it
+streams.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import numpy as np
+
+from benchmarks.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
+from benchmarks.provenance import provenance
+from fovea.stack import Stack, shipped_checkpoint
+from fovea.tensors import DTYPES
+from lab.questions import Question, evaluation_questions
+
+__all__ = ["main"]
+
+_PARTS: Final = ("answers", "transfers", "cut")
+_STARTUP_S: Final = 240.0
+_CRAWL_MBIT_S: Final = 0.008
+# Every question costs the vision tower, as one about a new picture does.
+_NO_FEATURES: Final = {"encoder_service": ["--feature-cache-bytes", "0"]}
+# Before the projector: what Fovea ships; after it: what a split behind it would.
+_UNPRUNED: Final = {
+    "all 576 before the projector, as float16": (576, 1024, "float16"),
+    "all 576 after the projector, as float16": (576, 4096, "float16"),
+}
+
+
+def _jpeg(question: Question, quality: int) -> bytes:
+    file = io.BytesIO()
+    question.image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+class _Site:
+    """A client at the edge, and how it asks."""
+
+    def __init__(self, link: NarrowLink, url: str, fields: dict[str, str]) -> None:
+        self.link = link
+        self.url = url
+        self.fields = {"cache": "bypass", "timeout_s": "300", **fields}
+
+    def measure(self, asked: Sequence[tuple[bytes, str]], concurrency: int) -> dict[str, Any]:
+        """Latency of one after the other, bytes of these, then answers per minute of `concurrency` clients at once."""
+        with self.link.at("edge"):
+            return asyncio.run(self._measure(asked, concurrency))
+
+    async def _measure(self, asked: Sequence[tuple[bytes, str]], concurrency: int) -> dict[str, Any]:
+        async with httpx.AsyncClient(base_url=self.url, timeout=310, trust_env=False) as http:
+            kept = (await self._ask(http, *asked[0]))["usage"]["visual_tokens_kept"]  # connects, and warms up
+            before, seconds = self.link.traffic(), []
+            for picture, question in asked:
+                start = time.perf_counter()
+                await self._ask(http, picture, question)
+                seconds.append(time.perf_counter() - start)
+            after = self.link.traffic()
+            waiting, start = iter(asked), time.perf_counter()
+
+            async def client() -> None:
+                for picture, question in waiting:
+                    await self._ask(http, picture, question)
+
+            await asyncio.gather(*(client() for _ in range(concurrency)))
+            minutes = (time.perf_counter() - start) / 60
+        return {
+            "visual_tokens_kept": kept,
+            "p50_ms": round(float(np.percentile(seconds, 50)) * 1000, 1),
+            "p95_ms": round(float(np.percentile(seconds, 95)) * 1000, 1),
+            "bytes_to_cloud": round((after.to_cloud - before.to_cloud) / len(asked)),
+            "bytes_to_edge": round((after.to_edge - before.to_edge) / len(asked)),
+            "answers_per_minute": round(len(asked) / minutes, 1),
+        }
+
+    async def _ask(self, http: httpx.AsyncClient, picture: bytes, question: str) -> dict[str, Any]:
+        form = {"question": question, **self.fields}
+        response = await http.post("/v1/answer", data=form, files={"image": ("picture.jpg", picture)})
+        response.raise_for_status()
+        answer: dict[str, Any] = response.json()
+        return answer
+
+
+def _stack(log: Path, listen: str, flags: dict[str, list[str]]) -> Stack:
+    return Stack(
+        str(shipped_checkpoint("llava")),
+        str(shipped_checkpoint("clip")),
+        listen=listen,
+        name="fovea-lab",
+        flags=flags,
+        environment={"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        log_to=log,
+    )
+
+
+@contextmanager
+def _split_stack(link: NarrowLink, log: Path) -> Iterator[Stack]:
+    """The LLM service in the cloud, the other two at the edge."""
+    stack = _stack(log, "127.0.0.1:8000", {"gateway": ["--patience-s", "120"], **_NO_FEATURES})
+    stack.llm_address = f"{CLOUD_ADDRESS}:50052"
+    try:
+        with link.at("cloud"):
+            stack.start("llm_service")
+        with link.at("edge"):
+            stack.start("encoder_service", "gateway")
+            stack.wait_ready(_STARTUP_S)
+        yield stack
+    finally:
+        stack.stop()
+
+
+@contextmanager
+def _cloud_stack(link: NarrowLink, log: Path) -> Iterator[Stack]:
+    """All three in the cloud."""
+    stack = _stack(log, f"{CLOUD_ADDRESS}:8000", _NO_FEATURES)
+    try:
+        with link.at("cloud"):
+            stack.start()
+            stack.wait_ready(_STARTUP_S)
+        yield stack
+    finally:
+        stack.stop()
+
+
+def _asked(options: argparse.Namespace) -> list[tuple[bytes, str]]:
+    questions = evaluation_questions("easy", options.seed, options.answers, groups=("existence",))
+    return [(_jpeg(question, options.quality), question.text) for question in questions]
+
+
+def _answers(
+    link: NarrowLink, options: argparse.Namespace, asked: Sequence[tuple[bytes, str]], log: Path
+) -> list[dict[str, Any]]:
+    rows = []
+    with _split_stack(link, log) as split, _cloud_stack(link, log) as cloud:
+        sites = {
+            f"ours, {options.pruner}, {dtype}": _Site(
+                link, split.url, {"pruner": options.pruner, "keep_ratio": str(options.keep_ratio), "wire_dtype": dtype}
+            )
+            for dtype in options.wire_dtypes
+        }
+        sites["unpruned, float16"] = _Site(link, split.url, {"pruner": "none", "wire_dtype": "float16"})
+        sites[f"jpeg, quality {options.quality}"] = _Site(link, cloud.url, {"pruner": "none"})
+        for mbit_s in options.mbit_s:
+            link.limit(mbit_s)
+            for name, site in sites.items():
+                rows.append({"mbit_s": mbit_s, "way": name, **site.measure(asked, options.concurrency)})
+                print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def _transfers(link: NarrowLink, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Messages of LLaVA-1.5-7B's size, one at a time, against the unpruned ones."""
+    link.limit(options.transfer_mbit_s)
+    words = [sys.executable, "-m", "benchmarks.link_transfer"]
+    address = f"{CLOUD_ADDRESS}:50060"
+    with link.at("cloud"):
+        sink = subprocess.Popen([*words, "sink", address], stdout=subprocess.PIPE, text=True)
+    payloads = dict(_UNPRUNED)
+    payloads |= {f"64 kept, as {dtype}": (64, 1024, dtype) for dtype in options.transfer_dtypes}
+    rows: list[dict[str, Any]] = []
+    try:
+        assert sink.stdout is not None
+        if sink.stdout.readline().strip() != "ready":
+            raise RuntimeError("the sink did not start")
+        for name, (count, channels, dtype) in payloads.items():
+            before = link.traffic()
+            numbers = [str(count), str(channels), dtype, str(options.transfers)]
+            with link.at("edge"):
+                done = subprocess.run([*words, "send", address, *numbers], check=True, capture_output=True, text=True)
+            sent, after = json.loads(done.stdout), link.traffic()
+            rows.append(
+                {
+                    "what": name,
+                    "shape": [count, channels],
+                    "dtype": dtype,
+                    "message_bytes": sent["message_bytes"],
+                    "link_bytes": round((after.both - before.both) / options.transfers),
+                    "p50_s": round(float(np.median(sent["seconds"])), 4),
+                }
+            )
+            print(json.dumps(rows[-1]), flush=True)
+    finally:
+        sink.send_signal(signal.SIGTERM)
+        sink.communicate(timeout=30)
+    return rows
+
+
+def _cut(link: NarrowLink, options: argparse.Namespace, log: Path) -> dict[str, Any]:
+    """One answer whose link is cut for `--cut-s` seconds after its first piece of text."""
+    question = evaluation_questions("crowded", options.seed, 8)[0]
+    form = {"question": "What do you see?", "cache": "bypass", "timeout_s": "300", "stream": "true"}
+    with _split_stack(link, log) as stack, link.at("edge"):
+        link.limit(20.0)
+        with httpx.Client(base_url=stack.url, timeout=310, trust_env=False) as http:
+            picture = {"image": ("picture.jpg", _jpeg(question, options.quality))}
+            whole = http.post("/v1/answer", data={**form, "stream": "false"}, files=picture).json()["answer"]
+            link.limit(_CRAWL_MBIT_S)
+            pieces, back_at, first_after = [], 0.0, 0.0
+            with http.stream("POST", "/v1/answer", data=form, files=picture) as response:
+                for line in response.iter_lines():
+                    if not line.startswith("data: "):
+                        continue
+                    data = json.loads(line.removeprefix("data: "))
+                    if back_at and not first_after:
+                        first_after = time.perf_counter()
+                    if "text" not in data:
+                        if "answer" not in data:
+                            raise RuntimeError(f"the answer failed: {data}")
+                        break
+                    pieces.append(data["text"])
+                    if not back_at:
+                        link.cut()
+                        time.sleep(options.cut_s)
+                        link.limit(20.0)
+                        link.mend()
+                        back_at = time.perf_counter()
+    return {
+        "cut_s": options.cut_s,
+        "next_text_after_return_s": round(first_after - back_at, 2),
+        "same_answer_as_without_a_cut": "".join(pieces) == data["answer"] == whole,
+    }
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    lines += ["| " + " | ".join(f"{value}" for value in row.values()) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _ratios(transfers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How many times less, in bytes on the link and in seconds, than each of the unpruned messages."""
+    whole = [row for row in transfers if row["what"] in _UNPRUNED]
+    return [
+        {
+            "dtype": row["dtype"],
+            "than": f"576 x {other['shape'][1]} float16",
+            "bytes": f"{other['link_bytes'] / row['link_bytes']:.1f}x",
+            "seconds": f"{other['p50_s'] / row['p50_s']:.1f}x",
+        }
+        for row in transfers
+        if row["what"] not in _UNPRUNED
+        for other in whole
+    ]
+
+
+def _sizing(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Pictures an hour that each Mbit/s carries: 3,600 s over the time that the measured bytes take. Computed."""
+    bytes_each = {f"LLaVA-1.5-7B, {row['what']}": row["link_bytes"] for row in result.get("transfers", [])}
+    for row in result.get("answers", []):  # the last rate counts
+        bytes_each[f"small world, {row['way']}"] = row["bytes_to_cloud"]
+    return [
+        {"what": what, "bytes a picture": f"{size:,}", "pictures an hour a Mbit/s": f"{3600e6 / 8 / size:,.0f}"}
+        for what, size in bytes_each.items()
+    ]
+
+
+def _report(result: dict[str, Any]) -> str:
+    facts, options = result["provenance"], result["options"]
+    parts = [
+        "# A narrow link between edge and cloud",
+        f"`{facts['command']}`, commit {facts['commit']}, {facts['date']}, {facts['machine']['processor']},"
+        f" {facts['machine']['cores']} cores, no accelerator. Two network namespaces of one machine, `tc tbf` in each"
+        " direction, no propagation delay; gRPC without TLS. Bytes are those of the interface, headers of Ethernet, IP,"
+        " TCP, HTTP and gRPC included.",
+    ]
+    if "answers" in result:
+        parts += [
+            "## Answers in the small world",
+            f"{result['questions']} questions about JPEG pictures of {result['picture_bytes']:,} bytes on average,"
+            f" caches bypassed. Latency, seen by a client at the edge, and bytes one at a time; answers per minute with"
+            f" {options['concurrency']} clients. All processes share this machine's cores: where the link is wide it is"
+            " the models' time that shows.",
+            _table(result["answers"]),
+        ]
+    if "transfers" in result:
+        parts += [
+            "## Messages of LLaVA-1.5-7B's size, without a model",
+            f"At {options['transfer_mbit_s']:g} Mbit/s, median of {options['transfers']}; 64 tokens x 1024 channels"
+            " against all 576, before the projector (1024) and after it (4096). Random numbers: what a coder makes of"
+            " real features is another matter.",
+            _table(result["transfers"]),
+            _table(_ratios(result["transfers"])),
+        ]
+    if sizing := _sizing(result):
+        parts += [
+            "## Sizing",
+            "Computed from the bytes above, for a link that carries nothing else and is never idle:",
+            _table(sizing),
+        ]
+    if "cut" in result:
+        parts += [
+            "## A link that is cut",
+            "The link is cut after the first piece of a streamed answer and comes back; the gateway takes the answer up"
+            " again from the visual tokens that it has.",
+            _table([result["cut"]]),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0; 1 where no link can be made."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.link", description="A narrow link, measured.")
+    parser.add_argument("--parts", nargs="+", default=_PARTS, choices=_PARTS)
+    parser.add_argument("--mbit-s", type=float, nargs="+", default=[1, 5, 20, 100])
+    parser.add_argument("--pruner", default="desap")
+    parser.add_argument("--keep-ratio", type=float, default=0.111)
+    parser.add_argument("--wire-dtypes", nargs="+", default=["float16"], choices=DTYPES)
+    parser.add_argument("--answers", type=int, default=40, help="questions a rate and way")
+    parser.add_argument("--concurrency", type=int, default=4, help="clients, for answers per minute")
+    parser.add_argument("--quality", type=int, default=90, help="of the JPEG files")
+    parser.add_argument("--transfer-mbit-s", type=float, default=5.0)
+    parser.add_argument("--transfer-dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
+    parser.add_argument("--transfers", type=int, default=5, help="messages of each kind")
+    parser.add_argument("--cut-s", type=float, default=30.0)
+    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args(argv)
+    reason = why_not()
+    if reason:
+        print(f"python -m benchmarks.link: {reason}", file=sys.stderr)
+        return 1
+    facts, asked = provenance("benchmarks.link"), _asked(options)
+    with NarrowLink() as link, tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        result: dict[str, Any] = {
+            "provenance": facts,
+            "options": {name: value for name, value in vars(options).items() if name != "out"},
+            "questions": len(asked),
+            "picture_bytes": round(float(np.mean([len(picture) for picture, _ in asked]))),
+        }
+        if "transfers" in options.parts:
+            result["transfers"] = _transfers(link, options)
+        if "answers" in options.parts:
+            result["answers"] = _answers(link, options, asked, log)
+        if "cut" in options.parts:
+            result["cut"] = _cut(link, options, log)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "link.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (options.out / "link.md").write_text(_report(result), encoding="utf-8")
+    print(options.out / "link.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

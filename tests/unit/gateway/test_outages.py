@@ -1,0 +1,149 @@
+"""A service that goes away in the middle: what the client of the gateway sees, and what is computed twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from fovea.errors import ServiceError, Unavailable
+from fovea.server import GrpcServer
+from fovea.v1 import llm_pb2
+from tests.unit.gateway.conftest import Gateway, StartGateway, ask, failures
+from tests.unit.gateway.services import ScriptedLLM, serve
+
+DONE = llm_pb2.GenerateResponse(
+    done=llm_pb2.Done(finish_reason="stop", prompt_tokens=9, completion_tokens=3, timing=llm_pb2.GenerateTiming())
+)
+
+
+class Breaking(ScriptedLLM):
+    """Plays one script a call; a script is pieces of text and errors. The last one goes on for ever."""
+
+    def __init__(self, *scripts: list[str | ServiceError]) -> None:
+        super().__init__()
+        self._scripts = list(scripts)
+
+    async def Generate(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> AsyncIterator[llm_pb2.GenerateResponse]:
+        self.calls.append(request)
+        script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+        for step in script:
+            if isinstance(step, ServiceError):
+                raise step
+            yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=step))
+        yield DONE
+
+
+BREAK = Unavailable("the link is gone")
+
+
+StartBreaking = Callable[..., Awaitable[tuple[Gateway, Breaking, GrpcServer]]]
+
+
+@pytest.fixture
+async def breaking(start_gateway: StartGateway) -> AsyncIterator[StartBreaking]:
+    """Starts a gateway with a service that plays the scripts given."""
+    async with AsyncExitStack() as stack:
+
+        async def start(*scripts: list[str | ServiceError], **settings: Any) -> tuple[Gateway, Breaking, GrpcServer]:
+            llm = Breaking(*scripts)
+            server = await serve(llm)
+            stack.push_async_callback(server.grpc.stop, 0)
+            return await start_gateway(llm=f"127.0.0.1:{server.port}", **settings), llm, server
+
+        yield start
+
+
+def events(text: str) -> list[tuple[str, dict[str, Any]]]:
+    frames = [frame.split("\n") for frame in text.strip().split("\n\n")]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in frames]
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7}, {"temperature": 0.7, "seed": 3}])
+async def test_a_stream_that_breaks_goes_on_where_it_was(breaking: StartBreaking, sampling: dict[str, Any]) -> None:
+    gateway, llm, _ = await breaking(
+        ["red", " and", BREAK], [BREAK], ["r", "ed and", " blue", BREAK], ["red and blue", " stars"]
+    )
+    before = failures("outage")
+    response = await gateway.http.post("/v1/answer", json=ask(stream=True, **sampling))
+    names, data = zip(*events(response.text), strict=True)
+    assert names == ("token", "token", "token", "token", "done")
+    assert [event["text"] for event in data[:-1]] == ["red", " and", " blue", " stars"]
+    assert data[-1]["answer"] == "red and blue stars"
+    assert len(gateway.encoder.calls) == 1  # the picture was encoded once
+    assert len(llm.calls) == 4
+    assert len({call.SerializeToString() for call in llm.calls}) == 1  # the same tokens and, if any, the same seed
+    assert llm.calls[0].sampling.HasField("seed") == bool(sampling)
+    assert failures("outage") - before == 3
+
+
+async def test_a_second_try_that_says_something_else_ends_the_answer(breaking: StartBreaking) -> None:
+    gateway, llm, _ = await breaking(["red", BREAK], ["green"])
+    response = await gateway.http.post("/v1/answer", json=ask(stream=True))
+    (first, text), (last, error) = events(response.text)
+    assert (first, text["text"], last) == ("token", "red", "error")
+    assert "came out differently" in error["error"]["message"]
+    assert len(llm.calls) == 2
+
+
+async def test_a_shorter_second_try_is_noticed_too(breaking: StartBreaking) -> None:
+    gateway, _, _ = await breaking(["red star", BREAK], ["red"])
+    response = await gateway.http.post("/v1/answer", json=ask(stream=True))
+    assert [name for name, _ in events(response.text)] == ["token", "error"]
+
+
+async def test_a_request_that_fails_again_and_again_is_given_up(breaking: StartBreaking) -> None:
+    gateway, llm, _ = await breaking(["red", BREAK], patience_s=3600.0)
+    error = await gateway.refused(503)
+    assert error["message"] == "the link is gone"
+    assert len(llm.calls) == 6
+    assert len(gateway.encoder.calls) == 1
+
+
+async def test_without_patience_there_is_no_second_try(breaking: StartBreaking) -> None:
+    gateway, llm, _ = await breaking([BREAK], patience_s=0.0)
+    await gateway.refused(503)
+    assert len(llm.calls) == 1
+
+
+async def test_an_answer_waits_for_a_service_that_comes_back(breaking: StartBreaking) -> None:
+    gateway, llm, server = await breaking(["red"], patience_s=3600.0)
+    await gateway.answer(question="Is it there?")
+    await server.grpc.stop(0)
+    before = failures("outage")
+    answer = asyncio.create_task(gateway.answer())
+    async with asyncio.timeout(60):
+        while len(gateway.encoder.calls) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    again = await serve(llm, port=server.port)
+    assert (await answer)["answer"] == "red"
+    assert failures("outage") > before
+    assert len(gateway.encoder.calls) == 2
+    await again.grpc.stop(0)
+
+
+async def test_a_deadline_that_passes_meanwhile_is_a_504_that_says_who_was_away(breaking: StartBreaking) -> None:
+    gateway, _, server = await breaking(["red"], patience_s=3600.0)
+    await gateway.answer(question="Is it there?")
+    await server.grpc.stop(0)
+    error = await gateway.refused(504, timeout_s=0.5)
+    assert error["message"] == "the LLM service was away until timeout_s had passed"
+
+
+async def test_the_encoder_is_waited_for_as_well(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(patience_s=3600.0)
+    await gateway.answer(question="Is it there?")
+    gateway.encoder.error = Unavailable("draining")
+    calls = len(gateway.encoder.calls)
+    answer = asyncio.create_task(gateway.answer())
+    async with asyncio.timeout(60):
+        while len(gateway.encoder.calls) < calls + 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    gateway.encoder.error = None
+    assert (await answer)["answer"].startswith("red ")

@@ -1,0 +1,223 @@
+"""TLS, client certificates and tokens on a gRPC leg, with a real server and a real client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from fovea import probe
+from fovea.channel import Access, connect
+from fovea.errors import Unauthenticated, Unavailable
+from fovea.server import GrpcServer
+from fovea.tls import ClientTLS
+from fovea.tokens import token_line
+from fovea.v1 import llm_pb2, llm_pb2_grpc
+from fovea.watched import CredentialsError
+from gateway.clients.llm import LLMClient
+from tests.certificates import Authority
+from tests.unit.gateway.conftest import StartGateway
+from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
+
+TOKEN = "berlin-token-0123456789"
+
+
+class Leg:
+    """Starts servers and clients that are closed at the end."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+
+    async def serve(self, servicer: ScriptedEncoder | ScriptedLLM | None = None, **options: Any) -> str:
+        server: GrpcServer = await serve(servicer or ScriptedLLM(), **options)
+        self._stack.push_async_callback(server.grpc.stop, 0)
+        return f"127.0.0.1:{server.port}"
+
+    def client(self, target: str, tls: ClientTLS | None = None, **access: str) -> LLMClient:
+        files = {"ca": tls.ca, "cert": tls.cert, "key": tls.key} if tls else {}
+        client = LLMClient(target, max_message_bytes=2**20, access=Access.from_files(**files, **access))
+        self._stack.push_async_callback(client.close)
+        return client
+
+
+@pytest.fixture
+async def leg() -> AsyncIterator[Leg]:
+    async with AsyncExitStack() as stack:
+        yield Leg(stack)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+async def test_both_ends_with_certificates_talk(leg: Leg, authority: Authority) -> None:
+    client = leg.client(await leg.serve(tls=authority.server()), authority.client())
+    assert (await client.fetch_info()).fingerprint == "aaaa"
+    assert await client.serving(10)
+
+
+async def test_a_client_without_a_certificate_is_refused_only_where_one_is_asked_for(
+    leg: Leg, authority: Authority
+) -> None:
+    bare = authority.client(own=False)
+    with pytest.raises(Unavailable) as caught:
+        await leg.client(await leg.serve(tls=authority.server()), bare).fetch_info()
+    assert "127.0.0.1" not in caught.value.message
+    assert await leg.client(await leg.serve(tls=authority.server(mutual=False)), bare).fetch_info()
+
+
+async def test_a_stranger_is_refused_by_either_end(leg: Leg, authority: Authority, tmp_path: Path) -> None:
+    target = await leg.serve(tls=authority.server())
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other").client()
+    for tls in (other, ClientTLS(authority.ca, other.cert, other.key), None):
+        with pytest.raises(Unavailable):
+            await leg.client(target, tls).fetch_info()
+
+
+async def test_the_name_in_the_certificate_counts(leg: Leg, authority: Authority) -> None:
+    target = await leg.serve(tls=authority.server())
+    assert await leg.client(target, authority.client(), server_name="llm.test").fetch_info()
+    with pytest.raises(Unavailable):
+        await leg.client(target, authority.client(), server_name="somebody.test").fetch_info()
+
+
+async def test_new_certificates_are_taken_at_both_ends_without_a_restart(
+    leg: Leg, authority: Authority, tmp_path: Path
+) -> None:
+    target = await leg.serve(tls=authority.server())
+    client = leg.client(target, authority.client())
+    await client.fetch_info()
+    before = client.connection.channel
+    (tmp_path / "outdated").mkdir()
+    outdated = leg.client(target, Authority(tmp_path / "outdated").client())
+
+    renewed = Authority(tmp_path)  # the same file names
+    renewed.server()
+    renewed.client()
+    assert await client.fetch_info()
+    assert client.connection.channel is not before
+    with pytest.raises(Unavailable):
+        await outdated.fetch_info()
+
+
+async def test_half_written_certificates_change_nothing(
+    leg: Leg, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = authority.server()
+    target = await leg.serve(tls=server)
+    write(Path(server.cert), "-----BEGIN CERTIFICATE-----\n")
+    with caplog.at_level(logging.ERROR):
+        assert await leg.client(target, authority.client()).fetch_info()
+    assert "keeping what was read before" in caplog.text
+
+
+@pytest.mark.parametrize("spoil", ["key", "cert", "client_ca"])
+async def test_files_that_cannot_be_used_are_named_at_the_start(authority: Authority, spoil: str) -> None:
+    tls = authority.server()
+    path = Path(getattr(tls, spoil))
+    write(path, "nothing")
+    with pytest.raises(CredentialsError, match=path.name):
+        await serve(ScriptedLLM(), tls=tls)
+    os.remove(path)
+    with pytest.raises(CredentialsError, match="No such file"):
+        await serve(ScriptedLLM(), tls=tls)
+
+
+def test_a_token_is_never_sent_in_the_clear(tmp_path: Path) -> None:
+    with pytest.raises(CredentialsError, match="need TLS"):
+        Access.from_files(token_file=write(tmp_path / "token", TOKEN))
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Path:
+    return Path(write(tmp_path / "sites", token_line("berlin", TOKEN)))
+
+
+async def test_a_site_is_let_in_by_its_token_until_its_line_goes(
+    leg: Leg, authority: Authority, sites: Path, tmp_path: Path
+) -> None:
+    target = await leg.serve(tls=authority.server(), token_file=str(sites))
+    token = write(tmp_path / "token", TOKEN)
+    client = leg.client(target, authority.client(), token_file=token)
+    assert await client.fetch_info()
+    write(sites, "# nobody\n")
+    with pytest.raises(Unauthenticated):
+        await client.fetch_info()
+
+
+@pytest.mark.parametrize("token", ["", TOKEN + "x"])
+async def test_without_a_right_token_nobody_gets_further_than_health(
+    leg: Leg, authority: Authority, sites: Path, tmp_path: Path, token: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = await leg.serve(tls=authority.server(), token_file=str(sites))
+    access = {"token_file": write(tmp_path / "token", token)} if token else {}
+    client = leg.client(target, authority.client(), **access)
+    with caplog.at_level(logging.DEBUG), pytest.raises(Unauthenticated, match="LLM service does not accept") as caught:
+        await client.fetch_info()
+    assert caught.value.http_status == 502
+    assert await client.serving(10)
+    assert TOKEN not in caplog.text + str(caught.value)
+
+
+async def test_a_stranger_learns_nothing_and_sends_nothing(leg: Leg, sites: Path) -> None:
+    """Whatever the method, known or not, and before the message is read: this one is above the server's cap."""
+    channel = connect(await leg.serve(token_file=str(sites)), max_message_bytes=2**28)
+    large = llm_pb2.GenerateRequest(visual_tokens=[{"features": {"data": bytes(2**26 + 1)}}])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await llm_pb2_grpc.LLMServiceStub(channel).Generate(large, timeout=60).read()
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    for method in ("/fovea.v1.LLMService/Other", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(method)(b"", timeout=60)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    await channel.close()
+
+
+async def test_a_probe_with_a_certificate_sees_health_without_a_token(
+    leg: Leg, authority: Authority, sites: Path
+) -> None:
+    target = await leg.serve(tls=authority.server(), token_file=str(sites))
+    tls = authority.client()
+    files = ["--tls-ca", tls.ca, "--tls-cert", tls.cert, "--tls-key", tls.key]
+    assert await asyncio.to_thread(probe.main, [target, *files]) == 0
+    assert await asyncio.to_thread(probe.main, [target, *files, "--server-name", "somebody.test"]) == 1
+    assert await asyncio.to_thread(probe.main, [target]) == 1
+
+
+async def test_a_gateway_shows_on_each_leg_what_its_settings_say(
+    leg: Leg, authority: Authority, sites: Path, tmp_path: Path, start_gateway: StartGateway
+) -> None:
+    tls, token = authority.client(), write(tmp_path / "token", TOKEN)
+    secured = {"tls": authority.server(), "token_file": str(sites)}
+    settings = {"encoder": await leg.serve(ScriptedEncoder(), **secured), "llm": await leg.serve(**secured)}
+    for name in ("encoder", "llm"):
+        settings |= {f"{name}_tls_ca": tls.ca, f"{name}_tls_cert": tls.cert, f"{name}_tls_key": tls.key}
+        settings |= {f"{name}_token_file": token}
+    gateway = await start_gateway(**settings)
+    assert (await gateway.answer())["answer"].startswith("red")
+    assert (await gateway.http.get("/readyz")).status_code == 200
+    write(sites, "# nobody\n")
+    error = await gateway.refused(502, question="And now?")
+    assert (error["code"], error["type"]) == ("unauthenticated", "server_error")
+    assert error["message"] == "the encoder service does not accept the token of this gateway"
+
+
+async def test_a_gateway_without_a_ca_refuses_to_start_with_a_token(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    with pytest.raises(CredentialsError, match="need TLS"):
+        await start_gateway(llm_token_file=write(tmp_path / "token", TOKEN))
