@@ -38,7 +38,7 @@ from lab.questions import Question, evaluation_questions, score
 __all__ = ["main"]
 
 SPLITS: Final = ("easy", "crowded")
-_FINGERPRINT: Final = "0" * 64  # as long as a real one
+_FINGERPRINT: Final = "0" * 64  # a SHA-256 in full: no real one is longer
 _NO_LIMIT: Final = 2**40
 
 

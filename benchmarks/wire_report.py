@@ -68,7 +68,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter, PercentFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
     splits = result["splits"]
     figure, axes = plt.subplots(
@@ -90,7 +90,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
             )
         axis.set(title=f"{name} ({split['questions']} questions)", xlabel="bytes on the link")
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("right answers")
