@@ -147,3 +147,16 @@ async def test_the_encoder_is_waited_for_as_well(start_gateway: StartGateway) ->
             await asyncio.sleep(0)
     gateway.encoder.error = None
     assert (await answer)["answer"].startswith("red ")
+
+
+async def test_maps_wait_for_the_language_model_as_answers_do(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(patience_s=3600.0)
+    gateway.llm.error = Unavailable("draining")
+    maps = asyncio.create_task(gateway.http.post("/v1/explain", json=ask(maps=True, format="json")))
+    async with asyncio.timeout(60):
+        while len(gateway.llm.calls) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    gateway.llm.error = None
+    response = await maps
+    assert response.status_code == 200
+    assert response.json()["maps"]["cross_attention"]
