@@ -24,13 +24,17 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, num_labels: i
 
 
 def head(title: str, result: dict[str, Any]) -> str:
-    """Title and origin."""
+    """Title and origin; rows that were added later say so in `provenance_of_rows`."""
     facts = result["provenance"]
+    added = "".join(
+        f" Rows of `{name}`: commit {later['commit']}, the same questions and model."
+        for name, later in result.get("provenance_of_rows", {}).items()
+    )
     return (
         f"# {title}\n\n"
         f"`{facts['command']}`, seed {result['seed']}, commit {facts['commit']}, torch {facts['versions']['torch']},"
         f" {facts['machine']['processor']}, {facts['date']}. The model is the small one of `lab/`, with 144"
-        " visual tokens.\n\n"
+        f" visual tokens.{added}\n\n"
     )
 
 
