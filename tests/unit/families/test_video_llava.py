@@ -30,7 +30,7 @@ from encoder_service.models import load as load_encoder
 from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import View
-from encoder_service.servicer import write_response
+from encoder_service.servicer import Wire, write_response
 from encoder_service.videos import FrameList, VideoFile, VideoLimits, VideoSource, decode
 from encoder_service.visual import VideoFrames
 from fovea.v1 import tensor_pb2
@@ -102,7 +102,7 @@ class Split:
         (outcome,) = engine.run([engine.prepare(request)])
         assert not isinstance(outcome, Exception), outcome
         response = write_response(
-            Batched(outcome, 0, 0, 0, 1), pruner, self.encoder.fingerprint, tensor_pb2.DTYPE_FLOAT32, explain=True
+            Batched(outcome, 0, 0, 0, 1), pruner, self.encoder.fingerprint, Wire(tensor_pb2.DTYPE_FLOAT32), explain=True
         )
         return list(response.visual_tokens)
 
