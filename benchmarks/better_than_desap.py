@@ -7,38 +7,23 @@ pictures. Prints the verdict, and writes `better_than_desap.json` and `better_th
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
-import time
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from benchmarks.better_report import markdown
+from benchmarks.evaluation import SPLITS, Evaluation, Split, add_options, shipped_system
 from benchmarks.intervals import Floats, Interval, clustered_mean, clustered_ratio
 from benchmarks.provenance import provenance
-from benchmarks.system import Asked, Method, System
+from benchmarks.system import Method, System
 from encoder_service.pruners import PRUNERS
-from fovea.stack import shipped_checkpoint
-from lab.questions import GROUPS, Question, evaluation_questions, score
+from lab.questions import GROUPS, Question
 
 __all__ = ["main"]
-
-_SPLITS: Final = ("crowded", "easy")
-
-
-def _asked(questions: Sequence[Question]) -> list[Asked]:
-    drawn: dict[int, bytes] = {}
-    for question in questions:
-        if question.scene.seed not in drawn:
-            file = io.BytesIO()
-            question.image.save(file, "PNG")
-            drawn[question.scene.seed] = file.getvalue()
-    return [Asked(drawn[question.scene.seed], question.text) for question in questions]
 
 
 def _summary(interval: Interval) -> dict[str, float]:
@@ -65,28 +50,18 @@ def _row(questions: Sequence[Question], ours: Floats, theirs: Floats, unpruned: 
     return cells
 
 
-def _measure(system: System, split: str, args: argparse.Namespace) -> dict[str, Any]:
-    questions = evaluation_questions(split, args.seed, args.scenes)  # type: ignore[arg-type]  # one of _SPLITS
-    asked = _asked(questions)
+def _measure(system: System, split: Split, args: argparse.Namespace) -> dict[str, Any]:
+    evaluation = Evaluation(system, split, seed=args.seed, num_scenes=args.scenes)
 
-    def scores(method: Method) -> Floats:
-        start = time.perf_counter()
-        texts = system.answers(asked, method)
-        got = np.array([score(question, text) for question, text in zip(questions, texts, strict=True)])
-        print(
-            f"{split:<8} {method.pruner:<8} keep {method.keep_ratio:.3f}: {100 * got.mean():5.1f} %"
-            f"  ({len(asked)} questions, {time.perf_counter() - start:.0f} s)",
-            file=sys.stderr,
-            flush=True,
-        )
-        return got
+    def scores(pruner: str, budget: Fraction) -> Floats:
+        return evaluation.run(Method(pruner, float(budget)), f"{pruner} {budget}").scores
 
-    unpruned = scores(Method("none"))
+    unpruned = scores("none", Fraction(1))
     rows = []
     for budget in args.budgets:
-        ours, theirs = (scores(Method(name, float(budget))) for name in (args.pruner, args.against))
-        rows.append({"budget": str(budget), "groups": _row(questions, ours, theirs, unpruned)})
-    return {"pictures": args.scenes, "questions": len(questions), "rows": rows}
+        ours, theirs = (scores(name, budget) for name in (args.pruner, args.against))
+        rows.append({"budget": str(budget), "groups": _row(evaluation.questions, ours, theirs, unpruned)})
+    return evaluation.summary(rows)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -103,22 +78,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="SHARE",
         help="shares of the visual tokens kept (default: 1/18 1/9 2/9 1/3)",
     )
-    parser.add_argument("--seed", type=int, default=2, help="of the evaluation pictures (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=540, help="pictures a split (default: %(default)s)")
-    parser.add_argument("--splits", nargs="+", default=list(_SPLITS), choices=_SPLITS)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    add_options(parser)
+    parser.set_defaults(seed=2, scenes=540, splits=list(reversed(SPLITS)))
     args = parser.parse_args(argv)
     if not all(0 < budget <= 1 for budget in args.budgets):
         parser.error("--budgets: a share is above 0 and at most 1")
-    if args.scenes < 1:
-        parser.error("--scenes: at least 1")
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints the Markdown tables and writes the two files."""
     args = _arguments(argv)
-    system = System(shipped_checkpoint("llava"), shipped_checkpoint("clip"))
+    system = shipped_system()
     try:
         splits = {split: _measure(system, split, args) for split in args.splits}
     finally:

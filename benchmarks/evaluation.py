@@ -20,7 +20,7 @@ from encoder_service.assembly import EncodedVisual
 from fovea.stack import shipped_checkpoint
 from lab.questions import GROUPS, Question, evaluation_questions, score
 
-__all__ = ["SPLITS", "Evaluation", "Outcome", "add_options", "shipped_system"]
+__all__ = ["SPLITS", "Evaluation", "Outcome", "Split", "add_options", "shipped_system"]
 
 Split = Literal["easy", "crowded"]
 SPLITS: Final[tuple[Split, ...]] = ("easy", "crowded")

@@ -72,10 +72,16 @@ class VisionLanguageModel(Protocol):
         ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.causal_lm.device
+        return device
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        """Of weights and computation."""
+        dtype: torch.dtype = self.causal_lm.dtype
+        return dtype
 
     @property
     def visual_token_ids(self) -> tuple[int, ...]:

@@ -85,18 +85,6 @@ class LlavaLanguageModel(VisionLanguageModel):
         assign(projector, read_tensors(checkpoint, _PROJECTOR, dtype=compute_dtype, device=device), "projector")
         return cls(config, causal_lm, projector, eos_token_ids(checkpoint, config.text_config))
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        device: torch.device = self.causal_lm.device
-        return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of weights and computation."""
-        dtype: torch.dtype = self.causal_lm.dtype
-        return dtype
-
     def embed(self, prompt: Prompt) -> ModelInputs:
         """Embeds the ids and puts each picture's projected tokens in the place of its image token.
 

@@ -84,18 +84,6 @@ class QwenLanguageModel(VisionLanguageModel):
         text.rotary_emb = type(text.rotary_emb)(config=config.text_config).to(device)
         return cls(config, causal_lm, eos_token_ids(checkpoint, config.text_config))
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        device: torch.device = self.causal_lm.device
-        return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of weights and computation."""
-        dtype: torch.dtype = self.causal_lm.dtype
-        return dtype
-
     def embed(self, prompt: Prompt) -> ModelInputs:
         """Embeds the ids and puts each visual's tokens in the place of the one that stands for it.
 
