@@ -17,17 +17,13 @@ import numpy as np
 
 from benchmarks.better_report import markdown
 from benchmarks.evaluation import SPLITS, Evaluation, Split, add_options, shipped_system
-from benchmarks.intervals import Floats, Interval, clustered_mean, clustered_ratio
+from benchmarks.intervals import Floats, clustered_mean, clustered_ratio
 from benchmarks.provenance import provenance
 from benchmarks.system import Method, System
 from encoder_service.pruners import PRUNERS
 from lab.questions import GROUPS, Question
 
 __all__ = ["main"]
-
-
-def _summary(interval: Interval) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in vars(interval).items()}
 
 
 def _row(questions: Sequence[Question], ours: Floats, theirs: Floats, unpruned: Floats) -> dict[str, Any]:
@@ -41,11 +37,11 @@ def _row(questions: Sequence[Question], ours: Floats, theirs: Floats, unpruned: 
             mine, other, base, pictures = ours[rows], theirs[rows], unpruned[rows], clusters[rows]
             cells[name] = {
                 "questions": int(rows.sum()),
-                "unpruned": _summary(clustered_mean(base, pictures)),
-                "against": _summary(clustered_mean(other, pictures)),
-                "score": _summary(clustered_mean(mine, pictures)),
-                "difference": _summary(clustered_mean(mine - other, pictures)),
-                "of_unpruned": _summary(clustered_ratio(mine, base, pictures)),
+                "unpruned": clustered_mean(base, pictures).summary(),
+                "against": clustered_mean(other, pictures).summary(),
+                "score": clustered_mean(mine, pictures).summary(),
+                "difference": clustered_mean(mine - other, pictures).summary(),
+                "of_unpruned": clustered_ratio(mine, base, pictures).summary(),
             }
     return cells
 

@@ -6,7 +6,7 @@ import argparse
 import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -20,7 +20,7 @@ from encoder_service.assembly import EncodedVisual
 from fovea.stack import shipped_checkpoint
 from lab.questions import GROUPS, Question, evaluation_questions, score
 
-__all__ = ["SPLITS", "Evaluation", "Outcome", "Split", "add_options", "shipped_system"]
+__all__ = ["SPLITS", "Evaluation", "Outcome", "Split", "add_options", "png", "shipped_system", "with_pictures"]
 
 Split = Literal["easy", "crowded"]
 SPLITS: Final[tuple[Split, ...]] = ("easy", "crowded")
@@ -66,7 +66,7 @@ class Evaluation:
         self.split, self.num_scenes = split, num_scenes
         self.questions = evaluation_questions(split, seed, num_scenes)
         self._system = system
-        self._asked = _asked(self.questions)
+        self._asked = with_pictures(self.questions)
         self._clusters = np.array([question.scene.seed for question in self.questions])
         self._groups = np.array([question.group for question in self.questions])
         self._outcomes: dict[str, Outcome] = {}
@@ -119,8 +119,7 @@ class Evaluation:
         return {"pictures": self.num_scenes, "questions": len(self.questions), "rows": rows}
 
     def _summary(self, values: Floats, rows: npt.NDArray[np.bool_]) -> dict[str, float]:
-        interval = clustered_mean(values[rows], self._clusters[rows])
-        return {name: round(value, 6) for name, value in vars(interval).items()}
+        return clustered_mean(values[rows], self._clusters[rows]).summary()
 
     def _encoded(self, method: Method) -> list[EncodedVisual]:
         """What the encoder sends; kept until the next other one, as many LLM-side methods read the same."""
@@ -137,15 +136,17 @@ def _positive(text: str) -> int:
     return number
 
 
-def _png(question: Question) -> bytes:
+def png(question: Question) -> bytes:
+    """Its picture as a file."""
     file = io.BytesIO()
     question.image.save(file, "PNG")
     return file.getvalue()
 
 
-def _asked(questions: Sequence[Question]) -> list[Asked]:
+def with_pictures(questions: Sequence[Question], draw: Callable[[Question], bytes] = png) -> list[Asked]:
+    """The questions with their picture files, each picture drawn once."""
     drawn: dict[int, bytes] = {}
     for question in questions:
         if question.scene.seed not in drawn:
-            drawn[question.scene.seed] = _png(question)
+            drawn[question.scene.seed] = draw(question)
     return [Asked(drawn[question.scene.seed], question.text) for question in questions]

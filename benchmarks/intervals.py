@@ -30,6 +30,10 @@ class Interval:
         """A difference in percentage points: "-3.1 [-4.0, -2.2]"."""
         return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
+    def summary(self) -> dict[str, float]:
+        """For a results file."""
+        return {name: round(value, 6) for name, value in vars(self).items()}
+
 
 def clustered_mean(values: Floats, clusters: npt.NDArray[np.int64], *, seed: int = 0) -> Interval:
     """Mean of `values` with a bootstrap interval that resamples whole clusters (Efron & Tibshirani 1993, ch. 8).

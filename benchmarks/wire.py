@@ -23,7 +23,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.intervals import Floats, Interval, clustered_mean
+from benchmarks.evaluation import with_pictures
+from benchmarks.intervals import Floats, clustered_mean
 from benchmarks.provenance import provenance
 from benchmarks.system import Asked, Method, System
 from benchmarks.wire_report import markdown, plot
@@ -96,24 +97,6 @@ def jpeg(question: Question, quality: int) -> bytes:
     return file.getvalue()
 
 
-def _asked(questions: Sequence[Question], draw: Callable[[Question], bytes]) -> list[Asked]:
-    drawn: dict[int, bytes] = {}
-    for question in questions:
-        if question.scene.seed not in drawn:
-            drawn[question.scene.seed] = draw(question)
-    return [Asked(drawn[question.scene.seed], question.text) for question in questions]
-
-
-def _png(question: Question) -> bytes:
-    file = io.BytesIO()
-    question.image.save(file, "PNG")
-    return file.getvalue()
-
-
-def _summary(interval: Interval) -> dict[str, float]:
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
-
-
 class Split:
     """The questions of one split, and their scores under each way of sending.
 
@@ -127,7 +110,7 @@ class Split:
     def __init__(self, system: System, name: str, seed: int, scenes: int) -> None:
         self._system, self._name = system, name
         self.questions = evaluation_questions(name, seed, scenes)  # type: ignore[arg-type]  # one of SPLITS
-        self.asked = _asked(self.questions, _png)
+        self.asked = with_pictures(self.questions)
         self._clusters = np.array([question.scene.seed for question in self.questions])
         self._unpruned: Floats | None = None
 
@@ -155,7 +138,7 @@ class Split:
         return row
 
     def _interval(self, values: Floats) -> dict[str, float]:
-        return _summary(clustered_mean(values, self._clusters))
+        return clustered_mean(values, self._clusters).summary()
 
     def tokens(self, pruner: str, keep: Fraction, dtypes: Sequence[str]) -> list[dict[str, Any]]:
         """Rows of one budget of tokens in each dtype."""
@@ -187,7 +170,7 @@ class Split:
 
     def jpeg(self, quality: int) -> dict[str, Any]:
         """The row of sending the picture itself to the unpruned model."""
-        asked = _asked(self.questions, lambda question: jpeg(question, quality))
+        asked = with_pictures(self.questions, lambda question: jpeg(question, quality))
         got = self.scores(f"JPEG {quality}", asked, self._system.encode(asked, Method("none")))
         mean = float(np.mean([len(one.picture) for one in asked]))
         return self.row(got, None, way="jpeg", keep=f"q{quality}", pruner="none", dtype="JPEG", num_bytes=mean)

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from benchmarks.tiny.clip import IMAGE_SIZE, vision_config
-from benchmarks.tiny.tokenizers import language_tokenizer
+from benchmarks.tiny.tokenizers import vicuna_tokenizer
 
 __all__ = ["SPECIALS", "TEMPLATE", "llama_config", "write"]
 
@@ -47,17 +47,7 @@ def llama_config(tokenizer: Any) -> Any:
 def write(folder: Path, *, seed: int = 0) -> Path:
     """Writes config, weights, tokenizer and processor; returns `folder`."""
     torch.manual_seed(seed)
-    tokenizer = language_tokenizer(
-        SPECIALS,
-        {
-            "unk_token": "<unk>",
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "pad_token": "<pad>",
-            "image_token": "<image>",
-        },
-        bos="<s>",
-    )
+    tokenizer = vicuna_tokenizer(SPECIALS, image_token="<image>")  # noqa: S106  # no passwords
     config = LlavaConfig(
         vision_config=vision_config(),
         text_config=llama_config(tokenizer),

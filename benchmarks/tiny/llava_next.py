@@ -11,7 +11,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 
 from benchmarks.tiny.clip import IMAGE_SIZE, vision_config
 from benchmarks.tiny.llava import SPECIALS, TEMPLATE, llama_config
-from benchmarks.tiny.tokenizers import language_tokenizer
+from benchmarks.tiny.tokenizers import vicuna_tokenizer
 
 __all__ = ["CANVASES", "MISTRAL_TEMPLATE", "write"]
 
@@ -40,14 +40,7 @@ def write(folder: Path, *, seed: int = 0, text: str = "llama") -> Path:
         text: llama or mistral.
     """
     torch.manual_seed(seed)
-    names = {
-        "unk_token": "<unk>",
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "pad_token": "<pad>",
-        "image_token": "<image>",
-    }
-    tokenizer = language_tokenizer(SPECIALS, names, bos="<s>")
+    tokenizer = vicuna_tokenizer(SPECIALS, image_token="<image>")  # noqa: S106  # no passwords
     config = LlavaNextConfig(
         vision_config=vision_config(),
         text_config=_text_config(text, tokenizer),

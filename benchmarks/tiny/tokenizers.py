@@ -8,7 +8,7 @@ from typing import Any, Final
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["clip_tokenizer", "language_tokenizer"]
+__all__ = ["clip_tokenizer", "language_tokenizer", "vicuna_tokenizer"]
 
 _CORPUS: Final = [
     "USER: what colour is the red circle in this picture? ASSISTANT: it is a cat on a mat",
@@ -43,6 +43,12 @@ def language_tokenizer(specials: Sequence[str], names: Mapping[str, str], *, bos
     }
     extra = {name: token for name, token in names.items() if name not in known}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **known, extra_special_tokens=extra)
+
+
+def vicuna_tokenizer(specials: Sequence[str], **visuals: str) -> Any:
+    """That of the LLaVA families: BOS in front, and tokens for what `visuals` names (`image_token`, `video_token`)."""
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    return language_tokenizer(specials, names | visuals, bos="<s>")
 
 
 def clip_tokenizer() -> Any:

@@ -14,7 +14,7 @@ from benchmarks.tiny import clip
 from benchmarks.tiny.clip import IMAGE_SIZE, vision_config
 from benchmarks.tiny.llava import TEMPLATE as LLAVA_TEMPLATE
 from benchmarks.tiny.llava import llama_config
-from benchmarks.tiny.tokenizers import language_tokenizer
+from benchmarks.tiny.tokenizers import vicuna_tokenizer
 
 __all__ = ["SPECIALS", "TEMPLATE", "write", "write_text_tower"]
 
@@ -35,18 +35,7 @@ def write(folder: Path, *, seed: int = 0) -> Path:
     The processor is written file by file, as on the hub: its class needs torchvision for videos.
     """
     torch.manual_seed(seed)
-    tokenizer = language_tokenizer(
-        SPECIALS,
-        {
-            "unk_token": "<unk>",
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "pad_token": "<pad>",
-            "image_token": "<image>",
-            "video_token": "<video>",
-        },
-        bos="<s>",
-    )
+    tokenizer = vicuna_tokenizer(SPECIALS, image_token="<image>", video_token="<video>")  # noqa: S106  # no passwords
     config = VideoLlavaConfig(
         vision_config=vision_config(),
         text_config=llama_config(tokenizer),
