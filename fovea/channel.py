@@ -116,6 +116,8 @@ def connect(
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_S * 1000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
+        # A pod that replaces another has a new address, and by default a name is looked up once in 30 s at most.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         # The server allows one ping in 5 s (fovea.server); below that it answers with GOAWAY.
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),

@@ -1,0 +1,101 @@
+"""A channel to a name with many addresses, as a headless Kubernetes service is, with a real DNS server behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import grpc
+import grpc.aio
+import pytest
+from dnslib import QTYPE, RR, A, DNSRecord
+from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSServer
+
+from fovea.channel import connect
+
+# Shorter than the 30 s that gRPC by default lets pass between two look-ups of a name.
+PATIENCE_S = 20.0
+SEVERAL = 10
+
+
+class Zone(BaseResolver):
+    """One name, whatever it is, with the addresses that the test says."""
+
+    def __init__(self) -> None:
+        self.addresses: list[str] = []
+        self.server = DNSServer(self, address="127.0.0.1", port=0, logger=DNSLogger("-request,-reply,-error"))
+
+    @property
+    def authority(self) -> str:
+        return f"127.0.0.1:{self.server.server.server_address[1]}"
+
+    def resolve(self, request: DNSRecord, handler: DNSHandler) -> DNSRecord:
+        reply = request.reply()
+        if request.q.qtype == QTYPE.A:
+            reply.add_answer(*(RR(request.q.qname, QTYPE.A, rdata=A(address)) for address in self.addresses))
+        return reply
+
+
+@pytest.fixture
+def zone() -> Iterator[Zone]:
+    zone = Zone()
+    zone.server.start_thread()
+    yield zone
+    zone.server.stop()
+    zone.server.server.server_close()
+
+
+class Pods:
+    """Servers on addresses of their own and one port, each of which answers with its address."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._servers: dict[str, grpc.aio.Server] = {}
+
+    async def start(self, address: str) -> None:
+        async def say(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            return address.encode()
+
+        server = grpc.aio.server()
+        handlers = {"Who": grpc.unary_unary_rpc_method_handler(say)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Pod", handlers),))
+        self.port = server.add_insecure_port(f"{address}:{self.port}")
+        await server.start()
+        self._servers[address] = server
+
+    async def stop(self, *addresses: str) -> None:
+        for address in addresses or list(self._servers):
+            await self._servers.pop(address).stop(0)
+
+
+@pytest.fixture
+async def pods() -> AsyncIterator[Pods]:
+    pods = Pods()
+    yield pods
+    await pods.stop()
+
+
+async def who(channel: grpc.aio.Channel) -> str:
+    return str(await channel.unary_unary("/Pod/Who")(b"", timeout=PATIENCE_S, wait_for_ready=True), "ascii")
+
+
+async def test_calls_are_spread_evenly_over_all_addresses(zone: Zone, pods: Pods) -> None:
+    zone.addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
+    for address in zone.addresses:
+        await pods.start(address)
+    async with connect(f"dns://{zone.authority}/llm.test:{pods.port}", max_message_bytes=2**20) as channel:
+        seen: set[str] = set()
+        while seen != set(zone.addresses):  # until all connections stand
+            seen.add(await who(channel))
+        answers = [await who(channel) for _ in range(3 * SEVERAL)]
+    assert {address: answers.count(address) for address in zone.addresses} == dict.fromkeys(zone.addresses, SEVERAL)
+
+
+async def test_a_pod_that_replaces_the_only_one_is_soon_found_at_its_new_address(zone: Zone, pods: Pods) -> None:
+    zone.addresses = ["127.0.0.2"]
+    await pods.start("127.0.0.2")
+    async with connect(f"dns://{zone.authority}/llm.test:{pods.port}", max_message_bytes=2**20) as channel:
+        assert await who(channel) == "127.0.0.2"
+        await pods.stop("127.0.0.2")
+        await pods.start("127.0.0.3")
+        zone.addresses = ["127.0.0.3"]
+        assert await who(channel) == "127.0.0.3"
