@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import grpc
@@ -11,6 +12,7 @@ from dnslib import QTYPE, RR, A, DNSRecord
 from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSServer
 
 from fovea.channel import connect
+from fovea.server import GrpcServer
 
 # Shorter than the 30 s that gRPC by default lets pass between two look-ups of a name.
 PATIENCE_S = 20.0
@@ -49,22 +51,23 @@ class Pods:
 
     def __init__(self) -> None:
         self.port = 0
-        self._servers: dict[str, grpc.aio.Server] = {}
+        self._servers: dict[str, GrpcServer] = {}
 
-    async def start(self, address: str) -> None:
+    async def start(self, address: str, **options: float) -> None:
         async def say(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
             return address.encode()
 
-        server = grpc.aio.server()
+        listen = f"{address}:{self.port}"
+        server = GrpcServer(listen, services=[], max_message_bytes=2**20, max_concurrent_rpcs=SEVERAL, **options)
         handlers = {"Who": grpc.unary_unary_rpc_method_handler(say)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Pod", handlers),))
-        self.port = server.add_insecure_port(f"{address}:{self.port}")
+        server.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Pod", handlers),))
+        self.port = server.port
         await server.start()
         self._servers[address] = server
 
     async def stop(self, *addresses: str) -> None:
         for address in addresses or list(self._servers):
-            await self._servers.pop(address).stop(0)
+            await self._servers.pop(address).drain(0)
 
 
 @pytest.fixture
@@ -99,3 +102,15 @@ async def test_a_pod_that_replaces_the_only_one_is_soon_found_at_its_new_address
         await pods.start("127.0.0.3")
         zone.addresses = ["127.0.0.3"]
         assert await who(channel) == "127.0.0.3"
+
+
+async def test_an_added_pod_is_found_once_the_connections_are_old(zone: Zone, pods: Pods) -> None:
+    zone.addresses = ["127.0.0.2"]
+    await pods.start("127.0.0.2", max_connection_age_s=1)
+    async with connect(f"dns://{zone.authority}/llm.test:{pods.port}", max_message_bytes=2**20) as channel:
+        assert await who(channel) == "127.0.0.2"
+        await pods.start("127.0.0.3")
+        zone.addresses += ["127.0.0.3"]
+        async with asyncio.timeout(PATIENCE_S):
+            while await who(channel) != "127.0.0.3":
+                pass
