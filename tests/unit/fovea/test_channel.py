@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import grpc
@@ -11,7 +12,8 @@ import pytest
 from dnslib import QTYPE, RR, A, DNSRecord
 from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSServer
 
-from fovea.channel import connect
+from fovea import channel as channel_module
+from fovea.channel import Access, Connection, connect
 from fovea.server import GrpcServer
 
 # Shorter than the 30 s that gRPC by default lets pass between two look-ups of a name.
@@ -24,6 +26,7 @@ class Zone(BaseResolver):
 
     def __init__(self) -> None:
         self.addresses: list[str] = []
+        self.asked = 0
         self.server = DNSServer(self, address="127.0.0.1", port=0, logger=DNSLogger("-request,-reply,-error"))
 
     @property
@@ -33,6 +36,7 @@ class Zone(BaseResolver):
     def resolve(self, request: DNSRecord, handler: DNSHandler) -> DNSRecord:
         reply = request.reply()
         if request.q.qtype == QTYPE.A:
+            self.asked += 1
             reply.add_answer(*(RR(request.q.qname, QTYPE.A, rdata=A(address)) for address in self.addresses))
         return reply
 
@@ -114,3 +118,26 @@ async def test_an_added_pod_is_found_once_the_connections_are_old(zone: Zone, po
         async with asyncio.timeout(PATIENCE_S):
             while await who(channel) != "127.0.0.3":
                 pass
+
+
+async def test_a_name_without_an_address_is_asked_for_again_without_growing_pauses(
+    zone: Zone, pods: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel_module, "_RENEW_S", 0.1)
+    await pods.start("127.0.0.2")
+    target = f"dns://{zone.authority}/llm.test:{pods.port}"
+    connection = Connection(target, max_message_bytes=2**20, access=Access())
+    async with asyncio.timeout(PATIENCE_S):  # gRPC alone would by then have asked 6 times
+        while zone.asked < SEVERAL:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await connection.channel.unary_unary("/Pod/Who")(b"", timeout=PATIENCE_S)
+            await asyncio.sleep(0.01)
+    zone.addresses = ["127.0.0.2"]
+    answer = b""
+    async with asyncio.timeout(PATIENCE_S):
+        while not answer:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                answer = await connection.channel.unary_unary("/Pod/Who")(b"", timeout=PATIENCE_S)
+            await asyncio.sleep(0.01)
+    assert answer == b"127.0.0.2"
+    await connection.close()
