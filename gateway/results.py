@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from gateway.clients.encoder import Encoded, Explanation
-from gateway.schemas.answer import (
+from gateway.schemas.answer_response import (
     AnswerResponse,
     CacheReport,
     Explain,
