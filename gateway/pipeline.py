@@ -183,6 +183,7 @@ class Pipeline:
                     completion_tokens=done.completion_tokens,
                     visual_tokens_total=encoded.num_tokens_total,
                     visual_tokens_kept=encoded.num_tokens_kept,
+                    visual_tokens_by_layer=list(done.visual_tokens_by_layer),
                     wire_dtype=encoded.wire_dtype,
                 ),
                 wire_bytes=generated.wire_bytes,

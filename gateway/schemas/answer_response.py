@@ -40,6 +40,9 @@ class Usage(_Response):
     visual_tokens_kept: int
     """Visual tokens of all of them that reached the language model."""
 
+    visual_tokens_by_layer: list[int] | None = None
+    """With `llm_pruner`: how many of them each layer of the language model attended over."""
+
     wire_dtype: str
     """How the visual tokens of this answer travelled when it was computed."""
 
