@@ -25,7 +25,7 @@ from gateway.drawing import Drawing
 from gateway.fetch import MediaFetcher
 from gateway.gathering import Gatherer, MediaLimits
 from gateway.pipeline import Pipeline
-from gateway.plan import Planner
+from gateway.planner import Planner
 from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer, TokenizerFiles
 
