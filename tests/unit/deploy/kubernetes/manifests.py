@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-__all__ = ["BUNDLES", "KUSTOMIZE", "OVERLAYS", "SERVICES", "Manifests", "Service", "load"]
+__all__ = ["BUNDLES", "KUSTOMIZE", "OVERLAYS", "SERVICES", "WITH_GATEWAY", "Manifests", "Service", "load"]
 
 KUSTOMIZE = Path(__file__).parents[4] / "deploy" / "kustomize"
 OVERLAYS = ("cpu", "gpu", "tls", "edge")
 BUNDLES = ("base", *OVERLAYS)
+WITH_GATEWAY = tuple(bundle for bundle in BUNDLES if bundle != "edge")
 
 Document = dict[str, Any]
 

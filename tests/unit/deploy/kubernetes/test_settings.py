@@ -11,7 +11,7 @@ import yaml
 
 from fovea import __version__
 from fovea.server import split_address
-from tests.unit.deploy.kubernetes.manifests import SERVICES, Manifests, load
+from tests.unit.deploy.kubernetes.manifests import SERVICES, WITH_GATEWAY, Manifests, load
 
 ROOT = Path(__file__).parents[4]
 OTHER_VARIABLES = {"HF_HUB_OFFLINE", "HOME"}
@@ -50,11 +50,9 @@ def test_services_listen_where_their_ports_and_prometheus_look(
             assert split_address(settings.metrics_listen) == ("0.0.0.0", scraped)
 
 
-def test_the_gateway_finds_all_pods_of_both_services_and_redis(
-    manifests: Manifests, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if "gateway" not in manifests.ours:
-        pytest.skip("an overlay without a gateway")
+@pytest.mark.parametrize("bundle", WITH_GATEWAY)
+def test_the_gateway_finds_all_pods_of_both_services_and_redis(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = load(bundle)
     settings = manifests.settings("gateway", monkeypatch)
     for target in (settings.encoder, settings.llm, settings.redis_url.get_secret_value()):
         url = urlsplit(target)
