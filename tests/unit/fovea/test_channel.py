@@ -9,45 +9,21 @@ from collections.abc import AsyncIterator, Iterator
 import grpc
 import grpc.aio
 import pytest
-from dnslib import QTYPE, RR, A, DNSRecord
-from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSServer
 
 from fovea import channel as channel_module
 from fovea.channel import Access, Connection, connect
 from fovea.server import GrpcServer
+from tests.dns_zone import Zone
 
 # Shorter than the 30 s that gRPC by default lets pass between two look-ups of a name.
 PATIENCE_S = 20.0
 SEVERAL = 10
 
 
-class Zone(BaseResolver):
-    """One name, whatever it is, with the addresses that the test says."""
-
-    def __init__(self) -> None:
-        self.addresses: list[str] = []
-        self.asked = 0
-        self.server = DNSServer(self, address="127.0.0.1", port=0, logger=DNSLogger("-request,-reply,-error"))
-
-    @property
-    def authority(self) -> str:
-        return f"127.0.0.1:{self.server.server.server_address[1]}"
-
-    def resolve(self, request: DNSRecord, handler: DNSHandler) -> DNSRecord:
-        reply = request.reply()
-        if request.q.qtype == QTYPE.A:
-            self.asked += 1
-            reply.add_answer(*(RR(request.q.qname, QTYPE.A, rdata=A(address)) for address in self.addresses))
-        return reply
-
-
 @pytest.fixture
 def zone() -> Iterator[Zone]:
-    zone = Zone()
-    zone.server.start_thread()
-    yield zone
-    zone.server.stop()
-    zone.server.server.server_close()
+    with Zone() as zone:
+        yield zone
 
 
 class Pods:
@@ -89,7 +65,7 @@ async def test_calls_are_spread_evenly_over_all_addresses(zone: Zone, pods: Pods
     zone.addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
     for address in zone.addresses:
         await pods.start(address)
-    async with connect(f"dns://{zone.authority}/llm.test:{pods.port}", max_message_bytes=2**20) as channel:
+    async with connect(zone.target(pods.port), max_message_bytes=2**20) as channel:
         seen: set[str] = set()
         while seen != set(zone.addresses):  # until all connections stand
             seen.add(await who(channel))
@@ -100,7 +76,7 @@ async def test_calls_are_spread_evenly_over_all_addresses(zone: Zone, pods: Pods
 async def test_a_pod_that_replaces_the_only_one_is_soon_found_at_its_new_address(zone: Zone, pods: Pods) -> None:
     zone.addresses = ["127.0.0.2"]
     await pods.start("127.0.0.2")
-    async with connect(f"dns://{zone.authority}/llm.test:{pods.port}", max_message_bytes=2**20) as channel:
+    async with connect(zone.target(pods.port), max_message_bytes=2**20) as channel:
         assert await who(channel) == "127.0.0.2"
         await pods.stop("127.0.0.2")
         await pods.start("127.0.0.3")
@@ -111,7 +87,7 @@ async def test_a_pod_that_replaces_the_only_one_is_soon_found_at_its_new_address
 async def test_an_added_pod_is_found_once_the_connections_are_old(zone: Zone, pods: Pods) -> None:
     zone.addresses = ["127.0.0.2"]
     await pods.start("127.0.0.2", max_connection_age_s=1)
-    async with connect(f"dns://{zone.authority}/llm.test:{pods.port}", max_message_bytes=2**20) as channel:
+    async with connect(zone.target(pods.port), max_message_bytes=2**20) as channel:
         assert await who(channel) == "127.0.0.2"
         await pods.start("127.0.0.3")
         zone.addresses += ["127.0.0.3"]
@@ -125,8 +101,7 @@ async def test_a_name_without_an_address_is_asked_for_again_without_growing_paus
 ) -> None:
     monkeypatch.setattr(channel_module, "_RENEW_S", 0.1)
     await pods.start("127.0.0.2")
-    target = f"dns://{zone.authority}/llm.test:{pods.port}"
-    connection = Connection(target, max_message_bytes=2**20, access=Access())
+    connection = Connection(zone.target(pods.port), max_message_bytes=2**20, access=Access())
     async with asyncio.timeout(PATIENCE_S):  # gRPC alone would by then have asked 6 times
         while zone.asked < SEVERAL:
             with pytest.raises(grpc.aio.AioRpcError):
