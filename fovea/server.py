@@ -198,9 +198,9 @@ class GrpcServer:
                 ("grpc.http2.max_pings_without_data", 0),
                 # Who connects and never finishes its handshake is soon let go.
                 ("grpc.server_handshake_timeout_ms", 20_000),
-                # Long-lived connections would never see a new replica.
+                # Long-lived connections would never see a new replica. Calls under way keep theirs until their own
+                # deadlines: an answer that was cut would have to be generated again, and be cut again.
                 ("grpc.max_connection_age_ms", round(1000 * max_connection_age_s)),
-                ("grpc.max_connection_age_grace_ms", 120_000),
             ],
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)

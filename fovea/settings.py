@@ -115,8 +115,8 @@ class GrpcSettings(ServiceSettings):
 
     max_connection_age_s: float = Field(300.0, ge=1)
     """When clients are asked to connect anew, which is how they find replicas that were added, and show a certificate
-    that was renewed. Calls under way go on, for two minutes at most. Less where replicas come and go often, more over a
-    slow link."""
+    that was renewed. Calls under way go on until their own deadlines. Less where replicas come and go often, more over
+    a slow link."""
 
     @field_validator("tls_key")
     @classmethod
