@@ -1,4 +1,4 @@
-"""Tests inside vLLM, which lives in an environment of its own (`make test-vllm`). Elsewhere none of them is collected."""
+"""Tests inside vLLM, which lives in an environment of its own (`make test-vllm`). Elsewhere none is collected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if importlib.util.find_spec("vllm") is None:
 else:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ours are errors; vLLM's and torch's are not ours
-        import vllm  # noqa: F401
+        from vllm import LLM  # noqa: F401  # vLLM's modules are lazy, and so are their warnings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
