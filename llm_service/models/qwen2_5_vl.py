@@ -14,9 +14,9 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from llm_service.models.base import CheckpointError, ModelInputs, VisionLanguageModel, resolve_dtype
 from llm_service.models.ending import eos_token_ids
-from llm_service.models.mrope import mrope_positions
 from llm_service.models.splicing import splice
 from llm_service.models.weights import assign, read_tensors
+from llm_service.mrope import mrope_positions
 from llm_service.prompts import Prompt
 
 __all__ = ["QwenLanguageModel"]

@@ -23,7 +23,7 @@ from fovea import tensors
 from fovea.v1 import llm_pb2, tensor_pb2
 from llm_service.models import load_model
 from llm_service.models.base import CheckpointError
-from llm_service.models.mrope import mrope_positions
+from llm_service.mrope import mrope_positions
 from llm_service.prompts import Prompt, VisualTokens
 
 START, VISION, VISION_END, IMAGE, VIDEO = 1, 3, 4, 6, 7
