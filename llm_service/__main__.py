@@ -9,7 +9,7 @@ from typing import Any
 
 from fovea.loading import end_while_loading, load_in_background
 from fovea.server import BindError, GrpcServer, stop_signal
-from fovea.telemetry import configure_logging
+from fovea.telemetry import configure_logging, report_load
 from fovea.v1 import llm_pb2_grpc
 from fovea.watched import CredentialsError
 from llm_service.models.base import CheckpointError
@@ -57,7 +57,9 @@ async def serve(settings: LLMSettings) -> int:
         stopped.cancel()
         await server.drain(0)
         return 1
-    model.engine.start()
+    engine = model.engine
+    engine.start()
+    report_load(waiting=lambda: engine.num_waiting, running=lambda: engine.num_running)
     servicer.serve(model)
     await server.ready()
     log.info("serving %s (%s) on port %d", model.name, model.limits.fingerprint, server.port)
@@ -65,7 +67,7 @@ async def serve(settings: LLMSettings) -> int:
     await stopped
     log.info("draining: streams under way have %g s", settings.drain_grace_s)
     await server.drain(settings.drain_grace_s)
-    await asyncio.to_thread(model.engine.stop)
+    await asyncio.to_thread(engine.stop)
     return 0
 
 
