@@ -51,6 +51,7 @@ class VisualSide(Protocol):
         video_token_id: Stands for a video; None where the family takes none.
         has_newline: It reads a token of its own at the end of a line of tiles.
         has_grid_positions: A visual token stands where it did in its grid (M-RoPE), not after the token before it.
+        merge_size: Patches on a side of what becomes one visual token.
         visual_hidden_size: Channels C of the visual tokens that arrive.
         max_model_len: Positions that the model knows.
         eos_token_ids: Any of them ends an answer.
@@ -62,6 +63,7 @@ class VisualSide(Protocol):
     video_token_id: int | None
     has_newline: bool
     has_grid_positions: bool = False
+    merge_size: int = 1
     visual_hidden_size: int
     max_model_len: int
     eos_token_ids: frozenset[int]

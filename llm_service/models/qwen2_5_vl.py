@@ -51,7 +51,7 @@ class QwenLanguageModel(VisionLanguageModel):
         self.visual_hidden_size: int = config.text_config.hidden_size
         self.max_model_len: int = config.text_config.max_position_embeddings
         self.eos_token_ids = end_token_ids
-        self.merge_size: int = config.vision_config.spatial_merge_size
+        self.merge_size = config.vision_config.spatial_merge_size
         self._tokens_per_second: float = config.vision_config.tokens_per_second
         self._device = device
         self._dtype = dtype
