@@ -96,6 +96,7 @@ async def serve(settings: EncoderSettings) -> None:
             prepare_threads=settings.decode_threads,
         )
         async with batcher:
+            telemetry.report_load(waiting=lambda: batcher.num_waiting, running=lambda: batcher.num_running)
             servicer.attach(engine.model, batcher)
             await server.ready()
             log.info("serving on port %d: %s, %s", server.port, engine.model.device, engine.model.dtype)
