@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints the table and writes engine.json, engine.md and engine.png."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
     parser.add_argument("--rounds", type=int, default=2, help="how often each engine is started (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements a round (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=2, help="measurements a round (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
     parser.add_argument("--child", nargs=2, metavar=("ENGINE", "CHECKPOINT"), help=argparse.SUPPRESS)
