@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 from vllm import LLM, SamplingParams
@@ -220,23 +221,19 @@ def test_vllm_itself_stays_as_it_is(checkpoint, unsplit, llm):
         assert_same(ask(llm, [prompt])[0], wanted)
 
         pixels = np.random.default_rng(0).integers(0, 256, (112, 168, 3), dtype=np.uint8)
-        answer = ask(stock, [{"prompt_token_ids": PROMPTS[0][0], "multi_modal_data": {"image": to_picture(pixels)}}])[0]
+        answer = ask(
+            stock, [{"prompt_token_ids": PROMPTS[0][0], "multi_modal_data": {"image": Image.fromarray(pixels)}}]
+        )[0]
         assert_same(answer, of_pixels(unsplit, stock, pixels))
     finally:
         stock.llm_engine.engine_core.shutdown()
-
-
-def to_picture(pixels):
-    from PIL import Image
-
-    return Image.fromarray(pixels)
 
 
 @torch.inference_mode()
 def of_pixels(unsplit, llm, pixels):
     """transformers' answer to the patches that vLLM's own processor makes of a picture."""
     processor = llm.llm_engine.renderer.get_mm_processor().info.get_hf_processor()
-    made = processor.image_processor(images=[to_picture(pixels)], return_tensors="pt")
+    made = processor.image_processor(images=[Image.fromarray(pixels)], return_tensors="pt")
     _, height, width = made["image_grid_thw"][0].tolist()
     features = unsplit.model.visual(made["pixel_values"], grid_thw=made["image_grid_thw"]).pooler_output.numpy()
     visual = Visual(1, height // 2, width // 2)
