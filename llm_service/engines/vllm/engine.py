@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 # How often an idle engine looks whether vLLM's processes still live; with requests under way it learns at once.
 _LOOK_S: Final = 1.0
+_MAX_ERROR_CHARS: Final = 500
 
 
 class VllmEngine:
@@ -134,7 +135,7 @@ class VllmEngine:
             self._llm = _make(arguments)
         except Exception as error:
             log.debug("vLLM does not start", exc_info=error)
-            loaded.set_exception(CheckpointError(f"vLLM does not start: {_first_line(error)}"))
+            loaded.set_exception(CheckpointError(f"vLLM does not start: {_one_line(error)}"))
             return
         loaded.set_result(None)
         looking = asyncio.create_task(self._look())
@@ -192,7 +193,7 @@ class VllmEngine:
         except EngineDeadError:
             _fail([row], "has lost its engine")
         except VLLMClientError as error:
-            row.fail(InvalidRequest(_first_line(error), param="input_ids"))
+            row.fail(InvalidRequest(_one_line(error), param="input_ids"))
         except Exception:
             log.exception("a request failed")
             row.fail(InternalError("the model failed on this request; the log of the LLM service tells why"))
@@ -249,5 +250,5 @@ def _fail(rows: list[Row], what: str) -> None:
             row.fail(Unavailable(f"the LLM service {what}", retry_after_s=1.0))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_MAX_ERROR_CHARS] or type(error).__name__
