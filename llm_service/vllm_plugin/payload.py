@@ -69,5 +69,5 @@ def _payload(modality: Modality, some: Sequence[VisualTokens], merge_size: int, 
     }
     # Without the field vLLM counts a second a frame, as we do where it is not known.
     if modality == "video":
-        payload[SECONDS] = torch.tensor([tokens.seconds_per_frame or 1.0 for tokens in some])
+        payload[SECONDS] = torch.tensor([tokens.seconds_per_frame or 1 for tokens in some], dtype=torch.float32)
     return payload
