@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,7 +17,10 @@ __all__ = ["VideoLlavaForConditionalGeneration"]
 class VideoLlavaForConditionalGeneration(nn.Module, SupportsLoRA, SupportsPP):
     """A model of text alone around what `config.text_config` names; towers and projector are the encoder's and ours."""
 
-    packed_modules_mapping = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
+    packed_modules_mapping: ClassVar = {
+        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
     # As transformers 5 names them in memory -> as on the hub; None: not read.
     hf_to_vllm_mapper = WeightsMapper(
         orig_to_new_prefix={
