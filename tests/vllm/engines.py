@@ -42,7 +42,7 @@ def drop_towers(checkpoint: Path) -> None:
 def served(checkpoint: Path, engine: str, **settings):
     options = {"max_model_len": MAX_MODEL_LEN, "max_batch_size": MAX_BATCH_SIZE, **settings}
     if engine == "vllm":
-        options["engine_args"] = {"enforce_eager": True}
+        options.setdefault("engine_args", {"enforce_eager": True})
     return load(LLMSettings(model=str(checkpoint), engine=engine, device="cpu", dtype="float32", **options))
 
 
@@ -75,7 +75,7 @@ class Requests:
         )
 
     def several(self, number):
-        """Prompts of all kinds: text, pictures pruned and whole, side by side and apart, videos where they are taken."""
+        """Prompts of all kinds: text, pictures pruned and whole, side by side and apart, videos too."""
         rng = np.random.default_rng(7)
         for i in range(number):
             words = rng.integers(FIRST_WORD, LAST_WORD, size=rng.integers(2, 40))

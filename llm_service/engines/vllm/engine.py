@@ -20,6 +20,7 @@ from typing import Any, Final
 from tokenizers import Tokenizer
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
+from vllm.inputs import tokens_input
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -134,20 +135,29 @@ class VllmEngine:
         try:
             self._llm = _make(arguments)
         except Exception as error:
-            log.debug("vLLM does not start", exc_info=error)
             loaded.set_exception(CheckpointError(f"vLLM does not start: {_one_line(error)}"))
+            return
+        try:
+            await self._serve(loaded)
+        finally:
+            self._llm.shutdown()
+            del self._llm  # or its finalizer complains when the interpreter ends
+
+    async def _serve(self, loaded: concurrent.futures.Future[None]) -> None:
+        try:
+            # Shows that vLLM's kernels take this model, and has compiled by now what it compiles for distributions: a
+            # first request for one would hold up all others.
+            await self._first_token_logprobs(tokens_input([min(self._visual.eos_token_ids)]))
+        except Exception as error:
+            loaded.set_exception(CheckpointError(f"vLLM loads the model but cannot run it: {_one_line(error)}"))
             return
         loaded.set_result(None)
         looking = asyncio.create_task(self._look())
-        try:
-            await self._ended.wait()
-        finally:
-            looking.cancel()
-            for task in self._running:
-                task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
-            self._llm.shutdown()
-            del self._llm  # or its finalizer complains when the interpreter ends
+        await self._ended.wait()
+        looking.cancel()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _look(self) -> None:
         """Returns when vLLM is dead, having told so."""
