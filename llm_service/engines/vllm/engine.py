@@ -17,14 +17,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
 from tokenizers import Tokenizer
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.exceptions import VLLMClientError
-from vllm.inputs import tokens_input
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, ServiceError, Unavailable
+from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, Overloaded, ServiceError, Unavailable
 from fovea.telemetry import FAILURES
 from llm_service.engines.base import Generation, GenerationRequest
 from llm_service.engines.row import Row
@@ -32,6 +32,7 @@ from llm_service.engines.vllm.inputs import engine_input
 from llm_service.engines.vllm.sampling import decoding, first_token
 from llm_service.engines.waiting import WaitingQueue
 from llm_service.models.base import CheckpointError, VisualSide
+from llm_service.prompts import Prompt, VisualTokens
 from llm_service.pruners.base import AnyPruner
 from llm_service.vllm_plugin.orphans import PARENT_VARIABLE
 
@@ -145,9 +146,7 @@ class VllmEngine:
 
     async def _serve(self, loaded: concurrent.futures.Future[None]) -> None:
         try:
-            # Shows that vLLM's kernels take this model, and has compiled by now what it compiles for distributions: a
-            # first request for one would hold up all others.
-            await self._first_token_logprobs(tokens_input([min(self._visual.eos_token_ids)]))
+            await self._first_token_logprobs(engine_input(_trial(self._visual), self._visual))
         except Exception as error:
             loaded.set_exception(CheckpointError(f"vLLM loads the model but cannot run it: {_one_line(error)}"))
             return
@@ -202,6 +201,8 @@ class VllmEngine:
             row.fail(error)
         except EngineDeadError:
             _fail([row], "has lost its engine")
+        except GracefulHTTPError as error:  # vLLM's admission control, where the operator has set one
+            row.fail(Overloaded(_one_line(error), retry_after_s=1.0))
         except VLLMClientError as error:
             row.fail(InvalidRequest(_one_line(error), param="input_ids"))
         except Exception:
@@ -233,6 +234,13 @@ class VllmEngine:
                 (logprobs,) = output.outputs[0].logprobs
                 return [logprobs[token_id].logprob for token_id in range(len(logprobs))]
         raise InternalError("vLLM reported no log-probabilities")
+
+
+def _trial(visual: VisualSide) -> Prompt:
+    """A picture of one token. That it is answered shows that vLLM's kernels take this model and that embeddings arrive;
+    and what vLLM compiles for its first distribution does not hold up requests later."""
+    picture = VisualTokens(np.zeros((1, visual.visual_hidden_size), np.float32), np.zeros(1, np.int64), (1, 1, 1))
+    return Prompt(np.array([min(visual.eos_token_ids), visual.image_token_id]), (picture,))
 
 
 def _make(arguments: AsyncEngineArgs) -> AsyncLLM:
