@@ -60,7 +60,7 @@ $(VLLM_VENV)/.installed: pyproject.toml $(wildcard tests/vllm/lane/*)
 	@touch $@
 
 test-vllm: $(VLLM_VENV)/.installed  ## the vllm engine, in an environment of its own (3.5 GB)
-	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest -q tests/vllm
+	$(VLLM_VENV)/bin/python -m pytest -q tests/vllm
 
 demo: $(STAMP)  ## start the three services on the shipped model, ask real questions, stop
 	$(BIN)/fovea demo

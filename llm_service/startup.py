@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -133,6 +134,7 @@ def _settings_fingerprint(settings: LLMSettings, model: VisualSide, max_model_le
         "version": fovea.__version__,
         "engine": settings.engine,
         "engine_args": settings.engine_args,
+        "vllm": version("vllm") if settings.engine == "vllm" else None,
         "device": model.device.type,
         "dtype": str(model.dtype),
         "quantization": settings.quantization,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,8 @@ collect_ignore_glob: list[str] = []
 if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; otherwise half of the machine's memory
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ours are errors; vLLM's and torch's are not ours
         from vllm import LLM  # noqa: F401  # vLLM's modules are lazy, and so are their warnings

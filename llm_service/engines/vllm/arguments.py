@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -102,7 +103,8 @@ def engine_arguments(
     if visual.family in _ARCHITECTURES:
         own["hf_overrides"] = {"architectures": [_ARCHITECTURES[visual.family]]}
     try:
-        return AsyncEngineArgs(**engine_args, **own)
+        # vLLM's own default is 0: what is sampled without a seed would repeat itself after every start.
+        return AsyncEngineArgs(**{"seed": secrets.randbits(31), **engine_args, **own})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"vLLM does not accept engine_args: {error}") from error
 

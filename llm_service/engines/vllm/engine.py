@@ -17,13 +17,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
 from tokenizers import Tokenizer
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.exceptions import VLLMClientError
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, ServiceError, Unavailable
+from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, Overloaded, ServiceError, Unavailable
 from fovea.telemetry import FAILURES
 from llm_service.engines.base import Generation, GenerationRequest
 from llm_service.engines.row import Row
@@ -31,6 +32,7 @@ from llm_service.engines.vllm.inputs import engine_input
 from llm_service.engines.vllm.sampling import decoding, first_token
 from llm_service.engines.waiting import WaitingQueue
 from llm_service.models.base import CheckpointError, VisualSide
+from llm_service.prompts import Prompt, VisualTokens
 from llm_service.pruners.base import AnyPruner
 from llm_service.vllm_plugin.orphans import PARENT_VARIABLE
 
@@ -40,6 +42,7 @@ log = logging.getLogger(__name__)
 
 # How often an idle engine looks whether vLLM's processes still live; with requests under way it learns at once.
 _LOOK_S: Final = 1.0
+_MAX_ERROR_CHARS: Final = 500
 
 
 class VllmEngine:
@@ -133,20 +136,27 @@ class VllmEngine:
         try:
             self._llm = _make(arguments)
         except Exception as error:
-            log.debug("vLLM does not start", exc_info=error)
-            loaded.set_exception(CheckpointError(f"vLLM does not start: {_first_line(error)}"))
+            loaded.set_exception(CheckpointError(f"vLLM does not start: {_one_line(error)}"))
+            return
+        try:
+            await self._serve(loaded)
+        finally:
+            self._llm.shutdown()
+            del self._llm  # or its finalizer complains when the interpreter ends
+
+    async def _serve(self, loaded: concurrent.futures.Future[None]) -> None:
+        try:
+            await self._first_token_logprobs(engine_input(_trial(self._visual), self._visual))
+        except Exception as error:
+            loaded.set_exception(CheckpointError(f"vLLM loads the model but cannot run it: {_one_line(error)}"))
             return
         loaded.set_result(None)
         looking = asyncio.create_task(self._look())
-        try:
-            await self._ended.wait()
-        finally:
-            looking.cancel()
-            for task in self._running:
-                task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
-            self._llm.shutdown()
-            del self._llm  # or its finalizer complains when the interpreter ends
+        await self._ended.wait()
+        looking.cancel()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _look(self) -> None:
         """Returns when vLLM is dead, having told so."""
@@ -191,8 +201,10 @@ class VllmEngine:
             row.fail(error)
         except EngineDeadError:
             _fail([row], "has lost its engine")
+        except GracefulHTTPError as error:  # vLLM's admission control, where the operator has set one
+            row.fail(Overloaded(_one_line(error), retry_after_s=1.0))
         except VLLMClientError as error:
-            row.fail(InvalidRequest(_first_line(error), param="input_ids"))
+            row.fail(InvalidRequest(_one_line(error), param="input_ids"))
         except Exception:
             log.exception("a request failed")
             row.fail(InternalError("the model failed on this request; the log of the LLM service tells why"))
@@ -224,6 +236,13 @@ class VllmEngine:
         raise InternalError("vLLM reported no log-probabilities")
 
 
+def _trial(visual: VisualSide) -> Prompt:
+    """A picture of one token. That it is answered shows that vLLM's kernels take this model and that embeddings arrive;
+    and what vLLM compiles for its first distribution does not hold up requests later."""
+    picture = VisualTokens(np.zeros((1, visual.visual_hidden_size), np.float32), np.zeros(1, np.int64), (1, 1, 1))
+    return Prompt(np.array([min(visual.eos_token_ids), visual.image_token_id]), (picture,))
+
+
 def _make(arguments: AsyncEngineArgs) -> AsyncLLM:
     # A fork would copy the locks of threads that it does not copy.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
@@ -249,5 +268,5 @@ def _fail(rows: list[Row], what: str) -> None:
             row.fail(Unavailable(f"the LLM service {what}", retry_after_s=1.0))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_MAX_ERROR_CHARS] or type(error).__name__
