@@ -7,7 +7,7 @@ PROTO := tensor pruner encoder llm
 LISTEN ?= 127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt lint types imports proto proto-check test test-e2e demo up bench train ci
+.PHONY: help install fmt lint types imports proto proto-check test test-e2e test-vllm demo up bench train ci
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,15 @@ test: $(STAMP)  ## all tests
 
 test-e2e: $(STAMP)  ## only the tests that start the real services
 	$(BIN)/python -m pytest -q -m e2e
+
+VLLM_VENV ?= .venv-vllm
+
+$(VLLM_VENV)/.installed: pyproject.toml $(wildcard tests/vllm/lane/*)
+	tests/vllm/lane/install $(VLLM_VENV) $(PYTHON)
+	@touch $@
+
+test-vllm: $(VLLM_VENV)/.installed  ## the vllm engine, in an environment of its own (3.5 GB)
+	$(VLLM_VENV)/bin/python -m pytest -q tests/vllm
 
 demo: $(STAMP)  ## start the three services on the shipped model, ask real questions, stop
 	$(BIN)/fovea demo

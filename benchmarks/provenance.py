@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,14 +45,14 @@ def _command(module: str) -> str:
     return " ".join(["python", "-m", module, *kept])
 
 
-def provenance(module: str) -> dict[str, object]:
-    """Facts about this run of `python -m <module>`."""
+def provenance(module: str, *, packages: Sequence[str] = ()) -> dict[str, object]:
+    """Facts about this run of `python -m <module>`; `packages` are those whose versions matter besides the usual."""
     return {
         "command": _command(module),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "commit": _git("rev-parse", "--short=12", "HEAD") + ("-dirty" if _git("status", "--porcelain") else ""),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {name: importlib.metadata.version(name) for name in (*_PACKAGES, *packages)},
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),

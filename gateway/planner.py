@@ -272,7 +272,8 @@ def _llm_pruner(asked: LlmPruner | None, llm: LLMInfo) -> LlmPrunerCall | None:
     names = [pruner.name for pruner in llm.pruners]
     if not names:
         raise InvalidRequest(
-            "llm_pruner is not accepted: this model, or its engine, cannot prune inside the language model",
+            "llm_pruner is not accepted: this model, or its engine, cannot prune inside the language model"
+            " (--engine transformers of the LLM service can, in a Llama)",
             param="llm_pruner",
         )
     if asked.name not in names:

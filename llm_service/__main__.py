@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from typing import Any
+from typing import Any, Final
 
 from fovea.loading import end_while_loading, load_in_background
 from fovea.server import BindError, GrpcServer, stop_signal
@@ -19,12 +19,15 @@ from llm_service.startup import load
 
 log = logging.getLogger("llm_service")
 
+# What streams have to hear of a dead engine.
+_LAST_WORDS_S: Final = 5.0
+
 
 async def serve(settings: LLMSettings) -> int:
     """Opens the door, loads, serves, drains.
 
     Returns:
-        Exit status: 0 after a signal, 1 if the model could not be loaded.
+        Exit status: 0 after a signal, 1 if the model could not be loaded or its engine died.
 
     Raises:
         BindError: Somebody listens at the address already.
@@ -58,18 +61,25 @@ async def serve(settings: LLMSettings) -> int:
         stopped.cancel()
         await server.drain(0)
         return 1
-    engine = model.engine
-    engine.start()
+    engine, loop, died = model.engine, asyncio.get_running_loop(), asyncio.Event()
+    engine.start(on_death=lambda: loop.call_soon_threadsafe(died.set))
     report_load(waiting=lambda: engine.num_waiting, running=lambda: engine.num_running)
     servicer.serve(model)
     await server.ready()
     log.info("serving %s (%s) on port %d", model.name, model.limits.fingerprint, server.port)
 
-    await stopped
-    log.info("draining: streams under way have %g s", settings.drain_grace_s)
-    await server.drain(settings.drain_grace_s)
+    dead = asyncio.create_task(died.wait())
+    await asyncio.wait([stopped, dead], return_when=asyncio.FIRST_COMPLETED)
+    if dead.done():
+        log.critical("the engine has died; this process ends, so that it can be started again")
+        stopped.cancel()
+        await server.drain(_LAST_WORDS_S)
+    else:
+        dead.cancel()
+        log.info("draining: streams under way have %g s", settings.drain_grace_s)
+        await server.drain(settings.drain_grace_s)
     await asyncio.to_thread(engine.stop)
-    return 0
+    return int(dead.done() and not dead.cancelled())
 
 
 def main() -> int:

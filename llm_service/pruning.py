@@ -29,8 +29,10 @@ def read_pruning(message: llm_pb2.LlmPruner, pruners: Mapping[str, AnyPruner], e
         InvalidRequest: The engine cannot prune at all, or a parameter or the budget is not accepted.
     """
     if not pruners:
+        elsewhere = "" if engine == "transformers" else ", or ask a service with --engine transformers"
         raise InvalidRequest(
-            f"engine {engine} cannot prune inside this language model; leave llm_pruner out", param="llm_pruner"
+            f"engine {engine} cannot prune inside this language model; leave llm_pruner out{elsewhere}",
+            param="llm_pruner",
         )
     if message.name not in pruners:
         raise NotFound(

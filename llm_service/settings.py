@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from fovea.server import split_address
 from fovea.settings import GrpcSettings, settings_config
@@ -41,8 +41,13 @@ class LLMSettings(GrpcSettings):
     metrics_listen: Annotated[str, AfterValidator(lambda v: v and _address(v))] = ""
     """host:port of the Prometheus endpoint; empty for none."""
 
-    engine: Literal["transformers"] = "transformers"
-    """What runs the model."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs the language model. vllm needs the package of that name (pip install 'fovea[vllm]') and does not prune
+    inside the model."""
+
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of vLLM's AsyncEngineArgs as JSON, for example {"tensor_parallel_size": 2, "gpu_memory_utilization":
+    0.85}. Those that a setting here says, or that the engine relies on, are refused. Of --engine vllm alone."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes CUDA if there is a device. cuda without one is an error at start."""
@@ -52,10 +57,11 @@ class LLMSettings(GrpcSettings):
 
     quantization: Literal["none", "int8", "nf4"] = "none"
     """Bits of the language model's linear layers: int8 (LLM.int8()) or nf4 (4 bits), by the package bitsandbytes, which
-    must be installed. dtype is then what the other layers, and the products, are in; auto is bfloat16 on CUDA."""
+    must be installed. dtype is then what the other layers, and the products, are in; auto is bfloat16 on CUDA. Of
+    --engine transformers; for vllm, quantization is one of --engine-args."""
 
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention kernel of transformers; flash_attention_2 needs its own package, CUDA and a half dtype."""
+    """Attention kernel of --engine transformers; flash_attention_2 needs its own package, CUDA and a half dtype."""
 
     num_threads: int = Field(0, ge=0)
     """CPU threads of the model; 0 leaves torch's default, which is all cores."""
@@ -66,12 +72,12 @@ class LLMSettings(GrpcSettings):
     is an error at start."""
 
     max_batch_size: int = Field(8, ge=1)
-    """Rows decoded together. Requests beyond it wait in the queue until a row ends. Memory of the key-value cache grows
-    with it."""
+    """Rows decoded together (vLLM's max_num_seqs). Requests beyond it wait in the queue until a row ends. Memory of the
+    key-value cache grows with it."""
 
     max_batch_delay_ms: float = Field(2.0, ge=0)
     """How long an idle model waits for more requests before it prefills the first; 0 never waits. A model that is
-    decoding takes newcomers between two tokens without delay."""
+    decoding takes newcomers between two tokens without delay. vLLM never waits."""
 
     max_queue_size: int = Field(64, ge=1)
     """Requests that wait for a row. The next one is refused at once with RESOURCE_EXHAUSTED and a time to come back."""
@@ -97,3 +103,19 @@ class LLMSettings(GrpcSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log line that is written to stderr."""
+
+    @field_validator("engine_args")
+    @classmethod
+    def _of_vllm(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if value and info.data.get("engine") != "vllm":
+            raise ValueError("they are vLLM's; give --engine vllm as well")
+        return value
+
+    @field_validator("quantization", "attn_implementation")
+    @classmethod
+    def _of_transformers(cls, value: str, info: ValidationInfo) -> str:
+        name = str(info.field_name)
+        if info.data.get("engine") == "vllm" and value != cls.model_fields[name].default:
+            argument = "attention_backend" if name == "attn_implementation" else name
+            raise ValueError(f"it is of --engine transformers; vLLM has {argument!r} among --engine-args")
+        return value

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 import torch
 from tokenizers import Tokenizer
 
 import fovea
 from fovea import checkpoints
+from llm_service.engines.base import Engine
 from llm_service.engines.transformers import TransformersEngine
-from llm_service.models import load_model
-from llm_service.models.base import CheckpointError, VisionLanguageModel, resolve_device
+from llm_service.models import load_model, load_visual
+from llm_service.models.base import CheckpointError, VisualSide, resolve_device
 from llm_service.prompts import PromptLimits
 from llm_service.servicer import ServedModel
 from llm_service.settings import LLMSettings
@@ -22,7 +26,8 @@ __all__ = ["load"]
 
 
 def load(settings: LLMSettings) -> ServedModel:
-    """Finds the checkpoint, loads its language side and builds the engine around it, not yet started. Takes seconds.
+    """Finds the checkpoint, loads its language side and builds the engine around it, not yet started. Takes seconds;
+    with vLLM a minute or more.
 
     Raises:
         CheckpointError: The checkpoint cannot be served, or the settings ask of it what it cannot do.
@@ -33,6 +38,28 @@ def load(settings: LLMSettings) -> ServedModel:
     checkpoint = checkpoints.resolve(
         settings.model, files=[*checkpoints.CONFIG_FILES, "*.safetensors"], revision=settings.revision
     )
+    engine, visual, max_model_len = _ENGINES[settings.engine](settings, checkpoint)
+    return ServedModel(
+        name=settings.served_model_name or checkpoints.public_name(settings.model),
+        family=visual.family,
+        limits=PromptLimits(
+            vocab_size=visual.vocab_size,
+            image_token_id=visual.image_token_id,
+            video_token_id=visual.video_token_id,
+            has_newline=visual.has_newline,
+            has_grid_positions=visual.has_grid_positions,
+            visual_hidden_size=visual.visual_hidden_size,
+            max_visual_tokens=settings.max_visual_tokens,
+            max_model_len=max_model_len,
+            fingerprint=checkpoints.fingerprint(checkpoint),
+        ),
+        max_tokens=settings.max_tokens,
+        settings_fingerprint=_settings_fingerprint(settings, visual, max_model_len),
+        engine=engine,
+    )
+
+
+def _transformers(settings: LLMSettings, checkpoint: Path) -> tuple[Engine, VisualSide, int]:
     model = load_model(
         checkpoint,
         device=resolve_device(settings.device),
@@ -49,27 +76,44 @@ def load(settings: LLMSettings) -> ServedModel:
         max_batch_delay_ms=settings.max_batch_delay_ms,
         max_queue_size=settings.max_queue_size,
     )
-    return ServedModel(
-        name=settings.served_model_name or checkpoints.public_name(settings.model),
-        family=model.family,
-        limits=PromptLimits(
-            vocab_size=model.vocab_size,
-            image_token_id=model.image_token_id,
-            video_token_id=model.video_token_id,
-            has_newline=model.has_newline,
-            has_grid_positions=model.has_grid_positions,
-            visual_hidden_size=model.visual_hidden_size,
-            max_visual_tokens=settings.max_visual_tokens,
-            max_model_len=max_model_len,
-            fingerprint=checkpoints.fingerprint(checkpoint),
-        ),
-        max_tokens=settings.max_tokens,
-        settings_fingerprint=_settings_fingerprint(settings, model, max_model_len),
-        engine=engine,
+    return engine, model, max_model_len
+
+
+def _vllm(settings: LLMSettings, checkpoint: Path) -> tuple[Engine, VisualSide, int]:
+    try:
+        from llm_service.engines.vllm.arguments import engine_arguments, vllm_device
+        from llm_service.engines.vllm.engine import VllmEngine
+    except ImportError as error:
+        raise CheckpointError(
+            f"engine vllm needs the package vllm, which cannot be imported ({error}): pip install 'fovea[vllm]'"
+        ) from error
+    visual = load_visual(checkpoint, device=vllm_device(settings.device), dtype=settings.dtype)
+    max_model_len = _max_model_len(settings, visual)
+    arguments = engine_arguments(
+        checkpoint,
+        visual,
+        settings.engine_args,
+        max_model_len=max_model_len,
+        max_batch_size=settings.max_batch_size,
     )
+    engine = VllmEngine(
+        visual,
+        _load_tokenizer(checkpoint),
+        arguments,
+        max_model_len=max_model_len,
+        max_batch_size=settings.max_batch_size,
+        max_queue_size=settings.max_queue_size,
+    )
+    return engine, visual, max_model_len
 
 
-def _max_model_len(settings: LLMSettings, model: VisionLanguageModel) -> int:
+_ENGINES: Final[dict[str, Callable[[LLMSettings, Path], tuple[Engine, VisualSide, int]]]] = {
+    "transformers": _transformers,
+    "vllm": _vllm,
+}
+
+
+def _max_model_len(settings: LLMSettings, model: VisualSide) -> int:
     if settings.max_model_len > model.max_model_len:
         raise CheckpointError(
             f"max_model_len {settings.max_model_len} is more than the model's context of {model.max_model_len}"
@@ -84,11 +128,13 @@ def _load_tokenizer(checkpoint: Path) -> Tokenizer:
         raise CheckpointError(f"{checkpoint.name!r} has no tokenizer.json that can be read") from error
 
 
-def _settings_fingerprint(settings: LLMSettings, model: VisionLanguageModel, max_model_len: int) -> str:
+def _settings_fingerprint(settings: LLMSettings, model: VisualSide, max_model_len: int) -> str:
     """16 hex digits that change when the same checkpoint may answer otherwise."""
     facts = {
         "version": fovea.__version__,
         "engine": settings.engine,
+        "engine_args": settings.engine_args,
+        "vllm": version("vllm") if settings.engine == "vllm" else None,
         "device": model.device.type,
         "dtype": str(model.dtype),
         "quantization": settings.quantization,

@@ -36,6 +36,7 @@ def llama_config(tokenizer: Any) -> Any:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
+        head_dim=32,  # the narrowest that vLLM's kernels for CPUs take
         vocab_size=len(tokenizer),
         max_position_embeddings=4096,
         initializer_range=0.2,  # logits lie apart

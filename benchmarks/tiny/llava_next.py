@@ -75,6 +75,7 @@ def _text_config(text: str, tokenizer: Any) -> Any:
         "intermediate_size",
         "num_hidden_layers",
         "num_attention_heads",
+        "head_dim",
         "vocab_size",
         "max_position_embeddings",
         "initializer_range",

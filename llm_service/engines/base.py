@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -119,7 +119,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """As in the settings ("transformers")."""
+        """As in the settings ("transformers", "vllm")."""
         ...
 
     @property
@@ -137,8 +137,13 @@ class Engine(Protocol):
         """Requests that have a row; safe to ask from any thread."""
         ...
 
-    def start(self) -> None:
-        """Begins to serve what is submitted."""
+    def start(self, on_death: Callable[[], object] = lambda: None) -> None:
+        """Begins to serve what is submitted.
+
+        Args:
+            on_death: Called once, from any thread, if the engine can serve no more though nobody has stopped it. What
+                is under way has then ended with Unavailable.
+        """
         ...
 
     def submit(self, request: GenerationRequest) -> Generation:
@@ -147,7 +152,7 @@ class Engine(Protocol):
         Raises:
             Overloaded: The queue is full.
             DeadlineExceeded: The deadline has passed already.
-            Unavailable: The engine has stopped.
+            Unavailable: The engine has stopped or died.
             InvalidRequest: The engine cannot prune as asked, or not to that budget, or cannot report attention.
         """
         ...

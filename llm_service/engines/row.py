@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import cached_property
 
+import torch
 from tokenizers import Tokenizer
 
 from fovea.errors import DeadlineExceeded, ServiceError
@@ -44,17 +46,17 @@ class Row(AsyncIterator[Delta | Done]):
         self.token_ids: list[int] = []
         self.first_token_logprobs: list[float] = []
         self.cross_attention: list[float] = []
-        self.generator = make_generator(request.sampling)
-        self._max_tokens = min(request.sampling.max_tokens, max_model_len - request.prompt.num_tokens)
+        self.max_tokens = min(request.sampling.max_tokens, max_model_len - request.prompt.num_tokens)
         self._eos_token_ids = eos_token_ids
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._stop = StopStrings(request.sampling.stop)
         self._begun = False
         self._cancelled = False
+        self._on_cancel: Callable[[], object] | None = None
         self._arrived = self._admitted = self._first_token = time.perf_counter()
         self._loop = asyncio.get_running_loop()
         # At most one delta a token, and the end: the model never waits for a slow reader.
-        self._events: asyncio.Queue[Delta | Done | ServiceError] = asyncio.Queue(maxsize=self._max_tokens + 2)
+        self._events: asyncio.Queue[Delta | Done | ServiceError] = asyncio.Queue(maxsize=self.max_tokens + 2)
         self._exhausted = False
 
     # The event loop's side.
@@ -77,8 +79,21 @@ class Row(AsyncIterator[Delta | Done]):
     def cancel(self) -> None:
         """Frees the row before the next token."""
         self._cancelled = True
+        if self._on_cancel is not None:
+            self._on_cancel()
 
     # The model thread's side.
+
+    def when_cancelled(self, callback: Callable[[], object]) -> None:
+        """Has `callback` called, from any thread and perhaps more than once, when nobody reads any more."""
+        self._on_cancel = callback
+        if self._cancelled:
+            callback()
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """Its own source of randomness."""
+        return make_generator(self.request.sampling)
 
     @property
     def layer_by_layer(self) -> bool:
@@ -107,7 +122,7 @@ class Row(AsyncIterator[Delta | Done]):
         self.token_ids.append(token_id)
         eos = token_id in self._eos_token_ids
         text = "" if eos else self._until_stop(self._detokenizer.push(token_id))
-        last = eos or self._stop.found or len(self.token_ids) == self._max_tokens
+        last = eos or self._stop.found or len(self.token_ids) == self.max_tokens
         if last:
             text += self._until_stop(self._detokenizer.flush()) + self._stop.flush()
         if text:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import torch
 from tokenizers import Tokenizer
 
 from fovea.errors import DeadlineExceeded, InvalidRequest, Unavailable
+from fovea.telemetry import FAILURES
 from llm_service.engines.base import Generation, GenerationRequest
 from llm_service.engines.batch import Batch
 from llm_service.engines.layout import num_prunable, prunable_rows, visual_layout
@@ -72,6 +73,7 @@ class TransformersEngine:
         self._plain = Batch(ModelRunner(model), self._embed)
         self._pruned = Batch(PrunedRunner(model), self._embed_pruned) if supports_layers(model.causal_lm) else None
         self._stopping = threading.Event()
+        self._on_death: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     @property
@@ -94,8 +96,9 @@ class TransformersEngine:
         """All, for a model whose layers can be run one by one."""
         return {} if self._pruned is None else PRUNERS
 
-    def start(self) -> None:
+    def start(self, on_death: Callable[[], object] = lambda: None) -> None:
         """Starts the model thread."""
+        self._on_death = on_death
         self._thread.start()
 
     def submit(self, request: GenerationRequest) -> Generation:
@@ -114,7 +117,10 @@ class TransformersEngine:
         waiting = self._waiting.close()
         if self._thread.is_alive():
             self._thread.join()
-        error = Unavailable("the LLM service is shutting down", retry_after_s=1.0)
+        self._fail(waiting, "is shutting down")
+
+    def _fail(self, waiting: Iterable[Row], what: str) -> None:
+        error = Unavailable(f"the LLM service {what}", retry_after_s=1.0)
         for row in waiting:
             row.fail(error)
         for batch in self._batches:
@@ -125,10 +131,16 @@ class TransformersEngine:
         return [self._plain] if self._pruned is None else [self._plain, self._pruned]
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            if not self.num_running:
-                self._waiting.wait(self._max_batch_size, self._max_batch_delay_s)
-            self.step()
+        try:
+            while not self._stopping.is_set():
+                if not self.num_running:
+                    self._waiting.wait(self._max_batch_size, self._max_batch_delay_s)
+                self.step()
+        except Exception:
+            log.critical("the model thread has died", exc_info=True)
+            FAILURES.labels("engine_died").inc()
+            self._fail(self._waiting.close(), "has lost its engine")
+            self._on_death()
 
     @torch.inference_mode()
     def step(self) -> None:

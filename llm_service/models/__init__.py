@@ -9,14 +9,14 @@ from typing import Final
 import torch
 from torch import nn
 
-from llm_service.models.base import CheckpointError, VisionLanguageModel
+from llm_service.models.base import CheckpointError, VisionLanguageModel, VisualSide
 from llm_service.models.llava import LlavaLanguageModel
 from llm_service.models.llava_next import LlavaNextLanguageModel
 from llm_service.models.quantization import quantize
 from llm_service.models.qwen2_5_vl import QwenLanguageModel
 from llm_service.models.video_llava import VideoLlavaLanguageModel
 
-__all__ = ["FAMILIES", "load_model"]
+__all__ = ["FAMILIES", "load_model", "load_visual"]
 
 FAMILIES: Final[dict[str, type[VisionLanguageModel]]] = {
     "llava": LlavaLanguageModel,
@@ -24,6 +24,20 @@ FAMILIES: Final[dict[str, type[VisionLanguageModel]]] = {
     "video_llava": VideoLlavaLanguageModel,
     "qwen2_5_vl": QwenLanguageModel,
 }
+
+
+def load_visual(checkpoint: Path, *, device: torch.device, dtype: str) -> VisualSide:
+    """Loads what a checkpoint of any family that is served does before its language model.
+
+    Args:
+        checkpoint: A directory.
+        device: Where the weights go.
+        dtype: See `resolve_dtype`.
+
+    Raises:
+        CheckpointError: Another family, an unreadable config, or weights that do not fit it.
+    """
+    return _family(checkpoint).load_visual(checkpoint, device=device, dtype=dtype)
 
 
 def load_model(
@@ -42,15 +56,7 @@ def load_model(
         CheckpointError: Another family, an unreadable config, weights that do not fit it, or a quantization that is not
             possible here.
     """
-    try:
-        family = json.loads((checkpoint / "config.json").read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{checkpoint.name!r} has no config.json that can be read") from error
-    if family not in FAMILIES:
-        raise CheckpointError(
-            f"{checkpoint.name!r} is of family {family!r}; the LLM service serves {', '.join(FAMILIES)}"
-        )
-    load = FAMILIES[family].load
+    load = _family(checkpoint).load
     if quantization == "none":
         return load(checkpoint, device=device, dtype=dtype, attn_implementation=attn_implementation)
     if dtype == "auto" and device.type != "cpu":
@@ -61,3 +67,15 @@ def load_model(
         if isinstance(module, nn.Module):
             module.to(device)
     return model
+
+
+def _family(checkpoint: Path) -> type[VisionLanguageModel]:
+    try:
+        family = json.loads((checkpoint / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{checkpoint.name!r} has no config.json that can be read") from error
+    if family not in FAMILIES:
+        raise CheckpointError(
+            f"{checkpoint.name!r} is of family {family!r}; the LLM service serves {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[family]

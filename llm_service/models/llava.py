@@ -40,11 +40,11 @@ class LlavaLanguageModel(VisionLanguageModel):
     has_newline = False
     config_class: type[Any] = LlavaConfig
     projector_class: type[Any] = LlavaMultiModalProjector
+    causal_lm: Any
 
-    def __init__(self, config: Any, causal_lm: Any, projector: Any, eos_token_ids: frozenset[int]) -> None:
+    def __init__(self, config: Any, projector: Any, eos_token_ids: frozenset[int]) -> None:
         layers = config.vision_feature_layer
         num_layers = 1 if isinstance(layers, int) else len(layers)
-        self.causal_lm = causal_lm
         self.projector = projector
         self.vocab_size: int = config.text_config.vocab_size
         self.image_token_id: int = config.image_token_id
@@ -65,25 +65,46 @@ class LlavaLanguageModel(VisionLanguageModel):
         Raises:
             CheckpointError: Tensors are missing or do not fit the config.
         """
-        config = cls.config_class.from_pretrained(checkpoint)
-        compute_dtype = resolve_dtype(dtype, device, config.dtype)
-        text_config = copy.deepcopy(config.text_config)  # `from_config` writes the dtype into it
+        model = cls.load_visual(checkpoint, device=device, dtype=dtype)
+        # `from_config` writes the dtype into the config.
+        text_config = copy.deepcopy(cls.config_class.from_pretrained(checkpoint).text_config)
         with torch.device("meta"):
             try:
                 causal_lm = AutoModelForCausalLM.from_config(
-                    text_config, attn_implementation=attn_implementation, dtype=compute_dtype
+                    text_config, attn_implementation=attn_implementation, dtype=model.dtype
                 )
             except (ImportError, ValueError) as error:
                 raise CheckpointError(f"attn_implementation {attn_implementation} cannot be used: {error}") from error
-            projector = cls.projector_class(config)
-        tensors = read_tensors(checkpoint, _LANGUAGE_MODEL, dtype=compute_dtype, device=device)
+        tensors = read_tensors(checkpoint, _LANGUAGE_MODEL, dtype=model.dtype, device=device)
         if text_config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
             tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
         assign(causal_lm, tensors, "language model")
         # No checkpoint holds the table of rotary frequencies, so meta has no values for it.
         causal_lm.model.rotary_emb = type(causal_lm.model.rotary_emb)(config=text_config).to(device)
+        model.causal_lm = causal_lm
+        return model
+
+    @classmethod
+    def load_visual(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> Self:
+        """The projector alone; see `VisualSide.load_visual`."""
+        config = cls.config_class.from_pretrained(checkpoint)
+        compute_dtype = resolve_dtype(dtype, device, config.dtype)
+        with torch.device("meta"):
+            projector = cls.projector_class(config)
         assign(projector, read_tensors(checkpoint, _PROJECTOR, dtype=compute_dtype, device=device), "projector")
-        return cls(config, causal_lm, projector, eos_token_ids(checkpoint, config.text_config))
+        return cls(config, projector, eos_token_ids(checkpoint, config.text_config))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.projector.linear_1.weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and computation."""
+        dtype: torch.dtype = self.projector.linear_1.weight.dtype
+        return dtype
 
     def embed(self, prompt: Prompt) -> ModelInputs:
         """Embeds the ids and puts each picture's projected tokens in the place of its image token.

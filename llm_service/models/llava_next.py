@@ -35,15 +35,11 @@ class LlavaNextLanguageModel(LlavaLanguageModel):
     image_newline: torch.Tensor  # [H]
 
     @classmethod
-    def load(cls, checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str) -> Self:
-        """See `LlavaLanguageModel.load`.
-
-        Raises:
-            CheckpointError: Tensors are missing or do not fit the config.
-        """
-        model = super().load(checkpoint, device=device, dtype=dtype, attn_implementation=attn_implementation)
+    def load_visual(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> Self:
+        """The projector and the end-of-line row; see `VisualSide.load_visual`."""
+        model = super().load_visual(checkpoint, device=device, dtype=dtype)
         found = read_tensors(checkpoint, _NEWLINE, dtype=model.dtype, device=device)
-        width = model.causal_lm.config.hidden_size
+        width = model.projector.linear_2.out_features
         if "image_newline" not in found or found["image_newline"].shape != (width,):
             raise CheckpointError(f"{checkpoint.name!r} holds no image_newline of {width} channels")
         model.image_newline = found["image_newline"]

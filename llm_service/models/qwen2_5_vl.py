@@ -14,10 +14,10 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from llm_service.models.base import CheckpointError, ModelInputs, VisionLanguageModel, resolve_dtype
 from llm_service.models.ending import eos_token_ids
-from llm_service.models.mrope import mrope_positions
 from llm_service.models.splicing import splice
 from llm_service.models.weights import assign, read_tensors
-from llm_service.prompts import Prompt
+from llm_service.mrope import mrope_positions
+from llm_service.prompts import Prompt, VisualTokens
 
 __all__ = ["QwenLanguageModel"]
 
@@ -40,16 +40,21 @@ class QwenLanguageModel(VisionLanguageModel):
     family = "qwen2_5_vl"
     has_newline = False
     has_grid_positions = True
+    causal_lm: Any
 
-    def __init__(self, config: Qwen2_5_VLConfig, causal_lm: Any, end_token_ids: frozenset[int]) -> None:
-        self.causal_lm = causal_lm
+    def __init__(
+        self, config: Qwen2_5_VLConfig, end_token_ids: frozenset[int], device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.vocab_size: int = config.text_config.vocab_size
         self.image_token_id: int = config.image_token_id
         self.video_token_id: int | None = config.video_token_id
         self.visual_hidden_size: int = config.text_config.hidden_size
         self.max_model_len: int = config.text_config.max_position_embeddings
         self.eos_token_ids = end_token_ids
+        self.merge_size = config.vision_config.spatial_merge_size
         self._tokens_per_second: float = config.vision_config.tokens_per_second
+        self._device = device
+        self._dtype = dtype
 
     @classmethod
     def load(cls, checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str) -> QwenLanguageModel:
@@ -64,25 +69,43 @@ class QwenLanguageModel(VisionLanguageModel):
         Raises:
             CheckpointError: Tensors are missing or do not fit the config.
         """
+        model = cls.load_visual(checkpoint, device=device, dtype=dtype)
         config = Qwen2_5_VLConfig.from_pretrained(checkpoint)
-        compute_dtype = resolve_dtype(dtype, device, config.dtype)
         with torch.device("meta"):
             try:
                 causal_lm = Qwen2_5_VLForConditionalGeneration._from_config(
-                    config, attn_implementation=attn_implementation, dtype=compute_dtype
+                    config, attn_implementation=attn_implementation, dtype=model.dtype
                 )
             except (ImportError, ValueError) as error:
                 raise CheckpointError(f"attn_implementation {attn_implementation} cannot be used: {error}") from error
         # The tower belongs to the encoder service. Without it the class is what its forward does with embeddings alone.
         causal_lm.model.visual = None
-        tensors = read_tensors(checkpoint, _LANGUAGE_MODEL, dtype=compute_dtype, device=device)
+        tensors = read_tensors(checkpoint, _LANGUAGE_MODEL, dtype=model.dtype, device=device)
         if config.tie_word_embeddings and _EMBEDDINGS in tensors:
             tensors.setdefault("lm_head.weight", tensors[_EMBEDDINGS])
         assign(causal_lm, tensors, "language model")
         # No checkpoint holds the table of rotary frequencies, so meta has no values for it.
         text = causal_lm.model.language_model
         text.rotary_emb = type(text.rotary_emb)(config=config.text_config).to(device)
-        return cls(config, causal_lm, eos_token_ids(checkpoint, config.text_config))
+        model.causal_lm = causal_lm
+        return model
+
+    @classmethod
+    def load_visual(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> QwenLanguageModel:
+        """Nothing but the config; see `VisualSide.load_visual`."""
+        config = Qwen2_5_VLConfig.from_pretrained(checkpoint)
+        compute_dtype = resolve_dtype(dtype, device, config.dtype)
+        return cls(config, eos_token_ids(checkpoint, config.text_config), device, compute_dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and computation."""
+        return self._dtype
 
     def embed(self, prompt: Prompt) -> ModelInputs:
         """Embeds the ids and puts each visual's tokens in the place of the one that stands for it.
@@ -91,9 +114,13 @@ class QwenLanguageModel(VisionLanguageModel):
             L = `prompt.num_tokens` embeddings, at the positions that they have in the unpruned prompt.
         """
         words = self.causal_lm.get_input_embeddings()(torch.from_numpy(prompt.input_ids).to(self.device))
-        visuals = [torch.from_numpy(tokens.features).to(self.device, self.dtype) for tokens in prompt.visual_tokens]
+        visuals = [self.embed_visual(tokens) for tokens in prompt.visual_tokens]
         placeholders = prompt.placeholders(self.visual_token_ids)
         positions, next_position = mrope_positions(prompt, placeholders, self._tokens_per_second)
         return ModelInputs(
             splice(words, placeholders, visuals), torch.from_numpy(positions).to(self.device), next_position
         )
+
+    def embed_visual(self, tokens: VisualTokens) -> torch.Tensor:
+        """[`tokens.num_tokens`, H]: the features themselves."""
+        return torch.from_numpy(tokens.features).to(self.device, self.dtype)

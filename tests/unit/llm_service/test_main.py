@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import sys
 
 import grpc
 import grpc.aio
@@ -15,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from llm_service.__main__ import serve
+from llm_service.engines.transformers import TransformersEngine
 from llm_service.settings import LLMSettings
 
 
@@ -58,6 +60,30 @@ async def test_sigterm_lets_streams_finish_and_ends_with_status_0(checkpoint, po
     assert await running == 0
 
 
+async def test_a_dead_engine_ends_streams_and_the_service_with_status_1(checkpoint, port, monkeypatch):
+    """A step that raises past every guard is a defect that only another process can be trusted with."""
+    steps = iter(range(20))
+    real = TransformersEngine.step
+
+    def step(engine):
+        if next(steps, None) is None:
+            raise MemoryError
+        real(engine)
+
+    monkeypatch.setattr(TransformersEngine, "step", step)
+    running = asyncio.create_task(
+        serve(LLMSettings(model=str(checkpoint), listen="127.0.0.1:0", num_threads=1, device="cpu"))
+    )
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{await port}") as channel:
+        request = llm_pb2.GenerateRequest(input_ids=[1, 60], sampling=llm_pb2.SamplingParams(max_tokens=200))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in llm_pb2_grpc.LLMServiceStub(channel).Generate(request, timeout=60):
+                pass
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "has lost its engine" in caught.value.details()
+    assert await running == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -80,6 +106,40 @@ def test_a_wrong_setting_is_named_with_status_2(capsys):
     complaint = capsys.readouterr().err
     assert "--max-batch-size (LLM_MAX_BATCH_SIZE)" in complaint
     assert "--listen (LLM_LISTEN)" in complaint
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--engine-args", '{"tensor_parallel_size": 2}'], "give --engine vllm as well"),
+        (["--engine", "vllm", "--quantization", "int8"], "vLLM has 'quantization' among --engine-args"),
+        (["--engine", "vllm", "--attn-implementation", "eager"], "vLLM has 'attention_backend' among --engine-args"),
+    ],
+)
+def test_settings_of_the_other_engine_are_refused(capsys, flags, complaint):
+    with pytest.raises(SystemExit):
+        LLMSettings.from_command_line(["--model", "x", *flags])
+    assert complaint in capsys.readouterr().err
+
+
+def test_vllm_takes_its_arguments_as_json():
+    flags = [
+        "--model",
+        "x",
+        "--engine",
+        "vllm",
+        "--engine-args",
+        '{"tensor_parallel_size": 2, "speculative_config": {}}',
+    ]
+    assert LLMSettings.from_command_line(flags).engine_args == {"tensor_parallel_size": 2, "speculative_config": {}}
+
+
+async def test_without_vllm_the_extra_is_named(checkpoint, caplog, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", None)
+    settings = LLMSettings(model=str(checkpoint), listen="127.0.0.1:0", device="cpu", engine="vllm")
+    assert await serve(settings) == 1
+    assert "pip install 'fovea[vllm]'" in caplog.text
 
 
 def test_every_setting_is_described(capsys):

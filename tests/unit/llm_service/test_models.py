@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_service.models import load_model
+from llm_service.models import load_model, load_visual
 from llm_service.models.base import CheckpointError, resolve_device, resolve_dtype
 from llm_service.prompts import Prompt, VisualTokens
 
@@ -48,6 +48,17 @@ def test_the_prompt_is_spliced(checkpoint, llava):
         words = llava.get_input_embeddings()(torch.tensor([1, 60, 61]))
     assert torch.allclose(inputs.inputs_embeds, torch.cat([words[:2], projected, words[2:]]))
     assert inputs.position_ids.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_what_stands_before_the_language_model_loads_without_it(checkpoint, copy_of):
+    copy = copy_of(checkpoint)
+    edit_weights(copy, lambda tensors: {name: t for name, t in tensors.items() if name.startswith("multi_modal_pro")})
+    visual = load_visual(copy, device=torch.device("cpu"), dtype="auto")
+    (tokens,) = PROMPT.visual_tokens
+    with torch.inference_mode():
+        assert torch.equal(visual.embed_visual(tokens), load(checkpoint).embed_visual(tokens))
+    assert (visual.vocab_size, visual.image_token_id, visual.visual_hidden_size) == (288, 4, 32)
+    assert (visual.device.type, visual.dtype) == ("cpu", torch.float32)
 
 
 def test_the_vision_tower_is_not_read(checkpoint, copy_of):

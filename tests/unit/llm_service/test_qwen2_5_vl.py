@@ -9,7 +9,6 @@ import asyncio
 import json
 import math
 import shutil
-from dataclasses import dataclass
 
 import grpc
 import numpy as np
@@ -23,47 +22,21 @@ from fovea import tensors
 from fovea.v1 import llm_pb2, tensor_pb2
 from llm_service.models import load_model
 from llm_service.models.base import CheckpointError
-from llm_service.models.mrope import mrope_positions
+from llm_service.mrope import mrope_positions
 from llm_service.prompts import Prompt, VisualTokens
-
-START, VISION, VISION_END, IMAGE, VIDEO = 1, 3, 4, 6, 7
-NEW_TOKENS = 32
-
-
-@dataclass
-class Visual:
-    """A picture or video: the grid of its visual tokens, and how many seconds one step of it takes."""
-
-    frames: int
-    rows: int
-    columns: int
-    seconds: float | None = None
-
-    @property
-    def grid(self):
-        return self.frames, self.rows, self.columns
-
-    @property
-    def token(self):
-        return IMAGE if self.seconds is None else VIDEO
-
-    def patches(self, seed):
-        shape = (4 * math.prod(self.grid), 1176)
-        return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
-
-
-PROMPTS = [
-    ([START, 20, VISION, IMAGE, VISION_END, 60, 61, 62], [Visual(1, 6, 9)]),
-    ([VISION, IMAGE, VISION_END, 70, VISION, IMAGE, VISION_END, 80], [Visual(1, 2, 11), Visual(1, 5, 3)]),
-    ([START, VISION, VIDEO, VISION_END, 90, 91], [Visual(3, 2, 4, 1.0)]),
-    # A video so slow that its time reaches further than its rows and columns.
-    ([VISION, VIDEO, VISION_END, 33], [Visual(4, 3, 2, 7.3)]),
-    (
-        [VISION, VIDEO, VISION_END, 40, VISION, IMAGE, VISION_END, 41, VISION, VIDEO, VISION_END, 42],
-        [Visual(2, 2, 2, 1 / 12), Visual(1, 4, 4), Visual(5, 2, 3, 0.7)],
-    ),
-    ([START, 100, 101, 102], []),
-]
+from tests.qwen import (
+    IMAGE,
+    NEW_TOKENS,
+    PROMPTS,
+    START,
+    VIDEO,
+    VISION,
+    Visual,
+    a_third,
+    answer_of,
+    inputs_of,
+    merged,
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,29 +49,6 @@ def unsplit(qwen):
     return Qwen2_5_VLForConditionalGeneration.from_pretrained(qwen, dtype=torch.float32).eval()
 
 
-def inputs_of(ids, visuals):
-    """What transformers' processor hands to the unsplit model, but for the patches."""
-    waiting = iter(visuals)
-    expanded = [i for token in ids for i in ([token] * _count(token, waiting))]
-    pictures = [visual for visual in visuals if visual.token == IMAGE]
-    videos = [visual for visual in visuals if visual.token == VIDEO]
-    inputs = {
-        "input_ids": torch.tensor([expanded]),
-        "attention_mask": torch.ones(1, len(expanded), dtype=torch.long),
-        "mm_token_type_ids": torch.tensor([[{IMAGE: 1, VIDEO: 2}.get(i, 0) for i in expanded]]),
-    }
-    if pictures:
-        inputs["image_grid_thw"] = torch.tensor([[v.frames, 2 * v.rows, 2 * v.columns] for v in pictures])
-    if videos:
-        inputs["video_grid_thw"] = torch.tensor([[v.frames, 2 * v.rows, 2 * v.columns] for v in videos])
-        inputs["second_per_grid_ts"] = torch.tensor([v.seconds for v in videos])
-    return inputs
-
-
-def _count(token, waiting):
-    return math.prod(next(waiting).grid) if token in (IMAGE, VIDEO) else 1
-
-
 def patches_of(visuals):
     made = {}
     for name, token in (("pixel_values", IMAGE), ("pixel_values_videos", VIDEO)):
@@ -106,17 +56,6 @@ def patches_of(visuals):
         if some:
             made[name] = torch.cat(some)
     return made
-
-
-@torch.inference_mode()
-def merged(unsplit, visuals):
-    """What the vision tower makes of each."""
-    return [
-        unsplit.model.visual(
-            v.patches(seed), grid_thw=torch.tensor([[v.frames, 2 * v.rows, 2 * v.columns]])
-        ).pooler_output.numpy()
-        for seed, v in enumerate(visuals)
-    ]
 
 
 def message(fingerprint, visual, features, positions=None):
@@ -221,6 +160,13 @@ def test_a_video_of_unknown_speed_takes_a_second_a_step():
     assert positions_at(0.0)[1] == 2
 
 
+def test_pictures_without_text_between_them_begin_where_the_one_before_ends():
+    prompt = whole_prompt([20, IMAGE, IMAGE, 21], [Visual(1, 1, 3), Visual(1, 2, 1)])
+    positions, next_position = mrope_positions(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
+    assert positions.tolist() == [[0, 1, 1, 1, 4, 4, 6], [0, 1, 1, 1, 4, 5, 6], [0, 1, 2, 3, 4, 4, 6]]
+    assert next_position == 7
+
+
 def test_a_prompt_that_ends_in_a_picture_goes_on_as_text_would():
     prompt = whole_prompt([20, VISION, IMAGE], [Visual(1, 2, 5)])
     positions, next_position = mrope_positions(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
@@ -228,51 +174,14 @@ def test_a_prompt_that_ends_in_a_picture_goes_on_as_text_would():
     assert next_position == 7
 
 
-@torch.inference_mode()
-def pruned_reference(unsplit, ids, visuals, features, kept):
-    """The unsplit language model fed with the kept tokens at the positions that they have in the whole prompt."""
-    inputs = inputs_of(ids, visuals)
-    position_ids, _ = unsplit.model.get_rope_index(**inputs)
-    expanded = inputs["input_ids"][0]
-    embeds = unsplit.get_input_embeddings()(expanded)
-    going_on, start = [], 0
-    for token in ids:
-        if token not in (IMAGE, VIDEO):
-            going_on.append(start)
-            start += 1
-            continue
-        visual, keep, rows = visuals.pop(0), kept.pop(0), features.pop(0)
-        embeds[start : start + len(rows)] = torch.from_numpy(rows)
-        going_on += [start + i for i in keep]
-        start += math.prod(visual.grid)
-    embeds, position_ids = embeds[going_on][None], position_ids[:, :, going_on]
-    next_position = int(position_ids[0, 0, -1]) + 1
-    output = unsplit.model.language_model(inputs_embeds=embeds, position_ids=position_ids, use_cache=True)
-    logits = unsplit.lm_head(output.last_hidden_state[0, -1])
-    first, tokens = logits.log_softmax(-1).numpy(), []
-    while True:
-        tokens.append(int(logits.argmax()))
-        if len(tokens) == NEW_TOKENS or tokens[-1] in (0, 2):
-            return first, tokens
-        output = unsplit.model.language_model(
-            inputs_embeds=unsplit.get_input_embeddings()(torch.tensor([[tokens[-1]]])),
-            position_ids=torch.full((3, 1, 1), next_position),
-            past_key_values=output.past_key_values,
-            use_cache=True,
-        )
-        next_position += 1
-        logits = unsplit.lm_head(output.last_hidden_state[0, -1])
-
-
 @pytest.fixture(scope="module")
 def pruned(unsplit, whole):
-    """Per prompt a third of each visual's tokens, in any order (some methods emit them as they rank them), and what the
-    reference says to them."""
-    random = np.random.default_rng(5)
+    """Per prompt a third of each visual's tokens, and what the reference says to them."""
     made = []
     for (ids, visuals), (features, _, _) in zip(PROMPTS, whole, strict=True):
-        kept = [random.permutation(len(rows))[: max(1, len(rows) // 3)].tolist() for rows in features]
-        made.append((kept, *pruned_reference(unsplit, ids, list(visuals), list(features), list(kept))))
+        kept = a_third(visuals)
+        tokens, logprobs = answer_of(unsplit, ids, visuals, features, kept)
+        made.append((kept, logprobs[0], tokens))
     return made
 
 

@@ -52,3 +52,13 @@ async def test_an_answer_of_nothing_but_blanks_is_empty(tokenizer: Tokenizer) ->
     text, done = await read(tokenizer, ids(tokenizer, "   "))
     assert text == ""
     assert done.finish_reason == "stop"
+
+
+async def test_whoever_works_on_a_row_learns_that_it_is_cancelled_early_or_late(tokenizer: Tokenizer) -> None:
+    request = GenerationRequest(Prompt(np.array([1]), ()), SamplingParams(max_tokens=4), deadline=time.monotonic() + 60)
+    for cancelled_first in (True, False):
+        row, heard = Row(request, tokenizer, frozenset([EOS]), max_model_len=128), []
+        steps = [row.cancel, lambda row=row, heard=heard: row.when_cancelled(lambda: heard.append(row))]
+        for step in steps if cancelled_first else reversed(steps):
+            step()
+        assert heard == [row]

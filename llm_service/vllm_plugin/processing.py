@@ -1,0 +1,141 @@
+"""What happens to a payload before vLLM's engine core: checked, split by picture, its place in the prompt made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import BatchFeature
+from vllm.inputs import MultiModalInput
+from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLMultiModalProcessor, Qwen2_5_VLProcessingInfo
+from vllm.model_executor.models.qwen2_vl import Qwen2VLMultiModalDataParser
+from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
+from vllm.multimodal.parse import DictEmbeddingItems, ModalityDataItems, MultiModalDataItems
+from vllm.multimodal.processing import ProcessorInputs, PromptReplacement, PromptUpdate, TimingContext
+
+from llm_service.vllm_plugin.checks import PayloadLimits, check_pruned, check_whole
+from llm_service.vllm_plugin.payload import MODALITIES, SECONDS, Modality
+from llm_service.vllm_plugin.runs import is_pruned, positions_of
+
+__all__ = ["DataParser", "MultiModalProcessor", "ProcessingInfo"]
+
+
+def _field_config(modality: Modality, data: Mapping[str, torch.Tensor]) -> dict[str, MultiModalFieldConfig]:
+    """How the fields of a pruned payload split into items. All of them are hashed: where a token stood is content."""
+    counts = data[f"{modality}_num_tokens"]
+    config = {
+        f"{modality}_embeds": MultiModalFieldConfig.flat_from_sizes(modality, counts),
+        f"{modality}_positions": MultiModalFieldConfig.flat_from_sizes(modality, counts, keep_on_cpu=True),
+        f"{modality}_num_tokens": MultiModalFieldConfig.batched(modality, keep_on_cpu=True),
+        f"{modality}_grid_thw": MultiModalFieldConfig.batched(modality, keep_on_cpu=True),
+    }
+    if modality == "video":
+        config[SECONDS] = MultiModalFieldConfig.batched(modality, keep_on_cpu=True)
+    return config
+
+
+class DataParser(Qwen2VLMultiModalDataParser):
+    """Takes pruned payloads beside what vLLM takes, and checks embeddings of both kinds."""
+
+    def __init__(self, limits: PayloadLimits, **options: Any) -> None:
+        super().__init__(limits.merge_size, expected_hidden_size=limits.hidden_size, **options)
+        self._limits = limits
+
+    def _parse_image_data(self, data: Any) -> ModalityDataItems[Any, Any] | None:
+        return self._parse_embeddings("image", data) or super()._parse_image_data(data)
+
+    def _parse_video_data(self, data: Any) -> ModalityDataItems[Any, Any] | None:
+        return self._parse_embeddings("video", data) or super()._parse_video_data(data)
+
+    def _parse_embeddings(self, modality: Modality, data: Any) -> DictEmbeddingItems | None:
+        """The items of a pruned payload; None for what is left to vLLM."""
+        if not isinstance(data, dict):
+            return None
+        own = {f"{modality}_num_tokens", f"{modality}_positions"}
+        if own.isdisjoint(data):
+            # A consumer of an encoder cache connector gets the embeddings from there.
+            if f"{modality}_embeds" in data or not self.allow_missing_mm_embeddings:
+                check_whole(modality, data, self._limits)
+            return None
+        check_pruned(modality, data, self._limits)
+        return DictEmbeddingItems(
+            data,
+            modality=modality,
+            required_fields={f"{modality}_embeds", f"{modality}_grid_thw", *own},
+            fields_factory=partial(_field_config, modality),
+        )
+
+
+class ProcessingInfo(Qwen2_5_VLProcessingInfo):
+    """Knows the limits of payloads."""
+
+    @property
+    def limits(self) -> PayloadLimits:
+        """Of the loaded checkpoint."""
+        config, model = self.get_hf_config(), self.ctx.model_config
+        return PayloadLimits(
+            hidden_size=self._get_expected_hidden_size(),
+            merge_size=config.vision_config.spatial_merge_size,
+            tokens_per_second=config.vision_config.tokens_per_second,
+            # vLLM has sines and cosines for four times the context; an answer is at most as long as the context.
+            max_positions=max(model.max_model_len, config.get_text_config().max_position_embeddings),
+        )
+
+    def get_data_parser(self) -> DataParser:
+        """Parser with vLLM's options for this family."""
+        return DataParser(
+            self.limits, video_needs_metadata=True, allow_missing_mm_embeddings=self.allow_missing_mm_embeddings
+        )
+
+
+class MultiModalProcessor(Qwen2_5_VLMultiModalProcessor):
+    """Repeats the token of a pruned picture or video as often as it has tokens."""
+
+    def _get_mm_fields_config(
+        self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
+    ) -> Mapping[str, MultiModalFieldConfig]:
+        config = dict(super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs))
+        for modality in MODALITIES:
+            if f"{modality}_num_tokens" in hf_inputs:
+                config |= _field_config(modality, hf_inputs)
+        return config
+
+    def _get_prompt_updates(
+        self,
+        mm_items: MultiModalDataItems,
+        hf_processor_mm_kwargs: Mapping[str, Any],
+        out_mm_kwargs: MultiModalKwargsItems,
+    ) -> Sequence[PromptUpdate]:
+        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+        return [replace(update, replacement=partial(_repeated, update, out_mm_kwargs)) for update in updates]
+
+    def apply(self, inputs: ProcessorInputs, timing_ctx: TimingContext) -> MultiModalInput:
+        """As in vLLM; refuses a prompt whose pictures reach past the positions that the model has.
+
+        Raises:
+            ValueError: They do.
+        """
+        made = super().apply(inputs, timing_ctx)
+        found = [
+            (span.offset, modality, item)
+            for modality, spans in made["mm_placeholders"].items()
+            for span, item in zip(spans, made["mm_kwargs"][modality], strict=True)
+        ]
+        # An item that vLLM has cached is None: a request with embeddings has none of those.
+        if any(item is not None and is_pruned(modality, item) for _, modality, item in found):
+            vision_config = self.info.get_hf_config().vision_config
+            positions, next_position = positions_of(len(made["prompt_token_ids"]), found, vision_config)
+            highest, end = max(positions.max(), next_position - 1), self.info.limits.max_positions
+            if highest >= end:
+                raise ValueError(f"the prompt reaches position {highest}; {end - 1} is the last that is accepted")
+        return made
+
+
+def _repeated(update: PromptReplacement, out_mm_kwargs: MultiModalKwargsItems, index: int) -> Any:
+    item = out_mm_kwargs[update.modality][index]
+    if not is_pruned(update.modality, item):
+        return update.replacement(index)
+    return update.target * int(item[f"{update.modality}_num_tokens"].data)

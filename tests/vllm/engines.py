@@ -1,0 +1,115 @@
+"""Both engines on the same tiny checkpoint, and requests for them."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from llm_service.engines.base import Done, GenerationRequest
+from llm_service.prompts import Prompt, VisualTokens
+from llm_service.sampling import SamplingParams
+from llm_service.settings import LLMSettings
+from llm_service.startup import load
+
+FAMILIES = ("llava", "llava_next", "video_llava", "qwen2_5_vl")
+MAX_MODEL_LEN = 512
+MAX_BATCH_SIZE = 16
+BOS, FIRST_WORD, LAST_WORD = 1, 10, 300
+
+_TOWERS = ("vision_tower.", "image_tower.", "video_tower.", "visual.", "model.visual.")
+
+
+def write(family: str, folder: Path) -> Path:
+    return Path(importlib.import_module(f"benchmarks.tiny.{family}").write(folder))
+
+
+def drop_towers(checkpoint: Path) -> None:
+    """So that whoever reads one fails."""
+    weights = checkpoint / "model.safetensors"
+    tensors = load_file(weights)
+    kept = {name: t for name, t in tensors.items() if not name.removeprefix("model.").startswith(_TOWERS)}
+    assert len(kept) < len(tensors)
+    save_file(kept, weights, metadata={"format": "pt"})
+
+
+def served(checkpoint: Path, engine: str, **settings):
+    options = {"max_model_len": MAX_MODEL_LEN, "max_batch_size": MAX_BATCH_SIZE, **settings}
+    if engine == "vllm":
+        options.setdefault("engine_args", {"enforce_eager": True})
+    return load(LLMSettings(model=str(checkpoint), engine=engine, device="cpu", dtype="float32", **options))
+
+
+class Requests:
+    """Makes requests that fit what is served."""
+
+    def __init__(self, limits):
+        self.limits = limits
+
+    def visual(self, count, *, seed=0, video=False, scale=1.0):
+        """Some tokens of a grid of 16 x 16, or of a video of 4 frames of 8 x 8."""
+        rng = np.random.default_rng(seed)
+        features = rng.standard_normal((count, self.limits.visual_hidden_size), dtype=np.float32) * np.float32(scale)
+        grid = (4, 8, 8) if video else (1, 16, 16)
+        positions = np.sort(rng.permutation(math.prod(grid))[:count])
+        ends = np.array([0, count - 1]) if self.limits.has_newline else np.empty(0, np.int64)
+        return VisualTokens(features, positions, grid, ends, video, 0.5 if video else 0.0)
+
+    def make(self, words, visuals=(), *, deadline_s=120.0, logprobs=False, **sampling):
+        """BOS, each visual's token before its share of the words, words last."""
+        limits, ids = self.limits, [BOS]
+        shares = np.array_split(np.array(words), len(visuals) + 1)
+        for share, visual in zip(shares, visuals, strict=False):
+            ids += [*share.tolist(), limits.video_token_id if visual.is_video else limits.image_token_id]
+        return GenerationRequest(
+            Prompt(np.array([*ids, *shares[-1].tolist()]), tuple(visuals)),
+            SamplingParams(**{"max_tokens": 16, **sampling}),
+            deadline=time.monotonic() + deadline_s,
+            first_token_logprobs=logprobs,
+        )
+
+    def several(self, number):
+        """Prompts of all kinds: text, pictures pruned and whole, side by side and apart, videos too."""
+        rng = np.random.default_rng(7)
+        for i in range(number):
+            words = rng.integers(FIRST_WORD, LAST_WORD, size=rng.integers(2, 40))
+            counts = [[], [28], [256], [5, 9], [1], [28, 64, 3]][i % 6]
+            visuals = [
+                self.visual(count, seed=100 * i + j, video=self.limits.video_token_id is not None and (i + j) % 2 == 1)
+                for j, count in enumerate(counts)
+            ]
+            yield self.make(words[: 2 if i % 4 == 3 else None], visuals)
+
+
+async def read(generation):
+    """Text, pieces and end of an answer."""
+    events = [event async for event in generation]
+    assert isinstance(events[-1], Done)
+    pieces = [event.text for event in events[:-1]]
+    return "".join(pieces), pieces, events[-1]
+
+
+async def answers(engine, requests):
+    return await asyncio.gather(*(read(engine.submit(request)) for request in requests))
+
+
+@torch.inference_mode()
+def gap(model, prompt, tokens):
+    """How far apart the two best logits lie after a prompt and some tokens of its answer."""
+    inputs = model.embed(prompt)
+    embeds, positions = inputs.inputs_embeds, inputs.position_ids
+    if tokens:
+        embeds = torch.cat([embeds, model.causal_lm.get_input_embeddings()(torch.tensor(tokens))])
+        further = torch.arange(inputs.next_position, inputs.next_position + len(tokens))
+        positions = torch.cat([positions, further.expand(*positions.shape[:-1], -1)], dim=-1)
+    logits = model.causal_lm(
+        inputs_embeds=embeds[None], position_ids=positions[None] if positions.ndim == 1 else positions[:, None]
+    ).logits[0, -1]
+    best, second = logits.topk(2).values.tolist()
+    return best - second

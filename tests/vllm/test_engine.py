@@ -1,0 +1,201 @@
+"""Both engines asked the same: vLLM says what transformers says, of every family, and gives way in the same manner.
+
+The checkpoint that vLLM loads has no vision tower, so that none can be loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import shutil
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from fovea.errors import DeadlineExceeded, InvalidRequest, Overloaded
+from llm_service.engines.base import CrossAttention
+from llm_service.models import load_model
+from llm_service.models.base import resolve_device
+from tests.vllm.engines import (
+    FAMILIES,
+    MAX_BATCH_SIZE,
+    MAX_MODEL_LEN,
+    Requests,
+    answers,
+    drop_towers,
+    gap,
+    read,
+    served,
+    write,
+)
+
+pytestmark = pytest.mark.timeout(900)
+
+NUM_PROMPTS = 50
+WORDS = [60, 61, 62, 63, 64]
+
+
+class Both:
+    """A family's checkpoint in both engines."""
+
+    def __init__(self, family, folder):
+        self.checkpoint = write(family, folder / "whole")
+        self.transformers = served(self.checkpoint, "transformers")
+        without_tower = shutil.copytree(self.checkpoint, folder / "language")
+        drop_towers(without_tower)
+        self.vllm = served(without_tower, "vllm", max_queue_size=64)
+        self.requests = Requests(self.vllm.limits)
+        self.deaths = []
+        self.transformers.engine.start()
+        self.vllm.engine.start(on_death=lambda: self.deaths.append(family))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def both(request, tmp_path_factory):
+    both = Both(request.param, tmp_path_factory.mktemp(request.param))
+    yield both
+    both.transformers.engine.stop()
+    both.vllm.engine.stop()
+    assert not both.deaths
+
+
+@pytest.fixture
+def engine(both):
+    return both.vllm.engine
+
+
+@pytest.fixture
+def requests(both):
+    return both.requests
+
+
+async def test_greedy_tokens_are_those_of_transformers(both):
+    """A step may go the other way only where the two best logits all but tie."""
+    asked = list(both.requests.several(NUM_PROMPTS))
+    expected = await answers(both.transformers.engine, asked)
+    got = await answers(both.vllm.engine, asked)
+    model = None
+    for request, (text, _, done), (vllm_text, _, vllm_done) in zip(asked, expected, got, strict=True):
+        assert vllm_done.prompt_tokens == done.prompt_tokens
+        if vllm_done.token_ids == done.token_ids:
+            assert (vllm_text, vllm_done.finish_reason) == (text, done.finish_reason)
+            continue
+        pairs = zip(done.token_ids, vllm_done.token_ids, strict=False)
+        agreed = next(i for i, (ours, theirs) in enumerate(pairs) if ours != theirs)
+        model = model or load_model(
+            both.checkpoint, device=resolve_device("cpu"), dtype="float32", attn_implementation="sdpa"
+        )
+        assert gap(model, request.prompt, done.token_ids[:agreed]) < 1e-3
+
+
+async def test_the_distribution_of_the_first_token_is_that_of_transformers(both):
+    one = both.requests.make(WORDS, [both.requests.visual(28)], logprobs=True, max_tokens=3)
+    (_, _, expected), (_, _, got) = [
+        (await answers(served.engine, [one]))[0] for served in (both.transformers, both.vllm)
+    ]
+    assert len(got.first_token_logprobs) == both.vllm.limits.vocab_size
+    np.testing.assert_allclose(got.first_token_logprobs, expected.first_token_logprobs, atol=1e-4)
+    assert got.token_ids == expected.token_ids
+
+
+async def test_an_answer_streams_and_a_stop_string_cuts_it(engine, requests):
+    text, pieces, done = await read(engine.submit(requests.make(WORDS, max_tokens=24)))
+    assert len(pieces) > 3
+    assert (done.finish_reason, done.completion_tokens) == ("length", 24)
+    stop = text[7:9]
+    cut, _, done = await read(engine.submit(requests.make(WORDS, max_tokens=24, stop=(stop, "nowhere"))))
+    assert cut == text[: text.index(stop)]
+    assert done.finish_reason == "stop"
+
+
+async def test_a_seed_decides_and_not_the_company(engine, requests):
+    seeds = (0, 0, 2**64 - 1, 2**64 - 1, None, None)
+    got = await answers(engine, [requests.make(WORDS, temperature=1.5, top_p=0.95, seed=seed) for seed in seeds])
+    tokens = [tuple(done.token_ids) for _, _, done in got]
+    assert tokens[0] == tokens[1] != tokens[2] == tokens[3]
+    assert len(set(tokens)) == 4
+
+
+async def test_a_narrow_nucleus_is_greedy(engine, requests):
+    (greedy, _, _), (narrow, _, _) = await answers(
+        engine, [requests.make(WORDS), requests.make(WORDS, temperature=2, top_p=1e-6)]
+    )
+    assert greedy == narrow
+
+
+async def test_who_hangs_up_makes_room(engine, requests):
+    """All places taken by long answers; one is dropped after its first word, and the one that waits gets its place."""
+    long = [engine.submit(requests.make(WORDS, max_tokens=400)) for _ in range(MAX_BATCH_SIZE)]
+    await asyncio.gather(*(anext(one) for one in long))
+    waiting = asyncio.create_task(read(engine.submit(requests.make(WORDS, max_tokens=2))))
+    long[3].cancel()
+    _, _, done = await waiting
+    assert done.completion_tokens == 2
+    assert engine.num_running >= MAX_BATCH_SIZE - 1
+    for one in long:
+        one.cancel()
+
+
+async def test_a_full_queue_refuses_and_a_deadline_ends_the_wait(engine, requests):
+    taken = [engine.submit(requests.make(WORDS, max_tokens=400)) for _ in range(MAX_BATCH_SIZE)]
+    await asyncio.gather(*(anext(one) for one in taken))
+    with pytest.raises(DeadlineExceeded):
+        await anext(engine.submit(requests.make(WORDS, deadline_s=0.05)))
+    waiting = [engine.submit(requests.make(WORDS)) for _ in range(64)]
+    with pytest.raises(Overloaded, match="64 requests waiting"):
+        engine.submit(requests.make(WORDS))
+    for one in (*taken, *waiting):
+        one.cancel()
+    assert (await read(engine.submit(requests.make(WORDS, max_tokens=2))))[2].completion_tokens == 2
+
+
+async def test_what_is_hostile_is_refused_and_the_next_is_answered(engine, requests):
+    (expected,) = await answers(engine, [requests.make(WORDS, [requests.visual(28)])])
+    nan = dataclasses.replace(requests.visual(3), features=np.full_like(requests.visual(3).features, np.nan))
+    for visual in (requests.visual(3, scale=3e38), nan):
+        with pytest.raises(InvalidRequest, match="beyond the numbers"):
+            await read(engine.submit(requests.make(WORDS, [visual])))
+    room = MAX_MODEL_LEN - 1
+    edges = [
+        requests.make([5] * (room - 1), max_tokens=9),
+        requests.make(WORDS, [requests.visual(256, scale=1e6)]),
+        requests.make([], [requests.visual(7), requests.visual(7)]),
+        requests.make(WORDS, temperature=1e-30, top_p=1e-30, seed=2**64 - 1),
+    ]
+    got = await answers(engine, edges)
+    assert got[0][2].completion_tokens == 1
+    (again,) = await answers(engine, [requests.make(WORDS, [requests.visual(28)])])
+    assert again[0] == expected[0]
+
+
+async def test_nobody_looks_between_the_layers(engine, requests):
+    one = dataclasses.replace(requests.make(WORDS, [requests.visual(3)]), cross_attention=CrossAttention())
+    assert engine.pruners == {}
+    with pytest.raises(InvalidRequest, match="--engine transformers"):
+        engine.submit(one)
+
+
+def cached_tokens():
+    """Tokens that vLLM has taken from its prefix cache so far."""
+    families = [family for family in REGISTRY.collect() if family.name == "vllm:prefix_cache_hits"]
+    return sum(s.value for family in families for s in family.samples if s.name.endswith("_total"))
+
+
+async def test_the_prefix_cache_knows_pictures_apart(both):
+    """Same words, same lengths, other pictures: each answer is its own, and only what was seen before is reused."""
+    engine, requests = both.vllm.engine, both.requests
+    first, other = (requests.make(WORDS * 20, [requests.visual(256, seed=seed)]) for seed in (11, 12))
+    expected = [(await answers(both.transformers.engine, [one]))[0][0] for one in (first, other)]
+    hits, got = [], []
+    for one in (first, other, first, other):
+        before = cached_tokens()
+        got.append((await answers(engine, [one]))[0][0])
+        hits.append(cached_tokens() - before)
+    assert got == expected * 2
+    # Blocks are of 128 tokens; the first word stands before the picture.
+    assert hits[0] < 128
+    assert hits[1] < 128
+    assert min(hits[2:]) >= 256
+    assert math.isfinite(sum(hits))
