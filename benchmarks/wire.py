@@ -213,22 +213,24 @@ def _measure(system: System, name: str, args: argparse.Namespace, basis: WireBas
     # Where everything is kept the pruner has no say.
     points = [(keep, pruner) for keep in args.keep for pruner in (args.pruners[:1] if keep == 1 else args.pruners)]
     rows = [row for keep, pruner in points for row in split.tokens(pruner, keep, args.dtypes)]
-    rows += [
-        split.budget(pruner, max_bytes, rule)
-        for pruner in args.pruners
-        for rule in args.rules
-        for max_bytes in args.max_wire_bytes
-    ]
+    rows += [split.budget(args.pruners[0], max_bytes, rule) for rule in args.rules for max_bytes in args.max_wire_bytes]
     rows += [split.jpeg(quality) for quality in args.jpeg]
     return {"pictures": args.scenes, "questions": len(split.questions), "rows": rows}
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.wire", description=__doc__)
-    parser.add_argument("--pruners", nargs="+", default=["fovea", "desap"], choices=list(PRUNERS), metavar="NAME")
+    parser.add_argument(
+        "--pruners",
+        nargs="+",
+        default=["fovea", "desap"],
+        choices=list(PRUNERS),
+        metavar="NAME",
+        help="the first of them also where a budget is of bytes",
+    )
     parser.add_argument("--keep", nargs="*", type=Fraction, default=[Fraction(1, i) for i in (1, 2, 3, 9)])
     parser.add_argument("--dtypes", nargs="*", default=list(tensors.DTYPES), choices=list(tensors.DTYPES))
-    parser.add_argument("--max-wire-bytes", nargs="*", type=int, default=[500, 1000, 2000, 4000, 8000])
+    parser.add_argument("--max-wire-bytes", nargs="*", type=int, default=[500, 1000, 1500, 2000, 4000, 8000])
     parser.add_argument(
         "--rules",
         nargs="+",
