@@ -31,15 +31,17 @@ from benchmarks.wire_report import markdown, plot
 from encoder_service.assembly import EncodedVisual
 from encoder_service.pruners import PRUNERS
 from encoder_service.wire_budget import most_tokens, widest
-from fovea import tensors
+from fovea import basis_file, tensors
 from fovea.stack import shipped_checkpoint
 from fovea.v1 import tensor_pb2
+from fovea.wire_basis import WireBasis
 from lab.questions import Question, evaluation_questions, score
 
 __all__ = ["main"]
 
 SPLITS: Final = ("easy", "crowded")
-_FINGERPRINT: Final = "0" * 64  # a SHA-256 in full: no real one is longer
+_FINGERPRINT: Final = "0" * 16  # as long as one is
+_ANY: Final = "any"  # budgets of bytes: the service chooses the dtype
 _NO_LIMIT: Final = 2**40
 
 
@@ -63,22 +65,27 @@ class Sent:
     decode_ms: float
 
 
-def _message(picture: EncodedVisual, dtype: tensor_pb2.DType) -> tensor_pb2.VisualTokens:
+def _message(
+    picture: EncodedVisual, dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None = None
+) -> tensor_pb2.VisualTokens:
     return tensor_pb2.VisualTokens(
-        features=tensors.to_message(picture.features, dtype),
+        features=tensors.to_message(picture.features, dtype, basis=basis, step=step),
         positions=picture.positions.tolist(),
         grid=tensor_pb2.Grid(frames=1, rows=picture.layout.rows, columns=picture.layout.columns),
         fingerprint=_FINGERPRINT,
     )
 
 
-def send(picture: EncodedVisual, write: Callable[[EncodedVisual], tensor_pb2.VisualTokens]) -> Sent:
+def send(
+    picture: EncodedVisual, write: Callable[[EncodedVisual], tensor_pb2.VisualTokens], basis: WireBasis | None
+) -> Sent:
     """Through the codec and back."""
     start = time.perf_counter()
     message = write(picture)
     data = message.SerializeToString()
     sent = time.perf_counter()
-    features = tensors.from_message(tensor_pb2.VisualTokens.FromString(data).features, max_bytes=_NO_LIMIT)
+    arrived = tensor_pb2.VisualTokens.FromString(data).features
+    features = tensors.from_message(arrived, max_bytes=_NO_LIMIT, basis=basis)
     end = time.perf_counter()
     return Sent(
         dataclasses.replace(picture, features=features),
@@ -105,10 +112,11 @@ class Split:
         name: Of the split.
         seed: Of its pictures.
         scenes: How many.
+        basis: Of the model.
     """
 
-    def __init__(self, system: System, name: str, seed: int, scenes: int) -> None:
-        self._system, self._name = system, name
+    def __init__(self, system: System, name: str, seed: int, scenes: int, basis: WireBasis) -> None:
+        self._system, self._name, self._basis = system, name, basis
         self.questions = evaluation_questions(name, seed, scenes)  # type: ignore[arg-type]  # one of SPLITS
         self.asked = with_pictures(self.questions)
         self._clusters = np.array([question.scene.seed for question in self.questions])
@@ -149,24 +157,36 @@ class Split:
         rows = []
         for name in dtypes:
             dtype = tensors.parse_dtype(name)
-            sent = [send(picture, partial(_message, dtype=dtype)) for picture in pictures]
+            write = partial(_message, dtype=dtype, basis=self._basis)
+            sent = [send(picture, write, self._basis) for picture in pictures]
             is_base = name == "float32"
             got = base if is_base else self.scores(f"{label} {name}", self.asked, [one.tokens for one in sent])
             rows.append(self.row(got, base, way="tokens", keep=str(keep), pruner=method.pruner, **_cost(sent)))
         return rows
 
-    def budget(self, pruner: str, max_bytes: int) -> dict[str, Any]:
-        """The row of a budget of bytes."""
-        channels = self._system.visual_hidden_size
-        most = most_tokens(max_bytes, visuals=1, channels=channels, fingerprint=_FINGERPRINT, grid=self._system.grid)
+    def budget(self, pruner: str, max_bytes: int, rule: str) -> dict[str, Any]:
+        """The row of a budget of bytes, of which `rule` names the only dtype; "any": the service chooses."""
+        dtype = tensor_pb2.DTYPE_UNSPECIFIED if rule == _ANY else tensors.parse_dtype(rule)
+        most = most_tokens(
+            max_bytes,
+            visuals=1,
+            channels=self._system.visual_hidden_size,
+            fingerprint=_FINGERPRINT,
+            grid=self._system.grid,
+            wire_dtype=dtype,
+            basis=self._basis,
+        )
         pictures = self._system.encode(self.asked, Method(pruner, 1.0, most_tokens=most))
 
         def write(picture: EncodedVisual) -> tensor_pb2.VisualTokens:
-            return widest(lambda dtype: [_message(picture, dtype)], max_bytes)[0]
+            def written(dtype: tensor_pb2.DType, step: int | None) -> list[tensor_pb2.VisualTokens]:
+                return [_message(picture, dtype, self._basis, step)]
 
-        sent = [send(picture, write) for picture in pictures]
-        got = self.scores(f"{pruner} {max_bytes} bytes", self.asked, [one.tokens for one in sent])
-        return self.row(got, None, way="budget", keep=f"{max_bytes} B", pruner=pruner, **_cost(sent))
+            return widest(written, [picture.features], max_bytes, dtype, self._basis)[0]
+
+        sent = [send(picture, write, self._basis) for picture in pictures]
+        got = self.scores(f"{pruner} {max_bytes} bytes {rule}", self.asked, [one.tokens for one in sent])
+        return self.row(got, None, way="budget", keep=f"{max_bytes} B", rule=rule, pruner=pruner, **_cost(sent))
 
     def jpeg(self, quality: int) -> dict[str, Any]:
         """The row of sending the picture itself to the unpruned model."""
@@ -188,21 +208,37 @@ def _cost(sent: Sequence[Sent]) -> dict[str, Any]:
     }
 
 
-def _measure(system: System, name: str, args: argparse.Namespace) -> dict[str, Any]:
-    split = Split(system, name, args.seed, args.scenes)
-    rows = [row for keep in args.keep for row in split.tokens(args.pruner, keep, args.dtypes)]
-    rows += [split.budget(args.pruner, max_bytes) for max_bytes in args.max_wire_bytes]
+def _measure(system: System, name: str, args: argparse.Namespace, basis: WireBasis) -> dict[str, Any]:
+    split = Split(system, name, args.seed, args.scenes, basis)
+    # Where everything is kept the pruner has no say.
+    points = [(keep, pruner) for keep in args.keep for pruner in (args.pruners[:1] if keep == 1 else args.pruners)]
+    rows = [row for keep, pruner in points for row in split.tokens(pruner, keep, args.dtypes)]
+    rows += [split.budget(args.pruners[0], max_bytes, rule) for rule in args.rules for max_bytes in args.max_wire_bytes]
     rows += [split.jpeg(quality) for quality in args.jpeg]
     return {"pictures": args.scenes, "questions": len(split.questions), "rows": rows}
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.wire", description=__doc__)
-    parser.add_argument("--pruner", default="desap", choices=list(PRUNERS), metavar="NAME")
-    parser.add_argument("--keep", nargs="*", type=Fraction, default=[Fraction(1), Fraction(1, 3), Fraction(1, 9)])
+    parser.add_argument(
+        "--pruners",
+        nargs="+",
+        default=["fovea", "desap"],
+        choices=list(PRUNERS),
+        metavar="NAME",
+        help="the first of them also where a budget is of bytes",
+    )
+    parser.add_argument("--keep", nargs="*", type=Fraction, default=[Fraction(1, i) for i in (1, 2, 3, 9)])
     parser.add_argument("--dtypes", nargs="*", default=list(tensors.DTYPES), choices=list(tensors.DTYPES))
-    parser.add_argument("--max-wire-bytes", nargs="*", type=int, default=[1000, 2000, 4000, 8000])
-    parser.add_argument("--jpeg", nargs="*", type=int, default=[50, 75, 90, 95], metavar="QUALITY")
+    parser.add_argument("--max-wire-bytes", nargs="*", type=int, default=[500, 1000, 1500, 2000, 4000, 8000])
+    parser.add_argument(
+        "--rules",
+        nargs="+",
+        default=[_ANY],
+        choices=[_ANY, *tensors.DTYPES],
+        help="what a budget of bytes is spent on: the service's own rule, or as many tokens as fit in one dtype",
+    )
+    parser.add_argument("--jpeg", nargs="*", type=int, default=[10, 25, 50, 75, 90, 95], metavar="QUALITY")
     parser.add_argument("--seed", type=int, default=1, help="of the evaluation pictures (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=260, help="pictures a split (default: %(default)s)")
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
@@ -221,9 +257,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints the Markdown table and writes the three files."""
     args = _arguments(argv)
-    system = System(shipped_checkpoint("llava"), shipped_checkpoint("clip"))
+    llava = shipped_checkpoint("llava")
+    basis = basis_file.load(llava / basis_file.FILE)
+    system = System(llava, shipped_checkpoint("clip"))
     try:
-        splits = {name: _measure(system, name, args) for name in args.splits}
+        splits = {name: _measure(system, name, args, basis) for name in args.splits}
     finally:
         system.close()
     result = {"provenance": provenance("benchmarks.wire"), "seed": args.seed, "splits": splits}

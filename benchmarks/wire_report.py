@@ -10,7 +10,7 @@ from benchmarks.intervals import Interval
 __all__ = ["markdown", "plot"]
 
 _HEADER = (
-    "| sent | pruner | tokens | dtype | bytes | bits a value | encode ms | decode ms | right, % | to float32"
+    "| sent | rule | pruner | tokens | dtype | bytes | bits a value | encode ms | decode ms | right, % | to float32"
     " | to unpruned |"
 )
 
@@ -25,6 +25,7 @@ def _line(row: dict[str, Any]) -> str:
 
     cells = [
         row["keep"],
+        row.get("rule", ""),
         row["pruner"],
         number("num_tokens", ".0f"),
         row["dtype"],
@@ -48,18 +49,30 @@ def markdown(result: dict[str, Any]) -> str:
         f" {facts['machine']['processor']}, {facts['date']}. The model is the small one of `lab/`: 144 visual tokens"
         " of 128 channels, pictures of 144 x 144 pixels.\n\n"
         "Right answers in per cent with 95 % intervals. *To float32*: paired difference to the same tokens as float32;"
-        " *to unpruned*: to all tokens as float32; in points. A JPEG is read by the unpruned model.\n"
+        " *to unpruned*: to all tokens as float32; in points. A JPEG is read by the unpruned model. *Rule*: what a"
+        " budget of bytes is spent on: *any* is the service's own, a dtype as many tokens as fit in that one.\n"
     )
     for name, split in result["splits"].items():
         rows = "\n".join(map(_line, split["rows"]))
-        rule = "|---" * 2 + "|---:|---" + "|---:" * 7 + "|"
+        rule = "|---" * 3 + "|---:|---" + "|---:" * 7 + "|"
         title = f"{name}: {split['questions']} questions on {split['pictures']} pictures"
         text += f"\n## {title}\n\n{_HEADER}\n{rule}\n{rows}\n"
     return text
 
 
 def _series(row: dict[str, Any]) -> str:
-    return {"jpeg": "JPEG to the unpruned model", "budget": "max_wire_bytes"}.get(row["way"], str(row["dtype"]))
+    if row["way"] == "jpeg":
+        return "JPEG to the unpruned model"
+    if row["way"] == "budget":
+        rule = "" if row["rule"] == "any" else f" {row['rule']}"
+        return f"max_wire_bytes{rule}, {row['pruner']}"
+    return str(row["dtype"])
+
+
+def _drawn(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the dtypes of all pruners but the first: a line each is enough."""
+    pruners = [row["pruner"] for row in rows if row["way"] == "tokens" and row["pruner"] != "none"]
+    return [row for row in rows if row["way"] != "tokens" or row["pruner"] in ("none", *pruners[:1])]
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -75,8 +88,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
         1, len(splits), figsize=(5.2 * len(splits) + 1.8, 4), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, (name, split) in zip(axes[0], splits.items(), strict=True):
-        for series in dict.fromkeys(map(_series, split["rows"])):
-            mine = sorted((row for row in split["rows"] if _series(row) == series), key=lambda row: row["num_bytes"])
+        rows = _drawn(split["rows"])
+        for series in dict.fromkeys(map(_series, rows)):
+            mine = sorted((row for row in rows if _series(row) == series), key=lambda row: row["num_bytes"])
             intervals = [_interval(row["score"]) for row in mine]
             axis.errorbar(
                 [row["num_bytes"] for row in mine],

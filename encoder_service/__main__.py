@@ -17,11 +17,13 @@ from encoder_service.models.base import CheckpointError, LoadOptions
 from encoder_service.servicer import EncoderBatcher, EncoderServicer
 from encoder_service.settings import EncoderSettings
 from encoder_service.videos import VideoLimits
-from fovea import telemetry
+from fovea import basis_file, telemetry
+from fovea.basis_file import BasisError
 from fovea.loading import end_while_loading, load_in_background
 from fovea.server import BindError, GrpcServer, stop_signal
 from fovea.v1 import encoder_pb2_grpc
 from fovea.watched import CredentialsError
+from fovea.wire_basis import WireBasis
 
 __all__ = ["main", "serve"]
 
@@ -30,7 +32,7 @@ log = logging.getLogger("encoder_service")
 _SERVICE = "fovea.v1.EncoderService"
 
 
-def _engine(settings: EncoderSettings) -> Engine:
+def _load(settings: EncoderSettings) -> tuple[Engine, WireBasis | None]:
     model = models.load(
         settings.model,
         LoadOptions(
@@ -41,7 +43,10 @@ def _engine(settings: EncoderSettings) -> Engine:
             attn_implementation=settings.attn_implementation,
         ),
     )
-    return Engine(
+    basis = basis_file.find(settings.wire_basis, settings.model, settings.revision, model.hidden_size)
+    if settings.wire_dtype == "basis" and basis is None:
+        raise BasisError("--wire-dtype basis needs a wire basis: --wire-basis, or wire.basis in the checkpoint")
+    engine = Engine(
         model,
         FeatureCache(settings.feature_cache_bytes),
         max_batch_size=settings.max_batch_size,
@@ -56,13 +61,14 @@ def _engine(settings: EncoderSettings) -> Engine:
             timeout_s=settings.video_decode_timeout_s,
         ),
     )
+    return engine, basis
 
 
 async def serve(settings: EncoderSettings) -> None:
     """Runs the service until SIGTERM or SIGINT, which end it at once while the model is being loaded.
 
     Raises:
-        CheckpointError, FileNotFoundError: The model cannot be loaded.
+        CheckpointError, FileNotFoundError, BasisError: The model or its wire basis cannot be loaded.
         BindError: The address is taken.
         CredentialsError: A certificate, key or token file cannot be used.
     """
@@ -82,13 +88,13 @@ async def serve(settings: EncoderSettings) -> None:
     stopped = asyncio.create_task(stop.wait())
     try:
         await server.start()
-        loading = load_in_background(lambda: _engine(settings))
+        loading = load_in_background(lambda: _load(settings))
         log.info("port %d is open; loading the model", server.port)
         either: list[asyncio.Future[Any]] = [stopped, loading]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
             return
-        engine = loading.result()
+        engine, basis = loading.result()
         batcher: EncoderBatcher = Batcher(
             engine,
             max_batch_size=settings.max_batch_size,
@@ -98,7 +104,7 @@ async def serve(settings: EncoderSettings) -> None:
         )
         async with batcher:
             telemetry.report_load(waiting=lambda: batcher.num_waiting, running=lambda: batcher.num_running)
-            servicer.attach(engine.model, batcher)
+            servicer.attach(engine.model, batcher, basis)
             await server.ready()
             log.info("serving on port %d: %s, %s", server.port, engine.model.device, engine.model.dtype)
             await stopped
@@ -118,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(settings.num_threads)
     try:
         asyncio.run(serve(settings))
-    except (CheckpointError, FileNotFoundError, BindError, CredentialsError) as error:
+    except (CheckpointError, FileNotFoundError, BasisError, BindError, CredentialsError) as error:
         log.error("%s", error)
         raise SystemExit(1) from None
     end_while_loading(0)

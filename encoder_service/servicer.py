@@ -26,6 +26,7 @@ from fovea.errors import InternalError, InvalidRequest, NotFound, Unavailable
 from fovea.parameters import InvalidParameter
 from fovea.pruner_messages import describe_pruner
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
+from fovea.wire_basis import WireBasis
 
 __all__ = ["EncoderBatcher", "EncoderServicer"]
 
@@ -45,9 +46,11 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     def __init__(self, settings: EncoderSettings) -> None:
         self._settings = settings
         self._attached: tuple[EncoderModel, EncoderBatcher] | None = None
+        self._basis: WireBasis | None = None
 
-    def attach(self, model: EncoderModel, batcher: EncoderBatcher) -> None:
+    def attach(self, model: EncoderModel, batcher: EncoderBatcher, basis: WireBasis | None = None) -> None:
         """Starts to answer."""
+        self._basis = basis
         self._attached = (model, batcher)
 
     def _loaded(self) -> tuple[EncoderModel, EncoderBatcher]:
@@ -59,10 +62,10 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self, request: encoder_pb2.EncodeRequest, context: grpc.aio.ServicerContext
     ) -> encoder_pb2.EncodeResponse:
         model, batcher = self._loaded()
-        wire = Wire(request.wire_dtype, request.max_wire_bytes)
+        wire = Wire(request.wire_dtype, request.max_wire_bytes, self._basis)
         if not wire.max_bytes:
-            wire = Wire(request.wire_dtype or tensors.parse_dtype(self._settings.wire_dtype))
-        job = read_request(request, model, self._settings)
+            wire = Wire(request.wire_dtype or tensors.parse_dtype(self._settings.wire_dtype), basis=self._basis)
+        job = read_request(request, model, self._settings, self._basis)
         done = await batcher.submit(job, timeout_s=self._time_left(context))
         return write_response(done, job.pruner.name, model.fingerprint, wire, explain=request.explain)
 
@@ -70,7 +73,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self, request: encoder_pb2.GetEncoderInfoRequest, context: grpc.aio.ServicerContext
     ) -> encoder_pb2.GetEncoderInfoResponse:
         model, _ = self._loaded()
-        return describe(model, self._settings)
+        return describe(model, self._settings, self._basis)
 
     def _time_left(self, context: grpc.aio.ServicerContext) -> float:
         remaining = context.time_remaining()
@@ -79,13 +82,22 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
 
 @dataclass(frozen=True)
 class Wire:
-    """How visual tokens are to travel: in `dtype`; with a budget of `max_bytes` in any that fits where `dtype` is 0."""
+    """How visual tokens are to travel: in `dtype`; with a budget of `max_bytes` in any that fits where `dtype` is 0.
+
+    `basis` is the one that is loaded.
+    """
 
     dtype: tensor_pb2.DType
     max_bytes: int = 0
+    basis: WireBasis | None = None
 
 
-def read_request(request: encoder_pb2.EncodeRequest, model: EncoderModel, settings: EncoderSettings) -> EncodeRequest:
+def read_request(
+    request: encoder_pb2.EncodeRequest,
+    model: EncoderModel,
+    settings: EncoderSettings,
+    basis: WireBasis | None = None,
+) -> EncodeRequest:
     """The question in a message.
 
     Raises:
@@ -95,6 +107,12 @@ def read_request(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
     _check_counts(len(request.images), len(request.videos), model)
     if request.wire_dtype and request.wire_dtype not in tensors.DTYPES.values():
         raise InvalidRequest(f"wire_dtype is not one of {', '.join(tensors.DTYPES)}", param="wire_dtype")
+    if request.wire_dtype == tensor_pb2.DTYPE_BASIS and basis is None:
+        others = ", ".join(name for name in tensors.DTYPES if name != "basis")
+        raise InvalidRequest(
+            f"wire_dtype basis needs a wire basis, and this encoder service has none; accepted: {others}",
+            param="wire_dtype",
+        )
     pruner = _read_pruner(request, model, settings)
     keep_tokens, keep_ratio = _read_budget(request, pruner, settings)
     return EncodeRequest(
@@ -105,11 +123,11 @@ def read_request(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
         keep_ratio=keep_ratio,
         videos=tuple(_read_video(video, settings) for video in request.videos),
         joint_frames=_read_video_budget(request, model, pruner),
-        most_tokens=_read_most_tokens(request, model),
+        most_tokens=_read_most_tokens(request, model, basis),
     )
 
 
-def _read_most_tokens(request: encoder_pb2.EncodeRequest, model: EncoderModel) -> int | None:
+def _read_most_tokens(request: encoder_pb2.EncodeRequest, model: EncoderModel, basis: WireBasis | None) -> int | None:
     if not request.max_wire_bytes:
         return None
     return most_tokens(
@@ -119,6 +137,7 @@ def _read_most_tokens(request: encoder_pb2.EncodeRequest, model: EncoderModel) -
         fingerprint=model.fingerprint,
         grid=None if request.videos else model.grid,
         wire_dtype=request.wire_dtype,
+        basis=basis,
     )
 
 
@@ -261,11 +280,14 @@ def write_response(
         InternalError: A feature is NaN or infinite.
     """
 
-    def write(dtype: tensor_pb2.DType) -> list[tensor_pb2.VisualTokens]:
-        return [_visual_tokens(visual, fingerprint, dtype) for visual in done.result]
+    def write(dtype: tensor_pb2.DType, step: int | None = None) -> list[tensor_pb2.VisualTokens]:
+        return [_visual_tokens(visual, fingerprint, dtype, wire.basis, step) for visual in done.result]
 
+    features = [visual.features for visual in done.result]
     return encoder_pb2.EncodeResponse(
-        visual_tokens=widest(write, wire.max_bytes, wire.dtype) if wire.max_bytes else write(wire.dtype),
+        visual_tokens=(
+            widest(write, features, wire.max_bytes, wire.dtype, wire.basis) if wire.max_bytes else write(wire.dtype)
+        ),
         pruner=pruner,
         num_tokens_total=[visual.num_tokens_total for visual in done.result],
         explanations=[_explanation(visual) for visual in done.result] if explain else [],
@@ -276,9 +298,11 @@ def write_response(
     )
 
 
-def _visual_tokens(visual: EncodedVisual, fingerprint: str, wire_dtype: tensor_pb2.DType) -> tensor_pb2.VisualTokens:
+def _visual_tokens(
+    visual: EncodedVisual, fingerprint: str, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
+) -> tensor_pb2.VisualTokens:
     return tensor_pb2.VisualTokens(
-        features=_features(visual.features, wire_dtype),
+        features=_features(visual.features, wire_dtype, basis, step),
         positions=visual.positions.tolist(),
         grid=_grid(visual.layout),
         fingerprint=fingerprint,
@@ -288,24 +312,26 @@ def _visual_tokens(visual: EncodedVisual, fingerprint: str, wire_dtype: tensor_p
     )
 
 
-def _features(features: tensors.Float32Array, wire_dtype: tensor_pb2.DType) -> tensor_pb2.Tensor:
+def _features(
+    features: tensors.Float32Array, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
+) -> tensor_pb2.Tensor:
     if not (finite := np.isfinite(features)).all():
         # No choice of the caller's: a computation in half precision has overflowed, or a weight is broken.
         log.error("%d of %d features are not finite; --dtype bfloat16 has more room", (~finite).sum(), finite.size)
         raise InternalError("the encoder service computed features that are not finite")
     try:
-        return tensors.to_message(features, wire_dtype)
+        return tensors.to_message(features, wire_dtype, basis=basis, step=step)
     except InvalidRequest as error:
         raise InvalidRequest(
             f"a feature of this picture is too large for {tensors.dtype_name(wire_dtype)};"
-            f" accepted: {', '.join(name for name, dtype in tensors.DTYPES.items() if _holds(dtype, features))}",
+            f" accepted: {', '.join(name for name, dtype in tensors.DTYPES.items() if _holds(dtype, features, basis))}",
             param="wire_dtype",
         ) from error
 
 
-def _holds(dtype: tensor_pb2.DType, features: tensors.Float32Array) -> bool:
+def _holds(dtype: tensor_pb2.DType, features: tensors.Float32Array, basis: WireBasis | None) -> bool:
     try:
-        tensors.to_message(features, dtype)
+        tensors.to_message(features, dtype, basis=basis)
     except InvalidRequest:
         return False
     return True
@@ -325,8 +351,11 @@ def _explanation(visual: EncodedVisual) -> encoder_pb2.Explanation:
     )
 
 
-def describe(model: EncoderModel, settings: EncoderSettings) -> encoder_pb2.GetEncoderInfoResponse:
+def describe(
+    model: EncoderModel, settings: EncoderSettings, basis: WireBasis | None = None
+) -> encoder_pb2.GetEncoderInfoResponse:
     """What the service runs and with which defaults."""
+    wire_basis = basis.digest.hex() if basis is not None else ""
     return encoder_pb2.GetEncoderInfoResponse(
         model=settings.served_model_name or checkpoints.public_name(settings.model),
         family=model.family,
@@ -340,7 +369,7 @@ def describe(model: EncoderModel, settings: EncoderSettings) -> encoder_pb2.GetE
         default_wire_dtype=tensors.parse_dtype(settings.wire_dtype),
         max_text_ids=model.max_text_ids,
         max_images=model.max_images,
-        settings_fingerprint=model.settings_fingerprint,
+        settings_fingerprint=model.settings_fingerprint + wire_basis,
         max_videos=model.max_videos,
         max_frames=settings.max_video_frames if model.max_videos else 0,
         text_tokenizer=(
@@ -348,6 +377,7 @@ def describe(model: EncoderModel, settings: EncoderSettings) -> encoder_pb2.GetE
             if model.reads_language_model_ids
             else encoder_pb2.TEXT_TOKENIZER_TEXT_TOWER
         ),
+        wire_basis=wire_basis,
     )
 
 

@@ -46,8 +46,11 @@ class EncoderSettings(GrpcSettings):
     """Pruner of requests that name none."""
     keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.111
     """Budget of requests that name none: the share of a picture's tokens to keep, at least one token."""
-    wire_dtype: Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy"] = "float16"
+    wire_dtype: Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy", "basis"] = "float16"
     """How features travel for requests that name no dtype. A picture with a value beyond float16 is refused in it."""
+    wire_basis: str = ""
+    """File that `python -m encoder_service.calibrate` made for this model, for the wire dtype basis; the LLM service
+    must load the same. Empty for wire.basis of the checkpoint, if it has one."""
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
     """Most pictures in one forward. A request with more of them runs by itself, in several."""
     max_batch_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0

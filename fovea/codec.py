@@ -18,7 +18,19 @@ import numpy.typing as npt
 
 from fovea.errors import InvalidRequest
 
-__all__ = ["ENTROPY", "INT4", "INT8", "VERSION", "Packing", "Scheme", "decode", "encode", "expected_bytes"]
+__all__ = [
+    "ENTROPY",
+    "INT4",
+    "INT8",
+    "MAX_TRANSFORMED_ROWS",
+    "VERSION",
+    "Packing",
+    "Scheme",
+    "cosines",
+    "decode",
+    "encode",
+    "expected_bytes",
+]
 
 Float32Array = npt.NDArray[np.float32]
 Packing = Literal["packed", "shorter"]
@@ -32,7 +44,7 @@ _HEADER: Final = struct.Struct("<BBBBHH")  # version, coding, flags, 0, channels
 _MAX_CHANNELS: Final = 65535
 # The mean token costs 16 bits a channel and saves each row about a quarter of a bit (benchmarks/LOG.md).
 _MEAN_PAYS_ROWS: Final = 96
-_MAX_TRANSFORMED_ROWS: Final = 1024  # bounds the work of a receiver
+MAX_TRANSFORMED_ROWS: Final = 1024  # bounds the work of a receiver
 
 
 @dataclass(frozen=True)
@@ -111,9 +123,9 @@ def encode(array: Float32Array, scheme: Scheme, *, packing: Packing = "shorter")
     with np.errstate(over="ignore"):
         mean = array.mean(axis=0, dtype=np.float64).astype("<f2") if has_mean else np.zeros(channels, "<f2")
         rest = array - mean.astype(np.float32)
-        is_transformed = scheme.transforms and has_mean and rows <= _MAX_TRANSFORMED_ROWS
+        is_transformed = scheme.transforms and has_mean and rows <= MAX_TRANSFORMED_ROWS
         if is_transformed:
-            rest = _cosines(rows) @ rest
+            rest = cosines(rows) @ rest
         index = _largest(rest, num_outliers)
         outliers = np.take_along_axis(array, index, axis=1).astype("<f2")
         np.put_along_axis(rest, index, 0.0, axis=1)
@@ -146,7 +158,7 @@ def encode(array: Float32Array, scheme: Scheme, *, packing: Packing = "shorter")
 
 
 @functools.lru_cache(maxsize=32)
-def _cosines(rows: int) -> Float32Array:
+def cosines(rows: int) -> Float32Array:
     """[rows, rows] orthonormal DCT-II: coefficient by position (Ahmed, Natarajan & Rao 1974)."""
     angles = np.pi * np.outer(np.arange(rows), np.arange(rows) + 0.5) / rows
     matrix = np.cos(angles) * np.sqrt(2 / rows)
@@ -257,8 +269,8 @@ def decode(data: bytes, rows: int, channels: int, bits: int) -> Float32Array:
         raise InvalidRequest(f"version {version} of the codec is not known; {VERSION} is")
     if coding not in (_PACKED, _DEFLATED) or flags & ~(_HAS_MEAN | _TRANSFORMED) or reserved:
         raise InvalidRequest(f"coding {coding}, flags {flags}, reserved {reserved} are not 0 or 1, 0 to 3, and 0")
-    if flags & _TRANSFORMED and rows > _MAX_TRANSFORMED_ROWS:
-        raise InvalidRequest(f"{rows} rows are more than the {_MAX_TRANSFORMED_ROWS} that may be transformed")
+    if flags & _TRANSFORMED and rows > MAX_TRANSFORMED_ROWS:
+        raise InvalidRequest(f"{rows} rows are more than the {MAX_TRANSFORMED_ROWS} that may be transformed")
     if group > channels or num_outliers > channels:
         raise InvalidRequest(f"{group} channels a scale and {num_outliers} outliers do not fit {channels} channels")
     reader = _Reader(data, _HEADER.size)
@@ -273,7 +285,7 @@ def decode(data: bytes, rows: int, channels: int, bits: int) -> Float32Array:
     wide = np.repeat(scales, group, axis=1)[:, :channels] if group else scales
     values = wide * codes.astype(np.float32)
     if flags & _TRANSFORMED:
-        values = _cosines(rows).T @ values
+        values = cosines(rows).T @ values
     values = values + mean
     np.put_along_axis(values, index, outliers, axis=1)
     return values.astype(np.float32, copy=False)

@@ -13,9 +13,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fovea import codec
+from fovea import basis_codec, codec
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
+from fovea.wire_basis import WireBasis
 
 __all__ = ["DTYPES", "Float32Array", "data_bytes", "dtype_name", "from_message", "parse_dtype", "to_message"]
 
@@ -28,6 +29,7 @@ DTYPES: Final = {
     "int8": tensor_pb2.DTYPE_INT8,
     "int4": tensor_pb2.DTYPE_INT4,
     "entropy": tensor_pb2.DTYPE_ENTROPY,
+    "basis": tensor_pb2.DTYPE_BASIS,
 }
 _ITEM_BYTES: Final = {
     tensor_pb2.DTYPE_FLOAT32: 4,
@@ -65,13 +67,21 @@ def _bfloat16_bits(array: Float32Array) -> npt.NDArray[np.uint16]:
 
 
 def data_bytes(rows: int, channels: int, dtype: tensor_pb2.DType) -> int:
-    """Bytes of `Tensor.data` to reckon with for [rows, channels] in `dtype`; Huffman coding may make it less."""
+    """Bytes of `Tensor.data` to reckon with for [rows, channels]; Huffman coding may make it less.
+
+    Of DTYPE_BASIS `basis_codec.expected_bytes` knows.
+    """
     scheme = _SCHEMES.get(dtype)
     return rows * channels * _ITEM_BYTES[dtype] if scheme is None else codec.expected_bytes(rows, channels, scheme)
 
 
 def to_message(
-    array: Float32Array, dtype: tensor_pb2.DType, *, packing: codec.Packing = "shorter"
+    array: Float32Array,
+    dtype: tensor_pb2.DType,
+    *,
+    packing: codec.Packing = "shorter",
+    basis: WireBasis | None = None,
+    step: int | None = None,
 ) -> tensor_pb2.Tensor:
     """Writes finite numbers of any shape as `dtype`.
 
@@ -79,9 +89,11 @@ def to_message(
         array: At least one axis and one value.
         dtype: How.
         packing: Of integer dtypes: `shorter` is Huffman-coded where that helps, `packed` never.
+        basis: What DTYPE_BASIS needs.
+        step: Of DTYPE_BASIS; None for the basis's own.
 
     Raises:
-        InvalidRequest: A value is not finite, or too large for `dtype`.
+        InvalidRequest: A value is not finite, or too large for `dtype`, or there is no basis.
     """
     array = np.ascontiguousarray(array, dtype=np.float32)
     if dtype == tensor_pb2.DTYPE_FLOAT32:
@@ -94,6 +106,12 @@ def to_message(
     elif dtype == tensor_pb2.DTYPE_BFLOAT16:
         finite = np.isfinite(array).all()
         data = _bfloat16_bits(array).tobytes() if finite else b""
+    elif dtype == tensor_pb2.DTYPE_BASIS:
+        if basis is None:
+            raise InvalidRequest("dtype basis needs a wire basis, and none is loaded", param="wire_dtype")
+        finite = np.isfinite(array).all()
+        step = basis.step if step is None else step
+        data = basis_codec.encode(array.reshape(-1, array.shape[-1]), basis, step) if finite else b""
     elif (scheme := _SCHEMES.get(dtype)) is not None:
         finite = np.isfinite(array).all()
         data = codec.encode(array.reshape(-1, array.shape[-1]), scheme, packing=packing) if finite else b""
@@ -104,15 +122,17 @@ def to_message(
     return tensor_pb2.Tensor(dtype=dtype, shape=array.shape, data=data, crc32=zlib.crc32(data))
 
 
-def from_message(message: tensor_pb2.Tensor, *, max_bytes: int) -> Float32Array:
+def from_message(message: tensor_pb2.Tensor, *, max_bytes: int, basis: WireBasis | None = None) -> Float32Array:
     """Reads a tensor that came over the wire as a float32 array of its shape.
 
     Args:
         message: What arrived.
         max_bytes: Most bytes of float32 that the result may take.
+        basis: That this service has loaded, for DTYPE_BASIS.
 
     Raises:
-        InvalidRequest: Unknown dtype, shape and data disagree, checksum wrong, values not finite, or too large.
+        InvalidRequest: Unknown dtype, shape and data disagree, checksum wrong, values not finite, too large, or written
+            in another basis.
     """
     if message.dtype not in DTYPES.values():
         raise InvalidRequest(f"tensor dtype {message.dtype} is not one of {', '.join(DTYPES)}")
@@ -122,23 +142,27 @@ def from_message(message: tensor_pb2.Tensor, *, max_bytes: int) -> Float32Array:
     size = math.prod(shape)
     if size * 4 > max_bytes:
         raise InvalidRequest(f"a tensor of shape {list(shape)} takes more than the {max_bytes} bytes accepted")
-    scheme = _SCHEMES.get(message.dtype)
-    if scheme is None and len(message.data) != (expected := size * _ITEM_BYTES[message.dtype]):
+    item_bytes = _ITEM_BYTES.get(message.dtype)
+    if item_bytes is not None and len(message.data) != (expected := size * item_bytes):
         raise InvalidRequest(
             f"a {dtype_name(message.dtype)} tensor of shape {list(shape)} has {expected} bytes, not {len(message.data)}"
         )
     if zlib.crc32(message.data) != message.crc32:
         raise InvalidRequest("the tensor's checksum does not match its data")
-    if scheme is None:
-        array = _read_floats(message)
-    else:
-        array = codec.decode(message.data, size // shape[-1], shape[-1], scheme.bits)
+    array = _read(message, size // shape[-1], shape[-1], basis)
     if not np.isfinite(array).all():
         raise InvalidRequest("the tensor holds NaN or infinity")
     return array.reshape(shape)
 
 
-def _read_floats(message: tensor_pb2.Tensor) -> Float32Array:
+def _read(message: tensor_pb2.Tensor, rows: int, channels: int, basis: WireBasis | None) -> Float32Array:
+    if message.dtype == tensor_pb2.DTYPE_BASIS:
+        if basis is None:
+            raise InvalidRequest("the tensor is written in a wire basis, and this service has none loaded")
+        return basis_codec.decode(message.data, rows, channels, basis)
+    scheme = _SCHEMES.get(message.dtype)
+    if scheme is not None:
+        return codec.decode(message.data, rows, channels, scheme.bits)
     if message.dtype == tensor_pb2.DTYPE_BFLOAT16:
         return (np.frombuffer(message.data, "<u2").astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(message.data, "<f4" if message.dtype == tensor_pb2.DTYPE_FLOAT32 else "<f2").astype(np.float32)

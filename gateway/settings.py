@@ -101,7 +101,7 @@ class GatewaySettings(ServiceSettings):
     keep_ratio: float | None = Field(default=None, gt=0, le=1)
     """Share of visual tokens kept for requests that set no budget; left out: the encoder's default."""
 
-    wire_dtype: Literal["", "float32", "float16", "bfloat16", "int8", "int4", "entropy"] = ""
+    wire_dtype: Literal["", "float32", "float16", "bfloat16", "int8", "int4", "entropy", "basis"] = ""
     """How visual tokens travel for requests that do not say; empty: the encoder's default."""
 
     max_body_bytes: int = Field(default=20 * MiB, ge=1)

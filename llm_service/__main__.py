@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import Any, Final
 
+from fovea.basis_file import BasisError
 from fovea.loading import end_while_loading, load_in_background
 from fovea.server import BindError, GrpcServer, stop_signal
 from fovea.telemetry import configure_logging, report_load
@@ -56,7 +57,7 @@ async def serve(settings: LLMSettings) -> int:
         return 0
     try:
         model = loading.result()
-    except (CheckpointError, FileNotFoundError) as error:
+    except (CheckpointError, FileNotFoundError, BasisError) as error:
         log.error("%s", error)
         stopped.cancel()
         await server.drain(0)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from fovea import tensors
 from fovea.errors import CheckpointMismatch, InvalidRequest, ServiceError
 from fovea.v1 import tensor_pb2
+from fovea.wire_basis import WireBasis
 
 __all__ = ["Prompt", "PromptLimits", "VisualTokens", "read_prompt"]
 
@@ -40,6 +41,7 @@ class PromptLimits:
         max_visual_tokens: Most visual tokens in a request, all pictures together.
         max_model_len: Positions of prompt and answer together.
         fingerprint: Of the checkpoint; visual tokens of another one are refused.
+        wire_basis: Of tokens of DTYPE_BASIS, which are refused without one, or of another one.
     """
 
     vocab_size: int
@@ -51,6 +53,7 @@ class PromptLimits:
     video_token_id: int | None = None
     has_newline: bool = False
     has_grid_positions: bool = False
+    wire_basis: WireBasis | None = None
 
     @property
     def visual_token_ids(self) -> tuple[int, ...]:
@@ -174,7 +177,7 @@ def _read_visual_tokens(index: int, message: tensor_pb2.VisualTokens, limits: Pr
         newline_after = _read_newlines(message, limits)
         seconds_per_frame = _read_seconds(message)
         max_bytes = limits.max_visual_tokens * limits.visual_hidden_size * 4
-        features = tensors.from_message(message.features, max_bytes=max_bytes)
+        features = tensors.from_message(message.features, max_bytes=max_bytes, basis=limits.wire_basis)
     except ServiceError as error:
         raise InvalidRequest(f"picture {index}: {error.message}", param="visual_tokens") from error
     is_video = message.kind == tensor_pb2.VISUAL_KIND_VIDEO

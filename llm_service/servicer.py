@@ -101,6 +101,7 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
             visual_hidden_size=model.limits.visual_hidden_size,
             max_tokens=model.max_tokens,
             settings_fingerprint=model.settings_fingerprint,
+            wire_basis="" if model.limits.wire_basis is None else model.limits.wire_basis.digest.hex(),
             llm_pruners=list(model.engine.pruners),
             llm_pruner_infos=[describe(pruner) for pruner in model.engine.pruners.values()],
         )

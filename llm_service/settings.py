@@ -32,6 +32,10 @@ class LLMSettings(GrpcSettings):
     revision: str | None = None
     """Branch, tag or commit on the hub; has no meaning for a local directory."""
 
+    wire_basis: str = ""
+    """File that `python -m encoder_service.calibrate` made for this model, for visual tokens of the wire dtype basis;
+    the encoder service must load the same. Empty for wire.basis of the checkpoint, if it has one."""
+
     served_model_name: str = ""
     """Name under which the model is reported; empty: the hub id, or the directory's own name."""
 

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 import fovea
-from fovea import checkpoints
+from fovea import basis_file, checkpoints
 from llm_service.engines.base import Engine
 from llm_service.engines.transformers import TransformersEngine
 from llm_service.models import load_model, load_visual
@@ -32,6 +32,7 @@ def load(settings: LLMSettings) -> ServedModel:
     Raises:
         CheckpointError: The checkpoint cannot be served, or the settings ask of it what it cannot do.
         FileNotFoundError: There is no such checkpoint.
+        BasisError: The wire basis cannot be used.
     """
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
@@ -52,6 +53,9 @@ def load(settings: LLMSettings) -> ServedModel:
             max_visual_tokens=settings.max_visual_tokens,
             max_model_len=max_model_len,
             fingerprint=checkpoints.fingerprint(checkpoint),
+            wire_basis=basis_file.find(
+                settings.wire_basis, settings.model, settings.revision, visual.visual_hidden_size
+            ),
         ),
         max_tokens=settings.max_tokens,
         settings_fingerprint=_settings_fingerprint(settings, visual, max_model_len),

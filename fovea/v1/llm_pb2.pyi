@@ -105,7 +105,7 @@ class GetLLMInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetLLMInfoResponse(_message.Message):
-    __slots__ = ("model", "family", "fingerprint", "engine", "max_model_len", "vocab_size", "image_token_id", "visual_hidden_size", "max_tokens", "settings_fingerprint", "llm_pruners", "llm_pruner_infos", "video_token_id")
+    __slots__ = ("model", "family", "fingerprint", "engine", "max_model_len", "vocab_size", "image_token_id", "visual_hidden_size", "max_tokens", "settings_fingerprint", "llm_pruners", "llm_pruner_infos", "video_token_id", "wire_basis")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class GetLLMInfoResponse(_message.Message):
     LLM_PRUNERS_FIELD_NUMBER: _ClassVar[int]
     LLM_PRUNER_INFOS_FIELD_NUMBER: _ClassVar[int]
     VIDEO_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    WIRE_BASIS_FIELD_NUMBER: _ClassVar[int]
     model: str
     family: str
     fingerprint: str
@@ -132,4 +133,5 @@ class GetLLMInfoResponse(_message.Message):
     llm_pruners: _containers.RepeatedScalarFieldContainer[str]
     llm_pruner_infos: _containers.RepeatedCompositeFieldContainer[_pruner_pb2.PrunerInfo]
     video_token_id: int
-    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., engine: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., image_token_id: _Optional[int] = ..., visual_hidden_size: _Optional[int] = ..., max_tokens: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ..., llm_pruners: _Optional[_Iterable[str]] = ..., llm_pruner_infos: _Optional[_Iterable[_Union[_pruner_pb2.PrunerInfo, _Mapping]]] = ..., video_token_id: _Optional[int] = ...) -> None: ...
+    wire_basis: str
+    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., engine: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., image_token_id: _Optional[int] = ..., visual_hidden_size: _Optional[int] = ..., max_tokens: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ..., llm_pruners: _Optional[_Iterable[str]] = ..., llm_pruner_infos: _Optional[_Iterable[_Union[_pruner_pb2.PrunerInfo, _Mapping]]] = ..., video_token_id: _Optional[int] = ..., wire_basis: _Optional[str] = ...) -> None: ...

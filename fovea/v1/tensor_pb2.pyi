@@ -15,6 +15,7 @@ class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DTYPE_INT8: _ClassVar[DType]
     DTYPE_INT4: _ClassVar[DType]
     DTYPE_ENTROPY: _ClassVar[DType]
+    DTYPE_BASIS: _ClassVar[DType]
 
 class VisualKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -28,6 +29,7 @@ DTYPE_BFLOAT16: DType
 DTYPE_INT8: DType
 DTYPE_INT4: DType
 DTYPE_ENTROPY: DType
+DTYPE_BASIS: DType
 VISUAL_KIND_UNSPECIFIED: VisualKind
 VISUAL_KIND_IMAGE: VisualKind
 VISUAL_KIND_VIDEO: VisualKind

@@ -64,6 +64,8 @@ async def _agreement(pipeline: Pipeline) -> str:
         return "unknown: a service did not say which checkpoint it serves"
     if encoder.fingerprint != llm.fingerprint:
         return "different: encoder and LLM service serve different checkpoints"
+    if encoder.wire_basis not in ("", llm.wire_basis):
+        return "different: encoder and LLM service have different wire bases"
     tokenizer = pipeline.planner.prompt_tokenizer
     other_video_token = llm.video_token_id not in (None, tokenizer.video_token_id)
     if llm.image_token_id != tokenizer.image_token_id or other_video_token:

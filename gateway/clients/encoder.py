@@ -38,6 +38,7 @@ class EncoderInfo:
     default_pruner: str
     default_keep_ratio: float
     default_wire_dtype: str
+    wire_basis: str = ""  # digest of the one that it writes in; empty: none
 
 
 @dataclass(frozen=True)
@@ -258,6 +259,7 @@ class EncoderClient(ServiceClient[EncoderInfo]):
             default_pruner=reply.default_pruner,
             default_keep_ratio=reply.default_keep_ratio,
             default_wire_dtype=dtype_name(reply.default_wire_dtype),
+            wire_basis=reply.wire_basis,
         )
 
     async def encode(self, call: EncodeCall, timeout_s: float) -> Encoded:

@@ -28,6 +28,7 @@ class LLMInfo:
     image_token_id: int
     video_token_id: int | None  # None where the model takes no videos
     pruners: tuple[PrunerInfo, ...]
+    wire_basis: str = ""  # digest of the one that it reads; empty: none
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class LLMClient(ServiceClient[LLMInfo]):
             image_token_id=reply.image_token_id,
             video_token_id=reply.video_token_id if reply.HasField("video_token_id") else None,
             pruners=tuple(PrunerInfo.of(pruner) for pruner in reply.llm_pruner_infos),
+            wire_basis=reply.wire_basis,
         )
 
     async def generate(

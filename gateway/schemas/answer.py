@@ -33,7 +33,7 @@ __all__ = [
 
 CacheMode = Literal["use", "bypass", "refresh"]
 VideoBudget = Literal["per_frame", "whole"]
-WireDType = Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy"]
+WireDType = Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy", "basis"]
 
 R = TypeVar("R", bound="PictureQuestion")
 

@@ -61,14 +61,12 @@ def test_a_pruner_that_chooses_its_budget_takes_more_for_a_description_than_for_
 
 def test_narrower_dtypes_ship_fewer_bytes_and_read_the_picture_alike(client: Client, picture: bytes) -> None:
     fields = {"pruner": "none", "cache": "bypass"}
-    answers = [
-        client.ask(picture, QUESTION, wire_dtype=name, **fields)
-        for name in ("float32", "float16", "int8", "int4", "entropy")
-    ]
+    names = ["float32", "float16", "int8", "int4", "entropy", "basis"]
+    answers = [client.ask(picture, QUESTION, wire_dtype=name, **fields) for name in names]
     sizes = [answer["usage"]["wire_bytes"] for answer in answers]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-1] < sizes[0] / 10
-    assert [answer["usage"]["wire_dtype"] for answer in answers] == ["float32", "float16", "int8", "int4", "entropy"]
+    assert sizes[-1] < sizes[0] / 30
+    assert [answer["usage"]["wire_dtype"] for answer in answers] == names
     assert len({answer["answer"] for answer in answers}) == 1
 
 
@@ -76,7 +74,7 @@ def test_narrower_dtypes_ship_fewer_bytes_and_read_the_picture_alike(client: Cli
 def test_a_budget_of_bytes_is_kept(client: Client, picture: bytes, max_wire_bytes: int) -> None:
     usage = client.ask(picture, QUESTION, max_wire_bytes=max_wire_bytes)["usage"]
     assert usage["wire_bytes"] <= max_wire_bytes
-    assert (usage["visual_tokens_kept"] == TOTAL) == (max_wire_bytes >= 7000)
+    assert (usage["visual_tokens_kept"] == TOTAL) == (max_wire_bytes >= 2000)
     assert (usage["wire_dtype"] == "float16") == (max_wire_bytes == 100_000)
 
 

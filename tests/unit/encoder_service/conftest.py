@@ -37,6 +37,7 @@ from encoder_service.settings import EncoderSettings
 from fovea.channel import connect
 from fovea.server import GrpcServer
 from fovea.v1 import encoder_pb2_grpc
+from fovea.wire_basis import WireBasis
 
 IMAGE_SIZE, PATCH_SIZE = 48, 8
 BOS, EOS = 98, 99
@@ -184,7 +185,7 @@ def start(checkpoints: Checkpoints) -> Callable[..., AbstractAsyncContextManager
     """Starts the service of an engine on a free port of the loopback interface, with settings as given."""
 
     @asynccontextmanager
-    async def run(engine: Engine, **changes: object) -> AsyncIterator[Service]:
+    async def run(engine: Engine, basis: WireBasis | None = None, **changes: object) -> AsyncIterator[Service]:
         settings = EncoderSettings(model=str(checkpoints.hub), text_tower=str(checkpoints.clip), **changes)
         server = GrpcServer(
             "127.0.0.1:0",
@@ -204,7 +205,7 @@ def start(checkpoints: Checkpoints) -> Callable[..., AbstractAsyncContextManager
         channel = connect(f"127.0.0.1:{server.port}", max_message_bytes=settings.max_message_bytes)
         try:
             async with batcher:
-                servicer.attach(engine.model, batcher)
+                servicer.attach(engine.model, batcher, basis)
                 await server.ready()
                 stub = encoder_pb2_grpc.EncoderServiceStub(channel)
                 yield Service(stub, channel, batcher, engine, server, settings)

@@ -156,7 +156,8 @@ async def test_wire_dtypes_differ_only_by_rounding(start: Any, make_engine: Any,
     async with start(make_engine()) as service:
         replies = {
             dtype: await service.stub.Encode(request_for(0, wire_dtype=dtype), timeout=TIMEOUT_S)
-            for dtype in tensors.DTYPES.values()
+            for name, dtype in tensors.DTYPES.items()
+            if name != "basis"
         }
     exact = tensors.from_message(replies[tensor_pb2.DTYPE_FLOAT32].visual_tokens[0].features, max_bytes=2**20)
     for dtype, relative in ((tensor_pb2.DTYPE_FLOAT16, 2**-10), (tensor_pb2.DTYPE_BFLOAT16, 2**-7)):
@@ -325,7 +326,7 @@ async def test_a_feature_too_large_for_the_wire_names_the_dtypes_that_hold_it(
             assert (await service.stub.Encode(request, timeout=TIMEOUT_S)).visual_tokens
 
 
-@pytest.mark.parametrize("wire_dtype", tensors.DTYPES.values())
+@pytest.mark.parametrize("wire_dtype", [dtype for name, dtype in tensors.DTYPES.items() if name != "basis"])
 async def test_features_that_are_not_finite_are_a_defect_of_ours(
     wire_dtype: Any, start: Any, make_engine: Any, request_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,7 @@ def nested(depth: int) -> dict[str, Any]:
         ({"llm_pruner": {"name": "fastv", "keep_tokens": "auto"}}, "llm_pruner", "valid integer"),
         ({"keep_ratio": 1.5}, "keep_ratio", "less than or equal to 1"),
         ({"keep_ratio": 0.5, "keep_tokens": 3}, "keep_ratio", "at most one of keep_tokens and keep_ratio"),
-        ({"wire_dtype": "int3"}, "wire_dtype", "'int8', 'int4' or 'entropy'"),
+        ({"wire_dtype": "int3"}, "wire_dtype", "'int4', 'entropy' or 'basis'"),
         ({"max_tokens": 2049}, "max_tokens", "1 to 2048 are accepted"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),

@@ -37,6 +37,18 @@ async def test_different_checkpoints_are_not_ready(gateway: Gateway) -> None:
     assert "different checkpoints" in response.json()["error"]["message"]
 
 
+async def test_an_encoder_whose_basis_the_llm_service_cannot_read_is_not_ready(gateway: Gateway) -> None:
+    gateway.encoder.info.wire_basis, gateway.llm.info.wire_basis = "8899aabbccddeeff", "0011223344556677"
+    response = await gateway.http.get("/readyz")
+    assert response.status_code == 503
+    assert "different wire bases" in response.json()["error"]["message"]
+
+
+async def test_a_basis_that_the_encoder_does_not_write_in_is_no_matter(gateway: Gateway) -> None:
+    gateway.llm.info.wire_basis = "0011223344556677"
+    assert (await gateway.http.get("/readyz")).status_code == 200
+
+
 async def test_a_gateway_of_another_checkpoint_is_not_ready(gateway: Gateway) -> None:
     gateway.llm.info.image_token_id = 99
     response = await gateway.http.get("/readyz")

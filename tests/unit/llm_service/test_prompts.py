@@ -8,9 +8,10 @@ import zlib
 import numpy as np
 import pytest
 
-from fovea import tensors
+from fovea import basis_file, rans, tensors
 from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.v1 import tensor_pb2
+from fovea.wire_basis import WireBasis
 from llm_service.prompts import PromptLimits, read_prompt
 
 LIMITS = PromptLimits(
@@ -210,3 +211,28 @@ def test_rows_without_a_patch_have_numbers_of_their_own(picture):
     message.positions[:] = [17, 3]
     with pytest.raises(InvalidRequest, match="positions are 0 to 16"):
         read([1, 4], [message])
+
+
+def plain_basis(step: int) -> WireBasis:
+    """32 channels as they are, all alike."""
+    tables = np.full((15, 49), rans.TOTAL // 49)
+    tables[:, 24] += rans.TOTAL - tables.sum(axis=1)
+    flat, levels = np.zeros(32, np.float32), np.zeros(32, np.int64)
+    return basis_file.from_bytes(
+        basis_file.to_bytes(flat, np.eye(32, dtype=np.float32), levels, levels[None][:0], tables, step)
+    )
+
+
+def test_tokens_in_a_basis_are_read_in_that_basis_alone(picture):
+    ours, other = plain_basis(-8), plain_basis(-9)
+    message = picture(LIMITS.fingerprint)
+    exact = tensors.from_message(message.features, max_bytes=2**20)
+    message.features.CopyFrom(tensors.to_message(exact, tensor_pb2.DTYPE_BASIS, basis=ours))
+    (tokens,) = read_prompt([1, 4], [message], dataclasses.replace(LIMITS, wire_basis=ours)).visual_tokens
+    np.testing.assert_allclose(tokens.features, exact, atol=0.16)
+    for loaded, says in (
+        (None, "picture 0: .* this service has none loaded"),
+        (other, f"picture 0: .* wire basis {ours.digest.hex()}, this service has {other.digest.hex()}"),
+    ):
+        with pytest.raises(InvalidRequest, match=says):
+            read_prompt([1, 4], [message], dataclasses.replace(LIMITS, wire_basis=loaded))
