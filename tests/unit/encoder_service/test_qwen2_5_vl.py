@@ -24,7 +24,8 @@ from encoder_service.models import load
 from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import View
-from encoder_service.servicer import describe, read_request
+from encoder_service.requests import read_request
+from encoder_service.responses import describe
 from encoder_service.settings import EncoderSettings
 from encoder_service.videos import FrameList
 from encoder_service.visual import VideoFrames

@@ -20,7 +20,7 @@ from encoder_service.feature_cache import FeatureCache
 from encoder_service.models import load as load_encoder
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.servicer import Wire, write_response
+from encoder_service.responses import Wire, write_response
 from encoder_service.videos import VideoLimits, VideoSource
 from fovea.v1 import tensor_pb2
 from llm_service.engines.base import Done, GenerationRequest, Pruning

@@ -1,0 +1,201 @@
+"""From an EncodeRequest message to what the engine takes, everything checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from google.protobuf import json_format
+
+from encoder_service.engine import EncodeRequest
+from encoder_service.models.base import EncoderModel
+from encoder_service.pruners import PRUNERS
+from encoder_service.pruners.base import BoundPruner, Needs
+from encoder_service.settings import EncoderSettings
+from encoder_service.videos import FrameList, VideoFile, VideoSource
+from encoder_service.wire_budget import most_tokens
+from fovea import tensors
+from fovea.errors import InvalidRequest, NotFound
+from fovea.parameters import InvalidParameter
+from fovea.v1 import encoder_pb2, tensor_pb2
+from fovea.wire_basis import WireBasis
+
+__all__ = ["pruners_of", "read_request"]
+
+# Bounds what one question costs the text tower, 110 windows of 75 words. The gateway's longest question, 8,000
+# characters, fits as prose; not always in scripts and symbols that take several ids a character, emoji up to four.
+_MAX_TEXT_IDS: Final = 8192
+_MAX_SECONDS_PER_FRAME: Final = 3600.0
+
+
+def read_request(
+    request: encoder_pb2.EncodeRequest,
+    model: EncoderModel,
+    settings: EncoderSettings,
+    basis: WireBasis | None = None,
+) -> EncodeRequest:
+    """The question in a message.
+
+    Raises:
+        InvalidRequest: A field holds what is not accepted.
+        NotFound: No such pruner.
+    """
+    _check_counts(len(request.images), len(request.videos), model)
+    if request.wire_dtype and request.wire_dtype not in tensors.DTYPES.values():
+        raise InvalidRequest(f"wire_dtype is not one of {', '.join(tensors.DTYPES)}", param="wire_dtype")
+    if request.wire_dtype == tensor_pb2.DTYPE_BASIS and basis is None:
+        others = ", ".join(name for name in tensors.DTYPES if name != "basis")
+        raise InvalidRequest(
+            f"wire_dtype basis needs a wire basis, and this encoder service has none; accepted: {others}",
+            param="wire_dtype",
+        )
+    pruner = _read_pruner(request, model, settings)
+    keep_tokens, keep_ratio = _read_budget(request, pruner, settings)
+    return EncodeRequest(
+        images=tuple(request.images),
+        text_ids=_read_text(request.text_ids, model),
+        pruner=pruner,
+        keep_tokens=keep_tokens,
+        keep_ratio=keep_ratio,
+        videos=tuple(_read_video(video, settings) for video in request.videos),
+        joint_frames=_read_video_budget(request, model, pruner),
+        most_tokens=_read_most_tokens(request, model, basis),
+    )
+
+
+def _read_most_tokens(request: encoder_pb2.EncodeRequest, model: EncoderModel, basis: WireBasis | None) -> int | None:
+    if not request.max_wire_bytes:
+        return None
+    return most_tokens(
+        request.max_wire_bytes,
+        visuals=len(request.images) + len(request.videos),
+        channels=model.hidden_size,
+        fingerprint=model.fingerprint,
+        grid=None if request.videos else model.grid,
+        wire_dtype=request.wire_dtype,
+        basis=basis,
+    )
+
+
+def _check_counts(num_images: int, num_videos: int, model: EncoderModel) -> None:
+    if num_videos > model.max_videos:
+        accepted = (
+            f"at most {model.max_videos} are accepted in one question" if model.max_videos else "none are accepted"
+        )
+        raise InvalidRequest(f"{num_videos} videos; family {model.family}: {accepted}", param="videos")
+    if num_images > model.max_images or not num_images + num_videos:
+        videos = f", or up to {model.max_videos} videos," if model.max_videos else ""
+        raise InvalidRequest(
+            f"{num_images} pictures; 1 to {model.max_images}{videos} are accepted in one question", param="images"
+        )
+
+
+def _read_video(video: encoder_pb2.Video, settings: EncoderSettings) -> VideoSource:
+    most = settings.max_video_frames
+    match video.WhichOneof("source"):
+        case "file":
+            if video.num_frames > most:
+                raise InvalidRequest(
+                    f"num_frames {video.num_frames} is not accepted; 1 to {most}, or 0 for the model's own number",
+                    param="num_frames",
+                )
+            return VideoFile(video.file, video.num_frames)
+        case "frames":
+            if video.num_frames:
+                raise InvalidRequest("num_frames goes with a file; a list of frames is taken whole", param="num_frames")
+            if not 1 <= len(video.frames.images) <= most:
+                raise InvalidRequest(
+                    f"{len(video.frames.images)} frames of a video; 1 to {most} are accepted", param="videos"
+                )
+            if not 0 <= video.frames.seconds_per_frame <= _MAX_SECONDS_PER_FRAME:  # also refuses NaN
+                raise InvalidRequest(
+                    f"seconds_per_frame is not a number of 0 to {_MAX_SECONDS_PER_FRAME:g}", param="seconds_per_frame"
+                )
+            return FrameList(tuple(video.frames.images), video.frames.seconds_per_frame)
+    raise InvalidRequest("a video has neither a file nor frames; one of them is needed", param="videos")
+
+
+def _read_video_budget(request: encoder_pb2.EncodeRequest, model: EncoderModel, pruner: BoundPruner) -> bool:
+    if request.video_budget not in encoder_pb2.VideoBudget.values():
+        raise InvalidRequest("video_budget is not one of per_frame, whole", param="video_budget")
+    joint = request.video_budget == encoder_pb2.VIDEO_BUDGET_WHOLE
+    if joint and pruner.needs.in_tower is not None:
+        others = [name for name in pruners_of(model) if PRUNERS[name].bind({}).needs.in_tower is None]
+        raise InvalidRequest(
+            f"pruner {pruner.name} works inside the vision tower, where frames never meet: video_budget per_frame is"
+            f" accepted; whole with {', '.join(others)}",
+            param="video_budget",
+        )
+    return joint
+
+
+def _read_text(ids: Sequence[int], model: EncoderModel) -> tuple[int, ...]:
+    if len(ids) > _MAX_TEXT_IDS:
+        raise InvalidRequest(
+            f"the question has {len(ids)} ids of the text tower's tokenizer (BOS and EOS included);"
+            f" at most {_MAX_TEXT_IDS} are accepted",
+            param="text_ids",
+        )
+    if ids and max(ids) >= model.text_vocab_size:
+        raise InvalidRequest(
+            f"text id {max(ids)} is not below {model.text_vocab_size}, the text tower's vocabulary", param="text_ids"
+        )
+    return tuple(ids)
+
+
+def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, settings: EncoderSettings) -> BoundPruner:
+    name = request.pruner or settings.pruner
+    if name not in PRUNERS:
+        raise NotFound(f"there is no pruner {name!r:.80}; accepted: {', '.join(pruners_of(model))}", param="pruner")
+    try:
+        values = json_format.MessageToDict(request.pruner_params)
+    except (ValueError, json_format.Error) as error:
+        raise InvalidRequest("pruner_params: NaN and infinity are not accepted", param="pruner_params") from error
+    try:
+        pruner = PRUNERS[name].bind(values)
+    except InvalidParameter as error:
+        raise InvalidRequest(f"pruner {name}: {error}", param="pruner_params") from error
+    if not _serves(model, pruner.needs):
+        raise InvalidRequest(
+            f"pruner {name}, with these parameters, looks at what the towers of family {model.family} do not have;"
+            f" accepted: {', '.join(pruners_of(model))}",
+            param="pruner",
+        )
+    return pruner
+
+
+def _serves(model: EncoderModel, needs: Needs) -> bool:
+    """Whether a model has what a pruner must see."""
+    if needs.eos_attention and model.reads_language_model_ids:  # nothing attends inside a question
+        return False
+    return needs.views <= model.views and (needs.in_tower is None or model.prunes_in_tower)
+
+
+def pruners_of(model: EncoderModel) -> list[str]:
+    """Those that work on this family, with their default parameters."""
+    return [name for name, pruner in PRUNERS.items() if _serves(model, pruner.bind({}).needs)]
+
+
+def _read_budget(
+    request: encoder_pb2.EncodeRequest, pruner: BoundPruner, settings: EncoderSettings
+) -> tuple[int | None, float | None]:
+    """A count, a share, or neither: the pruner decides."""
+    match request.WhichOneof("budget"):
+        case "keep_tokens":
+            if request.keep_tokens < 1:
+                raise InvalidRequest("keep_tokens 0 is not accepted; at least 1", param="keep_tokens")
+            return request.keep_tokens, None
+        case "keep_ratio":
+            if not 0 < request.keep_ratio <= 1:
+                raise InvalidRequest(f"keep_ratio {request.keep_ratio:g} is not in (0, 1]", param="keep_ratio")
+            return None, request.keep_ratio
+        case "keep_auto" if request.keep_auto:
+            if pruner.choose_keep is None:
+                able = ", ".join(name for name, one in PRUNERS.items() if one.choose_keep is not None)
+                raise InvalidRequest(
+                    f"pruner {pruner.name} cannot choose its budget; give keep_tokens or keep_ratio, or take {able}",
+                    param="keep_tokens",
+                )
+            return None, None
+    # Under a budget of bytes everything is kept that fits.
+    return None, 1.0 if request.max_wire_bytes else settings.keep_ratio
