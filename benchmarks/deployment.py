@@ -20,7 +20,7 @@ _STARTUP_S: Final = 240.0
 
 # No feature cache: every picture costs the vision tower. One thread a model: a cap is below one core.
 FLAGS: Final = {
-    "encoder_service": ["--feature-cache-bytes", "0", "--num-threads", "1", "--max-batch-size", "8"],
+    "encoder_service": ["--feature-cache-bytes", "0", "--num-threads", "1", "--max-batch-size", "4"],
     "llm_service": ["--num-threads", "1", "--max-batch-size", "4"],
 }
 

@@ -62,7 +62,7 @@ class Scenario:
 
 SCENARIOS: Final = {
     "encoder": Scenario(Asked(2, (1,)), 16, 0.3, 0.4, 1.3, "encoder"),
-    "llm": Scenario(Asked(1, (24, 32, 40, 48, 56)), 16, 0.4, 0.3, 1.2, "llm"),
+    "llm": Scenario(Asked(1, (24, 32, 40, 48, 56)), 16, 0.4, 0.3, 0.9, "llm"),
 }
 
 Run = Callable[[str], Coroutine[Any, Any, Load]]
@@ -133,9 +133,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description="Another replica, measured.")
     parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS), help=f"of {', '.join(SCENARIOS)}; all")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--window-s", type=float, default=18.0)
+    parser.add_argument("--window-s", type=float, default=15.0)
     parser.add_argument("--warm-up-s", type=float, default=5.0)
-    parser.add_argument("--arrivals-s", type=float, default=20.0, help="length of the runs below capacity")
+    parser.add_argument("--arrivals-s", type=float, default=25.0, help="length of the runs below capacity")
     parser.add_argument("--pictures", type=int, default=256, help="different ones, in turns")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(argv)
