@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 import numpy as np
@@ -39,13 +38,11 @@ class Load:
         window_s: Its length.
         finished: Answers that ended in it.
         seconds: [finished] from request to answer.
-        usage: Of the last answer, as the gateway reports it; empty where none came.
     """
 
     window_s: float
     finished: int
     seconds: Sequence[float]
-    usage: Mapping[str, Any]
 
     @property
     def per_second(self) -> float:
@@ -74,7 +71,6 @@ class _Clients:
         self._files: Iterator[bytes] = itertools.cycle(files)
         self._max_tokens = itertools.cycle(asked.max_tokens)
         self.ended: list[tuple[float, float]] = []  # moment and duration
-        self._usage: dict[str, Any] = {}
 
     async def ask(self) -> None:
         """One question.
@@ -95,15 +91,14 @@ class _Clients:
         response = await self._http.post("/v1/answer", data=form, files=files)
         if response.status_code != httpx.codes.OK:
             raise RuntimeError(f"no answer but {response.status_code}: {response.text}")
-        self._usage = response.json()["usage"]
-        if self._usage["completion_tokens"] != max_tokens:
+        if response.json()["usage"]["completion_tokens"] != max_tokens:
             raise RuntimeError(f"an answer ended early: {response.text}")
         self.ended.append((loop.time(), loop.time() - start))
 
     def load(self, since: float, until: float) -> Load:
         """What ended in a window."""
         seconds = [duration for moment, duration in self.ended if since <= moment < until]
-        return Load(until - since, len(seconds), seconds, self._usage)
+        return Load(until - since, len(seconds), seconds)
 
 
 async def closed_loop(

@@ -33,7 +33,7 @@ def _measure(options: argparse.Namespace) -> int:
 
     facts = provenance("benchmarks.capacity")
     with tempfile.TemporaryDirectory() as folder:
-        profile = measure(Path(folder), repeats=options.repeats, answers=options.answers)
+        profile = measure(Path(folder), repeats=options.repeats, rounds=options.rounds)
     result = {"provenance": facts, "profile": dataclasses.asdict(profile)}
     _write(options.out, "capacity_profile", result, profile_report(result))
     return 0
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
     measuring = part("measure", _measure, "measure what every stage costs on this machine")
     measuring.add_argument("--repeats", type=int, default=9, help="of each batch")
-    measuring.add_argument("--answers", type=int, default=30, help="of each kind, by the running services")
+    measuring.add_argument("--rounds", type=int, default=15, help="of a request of each kind to the running services")
 
     validating = part("validate", _validate, "compare the simulation with runs of benchmarks.replicas")
     validating.add_argument("--profile", type=Path, default=_RESULTS / "capacity_profile.json")

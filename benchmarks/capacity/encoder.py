@@ -57,8 +57,8 @@ class EncoderReplica:
         self.batches: list[list[int]] = []  # pictures of the questions in each
         env.process(self._serve())
 
-    def encode(self, pictures: int) -> Generator[simpy.Event, Any, float]:
-        """One call; returns the seconds that it waited for a place in a batch.
+    def encode(self, pictures: int) -> Generator[simpy.Event, Any, None]:
+        """One call.
 
         Raises:
             Refused: Too many wait already.
@@ -73,9 +73,8 @@ class EncoderReplica:
         entry = _Entry(pictures, self._env.now, self._env.event())
         self._queue.append(entry)
         self._signal()
-        started_at: float = yield entry.done
+        yield entry.done
         yield self.cpu.run(self._profile.encoder_call / 2)
-        return started_at - entry.queued_at
 
     def _signal(self) -> None:
         arrival, self._arrival = self._arrival, self._env.event()
@@ -90,12 +89,11 @@ class EncoderReplica:
             while self._env.now < due and self._company_is_near():
                 yield self._arrival | over
             batch = self._take()
-            started_at = self._env.now
             pictures = [entry.pictures for entry in batch]
             self.batches.append(pictures)
             yield self.device.run(self._profile.encode.seconds(len(batch), sum(pictures)))
             for entry in batch:
-                entry.done.succeed(started_at)
+                entry.done.succeed()
 
     def _company_is_near(self) -> bool:
         room = sum(entry.pictures for entry in self._queue) < self._rules.max_batch_size

@@ -30,8 +30,6 @@ class LLMRules:
 class _Row:
     length: int  # positions, the prompt's and the answer's so far
     left: int  # tokens still to come
-    arrived_at: float
-    admitted_at: float
     first: simpy.Event
     done: simpy.Event
 
@@ -58,10 +56,8 @@ class LLMReplica:
         self.most_rows = 0
         env.process(self._serve())
 
-    def generate(
-        self, prompt_tokens: int, answer_tokens: int, first: simpy.Event
-    ) -> Generator[simpy.Event, Any, float]:
-        """One call; `first` happens with the first token. Returns the seconds that it waited for a row.
+    def generate(self, prompt_tokens: int, answer_tokens: int, first: simpy.Event) -> Generator[simpy.Event, Any, None]:
+        """One call; `first` happens with the first token.
 
         Raises:
             Refused: Too many wait already.
@@ -69,12 +65,11 @@ class LLMReplica:
         yield self.cpu.run(self._profile.llm_call)
         if len(self._waiting) >= self._rules.max_queue_size:
             raise Refused("LLM queue")
-        row = _Row(prompt_tokens, answer_tokens, self._env.now, 0.0, first, self._env.event())
+        row = _Row(prompt_tokens, answer_tokens, first, self._env.event())
         self._waiting.append(row)
         arrival, self._arrival = self._arrival, self._env.event()
         arrival.succeed()
         yield row.done
-        return row.admitted_at - row.arrived_at
 
     def _serve(self) -> Generator[simpy.Event, Any, None]:
         rules = self._rules
@@ -88,8 +83,6 @@ class LLMReplica:
             room = rules.max_batch_size - len(self._running)
             newcomers = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
             if newcomers:
-                for row in newcomers:
-                    row.admitted_at = self._env.now
                 longest = max(row.length for row in newcomers)
                 yield self.device.run(self._profile.prefill_s(len(newcomers), longest))
                 self._running += newcomers

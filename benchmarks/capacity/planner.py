@@ -11,14 +11,16 @@ import numpy as np
 
 from benchmarks.capacity.profile import Profile
 from benchmarks.capacity.simulation import Outcome, open_loop
-from benchmarks.capacity.system import Deployment
+from benchmarks.capacity.system import Deployment, Redis
 from benchmarks.capacity.workload import Workload, bursts, poisson
 
-__all__ = ["Goal", "Plan", "Planner", "Unreachable", "cost_per_million", "limits"]
+__all__ = ["REDIS", "Goal", "Plan", "Planner", "Unreachable", "cost_per_million", "limits"]
 
+REDIS: Final = "Redis, all together"
 _STEP: Final = 0.04
-_MOST_TRIES: Final = 400
-# Waits below this part of the goal explain no refusal.
+_MOST_TRIES: Final = 100
+_APART_S: Final = 1000.0
+# Less than this part of the goal explains no refusal.
 _SHORT: Final = 0.05
 _LEVEL: Final = {"encoder queue": "encoders", "encoder": "encoders", "LLM queue": "llms", "LLM": "llms"}
 
@@ -47,7 +49,7 @@ class Plan:
     Attributes:
         rate: Requests a second, all cells together.
         cells: How many times `deployment` stands there.
-        deployment: Of one cell.
+        deployment: Of one cell. Where one Redis is too little for the rate it has none: caches are in the gateways.
         outcome: Of one cell, simulated.
         fails_at: How many times the rate it still keeps the goal, and no more.
         fails_first: What is then short.
@@ -105,37 +107,34 @@ class Planner:
         """One for each rate, in rising order.
 
         Raises:
-            Unreachable: A request alone is too slow, or something is short that there cannot be more of.
+            Unreachable: A request alone is too slow, or more of everything does not help.
         """
-        alone = self._alone_s()
-        if alone > self.goal.seconds:
-            raise Unreachable(f"a request alone takes {alone:.2f} s, longer than the goal of {self.goal.seconds:g} s")
+        alone = self._alone()
+        longest = max(alone.seconds)
+        if longest > self.goal.seconds:
+            raise Unreachable(f"a request alone takes {longest:.2f} s, longer than the goal of {self.goal.seconds:g} s")
         found: Deployment | None = None
         for rate in sorted(rates):
             cells = math.ceil(rate / self.most_in_a_cell)
-            start = self._least(rate / cells, cells)
-            if found is not None:
+            start = self._least(rate, cells)
+            if found is not None and cells == 1:
                 start = _at_least(start, found)
-            deployment, outcome = self._grow(start, rate / cells, alone)
-            found = replace(deployment, redis=self.base.redis)
-            yield Plan(rate, cells, deployment, outcome, *self._failure(deployment, rate / cells, alone))
+            found, outcome = self._grow(start, rate / cells, alone)
+            yield Plan(rate, cells, found, outcome, *self._failure(found, rate / cells, alone))
 
     def _least(self, rate: float, cells: int) -> Deployment:
-        """Fewer cannot keep up with the rate, whatever they do."""
+        """One cell that could not keep up with its part of the rate if it had less, and its part of Redis."""
         most = limits(self.profile, self.base, self.workload)
         redis = self.base.redis
+        if redis is not None:
+            calls, bits = redis.calls_per_second / cells, redis.bits_per_second / cells
+            redis = Redis(calls, bits) if rate < most[REDIS] else None
         return replace(
             self.base,
-            encoders=math.ceil(rate / min(most["encoder"], most["encoder CPU"])),
-            llms=math.ceil(rate / most["LLM"]),
-            gateways=math.ceil(rate / min(most["gateway CPU"], most["gateway link"])),
-            redis=None
-            if redis is None
-            else replace(
-                redis,
-                calls_per_second=redis.calls_per_second / cells,
-                bits_per_second=redis.bits_per_second / cells,
-            ),
+            encoders=math.ceil(rate / cells / min(most["encoder"], most["encoder CPU"])),
+            llms=math.ceil(rate / cells / most["LLM"]),
+            gateways=math.ceil(rate / cells / min(most["gateway CPU"], most["gateway link"])),
+            redis=redis,
         )
 
     def run(self, deployment: Deployment, rate: float) -> Outcome:
@@ -153,31 +152,29 @@ class Planner:
             seed=self.seed,
         )
 
-    def _grow(self, deployment: Deployment, rate: float, alone: float) -> tuple[Deployment, Outcome]:
+    def _grow(self, deployment: Deployment, rate: float, alone: Outcome) -> tuple[Deployment, Outcome]:
         for _ in range(_MOST_TRIES):
             outcome = self.run(deployment, rate)
             if self.goal.kept(outcome):
                 return deployment, outcome
             short = self._short(outcome, alone)
             if short == "Redis":
-                raise Unreachable(f"at {rate:g} requests/s a cell Redis is what is short, and there is one")
+                deployment = replace(deployment, redis=None)
+                continue
             name = _LEVEL.get(short, "gateways")
             count = getattr(deployment, name)
             deployment = replace(deployment, **{name: count + max(1, round(_STEP * count))})
         raise Unreachable(f"not within {_MOST_TRIES} trials at {rate:g} requests/s")
 
-    def _short(self, outcome: Outcome, alone: float) -> str:
-        """What answers wait for most. Where an answer takes longer without waiting, its batch was too full."""
-        waits = dict(outcome.waited_s)
-        mean = float(np.mean(outcome.seconds)) if outcome.seconds else math.inf
-        slower = mean - alone - sum(waits.values())
-        waits["LLM"] = waits.get("LLM", 0.0) + max(slower, 0.0)
-        place = max(waits, key=lambda name: waits[name])
-        if outcome.refused and waits[place] < _SHORT * self.goal.seconds:
+    def _short(self, outcome: Outcome, alone: Outcome) -> str:
+        """Where answers spend most beyond what they would alone; else the place that refuses most."""
+        more = {place: spent - alone.spent_s.get(place, 0.0) for place, spent in outcome.spent_s.items()}
+        place = max(more, key=lambda name: more[name])
+        if outcome.refused and more[place] < _SHORT * self.goal.seconds:
             return max(outcome.refused, key=lambda name: outcome.refused[name])
         return place
 
-    def _failure(self, deployment: Deployment, rate: float, alone: float) -> tuple[float, str]:
+    def _failure(self, deployment: Deployment, rate: float, alone: Outcome) -> tuple[float, str]:
         """The last tenth more of the rate at which the goal is kept, and what is short beyond."""
         for tenths in range(1, 31):
             outcome = self.run(deployment, rate * (1 + tenths / 10))
@@ -185,11 +182,12 @@ class Planner:
                 return 1 + (tenths - 1) / 10, self._short(outcome, alone)
         return 4.0, "nothing up to four times the rate"
 
-    def _alone_s(self) -> float:
-        """Seconds of the longest answer with everything for itself."""
-        longest = replace(self.workload, answer_tokens=(max(self.workload.answer_tokens),), answer_hits=0.0)
+    def _alone(self) -> Outcome:
+        """One answer of each length, each with everything for itself."""
         one = replace(self.base, encoders=1, llms=1, gateways=1)
-        return open_loop(self.profile, one, longest, [0.0], window_s=600.0).percentile(50)
+        workload = replace(self.workload, answer_hits=0.0, visual_token_hits=0.0)
+        moments = [_APART_S * number for number in range(len(workload.answer_tokens))]
+        return open_loop(self.profile, one, workload, moments, window_s=_APART_S * (len(moments) + 1))
 
 
 def _at_least(one: Deployment, other: Deployment) -> Deployment:
@@ -212,7 +210,7 @@ def limits(profile: Profile, deployment: Deployment, workload: Workload) -> dict
     encoder_cpu = 1 / max(prepare / rules.decode_threads, (prepare + profile.encoder_call) / deployment.encoder_cores)
     prompt = profile.prompt_tokens(pictures)
     step = profile.step_s(rows, round(prompt + answer / 2))
-    llm = profile.prefill_s(rows, prompt) / rows + answer * step / rows
+    llm = (profile.prefill_s(rows, prompt) + (answer - 1) * step) / rows  # the prefill gives the first token
     token_bits = 8 * pictures * profile.visual_tokens * profile.token_bytes
     gateway = profile.gateway_request + profile.gateway_per_picture * (pictures - 1)
     most = {
@@ -225,7 +223,7 @@ def limits(profile: Profile, deployment: Deployment, workload: Workload) -> dict
     if deployment.redis is not None:
         seconds = 3 / deployment.redis.calls_per_second
         seconds += encoded * (3 / deployment.redis.calls_per_second + token_bits / deployment.redis.bits_per_second)
-        most["Redis, all together"] = 1 / seconds
+        most[REDIS] = 1 / seconds
     return most
 
 

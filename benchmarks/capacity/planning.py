@@ -114,6 +114,7 @@ def _row(plan: Plan, price: float) -> dict[str, Any]:
         "encoders": plan.encoders,
         "llms": plan.llms,
         "gateways": plan.gateways,
+        "redis": plan.deployment.redis is not None,
         "cells": plan.cells,
         "p50_s": round(outcome.percentile(50), 3),
         "p95_s": round(outcome.percentile(95), 3),
@@ -122,7 +123,7 @@ def _row(plan: Plan, price: float) -> dict[str, Any]:
         "fails_at": plan.fails_at,
         "fails_first": plan.fails_first,
         "busy": {name: round(share, 3) for name, share in outcome.busy.items()},
-        "waited_s": {place: round(seconds, 4) for place, seconds in outcome.waited_s.items()},
+        "spent_s": {place: round(seconds, 4) for place, seconds in outcome.spent_s.items()},
         "most_rows": outcome.most_rows,
     }
 

@@ -92,6 +92,7 @@ def _plans(rows: Sequence[dict[str, Any]]) -> str:
         "encoder GPUs",
         "LLM GPUs",
         "gateways",
+        "one Redis",
         "cells",
         "p50, s",
         "p95, s",
@@ -106,6 +107,7 @@ def _plans(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['encoders']:,}",
             f"{row['llms']:,}",
             f"{row['gateways']:,}",
+            f"{row['busy']['Redis']:.0%} busy" if row["redis"] else "too little",
             f"{row['cells']}",
             f"{row['p50_s']:.2f}",
             f"{row['p95_s']:.2f}",
@@ -114,7 +116,7 @@ def _plans(rows: Sequence[dict[str, Any]]) -> str:
             row["fails_first"],
         )
         if "encoders" in row
-        else (f"{row['rate']:,.0f}", row["visual_tokens"], *["-"] * 8, row["unreachable"])
+        else (f"{row['rate']:,.0f}", row["visual_tokens"], *["-"] * 9, row["unreachable"])
         for row in rows
     ]
     return table(header, cells, num_labels=0)

@@ -27,7 +27,7 @@ class Outcome:
         seconds: Of each answer that ended in it, from arrival to end.
         refused: Requests refused in it, by the place that was full.
         in_system: Requests in progress, mean over the window.
-        waited_s: Seconds of waiting for an answer, by place, mean over the answers of the whole run.
+        spent_s: Seconds of an answer by place, what is waited for included, mean over the answers of the whole run.
         busy: Share of the window that something was in use, mean over its replicas.
         most_rows: That one LLM replica had at once.
     """
@@ -37,7 +37,7 @@ class Outcome:
     seconds: tuple[float, ...]
     refused: dict[str, int]
     in_system: float
-    waited_s: dict[str, float]
+    spent_s: dict[str, float]
     busy: dict[str, float]
     most_rows: int
 
@@ -87,7 +87,8 @@ class _Run:
 
     def measure(self, warm_up_s: float, window_s: float) -> Outcome:
         """Runs through the warm-up and the window."""
-        self.env.run(warm_up_s)
+        if warm_up_s:
+            self.env.run(warm_up_s)
         self._count(0)
         self._measuring, area, arrived = True, self._area, self.arrived
         refused, busy = self.system.refused.copy(), self._busy_s()
@@ -100,7 +101,7 @@ class _Run:
             seconds=tuple(self.seconds),
             refused=dict(self.system.refused - refused),
             in_system=(self._area - area) / window_s,
-            waited_s={place: waited / answered for place, waited in self.system.waited_s.items()},
+            spent_s={place: spent / answered for place, spent in self.system.spent_s.items()},
             busy={name: (after - busy[name]) / window_s for name, after in self._busy_s().items()},
             most_rows=max((llm.most_rows for llm in self.system.llms), default=0),
         )

@@ -104,7 +104,7 @@ class System:
         self.gateways = [_Gateway(env, self) for _ in range(deployment.gateways)]
         self._turns: Iterator[_Gateway] = itertools.cycle(self.gateways)
         self.refused: Counter[str] = Counter()
-        self.waited_s: defaultdict[str, float] = defaultdict(float)
+        self.spent_s: defaultdict[str, float] = defaultdict(float)
         self.finished = self.started = 0
 
     def answer(self, question: Question) -> Generator[simpy.Event, Any, bool]:
@@ -140,7 +140,9 @@ class System:
         yield from self._send(
             "link to the encoders", gateway.to_encoders, question.pictures * self._profile.request_bytes
         )
-        self.waited_s["encoder"] += yield from next(gateway.encoders).encode(question.pictures)
+        start = self._env.now
+        yield from next(gateway.encoders).encode(question.pictures)
+        self.spent_s["encoder"] += self._env.now - start
         yield from self._send("link from the encoders", gateway.from_encoders, self._token_bytes(question))
         yield from self._ask_redis(_REDIS_AFTER, self._token_bytes(question))
 
@@ -149,12 +151,13 @@ class System:
         first = self._env.event()
         passing_on = self._env.process(self._pass_on(gateway, question.answer_tokens, first))
         prompt = self._profile.prompt_tokens(question.pictures)
+        start = self._env.now
         try:
-            waited = yield from next(gateway.llms).generate(prompt, question.answer_tokens, first)
+            yield from next(gateway.llms).generate(prompt, question.answer_tokens, first)
         except Refused:
             first.succeed(False)
             raise
-        self.waited_s["LLM"] += waited
+        self.spent_s["LLM"] += self._env.now - start
         yield self._env.timeout(self.deployment.link_delay_s)
         yield passing_on
 
@@ -170,13 +173,15 @@ class System:
     def _work(self, gateway: _Gateway, seconds: float) -> Generator[simpy.Event, Any, None]:
         start = self._env.now
         yield gateway.cpu.run(seconds)
-        self.waited_s["gateway CPU"] += self._env.now - start - seconds
+        self.spent_s["gateway CPU"] += self._env.now - start
 
     def _send(self, name: str, link: Link, size: float) -> Generator[simpy.Event, Any, None]:
-        self.waited_s[name] += link.waiting_s
+        start = self._env.now
         yield link.send(size)
+        self.spent_s[name] += self._env.now - start
 
     def _ask_redis(self, calls: int, size: float) -> Generator[simpy.Event, Any, None]:
         if self.redis is not None and self.deployment.redis is not None:
-            self.waited_s["Redis"] += self.redis.waiting_s
+            start = self._env.now
             yield self.redis.send(size, occupied_s=calls / self.deployment.redis.calls_per_second)
+            self.spent_s["Redis"] += self._env.now - start
