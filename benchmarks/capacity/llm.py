@@ -53,7 +53,7 @@ class LLMReplica:
         self._waiting: deque[_Row] = deque()
         self._running: list[_Row] = []
         self._arrival = env.event()
-        self.most_rows = 0
+        self.most_rows = self.regroups = 0
         env.process(self._serve())
 
     def generate(self, prompt_tokens: int, answer_tokens: int, first: simpy.Event) -> Generator[simpy.Event, Any, None]:
@@ -83,17 +83,21 @@ class LLMReplica:
             room = rules.max_batch_size - len(self._running)
             newcomers = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
             if newcomers:
-                longest = max(row.length for row in newcomers)
-                yield self.device.run(self._profile.prefill_s(len(newcomers), longest))
-                self._running += newcomers
+                yield self.device.run(self._profile.prefill_s(len(newcomers), _longest(newcomers)))
+                joined, self._running = bool(self._running), self._running + newcomers
                 self.most_rows = max(self.most_rows, len(self._running))
-                self._hand_out(newcomers)
+                if joined:
+                    yield self._regroup()
+                yield from self._hand_out(newcomers)
             if self._running:
-                longest = max(row.length for row in self._running)
-                yield self.device.run(self._profile.step_s(len(self._running), longest))
-                self._hand_out(self._running)
+                yield self.device.run(self._profile.step_s(len(self._running), _longest(self._running)))
+                yield from self._hand_out(self._running)
 
-    def _hand_out(self, rows: list[_Row]) -> None:
+    def _regroup(self) -> simpy.Event:
+        self.regroups += 1
+        return self.device.run(self._profile.regroup.seconds(len(self._running), _longest(self._running)))
+
+    def _hand_out(self, rows: list[_Row]) -> Generator[simpy.Event, Any, None]:
         """Gives each row a token; those that have their last leave."""
         ended = False
         for row in rows:
@@ -106,3 +110,9 @@ class LLMReplica:
                 ended = True
         if ended:
             self._running = [row for row in self._running if row.left]
+            if self._running:
+                yield self._regroup()
+
+
+def _longest(rows: list[_Row]) -> int:
+    return max(row.length for row in rows)

@@ -1,21 +1,26 @@
 """Measures a profile on this machine, of the model of `benchmarks.scaled`, in CPU time, so that others disturb little.
 
 The models alone say how costs grow with a batch. The running services say what a further picture and a further token
-cost there, which is more than in a warm loop, and, less the models, what a call costs besides.
+cost there, which is more than in a warm loop, and, less the models, what a call costs besides. What a flow of answers
+costs there beyond all that, simulated, is put down to rows that join and leave.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
+import simpy
 import torch
 
 from benchmarks import scaled
-from benchmarks.capacity.model_costs import encoder_costs, language_model_costs
-from benchmarks.capacity.profile import Decode, Profile
-from benchmarks.capacity.service_costs import LONG_ANSWER, MANY_ROWS, service_costs
+from benchmarks.capacity.llm import LLMReplica, LLMRules
+from benchmarks.capacity.model_costs import encoder_costs, fit, language_model_costs
+from benchmarks.capacity.profile import Decode, Profile, Regroup
+from benchmarks.capacity.service_costs import FLOW, FLOW_CLIENTS, LONG_ANSWER, MANY_ROWS, service_costs
 from benchmarks.clients import pictures
 
 __all__ = ["measure"]
@@ -36,7 +41,9 @@ def measure(folder: Path, *, repeats: int = 9, rounds: int = 15) -> Profile:
     prefill, decode = language_model_costs(model, repeats)
     services = service_costs(model, text_tower, files, rounds, folder / "log")
     took, steps = services.seconds, LONG_ANSWER - 1
-    encode = dataclasses.replace(encode, per_picture=took["two pictures"] - took["one picture"] - prepare)
+    counts = {"one picture": 1, "two pictures": 2, "four pictures": 4}
+    call, picture = fit([(1, count) for count in counts.values()], [took[name] for name in counts])
+    encode = dataclasses.replace(encode, per_picture=picture - prepare)
     # A step of one row, and of many, tokens sent; what a row costs more than in the bare model is the sending.
     step = (took["one long row"] - took["one row"]) / steps
     full_step = (took["many long rows"] - took["many rows"]) / steps
@@ -44,7 +51,7 @@ def measure(folder: Path, *, repeats: int = 9, rounds: int = 15) -> Profile:
     of_model = decode.per_row + decode.per_position * services.prompt_tokens
     sending = max(row - of_model, 0.0)
     decode = Decode(0.0, max(step - row, 0.0), row - sending, 0.0)
-    return Profile(
+    profile = Profile(
         name=f"a random LLaVA of 576 visual tokens ({services.visual_tokens} kept) on this machine's CPU",
         origin="measured",
         notes=(
@@ -57,8 +64,9 @@ def measure(folder: Path, *, repeats: int = 9, rounds: int = 15) -> Profile:
         encode=encode,
         prefill=prefill,
         decode=decode,
+        regroup=Regroup(0.0, 0.0),
         prepare_per_picture=prepare,
-        encoder_call=max(took["one picture"] - prepare - encode.seconds(1, 1), 0.0),
+        encoder_call=max(call - encode.fixed - encode.per_question, 0.0),
         llm_call=max(took["one row"] - prefill.seconds(1, services.prompt_tokens) - sending, 0.0),
         llm_per_token=sending,
         gateway_request=took["request"],
@@ -69,3 +77,21 @@ def measure(folder: Path, *, repeats: int = 9, rounds: int = 15) -> Profile:
         request_bytes=round(statistics.mean(map(len, files))),
         token_bytes=services.wire_bytes / services.visual_tokens,
     )
+    simulated, regroups = _flow(profile)
+    missing = max(took["a flow of answers"] - simulated, 0.0)
+    return dataclasses.replace(profile, regroup=Regroup(missing / regroups, 0.0))
+
+
+def _flow(profile: Profile) -> tuple[float, int]:
+    """CPU seconds of the flow of answers as simulated, and how often a row joins or leaves others in it."""
+    env, lengths = simpy.Environment(), iter(FLOW)
+    replica = LLMReplica(env, profile, LLMRules(max_batch_size=MANY_ROWS), cores=1.0)
+
+    def client() -> Generator[simpy.Event, Any, None]:
+        for tokens in lengths:
+            yield from replica.generate(profile.prompt_tokens(1), tokens, env.event())
+
+    for _ in range(FLOW_CLIENTS):
+        env.process(client())
+    env.run(3600.0)
+    return replica.cpu.busy_s(), replica.regroups

@@ -30,6 +30,7 @@ _TEXT_IDS: Final = tuple(range(1, 9))
 _ENCODE_GRID: Final = ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 1))
 _PREFILL_GRID: Final = ((1, 40), (1, 90), (1, 160), (2, 90), (4, 90), (4, 160))
 _DECODE_GRID: Final = ((1, 90), (1, 250), (2, 90), (4, 90), (4, 250))
+_SHORTER: Final = 3  # positions of each row against the one before it: rows of a batch are padded, as they are in use
 _STEPS: Final = 12
 
 
@@ -85,13 +86,13 @@ def encoder_costs(model: Path, text_tower: Path, files: Sequence[bytes], repeats
 
 
 def language_model_costs(model: Path, repeats: int) -> tuple[Prefill, Decode]:
-    """Prefill and decoding, tokens not sent."""
+    """Prefill and decoding of rows of different lengths, tokens not sent."""
     language_model = load_model(model, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa")
     width = language_model.causal_lm.config.hidden_size
 
     def newcomers(rows: int, length: int) -> list[ModelInputs]:
-        embeds = 0.02 * torch.randn(length, width)
-        return [ModelInputs(embeds, torch.arange(length), length) for _ in range(rows)]
+        lengths = [length - _SHORTER * row for row in range(rows)]
+        return [ModelInputs(0.02 * torch.randn(one, width), torch.arange(one), one) for one in lengths]
 
     def prefill(rows: int, length: int) -> float:
         batch = newcomers(rows, length)
@@ -107,7 +108,6 @@ def language_model_costs(model: Path, repeats: int) -> tuple[Prefill, Decode]:
         prefills = [prefill(*at) for at in _PREFILL_GRID]
         steps = [decode(*at) for at in _DECODE_GRID]
     terms = [(1, rows, rows * length, rows * length**2) for rows, length in _PREFILL_GRID]
-    fixed, per_row, per_token, per_square = fit(terms, prefills)
-    fitted = Prefill(0.0, fixed, per_row, per_token, per_square)
+    fitted = Prefill(0.0, *fit(terms, prefills))
     fixed, per_row, per_position = fit([(1, rows, rows * length) for rows, length in _DECODE_GRID], steps)
     return fitted, Decode(0.0, fixed, per_row, per_position)

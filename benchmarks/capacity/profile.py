@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["Decode", "Encode", "Prefill", "Profile"]
+__all__ = ["Decode", "Encode", "Prefill", "Profile", "Regroup"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,23 @@ class Decode:
 
 
 @dataclass(frozen=True, slots=True)
+class Regroup:
+    """A row that joins rows or leaves them: the key-value cache of all is copied. Seconds.
+
+    Attributes:
+        fixed: Of every time.
+        per_position: Of every position of the cache, padding included.
+    """
+
+    fixed: float
+    per_position: float
+
+    def seconds(self, rows: int, length: int) -> float:
+        """Of the `rows` rows that are then there, `length` the positions of the longest."""
+        return self.fixed + self.per_position * rows * length
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """A model on a machine.
 
@@ -87,7 +104,7 @@ class Profile:
         origin: "measured", or "derived": from a data sheet, arithmetic and assumptions.
         notes: What was measured or assumed, a line each.
         shares_cores: The models run on the same cores as everything else in their pods (no accelerator).
-        encode, prefill, decode: The models.
+        encode, prefill, decode, regroup: The models.
         prepare_per_picture: Decoding and preprocessing of a picture file in the encoder, seconds of a core.
         encoder_call: Everything else that a call costs the encoder service, seconds of a core.
         llm_call: Likewise the LLM service.
@@ -110,6 +127,7 @@ class Profile:
     encode: Encode
     prefill: Prefill
     decode: Decode
+    regroup: Regroup
     prepare_per_picture: float
     encoder_call: float
     llm_call: float
@@ -167,6 +185,7 @@ class Profile:
                     "encode": Encode(**values["encode"]),
                     "prefill": Prefill(**values["prefill"]),
                     "decode": Decode(**values["decode"]),
+                    "regroup": Regroup(**values["regroup"]),
                 }
             )
         except (KeyError, TypeError) as error:

@@ -38,6 +38,7 @@ def profile_report(result: dict[str, Any]) -> str:
         "LLM: each position in it": prefill["per_token"],
         "LLM: each decoding step": decode["fixed"],
         "LLM: each row in it": decode["per_row"],
+        "LLM: rows that join or leave": profile["regroup"]["fixed"],
         "LLM: each call, besides": profile["llm_call"],
         "LLM: each token sent": profile["llm_per_token"],
         "gateway: each request": profile["gateway_request"],

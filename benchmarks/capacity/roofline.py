@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.capacity.profile import Decode, Encode, Prefill, Profile
+from benchmarks.capacity.profile import Decode, Encode, Prefill, Profile, Regroup
 from benchmarks.operations import Decoder, TextTower, VisionTower, merging, projector
 
 __all__ = ["GPUS", "Assumptions", "Gpu", "derive"]
@@ -55,6 +55,7 @@ class Assumptions:
         question_s: Pruning a question, row by row, and its text tower's launches.
         cache_passes: How often a step reads or writes the key-value cache: transformers' DynamicCache appends by
             copying it, and attention reads it.
+        regroup_passes: Likewise when a row joins or leaves: all rows are copied, padded or cut to another length.
         memory: Share of the memory that may be used.
     """
 
@@ -63,6 +64,7 @@ class Assumptions:
     layer_s: float = 0.0005
     question_s: float = 0.002
     cache_passes: int = 3
+    regroup_passes: int = 3
     memory: float = 0.9
 
     def notes(self) -> tuple[str, ...]:
@@ -72,7 +74,8 @@ class Assumptions:
             " peak bandwidth in decoding",
             f"assumed: an eager layer takes at least {1e3 * self.layer_s:g} ms; text tower and pruner"
             f" {1e3 * self.question_s:g} ms a question",
-            f"derived: the key-value cache is passed over {self.cache_passes} times a step (it grows by copying)",
+            f"derived from the engine's code: the key-value caches of all rows are passed over {self.cache_passes}"
+            f" times a step (they grow by copying), and {self.regroup_passes} times when a row joins or leaves",
             f"assumed: {self.memory:.0%} of the memory for weights and key-value caches",
         )
 
@@ -130,6 +133,7 @@ def derive(gpu: Gpu, keep: int | None, cpu: Profile, assumed: Assumptions | None
             per_row=(per_token + head) / flops,
             per_position=assumed.cache_passes * kv_bytes / stream,
         ),
+        regroup=Regroup(fixed=0.0, per_position=assumed.regroup_passes * kv_bytes / stream),
         visual_tokens=tokens,
         text_tokens=2 * _WORDS,
         token_bytes=_TOKEN_BYTES,

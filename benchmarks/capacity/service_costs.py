@@ -19,10 +19,12 @@ from gateway.clients.encoder import EncodeCall, Encoded, EncoderClient
 from gateway.clients.llm import GenerateDone, LLMClient, Sampling
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 
-__all__ = ["LONG_ANSWER", "MANY_ROWS", "ServiceCosts", "service_costs"]
+__all__ = ["FLOW", "FLOW_CLIENTS", "LONG_ANSWER", "MANY_ROWS", "ServiceCosts", "service_costs"]
 
 LONG_ANSWER: Final = 41
 MANY_ROWS: Final = 4
+FLOW: Final = (20, 30, 50) * 5  # tokens of answers that join and leave a full batch at different times
+FLOW_CLIENTS: Final = 8
 _QUESTION: Final = "what colour is it?"
 _STARTUP_S: Final = 240.0
 _TIMEOUT_S: Final = 120.0
@@ -62,14 +64,24 @@ async def _measure(stack: Stack, model: Path, text_tower: Path, files: Sequence[
 
     encoded = await encode(1)
 
-    async def generate(tokens: int) -> GenerateDone:
-        async for event in llm.generate(input_ids, encoded, Sampling(tokens, 0.0, 1.0, None, ()), _TIMEOUT_S):
+    async def generate(tokens: int, longer: int = 0) -> GenerateDone:
+        ids = [*input_ids, *input_ids[-1:] * longer]
+        async for event in llm.generate(ids, encoded, Sampling(tokens, 0.0, 1.0, None, ()), _TIMEOUT_S):
             if isinstance(event, GenerateDone):
                 return event
         raise RuntimeError("an answer without an end")
 
-    async def rows(count: int, tokens: int) -> None:
-        await asyncio.gather(*(generate(tokens) for _ in range(count)))
+    async def rows(count: int, tokens: int) -> None:  # of different lengths: those of a batch are padded
+        await asyncio.gather(*(generate(tokens, longer) for longer in range(count)))
+
+    async def flow() -> None:
+        lengths = iter(FLOW)
+
+        async def client() -> None:
+            for tokens in lengths:
+                await generate(tokens)
+
+        await asyncio.gather(*(client() for _ in range(FLOW_CLIENTS)))
 
     async def ask(asked: Asked) -> None:
         await open_loop(stack.url, asked, [next(picture) for _ in range(asked.pictures)], arrivals=[0.0])
@@ -77,10 +89,12 @@ async def _measure(stack: Stack, model: Path, text_tower: Path, files: Sequence[
     kinds: dict[str, tuple[str, Callable[[], Awaitable[object]]]] = {
         "one picture": ("encoder_service", lambda: encode(1)),
         "two pictures": ("encoder_service", lambda: encode(2)),
+        "four pictures": ("encoder_service", lambda: encode(4)),
         "one row": ("llm_service", lambda: rows(1, 1)),
         "one long row": ("llm_service", lambda: rows(1, LONG_ANSWER)),
         "many rows": ("llm_service", lambda: rows(MANY_ROWS, 1)),
         "many long rows": ("llm_service", lambda: rows(MANY_ROWS, LONG_ANSWER)),
+        "a flow of answers": ("llm_service", flow),
         "request": ("gateway", lambda: ask(Asked(1, (1,)))),
         "request of two pictures": ("gateway", lambda: ask(Asked(2, (1,)))),
         "request of a long answer": ("gateway", lambda: ask(Asked(1, (LONG_ANSWER,)))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from benchmarks.capacity.profile import Decode, Encode, Prefill, Profile
+from benchmarks.capacity.profile import Decode, Encode, Prefill, Profile, Regroup
 
 __all__ = ["FREE", "costs"]
 
@@ -17,6 +17,7 @@ FREE = Profile(
     encode=Encode(0, 0, 0, 0),
     prefill=Prefill(0, 0, 0, 0, 0),
     decode=Decode(0, 0, 0, 0),
+    regroup=Regroup(0, 0),
     prepare_per_picture=0,
     encoder_call=0,
     llm_call=0,

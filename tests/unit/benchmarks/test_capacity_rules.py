@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks.capacity.encoder import EncoderReplica, EncoderRules
 from benchmarks.capacity.llm import LLMReplica, LLMRules
-from benchmarks.capacity.profile import Decode, Encode, Prefill
+from benchmarks.capacity.profile import Decode, Encode, Prefill, Regroup
 from benchmarks.capacity.refusal import Refused
 from benchmarks.capacity.system import Deployment
 from encoder_service.batching import Batcher
@@ -150,6 +150,24 @@ def test_newcomers_join_between_two_tokens_and_hold_up_those_who_decode() -> Non
     # Its prefill begins when the step under way has ended, at 2.1, and takes two seconds.
     assert told[1] == pytest.approx((4.1, 4.1))
     assert told[0] == pytest.approx((2.0, 4.3))
+
+
+def test_rows_that_join_or_leave_others_cost_a_copy_and_those_alone_none() -> None:
+    profile = costs(decode=Decode(0, 0.1, 0, 0), regroup=Regroup(1.0, 0.5))
+    env, ended = simpy.Environment(), []
+    replica = LLMReplica(env, profile, LLMRules(max_batch_delay_s=0), cores=1.0)
+
+    def ask(moment: float, tokens: int) -> Generator[simpy.Event, Any, None]:
+        yield env.timeout(moment)
+        yield from replica.generate(10, tokens, env.event())
+        ended.append(env.now)
+
+    env.process(ask(0.0, 4))
+    env.process(ask(0.05, 2))
+    env.run(1000)
+    # 0.1: a step of the first alone, 12 positions then. Two rows of 12 are put together: 13 s. A step, and the second
+    # ends; the first, of 13 positions, is left: 7.5 s. Its last step.
+    assert ended == pytest.approx([13.2, 20.8])
 
 
 def test_an_idle_service_waits_for_company_until_its_batch_is_full() -> None:
