@@ -6,8 +6,6 @@ import argparse
 from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
-
 from benchmarks.capacity.encoder import EncoderRules
 from benchmarks.capacity.llm import LLMRules
 from benchmarks.capacity.planner import Goal, Plan, Planner, Unreachable, cost_per_million, limits
@@ -38,7 +36,8 @@ def plan_for(gpu: Gpu, cpu: Profile, options: argparse.Namespace) -> dict[str, A
     for keep in (None, options.keep):
         profile = derive(gpu, keep, cpu)
         tokens = {"visual_tokens": str(profile.visual_tokens)}
-        base, rows_limited_by = _base(profile, workload, options)
+        fit = profile.rows_in_memory(profile.prompt_tokens(workload.pictures) + max(workload.answer_tokens))
+        base = _base(fit, options)
         planner = Planner(
             profile,
             workload,
@@ -50,7 +49,7 @@ def plan_for(gpu: Gpu, cpu: Profile, options: argparse.Namespace) -> dict[str, A
         )
         plans += [tokens | row for row in _plans(planner, options)]
         most = limits(profile, base, workload)
-        rows = {"rows": base.llm_rules.max_batch_size, "rows_limited_by": rows_limited_by}
+        rows = {"rows": base.llm_rules.max_batch_size, "rows_that_fit": fit}
         ends.append(tokens | rows | {"limits": most})
         curves.append(tokens | _curve(planner, most["LLM"]))
         notes = profile.notes
@@ -73,15 +72,13 @@ def plan_for(gpu: Gpu, cpu: Profile, options: argparse.Namespace) -> dict[str, A
     }
 
 
-def _base(profile: Profile, workload: Workload, options: argparse.Namespace) -> tuple[Deployment, str]:
-    """The settings of every replica, and what limits the rows of an LLM service."""
-    longest = profile.prompt_tokens(workload.pictures) + max(workload.answer_tokens)
-    fit = profile.rows_in_memory(longest)
+def _base(fit: int | None, options: argparse.Namespace) -> Deployment:
+    """The settings of every replica; `fit` rows of the longest kind have room in an LLM service."""
     rows = options.max_batch_size if fit is None else min(fit, options.max_batch_size)
     redis = None
     if options.redis_calls:
         redis = Redis(options.redis_calls, options.redis_gbit_s * 1e9)
-    base = Deployment(
+    return Deployment(
         encoders=1,
         llms=1,
         encoder_cores=options.pod_cores,
@@ -91,7 +88,6 @@ def _base(profile: Profile, workload: Workload, options: argparse.Namespace) -> 
         link_bits_per_second=options.link_gbit_s * 1e9,
         redis=redis,
     )
-    return base, "key-value caches" if rows < options.max_batch_size else "the setting"
 
 
 def _plans(planner: Planner, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -133,6 +129,9 @@ def _curve(planner: Planner, most: float) -> dict[str, Any]:
     one = replace(planner.base, encoders=1, llms=1, gateways=4, redis=None)
     planner = replace(planner, window_s=60.0)
     rates = [share * most for share in _SHARES]
-    percentiles = [planner.run(one, rate).percentile(95) for rate in rates]
-    shown = [(rate, p95) for rate, p95 in zip(rates, percentiles, strict=True) if np.isfinite(p95)]
-    return {"rates": [round(rate, 3) for rate, _ in shown], "p95_s": [round(p95, 3) for _, p95 in shown]}
+    outcomes = [planner.run(one, rate) for rate in rates]
+    return {
+        "rates": [round(rate, 3) for rate in rates],
+        "p95_s": [round(outcome.percentile(95), 3) for outcome in outcomes],
+        "refused_share": [round(outcome.refused_share, 4) for outcome in outcomes],
+    }

@@ -23,7 +23,7 @@ def plot_plans(plans: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]
 
     Args:
         plans: Rows of the report.
-        curves: `visual_tokens`, `rates` a second and `p95_s` of a deployment of one encoder and one LLM service.
+        curves: `visual_tokens`, `rates` a second, `p95_s` and `refused_share` of one encoder and one LLM service.
         path: PNG.
         goal_s: Drawn as a line.
     """
@@ -57,9 +57,13 @@ def plot_plans(plans: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]
     left.set(xlabel="requests/s", ylabel="GPUs (log scale)", title="GPUs that keep the goal: LLM + encoder")
     left.legend(fontsize=8, loc="upper left")
     for number, curve in enumerate(curves):
-        right.plot(
-            curve["rates"], curve["p95_s"], "o-", ms=3, color=colors[number], label=f"{curve['visual_tokens']} tokens"
-        )
+        label = f"{curve['visual_tokens']} visual tokens"
+        right.plot(curve["rates"], curve["p95_s"], "-", color=colors[number], label=label)
+        points = list(zip(curve["rates"], curve["p95_s"], curve["refused_share"], strict=True))
+        for some, fill in ((True, "white"), (False, colors[number])):
+            chosen = [(rate, p95) for rate, p95, refused in points if (refused > 0) == some]
+            right.plot(*zip(*chosen, strict=True), "o", ms=5, color=colors[number], mfc=fill) if chosen else None
+    right.plot([], [], "o", color="0.4", mfc="white", label="some are refused")
     right.axhline(goal_s, color="0.4", linestyle="--", label="goal")
     right.set(xlabel="requests/s", ylabel="p95 of an answer, s", title="One encoder and one LLM service")
     right.set_ylim(0, 3 * goal_s)
@@ -70,32 +74,21 @@ def plot_plans(plans: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]
 
 
 def plot_validation(rows: Sequence[dict[str, Any]], path: Path, *, tolerance: float) -> None:
-    """Simulated over real, throughput left and median seconds right; the band is the tolerance."""
+    """How far off the simulation is, a line a run; the band is the tolerance."""
     plt = _pyplot()
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.4), layout="constrained")
-    titles = {"answers/s": "answers per second", "p50, s": "median seconds of an answer"}
-    for axis, (what, title) in zip(axes, titles.items(), strict=True):
-        chosen = [row for row in rows if row["what"] == what]
-        most = 1.2 * max(max(row["real"], row["simulated"]) for row in chosen)
-        axis.fill_between(
-            [0, most],
-            [0, most * (1 - tolerance)],
-            [0, most * (1 + tolerance)],
-            color="0.9",
-            label=f"within {tolerance:.0%}",
-        )
-        axis.plot([0, most], [0, most], color="0.6", lw=1)
-        groups = dict.fromkeys((row["scenario"], "clients" in row["load"]) for row in chosen)
-        for number, (scenario, closed) in enumerate(groups):
-            some = [row for row in chosen if row["scenario"] == scenario and ("clients" in row["load"]) == closed]
-            label = f"{scenario} is short, {'clients that ask again' if closed else 'arrivals at random'}"
-            x, y = [row["real"] for row in some], [row["simulated"] for row in some]
-            axis.plot(x, y, "os^v"[number], color=f"C{number}", label=label)
-            for row in some:
-                axis.annotate(
-                    row["shape"], (row["real"], row["simulated"]), xytext=(5, -9), textcoords="offset points", size=8
-                )
-        axis.set(title=title, xlabel="real services", ylabel="simulated", xlim=(0, most), ylim=(0, most))
-        axis.legend(fontsize=8, loc="upper left")
+    runs = list(dict.fromkeys((row["scenario"], row["load"], row["shape"]) for row in rows))
+    figure, axis = plt.subplots(figsize=(8.5, 0.8 + 0.32 * len(runs)), layout="constrained")
+    axis.axvspan(-100 * tolerance, 100 * tolerance, color="0.92", label=f"within {tolerance:.0%}")
+    axis.axvline(0, color="0.5", lw=1)
+    for number, (what, label) in enumerate({"answers/s": "answers per second", "p50, s": "median seconds"}.items()):
+        some = [row for row in rows if row["what"] == what]
+        places = [runs.index((row["scenario"], row["load"], row["shape"])) for row in some]
+        axis.plot([100 * row["off_by"] for row in some], places, "os"[number], color=f"C{number}", label=label)
+    axis.set_yticks(range(len(runs)), [f"{name} is short, {load}, {shape}" for name, load, shape in runs], fontsize=8)
+    axis.invert_yaxis()
+    most = max(30.0, 1.1 * max(abs(100 * row["off_by"]) for row in rows))
+    axis.set(xlabel="simulated against real, %", xlim=(-most, most), title="encoders x LLM services")
+    axis.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)

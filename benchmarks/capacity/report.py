@@ -125,12 +125,12 @@ def _plans(rows: Sequence[dict[str, Any]]) -> str:
 
 def _limits(rows: Sequence[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row["limits"]))
-    header = ("visual tokens", "rows in a batch", "limited by", *names)
+    header = ("visual tokens", "rows in a batch", "rows that fit the memory", *names)
     cells = [
         (
             row["visual_tokens"],
             str(row["rows"]),
-            row["rows_limited_by"],
+            "-" if row["rows_that_fit"] is None else str(row["rows_that_fit"]),
             *(f"{row['limits'][name]:,.1f}" if name in row["limits"] else "-" for name in names),
         )
         for row in rows
@@ -159,8 +159,8 @@ def plan_report(result: dict[str, Any], picture: str) -> str:
             _plans(result["plans"]).rstrip(),
             "## What one replica can do at the most, requests/s",
             "From the same costs, without queues: whatever is smallest, times its number, is short first. *gateway"
-            " link* is one gateway's line to the LLM services; rows are limited by the setting, or by the memory for"
-            " key-value caches.",
+            " link* is one gateway's line to the LLM services. Rows that fit are those of the longest kind whose"
+            " key-value caches fit beside the weights.",
             _limits(result["limits"]).rstrip(),
             "## Assumed, derived, measured elsewhere",
             "\n".join(f"* {note}" for note in result["notes"]) + "\n",
