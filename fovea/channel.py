@@ -85,7 +85,7 @@ def connect(
     """A channel that spreads calls over all addresses of `target` and soon finds one that comes back.
 
     Args:
-        target: "host:port", or "dns:///name:port" for a headless Kubernetes service.
+        target: "host:port"; "dns:///name:port" for a headless Kubernetes service; "ipv4:a:port,b:port" for a list.
         max_message_bytes: Cap on a message in either direction.
         credentials: TLS; None for none.
         server_name: Name that the server's certificate must bear; empty for that in `target`.

@@ -40,10 +40,11 @@ class GatewaySettings(ServiceSettings):
     """host:port of the REST server."""
 
     encoder: str = "127.0.0.1:50051"
-    """host:port of the encoder service, or dns:///name:port to spread calls over several."""
+    """host:port of the encoder service, or dns:///name:port or ipv4:10.0.0.1:50051,10.0.0.2:50051 to spread calls over
+    several."""
 
     llm: str = "127.0.0.1:50052"
-    """host:port of the LLM service, or dns:///name:port to spread calls over several."""
+    """host:port of the LLM service, or several as for --encoder."""
 
     encoder_tls_ca: str = ""
     """PEM file with the CA of the encoder service's certificate, or the word system for the usual roots: TLS on this

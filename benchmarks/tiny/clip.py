@@ -32,8 +32,8 @@ def vision_config(**changes: Any) -> Any:
     return CLIPVisionConfig(**(values | changes))
 
 
-def write(folder: Path, *, seed: int = 0) -> Path:
-    """Writes config, weights and tokenizer; returns `folder`."""
+def write(folder: Path, *, seed: int = 0, vision: Any = None) -> Path:
+    """Writes config, weights and tokenizer, with another vision tower where one is given; returns `folder`."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer()
     text = CLIPTextConfig(
@@ -48,8 +48,7 @@ def write(folder: Path, *, seed: int = 0) -> Path:
         eos_token_id=tokenizer.eos_token_id,
         initializer_factor=3.0,
     )
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision_config(), projection_dim=_JOINT)).save_pretrained(
-        folder
-    )
+    vision = vision_config() if vision is None else vision
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=_JOINT)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

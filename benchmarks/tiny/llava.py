@@ -9,10 +9,10 @@ import torch
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from benchmarks.tiny.clip import IMAGE_SIZE, vision_config
+from benchmarks.tiny.clip import vision_config
 from benchmarks.tiny.tokenizers import vicuna_tokenizer
 
-__all__ = ["SPECIALS", "TEMPLATE", "llama_config", "write"]
+__all__ = ["SPECIALS", "TEMPLATE", "llama_config", "save", "write"]
 
 SPECIALS: Final = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
 
@@ -56,10 +56,15 @@ def write(folder: Path, *, seed: int = 0) -> Path:
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
     )
-    LlavaForConditionalGeneration(config).save_pretrained(folder)
-    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    return save(LlavaForConditionalGeneration(config), tokenizer, folder)
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> Path:
+    """Writes a model of any size with the processor that fits it; returns `folder`."""
+    model.save_pretrained(folder)
+    size = model.config.vision_config.image_size
     LlavaProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=side),
+        CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}),
         tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",

@@ -1,0 +1,109 @@
+"""`python -m benchmarks.capacity measure | validate | plan`; results in benchmarks/results."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.capacity.planning import plan_for
+from benchmarks.capacity.plots import plot_plans, plot_validation
+from benchmarks.capacity.profile import Profile
+from benchmarks.capacity.report import plan_report, profile_report, validation_report
+from benchmarks.capacity.roofline import GPUS
+from benchmarks.capacity.validation import TOLERANCE, compare
+from benchmarks.provenance import provenance
+
+_RESULTS = Path(__file__).parents[1] / "results"
+
+
+def _write(out: Path, name: str, result: dict[str, Any], report: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (out / f"{name}.md").write_text(report, encoding="utf-8")
+    print(report)
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from benchmarks.capacity.measure import measure  # brings torch and the services along
+
+    facts = provenance("benchmarks.capacity")
+    with tempfile.TemporaryDirectory() as folder:
+        profile = measure(Path(folder), repeats=options.repeats, rounds=options.rounds)
+    result = {"provenance": facts, "profile": dataclasses.asdict(profile)}
+    _write(options.out, "capacity_profile", result, profile_report(result))
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    profile = Profile.read(options.profile)
+    rows = [row for path in options.runs for row in compare(profile, json.loads(path.read_text(encoding="utf-8")))]
+    result = {"provenance": provenance("benchmarks.capacity"), "rows": rows}
+    _write(options.out, "capacity_validation", result, validation_report(result))
+    plot_validation(rows, options.out / "capacity_validation.png", tolerance=TOLERANCE)
+    return 0 if all(row["within"] for row in rows) else 1
+
+
+def _plan(options: argparse.Namespace) -> int:
+    facts = provenance("benchmarks.capacity")
+    for gpu in options.gpus:
+        result = {"provenance": facts, **plan_for(GPUS[gpu], Profile.read(options.profile), options)}
+        picture = f"capacity_{gpu}.png"
+        _write(options.out, f"capacity_{gpu}", result, plan_report(result, picture))
+        plot_plans(result["plans"], result["curves"], options.out / picture, goal_s=options.goal_s)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 1 where `validate` finds a figure that is off by more than 15 %."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.capacity", description="Capacity, by simulation.")
+    parts = parser.add_subparsers(required=True)
+
+    def part(name: str, run: Any, description: str) -> argparse.ArgumentParser:
+        added = parts.add_parser(name, description=description, help=description)
+        added.set_defaults(run=run)
+        added.add_argument("--out", type=Path, default=_RESULTS, help="folder for the results")
+        return added
+
+    measuring = part("measure", _measure, "measure what every stage costs on this machine")
+    measuring.add_argument("--repeats", type=int, default=9, help="of each batch")
+    measuring.add_argument("--rounds", type=int, default=15, help="of a request of each kind to the running services")
+
+    validating = part("validate", _validate, "compare the simulation with runs of benchmarks.replicas")
+    validating.add_argument("--profile", type=Path, default=_RESULTS / "capacity_profile.json")
+    runs = [_RESULTS / f"replicas_{name}.json" for name in ("encoder", "llm")]
+    validating.add_argument("--runs", type=Path, nargs="+", default=runs, help="result files of benchmarks.replicas")
+
+    planning = part("plan", _plan, "replicas of each stage for LLaVA-1.5-7B at given rates and a latency goal")
+    planning.add_argument(
+        "--profile", type=Path, default=_RESULTS / "capacity_profile.json", help="for costs on the CPU"
+    )
+    planning.add_argument("--gpus", nargs="+", default=["a100-80gb", "l4"], choices=list(GPUS))
+    planning.add_argument("--rates", type=float, nargs="+", default=[10, 100, 1000, 10_000], help="requests a second")
+    planning.add_argument("--keep", type=int, default=64, help="visual tokens of 576, beside all of them")
+    planning.add_argument("--goal-s", type=float, default=4.0, help="p95 of a whole answer")
+    planning.add_argument("--price-per-gpu-hour", type=float, default=1.0, help="in any currency")
+    planning.add_argument("--pictures", type=int, default=1, help="of a question")
+    planning.add_argument("--answer-tokens", type=int, nargs="+", default=[16, 32, 48, 64], help="in turns")
+    planning.add_argument("--answer-hits", type=float, default=0.0, help="share of answers found in the cache")
+    planning.add_argument("--visual-token-hits", type=float, default=0.0, help="and of visual tokens")
+    planning.add_argument("--bursts", type=float, default=1.0, help="times the rate, in a tenth of the time")
+    planning.add_argument("--max-batch-size", type=int, default=32, help="rows of an LLM service, memory permitting")
+    planning.add_argument("--max-concurrent-requests", type=int, default=256, help="of a gateway")
+    planning.add_argument("--pod-cores", type=float, default=8.0, help="CPU cores and decoding threads of an encoder")
+    planning.add_argument("--link-gbit-s", type=float, default=10.0, help="of a gateway, to each stage")
+    planning.add_argument("--redis-calls", type=float, default=100_000.0, help="a second; 0: caches in the gateways")
+    planning.add_argument("--redis-gbit-s", type=float, default=25.0)
+    planning.add_argument("--most-in-a-cell", type=float, default=250.0, help="requests/s simulated together")
+    planning.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    status: int = options.run(options)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

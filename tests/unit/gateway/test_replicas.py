@@ -1,0 +1,87 @@
+"""Several replicas of a service behind one target."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from fovea.server import GrpcServer
+from tests.unit.gateway.conftest import Gateway, StartGateway
+from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
+
+Replicas = tuple[list[ScriptedEncoder], list[GrpcServer]]
+
+
+@pytest.fixture
+async def encoders() -> AsyncIterator[Replicas]:
+    servicers = [ScriptedEncoder(), ScriptedEncoder()]
+    servers = [await serve(servicer) for servicer in servicers]
+    yield servicers, servers
+    await asyncio.gather(*(server.grpc.stop(0) for server in servers))
+
+
+def target(servers: list[GrpcServer]) -> str:
+    return "ipv4:" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+
+
+async def until_both_work(gateway: Gateway, replicas: list[ScriptedEncoder] | list[ScriptedLLM]) -> None:
+    """The connections of a channel come up one after the other."""
+    shade = 0
+    async with asyncio.timeout(30):
+        while not all(replica.calls for replica in replicas):
+            await gateway.answer(shade=shade % 256, cache="bypass")
+            shade += 1
+    for replica in replicas:
+        replica.calls.clear()
+
+
+async def test_replicas_take_turns(start_gateway: StartGateway, encoders: Replicas) -> None:
+    servicers, servers = encoders
+    gateway = await start_gateway(encoder=target(servers))
+    await until_both_work(gateway, servicers)
+    for shade in range(10):
+        await gateway.answer(shade=shade, cache="bypass")
+    assert sorted(len(servicer.calls) for servicer in servicers) in ([4, 6], [5, 5])  # `info` takes its turn as well
+
+
+async def test_llm_services_take_turns(start_gateway: StartGateway) -> None:
+    servicers = [ScriptedLLM(), ScriptedLLM()]
+    servers = [await serve(servicer) for servicer in servicers]
+    gateway = await start_gateway(llm=target(servers))
+    await until_both_work(gateway, servicers)
+    await asyncio.gather(*(gateway.answer(shade=shade, cache="bypass") for shade in range(10)))
+    assert sorted(len(servicer.calls) for servicer in servicers) in ([4, 6], [5, 5])
+    await asyncio.gather(*(server.grpc.stop(0) for server in servers))
+
+
+async def test_when_one_replica_dies_the_other_goes_on_and_no_answer_is_lost(
+    start_gateway: StartGateway, encoders: Replicas
+) -> None:
+    servicers, servers = encoders
+    gateway = await start_gateway(encoder=target(servers))
+    await until_both_work(gateway, servicers)
+    for servicer in servicers:
+        servicer.gate.shut()
+    asked = [asyncio.create_task(gateway.answer(shade=shade, cache="bypass")) for shade in range(4)]
+    await asyncio.gather(*(servicer.gate.reached.wait() for servicer in servicers))
+    await servers[0].grpc.stop(0)  # with questions under way
+    servicers[1].gate.open()
+    answers = await asyncio.gather(*asked)
+    assert len({answer["answer"] for answer in answers}) == 4
+    for shade in range(6):
+        await gateway.answer(shade=shade, cache="bypass")
+    assert len(servicers[1].calls) == 4 + 6
+    assert (await gateway.http.get("/readyz")).status_code == 200
+
+
+async def test_a_replica_that_comes_back_gets_work_again(start_gateway: StartGateway, encoders: Replicas) -> None:
+    servicers, servers = encoders
+    gateway = await start_gateway(encoder=target(servers))
+    await until_both_work(gateway, servicers)
+    port = servers[0].port
+    await servers[0].grpc.stop(0)
+    await gateway.answer(cache="bypass")
+    servers[0] = await serve(servicers[0], port=port)
+    await until_both_work(gateway, servicers)
