@@ -75,6 +75,7 @@ async def serve(settings: EncoderSettings) -> None:
         metrics_listen=settings.metrics_listen,
         tls=settings.tls,
         token_file=settings.token_file,
+        max_connection_age_s=settings.max_connection_age_s,
     )
     servicer = EncoderServicer(settings)
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)

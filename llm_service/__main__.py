@@ -43,6 +43,7 @@ async def serve(settings: LLMSettings) -> int:
         metrics_listen=settings.metrics_listen,
         tls=settings.tls,
         token_file=settings.token_file,
+        max_connection_age_s=settings.max_connection_age_s,
     )
     llm_pb2_grpc.add_LLMServiceServicer_to_server(servicer, server.grpc)
     await server.start()

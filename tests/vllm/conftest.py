@@ -17,6 +17,7 @@ if importlib.util.find_spec("vllm") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; otherwise half of the machine's memory
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # two workers on one core otherwise refuse to start
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ours are errors; vLLM's and torch's are not ours

@@ -1,0 +1,38 @@
+"""What an operator asks of vLLM changes how it computes, not what it says."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.vllm.engines import Requests, answers, served, write
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    checkpoint = write("llava", tmp_path_factory.mktemp("llava"))
+    model = served(checkpoint, "transformers")
+    model.engine.start()
+    yield checkpoint, model.engine
+    model.engine.stop()
+
+
+@pytest.mark.parametrize(
+    "engine_args",
+    [
+        {"tensor_parallel_size": 2},
+        {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}},
+    ],
+    ids=["two workers", "speculation"],
+)
+async def test_tokens_stay_the_same(expected, engine_args):
+    checkpoint, transformers = expected
+    vllm = served(checkpoint, "vllm", engine_args={"enforce_eager": True, **engine_args})
+    requests = list(Requests(vllm.limits).several(12))
+    vllm.engine.start()
+    try:
+        got = await answers(vllm.engine, requests)
+    finally:
+        vllm.engine.stop()
+    assert [text for text, _, _ in got] == [text for text, _, _ in await answers(transformers, requests)]
