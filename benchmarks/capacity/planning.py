@@ -16,6 +16,7 @@ from benchmarks.capacity.workload import Workload
 
 __all__ = ["plan_for"]
 
+_VARIANTS_AT: Final = 100.0  # requests a second, or the next smaller rate that is planned
 # Of what one LLM service can do at the most: where its curve of latency is drawn.
 _SHARES: Final = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1)
 
@@ -32,6 +33,7 @@ def plan_for(gpu: Gpu, cpu: Profile, options: argparse.Namespace) -> dict[str, A
     plans: list[dict[str, Any]] = []
     ends: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
+    variants: list[dict[str, Any]] = []
     notes: tuple[str, ...] = ()
     for keep in (None, options.keep):
         profile = derive(gpu, keep, cpu)
@@ -52,6 +54,7 @@ def plan_for(gpu: Gpu, cpu: Profile, options: argparse.Namespace) -> dict[str, A
         rows = {"rows": base.llm_rules.max_batch_size, "rows_that_fit": fit}
         ends.append(tokens | rows | {"limits": most})
         curves.append(tokens | _curve(planner, most["LLM"]))
+        variants += [tokens | row for row in _variants(planner, options)]
         notes = profile.notes
     return {
         "title": f"LLaVA-1.5-7B on {gpu.name}",
@@ -59,6 +62,7 @@ def plan_for(gpu: Gpu, cpu: Profile, options: argparse.Namespace) -> dict[str, A
         "plans": plans,
         "limits": ends,
         "curves": curves,
+        "variants": variants,
         "notes": [
             *notes,
             f"assumed: {options.link_gbit_s:g} Gbit/s between a gateway and each stage, Redis of"
@@ -100,6 +104,27 @@ def _plans(planner: Planner, options: argparse.Namespace) -> list[dict[str, Any]
             return [*rows, {"rate": rate, "unreachable": str(error)}]
         rows.append(_row(plan, options.price_per_gpu_hour))
         print(rows[-1], flush=True)
+    return rows
+
+
+def _variants(planner: Planner, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The same at one rate, with arrivals or caches that are not those of the plans."""
+    rate = max([rate for rate in options.rates if rate <= _VARIANTS_AT], default=min(options.rates))
+    workload = planner.workload
+    others = {
+        "as above": planner,
+        "bursts: three times the rate in a tenth of the time": replace(planner, burst_factor=3.0, window_s=30.0),
+        "a third of the visual tokens cached": replace(planner, workload=replace(workload, visual_token_hits=1 / 3)),
+        "a third of the answers cached": replace(planner, workload=replace(workload, answer_hits=1 / 3)),
+    }
+    rows: list[dict[str, Any]] = []
+    for name, other in others.items():
+        try:
+            plan = next(other.plans([rate]))
+        except Unreachable as error:
+            rows.append({"variant": name, "rate": rate, "unreachable": str(error)})
+        else:
+            rows.append({"variant": name, **_row(plan, options.price_per_gpu_hour)})
     return rows
 
 

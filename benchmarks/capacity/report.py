@@ -123,6 +123,24 @@ def _plans(rows: Sequence[dict[str, Any]]) -> str:
     return table(header, cells, num_labels=0)
 
 
+def _variants(rows: Sequence[dict[str, Any]]) -> str:
+    header = ("at a rate of", "visual tokens", "with", "encoder GPUs", "LLM GPUs", "gateways", "p95, s")
+    cells = [
+        (
+            f"{row['rate']:,.0f}",
+            row["visual_tokens"],
+            row["variant"],
+            *(
+                (f"{row['encoders']:,}", f"{row['llms']:,}", f"{row['gateways']:,}", f"{row['p95_s']:.2f}")
+                if "encoders" in row
+                else ("-", "-", "-", row["unreachable"])
+            ),
+        )
+        for row in rows
+    ]
+    return table(header, cells, num_labels=3)
+
+
 def _limits(rows: Sequence[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row["limits"]))
     header = ("visual tokens", "rows in a batch", "rows that fit the memory", *names)
@@ -157,6 +175,8 @@ def plan_report(result: dict[str, Any], picture: str) -> str:
             f"![{result['title']}: GPUs and latency]({picture})",
             "## What is needed",
             _plans(result["plans"]).rstrip(),
+            "Other arrivals, and caches that hit:",
+            _variants(result["variants"]).rstrip(),
             "## What one replica can do at the most, requests/s",
             "From the same costs, without queues: whatever is smallest, times its number, is short first. *gateway"
             " link* is one gateway's line to the LLM services. Rows that fit are those of the longest kind whose"
