@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any, Final
+
+from benchmarks.report import table
 
 __all__ = ["markdown"]
 
 _UNITS: Final = ((1e12, "T", "10^12"), (1e9, "G", "10^9"), (1e6, "M", "10^6"))
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    lines = [header, ["---"] * left + ["---:"] * (len(header) - left), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def _unit(flops: float) -> tuple[float, str, str]:
@@ -50,11 +46,11 @@ def _methods(result: dict[str, Any]) -> str:
         "Two figures where the countings differ: tokens that a layer attends over / tokens left after it.\n"
         "`own` is a budget as the method's authors count it, `average` the mean over the layers of what they attend\n"
         "over. A dash: out of the method's reach, or not made for it.\n\n"
-        f"{_table(header, cost, 2)}\n"
+        f"{table(header, cost, num_labels=2)}\n"
         "## Visual tokens, mean over the layers\n\n"
-        f"{_table(header, average, 2)}\n"
+        f"{table(header, average, num_labels=2)}\n"
         "## Visual tokens that the layers attend over: count x layers\n\n"
-        f"{_table(header, schedules, 2)}"
+        f"{table(header, schedules, num_labels=2)}"
     )
 
 
@@ -69,7 +65,7 @@ def _picture(picture: dict[str, Any]) -> str:
     desap = list(columns.values())[-1]
     return (
         f"\n## One picture and a question of {picture['text_tokens']} tokens, {letter}FLOPs ({power})\n\n"
-        f"{_table(['part', *columns], rows, 1)}\n"
+        f"{table(['part', *columns], rows, num_labels=1)}\n"
         f"The last layer's FFN, which is never run here, is {picture['last_ffn'] / scale:.3f} of the"
         f" {picture['last_layer'] / scale:.3f} of the whole layer;\n"
         f"what DeSAP computes of that layer instead is {picture['last_layer_in_desap'] / scale:.3f}. FCMA is"

@@ -30,6 +30,7 @@ from typing import Any, Final
 import httpx
 import numpy as np
 
+from benchmarks.link_report import UNPRUNED, report
 from benchmarks.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
 from benchmarks.provenance import provenance
 from fovea.stack import Stack, shipped_checkpoint
@@ -43,11 +44,6 @@ _STARTUP_S: Final = 240.0
 _CRAWL_MBIT_S: Final = 0.008
 # Every question costs the vision tower, as one about a new picture does.
 _NO_FEATURES: Final = {"encoder_service": ["--feature-cache-bytes", "0"]}
-# Before the projector: what Fovea ships; after it: what a split behind it would.
-_UNPRUNED: Final = {
-    "all 576 before the projector, as float16": (576, 1024, "float16"),
-    "all 576 after the projector, as float16": (576, 4096, "float16"),
-}
 
 
 def _jpeg(question: Question, quality: int) -> bytes:
@@ -177,7 +173,7 @@ def _transfers(link: NarrowLink, options: argparse.Namespace) -> list[dict[str, 
     address = f"{CLOUD_ADDRESS}:50060"
     with link.at("cloud"):
         sink = subprocess.Popen([*words, "sink", address], stdout=subprocess.PIPE, text=True)
-    payloads = dict(_UNPRUNED)
+    payloads = dict(UNPRUNED)
     payloads |= {f"64 kept, as {dtype}": (64, 1024, dtype) for dtype in options.transfer_dtypes}
     rows: list[dict[str, Any]] = []
     try:
@@ -243,82 +239,6 @@ def _cut(link: NarrowLink, options: argparse.Namespace, log: Path) -> dict[str, 
     }
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(f"{value}" for value in row.values()) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def _ratios(transfers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How many times less, in bytes on the link and in seconds, than each of the unpruned messages."""
-    whole = [row for row in transfers if row["what"] in _UNPRUNED]
-    return [
-        {
-            "dtype": row["dtype"],
-            "than": f"576 x {other['shape'][1]} float16",
-            "bytes": f"{other['link_bytes'] / row['link_bytes']:.1f}x",
-            "seconds": f"{other['p50_s'] / row['p50_s']:.1f}x",
-        }
-        for row in transfers
-        if row["what"] not in _UNPRUNED
-        for other in whole
-    ]
-
-
-def _sizing(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Pictures an hour that each Mbit/s carries: 3,600 s over the time that the measured bytes take. Computed."""
-    bytes_each = {f"LLaVA-1.5-7B, {row['what']}": row["link_bytes"] for row in result.get("transfers", [])}
-    for row in result.get("answers", []):  # the last rate counts
-        bytes_each[f"small world, {row['way']}"] = row["bytes_to_cloud"]
-    return [
-        {"what": what, "bytes a picture": f"{size:,}", "pictures an hour a Mbit/s": f"{3600e6 / 8 / size:,.0f}"}
-        for what, size in bytes_each.items()
-    ]
-
-
-def _report(result: dict[str, Any]) -> str:
-    facts, options = result["provenance"], result["options"]
-    parts = [
-        "# A narrow link between edge and cloud",
-        f"`{facts['command']}`, commit {facts['commit']}, {facts['date']}, {facts['machine']['processor']},"
-        f" {facts['machine']['cores']} cores, no accelerator. Two network namespaces of one machine, `tc tbf` in each"
-        " direction, no propagation delay; gRPC without TLS. Bytes are those of the interface, headers of Ethernet, IP,"
-        " TCP, HTTP and gRPC included.",
-    ]
-    if "answers" in result:
-        parts += [
-            "## Answers in the small world",
-            f"{result['questions']} questions about JPEG pictures of {result['picture_bytes']:,} bytes on average,"
-            f" caches bypassed. Latency, seen by a client at the edge, and bytes one at a time; answers per minute with"
-            f" {options['concurrency']} clients. All processes share this machine's cores: where the link is wide it is"
-            " the models' time that shows.",
-            _table(result["answers"]),
-        ]
-    if "transfers" in result:
-        parts += [
-            "## Messages of LLaVA-1.5-7B's size, without a model",
-            f"At {options['transfer_mbit_s']:g} Mbit/s, median of {options['transfers']}; 64 tokens x 1024 channels"
-            " against all 576, before the projector (1024) and after it (4096). Random numbers: what a coder makes of"
-            " real features is another matter.",
-            _table(result["transfers"]),
-            _table(_ratios(result["transfers"])),
-        ]
-    if sizing := _sizing(result):
-        parts += [
-            "## Sizing",
-            "Computed from the bytes above, for a link that carries nothing else and is never idle:",
-            _table(sizing),
-        ]
-    if "cut" in result:
-        parts += [
-            "## A link that is cut",
-            "The link is cut after the first piece of a streamed answer and comes back; the gateway takes the answer up"
-            " again from the visual tokens that it has.",
-            _table([result["cut"]]),
-        ]
-    return "\n\n".join(parts) + "\n"
-
-
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 where no link can be made."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.link", description="A narrow link, measured.")
@@ -358,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
             result["cut"] = _cut(link, options, log)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "link.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (options.out / "link.md").write_text(_report(result), encoding="utf-8")
+    (options.out / "link.md").write_text(report(result), encoding="utf-8")
     print(options.out / "link.md")
     return 0
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from benchmarks.intervals import Interval
+from benchmarks.report import table
 
 __all__ = ["BEST", "CHANCE", "DEFAULT", "GROUPS", "Row", "report"]
 
@@ -51,19 +52,20 @@ def report(splits: Mapping[str, Mapping[str, Row]], *, top: int) -> str:
         "The first four maps are those of the paper's figure 7; *vanilla similarity* too is taken with FCMA. Layers\n"
         "of the language model count from 0; its attention is that of the last prompt token.\n"
     )
-    return "\n".join([intro, *(f"## {split}\n\n{_table(rows)}\n" for split, rows in splits.items())]).rstrip()
+    return "\n".join([intro, *(f"## {split}\n\n{_table(rows)}" for split, rows in splits.items())]).rstrip()
 
 
 def _table(rows: Mapping[str, Row]) -> str:
-    heads = ("map", "all", "to the default", "AUC", "lower third", *GROUPS)
-    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    for name, row in rows.items():
-        cells = [
+    header = ("map", "all", "to the default", "AUC", "lower third", *GROUPS)
+    cells = [
+        [
+            name,
             row.precision["all"].points(),
             "" if row.difference is None or name == DEFAULT else row.difference.signed_points(),
             "" if row.auc is None else row.auc.points(),
             "" if row.lower_third is None else f"{100 * row.lower_third.mean:.1f}",
             *(f"{100 * row.precision[group].mean:.1f}" if group in row.precision else "" for group in GROUPS),
         ]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    return "\n".join(lines)
+        for name, row in rows.items()
+    ]
+    return table(header, cells, num_labels=1)

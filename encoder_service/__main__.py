@@ -81,6 +81,7 @@ async def serve(settings: EncoderSettings) -> None:
         metrics_listen=settings.metrics_listen,
         tls=settings.tls,
         token_file=settings.token_file,
+        max_connection_age_s=settings.max_connection_age_s,
     )
     servicer = EncoderServicer(settings)
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
@@ -102,6 +103,7 @@ async def serve(settings: EncoderSettings) -> None:
             prepare_threads=settings.decode_threads,
         )
         async with batcher:
+            telemetry.report_load(waiting=lambda: batcher.num_waiting, running=lambda: batcher.num_running)
             servicer.attach(engine.model, batcher, basis)
             await server.ready()
             log.info("serving on port %d: %s, %s", server.port, engine.model.device, engine.model.dtype)

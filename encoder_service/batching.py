@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from fovea import telemetry
 from fovea.errors import DeadlineExceeded, Overloaded, Unavailable
@@ -73,6 +73,15 @@ class _Entry(Generic[Job, Result]):
     prepare_s: float
     future: asyncio.Future[Batched[Result]]
     started: bool = field(default=False)
+
+
+def _wait_s(entry: _Entry[Any, Any], now: float) -> float:
+    """What is not preparing is waiting, for a thread that prepares too."""
+    return now - entry.arrived_at - entry.prepare_s
+
+
+def _observe_wait(entry: _Entry[Any, Any], now: float) -> None:
+    telemetry.ENCODER_QUEUE_WAIT_SECONDS.observe(_wait_s(entry, now))
 
 
 def _shutting_down() -> Unavailable:
@@ -134,6 +143,11 @@ class Batcher(Generic[Request, Job, Result]):
         """Requests that wait for compute."""
         return self._num_waiting
 
+    @property
+    def num_running(self) -> int:
+        """Requests in the batch that is computed now."""
+        return len(self._running)
+
     async def submit(self, request: Request, *, timeout_s: float) -> Batched[Result]:
         """The result of `request`.
 
@@ -169,8 +183,10 @@ class Batcher(Generic[Request, Job, Result]):
         finally:
             if entry is None or not entry.started:
                 self._num_waiting -= 1
-                if entry is not None and entry in self._queue:
-                    self._queue.remove(entry)
+                if entry is not None:
+                    _observe_wait(entry, loop.time())
+                    if entry in self._queue:
+                        self._queue.remove(entry)
                 self._arrival.set()
 
     def _prepare(self, request: Request) -> tuple[Job, float]:
@@ -204,8 +220,7 @@ class Batcher(Generic[Request, Job, Result]):
                 if isinstance(outcome, Exception):
                     entry.future.set_exception(outcome)
                     continue
-                queue_s = started_at - entry.arrived_at - entry.prepare_s
-                telemetry.ENCODER_QUEUE_WAIT_SECONDS.observe(queue_s)
+                queue_s = _wait_s(entry, started_at)
                 entry.future.set_result(
                     Batched(outcome, 1000 * entry.prepare_s, 1000 * queue_s, 1000 * self._batch_s, len(batch))
                 )
@@ -241,6 +256,7 @@ class Batcher(Generic[Request, Job, Result]):
                 continue
             entry.started = True
             self._num_waiting -= 1
+            _observe_wait(entry, now)
             size += entry.job.size
             batch.append(entry)
         return batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ KEEPALIVE_TIMEOUT_S: Final = 10
 """A call on a link that is cut in silence ends after at most the two together."""
 
 _CONNECT_TIMEOUT_S: Final = 5
+_RENEW_S: Final = 15.0  # leaves time for two attempts to connect
 _MAX_CALL_S: Final = 600.0
 
 
@@ -116,6 +118,8 @@ def connect(
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_S * 1000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
+        # A pod that replaces another has a new address, and by default a name is looked up once in 30 s at most.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         # The server allows one ping in 5 s (fovea.server); below that it answers with GOAWAY.
         ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
@@ -130,7 +134,10 @@ def connect(
 
 
 class Connection:
-    """A channel that is made anew when its certificates change; calls on the old one may end.
+    """A channel that is made anew when its certificates change, or when it is used and has found nobody for a while.
+
+    gRPC asks ever less often, down to once in two minutes, for a name that has no address, as that of a service whose
+    pods are all loading. A new channel asks at once. Calls on the old one may end.
 
     Args:
         target, max_message_bytes: As `connect`.
@@ -149,7 +156,7 @@ class Connection:
     def channel(self) -> grpc.aio.Channel:
         """The channel for the next call; not to be kept."""
         fresh = self._access.credentials.get() if self._access.credentials else None
-        if fresh is not self._credentials:
+        if fresh is not self._credentials or self._lost():
             self._credentials = fresh
             task = asyncio.get_running_loop().create_task(self._channel.close(_MAX_CALL_S))
             self._retiring.add(task)
@@ -157,11 +164,18 @@ class Connection:
             self._channel = self._connect()
         return self._channel
 
+    def _lost(self) -> bool:
+        return (
+            time.monotonic() - self._connected_at > _RENEW_S
+            and self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        )
+
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What every call carries to be let in."""
         return self._access.metadata()
 
     def _connect(self) -> grpc.aio.Channel:
+        self._connected_at = time.monotonic()
         return connect(
             self._target,
             max_message_bytes=self._max_message_bytes,

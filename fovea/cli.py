@@ -18,8 +18,9 @@ from fovea import __version__
 from fovea.client import AnswerError, ask, explain
 from fovea.demo import run_demo
 from fovea.errors import ServiceError
+from fovea.explained import Explained
 from fovea.images import decode
-from fovea.sheet import Explained, draw_activation_maps, draw_explanations, draw_overlay
+from fovea.sheet import draw_activation_maps, draw_explanations, draw_overlay
 from fovea.stack import Stack, StackError, shipped_checkpoint
 
 __all__ = ["main"]

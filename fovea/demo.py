@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fovea.client import ask
+from fovea.explained import Explained
 from fovea.images import decode
-from fovea.sheet import Explained, draw_overlay
+from fovea.sheet import draw_overlay
 from fovea.stack import Stack, StackError, free_port, shipped_checkpoint
 
 __all__ = ["run_demo"]

@@ -160,6 +160,7 @@ class GrpcServer:
         tls: Certificate, key and the clients' CA; None for a server without TLS.
         token_file: Of the sites that are let in (fovea.tokens); empty to let in anybody. With it there is no
             reflection.
+        max_connection_age_s: When clients are asked to connect anew; see `GrpcSettings`.
 
     Raises:
         BindError: Somebody listens there already.
@@ -176,6 +177,7 @@ class GrpcServer:
         metrics_listen: str = "",
         tls: ServerTLS | None = None,
         token_file: str = "",
+        max_connection_age_s: float = 300.0,
     ) -> None:
         self._services = tuple(services)
         self._metrics_listen = metrics_listen
@@ -196,9 +198,9 @@ class GrpcServer:
                 ("grpc.http2.max_pings_without_data", 0),
                 # Who connects and never finishes its handshake is soon let go.
                 ("grpc.server_handshake_timeout_ms", 20_000),
-                # Long-lived connections would never see a new replica.
-                ("grpc.max_connection_age_ms", 300_000),
-                ("grpc.max_connection_age_grace_ms", 120_000),
+                # Long-lived connections would never see a new replica. Calls under way keep theirs until their own
+                # deadlines: an answer that was cut would have to be generated again, and be cut again.
+                ("grpc.max_connection_age_ms", round(1000 * max_connection_age_s)),
             ],
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)

@@ -93,7 +93,7 @@ class ServiceSettings(BaseSettings):
 
 
 class GrpcSettings(ServiceSettings):
-    """Who may call a gRPC service. All files are read again when they change."""
+    """Who may call a gRPC service, and for how long at a stretch. All files are read again when they change."""
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
@@ -112,6 +112,11 @@ class GrpcSettings(ServiceSettings):
     """File of lines SITE=SHA256: every call but health checks must bring the token of a site, or is refused with
     UNAUTHENTICATED. `python -m fovea.tokens SITE` makes a token and its line. Turns reflection off. Empty: no
     tokens."""
+
+    max_connection_age_s: float = Field(300.0, ge=1)
+    """When clients are asked to connect anew, which is how they find replicas that were added, and show a certificate
+    that was renewed. Calls under way go on until their own deadlines. Less where replicas come and go often, more over
+    a slow link."""
 
     @field_validator("tls_key")
     @classmethod

@@ -7,14 +7,18 @@ import json
 import logging
 import sys
 import uuid
+from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 __all__ = [
     "ENCODER_FORWARD_SECONDS",
     "ENCODER_QUEUE_WAIT_SECONDS",
     "FAILURES",
+    "NUM_REQUESTS_RUNNING",
+    "NUM_REQUESTS_WAITING",
+    "QUEUE_WAIT_SECONDS",
     "REQUESTS",
     "REQUEST_ID_KEY",
     "REQUEST_LATENCY_SECONDS",
@@ -24,6 +28,7 @@ __all__ = [
     "WIRE_BYTES",
     "configure_logging",
     "new_request_id",
+    "report_load",
     "request_id",
 ]
 
@@ -35,11 +40,26 @@ REQUESTS = Counter("fovea_requests_total", "Calls answered, by method and outcom
 FAILURES = Counter("fovea_failures_total", "Failures that no caller sees as an error, by kind.", ["kind"])
 REQUEST_LATENCY_SECONDS = Histogram("fovea_request_latency_seconds", "Time from arrival to the last byte.", ["method"])
 TIME_TO_FIRST_TOKEN_SECONDS = Histogram("fovea_time_to_first_token_seconds", "Time from arrival to the first token.")
+NUM_REQUESTS_WAITING = Gauge("fovea_num_requests_waiting", "Requests that wait for the model.")
+NUM_REQUESTS_RUNNING = Gauge("fovea_num_requests_running", "Requests that the model computes; of a gateway: answers.")
+# Whoever leaves a queue counts, also callers who gave up: a service that serves nobody in time must not look idle.
+QUEUE_WAIT_SECONDS = Histogram("fovea_queue_wait_seconds", "Wait for a row of the language model.")
 ENCODER_QUEUE_WAIT_SECONDS = Histogram("fovea_encoder_queue_wait_seconds", "Wait for a place in a batch.")
 ENCODER_FORWARD_SECONDS = Histogram("fovea_encoder_forward_seconds", "Tower, text tower and pruner, per batch.")
 VISUAL_TOKENS_TOTAL = Counter("fovea_visual_tokens_total", "Visual tokens before pruning.")
 VISUAL_TOKENS_KEPT = Counter("fovea_visual_tokens_kept_total", "Visual tokens after pruning.")
 WIRE_BYTES = Counter("fovea_wire_bytes_total", "Bytes of visual tokens sent to the LLM service.")
+
+
+def report_load(*, waiting: Callable[[], int] = lambda: 0, running: Callable[[], int]) -> None:
+    """Has /metrics ask the queue itself whenever somebody scrapes, from the thread that does.
+
+    Args:
+        waiting: Requests that wait for the model; left out by a service that lets nobody wait.
+        running: Requests that are computed.
+    """
+    NUM_REQUESTS_WAITING.set_function(waiting)
+    NUM_REQUESTS_RUNNING.set_function(running)
 
 
 def new_request_id() -> str:

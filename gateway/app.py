@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from fovea import __version__, checkpoints
+from fovea import __version__, checkpoints, telemetry
 from fovea.channel import Access
 from fovea.text_towers import DEFAULT_TEXT_TOWERS
 from gateway.api import answer, explain, health, pruners
@@ -25,7 +25,7 @@ from gateway.drawing import Drawing
 from gateway.fetch import MediaFetcher
 from gateway.gathering import Gatherer, MediaLimits
 from gateway.pipeline import Pipeline
-from gateway.plan import Planner
+from gateway.planner import Planner
 from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer, TokenizerFiles
 
@@ -109,7 +109,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would repeat whatever host the client named
     )
-    app.state.admission = Admission(settings.max_concurrent_requests, "answers in progress")
+    answers = app.state.admission = Admission(settings.max_concurrent_requests, "answers in progress")
+    telemetry.report_load(running=lambda: answers.num_admitted)
     app.state.body_admission = Admission(settings.max_concurrent_bodies, "bodies being read")
     app.state.drain = Drain()
     for endpoints in (answer, explain, pruners, health):

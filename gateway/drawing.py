@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from fovea.explained import Explained
 from fovea.images import decode
-from fovea.sheet import Explained, draw_activation_maps, draw_explanations
+from fovea.sheet import draw_activation_maps, draw_explanations
 from gateway.schemas.explain import ExplainResponse
 
 __all__ = ["Drawing"]

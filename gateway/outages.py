@@ -62,7 +62,6 @@ async def generate(
     call: Generate,
     sampling: Sampling,
     *,
-    wire_bytes: int,
     deadline: float,
     patience_s: float,
 ) -> AsyncGenerator[str | GenerateDone]:
@@ -72,7 +71,6 @@ async def generate(
         client: Whose service `call` calls.
         call: Called again after each break.
         sampling: Where it is random without a seed it gets one: only then is the text the same the next time.
-        wire_bytes: Of visual tokens that every call ships.
         deadline: Of the event loop's time.
         patience_s: How long one outage may last.
 
@@ -88,7 +86,6 @@ async def generate(
     sent = ""
     while True:
         text = ""
-        telemetry.WIRE_BYTES.inc(wire_bytes)
         try:
             async with aclosing(call(sampling, _left(deadline))) as events:
                 async for event in events:

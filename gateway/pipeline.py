@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from pydantic import ValidationError
@@ -17,14 +18,16 @@ from fovea import telemetry
 from fovea.errors import CheckpointMismatch, InternalError, InvalidRequest, ServiceError
 from gateway.cache.base import LOOKUPS, Cache, Level
 from gateway.clients.encoder import Encoded, EncoderClient
-from gateway.clients.llm import GenerateDone, LLMClient
+from gateway.clients.llm import GenerateDone, LLMClient, Sampling
 from gateway.drawing import Drawing
 from gateway.gathering import Gatherer
 from gateway.outages import ask, generate, late
-from gateway.plan import EncodePlan, MapsPlan, Plan, Planner
+from gateway.plan import EncodePlan, MapsPlan, Plan
+from gateway.planner import Planner
 from gateway.question import Uploads, read_question
 from gateway.results import Computed, StoredAnswer, activation_maps, explain, explained, respond
-from gateway.schemas.answer import AnswerRequest, AnswerResponse, ExplainVisuals, Lookup, TokenEvent
+from gateway.schemas.answer import AnswerRequest
+from gateway.schemas.answer_response import AnswerResponse, ExplainVisuals, Lookup, TokenEvent
 from gateway.schemas.explain import ActivationMaps, ExplainRequest, ExplainResponse
 from gateway.single_flight import Finished, SingleFlight
 
@@ -32,6 +35,15 @@ __all__ = ["Pipeline"]
 
 _LOCK_POLL_S: Final = 0.05
 _LOCK_WAIT_S: Final = 2.0
+
+
+@dataclass(frozen=True)
+class _Generated:
+    """Text, how it ended, and the bytes of visual tokens that all calls for it shipped."""
+
+    text: str
+    done: GenerateDone
+    wire_bytes: int
 
 
 class Pipeline:
@@ -160,19 +172,21 @@ class Pipeline:
             encoded, level = await self._visual_tokens(plan)
             encoded_at = _now()
             _check_context(plan, encoded)
-            text, done = await self._generate(plan, encoded, emit)
+            generated = await self._generate(plan, encoded, emit)
+            done = generated.done
             fresh = level != "hit"
             computed = Computed(
                 StoredAnswer(
-                    answer=text,
+                    answer=generated.text,
                     finish_reason=done.finish_reason,
                     prompt_tokens=done.prompt_tokens,
                     completion_tokens=done.completion_tokens,
                     visual_tokens_total=encoded.num_tokens_total,
                     visual_tokens_kept=encoded.num_tokens_kept,
+                    visual_tokens_by_layer=list(done.visual_tokens_by_layer),
                     wire_dtype=encoded.wire_dtype,
                 ),
-                wire_bytes=encoded.wire_bytes,
+                wire_bytes=generated.wire_bytes,
                 answer="miss" if plan.shared_key is not None else "skip",
                 visual_tokens=level,
                 features=("hit" if encoded.features_cached else "miss") if fresh else "skip",
@@ -232,23 +246,24 @@ class Pipeline:
             await self._cache.put("visual_tokens", plan.visual_tokens_key, encoded.to_bytes())
         return encoded, "miss" if plan.cache == "use" else "skip"
 
-    async def _generate(self, plan: Plan, encoded: Encoded, emit: Callable[[str], None]) -> tuple[str, GenerateDone]:
+    async def _generate(self, plan: Plan, encoded: Encoded, emit: Callable[[str], None]) -> _Generated:
         pieces: list[str] = []
+        wire_bytes = 0
+
+        def call(sampling: Sampling, timeout_s: float) -> AsyncGenerator[str | GenerateDone]:
+            nonlocal wire_bytes
+            wire_bytes += encoded.wire_bytes
+            telemetry.WIRE_BYTES.inc(encoded.wire_bytes)
+            return self.llm.generate(plan.input_ids, encoded, sampling, timeout_s, plan.llm_pruner)
+
         generation = generate(
-            self.llm,
-            lambda sampling, timeout_s: self.llm.generate(
-                plan.input_ids, encoded, sampling, timeout_s, plan.llm_pruner
-            ),
-            plan.sampling,
-            wire_bytes=encoded.wire_bytes,
-            deadline=plan.deadline,
-            patience_s=self.settings.patience_s,
+            self.llm, call, plan.sampling, deadline=plan.deadline, patience_s=self.settings.patience_s
         )
         try:
             async with aclosing(generation) as events:
                 async for event in events:
                     if isinstance(event, GenerateDone):
-                        return "".join(pieces), event
+                        return _Generated("".join(pieces), event, wire_bytes)
                     pieces.append(event)
                     emit(event)
         except CheckpointMismatch:

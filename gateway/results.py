@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from gateway.clients.encoder import Encoded, Explanation
-from gateway.schemas.answer import (
+from gateway.schemas.answer_response import (
     AnswerResponse,
     CacheReport,
     Explain,
@@ -35,6 +35,7 @@ class StoredAnswer(BaseModel):
     completion_tokens: int
     visual_tokens_total: int
     visual_tokens_kept: int
+    visual_tokens_by_layer: list[int] = []
     wire_dtype: str
 
 
@@ -68,6 +69,7 @@ def respond(
             completion_tokens=stored.completion_tokens,
             visual_tokens_total=stored.visual_tokens_total,
             visual_tokens_kept=stored.visual_tokens_kept,
+            visual_tokens_by_layer=stored.visual_tokens_by_layer or None,
             wire_dtype=stored.wire_dtype,
             wire_bytes=computed.wire_bytes,
         ),

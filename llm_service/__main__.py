@@ -10,7 +10,7 @@ from typing import Any
 from fovea.basis_file import BasisError
 from fovea.loading import end_while_loading, load_in_background
 from fovea.server import BindError, GrpcServer, stop_signal
-from fovea.telemetry import configure_logging
+from fovea.telemetry import configure_logging, report_load
 from fovea.v1 import llm_pb2_grpc
 from fovea.watched import CredentialsError
 from llm_service.models.base import CheckpointError
@@ -41,6 +41,7 @@ async def serve(settings: LLMSettings) -> int:
         metrics_listen=settings.metrics_listen,
         tls=settings.tls,
         token_file=settings.token_file,
+        max_connection_age_s=settings.max_connection_age_s,
     )
     llm_pb2_grpc.add_LLMServiceServicer_to_server(servicer, server.grpc)
     await server.start()
@@ -58,7 +59,9 @@ async def serve(settings: LLMSettings) -> int:
         stopped.cancel()
         await server.drain(0)
         return 1
-    model.engine.start()
+    engine = model.engine
+    engine.start()
+    report_load(waiting=lambda: engine.num_waiting, running=lambda: engine.num_running)
     servicer.serve(model)
     await server.ready()
     log.info("serving %s (%s) on port %d", model.name, model.limits.fingerprint, server.port)
@@ -66,7 +69,7 @@ async def serve(settings: LLMSettings) -> int:
     await stopped
     log.info("draining: streams under way have %g s", settings.drain_grace_s)
     await server.drain(settings.drain_grace_s)
-    await asyncio.to_thread(model.engine.stop)
+    await asyncio.to_thread(engine.stop)
     return 0
 
 

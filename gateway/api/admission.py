@@ -23,6 +23,11 @@ class Admission:
         self._stage = stage
         self._admitted = 0
 
+    @property
+    def num_admitted(self) -> int:
+        """Requests in the stage now."""
+        return self._admitted
+
     def check(self) -> None:
         """Refuses a request that could not be admitted now, before anything is spent on it.
 

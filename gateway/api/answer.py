@@ -16,7 +16,8 @@ from gateway.api.disconnect import until_disconnect
 from gateway.api.event_stream import Event, EventStream
 from gateway.api.openapi import ERRORS, request_body
 from gateway.api.request_body import read_request
-from gateway.schemas.answer import AnswerRequest, AnswerResponse
+from gateway.schemas.answer import AnswerRequest
+from gateway.schemas.answer_response import AnswerResponse
 
 __all__ = ["router"]
 

@@ -16,7 +16,7 @@ from gateway.api.disconnect import until_disconnect
 from gateway.api.drain import Drain
 from gateway.api.request_context import OUTCOME
 from gateway.errors import error_body
-from gateway.schemas.answer import AnswerResponse, TokenEvent
+from gateway.schemas.answer_response import AnswerResponse, TokenEvent
 from gateway.schemas.error import ErrorBody, ErrorDetail
 
 __all__ = ["EventStream"]

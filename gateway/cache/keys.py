@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 __all__ = ["VERSION", "EncodeKey", "SamplingKey", "answer_key", "visual_tokens_key"]
 
-VERSION: Final = "4"
+VERSION: Final = "5"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -124,13 +125,15 @@ class ServiceClient(Generic[InfoT]):
 
     async def reachable(self, timeout_s: float) -> bool:
         """Waits until a connection stands; False if none does within `timeout_s`."""
+        channel = None
         try:
             async with asyncio.timeout(timeout_s):
-                await self.connection.channel.channel_ready()
+                while channel is not self.connection.channel:
+                    channel = self.connection.channel
+                    with contextlib.suppress(grpc.aio.UsageError):  # it has been replaced meanwhile
+                        await channel.channel_ready()
         except TimeoutError:
             return False
-        except grpc.aio.UsageError:  # new certificates have just replaced the channel
-            return True
         return True
 
     async def close(self) -> None:

@@ -65,12 +65,17 @@ class LlmPrunerCall:
 
 @dataclass(frozen=True)
 class GenerateDone:
-    """The end of a generation."""
+    """The end of a generation.
+
+    Attributes:
+        visual_tokens_by_layer: That each layer attended over in the prefill; empty where none were pruned there.
+    """
 
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
     queue_ms: float
+    visual_tokens_by_layer: tuple[int, ...]
 
 
 def _generate_request(
@@ -145,7 +150,13 @@ class LLMClient(ServiceClient[LLMInfo]):
             call.cancel()  # of no effect once the stream has ended
         if done is None:
             raise InternalError("the LLM service ended its answer before it was done")
-        yield GenerateDone(done.finish_reason, done.prompt_tokens, done.completion_tokens, done.timing.queue_ms)
+        yield GenerateDone(
+            done.finish_reason,
+            done.prompt_tokens,
+            done.completion_tokens,
+            done.timing.queue_ms,
+            tuple(done.visual_tokens_by_layer),
+        )
 
     async def cross_attention(
         self, input_ids: Sequence[int], encoded: Encoded, layer: int | None, timeout_s: float

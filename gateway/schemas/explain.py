@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.schemas.answer import Explain, ExplainVisuals, PictureQuestion
+from gateway.schemas.answer import PictureQuestion
+from gateway.schemas.answer_response import Explain, ExplainVisuals
 
 __all__ = ["ActivationMaps", "ExplainRequest", "ExplainResponse", "ExplainUsage"]
 

@@ -127,6 +127,16 @@ class Engine(Protocol):
         """What it can run inside the model, by name; empty for an engine that cannot prune there."""
         ...
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a row; safe to ask from any thread."""
+        ...
+
+    @property
+    def num_running(self) -> int:
+        """Requests that have a row; safe to ask from any thread."""
+        ...
+
     def start(self) -> None:
         """Begins to serve what is submitted."""
         ...

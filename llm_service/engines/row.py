@@ -90,6 +90,11 @@ class Row(AsyncIterator[Delta | Done]):
         """Nobody waits for the answer any more."""
         return self._cancelled or time.monotonic() >= self.request.deadline
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since arrival."""
+        return time.perf_counter() - self._arrived
+
     def admit(self) -> None:
         """The row has left the queue."""
         self._admitted = time.perf_counter()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 
 from fovea.errors import Overloaded, Unavailable
-from fovea.telemetry import FAILURES
+from fovea.telemetry import FAILURES, QUEUE_WAIT_SECONDS
 from llm_service.engines.row import Row
 
 __all__ = ["WaitingQueue"]
@@ -50,7 +51,9 @@ class WaitingQueue:
         """Up to `limit` rows that wait now; perhaps none."""
         with self._changed:
             self._forget_departed()
-            return [self._rows.popleft() for _ in range(min(limit, len(self._rows)))]
+            taken = [self._rows.popleft() for _ in range(min(limit, len(self._rows)))]
+        _observe_wait(taken)
+        return taken
 
     def wait(self, limit: int, delay_s: float) -> None:
         """Blocks until a row waits or the queue is closed; then until `limit` rows wait, but at most `delay_s`."""
@@ -71,6 +74,12 @@ class WaitingQueue:
         return sum(not row.departed for row in self._rows)
 
     def _forget_departed(self) -> None:
-        staying = [row for row in self._rows if not row.departed]
-        FAILURES.labels("generation_abandoned_in_queue").inc(len(self._rows) - len(staying))
-        self._rows = deque(staying)
+        departed = {row for row in self._rows if row.departed}
+        FAILURES.labels("generation_abandoned_in_queue").inc(len(departed))
+        _observe_wait(departed)
+        self._rows = deque(row for row in self._rows if row not in departed)
+
+
+def _observe_wait(leaving: Iterable[Row]) -> None:
+    for row in leaving:
+        QUEUE_WAIT_SECONDS.observe(row.age_s)

@@ -234,6 +234,9 @@ def test_a_second_pruner_works_inside_the_language_model(client: Client, picture
     answer = client.ask(picture, QUESTION, keep_tokens=64, llm_pruner={"name": name, "keep_tokens": 24})
     assert answer["answer"] in ("yes", "no")
     assert answer["usage"]["visual_tokens_kept"] == 64
+    by_layer = answer["usage"]["visual_tokens_by_layer"]
+    assert min(by_layer) <= 24
+    assert by_layer[0] <= 64
 
 
 def test_many_methods_at_once_do_not_disturb_each_other(client: Client, picture: bytes) -> None:

@@ -1,10 +1,13 @@
-"""The box at the edge. No container engine and no systemd run here; checked is that the files mean something."""
+"""The box at the edge. No container engine and no systemd run here; where their checkers are, they read the files."""
 
 from __future__ import annotations
 
 import configparser
 import importlib
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +76,30 @@ def test_a_unit_runs_its_service_as_an_ordinary_user_and_again_when_it_ends(serv
     assert unit["Service"]["ExecStart"].endswith(f"python -m {SERVICES[service][0]}")
     assert unit["Service"]["EnvironmentFile"] == f"/etc/fovea/{service}.env"
     assert (unit["Service"]["User"], unit["Service"]["Restart"]) == ("fovea", "always")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze (package systemd) is not here")
+def test_systemd_finds_nothing_to_complain_about(tmp_path: Path) -> None:
+    """But for the program, which is not where it will be on the box."""
+    units = []
+    for unit in (EDGE / "systemd").glob("*.service"):
+        units.append(tmp_path / unit.name)
+        units[-1].write_text(unit.read_text().replace("/opt/fovea/.venv/bin/python", sys.executable))
+    assert len(units) == len(SERVICES)
+    command = ["systemd-analyze", "verify", "--man=no", *map(str, units)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def _has_docker_compose() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    return not subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=60, check=False).returncode
+
+
+@pytest.mark.skipif(not _has_docker_compose(), reason="docker with its compose plugin is not here")
+@pytest.mark.parametrize("path", [EDGE / "compose.yml", EDGE.parents[1] / "docker-compose.yml"])
+def test_docker_compose_reads_the_file(path: Path) -> None:
+    command = ["docker", "compose", "--file", str(path), "config", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from encoder_service.batching import Batcher
 from fovea.errors import DeadlineExceeded, InvalidRequest, Overloaded, Unavailable
@@ -190,6 +191,24 @@ async def test_callers_who_left_are_not_computed(backend: Backend, start: Any) -
     backend.gate.set()
     await asyncio.gather(first, stays)
     assert backend.batches == [["first"], ["stays"]]
+
+
+async def test_whoever_waited_is_in_the_histogram_once_also_who_gave_up(backend: Backend, start: Any) -> None:
+    def waits() -> float:
+        return REGISTRY.get_sample_value("fovea_encoder_queue_wait_seconds_count") or 0.0
+
+    before = waits()
+    batcher = await start()
+    first = await occupy(batcher, backend)
+    assert (batcher.num_running, waits()) == (1, before + 1)
+    gone, stays = (asyncio.create_task(batcher.submit(name, timeout_s=FOREVER_S)) for name in ("gone", "stays"))
+    await until(lambda: len(batcher._queue) == 2)
+    gone.cancel()
+    await asyncio.wait([gone])
+    assert waits() == before + 2
+    backend.gate.set()
+    await asyncio.gather(first, stays)
+    assert (batcher.num_running, waits()) == (0, before + 3)
 
 
 async def test_a_caller_who_leaves_during_compute_harms_nobody(backend: Backend, start: Any) -> None:

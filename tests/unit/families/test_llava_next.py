@@ -6,40 +6,18 @@ The services' own code from picture file to token ids, in one process, with the 
 from __future__ import annotations
 
 import dataclasses
-import io
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, LlavaNextForConditionalGeneration, LlavaNextProcessor
+from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
 from benchmarks.tiny import clip, llava_next
-from encoder_service.batching import Batched
-from encoder_service.engine import EncodeRequest, Engine
-from encoder_service.feature_cache import FeatureCache
-from encoder_service.models import load as load_encoder
-from encoder_service.models.base import EncoderModel, LoadOptions
-from encoder_service.pruners import PRUNERS
-from encoder_service.servicer import Wire, write_response
-from fovea.v1 import tensor_pb2
-from llm_service.engines.base import Done, GenerationRequest, Pruning
-from llm_service.engines.runner import ModelRunner
-from llm_service.models import load_model
-from llm_service.models.base import VisionLanguageModel
-from llm_service.prompts import Prompt, read_prompt
+from llm_service.prompts import Prompt
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
-from llm_service.pruners.plan import Budget, bind
-from llm_service.sampling import SamplingParams
-from llm_service.servicer import ServedModel
-from llm_service.settings import LLMSettings
-from llm_service.startup import load as load_llm
-
-NEW_TOKENS = 32
-MAX_DIFFERENCE = 1e-4
+from tests.unit.families.services import Services, assert_same, generate, noise
 
 SHAPES = [
     (56, 56),
@@ -60,89 +38,29 @@ SHAPES = [
 ]
 
 
-def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
-
-
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Both services' models and the unsplit one."""
+    """The services and the unsplit model."""
 
-    encoder: EncoderModel
-    llm: ServedModel
-    model: VisionLanguageModel
+    services: Services
     unsplit: Any
     processor: Any
-    tokenizer: Any
-    clip_tokenizer: Any
 
-    def visual_tokens(
-        self, images: Sequence[Image.Image], question: str, pruner: str, params: dict[str, Any], **budget: Any
-    ) -> list[tensor_pb2.VisualTokens]:
-        """What the encoder service answers."""
-        files = []
-        for image in images:
-            buffer = io.BytesIO()
-            image.save(buffer, "PNG")
-            files.append(buffer.getvalue())
-        engine = Engine(self.encoder, FeatureCache(0), max_batch_size=4, max_image_bytes=10**7, max_image_pixels=10**7)
-        text_ids = tuple(self.clip_tokenizer(question)["input_ids"])
-        request = EncodeRequest(tuple(files), text_ids, PRUNERS[pruner].bind(params), **budget)
-        (outcome,) = engine.run([engine.prepare(request)])
-        assert not isinstance(outcome, Exception), outcome
-        response = write_response(
-            Batched(outcome, 0, 0, 0, 1),
-            pruner,
-            self.encoder.fingerprint,
-            Wire(tensor_pb2.DTYPE_FLOAT32),
-            explain=False,
-        )
-        return list(response.visual_tokens)
-
-    def prompt(
-        self,
-        images: Sequence[Image.Image],
-        text: str,
-        pruner: str = "none",
-        params: dict[str, Any] | None = None,
-        **budget: Any,
-    ) -> Prompt:
+    def prompt(self, images: Sequence[Image.Image], text: str, pruner: str = "none", **options: Any) -> Prompt:
         """What the LLM service reads."""
-        tokens = self.visual_tokens(images, text, pruner, params or {}, **(budget or {"keep_ratio": 1.0}))
-        return read_prompt(self.tokenizer(text)["input_ids"], tokens, self.llm.limits)
+        tokens = self.services.visual_tokens(images, question=text, pruner=pruner, **options)
+        return self.services.prompt(text, tokens)
 
-    @torch.inference_mode()
-    def answer(self, prompt: Prompt) -> tuple[torch.Tensor, list[int]]:
-        """First-token logits and greedy tokens."""
-        runner = ModelRunner(self.model)
-        logits = runner.prefill([self.model.embed(prompt)])
-        tokens = [int(logits[0].argmax())]
-        while len(tokens) < NEW_TOKENS and tokens[-1] not in self.model.eos_token_ids:
-            tokens.append(int(runner.decode(tokens[-1:])[0].argmax()))
-        return logits[0], tokens
-
-    @torch.inference_mode()
-    def unsplit_answer(self, **inputs: Any) -> tuple[torch.Tensor, list[int]]:
-        output = self.unsplit.generate(
-            **inputs,
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            pad_token_id=3,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-        return output.logits[0][0], output.sequences[0, length:].tolist()
+    def spliced(self, prompt: Prompt, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The unsplit model's inputs with `rows` in the place of the picture."""
+        ids = torch.tensor(prompt.input_ids)
+        place = int((ids == self.unsplit.config.image_token_id).nonzero())
+        words = self.unsplit.get_input_embeddings()(ids)
+        embeds = torch.cat([words[:place], rows, words[place + 1 :]])[None].detach()
+        return {"inputs_embeds": embeds, "attention_mask": torch.ones(embeds.shape[:2], dtype=torch.long)}
 
     def assert_same(self, prompt: Prompt, **inputs: Any) -> None:
-        (logits, tokens), (want_logits, want_tokens) = self.answer(prompt), self.unsplit_answer(**inputs)
-        assert (logits - want_logits).abs().max() <= MAX_DIFFERENCE
-        assert tokens == want_tokens
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+        assert_same(self.services.answer(prompt), generate(self.unsplit, **inputs))
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +73,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Split]:
         if text not in made:
             folder = llava_next.write(root / text, text=text)
             made[text] = Split(
-                load_encoder(str(folder), LoadOptions(text_tower=str(root / "clip"), device="cpu")),
-                load_llm(LLMSettings(model=str(folder), device="cpu", num_threads=1)),
-                load_model(folder, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa"),
+                Services.load(folder, root / "clip"),
                 LlavaNextForConditionalGeneration.from_pretrained(folder).eval(),
                 LlavaNextProcessor.from_pretrained(folder),
-                AutoTokenizer.from_pretrained(folder),
-                AutoTokenizer.from_pretrained(root / "clip"),
             )
         return made[text]
 
@@ -212,16 +126,12 @@ def test_pruned_is_the_unsplit_model_fed_with_the_kept_positions(
 ) -> None:
     split = make("llama")
     text = chat(split, "how many objects are there?", 1)
-    prompt = split.prompt([noise(size)], text, pruner, params, keep_ratio=1 / 4)
+    prompt = split.prompt([noise(size)], text, pruner, params=params, keep_ratio=1 / 4)
     (tokens,) = prompt.visual_tokens
     assert not len(tokens.newline_after)
     rows = packed(split, noise(size))
     kept = torch.stack([rows[position] for position in tokens.positions.tolist()])
-    ids = torch.tensor(prompt.input_ids)
-    place = int((ids == split.unsplit.config.image_token_id).nonzero())
-    words = split.unsplit.get_input_embeddings()(ids)
-    embeds = torch.cat([words[:place], kept, words[place + 1 :]])[None]
-    split.assert_same(prompt, inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long))
+    split.assert_same(prompt, **split.spliced(prompt, kept))
 
 
 @pytest.mark.parametrize("pruner", ["desap", "visionzip", "prumerge", "flowcut"])
@@ -234,11 +144,7 @@ def test_methods_that_change_features_answer_what_the_unsplit_language_model_ans
     (tokens,) = prompt.visual_tokens
     with torch.inference_mode():
         kept = split.unsplit.model.multi_modal_projector(torch.from_numpy(tokens.features))
-    ids = torch.tensor(prompt.input_ids)
-    place = int((ids == split.unsplit.config.image_token_id).nonzero())
-    words = split.unsplit.get_input_embeddings()(ids)
-    embeds = torch.cat([words[:place], kept, words[place + 1 :]])[None]
-    split.assert_same(prompt, inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long))
+    split.assert_same(prompt, **split.spliced(prompt, kept))
 
 
 @pytest.mark.parametrize("name", LLM_PRUNERS)
@@ -249,21 +155,9 @@ async def test_pruners_inside_the_language_model_count_patches_and_leave_ends_of
     prompt = split.prompt([noise((300, 120))], chat(split, "what is on the left?", 1))
     (tokens,) = prompt.visual_tokens
     assert len(tokens.newline_after)
-
-    async def ask(keep_ratio: float) -> Done:
-        pruning = Pruning(bind(LLM_PRUNERS[name], {}), Budget(keep_ratio=keep_ratio))
-        request = GenerationRequest(
-            prompt, SamplingParams(max_tokens=8), deadline=time.monotonic() + 60, pruning=pruning
-        )
-        engine = split.llm.engine
-        generation = engine.submit(request)
-        while engine.num_waiting or engine.num_running:
-            engine.step()
-        done = [event async for event in generation][-1]
-        assert isinstance(done, Done)
-        return done
-
-    assert list((await ask(1.0)).token_ids) == split.answer(prompt)[1][:8]
-    by_layer = (await ask(0.6)).visual_tokens_by_layer
+    services = split.services
+    whole = await services.answer_pruned_inside(prompt, name, 1.0)
+    assert list(whole.token_ids) == services.answer(prompt)[1][:8]
+    by_layer = (await services.answer_pruned_inside(prompt, name, 0.6)).visual_tokens_by_layer
     assert by_layer[0] == len(tokens.positions)
     assert by_layer[-1] < by_layer[0]

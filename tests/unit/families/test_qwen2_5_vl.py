@@ -9,7 +9,6 @@ tests/unit/encoder_service compares by themselves.
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,28 +17,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils import is_torchvision_available
 
 from benchmarks.tiny import qwen2_5_vl
-from encoder_service.batching import Batched
-from encoder_service.engine import EncodeRequest, Engine
-from encoder_service.feature_cache import FeatureCache
-from encoder_service.models import load as load_encoder
-from encoder_service.models.base import EncoderModel, LoadOptions
-from encoder_service.pruners import PRUNERS
-from encoder_service.servicer import Wire, write_response
-from encoder_service.videos import FrameList, VideoLimits
+from encoder_service.videos import FrameList
 from encoder_service.visual import VideoFrames
-from fovea.v1 import tensor_pb2
-from llm_service.engines.runner import ModelRunner
-from llm_service.models import load_model
-from llm_service.models.base import VisionLanguageModel
-from llm_service.prompts import Prompt, PromptLimits, read_prompt
+from llm_service.prompts import Prompt
+from tests.unit.families.services import MAX_DIFFERENCE, NEW_TOKENS, Services, assert_same, generate, png
 
-NEW_TOKENS = 32
-MAX_DIFFERENCE = 1e-4
 SECONDS_PER_FRAME = 0.5
 QUESTION = "what colour is the red circle?"
 SHAPES = [(56, 56), (112, 112), (140, 140), (224, 84), (84, 224), (640, 480), (480, 641), (301, 299), (1, 1), (3, 80)]
@@ -53,12 +40,6 @@ def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 def clip(count: int, size: tuple[int, int]) -> list[Image.Image]:
     return [noise(size, seed) for seed in range(count)]
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,62 +66,22 @@ CASES += [
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Both services' models and the unsplit one."""
+    """The services and the unsplit model."""
 
-    encoder: EncoderModel
-    llm: VisionLanguageModel
+    services: Services
     unsplit: Any
-    tokenizer: Any
     image_processor: Any
     processor: Any
 
     def text(self, asked: Asked) -> str:
-        return str(self.tokenizer.apply_chat_template(asked.messages, tokenize=False, add_generation_prompt=True))
+        tokenizer = self.services.tokenizer
+        return str(tokenizer.apply_chat_template(asked.messages, tokenize=False, add_generation_prompt=True))
 
-    def visual_tokens(
-        self, asked: Asked, pruner: str = "none", *, joint_frames: bool = False, **budget: Any
-    ) -> list[tensor_pb2.VisualTokens]:
-        """What the encoder service answers."""
-        limits = {"max_image_bytes": 10**7, "max_image_pixels": 10**7, "video_limits": VideoLimits()}
-        engine = Engine(self.encoder, FeatureCache(0), max_batch_size=4, **limits)  # type: ignore[arg-type]
-        request = EncodeRequest(
-            tuple(map(png, asked.pictures)),
-            tuple(self.tokenizer(QUESTION)["input_ids"]),
-            PRUNERS[pruner].bind({}),
-            **(budget or {"keep_ratio": 1.0}),
-            videos=tuple(FrameList(tuple(map(png, frames)), SECONDS_PER_FRAME) for frames in asked.videos),
-            joint_frames=joint_frames,
-        )
-        (outcome,) = engine.run([engine.prepare(request)])
-        assert not isinstance(outcome, Exception), outcome
-        response = write_response(
-            Batched(outcome, 0, 0, 0, 1), pruner, self.encoder.fingerprint, Wire(tensor_pb2.DTYPE_FLOAT32), explain=True
-        )
-        return list(response.visual_tokens)
-
-    def prompt(self, asked: Asked, tokens: Sequence[tensor_pb2.VisualTokens]) -> Prompt:
+    def prompt(self, asked: Asked, pruner: str = "none", **options: Any) -> Prompt:
         """What the LLM service reads."""
-        limits = PromptLimits(
-            vocab_size=self.llm.vocab_size,
-            image_token_id=self.llm.image_token_id,
-            video_token_id=self.llm.video_token_id,
-            has_grid_positions=self.llm.has_grid_positions,
-            visual_hidden_size=self.llm.visual_hidden_size,
-            max_visual_tokens=4096,
-            max_model_len=self.llm.max_model_len,
-            fingerprint=self.encoder.fingerprint,
-        )
-        return read_prompt(self.tokenizer(self.text(asked))["input_ids"], tokens, limits)
-
-    @torch.inference_mode()
-    def answer(self, prompt: Prompt) -> tuple[torch.Tensor, list[int]]:
-        """First-token logits and greedy tokens."""
-        runner = ModelRunner(self.llm)
-        logits = runner.prefill([self.llm.embed(prompt)])
-        tokens = [int(logits[0].argmax())]
-        while len(tokens) < NEW_TOKENS and tokens[-1] not in self.llm.eos_token_ids:
-            tokens.append(int(runner.decode(tokens[-1:])[0].argmax()))
-        return logits[0], tokens
+        videos = [FrameList(tuple(map(png, frames)), SECONDS_PER_FRAME) for frames in asked.videos]
+        tokens = self.services.visual_tokens(asked.pictures, videos, question=QUESTION, pruner=pruner, **options)
+        return self.services.prompt(self.text(asked), tokens)
 
     def inputs(self, asked: Asked) -> dict[str, Any]:
         """What the processor of transformers makes of it."""
@@ -153,7 +94,8 @@ class Split:
             grids += inputs["image_grid_thw"].tolist()
         if asked.videos:
             clips = [
-                self.encoder.preprocess_video(VideoFrames(tuple(frames), SECONDS_PER_FRAME)) for frames in asked.videos
+                self.services.encoder.preprocess_video(VideoFrames(tuple(frames), SECONDS_PER_FRAME))
+                for frames in asked.videos
             ]
             inputs["pixel_values_videos"] = torch.cat([one.pixel_values.flatten(0, 1) for one in clips])
             lay = [one.layout for one in clips]
@@ -163,10 +105,10 @@ class Split:
         counts = (math.prod(grid) // 4 for grid in grids)
         ids = [
             i
-            for token in self.tokenizer(self.text(asked))["input_ids"]
-            for i in [token] * (next(counts) if token in self.llm.visual_token_ids else 1)
+            for token in self.services.tokenizer(self.text(asked))["input_ids"]
+            for i in [token] * (next(counts) if token in self.services.model.visual_token_ids else 1)
         ]
-        kinds = {self.llm.image_token_id: 1, self.llm.video_token_id: 2}
+        kinds = {self.services.model.image_token_id: 1, self.services.model.video_token_id: 2}
         inputs["input_ids"] = torch.tensor([ids])
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         inputs["mm_token_type_ids"] = torch.tensor([[kinds.get(i, 0) for i in ids]])
@@ -184,31 +126,16 @@ class Split:
             ]
         return dict(self.processor(text=[self.text(asked)], return_tensors="pt", **media))
 
-    @torch.inference_mode()
-    def unsplit_answer(self, inputs: dict[str, Any]) -> tuple[torch.Tensor, list[int]]:
-        output = self.unsplit.generate(
-            **inputs,
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        return output.logits[0][0], output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    torch.set_num_threads(1)
     folder = qwen2_5_vl.write(tmp_path_factory.mktemp("qwen"))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    image_processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
+    services, image_processor = Services.load(folder), Qwen2VLImageProcessorPil.from_pretrained(folder)
     return Split(
-        encoder=load_encoder(str(folder), LoadOptions(device="cpu")),
-        llm=load_model(folder, device=torch.device("cpu"), dtype="auto", attn_implementation="sdpa"),
-        unsplit=Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval(),
-        tokenizer=tokenizer,
-        image_processor=image_processor,
-        processor=_processor(folder, image_processor, tokenizer) if is_torchvision_available() else None,
+        services,
+        Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval(),
+        image_processor,
+        _processor(folder, image_processor, services.tokenizer) if is_torchvision_available() else None,
     )
 
 
@@ -221,10 +148,8 @@ def _processor(folder: Any, image_processor: Any, tokenizer: Any) -> Any:
 
 @pytest.mark.parametrize("asked", CASES)
 def test_nothing_pruned_the_answer_is_that_of_the_unsplit_model(split: Split, asked: Asked) -> None:
-    logits, tokens = split.answer(split.prompt(asked, split.visual_tokens(asked)))
-    want_logits, want_tokens = split.unsplit_answer(split.inputs(asked))
-    assert (logits - want_logits).abs().max() <= MAX_DIFFERENCE
-    assert tokens == want_tokens
+    prompt = split.prompt(asked)
+    assert_same(split.services.answer(prompt), generate(split.unsplit, **split.inputs(asked)))
 
 
 @torch.inference_mode()
@@ -240,7 +165,7 @@ def fed_with_kept(split: Split, asked: Asked, prompt: Prompt) -> tuple[torch.Ten
     going_on: list[int] = []
     place, tokens = 0, iter(prompt.visual_tokens)
     while place < len(ids):
-        if ids[place] not in split.llm.visual_token_ids:
+        if ids[place] not in split.services.model.visual_token_ids:
             going_on.append(place)
             place += 1
             continue
@@ -259,7 +184,7 @@ def fed_with_kept(split: Split, asked: Asked, prompt: Prompt) -> tuple[torch.Ten
         logits = split.unsplit.lm_head(output.last_hidden_state[0, -1])
         first = logits if first is None else first
         answer.append(int(logits.argmax()))
-        if len(answer) == NEW_TOKENS or answer[-1] in split.llm.eos_token_ids:
+        if len(answer) == NEW_TOKENS or answer[-1] in split.services.model.eos_token_ids:
             return first, answer
         cache, embeds = output.past_key_values, split.unsplit.get_input_embeddings()(torch.tensor([answer[-1:]]))
         position_ids, following = torch.full((3, 1, 1), following), following + 1
@@ -270,16 +195,13 @@ def fed_with_kept(split: Split, asked: Asked, prompt: Prompt) -> tuple[torch.Ten
 def test_pruned_it_is_that_of_the_unsplit_model_fed_with_the_kept_positions(
     split: Split, asked: Asked, pruner: str
 ) -> None:
-    prompt = split.prompt(asked, split.visual_tokens(asked, pruner, keep_ratio=0.3))
-    logits, tokens = split.answer(prompt)
-    want_logits, want_tokens = fed_with_kept(split, asked, prompt)
-    assert (logits - want_logits).abs().max() <= MAX_DIFFERENCE
-    assert tokens == want_tokens
+    prompt = split.prompt(asked, pruner, keep_ratio=0.3)
+    assert_same(split.services.answer(prompt), fed_with_kept(split, asked, prompt))
 
 
 def test_what_is_kept_as_it_is_is_what_the_unsplit_tower_made(split: Split) -> None:
     asked = Asked([noise((252, 168))])
-    [tokens] = split.prompt(asked, split.visual_tokens(asked, "hired", keep_tokens=7)).visual_tokens
+    [tokens] = split.prompt(asked, "hired", keep_tokens=7).visual_tokens
     inputs = split.image_processor(images=list(asked.pictures), return_tensors="pt")
     with torch.inference_mode():
         whole = split.unsplit.get_image_features(**inputs).pooler_output[0]
@@ -289,9 +211,6 @@ def test_what_is_kept_as_it_is_is_what_the_unsplit_tower_made(split: Split) -> N
 
 def test_all_steps_of_a_video_may_compete_for_one_budget(split: Split) -> None:
     asked = Asked(videos=[clip(6, (112, 84))])
-    prompt = split.prompt(asked, split.visual_tokens(asked, "desap", joint_frames=True, keep_tokens=9))
+    prompt = split.prompt(asked, "desap", joint_frames=True, keep_tokens=9)
     assert prompt.visual_tokens[0].grid == (3, 3, 4)
-    logits, tokens = split.answer(prompt)
-    want_logits, want_tokens = fed_with_kept(split, asked, prompt)
-    assert (logits - want_logits).abs().max() <= MAX_DIFFERENCE
-    assert tokens == want_tokens
+    assert_same(split.services.answer(prompt), fed_with_kept(split, asked, prompt))

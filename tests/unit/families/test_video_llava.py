@@ -8,8 +8,6 @@ where nothing is resized: clips have the size of the tower here.
 from __future__ import annotations
 
 import dataclasses
-import io
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,49 +17,27 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
+from transformers import VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
 
 from benchmarks.tiny import video_llava
 from benchmarks.tiny.clips import clip_file, clip_frames
-from encoder_service.batching import Batched
-from encoder_service.engine import EncodeRequest, Engine
-from encoder_service.feature_cache import FeatureCache
+from encoder_service.engine import EncodeRequest
 from encoder_service.models import load as load_encoder
-from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
+from encoder_service.models.base import CheckpointError, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import View
-from encoder_service.servicer import Wire, write_response
 from encoder_service.videos import FrameList, VideoFile, VideoLimits, VideoSource, decode
 from encoder_service.visual import VideoFrames
 from fovea.v1 import tensor_pb2
-from llm_service.engines.base import Done, GenerationRequest, Pruning
-from llm_service.engines.runner import ModelRunner
 from llm_service.models import load_model
-from llm_service.models.base import VisionLanguageModel
-from llm_service.prompts import Prompt, read_prompt
+from llm_service.prompts import Prompt
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
-from llm_service.pruners.plan import Budget, bind
-from llm_service.sampling import SamplingParams
-from llm_service.servicer import ServedModel
-from llm_service.settings import LLMSettings
-from llm_service.startup import load as load_llm
+from tests.unit.families.services import Services, assert_same, engine_of, generate, noise, png
 
-NEW_TOKENS = 32
-MAX_DIFFERENCE = 1e-4
 PATCHES = 16  # of a frame
 SIZE = (56, 56)
 SHAPES = [(56, 56), (112, 112), (60, 52), (52, 60), (168, 56), (61, 47), (113, 56), (97, 131), (333, 217), (640, 480)]
 SHAPES += [(5, 7), (57, 56), (999, 331)]
-
-
-def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def frame_list(images: Sequence[Image.Image]) -> FrameList:
@@ -70,55 +46,22 @@ def frame_list(images: Sequence[Image.Image]) -> FrameList:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Both services' models and the unsplit one."""
+    """The services and the unsplit model."""
 
-    encoder: EncoderModel
-    llm: ServedModel
-    model: VisionLanguageModel
+    services: Services
     unsplit: Any
     processor: Any
-    tokenizer: Any
-    text_tokenizer: Any
 
     def visual_tokens(
-        self,
-        images: Sequence[Image.Image] = (),
-        videos: Sequence[VideoSource] = (),
-        pruner: str = "none",
-        question: str = "what happens in the video?",
-        joint_frames: bool = False,
-        **budget: Any,
+        self, images: Sequence[Image.Image] = (), videos: Sequence[VideoSource] = (), pruner: str = "none", **how: Any
     ) -> list[tensor_pb2.VisualTokens]:
         """What the encoder service answers."""
-        engine = Engine(self.encoder, FeatureCache(0), max_batch_size=4, max_image_bytes=10**7, max_image_pixels=10**7)
-        request = EncodeRequest(
-            tuple(map(png, images)),
-            tuple(self.text_tokenizer(question)["input_ids"]),
-            PRUNERS[pruner].bind({}),
-            **(budget or {"keep_ratio": 1.0}),
-            videos=tuple(videos),
-            joint_frames=joint_frames,
-        )
-        (outcome,) = engine.run([engine.prepare(request)])
-        assert not isinstance(outcome, Exception), outcome
-        response = write_response(
-            Batched(outcome, 0, 0, 0, 1), pruner, self.encoder.fingerprint, Wire(tensor_pb2.DTYPE_FLOAT32), explain=True
-        )
-        return list(response.visual_tokens)
+        question = "what happens in the video?"
+        return self.services.visual_tokens(images, videos, question=question, pruner=pruner, **how)
 
     def prompt(self, text: str, tokens: Sequence[tensor_pb2.VisualTokens]) -> Prompt:
         """What the LLM service reads."""
-        return read_prompt(self.tokenizer(text)["input_ids"], tokens, self.llm.limits)
-
-    @torch.inference_mode()
-    def answer(self, prompt: Prompt) -> tuple[torch.Tensor, list[int]]:
-        """First-token logits and greedy tokens."""
-        runner = ModelRunner(self.model)
-        logits = runner.prefill([self.model.embed(prompt)])
-        tokens = [int(logits[0].argmax())]
-        while len(tokens) < NEW_TOKENS and tokens[-1] not in self.model.eos_token_ids:
-            tokens.append(int(runner.decode(tokens[-1:])[0].argmax()))
-        return logits[0], tokens
+        return self.services.prompt(text, tokens)
 
     def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
         made = self.processor(images=list(images), return_tensors="pt", return_legacy_image_output=False)
@@ -132,7 +75,7 @@ class Split:
         for frames in videos:
             text = text.replace("<video>", "<frame>" * (len(frames) * (PATCHES + 1)), 1)
         text = text.replace("<image>", "<image>" * PATCHES).replace("<frame>", "<video>")
-        inputs = dict(self.tokenizer(text, return_tensors="pt"))
+        inputs = dict(self.services.tokenizer(text, return_tensors="pt"))
         if images:
             inputs["pixel_values"] = self.pixel_values(images)
         if videos:
@@ -147,19 +90,7 @@ class Split:
         return rows
 
     def assert_same(self, prompt: Prompt, **inputs: Any) -> None:
-        with torch.inference_mode():
-            output = self.unsplit.generate(
-                **inputs,
-                max_new_tokens=NEW_TOKENS,
-                do_sample=False,
-                pad_token_id=5,
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
-        length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-        logits, tokens = self.answer(prompt)
-        assert (logits - output.logits[0][0]).abs().max() <= MAX_DIFFERENCE
-        assert tokens == output.sequences[0, length:].tolist()
+        assert_same(self.services.answer(prompt), generate(self.unsplit, **inputs))
 
     def spliced(self, prompt: Prompt, rows: Sequence[torch.Tensor]) -> dict[str, Any]:
         """The unsplit model's inputs with `rows` in the places of the tokens that stand for pictures and videos."""
@@ -175,13 +106,8 @@ class Split:
         content = [*[{"type": "image"}] * num_images, *[{"type": "video"}] * num_videos]
         content.append({"type": "text", "text": "what happens?"})
         turn = [{"role": "user", "content": content}]
-        text: str = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        text: str = self.services.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         return text
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -189,20 +115,16 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     root = tmp_path_factory.mktemp("video_llava")
     folder, text_tower = video_llava.write(root / "model"), video_llava.write_text_tower(root / "text")
     return Split(
-        load_encoder(str(folder), LoadOptions(text_tower=str(text_tower), device="cpu")),
-        load_llm(LLMSettings(model=str(folder), device="cpu", num_threads=1)),
-        load_model(folder, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa"),
+        Services.load(folder, text_tower),
         VideoLlavaForConditionalGeneration.from_pretrained(folder).eval(),
         VideoLlavaImageProcessor.from_pretrained(folder),
-        AutoTokenizer.from_pretrained(folder),
-        AutoTokenizer.from_pretrained(text_tower),
     )
 
 
 @pytest.mark.parametrize("size", SHAPES)
 def test_one_picture(size: tuple[int, int], split: Split) -> None:
     image = noise(size)
-    difference = split.encoder.preprocess(image).pixel_values - split.pixel_values([image])
+    difference = split.services.encoder.preprocess(image).pixel_values - split.pixel_values([image])
     assert difference.abs().max() <= 1e-6
     text = split.chat(1, 0)
     split.assert_same(split.prompt(text, split.visual_tokens([image])), **split.whole_inputs(text, [image]))
@@ -236,7 +158,7 @@ def test_pictures_and_videos_in_one_question(split: Split) -> None:
 def test_frames_are_resized_like_pictures_but_for_rounding(size: tuple[int, int], split: Split) -> None:
     """torch and Pillow round an antialiased resize differently."""
     clip = clip_frames(3, size=size)
-    made = split.encoder.preprocess_video(VideoFrames(tuple(clip))).pixel_values
+    made = split.services.encoder.preprocess_video(VideoFrames(tuple(clip))).pixel_values
     grey_levels = (made - split.pixel_values(clip)).abs() * 255 * 0.2613
     assert grey_levels.max() < 5
     assert grey_levels.mean() < 0.1
@@ -288,18 +210,16 @@ def test_every_method_keeps_its_share_of_every_frame(pruner: str, split: Split) 
 def test_with_one_budget_for_the_whole_video_all_frames_compete(split: Split) -> None:
     clip = frame_list(clip_frames(8, seed=4, size=SIZE))
     (tokens,) = split.visual_tokens(videos=[clip], pruner="cls", keep_tokens=20, joint_frames=True)
-    frames = split.encoder.preprocess_video(decode(clip, lambda *_: 8, VideoLimits()))
-    (features,) = split.encoder.encode([frames], {View.SALIENCY_LAST})
+    frames = split.services.encoder.preprocess_video(decode(clip, lambda *_: 8, VideoLimits()))
+    (features,) = split.services.encoder.encode([frames], {View.SALIENCY_LAST})
     saliency = torch.cat([part.views[View.SALIENCY_LAST] for part in features.parts])
     assert sorted(tokens.positions) == sorted(saliency.argsort(descending=True, stable=True)[:20].tolist())
 
 
 def test_pictures_and_videos_share_a_batch_and_the_cache(split: Split) -> None:
-    engine = Engine(
-        split.encoder, FeatureCache(2**24), max_batch_size=32, max_image_bytes=10**7, max_image_pixels=10**7
-    )
+    engine = engine_of(split.services.encoder, cache_bytes=2**24)
     bound = PRUNERS["desap"].bind({})
-    ids = tuple(split.text_tokenizer("where is the circle?")["input_ids"])
+    ids = tuple(split.services.text_tokenizer("where is the circle?")["input_ids"])
     clip, image = frame_list(clip_frames(8, size=SIZE)), png(noise((60, 60)))
     requests = [
         EncodeRequest((image,), ids, bound, keep_ratio=0.5),
@@ -322,22 +242,10 @@ def test_pictures_and_videos_share_a_batch_and_the_cache(split: Split) -> None:
 @pytest.mark.parametrize("name", LLM_PRUNERS)
 async def test_pruners_inside_the_language_model_leave_cls_rows(name: str, split: Split) -> None:
     prompt = split.prompt(split.chat(0, 1), split.visual_tokens(videos=[frame_list(clip_frames(8, size=SIZE))]))
-
-    async def ask(keep_ratio: float) -> Done:
-        pruning = Pruning(bind(LLM_PRUNERS[name], {}), Budget(keep_ratio=keep_ratio))
-        request = GenerationRequest(
-            prompt, SamplingParams(max_tokens=8), deadline=time.monotonic() + 60, pruning=pruning
-        )
-        engine = split.llm.engine
-        generation = engine.submit(request)
-        while engine.num_waiting or engine.num_running:
-            engine.step()
-        done = [event async for event in generation][-1]
-        assert isinstance(done, Done)
-        return done
-
-    assert list((await ask(1.0)).token_ids) == split.answer(prompt)[1][:8]
-    by_layer = (await ask(0.6)).visual_tokens_by_layer
+    services = split.services
+    whole = await services.answer_pruned_inside(prompt, name, 1.0)
+    assert list(whole.token_ids) == services.answer(prompt)[1][:8]
+    by_layer = (await services.answer_pruned_inside(prompt, name, 0.6)).visual_tokens_by_layer
     assert by_layer[0] == 8 * PATCHES
     assert by_layer[-1] < by_layer[0]
 
@@ -350,11 +258,11 @@ def test_checkpoints_of_other_layouts_and_dtypes(split: Split, tmp_path: Path) -
     save_file(hub, folder / "model.safetensors", metadata={"format": "pt"})
     encoder = load_encoder(str(folder), LoadOptions(text_tower=str(text_tower), device="cpu"))
     frames = decode(frame_list(clip_frames(8, size=SIZE)), lambda *_: 8, VideoLimits())
-    got, want = (one.encode([one.preprocess_video(frames)], set())[0] for one in (encoder, split.encoder))
+    got, want = (one.encode([one.preprocess_video(frames)], set())[0] for one in (encoder, split.services.encoder))
     for part, other in zip(got.parts, want.parts, strict=True):
         assert torch.nn.functional.cosine_similarity(part.hidden, other.hidden).min() > 0.999
     model = load_model(folder, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa")
-    assert model.video_token_id == split.model.video_token_id == 4
+    assert model.video_token_id == split.services.model.video_token_id == 4
 
     save_file(
         {key: tensor for key, tensor in tensors.items() if not key.startswith("video_tower")},

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from fovea.errors import InvalidRequest
-from fovea.sheet import Explained, draw_activation_maps, draw_explanations
+from fovea.explained import Explained
+from fovea.sheet import draw_activation_maps, draw_explanations
 
 GRID = [2, 3]
 PICTURE = Image.new("RGB", (30, 20), (90, 160, 220))

@@ -17,7 +17,8 @@ from fovea.v1 import tensor_pb2
 from gateway.api.drain import Drain
 from gateway.api.event_stream import EventStream
 from gateway.api.request_context import OUTCOME
-from gateway.schemas.answer import AnswerRequest, AnswerResponse, TokenEvent
+from gateway.schemas.answer import AnswerRequest
+from gateway.schemas.answer_response import AnswerResponse, TokenEvent
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
 
 

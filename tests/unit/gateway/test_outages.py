@@ -81,6 +81,8 @@ async def test_a_stream_that_breaks_goes_on_where_it_was(breaking: StartBreaking
     assert len({call.SerializeToString() for call in llm.calls}) == 1  # the same tokens and, if any, the same seed
     assert llm.calls[0].sampling.HasField("seed") == bool(sampling)
     assert failures("outage") - before == 3
+    shipped = sum(tokens.ByteSize() for call in llm.calls for tokens in call.visual_tokens)
+    assert data[-1]["usage"]["wire_bytes"] == shipped
 
 
 async def test_a_second_try_that_says_something_else_ends_the_answer(breaking: StartBreaking) -> None:

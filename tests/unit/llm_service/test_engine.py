@@ -116,6 +116,21 @@ async def test_who_left_the_queue_is_never_computed(loaded):
     assert (await read(running))[1].finish_reason == "length"
 
 
+async def test_whoever_waited_is_in_the_histogram_once_also_who_gave_up(loaded):
+    def waits():
+        return REGISTRY.get_sample_value("fovea_queue_wait_seconds_count")
+
+    before = waits()
+    engine = loaded(max_batch_size=1).engine
+    running, gone = engine.submit(request(BOS, 60)), engine.submit(request(BOS, 61))
+    engine.step()
+    assert waits() == before + 1
+    gone.cancel()
+    run_dry(engine)
+    assert waits() == before + 2
+    await read(running)
+
+
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(loaded):
     engine = loaded(max_queue_size=2).engine
     first = engine.submit(request(BOS, 60))

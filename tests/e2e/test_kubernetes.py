@@ -1,0 +1,79 @@
+"""The environment that deploy/kustomize gives its pods, given to the three services as processes on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from fovea.stack import free_port
+from tests.e2e.conftest import STARTUP_S, Client, make_stack
+from tests.redis_server import RedisServer
+from tests.unit.deploy.kubernetes.manifests import SERVICES, Manifests, load
+
+TIMEOUT_S = 20
+
+
+class Deployed:
+    """Where the services of a bundle are here."""
+
+    def __init__(self, manifests: Manifests, grpc_addresses: dict[str, str], metrics: dict[str, str], url: str) -> None:
+        self.manifests = manifests
+        self.grpc = grpc_addresses
+        self.metrics = metrics
+        self.url = url
+
+    def healthy(self, name: str, probe: dict[str, Any]) -> bool:
+        """What the kubelet would find."""
+        if "httpGet" in probe:
+            return bool(httpx.get(self.url + probe["httpGet"]["path"], trust_env=False).status_code == 200)
+        with grpc.insecure_channel(self.grpc[name]) as channel:
+            request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))
+            reply = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_S)
+            return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Deployed]:
+    manifests = load("base")
+    stack = make_stack(tmp_path_factory.mktemp("deployed") / "log")
+    addresses = {name: f"127.0.0.1:{free_port()}" for name in ("encoder", "llm")}
+    flags = {SERVICES[name].package: ["--metrics-listen", address] for name, address in addresses.items()}
+    stack.flags = {**flags, "gateway": ["--redis-url", redis_server.url]}
+    environments = [manifests.environment(name) for name in SERVICES]
+    stack.environment = {name: value for one in environments for name, value in one.items()}
+    metrics = {name: f"http://{address}/metrics" for name, address in addresses.items()}
+    with stack:
+        stack.wait_ready(STARTUP_S)
+        yield Deployed(
+            manifests,
+            {"encoder": stack.encoder_address, "llm": stack.llm_address},
+            {**metrics, "gateway": f"{stack.url}/metrics"},
+            stack.url,
+        )
+
+
+def test_a_question_is_answered(deployed: Deployed, picture: bytes) -> None:
+    with (client := Client(deployed.url)).http:
+        answer = client.ask(picture, "Is there a red star?")
+    assert answer["answer"] in ("yes", "no")
+    assert answer["model"] == deployed.manifests.environment("gateway")["GATEWAY_SERVED_MODEL_NAME"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("kind", ["startupProbe", "readinessProbe", "livenessProbe"])
+def test_the_probes_find_the_services_healthy(deployed: Deployed, name: str, kind: str) -> None:
+    assert deployed.healthy(name, deployed.manifests.container(name)[kind])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_prometheus_finds_what_the_autoscalers_ask_for(deployed: Deployed, name: str) -> None:
+    families = text_string_to_metric_families(httpx.get(deployed.metrics[name], trust_env=False).text)
+    autoscaler = deployed.manifests.of("HorizontalPodAutoscaler")[name]
+    asked = {metric["pods"]["metric"]["name"] for metric in autoscaler["spec"]["metrics"]}
+    assert asked <= {family.name for family in families}

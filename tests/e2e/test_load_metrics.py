@@ -1,0 +1,88 @@
+"""What autoscalers read: the gauges and histograms of the queues, from the endpoints that Prometheus scrapes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from fovea.stack import Stack, free_port
+from tests.e2e.conftest import STARTUP_S, Client, Pictures, make_stack
+
+PATIENCE_S = 60
+WAITING, RUNNING = "fovea_num_requests_waiting", "fovea_num_requests_running"
+# Sampling this hot runs to the limit of tokens, so that these answers are under way while the test looks.
+LONG = {"temperature": 2, "max_tokens": 300, "cache": "bypass"}
+
+
+class Loaded:
+    """A stack whose services compute one request at a time."""
+
+    def __init__(self, stack: Stack, metrics: dict[str, str]) -> None:
+        self.client = Client(stack.url)
+        self._metrics = {**metrics, "gateway": f"{stack.url}/metrics"}
+
+    def scrape(self, service: str) -> dict[str, float]:
+        """The samples without labels, by name."""
+        families = text_string_to_metric_families(httpx.get(self._metrics[service], trust_env=False).text)
+        return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+
+    def until(self, service: str, condition: Callable[[dict[str, float]], bool]) -> None:
+        """Scrapes until the samples are as expected."""
+        self.wait_for(lambda: condition(self.scrape(service)))
+
+    def idle(self, service: str) -> None:
+        self.until(service, lambda samples: samples[RUNNING] == samples[WAITING] == 0)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    addresses = {service: f"127.0.0.1:{free_port()}" for service in ("encoder_service", "llm_service")}
+    flags = {service: ["--metrics-listen", address, "--max-batch-size", "1"] for service, address in addresses.items()}
+    with make_stack(tmp_path_factory.mktemp("loaded") / "log", **flags) as stack:
+        stack.wait_ready(STARTUP_S)
+        loaded = Loaded(stack, {service: f"http://{address}/metrics" for service, address in addresses.items()})
+        with loaded.client.http:
+            yield loaded
+
+
+def test_the_llm_service_tells_who_runs_and_who_waits(loaded: Loaded, picture: bytes) -> None:
+    waits = loaded.scrape("llm_service")["fovea_queue_wait_seconds_count"]
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(loaded.client.ask, picture, "What do you see?", seed=seed, **LONG) for seed in range(6)]
+        loaded.until("llm_service", lambda samples: samples[RUNNING] == 1 and samples[WAITING] >= 2)
+        assert loaded.scrape("gateway")[RUNNING] >= 2
+        assert all(answer.result()["answer"] for answer in answers)
+    loaded.idle("llm_service")
+    loaded.idle("gateway")
+    assert loaded.scrape("llm_service")["fovea_queue_wait_seconds_count"] == waits + len(answers)
+
+
+def test_the_encoder_service_tells_who_runs_and_who_waits(loaded: Loaded, pictures: Pictures) -> None:
+    waits = loaded.scrape("encoder_service")["fovea_encoder_queue_wait_seconds_count"]
+    seen: set[str] = set()
+    asked = 0
+    deadline = time.monotonic() + PATIENCE_S
+    with ThreadPoolExecutor(8) as pool:
+        while seen != {WAITING, RUNNING}:
+            assert time.monotonic() < deadline, f"of the gauges only {seen} were ever above 0"
+            answers = [
+                pool.submit(loaded.client.ask, pictures.fresh(), "What do you see?", cache="bypass") for _ in range(8)
+            ]
+            asked += len(answers)
+            while not all(answer.done() for answer in answers):
+                samples = loaded.scrape("encoder_service")
+                seen |= {name for name in (WAITING, RUNNING) if samples[name] > 0}
+            assert all(answer.result()["answer"] for answer in answers)
+    loaded.idle("encoder_service")
+    assert loaded.scrape("encoder_service")["fovea_encoder_queue_wait_seconds_count"] == waits + asked

@@ -1,0 +1,117 @@
+"""An LLM service that is replaced by one at another address while clients ask."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fovea.stack import Stack, free_port
+from tests.dns_zone import Zone
+from tests.e2e.conftest import STARTUP_S, Client, make_stack
+
+PATIENCE_S = 60
+SEVERAL = 10
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class Replicas:
+    """LLM services on loopback addresses of their own, and a name that has those which are ready."""
+
+    def __init__(self, folder: Path, zone: Zone) -> None:
+        self._folder = folder
+        self._zone = zone
+        self._port = free_port()
+        self._running: dict[str, Stack] = {}
+        self.target = zone.target(self._port)
+
+    def start(self, address: str) -> None:
+        log = self._folder / address
+        replica = self._running[address] = make_stack(log)
+        replica.llm_address = f"{address}:{self._port}"
+        replica.start("llm_service")
+        wait_for(lambda: "serving fovea-lab" in log.read_text())
+        self._zone.addresses = [*self._zone.addresses, address]
+
+    def stop(self, *addresses: str) -> None:
+        """Out of the name, and SIGTERM, as Kubernetes does it: in no order that anybody can rely on."""
+        for address in addresses or list(self._running):
+            ending = threading.Thread(target=self._running.pop(address).stop)
+            ending.start()
+            self._zone.addresses = [one for one in self._zone.addresses if one != address]
+            ending.join()
+
+
+class Asking(threading.Thread):
+    """A client that asks again and again, until it has had enough."""
+
+    def __init__(self, url: str, picture: bytes) -> None:
+        super().__init__()
+        self._client = Client(url)
+        self._picture = picture
+        self._enough = threading.Event()
+        self.statuses: list[int] = []
+
+    def run(self) -> None:
+        with self._client.http:
+            while not self._enough.is_set():
+                response = self._client.post(self._picture, "What do you see?", cache="bypass")
+                self.statuses.append(response.status_code)
+
+    def some_more(self) -> None:
+        """Returns after several more answers."""
+        enough = len(self.statuses) + SEVERAL
+        wait_for(lambda: len(self.statuses) >= enough)
+
+    def end(self) -> None:
+        self._enough.set()
+        self.join()
+
+
+@pytest.fixture
+def replicas(tmp_path: Path) -> Iterator[Replicas]:
+    with Zone() as zone:
+        replicas = Replicas(tmp_path, zone)
+        try:
+            replicas.start("127.0.0.2")
+            yield replicas
+        finally:
+            replicas.stop()
+
+
+@pytest.fixture
+def clients(replicas: Replicas, tmp_path: Path, picture: bytes) -> Iterator[list[Asking]]:
+    stack = make_stack(tmp_path / "log")
+    stack.llm_address = replicas.target
+    clients = [Asking(stack.url, picture) for _ in range(2)]
+    try:
+        stack.start("encoder_service", "gateway")
+        stack.wait_ready(STARTUP_S)
+        for client in clients:
+            client.start()
+        yield clients
+    finally:
+        for client in clients:
+            if client.is_alive():
+                client.end()
+        stack.stop()
+
+
+def test_nobody_notices_a_rolling_update(replicas: Replicas, clients: list[Asking]) -> None:
+    for client in clients:
+        client.some_more()
+    replicas.start("127.0.0.3")
+    replicas.stop("127.0.0.2")
+    for client in clients:
+        client.some_more()
+        client.end()
+        assert set(client.statuses) == {200}

@@ -1,0 +1,165 @@
+"""Both services in one process, with the messages of the wire in between, beside the unsplit model of transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoTokenizer
+
+from encoder_service.batching import Batched
+from encoder_service.engine import EncodeRequest, Engine
+from encoder_service.feature_cache import FeatureCache
+from encoder_service.models import load as load_encoder
+from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.pruners import PRUNERS
+from encoder_service.servicer import Wire, write_response
+from encoder_service.videos import VideoLimits, VideoSource
+from fovea.v1 import tensor_pb2
+from llm_service.engines.base import Done, GenerationRequest, Pruning
+from llm_service.engines.runner import ModelRunner
+from llm_service.models import load_model
+from llm_service.models.base import VisionLanguageModel
+from llm_service.prompts import Prompt, read_prompt
+from llm_service.pruners import PRUNERS as LLM_PRUNERS
+from llm_service.pruners.plan import Budget, bind
+from llm_service.sampling import SamplingParams
+from llm_service.servicer import ServedModel
+from llm_service.settings import LLMSettings
+from llm_service.startup import load as load_llm
+
+__all__ = ["MAX_DIFFERENCE", "NEW_TOKENS", "Services", "assert_same", "engine_of", "generate", "noise", "png"]
+
+NEW_TOKENS: Final = 32
+MAX_DIFFERENCE: Final = 1e-4
+
+Answer = tuple[torch.Tensor, list[int]]
+"""First-token logits and greedy tokens."""
+
+
+def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def engine_of(encoder: EncoderModel, cache_bytes: int = 0) -> Engine:
+    return Engine(
+        encoder,
+        FeatureCache(cache_bytes),
+        max_batch_size=32,
+        max_image_bytes=10**7,
+        max_image_pixels=10**7,
+        video_limits=VideoLimits(),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Services:
+    """The models of both, and what the gateway would read text with."""
+
+    encoder: EncoderModel
+    llm: ServedModel
+    model: VisionLanguageModel
+    tokenizer: Any
+    text_tokenizer: Any
+
+    @classmethod
+    def load(cls, folder: Path, text_tower: Path | None = None) -> Services:
+        """Of a checkpoint; without a text tower questions go to the encoder in the language model's ids."""
+        torch.set_num_threads(1)
+        options = LoadOptions(text_tower="" if text_tower is None else str(text_tower), device="cpu")
+        return cls(
+            load_encoder(str(folder), options),
+            load_llm(LLMSettings(model=str(folder), device="cpu", num_threads=1)),
+            load_model(folder, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa"),
+            AutoTokenizer.from_pretrained(folder),
+            AutoTokenizer.from_pretrained(text_tower or folder),
+        )
+
+    def visual_tokens(
+        self,
+        images: Sequence[Image.Image] = (),
+        videos: Sequence[VideoSource] = (),
+        *,
+        question: str = "what is on the left?",
+        pruner: str = "none",
+        params: dict[str, Any] | None = None,
+        joint_frames: bool = False,
+        **budget: Any,
+    ) -> list[tensor_pb2.VisualTokens]:
+        """What the encoder service answers."""
+        engine = engine_of(self.encoder)
+        request = EncodeRequest(
+            tuple(map(png, images)),
+            tuple(self.text_tokenizer(question)["input_ids"]),
+            PRUNERS[pruner].bind(params or {}),
+            **(budget or {"keep_ratio": 1.0}),
+            videos=tuple(videos),
+            joint_frames=joint_frames,
+        )
+        (outcome,) = engine.run([engine.prepare(request)])
+        assert not isinstance(outcome, Exception), outcome
+        response = write_response(
+            Batched(outcome, 0, 0, 0, 1), pruner, self.encoder.fingerprint, Wire(tensor_pb2.DTYPE_FLOAT32), explain=True
+        )
+        return list(response.visual_tokens)
+
+    def prompt(self, text: str, tokens: Sequence[tensor_pb2.VisualTokens]) -> Prompt:
+        """What the LLM service reads."""
+        return read_prompt(self.tokenizer(text)["input_ids"], tokens, self.llm.limits)
+
+    @torch.inference_mode()
+    def answer(self, prompt: Prompt) -> Answer:
+        """What the LLM service answers."""
+        runner = ModelRunner(self.model)
+        logits = runner.prefill([self.model.embed(prompt)])
+        tokens = [int(logits[0].argmax())]
+        while len(tokens) < NEW_TOKENS and tokens[-1] not in self.model.eos_token_ids:
+            tokens.append(int(runner.decode(tokens[-1:])[0].argmax()))
+        return logits[0], tokens
+
+    async def answer_pruned_inside(self, prompt: Prompt, llm_pruner: str, keep_ratio: float) -> Done:
+        """The end of an answer of which `llm_pruner` drops visual tokens inside the language model."""
+        pruning = Pruning(bind(LLM_PRUNERS[llm_pruner], {}), Budget(keep_ratio=keep_ratio))
+        request = GenerationRequest(
+            prompt, SamplingParams(max_tokens=8), deadline=time.monotonic() + 60, pruning=pruning
+        )
+        engine = self.llm.engine
+        generation = engine.submit(request)
+        while engine.num_waiting or engine.num_running:
+            engine.step()
+        done = [event async for event in generation][-1]
+        assert isinstance(done, Done)
+        return done
+
+
+@torch.inference_mode()
+def generate(unsplit: Any, **inputs: Any) -> Answer:
+    """What the unsplit model answers."""
+    output = unsplit.generate(
+        **inputs,
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    length = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+    return output.logits[0][0], output.sequences[0, length:].tolist()
+
+
+def assert_same(got: Answer, want: Answer) -> None:
+    assert (got[0] - want[0]).abs().max() <= MAX_DIFFERENCE
+    assert got[1] == want[1]
