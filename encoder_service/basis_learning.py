@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fovea import basis_codec, basis_file, rans, wire_basis
-from fovea.codec import MAX_TRANSFORMED_ROWS, cosines
+from fovea.cosines import MAX_TRANSFORMED_ROWS, cosines
 
 __all__ = ["learn"]
 

@@ -26,7 +26,8 @@ _LADDER: Final = (
 )
 # A basis takes fewer bytes than the last two at the same accuracy.
 _LADDER_WITH_BASIS: Final = (tensor_pb2.DTYPE_FLOAT16, tensor_pb2.DTYPE_INT8, tensor_pb2.DTYPE_BASIS)
-# Quarters of an octave above the default to which the step is let grow before tokens are dropped (docs/wire.md).
+# Quarters of an octave above the default to which the step is let grow before a whole picture is given up. Of a pruned
+# one tokens are dropped first (docs/wire.md).
 _COARSER_BEFORE_FEWER: Final = 4
 _UNKNOWN_GRID: Final = (1000, 1000)  # patches, where pictures differ or frames add up
 _MESSAGE_BYTES: Final = 64  # grid, shape, checksum, field tags and lengths
@@ -62,7 +63,8 @@ def most_tokens(
 
     def size(tokens: int) -> int:
         if dtype == tensor_pb2.DTYPE_BASIS and basis is not None:
-            data = basis_codec.expected_bytes(tokens, basis, basis.step + _COARSER_BEFORE_FEWER)
+            step = basis.step + (_COARSER_BEFORE_FEWER if tokens == basis.rows else 0)
+            data = basis_codec.expected_bytes(tokens, basis, step)
         else:
             data = tensors.data_bytes(tokens, channels, dtype)
         return _MESSAGE_BYTES + len(fingerprint) + position_bytes * tokens + data

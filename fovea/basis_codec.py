@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fovea import rans
-from fovea.codec import cosines
+from fovea.cosines import cosines
 from fovea.errors import InvalidRequest
 from fovea.wire_basis import DIGEST_BYTES, HIGHEST, LOUDEST, LOWEST, WireBasis, step_size
 

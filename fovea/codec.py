@@ -6,7 +6,6 @@ shorter.
 
 from __future__ import annotations
 
-import functools
 import math
 import struct
 import zlib
@@ -16,21 +15,10 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from fovea.cosines import MAX_TRANSFORMED_ROWS, cosines
 from fovea.errors import InvalidRequest
 
-__all__ = [
-    "ENTROPY",
-    "INT4",
-    "INT8",
-    "MAX_TRANSFORMED_ROWS",
-    "VERSION",
-    "Packing",
-    "Scheme",
-    "cosines",
-    "decode",
-    "encode",
-    "expected_bytes",
-]
+__all__ = ["ENTROPY", "INT4", "INT8", "VERSION", "Packing", "Scheme", "decode", "encode", "expected_bytes"]
 
 Float32Array = npt.NDArray[np.float32]
 Packing = Literal["packed", "shorter"]
@@ -44,7 +32,6 @@ _HEADER: Final = struct.Struct("<BBBBHH")  # version, coding, flags, 0, channels
 _MAX_CHANNELS: Final = 65535
 # The mean token costs 16 bits a channel and saves each row about a quarter of a bit (benchmarks/LOG.md).
 _MEAN_PAYS_ROWS: Final = 96
-MAX_TRANSFORMED_ROWS: Final = 1024  # bounds the work of a receiver
 
 
 @dataclass(frozen=True)
@@ -155,15 +142,6 @@ def encode(array: Float32Array, scheme: Scheme, *, packing: Packing = "shorter")
             deflated if is_shorter else packed,
         )
     )
-
-
-@functools.lru_cache(maxsize=32)
-def cosines(rows: int) -> Float32Array:
-    """[rows, rows] orthonormal DCT-II: coefficient by position (Ahmed, Natarajan & Rao 1974)."""
-    angles = np.pi * np.outer(np.arange(rows), np.arange(rows) + 0.5) / rows
-    matrix = np.cos(angles) * np.sqrt(2 / rows)
-    matrix[0] /= np.sqrt(2)
-    return np.asarray(matrix, np.float32)
 
 
 def _largest(rest: Float32Array, count: int) -> npt.NDArray[np.intp]:

@@ -77,7 +77,7 @@ async def test_tokens_in_a_basis_are_nearer_with_more_bytes(
                 assert 0.8 * max_wire_bytes <= message.ByteSize() <= max_wire_bytes
             got = tensors.from_message(message.features, max_bytes=2**20, basis=basis)
             errors.append(float(np.square(got - exact).mean() / exact.var()))
-    assert errors[0] < 0.15
+    assert errors[0] < 0.4
     assert errors[1] > errors[2] > errors[3]
 
 

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from encoder_service.basis_learning import learn
 from fovea import basis_codec, basis_file, tensors
 from fovea.basis_file import BasisError
-from fovea.codec import cosines
+from fovea.cosines import cosines
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire_basis import WireBasis, step_size
