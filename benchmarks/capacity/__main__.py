@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     planning.add_argument("--link-gbit-s", type=float, default=10.0, help="of a gateway, to each stage")
     planning.add_argument("--redis-calls", type=float, default=100_000.0, help="a second; 0: caches in the gateways")
     planning.add_argument("--redis-gbit-s", type=float, default=25.0)
-    planning.add_argument("--most-in-a-cell", type=float, default=250.0, help="requests/s simulated together")
+    planning.add_argument("--most-in-a-cell", type=float, default=100.0, help="requests/s simulated together")
     planning.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     status: int = options.run(options)

@@ -99,7 +99,7 @@ class Planner:
     goal: Goal
     base: Deployment
     burst_factor: float = 1.0
-    most_in_a_cell: float = 250.0
+    most_in_a_cell: float = 100.0
     window_s: float = 15.0
     seed: int = 0
 
@@ -170,9 +170,12 @@ class Planner:
         """Where answers spend most beyond what they would alone; else the place that refuses most."""
         more = {place: spent - alone.spent_s.get(place, 0.0) for place, spent in outcome.spent_s.items()}
         place = max(more, key=lambda name: more[name])
-        if outcome.refused and more[place] < _SHORT * self.goal.seconds:
-            return max(outcome.refused, key=lambda name: outcome.refused[name])
-        return place
+        if not outcome.refused:
+            return place
+        refusing = max(outcome.refused, key=lambda name: outcome.refused[name])
+        # A stage's own queue speaks for itself; the places of a gateway fill up behind whatever is slow.
+        quick = outcome.percentile(self.goal.percent) <= self.goal.seconds and refusing in _LEVEL
+        return refusing if quick or more[place] < _SHORT * self.goal.seconds else place
 
     def _failure(self, deployment: Deployment, rate: float, alone: Outcome) -> tuple[float, str]:
         """The last tenth more of the rate at which the goal is kept, and what is short beyond."""

@@ -77,9 +77,10 @@ def validation_report(result: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             "# The simulation against the real services",
-            f"{origin(result)} The simulation knows stage times (`capacity_profile.md`: measured one request at a time,"
-            " nothing capped), the services' settings and the caps; it has seen nothing of the runs beside it"
-            " (`replicas_encoder.md`, `replicas_llm.md`), and nothing was fitted to them.",
+            f"{origin(result)} The simulation knows stage times (`capacity_profile.md`: measured on each service alone,"
+            " not capped), the services' settings and the caps; no figure of the runs beside it (`replicas_encoder.md`,"
+            " `replicas_llm.md`) goes in. How costs are measured was changed after a first comparison with them"
+            " (`benchmarks/LOG.md`, 2026-11-20: capacity).",
             f"{within} of {len(rows)} figures are within 15 %.",
             table(header, rows, num_labels=4),
         ]
