@@ -166,10 +166,6 @@ class Profile:
             return None
         return self.kv_bytes // (self.kv_bytes_per_token * tokens)
 
-    def to_json(self) -> str:
-        """What `read` reads."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
-
     @classmethod
     def of(cls, values: dict[str, Any]) -> Self:
         """Back from a dictionary.

@@ -100,7 +100,7 @@ def test_what_one_replica_can_do_at_the_most_is_what_it_does_under_many_clients(
 
 def test_a_profile_survives_its_file_and_a_broken_one_says_what_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
-    path.write_text(SMALL.to_json(), encoding="utf-8")
+    path.write_text(json.dumps(dataclasses.asdict(SMALL)), encoding="utf-8")
     assert Profile.read(path) == SMALL
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match="its fields are name, origin"):
@@ -137,7 +137,7 @@ def test_memory_for_the_caches_limits_the_rows() -> None:
 
 def test_plan_writes_what_is_needed_with_and_without_pruning(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
-    path.write_text(SMALL.to_json(), encoding="utf-8")
+    path.write_text(json.dumps(dataclasses.asdict(SMALL)), encoding="utf-8")
     words = ["plan", "--profile", str(path), "--gpus", "a100-80gb", "--rates", "4", "--out", str(tmp_path)]
     assert main([*words, "--answer-tokens", "4", "--price-per-gpu-hour", "2"]) == 0
     result = json.loads((tmp_path / "capacity_a100-80gb.json").read_text(encoding="utf-8"))
