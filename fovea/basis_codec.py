@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fovea import rans
 from fovea.cosines import cosines
-from fovea.errors import InvalidRequest
+from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.wire_basis import DIGEST_BYTES, HIGHEST, LOUDEST, LOWEST, WireBasis, step_size
 
 __all__ = ["VERSION", "decode", "encode", "expected_bytes", "finest_step", "symbols"]
@@ -79,7 +79,8 @@ def decode(data: bytes, rows: int, channels: int, basis: WireBasis) -> Float32Ar
     """[rows, channels] of what `encode` wrote. The caller has bounded `rows * channels` and checked the checksum.
 
     Raises:
-        InvalidRequest: Of another basis, or not of this layout.
+        InvalidRequest: Not of this layout.
+        CheckpointMismatch: Of another basis.
     """
     if len(data) < _HEADER.size:
         raise InvalidRequest(f"a tensor of dtype basis has a header of {_HEADER.size} bytes, not {len(data)}")
@@ -87,7 +88,7 @@ def decode(data: bytes, rows: int, channels: int, basis: WireBasis) -> Float32Ar
     if version != VERSION or any(reserved):
         raise InvalidRequest(f"version {version}, reserved {reserved.hex()} of dtype basis are not {VERSION} and 0")
     if digest != basis.digest:
-        raise InvalidRequest(
+        raise CheckpointMismatch(
             f"the tensor is written in the wire basis {digest.hex()}, this service has {basis.digest.hex()};"
             " both services must load the same file"
         )

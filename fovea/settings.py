@@ -11,7 +11,7 @@ import sys
 from typing import Any, Final, Self
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from fovea.tls import ServerTLS
 
@@ -67,6 +67,9 @@ class ServiceSettings(BaseSettings):
                 name = ".".join(str(part) for part in item["loc"])
                 variable = f"{cls.model_config.get('env_prefix')}{name}".upper()
                 print(f"{prog}: --{name.replace('_', '-')} ({variable}): {item['msg']}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except SettingsError as error:  # of a value that is to be JSON and is none
+            print(f"{cls.model_config.get('cli_prog_name')}: {error}; a JSON object is accepted", file=sys.stderr)
             raise SystemExit(2) from None
 
     @classmethod

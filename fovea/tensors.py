@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fovea import basis_codec, codec
-from fovea.errors import InvalidRequest
+from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire_basis import WireBasis
 
@@ -131,8 +131,8 @@ def from_message(message: tensor_pb2.Tensor, *, max_bytes: int, basis: WireBasis
         basis: That this service has loaded, for DTYPE_BASIS.
 
     Raises:
-        InvalidRequest: Unknown dtype, shape and data disagree, checksum wrong, values not finite, too large, or written
-            in another basis.
+        InvalidRequest: Unknown dtype, shape and data disagree, checksum wrong, values not finite, or too large.
+        CheckpointMismatch: Written in a basis that is not the one loaded.
     """
     if message.dtype not in DTYPES.values():
         raise InvalidRequest(f"tensor dtype {message.dtype} is not one of {', '.join(DTYPES)}")
@@ -158,7 +158,7 @@ def from_message(message: tensor_pb2.Tensor, *, max_bytes: int, basis: WireBasis
 def _read(message: tensor_pb2.Tensor, rows: int, channels: int, basis: WireBasis | None) -> Float32Array:
     if message.dtype == tensor_pb2.DTYPE_BASIS:
         if basis is None:
-            raise InvalidRequest("the tensor is written in a wire basis, and this service has none loaded")
+            raise CheckpointMismatch("the tensor is written in a wire basis, and this service has none loaded")
         return basis_codec.decode(message.data, rows, channels, basis)
     scheme = _SCHEMES.get(message.dtype)
     if scheme is not None:

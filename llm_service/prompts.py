@@ -113,7 +113,7 @@ def read_prompt(
 
     Raises:
         InvalidRequest: Ids, image tokens, tensors or the length are not acceptable; says what would be.
-        CheckpointMismatch: The visual tokens come from another checkpoint.
+        CheckpointMismatch: The visual tokens come from another checkpoint, or in another wire basis.
     """
     if not input_ids:
         raise InvalidRequest("the prompt is empty; at least 1 token id is needed", param="input_ids")
@@ -178,6 +178,8 @@ def _read_visual_tokens(index: int, message: tensor_pb2.VisualTokens, limits: Pr
         seconds_per_frame = _read_seconds(message)
         max_bytes = limits.max_visual_tokens * limits.visual_hidden_size * 4
         features = tensors.from_message(message.features, max_bytes=max_bytes, basis=limits.wire_basis)
+    except CheckpointMismatch:  # a wire basis that the services do not share: not the caller's doing
+        raise
     except ServiceError as error:
         raise InvalidRequest(f"picture {index}: {error.message}", param="visual_tokens") from error
     is_video = message.kind == tensor_pb2.VISUAL_KIND_VIDEO

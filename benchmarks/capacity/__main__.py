@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,30 @@ def _write(out: Path, name: str, result: dict[str, Any], report: str) -> None:
     (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (out / f"{name}.md").write_text(report, encoding="utf-8")
     print(report)
+
+
+def _number(least: float, most: float = 1e9) -> Callable[[str], float]:
+    """Of an argument; argparse names the bounds when it refuses one."""
+
+    def read(text: str) -> float:
+        value = float(text)
+        if not least <= value <= most:  # also refuses NaN
+            raise argparse.ArgumentTypeError(f"{text} is not {least:g} to {most:g}")
+        return value
+
+    return read
+
+
+def _count(most: int = 10**6) -> Callable[[str], int]:
+    """The same of a whole number from 1."""
+    bounded = _number(1, most)
+    return lambda text: int(bounded(str(int(text))))
+
+
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return Path(text)
 
 
 def _measure(options: argparse.Namespace) -> int:
@@ -70,35 +95,47 @@ def main(argv: list[str] | None = None) -> int:
         return added
 
     measuring = part("measure", _measure, "measure what every stage costs on this machine")
-    measuring.add_argument("--repeats", type=int, default=9, help="of each batch")
-    measuring.add_argument("--rounds", type=int, default=15, help="of a request of each kind to the running services")
+    measuring.add_argument("--repeats", type=_count(), default=9, help="of each batch")
+    measuring.add_argument(
+        "--rounds", type=_count(), default=15, help="of a request of each kind to the running services"
+    )
 
     validating = part("validate", _validate, "compare the simulation with runs of benchmarks.replicas")
-    validating.add_argument("--profile", type=Path, default=_RESULTS / "capacity_profile.json")
+    validating.add_argument("--profile", type=_file, default=_RESULTS / "capacity_profile.json")
     runs = [_RESULTS / f"replicas_{name}.json" for name in ("encoder", "llm")]
-    validating.add_argument("--runs", type=Path, nargs="+", default=runs, help="result files of benchmarks.replicas")
+    validating.add_argument("--runs", type=_file, nargs="+", default=runs, help="result files of benchmarks.replicas")
 
     planning = part("plan", _plan, "replicas of each stage for LLaVA-1.5-7B at given rates and a latency goal")
     planning.add_argument(
-        "--profile", type=Path, default=_RESULTS / "capacity_profile.json", help="for costs on the CPU"
+        "--profile", type=_file, default=_RESULTS / "capacity_profile.json", help="for costs on the CPU"
     )
     planning.add_argument("--gpus", nargs="+", default=["a100-80gb", "l4"], choices=list(GPUS))
-    planning.add_argument("--rates", type=float, nargs="+", default=[10, 100, 1000, 10_000], help="requests a second")
-    planning.add_argument("--keep", type=int, default=64, help="visual tokens of 576, beside all of them")
-    planning.add_argument("--goal-s", type=float, default=4.0, help="p95 of a whole answer")
-    planning.add_argument("--price-per-gpu-hour", type=float, default=1.0, help="in any currency")
-    planning.add_argument("--pictures", type=int, default=1, help="of a question")
-    planning.add_argument("--answer-tokens", type=int, nargs="+", default=[16, 32, 48, 64], help="in turns")
-    planning.add_argument("--answer-hits", type=float, default=0.0, help="share of answers found in the cache")
-    planning.add_argument("--visual-token-hits", type=float, default=0.0, help="and of visual tokens")
-    planning.add_argument("--bursts", type=float, default=1.0, help="times the rate, in a tenth of the time")
-    planning.add_argument("--max-batch-size", type=int, default=32, help="rows of an LLM service, memory permitting")
-    planning.add_argument("--max-concurrent-requests", type=int, default=256, help="of a gateway")
-    planning.add_argument("--pod-cores", type=float, default=8.0, help="CPU cores and decoding threads of an encoder")
-    planning.add_argument("--link-gbit-s", type=float, default=10.0, help="of a gateway, to each stage")
-    planning.add_argument("--redis-calls", type=float, default=100_000.0, help="a second; 0: caches in the gateways")
-    planning.add_argument("--redis-gbit-s", type=float, default=25.0)
-    planning.add_argument("--most-in-a-cell", type=float, default=100.0, help="requests/s simulated together")
+    planning.add_argument(
+        "--rates", type=_number(0.5), nargs="+", default=[10, 100, 1000, 10_000], help="requests a second"
+    )
+    planning.add_argument("--keep", type=_count(575), default=64, help="visual tokens of 576, beside all of them")
+    planning.add_argument("--goal-s", type=_number(0.001), default=4.0, help="p95 of a whole answer")
+    planning.add_argument("--price-per-gpu-hour", type=_number(0), default=1.0, help="in any currency")
+    planning.add_argument("--pictures", type=_count(8), default=1, help="of a question")
+    planning.add_argument("--answer-tokens", type=_count(), nargs="+", default=[16, 32, 48, 64], help="in turns")
+    planning.add_argument(
+        "--answer-hits", type=_number(0, 0.99), default=0.0, help="share of answers found in the cache"
+    )
+    planning.add_argument("--visual-token-hits", type=_number(0, 1), default=0.0, help="and of visual tokens")
+    planning.add_argument("--bursts", type=_number(1, 9.9), default=1.0, help="times the rate, in a tenth of the time")
+    planning.add_argument(
+        "--max-batch-size", type=_count(), default=32, help="rows of an LLM service, memory permitting"
+    )
+    planning.add_argument("--max-concurrent-requests", type=_count(), default=256, help="of a gateway")
+    planning.add_argument(
+        "--pod-cores", type=_number(0.1), default=8.0, help="CPU cores and decoding threads of an encoder"
+    )
+    planning.add_argument("--link-gbit-s", type=_number(0.001), default=10.0, help="of a gateway, to each stage")
+    planning.add_argument(
+        "--redis-calls", type=_number(0), default=100_000.0, help="a second; 0: caches in the gateways"
+    )
+    planning.add_argument("--redis-gbit-s", type=_number(0.001), default=25.0)
+    planning.add_argument("--most-in-a-cell", type=_number(1), default=100.0, help="requests/s simulated together")
     planning.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     status: int = options.run(options)

@@ -55,7 +55,8 @@ def plot_plans(plans: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]]
     left.set_xticks(range(len(rates)), [f"{rate:,.0f}" for rate in rates])
     left.margins(y=0.25)
     left.set(xlabel="requests/s", ylabel="GPUs (log scale)", title="GPUs that keep the goal: LLM + encoder")
-    left.legend(fontsize=8, loc="upper left")
+    if left.has_data():  # no plan may keep the goal
+        left.legend(fontsize=8, loc="upper left")
     for number, curve in enumerate(curves):
         label = f"{curve['visual_tokens']} visual tokens"
         right.plot(curve["rates"], curve["p95_s"], "-", color=colors[number], label=label)

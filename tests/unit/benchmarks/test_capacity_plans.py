@@ -173,3 +173,22 @@ def test_a_run_that_is_what_the_simulation_says_is_within_and_another_is_not() -
         ("2x1", "p50, s", False),
     ]
     assert rows[2]["off_by"] == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        (["--rates", "0"], "--rates: 0 is not 0.5 to"),
+        (["--rates", "nan"], "--rates: nan is not 0.5 to"),
+        (["--keep", "576"], "--keep: 576 is not 1 to 575"),
+        (["--pictures", "0"], "--pictures: 0 is not 1 to 8"),
+        (["--answer-hits", "2"], "--answer-hits: 2 is not 0 to 0.99"),
+        (["--profile", "nowhere.json"], "there is no file nowhere.json"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_with_what_can(
+    argument: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "--out", str(tmp_path), *argument])
+    assert says in capsys.readouterr().err

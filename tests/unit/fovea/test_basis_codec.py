@@ -16,7 +16,7 @@ from encoder_service.basis_learning import learn
 from fovea import basis_codec, basis_file, tensors
 from fovea.basis_file import BasisError
 from fovea.cosines import cosines
-from fovea.errors import InvalidRequest
+from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire_basis import WireBasis, step_size
 
@@ -228,7 +228,6 @@ def test_the_body_that_the_hostile_ones_are_made_of_is_fine() -> None:
 HOSTILE = {
     "version": (body(version=2), "version 2"),
     "reserved": (body(reserved=b"\0\1"), "reserved 0001"),
-    "another basis": (body(digest=bytes(8)), "0000000000000000, this service has " + BASIS.digest.hex()),
     "too fine": (body(step=BASIS.finest - 1), "step"),
     "too coarse": (body(step=BASIS.coarsest + 1), "step"),
     "exception outside": (body(exceptions=((2 * CHANNELS, 1),)), "exceptions do not name codes below 24"),
@@ -254,10 +253,15 @@ def test_a_hostile_body_is_refused_with_the_reason(name: str) -> None:
         back(message)
 
 
-def test_other_channels_and_no_basis_are_refused_at_the_receiver() -> None:
+def test_a_basis_that_the_receiver_does_not_have_is_the_services_defect_not_the_callers() -> None:
+    with pytest.raises(CheckpointMismatch, match="has none loaded"):
+        tensors.from_message(body(), max_bytes=CAP)
+    with pytest.raises(CheckpointMismatch, match="0000000000000000, this service has " + BASIS.digest.hex()):
+        back(body(digest=bytes(8)))
+
+
+def test_other_channels_are_refused_at_the_receiver() -> None:
     message = body()
-    with pytest.raises(InvalidRequest, match="has none loaded"):
-        tensors.from_message(message, max_bytes=CAP)
     message.shape[:] = [CHANNELS, 2]
     with pytest.raises(InvalidRequest, match="2 channels; the wire basis has 12"):
         back(message)
