@@ -52,12 +52,10 @@ def test_the_budget_is_kept_exactly(client: Client, picture: bytes, budget: dict
 def test_a_pruner_that_chooses_its_budget_takes_more_for_a_description_than_for_a_thing(
     client: Client, pictures: Pictures
 ) -> None:
-    some = [pictures.fresh() for _ in range(6)]  # of one alone it need not be so
+    some = [pictures.fresh() for _ in range(16)]  # of a few alone it need not be so
+    asked = {"pruner": "fovea", "keep_tokens": "auto", "max_tokens": 1}
     kept = {
-        question: [
-            client.ask(picture, question, pruner="fovea", keep_tokens="auto")["usage"]["visual_tokens_kept"]
-            for picture in some
-        ]
+        question: [client.ask(picture, question, **asked)["usage"]["visual_tokens_kept"] for picture in some]
         for question in (QUESTION, "What do you see?")
     }
     assert sum(kept[QUESTION]) < sum(kept["What do you see?"])
