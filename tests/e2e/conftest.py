@@ -96,7 +96,7 @@ class Pictures:
     """Fresh pictures of the small world, each handed out once, so that no test warms another one's cache."""
 
     def __init__(self) -> None:
-        self._questions = iter(evaluation_questions("easy", 77, 200, groups=("existence",)))
+        self._questions = iter(evaluation_questions("easy", 77, 300, groups=("existence",)))
 
     def fresh(self) -> bytes:
         return png(next(self._questions))
