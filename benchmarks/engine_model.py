@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from benchmarks.tiny.llava import SPECIALS
+from benchmarks.tiny.llava import SPECIALS, save
 from benchmarks.tiny.tokenizers import vicuna_tokenizer
 
 __all__ = ["GRID", "VISUAL_WIDTH", "write"]
@@ -50,7 +50,6 @@ def write(folder: Path, *, seed: int = 0) -> dict[str, Any]:
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=image, vision_feature_layer=-1)
     model = LlavaForConditionalGeneration(config).to(torch.bfloat16)
     model.lm_head.weight.data[tokenizer.eos_token_id] = 0  # a logit of 0 is never the largest
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save(model, tokenizer, folder)
     parameters = sum(p.numel() for p in model.model.language_model.layers.parameters())
     return {"hidden_size": _WIDTH, "layers": _LAYERS, "layer_parameters": parameters, "dtype": "bfloat16"}

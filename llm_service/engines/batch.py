@@ -8,8 +8,9 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from fovea.errors import InternalError, InvalidRequest, ServiceError
+from fovea.errors import InternalError, ServiceError
 from fovea.telemetry import FAILURES
+from llm_service.engines.failures import beyond_numbers, defect, fail
 from llm_service.engines.row import Row
 from llm_service.sampling import sample
 
@@ -57,7 +58,7 @@ class Batch(Generic[X]):
             logits = self._runner.prefill([self._prepare(row) for row in newcomers])
         except Exception:
             log.exception("prefill of %d rows failed", len(newcomers))
-            _fail(newcomers, _failed())
+            fail(newcomers, defect())
             return
         self._rows += newcomers
         for row, row_logits in zip(newcomers, logits, strict=True):
@@ -83,7 +84,7 @@ class Batch(Generic[X]):
 
     def fail(self, error: ServiceError | None = None) -> None:
         """Ends all rows with an error, by default that of a defect, and forgets them."""
-        _fail(self._rows, error or _failed())
+        fail(self._rows, error or defect())
         self._rows = []
         self._runner.clear()
 
@@ -100,28 +101,14 @@ def _accept(rows: Sequence[Row], logits: torch.Tensor) -> None:
     for i, row in enumerate(rows):
         sampling = row.request.sampling
         if not finite[i]:
-            _fail([row], _not_finite(row))
+            fail([row], _not_finite(row))
         elif sampling.temperature == 0:
             row.accept(largest[i])
         else:
             row.accept(sample(logits[i], sampling, row.generator))
 
 
-def _fail(rows: Sequence[Row], error: ServiceError) -> None:
-    for row in rows:
-        if not row.ended:
-            row.fail(error)
-
-
-def _failed() -> ServiceError:
-    return InternalError("the model failed on this request; the log of the LLM service tells why")
-
-
 def _not_finite(row: Row) -> ServiceError:
     if row.request.prompt.visual_tokens:
-        return InvalidRequest(
-            "the visual tokens drive the model beyond the numbers it can represent; send features as the vision tower"
-            " of this checkpoint makes them",
-            param="visual_tokens",
-        )
+        return beyond_numbers()
     return InternalError("the model produced numbers that are not finite")

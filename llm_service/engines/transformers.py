@@ -15,10 +15,11 @@ from typing import Any, Final
 import torch
 from tokenizers import Tokenizer
 
-from fovea.errors import DeadlineExceeded, InvalidRequest, Unavailable
+from fovea.errors import DeadlineExceeded, InvalidRequest
 from fovea.telemetry import FAILURES
 from llm_service.engines.base import Generation, GenerationRequest
 from llm_service.engines.batch import Batch
+from llm_service.engines.failures import fail, unavailable
 from llm_service.engines.layout import num_prunable, prunable_rows, visual_layout
 from llm_service.engines.pruned_prefill import Observation, PrunedInputs
 from llm_service.engines.pruned_runner import PrunedRunner
@@ -120,9 +121,8 @@ class TransformersEngine:
         self._fail(waiting, "is shutting down")
 
     def _fail(self, waiting: Iterable[Row], what: str) -> None:
-        error = Unavailable(f"the LLM service {what}", retry_after_s=1.0)
-        for row in waiting:
-            row.fail(error)
+        error = unavailable(what)
+        fail(waiting, error)
         for batch in self._batches:
             batch.fail(error)
 

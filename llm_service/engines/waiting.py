@@ -6,13 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 
-from fovea.errors import Overloaded, Unavailable
+from fovea.errors import Overloaded
 from fovea.telemetry import FAILURES, QUEUE_WAIT_SECONDS
+from llm_service.engines.failures import RETRY_AFTER_S, unavailable
 from llm_service.engines.row import Row
 
 __all__ = ["WaitingQueue"]
-
-_RETRY_AFTER_S = 1.0
 
 
 class WaitingQueue:
@@ -36,13 +35,13 @@ class WaitingQueue:
         """
         with self._changed:
             if self._closed:
-                raise Unavailable("the LLM service is shutting down", retry_after_s=_RETRY_AFTER_S)
+                raise unavailable("is shutting down")
             if len(self._rows) >= self._max_size:
                 self._forget_departed()
             if len(self._rows) >= self._max_size:
                 raise Overloaded(
                     f"the LLM service has {self._max_size} requests waiting, its limit; try again shortly",
-                    retry_after_s=_RETRY_AFTER_S,
+                    retry_after_s=RETRY_AFTER_S,
                 )
             self._rows.append(row)
             self._changed.notify_all()

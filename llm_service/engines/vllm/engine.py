@@ -24,9 +24,10 @@ from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, Overloaded, ServiceError, Unavailable
+from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, Overloaded, ServiceError
 from fovea.telemetry import FAILURES
 from llm_service.engines.base import Generation, GenerationRequest
+from llm_service.engines.failures import defect, fail, unavailable
 from llm_service.engines.row import Row
 from llm_service.engines.vllm.inputs import engine_input
 from llm_service.engines.vllm.sampling import decoding, first_token
@@ -119,7 +120,7 @@ class VllmEngine:
     def stop(self) -> None:
         """Ends what is still under way with Unavailable; returns when vLLM's processes have ended."""
         self._stopping.set()
-        _fail(self._waiting.close(), "is shutting down")
+        fail(self._waiting.close(), unavailable("is shutting down"))
         self._call(self._ended.set)
         self._thread.join()
         self._projecting.shutdown()
@@ -166,7 +167,7 @@ class VllmEngine:
                 await asyncio.sleep(_LOOK_S)
         log.critical("vLLM has died; its log tells why")
         FAILURES.labels("engine_died").inc()
-        _fail(self._waiting.close(), "has lost its engine")
+        fail(self._waiting.close(), unavailable("has lost its engine"))
         await self._started.wait()
         self._on_death()
 
@@ -194,20 +195,20 @@ class VllmEngine:
             await self._answer(row)
         except asyncio.CancelledError:
             if self._stopping.is_set():
-                _fail([row], "is shutting down")
+                fail([row], unavailable("is shutting down"))
             else:
                 FAILURES.labels("generation_abandoned").inc()
         except ServiceError as error:
             row.fail(error)
         except EngineDeadError:
-            _fail([row], "has lost its engine")
+            fail([row], unavailable("has lost its engine"))
         except GracefulHTTPError as error:  # vLLM's admission control, where the operator has set one
             row.fail(Overloaded(_one_line(error), retry_after_s=1.0))
         except VLLMClientError as error:
             row.fail(InvalidRequest(_one_line(error), param="input_ids"))
         except Exception:
             log.exception("a request failed")
-            row.fail(InternalError("the model failed on this request; the log of the LLM service tells why"))
+            row.fail(defect())
 
     async def _answer(self, row: Row) -> None:
         request = row.request
@@ -260,12 +261,6 @@ def _check_features(request: GenerationRequest) -> None:
                 " --engine transformers",
                 param=name,
             )
-
-
-def _fail(rows: list[Row], what: str) -> None:
-    for row in rows:
-        if not row.ended:
-            row.fail(Unavailable(f"the LLM service {what}", retry_after_s=1.0))
 
 
 def _one_line(error: BaseException) -> str:

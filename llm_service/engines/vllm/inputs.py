@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from vllm.inputs import embeds_input, tokens_input
 
-from fovea.errors import InvalidRequest
+from llm_service.engines.failures import beyond_numbers
 from llm_service.models.base import VisualSide
 from llm_service.models.splicing import splice
 from llm_service.prompts import Prompt
@@ -57,8 +57,4 @@ def _check(rows: torch.Tensor) -> None:
     """vLLM checks nothing. What is not finite in its key-value cache might stay there for others."""
     # Room for what the layers add to a row.
     if not rows.abs().max() <= torch.finfo(rows.dtype).max / 16:  # also refuses NaN
-        raise InvalidRequest(
-            "the visual tokens drive the model beyond the numbers it can represent; send features as the vision tower"
-            " of this checkpoint makes them",
-            param="visual_tokens",
-        )
+        raise beyond_numbers()
