@@ -159,8 +159,8 @@ class Split:
 
     def pixel_values(self, case: Case) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
         """Of each picture, then of each video, as the encoder prepares them."""
-        made = [self._encoder.preprocess(picture) for picture in case.pictures]
-        made += [self._encoder.preprocess_video(VideoFrames(c.frames, c.seconds_per_frame)) for c in case.clips]
+        made = [self._encoder.media.image(picture) for picture in case.pictures]
+        made += [self._encoder.media.video(VideoFrames(c.frames, c.seconds_per_frame)) for c in case.clips]
         return [one.pixel_values.numpy() for one in made]
 
     def encode(self, case: Case) -> list[tensor_pb2.VisualTokens]:

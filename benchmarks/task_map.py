@@ -169,7 +169,7 @@ def _measure(
             continue
         seed = question.scene.seed
         if seed not in seen:
-            (visual,) = encoder.encode([encoder.preprocess(question.image)], _VIEWS)
+            (visual,) = encoder.encode([encoder.media.image(question.image)], _VIEWS)
             seen = {seed: visual.parts[0]}
         (text,) = encoder.encode_texts([texts.encode(question.text)], eos_attention=True)
         on_object = torch.from_numpy(np.isin(patch_owners(question.scene), objects))

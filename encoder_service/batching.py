@@ -1,6 +1,6 @@
 """Dynamic batching: requests that arrive close together are computed together, on a thread of their own.
 
-    submit -> permit -> prepare (thread pool) -> queue -> batch -> run (model thread) -> result
+    submit -> permit -> prepare (worker processes) -> queue -> batch -> run (model thread) -> result
 
 A request that finds no permit is refused at once. One whose caller has left, or whose deadline has passed, leaves the
 queue before anything is computed for it. The event loop only ever waits, so health answers during inference.
@@ -44,8 +44,8 @@ Job = TypeVar("Job", bound=Sized)
 class Computes(Protocol[Request_contra, Job, Result_co]):
     """What a batcher drives."""
 
-    def prepare(self, request: Request_contra) -> Job:
-        """CPU work before the queue; called from several threads."""
+    async def prepare(self, request: Request_contra) -> tuple[Job, float]:
+        """Work before the queue: what becomes of a request, and the seconds of work in it, waiting left out."""
         ...
 
     def run(self, batch: Sequence[Job]) -> Sequence[Result_co | Exception]:
@@ -76,7 +76,7 @@ class _Entry(Generic[Job, Result]):
 
 
 def _wait_s(entry: _Entry[Any, Any], now: float) -> float:
-    """What is not preparing is waiting, for a thread that prepares too."""
+    """Time since arrival less the preparation; a wait for a worker that prepares counts."""
     return now - entry.arrived_at - entry.prepare_s
 
 
@@ -96,7 +96,6 @@ class Batcher(Generic[Request, Job, Result]):
         max_batch_size: Most places in a batch; a larger request runs by itself.
         max_batch_delay_s: Longest that the first of a batch waits for requests that are being prepared.
         max_queue_size: Most requests that wait (being prepared or queued); more are refused.
-        prepare_threads: Threads that prepare.
     """
 
     def __init__(
@@ -106,7 +105,6 @@ class Batcher(Generic[Request, Job, Result]):
         max_batch_size: int,
         max_batch_delay_s: float,
         max_queue_size: int,
-        prepare_threads: int = 2,
     ) -> None:
         self._compute = compute
         self._max_batch_size = max_batch_size
@@ -118,7 +116,6 @@ class Batcher(Generic[Request, Job, Result]):
         self._num_waiting = 0
         self._batch_s = 0.1  # how long the last one took
         self._closed = False
-        self._prepare_threads = ThreadPoolExecutor(prepare_threads, thread_name_prefix="prepare")
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -135,7 +132,6 @@ class Batcher(Generic[Request, Job, Result]):
         for entry in (*self._running, *self._queue):
             if not entry.future.done():
                 entry.future.set_exception(_shutting_down())
-        self._prepare_threads.shutdown(wait=False)
         self._model_thread.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -171,7 +167,7 @@ class Batcher(Generic[Request, Job, Result]):
         self._num_waiting += 1
         try:
             async with asyncio.timeout_at(deadline):
-                job, prepare_s = await loop.run_in_executor(self._prepare_threads, self._prepare, request)
+                job, prepare_s = await self._compute.prepare(request)
                 if self._closed:
                     raise _shutting_down()
                 entry = _Entry(job, deadline, arrived_at, loop.time(), prepare_s, loop.create_future())
@@ -188,11 +184,6 @@ class Batcher(Generic[Request, Job, Result]):
                     if entry in self._queue:
                         self._queue.remove(entry)
                 self._arrival.set()
-
-    def _prepare(self, request: Request) -> tuple[Job, float]:
-        start = time.perf_counter()
-        job = self._compute.prepare(request)
-        return job, time.perf_counter() - start
 
     def _expected_wait_s(self) -> float:
         batches = math.ceil(self._num_waiting / self._max_batch_size)

@@ -11,17 +11,17 @@ from typing import Final, TypeVar
 
 import torch
 
-from encoder_service import videos
 from encoder_service.assembly import EncodedVisual
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.joint_frames import join_frames
+from encoder_service.media_decoding import MediaDecoder, MediaSource
 from encoder_service.models.base import EncoderModel
 from encoder_service.pruners.base import BoundPruner, Needs, TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruning import keep_in_tower, prune
 from encoder_service.videos import VideoLimits, VideoSource
 from encoder_service.visual import VisualFeatures, VisualInput
-from fovea import images, telemetry
+from fovea import telemetry
 
 __all__ = ["EncodeRequest", "Engine", "PreparedRequest", "PreparedVisual"]
 
@@ -57,10 +57,15 @@ class EncodeRequest:
     joint_frames: bool = False
     most_tokens: int | None = None
 
+    @property
+    def media(self) -> tuple[MediaSource, ...]:
+        """Images, then videos."""
+        return (*self.images, *self.videos)
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedVisual:
-    """A picture or video ready for the tower, or past it: exactly one of `features` and `pixels` is there.
+    """An image or video ready for the tower, or past it: exactly one of `features` and `pixels` is there.
 
     Attributes:
         digest: Of the file, and of how it was read.
@@ -116,41 +121,39 @@ class Engine:
         self.model = model
         self._cache = cache
         self._max_batch_size = max_batch_size
-        self._max_image_bytes = max_image_bytes
-        self._max_image_pixels = max_image_pixels
-        self._video_limits = video_limits
+        self.decoder = MediaDecoder(model.media, max_image_bytes, max_image_pixels, video_limits)
 
     def prepare(self, request: EncodeRequest) -> PreparedRequest:
-        """Decodes the pictures and videos whose features are not cached. Any thread.
+        """A request with the media decoded whose features are not cached, in this thread.
 
         Raises:
-            ServiceError: See `images.decode` and `videos.decode`.
+            ServiceError: See `MediaDecoder`.
             ValueError: See `resolve_budget`.
         """
-        pictures = [self._prepare_picture(data, request) for data in request.images]
-        clips = [self._prepare_video(source, request) for source in request.videos]
-        return PreparedRequest(request, (*pictures, *clips))
+        visuals = []
+        for source in request.media:
+            visual = self.look_up(source, request)
+            if visual.features is None:
+                visual = self.with_pixels(visual, self.decoder(source), request)
+            visuals.append(visual)
+        return PreparedRequest(request, tuple(visuals))
 
-    def _prepare_picture(self, data: bytes, request: EncodeRequest) -> PreparedVisual:
-        def read() -> VisualInput:
-            image = images.decode(data, max_bytes=self._max_image_bytes, max_pixels=self._max_image_pixels)
-            return self.model.preprocess(image)
+    def look_up(self, source: MediaSource, request: EncodeRequest) -> PreparedVisual:
+        """An image or video with its features where they are cached; without them it has to be decoded. Any thread."""
+        digest = hashlib.sha256(source).digest() if isinstance(source, bytes) else source.digest
+        needs = request.pruner.needs
+        # With a pruner inside the tower, the key needs the budget of a part, and that the size of the decoded image.
+        return PreparedVisual(digest, self._cached(digest, needs) if needs.in_tower is None else None)
 
-        return self._prepare(hashlib.sha256(data).digest(), read, request)
+    def with_pixels(self, visual: PreparedVisual, pixels: VisualInput, request: EncodeRequest) -> PreparedVisual:
+        """A decoded image or video, with its features where they turn out to be cached.
 
-    def _prepare_video(self, source: VideoSource, request: EncodeRequest) -> PreparedVisual:
-        def read() -> VisualInput:
-            return self.model.preprocess_video(videos.decode(source, self.model.num_frames, self._video_limits))
-
-        return self._prepare(source.digest, read, request)
-
-    def _prepare(self, digest: bytes, read: Callable[[], VisualInput], request: EncodeRequest) -> PreparedVisual:
+        Raises:
+            ValueError: See `resolve_budget`.
+        """
         needs = request.pruner.needs
         if needs.in_tower is None:
-            found = self._cached(digest, needs)
-            return PreparedVisual(digest, found) if found is not None else PreparedVisual(digest, pixels=read())
-        # What to look for depends on the budget of a part, and that on what the picture turns out to be.
-        pixels = read()
+            return dataclasses.replace(visual, pixels=pixels)
         keep = keep_in_tower(
             pixels.layout,
             keep_tokens=request.keep_tokens,
@@ -158,8 +161,8 @@ class Engine:
             most_tokens=request.most_tokens,
         )
         in_tower = None if keep is None else needs.in_tower(keep)
-        found = self._cached(digest, needs, in_tower)
-        return PreparedVisual(digest, found, None if found is not None else pixels, in_tower)
+        found = self._cached(visual.digest, needs, in_tower)
+        return PreparedVisual(visual.digest, found, None if found is not None else pixels, in_tower)
 
     def _cached(self, digest: bytes, needs: Needs, in_tower: InTowerPruner | None = None) -> VisualFeatures | None:
         found = self._cache.get(digest, needs.views, in_tower)

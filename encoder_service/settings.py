@@ -41,7 +41,8 @@ class EncoderSettings(GrpcSettings):
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention of the vision tower's layers. eager holds whole attention maps in memory."""
     num_threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of one forward; 0 leaves it to torch, which takes all cores."""
+    """CPU threads of one forward; 0: one for each core that the process may use (affinity, cgroup quota), but one for
+    each 8 million parameters of the model at most."""
     pruner: str = "desap"
     """Pruner of requests that name none."""
     keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.111
@@ -77,10 +78,14 @@ class EncoderSettings(GrpcSettings):
     """Longest video file, in its own time; a longer one is refused with OUT_OF_RANGE before it is decoded."""
     video_decode_timeout_s: Annotated[float, Field(gt=0)] = _VIDEO.timeout_s
     """Longest that one video file may take to decode; then it is refused with OUT_OF_RANGE."""
-    decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
-    """Threads that decode pictures and videos. Each takes up to 17 bytes of memory for each pixel of its picture (17
-    for WebP, 12 for JPEG, 9 for PNG): 0.85 GB with the default --max-image-pixels; and 3 for each of
-    --max-video-pixels."""
+    image_decode_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    """Longest that one image file may take to decode; then it is refused with OUT_OF_RANGE."""
+    decode_workers: Annotated[int, Field(ge=0, le=256)] = 0
+    """Processes that decode images and videos, one file at a time each; 0: one for each core that the service may use.
+    Each takes up to 17 bytes of memory for each pixel of its image (17 for WebP, 12 for JPEG, 9 for PNG): 0.85 GB with
+    the default --max-image-pixels; and 3 for each of --max-video-pixels."""
+    max_decode_wait_s: Annotated[float, Field(gt=0)] = 10.0
+    """Health says NOT_SERVING while an image or video has waited longer than this for a process that decodes it."""
     feature_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20
     """Memory, on the device, for features of pictures seen lately; the oldest make room. 0 for none."""
     default_timeout_s: Annotated[float, Field(gt=0)] = 60.0

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fovea.errors import InvalidRequest, TooLarge, UnsupportedMedia
+from fovea.jpeg import check_scans
 
 __all__ = ["FORMATS", "check_size", "decode", "to_rgb"]
 
@@ -37,7 +38,7 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
         max_pixels: Most pixels, checked against the header before anything is decoded.
 
     Raises:
-        TooLarge: More bytes or pixels than that.
+        TooLarge: More bytes or pixels than that, or a JPEG of more than 100 scans.
         UnsupportedMedia: Empty, another format, or broken.
         InvalidRequest: More than 100 times as long as wide, or the reverse.
     """
@@ -54,6 +55,8 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
         ) from error
     with image:
         check_size(*image.size, max_pixels)
+        if image.format in ("JPEG", "MPO"):
+            check_scans(data)
         try:
             image.load()
         except Exception as error:

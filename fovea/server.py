@@ -237,6 +237,15 @@ class GrpcServer:
         """Health says SERVING from here on."""
         await self._report(health_pb2.HealthCheckResponse.SERVING)
 
+    async def report_serving(self, serving: bool) -> None:
+        """Health of the services says SERVING, or NOT_SERVING for a time in which new calls had better go elsewhere.
+
+        Health of the server as a whole stays SERVING: an orchestrator that asks for it would end the process.
+        """
+        statuses = health_pb2.HealthCheckResponse
+        for name in self._services:
+            await self._health.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)
+
     async def drain(self, grace_s: float) -> None:
         """Health says NOT_SERVING, new calls are refused, those under way get `grace_s` seconds."""
         await self._health.enter_graceful_shutdown()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import signal
@@ -19,6 +18,7 @@ from typing import Final, Self
 import httpx
 
 from fovea.server import split_address
+from fovea.worker_pool import end_with_parent
 
 __all__ = ["SERVICES", "Stack", "StackError", "free_port", "shipped_checkpoint"]
 
@@ -26,7 +26,6 @@ SERVICES: Final = ("encoder_service", "llm_service", "gateway")
 _POLL_S: Final = 0.1
 # Longer than any service's own drain, so that the drain decides what becomes of requests under way.
 _STOP_S: Final = 40.0
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class StackError(RuntimeError):
@@ -47,10 +46,9 @@ def shipped_checkpoint(part: str) -> Path:
     return path
 
 
-def _die_with_parent() -> None:
-    """Runs in the child before it becomes the service: whatever ends the parent, even SIGKILL, ends the child."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _shared_cores() -> dict[str, str]:
+    """Variables of services that share a machine: threads that wait for work sleep, and leave their cores to others."""
+    return {} if "GOMP_SPINCOUNT" in os.environ else {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def free_port() -> int:
@@ -131,10 +129,10 @@ class Stack:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**os.environ, **self.environment},
+                    env={**_shared_cores(), **os.environ, **self.environment},
                     # Ctrl-C reaches the whole foreground group: we alone decide who stops when.
                     start_new_session=True,
-                    preexec_fn=_die_with_parent,
+                    preexec_fn=lambda: end_with_parent(signal.SIGTERM),
                 )
             finally:
                 if log:

@@ -312,7 +312,7 @@ class Pipeline:
     async def close(self) -> None:
         """Cancels what is in progress and closes clients, cache, gatherer and drawing."""
         await self._flights.close()
-        self._drawing.close()
+        await self._drawing.close()
         await asyncio.gather(self.encoder.close(), self.llm.close(), self._cache.close(), self._gatherer.close())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -24,7 +25,11 @@ class EncoderRules:
     max_batch_size: int = 8
     max_batch_delay_s: float = 0.005
     max_queue_size: int = 64
-    decode_threads: int = 2
+    decode_workers: int = 0
+
+    def workers(self, cores: float) -> int:
+        """Processes that decode in a pod with these cores."""
+        return self.decode_workers or max(1, math.ceil(cores))
 
 
 @dataclass(eq=False, slots=True)
@@ -50,7 +55,7 @@ class EncoderReplica:
         self._rules = rules
         self.cpu = Processor(env, cores)
         self.device = Device(env, self.cpu if profile.shares_cores else None)
-        self._threads = simpy.Resource(env, rules.decode_threads)
+        self._workers = simpy.Resource(env, rules.workers(cores))
         self._queue: deque[_Entry] = deque()
         self._arrival = env.event()
         self._num_waiting = 0
@@ -67,14 +72,18 @@ class EncoderReplica:
             raise Refused("encoder queue")
         self._num_waiting += 1
         yield self.cpu.run(self._profile.encoder_call / 2)
-        with self._threads.request() as thread:
-            yield thread
-            yield self.cpu.run(self._profile.prepare_per_picture * pictures)
+        yield self._env.all_of([self._env.process(self._decode()) for _ in range(pictures)])
         entry = _Entry(pictures, self._env.now, self._env.event())
         self._queue.append(entry)
         self._signal()
         yield entry.done
         yield self.cpu.run(self._profile.encoder_call / 2)
+
+    def _decode(self) -> Generator[simpy.Event, Any, None]:
+        """One image, in a worker process."""
+        with self._workers.request() as worker:
+            yield worker
+            yield self.cpu.run(self._profile.prepare_per_picture)
 
     def _signal(self) -> None:
         arrival, self._arrival = self._arrival, self._env.event()

@@ -210,7 +210,9 @@ def limits(profile: Profile, deployment: Deployment, workload: Workload) -> dict
     rules, rows = deployment.encoder_rules, deployment.llm_rules.max_batch_size
     questions = max(rules.max_batch_size // pictures, 1)
     prepare = profile.prepare_per_picture * pictures
-    encoder_cpu = 1 / max(prepare / rules.decode_threads, (prepare + profile.encoder_call) / deployment.encoder_cores)
+    encoder_cpu = 1 / max(
+        prepare / rules.workers(deployment.encoder_cores), (prepare + profile.encoder_call) / deployment.encoder_cores
+    )
     prompt = profile.prompt_tokens(pictures)
     step = profile.step_s(rows, round(prompt + answer / 2))
     llm = (profile.prefill_s(rows, prompt) + (answer - 1) * step) / rows  # the prefill gives the first token

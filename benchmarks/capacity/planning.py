@@ -86,7 +86,7 @@ def _base(fit: int | None, options: argparse.Namespace) -> Deployment:
         encoders=1,
         llms=1,
         encoder_cores=options.pod_cores,
-        encoder_rules=EncoderRules(decode_threads=round(options.pod_cores)),
+        encoder_rules=EncoderRules(),
         llm_rules=LLMRules(max_batch_size=max(rows, 1)),
         max_concurrent_requests=options.max_concurrent_requests,
         link_bits_per_second=options.link_gbit_s * 1e9,

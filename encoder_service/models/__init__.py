@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Final
+import importlib
+from collections.abc import Mapping
+from typing import Final, cast
 
-from encoder_service.models import llava, llava_next, qwen2_5_vl, video_llava
 from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
 from encoder_service.models.weights import read_config
 from fovea import checkpoints
 
 __all__ = ["FAMILIES", "load"]
 
-FAMILIES: Final[Mapping[str, Callable[[Path, LoadOptions], EncoderModel]]] = {
-    "llava": llava.LlavaEncoder,
-    "llava_next": llava_next.LlavaNextEncoder,
-    "video_llava": video_llava.VideoLlavaEncoder,
-    "qwen2_5_vl": qwen2_5_vl.QwenEncoder,
+# Module and class, imported when a checkpoint of the family is loaded: the processes that decode media need no towers.
+FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
+    "llava": ("encoder_service.models.llava", "LlavaEncoder"),
+    "llava_next": ("encoder_service.models.llava_next", "LlavaNextEncoder"),
+    "video_llava": ("encoder_service.models.video_llava", "VideoLlavaEncoder"),
+    "qwen2_5_vl": ("encoder_service.models.qwen2_5_vl", "QwenEncoder"),
 }
 
 
@@ -33,4 +33,6 @@ def load(model: str, options: LoadOptions) -> EncoderModel:
     model_type = str(read_config(checkpoint).get("model_type"))
     if model_type not in FAMILIES:
         raise CheckpointError(f"{model_type!r} is not a family that this service runs; accepted: {', '.join(FAMILIES)}")
-    return FAMILIES[model_type](checkpoint, options)
+    module, name = FAMILIES[model_type]
+    family = getattr(importlib.import_module(module), name)
+    return cast(EncoderModel, family(checkpoint, options))

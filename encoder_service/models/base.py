@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from PIL import Image
 
 from encoder_service.pruners.base import TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import VideoFrames, VisualFeatures, VisualInput
+from encoder_service.visual import VisualFeatures, VisualInput
+
+if TYPE_CHECKING:  # it imports CheckpointError from here
+    from encoder_service.models.media import MediaProcessor
 
 __all__ = ["CheckpointError", "EncoderModel", "LoadOptions"]
 
@@ -59,6 +61,8 @@ class EncoderModel(Protocol):
         max_videos: Most videos in one question; 0 where the family takes none.
         device: Where it computes.
         dtype: In what it computes.
+        media: makes of images and videos what the towers take.
+        num_parameters: number of weights in vision and text tower.
     """
 
     family: str
@@ -77,23 +81,8 @@ class EncoderModel(Protocol):
     max_videos: int
     device: torch.device
     dtype: torch.dtype
-
-    def preprocess(self, image: Image.Image) -> VisualInput:
-        """An RGB picture as the tower takes it. Safe from any thread."""
-        ...
-
-    def num_frames(self, total_frames: int, seconds: float) -> int:
-        """How many frames to sample of a video file, unless the request says; the service cuts it to its own limit.
-
-        Args:
-            total_frames: That the file has, at least 1.
-            seconds: That it lasts; 0 where it is not known.
-        """
-        ...
-
-    def preprocess_video(self, video: VideoFrames) -> VisualInput:
-        """A video as the tower takes it; where `max_videos` is above 0. Safe from any thread."""
-        ...
+    media: MediaProcessor
+    num_parameters: int
 
     def encode(
         self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None

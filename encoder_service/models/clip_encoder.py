@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,10 @@ from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPVisionMode
 from encoder_service.models.base import CheckpointError, LoadOptions
 from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
-from encoder_service.models.compute import place, resolve_device, resolve_dtype, settings_fingerprint
+from encoder_service.models.compute import num_parameters, place, resolve_device, resolve_dtype, settings_fingerprint
+from encoder_service.models.media import MediaProcessor
 from encoder_service.models.weights import load_into, read_config, read_tensors
 from encoder_service.pruners.base import TextFeatures, View
-from encoder_service.visual import VideoFrames, VisualInput
 from fovea import checkpoints
 from fovea.text_towers import DEFAULT_TEXT_TOWERS
 
@@ -31,22 +31,13 @@ __all__ = ["ClipEncoder"]
 _WEIGHTS = (*checkpoints.CONFIG_FILES, "*.safetensors")
 
 
-class _Describes(Protocol):
-    def describe(self) -> str:
-        """Its configuration, the same text for the same numbers."""
-        ...
-
-
-_Preprocessor = TypeVar("_Preprocessor", bound=_Describes)
-
-
-class ClipEncoder(Generic[_Preprocessor]):
+class ClipEncoder:
     """See `EncoderModel`; what is missing is how a picture becomes parts.
 
     Args:
         checkpoint: Directory of the checkpoint.
         options: How to load it.
-        preprocessor: What makes pixel values, from the side of the square that the tower takes.
+        media: maker of what prepares media, from the side of the square that the tower takes and its grid.
 
     Raises:
         CheckpointError: Another layout than LLaVA's, a text tower that is missing or does not fit.
@@ -63,7 +54,9 @@ class ClipEncoder(Generic[_Preprocessor]):
     views = frozenset(View)
     prunes_in_tower = True
 
-    def __init__(self, checkpoint: Path, options: LoadOptions, preprocessor: Callable[[int], _Preprocessor]) -> None:
+    def __init__(
+        self, checkpoint: Path, options: LoadOptions, media: Callable[[int, tuple[int, int]], MediaProcessor]
+    ) -> None:
         config = read_config(checkpoint)
         _require_second_last_layer(config, self.family)
         clip = _resolve_text_tower(options.text_tower or DEFAULT_TEXT_TOWERS[self.family] or "")
@@ -87,27 +80,20 @@ class ClipEncoder(Generic[_Preprocessor]):
             )
         self.vision_tower = place(ClipVisionTower(vision_model, visual_projection), self.device, self.dtype)
         self.text_tower = place(ClipTextTower(text_model, text_projection), self.device, self.dtype)
-        self.preprocess_image = preprocessor(int(vision_config.image_size))
+        self.media = media(int(vision_config.image_size), self.vision_tower.grid)
 
+        self.num_parameters = num_parameters(self.vision_tower, self.text_tower)
         self.hidden_size = int(vision_config.hidden_size)
         self.max_text_ids = self.text_tower.max_positions
         self.text_vocab_size = int(text_model.config.vocab_size)
         self.fingerprint = checkpoints.fingerprint(checkpoint)
         self.text_tower_fingerprint = checkpoints.fingerprint(clip)
-        self.settings_fingerprint = settings_fingerprint(
-            options, self.device, self.dtype, self.preprocess_image.describe()
-        )
+        self.settings_fingerprint = settings_fingerprint(options, self.device, self.dtype, self.media.describe())
 
     def _load_another_tower(self, checkpoint: Path, options: LoadOptions, name: str) -> ClipVisionTower:
         """A second vision tower of the same checkpoint and config, with the same projection."""
         model = _vision_model(checkpoint, read_config(checkpoint), options.attn_implementation, name)
         return place(ClipVisionTower(model, self.vision_tower.visual_projection), self.device, self.dtype)
-
-    def num_frames(self, total_frames: int, seconds: float) -> int:
-        raise NotImplementedError(f"family {self.family} takes no videos")
-
-    def preprocess_video(self, video: VideoFrames) -> VisualInput:
-        raise NotImplementedError(f"family {self.family} takes no videos")
 
     def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:
         features: list[TextFeatures] = self.text_tower(texts, eos_attention=eos_attention)

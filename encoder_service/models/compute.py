@@ -11,7 +11,7 @@ from torch import nn
 import fovea
 from encoder_service.models.base import CheckpointError, LoadOptions
 
-__all__ = ["place", "resolve_device", "resolve_dtype", "settings_fingerprint"]
+__all__ = ["num_parameters", "place", "resolve_device", "resolve_dtype", "settings_fingerprint"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -40,6 +40,11 @@ def resolve_dtype(name: str, device: torch.device, stored: torch.dtype) -> torch
 def place(module: _Module, device: torch.device, dtype: torch.dtype) -> _Module:
     """`module` itself, moved there and ready for inference."""
     return module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def num_parameters(*modules: nn.Module) -> int:
+    """Number of weights in all modules together."""
+    return sum(weights.numel() for module in modules for weights in module.parameters())
 
 
 def settings_fingerprint(options: LoadOptions, device: torch.device, dtype: torch.dtype, *processors: str) -> str:

@@ -6,19 +6,19 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
+from encoder_service.models.media import SquareMedia
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.pruners.base import View
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import Layout, VisualFeatures, VisualInput
+from encoder_service.visual import VisualFeatures, VisualInput
 
 __all__ = ["LlavaEncoder"]
 
 
-class LlavaEncoder(ClipEncoder[ImageProcessor]):
+class LlavaEncoder(ClipEncoder):
     """See `EncoderModel`.
 
     Raises:
@@ -28,11 +28,8 @@ class LlavaEncoder(ClipEncoder[ImageProcessor]):
     family = "llava"
 
     def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
-        super().__init__(checkpoint, options, lambda image_size: ImageProcessor(checkpoint, image_size))
+        super().__init__(checkpoint, options, lambda size, grid: SquareMedia(ImageProcessor(checkpoint, size), grid))
         self.grid: tuple[int, int] | None = self.vision_tower.grid
-
-    def preprocess(self, image: Image.Image) -> VisualInput:
-        return VisualInput(self.preprocess_image(image)[None], Layout(1, *self.vision_tower.grid))
 
     def encode(
         self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None

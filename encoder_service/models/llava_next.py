@@ -7,22 +7,21 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
+from encoder_service.models.media import TiledMedia
 from encoder_service.models.weights import read_config
 from encoder_service.pruners.base import View
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.pruners.tiles import mosaic
 from encoder_service.tiling import without_padding
-from encoder_service.visual import Layout, VisualFeatures, VisualInput
+from encoder_service.visual import VisualFeatures, VisualInput
 
 __all__ = ["LlavaNextEncoder"]
 
 
-class LlavaNextEncoder(ClipEncoder[TileCutter]):
+class LlavaNextEncoder(ClipEncoder):
     """See `EncoderModel`.
 
     Raises:
@@ -34,13 +33,8 @@ class LlavaNextEncoder(ClipEncoder[TileCutter]):
 
     def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
         canvases = read_config(checkpoint).get("image_grid_pinpoints")
-        super().__init__(checkpoint, options, lambda image_size: TileCutter(checkpoint, canvases, image_size))
-
-    def preprocess(self, image: Image.Image) -> VisualInput:
-        pixel_values, tile_grid = self.preprocess_image(image)
-        grid = self.vision_tower.grid
-        return VisualInput(
-            pixel_values, Layout(len(pixel_values), *grid, mosaic=mosaic(grid, tile_grid, (image.height, image.width)))
+        super().__init__(
+            checkpoint, options, lambda size, grid: TiledMedia(TileCutter(checkpoint, canvases, size), grid)
         )
 
     def encode(

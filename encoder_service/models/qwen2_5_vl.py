@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
@@ -24,13 +23,14 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 
 from encoder_service.models.base import CheckpointError, LoadOptions
-from encoder_service.models.compute import place, resolve_device, resolve_dtype, settings_fingerprint
+from encoder_service.models.compute import num_parameters, place, resolve_device, resolve_dtype, settings_fingerprint
+from encoder_service.models.media import QwenMedia
 from encoder_service.models.qwen_pixels import QwenPixels
 from encoder_service.models.qwen_vision import VIEWS, QwenVisionTower
 from encoder_service.models.weights import load_into, read_config, read_tensors
 from encoder_service.pruners.base import TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import Layout, VideoFrames, VisualFeatures, VisualInput
+from encoder_service.visual import VisualFeatures, VisualInput
 from fovea import checkpoints
 
 __all__ = ["QwenEncoder"]
@@ -38,9 +38,6 @@ __all__ = ["QwenEncoder"]
 # The hub's layout, and that of transformers 5 in memory.
 _VISION_TOWER: Final = r"(?:model\.)?visual\.(.+)"
 _EMBEDDINGS: Final = r"(?:language_model\.)?model\.(?:language_model\.)?embed_tokens\.(weight)"
-
-# What transformers takes where a video does not say how its frames lie in time.
-_DEFAULT_SECONDS_PER_FRAME: Final = 1 / 24
 
 
 class QwenEncoder:
@@ -76,26 +73,14 @@ class QwenEncoder:
         self.vision_tower = place(QwenVisionTower(visual), self.device, self.dtype)
         # No checkpoint holds this table. It stays float32 in any compute dtype, so it comes after `place`.
         visual.rotary_pos_emb = Qwen2_5_VLVisionRotaryEmbedding(vision_config).to(self.device)
-        self.pixels = QwenPixels(checkpoint, vision_config)
-        self._frames_per_step = int(vision_config.temporal_patch_size)
+        self.media = QwenMedia(QwenPixels(checkpoint, vision_config), int(vision_config.temporal_patch_size))
         self._embeddings = _embeddings(checkpoint, vision_config.out_hidden_size).to(self.device)
 
+        self.num_parameters = num_parameters(self.vision_tower)
         self.hidden_size = int(vision_config.out_hidden_size)
         self.text_vocab_size = len(self._embeddings)
         self.fingerprint = self.text_tower_fingerprint = checkpoints.fingerprint(checkpoint)
-        self.settings_fingerprint = settings_fingerprint(options, self.device, self.dtype, self.pixels.describe())
-
-    def preprocess(self, image: Image.Image) -> VisualInput:
-        patches, grid = self.pixels.picture(image)
-        return VisualInput(patches, Layout(1, *grid))
-
-    def num_frames(self, total_frames: int, seconds: float) -> int:
-        return self.pixels.num_frames(total_frames, seconds)
-
-    def preprocess_video(self, video: VideoFrames) -> VisualInput:
-        patches, grid = self.pixels.video(video.frames)
-        seconds = self._frames_per_step * (video.seconds_per_frame or _DEFAULT_SECONDS_PER_FRAME)
-        return VisualInput(patches, Layout(len(patches), *grid, is_video=True, seconds_per_frame=seconds))
+        self.settings_fingerprint = settings_fingerprint(options, self.device, self.dtype, self.media.describe())
 
     def encode(
         self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None

@@ -9,36 +9,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.models.frames import FrameProcessor
+from encoder_service.models.media import SquareMedia
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.pruners.base import View, VisionFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import Layout, VideoFrames, VisualFeatures, VisualInput
+from encoder_service.visual import Layout, VisualFeatures, VisualInput
 
 __all__ = ["VideoLlavaEncoder"]
 
-_NUM_FRAMES = 8
 
-
-@dataclass(frozen=True, slots=True)
-class _Processors:
-    pictures: ImageProcessor
-    frames: FrameProcessor
-
-    def describe(self) -> str:
-        return f"{self.pictures.describe()} {self.frames.describe()}"
-
-
-class VideoLlavaEncoder(ClipEncoder[_Processors]):
+class VideoLlavaEncoder(ClipEncoder):
     """See `EncoderModel`.
 
     The text tower is LanguageBind's, which was frozen while its towers were bound to it and is the same in all its
@@ -57,20 +45,10 @@ class VideoLlavaEncoder(ClipEncoder[_Processors]):
         super().__init__(
             checkpoint,
             options,
-            lambda size: _Processors(ImageProcessor(checkpoint, size), FrameProcessor(checkpoint, size)),
+            lambda size, grid: SquareMedia(ImageProcessor(checkpoint, size), grid, FrameProcessor(checkpoint, size)),
         )
         self.video_tower = self._load_another_tower(checkpoint, options, "video_tower")
         self.grid: tuple[int, int] | None = self.vision_tower.grid
-
-    def num_frames(self, total_frames: int, seconds: float) -> int:
-        return _NUM_FRAMES
-
-    def preprocess(self, image: Image.Image) -> VisualInput:
-        return VisualInput(self.preprocess_image.pictures(image)[None], Layout(1, *self.vision_tower.grid))
-
-    def preprocess_video(self, video: VideoFrames) -> VisualInput:
-        layout = Layout(len(video.frames), *self.video_tower.grid, cls_per_part=1, is_video=True)
-        return VisualInput(self.preprocess_image.frames(video.frames), layout)
 
     def encode(
         self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None

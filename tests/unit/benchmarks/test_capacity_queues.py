@@ -22,7 +22,7 @@ from tests.unit.benchmarks.capacity_profiles import FREE, costs
 
 ONE = Workload(1, (1,))
 # One at a time, first come first served, nobody refused.
-SINGLE = EncoderRules(max_batch_size=1, max_batch_delay_s=0, max_queue_size=10**6, decode_threads=10**6)
+SINGLE = EncoderRules(max_batch_size=1, max_batch_delay_s=0, max_queue_size=10**6, decode_workers=10**6)
 PATIENT = Deployment(1, 1, encoder_rules=SINGLE, max_concurrent_requests=10**6, link_delay_s=0)
 LONG_S = 20_000.0
 

@@ -39,8 +39,8 @@ class Held:
         self.entered = threading.Event()
         self.batches: list[list[int]] = []
 
-    def prepare(self, request: int) -> Job:
-        return Job(request)
+    async def prepare(self, request: int) -> tuple[Job, float]:
+        return Job(request), 0.0
 
     def run(self, batch: Sequence[Job]) -> list[int]:
         self.batches.append([job.size for job in batch])
@@ -53,7 +53,7 @@ async def real_batches(sizes: list[int], max_batch_size: int, max_queue_size: in
     """Batches of the real batcher where the first is being computed when all others come; and how many it refused."""
     held = Held()
     batcher: Batcher[int, Job, int] = Batcher(
-        held, max_batch_size=max_batch_size, max_batch_delay_s=0, max_queue_size=max_queue_size, prepare_threads=1
+        held, max_batch_size=max_batch_size, max_batch_delay_s=0, max_queue_size=max_queue_size
     )
     async with batcher:
         tasks = [asyncio.create_task(batcher.submit(sizes[0], timeout_s=60))]
@@ -70,7 +70,7 @@ async def real_batches(sizes: list[int], max_batch_size: int, max_queue_size: in
 
 def simulated_batches(sizes: list[int], max_batch_size: int, max_queue_size: int) -> tuple[list[list[int]], int]:
     env, refused = simpy.Environment(), []
-    rules = EncoderRules(max_batch_size, 0.0, max_queue_size, decode_threads=1)
+    rules = EncoderRules(max_batch_size, 0.0, max_queue_size, decode_workers=1)
     replica = EncoderReplica(env, costs(encode=Encode(0, 1.0, 0, 0)), rules, cores=1.0)
 
     def ask(size: int, moment: float) -> Generator[simpy.Event, Any, None]:
@@ -101,7 +101,7 @@ def times(delay_s: float, prepare_s: float) -> list[float]:
     """When two pictures are done of which the second is decoded after the first."""
     env, ended = simpy.Environment(), []
     profile = costs(encode=Encode(0, 1.0, 0, 0), prepare_per_picture=prepare_s)
-    replica = EncoderReplica(env, profile, EncoderRules(8, delay_s, 64, decode_threads=1), cores=1.0)
+    replica = EncoderReplica(env, profile, EncoderRules(8, delay_s, 64, decode_workers=1), cores=1.0)
 
     def ask() -> Generator[simpy.Event, Any, None]:
         yield from replica.encode(1)
@@ -194,7 +194,7 @@ def test_sending_takes_turns_with_the_model_on_cores_and_overlaps_an_accelerator
 def test_the_rules_begin_as_the_services_settings_do() -> None:
     encoder, llm = EncoderSettings(model="m"), LLMSettings(model="m")
     assert EncoderRules() == EncoderRules(
-        encoder.max_batch_size, encoder.max_batch_delay_ms / 1e3, encoder.max_queue_size, encoder.decode_threads
+        encoder.max_batch_size, encoder.max_batch_delay_ms / 1e3, encoder.max_queue_size, encoder.decode_workers
     )
     assert LLMRules() == LLMRules(llm.max_batch_size, llm.max_batch_delay_ms / 1e3, llm.max_queue_size)
     assert Deployment(1, 1).max_concurrent_requests == GatewaySettings(model="m").max_concurrent_requests

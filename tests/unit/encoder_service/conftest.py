@@ -30,10 +30,13 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from encoder_service.batching import Batcher
 from encoder_service.engine import Engine
 from encoder_service.feature_cache import FeatureCache
+from encoder_service.media_decoding import media_pool
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.preparation import EncoderCompute
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
+from fovea import worker_pool
 from fovea.channel import connect
 from fovea.server import GrpcServer
 from fovea.v1 import encoder_pb2_grpc
@@ -196,15 +199,17 @@ def start(checkpoints: Checkpoints) -> Callable[..., AbstractAsyncContextManager
         servicer = EncoderServicer(settings)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
         await server.start()
+        worker_pool.preload("encoder_service.media_decoding")
+        pool = media_pool(engine.decoder, size=settings.decode_workers or 1)
         batcher = Batcher(
-            engine,
+            EncoderCompute(engine, pool, settings.image_decode_timeout_s),
             max_batch_size=settings.max_batch_size,
             max_batch_delay_s=settings.max_batch_delay_ms / 1000,
             max_queue_size=settings.max_queue_size,
         )
         channel = connect(f"127.0.0.1:{server.port}", max_message_bytes=settings.max_message_bytes)
         try:
-            async with batcher:
+            async with pool, batcher:
                 servicer.attach(engine.model, batcher, basis)
                 await server.ready()
                 stub = encoder_pb2_grpc.EncoderServiceStub(channel)

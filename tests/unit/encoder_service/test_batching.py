@@ -29,16 +29,16 @@ class Backend:
 
     gate: threading.Event = field(default_factory=threading.Event)
     entered: threading.Event = field(default_factory=threading.Event)
-    held: dict[str, threading.Event] = field(default_factory=dict)
+    held: dict[str, asyncio.Event] = field(default_factory=dict)
     batches: list[list[str]] = field(default_factory=list)
 
-    def prepare(self, request: str | Job) -> Job:
+    async def prepare(self, request: str | Job) -> tuple[Job, float]:
         job = request if isinstance(request, Job) else Job(request)
         if job.name in self.held:
-            assert self.held[job.name].wait(FOREVER_S)
+            await asyncio.wait_for(self.held[job.name].wait(), FOREVER_S)
         if job.name == "bad picture":
             raise InvalidRequest("a bad picture")
-        return job
+        return job, 0.0
 
     def run(self, batch: Sequence[Job]) -> list[str | Exception]:
         self.batches.append([job.name for job in batch])
@@ -68,7 +68,7 @@ async def start(backend: Backend) -> AsyncIterator[Callable[..., Any]]:
     running: list[Batcher[Any, Any, Any]] = []
 
     async def make(**changes: Any) -> Batcher[Any, Any, Any]:
-        options = {"max_batch_size": 4, "max_batch_delay_s": FOREVER_S, "max_queue_size": 8, "prepare_threads": 4}
+        options = {"max_batch_size": 4, "max_batch_delay_s": FOREVER_S, "max_queue_size": 8}
         batcher: Batcher[Any, Any, Any] = Batcher(backend, **(options | changes))
         await batcher.__aenter__()
         running.append(batcher)
@@ -117,7 +117,7 @@ async def test_requests_that_wait_for_the_model_share_a_batch(backend: Backend, 
 async def test_a_request_waits_for_one_whose_picture_is_being_decoded(backend: Backend, start: Any) -> None:
     batcher = await start()
     backend.gate.set()
-    backend.held["slow"] = threading.Event()
+    backend.held["slow"] = asyncio.Event()
     slow = asyncio.create_task(batcher.submit("slow", timeout_s=FOREVER_S))
     await until(lambda: batcher.num_waiting == 1)
     quick = asyncio.create_task(batcher.submit("quick", timeout_s=FOREVER_S))
@@ -131,7 +131,7 @@ async def test_a_request_waits_for_one_whose_picture_is_being_decoded(backend: B
 async def test_the_delay_bounds_that_wait(backend: Backend, start: Any) -> None:
     batcher = await start(max_batch_delay_s=0.0)
     backend.gate.set()
-    backend.held["slow"] = threading.Event()
+    backend.held["slow"] = asyncio.Event()
     slow = asyncio.create_task(batcher.submit("slow", timeout_s=FOREVER_S))
     await until(lambda: batcher.num_waiting == 1)
     await batcher.submit("quick", timeout_s=FOREVER_S)
@@ -170,7 +170,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(backend: 
 async def test_a_request_being_prepared_holds_a_place(backend: Backend, start: Any) -> None:
     batcher = await start(max_queue_size=1)
     backend.gate.set()
-    backend.held["slow"] = threading.Event()
+    backend.held["slow"] = asyncio.Event()
     slow = asyncio.create_task(batcher.submit("slow", timeout_s=FOREVER_S))
     await until(lambda: batcher.num_waiting == 1)
     with pytest.raises(Overloaded):
@@ -281,7 +281,7 @@ async def test_after_closing_everybody_is_told(backend: Backend) -> None:
         first = await occupy(batcher, backend)
         waiting = asyncio.create_task(batcher.submit("a", timeout_s=FOREVER_S))
         await until(lambda: len(batcher._queue) == 1)
-        backend.held["slow"] = threading.Event()
+        backend.held["slow"] = asyncio.Event()
         slow = asyncio.create_task(batcher.submit("slow", timeout_s=FOREVER_S))
         await until(lambda: batcher.num_waiting == 2)
     backend.held["slow"].set()

@@ -39,7 +39,7 @@ def encoded(
 @pytest.fixture
 def pixel_values(model: EncoderModel, make_picture: Callable[..., bytes]) -> torch.Tensor:
     return torch.cat(
-        [model.preprocess(Image.open(io.BytesIO(make_picture(i))).convert("RGB")).pixel_values for i in range(3)]
+        [model.media.image(Image.open(io.BytesIO(make_picture(i))).convert("RGB")).pixel_values for i in range(3)]
     )
 
 
@@ -278,7 +278,7 @@ def test_a_large_picture_is_resized_without_copies_of_it(model: EncoderModel) ->
     image = Image.new("RGB", (2000, 2000))
     tracemalloc.start()
     try:
-        model.preprocess(image)
+        model.media.image(image)
         assert tracemalloc.get_traced_memory()[1] < 2000 * 2000  # one numpy copy is 3 bytes a pixel
     finally:
         tracemalloc.stop()
@@ -291,7 +291,7 @@ def test_pixel_values_are_those_of_the_checkpoints_processor(
     image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (*size, 3), dtype=np.uint8))
     processor = CLIPImageProcessorPil.from_pretrained(checkpoints.hub)
     want = processor(images=image, return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(model.preprocess(image).pixel_values[0], want, atol=0, rtol=0)
+    torch.testing.assert_close(model.media.image(image).pixel_values[0], want, atol=0, rtol=0)
 
 
 def test_only_the_vision_tower_is_loaded(model: EncoderModel, copy_of: Callable[..., Path], checkpoints: Any) -> None:

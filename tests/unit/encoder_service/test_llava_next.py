@@ -115,7 +115,7 @@ def test_pixel_values_are_those_of_the_checkpoints_processor(
     size: tuple[int, int], towers: EncoderModel, processor: Any
 ) -> None:
     want = processor.image_processor(images=noise(size), return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(towers.preprocess(noise(size)).pixel_values, want, atol=0, rtol=0)
+    torch.testing.assert_close(towers.media.image(noise(size)).pixel_values, want, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("size", SHAPES)
@@ -153,7 +153,7 @@ def test_a_ninth_of_a_square_picture_of_the_published_size_is_320_tokens() -> No
 
 
 def test_what_a_pruner_sees_of_a_tile_is_the_tower_without_padding(towers: EncoderModel, unsplit: Any) -> None:
-    made = towers.preprocess(noise((112, 60)))  # 4 lines of the mosaic's 8: of each tile two rows
+    made = towers.media.image(noise((112, 60)))  # 4 lines of the mosaic's 8: of each tile two rows
     (visual,) = towers.encode([made], frozenset(View))
     output = tower_of(unsplit, made.pixel_values)
     assert [part.grid for part in visual.parts] == [(4, 4), *[(2, 4)] * 4]
@@ -170,7 +170,7 @@ def test_what_a_pruner_sees_of_a_tile_is_the_tower_without_padding(towers: Encod
 
 
 def test_pictures_in_a_batch_equal_pictures_alone(towers: EncoderModel) -> None:
-    made = [towers.preprocess(noise(size)) for size in ((112, 60), (56, 112), (1, 1))]
+    made = [towers.media.image(noise(size)) for size in ((112, 60), (56, 112), (1, 1))]
     for together, one in zip(towers.encode(made, frozenset(View)), made, strict=True):
         (alone,) = towers.encode([one], frozenset(View))
         for got, want in zip(together.parts, alone.parts, strict=True):
@@ -184,7 +184,7 @@ def test_no_row_stands_for_padding_and_a_share_is_a_share_of_each_tile(
     pruner: str, size: tuple[int, int], encode: Callable[..., EncodedVisual], towers: EncoderModel
 ) -> None:
     visual = encode(noise(size), pruner, keep_ratio=0.25)
-    places = towers.preprocess(noise(size)).layout.places()
+    places = towers.media.image(noise(size)).layout.places()
     assert len(np.unique(visual.positions)) == len(visual.positions)
     assert np.isin(visual.positions, torch.cat(places).numpy()).all()
     assert not len(visual.newline_after)
@@ -254,7 +254,7 @@ def test_the_rows_of_plain_methods_lie_in_the_order_of_the_mosaic(encode: Callab
 
 
 def parts_of(towers: EncoderModel, image: Image.Image, pruner: str) -> Any:
-    made = towers.preprocess(image)
+    made = towers.media.image(image)
     (visual,) = towers.encode([made], made.layout.views(PRUNERS[pruner].bind({}).needs))
     return visual
 
@@ -371,7 +371,7 @@ def test_flowcut_prunes_each_tile_whole_and_loses_what_was_padding(
     visual = encode(image, "flowcut", keep_ratio=0.5)
     bound = PRUNERS["flowcut"].bind({})
     assert bound.needs.in_tower is not None
-    made = towers.preprocess(image)
+    made = towers.media.image(image)
     tiles = towers.vision_tower(made.pixel_values, frozenset(), bound.needs.in_tower(8))  # type: ignore[attr-defined]
     shown = set(torch.cat(made.layout.places()).tolist())
     want = {n: row for t, tile in enumerate(tiles) for n, row in zip(tile.survivors + t * N, tile.hidden, strict=True)}
@@ -394,7 +394,7 @@ def test_the_hubs_layout_in_half_precision_loads_and_nothing_but_the_vision_towe
     )
     save_file({f"model.{name}": tensor.float() for name, tensor in tower.items()}, saved / "model.safetensors")
     got, want = (load(str(one), LoadOptions(text_tower=str(folders[1]), device="cpu")) for one in (hub, saved))
-    made = got.preprocess(noise((60, 60)))
+    made = got.media.image(noise((60, 60)))
     assert torch.equal(
         got.encode([made], frozenset())[0].parts[1].hidden, want.encode([made], frozenset())[0].parts[1].hidden
     )
@@ -424,7 +424,7 @@ def test_the_hubs_processor_config_is_read(folders: tuple[Path, Path], towers: E
     (hub / "preprocessor_config.json").write_text(json.dumps(published))
     other = load(str(hub), LoadOptions(text_tower=str(folders[1]), device="cpu"))
     assert torch.equal(
-        other.preprocess(noise((300, 120))).pixel_values, towers.preprocess(noise((300, 120))).pixel_values
+        other.media.image(noise((300, 120))).pixel_values, towers.media.image(noise((300, 120))).pixel_values
     )
 
 

@@ -101,7 +101,7 @@ def test_patches_of_pictures_are_those_of_the_checkpoints_processor(checkpoint: 
     processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
     for size in SHAPES:
         want = processor(images=picture(size), return_tensors="pt")
-        got = encoder.preprocess(picture(size))
+        got = encoder.media.image(picture(size))
         assert torch.equal(got.pixel_values[0], want["pixel_values"]), size
         assert want["image_grid_thw"].tolist() == [[1, 2 * got.layout.rows, 2 * got.layout.columns]]
 
@@ -115,7 +115,7 @@ def test_patches_of_videos_are_those_of_the_video_processor(
 
     processor = Qwen2VLVideoProcessor.from_pretrained(checkpoint, cap_pixels_per_frame=False)
     want = processor(videos=[np.stack([np.array(frame) for frame in frames(count, size)])], return_tensors="pt")
-    got = encoder.preprocess_video(VideoFrames(frames(count, size)))
+    got = encoder.media.video(VideoFrames(frames(count, size)))
     assert torch.equal(got.pixel_values.flatten(0, 1), want["pixel_values_videos"])
     layout = got.layout
     assert want["video_grid_thw"].tolist() == [[layout.num_parts, 2 * layout.rows, 2 * layout.columns]]
@@ -124,7 +124,7 @@ def test_patches_of_videos_are_those_of_the_video_processor(
 def test_patches_of_a_video_lie_group_by_group_two_frames_deep(encoder: EncoderModel) -> None:
     """At a size that needs no resizing, each number is looked up in its frame; the last of three frames is doubled."""
     clip = frames(3, (84, 56))
-    got = encoder.preprocess_video(VideoFrames(clip, seconds_per_frame=0.5))
+    got = encoder.media.video(VideoFrames(clip, seconds_per_frame=0.5))
     assert (got.layout.num_parts, got.layout.rows, got.layout.columns) == (2, 2, 3)
     assert got.layout.is_video
     assert got.layout.seconds_per_frame == 1.0
@@ -144,20 +144,20 @@ def test_patches_of_a_video_lie_group_by_group_two_frames_deep(encoder: EncoderM
 
 
 def test_a_video_that_says_nothing_of_time_is_taken_at_24_frames_a_second(encoder: EncoderModel) -> None:
-    layout = encoder.preprocess_video(VideoFrames(frames(2, (56, 56)))).layout
+    layout = encoder.media.video(VideoFrames(frames(2, (56, 56)))).layout
     assert layout.seconds_per_frame == pytest.approx(2 / 24)
 
 
 def test_frames_of_several_sizes_are_refused(encoder: EncoderModel) -> None:
     with pytest.raises(InvalidRequest, match="same width and height"):
-        encoder.preprocess_video(VideoFrames((picture((56, 56)), picture((56, 57)))))
+        encoder.media.video(VideoFrames((picture((56, 56)), picture((56, 57)))))
 
 
 def test_features_are_what_the_unsplit_model_puts_among_its_words(
     checkpoint: Path, encoder: EncoderModel, unsplit: Any
 ) -> None:
     processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
-    together = encoder.encode([encoder.preprocess(picture(size)) for size in SHAPES], frozenset())
+    together = encoder.encode([encoder.media.image(picture(size)) for size in SHAPES], frozenset())
     for size, got in zip(SHAPES, together, strict=True):
         inputs = processor(images=picture(size), return_tensors="pt")
         with torch.inference_mode():
@@ -171,7 +171,7 @@ def test_features_are_what_the_unsplit_model_puts_among_its_words(
 def test_features_of_a_video_are_those_of_the_unsplit_model(
     encoder: EncoderModel, unsplit: Any, count: int, size: tuple[int, int]
 ) -> None:
-    video = encoder.preprocess_video(VideoFrames(frames(count, size)))
+    video = encoder.media.video(VideoFrames(frames(count, size)))
     layout = video.layout
     grid = torch.tensor([[layout.num_parts, 2 * layout.rows, 2 * layout.columns]])
     with torch.inference_mode():
@@ -244,7 +244,7 @@ class PlainViews:
 
 @pytest.mark.parametrize("size", [(56, 84), (252, 168)])  # inside one window; 3 x 2 windows, cut at the edges
 def test_views_are_what_they_say(encoder: EncoderModel, unsplit: Any, size: tuple[int, int]) -> None:
-    inputs = [encoder.preprocess(picture((140, 28))), encoder.preprocess(picture(size))]
+    inputs = [encoder.media.image(picture((140, 28))), encoder.media.image(picture(size))]
     layout = inputs[1].layout
     got = encoder.encode(inputs, encoder.views)[1].parts[0].views
     assert got.keys() == encoder.views
@@ -268,7 +268,7 @@ def test_views_are_what_they_say(encoder: EncoderModel, unsplit: Any, size: tupl
 def test_saliency_of_a_large_picture_is_computed_in_steps(
     encoder: EncoderModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = [encoder.preprocess(picture((252, 168)))]
+    inputs = [encoder.media.image(picture((252, 168)))]
     views = frozenset({View.SALIENCY_LAST})
     whole = encoder.encode(inputs, views)[0].parts[0].views[View.SALIENCY_LAST]
     monkeypatch.setattr("encoder_service.models.qwen_vision._MAX_SCORES", 5000)
@@ -336,7 +336,7 @@ def test_pruners_keep_whole_groups_with_their_places(
 @pytest.mark.parametrize("name", sorted(OFFERED))
 def test_a_full_budget_changes_nothing(run: Callable[..., EncodedVisual], encoder: EncoderModel, name: str) -> None:
     got = run(name, {}, 54)
-    [whole] = encoder.encode([encoder.preprocess(picture((252, 168)))], frozenset())
+    [whole] = encoder.encode([encoder.media.image(picture((252, 168)))], frozenset())
     order = np.argsort(got.positions)
     np.testing.assert_array_equal(got.positions[order], np.arange(54))
     np.testing.assert_allclose(got.features[order], whole.parts[0].hidden.numpy(), atol=1e-5)
@@ -374,19 +374,19 @@ def test_a_video_is_pruned_step_by_step_or_as_a_whole(
 
 
 def test_a_file_is_sampled_twice_a_second_in_whole_steps(encoder: EncoderModel) -> None:
-    assert encoder.num_frames(300, 10.0) == 20
-    assert encoder.num_frames(300, 10.9) == 20
-    assert encoder.num_frames(100, 0.5) == 4
-    assert encoder.num_frames(3, 10.0) == 2
-    assert encoder.num_frames(1, 10.0) == 1
-    assert encoder.num_frames(100_000, 3600.0) == 768
-    assert encoder.num_frames(240, 0) == 20  # as if there were 24 a second
+    assert encoder.media.num_frames(300, 10.0) == 20
+    assert encoder.media.num_frames(300, 10.9) == 20
+    assert encoder.media.num_frames(100, 0.5) == 4
+    assert encoder.media.num_frames(3, 10.0) == 2
+    assert encoder.media.num_frames(1, 10.0) == 1
+    assert encoder.media.num_frames(100_000, 3600.0) == 768
+    assert encoder.media.num_frames(240, 0) == 20  # as if there were 24 a second
 
 
 def test_the_token_that_a_word_means_is_kept(run: Callable[..., EncodedVisual], checkpoint: Path) -> None:
     """A word whose embedding is what token 37 says of itself draws the budget to token 37, and to no other place."""
     encoder = load_encoder(checkpoint)
-    visual = encoder.preprocess(picture((252, 168)))
+    visual = encoder.media.image(picture((252, 168)))
     own = encoder.encode([visual], frozenset({View.JOINT_QQV}))[0].parts[0].views[View.JOINT_QQV]
     for token in (5, 37):
         encoder._embeddings[77] = own[1 + token]  # type: ignore[attr-defined]
@@ -417,7 +417,7 @@ def test_clients_are_told_whose_ids_to_send(encoder: EncoderModel) -> None:
 
 
 def features_of(encoder: EncoderModel) -> torch.Tensor:
-    return encoder.encode([encoder.preprocess(picture((140, 112)))], frozenset())[0].parts[0].hidden
+    return encoder.encode([encoder.media.image(picture((140, 112)))], frozenset())[0].parts[0].hidden
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -455,7 +455,7 @@ def test_the_language_model_is_not_read(copy_of: Callable[..., Path], encoder: E
 
 def test_half_precision_computes_all_views(checkpoint: Path, encoder: EncoderModel) -> None:
     half = load_encoder(checkpoint, dtype="bfloat16")
-    inputs = [half.preprocess(picture((140, 112)))]
+    inputs = [half.media.image(picture((140, 112)))]
     got = half.encode(inputs, half.views)[0].parts[0]
     assert got.hidden.dtype == torch.bfloat16
     want = encoder.encode(inputs, frozenset({View.SALIENCY_LAST}))[0].parts[0]

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoder_service.__main__ import serve
 from encoder_service.basis_learning import learn
 from encoder_service.calibrate import main as calibrate
 from encoder_service.settings import EncoderSettings
+from encoder_service.startup import serve
 from fovea import basis_file, tensors
 from fovea.basis_file import BasisError
 from fovea.errors import from_rpc_error

@@ -94,7 +94,7 @@ class Split:
             grids += inputs["image_grid_thw"].tolist()
         if asked.videos:
             clips = [
-                self.services.encoder.preprocess_video(VideoFrames(tuple(frames), SECONDS_PER_FRAME))
+                self.services.encoder.media.video(VideoFrames(tuple(frames), SECONDS_PER_FRAME))
                 for frames in asked.videos
             ]
             inputs["pixel_values_videos"] = torch.cat([one.pixel_values.flatten(0, 1) for one in clips])

@@ -124,7 +124,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 @pytest.mark.parametrize("size", SHAPES)
 def test_one_picture(size: tuple[int, int], split: Split) -> None:
     image = noise(size)
-    difference = split.services.encoder.preprocess(image).pixel_values - split.pixel_values([image])
+    difference = split.services.encoder.media.image(image).pixel_values - split.pixel_values([image])
     assert difference.abs().max() <= 1e-6
     text = split.chat(1, 0)
     split.assert_same(split.prompt(text, split.visual_tokens([image])), **split.whole_inputs(text, [image]))
@@ -158,7 +158,7 @@ def test_pictures_and_videos_in_one_question(split: Split) -> None:
 def test_frames_are_resized_like_pictures_but_for_rounding(size: tuple[int, int], split: Split) -> None:
     """torch and Pillow round an antialiased resize differently."""
     clip = clip_frames(3, size=size)
-    made = split.services.encoder.preprocess_video(VideoFrames(tuple(clip))).pixel_values
+    made = split.services.encoder.media.video(VideoFrames(tuple(clip))).pixel_values
     grey_levels = (made - split.pixel_values(clip)).abs() * 255 * 0.2613
     assert grey_levels.max() < 5
     assert grey_levels.mean() < 0.1
@@ -210,7 +210,7 @@ def test_every_method_keeps_its_share_of_every_frame(pruner: str, split: Split) 
 def test_with_one_budget_for_the_whole_video_all_frames_compete(split: Split) -> None:
     clip = frame_list(clip_frames(8, seed=4, size=SIZE))
     (tokens,) = split.visual_tokens(videos=[clip], pruner="cls", keep_tokens=20, joint_frames=True)
-    frames = split.services.encoder.preprocess_video(decode(clip, lambda *_: 8, VideoLimits()))
+    frames = split.services.encoder.media.video(decode(clip, lambda *_: 8, VideoLimits()))
     (features,) = split.services.encoder.encode([frames], {View.SALIENCY_LAST})
     saliency = torch.cat([part.views[View.SALIENCY_LAST] for part in features.parts])
     assert sorted(tokens.positions) == sorted(saliency.argsort(descending=True, stable=True)[:20].tolist())
@@ -258,7 +258,7 @@ def test_checkpoints_of_other_layouts_and_dtypes(split: Split, tmp_path: Path) -
     save_file(hub, folder / "model.safetensors", metadata={"format": "pt"})
     encoder = load_encoder(str(folder), LoadOptions(text_tower=str(text_tower), device="cpu"))
     frames = decode(frame_list(clip_frames(8, size=SIZE)), lambda *_: 8, VideoLimits())
-    got, want = (one.encode([one.preprocess_video(frames)], set())[0] for one in (encoder, split.services.encoder))
+    got, want = (one.encode([one.media.video(frames)], set())[0] for one in (encoder, split.services.encoder))
     for part, other in zip(got.parts, want.parts, strict=True):
         assert torch.nn.functional.cosine_similarity(part.hidden, other.hidden).min() > 0.999
     model = load_model(folder, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa")

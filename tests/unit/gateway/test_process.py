@@ -24,7 +24,7 @@ def python(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_gateway_never_loads_torch() -> None:
     heavy = "{'torch', 'transformers', 'vllm'} & set(sys.modules)"
-    result = python("-c", f"import sys, gateway.app, gateway.__main__; print({heavy})")
+    result = python("-c", f"import sys, gateway.app, gateway.startup; print({heavy})")
     assert result.stdout.strip() == "set()", result.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,11 @@ def test_memory_and_threads_are_bounded(manifests: Manifests, monkeypatch: pytes
             assert {"cpu", "memory"} <= set(container["resources"]["requests"])
             assert "memory" in container["resources"]["limits"]
     for name in {"encoder", "llm"} & set(manifests.ours):
-        assert manifests.settings(name, monkeypatch).num_threads, "0 would take all cores of the node"
+        settings = manifests.settings(name, monkeypatch)
+        requested = manifests.container(name)["resources"]["requests"]["cpu"]
+        cores = math.ceil(float(requested.removesuffix("m")) / (1000 if requested.endswith("m") else 1))
+        assert settings.num_threads == cores, "0 would take all cores of the node"
+        assert getattr(settings, "decode_workers", cores) == cores
 
 
 def test_probes_ask_ports_and_health_services_that_exist(manifests: Manifests) -> None:

@@ -1,0 +1,137 @@
+"""From decoded images and videos to what a vision tower takes, one class for each way in which families do it.
+
+None of them holds a weight or a device, and all can be pickled: they work in the processes that decode media.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from PIL import Image
+
+from encoder_service.models.anyres import TileCutter
+from encoder_service.models.frames import FrameProcessor
+from encoder_service.models.preprocessing import ImageProcessor
+from encoder_service.models.qwen_pixels import QwenPixels
+from encoder_service.pruners.tiles import mosaic
+from encoder_service.visual import Layout, VideoFrames, VisualInput
+
+__all__ = ["MediaProcessor", "QwenMedia", "SquareMedia", "TiledMedia"]
+
+_VIDEO_LLAVA_FRAMES: Final = 8
+# What transformers takes where a video does not say how its frames lie in time.
+_DEFAULT_SECONDS_PER_FRAME: Final = 1 / 24
+
+
+class MediaProcessor(Protocol):
+    """What a family makes of its media."""
+
+    def image(self, image: Image.Image) -> VisualInput:
+        """An RGB image as the tower takes it."""
+        ...
+
+    def video(self, video: VideoFrames) -> VisualInput:
+        """A video as the tower takes it, where the family takes any."""
+        ...
+
+    def num_frames(self, total_frames: int, seconds: float) -> int:
+        """Frames to sample of a video file, unless the request says; the service cuts it to its own limit.
+
+        Args:
+            total_frames: number of frames in the file, at least 1.
+            seconds: duration of the file; 0 where it is not known.
+        """
+        ...
+
+    def describe(self) -> str:
+        """Configuration, the same text for the same numbers."""
+        ...
+
+
+class _ImagesOnly:
+    def video(self, video: VideoFrames) -> VisualInput:
+        raise NotImplementedError("this family takes no videos")
+
+    def num_frames(self, total_frames: int, seconds: float) -> int:
+        raise NotImplementedError("this family takes no videos")
+
+
+@dataclass(frozen=True, slots=True)
+class SquareMedia:
+    """The middle square of an image, or of each frame of a video (LLaVA-1.5, Video-LLaVA).
+
+    Attributes:
+        images: processor of images.
+        grid: rows and columns of patches of a square.
+        frames: processor of frames; None for a family that takes no videos.
+    """
+
+    images: ImageProcessor
+    grid: tuple[int, int]
+    frames: FrameProcessor | None = None
+
+    def image(self, image: Image.Image) -> VisualInput:
+        return VisualInput(self.images(image)[None], Layout(1, *self.grid))
+
+    def video(self, video: VideoFrames) -> VisualInput:
+        if self.frames is None:
+            raise NotImplementedError("this family takes no videos")
+        return VisualInput(
+            self.frames(video.frames), Layout(len(video.frames), *self.grid, cls_per_part=1, is_video=True)
+        )
+
+    def num_frames(self, total_frames: int, seconds: float) -> int:
+        return _VIDEO_LLAVA_FRAMES
+
+    def describe(self) -> str:
+        return self.images.describe() + (f" {self.frames.describe()}" if self.frames else "")
+
+
+@dataclass(frozen=True, slots=True)
+class TiledMedia(_ImagesOnly):
+    """The base tile of an image and the tiles of a large version of it (LLaVA-NeXT).
+
+    Attributes:
+        tiles: cutter of the tiles.
+        grid: rows and columns of patches of a tile.
+    """
+
+    tiles: TileCutter
+    grid: tuple[int, int]
+
+    def image(self, image: Image.Image) -> VisualInput:
+        pixel_values, tile_grid = self.tiles(image)
+        layout = Layout(len(pixel_values), *self.grid, mosaic=mosaic(self.grid, tile_grid, (image.height, image.width)))
+        return VisualInput(pixel_values, layout)
+
+    def describe(self) -> str:
+        return self.tiles.describe()
+
+
+@dataclass(frozen=True, slots=True)
+class QwenMedia:
+    """Patches of an image or a video at their own resolution (Qwen2.5-VL).
+
+    Attributes:
+        pixels: processor of both.
+        frames_per_step: frames of a video that make one step in time.
+    """
+
+    pixels: QwenPixels
+    frames_per_step: int
+
+    def image(self, image: Image.Image) -> VisualInput:
+        patches, grid = self.pixels.picture(image)
+        return VisualInput(patches, Layout(1, *grid))
+
+    def video(self, video: VideoFrames) -> VisualInput:
+        patches, grid = self.pixels.video(video.frames)
+        seconds = self.frames_per_step * (video.seconds_per_frame or _DEFAULT_SECONDS_PER_FRAME)
+        return VisualInput(patches, Layout(len(patches), *grid, is_video=True, seconds_per_frame=seconds))
+
+    def num_frames(self, total_frames: int, seconds: float) -> int:
+        return self.pixels.num_frames(total_frames, seconds)
+
+    def describe(self) -> str:
+        return self.pixels.describe()

@@ -1,0 +1,155 @@
+"""The life of `python -m encoder_service --model ...`: settings, model, server, until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Any, Final
+
+import torch
+
+from encoder_service import models
+from encoder_service.batching import Batcher
+from encoder_service.engine import Engine
+from encoder_service.feature_cache import FeatureCache
+from encoder_service.media_decoding import MediaPool, media_pool
+from encoder_service.models.base import CheckpointError, LoadOptions
+from encoder_service.preparation import EncoderCompute
+from encoder_service.servicer import EncoderBatcher, EncoderServicer
+from encoder_service.settings import EncoderSettings
+from encoder_service.videos import VideoLimits
+from fovea import basis_file, telemetry, worker_pool
+from fovea.basis_file import BasisError
+from fovea.cores import available_cores, model_threads
+from fovea.loading import end_while_loading, load_in_background
+from fovea.server import BindError, GrpcServer, stop_signal
+from fovea.v1 import encoder_pb2_grpc
+from fovea.watched import CredentialsError
+from fovea.wire_basis import WireBasis
+
+__all__ = ["main", "serve"]
+
+log = logging.getLogger("encoder_service")
+
+_SERVICE = "fovea.v1.EncoderService"
+_WATCH_INTERVAL_S: Final = 0.5
+
+
+def _load(settings: EncoderSettings) -> tuple[Engine, WireBasis | None]:
+    model = models.load(
+        settings.model,
+        LoadOptions(
+            text_tower=settings.text_tower,
+            revision=settings.revision,
+            device=settings.device,
+            dtype=settings.dtype,
+            attn_implementation=settings.attn_implementation,
+        ),
+    )
+    basis = basis_file.find(settings.wire_basis, settings.model, settings.revision, model.hidden_size)
+    if settings.wire_dtype == "basis" and basis is None:
+        raise BasisError("--wire-dtype basis needs a wire basis: --wire-basis, or wire.basis in the checkpoint")
+    engine = Engine(
+        model,
+        FeatureCache(settings.feature_cache_bytes),
+        max_batch_size=settings.max_batch_size,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
+        video_limits=VideoLimits(
+            max_bytes=settings.max_video_bytes,
+            max_frames=settings.max_video_frames,
+            max_frame_pixels=settings.max_video_frame_pixels,
+            max_pixels=settings.max_video_pixels,
+            max_seconds=settings.max_video_seconds,
+            timeout_s=settings.video_decode_timeout_s,
+        ),
+    )
+    return engine, basis
+
+
+async def serve(settings: EncoderSettings) -> None:
+    """Runs the service until SIGTERM or SIGINT, which end it at once while the model is being loaded.
+
+    Raises:
+        CheckpointError, FileNotFoundError, BasisError: The model or its wire basis cannot be loaded.
+        BindError: The address is taken.
+        CredentialsError: A certificate, key or token file cannot be used.
+    """
+    stop = stop_signal()
+    worker_pool.preload("encoder_service.media_decoding")
+    server = GrpcServer(
+        settings.listen,
+        services=[_SERVICE],
+        max_message_bytes=settings.max_message_bytes,
+        max_concurrent_rpcs=settings.max_concurrent_rpcs,
+        metrics_listen=settings.metrics_listen,
+        tls=settings.tls,
+        token_file=settings.token_file,
+        max_connection_age_s=settings.max_connection_age_s,
+    )
+    servicer = EncoderServicer(settings)
+    encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await server.start()
+        loading = load_in_background(lambda: _load(settings))
+        log.info("port %d is open; loading the model", server.port)
+        either: list[asyncio.Future[Any]] = [stopped, loading]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            return
+        engine, basis = loading.result()
+        _choose_threads(settings, engine)
+        pool = media_pool(engine.decoder, size=settings.decode_workers or available_cores())
+        async with pool, _batcher(settings, engine, pool) as batcher:
+            telemetry.report_load(waiting=lambda: batcher.num_waiting, running=lambda: batcher.num_running)
+            servicer.attach(engine.model, batcher, basis)
+            await server.ready()
+            log.info("serving on port %d: %s, %s", server.port, engine.model.device, engine.model.dtype)
+            await _watch(pool, server, stopped, max_wait_s=settings.max_decode_wait_s)
+            log.info("draining")
+            await server.drain(settings.drain_grace_s)
+    finally:
+        stopped.cancel()
+        await server.drain(0)
+
+
+def _batcher(settings: EncoderSettings, engine: Engine, pool: MediaPool) -> EncoderBatcher:
+    return Batcher(
+        EncoderCompute(engine, pool, image_timeout_s=settings.image_decode_timeout_s),
+        max_batch_size=settings.max_batch_size,
+        max_batch_delay_s=settings.max_batch_delay_ms / 1000,
+        max_queue_size=settings.max_queue_size,
+    )
+
+
+def _choose_threads(settings: EncoderSettings, engine: Engine) -> None:
+    cores = available_cores()
+    threads = settings.num_threads or model_threads(engine.model.num_parameters, cores)
+    torch.set_num_threads(threads)
+    log.info("%d threads for a forward, of %d cores and %d parameters", threads, cores, engine.model.num_parameters)
+
+
+async def _watch(pool: MediaPool, server: GrpcServer, stopped: asyncio.Task[bool], *, max_wait_s: float) -> None:
+    """Until `stopped`: health says NOT_SERVING while media wait too long to be decoded."""
+    serving = True
+    while not stopped.done():
+        await asyncio.wait([stopped], timeout=_WATCH_INTERVAL_S)
+        if (pool.longest_wait_s <= max_wait_s) != serving:
+            serving = not serving
+            log.warning("decoding is held up" if not serving else "decoding goes on")
+            await server.report_serving(serving)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Exit status 1 when the model cannot be loaded or the address is taken, 2 on a wrong setting."""
+    settings = EncoderSettings.from_command_line(sys.argv[1:] if argv is None else argv)
+    telemetry.configure_logging("encoder", settings.log_level)
+    log.info("settings %s", settings.describe())
+    try:
+        asyncio.run(serve(settings))
+    except (CheckpointError, FileNotFoundError, BasisError, BindError, CredentialsError) as error:
+        log.error("%s", error)
+        raise SystemExit(1) from None
+    end_while_loading(0)
