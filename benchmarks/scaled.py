@@ -6,7 +6,7 @@ Its answers are noise and never end by themselves, so that every one is as long 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from benchmarks.tiny import clip, llava
 from benchmarks.tiny.tokenizers import vicuna_tokenizer
 
-__all__ = ["CHANNELS", "IMAGE_SIZE", "write"]
+__all__ = ["CHANNELS", "IMAGE_SIZE", "write", "write_wide"]
 
 CHANNELS: Final = 128  # of a visual token
 IMAGE_SIZE: Final = 336  # 24 x 24 patches, as LLaVA-1.5
@@ -25,12 +25,23 @@ def write(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
     vision = clip.vision_config(
         hidden_size=CHANNELS, intermediate_size=4 * CHANNELS, num_hidden_layers=6, image_size=IMAGE_SIZE
     )
+    return _write(folder, vision, {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8}, seed)
+
+
+def write_wide(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
+    """A wider one, with layers as large as a real model's smallest: 57 million parameters of the tower, 103 million of
+    the language model."""
+    vision = clip.vision_config(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=8, num_attention_heads=12, image_size=IMAGE_SIZE
+    )
+    return _write(folder, vision, {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16}, seed)
+
+
+def _write(folder: Path, vision: Any, widths: dict[str, int], seed: int) -> tuple[Path, Path]:
     tokenizer = vicuna_tokenizer(llava.SPECIALS, image_token=llava.SPECIALS[-1])
     text = LlamaConfig(
-        hidden_size=256,
-        intermediate_size=704,
+        **widths,
         num_hidden_layers=8,
-        num_attention_heads=8,
         vocab_size=len(tokenizer),
         max_position_embeddings=4096,
         bos_token_id=tokenizer.bos_token_id,

@@ -68,7 +68,8 @@ class LLMSettings(GrpcSettings):
     """Attention kernel of --engine transformers; flash_attention_2 needs its own package, CUDA and a half dtype."""
 
     num_threads: int = Field(0, ge=0)
-    """CPU threads of the model; 0 leaves torch's default, which is all cores."""
+    """CPU threads of one forward; 0: one for each core that the process may use (affinity, cgroup quota), but one for
+    each 8 million parameters of the model at most. Of --engine transformers; vLLM chooses its own."""
 
     max_model_len: int = Field(0, ge=0)
     """Positions of prompt and answer together; 0 is the model's own context. A longer prompt is refused with the number

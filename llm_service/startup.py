@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer
 
 import fovea
 from fovea import basis_file, checkpoints
+from fovea.cores import available_cores, model_threads
 from llm_service.engines.base import Engine
 from llm_service.engines.transformers import TransformersEngine
 from llm_service.models import load_model, load_visual
@@ -23,6 +25,8 @@ from llm_service.servicer import ServedModel
 from llm_service.settings import LLMSettings
 
 __all__ = ["load"]
+
+log = logging.getLogger(__name__)
 
 
 def load(settings: LLMSettings) -> ServedModel:
@@ -34,8 +38,6 @@ def load(settings: LLMSettings) -> ServedModel:
         FileNotFoundError: There is no such checkpoint.
         BasisError: The wire basis cannot be used.
     """
-    if settings.num_threads:
-        torch.set_num_threads(settings.num_threads)
     checkpoint = checkpoints.resolve(
         settings.model, files=[*checkpoints.CONFIG_FILES, "*.safetensors"], revision=settings.revision
     )
@@ -71,6 +73,7 @@ def _transformers(settings: LLMSettings, checkpoint: Path) -> tuple[Engine, Visu
         attn_implementation=settings.attn_implementation,
         quantization=settings.quantization,
     )
+    _choose_threads(settings, model.causal_lm.num_parameters())
     max_model_len = _max_model_len(settings, model)
     engine = TransformersEngine(
         model,
@@ -115,6 +118,13 @@ _ENGINES: Final[dict[str, Callable[[LLMSettings, Path], tuple[Engine, VisualSide
     "transformers": _transformers,
     "vllm": _vllm,
 }
+
+
+def _choose_threads(settings: LLMSettings, num_parameters: int) -> None:
+    cores = available_cores()
+    threads = settings.num_threads or model_threads(num_parameters, cores)
+    torch.set_num_threads(threads)
+    log.info("%d threads for a forward, of %d cores and %d parameters", threads, cores, num_parameters)
 
 
 def _max_model_len(settings: LLMSettings, model: VisualSide) -> int:
