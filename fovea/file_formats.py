@@ -23,7 +23,7 @@ _FORMATS: Final = tuple(
         ("a TIFF image", rb"II[*+]\x00|MM\x00[*+]"),
         ("an icon", rb"\x00\x00[\x01\x02]\x00[^\x00]\x00"),
         ("a Photoshop document", rb"8BPS"),
-        ("an SVG drawing", rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml|<!--|<!DOCTYPE svg)?.{0,900}?<svg[\s>]"),
+        ("an SVG drawing", rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml|<!--|<!DOCTYPE svg)?.{0,900}?<svg[\s/>]"),
         ("an HTML page", rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html)[\s>]"),
         ("a PDF document", rb"%PDF-"),
         ("an AVI video", rb"RIFF....AVI "),

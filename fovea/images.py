@@ -115,7 +115,7 @@ def _unreadable(data: bytes) -> UnsupportedMedia:
     what = detected(data)
     if what is None:
         problem = "these bytes are no picture that can be read"
-    elif what.split()[1] in FORMATS:
+    elif what.removesuffix(" image").partition(" ")[2] in FORMATS:
         problem = f"the file is {what} that is broken or of a kind that cannot be read"
     else:
         problem = f"the file is {what}"
