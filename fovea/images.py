@@ -19,6 +19,7 @@ __all__ = ["FORMATS", "check_size", "decode", "to_rgb"]
 
 FORMATS: Final = ("JPEG", "PNG", "WebP", "GIF", "BMP")
 _ACCEPTED: Final = ", ".join(FORMATS)
+_OWN_NAMES: Final = tuple(f"a {name} image" for name in FORMATS)
 _PILLOW_FORMATS: Final = tuple(name.upper() for name in FORMATS)
 # The tower's input is the middle square at a fixed height: a longer strip shows it next to nothing and, scaled by its
 # short side, takes gigabytes.
@@ -115,7 +116,7 @@ def _unreadable(data: bytes) -> UnsupportedMedia:
     what = detected(data)
     if what is None:
         problem = "these bytes are no picture that can be read"
-    elif what.removesuffix(" image").partition(" ")[2] in FORMATS:
+    elif what in _OWN_NAMES:
         problem = f"the file is {what} that is broken or of a kind that cannot be read"
     else:
         problem = f"the file is {what}"
