@@ -25,7 +25,7 @@ from tests.unit.encoder_service.video_files import (
     video,
     with_matrix,
 )
-from tests.unit.fovea.test_image_formats import gif
+from tests.unit.fovea.gif_files import gif
 
 BARS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (128, 128, 128), (20, 200, 90))
 # Shares of red and blue in brightness, and the number of the matrix in ITU-T H.273.

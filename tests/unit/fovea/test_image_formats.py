@@ -15,10 +15,11 @@ from PIL import Image
 from fovea.errors import UnsupportedMedia
 from fovea.file_formats import detected
 from fovea.images import decode
+from tests.unit.fovea.gif_files import BLUE, RED, gif
 from tests.unit.fovea.png_files import chunk, insert
 
 LIMITS = {"max_bytes": 16 * 2**20, "max_pixels": 50_000_000}
-RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+WHITE = (255, 255, 255)
 RAMP = Image.fromarray(np.tile(np.arange(0, 256, 16, dtype=np.uint8), (16, 1))).convert("RGB")
 # RAMP, by jpegtran -arithmetic.
 ARITHMETIC = base64.b64decode(
@@ -95,30 +96,6 @@ def test_ycck_is_read_as_its_marker_says() -> None:
 
 
 # GIF
-
-
-def gif(
-    canvas: tuple[int, int],
-    frame: tuple[int, int, int, int],
-    colour: int,
-    *,
-    clear: int | None = None,
-    background: int = 0,
-) -> bytes:
-    """A GIF of one frame (left, top, width, height) of one colour out of red, blue, and black."""
-    palette = bytes((*RED, *BLUE)).ljust(3 * 128, b"\0")
-    left, top, width, height = frame
-    pixels = [colour] * (width * height)
-    codes = b"".join(bytes([128, *pixels[at : at + 100]]) for at in range(0, len(pixels), 100)) + bytes([129])
-    blocks = b"".join(bytes([len(codes[i : i + 255])]) + codes[i : i + 255] for i in range(0, len(codes), 255))
-    return b"".join(
-        (
-            b"GIF89a" + struct.pack("<HHBBB", *canvas, 0xF6, background, 0) + palette,
-            b"" if clear is None else b"!\xf9\x04" + struct.pack("<BHB", 1, 0, clear) + b"\0",
-            b"," + struct.pack("<HHHHB", left, top, width, height, 0),
-            b"\x07" + blocks + b"\0;",
-        )
-    )
 
 
 @pytest.mark.parametrize("clear", [None, 1, 5])
