@@ -5,6 +5,7 @@ Without its index of further images (MPF) a file of several, as phones write, is
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from fovea.errors import UnsupportedMedia
@@ -18,7 +19,8 @@ SIGNATURE: Final = b"\xff\xd8\xff"
 _START_OF_SCAN: Final = 0xDA
 _COMMENT: Final = 0xFE
 _APPLICATION: Final = range(0xE0, 0xF0)
-_ALONE: Final = frozenset({0x01, *range(0xD0, 0xDA)})  # markers without a length
+# One that has a length; what stands between is padding, or belongs to no segment.
+_MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd9\xff]")
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _EXIF_START: Final = b"Exif\0\0"
 _XMP_START: Final = b"http://ns.adobe.com/xap/1.0/\0"
@@ -45,13 +47,11 @@ def without_metadata(data: bytes, metadata: Metadata) -> bytes:
     kept = [view[:2]]
     exif: list[memoryview] = []
     at = 2
-    while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
-        marker = data[at + 1]
-        if marker == _START_OF_SCAN:
+    while found := _MARKER.search(data, at):
+        at, marker = found.start(), data[found.start() + 1]
+        if marker == _START_OF_SCAN or at + 4 > len(data):
+            kept.append(view[at:])
             break
-        if marker in (0x00, 0xFF) or marker in _ALONE:
-            at += 1
-            continue
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         content = view[at + 4 : end]
         if marker in _FRAMES:
@@ -63,7 +63,7 @@ def without_metadata(data: bytes, metadata: Metadata) -> bytes:
             kept.append(view[at:end])
         at = end
     metadata.exif = b"".join(exif)
-    return b"".join((*kept, view[at:] if at >= 0 else b""))
+    return b"".join(kept)
 
 
 def _is_metadata(marker: int, content: memoryview) -> bool:

@@ -207,6 +207,11 @@ def test_too_many_pieces_are_refused(file: bytes) -> None:
         decode(file, **LIMITS)
 
 
+def test_padding_before_a_segment_is_passed_over() -> None:
+    for padding in (b"\xff", b"\xff\x00", b"\xff\xd0"):
+        assert shown(in_jpeg(padding * (8 * MEBIBYTE // len(padding)))) == shown(encoded("JPEG"))
+
+
 def test_nothing_is_inflated(tmp_path: Path) -> None:
     packed = bomb(512 * MEBIBYTE)
     (tmp_path / "bombs.png").write_bytes(
