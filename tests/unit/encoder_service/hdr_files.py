@@ -1,4 +1,4 @@
-"""Two videos of one frame of 10 bits that PyAV cannot write: the bars of test_video_kinds, BT.2020, limited range.
+"""Two videos of one frame of 10 bits that PyAV cannot write: the bars of test_video_colours, BT.2020, limited range.
 
 Written by ffmpeg from the planes that `bars` computes: libx265 with transfer smpte2084, libvpx-vp9 with arib-std-b67.
 """

@@ -11,11 +11,12 @@ from typing import Any
 import av
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image
 
 from encoder_service.videos import VideoFile, VideoLimits, decode
 
-__all__ = ["COLOURS", "QUADRANTS", "corners", "first_frame", "numbers", "quadrants", "video", "with_matrix"]
+__all__ = ["COLOURS", "QUADRANTS", "corners", "first_frame", "numbers", "quadrants", "refused", "video", "with_matrix"]
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 COLOURS = {"red": RED, "green": GREEN, "blue": BLUE, "white": WHITE}
@@ -86,3 +87,8 @@ def numbers(file: bytes, count: int) -> list[int]:
     """Which frames of a file of greys 20, 38, 56 ... are sampled."""
     frames = decode(VideoFile(file, count), lambda total, seconds: 1, VideoLimits()).frames
     return [round((float(np.asarray(frame).mean()) - 20) / 18) for frame in frames]
+
+
+def refused(file: bytes, error: type[Exception], words: str, **limits: Any) -> None:
+    with pytest.raises(error, match=words):
+        decode(VideoFile(file, 2), lambda total, seconds: 2, VideoLimits(**limits))
