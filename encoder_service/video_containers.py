@@ -9,9 +9,11 @@ from typing import Any, Final
 
 import av
 from av.error import FFmpegError
+from av.stream import Disposition
 
 from fovea import images
 from fovea.errors import ServiceError, TooLarge, UnsupportedMedia
+from fovea.file_formats import detected
 
 __all__ = ["FORMATS", "broken", "opened"]
 
@@ -27,6 +29,7 @@ _CODECS: Final = (
 # Tables of MP4 and MOV that may name any number of samples in a few bytes, and where after the tag they do. FFmpeg
 # makes an index of 24 bytes a sample of them as it opens the file.
 _SAMPLE_TABLES: Final = ((b"stsz", 12), (b"stz2", 12), (b"trun", 8))
+_STILLS: Final = Disposition.attached_pic | Disposition.timed_thumbnails
 _MAX_SAMPLES: Final = 4_000_000
 
 
@@ -50,10 +53,9 @@ def opened(data: bytes, *, max_pixels: int) -> Iterator[tuple[Any, Any]]:
     decoder_options = {"max_pixels": str(2 * max_pixels + 2**20)}
     options = decoder_options | {"codec_whitelist": _CODECS, "protocol_whitelist": "none"}
     try:
-        with av.open(io.BytesIO(data), format=demuxer, options=options, metadata_errors="replace") as container:
-            if not container.streams.video:
-                raise UnsupportedMedia(f"the file has no video in it; accepted: {', '.join(FORMATS)}", param="video")
-            stream = container.streams.video[0]
+        file = io.BytesIO(_without_background(data) if demuxer == "gif" else data)
+        with av.open(file, format=demuxer, options=options, metadata_errors="replace") as container:
+            stream = _moving(container)
             context = stream.codec_context
             if context is None or context.name not in _CODECS.split(","):
                 raise UnsupportedMedia(f"the video's codec is not accepted; accepted: {_CODECS}", param="video")
@@ -65,6 +67,15 @@ def opened(data: bytes, *, max_pixels: int) -> Iterator[tuple[Any, Any]]:
         raise
     except (FFmpegError, ValueError, OSError, EOFError) as error:
         raise broken() from error
+
+
+def _moving(container: Any) -> Any:
+    """The video stream that a player shows: no cover, no preview, and rather one that is switched on."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & _STILLS]
+    if not streams:
+        cover = " but a cover image" if container.streams.video else ""
+        raise UnsupportedMedia(f"the file has no video in it{cover}; accepted: {', '.join(FORMATS)}", param="video")
+    return next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
 
 
 def broken() -> UnsupportedMedia:
@@ -82,10 +93,23 @@ def _demuxer(data: bytes) -> str:
         return "avi"
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "gif"
-    if data[4:8] in _MOV_ATOMS:
+    what = detected(data)
+    # An image in the container of videos may lie there in tiles, and turned by what is no display matrix.
+    if data[4:8] in _MOV_ATOMS and not (what and what.endswith("image")):
         return "mov"
-    what = "these bytes are no video that can be read" if data else "the video is empty"
-    raise UnsupportedMedia(f"{what}; accepted: {', '.join(FORMATS)}", param="video")
+    problem = f"the file is {what}" if what else "these bytes are no video that can be read"
+    raise UnsupportedMedia(
+        f"{problem if data else 'the video is empty'}; accepted: {', '.join(FORMATS)}", param="video"
+    )
+
+
+def _without_background(gif: bytes) -> bytes:
+    """A GIF whose background is an unused colour, which FFmpeg takes for transparent; browsers show no background.
+
+    One whose palette is full keeps its own.
+    """
+    palette_bits = (gif[10] & 7) + 1 if len(gif) > 11 else 8
+    return gif if palette_bits == 8 else gif[:11] + b"\xff" + gif[12:]
 
 
 def _check_sample_tables(data: bytes) -> None:

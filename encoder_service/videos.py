@@ -8,14 +8,16 @@ equal stretches. Of a video that has fewer frames some come several times. T is 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from PIL import Image
 
 from encoder_service.video_containers import broken, opened
+from encoder_service.video_frames import display_size, to_image
 from encoder_service.visual import VideoFrames
 from fovea import images
 from fovea.errors import InvalidRequest, ServiceError, TooLarge
@@ -88,9 +90,9 @@ _ChooseNumFrames: TypeAlias = Callable[[int, float], int]
 
 
 def decode(source: VideoSource, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> VideoFrames:
-    """The sampled frames of a video, upright, in RGB and of one size.
+    """The sampled frames of a video as a player shows them: upright, with square pixels, in RGB and of one size.
 
-    Transparent parts lie on white, as with pictures.
+    Transparent parts lie on white, as with pictures. HDR is not mapped to SDR.
 
     Args:
         source: A file or frames.
@@ -135,7 +137,7 @@ def _decode_list(source: FrameList, limits: VideoLimits) -> VideoFrames:
 def _decode_file(source: VideoFile, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> VideoFrames:
     _check_bytes(len(source.data), limits)
     clock = _Clock(limits.timeout_s)
-    total, rate = _measure(source.data, clock, limits)
+    total, rate, first = _measure(source.data, clock, limits)
     if source.num_frames:
         _check_frames(source.num_frames, limits)
 
@@ -146,22 +148,28 @@ def _decode_file(source: VideoFile, choose_num_frames: _ChooseNumFrames, limits:
         )
 
     wanted = indices()
-    frames, decoded = _frames_at(source.data, wanted, clock, limits)
+    frames, decoded = _frames_at(source.data, first, wanted, clock, limits)
     if len(frames) < len(wanted):
         # Packets that show nothing (VP8 has some, and a file may be cut off): now it is known how many do show.
         if not decoded:
             raise broken()
         total = decoded
-        frames, _ = _frames_at(source.data, indices(), clock, limits)
+        frames, _ = _frames_at(source.data, first, indices(), clock, limits)
     return VideoFrames(tuple(frames), total / (rate * len(frames)) if rate else _NO_SECONDS)
 
 
-def _measure(data: bytes, clock: _Clock, limits: VideoLimits) -> tuple[int, float]:
-    """Frames of a file and how many there are a second (0: unknown), without decoding: headers often do not tell."""
+def _measure(data: bytes, clock: _Clock, limits: VideoLimits) -> tuple[int, float, int]:
+    """Frames of a file, how many there are a second (0: unknown), and the number of the first packet to decode.
+
+    Without decoding, for headers often do not tell. What comes before the first key frame, as in a film that was cut
+    anywhere, cannot be decoded; where no packet is marked as one, all are.
+    """
     with opened(data, max_pixels=limits.max_frame_pixels) as (container, stream):
-        total = 0
-        for packet in container.demux(stream):
+        total, first = 0, None
+        for number, packet in enumerate(container.demux(stream)):
             clock.check()
+            if first is None and packet.size and packet.is_keyframe:
+                total, first = 0, number
             total += bool(packet.size) and not packet.is_discard
         rate = float(stream.average_rate or 0)
     if not total:
@@ -171,22 +179,29 @@ def _measure(data: bytes, clock: _Clock, limits: VideoLimits) -> tuple[int, floa
             f"the video lasts {total / rate:,.0f} seconds; at most {limits.max_seconds:,.0f} are accepted",
             param="video",
         )
-    return total, rate
+    return total, rate, first or 0
 
 
-def _frames_at(data: bytes, indices: list[int], clock: _Clock, limits: VideoLimits) -> tuple[list[Image.Image], int]:
-    """The frames with the given numbers, ascending, as far as the file has them, and how many were decoded for that."""
+def _frames_at(
+    data: bytes, first: int, indices: list[int], clock: _Clock, limits: VideoLimits
+) -> tuple[list[Image.Image], int]:
+    """The frames with the given numbers, ascending, as far as the file has them, and how many were decoded for that.
+
+    Numbers count from the packet with the number `first`.
+    """
     frames: list[Image.Image] = []
     decoded = 0
     with opened(data, max_pixels=limits.max_frame_pixels) as (container, stream):
-        _check_pixels(stream.codec_context.width, stream.codec_context.height, len(set(indices)), limits)
-        for frame in container.decode(stream):
-            clock.check()
+        aspect = stream.sample_aspect_ratio
+        size = display_size(stream.codec_context.width, stream.codec_context.height, aspect)
+        _check_pixels(*size, len(set(indices)), limits)
+        for frame in _decoded(itertools.islice(container.demux(stream), first, None), clock):
             while len(frames) < len(indices) and indices[len(frames)] == decoded:
                 if not frames or indices[len(frames) - 1] != decoded:
-                    _check_pixels(frame.width, frame.height, len(set(indices)), limits)
-                    images.check_size(frame.width, frame.height, limits.max_frame_pixels, what="video", param="video")
-                    image = _to_image(frame)
+                    size = display_size(frame.width, frame.height, aspect)
+                    _check_pixels(*size, len(set(indices)), limits)
+                    images.check_size(*size, limits.max_frame_pixels, what="video", param="video")
+                    image = to_image(frame, size)
                 frames.append(image)
                 _check_same_size(frames[0], image)
             decoded += 1
@@ -195,15 +210,10 @@ def _frames_at(data: bytes, indices: list[int], clock: _Clock, limits: VideoLimi
     return frames, decoded
 
 
-def _to_image(frame: Any) -> Image.Image:
-    """Upright and in RGB; phones film lying and write beside it how to turn the picture."""
-    if any(component.is_alpha for component in frame.format.components) or frame.format.has_palette:
-        image = images.to_rgb(Image.fromarray(frame.to_ndarray(format="rgba")))
-    else:
-        image = Image.fromarray(frame.to_ndarray(format="rgb24"))
-    turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
-    turn = turns.get(frame.rotation % 360)
-    return image if turn is None else image.transpose(turn)
+def _decoded(packets: Iterable[Any], clock: _Clock) -> Iterator[Any]:
+    for packet in packets:
+        clock.check()
+        yield from packet.decode()
 
 
 class _Clock:

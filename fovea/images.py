@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from typing import Final
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.ImageFile import ImageFile
 
+from fovea import orientation
 from fovea.errors import InvalidRequest, TooLarge, UnsupportedMedia
-from fovea.jpeg import check_scans
+from fovea.file_formats import detected
+from fovea.image_formats import deep, gif, jpeg, png
+from fovea.image_formats import metadata as kinds
+from fovea.image_formats.jpeg_scans import check_scans
+from fovea.image_formats.metadata import Metadata
 
 __all__ = ["FORMATS", "check_size", "decode", "to_rgb"]
 
 FORMATS: Final = ("JPEG", "PNG", "WebP", "GIF", "BMP")
+_ACCEPTED: Final = ", ".join(FORMATS)
+_OWN_NAMES: Final = tuple(f"a {name} image" for name in FORMATS)
 _PILLOW_FORMATS: Final = tuple(name.upper() for name in FORMATS)
 # The tower's input is the middle square at a fixed height: a longer strip shows it next to nothing and, scaled by its
 # short side, takes gigabytes.
 _MAX_ASPECT_RATIO: Final = 100
 _STRIP_ROWS: Final = 64
+_REMOVERS: Final = (
+    (png.SIGNATURE, png.without_metadata),
+    (jpeg.SIGNATURE, jpeg.without_metadata),
+    *((signature, gif.without_metadata) for signature in gif.SIGNATURES),
+)
 
 # Pillow's own bomb check warns from 90 and refuses from 179 megapixels; `decode` checks every header against its own
 # limit instead.
@@ -27,10 +38,10 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
-    """The first frame of a picture file, upright and in RGB.
+    """The first frame of an image file, upright and in RGB.
 
-    The format is told from the content. EXIF orientation is applied. Transparent parts lie on white: what colour a file
-    stores under them is chance. 16-bit grey is brought to 8 bits.
+    The format is told from the content. Orientation by EXIF, or else by XMP, is applied; other metadata is skipped.
+    Transparent parts lie on white: what colour a file stores under them is chance. 16 bits a sample become 8.
 
     Args:
         data: A JPEG, PNG, WebP, GIF or BMP file.
@@ -38,34 +49,81 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
         max_pixels: Most pixels, checked against the header before anything is decoded.
 
     Raises:
-        TooLarge: More bytes or pixels than that, or a JPEG of more than 100 scans.
+        TooLarge: More bytes, pixels or metadata than that, or a JPEG of more than 100 scans.
         UnsupportedMedia: Empty, another format, or broken.
         InvalidRequest: More than 100 times as long as wide, or the reverse.
     """
     if len(data) > max_bytes:
         raise TooLarge(f"the picture has {len(data):,} bytes; at most {max_bytes:,} are accepted", param="image")
-    accepted = ", ".join(FORMATS)
     if not data:
-        raise UnsupportedMedia(f"the picture is empty; accepted: {accepted}", param="image")
+        raise UnsupportedMedia(f"the picture is empty; accepted: {_ACCEPTED}", param="image")
+    metadata = Metadata()
+    image = _pixels(_without_metadata(data, metadata), metadata, max_pixels)
+    return orientation.turned(image, orientation.of_metadata(metadata.exif, metadata.xmp))
+
+
+def _without_metadata(data: bytes, metadata: Metadata) -> bytes:
+    remove = next((remove for start, remove in _REMOVERS if data.startswith(start)), None)
+    return data if remove is None else remove(data, metadata)
+
+
+def _pixels(file: bytes, metadata: Metadata, max_pixels: int) -> Image.Image:
+    """In RGB, as they are stored."""
     try:
-        image = Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
+        image = Image.open(io.BytesIO(file), formats=_PILLOW_FORMATS)
     except Exception as error:  # the parsers raise all kinds on hostile bytes
-        raise UnsupportedMedia(
-            f"these bytes are no picture that can be read; accepted: {accepted}", param="image"
-        ) from error
+        raise _unreadable(file) from error
     with image:
         check_size(*image.size, max_pixels)
-        if image.format in ("JPEG", "MPO"):
-            check_scans(data)
+        if image.format == "JPEG":
+            check_scans(file)
+        _note_webp_metadata(image, metadata)
+        drawn = image.tile[0][1] if image.format == "GIF" else None
         try:
-            image.load()
+            loaded = _loaded(image, file)
         except Exception as error:
             raise UnsupportedMedia(
-                f"the {image.format} picture is broken or incomplete; accepted: whole files of {accepted}",
+                f"the {image.format} picture is broken or incomplete; accepted: whole files of {_ACCEPTED}",
                 param="image",
             ) from error
-        _turn_upright(image)
+        return to_rgb(loaded) if drawn is None else _on_canvas(loaded, drawn)
+
+
+def _loaded(image: ImageFile, file: bytes) -> Image.Image:
+    if image.format == "PNG":
+        return deep.load(image, file)
+    image.load()
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")  # programs that know no alpha leave it 0
+    return image
+
+
+def _note_webp_metadata(image: Image.Image, metadata: Metadata) -> None:
+    """Of a WebP, which Pillow opens without looking into its metadata."""
+    if image.format == "WEBP":
+        for key, kind in (("exif", kinds.EXIF), ("xmp", kinds.XMP), ("icc_profile", kinds.ICC)):
+            metadata.count(kind, len(image.info.get(key, b"")))
+        metadata.exif, metadata.xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
+
+
+def _on_canvas(image: Image.Image, drawn: tuple[int, int, int, int]) -> Image.Image:
+    """In RGB; what the first frame of an animation leaves free is transparent, whatever background the file names."""
+    if drawn == (0, 0, *image.size):
         return to_rgb(image)
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(to_rgb(image.crop(drawn)), drawn)
+    return canvas
+
+
+def _unreadable(data: bytes) -> UnsupportedMedia:
+    what = detected(data)
+    if what is None:
+        problem = "these bytes are no picture that can be read"
+    elif what in _OWN_NAMES:
+        problem = f"the file is {what} that is broken or of a kind that cannot be read"
+    else:
+        problem = f"the file is {what}"
+    return UnsupportedMedia(f"{problem}; accepted: {_ACCEPTED}", param="image")
 
 
 def check_size(width: int, height: int, max_pixels: int, *, what: str = "picture", param: str = "image") -> None:
@@ -87,11 +145,6 @@ def check_size(width: int, height: int, max_pixels: int, *, what: str = "picture
         )
 
 
-def _turn_upright(image: Image.Image) -> None:
-    with contextlib.suppress(Exception):  # broken EXIF beside a sound picture: show the picture
-        ImageOps.exif_transpose(image, in_place=True)
-
-
 def to_rgb(image: Image.Image) -> Image.Image:
     """A decoded picture of any mode in RGB, see `decode`."""
     if image.mode == "RGB" and not image.has_transparency_data:
@@ -105,9 +158,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _strip_to_rgb(strip: Image.Image) -> Image.Image:
-    if strip.mode.startswith("I"):
-        grey = np.asarray(strip.convert("I")).clip(0, 65535) // 257
-        strip = Image.fromarray(grey.astype(np.uint8))
     if strip.has_transparency_data:
         layer = strip.convert("RGBA")
         strip = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)

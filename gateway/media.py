@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fovea.errors import MalformedRequest, TooLarge, UnsupportedMedia
+from fovea.file_formats import detected
 
 __all__ = ["PICTURE", "VIDEO", "MediaFile", "MediaKind", "Video", "decode_data_url", "field_of", "media_file"]
 
@@ -93,7 +94,8 @@ def media_file(data: bytes, kind: MediaKind, *, name: str, max_bytes: int) -> Me
 
     Raises:
         TooLarge: More than `max_bytes`.
-        UnsupportedMedia: It does not begin like a file of an accepted format.
+        UnsupportedMedia: It does not begin like a file of an accepted format. The error names the format that it has,
+            where that can be told.
     """
     param = field_of(name)
     if len(data) > max_bytes:
@@ -101,7 +103,8 @@ def media_file(data: bytes, kind: MediaKind, *, name: str, max_bytes: int) -> Me
             f"{name} has {len(data):,} bytes; {kind.noun}s up to {max_bytes:,} bytes are accepted", param=param
         )
     if not kind.magic.match(data):
-        raise UnsupportedMedia(f"{name} is not a {kind.noun}; {kind.formats} are accepted", param=param)
+        what = detected(data) or f"not a {kind.noun}"
+        raise UnsupportedMedia(f"{name} is {what}; {kind.formats} are accepted", param=param)
     return MediaFile(data, hashlib.sha256(data).hexdigest())
 
 

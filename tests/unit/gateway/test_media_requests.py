@@ -16,6 +16,7 @@ from tests.unit.gateway.families import write_family
 from tests.unit.gateway.services import features_of
 
 MP4 = b"\x00\x00\x00\x18ftypisom" + bytes(20)
+AVIF = b"\x00\x00\x00\x18ftypavif" + bytes(20)
 URLS = [data_url(png(shade)) for shade in range(10)]
 CLIP = data_url(MP4, "video/mp4")
 
@@ -237,6 +238,13 @@ TURN = {"messages": HISTORY}
         ),
         ({"question": "What?", "images": [URLS[0], "cat.png"]}, 422, "images", "images.1 is neither a data URL"),
         ({"question": "What?", "images": [URLS[0], data_url(b"x")]}, 415, "images", "images.1 is not a picture"),
+        (
+            {"question": "What?", "image": data_url(AVIF, "image/avif")},
+            415,
+            "image",
+            "image is an AVIF image; JPEG, PNG",
+        ),
+        ({"question": "What?", "image": data_url(MP4)}, 415, "image", "image is an MP4 video; JPEG, PNG"),
         ({"question": "What?", "video": 5}, 422, "video", "a data URL, an https URL, or a list of frames"),
         ({"question": "What?", "video": []}, 422, "video", "a list of frames"),
         ({"question": "What?", "video": "clip.mp4"}, 422, "video", "data:video/"),

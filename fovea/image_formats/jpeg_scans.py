@@ -1,4 +1,4 @@
-"""What the markers of a JPEG file say about the work of decoding it."""
+"""JPEG: the work of decoding a file, as its markers tell it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fovea import images
 from fovea.errors import TooLarge
-from fovea.jpeg import MAX_SCANS, num_scans
+from fovea.image_formats.jpeg_scans import MAX_SCANS, num_scans
 from tests.jpeg_scans import progressive
 
 LIMITS = {"max_bytes": 2**24, "max_pixels": 1_000_000}
