@@ -84,8 +84,13 @@ class ChatTemplate:
         """The prompt that asks for the assistant's next turn.
 
         Raises:
-            jinja2.TemplateError: The template refuses these messages.
+            jinja2.TemplateError: The template refuses these messages, or fails over them.
         """
-        return self._template.render(
-            messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
-        )
+        try:
+            return self._template.render(
+                messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
+            )
+        except jinja2.TemplateError:
+            raise
+        except Exception as error:  # a list where the template wants a text raises whatever that operation raises
+            raise jinja2.TemplateRuntimeError(f"the template fails: {error}") from error
