@@ -38,6 +38,7 @@ class LlavaLanguageModel(VisionLanguageModel):
     family = "llava"
     video_token_id: int | None = None
     has_newline = False
+    trims_answer = True
     config_class: type[Any] = LlavaConfig
     projector_class: type[Any] = LlavaMultiModalProjector
     causal_lm: Any
