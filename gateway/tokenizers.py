@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,10 +44,24 @@ _NAMES: Final = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    name = checkpoints.shown_name(path.parent)
     if not path.is_file():
-        raise FileNotFoundError(f"{path.parent.name!r} holds no {path.name}")
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        raise FileNotFoundError(f"{name!r} holds no {path.name}")
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"the {path.name} of {name!r} is not valid JSON") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"the {path.name} of {name!r} is not a JSON object")
     return loaded
+
+
+def _read_tokenizer(checkpoint: Path, named: Collection[str | int]) -> GuardedTokenizer:
+    spec = _read_json(checkpoint / "tokenizer.json")
+    try:
+        return GuardedTokenizer(spec, named)
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{checkpoints.shown_name(checkpoint)!r} has no tokenizer.json that can be read") from error
 
 
 def _special_token_strings(config: Mapping[str, Any]) -> dict[str, str]:
@@ -77,7 +91,7 @@ class PromptTokenizer:
         tokenizer_config = checkpoint / "tokenizer_config.json"
         names = _special_token_strings(_read_json(tokenizer_config)) if tokenizer_config.is_file() else {}
         named = {*names.values(), *(config[name] for name in _IDS if name in config)}
-        self._tokenizer = GuardedTokenizer(_read_json(checkpoint / "tokenizer.json"), named)
+        self._tokenizer = _read_tokenizer(checkpoint, named)
         self._bos = names.get("bos_token")
         self.family = str(config.get("model_type"))
         self.image_token_id: int = config.get("image_token_index", config.get("image_token_id", -1))
@@ -95,7 +109,8 @@ class PromptTokenizer:
         try:
             self.encode("?", num_images=1, num_videos=int(self.video_token_id is not None))
         except InvalidRequest as error:
-            raise ValueError(error.message.removeprefix("question: ")) from error
+            reason = error.message.removeprefix("question: ").partition(";")[0]
+            raise ValueError(f"a question with an image cannot be written: {reason}") from error
 
     def _placed(self, token_id: int, config: Mapping[str, Any]) -> str:
         """What stands in a text where a mark is: the token, between those that Qwen's template puts around it."""

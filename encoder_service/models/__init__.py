@@ -8,8 +8,8 @@ from typing import Final
 
 from encoder_service.models import llava, llava_next, qwen2_5_vl, video_llava
 from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
-from encoder_service.models.weights import read_config
 from fovea import checkpoints
+from fovea.layouts import UnsupportedCheckpoint, checked_family
 
 __all__ = ["FAMILIES", "load"]
 
@@ -30,7 +30,14 @@ def load(model: str, options: LoadOptions) -> EncoderModel:
     """
     files = (*checkpoints.CONFIG_FILES, "*.safetensors")
     checkpoint = checkpoints.resolve(model, files=files, revision=options.revision)
-    model_type = str(read_config(checkpoint).get("model_type"))
-    if model_type not in FAMILIES:
-        raise CheckpointError(f"{model_type!r} is not a family that this service runs; accepted: {', '.join(FAMILIES)}")
-    return FAMILIES[model_type](checkpoint, options)
+    try:
+        family = checked_family(checkpoint)
+    except UnsupportedCheckpoint as error:
+        raise CheckpointError(str(error)) from error
+    if family not in FAMILIES:
+        name = checkpoints.shown_name(checkpoint)
+        raise CheckpointError(
+            f"{name!r} is not supported: {family!r} is not a family that this service runs; accepted:"
+            f" {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[family](checkpoint, options)
