@@ -229,8 +229,9 @@ class Split:
         return str(reply.json()["answer"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of generated ids."""
-        return str(self._text.decode(list(token_ids), skip_special_tokens=True)).lstrip()
+        """The text of generated ids, as the family answers it."""
+        text = str(self._text.decode(list(token_ids), skip_special_tokens=True))
+        return text.lstrip() if self._llm.trims_answer else text
 
 
 def _data_url(picture: Image.Image) -> str:

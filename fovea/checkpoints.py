@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["CONFIG_FILES", "fingerprint", "public_name", "resolve"]
+__all__ = ["CONFIG_FILES", "fingerprint", "public_name", "resolve", "shown_name"]
 
 CONFIG_FILES: Final = ("*.json", "*.jinja", "*.txt", "*.model")
 
@@ -31,6 +31,8 @@ def resolve(model: str, *, files: Sequence[str], revision: str | None = None) ->
     path = Path(model).expanduser()
     if path.is_dir():
         return path
+    if path.exists():
+        raise FileNotFoundError(f"{path.name!r} is a file; a checkpoint is a directory in Hugging Face's layout")
     if not _may_be_hub_id(model):
         raise FileNotFoundError(f"there is no checkpoint directory {model!r}")
 
@@ -51,6 +53,13 @@ def public_name(model: str) -> str:
     if path.is_dir():
         return path.resolve().name
     return model if _may_be_hub_id(model) else path.name
+
+
+def shown_name(checkpoint: Path) -> str:
+    """What a message calls the directory of a checkpoint: its own name, or the hub id of the hub's copy."""
+    if checkpoint.parent.name == "snapshots":
+        return checkpoint.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return checkpoint.resolve().name
 
 
 def _may_be_hub_id(model: str) -> bool:

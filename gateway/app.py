@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from fovea import __version__, checkpoints, telemetry
 from fovea.channel import Access
+from fovea.layouts import UnsupportedCheckpoint, checked_family
 from fovea.text_towers import DEFAULT_TEXT_TOWERS
 from gateway.api import answer, explain, health, pruners
 from gateway.api.admission import Admission
@@ -45,13 +46,10 @@ def _cache(settings: GatewaySettings) -> Cache:
 
 def _planner(settings: GatewaySettings) -> Planner:
     model = checkpoints.resolve(settings.model, files=TokenizerFiles, revision=settings.revision)
+    family = checked_family(model)
+    if family not in DEFAULT_TEXT_TOWERS:
+        raise UnsupportedCheckpoint(checkpoints.shown_name(model), f"it is of family {family!r}")
     prompt_tokenizer = PromptTokenizer(model)
-    family = prompt_tokenizer.family
-    if not settings.text_tower and family not in DEFAULT_TEXT_TOWERS:
-        raise ValueError(
-            f"{family!r} is not a family whose text tower is known ({', '.join(DEFAULT_TEXT_TOWERS)}); name it with"
-            " --text-tower"
-        )
     name = settings.text_tower or DEFAULT_TEXT_TOWERS[family]
     if name is None:
         return Planner(settings, prompt_tokenizer, None)
@@ -64,7 +62,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
     Raises:
         FileNotFoundError: A checkpoint is not there, or lacks tokenizer, template or configuration.
-        ValueError: The chat template or the Redis URL cannot be used; no text tower is known for the family.
+        ValueError: The checkpoint's family or layout is not supported; its template or the Redis URL cannot be used.
         CredentialsError: A certificate, key or token file cannot be used.
     """
     planner = _planner(settings)

@@ -17,6 +17,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from fovea.checkpoints import shown_name
+
 __all__ = ["ChatTemplate"]
 
 
@@ -43,6 +45,25 @@ def _strftime_now(form: str) -> str:
     return datetime.now().strftime(form)
 
 
+def _source(checkpoint: Path) -> str | None:
+    jinja = checkpoint / "chat_template.jinja"
+    if jinja.is_file():
+        return jinja.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        path = checkpoint / name
+        if not path.is_file():
+            continue
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"the {name} of {shown_name(checkpoint)!r} is not a JSON object") from error
+        if isinstance(found, list):  # several named templates
+            found = {entry["name"]: entry["template"] for entry in found}.get("default")
+        if isinstance(found, str):
+            return found
+    return None
+
+
 class ChatTemplate:
     """Messages to the prompt's text.
 
@@ -67,25 +88,27 @@ class ChatTemplate:
 
         Raises:
             FileNotFoundError: None of the three.
+            ValueError: It cannot be read.
         """
-        jinja = checkpoint / "chat_template.jinja"
-        if jinja.is_file():
-            return cls(jinja.read_text(encoding="utf-8"), special_tokens)
-        for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-            path = checkpoint / name
-            found = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
-            if isinstance(found, list):  # several named templates
-                found = {entry["name"]: entry["template"] for entry in found}.get("default")
-            if isinstance(found, str):
-                return cls(found, special_tokens)
-        raise FileNotFoundError(f"{checkpoint.name!r} holds no chat template (chat_template.jinja)")
+        source = _source(checkpoint)
+        if source is None:
+            raise FileNotFoundError(f"{shown_name(checkpoint)!r} holds no chat template (chat_template.jinja)")
+        try:
+            return cls(source, special_tokens)
+        except jinja2.TemplateSyntaxError as error:
+            raise ValueError(f"the chat template of {shown_name(checkpoint)!r} is no template: {error}") from error
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The prompt that asks for the assistant's next turn.
 
         Raises:
-            jinja2.TemplateError: The template refuses these messages.
+            jinja2.TemplateError: The template refuses these messages, or fails over them.
         """
-        return self._template.render(
-            messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
-        )
+        try:
+            return self._template.render(
+                messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
+            )
+        except jinja2.TemplateError:
+            raise
+        except Exception as error:  # a list where the template wants a text raises whatever that operation raises
+            raise jinja2.TemplateRuntimeError(f"the template fails: {error}") from error

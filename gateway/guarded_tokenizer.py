@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from tokenizers import Tokenizer
+
+from gateway.stand_ins import Piece
 
 __all__ = ["GuardedTokenizer"]
 
@@ -16,54 +18,74 @@ __all__ = ["GuardedTokenizer"]
 class GuardedTokenizer:
     """A tokenizer whose special tokens answer to secret names only.
 
-    Every special token is renamed to a string that nobody can guess, its id unchanged; only what the *template* wrote,
-    and the user's marks, are translated to the new names. A `</s>` typed by a user is then four characters like any
-    others.
+    Every special token is renamed to a string that nobody can guess, its id unchanged, and what the *template* wrote is
+    translated to the new names. Template and client are then one text for the tokenizer, as they are for transformers,
+    but a `</s>` that a client wrote, in one piece or across several, is four characters like any others. Nor does what
+    stands beside a token of the template change it: it is found before anything is normalized.
 
     Args:
         spec: What tokenizer.json holds.
+        named: Strings and ids of tokens that the checkpoint's configuration treats as special, whatever `spec` says.
 
     Attributes:
         contents: Special-token strings by id, as the checkpoint spells them.
     """
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        specials = [token for token in spec["added_tokens"] if token["special"]]
+    def __init__(self, spec: dict[str, Any], named: Collection[str | int] = ()) -> None:
+        specials = [
+            token
+            for token in spec["added_tokens"]
+            if token["special"] or token["content"] in named or token["id"] in named
+        ]
         self.contents: dict[int, str] = {token["id"]: token["content"] for token in specials}
-        # Private-use characters and digits pass every normalizer, and a template's `upper` or `trim`, unchanged.
-        nonce = f"{secrets.randbits(64):020}"
-        self._secret = {content: f"\ue000{nonce}{i}\ue001" for i, content in self.contents.items()}
-        self._shield = {content: f"\ue002{nonce}{i}\ue003" for i, content in self.contents.items()}
+        # Private-use characters and digits pass every normalizer unchanged.
+        nonce = secrets.randbits(128)
+        names = {i: f"\ue002{nonce}-{i}\ue003" for i in self.contents}
+        self._secret = {content: names[i] for i, content in self.contents.items()}
+        longest_first = sorted(specials, key=lambda token: len(token["content"]), reverse=True)
+        self._pattern = re.compile("|".join(map(_spelling, longest_first)) or r"(?!)")
         for token in specials:
-            token["content"] = self._secret[token["content"]]
-        self._rename_vocabulary(spec["model"])
-        longest_first = sorted(self._secret, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._shielded = {shield: content for content, shield in self._shield.items()}
-        self._shield_pattern = re.compile(f"\ue002{nonce}[0-9]+\ue003")
+            token |= {"content": names[token["id"]], "single_word": False, "normalized": False}
+        _rename(spec["model"], names)
         self._tokenizer = Tokenizer.from_str(json.dumps(spec))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
-    def _rename_vocabulary(self, model: dict[str, Any]) -> None:
-        vocabulary = model.get("vocab", {})
-        if isinstance(vocabulary, dict):
-            model["vocab"] = {self._secret.get(word, word): i for word, i in vocabulary.items()}
-        else:  # unigram: pairs of word and score
-            model["vocab"] = [[self._secret.get(word, word), score] for word, score in vocabulary]
-        if model.get("unk_token") in self._secret:
-            model["unk_token"] = self._secret[model["unk_token"]]
-
-    def shield(self, text: str, *, but: Collection[str] = ()) -> str:
-        """`text` with its special-token strings hidden from `encode`, except those of `but`."""
-        return self._pattern.sub(lambda m: m[0] if m[0] in but else self._shield[m[0]], text)
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Ids of `text`: special-token strings become special tokens, shielded ones plain text."""
-        text = self._pattern.sub(lambda m: self._secret[m[0]], text)
-        text = self._shield_pattern.sub(lambda m: self._shielded.get(m[0], m[0]), text)
+    def encode(self, pieces: Iterable[Piece], *, add_special_tokens: bool) -> list[int]:
+        """Ids of a prompt: special-token strings become special tokens where the template wrote them."""
+        text = "".join(piece.text if piece.by_client else self._with_secrets(piece.text) for piece in pieces)
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def encode_plain(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Ids of `text` with nothing in it taken for a special token."""
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        return self.encode([Piece(text, by_client=True)], add_special_tokens=add_special_tokens)
+
+    def _with_secrets(self, text: str) -> str:
+        return self._pattern.sub(lambda match: self._secret[match[0]], text)
+
+
+def _spelling(token: dict[str, Any]) -> str:
+    """What a template writes for a token, as a regular expression."""
+    spelling = re.escape(token["content"])
+    return rf"(?<!\w){spelling}(?!\w)" if token["single_word"] else spelling
+
+
+def _rename(model: dict[str, Any], names: dict[int, str]) -> None:
+    """Renames the special tokens in a model's vocabulary, and takes away what would merge words into one."""
+    vocabulary = model.get("vocab", {})
+    if isinstance(vocabulary, dict):
+        renamed = {word: names[i] for word, i in vocabulary.items() if i in names}
+        model["vocab"] = {renamed.get(word, word): i for word, i in vocabulary.items()}
+    else:  # unigram: pairs of word and score
+        renamed = {word: names[i] for i, (word, _) in enumerate(vocabulary) if i in names}
+        model["vocab"] = [[renamed.get(word, word), score] for word, score in vocabulary]
+    if "merges" in model:
+        model["merges"] = [merge for merge in model["merges"] if not _touches(merge, renamed)]
+    if model.get("unk_token") in renamed:
+        model["unk_token"] = renamed[model["unk_token"]]
+
+
+def _touches(merge: str | list[str], words: Collection[str]) -> bool:
+    """Whether a merge makes one of `words`, or takes one up."""
+    pair = merge.split(" ") if isinstance(merge, str) else merge
+    return "".join(pair) in words or any(part in words for part in pair)

@@ -6,7 +6,7 @@ from fovea.errors import InvalidRequest
 from gateway.clients.encoder import EncoderInfo
 from gateway.gathering import Media
 from gateway.media import field_of
-from gateway.question import Place, Question, Sources
+from gateway.question import Question, Sources
 from gateway.schemas.answer import PictureQuestion
 from gateway.schemas.explain import ExplainRequest
 from gateway.settings import GatewaySettings
@@ -26,7 +26,7 @@ def check_text(question: Question, settings: GatewaySettings) -> None:
         raise InvalidRequest(
             f"{what} has {len(question.text):,} characters; 1 to {limit:,} are accepted", param=question.param
         )
-    texts = [part for turn in question.turns or () for part in turn.parts if not isinstance(part, Place)]
+    texts = [part for turn in question.turns or () for part in turn.parts if isinstance(part, str)]
     total = sum(map(len, texts))
     if total > settings.max_messages_chars:
         raise InvalidRequest(

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum
 from typing import Final
 
 from fovea.errors import InvalidRequest
 from gateway.schemas.answer import PictureQuestion
 from gateway.schemas.messages import ImagePart, Message, TextPart, VideoPart
 
-__all__ = ["FILE_FIELDS", "Place", "Question", "Source", "Sources", "Turn", "Uploads", "VideoSource", "read_question"]
+__all__ = [
+    "FILE_FIELDS",
+    "MarkedText",
+    "Place",
+    "Question",
+    "Source",
+    "Sources",
+    "Turn",
+    "Uploads",
+    "VideoSource",
+    "read_question",
+]
 
 
 FILE_FIELDS: Final = ("image", "images", "video")
 """The request fields that may hold files."""
 
 
-class Place(StrEnum):
+class Place(Enum):
     """Where a picture or a video stands in a turn; the values are what chat templates call it."""
 
     IMAGE = "image"
@@ -26,11 +37,18 @@ class Place(StrEnum):
 
 
 @dataclass(frozen=True)
+class MarkedText:
+    """One text with places inside it, as a plain question has them."""
+
+    pieces: tuple[str | Place, ...]
+
+
+@dataclass(frozen=True)
 class Turn:
     """What one side says at a time: texts and places, in order."""
 
     role: str
-    parts: tuple[str | Place, ...]
+    parts: tuple[str | MarkedText | Place, ...]
 
 
 @dataclass(frozen=True)
@@ -159,7 +177,7 @@ def _read_messages(messages: Sequence[Message]) -> tuple[Question, Sources]:
         raise InvalidRequest("messages: the last one is not the user's; the answer is to a user turn", param="messages")
     sources = Sources()
     turns = tuple(_turn(f"messages.{number}", message, sources) for number, message in enumerate(messages))
-    text = "\n".join(part for part in turns[-1].parts if not isinstance(part, Place))
+    text = "\n".join(part for part in turns[-1].parts if isinstance(part, str))
     if not text.strip():
         raise InvalidRequest(
             "messages: the last user turn has no text; at least one character is needed", param="messages"

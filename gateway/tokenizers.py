@@ -4,7 +4,8 @@ The `tokenizers` library alone, for `AutoTokenizer` loads torch where it is inst
 special-token strings the ids are those of the checkpoint's own processor, with one image token for each picture and one
 video token for each video.
 
-A user's text can never become a special token: see `GuardedTokenizer`.
+No text of a client becomes a special token, however it is cut: while the template runs, names stand for it
+(`StandIns`), and special tokens are recognised where the template wrote them (`GuardedTokenizer`).
 """
 
 from __future__ import annotations
@@ -19,48 +20,54 @@ import jinja2
 
 from fovea import checkpoints
 from fovea.errors import InvalidRequest
+from gateway.chat_prompt import ChatPrompt, LostText
 from gateway.chat_template import ChatTemplate
 from gateway.clip_tokenizer import clip_tokenizer_spec
 from gateway.guarded_tokenizer import GuardedTokenizer
+from gateway.marks import marked_turn, without_marks
 from gateway.question import Place, Turn
+from gateway.stand_ins import Piece
 
-__all__ = ["IMAGE_MARK", "VIDEO_MARK", "PromptTokenizer", "TextTowerTokenizer", "TokenizerFiles"]
-
-IMAGE_MARK: Final = "<image>"
-VIDEO_MARK: Final = "<video>"
+__all__ = ["PromptTokenizer", "TextTowerTokenizer", "TokenizerFiles"]
 
 TokenizerFiles: Final = checkpoints.CONFIG_FILES
 
+_IDS: Final = (
+    "image_token_index",
+    "image_token_id",
+    "video_token_index",
+    "video_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+)
 _NAMES: Final = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    name = checkpoints.shown_name(path.parent)
     if not path.is_file():
-        raise FileNotFoundError(f"{path.parent.name!r} holds no {path.name}")
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        raise FileNotFoundError(f"{name!r} holds no {path.name}")
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"the {path.name} of {name!r} is not valid JSON") from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"the {path.name} of {name!r} is not a JSON object")
     return loaded
+
+
+def _read_tokenizer(checkpoint: Path, named: Collection[str | int]) -> GuardedTokenizer:
+    spec = _read_json(checkpoint / "tokenizer.json")
+    try:
+        return GuardedTokenizer(spec, named)
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{checkpoints.shown_name(checkpoint)!r} has no tokenizer.json that can be read") from error
 
 
 def _special_token_strings(config: Mapping[str, Any]) -> dict[str, str]:
     """`bos_token` and its like from tokenizer_config.json, which holds strings or {"content": ...}."""
     found = {name: config[name] for name in _NAMES if config.get(name)}
     return {name: value["content"] if isinstance(value, dict) else value for name, value in found.items()}
-
-
-def _without_marks(question: str, marks: Collection[str]) -> str:
-    if not any(mark in question for mark in marks):
-        return question.strip()
-    for mark in marks:
-        question = question.replace(mark, " ")
-    return " ".join(question.split())
-
-
-def _message(turn: Turn) -> dict[str, Any]:
-    """A turn as chat templates take it."""
-    content = [
-        {"type": part.value} if isinstance(part, Place) else {"type": "text", "text": part} for part in turn.parts
-    ]
-    return {"role": turn.role, "content": content}
 
 
 class PromptTokenizer:
@@ -83,8 +90,8 @@ class PromptTokenizer:
         config = _read_json(checkpoint / "config.json")
         tokenizer_config = checkpoint / "tokenizer_config.json"
         names = _special_token_strings(_read_json(tokenizer_config)) if tokenizer_config.is_file() else {}
-        self._tokenizer = GuardedTokenizer(_read_json(checkpoint / "tokenizer.json"))
-        self._template = ChatTemplate.load(checkpoint, names)
+        named = {*names.values(), *(config[name] for name in _IDS if name in config)}
+        self._tokenizer = _read_tokenizer(checkpoint, named)
         self._bos = names.get("bos_token")
         self.family = str(config.get("model_type"))
         self.image_token_id: int = config.get("image_token_index", config.get("image_token_id", -1))
@@ -92,10 +99,18 @@ class PromptTokenizer:
             raise ValueError("the checkpoint's config.json names no image token that its tokenizer.json has")
         video: int = config.get("video_token_index", config.get("video_token_id", -1))
         self.video_token_id = video if video in self._tokenizer.contents else None
-        self._marks = {IMAGE_MARK: self._placed(self.image_token_id, config)}
-        if self.video_token_id is not None:
-            self._marks[VIDEO_MARK] = self._placed(self.video_token_id, config)
-        self.encode("?", num_images=1, num_videos=int(self.video_token_id is not None))
+        ids = {Place.IMAGE: self.image_token_id, Place.VIDEO: self.video_token_id}
+        placed = {place: self._placed(token_id, config) for place, token_id in ids.items() if token_id is not None}
+        self._places = tuple(placed)
+        self._prompt = ChatPrompt(ChatTemplate.load(checkpoint, names), placed)
+        self._try()
+
+    def _try(self) -> None:
+        try:
+            self.encode("?", num_images=1, num_videos=int(self.video_token_id is not None))
+        except InvalidRequest as error:
+            reason = error.message.removeprefix("question: ").partition(";")[0]
+            raise ValueError(f"a question with an image cannot be written: {reason}") from error
 
     def _placed(self, token_id: int, config: Mapping[str, Any]) -> str:
         """What stands in a text where a mark is: the token, between those that Qwen's template puts around it."""
@@ -112,13 +127,11 @@ class PromptTokenizer:
             num_videos: Number of videos; above 0 only where there is a video token.
 
         Raises:
-            InvalidRequest: More marks than pictures or videos, or no text beside them.
+            InvalidRequest: More marks than pictures or videos, no text beside them, or the template cannot write this.
         """
-        turn = self._marked_turn(question, {IMAGE_MARK: num_images, VIDEO_MARK: num_videos})
-        try:
-            return self._ids([turn], num_images, num_videos)
-        except jinja2.TemplateError as error:
-            raise ValueError("the checkpoint's chat template refuses a question with a picture") from error
+        expected = {Place.IMAGE: num_images, Place.VIDEO: num_videos}
+        turn = marked_turn(question, {place: expected[place] for place in self._places})
+        return self._ids([turn], num_images, num_videos, "question")
 
     def encode_history(self, turns: Sequence[Turn]) -> list[int]:
         """Ids of a chat history, with exactly one image token for each picture and one video token for each video.
@@ -126,52 +139,39 @@ class PromptTokenizer:
         Pictures stay in their turn; where in it is the template's business: LLaVA's put them before the text.
 
         Raises:
-            InvalidRequest: The template refuses the history.
+            InvalidRequest: The template refuses the history, or leaves something of it out.
         """
         places = [part for turn in turns for part in turn.parts if isinstance(part, Place)]
-        try:
-            return self._ids(
-                [self._guarded_turn(turn) for turn in turns], places.count(Place.IMAGE), places.count(Place.VIDEO)
-            )
-        except jinja2.TemplateError as error:
-            raise InvalidRequest(
-                "messages: the checkpoint's chat template refuses this history; turns of user and assistant in"
-                " alternation are accepted, after one of the system for most",
-                param="messages",
-            ) from error
+        return self._ids(turns, places.count(Place.IMAGE), places.count(Place.VIDEO), "messages")
 
-    def _ids(self, turns: Sequence[Turn], num_images: int, num_videos: int) -> list[int]:
-        prompt = self._template.render([_message(turn) for turn in turns])
+    def _ids(self, turns: Sequence[Turn], num_images: int, num_videos: int, param: str) -> list[int]:
+        pieces = self._pieces(turns, param)
         # As the checkpoint's processor: a template that writes BOS itself does not get a second one.
-        starts_with_bos = self._bos is not None and prompt.startswith(self._bos)
-        ids = self._tokenizer.encode(prompt, add_special_tokens=not starts_with_bos)
+        starts_with_bos = self._bos is not None and pieces[0].text.startswith(self._bos)
+        ids = self._tokenizer.encode(pieces, add_special_tokens=not starts_with_bos)
         places = [i for i in ids if i in (self.image_token_id, self.video_token_id)]
         if (places.count(self.image_token_id), len(places)) != (num_images, num_images + num_videos):
-            raise ValueError("the checkpoint's chat template does not write one token for each picture and video")
+            raise InvalidRequest(
+                f"{param}: the checkpoint's chat template does not write one token for each image and video",
+                param=param,
+            )
         return ids
 
-    def _guarded_turn(self, turn: Turn) -> Turn:
-        shield = self._tokenizer.shield
-        return Turn(turn.role, tuple(part if isinstance(part, Place) else shield(part) for part in turn.parts))
-
-    def _marked_turn(self, question: str, expected: Mapping[str, int]) -> Turn:
-        """The user's turn, its marks translated and the rest of its text guarded."""
-        if not _without_marks(question, self._marks):
-            raise InvalidRequest("question is empty; a text of at least one character is needed", param="question")
-        text = self._tokenizer.shield(question, but=self._marks)
-        parts: list[str | Place] = []
-        for (mark, placed), place in zip(self._marks.items(), Place, strict=False):
-            marks, count = question.count(mark), expected[mark]
-            if marks > count:
-                noun = {Place.IMAGE: "picture", Place.VIDEO: "video"}[place]
-                raise InvalidRequest(
-                    f"question has {marks} {mark} marks for {count} {noun}{'s' * (count != 1)};"
-                    f" at most one for each {noun} is accepted",
-                    param="question",
-                )
-            parts += [place] * (count - marks)
-            text = text.replace(mark, placed)
-        return Turn("user", (*parts, text))
+    def _pieces(self, turns: Sequence[Turn], param: str) -> list[Piece]:
+        try:
+            return self._prompt.write(turns)
+        except LostText as error:
+            raise InvalidRequest(
+                f"{param}: the checkpoint's chat template leaves out what the {turns[error.turn].role} says in turn"
+                f" {error.turn + 1} of {len(turns)}; a text in a user turn is accepted",
+                param=param,
+            ) from error
+        except jinja2.TemplateError as error:
+            raise InvalidRequest(
+                f"{param}: the checkpoint's chat template refuses this history; turns of user and assistant in"
+                " alternation are accepted, after one of the system for most",
+                param=param,
+            ) from error
 
     def visual_order(self, input_ids: Sequence[int], num_images: int) -> list[int]:
         """In which order a prompt reads what stands in it: numbers of the pictures, and of the videos after those."""
@@ -183,7 +183,7 @@ class PromptTokenizer:
 
     def without_marks(self, question: str) -> str:
         """The text of a question as pruners read it."""
-        return _without_marks(question, self._marks)
+        return without_marks(question, self._places)
 
     def encode_plain(self, text: str) -> list[int]:
         """Ids of `text` alone, without special tokens: for encoders that compare it as the language model embeds it."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Final, cast
 
 from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
-from encoder_service.models.weights import read_config
 from fovea import checkpoints
+from fovea.layouts import UnsupportedCheckpoint, checked_family
 
 __all__ = ["FAMILIES", "load"]
 
@@ -30,9 +30,15 @@ def load(model: str, options: LoadOptions) -> EncoderModel:
     """
     files = (*checkpoints.CONFIG_FILES, "*.safetensors")
     checkpoint = checkpoints.resolve(model, files=files, revision=options.revision)
-    model_type = str(read_config(checkpoint).get("model_type"))
-    if model_type not in FAMILIES:
-        raise CheckpointError(f"{model_type!r} is not a family that this service runs; accepted: {', '.join(FAMILIES)}")
-    module, name = FAMILIES[model_type]
-    family = getattr(importlib.import_module(module), name)
-    return cast(EncoderModel, family(checkpoint, options))
+    try:
+        family = checked_family(checkpoint)
+    except UnsupportedCheckpoint as error:
+        raise CheckpointError(str(error)) from error
+    if family not in FAMILIES:
+        name = checkpoints.shown_name(checkpoint)
+        raise CheckpointError(
+            f"{name!r} is not supported: {family!r} is not a family that this service runs; accepted:"
+            f" {', '.join(FAMILIES)}"
+        )
+    module, class_name = FAMILIES[family]
+    return cast(EncoderModel, getattr(importlib.import_module(module), class_name)(checkpoint, options))

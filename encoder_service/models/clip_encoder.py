@@ -20,7 +20,7 @@ from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.models.compute import num_parameters, place, resolve_device, resolve_dtype, settings_fingerprint
 from encoder_service.models.media import MediaProcessor
-from encoder_service.models.weights import load_into, read_config, read_tensors
+from encoder_service.models.weights import as_config, load_into, read_config, read_tensors
 from encoder_service.pruners.base import TextFeatures, View
 from fovea import checkpoints
 from fovea.text_towers import DEFAULT_TEXT_TOWERS
@@ -124,7 +124,8 @@ def _resolve_text_tower(model: str) -> Path:
 def _vision_model(checkpoint: Path, config: dict[str, Any], attn_implementation: str, name: str) -> CLIPVisionModel:
     with torch.device("meta"):
         model = CLIPVisionModel._from_config(
-            CLIPVisionConfig.from_dict(config["vision_config"]), attn_implementation=attn_implementation
+            as_config(CLIPVisionConfig, config["vision_config"], "vision tower"),
+            attn_implementation=attn_implementation,
         )
     # The hub's checkpoints say <name>.vision_model.*, transformers 5 saves <name>.* or model.<name>.*.
     tensors = read_tensors(checkpoint, rf"(?:model\.)?{name}\.(?:vision_model\.)?(.+)")
@@ -136,7 +137,8 @@ def _text_model(clip: Path, config: dict[str, Any]) -> CLIPTextModel:
     # The vision half is not looked at: LanguageBind's has settings of its own.
     text_half = {key: value for key, value in config.items() if not key.startswith("vision_config")}
     with torch.device("meta"):
-        model = CLIPTextModel._from_config(CLIPConfig.from_dict(text_half).text_config, attn_implementation="sdpa")
+        text_config = as_config(CLIPConfig, text_half, "text tower").text_config
+        model = CLIPTextModel._from_config(text_config, attn_implementation="sdpa")
     _fill(model, model.embeddings, read_tensors(clip, r"text_model\.(.+)"), "text tower")
     return model
 

@@ -27,7 +27,7 @@ from encoder_service.models.compute import num_parameters, place, resolve_device
 from encoder_service.models.media import QwenMedia
 from encoder_service.models.qwen_pixels import QwenPixels
 from encoder_service.models.qwen_vision import VIEWS, QwenVisionTower
-from encoder_service.models.weights import load_into, read_config, read_tensors
+from encoder_service.models.weights import as_config, load_into, read_config, read_tensors
 from encoder_service.pruners.base import TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.visual import VisualFeatures, VisualInput
@@ -113,7 +113,7 @@ class QwenEncoder:
 
 
 def _vision_config(config: dict[str, Any]) -> Any:
-    vision = Qwen2_5_VLConfig.from_dict(config).vision_config
+    vision = as_config(Qwen2_5_VLConfig, config, "checkpoint").vision_config
     if vision.depth - 1 not in vision.fullatt_block_indexes:
         raise CheckpointError(
             f"the last of {vision.depth} vision layers looks into windows only; family qwen2_5_vl reads saliency off"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from encoder_service.models.base import CheckpointError
 
-__all__ = ["load_into", "read_config", "read_tensors"]
+__all__ = ["as_config", "load_into", "read_config", "read_tensors"]
+
+_MAX_ERROR_CHARS = 300
 
 # Old CLIP checkpoints carry it as a tensor; today it is computed.
 _BUFFERS = re.compile(r"(^|\.)position_ids$")
@@ -31,6 +34,19 @@ def read_config(checkpoint: Path) -> dict[str, object]:
     if not isinstance(config, dict):
         raise CheckpointError(f"the config.json of {checkpoint.name!r} is not a JSON object")
     return config
+
+
+def as_config(kind: type[Any], config: object, what: str) -> Any:
+    """A part of config.json as a class of transformers.
+
+    Raises:
+        CheckpointError: transformers refuses what it holds.
+    """
+    try:
+        return kind.from_dict(config)
+    except Exception as error:  # each field has its own way to be wrong
+        reason = " ".join(str(error).split())[:_MAX_ERROR_CHARS]
+        raise CheckpointError(f"transformers cannot read the config of the {what}: {reason}") from error
 
 
 def read_tensors(checkpoint: Path, pattern: str) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ class Row(AsyncIterator[Delta | Done]):
         eos_token_ids: Any of them ends the answer.
         max_model_len: Positions of prompt and answer together.
         plan: What is pruned inside the model; None for nothing.
+        trims_answer: White space before the first word is left out (`VisualSide.trims_answer`).
     """
 
     def __init__(
@@ -39,6 +40,8 @@ class Row(AsyncIterator[Delta | Done]):
         eos_token_ids: frozenset[int],
         max_model_len: int,
         plan: PruningPlan | None = None,
+        *,
+        trims_answer: bool = False,
     ) -> None:
         self.request = request
         self.plan = plan
@@ -50,7 +53,7 @@ class Row(AsyncIterator[Delta | Done]):
         self._eos_token_ids = eos_token_ids
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._stop = StopStrings(request.sampling.stop)
-        self._begun = False
+        self._begun = not trims_answer
         self._cancelled = False
         self._on_cancel: Callable[[], object] | None = None
         self._arrived = self._admitted = self._first_token = time.perf_counter()
@@ -132,7 +135,7 @@ class Row(AsyncIterator[Delta | Done]):
             self._emit(self._done(eos))
 
     def _until_stop(self, text: str) -> str:
-        """What of `text` may go out. Prompts end in "ASSISTANT:"; the blank before the first word is no part of it."""
+        """What of `text` may go out."""
         if not self._begun:
             text = text.lstrip()
             self._begun = bool(text)

@@ -106,7 +106,14 @@ class TransformersEngine:
         """Queues a request; see `Engine.submit`."""
         self._check_cross_attention(request)
         plan = self._plan(request)
-        row = Row(request, self._tokenizer, self._model.eos_token_ids, self._max_model_len, plan)
+        row = Row(
+            request,
+            self._tokenizer,
+            self._model.eos_token_ids,
+            self._max_model_len,
+            plan,
+            trims_answer=self._model.trims_answer,
+        )
         if row.departed:
             raise DeadlineExceeded("the deadline passed before the request could be queued")
         self._waiting.push(row)

@@ -9,6 +9,8 @@ from typing import Final
 import torch
 from torch import nn
 
+from fovea.checkpoints import shown_name
+from fovea.layouts import UnsupportedCheckpoint, checked_family
 from llm_service.models.base import CheckpointError, VisionLanguageModel, VisualSide
 from llm_service.models.llava import LlavaLanguageModel
 from llm_service.models.llava_next import LlavaNextLanguageModel
@@ -57,6 +59,7 @@ def load_model(
             possible here.
     """
     load = _family(checkpoint).load
+    _check_unquantized(checkpoint)
     if quantization == "none":
         return load(checkpoint, device=device, dtype=dtype, attn_implementation=attn_implementation)
     if dtype == "auto" and device.type != "cpu":
@@ -71,11 +74,26 @@ def load_model(
 
 def _family(checkpoint: Path) -> type[VisionLanguageModel]:
     try:
-        family = json.loads((checkpoint / "config.json").read_text()).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{checkpoint.name!r} has no config.json that can be read") from error
+        family = checked_family(checkpoint)
+    except UnsupportedCheckpoint as error:
+        raise CheckpointError(str(error)) from error
+    name = shown_name(checkpoint)
     if family not in FAMILIES:
         raise CheckpointError(
-            f"{checkpoint.name!r} is of family {family!r}; the LLM service serves {', '.join(FAMILIES)}"
+            f"{name!r} is not supported: it is of family {family!r}; the LLM service serves {', '.join(FAMILIES)}"
         )
+    if not any(checkpoint.glob("*.safetensors")):
+        raise CheckpointError(f"{name!r} is not supported: it holds no *.safetensors, in which weights are read")
     return FAMILIES[family]
+
+
+def _check_unquantized(checkpoint: Path) -> None:
+    """Refuses weights that are packed already."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    found = config.get("quantization_config")
+    if found:
+        method = found.get("quant_method") if isinstance(found, dict) else found
+        raise CheckpointError(
+            f"{shown_name(checkpoint)!r} is not supported: its weights are quantized already ({method!s:.40}); engine"
+            " transformers reads float32, bfloat16 and float16, and quantizes them itself with --quantization"
+        )

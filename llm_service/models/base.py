@@ -55,6 +55,8 @@ class VisualSide(Protocol):
         visual_hidden_size: Channels C of the visual tokens that arrive.
         max_model_len: Positions that the model knows.
         eos_token_ids: Any of them ends an answer.
+        trims_answer: The prompt ends in a word ("ASSISTANT:"), so that white space before an answer's first word is the
+            prompt's doing, and no part of the answer.
     """
 
     family: str
@@ -64,6 +66,7 @@ class VisualSide(Protocol):
     has_newline: bool
     has_grid_positions: bool = False
     merge_size: int = 1
+    trims_answer: bool = False
     visual_hidden_size: int
     max_model_len: int
     eos_token_ids: frozenset[int]

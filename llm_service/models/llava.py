@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
-from transformers import AutoModelForCausalLM, LlavaConfig
+from transformers import LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from llm_service.models.base import CheckpointError, ModelInputs, VisionLanguageModel, resolve_dtype
+from llm_service.models.base import ModelInputs, VisionLanguageModel, resolve_dtype
+from llm_service.models.configs import empty_text_model, read_family_config
 from llm_service.models.ending import eos_token_ids
 from llm_service.models.splicing import splice
 from llm_service.models.weights import assign, read_tensors
@@ -38,6 +39,7 @@ class LlavaLanguageModel(VisionLanguageModel):
     family = "llava"
     video_token_id: int | None = None
     has_newline = False
+    trims_answer = True
     config_class: type[Any] = LlavaConfig
     projector_class: type[Any] = LlavaMultiModalProjector
     causal_lm: Any
@@ -65,16 +67,13 @@ class LlavaLanguageModel(VisionLanguageModel):
         Raises:
             CheckpointError: Tensors are missing or do not fit the config.
         """
+        config = read_family_config(cls.config_class, checkpoint)
+        text_config = copy.deepcopy(config.text_config)
+        compute_dtype = resolve_dtype(dtype, device, config.dtype)
+        causal_lm = empty_text_model(
+            checkpoint, text_config, attn_implementation=attn_implementation, dtype=compute_dtype
+        )
         model = cls.load_visual(checkpoint, device=device, dtype=dtype)
-        # `from_config` writes the dtype into the config.
-        text_config = copy.deepcopy(cls.config_class.from_pretrained(checkpoint).text_config)
-        with torch.device("meta"):
-            try:
-                causal_lm = AutoModelForCausalLM.from_config(
-                    text_config, attn_implementation=attn_implementation, dtype=model.dtype
-                )
-            except (ImportError, ValueError) as error:
-                raise CheckpointError(f"attn_implementation {attn_implementation} cannot be used: {error}") from error
         tensors = read_tensors(checkpoint, _LANGUAGE_MODEL, dtype=model.dtype, device=device)
         if text_config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
             tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
@@ -87,7 +86,7 @@ class LlavaLanguageModel(VisionLanguageModel):
     @classmethod
     def load_visual(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> Self:
         """The projector alone; see `VisualSide.load_visual`."""
-        config = cls.config_class.from_pretrained(checkpoint)
+        config = read_family_config(cls.config_class, checkpoint)
         compute_dtype = resolve_dtype(dtype, device, config.dtype)
         with torch.device("meta"):
             projector = cls.projector_class(config)

@@ -34,6 +34,11 @@ class LlavaNextLanguageModel(LlavaLanguageModel):
     projector_class: type[Any] = LlavaNextMultiModalProjector
     image_newline: torch.Tensor  # [H]
 
+    def __init__(self, config: Any, projector: Any, eos_token_ids: frozenset[int]) -> None:
+        super().__init__(config, projector, eos_token_ids)
+        # Vicuna's prompt ends in "ASSISTANT:", Mistral's in "[/INST]".
+        self.trims_answer = config.text_config.model_type == "llama"
+
     @classmethod
     def load_visual(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> Self:
         """The projector and the end-of-line row; see `VisualSide.load_visual`."""

@@ -13,6 +13,7 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from llm_service.models.base import CheckpointError, ModelInputs, VisionLanguageModel, resolve_dtype
+from llm_service.models.configs import read_family_config
 from llm_service.models.ending import eos_token_ids
 from llm_service.models.splicing import splice
 from llm_service.models.weights import assign, read_tensors
@@ -70,7 +71,7 @@ class QwenLanguageModel(VisionLanguageModel):
             CheckpointError: Tensors are missing or do not fit the config.
         """
         model = cls.load_visual(checkpoint, device=device, dtype=dtype)
-        config = Qwen2_5_VLConfig.from_pretrained(checkpoint)
+        config = read_family_config(Qwen2_5_VLConfig, checkpoint)
         with torch.device("meta"):
             try:
                 causal_lm = Qwen2_5_VLForConditionalGeneration._from_config(
@@ -93,7 +94,7 @@ class QwenLanguageModel(VisionLanguageModel):
     @classmethod
     def load_visual(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> QwenLanguageModel:
         """Nothing but the config; see `VisualSide.load_visual`."""
-        config = Qwen2_5_VLConfig.from_pretrained(checkpoint)
+        config = read_family_config(Qwen2_5_VLConfig, checkpoint)
         compute_dtype = resolve_dtype(dtype, device, config.dtype)
         return cls(config, eos_token_ids(checkpoint, config.text_config), device, compute_dtype)
 

@@ -110,7 +110,13 @@ class VllmEngine:
     def submit(self, request: GenerationRequest) -> Generation:
         """Queues a request; see `Engine.submit`."""
         _check_features(request)
-        row = Row(request, self._tokenizer, self._visual.eos_token_ids, self._max_model_len)
+        row = Row(
+            request,
+            self._tokenizer,
+            self._visual.eos_token_ids,
+            self._max_model_len,
+            trims_answer=self._visual.trims_answer,
+        )
         if row.departed:
             raise DeadlineExceeded("the deadline passed before the request could be queued")
         self._waiting.push(row)

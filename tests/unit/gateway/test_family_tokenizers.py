@@ -156,10 +156,10 @@ def test_a_clip_tokenizer_of_two_files_is_that_of_one(clip: Path, tmp_path: Path
         assert ours.encode(text) == theirs(text)["input_ids"]
 
 
-def test_a_family_whose_text_tower_nobody_knows_needs_one_named(tmp_path: Path, clip: Path) -> None:
+def test_a_family_that_is_not_served_is_refused_whatever_text_tower_is_named(tmp_path: Path, clip: Path) -> None:
     checkpoint = write_family(tmp_path / "tiny", "llava")
     config = json.loads((checkpoint / "config.json").read_text()) | {"model_type": "idefics"}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"'idefics' is not a family .* \(llava, .* name it with --text-tower"):
-        create_app(GatewaySettings(model=str(checkpoint)))
-    create_app(GatewaySettings(model=str(checkpoint), text_tower=str(clip)))
+    for text_tower in ("", str(clip)):
+        with pytest.raises(ValueError, match=r"not supported: .*'idefics'.* llava, .* qwen2_5_vl$"):
+            create_app(GatewaySettings(model=str(checkpoint), text_tower=text_tower))

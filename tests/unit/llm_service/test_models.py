@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import MistralConfig, Qwen2Config
 
 from llm_service.models import load_model, load_visual
 from llm_service.models.base import CheckpointError, resolve_device, resolve_dtype
 from llm_service.prompts import Prompt, VisualTokens
+from tests.unit.llm_service.conftest import make_llava, save
 
 PROMPT = Prompt(
     np.array([1, 60, 4, 61]),
@@ -94,6 +96,16 @@ def test_tied_embeddings_need_no_head(checkpoint, copy_of):
     edit_weights(copy, lambda tensors: {n: t for n, t in tensors.items() if "lm_head" not in n})
     model = load(copy)
     assert torch.equal(model.causal_lm.lm_head.weight, model.causal_lm.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize("kind", [MistralConfig, Qwen2Config])
+def test_text_models_built_as_llama_is_are_served(kind, tokenizer, tmp_path):
+    unsplit = make_llava(tokenizer.get_vocab_size(), text_config=kind)
+    model = load(save(unsplit, tmp_path, tokenizer))
+    with torch.inference_mode():
+        inputs_embeds = model.embed(PROMPT).inputs_embeds[None]
+        expected = unsplit.lm_head(unsplit.model.language_model(inputs_embeds=inputs_embeds).last_hidden_state[0, -1])
+    assert torch.allclose(last_logits(model), expected, atol=1e-5)
 
 
 def test_half_precision_weights_compute_in_float32_on_a_cpu(checkpoint, copy_of):

@@ -17,11 +17,13 @@ from llm_service.sampling import SamplingParams
 EOS = 2
 
 
-async def read(tokenizer: Tokenizer, token_ids: Iterable[int], *stop: str) -> tuple[str, Done]:
+async def read(
+    tokenizer: Tokenizer, token_ids: Iterable[int], *stop: str, trims_answer: bool = True
+) -> tuple[str, Done]:
     request = GenerationRequest(
         Prompt(np.array([1]), ()), SamplingParams(max_tokens=64, stop=stop), deadline=time.monotonic() + 60
     )
-    row = Row(request, tokenizer, frozenset([EOS]), max_model_len=128)
+    row = Row(request, tokenizer, frozenset([EOS]), max_model_len=128, trims_answer=trims_answer)
     for token_id in token_ids:
         if not row.ended:
             row.accept(token_id)
@@ -36,10 +38,23 @@ def ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("said", [" red star", "  \n red star", "red star"])
-async def test_an_answer_begins_with_its_first_word(tokenizer: Tokenizer, said: str) -> None:
+async def test_an_answer_begins_with_its_first_word_where_the_prompt_brings_the_space(
+    tokenizer: Tokenizer, said: str
+) -> None:
     text, done = await read(tokenizer, ids(tokenizer, said))
     assert text == "red star"
     assert done.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("said", [" red star", "  \n red star", "red star", " \t", "\n\n```\n  red\n"])
+async def test_an_answer_is_what_the_model_wrote_where_it_does_not(tokenizer: Tokenizer, said: str) -> None:
+    text, done = await read(tokenizer, ids(tokenizer, said), trims_answer=False)
+    assert text == tokenizer.decode(done.token_ids, skip_special_tokens=True) == said
+
+
+async def test_a_stop_string_may_be_the_white_space_that_an_answer_begins_with(tokenizer: Tokenizer) -> None:
+    text, done = await read(tokenizer, ids(tokenizer, "\nred"), "\n", trims_answer=False)
+    assert (text, done.finish_reason) == ("", "stop")
 
 
 async def test_a_stop_string_is_looked_for_in_the_answer_not_before_it(tokenizer: Tokenizer) -> None:

@@ -1,0 +1,56 @@
+"""A family's config.json as the class of transformers that stands for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from fovea.checkpoints import shown_name
+from llm_service.models.base import CheckpointError
+
+__all__ = ["empty_text_model", "read_family_config"]
+
+_MAX_ERROR_CHARS: Final = 300
+
+
+def read_family_config(kind: type[Any], checkpoint: Path) -> Any:
+    """The config.json of a checkpoint as a `kind`.
+
+    Raises:
+        CheckpointError: transformers refuses what it holds.
+    """
+    try:
+        return kind.from_pretrained(checkpoint)
+    except Exception as error:  # each field has its own way to be wrong
+        reason = " ".join(str(error).split())[:_MAX_ERROR_CHARS]
+        raise CheckpointError(
+            f"{shown_name(checkpoint)!r} has a config.json that transformers cannot read as {kind.model_type}: {reason}"
+        ) from error
+
+
+def empty_text_model(checkpoint: Path, text_config: Any, *, attn_implementation: str, dtype: torch.dtype) -> Any:
+    """The language model of a config, on the meta device; `dtype` is written into the config.
+
+    Raises:
+        CheckpointError: It is built otherwise than Llama, or does not take the attention kernel.
+    """
+    if type(text_config) not in AutoModelForCausalLM._model_mapping:
+        raise _unlike_llama(checkpoint, text_config)
+    with torch.device("meta"):
+        try:
+            made = AutoModelForCausalLM.from_config(text_config, attn_implementation=attn_implementation, dtype=dtype)
+        except (ImportError, ValueError) as error:
+            raise CheckpointError(f"attn_implementation {attn_implementation} cannot be used: {error}") from error
+    if not hasattr(getattr(made, "model", None), "rotary_emb"):
+        raise _unlike_llama(checkpoint, text_config)
+    return made
+
+
+def _unlike_llama(checkpoint: Path, text_config: Any) -> CheckpointError:
+    return CheckpointError(
+        f"{shown_name(checkpoint)!r} is not supported: its text model is a {text_config.model_type!r}; supported are"
+        " models built as Llama is (llama, mistral, qwen2)"
+    )
