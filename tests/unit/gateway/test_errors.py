@@ -285,6 +285,15 @@ async def test_chunked_bodies_are_limited_too(start_gateway: StartGateway) -> No
 
 
 @pytest.mark.parametrize(
+    ("length", "status"),
+    [(b"9" * 5000, 413), (b"20971521", 413), (b"20971520", 200), (b"0" * 5000, 200), (b"\xb2", 200), (b"-1", 200)],
+)
+async def test_whatever_stands_in_content_length_is_no_defect(gateway: Gateway, length: bytes, status: int) -> None:
+    response = await gateway.http.post("/v1/answer", json=ask(), headers={b"content-length": length})
+    assert response.status_code == status, response.text
+
+
+@pytest.mark.parametrize(
     ("raised", "status"),
     [
         (UnsupportedMedia("image cannot be decoded", param="image"), 415),
