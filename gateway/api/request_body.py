@@ -15,7 +15,8 @@ from starlette.requests import ClientDisconnect
 from fovea.errors import Cancelled, InvalidRequest, MalformedRequest, UnsupportedMedia
 from gateway.errors import RequestTimeout
 from gateway.question import FILE_FIELDS, Uploads
-from gateway.schemas.answer import PictureQuestion, parse_request
+from gateway.schemas.answer import PictureQuestion
+from gateway.schemas.parsing import parse_request
 
 __all__ = ["read_request"]
 
