@@ -23,17 +23,18 @@ with (
 ):
     if response.is_error:
         sys.exit(response.read().decode())
-    event = ""
-    for line in response.iter_lines():
-        if line.startswith("event: "):
-            event = line.removeprefix("event: ")
-        elif line.startswith("data: "):
-            data = json.loads(line.removeprefix("data: "))
-            if event == "token":
+    received = b""
+    for chunk in response.iter_bytes():
+        # An empty line ends an event. Not `iter_lines`, which also splits at characters that an answer may hold.
+        *events, received = (received + chunk).split(b"\n\n")
+        for event in events:
+            name, text = (line.partition(b": ")[2] for line in event.split(b"\n"))
+            data = json.loads(text)
+            if name == b"token":
                 print(data["text"], end="", flush=True)
-            elif event == "done":
+            elif name == b"done":
                 usage = data["usage"]
                 kept, total = usage["visual_tokens_kept"], usage["visual_tokens_total"]
                 print(f"\n({kept} of {total} visual tokens, {usage['wire_bytes']} bytes shipped)")
-            elif event == "error":
+            elif name == b"error":
                 sys.exit(data["error"]["message"])

@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 import httpx
 
+from fovea.event_stream import events
+
 __all__ = ["AnswerError", "ask", "explain"]
 
 
@@ -93,7 +95,7 @@ def _post(
             httpx.stream("POST", f"{url}{path}", data=form, files=files, timeout=timeout_s + 5, trust_env=False)
         )
         if response.headers.get("content-type", "").startswith("text/event-stream"):
-            return _follow(url, response.iter_lines(), on_text or (lambda text: None))
+            return _follow(url, response.iter_bytes(), on_text or (lambda text: None))
         response.read()
         return _object(url, response)
     raise AssertionError("unreachable: the stack swallows no exception")
@@ -132,18 +134,17 @@ def _object(url: str, response: httpx.Response) -> dict[str, Any]:
     return body
 
 
-def _follow(url: str, lines: Iterable[str], on_text: Callable[[str], object]) -> dict[str, Any]:
+def _follow(url: str, body: Iterable[bytes], on_text: Callable[[str], object]) -> dict[str, Any]:
     """Server-sent events until `done`, whose object it returns."""
-    name = ""
-    for line in lines:
-        field, _, value = line.partition(": ")
-        if field == "event":
-            name = value
-        elif field == "data":
-            data: dict[str, Any] = json.loads(value)
-            if name == "error":
-                raise AnswerError(data["error"]["message"])
-            if name == "done":
-                return data
+    for name, text in events(body):
+        try:
+            data: dict[str, Any] = json.loads(text)
+        except ValueError as error:
+            raise AnswerError(f"{url} sent an event that is no JSON") from error
+        if name == "error":
+            raise AnswerError(data["error"]["message"])
+        if name == "done":
+            return data
+        if name == "token":
             on_text(data["text"])
     raise AnswerError(f"{url} broke the answer off")

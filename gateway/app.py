@@ -11,7 +11,7 @@ from fovea import __version__, checkpoints, telemetry
 from fovea.channel import Access
 from fovea.layouts import UnsupportedCheckpoint, checked_family
 from fovea.text_towers import DEFAULT_TEXT_TOWERS
-from gateway.api import answer, explain, health, pruners
+from gateway.api import answer, docs_page, explain, health, pruners
 from gateway.api.admission import Admission
 from gateway.api.body_limit import BodyLimit
 from gateway.api.drain import Drain
@@ -105,13 +105,16 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         version=__version__,
         description="Answers questions about pictures, with only the visual tokens that matter.",
         lifespan=lifespan,
+        docs_url=None,  # gateway.api.docs_page: these pages of FastAPI's load their scripts from elsewhere
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,  # a redirect would repeat whatever host the client named
     )
     answers = app.state.admission = Admission(settings.max_concurrent_requests, "answers in progress")
     telemetry.report_load(running=lambda: answers.num_admitted)
     app.state.body_admission = Admission(settings.max_concurrent_bodies, "bodies being read")
     app.state.drain = Drain()
-    for endpoints in (answer, explain, pruners, health):
+    for endpoints in (answer, explain, pruners, health, docs_page):
         app.include_router(endpoints.router)
     install_error_handlers(app)
     # The last one added is the outermost.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from http import HTTPStatus
 
-from fovea.errors import DeadlineExceeded, MalformedRequest, NotFound, ServiceError
+from fovea.errors import DeadlineExceeded, MalformedRequest, NotFound, ServiceError, UnsupportedMedia
 from gateway.schemas.error import ErrorBody, ErrorDetail
 
-__all__ = ["MethodNotAllowed", "RequestTimeout", "UnknownRoute", "error_body", "error_headers"]
+__all__ = ["MethodNotAllowed", "RequestTimeout", "UnknownRoute", "UnsupportedEncoding", "error_body", "error_headers"]
 
 
 class RequestTimeout(DeadlineExceeded):
@@ -27,6 +27,10 @@ class UnknownRoute(NotFound):
     """No such path."""
 
 
+class UnsupportedEncoding(UnsupportedMedia):
+    """The body is compressed."""
+
+
 def _type(status: int) -> str:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return "rate_limit_error"
@@ -41,7 +45,10 @@ def error_body(error: ServiceError) -> ErrorBody:
 
 
 def error_headers(error: ServiceError) -> dict[str, str]:
-    """Retry-After in whole seconds, rounded up, where trying again is worth it."""
+    """Retry-After in whole seconds, rounded up, where trying again is worth it; the encodings of bodies accepted where
+    it was another."""
+    if isinstance(error, UnsupportedEncoding):
+        return {"Accept-Encoding": "identity"}
     if error.http_status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         return {}
     return {"Retry-After": str(max(1, math.ceil(error.retry_after_s or 1.0)))}

@@ -11,15 +11,16 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
 from typing import Final
-from urllib.parse import urlsplit
 
 import httpx
 
 from fovea import telemetry
 from fovea.errors import InvalidRequest, TooLarge
 from gateway.media import MediaKind, field_of
+from gateway.media_url import ascii_host, parse_media_url
 
 __all__ = ["MediaFetcher", "is_public", "resolve"]
 
@@ -58,7 +59,7 @@ class MediaFetcher:
     """Fetches pictures and videos from allowed hosts.
 
     Args:
-        hosts: Host names allowed, lower case; empty turns fetching off.
+        hosts: Host names allowed; empty turns fetching off.
         resolver: Host name to IP addresses.
         transport: How requests leave; the default is TLS with the system's certificates, without proxies.
     """
@@ -70,35 +71,29 @@ class MediaFetcher:
         resolver: Callable[[str], Awaitable[list[str]]] = resolve,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._hosts = frozenset(hosts)
+        self._hosts = frozenset(map(ascii_host, hosts))
         self._resolve = resolver
         self._transport = transport
-        self._client: httpx.AsyncClient | None = None
 
     async def close(self) -> None:
         """Closes the connections."""
-        if self._client is not None:
-            await self._client.aclose()
+        if self._transport is not None:
+            await self._transport.aclose()
 
-    def _http(self) -> httpx.AsyncClient:
+    def _connections(self) -> httpx.AsyncBaseTransport:
         # Made when first needed: reading the system's certificates takes a while, and most servers never fetch.
-        if self._client is None:
-            self._client = httpx.AsyncClient(
-                transport=self._transport,
-                follow_redirects=False,
-                trust_env=False,
-                timeout=_TIMEOUT_S,
-                limits=httpx.Limits(max_connections=16),
-            )
-        return self._client
+        # No client on top: it keeps cookies, reads redirects and decodes, all of it written by strangers.
+        if self._transport is None:
+            self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=httpx.Limits(max_connections=16))
+        return self._transport
 
     async def fetch(self, url: str, kind: MediaKind, *, name: str, max_bytes: int) -> bytes:
         """The body behind an https URL, within 10 s.
 
         Args:
-            url: Where it is.
+            url: The URL as the client wrote it.
             kind: What it has to be; nothing is checked here, the host is told.
-            name: Where the URL stands in the request, for messages.
+            name: Place of the URL in the request, for messages.
             max_bytes: Most bytes.
 
         Raises:
@@ -106,61 +101,66 @@ class MediaFetcher:
             TooLarge: More than `max_bytes`.
         """
         param = field_of(name)
-        host = self._allowed_host(url, name)
+        wanted = self._allowed(url, name)
+        host = wanted.raw_host.decode("ascii")
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 addresses = await self._resolve(host)
                 if not addresses or not all(map(is_public, addresses)):
                     raise InvalidRequest(f"{name}: its host is not on the public internet", param=param)
-                return await self._get(url, host, addresses[0], kind, name, max_bytes)
-        except (OSError, httpx.HTTPError, TimeoutError) as error:
+                return await self._get(wanted.copy_with(host=addresses[0]), host, kind, name, max_bytes)
+        except (OSError, httpx.HTTPError, TimeoutError, UnicodeError) as error:  # the last: names that DNS cannot spell
             telemetry.FAILURES.labels("fetch").inc()
             log.warning("a file could not be fetched: %s", type(error).__name__)
             raise InvalidRequest(f"{name} could not be fetched from its host", param=param) from error
 
-    def _allowed_host(self, url: str, name: str) -> str:
+    def _allowed(self, text: str, name: str) -> httpx.URL:
         param = field_of(name)
         if not self._hosts:
             raise InvalidRequest(
                 f"{name} is a URL, but fetching is off on this server; send a data URL or upload the file", param=param
             )
-        try:
-            parts = urlsplit(url)
-            host, port = (parts.hostname or "").lower(), parts.port
-        except ValueError as error:
-            raise InvalidRequest(f"{name} is not a valid URL", param=param) from error
-        if parts.scheme.lower() != "https" or port not in (None, 443) or parts.username or parts.password:
-            raise InvalidRequest(
-                f"{name}: a URL must be https on its standard port, without user and password", param=param
-            )
-        if host not in self._hosts:
+        url = parse_media_url(text, name=name)
+        if url.raw_host.decode("ascii") not in self._hosts:
             raise InvalidRequest(
                 f"{name}: its host is not one from which this server fetches; send a data URL or upload the file",
                 param=param,
             )
-        return host
+        return url
 
-    async def _get(self, url: str, host: str, address: str, kind: MediaKind, name: str, max_bytes: int) -> bytes:
-        parts = urlsplit(url)
-        bracketed = f"[{address}]" if ":" in address else address
-        target = httpx.URL(f"https://{bracketed}{parts.path or '/'}{'?' + parts.query if parts.query else ''}")
-        body = bytearray()
-        async with self._http().stream(
-            "GET",
-            target,
-            headers={"Host": host, "Accept": _accept(kind), "Accept-Encoding": "identity"},
-            extensions={"sni_hostname": host},  # the certificate is checked against the name, not the address
-        ) as response:
+    async def _get(self, target: httpx.URL, host: str, kind: MediaKind, name: str, max_bytes: int) -> bytes:
+        param, body = field_of(name), bytearray()
+        async with self._response(target, host, kind) as response:
             if response.status_code != httpx.codes.OK:
                 raise InvalidRequest(
                     f"{name}: its host answered with status {response.status_code} instead of a {kind.noun}",
-                    param=field_of(name),
+                    param=param,
                 )
+            if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+                raise InvalidRequest(f"{name}: its host compressed the {kind.noun}, which is not accepted", param=param)
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > max_bytes:
                     raise TooLarge(
-                        f"{name} has more than the {max_bytes:,} bytes accepted for a {kind.noun}",
-                        param=field_of(name),
+                        f"{name} has more than the {max_bytes:,} bytes accepted for a {kind.noun}", param=param
                     )
         return bytes(body)
+
+    @asynccontextmanager
+    async def _response(self, target: httpx.URL, host: str, kind: MediaKind) -> AsyncIterator[httpx.Response]:
+        request = httpx.Request(
+            "GET",
+            target,
+            headers={
+                "Host": f"[{host}]" if ":" in host else host,
+                "Accept": _accept(kind),
+                "Accept-Encoding": "identity",
+            },
+            # The certificate is checked against the name, not the address.
+            extensions={"sni_hostname": host, "timeout": httpx.Timeout(_TIMEOUT_S).as_dict()},
+        )
+        response = await self._connections().handle_async_request(request)
+        try:
+            yield response
+        finally:
+            await response.aclose()

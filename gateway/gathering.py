@@ -13,6 +13,7 @@ from gateway.question import Source, Sources, VideoSource
 
 __all__ = ["Gatherer", "Media", "MediaLimits"]
 
+_AROUND_URLS: Final = " \t\r\n\f"  # as browsers drop it
 _NEITHER_URL: Final = "neither a data URL (data:{}...;base64,...) nor an https URL"
 
 
@@ -87,6 +88,7 @@ class Gatherer:
         name, content = source.name, source.content
         if isinstance(content, bytes):
             return await asyncio.to_thread(media_file, content, kind, name=name, max_bytes=max_bytes)
+        content = content.strip(_AROUND_URLS)
         scheme = content[:8].lower()
         if scheme.startswith("data:"):
             return await asyncio.to_thread(decode_data_url, content, kind, name=name, max_bytes=max_bytes)

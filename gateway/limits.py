@@ -20,14 +20,12 @@ def check_text(question: Question, settings: GatewaySettings) -> None:
     Raises:
         InvalidRequest: It is.
     """
-    limit = settings.max_question_chars
-    if len(question.text) > limit:
-        what = "question" if question.turns is None else "messages: the last user turn"
-        raise InvalidRequest(
-            f"{what} has {len(question.text):,} characters; 1 to {limit:,} are accepted", param=question.param
-        )
-    texts = [part for turn in question.turns or () for part in turn.parts if isinstance(part, str)]
-    total = sum(map(len, texts))
+    turns = [[part for part in turn.parts if isinstance(part, str)] for turn in question.turns or ()]
+    what = "question" if question.turns is None else "messages: the last user turn"
+    size, limit = sum(map(len, turns[-1] if turns else [question.text])), settings.max_question_chars
+    if size > limit:
+        raise InvalidRequest(f"{what} has {size:,} characters; 1 to {limit:,} are accepted", param=question.param)
+    total = sum(len(text) for texts in turns for text in texts)
     if total > settings.max_messages_chars:
         raise InvalidRequest(
             f"messages have {total:,} characters; up to {settings.max_messages_chars:,} are accepted", param="messages"

@@ -17,7 +17,15 @@ from fovea.file_formats import detected
 
 __all__ = ["PICTURE", "VIDEO", "MediaFile", "MediaKind", "Video", "decode_data_url", "field_of", "media_file"]
 
-_DATA_URL: Final = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
+_BASE64_END: Final = re.compile(r"; *base64$", re.IGNORECASE)
+_ANY_TYPE: Final = ("", "application/octet-stream")
+"""Media types that say nothing: the file itself tells."""
+_WHITE_SPACE: Final = b" \t\r\n\f"
+_ESCAPES: Final = {
+    escape.encode(): bytes([code]) for code in b"+/= \t\r\n" for escape in (f"%{code:02X}", f"%{code:02x}")
+}
+"""What is percent-encoded in base64. No others: decoding any escape anywhere makes an object for each of millions."""
+_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,10 @@ def media_file(data: bytes, kind: MediaKind, *, name: str, max_bytes: int) -> Me
 
 
 def decode_data_url(url: str, kind: MediaKind, *, name: str, max_bytes: int) -> MediaFile:
-    """The file in `data:image/...;base64,...`.
+    """The file in `data:image/...;base64,...`, read as browsers do and in the URL-safe alphabet too.
+
+    White space in it is skipped, padding may be missing, other characters than letters and digits may be
+    percent-encoded, and the media type may have any parameters.
 
     Args:
         url: The data URL.
@@ -123,16 +134,27 @@ def decode_data_url(url: str, kind: MediaKind, *, name: str, max_bytes: int) -> 
         UnsupportedMedia: The media type or the content is of another kind.
     """
     param = field_of(name)
-    head = _DATA_URL.match(url[:256])
-    if head is None or not head[2].lower().endswith(";base64"):
+    comma = url.find(",")
+    head = url[len("data:") : max(comma, 0)].strip()
+    if comma < 0 or not _BASE64_END.search(head):
         raise MalformedRequest(f"{name} is not of the form data:{kind.media_types[0]}...;base64,...", param=param)
-    if not head[1].lower().startswith(kind.media_types):
+    media_type = head.partition(";")[0].strip().lower()
+    if media_type not in _ANY_TYPE and not media_type.startswith(kind.media_types):
         raise UnsupportedMedia(f"{name} is a data URL of another media type; {kind.formats} are accepted", param=param)
     try:
-        encoded = url[head.end() :].encode("ascii").translate(None, b"\r\n")  # `base64` wraps its lines
-        if len(encoded) * 3 // 4 - 2 > max_bytes:  # at least this many bytes
+        encoded = _plain_base64(url[comma + 1 :])
+        if len(encoded) * 3 // 4 > max_bytes:
             raise TooLarge(f"{name} has more than the {max_bytes:,} bytes accepted for a {kind.noun}", param=param)
-        data = base64.b64decode(encoded, validate=True)
+        data = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise MalformedRequest(f"{name} is not valid base64 after the comma", param=param) from error
     return media_file(data, kind, name=name, max_bytes=max_bytes)
+
+
+def _plain_base64(text: str) -> bytes:
+    """`text` in the standard alphabet, without white space and padding."""
+    encoded = text.encode("ascii")
+    if b"%" in encoded:
+        for escape, character in _ESCAPES.items():
+            encoded = encoded.replace(escape, character)
+    return encoded.translate(_URL_SAFE, _WHITE_SPACE).rstrip(b"=")

@@ -10,6 +10,7 @@ from pydantic_settings import NoDecode
 from fovea import checkpoints
 from fovea.server import split_address
 from fovea.settings import ServiceSettings, settings_config
+from gateway.media_url import ascii_host
 
 __all__ = ["GatewaySettings"]
 
@@ -181,7 +182,7 @@ class GatewaySettings(ServiceSettings):
     @classmethod
     def _split_hosts(cls, value: Any) -> Any:
         parts = [value] if isinstance(value, str) else value
-        return tuple(host.strip().lower() for part in parts for host in str(part).split(",") if host.strip())
+        return tuple(ascii_host(host.strip()) for part in parts for host in str(part).split(",") if host.strip())
 
     @property
     def model_name(self) -> str:

@@ -31,8 +31,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdigit() and int(declared) > self._max_bytes:
+        if _declared_bytes(scope) > self._max_bytes:
             await error_response(scope, self._too_large())(scope, receive, send)
             return
         read = 0
@@ -57,3 +56,9 @@ class BodyLimit:
             await self._app(scope, receive_limited, send)
         finally:
             self._total -= read
+
+
+def _declared_bytes(scope: Scope) -> int:
+    """The Content-Length, as far as it is one: 0 for none, at least 10**18 for a number of more digits."""
+    declared = Headers(scope=scope).get("content-length", "")
+    return int(declared.lstrip("0")[:19] or 0) if declared.isascii() and declared.isdigit() else 0

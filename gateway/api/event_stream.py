@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from typing import Final
 
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -23,12 +24,16 @@ __all__ = ["EventStream"]
 
 log = logging.getLogger(__name__)
 
+_LINE_ENDS: Final = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+"""What JSON leaves as it is and readers of lines take for an end: Python's `str.splitlines`, JavaScript's `^` and `$`.
+JSON escapes the others (CR, LF, VT, FF and 1C to 1E)."""
+
 Event = TokenEvent | AnswerResponse
 
 
 def _frame(name: str, data: BaseModel, *, exclude_none: bool = False) -> bytes:
-    # JSON has no raw line ends, so the data is one line.
-    return f"event: {name}\ndata: {data.model_dump_json(exclude_none=exclude_none)}\n\n".encode()
+    text = data.model_dump_json(exclude_none=exclude_none).translate(_LINE_ENDS)
+    return f"event: {name}\ndata: {text}\n\n".encode()
 
 
 def _event(event: Event) -> bytes:

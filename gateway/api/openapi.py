@@ -16,7 +16,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         404: "No such model or pruner.",
         408: "The body did not arrive in time.",
         413: "Body, picture or video too large.",
-        415: "Not a picture or video, or another content type or charset.",
+        415: "Not a picture or video; another content type or charset, or a Content-Encoding (see Accept-Encoding).",
         422: "A field holds what is not accepted.",
         429: "Overloaded; see Retry-After.",
         502: "A service answered nonsense.",

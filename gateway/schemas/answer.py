@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -18,8 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from fovea.errors import InvalidRequest
-from gateway.schemas.messages import MESSAGE_FIELDS, Message
+from gateway.schemas.messages import Message
 from gateway.schemas.params import BoundedParams
 
 __all__ = [
@@ -28,14 +26,11 @@ __all__ = [
     "LlmPruner",
     "PictureQuestion",
     "VideoBudget",
-    "parse_request",
 ]
 
 CacheMode = Literal["use", "bypass", "refresh"]
 VideoBudget = Literal["per_frame", "whole"]
 WireDType = Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy", "basis"]
-
-R = TypeVar("R", bound="PictureQuestion")
 
 
 def _as_list(value: Any) -> Any:
@@ -139,7 +134,7 @@ class PictureQuestion(_Request):
 
     pruner_params: BoundedParams = Field(default_factory=dict)
     """Parameters of that pruner by name; those left out keep their defaults. In a form: a JSON object. Numbers are
-    finite, nesting is up to 8 deep, and the whole up to 4096 bytes."""
+    finite, nesting is up to 8 deep, and the whole up to 4096 bytes of JSON without spaces."""
 
     keep_tokens: _KeepTokens | None = None
     """Visual tokens to keep of each picture or video, as a count; at or above its own number nothing is pruned. `auto`:
@@ -204,30 +199,3 @@ class AnswerRequest(PictureQuestion):
     def deterministic(self) -> bool:
         """Whether the same request always gets the same answer, so that the answer may be cached."""
         return self.temperature == 0 or self.seed is not None
-
-
-def parse_request(kind: type[R], fields: Mapping[str, Any], *, strict: bool) -> R:
-    """Validates the fields of a request.
-
-    Args:
-        kind: What is to become of them.
-        fields: Field names and values, as read from JSON or a form.
-        strict: Types must match (JSON). A form knows text alone, so there "0.5" is a number and "true" a truth value.
-
-    Raises:
-        InvalidRequest: The first field that is wrong, with what is accepted.
-    """
-    try:
-        return kind.model_validate(dict(fields), strict=strict)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = ".".join(str(part) for part in first["loc"])[:80] or None
-    if first["type"] == "extra_forbidden":
-        accepted = ", ".join(kind.model_fields)
-        if len(first["loc"]) > 1:
-            accepted = ", ".join(LlmPruner.model_fields) if first["loc"][0] == "llm_pruner" else MESSAGE_FIELDS
-        raise InvalidRequest(f"there is no field {param!r}; accepted are {accepted}", param=param)
-    if first["type"] == "one_budget":
-        raise InvalidRequest(first["msg"], param="keep_ratio")
-    message = first["msg"][:1].lower() + first["msg"][1:300]
-    raise InvalidRequest(f"{param}: {message}", param=str(first["loc"][0])[:80] if first["loc"] else None)

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-__all__ = ["MESSAGE_FIELDS", "ImagePart", "Message", "TextPart", "VideoPart"]
+__all__ = ["MESSAGE_FIELDS", "PARTS_ACCEPTED", "ImagePart", "Message", "TextPart", "VideoPart"]
 
 MESSAGE_FIELDS: Final = (
     'role (system, user or assistant) and content: a text, or parts {"type": "text", "text"},'
-    ' {"type": "image_url", "image_url": {"url"}} and {"type": "video_url", "video_url": {"url"}}'
+    ' {"type": "image_url", "image_url": {"url", "detail"}} and {"type": "video_url", "video_url": {"url"}}'
 )
+PARTS_ACCEPTED: Final = "parts of the types 'text', 'image_url', 'video_url' are accepted"
 
 
 class _Part(BaseModel):
@@ -31,8 +32,9 @@ class _ImageUrl(_Part):
     url: str
     """A data URL, or an https URL where the server allows its host."""
 
-    detail: Literal["auto"] = "auto"
-    """Accepted for compatibility; the family decides how it looks at a picture."""
+    detail: Literal["auto", "low", "high", "original"] = "auto"
+    """Accepted as OpenAI does, and without effect: the family decides how it looks at an image. `keep_tokens` and
+    `keep_ratio` say how many visual tokens it may have."""
 
 
 class ImagePart(_Part):

@@ -15,28 +15,42 @@ _MAX_PARAMS_DEPTH: Final = 8
 _MAX_PARAMS_BYTES: Final = 4096
 
 
-def _is_plain(value: Any, depth: int) -> bool:
-    """Whether all numbers are finite doubles and nothing is nested deeper than `depth`."""
+def _depth(value: Any) -> int:
+    """Objects and lists inside each other. Recursion is bounded: JSON of clients is up to 200 deep."""
     if isinstance(value, (dict, list)):
-        items = value.values() if isinstance(value, dict) else value
-        return depth > 0 and all(_is_plain(item, depth - 1) for item in items)
+        return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
+    return 0
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers are finite doubles."""
+    if isinstance(value, (dict, list)):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, (int, float)) or abs(value) <= sys.float_info.max
 
 
-def _bounded(params: dict[str, Any]) -> dict[str, Any]:
+def _num_bytes(params: dict[str, Any]) -> int:
+    """Bytes as JSON without spaces.
+
+    Raises:
+        PydanticCustomError: A text is not Unicode.
+    """
     try:
-        accepted = (
-            _is_plain(params, _MAX_PARAMS_DEPTH)
-            and len(json.dumps(params, ensure_ascii=False).encode()) <= _MAX_PARAMS_BYTES
-        )
-    except ValueError:  # a lone surrogate, an integer of thousands of digits
-        accepted = False
-    if not accepted:
+        return len(json.dumps(params, ensure_ascii=False, separators=(",", ":")).encode())
+    except UnicodeEncodeError:
+        raise PydanticCustomError("params_text", "texts of whole Unicode characters are accepted") from None
+
+
+def _bounded(params: dict[str, Any]) -> dict[str, Any]:
+    if (depth := _depth(params)) > _MAX_PARAMS_DEPTH:
         raise PydanticCustomError(
-            "pruner_params",
-            "an object of finite numbers, texts and the like is accepted, nested up to {depth} deep, with up to"
-            " {bytes} bytes as JSON",
-            {"depth": _MAX_PARAMS_DEPTH, "bytes": _MAX_PARAMS_BYTES},
+            "params_depth", f"nested {depth} deep; an object nested up to {_MAX_PARAMS_DEPTH} deep is accepted"
+        )
+    if not _is_finite(params):
+        raise PydanticCustomError("params_numbers", "finite numbers are accepted, up to 1.8e308")
+    if (size := _num_bytes(params)) > _MAX_PARAMS_BYTES:
+        raise PydanticCustomError(
+            "params_bytes", f"{size} bytes as JSON without spaces; up to {_MAX_PARAMS_BYTES} bytes are accepted"
         )
     return params
 

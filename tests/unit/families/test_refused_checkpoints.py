@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import pytest
 
-import encoder_service.__main__
-import gateway.__main__
+import encoder_service.startup
+import gateway.startup
 from fovea.telemetry import configure_logging
 from llm_service.__main__ import serve
 from llm_service.settings import LLMSettings
@@ -43,7 +43,7 @@ def _own_logging_and_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 def _encoder(flags: list[str]) -> int:
     with pytest.raises(SystemExit) as caught:
-        encoder_service.__main__.main([*flags, "--text-tower", str(CLIP), "--device", "cpu"])
+        encoder_service.startup.main([*flags, "--text-tower", str(CLIP), "--device", "cpu"])
     return int(caught.value.code or 0)
 
 
@@ -56,8 +56,8 @@ def _llm(flags: list[str]) -> int:
 SERVICES: Final[dict[str, tuple[Main, int]]] = {
     "encoder": (_encoder, 1),
     "llm": (_llm, 1),
-    "gateway": (gateway.__main__.main, 2),
-    "gateway_with_text_tower": (lambda flags: gateway.__main__.main([*flags, "--text-tower", str(CLIP)]), 2),
+    "gateway": (gateway.startup.main, 2),
+    "gateway_with_text_tower": (lambda flags: gateway.startup.main([*flags, "--text-tower", str(CLIP)]), 2),
 }
 
 

@@ -141,7 +141,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
 
 
 class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
-    """Answers with a word and a hash of prompt and features, in three pieces."""
+    """Answers with a word, `first`, and a hash of prompt and features, in three pieces."""
 
     def __init__(self) -> None:
         self.calls: list[llm_pb2.GenerateRequest] = []
@@ -150,6 +150,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         self.error: ServiceError | None = None
         self.late_error: ServiceError | None = None  # after the first piece
         self.stops_early = False
+        self.first = "red"
         self.silent = False
         self.looks_away = False  # reports no attention
         self.info = llm_pb2.GetLLMInfoResponse(
@@ -179,7 +180,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         features = b"".join(tokens.features.data for tokens in request.visual_tokens)
         seen = hashlib.sha256(str(list(request.input_ids)).encode() + features)
         if not self.silent:
-            yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text="red"))
+            yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=self.first))
         try:
             await self.gate.pass_through()
         except asyncio.CancelledError:

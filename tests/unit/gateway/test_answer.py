@@ -231,6 +231,19 @@ async def test_stream_says_what_the_whole_answer_says(gateway: Gateway) -> None:
     }
 
 
+async def test_an_event_has_two_lines_however_a_client_splits_them(gateway: Gateway) -> None:
+    ends = "".join(chr(code) for code in range(0x3000) if len(f"a{chr(code)}b".splitlines()) > 1)
+    gateway.llm.first = f"{ends}\r\n\x00\ufeff\U0001f468\u200d"
+    for late in (None, UnsupportedMedia(f"late{ends}")):
+        gateway.llm.late_error = late
+        response = await gateway.http.post("/v1/answer", json=ask(stream=True, cache="bypass"))
+        lines = response.text.splitlines()
+        assert [line.partition(":")[0] for line in lines] == ["event", "data", ""] * (len(lines) // 3)
+        data = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data")]
+        assert data[0] == {"text": gateway.llm.first}
+        assert ends in (data[-1]["error"]["message"] if late else data[-1]["answer"])
+
+
 async def test_tokens_come_before_the_answer_is_done(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(over_tcp=True)
     gateway.llm.gate.shut()

@@ -140,7 +140,9 @@ async def test_a_pruner_that_the_family_cannot_run_is_a_wrong_choice_not_a_wrong
         (b"[]", "not a JSON object"),
         (b'{"temperature": NaN}', "not valid JSON"),
         (b'{"question": "\\ud800"}', "not valid JSON"),
-        (b"[" * 100_000, "not valid JSON"),
+        (b"[" * 1000, "nested more than 200 deep"),
+        (b"[" * 100_000, "more than the 16,384 JSON values"),
+        (b'{"seed": %s}' % (b"9" * 4301), "more than 4,300 digits"),
         (b'{"question": "' + b"a" * 100_000, "not valid JSON"),
         (b"[" + b"1," * 20_000 + b"1]", "more than the 16,384 JSON values"),
     ],
@@ -282,6 +284,15 @@ async def test_chunked_bodies_are_limited_too(start_gateway: StartGateway) -> No
     response = await gateway.http.post("/v1/answer", content=chunks(), headers={"content-type": "application/json"})
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("length", "status"),
+    [(b"9" * 5000, 413), (b"20971521", 413), (b"20971520", 200), (b"0" * 5000, 200), (b"\xb2", 200), (b"-1", 200)],
+)
+async def test_whatever_stands_in_content_length_is_no_defect(gateway: Gateway, length: bytes, status: int) -> None:
+    response = await gateway.http.post("/v1/answer", json=ask(), headers={b"content-length": length})
+    assert response.status_code == status, response.text
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fovea.errors import InvalidRequest, ServiceError, TooLarge
 from gateway.fetch import MediaFetcher, is_public
 from gateway.media import PICTURE, VIDEO
-from tests.unit.gateway.conftest import png
+from gateway.media_url import ascii_host
+from gateway.settings import GatewaySettings
+from tests.unit.gateway.conftest import StartGateway, ask, png
 
 PUBLIC = "93.184.215.14"
 
@@ -38,6 +43,15 @@ async def transport() -> AsyncIterator[ToLoopback]:
             b"/cat.png?size=1": (b"200 OK", png()),
             b"/big": (b"200 OK", png() + bytes(5000)),
             b"/away": (b"302 Found\r\nLocation: /cat.png?size=1", b""),
+            b"/astray": (b"302 Found\r\nLocation: https:no//host:99999", b""),
+            b"/compressed": (b"200 OK\r\nContent-Encoding: gzip", b"\x1f\x8b"),
+            b"/short": (b"200 OK\r\nContent-Length: 999", png()),
+            b"/length": (b"200 OK\r\nContent-Length: -1", png()),
+            b"/lengths": (b"200 OK\r\nContent-Length: 1\r\nContent-Length: 2", png()),
+            b"/chunks": (b"200 OK\r\nTransfer-Encoding: chunked", b"zz\r\n"),
+            b"/cookie": (b"200 OK\r\nSet-Cookie: a=\xff; expires=\xff; domain=..", png()),
+            b"/header": (b"200 OK\r\n\xff\xfe: \x00", png()),
+            b"/nothing": (b"", b""),
         }.get(path, (b"404 Not Found", b""))
         writer.write(b"HTTP/1.1 %s\r\nConnection: close\r\n\r\n%s" % (status, body))
         await writer.drain()
@@ -86,6 +100,32 @@ async def test_an_allowed_picture_comes_from_the_address_that_was_checked(
         ("https://user:pw@pictures.example/a.png", "without user and password"),
         ("https://pictures.example@elsewhere.example/a.png", "without user and password"),
         ("https://[bad/a.png", "not a valid URL"),
+        ("https://[v1.x]/a.png", "not a valid URL"),
+        ("https://pictures.example:70000/a.png", "standard port"),
+        ("https://pictures.example:x/a.png", "not a valid URL"),
+        ("https://pictures.example/\x01", "without control characters is accepted"),
+        ("https://pictures.example/a\n.png", "without control characters is accepted"),
+        ("https://pictures.example/\x00", "without control characters is accepted"),
+        ("https://pictures.example/\x7f", "without control characters is accepted"),
+        ("https://pictures.example/\ud800", "not a valid URL"),
+        ("https://" + "a" * 70_000, "70,008 characters; up to 8,192 are accepted"),
+        ("https://pictures.example/" + "a" * 8168, "8,193 characters; up to 8,192 are accepted"),
+        ("https://pictures.example/" + "a" * 8167, "status 404"),
+        ("https://xn--zz--/a.png", "its host is not one"),
+        ("https://" + "a" * 64 + ".example/a.png", "its host is not one"),
+        ("https://\u2488.example/a.png", "not a valid URL"),
+        ("https:///a.png", "not a valid URL"),
+        ("https:pictures.example", "not a valid URL"),
+        ("https:\\\\pictures.example/", "not a valid URL"),
+        ("https://pictures.example\\@elsewhere.example/", "without user and password"),
+        ("https://pictures.example/astray", "status 302"),
+        ("https://pictures.example/compressed", "compressed the picture"),
+        ("https://pictures.example/short", "could not be fetched"),
+        ("https://pictures.example/length", "could not be fetched"),
+        ("https://pictures.example/lengths", "could not be fetched"),
+        ("https://pictures.example/chunks", "could not be fetched"),
+        ("https://pictures.example/header", "could not be fetched"),
+        ("https://pictures.example/nothing", "could not be fetched"),
         ("https://pictures.example/missing", "status 404"),
         ("https://pictures.example/away", "status 302"),
     ],
@@ -95,6 +135,79 @@ async def test_what_is_refused(fetcher: MediaFetcher, url: str, says: str) -> No
         await fetch_picture(fetcher, url)
     assert caught.value.param == "image"
     assert PUBLIC not in caught.value.message
+
+
+async def test_what_is_unusual_and_sound(fetcher: MediaFetcher, transport: ToLoopback) -> None:
+    assert await fetch_picture(fetcher, "https://pictures.example:443/cat.png?size=1#part") == png()
+    await fetch_picture(fetcher, "https://pictures.example/cookie")
+    await fetch_picture(fetcher, "https://pictures.example/cookie")
+    assert not any("cookie" in request.headers for request in transport.asked)  # of one client to the next
+
+
+async def test_a_host_may_be_written_in_its_own_letters(transport: ToLoopback) -> None:
+    fetcher = MediaFetcher(["bücher.example"], resolver=resolves_to(PUBLIC), transport=transport)
+    for host in ("bücher.example", "BÜCHER.example", "xn--bcher-kva.example"):
+        assert await fetch_picture(fetcher, f"https://{host}/cat.png?size=1") == png()
+        assert transport.asked[-1].headers["host"] == "xn--bcher-kva.example"
+    await fetcher.close()
+
+
+async def test_a_public_ipv6_address_is_reached(transport: ToLoopback) -> None:
+    fetcher = MediaFetcher(["pictures.example"], resolver=resolves_to("2606:4700:4700::1111"), transport=transport)
+    assert await fetch_picture(fetcher, "https://pictures.example/cat.png?size=1") == png()
+    assert transport.asked[-1].url.host == "2606:4700:4700::1111"
+    await fetcher.close()
+
+
+URLS = st.text() | st.lists(
+    st.sampled_from(
+        ["https:", "//", "/", "\\", "@", ":", "443", "[", "]", "::1", "%", "?", "#", ".", "xn--", "\x00", "\u3002", "ß"]
+    )
+    | st.just("pictures.example")
+    | st.characters(),
+    max_size=12,
+).map("".join)
+
+
+@settings(deadline=None)
+@given(URLS.map("https://pictures.example".__add__) | URLS.map("https:".__add__) | URLS)
+def test_whatever_is_written_as_url_is_fetched_from_the_allowed_host_or_refused(url: str) -> None:
+    asked: list[httpx.Request] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, stream=httpx.ByteStream(png()))
+
+    fetcher = MediaFetcher(["pictures.example"], resolver=resolves_to(PUBLIC), transport=httpx.MockTransport(respond))
+    with contextlib.suppress(InvalidRequest):
+        assert asyncio.run(fetch_picture(fetcher, url)) == png()
+        assert asked
+    for request in asked:
+        assert (request.url.host, request.url.port, request.headers["host"]) == (PUBLIC, None, "pictures.example")
+
+
+@pytest.mark.parametrize("host", ["a b@c", "a/b", "a:8443", "xn--\u2488", "a?"])
+def test_what_is_no_host_name_is_told_at_the_start(host: str) -> None:
+    with pytest.raises(ValueError, match="not a host name"):
+        ascii_host(host)
+    with pytest.raises(ValueError, match="not a host name"):
+        GatewaySettings(model="m", fetch_hosts=host)
+
+
+@pytest.mark.parametrize("url", ["https://pictures.example/\x01", "https://pictures.example/" + "a" * 70_000])
+async def test_urls_that_cannot_be_parsed_are_a_422(start_gateway: StartGateway, url: str) -> None:
+    gateway = await start_gateway(fetch_hosts="pictures.example")
+    turn = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What?"}]
+    for fields, param in (
+        ({"image": url}, "image"),
+        ({"images": [url], "image": None}, "images"),
+        ({"video": url, "image": None}, "video"),
+        ({"video": [url], "image": None}, "video"),
+        ({"messages": [{"role": "user", "content": turn}]}, "messages"),
+    ):
+        body = fields if "messages" in fields else ask() | fields
+        error = await gateway.refused(422, body)
+        assert (error["param"], "accepted" in error["message"]) == (param, True)
 
 
 async def test_hosts_are_told_what_is_wanted_and_clients_where_it_stood(

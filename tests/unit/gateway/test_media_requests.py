@@ -33,6 +33,10 @@ def image(number: int) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": URLS[number]}}
 
 
+def url_part(value: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": value}
+
+
 def video(url: str = CLIP) -> dict[str, Any]:
     return {"type": "video_url", "video_url": {"url": url}}
 
@@ -115,6 +119,14 @@ async def test_visual_tokens_of_a_history_are_shared_with_the_same_question_else
     await post(gateway, messages=HISTORY)
     again = await post(gateway, messages=HISTORY[1:])
     assert (again["cache"]["answer"], again["cache"]["visual_tokens"]) == ("miss", "hit")
+
+
+@pytest.mark.parametrize("detail", ["auto", "low", "high", "original"])
+async def test_detail_is_accepted_and_changes_nothing(gateway: Gateway, detail: str) -> None:
+    plain = await post(gateway, messages=[user(image(0), text("What?"))])
+    turn = user(url_part({"url": URLS[0], "detail": detail}), text("What?"))
+    detailed = await post(gateway, messages=[turn])
+    assert (detailed["answer"], detailed["cache"]["answer"]) == (plain["answer"], "hit")
 
 
 async def test_a_history_in_a_form_is_json(gateway: Gateway) -> None:
@@ -276,7 +288,44 @@ TURN = {"messages": HISTORY}
             "40,000 characters; up to 32,000 are accepted",
         ),
         ({"messages": [user({"type": "audio"})]}, 422, "messages", "'text', 'image_url', 'video_url'"),
-        ({"messages": [user({**text("a"), "b": 1})]}, 422, "messages.0.content.0.text.b", "accepted are role"),
+        ({"messages": [user({**text("a"), "b": 1})]}, 422, "messages.0.content.0.b", "accepted are role"),
+        ({"messages": [user({})]}, 422, "messages", "messages.0.content.0: parts of the types 'text', 'image_url'"),
+        ({"messages": [user({"type": ["text"]})]}, 422, "messages", "messages.0.content.0: parts of the types 'text'"),
+        ({"messages": [user("a")]}, 422, "messages", "messages.0.content.0: an object is accepted"),
+        ({"messages": ["a"]}, 422, "messages", "messages.0: an object is accepted"),
+        ({"messages": [{"role": "user"}]}, 422, "messages", "messages.0.content: field required"),
+        (
+            {"messages": [{**user(text("a")), "name": "x"}]},
+            422,
+            "messages.0.name",
+            "no field 'messages.0.name'; accepted",
+        ),
+        ({"messages": [user(text(5))]}, 422, "messages", "messages.0.content.0.text: input should be a valid string"),
+        ({"messages": [user({"type": "text"})]}, 422, "messages", "messages.0.content.0.text: field required"),
+        ({"messages": [user(url_part(URLS[0]))]}, 422, "messages", "messages.0.content.0.image_url: an object is"),
+        ({"messages": [user(url_part({}))]}, 422, "messages", "messages.0.content.0.image_url.url: field required"),
+        (
+            {"messages": [user(text("a"), url_part({"url": URLS[0], "detail": "full"}))]},
+            422,
+            "messages",
+            "messages.0.content.1.image_url.detail: input should be 'auto', 'low', 'high' or 'original'",
+        ),
+        (
+            {"messages": [user(url_part({"url": URLS[0], "image_url": 1}))]},
+            422,
+            "messages.0.content.0.image_url.image_url",
+            'accepted are role (system, user or assistant) and content: a text, or parts {"type": "text", "text"}',
+        ),
+        (
+            {"messages": [user({"type": "video_url", "video_url": {"url": 5}})]},
+            422,
+            "messages",
+            "messages.0.content.0.video_url.url: input should be a valid string",
+        ),
+        ({"question": "What?", "image": URLS[0], "stop": ""}, 422, "stop", "stop: string should have at least 1"),
+        ({"question": "What?", "image": URLS[0], "stop": ["a", ""]}, 422, "stop", "stop.1: string should have"),
+        ({"question": "What?", "image": URLS[0], "llm_pruner": "x"}, 422, "llm_pruner", "llm_pruner: an object is"),
+        ({"question": "What?", "image": URLS[0], "": 1}, 422, "", "there is no field ''; accepted are question"),
         ({"messages": [user(text("a"), image(0))] * 9}, 422, "messages", "9 pictures; up to 8"),
         ({"messages": [user(*[video()] * 9, text("What?"))]}, 422, "messages", "9 videos; up to 8 are accepted"),
         ({"messages": [user(video(), text("What?"))]}, 422, "messages", "family llava takes no videos"),
