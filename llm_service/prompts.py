@@ -19,7 +19,7 @@ from fovea.errors import CheckpointMismatch, InvalidRequest, ServiceError
 from fovea.v1 import tensor_pb2
 from fovea.wire_basis import WireBasis
 
-__all__ = ["Prompt", "PromptLimits", "VisualTokens", "read_prompt"]
+__all__ = ["Prompt", "PromptLimits", "VisualTokens", "read_prompt", "visual_token_bytes"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -104,6 +104,12 @@ class Prompt:
     def placeholders(self, visual_token_ids: Sequence[int]) -> IntArray:
         """Where in `input_ids` those tokens are, one for each of `visual_tokens`."""
         return np.isin(self.input_ids, visual_token_ids).nonzero()[0]
+
+
+def visual_token_bytes(visual_tokens: Sequence[tensor_pb2.VisualTokens], limits: PromptLimits) -> int:
+    """Most bytes that `read_prompt` makes of them, each with one position for a row of its features."""
+    count = sum(len(message.positions) for message in visual_tokens)
+    return min(count, limits.max_visual_tokens) * limits.visual_hidden_size * 4
 
 
 def read_prompt(

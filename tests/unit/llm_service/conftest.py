@@ -195,10 +195,10 @@ def serving() -> Callable[[ServedModel], Any]:
 
     @contextlib.asynccontextmanager
     async def run(model: ServedModel) -> AsyncIterator[Client]:
-        servicer = LLMServicer(max_timeout_s=60)
         server = GrpcServer(
             "127.0.0.1:0", services=["fovea.v1.LLMService"], max_message_bytes=2**26, max_concurrent_rpcs=64
         )
+        servicer = LLMServicer(max_timeout_s=60, in_flight=server.in_flight)
         llm_pb2_grpc.add_LLMServiceServicer_to_server(servicer, server.grpc)
         servicer.serve(model)
         await server.start()

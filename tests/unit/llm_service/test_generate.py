@@ -20,6 +20,7 @@ from fovea.errors import (
     Unavailable,
     from_rpc_error,
 )
+from fovea.in_flight import BytesInFlight
 from fovea.v1 import llm_pb2, tensor_pb2
 
 BOS, IMAGE, EOS = 1, 4, 2
@@ -205,7 +206,7 @@ async def test_the_model_describes_itself(loaded, serving, checkpoint):
 async def test_a_service_without_a_model_yet_says_so():
     from llm_service.servicer import LLMServicer
 
-    servicer = LLMServicer(max_timeout_s=1)
+    servicer = LLMServicer(max_timeout_s=1, in_flight=BytesInFlight(2**20))
     with pytest.raises(Unavailable, match="still loading"):
         await anext(servicer.Generate(generate(), None))
     with pytest.raises(Unavailable, match="still loading"):
