@@ -11,11 +11,14 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 from google.protobuf.internal.encoder import _VarintBytes
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fovea.stack import Stack
+from fovea.tensors import to_message
+from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
 from tests.e2e.conftest import Client
 
 GENERATE, ENCODE = "/fovea.v1.LLMService/Generate", "/fovea.v1.EncoderService/Encode"
@@ -151,3 +154,67 @@ async def test_noise_leaves_no_traceback_in_the_log(
     assert "Traceback" not in written
     assert written.count("\n") <= 20
     assert client.ask(picture, "Is there a circle?")["answer"]
+
+
+async def describe(stub: llm_pb2_grpc.LLMServiceStub) -> tuple[llm_pb2.GetLLMInfoResponse, tensor_pb2.VisualTokens]:
+    """What the LLM service says of itself, and visual tokens that it takes."""
+    info = await stub.GetModelInfo(llm_pb2.GetLLMInfoRequest(), timeout=TIMEOUT_S)
+    features = np.random.default_rng(0).standard_normal((8, info.visual_hidden_size), dtype=np.float32)
+    return info, tensor_pb2.VisualTokens(
+        features=to_message(features, tensor_pb2.DTYPE_FLOAT16),
+        positions=range(8),
+        grid=tensor_pb2.Grid(frames=1, rows=12, columns=12),
+        fingerprint=info.fingerprint,
+    )
+
+
+def question(
+    info: llm_pb2.GetLLMInfoResponse, tokens: tensor_pb2.VisualTokens, grid: tensor_pb2.Grid | None = None
+) -> llm_pb2.GenerateRequest:
+    """One that is prefilled layer by layer, where visual tokens are placed in their grid."""
+    request = llm_pb2.GenerateRequest(
+        input_ids=[1, info.image_token_id, 5, 6, 7],
+        visual_tokens=[tokens],
+        sampling=llm_pb2.SamplingParams(max_tokens=4),
+        llm_pruner=llm_pb2.LlmPruner(name="adaptprune", keep_tokens=4),
+    )
+    if grid is not None:
+        request.visual_tokens[0].grid.CopyFrom(grid)
+    return request
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        tensor_pb2.Grid(frames=40_000_000, rows=12, columns=12),
+        tensor_pb2.Grid(frames=2**32 - 1, rows=2**32 - 1, columns=2**32 - 1),
+        tensor_pb2.Grid(frames=1, rows=40_000_000, columns=1),
+        tensor_pb2.Grid(frames=1, rows=1, columns=40_000_000),
+        tensor_pb2.Grid(frames=1, rows=12, columns=12, cls_per_frame=2**32 - 1),
+    ],
+    ids=["frames", "all", "rows", "columns", "cls rows"],
+)
+async def test_a_grid_of_any_size_takes_no_memory_and_fails_alone(
+    processes: dict[str, Process], grid: tensor_pb2.Grid
+) -> None:
+    process = processes[GENERATE]
+    async with grpc.aio.insecure_channel(process.target) as channel:
+        stub = llm_pb2_grpc.LLMServiceStub(channel)
+        info, tokens = await describe(stub)
+
+        async def answer(request: llm_pb2.GenerateRequest) -> list[int]:
+            *_, last = [event async for event in stub.Generate(request, timeout=TIMEOUT_S)]
+            return list(last.done.token_ids)
+
+        sound = question(info, tokens)
+        alone = await answer(sound)
+        process.forget_peak()
+        before = process.memory_mib("VmRSS")
+        async with watched(process) as answered:
+            mates = [asyncio.create_task(answer(sound)) for _ in range(3)]
+            error = await refusal(process, GENERATE, question(info, tokens, grid).SerializeToString())
+            assert await asyncio.gather(*mates) == [alone] * 3
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "grid" in (error.details() or "")
+    assert len(answered) >= 3
+    assert process.memory_mib("VmHWM") - before < 100
