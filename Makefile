@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PROTO := tensor pruner encoder llm
+PROTO := limits tensor pruner encoder llm
 LISTEN ?= 127.0.0.1:8000
 
 .DEFAULT_GOAL := help

@@ -87,6 +87,7 @@ async def serve(settings: EncoderSettings) -> None:
         tls=settings.tls,
         token_file=settings.token_file,
         max_connection_age_s=settings.max_connection_age_s,
+        max_bytes_in_flight=settings.max_bytes_in_flight,
     )
     servicer = EncoderServicer(settings)
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)

@@ -1,4 +1,4 @@
-"""The server end of a gRPC leg: TLS, tokens, health, reflection, error mapping, request ids, metrics, draining.
+"""The server end of a gRPC leg: TLS, tokens, health, reflection, draining; `boundary` has what happens to each call.
 
 A servicer's methods raise ServiceError and know nothing of status codes. Health answers NOT_SERVING until `ready` is
 called and again while draining, so that balancers stop sending before the door closes.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -19,18 +18,16 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from fovea import telemetry
+from fovea.boundary import ANY, Boundary, fail
 from fovea.channel import message_options
-from fovea.errors import Cancelled, InternalError, ServiceError, Unauthenticated, to_metadata
+from fovea.errors import Unauthenticated
+from fovea.in_flight import BytesInFlight
 from fovea.tls import ServerTLS, server_credentials
 from fovea.tokens import AUTHORIZATION, SiteTokens
 
 __all__ = ["BindError", "GrpcServer", "split_address", "stop_signal"]
 
 log = logging.getLogger(__name__)
-
-# A message travels as a header, and a client refuses headers beyond 8 KiB.
-_MAX_MESSAGE_CHARS = 1000
 
 
 class BindError(RuntimeError):
@@ -57,76 +54,6 @@ def stop_signal() -> asyncio.Event:
     return event
 
 
-class _Boundary(grpc.aio.ServerInterceptor):
-    """The one place where an exception becomes a status, is counted and, if it is a defect, logged."""
-
-    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        handler = await continuation(details)
-        if handler is None or not details.method.startswith("/fovea."):
-            return handler
-        method = details.method.rsplit("/", 1)[1]
-        rid = next((str(v) for k, v in details.invocation_metadata or () if k == telemetry.REQUEST_ID_KEY), "")
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                _guard_unary(method, rid, handler.unary_unary),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(
-                _guard_stream(method, rid, handler.unary_stream),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        return handler
-
-
-async def _fail(method: str, error: BaseException, context: grpc.aio.ServicerContext) -> None:
-    if isinstance(error, asyncio.CancelledError):
-        telemetry.REQUESTS.labels(method, Cancelled.code).inc()
-        raise error
-    if not isinstance(error, ServiceError):
-        log.error("%s failed", method, exc_info=error)
-        error = InternalError("the service failed on this request; its log tells why")
-    telemetry.REQUESTS.labels(method, error.code).inc()
-    message = error.message
-    if len(message) > _MAX_MESSAGE_CHARS:
-        message = message[:_MAX_MESSAGE_CHARS] + "..."
-    await context.abort(error.grpc_status, message, to_metadata(error))
-
-
-def _guard_unary(method: str, rid: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Any:
-    async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
-        telemetry.request_id.set(rid or telemetry.new_request_id())
-        start = time.perf_counter()
-        try:
-            response = await behaviour(request, context)
-        except (Exception, asyncio.CancelledError) as error:
-            await _fail(method, error, context)
-            raise AssertionError("abort returns never") from error
-        telemetry.REQUESTS.labels(method, "ok").inc()
-        telemetry.REQUEST_LATENCY_SECONDS.labels(method).observe(time.perf_counter() - start)
-        return response
-
-    return call
-
-
-def _guard_stream(method: str, rid: str, behaviour: Callable[[Any, Any], AsyncIterator[Any]]) -> Any:
-    async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        telemetry.request_id.set(rid or telemetry.new_request_id())
-        start = time.perf_counter()
-        try:
-            async for response in behaviour(request, context):
-                yield response
-        except (Exception, asyncio.CancelledError) as error:
-            await _fail(method, error, context)
-        else:
-            telemetry.REQUESTS.labels(method, "ok").inc()
-            telemetry.REQUEST_LATENCY_SECONDS.labels(method).observe(time.perf_counter() - start)
-
-    return call
-
-
 class _RequireToken(grpc.aio.ServerInterceptor):
     """Lets nobody in without the token of a site, but for health, which says nothing of anybody."""
 
@@ -142,7 +69,7 @@ class _RequireToken(grpc.aio.ServerInterceptor):
 
         async def refuse(requests: Any, context: grpc.aio.ServicerContext) -> None:
             error = Unauthenticated("no token of a site that is let in here; send authorization: Bearer TOKEN")
-            await _fail("any", error, context)  # a name of the caller's choice is no label of a metric
+            await fail(ANY, error, context)
 
         # As a handler of a stream, so that not even the request's message is read into memory.
         return grpc.stream_unary_rpc_method_handler(refuse)
@@ -161,6 +88,10 @@ class GrpcServer:
         token_file: Of the sites that are let in (fovea.tokens); empty to let in anybody. With it there is no
             reflection.
         max_connection_age_s: When clients are asked to connect anew; see `GrpcSettings`.
+        max_bytes_in_flight: Memory of all requests together; see `GrpcSettings`.
+
+    Attributes:
+        in_flight: What counts that memory, for servicers that take more of it.
 
     Raises:
         BindError: Somebody listens there already.
@@ -178,14 +109,16 @@ class GrpcServer:
         tls: ServerTLS | None = None,
         token_file: str = "",
         max_connection_age_s: float = 300.0,
+        max_bytes_in_flight: int = 2**30,
     ) -> None:
         self._services = tuple(services)
         self._metrics_listen = metrics_listen
         self._health = health.aio.HealthServicer()
+        self.in_flight = BytesInFlight(max_bytes_in_flight)
         credentials = server_credentials(tls) if tls else None
         tokens = [_RequireToken(SiteTokens(token_file))] if token_file else []
         self.grpc = grpc.aio.server(
-            interceptors=[*tokens, _Boundary()],
+            interceptors=[*tokens, Boundary(self.in_flight)],
             maximum_concurrent_rpcs=max_concurrent_rpcs,
             options=[
                 *message_options(max_message_bytes),

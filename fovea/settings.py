@@ -96,7 +96,8 @@ class ServiceSettings(BaseSettings):
 
 
 class GrpcSettings(ServiceSettings):
-    """Who may call a gRPC service, and for how long at a stretch. All files are read again when they change."""
+    """Who may call a gRPC service, for how long at a stretch, and how much memory calls get. All files are read again
+    when they change."""
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
@@ -120,6 +121,12 @@ class GrpcSettings(ServiceSettings):
     """When clients are asked to connect anew, which is how they find replicas that were added, and show a certificate
     that was renewed. Calls under way go on until their own deadlines. Less where replicas come and go often, more over
     a slow link."""
+
+    max_bytes_in_flight: int = Field(2**30, ge=2**20)
+    """Memory for the messages of all calls under way and, in the LLM service, for the visual tokens read from them.
+    Beyond it calls are refused with RESOURCE_EXHAUSTED and a time to come back. A call that is alone is let in
+    whatever its size. What gRPC has received of messages that are not whole yet comes on top: at most
+    --max-message-bytes times --max-concurrent-rpcs."""
 
     @field_validator("tls_key")
     @classmethod

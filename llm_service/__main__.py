@@ -35,7 +35,6 @@ async def serve(settings: LLMSettings) -> int:
         CredentialsError: A certificate, key or token file cannot be used.
     """
     stop = stop_signal()
-    servicer = LLMServicer(max_timeout_s=settings.max_timeout_s)
     server = GrpcServer(
         settings.listen,
         services=["fovea.v1.LLMService"],
@@ -45,7 +44,9 @@ async def serve(settings: LLMSettings) -> int:
         tls=settings.tls,
         token_file=settings.token_file,
         max_connection_age_s=settings.max_connection_age_s,
+        max_bytes_in_flight=settings.max_bytes_in_flight,
     )
+    servicer = LLMServicer(max_timeout_s=settings.max_timeout_s, in_flight=server.in_flight)
     llm_pb2_grpc.add_LLMServiceServicer_to_server(servicer, server.grpc)
     await server.start()
 

@@ -6,7 +6,6 @@ everything is checked here, and nothing behind this module needs to doubt its in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,10 +15,11 @@ import numpy.typing as npt
 
 from fovea import tensors
 from fovea.errors import CheckpointMismatch, InvalidRequest, ServiceError
+from fovea.grids import check_grid
 from fovea.v1 import tensor_pb2
 from fovea.wire_basis import WireBasis
 
-__all__ = ["Prompt", "PromptLimits", "VisualTokens", "read_prompt"]
+__all__ = ["Prompt", "PromptLimits", "VisualTokens", "read_prompt", "visual_token_bytes"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -106,6 +106,12 @@ class Prompt:
         return np.isin(self.input_ids, visual_token_ids).nonzero()[0]
 
 
+def visual_token_bytes(visual_tokens: Sequence[tensor_pb2.VisualTokens], limits: PromptLimits) -> int:
+    """Most bytes that `read_prompt` makes of them, each with one position for a row of its features."""
+    count = sum(len(message.positions) for message in visual_tokens)
+    return min(count, limits.max_visual_tokens) * limits.visual_hidden_size * 4
+
+
 def read_prompt(
     input_ids: Sequence[int], visual_tokens: Sequence[tensor_pb2.VisualTokens], limits: PromptLimits
 ) -> Prompt:
@@ -187,6 +193,8 @@ def _read_visual_tokens(index: int, message: tensor_pb2.VisualTokens, limits: Pr
 
 
 def _check_shape(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> None:
+    if message.kind not in tensor_pb2.VisualKind.values():
+        raise InvalidRequest(f"kind {message.kind} is not one of {', '.join(tensor_pb2.VisualKind.keys())}")
     shape, count = list(message.features.shape), len(message.positions)
     if len(shape) != 2 or shape[1] != limits.visual_hidden_size:
         raise InvalidRequest(f"features of shape {shape[:8]} are not [K, {limits.visual_hidden_size}]")
@@ -198,14 +206,12 @@ def _check_shape(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> None
 
 def _read_positions(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> tuple[IntArray, tuple[int, int, int]]:
     grid = (message.grid.frames, message.grid.rows, message.grid.columns)
-    positions = np.array(message.positions, dtype=np.int64)
-    if math.prod(grid) == 0:
-        raise InvalidRequest(f"a grid of {' x '.join(map(str, grid))} (frames x rows x columns) has no patches")
+    end = check_grid(message.grid)
     if limits.has_grid_positions:
-        _check_grid(message.grid, limits)
+        _check_place(message.grid, limits)
+    positions = np.array(message.positions, dtype=np.int64)
     if len(np.unique(positions)) < len(positions):
         raise InvalidRequest("a position comes twice; each token needs one of its own")
-    end = math.prod(grid) + message.grid.frames * message.grid.cls_per_frame
     if positions.max() >= end:
         raise InvalidRequest(
             f"position {positions.max()} is outside the grid of {' x '.join(map(str, grid))} patches;"
@@ -214,7 +220,7 @@ def _read_positions(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> t
     return positions, grid
 
 
-def _check_grid(grid: tensor_pb2.Grid, limits: PromptLimits) -> None:
+def _check_place(grid: tensor_pb2.Grid, limits: PromptLimits) -> None:
     if grid.cls_per_frame:
         raise InvalidRequest("rows that stand for no patch are not accepted: this model places every row in the grid")
     if max(grid.frames, grid.rows, grid.columns) > limits.max_model_len:

@@ -10,9 +10,11 @@ import grpc
 import grpc.aio
 
 from fovea.errors import InvalidRequest, Unavailable
+from fovea.in_flight import BytesInFlight
+from fovea.messages import off_loop
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from llm_service.engines.base import CrossAttention, Delta, Done, Engine, GenerationRequest
-from llm_service.prompts import PromptLimits, read_prompt
+from llm_service.prompts import Prompt, PromptLimits, read_prompt, visual_token_bytes
 from llm_service.pruning import describe, read_pruning
 from llm_service.sampling import SamplingParams
 
@@ -45,10 +47,12 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
 
     Args:
         max_timeout_s: Deadline of a call that brings none or a later one.
+        in_flight: Counts the visual tokens that are read from messages.
     """
 
-    def __init__(self, *, max_timeout_s: float) -> None:
+    def __init__(self, *, max_timeout_s: float, in_flight: BytesInFlight) -> None:
         self._max_timeout_s = max_timeout_s
+        self._in_flight = in_flight
         self._served: ServedModel | None = None
 
     def serve(self, model: ServedModel) -> None:
@@ -69,10 +73,12 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
         pruning = None
         if request.HasField("llm_pruner"):
             pruning = read_pruning(request.llm_pruner, model.engine.pruners, model.engine.name)
+        sampling = _read_sampling(request.sampling, model.max_tokens)
+        prompt = await self._read_prompt(request, model.limits, context)
         generation = model.engine.submit(
             GenerationRequest(
-                sampling=_read_sampling(request.sampling, model.max_tokens),
-                prompt=read_prompt(request.input_ids, request.visual_tokens, model.limits),
+                sampling=sampling,
+                prompt=prompt,
                 deadline=self._deadline(context),
                 first_token_logprobs=request.first_token_logprobs,
                 pruning=pruning,
@@ -105,6 +111,15 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
             llm_pruners=list(model.engine.pruners),
             llm_pruner_infos=[describe(pruner) for pruner in model.engine.pruners.values()],
         )
+
+    async def _read_prompt(
+        self, request: llm_pb2.GenerateRequest, limits: PromptLimits, context: grpc.aio.ServicerContext
+    ) -> Prompt:
+        """The prompt. Visual tokens are read off the event loop, after the memory that they take has been counted."""
+        if not request.visual_tokens:
+            return read_prompt(request.input_ids, (), limits)
+        self._in_flight.hold(visual_token_bytes(request.visual_tokens, limits), context)
+        return await off_loop(lambda: read_prompt(request.input_ids, request.visual_tokens, limits))
 
     def _deadline(self, context: grpc.aio.ServicerContext) -> float:
         remaining = context.time_remaining()

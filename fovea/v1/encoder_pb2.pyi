@@ -1,4 +1,5 @@
 from google.protobuf import struct_pb2 as _struct_pb2
+from fovea.v1 import limits_pb2 as _limits_pb2
 from fovea.v1 import pruner_pb2 as _pruner_pb2
 from fovea.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers

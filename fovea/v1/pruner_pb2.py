@@ -23,17 +23,20 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from fovea.v1 import limits_pb2 as fovea_dot_v1_dot_limits__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x66ovea/v1/pruner.proto\x12\x08\x66ovea.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xa7\x01\n\nPrunerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04side\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x11\n\treference\x18\x04 \x01(\t\x12\x12\n\nreads_text\x18\x05 \x01(\x08\x12-\n\nparameters\x18\x06 \x03(\x0b\x32\x19.fovea.v1.PrunerParameter\x12\x16\n\x0e\x63hooses_budget\x18\x07 \x01(\x08\"k\n\x0fPrunerParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x07\x64\x65\x66\x61ult\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x66ovea/v1/pruner.proto\x12\x08\x66ovea.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15\x66ovea/v1/limits.proto\"\xad\x01\n\nPrunerInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04side\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x11\n\treference\x18\x04 \x01(\t\x12\x12\n\nreads_text\x18\x05 \x01(\x08\x12\x33\n\nparameters\x18\x06 \x03(\x0b\x32\x19.fovea.v1.PrunerParameterB\x04\xc0\xf3\x18@\x12\x16\n\x0e\x63hooses_budget\x18\x07 \x01(\x08\"k\n\x0fPrunerParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x07\x64\x65\x66\x61ult\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fovea.v1.pruner_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRUNERINFO']._serialized_start=66
-  _globals['_PRUNERINFO']._serialized_end=233
-  _globals['_PRUNERPARAMETER']._serialized_start=235
-  _globals['_PRUNERPARAMETER']._serialized_end=342
+  _globals['_PRUNERINFO'].fields_by_name['parameters']._loaded_options = None
+  _globals['_PRUNERINFO'].fields_by_name['parameters']._serialized_options = b'\300\363\030@'
+  _globals['_PRUNERINFO']._serialized_start=89
+  _globals['_PRUNERINFO']._serialized_end=262
+  _globals['_PRUNERPARAMETER']._serialized_start=264
+  _globals['_PRUNERPARAMETER']._serialized_end=371
 # @@protoc_insertion_point(module_scope)

@@ -7,15 +7,24 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fovea import telemetry
 from fovea.channel import Access, Connection
-from fovea.errors import CheckpointMismatch, ServiceError, Unauthenticated, Unavailable, from_rpc_error
+from fovea.errors import (
+    CheckpointMismatch,
+    InternalError,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+    from_rpc_error,
+)
+from fovea.messages import receive
 
 __all__ = ["INFO_RETRY_S", "INFO_TIMEOUT_S", "INFO_TTL_S", "ServiceClient"]
 
@@ -38,6 +47,7 @@ _REST_NAMES: Final = {
 }
 
 InfoT = TypeVar("InfoT")
+M = TypeVar("M", bound=Message)
 
 
 class ServiceClient(Generic[InfoT]):
@@ -155,18 +165,34 @@ class ServiceClient(Generic[InfoT]):
         if isinstance(mapped, Unavailable):  # names certificates that do not fit, and addresses: for the log alone
             log.warning("the %s is away: %s", self.name, error.details())
         if mapped.param is not None:
-            mapped.param = _REST_NAMES.get(mapped.param, mapped.param)
+            field = mapped.param if mapped.param in _REST_NAMES else mapped.param.split(".")[0]
+            mapped.param = _REST_NAMES.get(field, mapped.param)
         if isinstance(mapped, (Unavailable, CheckpointMismatch)):
             self.forget_info()
         return mapped
 
-    async def call(self, method: Callable[..., Awaitable[Any]], request: Any, timeout_s: float) -> Any:
-        """One unary call.
+    async def call(
+        self, method: Callable[..., Awaitable[bytes]], request: Message, kind: type[M], timeout_s: float
+    ) -> M:
+        """The reply, of type `kind`, to one unary call.
 
         Raises:
             ServiceError: It failed.
         """
         try:
-            return await method(request, timeout=timeout_s, metadata=self.metadata())
+            data = await method(request, timeout=timeout_s, metadata=self.metadata())
         except grpc.aio.AioRpcError as error:
             raise self.error(error) from error
+        return await self.read(kind, data)
+
+    async def read(self, kind: type[M], data: bytes) -> M:
+        """A message that the service has sent.
+
+        Raises:
+            InternalError: It cannot be read, or is larger than any that is right.
+        """
+        try:
+            return await receive(kind, data)
+        except ServiceError as error:
+            log.error("the %s sent a message that is refused: %s", self.name, error.message)
+            raise InternalError(f"the {self.name} answered with a message that cannot be read") from None

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
 from google.protobuf import struct_pb2
-from google.protobuf.message import DecodeError
 
-from fovea.errors import InternalError
+from fovea.errors import InternalError, ServiceError
+from fovea.messages import parse
 from fovea.tensors import DTYPES, dtype_name
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.pruner_info import PrunerInfo
+from gateway.clients.replies import RawReplies, has_visual_tokens
 
 __all__ = ["EncodeCall", "Encoded", "EncoderClient", "EncoderInfo", "Explanation", "VideoCall"]
 
@@ -143,10 +144,11 @@ class Encoded:
     def from_bytes(cls, data: bytes, call: EncodeCall) -> Self | None:
         """What `to_bytes` wrote; None if it cannot be read, or is no answer to `call`."""
         try:
-            message = encoder_pb2.EncodeResponse.FromString(data)
-        except DecodeError:
+            message = parse(encoder_pb2.EncodeResponse, data)
+        except ServiceError:
             return None
-        return cls(message, call.order) if _answers(message, call) else None
+        sound = has_visual_tokens(message, call.num_visuals, explain=call.explain)
+        return cls(message, call.order) if sound else None
 
     def to_bytes(self) -> bytes:
         """For a cache: without the timing, which belongs to one call."""
@@ -222,19 +224,6 @@ class Encoded:
         ]
 
 
-def _answers(message: encoder_pb2.EncodeResponse, call: EncodeCall) -> bool:
-    """Whether there are visual tokens, each with its position, for everything; and explanations if asked for."""
-    count = call.num_visuals
-    return (
-        len(message.visual_tokens) == len(message.num_tokens_total) == count
-        and all(
-            tokens.positions and tokens.features.shape[:1] == [len(tokens.positions)]
-            for tokens in message.visual_tokens
-        )
-        and (not call.explain or len(message.explanations) == count)
-    )
-
-
 class EncoderClient(ServiceClient[EncoderInfo]):
     """The encoder service."""
 
@@ -243,10 +232,11 @@ class EncoderClient(ServiceClient[EncoderInfo]):
 
     @property
     def _stub(self) -> encoder_pb2_grpc.EncoderServiceStub:
-        return encoder_pb2_grpc.EncoderServiceStub(self.connection.channel)
+        return encoder_pb2_grpc.EncoderServiceStub(RawReplies(self.connection.channel))
 
     async def fetch_info(self) -> EncoderInfo:
-        reply = await self.call(self._stub.GetModelInfo, encoder_pb2.GetEncoderInfoRequest(), INFO_TIMEOUT_S)
+        request, kind = encoder_pb2.GetEncoderInfoRequest(), encoder_pb2.GetEncoderInfoResponse
+        reply = await self.call(self._stub.GetModelInfo, request, kind, INFO_TIMEOUT_S)
         return EncoderInfo(
             family=reply.family,
             max_images=reply.max_images,
@@ -255,7 +245,7 @@ class EncoderClient(ServiceClient[EncoderInfo]):
             reads_language_model_ids=reply.text_tokenizer == encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL,
             fingerprint=reply.fingerprint,
             fingerprints=(reply.fingerprint, reply.text_tower_fingerprint, reply.settings_fingerprint),
-            pruners=tuple(PrunerInfo.of(pruner) for pruner in reply.pruners),
+            pruners=tuple(PrunerInfo.of(pruner, self.name) for pruner in reply.pruners),
             default_pruner=reply.default_pruner,
             default_keep_ratio=reply.default_keep_ratio,
             default_wire_dtype=dtype_name(reply.default_wire_dtype),
@@ -268,7 +258,7 @@ class EncoderClient(ServiceClient[EncoderInfo]):
         Raises:
             ServiceError: The encoder refused, failed, or is away.
         """
-        reply = await self.call(self._stub.Encode, call.to_message(), timeout_s)
-        if not _answers(reply, call):
+        reply = await self.call(self._stub.Encode, call.to_message(), encoder_pb2.EncodeResponse, timeout_s)
+        if not has_visual_tokens(reply, call.num_visuals, explain=call.explain):
             raise InternalError("the encoder service answered without visual tokens for each picture")
         return Encoded(reply, call.order)

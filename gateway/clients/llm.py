@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import grpc.aio
 from google.protobuf import struct_pb2
@@ -14,8 +14,15 @@ from fovea.v1 import llm_pb2, llm_pb2_grpc
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.encoder import Encoded
 from gateway.clients.pruner_info import PrunerInfo
+from gateway.clients.replies import RawReplies
 
 __all__ = ["GenerateDone", "LLMClient", "LLMInfo", "LlmPrunerCall", "Sampling"]
+
+# Bounds an answer that never ends. The longest tokens of published vocabularies are runs of a few hundred blanks.
+_MAX_TOKEN_BYTES: Final = 2048
+_MORE_EVENTS: Final = 64  # than one for each token
+# The last message may hold numbers: a vocabulary of logarithms, attention to each visual token.
+_MAX_END_BYTES: Final = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -108,17 +115,18 @@ class LLMClient(ServiceClient[LLMInfo]):
 
     @property
     def _stub(self) -> llm_pb2_grpc.LLMServiceStub:
-        return llm_pb2_grpc.LLMServiceStub(self.connection.channel)
+        return llm_pb2_grpc.LLMServiceStub(RawReplies(self.connection.channel))
 
     async def fetch_info(self) -> LLMInfo:
-        reply = await self.call(self._stub.GetModelInfo, llm_pb2.GetLLMInfoRequest(), INFO_TIMEOUT_S)
+        request, kind = llm_pb2.GetLLMInfoRequest(), llm_pb2.GetLLMInfoResponse
+        reply = await self.call(self._stub.GetModelInfo, request, kind, INFO_TIMEOUT_S)
         return LLMInfo(
             fingerprint=reply.fingerprint,
             fingerprints=(reply.fingerprint, reply.settings_fingerprint, reply.engine),
             max_model_len=reply.max_model_len,
             image_token_id=reply.image_token_id,
             video_token_id=reply.video_token_id if reply.HasField("video_token_id") else None,
-            pruners=tuple(PrunerInfo.of(pruner) for pruner in reply.llm_pruner_infos),
+            pruners=tuple(PrunerInfo.of(pruner, self.name) for pruner in reply.llm_pruner_infos),
             wire_basis=reply.wire_basis,
         )
 
@@ -139,7 +147,7 @@ class LLMClient(ServiceClient[LLMInfo]):
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata())
         done = None
         try:
-            async for event in call:
+            async for event in self._events(call, sampling.max_tokens):
                 if event.HasField("delta"):
                     yield event.delta.text
                 elif event.HasField("done"):
@@ -158,6 +166,15 @@ class LLMClient(ServiceClient[LLMInfo]):
             tuple(done.visual_tokens_by_layer),
         )
 
+    async def _events(self, call: AsyncIterable[bytes], max_tokens: int) -> AsyncIterator[llm_pb2.GenerateResponse]:
+        """What a stream says, as long as `max_tokens` tokens can have said it."""
+        events, room = max_tokens + _MORE_EVENTS, max_tokens * _MAX_TOKEN_BYTES + _MAX_END_BYTES
+        async for data in call:
+            events, room = events - 1, room - len(data)
+            if events < 0 or room < 0:
+                raise InternalError("the LLM service answered with more than was asked for")
+            yield await self.read(llm_pb2.GenerateResponse, data)
+
     async def cross_attention(
         self, input_ids: Sequence[int], encoded: Encoded, layer: int | None, timeout_s: float
     ) -> list[float]:
@@ -172,7 +189,7 @@ class LLMClient(ServiceClient[LLMInfo]):
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata())
         attention: list[float] = []
         try:
-            async for event in call:
+            async for event in self._events(call, max_tokens=1):
                 attention.extend(event.done.cross_attention)
         except grpc.aio.AioRpcError as error:
             raise self.error(error) from error

@@ -10,7 +10,7 @@ import torch
 
 from fovea.errors import InternalError, ServiceError
 from fovea.telemetry import FAILURES
-from llm_service.engines.failures import beyond_numbers, defect, fail
+from llm_service.engines.failures import beyond_numbers, defect, fail, why
 from llm_service.engines.row import Row
 from llm_service.sampling import sample
 
@@ -51,21 +51,50 @@ class Batch(Generic[X]):
         return len(self._rows)
 
     def prefill(self, newcomers: Sequence[Row]) -> None:
-        """Takes rows in and gives them their first token. Should their prompts fail, those who decode already go on."""
+        """Takes rows in and gives them their first token.
+
+        A prompt that fails fails alone: neither those who came with it nor those who decode already hear of it.
+        """
         for row in newcomers:
             row.admit()
-        try:
-            logits = self._runner.prefill([self._prepare(row) for row in newcomers])
-        except Exception:
-            log.exception("prefill of %d rows failed", len(newcomers))
-            fail(newcomers, defect())
+        prepared = [(row, inputs) for row in newcomers if (inputs := self._prepared(row)) is not None]
+        if not prepared or (error := self._take_in(prepared)) is None:
             return
-        self._rows += newcomers
-        for row, row_logits in zip(newcomers, logits, strict=True):
+        # Outside of any `except`, whose frames would keep the tensors of the attempt alive.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(prepared) == 1:
+            fail([prepared[0][0]], error)
+            return
+        FAILURES.labels("prefill_apart").inc()
+        for one in prepared:
+            if (error := self._take_in([one])) is not None:
+                fail([one[0]], error)
+
+    def _prepared(self, row: Row) -> X | None:
+        """What the runner prefills of a row; None for one that has failed."""
+        try:
+            return self._prepare(row)
+        except Exception as error:
+            log.exception("prefill of 1 rows failed")
+            fail([row], why(error))
+            return None
+
+    def _take_in(self, prepared: Sequence[tuple[Row, X]]) -> ServiceError | None:
+        """Prefills rows together and gives them their first token; what failed, if their prefill did."""
+        rows = [row for row, _ in prepared]
+        try:
+            logits = self._runner.prefill([inputs for _, inputs in prepared])
+        except Exception as error:
+            log.exception("prefill of %d rows failed", len(prepared))
+            return why(error)
+        self._rows += rows
+        for row, row_logits in zip(rows, logits, strict=True):
             if row.request.first_token_logprobs:
                 row.first_token_logprobs = torch.log_softmax(row_logits, dim=-1).tolist()
-        _accept(newcomers, logits)
+        _accept(rows, logits)
         self.drop_departed()
+        return None
 
     def decode(self) -> None:
         """Gives every row its next token."""
@@ -102,10 +131,12 @@ def _accept(rows: Sequence[Row], logits: torch.Tensor) -> None:
         sampling = row.request.sampling
         if not finite[i]:
             fail([row], _not_finite(row))
-        elif sampling.temperature == 0:
-            row.accept(largest[i])
-        else:
-            row.accept(sample(logits[i], sampling, row.generator))
+            continue
+        try:
+            row.accept(largest[i] if sampling.temperature == 0 else sample(logits[i], sampling, row.generator))
+        except Exception as error:
+            log.exception("the next token of a row failed")
+            fail([row], why(error))
 
 
 def _not_finite(row: Row) -> ServiceError:

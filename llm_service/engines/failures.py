@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from fovea.errors import InternalError, InvalidRequest, ServiceError, Unavailable
+import torch
+
+from fovea.errors import InternalError, InvalidRequest, Overloaded, ServiceError, Unavailable
 from llm_service.engines.row import Row
 
-__all__ = ["RETRY_AFTER_S", "beyond_numbers", "defect", "fail", "unavailable"]
+__all__ = ["RETRY_AFTER_S", "beyond_numbers", "defect", "fail", "unavailable", "why"]
 
 RETRY_AFTER_S: Final = 1.0
 
@@ -30,6 +32,16 @@ def beyond_numbers() -> InvalidRequest:
 def defect() -> InternalError:
     """Something that should not happen."""
     return InternalError("the model failed on this request; the log of the LLM service tells why")
+
+
+def why(error: Exception) -> ServiceError:
+    """What a row hears of an exception that it met."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return Overloaded(
+            "the LLM service has no memory left for this request; try again shortly, or with fewer tokens",
+            retry_after_s=RETRY_AFTER_S,
+        )
+    return defect()
 
 
 def fail(rows: Iterable[Row], error: ServiceError) -> None:

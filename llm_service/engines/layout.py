@@ -41,21 +41,22 @@ def visual_layout(prompt: Prompt, visual_token_ids: Sequence[int], device: torch
     picture: list[IntArray] = []
     row: list[IntArray] = []
     column: list[IntArray] = []
-    grids: list[tuple[int, int]] = []
+    grids: list[tuple[int, int]] = []  # of the frames that have a token, whatever the number of all
     spliced = 0  # how much longer the pictures so far have made the prompt
     for place, tokens in zip(prompt.placeholders(visual_token_ids), prompt.visual_tokens, strict=True):
-        frames, rows, columns = tokens.grid
+        _, rows, columns = tokens.grid
         is_patch = _is_patch(tokens)
         index = np.arange(len(tokens.positions))
         # searchsorted: ends of lines in front of each row.
         places.append((place + spliced + index + np.searchsorted(tokens.newline_after, index))[is_patch])
         positions = tokens.positions[is_patch]
         patch = positions % (rows * columns)
-        picture.append(len(grids) + positions // (rows * columns))
+        frames, frame_of = np.unique(positions // (rows * columns), return_inverse=True)
+        picture.append(len(grids) + frame_of)
         row.append(patch // columns)
         column.append(patch % columns)
         spliced += tokens.num_tokens - 1
-        grids += [(rows, columns)] * frames
+        grids += [(rows, columns)] * len(frames)
     count = num_prunable(prompt, visual_token_ids)
 
     def joined(parts: list[IntArray]) -> torch.Tensor:

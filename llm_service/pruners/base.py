@@ -63,10 +63,10 @@ class VisualLayout:
     Attributes:
         places: [N] int64, ascending places in the sequence. The last place of a prompt is never among them: its hidden
             state makes the first answer token, so it cannot be pruned.
-        picture: [N] int64, index of the picture.
+        picture: [N] int64, index of the picture in `grids`.
         row: [N] int64, row in that picture's patch grid.
         column: [N] int64, column in it.
-        grids: (rows, columns) of each picture.
+        grids: (rows, columns) of each picture that has a token.
     """
 
     places: Tensor

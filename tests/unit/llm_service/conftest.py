@@ -190,15 +190,19 @@ class Client:
 
 
 @pytest.fixture
-def serving() -> Callable[[ServedModel], Any]:
+def serving() -> Callable[..., Any]:
     """An in-process gRPC server around a loaded model, its engine started."""
 
     @contextlib.asynccontextmanager
-    async def run(model: ServedModel) -> AsyncIterator[Client]:
-        servicer = LLMServicer(max_timeout_s=60)
+    async def run(model: ServedModel, **options: Any) -> AsyncIterator[Client]:
         server = GrpcServer(
-            "127.0.0.1:0", services=["fovea.v1.LLMService"], max_message_bytes=2**26, max_concurrent_rpcs=64
+            "127.0.0.1:0",
+            services=["fovea.v1.LLMService"],
+            max_message_bytes=2**26,
+            max_concurrent_rpcs=64,
+            **options,
         )
+        servicer = LLMServicer(max_timeout_s=60, in_flight=server.in_flight)
         llm_pb2_grpc.add_LLMServiceServicer_to_server(servicer, server.grpc)
         servicer.serve(model)
         await server.start()

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from prometheus_client import REGISTRY
 
 from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, Overloaded, Unavailable
@@ -191,6 +192,68 @@ async def test_a_prompt_that_the_model_cannot_take_fails_alone(loaded, caplog):
     with pytest.raises(InternalError, match="the log of the LLM service tells why"):
         await anext(bad)
     assert "prefill of 1 rows failed" in caplog.text
+    assert (await read(good))[0] == expected[0]
+
+
+POISON = 99
+
+
+def poison(engine, error):
+    """A model that fails in a forward with a prompt that holds the token POISON, whoever else is in it."""
+    embeddings, forward = engine._model.causal_lm.get_input_embeddings(), engine._model.causal_lm.forward
+    poisoned = embeddings.weight[POISON]
+
+    def forward_or_fail(*args, inputs_embeds=None, **options):
+        if inputs_embeds is not None and (inputs_embeds == poisoned).all(dim=-1).any():
+            raise error("no check foresaw this")
+        return forward(*args, inputs_embeds=inputs_embeds, **options)
+
+    engine._model.causal_lm.forward = forward_or_fail
+
+
+@pytest.mark.parametrize(
+    ("error", "heard"), [(RuntimeError, InternalError), (torch.OutOfMemoryError, Overloaded), (MemoryError, Overloaded)]
+)
+async def test_who_comes_with_a_prompt_that_fails_is_answered(loaded, error, heard):
+    """Neither those of the same prefill nor those who decode already are harmed."""
+    expected = [await alone(loaded, mixed(i)) for i in range(3)]
+    engine = loaded().engine
+    poison(engine, error)
+    before = failures("prefill_apart")
+    decoding = engine.submit(mixed(0))
+    engine.step()
+    first, bad, last = (engine.submit(one) for one in (mixed(1), request(BOS, POISON), mixed(2)))
+    run_dry(engine)
+    with pytest.raises(heard):
+        await anext(bad)
+    for generation, (text, done) in zip((decoding, first, last), expected, strict=True):
+        answer = await read(generation)
+        assert answer[0] == text
+        assert answer[1].token_ids == done.token_ids
+    assert failures("prefill_apart") == before + 1
+
+
+async def test_a_prompt_that_cannot_be_embedded_costs_the_others_nothing(loaded):
+    expected = await alone(loaded, mixed(1))
+    engine = loaded().engine
+    before = failures("prefill_apart")
+    bad = engine.submit(request(BOS, IMAGE, features=np.ones((2, 7), np.float32)))
+    good = engine.submit(mixed(1))
+    run_dry(engine)
+    with pytest.raises(InternalError):
+        await anext(bad)
+    assert (await read(good))[0] == expected[0]
+    assert failures("prefill_apart") == before  # one prefill, of those who were left
+
+
+async def test_a_token_that_cannot_be_taken_fails_its_row_alone(loaded, monkeypatch):
+    expected = await alone(loaded, mixed(0))
+    engine = loaded().engine
+    good, bad = engine.submit(mixed(0)), engine.submit(mixed(1))
+    monkeypatch.setattr(bad, "accept", lambda token_id: 1 / 0)
+    run_dry(engine)
+    with pytest.raises(InternalError):
+        await anext(bad)
     assert (await read(good))[0] == expected[0]
 
 

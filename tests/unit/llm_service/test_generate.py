@@ -20,6 +20,7 @@ from fovea.errors import (
     Unavailable,
     from_rpc_error,
 )
+from fovea.in_flight import BytesInFlight
 from fovea.v1 import llm_pb2, tensor_pb2
 
 BOS, IMAGE, EOS = 1, 4, 2
@@ -144,6 +145,17 @@ async def test_hostile_requests_are_refused_and_the_next_is_answered(loaded, ser
             setattr(message.features, name, value)
         return message
 
+    def pruned(budget, **params):
+        request = generate((BOS, IMAGE, 60), [picture(fingerprint)])
+        request.llm_pruner.CopyFrom(llm_pb2.LlmPruner(name="adaptprune", **budget))
+        request.llm_pruner.params.update(params)
+        return request
+
+    def observed(layer):
+        request = generate((BOS, IMAGE, 60), [picture(fingerprint)])
+        request.cross_attention.layer = layer
+        return request
+
     nan = np.full((5, 32), np.nan, "<f4").tobytes()
     huge = picture(fingerprint)
     huge.features.shape[:] = [2**31, 32]
@@ -168,7 +180,20 @@ async def test_hostile_requests_are_refused_and_the_next_is_answered(loaded, ser
         (generate(max_tokens=0), InvalidRequest),
         (generate(max_tokens=2049), InvalidRequest),
         (generate(temperature=float("nan")), InvalidRequest),
+        (generate(temperature=float("inf")), InvalidRequest),
+        (generate(temperature=-1.0), InvalidRequest),
+        (generate(top_p=float("nan")), InvalidRequest),
+        (generate(top_p=-0.5), InvalidRequest),
         (generate(stop=[""]), InvalidRequest),
+        (generate(stop=["x" * 257]), InvalidRequest),
+        (generate(stop=["x"] * 9), InvalidRequest),
+        (generate((2**32 - 1,)), InvalidRequest),
+        (pruned({"keep_ratio": float("nan")}), InvalidRequest),
+        (pruned({"keep_tokens": 0}), InvalidRequest),
+        (pruned({"keep_tokens": 2}, radius=float("nan")), InvalidRequest),
+        (pruned({"keep_tokens": 2}, radius=float("inf")), InvalidRequest),
+        (pruned({"keep_tokens": 2}, radius=-1), InvalidRequest),
+        (observed(2**32 - 1), InvalidRequest),
     ]
     async with serving(model) as client:
         expected = (await client.ask(generate((BOS, IMAGE), [tokens()], max_tokens=5))).text
@@ -177,6 +202,23 @@ async def test_hostile_requests_are_refused_and_the_next_is_answered(loaded, ser
             assert type(error) is kind
             assert error.param
             assert (await client.ask(generate((BOS, IMAGE), [tokens()], max_tokens=5))).text == expected
+
+
+async def test_visual_tokens_count_against_the_memory_of_the_calls_under_way(loaded, serving, picture):
+    """A few bytes may say that they are many: what they are read into is counted before they are read."""
+    model = loaded(max_batch_size=2, max_batch_delay_ms=60_000)
+    asked = generate((BOS, IMAGE), [picture(model.limits.fingerprint, rows=12)], max_tokens=2)
+    message, features = 2 * asked.ByteSize(), 12 * 32 * 4
+    async with serving(model, max_bytes_in_flight=2 * message + features + features // 2) as client:
+        first = asyncio.create_task(client.ask(asked))
+        while not model.engine.num_waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        error = await error_of(client, asked)  # its message has room, its visual tokens have none
+        assert isinstance(error, Overloaded)
+        assert error.retry_after_s == 1
+        for one in (first, client.ask(asked)):  # the second once the first has made room
+            answers = await asyncio.gather(one, client.ask(generate(max_tokens=2)))
+            assert [answer.done.completion_tokens for answer in answers] == [2, 2]
 
 
 async def test_a_prompt_beyond_the_context_says_by_how_much(loaded, serving):
@@ -205,7 +247,7 @@ async def test_the_model_describes_itself(loaded, serving, checkpoint):
 async def test_a_service_without_a_model_yet_says_so():
     from llm_service.servicer import LLMServicer
 
-    servicer = LLMServicer(max_timeout_s=1)
+    servicer = LLMServicer(max_timeout_s=1, in_flight=BytesInFlight(2**20))
     with pytest.raises(Unavailable, match="still loading"):
         await anext(servicer.Generate(generate(), None))
     with pytest.raises(Unavailable, match="still loading"):

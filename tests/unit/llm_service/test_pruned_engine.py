@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -301,6 +302,22 @@ def test_coordinates_come_from_the_patches_and_not_from_the_order():
     assert layout.column.tolist() == [0, 1, 1, 7, 1, 0, 1]
     assert layout.grids == ((8, 8), (2, 2), (2, 2))
     assert num_prunable(prompt, [IMAGE]) == len(layout) == 7
+
+
+def test_frames_without_a_token_take_no_place():
+    """Work and memory go with the tokens, not with the grid that they say they are from."""
+    video = VisualTokens(np.zeros((4, 32), np.float32), np.array([12, 15, 4000, 4001]), (2**30, 2, 2))
+    after = VisualTokens(np.zeros((1, 32), np.float32), np.array([5]), (1, 3, 3))
+    prompt = Prompt(np.array([BOS, IMAGE, IMAGE, 60]), (video, after))
+    tracemalloc.start()
+    layout = visual_layout(prompt, [IMAGE], torch.device("cpu"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+    assert layout.picture.tolist() == [0, 0, 1, 1, 2]
+    assert layout.grids == ((2, 2), (2, 2), (3, 3))
+    assert layout.row.tolist() == [0, 1, 0, 0, 1]
+    assert layout.column.tolist() == [0, 1, 0, 1, 2]
 
 
 def test_ends_of_lines_and_rows_without_a_patch_are_not_pruned():

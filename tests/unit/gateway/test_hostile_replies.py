@@ -1,0 +1,178 @@
+"""A service that is broken, or is not what it says, costs the gateway one error and nothing else."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import repeat
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from fovea.channel import message_options
+from fovea.errors import InternalError
+from fovea.tensors import to_message
+from fovea.v1 import encoder_pb2, llm_pb2, pruner_pb2, tensor_pb2
+from gateway.clients.encoder import EncodeCall, Encoded, EncoderClient
+from gateway.clients.llm import LLMClient, Sampling
+from tests.unit.gateway.conftest import png
+
+CALL = EncodeCall([png()], [1, 2], "desap", {}, 3, None, "float16", False)
+EXPLAINED = EncodeCall([png()], [1, 2], "desap", {}, 3, None, "float16", True)
+MESSAGE_BYTES = 2**26
+TIMEOUT_S = 60.0
+
+
+class Liar:
+    """A server whose methods answer with the bytes that it is told."""
+
+    def __init__(self) -> None:
+        self.replies: Callable[[], Iterator[bytes]] = lambda: iter(())
+        self.server = grpc.aio.server(options=message_options(MESSAGE_BYTES))
+        once, often = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        methods = {
+            "EncoderService": {"Encode": once(self._once), "GetModelInfo": once(self._once)},
+            "LLMService": {"Generate": often(self._often), "GetModelInfo": once(self._once)},
+        }
+        self.server.add_generic_rpc_handlers(
+            tuple(grpc.method_handlers_generic_handler(f"fovea.v1.{name}", some) for name, some in methods.items())
+        )
+        self.target = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+
+    async def _once(self, request: bytes, context: Any) -> bytes:
+        return next(self.replies())
+
+    async def _often(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        for reply in self.replies():
+            yield reply
+
+
+@pytest.fixture
+async def liar() -> AsyncIterator[Liar]:
+    liar = Liar()
+    await liar.server.start()
+    yield liar
+    await liar.server.stop(0)
+
+
+@pytest.fixture
+async def encoder(liar: Liar) -> AsyncIterator[EncoderClient]:
+    client = EncoderClient(liar.target, max_message_bytes=MESSAGE_BYTES)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def llm(liar: Liar) -> AsyncIterator[LLMClient]:
+    client = LLMClient(liar.target, max_message_bytes=MESSAGE_BYTES)
+    yield client
+    await client.close()
+
+
+async def generate(llm: LLMClient, max_tokens: int = 4) -> list[Any]:
+    encoded = Encoded(encoder_pb2.EncodeResponse(visual_tokens=[tensor_pb2.VisualTokens(positions=[0])]))
+    return [event async for event in llm.generate([1], encoded, Sampling(max_tokens, 0, 1, None, []), TIMEOUT_S)]
+
+
+NOISE = [b"\xff\xff\xff", b"\x0a\x00" * 5_000_000, b"\x78\x01" * 5_000_000, b"\x12\x02\xff\xfe"]
+IDS = ["noise", "tiny elements", "unknown fields", "cut"]
+
+
+@pytest.mark.parametrize("reply", NOISE, ids=IDS)
+async def test_what_is_no_reply_is_a_defect_of_the_service(
+    liar: Liar, encoder: EncoderClient, llm: LLMClient, reply: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    liar.replies = lambda: iter([reply])
+    for asked in (encoder.encode(CALL, TIMEOUT_S), encoder.info(), llm.info(), generate(llm)):
+        caplog.clear()
+        tracemalloc.start()
+        with pytest.raises(InternalError, match="service answered with"):
+            await asked
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 3 * len(reply) + 2**20  # on its way through gRPC
+        assert len(caplog.records) <= 1
+        assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize("delta", ["", "x", "x" * 100_000])
+async def test_an_answer_that_never_ends_is_ended(liar: Liar, llm: LLMClient, delta: str) -> None:
+    message = llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=delta)) if delta else llm_pb2.GenerateResponse()
+    liar.replies = lambda: repeat(message.SerializeToString())
+    with pytest.raises(InternalError, match="more than was asked for"):
+        await generate(llm)
+
+
+def reply(explained: bool = True, **changes: Any) -> encoder_pb2.EncodeResponse:
+    """A sound reply about a picture of 2 x 3 patches, with fields of its VisualTokens or Explanation changed."""
+    message = encoder_pb2.EncodeResponse(pruner="desap", num_tokens_total=[6])
+    message.visual_tokens.add(
+        features=to_message(np.ones((3, 8), np.float32), tensor_pb2.DTYPE_FLOAT16),
+        positions=[0, 1, 2],
+        grid=tensor_pb2.Grid(frames=1, rows=2, columns=3),
+    )
+    message.explanations.add(task_map=[0.5] * 6, merged_into=[0, 1, 2, 0, -1, -1])
+    for name, value in changes.items():
+        part = (
+            message.explanations[0] if name in ("task_map", "saliency_map", "merged_into") else message.visual_tokens[0]
+        )
+        if name == "grid":
+            part.grid.CopyFrom(value)
+        else:
+            getattr(part, name)[:] = value
+    return message
+
+
+def grid(*sides: int) -> tensor_pb2.Grid:
+    return tensor_pb2.Grid(frames=sides[0], rows=sides[1], columns=sides[2])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"grid": grid(1, 2, 0)},
+        {"grid": grid(1, 2**32 - 1, 2**32 - 1)},
+        {"grid": grid(2**20, 1, 2)},
+        {"positions": [0, 1, 6]},
+        {"positions": [0, 1]},
+        {"task_map": [0.5] * 5},
+        {"task_map": [float("nan")] * 6},
+        {"saliency_map": [0.5] * 600},
+        {"merged_into": [3] * 6},
+        {"merged_into": [-2] * 6},
+    ],
+    ids=str,
+)
+async def test_visual_tokens_that_cannot_be_are_refused(
+    liar: Liar, encoder: EncoderClient, changes: dict[str, Any]
+) -> None:
+    liar.replies = lambda: iter([reply().SerializeToString()])
+    assert (await encoder.encode(EXPLAINED, TIMEOUT_S)).num_tokens_kept == 3
+    assert Encoded.from_bytes(reply().SerializeToString(), EXPLAINED) is not None
+    liar.replies = lambda: iter([reply(**changes).SerializeToString()])
+    with pytest.raises(InternalError, match="without visual tokens for each picture"):
+        await encoder.encode(EXPLAINED, TIMEOUT_S)
+    assert Encoded.from_bytes(reply(**changes).SerializeToString(), EXPLAINED) is None
+
+
+async def test_a_parameter_whose_default_is_not_of_its_type_is_a_defect(
+    liar: Liar, encoder: EncoderClient, llm: LLMClient
+) -> None:
+    for kind, value in (("integer", float("inf")), ("number", float("nan")), ("integer", "x"), ("number", [1])):
+        parameter = pruner_pb2.PrunerParameter(name="beta", type=kind)
+        if isinstance(value, str):
+            parameter.default.string_value = value
+        elif isinstance(value, list):
+            parameter.default.list_value.extend(value)
+        else:
+            parameter.default.number_value = value
+        info = pruner_pb2.PrunerInfo(name="desap", parameters=[parameter])
+        liar.replies = lambda info=info: iter([encoder_pb2.GetEncoderInfoResponse(pruners=[info]).SerializeToString()])
+        with pytest.raises(InternalError, match="default is not of its type"):
+            await encoder.info()
+        liar.replies = lambda info=info: iter([llm_pb2.GetLLMInfoResponse(llm_pruner_infos=[info]).SerializeToString()])
+        with pytest.raises(InternalError, match="default is not of its type"):
+            await llm.info()
