@@ -1,0 +1,7 @@
+"""`python -m fovea.cli`."""
+
+import sys
+
+from fovea.cli.program import main
+
+sys.exit(main())
