@@ -47,11 +47,17 @@ def printing() -> Iterator[None]:
 def _tolerate(stream: TextIO | None) -> None:
     """Letters that the terminal's encoding lacks become question marks instead of an error."""
     reconfigure = getattr(stream, "reconfigure", None)
-    if stream is not None and reconfigure is not None and stream.errors == "strict":
+    if stream is None or reconfigure is None or stream.errors == "backslashreplace":
+        return
+    # Python's own answer to a locale without an encoding: bytes of file names pass, other letters do not.
+    if stream.errors == "strict" or not _is_utf8(stream):
         reconfigure(errors="replace")
+
+
+def _is_utf8(stream: TextIO | None) -> bool:
+    return (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
 
 def write_json(value: Any) -> None:
     """An object, indented; with escapes where the terminal's encoding is not UTF-8."""
-    unicode = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(value, indent=2, ensure_ascii=not unicode))
+    print(json.dumps(value, indent=2, ensure_ascii=not _is_utf8(sys.stdout)))

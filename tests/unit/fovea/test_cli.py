@@ -435,14 +435,20 @@ def fovea(*words: str, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "fovea.cli", *words], text=True, encoding="utf-8", **pipes)
 
 
-@pytest.mark.parametrize("streamed", [True, False])
-def test_a_terminal_without_emoji_shows_question_marks(gateway: PlainGateway, image: str, streamed: bool) -> None:
+ASCII = {"PYTHONIOENCODING": "ascii"}
+NO_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+
+
+@pytest.mark.parametrize(("streamed", "terminal"), [(True, ASCII), (False, ASCII), (False, NO_LOCALE)])
+def test_a_terminal_without_emoji_shows_question_marks(
+    gateway: PlainGateway, image: str, streamed: bool, terminal: dict[str, str]
+) -> None:
     gateway.answers({"answer": "a \N{ROCKET} moon"})
     if streamed:
         gateway.content_type = "text/event-stream"
         gateway.reply = event("token", {"text": "a \N{ROCKET} moon"}) + event("done", {"answer": ""})
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    with fovea("ask", image, "wha\u00e9?", "--url", gateway.url, *["--stream"] * streamed, env=environment) as process:
+    environment = {**os.environ, **terminal}
+    with fovea("ask", image, "what?", "--url", gateway.url, *["--stream"] * streamed, env=environment) as process:
         out, error = process.communicate(timeout=60)
     assert (out, error, process.returncode) == ("a ? moon\n", "", 0)
 
