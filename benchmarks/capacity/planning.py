@@ -114,7 +114,9 @@ def _variants(planner: Planner, options: argparse.Namespace) -> list[dict[str, A
     workload = planner.workload
     others = {
         "as above": planner,
-        "bursts: three times the rate in a tenth of the time": replace(planner, burst_factor=3.0, window_s=2 * planner.window_s),
+        "bursts: three times the rate in a tenth of the time": replace(
+            planner, burst_factor=3.0, window_s=2 * planner.window_s
+        ),
         "a third of the visual tokens cached": replace(planner, workload=replace(workload, visual_token_hits=1 / 3)),
         "a third of the answers cached": replace(planner, workload=replace(workload, answer_hits=1 / 3)),
     }
