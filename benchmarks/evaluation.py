@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser, **smoke: Any) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the evaluation pictures (default: %(default)s)")
     parser.add_argument("--scenes", type=_positive, default=500, help="pictures a split (default: %(default)s)")
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
-    add_output(parser, scenes=2, splits=["easy"], **smoke)
+    add_output(parser, scenes=1, splits=["easy"], **smoke)
 
 
 def shipped_system() -> System:

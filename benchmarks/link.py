@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
         concurrency=1,
         cut_s=1.0,
         transfer_mbit_s=100.0,
-        transfer_dtypes=list(TRANSFER_DTYPES),
+        transfer_dtypes=["int8", "entropy"],
         transfers=1,
         parts=list(_PARTS),
     )

@@ -331,7 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.split_exactness", description=__doc__)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--cases", type=int, metavar="N", help="the first so many of each family (default: all)")
-    add_output(parser, families=["llava"], cases=2)
+    add_output(parser, families=["llava"], cases=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:

@@ -244,7 +244,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", default="wire", help="of the result files (default: %(default)s)")
     add_output(
         parser,
-        scenes=2,
+        scenes=1,
         splits=["easy"],
         keep=[Fraction(1, 9)],
         dtypes=["float32", "entropy"],
