@@ -68,7 +68,7 @@ demo: $(STAMP)  ## start the three services on the shipped model, ask real quest
 up: $(STAMP)  ## the three services in the foreground; Ctrl-C stops them (LISTEN=127.0.0.1:8000)
 	@exec $(BIN)/fovea up --listen $(LISTEN)
 
-bench: $(STAMP)  ## accuracy by pruner and budget (hours on two cores; see benchmarks/README.md)
-	$(BIN)/python -m benchmarks.accuracy
+bench: $(STAMP)  ## accuracy by pruner and budget (hours on two cores; OUT=DIR writes it; see benchmarks/README.md)
+	$(BIN)/python -m benchmarks.accuracy $(if $(OUT),--out $(OUT))
 
 ci: lint types imports proto-check test  ## what CI runs

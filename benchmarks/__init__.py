@@ -1,1 +1,1 @@
-"""One script per table: `python -m benchmarks.<name>`. Results, with machine, versions and commit, in `results/`."""
+"""One script per table: `python -m benchmarks.<name>`. The results of this repository are in `results/`."""

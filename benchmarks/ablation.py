@@ -12,15 +12,16 @@ All rows answer the same fresh questions, so differences are paired; intervals (
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any, Final
 
 from benchmarks import ablation_report, published
 from benchmarks.evaluation import Evaluation, add_options, shipped_system
+from benchmarks.output import publish
 from benchmarks.provenance import provenance
 from benchmarks.report import plot_pruners
 from benchmarks.system import Method
@@ -148,7 +149,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help=f"of the sweep, desap always among them (default: {' '.join(SWEEP_PRUNERS)})",
     )
-    add_options(parser)
+    add_options(parser, budgets=[Fraction(1, 9)], pruners=["random"])
     return parser.parse_args(argv)
 
 
@@ -160,10 +161,9 @@ def _share(text: str) -> Fraction:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the tables and writes the files of each ablation."""
+    """Measures; prints the tables of each ablation, and writes them where --out says."""
     args = _arguments(argv)
     facts = provenance("benchmarks.ablation")
-    args.out.mkdir(parents=True, exist_ok=True)
     system = shipped_system()
     try:
         evaluations = [Evaluation(system, split, seed=args.seed, num_scenes=args.scenes) for split in args.splits]
@@ -176,17 +176,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                     rows = _table_rows(evaluation, ABLATIONS[name], args.budget)
                 splits[evaluation.split] = evaluation.summary(rows)
             result = {"provenance": facts, "seed": args.seed, "ablation": name, "splits": splits}
-            path = args.out / f"ablation_{name}"
+            plot = None
             if name == SWEEP:
                 text = ablation_report.sweep_markdown(result)
-                plot_pruners(result, path.with_suffix(".png"))
+                plot = partial(plot_pruners, result)
             else:
                 ablation = ABLATIONS[name]
                 result |= {"budget": str(args.budget), "default": ablation.default}
                 text = ablation_report.markdown(result, title=ablation.title, note=ablation.note)
-            path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            path.with_suffix(".md").write_text(text, encoding="utf-8")
-            print(text)
+            publish(args.out, f"ablation_{name}", result, text, plot)
     finally:
         system.close()
     return 0

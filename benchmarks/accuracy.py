@@ -8,16 +8,17 @@ language model) into --out.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import accuracy_llm, accuracy_llm_report, accuracy_report
 from benchmarks.evaluation import Evaluation, add_options, shipped_system
+from benchmarks.output import publish
 from benchmarks.provenance import provenance
 from benchmarks.report import plot_pruners
 from benchmarks.system import Method
@@ -79,7 +80,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="shares of the visual tokens kept, such as 1/9 (default: 1/18 1/9 2/9 1/3; averages over the layers of the"
         " language model: 1/9 2/9 1/3 1/2)",
     )
-    add_options(parser)
+    smoke_budgets = [Fraction(1, 2)]  # in reach of every pruner inside the language model
+    add_options(parser, pruners=["desap"], llm_pruners=["fastv"], budgets=smoke_budgets)
     args = parser.parse_args(argv)
     if not all(0 < budget <= 1 for budget in args.budgets or ()):
         parser.error("--budgets: a share is above 0 and at most 1")
@@ -87,22 +89,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the tables and writes three files a side."""
+    """Measures; prints the tables, and writes three files a side where --out says."""
     args = _arguments(argv)
     facts = provenance("benchmarks.accuracy")
-    args.out.mkdir(parents=True, exist_ok=True)
     system = shipped_system()
     try:
         evaluations = [Evaluation(system, split, seed=args.seed, num_scenes=args.scenes) for split in args.splits]
         for side in (SIDES[name] for name in args.sides):
             splits = {one.split: one.summary(side.rows(one, args)) for one in evaluations}
             result = {"provenance": facts, "seed": args.seed, "splits": splits}
-            text = side.markdown(result)
-            path = args.out / side.file
-            path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            path.with_suffix(".md").write_text(text, encoding="utf-8")
-            side.plot(result, path.with_suffix(".png"))
-            print(text)
+            publish(args.out, side.file, result, side.markdown(result), partial(side.plot, result))
     finally:
         system.close()
     return 0

@@ -7,7 +7,6 @@ pictures. Prints the verdict, and writes `better_than_desap.json` and `better_th
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -18,6 +17,7 @@ import numpy as np
 from benchmarks.better_report import markdown
 from benchmarks.evaluation import SPLITS, Evaluation, Split, add_options, shipped_system
 from benchmarks.intervals import Floats, clustered_mean, clustered_ratio
+from benchmarks.output import publish
 from benchmarks.provenance import provenance
 from benchmarks.system import Method, System
 from encoder_service.pruners import PRUNERS
@@ -74,7 +74,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="SHARE",
         help="shares of the visual tokens kept (default: 1/18 1/9 2/9 1/3)",
     )
-    add_options(parser)
+    add_options(parser, budgets=[Fraction(1, 9)])
     parser.set_defaults(seed=2, scenes=540, splits=list(reversed(SPLITS)))
     args = parser.parse_args(argv)
     if not all(0 < budget <= 1 for budget in args.budgets):
@@ -83,7 +83,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the Markdown tables and writes the two files."""
+    """Measures; prints the tables, and writes them where --out says."""
     args = _arguments(argv)
     system = shipped_system()
     try:
@@ -97,11 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "seed": args.seed,
         "splits": splits,
     }
-    text = markdown(result)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "better_than_desap.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (args.out / "better_than_desap.md").write_text(text, encoding="utf-8")
-    print(text)
+    publish(args.out, "better_than_desap", result, markdown(result))
     return 0
 
 

@@ -18,13 +18,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from benchmarks import engine_model
-from benchmarks.engine_report import markdown, plot, summary
+from benchmarks.engine_report import ENGINES, markdown, plot, summary
+from benchmarks.output import add_output, publish
 from benchmarks.provenance import provenance
 from llm_service.engines.base import Done, Engine, GenerationRequest
 from llm_service.prompts import Prompt, VisualTokens
@@ -33,8 +35,6 @@ from llm_service.settings import LLMSettings
 from llm_service.startup import load
 
 __all__ = ["main"]
-
-ENGINES: Final = ("transformers", "vllm")
 
 # Clients, and how many requests they send together in one measurement.
 _REQUESTS: Final = {1: 3, 4: 8, 16: 32, 64: 64}
@@ -103,36 +103,40 @@ async def _measure(engine: Engine, requests: list[GenerationRequest], clients: i
     }
 
 
-async def _run(engine: Engine, image_token_id: int, repeats: int, seed: int) -> list[dict[str, Any]]:
+async def _run(
+    engine: Engine, image_token_id: int, repeats: int, seed: int, clients_at_once: Sequence[int]
+) -> list[dict[str, Any]]:
     random = np.random.default_rng(seed)
     runs = []
+    warm_up = min(16, max(clients_at_once))
     for kept in _BUDGETS:  # not counted: memory is allocated, kernels are chosen
-        await _measure(engine, _requests(16, kept, image_token_id, random), 16)
+        await _measure(engine, _requests(warm_up, kept, image_token_id, random), warm_up)
     for repeat in range(repeats):
-        for clients, count in _REQUESTS.items():
+        for clients in clients_at_once:
             for kept in _BUDGETS if repeat % 2 else reversed(_BUDGETS):
-                measured = await _measure(engine, _requests(count, kept, image_token_id, random), clients)
+                measured = await _measure(engine, _requests(_REQUESTS[clients], kept, image_token_id, random), clients)
                 runs.append({"kept": kept, "clients": clients, "repeat": repeat, **measured})
                 print(f"{clients} clients, {kept} tokens: {measured['seconds']:.2f} s", file=sys.stderr)
     return runs
 
 
-def _child(engine: str, checkpoint: str, repeats: int, seed: int) -> None:
+def _child(engine: str, checkpoint: str, args: argparse.Namespace) -> None:
     """Loads one engine, measures, and writes the runs to the last line of stdout."""
     served = load(_settings(engine, checkpoint))
     served.engine.start()
     try:
-        runs = asyncio.run(_run(served.engine, served.limits.image_token_id, repeats, seed))
+        runs = asyncio.run(_run(served.engine, served.limits.image_token_id, args.repeats, args.seed, args.clients))
     finally:
         served.engine.stop()
     print(json.dumps(runs))
 
 
-def _rounds(checkpoint: Path, rounds: int, repeats: int, seed: int) -> Iterator[dict[str, Any]]:
-    for number in range(rounds):
-        for engine in ENGINES:
+def _rounds(checkpoint: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for number in range(args.rounds):
+        for engine in args.engines:
             print(f"round {number}: {engine}", file=sys.stderr)
-            words = ["--child", engine, str(checkpoint), "--repeats", str(repeats), "--seed", str(seed + number)]
+            words = ["--child", engine, str(checkpoint), "--repeats", str(args.repeats)]
+            words += ["--seed", str(args.seed + number), "--clients", *map(str, args.clients)]
             done = subprocess.run(
                 [sys.executable, "-m", "benchmarks.engine", *words],
                 stdout=subprocess.PIPE,
@@ -145,25 +149,35 @@ def _rounds(checkpoint: Path, rounds: int, repeats: int, seed: int) -> Iterator[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the table and writes engine.json, engine.md and engine.png."""
+    """Measures; prints the tables, and writes them and a plot where --out says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
     parser.add_argument("--rounds", type=int, default=2, help="how often each engine is started (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=2, help="measurements a round (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES, help="(default: both)")
+    parser.add_argument(
+        "--clients", type=int, nargs="+", default=list(_REQUESTS), choices=list(_REQUESTS), metavar="N", help="at once"
+    )
+    parser.add_argument(
+        "--width",
+        type=int,
+        default=engine_model.WIDTH,
+        help="hidden size of the language model, a multiple of 64 (default: %(default)s)",
+    )
+    add_output(parser, rounds=1, repeats=1, clients=[1], engines=["transformers"], width=64)
     parser.add_argument("--child", nargs=2, metavar=("ENGINE", "CHECKPOINT"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:
         engine, checkpoint = args.child
-        _child(engine, checkpoint, args.repeats, args.seed)
+        _child(engine, checkpoint, args)
         return 0
-    if importlib.util.find_spec("vllm") is None:
+    if "vllm" in args.engines and importlib.util.find_spec("vllm") is None:
         parser.error("the package vllm is not installed; `make test-vllm` sets up an environment that has it")
     with tempfile.TemporaryDirectory() as scratch:
-        model = engine_model.write(Path(scratch))
-        runs = list(_rounds(Path(scratch), args.rounds, args.repeats, args.seed))
+        model = engine_model.write(Path(scratch), width=args.width)
+        runs = list(_rounds(Path(scratch), args))
     result = {
-        "provenance": provenance("benchmarks.engine", packages=["vllm"]),
+        "provenance": provenance("benchmarks.engine", packages=["vllm"] if "vllm" in args.engines else []),
         "seed": args.seed,
         "model": model,
         "threads": _NUM_THREADS,
@@ -173,12 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "runs": runs,
     }
     result["summary"] = summary(result)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "engine.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    text = markdown(result)
-    (args.out / "engine.md").write_text(text, encoding="utf-8")
-    plot(result, args.out / "engine.png")
-    print(text)
+    publish(args.out, "engine", result, markdown(result), partial(plot, result))
     return 0
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from benchmarks.report import table
 
-__all__ = ["markdown", "plot", "summary"]
+__all__ = ["ENGINES", "markdown", "plot", "summary"]
 
+ENGINES: Final = ("transformers", "vllm")
 Run = dict[str, Any]
 
 
@@ -75,7 +76,8 @@ def markdown(result: dict[str, Any]) -> str:
     facts, model, rows = result["provenance"], result["model"], result["summary"]
     most, least = result["budgets"]
     pairs = rows[0]["speedup"]["pairs"]
-    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "transformers", "vllm"))
+    packages = [name for name in ("torch", "transformers", "vllm") if name in facts["versions"]]
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in packages)
     text = (
         "# Engines, pruned and unpruned\n\n"
         f"`{facts['command']}`, seed {result['seed']}, commit {facts['commit']}, {versions},"
@@ -123,7 +125,8 @@ def markdown(result: dict[str, Any]) -> str:
         ],
         num_labels=1,
     )
-    return text + "\n" + _engines(rows)
+    engines = {row["engine"] for row in rows}
+    return text + ("\n" + _engines(rows) if len(engines) == len(ENGINES) else "")
 
 
 def _verdict(rows: list[dict[str, Any]]) -> str:
@@ -160,8 +163,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
     most, least = result["budgets"]
     figure, (rates, ratios) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     ratios.axhline(1, color="0.5", linestyle="--")
-    for color, engine in zip(("tab:blue", "tab:orange"), ("transformers", "vllm"), strict=True):
+    for color, engine in zip(("tab:blue", "tab:orange"), ENGINES, strict=True):
         rows = [row for row in result["summary"] if row["engine"] == engine]
+        if not rows:  # it was not asked for
+            continue
         clients = [row["clients"] for row in rows]
         for budget, kept, style in (("unpruned", most, "s--"), ("pruned", least, "o-")):
             _bars(rates, clients, [row[budget]["requests_per_s"] for row in rows], style, color, f"{engine}, {kept}")

@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.intervals import Floats, clustered_mean
+from benchmarks.output import add_output
 from benchmarks.system import Asked, Method, System
 from encoder_service.assembly import EncodedVisual
 from fovea.stack import shipped_checkpoint
@@ -26,12 +26,12 @@ Split = Literal["easy", "crowded"]
 SPLITS: Final[tuple[Split, ...]] = ("easy", "crowded")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which pictures are asked about, and where results go."""
+def add_options(parser: argparse.ArgumentParser, **smoke: Any) -> None:
+    """Which images are asked about, and where results go; `smoke` are further values of the short form."""
     parser.add_argument("--seed", type=int, default=1, help="of the evaluation pictures (default: %(default)s)")
     parser.add_argument("--scenes", type=_positive, default=500, help="pictures a split (default: %(default)s)")
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    add_output(parser, scenes=1, splits=["easy"], **smoke)
 
 
 def shipped_system() -> System:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from transformers import AutoConfig
 
 from benchmarks.flops_report import markdown
 from benchmarks.operations import Decoder, TextTower, VisionTower, fcma, merging, projector
+from benchmarks.output import add_output, publish
 from benchmarks.provenance import provenance
 from encoder_service.pruners import PRUNERS as ENCODER_PRUNERS
 from encoder_service.pruners.prumerge_plus import released_sample
@@ -186,7 +186,7 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
         "--tiles", type=_positive, default=5, help="and one more column: the last budget in each of so many tiles"
     )
     parser.add_argument("--text-tokens", type=_positive, default=30, help="of a question, for FCMA (default: 30)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    add_output(parser, budgets=[64], tiles=1)
     args = parser.parse_args(argv)
     by_hand = (args.hidden_size, args.intermediate_size, args.layers, args.tokens)
     if args.model is not None and any(size is not None for size in by_hand):
@@ -218,7 +218,7 @@ def _shapes(args: argparse.Namespace) -> tuple[Decoder, VisionTower, TextTower]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Counts, prints the Markdown report, writes both files."""
+    """Counts; prints the report, and writes it where --out says."""
     parser, args = _arguments(argv)
     try:
         decoder, vision, text = _shapes(args)
@@ -241,11 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Another number of tokens is another tower than the one that is known.
         "picture": _encoder(decoder, vision, text, budgets, args.text_tokens) if tokens == vision.num_patches else None,
     }
-    report = markdown(result)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "flops.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (args.out / "flops.md").write_text(report, encoding="utf-8")
-    print(report)
+    publish(args.out, "flops", result, markdown(result))
     return 0
 
 

@@ -31,7 +31,9 @@ import httpx
 import numpy as np
 
 from benchmarks.link_report import UNPRUNED, report
+from benchmarks.link_transfer import TRANSFER_DTYPES
 from benchmarks.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
+from benchmarks.output import add_output, publish
 from benchmarks.provenance import provenance
 from fovea.stack import Stack, shipped_checkpoint
 from fovea.tensors import DTYPES
@@ -146,10 +148,10 @@ def _asked(options: argparse.Namespace) -> list[tuple[bytes, str]]:
 
 
 def _answers(
-    link: NarrowLink, options: argparse.Namespace, asked: Sequence[tuple[bytes, str]], log: Path
+    link: NarrowLink, options: argparse.Namespace, asked: Sequence[tuple[bytes, str]], split: Stack, log: Path
 ) -> list[dict[str, Any]]:
     rows = []
-    with _split_stack(link, log) as split, _cloud_stack(link, log) as cloud:
+    with _cloud_stack(link, log) as cloud:
         sites = {
             f"ours, {options.pruner}, {dtype}": _Site(
                 link, split.url, {"pruner": options.pruner, "keep_ratio": str(options.keep_ratio), "wire_dtype": dtype}
@@ -203,13 +205,13 @@ def _transfers(link: NarrowLink, options: argparse.Namespace) -> list[dict[str, 
     return rows
 
 
-def _cut(link: NarrowLink, options: argparse.Namespace, log: Path) -> dict[str, Any]:
+def _cut(link: NarrowLink, options: argparse.Namespace, split: Stack) -> dict[str, Any]:
     """One answer whose link is cut for `--cut-s` seconds after its first piece of text."""
     question = evaluation_questions("crowded", options.seed, 8)[0]
     form = {"question": "What do you see?", "cache": "bypass", "timeout_s": "300", "stream": "true"}
-    with _split_stack(link, log) as stack, link.at("edge"):
+    with link.at("edge"):
         link.limit(20.0)
-        with httpx.Client(base_url=stack.url, timeout=310, trust_env=False) as http:
+        with httpx.Client(base_url=split.url, timeout=310, trust_env=False) as http:
             picture = {"image": ("picture.jpg", _jpeg(question, options.quality))}
             whole = http.post("/v1/answer", data={**form, "stream": "false"}, files=picture).json()["answer"]
             link.limit(_CRAWL_MBIT_S)
@@ -240,7 +242,7 @@ def _cut(link: NarrowLink, options: argparse.Namespace, log: Path) -> dict[str, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0; 1 where no link can be made."""
+    """Prints the report, and writes it where --out says. Exit status 0; 1 where no link can be made."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.link", description="A narrow link, measured.")
     parser.add_argument("--parts", nargs="+", default=_PARTS, choices=_PARTS)
     parser.add_argument("--mbit-s", type=float, nargs="+", default=[1, 5, 20, 100])
@@ -251,11 +253,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--concurrency", type=int, default=4, help="clients, for answers per minute")
     parser.add_argument("--quality", type=int, default=90, help="of the JPEG files")
     parser.add_argument("--transfer-mbit-s", type=float, default=5.0)
-    parser.add_argument("--transfer-dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
+    parser.add_argument("--transfer-dtypes", nargs="+", default=list(TRANSFER_DTYPES), choices=TRANSFER_DTYPES)
     parser.add_argument("--transfers", type=int, default=5, help="messages of each kind")
     parser.add_argument("--cut-s", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    add_output(
+        parser,
+        mbit_s=[100.0],
+        wire_dtypes=["float16"],
+        answers=1,
+        concurrency=1,
+        cut_s=1.0,
+        transfer_mbit_s=100.0,
+        transfer_dtypes=["int8", "entropy"],
+        transfers=1,
+        parts=list(_PARTS),
+    )
     options = parser.parse_args(argv)
     reason = why_not()
     if reason:
@@ -272,14 +285,13 @@ def main(argv: list[str] | None = None) -> int:
         }
         if "transfers" in options.parts:
             result["transfers"] = _transfers(link, options)
-        if "answers" in options.parts:
-            result["answers"] = _answers(link, options, asked, log)
-        if "cut" in options.parts:
-            result["cut"] = _cut(link, options, log)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "link.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (options.out / "link.md").write_text(report(result), encoding="utf-8")
-    print(options.out / "link.md")
+        if {"answers", "cut"} & set(options.parts):
+            with _split_stack(link, log) as split:
+                if "answers" in options.parts:
+                    result["answers"] = _answers(link, options, asked, split, log)
+                if "cut" in options.parts:
+                    result["cut"] = _cut(link, options, split)
+    publish(options.out, "link", result, report(result))
     return 0
 
 

@@ -8,21 +8,25 @@ They travel as in an answer, in a GenerateRequest on the channel and to the serv
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import sys
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from fovea.channel import connect
 from fovea.server import GrpcServer, stop_signal
-from fovea.tensors import parse_dtype, to_message
+from fovea.tensors import DTYPES, parse_dtype, to_message
 from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
 
-__all__ = ["main", "visual_tokens"]
+__all__ = ["TRANSFER_DTYPES", "main", "visual_tokens"]
+
+# A basis is learned from the features of one model, and messages without a model have none.
+TRANSFER_DTYPES: Final = tuple(dtype for dtype in DTYPES if dtype != "basis")
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 
@@ -73,17 +77,26 @@ async def _send(target: str, tokens: tensor_pb2.VisualTokens, times: int) -> dic
     return {"message_bytes": request.ByteSize(), "seconds": seconds}
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Exit status 0."""
-    role, address, *rest = argv
-    if role == "sink":
-        asyncio.run(_sink(address))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.link_transfer", description=__doc__.split("\n")[0])
+    roles = parser.add_subparsers(dest="role", required=True)
+    sink = roles.add_parser("sink", help="answer every message")
+    send = roles.add_parser("send", help="send messages, and print how long each took")
+    for role in (sink, send):
+        role.add_argument("address", metavar="HOST:PORT")
+    send.add_argument("rows", type=int, help="visual tokens")
+    send.add_argument("channels", type=int)
+    send.add_argument("dtype", choices=TRANSFER_DTYPES)
+    send.add_argument("times", type=int, help="messages")
+    args = parser.parse_args(argv)
+    if args.role == "sink":
+        asyncio.run(_sink(args.address))
     else:
-        rows, channels, dtype, times = rest
-        sent = asyncio.run(_send(address, visual_tokens(int(rows), int(channels), dtype), int(times)))
+        sent = asyncio.run(_send(args.address, visual_tokens(args.rows, args.channels, args.dtype), args.times))
         print(json.dumps(sent))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from benchmarks import full_size
+from benchmarks.output import add_output, publish
 from benchmarks.provenance import provenance
 
 __all__ = ["main"]
@@ -107,12 +108,12 @@ def _markdown(result: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the table and writes load.json and load.md."""
+    """Measures; prints the table, and writes it where --out says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(full_size.MODELS), choices=list(full_size.MODELS))
     parser.add_argument("--services", nargs="+", default=list(_SERVICES), choices=_SERVICES)
     parser.add_argument("--repeats", type=int, default=3, help="loads of each part (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    add_output(parser, repeats=1, models=["llava-1.5-7b"], services=["encoder"])
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:
@@ -121,11 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         rows = [_measure(m, s, args.repeats, Path(scratch)) for m in args.models for s in args.services]
     result = {"provenance": provenance("benchmarks.load"), "rows": rows}
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "load.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    text = _markdown(result)
-    (args.out / "load.md").write_text(text, encoding="utf-8")
-    print(text)
+    publish(args.out, "load", result, _markdown(result))
     return 0
 
 

@@ -17,7 +17,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from benchmarks import scaled
 from benchmarks.clients import Asked, Load, closed_loop, open_loop, pictures
 from benchmarks.cpu_caps import choose
 from benchmarks.deployment import FLAGS, Deployment, Shape
+from benchmarks.output import add_output, publish
 from benchmarks.provenance import provenance
 from benchmarks.replicas_report import markdown
 
@@ -60,9 +61,10 @@ class Scenario:
         return self.arrivals_per_second * (shape.encoders if self.bottleneck == "encoder" else shape.llms)
 
 
+_CLIENTS: Final = 16
 SCENARIOS: Final = {
-    "encoder": Scenario(Asked(2, (1,)), 16, 0.3, 0.4, 1.3, "encoder"),
-    "llm": Scenario(Asked(1, (24, 32, 40, 48, 56)), 16, 0.4, 0.3, 0.9, "llm"),
+    "encoder": Scenario(Asked(2, (1,)), _CLIENTS, 0.3, 0.4, 1.3, "encoder"),
+    "llm": Scenario(Asked(1, (24, 32, 40, 48, 56)), _CLIENTS, 0.4, 0.3, 0.9, "llm"),
 }
 
 Run = Callable[[str], Coroutine[Any, Any, Load]]
@@ -89,15 +91,17 @@ def _cell(deployment: Deployment, shape: Shape, run: Run) -> dict[str, Any]:
 
 
 def _measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    scenario, files = SCENARIOS[name], pictures(options.pictures)
+    files = pictures(options.pictures)
+    scenario = replace(SCENARIOS[name], clients=options.clients)
+    shapes = [shape for shape in SHAPES if str(shape) in options.shapes]
     caps, proof = choose(scenario.encoder_cores)
     model, text_tower = scaled.write(folder)
     cores = {"encoder_cores": scenario.encoder_cores, "llm_cores": scenario.llm_cores}
     closed: list[dict[str, Any]] = []
     below: list[dict[str, Any]] = []
-    with caps, Deployment(model, text_tower, SHAPES, caps=caps, log=folder / "log", **cores) as deployment:
+    with caps, Deployment(model, text_tower, shapes, caps=caps, log=folder / "log", **cores) as deployment:
         for number in range(options.rounds):
-            for shape in SHAPES:
+            for shape in shapes:
 
                 def ask_on(url: str) -> Coroutine[Any, Any, Load]:
                     return closed_loop(
@@ -111,7 +115,7 @@ def _measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, 
 
                 closed.append({"round": number, **_cell(deployment, shape, ask_on)})
                 print(name, json.dumps({**closed[-1], "seconds": len(closed[-1]["seconds"])}), flush=True)
-        for shape in SHAPES[:: len(SHAPES) - 1]:  # 1x1 and 2x2
+        for shape in dict.fromkeys((shapes[0], shapes[-1])):  # 1x1 and 2x2
             moments = arrival_times(scenario.rate(shape), options.arrivals_s, seed=shape.encoders)
 
             def ask_at(url: str, moments: Sequence[float] = moments) -> Coroutine[Any, Any, Load]:
@@ -129,27 +133,37 @@ def _measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures the scenarios named; writes replicas_NAME.json and .md."""
+    """Measures the scenarios named; prints their reports, and writes them where --out says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description="Another replica, measured.")
     parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS), help=f"of {', '.join(SCENARIOS)}; all")
+    names = [str(shape) for shape in SHAPES]
+    parser.add_argument(
+        "--shapes", nargs="+", default=names, choices=names, help="encoders x LLM services (default: all)"
+    )
+    parser.add_argument("--clients", type=int, default=_CLIENTS, help="that ask at once (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--window-s", type=float, default=15.0)
     parser.add_argument("--warm-up-s", type=float, default=5.0)
     parser.add_argument("--arrivals-s", type=float, default=25.0, help="length of the runs below capacity")
     parser.add_argument("--pictures", type=int, default=256, help="different ones, in turns")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    add_output(
+        parser,
+        rounds=1,
+        window_s=2.0,
+        warm_up_s=0.5,
+        arrivals_s=2.0,
+        pictures=16,
+        shapes=["1x1"],
+        clients=2,
+    )
     options = parser.parse_args(argv)
     if unknown := set(options.scenarios) - set(SCENARIOS):
         parser.error(f"there is no scenario {unknown.pop()!r}; accepted: {', '.join(SCENARIOS)}")
     facts = provenance("benchmarks.replicas")
-    options.out.mkdir(parents=True, exist_ok=True)
     for name in options.scenarios:
         with tempfile.TemporaryDirectory() as folder:
             result = {"provenance": facts, **_measure(name, options, Path(folder))}
-        (options.out / f"replicas_{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        report = markdown(result)
-        (options.out / f"replicas_{name}.md").write_text(report, encoding="utf-8")
-        print(report)
+        publish(options.out, f"replicas_{name}", result, markdown(result))
     return 0
 
 

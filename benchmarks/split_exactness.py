@@ -17,12 +17,12 @@ import argparse
 import base64
 import importlib
 import io
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
+from benchmarks.output import add_output, publish
 from benchmarks.provenance import provenance
 from benchmarks.tiny.clip import write as write_clip
 from benchmarks.tiny.video_llava import write_text_tower as write_language_bind
@@ -287,8 +288,8 @@ def compare(case: Case, split: Split, unsplit: Unsplit) -> Differences:
     )
 
 
-def measure(family: str, scratch: Path) -> list[Differences]:
-    """All cases of one family."""
+def measure(family: str, scratch: Path, num_cases: int | None = None) -> list[Differences]:
+    """The first cases of one family, or all."""
     write_text_tower = FAMILIES[family]
     folder = importlib.import_module(f"benchmarks.tiny.{family}").write(scratch / family)
     text_tower = None if write_text_tower is None else write_text_tower(scratch / f"{family}-text")
@@ -306,9 +307,9 @@ def measure(family: str, scratch: Path) -> list[Differences]:
         differences = []
         if unsplit.video_token_id is not None and not unsplit.takes_videos:
             print(f"{family}: no videos; transformers' processor of them needs torchvision", file=sys.stderr)
-        for case in _cases(unsplit.takes_videos):
+        for case in islice(_cases(unsplit.takes_videos), num_cases):
             differences.append(compare(case, split, unsplit))
-            print(_row(family, differences[-1]), flush=True)
+            print(_row(family, differences[-1]), file=sys.stderr, flush=True)  # it takes minutes
     return differences
 
 
@@ -327,23 +328,20 @@ _HEADER: Final = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the table and writes split_exactness.json and .md."""
+    """Measures; prints the table, and writes it where --out says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.split_exactness", description=__doc__)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
-    parser.add_argument("--out", type=Path, default=None, help="folder for the results; left out: none are written")
+    parser.add_argument("--cases", type=int, metavar="N", help="the first so many of each family (default: all)")
+    add_output(parser, families=["llava"], cases=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    print(_HEADER)
     with tempfile.TemporaryDirectory() as scratch:
-        found = {family: measure(family, Path(scratch)) for family in args.families}
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        rows = {family: [vars(d) | {"passed": d.passed} for d in ds] for family, ds in found.items()}
-        result = {"provenance": provenance("benchmarks.split_exactness"), "bound": BOUND, "families": rows}
-        (args.out / "split_exactness.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        table = "\n".join([_HEADER, *(_row(family, d) for family, ds in found.items() for d in ds)])
-        text = f"# The split services against the unsplit model\n\nLargest differences; bound {BOUND:g}.\n\n{table}\n"
-        (args.out / "split_exactness.md").write_text(text, encoding="utf-8")
+        found = {family: measure(family, Path(scratch), args.cases) for family in args.families}
+    rows = {family: [vars(d) | {"passed": d.passed} for d in ds] for family, ds in found.items()}
+    result = {"provenance": provenance("benchmarks.split_exactness"), "bound": BOUND, "families": rows}
+    table = "\n".join([_HEADER, *(_row(family, d) for family, ds in found.items() for d in ds)])
+    text = f"# The split services against the unsplit model\n\nLargest differences; bound {BOUND:g}.\n\n{table}\n"
+    publish(args.out, "split_exactness", result, text)
     failed = sum(not d.passed for ds in found.values() for d in ds)
     print(f"{failed} of {sum(map(len, found.values()))} cases failed" if failed else "all cases pass")
     return int(failed > 0)

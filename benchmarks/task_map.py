@@ -9,12 +9,10 @@ in the lower third of the picture, where arXiv 2604.11240 sees the attention of 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +22,7 @@ from torch.nn.functional import normalize
 
 from benchmarks.cross_attention import AttentionReader
 from benchmarks.intervals import clustered_mean
+from benchmarks.output import add_output, publish
 from benchmarks.provenance import provenance
 from benchmarks.task_map_report import BEST, CHANCE, DEFAULT, GROUPS, Row, report
 from encoder_service import models
@@ -180,12 +179,12 @@ def _measure(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the tables, writes `task_map.json` and `task_map.md`."""
+    """Measures; prints the tables, and writes them where --out says."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.task_map", description=__doc__)
     parser.add_argument("--scenes", type=int, default=60, help="pictures of each split (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2, help="of the evaluation pictures (default: %(default)s)")
     parser.add_argument("--top", type=int, default=8, help="patches counted, k (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    add_output(parser, scenes=1)
     args = parser.parse_args(argv)
     llava, clip = shipped_checkpoint("llava"), shipped_checkpoint("clip")
     encoder, texts = models.load(str(llava), LoadOptions(text_tower=str(clip))), TextTowerTokenizer(clip)
@@ -197,17 +196,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             for split in SPLITS
         }
     facts: dict[str, Any] = provenance("benchmarks.task_map")
-    tables = report(splits, top=args.top)
-    args.out.mkdir(parents=True, exist_ok=True)
     summary = {split: {name: row.to_json() for name, row in rows.items()} for split, rows in splits.items()}
-    text = json.dumps({"provenance": facts, "top": args.top, "splits": summary}, indent=1)
-    (args.out / "task_map.json").write_text(text + "\n", encoding="utf-8")
     head = (
         "# Does the map point at what is asked?\n\n"
         f"`{facts['command']}`, commit {facts['commit']}, {facts['date']}.\n\n"
     )
-    (args.out / "task_map.md").write_text(head + tables + "\n", encoding="utf-8")
-    print(tables)
+    result = {"provenance": facts, "top": args.top, "splits": summary}
+    publish(args.out, "task_map", result, head + report(splits, top=args.top) + "\n")
     return 0
 
 

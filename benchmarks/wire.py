@@ -11,20 +11,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from benchmarks.evaluation import with_pictures
 from benchmarks.intervals import Floats, clustered_mean
+from benchmarks.output import add_output, publish
 from benchmarks.provenance import provenance
 from benchmarks.system import Asked, Method, System
 from benchmarks.wire_report import markdown, plot
@@ -243,7 +242,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=260, help="pictures a split (default: %(default)s)")
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
     parser.add_argument("--name", default="wire", help="of the result files (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    add_output(
+        parser,
+        scenes=1,
+        splits=["easy"],
+        keep=[Fraction(1, 9)],
+        dtypes=["float32", "entropy"],
+        max_wire_bytes=[1000],
+        jpeg=[50],
+        pruners=["desap"],
+        rules=[_ANY],
+    )
     args = parser.parse_args(argv)
     if not all(0 < keep <= 1 for keep in args.keep):
         parser.error("--keep: a share is above 0 and at most 1")
@@ -255,7 +264,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, prints the Markdown table and writes the three files."""
+    """Measures; prints the table, and writes it and a plot where --out says."""
     args = _arguments(argv)
     llava = shipped_checkpoint("llava")
     basis = basis_file.load(llava / basis_file.FILE)
@@ -265,12 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         system.close()
     result = {"provenance": provenance("benchmarks.wire"), "seed": args.seed, "splits": splits}
-    text = markdown(result)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (args.out / f"{args.name}.md").write_text(text, encoding="utf-8")
-    plot(result, args.out / f"{args.name}.png")
-    print(text)
+    publish(args.out, args.name, result, markdown(result), partial(plot, result))
     return 0
 
 

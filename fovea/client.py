@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import httpx
 
 from fovea.event_stream import events
+from fovea.form_parts import Medium, UnreadableMedium, form_parts
+from fovea.gateway_url import gateway_url
 
 __all__ = ["AnswerError", "ask", "explain"]
 
@@ -21,10 +23,10 @@ class AnswerError(RuntimeError):
 
 def ask(
     url: str,
-    pictures: Path | Sequence[Path],
+    pictures: Medium | Sequence[Medium],
     question: str,
     *,
-    video: Path | None = None,
+    video: Medium | None = None,
     timeout_s: float = 60,
     on_text: Callable[[str], object] | None = None,
     **fields: Any,
@@ -32,10 +34,11 @@ def ask(
     """Asks one question about pictures, a video or both.
 
     Args:
-        url: Base URL of the gateway.
-        pictures: A picture file, or several; none where there is a video.
+        url: Base URL of the gateway; a missing scheme is http, a slash at the end is left out.
+        pictures: An image, or several; none where there is a video. Each a path, the bytes of a file, or a URL that the
+            gateway resolves.
         question: The question. `<image>` and `<video>` in it mark places; what has no mark comes first.
-        video: A video file, for families that take one.
+        video: A video likewise, for families that take one.
         timeout_s: Deadline of the whole answer, in seconds.
         on_text: Called with each piece of the answer as it is decoded; None waits for the whole.
         fields: Further request fields of `/v1/answer`, such as pruner="cls", keep_tokens=32, explain=True.
@@ -52,18 +55,17 @@ def ask(
 
 def explain(
     url: str,
-    pictures: Path | Sequence[Path],
+    pictures: Medium | Sequence[Medium],
     question: str,
     *,
-    video: Path | None = None,
+    video: Medium | None = None,
     timeout_s: float = 60,
     **fields: Any,
 ) -> dict[str, Any]:
     """What would be kept for a question, and why.
 
     Args:
-        url: Base URL of the gateway.
-        pictures, question, video: As for `ask`.
+        url, pictures, question, video: As for `ask`.
         timeout_s: Deadline, in seconds.
         fields: Further request fields of `/v1/explain`, such as keep_tokens=32, maps=True.
 
@@ -79,59 +81,71 @@ def explain(
 def _post(
     url: str,
     path: str,
-    pictures: Path | Sequence[Path],
-    video: Path | None,
+    pictures: Medium | Sequence[Medium],
+    video: Medium | None,
     question: str,
     timeout_s: float,
     fields: dict[str, Any],
     on_text: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     fields |= {"question": question, "timeout_s": timeout_s}
-    form = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items() if v is not None}
+    base = _base(url)
+    shown = re.sub(r"//[^/@]*@", "//", base)  # without a password
     with ExitStack() as opened:
-        files = [(name, opened.enter_context(_open(file))) for name, file in _named(pictures, video)]
-        opened.enter_context(_in_plain_words(url))
+        opened.enter_context(_in_plain_words(shown))
+        parts = opened.enter_context(form_parts(pictures, video, fields))
         response = opened.enter_context(
-            httpx.stream("POST", f"{url}{path}", data=form, files=files, timeout=timeout_s + 5, trust_env=False)
+            httpx.stream("POST", f"{base}{path}", files=parts, timeout=timeout_s + 5, trust_env=False)
         )
         if response.headers.get("content-type", "").startswith("text/event-stream"):
-            return _follow(url, response.iter_bytes(), on_text or (lambda text: None))
+            return _follow(shown, response.iter_bytes(), on_text or (lambda text: None))
         response.read()
-        return _object(url, response)
+        return _object(shown, response)
     raise AssertionError("unreachable: the stack swallows no exception")
 
 
-def _named(pictures: Path | Sequence[Path], video: Path | None) -> list[tuple[str, Path]]:
-    """Files with the form fields in which they are sent."""
-    paths = [pictures] if isinstance(pictures, Path) else pictures
-    return [("image", path) for path in paths] + ([("video", video)] if video is not None else [])
-
-
-def _open(path: Path) -> BinaryIO:
+def _base(url: str) -> str:
     try:
-        return path.open("rb")
-    except OSError as error:
-        raise AnswerError(f"cannot read {path}: {error.strerror}") from error
+        return gateway_url(url)
+    except ValueError as error:
+        raise AnswerError(str(error)) from error
 
 
 @contextmanager
 def _in_plain_words(url: str) -> Iterator[None]:
     try:
         yield
-    except httpx.UnsupportedProtocol as error:
-        raise AnswerError(f"{url!r} is no URL; write http://HOST:PORT") from error
+    except UnreadableMedium as error:
+        raise AnswerError(str(error)) from error
+    except httpx.TimeoutException as error:
+        raise AnswerError(f"no answer from {url} in time") from error
+    except httpx.ConnectError as error:
+        reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+        raise AnswerError(f"no connection to {url}: {reason}; is `fovea up` running?") from error
     except httpx.HTTPError as error:
-        raise AnswerError(f"no answer from {url} ({type(error).__name__}); is `fovea up` running?") from error
+        raise AnswerError(f"the connection to {url} broke; is `fovea up` running?") from error
 
 
 def _object(url: str, response: httpx.Response) -> dict[str, Any]:
+    if response.has_redirect_location:
+        raise AnswerError(
+            f"{url} has moved: it answers with status {response.status_code} and names {response.headers['location']}"
+        )
     try:
-        body: dict[str, Any] = response.json()
-    except ValueError as error:
-        raise AnswerError(f"{url} answered with status {response.status_code} and no JSON") from error
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise AnswerError(f"{url} answered with status {response.status_code} and no JSON object")
     if response.status_code != httpx.codes.OK:
-        raise AnswerError(f"{body.get('error', {}).get('message', response.text)} (status {response.status_code})")
+        raise AnswerError(f"{_message(body) or response.text[:1000]} (status {response.status_code})")
     return body
+
+
+def _message(body: dict[str, Any]) -> str | None:
+    """Of an error of the gateway; None where it is not one of ours."""
+    error = body.get("error")
+    return str(error["message"]) if isinstance(error, dict) and "message" in error else None
 
 
 def _follow(url: str, body: Iterable[bytes], on_text: Callable[[str], object]) -> dict[str, Any]:

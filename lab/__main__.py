@@ -1,6 +1,7 @@
-"""Makes the small world from nothing: `python -m lab train` renders, trains both models and writes `lab/checkpoints`.
+"""Makes the small world from nothing: `python -m lab train` renders and trains both models.
 
-Each stage can be run alone (`data`, `clip`, `llava`), is seeded, and goes on where it was interrupted.
+Checkpoints are written where --out says. Each stage can be run alone (`data`, `clip`, `llava`), is seeded, and goes on
+where it was interrupted.
 """
 
 from __future__ import annotations
@@ -8,57 +9,61 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from lab import dataset, question_pool, train_clip, train_llava
-from lab.checkpoint import CHECKPOINTS, save_clip, save_llava
+from lab.checkpoint import save_clip, save_llava
 from lab.models import build_clip, build_llava
 from lab.tokenizers import train_clip_tokenizer, train_llava_tokenizer
 
 
-def _tokenizer(name: str) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast.from_pretrained(CHECKPOINTS / name)
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def _data(options: argparse.Namespace) -> None:
-    if not (CHECKPOINTS / "llava" / "tokenizer.json").exists():
+    if not (options.out / "llava" / "tokenizer.json").exists():
         clip_tokenizer, tokenizer = train_clip_tokenizer(), train_llava_tokenizer()
-        save_clip(build_clip(clip_tokenizer), clip_tokenizer)
-        save_llava(build_llava(tokenizer), tokenizer)
+        save_clip(build_clip(clip_tokenizer), clip_tokenizer, options.out / "clip")
+        save_llava(build_llava(tokenizer), tokenizer, options.out / "llava")
     folder = options.work / "data"
     if not (folder / "scenes.pickle").exists():
         dataset.build(folder, options.pictures, options.workers)
     if not (folder / "captions.npz").exists():
-        question_pool.build(folder, CHECKPOINTS / "llava", options.pictures, options.workers)
+        question_pool.build(folder, options.out / "llava", options.pictures, options.workers)
 
 
 def _clip(options: argparse.Namespace) -> None:
-    train_clip.train(options.work, _tokenizer("clip"), options.clip_steps, options.seed)
+    train_clip.train(options.work, options.out, _tokenizer(options.out / "clip"), options.clip_steps, options.seed)
 
 
 def _llava(options: argparse.Namespace) -> None:
-    clip = CLIPModel.from_pretrained(CHECKPOINTS / "clip", dtype=torch.float32)
-    train_llava.train(options.work, clip, _tokenizer("llava"), options.llava_steps, options.seed)
+    clip = CLIPModel.from_pretrained(options.out / "clip", dtype=torch.float32)
+    tokenizer = _tokenizer(options.out / "llava")
+    train_llava.train(options.work, options.out, clip, tokenizer, options.llava_steps, options.seed)
 
 
 STAGES = {"data": _data, "clip": _clip, "llava": _llava}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     parser.add_argument("stage", choices=["train", *STAGES], help="train: all three in turn")
     parser.add_argument("--work", type=Path, default=Path("runs/lab"), help="folder for pictures, features and state")
+    parser.add_argument("--out", type=Path, help="folder for the checkpoints (default: checkpoints in --work)")
     parser.add_argument("--pictures", type=int, default=48_000)
     parser.add_argument("--clip-steps", type=int, default=train_clip.STEPS)
     parser.add_argument("--llava-steps", type=int, default=train_llava.STEPS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    options.out = options.out or options.work / "checkpoints"
     torch.set_num_threads(options.threads)
     times = {}
     for stage in STAGES if options.stage == "train" else (options.stage,):

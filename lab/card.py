@@ -1,4 +1,4 @@
-"""Writes the checkpoints' model card from the recipe's constants and measured figures: `python -m lab.card FIGURES...`.
+"""The checkpoints' model card from the recipe's constants and measured figures: `python -m lab.card FIGURES...`.
 
 `FIGURES` is what `python -m lab.evaluate --out` wrote; the training times come from the logs that are named.
 """
@@ -150,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("figures", type=Path, help="JSON of python -m lab.evaluate --out")
     parser.add_argument("--discrimination", type=Path, help="output of python -m lab.discriminate")
     parser.add_argument("--clip-log", type=Path, help="log of the CLIP training, for its last alignment line")
+    parser.add_argument("--out", type=Path, help="file to write (left out: the card is printed)")
     parser.add_argument("--history", default="", help="how long the shipped run took, and what was unusual about it")
     options = parser.parse_args(arguments)
     discrimination = "Not measured."
@@ -157,7 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         discrimination = "```\n" + options.discrimination.read_text().strip() + "\n```"
     lines = re.findall(r"alignment (\{.*\})", options.clip_log.read_text()) if options.clip_log else []
     text = card(json.loads(options.figures.read_text()), discrimination, lines[-1] if lines else "n/a", options.history)
-    (CHECKPOINTS / "README.md").write_text(text)
+    if options.out is None:
+        print(text)
+    else:
+        options.out.write_text(text)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def _install(staged: Path, target: Path) -> None:
         os.replace(file, target / file.name)
 
 
-def save_clip(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, target: Path = CHECKPOINTS / "clip") -> None:
+def save_clip(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
     """Writes a `CLIPModel` with its tokenizer and image processor."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
@@ -100,9 +100,7 @@ def save_clip(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, target: Path
         _install(staged, target)
 
 
-def save_llava(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, target: Path = CHECKPOINTS / "llava"
-) -> None:
+def save_llava(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
     """Writes a `LlavaForConditionalGeneration` in the hub's key layout with everything a `LlavaProcessor` needs."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as name:

@@ -91,13 +91,13 @@ def compare(
     return table
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m lab.discriminate", description=__doc__)
     parser.add_argument("--scenes", type=int, default=80)
     parser.add_argument("--seed", type=int, default=700)
     parser.add_argument("--keep", type=int, default=16)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     clip = CLIPModel.from_pretrained(CHECKPOINTS / "clip", dtype=torch.float32)
     llava = LlavaForConditionalGeneration.from_pretrained(CHECKPOINTS / "llava", dtype=torch.float32)

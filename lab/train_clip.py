@@ -47,9 +47,9 @@ def _muon_names(model: CLIPModel) -> list[str]:
 
 
 def train(
-    work: Path, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int = 0, compile_model: bool = True
+    work: Path, out: Path, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int = 0, compile_model: bool = True
 ) -> CLIPModel:
-    """Trains on `work / "data"`, keeping state in `work / "clip.pt"`; writes the checkpoint at each save."""
+    """Trains on `work / "data"`, keeping state in `work / "clip.pt"`; writes `out / "clip"` at each save."""
     data = load(work / "data")
     model = build_clip(tokenizer, seed)
     head = PatchHead(WIDTH)
@@ -113,12 +113,12 @@ def train(
             partial.rename(state_file)
             with torch.no_grad():
                 print(f"{step} alignment {alignment_report(model, tokenizer)}", flush=True)
-    return finish(optimizer, data, tokenizer)
+    return finish(optimizer, data, tokenizer, out)
 
 
 @torch.no_grad()
-def finish(optimizer: MasterOptimizer, data: Dataset, tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
-    """The float32 model of the optimizer's masters, with the positive offset, written as the checkpoint."""
+def finish(optimizer: MasterOptimizer, data: Dataset, tokenizer: PreTrainedTokenizerFast, out: Path) -> CLIPModel:
+    """The float32 model of the optimizer's masters, with the positive offset, written to `out / "clip"`."""
     model = build_clip(tokenizer).eval()
     own = model.state_dict().keys()
     model.load_state_dict({name: value for name, value in optimizer.masters.items() if name in own}, strict=False)
@@ -126,5 +126,5 @@ def finish(optimizer: MasterOptimizer, data: Dataset, tokenizer: PreTrainedToken
     _, last = vision_states(tower, normalize_pixels(data.images[:256]).float())
     add_positive_offset(model, tokenizer, model.visual_projection(tower.post_layernorm(last[:, 0])))
     print(f"final alignment {alignment_report(model, tokenizer)}", flush=True)
-    save_clip(model, tokenizer)
+    save_clip(model, tokenizer, out / "clip")
     return model

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from lab import question_pool
-from lab.checkpoint import CHECKPOINTS, save_llava
+from lab.checkpoint import save_llava
 from lab.dataset import Dataset, load, training_split
 from lab.models import WIDTH, adopt_vision_tower, build_llava
 from lab.optimizer import MasterOptimizer, schedule
@@ -159,13 +159,14 @@ def _blocks(
 
 def train(
     work: Path,
+    out: Path,
     clip: CLIPModel,
     tokenizer: PreTrainedTokenizerFast,
     steps: int,
     seed: int = 0,
     compile_model: bool = True,
 ) -> LlavaForConditionalGeneration:
-    """Trains on `work / "data"`, keeping state in `work / "llava.pt"`; writes the checkpoint at each save."""
+    """Trains on `work / "data"`, keeping state in `work / "llava.pt"`; writes `out / "llava"` at each save."""
     data = load(work / "data")
     short, captions = question_pool.load(work / "data")
     features = cache_features(clip, data, work / "features.npy")
@@ -215,16 +216,16 @@ def train(
             torch.save({"optimizer": optimizer.state_dict(), "step": step}, partial)
             partial.rename(state_file)
             print(f"{step} {time.time() - began:.0f}s validation {validate(model, head_ids)}", flush=True)
-            full = _assemble(optimizer, clip, tokenizer, seed)
-            save_llava(full, tokenizer)
-    return _assemble(optimizer, clip, tokenizer, seed)
+            full = _assemble(optimizer, out, tokenizer, seed)
+            save_llava(full, tokenizer, out / "llava")
+    return _assemble(optimizer, out, tokenizer, seed)
 
 
 def _assemble(
-    optimizer: MasterOptimizer, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, seed: int
+    optimizer: MasterOptimizer, out: Path, tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> LlavaForConditionalGeneration:
     """A float32 LLaVA from the optimizer's masters and CLIP's tower as shipped."""
     model = build_llava(tokenizer, seed)
     model.load_state_dict(optimizer.masters, strict=False)
-    adopt_vision_tower(model, CLIPModel.from_pretrained(CHECKPOINTS / "clip", dtype=torch.float32))
+    adopt_vision_tower(model, CLIPModel.from_pretrained(out / "clip", dtype=torch.float32))
     return model

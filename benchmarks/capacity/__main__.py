@@ -1,4 +1,4 @@
-"""`python -m benchmarks.capacity measure | validate | plan`; results in benchmarks/results."""
+"""`python -m benchmarks.capacity measure | validate | plan`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,10 @@ from benchmarks.capacity.profile import Profile
 from benchmarks.capacity.report import plan_report, profile_report, validation_report
 from benchmarks.capacity.roofline import GPUS
 from benchmarks.capacity.validation import TOLERANCE, compare
+from benchmarks.output import add_output, publish
 from benchmarks.provenance import provenance
 
 _RESULTS = Path(__file__).parents[1] / "results"
-
-
-def _write(out: Path, name: str, result: dict[str, Any], report: str) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (out / f"{name}.md").write_text(report, encoding="utf-8")
-    print(report)
 
 
 def _number(least: float, most: float = 1e9) -> Callable[[str], float]:
@@ -60,7 +55,7 @@ def _measure(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         profile = measure(Path(folder), repeats=options.repeats, rounds=options.rounds)
     result = {"provenance": facts, "profile": dataclasses.asdict(profile)}
-    _write(options.out, "capacity_profile", result, profile_report(result))
+    publish(options.out, "capacity_profile", result, profile_report(result))
     return 0
 
 
@@ -68,8 +63,8 @@ def _validate(options: argparse.Namespace) -> int:
     profile = Profile.read(options.profile)
     rows = [row for path in options.runs for row in compare(profile, json.loads(path.read_text(encoding="utf-8")))]
     result = {"provenance": provenance("benchmarks.capacity"), "rows": rows}
-    _write(options.out, "capacity_validation", result, validation_report(result))
-    plot_validation(rows, options.out / "capacity_validation.png", tolerance=TOLERANCE)
+    plot = partial(plot_validation, rows, tolerance=TOLERANCE)
+    publish(options.out, "capacity_validation", result, validation_report(result), plot)
     return 0 if all(row["within"] for row in rows) else 1
 
 
@@ -77,9 +72,8 @@ def _plan(options: argparse.Namespace) -> int:
     facts = provenance("benchmarks.capacity")
     for gpu in options.gpus:
         result = {"provenance": facts, **plan_for(GPUS[gpu], Profile.read(options.profile), options)}
-        picture = f"capacity_{gpu}.png"
-        _write(options.out, f"capacity_{gpu}", result, plan_report(result, picture))
-        plot_plans(result["plans"], result["curves"], options.out / picture, goal_s=options.goal_s)
+        plot = partial(plot_plans, result["plans"], result["curves"], goal_s=options.goal_s)
+        publish(options.out, f"capacity_{gpu}", result, plan_report(result, f"capacity_{gpu}.png"), plot)
     return 0
 
 
@@ -91,7 +85,6 @@ def main(argv: list[str] | None = None) -> int:
     def part(name: str, run: Any, description: str) -> argparse.ArgumentParser:
         added = parts.add_parser(name, description=description, help=description)
         added.set_defaults(run=run)
-        added.add_argument("--out", type=Path, default=_RESULTS, help="folder for the results")
         return added
 
     measuring = part("measure", _measure, "measure what every stage costs on this machine")
@@ -99,11 +92,13 @@ def main(argv: list[str] | None = None) -> int:
     measuring.add_argument(
         "--rounds", type=_count(), default=15, help="of a request of each kind to the running services"
     )
+    add_output(measuring, repeats=1, rounds=1)
 
     validating = part("validate", _validate, "compare the simulation with runs of benchmarks.replicas")
     validating.add_argument("--profile", type=_file, default=_RESULTS / "capacity_profile.json")
     runs = [_RESULTS / f"replicas_{name}.json" for name in ("encoder", "llm")]
     validating.add_argument("--runs", type=_file, nargs="+", default=runs, help="result files of benchmarks.replicas")
+    add_output(validating)
 
     planning = part("plan", _plan, "replicas of each stage for LLaVA-1.5-7B at given rates and a latency goal")
     planning.add_argument(
@@ -136,7 +131,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     planning.add_argument("--redis-gbit-s", type=_number(0.001), default=25.0)
     planning.add_argument("--most-in-a-cell", type=_number(1), default=100.0, help="requests/s simulated together")
+    planning.add_argument("--window-s", type=_number(0.1), default=15.0, help="simulated seconds of a trial")
     planning.add_argument("--seed", type=int, default=0)
+    add_output(planning, gpus=["a100-80gb"], rates=[4.0], answer_tokens=[4], window_s=3.0)
     options = parser.parse_args(argv)
     status: int = options.run(options)
     return status

@@ -46,6 +46,7 @@ def plan_for(gpu: Gpu, cpu: Profile, options: argparse.Namespace) -> dict[str, A
             Goal(options.goal_s),
             base,
             burst_factor=options.bursts,
+            window_s=options.window_s,
             most_in_a_cell=options.most_in_a_cell,
             seed=options.seed,
         )
@@ -113,7 +114,9 @@ def _variants(planner: Planner, options: argparse.Namespace) -> list[dict[str, A
     workload = planner.workload
     others = {
         "as above": planner,
-        "bursts: three times the rate in a tenth of the time": replace(planner, burst_factor=3.0, window_s=30.0),
+        "bursts: three times the rate in a tenth of the time": replace(
+            planner, burst_factor=3.0, window_s=2 * planner.window_s
+        ),
         "a third of the visual tokens cached": replace(planner, workload=replace(workload, visual_token_hits=1 / 3)),
         "a third of the answers cached": replace(planner, workload=replace(workload, answer_hits=1 / 3)),
     }
@@ -152,7 +155,7 @@ def _row(plan: Plan, price: float) -> dict[str, Any]:
 def _curve(planner: Planner, most: float) -> dict[str, Any]:
     """p95 of one encoder and one LLM service, with gateways to spare, over the rate."""
     one = replace(planner.base, encoders=1, llms=1, gateways=4, redis=None)
-    planner = replace(planner, window_s=60.0)
+    planner = replace(planner, window_s=4 * planner.window_s)
     rates = [share * most for share in _SHARES]
     outcomes = [planner.run(one, rate) for rate in rates]
     return {

@@ -31,6 +31,7 @@ import httpx
 
 from benchmarks import scaled
 from benchmarks.clients import pictures
+from benchmarks.output import add_output, publish
 from benchmarks.provenance import provenance
 from benchmarks.report import table
 from fovea.stack import Stack, free_port, shipped_checkpoint
@@ -126,6 +127,7 @@ def _measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                 )
             )
             for name, one in arrangements().items()
+            if name in args.threads
         }
         for stack in stacks.values():
             stack.wait_ready(_TIMEOUT_S)
@@ -147,19 +149,20 @@ def _ratios(cells: Sequence[dict[str, Any]], in_flight: int, name: str, base: st
 
 def markdown(result: dict[str, Any]) -> str:
     """The table of a results file."""
-    rows = []
+    measured = {cell["threads"] for cell in result["cells"]}
+    names, rows = [name for name in arrangements() if name in measured], []
     for in_flight in sorted({cell["in_flight"] for cell in result["cells"]}):
         row = [str(in_flight)]
-        for name in arrangements():
+        for name in names:
             some = [c for c in result["cells"] if (c["in_flight"], c["threads"]) == (in_flight, name)]
             rate, seconds = (statistics.median(c[key] for c in some) for key in ("per_second", "median_s"))
             row.append(f"{rate:.1f} ({1000 * seconds:.0f} ms)")
-        for base in ("all", "one"):
-            ratios = _ratios(result["cells"], in_flight, "chosen", base)
+        for base in names[1:]:
+            ratios = _ratios(result["cells"], in_flight, names[0], base)
             row.append(f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
         rows.append(row)
-    head = ["in flight", *(f"{name}: answers/s (p50)" for name in arrangements())]
-    head += ["chosen / all", "chosen / one"]
+    head = ["in flight", *(f"{name}: answers/s (p50)" for name in names)]
+    head += [f"{names[0]} / {base}" for base in names[1:]]
     facts = result["provenance"]
     return (
         f"# Threads that share a machine\n\n`{facts['command']}`, commit {facts['commit']}, {facts['date']}, "
@@ -169,25 +172,22 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures and prints the table; writes load.json and load.md into --out."""
+    """Measures, and prints the table."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.speed.load", description="Threads that share a machine."
     )
     parser.add_argument("--model", choices=("shipped", "wide"), default="shipped")
+    parser.add_argument("--threads", nargs="+", choices=list(arrangements()), default=list(arrangements()))
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 8, 32], help="requests at once")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--window-s", type=float, default=6.0)
-    parser.add_argument("--out", type=Path, help="folder for the results; left out: they are only printed")
+    add_output(parser, threads=["chosen"], in_flight=[2], rounds=1, window_s=0.5)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         cells = _measure(args, Path(folder))
     result = {"provenance": provenance("benchmarks.speed.load"), "rounds": args.rounds, "cells": cells}
-    print(markdown(result))
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        name = "load" if args.model == "shipped" else f"load_{args.model}"
-        (args.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        (args.out / f"{name}.md").write_text(markdown(result), encoding="utf-8")
+    name = "threads" if args.model == "shipped" else f"threads_{args.model}"
+    publish(args.out, name, result, markdown(result))
     return 0
 
 

@@ -85,6 +85,42 @@ def test_ask_takes_pictures_on_both_sides_of_an_option(
     assert json.loads(done.stdout)["usage"]["visual_tokens_kept"] == 2 * 144
 
 
+def test_ask_reads_standard_input_and_takes_every_field_of_the_api(stack: Stack, picture: bytes) -> None:
+    words = ["-", QUESTION, "--url", f"{stack.url}/", "--json", "--pruner", "fovea", "--keep-tokens", "auto"]
+    words += [
+        "--seed",
+        "3",
+        "--temperature",
+        "0.1",
+        "--top-p",
+        "0.9",
+        "--stop",
+        "x",
+        "--stop",
+        "z",
+        "--cache",
+        "bypass",
+    ]
+    words += ["--wire-dtype", "int8", "--max-wire-bytes", "1000", "--max-tokens", "4", "--timeout-s", "60"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fovea.cli", "ask", *words], input=picture, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["usage"]["wire_dtype"] == "int8"
+    assert 0 < answer["usage"]["wire_bytes"] <= 1000
+    assert answer["cache"]["answer"] == "skip"
+
+
+def test_explain_leaves_the_budget_to_the_pruner(stack: Stack, picture_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "explain.png"
+    words = ["--pruner", "fovea", "--keep-tokens", "auto", "--cache", "bypass", "--out", str(out), "--url", stack.url]
+    done = fovea("explain", str(picture_file), QUESTION, *words)
+    assert done.returncode == 0, done.stderr
+    assert "visual tokens kept" in done.stderr
+    assert out.is_file()
+
+
 def test_ask_says_what_is_wrong_in_one_line(stack: Stack, picture_file: Path, tmp_path: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
     for words, says in (
@@ -98,14 +134,9 @@ def test_ask_says_what_is_wrong_in_one_line(stack: Stack, picture_file: Path, tm
             "no parameter 'seed'; accepted: task_share",
         ),
         (("ask", str(picture_file), QUESTION, "--url", stack.url, "--llm-pruner", "fastv"), "keep_tokens"),
-        (("ask", str(picture_file), QUESTION, "--llm-keep-tokens", "3"), "go with --llm-pruner"),
-        (("ask", QUESTION, "--url", stack.url), "name a picture"),
         (("ask", QUESTION, "--video", str(picture_file), "--url", stack.url), "status 415"),
-        (
-            ("ask", str(picture_file), str(picture_file), QUESTION, "--url", stack.url, "--explain", "kept.png"),
-            "draws one picture",
-        ),
-        (("up", "--text-tower", "x"), "--text-tower goes with --model"),
+        (("ask", "https://example.com/x.png", QUESTION, "--url", stack.url), "status 422"),
+        (("ask", str(picture_file), QUESTION, "--url", f"{stack.url}/elsewhere"), "status 404"),
     ):
         done = fovea(*words)
         assert done.returncode == 1
@@ -156,11 +187,10 @@ def test_whatever_ends_up_leaves_nobody_behind(number: signal.Signals) -> None:
 
 
 def test_up_does_not_take_another_gateway_for_its_own(stack: Stack) -> None:
-    for listen in (stack.url.removeprefix("http://"), "8000", ":8000x"):
-        done = fovea("up", "--listen", listen)
-        assert done.returncode == 1
-        assert "ready:" not in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+    done = fovea("up", "--listen", stack.url.removeprefix("http://"))
+    assert done.returncode == 1
+    assert "ready:" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_up_tells_which_service_could_not_start(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import link
+from benchmarks import link, link_transfer
 from benchmarks.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
+from fovea.tensors import DTYPES
 
 REASON = why_not()
 needs_namespaces = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -68,6 +69,25 @@ def test_a_cut_link_delivers_nothing_and_tells_nobody_until_it_is_mended(
     narrow.mend()
     cloud.settimeout(60)
     receive(cloud, 6)
+
+
+def test_a_dtype_that_needs_a_basis_is_not_offered_for_messages_without_a_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for main, words in (
+        (link.main, ["--transfer-dtypes", "basis"]),
+        (link_transfer.main, ["send", "x:1", "1", "1", "basis", "1"]),
+    ):
+        with pytest.raises(SystemExit) as status:
+            main(words)
+        assert status.value.code == 2
+        assert "'entropy'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", link_transfer.TRANSFER_DTYPES)
+def test_every_other_dtype_has_such_messages(dtype: str) -> None:
+    assert set(link_transfer.TRANSFER_DTYPES) == set(DTYPES) - {"basis"}
+    assert link_transfer.visual_tokens(4, 64, dtype).ByteSize() > 100
 
 
 @needs_namespaces

@@ -6,11 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,45 +15,8 @@ from hypothesis import strategies as st
 from fovea.cli import main
 from fovea.client import AnswerError, ask
 from fovea.event_stream import events
-
-
-def event(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
-
-
-class Gateway(ThreadingHTTPServer):
-    """Answers every request with `reply`."""
-
-    status, content_type, reply = 200, "text/event-stream; charset=utf-8", ""
-    body = b""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Gateway
-
-    def do_POST(self) -> None:
-        self.server.body = self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(self.server.status)
-        self.send_header("content-type", self.server.content_type)
-        self.end_headers()
-        self.wfile.write(self.server.reply.encode())
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    with Gateway(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+from tests.plain_gateway import PlainGateway as Gateway
+from tests.plain_gateway import event
 
 
 @pytest.fixture

@@ -1,0 +1,166 @@
+"""`fovea ask`: one question about images or a video."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Final
+
+from fovea.cli.drawing import explained, image_to_draw, require_folder, require_local
+from fovea.cli.media import IMAGE_HELP, media, split_question
+from fovea.cli.options import BUDGET_SHARE, add_gateway, add_pruning, shared_fields
+from fovea.cli.parsing import Commands, UsageError
+from fovea.cli.terminal import write_json
+from fovea.cli.values import count, image_file, json_object, number, seed, text
+from fovea.client import ask
+from fovea.form_parts import Medium
+from fovea.sheet import draw_overlay
+from fovea.tensors import DTYPES
+
+__all__ = ["add"]
+
+_FIELDS: Final = (
+    *("num_frames", "video_budget", "wire_dtype", "max_wire_bytes"),
+    *("max_tokens", "temperature", "top_p", "seed", "stop"),
+)
+_TEMPERATURE = number("a number from 0 to 2", lambda value: 0 <= value <= 2)
+
+
+def add(commands: Commands) -> None:
+    """The subcommand with its options."""
+    parser = commands.add_parser(
+        "ask",
+        help="ask one question about one or more images, or a video",
+        description="Asks one question about one or more images, or a video.",
+        usage="%(prog)s [options] IMAGE ... QUESTION",
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="IMAGE ... QUESTION", help=f"each image a {IMAGE_HELP}; then a question"
+    )
+    _add_video(parser)
+    add_pruning(parser)
+    _add_llm_pruning(parser)
+    _add_wire(parser)
+    _add_sampling(parser)
+    _add_output(parser)
+    add_gateway(parser)
+    parser.set_defaults(run=_run, parser=parser)
+
+
+def _add_video(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("video")
+    group.add_argument(
+        "--video",
+        metavar="FILE",
+        help="beside images or instead: MP4, WebM, MKV, AVI, MOV or GIF file, https URL, or - for standard input",
+    )
+    group.add_argument(
+        "--num-frames", type=count, metavar="N", help="frames to sample (default: the model's own number)"
+    )
+    group.add_argument(
+        "--video-budget",
+        choices=("per_frame", "whole"),
+        help="each frame keeps its share of the visual tokens (default), or all compete for them",
+    )
+
+
+def _add_llm_pruning(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("second pruner, inside the language model")
+    group.add_argument("--llm-pruner", metavar="NAME", help="name from /v1/pruners whose side is llm")
+    group.add_argument("--llm-pruner-params", type=json_object, metavar="JSON", help="its parameters, a JSON object")
+    budget = group.add_mutually_exclusive_group()
+    budget.add_argument(
+        "--llm-keep-tokens", type=count, metavar="N", help="visual tokens that it keeps of all images together"
+    )
+    budget.add_argument("--llm-keep-ratio", type=BUDGET_SHARE, metavar="SHARE", help="or the share of them")
+
+
+def _add_wire(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("link between encoder service and LLM service")
+    group.add_argument("--wire-dtype", choices=tuple(DTYPES), help="how visual tokens travel (default: the gateway's)")
+    group.add_argument(
+        "--max-wire-bytes",
+        type=count,
+        metavar="N",
+        help="most bytes of visual tokens; tokens and dtype are chosen to fit",
+    )
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("answer")
+    group.add_argument("--max-tokens", type=count, metavar="N", help="longest answer, in tokens (default: 128)")
+    group.add_argument("--temperature", type=_TEMPERATURE, metavar="T", help="0 is greedy (default), up to 2")
+    group.add_argument(
+        "--top-p",
+        type=BUDGET_SHARE,
+        metavar="P",
+        help="sample from the likeliest tokens with this probability together",
+    )
+    group.add_argument("--seed", type=seed, metavar="N", help="makes sampling repeatable")
+    group.add_argument(
+        "--stop",
+        action="append",
+        type=text,
+        metavar="TEXT",
+        help="end the answer before this text; may be given 8 times",
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    shape = group.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print the whole answer object")
+    shape.add_argument("--stream", action="store_true", help="print the answer while it is decoded")
+    group.add_argument(
+        "--explain", type=image_file, metavar="PNG", help="draw the kept patches of the image into a file"
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    words, question = split_question(args.words)
+    if not words and args.video is None:
+        raise UsageError("an image before the question is needed, or a video with --video")
+    if args.explain:
+        _require_drawable(args, words)
+    fields = shared_fields(args) | {name: getattr(args, name) for name in _FIELDS}
+    fields |= {"llm_pruner": _llm_pruner(args), "explain": True if args.explain else None}
+    images = media([*words, *([args.video] if args.video is not None else [])])
+    video = images.pop() if args.video is not None else None
+    on_text = (lambda text: print(text, end="", flush=True)) if args.stream else None
+    answer = ask(args.url, images, question, video=video, timeout_s=args.timeout_s, on_text=on_text, **fields)
+    if args.stream:
+        print()
+    elif args.json:
+        write_json(answer)
+    else:
+        print(answer["answer"])
+    if args.explain:
+        _draw(args, images[0], question, answer)
+    return 0
+
+
+def _require_drawable(args: argparse.Namespace, words: list[str]) -> None:
+    if len(words) != 1 or args.video is not None:
+        raise UsageError("--explain draws one image; /v1/explain also draws several")
+    require_local(words[0])
+    require_folder(args.explain)
+
+
+def _draw(args: argparse.Namespace, image: Medium, question: str, answer: dict[str, Any]) -> None:
+    draw_overlay(image_to_draw(image), explained(question, answer)).save(args.explain)
+    kept, total = answer["usage"]["visual_tokens_kept"], answer["usage"]["visual_tokens_total"]
+    print(f"kept {kept} of {total} visual tokens, drawn in {args.explain}", file=sys.stderr)
+
+
+def _llm_pruner(args: argparse.Namespace) -> dict[str, Any] | None:
+    given = {
+        "keep_tokens": args.llm_keep_tokens,
+        "keep_ratio": args.llm_keep_ratio,
+        "params": args.llm_pruner_params,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.llm_pruner is not None:
+        return {"name": args.llm_pruner, **given}
+    if given:
+        raise UsageError("--llm-keep-tokens, --llm-keep-ratio and --llm-pruner-params go with --llm-pruner")
+    return None

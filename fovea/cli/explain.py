@@ -1,0 +1,71 @@
+"""`fovea explain`: which patches of an image are kept for a question, and why, as a drawing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fovea.cli.drawing import explained, image_to_draw, require_folder, require_local
+from fovea.cli.media import media, split_question
+from fovea.cli.options import add_gateway, add_pruning, shared_fields
+from fovea.cli.parsing import Commands, UsageError
+from fovea.cli.values import image_file
+from fovea.client import explain
+from fovea.sheet import draw_activation_maps, draw_explanations
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """The subcommand with its options."""
+    parser = commands.add_parser(
+        "explain",
+        help="draw which patches are kept for one or more questions about an image, and why",
+        description="Draws which patches are kept for one or more questions about an image, and why.",
+        usage="%(prog)s [options] IMAGE QUESTION ...",
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="IMAGE QUESTION ...",
+        help="JPEG, PNG, WebP, GIF or BMP file, or - for standard input; then questions, each of which gets a row",
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--out",
+        type=image_file,
+        default=Path("explain.png"),
+        metavar="PNG",
+        help="file to draw into (default: %(default)s)",
+    )
+    group.add_argument(
+        "--maps",
+        action="store_true",
+        help="instead: CLS attention, cross-attention, vanilla and decoupled similarity side by side",
+    )
+    add_pruning(parser)
+    add_gateway(parser)
+    parser.set_defaults(run=_run, parser=parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if not args.words:
+        raise UsageError("an image and a question are needed")
+    split_question(args.words)  # the last word is one
+    image_word, *questions = args.words
+    if not questions:
+        raise UsageError("an image before the question is needed")
+    require_local(image_word)
+    require_folder(args.out)
+    (image,) = media([image_word])
+    fields = shared_fields(args) | {"maps": True if args.maps else None}
+    rows = []
+    for question in questions:
+        rows.append(explained(question, explain(args.url, image, question, timeout_s=args.timeout_s, **fields)))
+        print(f"{question}\n  {rows[-1].counts}", file=sys.stderr)
+    pixels = image_to_draw(image)
+    draw = draw_activation_maps if args.maps else draw_explanations
+    draw((pixels, row) for row in rows).save(args.out)
+    print(args.out)
+    return 0

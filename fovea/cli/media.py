@@ -1,0 +1,74 @@
+"""Words of the command line that name images and videos: files, URLs, and - for standard input."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from fovea.cli.parsing import UsageError
+from fovea.client import AnswerError
+from fovea.form_parts import Medium, UnreadableMedium, read_stream
+
+__all__ = ["IMAGE_HELP", "is_url", "media", "split_question"]
+
+IMAGE_HELP: Final = "JPEG, PNG, WebP, GIF or BMP file, https URL, or - for standard input"
+_URL: Final = re.compile(r"https?://|data:", re.IGNORECASE)
+_MEDIA_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".mp4", ".webm", ".mkv", ".avi", ".mov")
+
+
+def is_url(word: str) -> bool:
+    """Whether the gateway is to resolve it."""
+    return _URL.match(word) is not None
+
+
+def split_question(words: Sequence[str]) -> tuple[list[str], str]:
+    """Media, and the question, which is the last word.
+
+    Raises:
+        UsageError: There is no word, or the last names an image instead.
+    """
+    if not words:
+        raise UsageError("the question is missing")
+    *images, question = words
+    suffix = Path(question[-255:]).suffix.lower()
+    if question == "-" or is_url(question) or (suffix in _MEDIA_SUFFIXES and Path(question).is_file()):
+        raise UsageError(f"the question is missing; the last word is {question!r:.80}")
+    return images, question
+
+
+def media(words: Sequence[str]) -> list[Medium]:
+    """What the words name. Standard input and other pipes are read here, once.
+
+    Raises:
+        UsageError: Standard input is named twice, or is a terminal.
+        AnswerError: It is closed, empty or too large.
+    """
+    if words.count("-") > 1:
+        raise UsageError("standard input (-) is one image or the video; it was named more than once")
+    try:
+        return [_medium(word) for word in words]
+    except UnreadableMedium as error:
+        raise AnswerError(str(error)) from error
+
+
+def _medium(word: str) -> Medium:
+    if word == "-":
+        return _standard_input()
+    if is_url(word):
+        return word
+    path = Path(word)
+    if not path.is_fifo():
+        return path
+    with path.open("rb") as pipe:  # a later question, or a drawing, needs it again
+        return read_stream(pipe, word)
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise AnswerError("standard input is closed")
+    if sys.stdin.isatty():
+        raise UsageError("- reads standard input, and nothing is piped into it")
+    return read_stream(sys.stdin.buffer, "standard input")

@@ -1,0 +1,60 @@
+"""Options that several subcommands have, each declared once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any, Final
+
+from fovea.cli.values import count_or_auto, json_object, number, url
+
+__all__ = ["BUDGET_SHARE", "add_gateway", "add_pruning", "shared_fields"]
+
+_DEFAULT_URL: Final = "http://127.0.0.1:8000"
+_FIELDS: Final = ("pruner", "pruner_params", "keep_tokens", "keep_ratio", "cache")
+
+BUDGET_SHARE = number("a number above 0 and at most 1", lambda value: 0 < value <= 1)
+_SECONDS = number("a number of seconds above 0", lambda value: 0 < value <= 86_400)
+
+
+def add_pruning(parser: argparse.ArgumentParser) -> None:
+    """Which visual tokens are kept."""
+    group = parser.add_argument_group("visual tokens that are kept")
+    group.add_argument("--pruner", metavar="NAME", help="name from /v1/pruners (default: the gateway's)")
+    group.add_argument(
+        "--pruner-params", type=json_object, metavar="JSON", help="parameters of the pruner, a JSON object"
+    )
+    budget = group.add_mutually_exclusive_group()
+    budget.add_argument(
+        "--keep-tokens",
+        type=count_or_auto,
+        metavar="N",
+        help="visual tokens to keep of each image or video; auto: the pruner decides, where it can",
+    )
+    budget.add_argument(
+        "--keep-ratio", type=BUDGET_SHARE, metavar="SHARE", help="or the share of them, above 0 and up to 1"
+    )
+
+
+def add_gateway(parser: argparse.ArgumentParser) -> None:
+    """Which gateway is asked, and how."""
+    group = parser.add_argument_group("gateway")
+    group.add_argument(
+        "--url",
+        type=url,
+        default=os.environ.get("FOVEA_URL") or _DEFAULT_URL,
+        help="address of the gateway; also the variable FOVEA_URL (default: %(default)s)",
+    )
+    group.add_argument(
+        "--timeout-s", type=_SECONDS, default=60.0, metavar="S", help="deadline of a question, in seconds (default: 60)"
+    )
+    group.add_argument(
+        "--cache",
+        choices=("use", "refresh", "bypass"),
+        help="use the gateway's caches (default), only fill them, or neither",
+    )
+
+
+def shared_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """Request fields that these options say."""
+    return {name: getattr(args, name) for name in _FIELDS}

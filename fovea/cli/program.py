@@ -1,0 +1,61 @@
+"""`fovea up | ask | explain | demo`: the parser, and how a command ends."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fovea import __version__
+from fovea.cli import ask, demo, explain, up
+from fovea.cli.parsing import CommandParser, UsageError
+from fovea.cli.terminal import BROKEN_PIPE, INTERRUPTED, printing
+from fovea.client import AnswerError
+from fovea.stack import StackError
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fovea",
+        description="Answers questions about images and videos.",
+        epilog="fovea COMMAND --help lists the options of a command. Exit status: 0 done, 1 it failed, 2 the command"
+        " line is wrong, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"fovea {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser, title="commands")
+    for command in (up, ask, explain, demo):
+        command.add(commands)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        status: int = args.run(args)
+        return status
+    except UsageError as error:
+        args.parser.print_usage(sys.stderr)
+        print(f"{args.parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    except (AnswerError, StackError) as error:
+        print(f"fovea: {error}", file=sys.stderr)
+        return 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `fovea` command; returns the exit status.
+
+    Raises:
+        SystemExit: With status 2, the command line is wrong.
+    """
+    try:
+        with printing():
+            return _run(_parser().parse_args(argv))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except OSError as error:  # of a file that is written: the disk is full, permission is missing
+        print(f"fovea: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
+        return 1

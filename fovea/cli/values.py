@@ -1,0 +1,110 @@
+"""Values of options: read, or refused with what is accepted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fovea.gateway_url import gateway_url
+from fovea.server import split_address
+
+__all__ = ["count", "count_or_auto", "image_file", "json_object", "listen", "number", "seed", "text", "url"]
+
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def _refused(value: str, accepted: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"{value!r:.80} is not accepted; accepted: {accepted}")
+
+
+def _whole(value: str, least: int, below: int, accepted: str) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        number = least - 1
+    if not least <= number < below:
+        raise _refused(value, accepted)
+    return number
+
+
+def count(value: str) -> int:
+    """A whole number of at least 1."""
+    return _whole(value, 1, 2**32, "a whole number of at least 1")
+
+
+def count_or_auto(value: str) -> int | str:
+    """The same, or "auto"."""
+    return value if value == "auto" else _whole(value, 1, 2**32, "a whole number of at least 1, or auto")
+
+
+def seed(value: str) -> int:
+    """An unsigned number of 64 bits."""
+    return _whole(value, 0, 2**64, "a whole number from 0 to 2^64 - 1")
+
+
+def number(accepted: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
+    """A finite number within bounds.
+
+    Args:
+        accepted: the bounds in words.
+        fits: whether a number is within them; false for NaN.
+    """
+
+    def read(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not fits(number):
+            raise _refused(value, accepted)
+        return number
+
+    return read
+
+
+def text(value: str) -> str:
+    """A text that is not empty."""
+    if not value:
+        raise _refused(value, "a text of at least one character")
+    return value
+
+
+def json_object(value: str) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        read = json.loads(value)
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, dict):
+        raise _refused(value, 'a JSON object such as {"task_share": 1}')
+    return read
+
+
+def url(value: str) -> str:
+    """Base URL of a gateway."""
+    try:
+        return gateway_url(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def listen(value: str) -> str:
+    """host:port."""
+    try:
+        port = split_address(value)[1]
+    except ValueError:
+        port = 0
+    if not port:
+        raise _refused(value, "HOST:PORT such as 127.0.0.1:8000, the port from 1 to 65535")
+    return value
+
+
+def image_file(value: str) -> Path:
+    """A file to draw into."""
+    path = Path(value)
+    if path.suffix.lower() not in _IMAGE_SUFFIXES:
+        raise _refused(value, f"a file name that ends in {', '.join(_IMAGE_SUFFIXES)}")
+    return path

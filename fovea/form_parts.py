@@ -1,0 +1,110 @@
+"""A question and its media as the parts of a form."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+__all__ = ["MAX_STREAM_BYTES", "Medium", "Part", "UnreadableMedium", "form_parts", "read_stream"]
+
+# An image or a video: a file, the bytes of one, or a URL (https: or data:) that the gateway resolves.
+Medium = Path | bytes | str
+# Field name, then file name (None: a text), and content.
+Part = tuple[str, tuple[str | None, BinaryIO | bytes]]
+
+# Pipes are held in memory; files on a disk are not.
+MAX_STREAM_BYTES: Final = 256 * 2**20
+
+
+class UnreadableMedium(ValueError):
+    """A file cannot be read, or a text cannot be sent; the text is for people."""
+
+
+def read_stream(stream: BinaryIO, name: str) -> bytes:
+    """All bytes of a pipe, within a bound.
+
+    Raises:
+        UnreadableMedium: It has more than `MAX_STREAM_BYTES`, or none.
+    """
+    data = stream.read(MAX_STREAM_BYTES + 1)
+    if len(data) > MAX_STREAM_BYTES:
+        raise UnreadableMedium(f"{name} has more than the {MAX_STREAM_BYTES:,} bytes accepted from a pipe")
+    if not data:
+        raise UnreadableMedium(f"{name} is empty")
+    return data
+
+
+@contextmanager
+def form_parts(
+    images: Medium | Sequence[Medium], video: Medium | None, fields: Mapping[str, Any]
+) -> Iterator[list[Part]]:
+    """Parts of the form; files stay open as long as the context.
+
+    Args:
+        images: An image, or several in their order.
+        video: A video, or None.
+        fields: Further request fields; None is left out, what is no text travels as JSON.
+
+    Raises:
+        UnreadableMedium: A file cannot be read, or a text is not valid Unicode.
+    """
+    several = [images] if isinstance(images, Medium) else images
+    with ExitStack() as opened:
+        parts = [
+            _text(name, part) for name, value in fields.items() if value is not None for part in _texts(name, value)
+        ]
+        # A form takes images as files or as URLs, and one field keeps their order.
+        files = [image for image in several if not isinstance(image, str)]
+        if len(files) < len(several):
+            parts += [_text("images", image if isinstance(image, str) else _data_url(image)) for image in several]
+        else:
+            parts += [_file("image", image, opened) for image in files]
+        if video is not None:
+            parts.append(_text("video", video) if isinstance(video, str) else _file("video", video, opened))
+        yield parts
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    """`stop` is a field that stands several times; others that are no text are JSON."""
+    if name == "stop" and not isinstance(value, str):
+        return list(value)
+    return [value if isinstance(value, str) else json.dumps(value)]
+
+
+def _text(name: str, value: str) -> Part:
+    try:
+        return name, (None, value.encode())
+    except UnicodeEncodeError as error:
+        raise UnreadableMedium(f"the field {name} is not valid UTF-8 text") from error
+
+
+def _file(name: str, medium: Path | bytes, opened: ExitStack) -> Part:
+    if isinstance(medium, bytes):
+        return name, (name, medium)
+    # What the file is called on this machine stays here; its suffix tells the content type.
+    suffix = medium.suffix if medium.suffix.isascii() else ""
+    return name, (f"{name}{suffix}", opened.enter_context(_open(medium)))
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        file = path.open("rb")
+        if stat.S_ISREG(path.stat().st_mode):
+            return file
+        with file:  # a named pipe, whose size nobody knows before its end
+            return io.BytesIO(read_stream(file, str(path)))
+    except OSError as error:
+        raise UnreadableMedium(f"cannot read {path}: {error.strerror}") from error
+
+
+def _data_url(medium: Path | bytes) -> str:
+    if isinstance(medium, Path):
+        with _open(medium) as file:
+            medium = file.read()
+    return f"data:image/png;base64,{base64.b64encode(medium).decode()}"

@@ -1,0 +1,236 @@
+"""Every command that a document, a docstring or a deployment file names is run here in a short form.
+
+`SHORT` has the words of the short forms. `ELSEWHERE` names the test that runs a command instead, `NOT_RUN` says why one
+cannot be run where tests run. A documented command that is in none of them fails, and so does an entry that no document
+names any more. Whatever runs, no file of the repository changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import io
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.namespaces import why_not
+from fovea.stack import Stack
+from tests.documented import ROOT, Documented, documented
+from tests.e2e.conftest import ENVIRONMENT
+
+DOCUMENTED = documented()
+SERVICES = ("encoder_service", "llm_service", "gateway")  # they read the command line themselves
+
+# {out} is an empty folder, {pictures} one with a few images, {gateway} the URL of a running one.
+SHORT: dict[str, list[str]] = {
+    "benchmarks.ablation": ["task_share", "attention_source", "alignment", "budget_sweep", "--smoke"],
+    "benchmarks.accuracy": ["--smoke"],
+    "benchmarks.better_than_desap": ["--smoke"],
+    "benchmarks.capacity measure": ["measure", "--smoke"],
+    "benchmarks.capacity plan": ["plan", "--smoke"],
+    "benchmarks.capacity validate": ["validate"],
+    "benchmarks.engine": ["--smoke"],
+    "benchmarks.flops": ["--smoke"],
+    "benchmarks.golden": ["tests/golden", "--method", "visionzip"],
+    "benchmarks.link": ["--smoke"],
+    "benchmarks.load": ["--smoke"],
+    "benchmarks.replicas": ["llm", "--smoke"],
+    "benchmarks.speed.load": ["--smoke"],
+    "benchmarks.split_exactness": ["--smoke"],
+    "benchmarks.task_map": ["--smoke"],
+    "benchmarks.wire": ["--smoke"],
+    "encoder_service": ["--help"],
+    "encoder_service.calibrate": [
+        *("--model", "lab/checkpoints/llava", "--text-tower", "lab/checkpoints/clip"),
+        *("--pictures", "{pictures}", "--out", "{out}/wire.basis"),
+    ],
+    "fovea.probe": ["{gateway}/healthz"],
+    "fovea.tokens": ["berlin"],
+    "gateway": ["--help"],
+    "lab.card": ["{figures}"],
+    "lab.discriminate": ["--scenes", "1"],
+    "lab.evaluate": ["--scenes", "1", "--out", "{out}/figures.json"],
+    "lab.pictures": ["{out}", "--count", "2"],
+    "llm_service": ["--help"],
+    "make help": [],
+}
+ELSEWHERE = {
+    "benchmarks.link_transfer send": "tests/unit/benchmarks/test_link.py::test_kept_tokens_are_as_much_smaller",
+    "benchmarks.link_transfer sink": "tests/unit/benchmarks/test_link.py::test_kept_tokens_are_as_much_smaller",
+    "fovea ask": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",
+    "fovea demo": "tests/e2e/test_cli.py::test_the_demo_is_right_about_its_picture",
+    "fovea explain": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",
+    "fovea up": "tests/e2e/test_cli.py::test_up_serves_until_it_is_interrupted",
+    "fovea.cli": "tests/e2e/test_cli.py::test_ask_prints_the_answer",
+    "make demo": "tests/e2e/test_cli.py::test_the_demo_is_right_about_its_picture",
+    "make up": "tests/e2e/test_cli.py::test_up_serves_until_it_is_interrupted",
+}
+NOT_RUN = {
+    "benchmarks.<name>": "a placeholder",
+    "benchmarks.capacity": "its parts are run",
+    "lab data": "it trains two tokenizers, which takes minutes; tests/unit/lab has what it renders and asks",
+    "lab clip": "it compiles and trains for an hour; tests/unit/lab/test_training_math.py has its arithmetic",
+    "lab train": "it compiles and trains for two hours; tests/unit/lab/test_training_math.py has its arithmetic",
+    "make ci": "it is what runs this test",
+    "make imports": "CI runs it beside the tests",
+    "make install": "CI begins with it",
+    "make proto": "it writes into the repository; CI runs proto-check, which compares",
+    "make test": "it is what runs this test",
+    "make test-vllm": "it fetches 3.5 GB and takes a quarter of an hour",
+}
+
+
+def _files() -> dict[str, str]:
+    """Digests of all files of the repository that git does not ignore."""
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    paths = [ROOT / name for name in names if (ROOT / name).is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.fixture
+def unchanged() -> Iterator[None]:
+    before = _files()
+    yield
+    assert _files() == before
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    _run("lab.pictures", [str(folder), "--count", "8"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("figures") / "figures.json"
+    _run("lab.evaluate", ["--scenes", "1", "--out", str(file)])
+    return file
+
+
+def _run(module: str, words: list[str]) -> str:
+    """What `python -m MODULE WORDS` prints, without the seconds that another process would take to import torch."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, f"there is no module {module}"
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed), contextlib.chdir(ROOT):
+        patch.setattr(sys, "argv", [module, *words])
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            status: object = 0
+        except SystemExit as left:
+            status = left.code
+    assert not status, printed.getvalue()
+    return printed.getvalue()
+
+
+def test_every_documented_command_has_a_short_form() -> None:
+    keys = {command.key for command in DOCUMENTED}
+    registered = {*SHORT, *ELSEWHERE, *NOT_RUN}
+    assert not {f"{command.place}: {command.text}" for command in DOCUMENTED if command.key not in registered}
+    assert not registered - keys, "no document names these any more"
+
+
+@pytest.mark.parametrize("test", sorted(set(ELSEWHERE.values())))
+def test_the_tests_that_run_the_others_exist(test: str) -> None:
+    file, name = test.split("::")
+    assert f"def {name}" in (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize("key", SHORT)
+@pytest.mark.usefixtures("unchanged")
+def test_a_command_runs_in_its_short_form(
+    key: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if key == "benchmarks.link" and (reason := why_not()):
+        pytest.skip(reason)
+    words = [_filled(word, request, tmp_path) for word in SHORT[key]]
+    if key == "make help":
+        subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True)
+        return
+    module = key.split()[0]
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    if module in SERVICES:
+        assert _help(key)
+    else:
+        printed = _run(module, words)
+        assert printed.strip() or module in ("fovea.probe", "lab.pictures")
+
+
+def _filled(word: str, request: pytest.FixtureRequest, out: Path) -> str:
+    word = word.replace("{out}", str(out))
+    for name in ("pictures", "figures"):
+        if f"{{{name}}}" in word:
+            word = word.replace(f"{{{name}}}", str(request.getfixturevalue(name)))
+    if "{gateway}" in word:
+        stack: Stack = request.getfixturevalue("stack")
+        word = word.replace("{gateway}", stack.url)
+    return word
+
+
+@functools.cache
+def _help(key: str) -> str:
+    first, *rest = key.split()
+    module, words = ("fovea.cli", rest) if first == "fovea" else (first, rest if first == "benchmarks.capacity" else [])
+    if module not in SERVICES:
+        return _run(module, [*words, "--help"])
+    command = [sys.executable, "-m", module, "--help"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+OPTIONS: dict[str, set[str]] = {}
+for command in DOCUMENTED:
+    if command.options and not command.key.startswith("make") and command.key not in ("fovea.tokens",):
+        OPTIONS.setdefault(command.key, set()).update(command.options)
+
+
+@pytest.mark.parametrize("key", sorted(OPTIONS))
+def test_every_documented_option_exists(key: str) -> None:
+    text = _help(key)
+    assert not {option for option in OPTIONS[key] if not re.search(rf"{re.escape(option)}\b", text)}
+
+
+TARGETS = sorted({command.key.split()[1] for command in DOCUMENTED if command.key.startswith("make ")})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_documented_target_exists(target: str) -> None:
+    subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def _asked(command: Documented) -> bool:
+    return command.key in ("fovea ask", "fovea explain") and "lab/demo/demo.png" in command.words
+
+
+# The README's are run by its own test.
+ASKED = sorted({command.text for command in DOCUMENTED if _asked(command) and command.place != "README.md"})
+
+
+@pytest.mark.parametrize("text", ASKED)
+@pytest.mark.usefixtures("unchanged")
+def test_a_question_of_the_pages_is_answered(text: str, stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "lab").symlink_to(ROOT / "lab")
+    line = f"{sys.executable} -m fovea.cli {text.removeprefix('fovea ')}"
+    environment = {**os.environ, **ENVIRONMENT, "FOVEA_URL": stack.url, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-euc", line], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_the_pages_ask_from_standard_input() -> None:
+    assert len([text for text in ASKED if "<" in text]) >= 2
+    assert json.loads((ROOT / "lab" / "demo" / "demo.json").read_text())["image"] == "demo.png"

@@ -1,0 +1,87 @@
+"""A gateway without a model: an HTTP server that answers every request with what it was told."""
+
+from __future__ import annotations
+
+import email
+import email.message
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+
+def event(name: str, data: dict[str, Any]) -> str:
+    """A server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+class PlainGateway(ThreadingHTTPServer):
+    """Answers with `reply` once `released` is set; keeps what was asked."""
+
+    daemon_threads = True
+    status, content_type, reply = 200, "text/event-stream; charset=utf-8", ""
+    location = ""
+    path = ""
+    body = b""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked = threading.Event()
+        self.released = threading.Event()
+        self.released.set()
+        self.forms: list[list[tuple[str, bytes]]] = []
+
+    def answers(self, value: Any, status: int = 200) -> None:
+        """From now on, with this JSON."""
+        self.status, self.content_type, self.reply = status, "application/json", json.dumps(value)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def form(self) -> list[tuple[str, bytes]]:
+        """Names and contents of the last form, in order."""
+        return self.forms[-1]
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self.serve_forever, args=[0.02])
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        self.released.set()
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: PlainGateway
+
+    def do_POST(self) -> None:
+        gateway = self.server
+        gateway.path, gateway.body = self.path, self.rfile.read(int(self.headers["content-length"]))
+        head = f"content-type: {self.headers['content-type']}\r\n\r\n".encode()
+        gateway.forms.append([_part(part) for part in email.message_from_bytes(head + gateway.body).get_payload()])
+        gateway.asked.set()
+        gateway.released.wait()
+        self.send_response(gateway.status)
+        self.send_header("content-type", gateway.content_type)
+        if gateway.location:
+            self.send_header("location", gateway.location)
+        self.end_headers()
+        self.wfile.write(gateway.reply.encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def _part(part: Any) -> tuple[str, bytes]:
+    return part.get_param("name", header="content-disposition"), part.get_payload(decode=True)
