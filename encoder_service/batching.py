@@ -1,9 +1,9 @@
 """Dynamic batching: requests that arrive close together are computed together, on a thread of their own.
 
-    submit -> permit -> prepare (worker processes) -> queue -> batch -> run (model thread) -> result
+    submit -> prepare (worker processes) -> queue -> batch -> run (model thread) -> result
 
-A request that finds no permit is refused at once. One whose caller has left, or whose deadline has passed, leaves the
-queue before anything is computed for it. The event loop only ever waits, so health answers during inference.
+A request that comes while too many wait is refused at once. One whose caller has left, or whose deadline has passed,
+leaves the queue before anything is computed for it. The event loop only ever waits, so health answers during inference.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Computes(Protocol[Request_contra, Job, Result_co]):
     """What a batcher drives."""
 
     async def prepare(self, request: Request_contra) -> tuple[Job, float]:
-        """Work before the queue: what becomes of a request, and the seconds of work in it, waiting left out."""
+        """A request that is ready for `run`, and the seconds that its preparation worked, without those it waited."""
         ...
 
     def run(self, batch: Sequence[Job]) -> Sequence[Result_co | Exception]:
@@ -76,7 +76,7 @@ class _Entry(Generic[Job, Result]):
 
 
 def _wait_s(entry: _Entry[Any, Any], now: float) -> float:
-    """Time since arrival less the preparation; a wait for a worker that prepares counts."""
+    """Queue time in seconds: since arrival, less the work of the preparation. Waiting for a worker counts."""
     return now - entry.arrived_at - entry.prepare_s
 
 

@@ -10,15 +10,17 @@ from typing import Final, TypeAlias, TypeVar
 from encoder_service.assembly import EncodedVisual
 from encoder_service.engine import EncodeRequest, Engine, PreparedRequest, PreparedVisual
 from encoder_service.media_decoding import MediaPool, MediaSource
-from fovea.errors import TooLarge, UnsupportedMedia
-from fovea.worker_pool import WorkerDied, WorkerTimeout
+from encoder_service.visual import VisualInput
+from fovea.errors import TooLarge, Unavailable, UnsupportedMedia
+from fovea.worker_pool import Finished, PoolClosed, WorkerTimeout
+from fovea.worker_process import WorkerDied
 
 __all__ = ["EncoderCompute"]
 
 T = TypeVar("T")
 _Interval: TypeAlias = tuple[float, float]
 
-# The decoder of a video looks at the clock between frames and says more; the kill is for what never comes back.
+# The decoder of a video looks at the clock between two frames, and its error says more than that of a worker killed.
 _VIDEO_GRACE_S: Final = 5.0
 
 
@@ -56,23 +58,25 @@ class EncoderCompute:
         visual = await asyncio.to_thread(self.engine.look_up, source, request)
         if visual.features is not None:
             return visual, None
-        is_image = isinstance(source, bytes)
-        timeout_s = self.image_timeout_s
-        if not is_image:
-            timeout_s = self.engine.decoder.video_limits.timeout_s + _VIDEO_GRACE_S
+        ran = await self._decode(source)
+        return self.engine.with_pixels(visual, ran.result, request), (ran.started_at, ran.ended_at)
+
+    async def _decode(self, source: MediaSource) -> Finished[VisualInput]:
+        what, timeout_s = "image", self.image_timeout_s
+        if not isinstance(source, bytes):
+            what, timeout_s = "video", self.engine.decoder.video_limits.timeout_s + _VIDEO_GRACE_S
         try:
-            ran = await self.pool.run(source, timeout_s=timeout_s)
+            return await self.pool.run(source, timeout_s=timeout_s)
         except WorkerTimeout:
             raise TooLarge(
-                f"the {'image' if is_image else 'video'} takes longer than {timeout_s:g} seconds to decode;"
-                " a smaller one is accepted",
-                param="image" if is_image else "video",
+                f"the {what} takes longer than {timeout_s:g} seconds to decode; a smaller one is accepted", param=what
             ) from None
         except WorkerDied as error:
-            raise UnsupportedMedia(
-                f"the {'image' if is_image else 'video'} cannot be decoded", param="image" if is_image else "video"
-            ) from error
-        return self.engine.with_pixels(visual, ran.result, request), (ran.started_at, ran.ended_at)
+            if error.is_crash:
+                raise UnsupportedMedia(f"the {what} cannot be decoded", param=what) from error
+            raise Unavailable(f"decoding the {what} was interrupted", retry_after_s=1.0) from error
+        except PoolClosed:
+            raise Unavailable("the encoder service is shutting down", retry_after_s=1.0) from None
 
 
 async def _all_or_first_error(work: Iterable[Awaitable[T]]) -> list[T]:

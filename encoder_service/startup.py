@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from typing import Any, Final
@@ -19,7 +20,7 @@ from encoder_service.preparation import EncoderCompute
 from encoder_service.servicer import EncoderBatcher, EncoderServicer
 from encoder_service.settings import EncoderSettings
 from encoder_service.videos import VideoLimits
-from fovea import basis_file, telemetry, worker_pool
+from fovea import basis_file, telemetry, worker_process
 from fovea.basis_file import BasisError
 from fovea.cores import available_cores, model_threads
 from fovea.loading import end_while_loading, load_in_background
@@ -27,6 +28,7 @@ from fovea.server import BindError, GrpcServer, stop_signal
 from fovea.v1 import encoder_pb2_grpc
 from fovea.watched import CredentialsError
 from fovea.wire_basis import WireBasis
+from fovea.worker_process import WorkerDied
 
 __all__ = ["main", "serve"]
 
@@ -75,9 +77,10 @@ async def serve(settings: EncoderSettings) -> None:
         CheckpointError, FileNotFoundError, BasisError: The model or its wire basis cannot be loaded.
         BindError: The address is taken.
         CredentialsError: A certificate, key or token file cannot be used.
+        WorkerDied: No process that decodes media can be started.
     """
     stop = stop_signal()
-    worker_pool.preload("encoder_service.media_decoding")
+    worker_process.preload("encoder_service.media_decoding")
     server = GrpcServer(
         settings.listen,
         services=[_SERVICE],
@@ -103,7 +106,14 @@ async def serve(settings: EncoderSettings) -> None:
         engine, basis = loading.result()
         _choose_threads(settings, engine)
         pool = media_pool(engine.decoder, size=settings.decode_workers or available_cores())
-        async with pool, _batcher(settings, engine, pool) as batcher:
+        async with contextlib.AsyncExitStack() as resources:
+            starting = asyncio.ensure_future(resources.enter_async_context(pool))
+            await asyncio.wait([stopped, starting], return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                return
+            starting.result()
+            batcher = await resources.enter_async_context(_batcher(settings, engine, pool))
             telemetry.report_load(waiting=lambda: batcher.num_waiting, running=lambda: batcher.num_running)
             servicer.attach(engine.model, batcher, basis)
             await server.ready()
@@ -137,7 +147,7 @@ async def _watch(pool: MediaPool, server: GrpcServer, stopped: asyncio.Task[bool
     serving = True
     while not stopped.done():
         await asyncio.wait([stopped], timeout=_WATCH_INTERVAL_S)
-        if (pool.longest_wait_s <= max_wait_s) != serving:
+        if (pool.num_workers > 0 and pool.longest_wait_s <= max_wait_s) != serving:
             serving = not serving
             log.warning("decoding is held up" if not serving else "decoding goes on")
             await server.report_serving(serving)
@@ -150,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     log.info("settings %s", settings.describe())
     try:
         asyncio.run(serve(settings))
-    except (CheckpointError, FileNotFoundError, BasisError, BindError, CredentialsError) as error:
+    except (CheckpointError, FileNotFoundError, BasisError, BindError, CredentialsError, WorkerDied) as error:
         log.error("%s", error)
         raise SystemExit(1) from None
     end_while_loading(0)

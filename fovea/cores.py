@@ -1,4 +1,4 @@
-"""Cores that this process may use, and how many threads of it a model is worth."""
+"""Cores that this process may use, and threads for one forward of a model."""
 
 from __future__ import annotations
 

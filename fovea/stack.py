@@ -18,7 +18,7 @@ from typing import Final, Self
 import httpx
 
 from fovea.server import split_address
-from fovea.worker_pool import end_with_parent
+from fovea.worker_process import end_with_parent
 
 __all__ = ["SERVICES", "Stack", "StackError", "free_port", "shipped_checkpoint"]
 

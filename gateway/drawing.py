@@ -6,16 +6,16 @@ import asyncio
 import functools
 import io
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from fovea import worker_pool
-from fovea.errors import TooLarge, UnsupportedMedia
+from fovea import worker_process
+from fovea.errors import TooLarge, Unavailable, UnsupportedMedia
 from fovea.explained import Explained
 from fovea.images import decode
 from fovea.sheet import draw_activation_maps, draw_explanations
-from fovea.worker_pool import WorkerDied, WorkerPool, WorkerTimeout
+from fovea.worker_pool import PoolClosed, WorkerPool, WorkerTimeout
+from fovea.worker_process import WorkerDied
 from gateway.schemas.explain import ExplainResponse
 
 __all__ = ["Drawing"]
@@ -34,6 +34,9 @@ class _Sheet:
     response: dict[str, Any]
 
 
+_Drawers: TypeAlias = WorkerPool[_Sheet, bytes]
+
+
 class Drawing:
     """Draws what `/v1/explain` tells. The processes that do it start with the first drawing.
 
@@ -43,11 +46,8 @@ class Drawing:
     """
 
     def __init__(self, *, max_bytes: int, max_pixels: int) -> None:
-        draw = functools.partial(_draw, max_bytes=max_bytes, max_pixels=max_pixels)
-        self._workers: WorkerPool[_Sheet, bytes] = WorkerPool(draw, size=_WORKERS)
-        self._resources = AsyncExitStack()
-        self._starting = asyncio.Lock()
-        self._started = False
+        self._draw = functools.partial(_draw, max_bytes=max_bytes, max_pixels=max_pixels)
+        self._starting: asyncio.Future[_Drawers] | None = None
 
     async def png(self, pictures: Sequence[bytes], question: str, response: ExplainResponse) -> bytes:
         """A PNG file: patches and both maps of each picture, or the activation maps where the response has them.
@@ -56,28 +56,40 @@ class Drawing:
             InvalidRequest: A picture was cut into tiles.
             TooLarge: More pixels than are drawn, or more work than there is time for.
             UnsupportedMedia: A picture cannot be decoded.
+            Unavailable: The gateway is shutting down, or cannot start a process.
         """
-        await self._start()
         sheet = _Sheet(tuple(pictures), question, response.model_dump())
         try:
-            return (await self._workers.run(sheet, timeout_s=_TIMEOUT_S)).result
+            drawers = await self._started()
+            return (await drawers.run(sheet, timeout_s=_TIMEOUT_S)).result
         except WorkerTimeout:
             raise TooLarge(
                 f"the images take longer than {_TIMEOUT_S:g} seconds to draw; smaller ones are accepted", param="image"
             ) from None
         except WorkerDied as error:
-            raise UnsupportedMedia("an image cannot be decoded", param="image") from error
+            if error.is_crash:
+                raise UnsupportedMedia("an image cannot be decoded", param="image") from error
+            raise Unavailable("the drawing was interrupted", retry_after_s=1.0) from error
+        except PoolClosed:
+            raise Unavailable("the gateway is shutting down", retry_after_s=1.0) from None
 
-    async def _start(self) -> None:
-        async with self._starting:
-            if not self._started:
-                worker_pool.preload(__name__)
-                await self._resources.enter_async_context(self._workers)
-                self._started = True
+    async def _started(self) -> _Drawers:
+        """The processes. Whoever leaves while they start does not end the start."""
+        if self._starting is None or (self._starting.done() and self._starting.exception() is not None):
+            self._starting = asyncio.ensure_future(self._start())
+        return await asyncio.shield(self._starting)
+
+    async def _start(self) -> _Drawers:
+        await asyncio.to_thread(worker_process.preload, __name__)
+        return await WorkerPool(self._draw, size=_WORKERS).__aenter__()
 
     async def close(self) -> None:
         """Ends what is being drawn."""
-        await self._resources.aclose()
+        if self._starting is None:
+            return
+        drawers = (await asyncio.gather(self._starting, return_exceptions=True))[0]
+        if isinstance(drawers, WorkerPool):
+            await drawers.__aexit__()
 
 
 def _draw(sheet: _Sheet, *, max_bytes: int, max_pixels: int) -> bytes:

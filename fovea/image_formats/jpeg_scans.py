@@ -1,4 +1,4 @@
-"""JPEG: the work of decoding a file, as its markers tell it."""
+"""JPEG: how much work a file makes, counted by its markers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ scan of some hundred bytes takes as long as one of megabytes."""
 
 _START_OF_SCAN: Final = 0xDA
 _END_OF_IMAGE: Final = 0xD9
-_STANDALONE: Final = {0x01, *range(0xD0, 0xD9)}
-# Inside a scan's data 0xFF is followed by 0 (it is a value), by a restart marker, or by padding.
-_MARKER_AFTER_DATA: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+# As a decoder looks for the next one: other bytes are passed over, in the data of a scan and wherever else they stand.
+# 0xFF is followed by 0 where it is a value; restart markers and the like have no length.
+_MARKER: Final = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 
 
 def check_scans(data: bytes) -> None:
@@ -36,18 +36,10 @@ def check_scans(data: bytes) -> None:
 def num_scans(data: bytes, *, stop_at: int) -> int:
     """Scans of the first image in a JPEG file, counted up to `stop_at`. Thumbnails in its metadata do not count."""
     scans, position = 0, 2
-    while position + 4 <= len(data) and scans < stop_at:
-        if data[position] != 0xFF:
-            break
-        marker = data[position + 1]
+    while scans < stop_at and (found := _MARKER.search(data, position)):
+        marker = found[1][0]
         if marker == _END_OF_IMAGE:
             break
-        if marker == 0xFF or marker in _STANDALONE:
-            position += 1 if marker == 0xFF else 2
-            continue
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == _START_OF_SCAN:
-            scans += 1
-            found = _MARKER_AFTER_DATA.search(data, position)
-            position = found.start() if found else len(data)
+        scans += marker == _START_OF_SCAN
+        position = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
     return scans

@@ -16,7 +16,6 @@ import io
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,12 +123,13 @@ def _run(module: str, words: list[str]) -> str:
     """What `python -m MODULE WORDS` prints, without the seconds that another process would take to import torch."""
     spec = importlib.util.find_spec(module)
     assert spec is not None, f"there is no module {module}"
+    name = f"{module}.__main__" if spec.submodule_search_locations else module
+    found = importlib.import_module(name)
+    main = found.main if hasattr(found, "main") else importlib.import_module(f"{module}.startup").main
     printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed), contextlib.chdir(ROOT):
-        patch.setattr(sys, "argv", [module, *words])
+    with contextlib.redirect_stdout(printed), contextlib.chdir(ROOT):
         try:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-            status: object = 0
+            status = main(words)
         except SystemExit as left:
             status = left.code
     assert not status, printed.getvalue()

@@ -36,7 +36,7 @@ from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.preparation import EncoderCompute
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
-from fovea import worker_pool
+from fovea import worker_process
 from fovea.channel import connect
 from fovea.server import GrpcServer
 from fovea.v1 import encoder_pb2_grpc
@@ -199,7 +199,7 @@ def start(checkpoints: Checkpoints) -> Callable[..., AbstractAsyncContextManager
         servicer = EncoderServicer(settings)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
         await server.start()
-        worker_pool.preload("encoder_service.media_decoding")
+        worker_process.preload("encoder_service.media_decoding")
         pool = media_pool(engine.decoder, size=settings.decode_workers or 1)
         batcher = Batcher(
             EncoderCompute(engine, pool, settings.image_decode_timeout_s),

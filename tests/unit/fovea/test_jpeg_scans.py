@@ -45,3 +45,13 @@ def test_more_scans_than_any_encoder_writes_are_refused_before_decoding() -> Non
     assert images.decode(progressive((40, 30), repeat_last_scan=at_limit), **LIMITS).size == (40, 30)
     with pytest.raises(TooLarge, match="more than 100 scans; at most 100 are accepted"):
         images.decode(progressive((40, 30), repeat_last_scan=at_limit + 1), **LIMITS)
+
+
+@pytest.mark.parametrize("filler", [b"\x00", b"\xff\x00\xff\xff", b"\xff", b"\xff\xd0"])
+def test_bytes_between_the_segments_hide_no_scan(filler: bytes) -> None:
+    data = progressive((40, 30), repeat_last_scan=200)
+    first = data.index(b"\xff\xda")
+    end_of_first = data.index(b"\xff\xc4", first)
+    hidden = data[:end_of_first] + b"\xff\xfe\x00\x02" + filler + data[end_of_first:]
+    with pytest.raises(TooLarge, match="scans"):
+        images.decode(hidden, **LIMITS)
