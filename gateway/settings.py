@@ -129,15 +129,15 @@ class GatewaySettings(ServiceSettings):
     max_video_bytes: int = Field(default=16 * MiB, ge=1)
     """Largest video file, uploaded, inline or fetched; beyond it 413."""
 
-    max_images: int = Field(default=8, ge=1)
-    """Most pictures in one request, all turns of `messages` together; beyond it 422. The encoder service has a limit of
+    max_images: int = Field(default=8, ge=1, le=64)
+    """Most pictures in one request, all turns of `messages` together, up to 64; beyond it 422. The encoder service has a limit of
     its own."""
 
-    max_videos: int = Field(default=8, ge=1)
-    """Most videos in one request; beyond it 422. The encoder service has a limit of its own."""
+    max_videos: int = Field(default=8, ge=1, le=16)
+    """Most videos in one request, up to 16; beyond it 422. The encoder service has a limit of its own."""
 
-    max_video_frames: int = Field(default=64, ge=1)
-    """Most frames of one video, as a list or in `num_frames`; beyond it 422. The encoder service has a limit of its
+    max_video_frames: int = Field(default=64, ge=1, le=1024)
+    """Most frames of one video, as a list or in `num_frames`, up to 1024; beyond it 422. The encoder service has a limit of its
     own."""
 
     max_question_chars: int = Field(default=8000, ge=1)

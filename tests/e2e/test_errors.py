@@ -129,10 +129,16 @@ def test_a_body_beyond_the_limit(client: Client) -> None:
     assert_error(response, 413, "too_large", "20,971,520")
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff"])
 def test_a_body_that_is_no_json_object(client: Client, body: bytes) -> None:
     response = client.http.post("/v1/answer", content=body, headers={"content-type": "application/json"})
     assert_error(response, 400, "malformed_request", "JSON")
+
+
+def test_a_body_that_begins_as_utf_16(client: Client) -> None:
+    body = '{"question": "?"}'.encode("utf-16")
+    response = client.http.post("/v1/answer", content=body, headers={"content-type": "application/json"})
+    assert_error(response, 415, "unsupported_media", "UTF-8")
 
 
 def test_a_deadline_that_cannot_be_met(client: Client, picture: bytes) -> None:

@@ -143,14 +143,15 @@ def test_the_command_draws_several_questions(stack: Stack, tmp_path: Path) -> No
 
 def test_the_command_says_what_is_wrong_in_one_line(stack: Stack, tmp_path: Path) -> None:
     out = str(tmp_path / "out.png")
-    for words, says in (
-        (("--out", str(tmp_path / "no" / "out.png")), "no folder"),
-        (("--out", str(tmp_path / "out.tiff")), "must end in"),
-        (("--out", out, "--pruner", "sharpest"), "status 404"),
-        (("--out", out, "--pruner-params", '{"x": 1}'), "status 422"),
+    for words, status, says in (
+        (("--out", str(tmp_path / "no" / "out.png")), 1, "no folder"),
+        (("--out", str(tmp_path / "out.tiff")), 2, ".png"),
+        (("--out", out, "--pruner", "sharpest"), 1, "status 404"),
+        (("--out", out, "--pruner-params", '{"x": 1}'), 1, "status 422"),
+        (("--pruner-params", "[1]"), 2, "JSON object"),
     ):
         done = fovea("explain", str(DEMO), QUESTION, "--url", stack.url, *words)
-        assert done.returncode == 1
-        assert says in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
-    assert fovea("explain", str(DEMO), QUESTION, "--pruner-params", "[1]").returncode == 2
+        assert done.returncode == status
+        lines = done.stderr.strip().splitlines()
+        assert says in lines[-1]
+        assert len(lines) == 1 or (status == 2 and lines[0].startswith("usage:"))

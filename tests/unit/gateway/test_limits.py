@@ -144,7 +144,7 @@ async def test_fields_of_a_form_are_more_than_a_request_has() -> None:
     assert len(AnswerRequest.model_fields) + 8 < 64
 
 
-@pytest.mark.parametrize("limit", [1, 8, 70])
+@pytest.mark.parametrize("limit", [1, 8, 64])
 @pytest.mark.parametrize("as_file", [True, False])
 async def test_images_of_a_form(start_gateway: StartGateway, limit: int, as_file: bool) -> None:
     gateway = await start_gateway(max_images=limit)

@@ -216,9 +216,11 @@ async def test_where_kept_tokens_stood_matters(whole, qwen, loaded, serving):
 
 REFUSED = [
     (lambda tokens: setattr(tokens.grid, "cls_per_frame", 1), "places every row in the grid"),
-    (lambda tokens: setattr(tokens.grid, "rows", 100_000), "reaches past the model's context of 4096"),
-    (lambda tokens: setattr(tokens.grid, "columns", 2**32 - 1), "reaches past the model's context of 4096"),
-    (lambda tokens: setattr(tokens.grid, "frames", 5000), "reaches past the model's context of 4096"),
+    (lambda tokens: setattr(tokens.grid, "rows", 5000), "reaches past the model's context of 4096"),
+    (lambda tokens: setattr(tokens.grid, "columns", 5000), "reaches past the model's context of 4096"),
+    (lambda tokens: setattr(tokens.grid, "rows", 100_000), "up to 4096 frames, 65536 rows and columns"),
+    (lambda tokens: setattr(tokens.grid, "columns", 2**32 - 1), "up to 4096 frames, 65536 rows and columns"),
+    (lambda tokens: setattr(tokens.grid, "frames", 5000), "up to 4096 frames, 65536 rows and columns"),
     (lambda tokens: tokens.positions.__setitem__(0, 54), "outside the grid of 1 x 6 x 9"),
     (lambda tokens: tokens.newline_after.append(3), "no token for the end of a line"),
     (lambda tokens: setattr(tokens, "kind", tensor_pb2.VISUAL_KIND_VIDEO), "0 video tokens"),
