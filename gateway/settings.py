@@ -130,15 +130,15 @@ class GatewaySettings(ServiceSettings):
     """Largest video file, uploaded, inline or fetched; beyond it 413."""
 
     max_images: int = Field(default=8, ge=1, le=64)
-    """Most pictures in one request, all turns of `messages` together, up to 64; beyond it 422. The encoder service has a limit of
-    its own."""
+    """Most pictures in one request, all turns of `messages` together, up to 64; beyond it 422. The encoder service has
+    a limit of its own."""
 
     max_videos: int = Field(default=8, ge=1, le=16)
     """Most videos in one request, up to 16; beyond it 422. The encoder service has a limit of its own."""
 
     max_video_frames: int = Field(default=64, ge=1, le=1024)
-    """Most frames of one video, as a list or in `num_frames`, up to 1024; beyond it 422. The encoder service has a limit of its
-    own."""
+    """Most frames of one video, as a list or in `num_frames`, up to 1024; beyond it 422. The encoder service has a
+    limit of its own."""
 
     max_question_chars: int = Field(default=8000, ge=1)
     """Longest question, or text of the last user turn of `messages`, in characters; beyond it 422."""
