@@ -139,7 +139,7 @@ def _choose_threads(settings: EncoderSettings, engine: Engine) -> None:
     cores = available_cores()
     threads = settings.num_threads or model_threads(engine.model.num_parameters, cores)
     torch.set_num_threads(threads)
-    log.info("%d threads for a forward, of %d cores and %d parameters", threads, cores, engine.model.num_parameters)
+    log.info("threads of a forward: %d (cores: %d, parameters: %d)", threads, cores, engine.model.num_parameters)
 
 
 async def _watch(pool: MediaPool, server: GrpcServer, stopped: asyncio.Task[bool], *, max_wait_s: float) -> None:

@@ -32,7 +32,7 @@ def display_size(width: int, height: int, pixel_aspect: Fraction | None) -> tupl
     """Width and height in square pixels, before the frame is turned. No pixel is lost: the short side is stretched.
 
     Args:
-        width: Of the frame as stored.
+        width: stored width of the frame, in pixels.
         height: The same.
         pixel_aspect: Width of a pixel by its height; None or 0: unknown.
     """
@@ -47,7 +47,7 @@ def to_image(frame: Any, size: tuple[int, int]) -> Image.Image:
     """A frame in RGB and upright; transparent parts lie on white.
 
     Args:
-        frame: As decoded.
+        frame: decoded frame of PyAV.
         size: Its `display_size`.
 
     Raises:

@@ -68,9 +68,9 @@ class _Call:
     """One call of a method that takes messages of type `kind`.
 
     Attributes:
-        label: Of the method, in metrics.
-        is_ours: Of a service of Fovea; otherwise of health or reflection.
-        request_id: That the caller gave; may be empty.
+        label: name of the method in metrics.
+        is_ours: whether a service of Fovea is called, or else health or reflection.
+        request_id: the caller's id of the request; may be empty.
     """
 
     label: str
@@ -177,7 +177,7 @@ class Boundary(grpc.aio.ServerInterceptor):
     keeps no copy of it.
 
     Args:
-        in_flight: What messages count against.
+        in_flight: count of the bytes of all messages under way.
     """
 
     def __init__(self, in_flight: BytesInFlight) -> None:

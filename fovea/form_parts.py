@@ -30,7 +30,7 @@ def read_stream(stream: BinaryIO, name: str) -> bytes:
     """All bytes of a pipe, within a bound.
 
     Raises:
-        UnreadableMedium: It has more than `MAX_STREAM_BYTES`, or none.
+        UnreadableMedium: the stream has more than `MAX_STREAM_BYTES`, or none.
     """
     data = stream.read(MAX_STREAM_BYTES + 1)
     if len(data) > MAX_STREAM_BYTES:

@@ -18,7 +18,7 @@ def check_grid(grid: tensor_pb2.Grid) -> int:
     """How many numbers positions in the grid may have: those of its patches, then those of its CLS rows.
 
     Raises:
-        InvalidRequest: It has no patches, or more of something than accepted; see proto/fovea/v1/tensor.proto.
+        InvalidRequest: the grid has no patches, or more of something than accepted; see proto/fovea/v1/tensor.proto.
     """
     named = f"a grid of {grid.frames} x {grid.rows} x {grid.columns} (frames x rows x columns)"
     if not (grid.frames and grid.rows and grid.columns):

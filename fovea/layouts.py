@@ -24,9 +24,9 @@ class UnsupportedCheckpoint(ValueError):
 
     Args:
         name: The directory's name, without its path.
-        reason: What the checkpoint is or lacks.
-        supported: What is served instead.
-        hint: What to do, in a sentence.
+        reason: kind of the checkpoint, or what is missing in it.
+        supported: families and layouts that are served.
+        hint: one sentence of advice.
     """
 
     def __init__(self, name: str, reason: str, *, supported: str = _SUPPORTED, hint: str = "") -> None:

@@ -49,8 +49,8 @@ class _Field:
 
     Attributes:
         max_items: Most occurrences in one message; None where any number is as good as one.
-        wire_type: Of one item.
-        message: What it holds; None for numbers, strings and bytes.
+        wire_type: protobuf wire type of one item.
+        message: type of the messages in it; None for numbers, strings and bytes.
     """
 
     name: str
@@ -92,8 +92,8 @@ def check_sizes(data: bytes, message: Any) -> None:
         message: Descriptor of its type.
 
     Raises:
-        InvalidRequest: It passes a cap.
-        MalformedRequest: It is no message at all.
+        InvalidRequest: the message passes a cap.
+        MalformedRequest: the bytes are no message at all.
     """
     _Walk(data).message(0, len(data), message, "")
 

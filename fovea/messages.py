@@ -25,8 +25,8 @@ def parse(kind: type[M], data: bytes) -> M:
     """The message of type `kind` in `data`.
 
     Raises:
-        InvalidRequest: It is larger than proto/fovea/v1/limits.proto allows.
-        MalformedRequest: It is no such message.
+        InvalidRequest: the message is larger than proto/fovea/v1/limits.proto allows.
+        MalformedRequest: the bytes are no such message.
     """
     check_sizes(data, kind.DESCRIPTOR)
     try:

@@ -30,8 +30,8 @@ class ChatPrompt:
     """Writes prompts.
 
     Args:
-        template: Of the checkpoint.
-        marks: What stands in a text for a place inside it.
+        template: the checkpoint's chat template.
+        marks: text that stands for an image or a video, by kind.
     """
 
     def __init__(self, template: ChatTemplate, marks: Mapping[Place, str]) -> None:

@@ -38,7 +38,7 @@ def parse_media_url(text: str, *, name: str) -> httpx.URL:
     """The URL in `text`.
 
     Args:
-        text: As the client wrote it.
+        text: URL as the client wrote it.
         name: Place of the URL in the request, for messages.
 
     Raises:

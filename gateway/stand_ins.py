@@ -13,7 +13,7 @@ class Piece(NamedTuple):
     """A stretch of a prompt with one author.
 
     Attributes:
-        text: What is written.
+        text: characters of the stretch.
         by_client: Whether the client wrote it; else the template did.
     """
 

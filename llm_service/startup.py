@@ -124,7 +124,7 @@ def _choose_threads(settings: LLMSettings, num_parameters: int) -> None:
     cores = available_cores()
     threads = settings.num_threads or model_threads(num_parameters, cores)
     torch.set_num_threads(threads)
-    log.info("%d threads for a forward, of %d cores and %d parameters", threads, cores, num_parameters)
+    log.info("threads of a forward: %d (cores: %d, parameters: %d)", threads, cores, num_parameters)
 
 
 def _max_model_len(settings: LLMSettings, model: VisualSide) -> int:

@@ -44,7 +44,7 @@ def media(words: Sequence[str]) -> list[Medium]:
 
     Raises:
         UsageError: Standard input is named twice, or is a terminal.
-        AnswerError: It is closed, empty or too large.
+        AnswerError: the input is closed, empty or too large.
     """
     if words.count("-") > 1:
         raise UsageError("standard input (-) is one image or the video; it was named more than once")

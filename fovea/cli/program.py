@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `fovea` command; returns the exit status.
 
     Raises:
-        SystemExit: With status 2, the command line is wrong.
+        SystemExit: the command line is wrong; status 2.
     """
     try:
         with printing():

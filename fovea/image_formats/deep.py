@@ -30,7 +30,7 @@ def load(image: ImageFile, file: bytes) -> Image.Image:
 
     Args:
         image: Opened, not loaded yet.
-        file: What it was opened from.
+        file: bytes that the image was opened from.
     """
     layout = image.tile[0].args
     if layout == _GREY_ALPHA:

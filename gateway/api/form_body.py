@@ -28,7 +28,7 @@ async def read_form(request: Request, *, max_bytes: int, max_images: int) -> tup
     """The text fields of a form, and its files.
 
     Args:
-        request: With its body unread.
+        request: request whose body is still unread.
         max_bytes: Largest single field.
         max_images: Most images, files and URLs together; what comes after one more is not read.
 

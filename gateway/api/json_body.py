@@ -51,7 +51,7 @@ def json_value(text: bytes, what: str, param: str | None) -> Any:
         param: The request field.
 
     Raises:
-        UnsupportedMedia: In UTF-16 or UTF-32.
+        UnsupportedMedia: the body is UTF-16 or UTF-32.
         MalformedRequest: Not JSON, or more than is accepted.
     """
     text = text.removeprefix(codecs.BOM_UTF8)

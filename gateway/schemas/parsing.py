@@ -30,7 +30,7 @@ def parse_request(kind: type[R], fields: Mapping[str, Any], *, strict: bool) -> 
     """Validates the fields of a request.
 
     Args:
-        kind: What is to become of them.
+        kind: model that the fields are validated against.
         fields: Field names and values, as read from JSON or a form.
         strict: Types must match (JSON). A form knows text alone, so there "0.5" is a number and "true" a truth value.
 

@@ -35,7 +35,7 @@ def empty_text_model(checkpoint: Path, text_config: Any, *, attn_implementation:
     """The language model of a config, on the meta device; `dtype` is written into the config.
 
     Raises:
-        CheckpointError: It is built otherwise than Llama, or does not take the attention kernel.
+        CheckpointError: the text model is built otherwise than Llama, or does not take the attention kernel.
     """
     if type(text_config) not in AutoModelForCausalLM._model_mapping:
         raise _unlike_llama(checkpoint, text_config)
