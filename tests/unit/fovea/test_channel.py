@@ -79,6 +79,8 @@ async def test_a_pod_that_replaces_the_only_one_is_soon_found_at_its_new_address
     async with connect(zone.target(pods.port), max_message_bytes=2**20) as channel:
         assert await who(channel) == "127.0.0.2"
         await pods.stop("127.0.0.2")
+        async with asyncio.timeout(PATIENCE_S):  # a call on a connection that breaks just then is UNAVAILABLE
+            await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
         await pods.start("127.0.0.3")
         zone.addresses = ["127.0.0.3"]
         assert await who(channel) == "127.0.0.3"
