@@ -65,7 +65,7 @@ class EncodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class PreparedVisual:
-    """An image or video ready for the tower, or past it: exactly one of `features` and `pixels` is there.
+    """An image or video ready for the tower (`pixels`) or past it (`features`); with neither it has to be decoded.
 
     Attributes:
         digest: Of the file, and of how it was read.
