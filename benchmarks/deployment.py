@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from benchmarks.cpu_caps import CpuCaps, cpu_seconds
-from fovea.stack import Stack, free_port
+from fovea.processes.stack import Stack, free_port
 
 __all__ = ["FLAGS", "Deployment", "Shape"]
 

@@ -17,7 +17,7 @@ from benchmarks.intervals import Floats, clustered_mean
 from benchmarks.output import add_output
 from benchmarks.system import Asked, Method, System
 from encoder_service.assembly import EncodedVisual
-from fovea.stack import shipped_checkpoint
+from fovea.checkpoints.shipped import shipped_checkpoint
 from lab.questions import GROUPS, Question, evaluation_questions, score
 
 __all__ = ["SPLITS", "Evaluation", "Outcome", "Split", "add_options", "png", "shipped_system", "with_pictures"]

@@ -35,8 +35,9 @@ from benchmarks.link_transfer import TRANSFER_DTYPES
 from benchmarks.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
 from benchmarks.output import add_output, publish
 from benchmarks.provenance import provenance
-from fovea.stack import Stack, shipped_checkpoint
-from fovea.tensors import DTYPES
+from fovea.checkpoints.shipped import shipped_checkpoint
+from fovea.processes.stack import Stack
+from fovea.wire.tensors import DTYPES
 from lab.questions import Question, evaluation_questions
 
 __all__ = ["main"]

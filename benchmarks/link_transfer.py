@@ -18,10 +18,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from fovea.channel import connect
-from fovea.server import GrpcServer, stop_signal
-from fovea.tensors import DTYPES, parse_dtype, to_message
+from fovea.rpc.channel import connect
+from fovea.rpc.server import GrpcServer, stop_signal
 from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
+from fovea.wire.tensors import DTYPES, parse_dtype, to_message
 
 __all__ = ["TRANSFER_DTYPES", "main", "visual_tokens"]
 

@@ -41,7 +41,7 @@ from benchmarks.unsplit import Clip, Unsplit, UnsplitRun
 from encoder_service import models as encoder_models
 from encoder_service.models.base import LoadOptions
 from encoder_service.visual import VideoFrames
-from fovea.stack import Stack, free_port
+from fovea.processes.stack import Stack, free_port
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
 from gateway.tokenizers import PromptTokenizer
 from llm_service.models import load_model

@@ -29,7 +29,7 @@ from encoder_service import models
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners.base import TextFeatures, View, VisionFeatures
 from encoder_service.pruners.desap import DesapParameters, joint_view, question_vector, task_map
-from fovea.stack import shipped_checkpoint
+from fovea.checkpoints.shipped import shipped_checkpoint
 from gateway.tokenizers import TextTowerTokenizer
 from lab.questions import Question, evaluation_questions
 from lab.render import patch_owners

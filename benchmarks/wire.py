@@ -30,10 +30,10 @@ from benchmarks.wire_report import markdown, plot
 from encoder_service.assembly import EncodedVisual
 from encoder_service.pruners import PRUNERS
 from encoder_service.wire_budget import most_tokens, widest
-from fovea import basis_file, tensors
-from fovea.stack import shipped_checkpoint
+from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.v1 import tensor_pb2
-from fovea.wire_basis import WireBasis
+from fovea.wire import basis_file, tensors
+from fovea.wire.basis import WireBasis
 from lab.questions import Question, evaluation_questions, score
 
 __all__ = ["main"]

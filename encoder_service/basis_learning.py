@@ -8,8 +8,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fovea import basis_codec, basis_file, rans, wire_basis
-from fovea.cosines import MAX_TRANSFORMED_ROWS, cosines
+from fovea.wire import basis as wire_basis
+from fovea.wire import basis_codec, basis_file, rans
+from fovea.wire.cosine_transform import MAX_TRANSFORMED_ROWS, cosines
 
 __all__ = ["learn"]
 

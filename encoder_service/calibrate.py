@@ -21,18 +21,23 @@ from encoder_service import models
 from encoder_service.basis_learning import learn
 from encoder_service.engine import EncodeRequest, Engine, PreparedRequest
 from encoder_service.feature_cache import FeatureCache
-from encoder_service.models.base import CheckpointError, LoadOptions
-from encoder_service.models.weights import read_tensors
+from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner
 from encoder_service.settings import EncoderSettings
-from fovea import basis_file, checkpoints
+from fovea import checkpoints
 from fovea.errors import ServiceError
+from fovea.modeling.errors import CheckpointError
+from fovea.modeling.weights import read_tensors
+from fovea.wire import basis_file
 
 __all__ = ["main"]
 
 # What reads the tokens of the LLaVA families. Qwen's are read by the language model, where all channels count alike.
-_READER: Final = r"(?:model\.)?multi_modal_projector\.linear_1\.(weight)"
+_READER: Final = {
+    "multi_modal_projector.linear_1.weight": "weight",
+    "model.multi_modal_projector.linear_1.weight": "weight",
+}
 _PICTURES_AT_ONCE: Final = 8
 
 

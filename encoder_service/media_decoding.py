@@ -12,8 +12,8 @@ from encoder_service import videos
 from encoder_service.models.media import MediaProcessor
 from encoder_service.videos import FrameList, VideoFile, VideoLimits
 from encoder_service.visual import VisualInput
-from fovea import images
-from fovea.worker_pool import WorkerPool
+from fovea.media import images
+from fovea.processes.worker_pool import WorkerPool
 
 __all__ = ["MediaDecoder", "MediaPool", "MediaSource", "media_pool"]
 

@@ -12,8 +12,8 @@ from encoder_service.engine import EncodeRequest, Engine, PreparedRequest, Prepa
 from encoder_service.media_decoding import MediaPool, MediaSource
 from encoder_service.visual import VisualInput
 from fovea.errors import TooLarge, Unavailable, UnsupportedMedia
-from fovea.worker_pool import Finished, PoolClosed, WorkerTimeout
-from fovea.worker_process import WorkerDied
+from fovea.processes.worker_pool import Finished, PoolClosed, WorkerTimeout
+from fovea.processes.worker_process import WorkerDied
 
 __all__ = ["EncoderCompute"]
 

@@ -14,11 +14,11 @@ from encoder_service.pruners.base import BoundPruner, Needs
 from encoder_service.settings import EncoderSettings
 from encoder_service.videos import FrameList, VideoFile, VideoSource
 from encoder_service.wire_budget import most_tokens
-from fovea import tensors
 from fovea.errors import InvalidRequest, NotFound
 from fovea.parameters import InvalidParameter
 from fovea.v1 import encoder_pb2, tensor_pb2
-from fovea.wire_basis import WireBasis
+from fovea.wire import tensors
+from fovea.wire.basis import WireBasis
 
 __all__ = ["pruners_of", "read_request"]
 

@@ -17,11 +17,12 @@ from encoder_service.requests import pruners_of
 from encoder_service.settings import EncoderSettings
 from encoder_service.visual import Layout
 from encoder_service.wire_budget import widest
-from fovea import checkpoints, tensors
+from fovea import checkpoints
 from fovea.errors import InternalError, InvalidRequest
-from fovea.pruner_messages import describe_pruner
 from fovea.v1 import encoder_pb2, tensor_pb2
-from fovea.wire_basis import WireBasis
+from fovea.wire import tensors
+from fovea.wire.basis import WireBasis
+from fovea.wire.pruner_info import describe_pruner
 
 __all__ = ["Wire", "describe", "write_response"]
 

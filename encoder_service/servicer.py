@@ -11,10 +11,10 @@ from encoder_service.models.base import EncoderModel
 from encoder_service.requests import read_request
 from encoder_service.responses import Wire, describe, write_response
 from encoder_service.settings import EncoderSettings
-from fovea import tensors
 from fovea.errors import Unavailable
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc
-from fovea.wire_basis import WireBasis
+from fovea.wire import tensors
+from fovea.wire.basis import WireBasis
 
 __all__ = ["EncoderBatcher", "EncoderServicer"]
 

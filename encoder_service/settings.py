@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from encoder_service.pruners import PRUNERS
 from encoder_service.videos import VideoLimits
-from fovea.server import split_address
+from fovea.rpc.server import split_address
 from fovea.settings import GrpcSettings, settings_config
 
 __all__ = ["EncoderSettings"]

@@ -8,27 +8,29 @@ import logging
 import sys
 from typing import Any, Final
 
-import torch
-
 from encoder_service import models
 from encoder_service.batching import Batcher
 from encoder_service.engine import Engine
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.media_decoding import MediaPool, media_pool
-from encoder_service.models.base import CheckpointError, LoadOptions
+from encoder_service.models.base import LoadOptions
 from encoder_service.preparation import EncoderCompute
 from encoder_service.servicer import EncoderBatcher, EncoderServicer
 from encoder_service.settings import EncoderSettings
 from encoder_service.videos import VideoLimits
-from fovea import basis_file, telemetry, worker_process
-from fovea.basis_file import BasisError
-from fovea.cores import available_cores, model_threads
-from fovea.loading import end_while_loading, load_in_background
-from fovea.server import BindError, GrpcServer, stop_signal
+from fovea import telemetry
+from fovea.modeling.compute import set_threads
+from fovea.modeling.errors import CheckpointError
+from fovea.processes import worker_process
+from fovea.processes.cores import available_cores
+from fovea.processes.worker_process import WorkerDied
+from fovea.rpc.file_watcher import CredentialsError
+from fovea.rpc.loading import end_while_loading, load_in_background
+from fovea.rpc.server import BindError, GrpcServer, stop_signal
 from fovea.v1 import encoder_pb2_grpc
-from fovea.watched import CredentialsError
-from fovea.wire_basis import WireBasis
-from fovea.worker_process import WorkerDied
+from fovea.wire import basis_file
+from fovea.wire.basis import WireBasis
+from fovea.wire.basis_file import BasisError
 
 __all__ = ["main", "serve"]
 
@@ -104,7 +106,7 @@ async def serve(settings: EncoderSettings) -> None:
         if not loading.done():
             return
         engine, basis = loading.result()
-        _choose_threads(settings, engine)
+        set_threads(settings.num_threads, engine.model.num_parameters)
         pool = media_pool(engine.decoder, size=settings.decode_workers or available_cores())
         async with contextlib.AsyncExitStack() as resources:
             starting = asyncio.ensure_future(resources.enter_async_context(pool))
@@ -133,13 +135,6 @@ def _batcher(settings: EncoderSettings, engine: Engine, pool: MediaPool) -> Enco
         max_batch_delay_s=settings.max_batch_delay_ms / 1000,
         max_queue_size=settings.max_queue_size,
     )
-
-
-def _choose_threads(settings: EncoderSettings, engine: Engine) -> None:
-    cores = available_cores()
-    threads = settings.num_threads or model_threads(engine.model.num_parameters, cores)
-    torch.set_num_threads(threads)
-    log.info("threads of a forward: %d (cores: %d, parameters: %d)", threads, cores, engine.model.num_parameters)
 
 
 async def _watch(pool: MediaPool, server: GrpcServer, stopped: asyncio.Task[bool], *, max_wait_s: float) -> None:

@@ -11,9 +11,9 @@ import av
 from av.error import FFmpegError
 from av.stream import Disposition
 
-from fovea import images
 from fovea.errors import ServiceError, TooLarge, UnsupportedMedia
-from fovea.file_formats import detected
+from fovea.media import images
+from fovea.media.file_formats import detected
 
 __all__ = ["FORMATS", "broken", "opened"]
 

@@ -10,8 +10,8 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Colorspace
 from PIL import Image
 
-from fovea import images, orientation
 from fovea.errors import UnsupportedMedia
+from fovea.media import images, orientation
 
 __all__ = ["display_size", "to_image"]
 

@@ -19,8 +19,8 @@ from PIL import Image
 from encoder_service.video_containers import broken, opened
 from encoder_service.video_frames import display_size, to_image
 from encoder_service.visual import VideoFrames
-from fovea import images
 from fovea.errors import InvalidRequest, ServiceError, TooLarge
+from fovea.media import images
 
 __all__ = ["FrameList", "VideoFile", "VideoLimits", "VideoSource", "decode", "sample_indices"]
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from fovea import basis_codec, tensors
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
-from fovea.wire_basis import WireBasis
+from fovea.wire import basis_codec, tensors
+from fovea.wire.basis import WireBasis
 
 __all__ = ["most_tokens", "widest"]
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from fovea.tls import ServerTLS
+from fovea.rpc.tls import ServerTLS
 
 __all__ = ["GrpcSettings", "ServiceSettings", "settings_config"]
 
@@ -114,8 +114,8 @@ class GrpcSettings(ServiceSettings):
 
     token_file: str = ""
     """File of lines SITE=SHA256: every call but health checks must bring the token of a site, or is refused with
-    UNAUTHENTICATED. `python -m fovea.tokens SITE` makes a token and its line. Turns reflection off. Empty: no
-    tokens."""
+    UNAUTHENTICATED. `python -m fovea.rpc.bearer_tokens SITE` makes a token and its line. Turns reflection off. Empty:
+    no tokens."""
 
     max_connection_age_s: float = Field(300.0, ge=1)
     """When clients are asked to connect anew, which is how they find replicas that were added, and show a certificate

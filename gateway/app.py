@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from fovea import __version__, checkpoints, telemetry
-from fovea.channel import Access
-from fovea.layouts import UnsupportedCheckpoint, checked_family
-from fovea.text_towers import DEFAULT_TEXT_TOWERS
+from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
+from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
+from fovea.rpc.channel import Access
 from gateway.api import answer, docs_page, explain, health, pruners
 from gateway.api.admission import Admission
 from gateway.api.body_limit import BodyLimit

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from fovea import worker_process
 from fovea.errors import TooLarge, Unavailable, UnsupportedMedia
-from fovea.explained import Explained
-from fovea.images import decode
-from fovea.sheet import draw_activation_maps, draw_explanations
-from fovea.worker_pool import PoolClosed, WorkerPool, WorkerTimeout
-from fovea.worker_process import WorkerDied
+from fovea.media.images import decode
+from fovea.processes import worker_process
+from fovea.processes.worker_pool import PoolClosed, WorkerPool, WorkerTimeout
+from fovea.processes.worker_process import WorkerDied
+from fovea.visualization.explanation import Explained
+from fovea.visualization.figures import draw_activation_maps, draw_explanations
 from gateway.schemas.explain import ExplainResponse
 
 __all__ = ["Drawing"]

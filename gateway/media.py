@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fovea.errors import MalformedRequest, TooLarge, UnsupportedMedia
-from fovea.file_formats import detected
+from fovea.media.file_formats import detected
 
 __all__ = ["PICTURE", "VIDEO", "MediaFile", "MediaKind", "Video", "decode_data_url", "field_of", "media_file"]
 

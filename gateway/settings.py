@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from fovea import checkpoints
-from fovea.server import split_address
+from fovea.rpc.server import split_address
 from fovea.settings import ServiceSettings, settings_config
 from gateway.media_url import ascii_host
 

@@ -13,7 +13,7 @@ from typing import Final
 import uvicorn
 
 from fovea import telemetry
-from fovea.server import split_address
+from fovea.rpc.server import split_address
 from gateway.api.drain import Drain
 from gateway.app import create_app
 from gateway.settings import GatewaySettings

@@ -7,13 +7,13 @@ import logging
 import sys
 from typing import Any, Final
 
-from fovea.basis_file import BasisError
-from fovea.loading import end_while_loading, load_in_background
-from fovea.server import BindError, GrpcServer, stop_signal
+from fovea.modeling.errors import CheckpointError
+from fovea.rpc.file_watcher import CredentialsError
+from fovea.rpc.loading import end_while_loading, load_in_background
+from fovea.rpc.server import BindError, GrpcServer, stop_signal
 from fovea.telemetry import configure_logging, report_load
 from fovea.v1 import llm_pb2_grpc
-from fovea.watched import CredentialsError
-from llm_service.models.base import CheckpointError
+from fovea.wire.basis_file import BasisError
 from llm_service.servicer import LLMServicer
 from llm_service.settings import LLMSettings
 from llm_service.startup import load

@@ -13,11 +13,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fovea import tensors
 from fovea.errors import CheckpointMismatch, InvalidRequest, ServiceError
-from fovea.grids import check_grid
 from fovea.v1 import tensor_pb2
-from fovea.wire_basis import WireBasis
+from fovea.wire import tensors
+from fovea.wire.basis import WireBasis
+from fovea.wire.grids import check_grid
 
 __all__ = ["Prompt", "PromptLimits", "VisualTokens", "read_prompt", "visual_token_bytes"]
 

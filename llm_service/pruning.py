@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from google.protobuf import json_format
 
 from fovea.errors import InvalidRequest, NotFound
-from fovea.pruner_messages import describe_pruner
 from fovea.v1 import llm_pb2, pruner_pb2
+from fovea.wire.pruner_info import describe_pruner
 from llm_service.engines.base import Pruning
 from llm_service.pruners.base import AnyPruner
 from llm_service.pruners.plan import Budget, bind

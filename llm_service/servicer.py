@@ -10,8 +10,8 @@ import grpc
 import grpc.aio
 
 from fovea.errors import InvalidRequest, Unavailable
-from fovea.in_flight import BytesInFlight
-from fovea.messages import off_loop
+from fovea.rpc.bytes_in_flight import BytesInFlight
+from fovea.rpc.messages import off_loop
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from llm_service.engines.base import CrossAttention, Delta, Done, Engine, GenerationRequest
 from llm_service.prompts import Prompt, PromptLimits, read_prompt, visual_token_bytes

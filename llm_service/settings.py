@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from fovea.server import split_address
+from fovea.rpc.server import split_address
 from fovea.settings import GrpcSettings, settings_config
 
 __all__ = ["LLMSettings"]

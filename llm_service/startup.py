@@ -10,16 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-import torch
 from tokenizers import Tokenizer
 
 import fovea
-from fovea import basis_file, checkpoints
-from fovea.cores import available_cores, model_threads
+from fovea import checkpoints
+from fovea.modeling.compute import resolve_device, set_threads
+from fovea.modeling.errors import CheckpointError
+from fovea.wire import basis_file
 from llm_service.engines.base import Engine
 from llm_service.engines.transformers import TransformersEngine
 from llm_service.models import load_model, load_visual
-from llm_service.models.base import CheckpointError, VisualSide, resolve_device
+from llm_service.models.base import VisualSide
 from llm_service.prompts import PromptLimits
 from llm_service.servicer import ServedModel
 from llm_service.settings import LLMSettings
@@ -73,7 +74,7 @@ def _transformers(settings: LLMSettings, checkpoint: Path) -> tuple[Engine, Visu
         attn_implementation=settings.attn_implementation,
         quantization=settings.quantization,
     )
-    _choose_threads(settings, model.causal_lm.num_parameters())
+    set_threads(settings.num_threads, model.causal_lm.num_parameters())
     max_model_len = _max_model_len(settings, model)
     engine = TransformersEngine(
         model,
@@ -118,13 +119,6 @@ _ENGINES: Final[dict[str, Callable[[LLMSettings, Path], tuple[Engine, VisualSide
     "transformers": _transformers,
     "vllm": _vllm,
 }
-
-
-def _choose_threads(settings: LLMSettings, num_parameters: int) -> None:
-    cores = available_cores()
-    threads = settings.num_threads or model_threads(num_parameters, cores)
-    torch.set_num_threads(threads)
-    log.info("threads of a forward: %d (cores: %d, parameters: %d)", threads, cores, num_parameters)
 
 
 def _max_model_len(settings: LLMSettings, model: VisualSide) -> int:

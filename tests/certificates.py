@@ -7,7 +7,7 @@ from pathlib import Path
 
 import trustme
 
-from fovea.tls import ClientTLS, ServerTLS
+from fovea.rpc.tls import ClientTLS, ServerTLS
 
 __all__ = ["Authority"]
 

@@ -14,7 +14,7 @@ from benchmarks.capacity.model_costs import KEEP_RATIO, PRUNER
 from benchmarks.clients import Asked, open_loop
 from benchmarks.cpu_caps import cpu_seconds
 from benchmarks.deployment import FLAGS
-from fovea.stack import Stack, free_port
+from fovea.processes.stack import Stack, free_port
 from gateway.clients.encoder import EncodeCall, Encoded, EncoderClient
 from gateway.clients.llm import GenerateDone, LLMClient, Sampling
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer

@@ -25,7 +25,8 @@ from encoder_service.pruners.base import PrunedTokens, PrunerInput, Row, TextFea
 from encoder_service.pruners.desap import question_vector
 from encoder_service.pruners.flowcut import FlowCut
 from encoder_service.pruners.in_tower import LayerHook, TowerLayer
-from encoder_service.pruners.selection import select_by_two, top_k
+from encoder_service.pruners.selection import select_by_two
+from fovea.modeling.numerics import top_k
 
 __all__ = ["METHODS"]
 

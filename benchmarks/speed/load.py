@@ -34,7 +34,8 @@ from benchmarks.clients import pictures
 from benchmarks.output import add_output, publish
 from benchmarks.provenance import provenance
 from benchmarks.report import table
-from fovea.stack import Stack, free_port, shipped_checkpoint
+from fovea.checkpoints.shipped import demo_folder, shipped_checkpoint
+from fovea.processes.stack import Stack, free_port
 
 __all__ = ["main"]
 
@@ -102,7 +103,7 @@ def _model(name: str, folder: Path) -> tuple[str, str, list[bytes]]:
     if name == "wide":
         model, text_tower = scaled.write_wide(folder)
         return str(model), str(text_tower), pictures(_NUM_IMAGES)
-    image = shipped_checkpoint("llava").parents[1] / "demo/demo.png"
+    image = demo_folder() / "demo.png"
     return str(shipped_checkpoint("llava")), str(shipped_checkpoint("clip")), [image.read_bytes()]
 
 

@@ -6,9 +6,10 @@ import importlib
 from collections.abc import Mapping
 from typing import Final, cast
 
-from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
+from encoder_service.models.base import EncoderModel, LoadOptions
 from fovea import checkpoints
-from fovea.layouts import UnsupportedCheckpoint, checked_family
+from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
+from fovea.modeling.errors import CheckpointError
 
 __all__ = ["FAMILIES", "load"]
 

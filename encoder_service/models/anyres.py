@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from encoder_service.models.base import CheckpointError
 from encoder_service.models.preprocessing import ImageProcessor
+from fovea.modeling.errors import CheckpointError
 
 __all__ = ["TileCutter"]
 

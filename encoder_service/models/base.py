@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
+from encoder_service.models.media import MediaProcessor
 from encoder_service.pruners.base import TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.visual import VisualFeatures, VisualInput
 
-if TYPE_CHECKING:  # it imports CheckpointError from here
-    from encoder_service.models.media import MediaProcessor
-
-__all__ = ["CheckpointError", "EncoderModel", "LoadOptions"]
-
-
-class CheckpointError(Exception):
-    """A checkpoint that this service cannot run. The message is one sentence for the operator, without paths."""
+__all__ = ["EncoderModel", "LoadOptions"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPVisionModel
 
-from encoder_service.models.base import CheckpointError, LoadOptions
+from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
-from encoder_service.models.compute import num_parameters, place, resolve_device, resolve_dtype, settings_fingerprint
+from encoder_service.models.fingerprint import settings_fingerprint
 from encoder_service.models.media import MediaProcessor
-from encoder_service.models.weights import as_config, load_into, read_config, read_tensors
 from encoder_service.pruners.base import TextFeatures, View
 from fovea import checkpoints
-from fovea.text_towers import DEFAULT_TEXT_TOWERS
+from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
+from fovea.modeling.compute import for_inference, num_parameters, resolve_device, resolve_dtype
+from fovea.modeling.configs import config_part, read_config
+from fovea.modeling.errors import CheckpointError
+from fovea.modeling.weights import assign_weights, read_tensors
 
 __all__ = ["ClipEncoder"]
 
@@ -78,8 +81,8 @@ class ClipEncoder:
                 f"visual_projection of {clip.name!r} makes {visual_projection.out_features} channels,"
                 f" text_projection {text_projection.out_features}"
             )
-        self.vision_tower = place(ClipVisionTower(vision_model, visual_projection), self.device, self.dtype)
-        self.text_tower = place(ClipTextTower(text_model, text_projection), self.device, self.dtype)
+        self.vision_tower = for_inference(ClipVisionTower(vision_model, visual_projection), self.device, self.dtype)
+        self.text_tower = for_inference(ClipTextTower(text_model, text_projection), self.device, self.dtype)
         self.media = media(int(vision_config.image_size), self.vision_tower.grid)
 
         self.num_parameters = num_parameters(self.vision_tower, self.text_tower)
@@ -93,7 +96,7 @@ class ClipEncoder:
     def _load_another_tower(self, checkpoint: Path, options: LoadOptions, name: str) -> ClipVisionTower:
         """A second vision tower of the same checkpoint and config, with the same projection."""
         model = _vision_model(checkpoint, read_config(checkpoint), options.attn_implementation, name)
-        return place(ClipVisionTower(model, self.vision_tower.visual_projection), self.device, self.dtype)
+        return for_inference(ClipVisionTower(model, self.vision_tower.visual_projection), self.device, self.dtype)
 
     def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:
         features: list[TextFeatures] = self.text_tower(texts, eos_attention=eos_attention)
@@ -124,11 +127,12 @@ def _resolve_text_tower(model: str) -> Path:
 def _vision_model(checkpoint: Path, config: dict[str, Any], attn_implementation: str, name: str) -> CLIPVisionModel:
     with torch.device("meta"):
         model = CLIPVisionModel._from_config(
-            as_config(CLIPVisionConfig, config["vision_config"], "vision tower"),
+            config_part(CLIPVisionConfig, config["vision_config"], what="vision tower"),
             attn_implementation=attn_implementation,
         )
     # The hub's checkpoints say <name>.vision_model.*, transformers 5 saves <name>.* or model.<name>.*.
-    tensors = read_tensors(checkpoint, rf"(?:model\.)?{name}\.(?:vision_model\.)?(.+)")
+    starts = (f"{start}{name}.{end}" for end in ("vision_model.", "") for start in ("", "model."))
+    tensors = read_tensors(checkpoint, dict.fromkeys(starts, ""))
     _fill(model, model.embeddings, tensors, name.replace("_", " "))
     return model
 
@@ -137,21 +141,21 @@ def _text_model(clip: Path, config: dict[str, Any]) -> CLIPTextModel:
     # The vision half is not looked at: LanguageBind's has settings of its own.
     text_half = {key: value for key, value in config.items() if not key.startswith("vision_config")}
     with torch.device("meta"):
-        text_config = as_config(CLIPConfig, text_half, "text tower").text_config
+        text_config = config_part(CLIPConfig, text_half, what="text tower").text_config
         model = CLIPTextModel._from_config(text_config, attn_implementation="sdpa")
-    _fill(model, model.embeddings, read_tensors(clip, r"text_model\.(.+)"), "text tower")
+    _fill(model, model.embeddings, read_tensors(clip, {"text_model.": ""}), "text tower")
     return model
 
 
 def _fill(model: nn.Module, embeddings: Any, tensors: dict[str, Tensor], what: str) -> None:
     """Loads a tower that was built on the meta device, where a random initialisation costs neither time nor memory."""
-    load_into(model, tensors, what=what)
+    assign_weights(model, tensors, what=what)
     # The one buffer that is computed, not stored.
     embeddings.position_ids = torch.arange(embeddings.position_ids.shape[-1]).expand((1, -1))
 
 
 def _projection(clip: Path, name: str, width: int, tower: str) -> nn.Linear:
-    tensors = read_tensors(clip, rf"{name}\.(weight)")
+    tensors = read_tensors(clip, {f"{name}.weight": "weight"})
     if "weight" not in tensors:
         raise CheckpointError(f"the text tower {clip.name!r} holds no {name}; a whole CLIP checkpoint is needed")
     made, taken = tensors["weight"].shape
@@ -161,5 +165,5 @@ def _projection(clip: Path, name: str, width: int, tower: str) -> nn.Linear:
             " --text-tower must name the CLIP that this LLaVA was built on"
         )
     linear = nn.Linear(taken, made, bias=False, device="meta")
-    load_into(linear, tensors, what=name)
+    assign_weights(linear, tensors, what=name)
     return linear

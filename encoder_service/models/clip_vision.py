@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPVisionModel
 
-from encoder_service.pruners.base import View, VisionFeatures, at_least_float32
+from encoder_service.pruners.base import View, VisionFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
+from fovea.modeling.numerics import at_least_float32
 
 __all__ = ["ClipVisionTower"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # its usual name
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from encoder_service.models.base import CheckpointError
+from fovea.modeling.errors import CheckpointError
 
 __all__ = ["RESAMPLINGS", "FrameProcessor", "read_video_config", "resize"]
 

@@ -12,11 +12,11 @@ from encoder_service.models.anyres import TileCutter
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.models.media import TiledMedia
-from encoder_service.models.weights import read_config
 from encoder_service.pruners.base import View
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.tiling import without_padding
 from encoder_service.visual import VisualFeatures, VisualInput
+from fovea.modeling.configs import read_config
 
 __all__ = ["LlavaNextEncoder"]
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from encoder_service.models.base import CheckpointError
+from fovea.modeling.errors import CheckpointError
 
 __all__ = ["ImageProcessor"]
 

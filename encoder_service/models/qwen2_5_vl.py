@@ -22,22 +22,29 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLVisionRotaryEmbedding,
 )
 
-from encoder_service.models.base import CheckpointError, LoadOptions
-from encoder_service.models.compute import num_parameters, place, resolve_device, resolve_dtype, settings_fingerprint
+from encoder_service.models.base import LoadOptions
+from encoder_service.models.fingerprint import settings_fingerprint
 from encoder_service.models.media import QwenMedia
 from encoder_service.models.qwen_pixels import QwenPixels
 from encoder_service.models.qwen_vision import VIEWS, QwenVisionTower
-from encoder_service.models.weights import as_config, load_into, read_config, read_tensors
 from encoder_service.pruners.base import TextFeatures, View
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.visual import VisualFeatures, VisualInput
 from fovea import checkpoints
+from fovea.modeling.compute import for_inference, num_parameters, resolve_device, resolve_dtype
+from fovea.modeling.configs import config_part, read_config
+from fovea.modeling.errors import CheckpointError
+from fovea.modeling.weights import assign_weights, read_tensors
 
 __all__ = ["QwenEncoder"]
 
 # The hub's layout, and that of transformers 5 in memory.
-_VISION_TOWER: Final = r"(?:model\.)?visual\.(.+)"
-_EMBEDDINGS: Final = r"(?:language_model\.)?model\.(?:language_model\.)?embed_tokens\.(weight)"
+_VISION_TOWER: Final = {"visual.": "", "model.visual.": ""}
+_EMBEDDINGS: Final = {
+    "model.embed_tokens.weight": "weight",
+    "model.language_model.embed_tokens.weight": "weight",
+    "language_model.model.embed_tokens.weight": "weight",
+}
 
 
 class QwenEncoder:
@@ -70,8 +77,8 @@ class QwenEncoder:
         self.device = resolve_device(options.device)
         visual = _visual(checkpoint, vision_config, options.attn_implementation)
         self.dtype = resolve_dtype(options.dtype, self.device, visual.patch_embed.proj.weight.dtype)
-        self.vision_tower = place(QwenVisionTower(visual), self.device, self.dtype)
-        # No checkpoint holds this table. It stays float32 in any compute dtype, so it comes after `place`.
+        self.vision_tower = for_inference(QwenVisionTower(visual), self.device, self.dtype)
+        # No checkpoint holds this table. It stays float32 in any compute dtype, so it comes after `for_inference`.
         visual.rotary_pos_emb = Qwen2_5_VLVisionRotaryEmbedding(vision_config).to(self.device)
         self.media = QwenMedia(QwenPixels(checkpoint, vision_config), int(vision_config.temporal_patch_size))
         self._embeddings = _embeddings(checkpoint, vision_config.out_hidden_size).to(self.device)
@@ -113,7 +120,7 @@ class QwenEncoder:
 
 
 def _vision_config(config: dict[str, Any]) -> Any:
-    vision = as_config(Qwen2_5_VLConfig, config, "checkpoint").vision_config
+    vision = config_part(Qwen2_5_VLConfig, config, what="checkpoint").vision_config
     if vision.depth - 1 not in vision.fullatt_block_indexes:
         raise CheckpointError(
             f"the last of {vision.depth} vision layers looks into windows only; family qwen2_5_vl reads saliency off"
@@ -129,7 +136,7 @@ def _visual(checkpoint: Path, vision_config: Any, attn_implementation: str) -> A
             vision_config, attn_implementation=attn_implementation
         )
     visual.rotary_pos_emb = None
-    load_into(visual, read_tensors(checkpoint, _VISION_TOWER), what="vision tower")
+    assign_weights(visual, read_tensors(checkpoint, _VISION_TOWER), what="vision tower")
     return visual
 
 

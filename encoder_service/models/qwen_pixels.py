@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
-from encoder_service.models.base import CheckpointError
 from encoder_service.models.frames import RESAMPLINGS, read_video_config, resize
 from fovea.errors import InvalidRequest
+from fovea.modeling.errors import CheckpointError
 
 __all__ = ["QwenPixels"]
 

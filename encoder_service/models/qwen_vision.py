@@ -19,7 +19,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
-from encoder_service.pruners.base import View, VisionFeatures, at_least_float32
+from encoder_service.pruners.base import View, VisionFeatures
+from fovea.modeling.numerics import at_least_float32
 
 __all__ = ["VIEWS", "QwenVisionTower", "attention_received"]
 

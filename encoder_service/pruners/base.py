@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from encoder_service.pruners.in_tower import InTowerPruner
+from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import Parameter, declared, parse
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "TiledPicture",
     "View",
     "VisionFeatures",
-    "at_least_float32",
 ]
 
 P = TypeVar("P")
@@ -334,8 +334,3 @@ class BoundPruner:
     joins_tiles: bool = False
     deal: Callable[[TiledPicture, int], Sequence[int]] | None = None
     choose_keep: Callable[[PrunerInput], int] | None = None
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Half-precision inputs as float32; scores and means are never taken in less. float64 stays."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, View, at_least_float32
+from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, View
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
-from encoder_service.pruners.selection import top_k
+from fovea.modeling.numerics import at_least_float32, top_k
 
 __all__ = ["PRUNER"]
 

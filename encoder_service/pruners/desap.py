@@ -16,19 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from encoder_service.pruners.base import (
-    Needs,
-    PrunedTokens,
-    Pruner,
-    PrunerInput,
-    TextFeatures,
-    View,
-    at_least_float32,
-)
+from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, TextFeatures, View
 from encoder_service.pruners.fcma import fcma_relevance, mean_relevance
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
-from encoder_service.pruners.selection import select_by_two, top_k
+from encoder_service.pruners.selection import select_by_two
 from encoder_service.pruners.text_filter import words_by_eos_attention
+from fovea.modeling.numerics import at_least_float32, top_k
 from fovea.parameters import choice, flag, integer, number
 
 __all__ = [

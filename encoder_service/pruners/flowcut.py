@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, at_least_float32
+from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput
 from encoder_service.pruners.in_tower import TowerLayer
-from encoder_service.pruners.selection import top_k
+from fovea.modeling.numerics import at_least_float32, top_k
 
 __all__ = ["PRUNER", "FlowCut", "importance", "num_left"]
 

@@ -17,18 +17,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from encoder_service.pruners.bands import bands, deal
-from encoder_service.pruners.base import (
-    Needs,
-    PrunedTokens,
-    Pruner,
-    PrunerInput,
-    TextFeatures,
-    View,
-    at_least_float32,
-)
+from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, TextFeatures, View
 from encoder_service.pruners.facility_location import greedy_facilities
 from encoder_service.pruners.fovea_budget import coverage_for, own_budget_importance, peak_clarity
 from encoder_service.pruners.merging import merge_weighted
+from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import number
 
 __all__ = ["PRUNER", "FoveaParameters", "choose_keep", "importance", "prune", "relevance", "representation"]

@@ -15,17 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encoder_service.pruners.base import (
-    Needs,
-    PrunedTokens,
-    Pruner,
-    PrunerInput,
-    TiledPicture,
-    View,
-    at_least_float32,
-)
+from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, TiledPicture, View
 from encoder_service.pruners.holov import redistribute
-from encoder_service.pruners.selection import top_k
+from fovea.modeling.numerics import at_least_float32, top_k
 from fovea.parameters import flag, number
 
 __all__ = ["PRUNER", "HiredParameters", "deal_by_marks", "shown_by", "strips"]

@@ -18,7 +18,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, Row, View, at_least_float32
+from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, Row, View
+from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import flag, integer
 
 __all__ = ["PRUNER", "HolovParameters", "crop_sizes", "default_crops", "quotas", "redistribute", "select"]

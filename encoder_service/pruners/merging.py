@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from encoder_service.pruners.base import at_least_float32
+from fovea.modeling.numerics import at_least_float32
 
 __all__ = ["assign_to_nearest", "merge_means", "merge_weighted"]
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, Row, View, at_least_float32
+from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, Row, View
+from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import flag
 
 __all__ = ["NEEDS", "PRUNER", "by_attention", "fold", "num_outliers"]

@@ -5,16 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["select_by_two", "top_k"]
+from fovea.modeling.numerics import top_k
 
-
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """Indices of the k largest of `scores` [N], ascending. Equal scores go to the smaller index.
-
-    (`torch.topk` promises nothing about ties, and two replicas must agree.)
-    """
-    order = torch.sort(scores, descending=True, stable=True).indices
-    return order[:k].sort().values
+__all__ = ["select_by_two"]
 
 
 def select_by_two(first: Tensor, second: Tensor, k: int, first_share: float) -> tuple[Tensor, Tensor]:

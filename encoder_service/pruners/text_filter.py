@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from encoder_service.pruners.selection import top_k
+from fovea.modeling.numerics import top_k
 
 __all__ = ["words_by_eos_attention"]
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, Row, View, at_least_float32
+from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, Row, View
 from encoder_service.pruners.merging import assign_to_nearest
-from encoder_service.pruners.selection import top_k
+from fovea.modeling.numerics import at_least_float32, top_k
 from fovea.parameters import number
 
 __all__ = ["PRUNER", "VisionZipParameters", "zip_tokens"]

@@ -13,9 +13,9 @@ from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.terminal import write_json
 from fovea.cli.values import count, image_file, json_object, number, seed, text
 from fovea.client import ask
-from fovea.form_parts import Medium
-from fovea.sheet import draw_overlay
-from fovea.tensors import DTYPES
+from fovea.client.form_parts import Medium
+from fovea.visualization.figures import draw_overlay
+from fovea.wire.tensors import DTYPES
 
 __all__ = ["add"]
 

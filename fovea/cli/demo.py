@@ -1,14 +1,24 @@
-"""`fovea demo`: everything once, on the shipped model and image."""
+"""`fovea demo`: three processes, one image, real questions, and what each answer cost."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+from fovea.checkpoints.shipped import demo_folder, shipped_checkpoint
 from fovea.cli.drawing import require_folder
 from fovea.cli.parsing import Commands
 from fovea.cli.terminal import stop_event
 from fovea.cli.values import image_file
-from fovea.demo import run_demo
+from fovea.client import ask
+from fovea.media.images import decode
+from fovea.processes.stack import Stack, StackError, free_port
+from fovea.visualization.explanation import Explained
+from fovea.visualization.figures import draw_overlay
 
 __all__ = ["add"]
 
@@ -30,4 +40,66 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.overlay:
         require_folder(args.overlay)
-    return run_demo(overlay=args.overlay, interrupted=stop_event().is_set)
+    return _run_demo(overlay=args.overlay, interrupted=stop_event().is_set)
+
+
+def _line(question: str, reply: dict[str, Any], right: bool) -> str:
+    usage, timing = reply["usage"], reply["timing_ms"]
+    return (
+        f"{question:<50} {reply['answer']:<18} {'right' if right else 'WRONG':<6}"
+        f" {usage['visual_tokens_kept']:>3}/{usage['visual_tokens_total']:<4}"
+        f" {usage['wire_bytes']:>7,} {timing['total']:>8.0f}"
+    )
+
+
+def _run_demo(*, overlay: Path | None = None, interrupted: Callable[[], bool] = lambda: False) -> int:
+    """Starts the services on the shipped model, asks the questions of `lab/demo`, prints what came, stops.
+
+    Args:
+        overlay: Where to draw the patches kept for the first question; None for no drawing.
+        interrupted: Asked between questions; true ends the demo.
+
+    Returns:
+        0 when every answer was right, else 1.
+
+    Raises:
+        NotInstalled: this installation comes without the shipped model or its demo.
+        StackError: The services do not start.
+        KeyboardInterrupt: `interrupted` said so.
+    """
+    llava, clip = shipped_checkpoint("llava"), shipped_checkpoint("clip")
+    folder = demo_folder()
+    cases = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+    picture = folder / cases["image"]
+    wrong = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch, "services.log")
+        stack = Stack(str(llava), str(clip), f"127.0.0.1:{free_port()}", "fovea-lab", log_to=log)
+        print("starting gateway, encoder service and LLM service as three processes ...", flush=True)
+        try:
+            with stack:
+                stack.wait_ready(300, interrupted=interrupted)
+                print(f"ready. The picture: lab/demo/{picture.name}\n")
+                print(f"{'question':<50} {'answer':<18} {'':<6} {'kept':>8} {'bytes':>7} {'ms':>8}")
+                for number, case in enumerate(cases["questions"]):
+                    if interrupted():
+                        raise KeyboardInterrupt
+                    reply = ask(stack.url, picture, case["question"], explain=number == 0)
+                    right = reply["answer"].strip().lower() == case["answer"].lower()
+                    wrong += not right
+                    print(_line(case["question"], reply, right), flush=True)
+                    if overlay and number == 0:
+                        data = picture.read_bytes()
+                        image = decode(data, max_bytes=len(data), max_pixels=10**6)
+                        draw_overlay(image, Explained.from_response(case["question"], reply)).save(overlay)
+                every = ask(stack.url, picture, cases["questions"][0]["question"], pruner="none", cache="bypass")
+                print(
+                    f"\nunpruned, the first question ships {every['usage']['visual_tokens_total']} tokens in"
+                    f" {every['usage']['wire_bytes']:,} bytes and answers {every['answer']!r}."
+                )
+        except StackError:
+            if log.exists():
+                print(log.read_text(encoding="utf-8", errors="replace")[-4000:])
+            raise
+    print("stopped." if not wrong else f"stopped; {wrong} wrong.")
+    return 1 if wrong else 0

@@ -11,10 +11,10 @@ from PIL import Image
 from fovea.cli.media import is_url
 from fovea.cli.parsing import UsageError
 from fovea.client import AnswerError
+from fovea.client.form_parts import Medium
 from fovea.errors import ServiceError
-from fovea.explained import Explained
-from fovea.form_parts import Medium
-from fovea.images import decode
+from fovea.media.images import decode
+from fovea.visualization.explanation import Explained
 
 __all__ = ["explained", "image_to_draw", "require_folder", "require_local"]
 

@@ -12,7 +12,7 @@ from fovea.cli.options import add_gateway, add_pruning, shared_fields
 from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.values import image_file
 from fovea.client import explain
-from fovea.sheet import draw_activation_maps, draw_explanations
+from fovea.visualization.figures import draw_activation_maps, draw_explanations
 
 __all__ = ["add"]
 

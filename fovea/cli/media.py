@@ -10,7 +10,7 @@ from typing import Final
 
 from fovea.cli.parsing import UsageError
 from fovea.client import AnswerError
-from fovea.form_parts import Medium, UnreadableMedium, read_stream
+from fovea.client.form_parts import Medium, UnreadableMedium, read_stream
 
 __all__ = ["IMAGE_HELP", "is_url", "media", "split_question"]
 

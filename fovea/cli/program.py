@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from fovea import __version__
+from fovea.checkpoints.shipped import NotInstalled
 from fovea.cli import ask, demo, explain, up
 from fovea.cli.parsing import CommandParser, UsageError
 from fovea.cli.terminal import BROKEN_PIPE, INTERRUPTED, printing
 from fovea.client import AnswerError
-from fovea.stack import StackError
+from fovea.processes.stack import StackError
 
 __all__ = ["main"]
 
@@ -38,7 +39,7 @@ def _run(args: argparse.Namespace) -> int:
         args.parser.print_usage(sys.stderr)
         print(f"{args.parser.prog}: error: {error}", file=sys.stderr)
         return 2
-    except (AnswerError, StackError) as error:
+    except (AnswerError, NotInstalled, StackError) as error:
         print(f"fovea: {error}", file=sys.stderr)
         return 1
 

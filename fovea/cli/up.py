@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
+from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.terminal import stop_event
 from fovea.cli.values import listen
-from fovea.stack import Stack, shipped_checkpoint
+from fovea.processes.stack import Stack
 
 __all__ = ["add"]
 

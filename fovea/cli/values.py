@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fovea.gateway_url import gateway_url
-from fovea.server import split_address
+from fovea.client.gateway_url import gateway_url
+from fovea.rpc.server import split_address
 
 __all__ = ["count", "count_or_auto", "image_file", "json_object", "listen", "number", "seed", "text", "url"]
 

@@ -15,7 +15,6 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fovea import telemetry
-from fovea.channel import Access, Connection
 from fovea.errors import (
     CheckpointMismatch,
     InternalError,
@@ -24,7 +23,8 @@ from fovea.errors import (
     Unavailable,
     from_rpc_error,
 )
-from fovea.messages import receive
+from fovea.rpc.channel import Access, Connection
+from fovea.rpc.messages import receive
 
 __all__ = ["INFO_RETRY_S", "INFO_TIMEOUT_S", "INFO_TTL_S", "ServiceClient"]
 

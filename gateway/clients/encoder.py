@@ -9,9 +9,9 @@ from typing import Any, Final, Literal, Self
 from google.protobuf import struct_pb2
 
 from fovea.errors import InternalError, ServiceError
-from fovea.messages import parse
-from fovea.tensors import DTYPES, dtype_name
+from fovea.rpc.messages import parse
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
+from fovea.wire.tensors import DTYPES, dtype_name
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.pruner_info import PrunerInfo
 from gateway.clients.replies import RawReplies, has_visual_tokens

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fovea.errors import ServiceError
-from fovea.grids import check_grid
 from fovea.v1 import encoder_pb2, tensor_pb2
+from fovea.wire.grids import check_grid
 
 __all__ = ["RawReplies", "has_visual_tokens"]
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from fovea.checkpoints import shown_name
-from fovea.layouts import UnsupportedCheckpoint, checked_family
-from llm_service.models.base import CheckpointError, VisionLanguageModel, VisualSide
+from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
+from fovea.modeling.errors import CheckpointError
+from llm_service.models.base import VisionLanguageModel, VisualSide
 from llm_service.models.llava import LlavaLanguageModel
 from llm_service.models.llava_next import LlavaNextLanguageModel
 from llm_service.models.quantization import quantize

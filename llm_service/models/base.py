@@ -10,18 +10,7 @@ import torch
 
 from llm_service.prompts import Prompt, VisualTokens
 
-__all__ = [
-    "CheckpointError",
-    "ModelInputs",
-    "VisionLanguageModel",
-    "VisualSide",
-    "resolve_device",
-    "resolve_dtype",
-]
-
-
-class CheckpointError(Exception):
-    """The checkpoint cannot be served; the message is one sentence for whoever starts the service."""
+__all__ = ["ModelInputs", "VisionLanguageModel", "VisualSide"]
 
 
 @dataclass(frozen=True)
@@ -122,33 +111,3 @@ class VisionLanguageModel(VisualSide, Protocol):
     def embed(self, prompt: Prompt) -> ModelInputs:
         """Puts the visual tokens into the places of their image tokens."""
         ...
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device called `name`; auto is CUDA where there is a device.
-
-    Raises:
-        CheckpointError: CUDA is asked for and not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("device cuda is asked for, but torch finds no CUDA device; use cpu or auto")
-    return torch.device(name)
-
-
-def resolve_dtype(name: str, device: torch.device, stored: torch.dtype | None) -> torch.dtype:
-    """The compute dtype called `name`.
-
-    Args:
-        name: auto, float32, bfloat16 or float16. auto is float32 on a CPU, where half precision is slow, and on CUDA
-            `stored` if that is a half dtype, else bfloat16.
-        device: Where the model runs.
-        stored: Of the checkpoint's weights.
-    """
-    if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    if device.type == "cpu":
-        return torch.float32
-    return stored if stored in (torch.float16, torch.bfloat16) else torch.bfloat16

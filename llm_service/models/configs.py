@@ -1,34 +1,17 @@
-"""A family's config.json as the class of transformers that stands for it."""
+"""The language model that a config describes, without its weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from fovea.checkpoints import shown_name
-from llm_service.models.base import CheckpointError
+from fovea.modeling.errors import CheckpointError
 
-__all__ = ["empty_text_model", "read_family_config"]
-
-_MAX_ERROR_CHARS: Final = 300
-
-
-def read_family_config(kind: type[Any], checkpoint: Path) -> Any:
-    """The config.json of a checkpoint as a `kind`.
-
-    Raises:
-        CheckpointError: transformers refuses what it holds.
-    """
-    try:
-        return kind.from_pretrained(checkpoint)
-    except Exception as error:  # each field has its own way to be wrong
-        reason = " ".join(str(error).split())[:_MAX_ERROR_CHARS]
-        raise CheckpointError(
-            f"{shown_name(checkpoint)!r} has a config.json that transformers cannot read as {kind.model_type}: {reason}"
-        ) from error
+__all__ = ["empty_text_model"]
 
 
 def empty_text_model(checkpoint: Path, text_config: Any, *, attn_implementation: str, dtype: torch.dtype) -> Any:

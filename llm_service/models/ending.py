@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from llm_service.models.base import CheckpointError
+from fovea.modeling.errors import CheckpointError
 
 __all__ = ["eos_token_ids"]
 

@@ -14,11 +14,13 @@ import torch
 from transformers import LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from llm_service.models.base import ModelInputs, VisionLanguageModel, resolve_dtype
-from llm_service.models.configs import empty_text_model, read_family_config
+from fovea.modeling.compute import resolve_dtype
+from fovea.modeling.configs import read_family_config
+from fovea.modeling.weights import assign_weights, read_tensors
+from llm_service.models.base import ModelInputs, VisionLanguageModel
+from llm_service.models.configs import empty_text_model
 from llm_service.models.ending import eos_token_ids
 from llm_service.models.splicing import splice
-from llm_service.models.weights import assign, read_tensors
 from llm_service.prompts import Prompt, VisualTokens
 
 __all__ = ["LlavaLanguageModel"]
@@ -69,7 +71,7 @@ class LlavaLanguageModel(VisionLanguageModel):
         """
         config = read_family_config(cls.config_class, checkpoint)
         text_config = copy.deepcopy(config.text_config)
-        compute_dtype = resolve_dtype(dtype, device, config.dtype)
+        compute_dtype = resolve_dtype(dtype, device, config.dtype, half_on_cuda=True)
         causal_lm = empty_text_model(
             checkpoint, text_config, attn_implementation=attn_implementation, dtype=compute_dtype
         )
@@ -77,7 +79,7 @@ class LlavaLanguageModel(VisionLanguageModel):
         tensors = read_tensors(checkpoint, _LANGUAGE_MODEL, dtype=model.dtype, device=device)
         if text_config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
             tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
-        assign(causal_lm, tensors, "language model")
+        assign_weights(causal_lm, tensors, what="language model")
         # No checkpoint holds the table of rotary frequencies, so meta has no values for it.
         causal_lm.model.rotary_emb = type(causal_lm.model.rotary_emb)(config=text_config).to(device)
         model.causal_lm = causal_lm
@@ -87,10 +89,12 @@ class LlavaLanguageModel(VisionLanguageModel):
     def load_visual(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> Self:
         """The projector alone; see `VisualSide.load_visual`."""
         config = read_family_config(cls.config_class, checkpoint)
-        compute_dtype = resolve_dtype(dtype, device, config.dtype)
+        compute_dtype = resolve_dtype(dtype, device, config.dtype, half_on_cuda=True)
         with torch.device("meta"):
             projector = cls.projector_class(config)
-        assign(projector, read_tensors(checkpoint, _PROJECTOR, dtype=compute_dtype, device=device), "projector")
+        assign_weights(
+            projector, read_tensors(checkpoint, _PROJECTOR, dtype=compute_dtype, device=device), what="projector"
+        )
         return cls(config, projector, eos_token_ids(checkpoint, config.text_config))
 
     @property

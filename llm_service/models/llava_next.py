@@ -14,9 +14,9 @@ import torch
 from transformers import LlavaNextConfig
 from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
 
-from llm_service.models.base import CheckpointError
+from fovea.modeling.errors import CheckpointError
+from fovea.modeling.weights import read_tensors
 from llm_service.models.llava import LlavaLanguageModel
-from llm_service.models.weights import read_tensors
 from llm_service.prompts import VisualTokens
 
 __all__ = ["LlavaNextLanguageModel"]

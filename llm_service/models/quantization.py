@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from llm_service.models.base import CheckpointError
+from fovea.modeling.errors import CheckpointError
 
 __all__ = ["QUANTIZATIONS", "quantize"]
 

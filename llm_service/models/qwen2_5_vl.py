@@ -12,11 +12,13 @@ from typing import Any, Final
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from llm_service.models.base import CheckpointError, ModelInputs, VisionLanguageModel, resolve_dtype
-from llm_service.models.configs import read_family_config
+from fovea.modeling.compute import resolve_dtype
+from fovea.modeling.configs import read_family_config
+from fovea.modeling.errors import CheckpointError
+from fovea.modeling.weights import assign_weights, read_tensors
+from llm_service.models.base import ModelInputs, VisionLanguageModel
 from llm_service.models.ending import eos_token_ids
 from llm_service.models.splicing import splice
-from llm_service.models.weights import assign, read_tensors
 from llm_service.mrope import mrope_positions
 from llm_service.prompts import Prompt, VisualTokens
 
@@ -84,7 +86,7 @@ class QwenLanguageModel(VisionLanguageModel):
         tensors = read_tensors(checkpoint, _LANGUAGE_MODEL, dtype=model.dtype, device=device)
         if config.tie_word_embeddings and _EMBEDDINGS in tensors:
             tensors.setdefault("lm_head.weight", tensors[_EMBEDDINGS])
-        assign(causal_lm, tensors, "language model")
+        assign_weights(causal_lm, tensors, what="language model")
         # No checkpoint holds the table of rotary frequencies, so meta has no values for it.
         text = causal_lm.model.language_model
         text.rotary_emb = type(text.rotary_emb)(config=config.text_config).to(device)
@@ -95,7 +97,7 @@ class QwenLanguageModel(VisionLanguageModel):
     def load_visual(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> QwenLanguageModel:
         """Nothing but the config; see `VisualSide.load_visual`."""
         config = read_family_config(Qwen2_5_VLConfig, checkpoint)
-        compute_dtype = resolve_dtype(dtype, device, config.dtype)
+        compute_dtype = resolve_dtype(dtype, device, config.dtype, half_on_cuda=True)
         return cls(config, eos_token_ids(checkpoint, config.text_config), device, compute_dtype)
 
     @property

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import number
-from llm_service.pruners.base import Choice, LlmPruner, Moment, VisualLayout, at_least_float32
+from llm_service.pruners.base import Choice, LlmPruner, Moment, VisualLayout
 from llm_service.pruners.early import EarlyParameters, schedule
 from llm_service.pruners.selection import last_token_attention
 

@@ -26,7 +26,6 @@ __all__ = [
     "PrunerParameters",
     "Stage",
     "VisualLayout",
-    "at_least_float32",
 ]
 
 
@@ -181,8 +180,3 @@ class LlmPruner(Generic[P]):
 
 
 AnyPruner = LlmPruner[Any]
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Half-precision inputs as float32; scores are never taken in less. float64 stays."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

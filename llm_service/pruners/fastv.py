@@ -6,9 +6,10 @@ takes the last prompt token. This is the code's. The choice is made once, in the
 
 from __future__ import annotations
 
+from fovea.modeling.numerics import top_k
 from llm_service.pruners.base import Choice, LlmPruner, Moment
 from llm_service.pruners.early import EarlyParameters, schedule
-from llm_service.pruners.selection import last_token_attention, top_k
+from llm_service.pruners.selection import last_token_attention
 
 __all__ = ["PRUNER", "prune"]
 

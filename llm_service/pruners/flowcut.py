@@ -12,9 +12,9 @@ from typing import Final
 
 from torch import Tensor
 
-from llm_service.pruners.base import Choice, LlmPruner, Moment, PrunerParameters, Stage, at_least_float32
+from fovea.modeling.numerics import at_least_float32, top_k
+from llm_service.pruners.base import Choice, LlmPruner, Moment, PrunerParameters, Stage
 from llm_service.pruners.schedule import scaled_layers
-from llm_service.pruners.selection import top_k
 
 __all__ = ["PRUNER", "FlowCutParameters", "prune"]
 

@@ -11,9 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from fovea.modeling.numerics import top_k
 from llm_service.pruners.base import Choice, LlmPruner, Moment, PrunerParameters, Stage
 from llm_service.pruners.schedule import between, scaled_layers
-from llm_service.pruners.selection import last_token_attention, top_k
+from llm_service.pruners.selection import last_token_attention
 
 __all__ = ["PRUNER", "PyramidDropParameters", "prune"]
 

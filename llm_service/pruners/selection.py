@@ -7,14 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from llm_service.pruners.base import LayerView, Moment, at_least_float32
+from fovea.modeling.numerics import at_least_float32
+from llm_service.pruners.base import LayerView, Moment
 
-__all__ = ["attention_rows", "last_token_attention", "top_k"]
-
-
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """Indices of the k largest of `scores` [n], ascending; equal scores go to the smaller index."""
-    return torch.sort(scores, descending=True, stable=True).indices[:k].sort().values
+__all__ = ["attention_rows", "last_token_attention"]
 
 
 def attention_rows(layer: LayerView, places: Tensor) -> Tensor:

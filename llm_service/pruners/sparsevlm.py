@@ -15,11 +15,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from fovea.modeling.numerics import at_least_float32, top_k
 from fovea.parameters import integer
-from llm_service.pruners.base import Choice, LayerView, LlmPruner, Moment, PrunerParameters, Stage, at_least_float32
+from llm_service.pruners.base import Choice, LayerView, LlmPruner, Moment, PrunerParameters, Stage
 from llm_service.pruners.density_peaks import cluster_means, density_peaks
 from llm_service.pruners.schedule import Knots, between, scaled_layers
-from llm_service.pruners.selection import attention_rows, top_k
+from llm_service.pruners.selection import attention_rows
 
 __all__ = [
     "PLUS",

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from llm_service.pruners.base import Choice, LlmPruner, Moment, PrunerParameters, Stage, at_least_float32
+from fovea.modeling.numerics import at_least_float32, top_k
+from llm_service.pruners.base import Choice, LlmPruner, Moment, PrunerParameters, Stage
 from llm_service.pruners.schedule import between, scaled_layers
-from llm_service.pruners.selection import top_k
 
 __all__ = ["PRUNER", "V2DropParameters", "num_kept", "prune"]
 

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from fovea.stack import Stack, free_port, shipped_checkpoint
+from fovea.checkpoints.shipped import shipped_checkpoint
+from fovea.processes.stack import Stack, free_port
 from lab.questions import Question, evaluation_questions
 from tests.redis_server import RedisServer
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from fovea.stack import Stack, free_port
+from fovea.processes.stack import Stack, free_port
 from tests.e2e.conftest import ENVIRONMENT, STARTUP_S, Pictures
 
 QUESTION = "Is there a red star?"
@@ -209,7 +209,7 @@ def test_the_demo_is_right_about_its_picture(tmp_path: Path) -> None:
 
 def test_the_probe_tells_health_by_its_exit_status(stack: Stack) -> None:
     def status(target: str) -> int:
-        return subprocess.run([sys.executable, "-m", "fovea.probe", target], check=False).returncode
+        return subprocess.run([sys.executable, "-m", "fovea.rpc.probe", target], check=False).returncode
 
     for target in (stack.encoder_address, stack.llm_address, f"{stack.url}/healthz"):
         assert status(target) == 0

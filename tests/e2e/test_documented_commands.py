@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.namespaces import why_not
-from fovea.stack import Stack
+from fovea.processes.stack import Stack
 from tests.documented import ROOT, Documented, documented
 from tests.e2e.conftest import ENVIRONMENT
 
@@ -54,8 +54,8 @@ SHORT: dict[str, list[str]] = {
         *("--model", "lab/checkpoints/llava", "--text-tower", "lab/checkpoints/clip"),
         *("--pictures", "{pictures}", "--out", "{out}/wire.basis"),
     ],
-    "fovea.probe": ["{gateway}/healthz"],
-    "fovea.tokens": ["berlin"],
+    "fovea.rpc.probe": ["{gateway}/healthz"],
+    "fovea.rpc.bearer_tokens": ["berlin"],
     "gateway": ["--help"],
     "lab.card": ["{figures}"],
     "lab.discriminate": ["--scenes", "1"],
@@ -168,7 +168,7 @@ def test_a_command_runs_in_its_short_form(
         assert _help(key)
     else:
         printed = _run(module, words)
-        assert printed.strip() or module in ("fovea.probe", "lab.pictures")
+        assert printed.strip() or module in ("fovea.rpc.probe", "lab.pictures")
 
 
 def _filled(word: str, request: pytest.FixtureRequest, out: Path) -> str:
@@ -194,7 +194,7 @@ def _help(key: str) -> str:
 
 OPTIONS: dict[str, set[str]] = {}
 for command in DOCUMENTED:
-    if command.options and not command.key.startswith("make") and command.key not in ("fovea.tokens",):
+    if command.options and not command.key.startswith("make") and command.key not in ("fovea.rpc.bearer_tokens",):
         OPTIONS.setdefault(command.key, set()).update(command.options)
 
 

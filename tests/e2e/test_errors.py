@@ -13,7 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from fovea.stack import Stack
+from fovea.processes.stack import Stack
 from tests.e2e.conftest import Client, data_url
 
 QUESTION = "Is there a red star?"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fovea.stack import Stack
+from fovea.processes.stack import Stack
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from benchmarks.task_map import named_things
-from fovea.stack import Stack, shipped_checkpoint
+from fovea.checkpoints.shipped import demo_folder
+from fovea.processes.stack import Stack
 from lab.questions import evaluation_questions
 from lab.render import patch_owners
 from tests.e2e.conftest import Client, data_url, png
 from tests.e2e.test_cli import fovea
 
-DEMO = shipped_checkpoint("llava").parent.parent / "demo" / "demo.png"
+DEMO = demo_folder() / "demo.png"
 SIDE, CELL = 360, 30  # of a panel of 12 x 12 patches
 QUESTION = "What color is the moon?"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fovea.stack import Stack
+from fovea.processes.stack import Stack
 from tests.e2e.conftest import STARTUP_S, Client, Pictures, make_stack
 from tests.redis_server import RedisServer
 

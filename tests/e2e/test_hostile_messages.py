@@ -16,9 +16,9 @@ import pytest
 from google.protobuf.internal.encoder import _VarintBytes
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fovea.stack import Stack
-from fovea.tensors import to_message
+from fovea.processes.stack import Stack
 from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
+from fovea.wire.tensors import to_message
 from tests.e2e.conftest import Client
 
 GENERATE, ENCODE = "/fovea.v1.LLMService/Generate", "/fovea.v1.EncoderService/Encode"

@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from fovea.stack import free_port
+from fovea.processes.stack import free_port
 from tests.e2e.conftest import STARTUP_S, Client, make_stack
 from tests.redis_server import RedisServer
 from tests.unit.deploy.kubernetes.manifests import SERVICES, Manifests, load

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fovea.stack import Stack, free_port
+from fovea.processes.stack import Stack, free_port
 from tests.e2e.conftest import STARTUP_S, Client, Pictures, make_stack
 
 PATIENCE_S = 60

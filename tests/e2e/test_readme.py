@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fovea.stack import Stack
+from fovea.processes.stack import Stack
 from tests.e2e.conftest import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fovea.stack import Stack, free_port
+from fovea.processes.stack import Stack, free_port
 from tests.dns_zone import Zone
 from tests.e2e.conftest import STARTUP_S, Client, make_stack
 

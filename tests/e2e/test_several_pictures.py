@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from benchmarks.tiny import clip, llava
-from fovea.stack import Stack, free_port
+from fovea.processes.stack import Stack, free_port
 from tests.e2e.conftest import ENVIRONMENT, STARTUP_S, data_url
 
 MAX_TOKENS = 32

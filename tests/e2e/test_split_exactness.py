@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from fovea.stack import Stack, shipped_checkpoint
+from fovea.checkpoints.shipped import shipped_checkpoint
+from fovea.processes.stack import Stack
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
 from lab.questions import Question, evaluation_questions
 from tests.e2e.conftest import Client, png

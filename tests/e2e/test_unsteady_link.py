@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from benchmarks.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
-from fovea.stack import Stack
-from fovea.tokens import token_line
+from fovea.processes.stack import Stack
+from fovea.rpc.bearer_tokens import token_line
 from tests.certificates import Authority
 from tests.e2e.conftest import STARTUP_S, Client, Pictures, data_url, make_stack
 

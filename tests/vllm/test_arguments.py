@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from fovea.modeling.compute import resolve_device
+from fovea.modeling.errors import CheckpointError
 from llm_service.engines.vllm.arguments import engine_arguments, vllm_device
 from llm_service.models import load_visual
-from llm_service.models.base import CheckpointError, resolve_device
 from tests.vllm.engines import served, write
 
 

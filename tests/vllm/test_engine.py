@@ -15,9 +15,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from fovea.errors import DeadlineExceeded, InvalidRequest, Overloaded
+from fovea.modeling.compute import resolve_device
 from llm_service.engines.base import CrossAttention
 from llm_service.models import load_model
-from llm_service.models.base import resolve_device
 from tests.vllm.engines import (
     FAMILIES,
     MAX_BATCH_SIZE,

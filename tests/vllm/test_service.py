@@ -7,7 +7,8 @@ import signal
 import psutil
 import pytest
 
-from fovea.stack import Stack, free_port, shipped_checkpoint
+from fovea.checkpoints.shipped import shipped_checkpoint
+from fovea.processes.stack import Stack, free_port
 from lab.questions import evaluation_questions, score
 from tests.e2e.conftest import ENVIRONMENT, Client, png
 

@@ -13,7 +13,9 @@ import torch
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 
-from llm_service.models.base import CheckpointError, VisualSide, resolve_device
+from fovea.modeling.compute import resolve_device
+from fovea.modeling.errors import CheckpointError
+from llm_service.models.base import VisualSide
 from llm_service.vllm_plugin import ARCHITECTURE, VIDEO_LLAVA_ARCHITECTURE
 
 __all__ = ["check_names", "engine_arguments", "vllm_device"]

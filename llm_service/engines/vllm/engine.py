@@ -25,6 +25,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, Overloaded, ServiceError
+from fovea.modeling.errors import CheckpointError
 from fovea.telemetry import FAILURES
 from llm_service.engines.base import Generation, GenerationRequest
 from llm_service.engines.failures import defect, fail, unavailable
@@ -32,7 +33,7 @@ from llm_service.engines.row import Row
 from llm_service.engines.vllm.inputs import engine_input
 from llm_service.engines.vllm.sampling import decoding, first_token
 from llm_service.engines.waiting import WaitingQueue
-from llm_service.models.base import CheckpointError, VisualSide
+from llm_service.models.base import VisualSide
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.pruners.base import AnyPruner
 from llm_service.vllm_plugin.orphans import PARENT_VARIABLE

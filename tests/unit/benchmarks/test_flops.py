@@ -18,7 +18,7 @@ from benchmarks.operations import Decoder, TextTower, VisionTower, fcma
 from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.pruners import PRUNERS
-from fovea.stack import shipped_checkpoint
+from fovea.checkpoints.shipped import shipped_checkpoint
 
 T = 1e12
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import link, link_transfer
 from benchmarks.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
-from fovea.tensors import DTYPES
+from fovea.wire.tensors import DTYPES
 
 REASON = why_not()
 needs_namespaces = pytest.mark.skipif(bool(REASON), reason=REASON)

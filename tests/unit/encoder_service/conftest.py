@@ -36,11 +36,11 @@ from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.preparation import EncoderCompute
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
-from fovea import worker_process
-from fovea.channel import connect
-from fovea.server import GrpcServer
+from fovea.processes import worker_process
+from fovea.rpc.channel import connect
+from fovea.rpc.server import GrpcServer
 from fovea.v1 import encoder_pb2_grpc
-from fovea.wire_basis import WireBasis
+from fovea.wire.basis import WireBasis
 
 IMAGE_SIZE, PATCH_SIZE = 48, 8
 BOS, EOS = 98, 99

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder_service.models.base import CheckpointError
 from encoder_service.models.frames import FrameProcessor
+from fovea.modeling.errors import CheckpointError
 
 SIDE = 8
 MEAN, STD = [0.5, 0.25, 0.125], [0.5, 0.25, 0.2]

@@ -25,8 +25,8 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fovea.channel import connect
-from fovea.stack import free_port
+from fovea.processes.stack import free_port
+from fovea.rpc.channel import connect
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc
 from tests.jpeg_scans import progressive
 

@@ -19,10 +19,11 @@ from transformers import CLIPModel, LlavaForConditionalGeneration
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from encoder_service.models import load
-from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
+from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners.base import View, VisionFeatures
 from encoder_service.pruners.in_tower import InTowerPruner, TowerLayer
 from encoder_service.visual import Layout, VisualInput
+from fovea.modeling.errors import CheckpointError
 
 ALL_VIEWS = frozenset(View)
 NO_VIEWS: frozenset[View] = frozenset()
@@ -356,7 +357,7 @@ def _set(**values: Any) -> Callable[[dict[str, Any]], None]:
         ("hub", _set(model_type="bert"), "", "'bert' is not a family that this service runs; accepted: llava"),
         ("hub", _set(vision_feature_layer=-1), "", "reads vision layer -1"),
         ("hub", _set(vision_config={"model_type": "siglip_vision_model"}), "", "takes a CLIP one"),
-        ("hub", None, "vision_tower.vision_model.encoder.layers.1", "holds no vision tower"),
+        ("hub", None, "vision_tower.vision_model.encoder.layers.1", "tensors of the vision tower"),
         ("clip", _set(model_type="bert"), "", "a CLIP one is needed"),
         ("clip", None, "text_model", "holds no text tower"),
         ("clip", None, "text_projection", "holds no text_projection"),

@@ -24,12 +24,13 @@ from encoder_service.assembly import EncodedVisual
 from encoder_service.engine import EncodeRequest, Engine
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models import load
-from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
+from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunerInput, View
 from encoder_service.pruners.tiles import mosaic
 from encoder_service.visual import Layout
 from fovea.budget import share_budget
+from fovea.modeling.errors import CheckpointError
 
 N = 16  # patches of a tile, 4 x 4
 

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from encoder_service.settings import EncoderSettings
 from encoder_service.startup import main, serve
-from fovea.channel import connect
+from fovea.rpc.channel import connect
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc
 
 TIMEOUT_S = 60.0

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from encoder_service.pruners.fcma import fcma_relevance, mean_relevance
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
-from encoder_service.pruners.selection import select_by_two, top_k
+from encoder_service.pruners.selection import select_by_two
 from encoder_service.pruners.text_filter import words_by_eos_attention
 from fovea.budget import resolve_budget
+from fovea.modeling.numerics import top_k
 
 JOINT = 6
 

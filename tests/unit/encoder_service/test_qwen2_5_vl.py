@@ -21,7 +21,7 @@ from transformers.utils import is_torchvision_available
 from benchmarks.tiny import qwen2_5_vl
 from encoder_service.engine import EncodedVisual, EncodeRequest, Engine
 from encoder_service.models import load
-from encoder_service.models.base import CheckpointError, EncoderModel, LoadOptions
+from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import View
 from encoder_service.requests import read_request
@@ -30,6 +30,7 @@ from encoder_service.settings import EncoderSettings
 from encoder_service.videos import FrameList
 from encoder_service.visual import VideoFrames
 from fovea.errors import InvalidRequest
+from fovea.modeling.errors import CheckpointError
 from fovea.v1 import encoder_pb2
 
 # Width and height. One window holds 4 x 4 visual tokens of 28 x 28 pixels.

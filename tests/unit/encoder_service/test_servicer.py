@@ -19,11 +19,11 @@ from encoder_service.engine import Engine, PreparedRequest
 from encoder_service.pruners import PRUNERS
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
-from fovea import tensors
-from fovea.channel import connect
 from fovea.errors import ServiceError, from_rpc_error
-from fovea.server import GrpcServer
+from fovea.rpc.channel import connect
+from fovea.rpc.server import GrpcServer
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
+from fovea.wire import tensors
 
 TEXT = [98, 5, 17, 40, 99]
 TIMEOUT_S = 60.0

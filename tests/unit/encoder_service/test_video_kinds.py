@@ -24,7 +24,7 @@ from tests.unit.encoder_service.video_files import (
     video,
     with_matrix,
 )
-from tests.unit.fovea.gif_files import gif
+from tests.unit.fovea.media.gif_files import gif
 
 GREYS = [np.full((48, 64, 3), 20 + 18 * number, np.uint8) for number in range(12)]
 ONE = 1 << 16

@@ -17,11 +17,11 @@ from encoder_service.basis_learning import learn
 from encoder_service.calibrate import main as calibrate
 from encoder_service.settings import EncoderSettings
 from encoder_service.startup import serve
-from fovea import basis_file, tensors
-from fovea.basis_file import BasisError
 from fovea.errors import from_rpc_error
 from fovea.v1 import encoder_pb2, tensor_pb2
-from fovea.wire_basis import WireBasis
+from fovea.wire import basis_file, tensors
+from fovea.wire.basis import WireBasis
+from fovea.wire.basis_file import BasisError
 
 NUM_PATCHES = 36
 TIMEOUT_S = 60.0

@@ -23,11 +23,12 @@ from benchmarks.tiny import video_llava
 from benchmarks.tiny.clips import clip_file, clip_frames
 from encoder_service.engine import EncodeRequest
 from encoder_service.models import load as load_encoder
-from encoder_service.models.base import CheckpointError, LoadOptions
+from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import View
 from encoder_service.videos import FrameList, VideoFile, VideoLimits, VideoSource, decode
 from encoder_service.visual import VideoFrames
+from fovea.modeling.errors import CheckpointError
 from fovea.v1 import tensor_pb2
 from llm_service.models import load_model
 from llm_service.prompts import Prompt

@@ -6,10 +6,10 @@ import grpc
 import pytest
 
 from fovea import errors
-from fovea.channel import connect
 from fovea.errors import InternalError, ServiceError, Unavailable, error_types, from_rpc_error
-from fovea.server import BindError, GrpcServer
-from fovea.stack import free_port
+from fovea.processes.stack import free_port
+from fovea.rpc.channel import connect
+from fovea.rpc.server import BindError, GrpcServer
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc
 
 

@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
-from fovea.server import GrpcServer
+from fovea.rpc.server import GrpcServer
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from tests.unit.gateway.checkpoints import write_clip, write_llava

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from fovea.errors import InvalidRequest, NotFound, ServiceError
-from fovea.server import GrpcServer
-from fovea.tensors import to_message
+from fovea.rpc.server import GrpcServer
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
+from fovea.wire.tensors import to_message
 
 GRID = (2, 3)
 CHANNELS = 8

@@ -12,10 +12,10 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from fovea.channel import message_options
 from fovea.errors import InternalError
-from fovea.tensors import to_message
+from fovea.rpc.channel import message_options
 from fovea.v1 import encoder_pb2, llm_pb2, pruner_pb2, tensor_pb2
+from fovea.wire.tensors import to_message
 from gateway.clients.encoder import EncodeCall, Encoded, EncoderClient
 from gateway.clients.llm import LLMClient, Sampling
 from tests.unit.gateway.conftest import png

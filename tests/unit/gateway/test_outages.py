@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fovea.errors import ServiceError, Unavailable
-from fovea.server import GrpcServer
+from fovea.rpc.server import GrpcServer
 from fovea.v1 import llm_pb2
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, failures
 from tests.unit.gateway.services import ScriptedLLM, serve

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fovea.server import GrpcServer
+from fovea.rpc.server import GrpcServer
 from tests.unit.gateway.conftest import Gateway, StartGateway
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 

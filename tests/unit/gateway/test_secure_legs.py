@@ -13,14 +13,14 @@ from typing import Any
 import grpc
 import pytest
 
-from fovea import probe
-from fovea.channel import Access, connect
 from fovea.errors import Unauthenticated, Unavailable
-from fovea.server import GrpcServer
-from fovea.tls import ClientTLS
-from fovea.tokens import token_line
+from fovea.rpc import probe
+from fovea.rpc.bearer_tokens import token_line
+from fovea.rpc.channel import Access, connect
+from fovea.rpc.file_watcher import CredentialsError
+from fovea.rpc.server import GrpcServer
+from fovea.rpc.tls import ClientTLS
 from fovea.v1 import llm_pb2, llm_pb2_grpc
-from fovea.watched import CredentialsError
 from gateway.clients.llm import LLMClient
 from tests.certificates import Authority
 from tests.unit.gateway.conftest import StartGateway

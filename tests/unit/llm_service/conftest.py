@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
-from fovea import tensors
-from fovea.channel import connect
-from fovea.server import GrpcServer
+from fovea.rpc.channel import connect
+from fovea.rpc.server import GrpcServer
 from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
+from fovea.wire import tensors
 from llm_service.servicer import LLMServicer, ServedModel
 from llm_service.settings import LLMSettings
 from llm_service.startup import load

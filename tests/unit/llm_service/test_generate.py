@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from fovea import tensors
 from fovea.errors import (
     CheckpointMismatch,
     DeadlineExceeded,
@@ -20,8 +19,9 @@ from fovea.errors import (
     Unavailable,
     from_rpc_error,
 )
-from fovea.in_flight import BytesInFlight
+from fovea.rpc.bytes_in_flight import BytesInFlight
 from fovea.v1 import llm_pb2, tensor_pb2
+from fovea.wire import tensors
 
 BOS, IMAGE, EOS = 1, 4, 2
 

@@ -9,12 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fovea.modeling.numerics import top_k
 from llm_service.pruners import PRUNERS
 from llm_service.pruners.adaptprune import AdaptPruneParameters, center_weights, suppress_and_pick
 from llm_service.pruners.base import Moment, VisualLayout
 from llm_service.pruners.density_peaks import cluster_means, density_peaks
 from llm_service.pruners.plan import bind
-from llm_service.pruners.selection import attention_rows, top_k
+from llm_service.pruners.selection import attention_rows
 from llm_service.pruners.sparsevlm import num_recycled, raters
 
 HEADS, SIZE, WIDTH = 3, 4, 12

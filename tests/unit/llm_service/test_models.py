@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import MistralConfig, Qwen2Config
 
+from fovea.modeling.compute import resolve_device, resolve_dtype
+from fovea.modeling.errors import CheckpointError
 from llm_service.models import load_model, load_visual
-from llm_service.models.base import CheckpointError, resolve_device, resolve_dtype
 from llm_service.prompts import Prompt, VisualTokens
 from tests.unit.llm_service.conftest import make_llava, save
 
@@ -124,8 +125,8 @@ def test_the_compute_dtype_can_be_chosen(checkpoint):
 
 def test_auto_dtype_on_cuda_is_the_checkpoints_half_dtype():
     cuda = torch.device("cuda")
-    assert resolve_dtype("auto", cuda, torch.float16) == torch.float16
-    assert resolve_dtype("auto", cuda, torch.float32) == torch.bfloat16
+    assert resolve_dtype("auto", cuda, torch.float16, half_on_cuda=True) == torch.float16
+    assert resolve_dtype("auto", cuda, torch.float32, half_on_cuda=True) == torch.bfloat16
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without CUDA")

@@ -8,10 +8,10 @@ import zlib
 import numpy as np
 import pytest
 
-from fovea import basis_file, rans, tensors
 from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.v1 import tensor_pb2
-from fovea.wire_basis import WireBasis
+from fovea.wire import basis_file, rans, tensors
+from fovea.wire.basis import WireBasis
 from llm_service.prompts import PromptLimits, read_prompt
 
 LIMITS = PromptLimits(

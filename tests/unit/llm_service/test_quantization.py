@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
+from fovea.modeling.errors import CheckpointError
 from llm_service.models import load_model
-from llm_service.models.base import CheckpointError
 from tests.unit.llm_service.test_models import PROMPT
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="quantization needs bitsandbytes")

@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from benchmarks.tiny import qwen2_5_vl
-from fovea import tensors
+from fovea.modeling.errors import CheckpointError
 from fovea.v1 import llm_pb2, tensor_pb2
+from fovea.wire import tensors
 from llm_service.models import load_model
-from llm_service.models.base import CheckpointError
 from llm_service.mrope import mrope_positions
 from llm_service.prompts import Prompt, VisualTokens
 from tests.qwen import (

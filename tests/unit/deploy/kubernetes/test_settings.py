@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fovea import __version__
-from fovea.server import split_address
+from fovea.rpc.server import split_address
 from tests.unit.deploy.kubernetes.manifests import SERVICES, WITH_GATEWAY, Manifests, load
 
 ROOT = Path(__file__).parents[4]

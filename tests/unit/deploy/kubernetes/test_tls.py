@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from fovea import probe
-from fovea.channel import Access
-from fovea.server import GrpcServer
-from fovea.tokens import token_line
+from fovea.rpc import probe
+from fovea.rpc.bearer_tokens import token_line
+from fovea.rpc.channel import Access
+from fovea.rpc.server import GrpcServer
 from gateway.clients.encoder import EncoderClient
 from gateway.clients.llm import LLMClient
 from tests.certificates import Authority
@@ -89,7 +89,7 @@ async def test_the_probes_of_a_service_with_tls_find_it_healthy(
     async with serving(settings, SERVICES[name].health) as port:
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
             python, flag, module, *words = container[kind]["exec"]["command"]
-            assert (python, flag, module) == ("python", "-m", "fovea.probe")
+            assert (python, flag, module) == ("python", "-m", "fovea.rpc.probe")
             argv = [secrets.at(name, word) for word in words[:-1]] + [f"127.0.0.1:{port}"]
             assert await asyncio.to_thread(probe.main, argv) == 0
             assert await asyncio.to_thread(probe.main, argv[-1:]) == 1, "without a certificate nobody is let in"

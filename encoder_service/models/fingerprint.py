@@ -1,0 +1,25 @@
+"""The fingerprint of everything but the checkpoint that changes an encoder's results."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+import fovea
+from encoder_service.models.base import LoadOptions
+
+__all__ = ["settings_fingerprint"]
+
+
+def settings_fingerprint(options: LoadOptions, device: torch.device, dtype: torch.dtype, *processors: str) -> str:
+    """16 hex digits that change when the same checkpoint may give other features.
+
+    Args:
+        options: How it was loaded.
+        device: Where it computes.
+        dtype: In what.
+        processors: What turns pictures into pixel values, in words.
+    """
+    changes_results = (fovea.__version__, device.type, str(dtype), options.attn_implementation, *processors)
+    return hashlib.sha256("|".join(changes_results).encode()).hexdigest()[:16]

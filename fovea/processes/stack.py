@@ -1,0 +1,200 @@
+"""Gateway, encoder service and LLM service as three processes on this machine, started and stopped together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import httpx
+
+from fovea.processes.worker_process import end_with_parent
+from fovea.rpc.server import split_address
+
+__all__ = ["SERVICES", "Stack", "StackError", "free_port"]
+
+SERVICES: Final = ("encoder_service", "llm_service", "gateway")
+_POLL_S: Final = 0.1
+# Longer than any service's own drain, so that the drain decides what becomes of requests under way.
+_STOP_S: Final = 40.0
+
+
+class StackError(RuntimeError):
+    """A service ended by itself, or did not become ready in time."""
+
+
+def _shared_cores() -> dict[str, str]:
+    """Variables of services that share a machine: threads that wait for work sleep, and leave their cores to others."""
+    return {} if "GOMP_SPINCOUNT" in os.environ else {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Stack:
+    """The three services with their flags. They end with the process that started them.
+
+    Args:
+        model: Checkpoint directory or hub id, the same for all three.
+        text_tower: CLIP checkpoint for the encoder and the gateway; None for the family's default.
+        listen: host:port of the gateway.
+        name: Served model name; None for each service's default.
+        flags: Further flags by service, for example {"gateway": ["--redis-url", "redis://..."]}.
+        environment: Added to the environment of all three.
+        log_to: Where their logs go; None for this process's stderr.
+
+    Raises:
+        StackError: `listen` is not of the form host:port.
+    """
+
+    model: str
+    text_tower: str | None = None
+    listen: str = "127.0.0.1:8000"
+    name: str | None = None
+    flags: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    log_to: Path | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            split_address(self.listen)
+        except ValueError as error:
+            raise StackError(str(error)) from error
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.encoder_address = f"127.0.0.1:{free_port()}"
+        self.llm_address = f"127.0.0.1:{free_port()}"
+
+    @property
+    def url(self) -> str:
+        """Base URL of the gateway, as seen from this machine."""
+        host, _, port = self.listen.rpartition(":")
+        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}"  # noqa: S104
+
+    def command(self, service: str) -> list[str]:
+        """The command line of one service."""
+        words = [sys.executable, "-m", service, "--model", self.model]
+        if self.name is not None:
+            words += ["--served-model-name", self.name]
+        if self.text_tower is not None and service != "llm_service":
+            words += ["--text-tower", self.text_tower]
+        words += {
+            "encoder_service": ["--listen", self.encoder_address],
+            "llm_service": ["--listen", self.llm_address],
+            "gateway": ["--listen", self.listen, "--encoder", self.encoder_address, "--llm", self.llm_address],
+        }[service]
+        return [*words, *self.flags.get(service, ())]
+
+    def start(self, *services: str) -> None:
+        """Starts the named services, or all; returns at once.
+
+        Raises:
+            StackError: Somebody else listens at the gateway's address; nothing was started.
+        """
+        if not services or "gateway" in services:
+            self._require_free_address()
+        for service in services or SERVICES:
+            log = self.log_to.open("ab") if self.log_to else None
+            try:
+                self.processes[service] = subprocess.Popen(
+                    self.command(service),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**_shared_cores(), **os.environ, **self.environment},
+                    # Ctrl-C reaches the whole foreground group: we alone decide who stops when.
+                    start_new_session=True,
+                    preexec_fn=lambda: end_with_parent(signal.SIGTERM),
+                )
+            finally:
+                if log:
+                    log.close()
+
+    def _require_free_address(self) -> None:
+        """Or `wait_ready` would take another gateway for ours."""
+        host, port = split_address(self.listen)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise StackError(
+                    f"cannot listen on {self.listen}: {error.strerror}; choose another with --listen HOST:PORT"
+                ) from error
+
+    def check(self) -> None:
+        """Raises StackError if a service has ended by itself."""
+        for service, process in self.processes.items():
+            status = process.poll()
+            if status is not None:
+                raise StackError(f"{service} ended by itself with status {status}; its log tells why")
+
+    def wait_ready(self, timeout_s: float, *, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """Waits until the gateway reports all three ready.
+
+        Raises:
+            StackError: A service ended, or `timeout_s` passed.
+            KeyboardInterrupt: `interrupted` said so.
+        """
+        deadline = time.monotonic() + timeout_s
+        last = "the gateway does not answer"
+        while time.monotonic() < deadline:
+            self.check()
+            if interrupted():
+                raise KeyboardInterrupt
+            try:
+                response = httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False)
+                if response.status_code == httpx.codes.OK:
+                    self.check()
+                    return
+                last = response.text
+            except httpx.TransportError:
+                pass
+            time.sleep(_POLL_S)
+        raise StackError(f"not ready after {timeout_s:.0f} s: {last}")
+
+    def stop(self, *services: str, grace_s: float = _STOP_S) -> None:
+        """SIGTERM to the named services, or all; the gateway first, for what it drains needs the other two.
+
+        Args:
+            services: Names; none for all.
+            grace_s: Seconds after which who is still there gets SIGKILL.
+        """
+        chosen = [service for service in SERVICES if service in self.processes and service in (services or SERVICES)]
+        for together in (["gateway"], ["encoder_service", "llm_service"]):
+            ending = {service: self.processes.pop(service) for service in together if service in chosen}
+            for process in ending.values():
+                process.terminate()
+            deadline = time.monotonic() + grace_s
+            for process in ending.values():
+                try:
+                    process.wait(max(deadline - time.monotonic(), 0.1))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

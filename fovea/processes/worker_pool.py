@@ -1,0 +1,248 @@
+"""Worker processes for work on bytes that cannot be trusted: each can be killed in the middle of its task.
+
+A thread that decodes a hostile file cannot be stopped: it holds its core, and the end of its process, for as long as
+the file lasts. A process can be killed in the middle of any C code. One that crashes fails its own task alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Self, TypeVar
+
+from fovea import telemetry
+from fovea.processes.worker_process import Outcome, Worker
+
+__all__ = ["Finished", "PoolClosed", "WorkerPool", "WorkerTimeout"]
+
+log = logging.getLogger(__name__)
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_START_RETRY_S: Final = 1.0
+# What a worker has almost done when its caller leaves costs less to finish than a new worker.
+_CANCEL_GRACE_S: Final = 0.1
+
+
+class WorkerTimeout(Exception):
+    """A task took longer than it may; its worker was killed."""
+
+
+class PoolClosed(Exception):
+    """The pool takes no tasks any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Generic[Result]):
+    """A result, and the event loop's time when a worker took the task and when it was done."""
+
+    result: Result
+    started_at: float
+    ended_at: float
+
+
+def _nothing_to_initialize() -> None:
+    pass
+
+
+class WorkerPool(Generic[Task, Result]):
+    """A fixed number of worker processes, each with one task at a time. Use once, as an async context manager.
+
+    Tasks, results and exceptions are pickled. A task that is cancelled or out of time has its worker killed; another
+    worker takes its place.
+
+    Args:
+        work: picklable function from a task to its result.
+        size: number of workers, at least 1.
+        initialize: picklable function that each worker calls once, before its first task.
+    """
+
+    def __init__(
+        self, work: Callable[[Task], Result], *, size: int, initialize: Callable[[], None] = _nothing_to_initialize
+    ) -> None:
+        self._new_worker = functools.partial(Worker, work, initialize)
+        self._size = size
+        self._workers: set[Worker] = set()
+        self._idle: deque[Worker] = deque()
+        self._waiting: deque[tuple[float, asyncio.Future[Worker]]] = deque()
+        self._background: set[asyncio.Task[None]] = set()
+        self._calls = ThreadPoolExecutor(size, thread_name_prefix="worker-call")
+        self._starts = ThreadPoolExecutor(size, thread_name_prefix="worker-start")
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.gather(*(self._start_worker() for _ in range(self._size)))
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._closed = True
+        for task in tuple(self._background):
+            task.cancel()
+        for _, waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(PoolClosed())
+        loop, workers = asyncio.get_running_loop(), tuple(self._workers)
+        for worker in workers:
+            worker.kill()
+        await asyncio.gather(*(loop.run_in_executor(None, worker.join) for worker in workers))
+        self._calls.shutdown(wait=False)
+        self._starts.shutdown(wait=False)
+
+    @property
+    def num_workers(self) -> int:
+        """Workers that are at work, or ready for it."""
+        return len(self._workers)
+
+    @property
+    def longest_wait_s(self) -> float:
+        """Seconds that the task which has waited longest has waited for a worker; 0 where none waits."""
+        return time.monotonic() - self._waiting[0][0] if self._waiting else 0.0
+
+    async def run(self, task: Task, *, timeout_s: float) -> Finished[Result]:
+        """The result of `task`. Tasks are taken in the order in which they came.
+
+        Args:
+            timeout_s: longest run in seconds, without the wait for a worker.
+
+        Raises:
+            WorkerTimeout: the task took longer.
+            WorkerDied: its worker ended in the middle of it.
+            PoolClosed: the pool is closed, or was while the task waited or ran.
+            Exception: whatever the function raised on the task.
+        """
+        succeeded, value, started_at = await self._run(task, timeout_s)
+        if succeeded:
+            return Finished(value, started_at, asyncio.get_running_loop().time())
+        try:
+            raise value
+        finally:  # the exception's traceback knows this frame: what stays here stays until the cycle is collected
+            del value, task
+
+    async def _run(self, task: Task, timeout_s: float) -> tuple[bool, Any, float]:
+        worker = await self._take()
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        call = loop.run_in_executor(self._calls, worker.call, task)
+        call.add_done_callback(_look_at_exception)
+        try:
+            done, _ = await asyncio.wait([call], timeout=timeout_s)
+        except asyncio.CancelledError:
+            self._in_background(self._let_finish(worker, call))
+            raise
+        if not done:
+            self._replace(worker)
+            telemetry.FAILURES.labels("worker_timeout").inc()
+            raise WorkerTimeout(f"a task took longer than {timeout_s:g} s")
+        return *self._outcome(worker, call), started_at
+
+    def _outcome(self, worker: Worker, call: asyncio.Future[Outcome]) -> Outcome:
+        """What a call that is over returned; only a worker whose answer came whole is used again."""
+        error = call.exception()
+        if error is None:
+            self._give_back(worker)
+            return call.result()
+        self._replace(worker)
+        if self._closed:
+            raise PoolClosed
+        telemetry.FAILURES.labels("worker_died").inc()
+        raise error
+
+    async def _take(self) -> Worker:
+        """A worker that is alive, from who came first on."""
+        while True:
+            if self._closed:
+                raise PoolClosed
+            worker = self._idle.popleft() if self._idle else await self._wait_for_worker()
+            if worker.is_alive:
+                return worker
+            self._replace(worker)
+
+    async def _wait_for_worker(self) -> Worker:
+        waiter: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        entry = (time.monotonic(), waiter)
+        self._waiting.append(entry)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._give_back(waiter.result())
+            raise
+        finally:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+
+    def _give_back(self, worker: Worker) -> None:
+        """To whoever has waited longest."""
+        while self._waiting:
+            _, waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(worker)
+                return
+        self._idle.append(worker)
+
+    async def _let_finish(self, worker: Worker, call: asyncio.Future[Outcome]) -> None:
+        """After its caller has left: a moment for the worker to be done, then its end."""
+        done, _ = await asyncio.wait([call], timeout=_CANCEL_GRACE_S)
+        if done and call.exception() is None:
+            self._give_back(worker)
+        else:
+            self._replace(worker)
+
+    def _replace(self, worker: Worker) -> None:
+        """Kills a worker now and starts another in the background."""
+        worker.kill()
+        if not self._closed:
+            self._in_background(self._start_in_place_of(worker))
+
+    async def _start_in_place_of(self, worker: Worker) -> None:
+        self._workers.discard(worker)
+        await asyncio.get_running_loop().run_in_executor(self._starts, worker.join)
+        while True:
+            try:
+                await self._start_worker()
+            except Exception:  # whatever is short now, processes or memory, may be there again in a moment
+                log.exception("a worker process did not start; trying again")
+                telemetry.FAILURES.labels("worker_start").inc()
+                await asyncio.sleep(_START_RETRY_S)
+            else:
+                return
+
+    async def _start_worker(self) -> None:
+        loop = asyncio.get_running_loop()
+        starting = loop.run_in_executor(self._starts, self._new_worker)
+        starting.add_done_callback(self._adopt)
+        worker = await asyncio.shield(starting)
+        await loop.run_in_executor(self._starts, worker.wait_ready)
+        self._give_back(worker)
+
+    def _adopt(self, starting: asyncio.Future[Worker]) -> None:
+        """Counts a worker from its first moment on, so that closing ends it."""
+        if starting.cancelled() or starting.exception() is not None:
+            return
+        worker = starting.result()
+        if self._closed:
+            worker.kill()
+        else:
+            self._workers.add(worker)
+
+    def _in_background(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _look_at_exception(call: asyncio.Future[Any]) -> None:
+    """Marks the exception of a call as seen: its caller may have left."""
+    if not call.cancelled():
+        call.exception()

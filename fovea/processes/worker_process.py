@@ -1,0 +1,170 @@
+"""One worker process, from both sides: what runs in it, and what its user holds of it.
+
+Workers are forked from a server process that has imported their modules once (multiprocessing's fork server), so that
+they start in milliseconds and share the memory of what was imported.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import traceback
+import weakref
+from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+__all__ = ["Outcome", "Worker", "WorkerDied", "end_with_parent", "preload"]
+
+Outcome = tuple[bool, Any]
+"""Whether a task succeeded, and its result or else what it raised."""
+
+_PROCESSES: Final = multiprocessing.get_context("forkserver")
+_PICKLE_PROTOCOL: Final = 5
+_START_TIMEOUT_S: Final = 300.0
+_PR_SET_PDEATHSIG: Final = 1
+_started: Final[weakref.WeakSet[Worker]] = weakref.WeakSet()
+
+
+class WorkerDied(Exception):
+    """A worker ended by itself.
+
+    Attributes:
+        exit_code: minus the signal that ended it, as multiprocessing has it; None where it is not known.
+    """
+
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    @property
+    def is_crash(self) -> bool:
+        """Whether the work itself ended it. The kernel ends a process by SIGKILL when memory is short."""
+        crashes = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+        return self.exit_code is not None and -self.exit_code in crashes
+
+
+def preload(*modules: str) -> None:
+    """Starts the server process, which imports these modules for all workers; returns at once."""
+    forkserver.set_forkserver_preload(["fovea.processes.fork_server", *modules])
+    forkserver.ensure_running()
+
+
+def end_with_parent(number: int = signal.SIGKILL) -> None:
+    """Has the kernel send this process a signal when its parent ends, whatever ends it. Linux; elsewhere nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+class Worker:
+    """A worker as its user sees it. Every method but `kill` blocks.
+
+    Args:
+        work: picklable function from a task to its result.
+        initialize: picklable function that the worker calls once, before its first task.
+
+    Raises:
+        WorkerDied: the process cannot be started.
+    """
+
+    def __init__(self, work: Callable[[Any], Any], initialize: Callable[[], None]) -> None:
+        self._connection, theirs = _PROCESSES.Pipe()
+        self._process = _PROCESSES.Process(target=_live, args=(theirs, work, initialize), daemon=True)
+        try:
+            self._process.start()
+        except (EOFError, OSError) as error:
+            self._connection.close()
+            raise WorkerDied("a worker process cannot be started") from error
+        finally:
+            theirs.close()
+        _started.add(self)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.exitcode is None
+
+    def wait_ready(self) -> None:
+        """Returns when the worker is ready for its first task.
+
+        Raises:
+            WorkerDied: it has ended, or is not ready after five minutes.
+        """
+        try:
+            if self._connection.poll(_START_TIMEOUT_S):
+                self._connection.recv_bytes()
+                return
+        except (EOFError, OSError):
+            pass
+        raise WorkerDied("a worker process did not become ready", self._process.exitcode)
+
+    def call(self, task: Any) -> Outcome:
+        """What came of `task`.
+
+        Raises:
+            WorkerDied: the process ended in the middle of it.
+        """
+        try:
+            self._connection.send_bytes(pickle.dumps(task, _PICKLE_PROTOCOL))
+            answer = self._connection.recv_bytes()
+        except (EOFError, OSError):
+            self._process.join()
+            raise WorkerDied("a worker process ended in the middle of a task", self._process.exitcode) from None
+        outcome: Outcome = pickle.loads(answer)  # noqa: S301  # from a process that this one started
+        return outcome
+
+    def kill(self) -> None:
+        """Ends the process now, whatever it does; a `call` in another thread raises WorkerDied."""
+        if self.is_alive:  # the number of a process that has ended may be another's by now
+            self._process.kill()
+
+    def join(self) -> None:
+        """Returns when the process has ended, and lets go of what it took."""
+        self._process.join()
+        self._connection.close()
+
+
+@atexit.register
+def _kill_all() -> None:
+    """Before multiprocessing waits, when the interpreter ends, for workers that leave SIGTERM to others."""
+    for worker in tuple(_started):
+        worker.kill()
+
+
+def _live(connection: Connection, work: Callable[[Any], Any], initialize: Callable[[], None]) -> None:
+    """The life of a worker: one task after the other, until the other end of the connection is closed."""
+    _end_with_service()
+    initialize()
+    connection.send_bytes(b"")
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            connection.send_bytes(_outcome(work, connection.recv_bytes()))
+
+
+def _end_with_service() -> None:
+    """Has the kernel kill this worker when the service ends, even in the middle of C code."""
+    end_with_parent()
+    # The server process, which is the parent, ends when the last copy of this descriptor is closed.
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
+
+
+def _outcome(work: Callable[[Any], Any], message: bytes) -> bytes:
+    """A pickled `Outcome`; of what cannot be pickled its description."""
+    try:
+        return pickle.dumps((True, work(pickle.loads(message))), _PICKLE_PROTOCOL)  # noqa: S301  # from the service
+    except Exception as error:
+        error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+        try:
+            failed = pickle.dumps((False, error), _PICKLE_PROTOCOL)
+            pickle.loads(failed)  # noqa: S301  # of this process; some exceptions cannot be made anew
+        except Exception:
+            failed = pickle.dumps((False, RuntimeError(traceback.format_exc())), _PICKLE_PROTOCOL)
+        return failed

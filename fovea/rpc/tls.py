@@ -1,0 +1,113 @@
+"""TLS of both ends of a gRPC leg, from PEM files that are read again when they change.
+
+A server reads its files at every handshake; connections that stand keep what they were made with, for at most the
+connection age of fovea.rpc.server. A client makes a new channel (fovea.rpc.channel).
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from fovea.rpc.file_watcher import CredentialsError, Watched
+
+__all__ = ["SYSTEM_ROOTS", "ClientTLS", "ServerTLS", "client_credentials", "server_credentials"]
+
+SYSTEM_ROOTS: Final = "system"
+"""In place of a CA file: the roots that come with gRPC."""
+
+
+@dataclass(frozen=True)
+class ServerTLS:
+    """PEM files of a server.
+
+    Attributes:
+        cert: Its certificate, with the chain.
+        key: The private key, not encrypted.
+        client_ca: Of the clients; none is let in without a certificate of it. Empty: clients need none.
+    """
+
+    cert: str
+    key: str
+    client_ca: str = ""
+
+
+@dataclass(frozen=True)
+class ClientTLS:
+    """PEM files of a client.
+
+    Attributes:
+        ca: Of the server, or `SYSTEM_ROOTS`.
+        cert, key: The client's own; both empty where the server asks for none.
+    """
+
+    ca: str
+    cert: str = ""
+    key: str = ""
+
+
+def server_credentials(files: ServerTLS) -> grpc.ServerCredentials:
+    """Credentials for `add_secure_port`.
+
+    Raises:
+        CredentialsError: A file cannot be read, is not what it should be, or key and certificate do not fit.
+    """
+
+    def configuration() -> object:
+        _check(files.cert, files.key, files.client_ca)
+        return grpc.ssl_server_certificate_configuration(
+            [(_read(files.key), _read(files.cert))],
+            root_certificates=_read(files.client_ca) if files.client_ca else None,
+        )
+
+    watched = Watched([path for path in (files.cert, files.key, files.client_ca) if path], configuration)
+    return grpc.dynamic_ssl_server_credentials(
+        watched.get(), watched.get, require_client_authentication=bool(files.client_ca)
+    )
+
+
+def client_credentials(files: ClientTLS) -> Watched[grpc.ChannelCredentials]:
+    """Credentials for a secure channel: the same object until a file changes.
+
+    Raises:
+        CredentialsError: As `server_credentials`.
+    """
+    ca = "" if files.ca == SYSTEM_ROOTS else files.ca
+
+    def credentials() -> grpc.ChannelCredentials:
+        _check(files.cert, files.key, ca)
+        return grpc.ssl_channel_credentials(
+            root_certificates=_read(ca) if ca else None,
+            private_key=_read(files.key) if files.key else None,
+            certificate_chain=_read(files.cert) if files.cert else None,
+        )
+
+    return Watched([path for path in (files.cert, files.key, ca) if path], credentials)
+
+
+def _check(cert: str, key: str, ca: str) -> None:
+    """gRPC itself would tell of bad files only at the first handshake, in its own log."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if cert:
+            what = f"certificate {cert} and key {key}"
+            # Without a password of ours OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(cert, key, password=lambda: b"")
+        if ca:
+            what = f"CA {ca}"
+            context.load_verify_locations(ca)
+    except ssl.SSLError as error:
+        raise CredentialsError(f"{what}: {error.reason or 'not in PEM form, or the key is encrypted'}") from error
+    except OSError as error:
+        raise CredentialsError(f"{what}: {error.strerror}") from error
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise CredentialsError(f"{path}: {error.strerror}") from error
