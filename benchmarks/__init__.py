@@ -1,1 +1,1 @@
-"""One script per table: `python -m benchmarks.<name>`. The results of this repository are in `results/`."""
+"""Benchmarks, in a folder for each question; `python -m benchmarks.<name>` runs one. Results are in `results/`."""

@@ -22,7 +22,7 @@ _COMMAND = re.compile(
 _BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.M | re.S)
 _INLINE = re.compile(r"`([^`]+)`")
 # Modules whose first word is a command of its own.
-_WITH_SUBCOMMANDS = ("benchmarks.capacity", "benchmarks.link_transfer", "lab")
+_WITH_SUBCOMMANDS = ("benchmarks.capacity", "benchmarks.wire.link_transfer", "lab")
 
 
 @dataclass(frozen=True)

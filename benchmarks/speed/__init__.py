@@ -1,1 +1,1 @@
-"""How fast things are: both sides of a comparison interleaved in one run, ratios with their spread."""
+"""Time and work: answers a second, engines, loading, multiply-adds."""

@@ -29,11 +29,11 @@ from typing import Any, Final
 
 import httpx
 
-from benchmarks import scaled
-from benchmarks.clients import pictures
-from benchmarks.output import add_output, publish
-from benchmarks.provenance import provenance
-from benchmarks.report import table
+from benchmarks.checkpoints import scaled
+from benchmarks.harness.output import add_output, publish
+from benchmarks.harness.provenance import provenance
+from benchmarks.harness.report import table
+from benchmarks.scaling.clients import pictures
 from fovea.checkpoints.shipped import demo_folder, shipped_checkpoint
 from fovea.processes.stack import Stack, free_port
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.namespaces import why_not
+from benchmarks.wire.namespaces import why_not
 from fovea.processes.stack import Stack
 from tests.documented import ROOT, Documented, documented
 from tests.e2e.conftest import ENVIRONMENT
@@ -65,8 +65,8 @@ SHORT: dict[str, list[str]] = {
     "make help": [],
 }
 ELSEWHERE = {
-    "benchmarks.link_transfer send": "tests/unit/benchmarks/test_link.py::test_kept_tokens_are_as_much_smaller",
-    "benchmarks.link_transfer sink": "tests/unit/benchmarks/test_link.py::test_kept_tokens_are_as_much_smaller",
+    "benchmarks.wire.link_transfer send": "tests/unit/benchmarks/test_link.py::test_kept_tokens_are_as_much_smaller",
+    "benchmarks.wire.link_transfer sink": "tests/unit/benchmarks/test_link.py::test_kept_tokens_are_as_much_smaller",
     "fovea ask": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",
     "fovea demo": "tests/e2e/test_cli.py::test_the_demo_is_right_about_its_picture",
     "fovea explain": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",

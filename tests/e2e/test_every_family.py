@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.split_exactness import FAMILIES, measure
+from benchmarks.exactness.split import FAMILIES, measure
 
 
 @pytest.mark.parametrize("family", FAMILIES)

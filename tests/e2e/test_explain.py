@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.task_map import named_things
+from benchmarks.accuracy.task_map import named_things
 from fovea.checkpoints.shipped import demo_folder
 from fovea.processes.stack import Stack
 from lab.questions import evaluation_questions

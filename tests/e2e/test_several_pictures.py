@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from benchmarks.tiny import clip, llava
+from benchmarks.checkpoints.tiny import clip, llava
 from fovea.processes.stack import Stack, free_port
 from tests.e2e.conftest import ENVIRONMENT, STARTUP_S, data_url
 

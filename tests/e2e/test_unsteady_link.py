@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
+from benchmarks.wire.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
 from fovea.processes.stack import Stack
 from fovea.rpc.bearer_tokens import token_line
 from tests.certificates import Authority

@@ -27,7 +27,7 @@ _TOWERS = ("vision_tower.", "image_tower.", "video_tower.", "visual.", "model.vi
 
 
 def write(family: str, folder: Path) -> Path:
-    return Path(importlib.import_module(f"benchmarks.tiny.{family}").write(folder))
+    return Path(importlib.import_module(f"benchmarks.checkpoints.tiny.{family}").write(folder))
 
 
 def drop_towers(checkpoint: Path) -> None:

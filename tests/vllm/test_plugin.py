@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 from vllm import LLM, SamplingParams
 
-from benchmarks.tiny import qwen2_5_vl
+from benchmarks.checkpoints.tiny import qwen2_5_vl
 from llm_service.mrope import mrope_positions
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.vllm_plugin import ARCHITECTURE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from benchmarks.capacity.profile import Decode, Encode, Prefill, Profile, Regroup
+from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill, Profile, Regroup
 
 __all__ = ["FREE", "costs"]
 

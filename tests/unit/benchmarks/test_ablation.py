@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ablation
-from benchmarks.evaluation import Evaluation, shipped_system
-from benchmarks.system import Method
+from benchmarks.accuracy import ablation
+from benchmarks.accuracy.evaluation import Evaluation, shipped_system
+from benchmarks.accuracy.system import Method
 
 SIZE = ["--scenes", "2", "--splits", "crowded"]
 

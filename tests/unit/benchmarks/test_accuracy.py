@@ -4,16 +4,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks import accuracy
-from benchmarks.accuracy_llm_report import markdown as llm_markdown
-from benchmarks.accuracy_report import markdown
+from benchmarks.accuracy import by_budget
+from benchmarks.accuracy.encoder_side_report import markdown
+from benchmarks.accuracy.llm_side_report import markdown as llm_markdown
 
 SIZE = ["--scenes", "2", "--splits", "easy"]
 
 
 def test_a_small_run_writes_table_figures_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     methods = ["--sides", "encoder", "--pruners", "desap", "cls", "--budgets", "1/9"]
-    assert accuracy.main([*methods, *SIZE, "--out", str(tmp_path)]) == 0
+    assert by_budget.main([*methods, *SIZE, "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "accuracy.json").read_text())
     rows = result["splits"]["easy"]["rows"]
     assert [(row["pruner"], row["budget"]) for row in rows] == [("none", "1"), ("desap", "1/9"), ("cls", "1/9")]
@@ -32,7 +32,7 @@ def test_a_small_run_writes_table_figures_and_plot(tmp_path: Path, capsys: pytes
 def llm_side(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results")
     methods = ["--sides", "llm", "--llm-pruners", "fastv", "sparsevlm", "--budgets", "1/9", "1/3"]
-    assert accuracy.main([*methods, *SIZE, "--out", str(out)]) == 0
+    assert by_budget.main([*methods, *SIZE, "--out", str(out)]) == 0
     return out
 
 
@@ -91,5 +91,5 @@ def test_the_llm_side_report_is_made_of_its_results(llm_side: Path) -> None:
 )
 def test_options_that_mean_nothing_are_refused(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as status:
-        accuracy.main(argv)
+        by_budget.main(argv)
     assert status.value.code == 2

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import better_than_desap
-from benchmarks.better_report import verdict
+from benchmarks.accuracy import better_than_desap
+from benchmarks.accuracy.better_than_desap_report import verdict
 
 
 def test_a_small_run_writes_verdict_and_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks.capacity.__main__ import main
-from benchmarks.capacity.llm import LLMRules
-from benchmarks.capacity.planner import REDIS, Goal, Planner, Unreachable, cost_per_million, limits
-from benchmarks.capacity.profile import Decode, Encode, Prefill, Profile
-from benchmarks.capacity.roofline import GPUS, Assumptions, derive
-from benchmarks.capacity.simulation import closed_loop
-from benchmarks.capacity.system import Deployment, Redis
-from benchmarks.capacity.validation import compare
-from benchmarks.capacity.workload import Workload
+from benchmarks.scaling.capacity.__main__ import main
+from benchmarks.scaling.capacity.llm import LLMRules
+from benchmarks.scaling.capacity.planner import REDIS, Goal, Planner, Unreachable, cost_per_million, limits
+from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill, Profile
+from benchmarks.scaling.capacity.roofline import GPUS, Assumptions, derive
+from benchmarks.scaling.capacity.simulation import closed_loop
+from benchmarks.scaling.capacity.system import Deployment, Redis
+from benchmarks.scaling.capacity.validation import compare
+from benchmarks.scaling.capacity.workload import Workload
 from tests.unit.benchmarks.capacity_profiles import costs
 
 # 0.1 s of the encoder, 0.05 s and 4 times 0.01 s of an LLM service, 0.005 s of a gateway.

@@ -10,14 +10,14 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.capacity.encoder import EncoderRules
-from benchmarks.capacity.link import Link
-from benchmarks.capacity.llm import LLMRules
-from benchmarks.capacity.processor import Processor
-from benchmarks.capacity.profile import Decode, Encode, Prefill
-from benchmarks.capacity.simulation import Outcome, closed_loop, open_loop
-from benchmarks.capacity.system import Deployment
-from benchmarks.capacity.workload import Workload, bursts, poisson
+from benchmarks.scaling.capacity.encoder import EncoderRules
+from benchmarks.scaling.capacity.link import Link
+from benchmarks.scaling.capacity.llm import LLMRules
+from benchmarks.scaling.capacity.processor import Processor
+from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill
+from benchmarks.scaling.capacity.simulation import Outcome, closed_loop, open_loop
+from benchmarks.scaling.capacity.system import Deployment
+from benchmarks.scaling.capacity.workload import Workload, bursts, poisson
 from tests.unit.benchmarks.capacity_profiles import FREE, costs
 
 ONE = Workload(1, (1,))

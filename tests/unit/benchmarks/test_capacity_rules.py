@@ -13,11 +13,11 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.capacity.encoder import EncoderReplica, EncoderRules
-from benchmarks.capacity.llm import LLMReplica, LLMRules
-from benchmarks.capacity.profile import Decode, Encode, Prefill, Regroup
-from benchmarks.capacity.refusal import Refused
-from benchmarks.capacity.system import Deployment
+from benchmarks.scaling.capacity.encoder import EncoderReplica, EncoderRules
+from benchmarks.scaling.capacity.llm import LLMReplica, LLMRules
+from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill, Regroup
+from benchmarks.scaling.capacity.refusal import Refused
+from benchmarks.scaling.capacity.system import Deployment
 from encoder_service.batching import Batcher
 from encoder_service.settings import EncoderSettings
 from fovea.errors import Overloaded

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from benchmarks import cpu_caps
-from benchmarks.cpu_caps import CpuCaps, Governor, Quota, choose, cpu_seconds, share_under
+from benchmarks.scaling import cpu_caps
+from benchmarks.scaling.cpu_caps import CpuCaps, Governor, Quota, choose, cpu_seconds, share_under
 
 
 @pytest.mark.parametrize("way", [Quota, Governor])

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from benchmarks import engine
-from benchmarks.engine_report import markdown, plot, summary
+from benchmarks.speed import engine
+from benchmarks.speed.engine_report import markdown, plot, summary
 
 CLIENTS = (1, 4)
 

@@ -12,9 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
-from benchmarks import flops
-from benchmarks.flops import left_after, llm_side, parts
-from benchmarks.operations import Decoder, TextTower, VisionTower, fcma
+from benchmarks.speed import flops
+from benchmarks.speed.flops import left_after, llm_side, parts
+from benchmarks.speed.operations import Decoder, TextTower, VisionTower, fcma
 from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.pruners import PRUNERS

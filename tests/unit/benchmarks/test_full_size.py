@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from benchmarks import full_size
+from benchmarks.checkpoints import full_size
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.golden import __main__ as command
-from benchmarks.golden import encoder_side
-from benchmarks.golden.case import Case, Context, compare, load_cases
+from benchmarks.exactness.golden import __main__ as command
+from benchmarks.exactness.golden import encoder_side
+from benchmarks.exactness.golden.case import Case, Context, compare, load_cases
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunerInput, View, VisionFeatures

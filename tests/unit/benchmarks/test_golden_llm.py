@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.golden.case import Context, compare, load_cases
-from benchmarks.golden.llm_side import METHODS
+from benchmarks.exactness.golden.case import Context, compare, load_cases
+from benchmarks.exactness.golden.llm_side import METHODS
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASES = {case.id: case for case in load_cases(GOLDEN) if case.method in METHODS}

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.intervals import clustered_mean, clustered_ratio
+from benchmarks.harness.intervals import clustered_mean, clustered_ratio
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import link, link_transfer
-from benchmarks.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
+from benchmarks.wire import link, link_transfer
+from benchmarks.wire.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
 from fovea.wire.tensors import DTYPES
 
 REASON = why_not()

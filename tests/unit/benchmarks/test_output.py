@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.output import add_output, publish
+from benchmarks.harness.output import add_output, publish
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 

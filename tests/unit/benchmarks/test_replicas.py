@@ -11,10 +11,10 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
 
-from benchmarks.clients import Asked, closed_loop, open_loop, pictures
-from benchmarks.deployment import Shape
-from benchmarks.replicas import SCENARIOS, arrival_times
-from benchmarks.replicas_report import markdown, ratio
+from benchmarks.scaling.clients import Asked, closed_loop, open_loop, pictures
+from benchmarks.scaling.deployment import Shape
+from benchmarks.scaling.replicas import SCENARIOS, arrival_times
+from benchmarks.scaling.replicas_report import markdown, ratio
 
 
 class Gateway:

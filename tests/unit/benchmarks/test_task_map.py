@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import task_map
+from benchmarks.accuracy import task_map
 
 
 def test_a_small_run_finds_the_asked_object_better_than_saliency_does(tmp_path: Path) -> None:

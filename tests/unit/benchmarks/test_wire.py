@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import wire
-from benchmarks.wire_report import markdown
+from benchmarks.wire import tradeoff
+from benchmarks.wire.tradeoff_report import markdown
 
 
 def test_a_small_run_writes_table_figures_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ways = ["--keep", "1", "1/9", "--dtypes", "float32", "int8", "basis", "--max-wire-bytes", "1500", "--jpeg", "90"]
     ways += ["--pruners", "desap", "--rules", "any", "int8"]
-    assert wire.main([*ways, "--scenes", "2", "--splits", "easy", "--out", str(tmp_path)]) == 0
+    assert tradeoff.main([*ways, "--scenes", "2", "--splits", "easy", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "wire.json").read_text())
     rows = result["splits"]["easy"]["rows"]
     assert [row["dtype"] for row in rows[:6]] == ["float32", "int8", "basis"] * 2
@@ -32,5 +32,5 @@ def test_a_small_run_writes_table_figures_and_plot(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize("argv", [["--keep", "0"], ["--jpeg", "96"], ["--dtypes", "int3"], ["--max-wire-bytes", "0"]])
 def test_options_that_mean_nothing_are_refused(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as status:
-        wire.main(argv)
+        tradeoff.main(argv)
     assert status.value.code == 2

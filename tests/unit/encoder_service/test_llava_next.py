@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlavaNextForConditionalGeneration, LlavaNextProcessor
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
-from benchmarks.tiny import clip, llava_next
+from benchmarks.checkpoints.tiny import clip, llava_next
 from encoder_service.assembly import EncodedVisual
 from encoder_service.engine import EncodeRequest, Engine
 from encoder_service.feature_cache import FeatureCache

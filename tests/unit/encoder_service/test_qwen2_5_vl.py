@@ -18,7 +18,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.utils import is_torchvision_available
 
-from benchmarks.tiny import qwen2_5_vl
+from benchmarks.checkpoints.tiny import qwen2_5_vl
 from encoder_service.engine import EncodedVisual, EncodeRequest, Engine
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions

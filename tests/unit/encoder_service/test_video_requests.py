@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.tiny import clip, video_llava
-from benchmarks.tiny.clips import clip_file, clip_frames
+from benchmarks.checkpoints.tiny import clip, video_llava
+from benchmarks.checkpoints.tiny.clips import clip_file, clip_frames
 from encoder_service.engine import EncodeRequest
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.tiny.clips import clip_file
+from benchmarks.checkpoints.tiny.clips import clip_file
 from encoder_service.videos import FrameList, VideoFile, VideoLimits, decode, sample_indices
 from fovea.errors import InvalidRequest, ServiceError, TooLarge, UnsupportedMedia
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor
 
-from benchmarks.tiny import clip, llava_next
+from benchmarks.checkpoints.tiny import clip, llava_next
 from llm_service.prompts import Prompt
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
 from tests.unit.families.services import Services, assert_same, generate, noise

@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
 
-from benchmarks.tiny import video_llava
-from benchmarks.tiny.clips import clip_file, clip_frames
+from benchmarks.checkpoints.tiny import video_llava
+from benchmarks.checkpoints.tiny.clips import clip_file, clip_frames
 from encoder_service.engine import EncodeRequest
 from encoder_service.models import load as load_encoder
 from encoder_service.models.base import LoadOptions

@@ -7,7 +7,7 @@ from typing import Final, Literal, get_args
 
 from transformers import LlavaConfig, LlavaNextConfig, Qwen2_5_VLConfig, VideoLlavaConfig
 
-from benchmarks.tiny.tokenizers import language_tokenizer
+from benchmarks.checkpoints.tiny.tokenizers import language_tokenizer
 from tests.unit.gateway.checkpoints import HUB_TEMPLATE
 
 Family = Literal["llava", "llava_next", "video_llava", "qwen2_5_vl"]

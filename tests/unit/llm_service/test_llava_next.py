@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlavaNextForConditionalGeneration
 
-from benchmarks.tiny import llava_next
+from benchmarks.checkpoints.tiny import llava_next
 from fovea.modeling.errors import CheckpointError
 from llm_service.models import load_model
 from llm_service.prompts import Prompt, VisualTokens

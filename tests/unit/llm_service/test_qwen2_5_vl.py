@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from benchmarks.tiny import qwen2_5_vl
+from benchmarks.checkpoints.tiny import qwen2_5_vl
 from fovea.modeling.errors import CheckpointError
 from fovea.v1 import llm_pb2, tensor_pb2
 from fovea.wire import tensors

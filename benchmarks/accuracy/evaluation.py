@@ -1,0 +1,152 @@
+"""The same fresh questions of the small world, put to one method after the other, so that scores compare in pairs."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.accuracy.system import Asked, Method, System
+from benchmarks.harness.intervals import Floats, clustered_mean
+from benchmarks.harness.output import add_output
+from encoder_service.assembly import EncodedVisual
+from fovea.checkpoints.shipped import shipped_checkpoint
+from lab.questions import GROUPS, Question, evaluation_questions, score
+
+__all__ = ["SPLITS", "Evaluation", "Outcome", "Split", "add_options", "png", "shipped_system", "with_pictures"]
+
+Split = Literal["easy", "crowded"]
+SPLITS: Final[tuple[Split, ...]] = ("easy", "crowded")
+
+
+def add_options(parser: argparse.ArgumentParser, **smoke: Any) -> None:
+    """Which images are asked about, and where results go; `smoke` are further values of the short form."""
+    parser.add_argument("--seed", type=int, default=1, help="of the evaluation pictures (default: %(default)s)")
+    parser.add_argument("--scenes", type=_positive, default=500, help="pictures a split (default: %(default)s)")
+    parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
+    add_output(parser, scenes=1, splits=["easy"], **smoke)
+
+
+def shipped_system() -> System:
+    """The model that ships with the code."""
+    return System(shipped_checkpoint("llava"), shipped_checkpoint("clip"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of all questions.
+
+    Attributes:
+        scores: [Q], 0 to 1.
+        visual_tokens: That a layer of the language model processed in the prefill, mean over layers and questions.
+    """
+
+    scores: Floats
+    visual_tokens: float
+
+
+class Evaluation:
+    """The questions of one split, and what became of them.
+
+    Args:
+        system: What answers.
+        split: One of `SPLITS`.
+        seed: Of the pictures.
+        num_scenes: Pictures; each is asked about once in each group that it allows.
+    """
+
+    def __init__(self, system: System, split: Split, *, seed: int, num_scenes: int) -> None:
+        self.split, self.num_scenes = split, num_scenes
+        self.questions = evaluation_questions(split, seed, num_scenes)
+        self._system = system
+        self._asked = with_pictures(self.questions)
+        self._clusters = np.array([question.scene.seed for question in self.questions])
+        self._groups = np.array([question.group for question in self.questions])
+        self._outcomes: dict[str, Outcome] = {}
+        self._sent: tuple[Method, list[EncodedVisual]] | None = None
+
+    def run(self, method: Method, label: str) -> Outcome:
+        """Asks everything and says so on standard error; a method that was asked before is remembered.
+
+        Raises:
+            InvalidRequest: `method.llm` cannot reach its budget.
+        """
+        key = repr(method)
+        if key not in self._outcomes:
+            self._outcomes[key] = self._run(method, label)
+        return self._outcomes[key]
+
+    def _run(self, method: Method, label: str) -> Outcome:
+        start = time.perf_counter()
+        answers = self._system.decode(self._asked, self._encoded(method), method.llm)
+        scores = np.array([score(q, answer.text) for q, answer in zip(self.questions, answers, strict=True)])
+        visual_tokens = float(np.mean([answer.visual_tokens for answer in answers]))
+        print(
+            f"{self.split:<8} {label:<40} {visual_tokens:5.1f} tokens: {100 * scores.mean():5.1f} %"
+            f"  ({time.perf_counter() - start:.0f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
+        return Outcome(scores, visual_tokens)
+
+    def cell(self, scores: Floats, **others: Floats) -> dict[str, dict[str, Any]]:
+        """Over all questions and by group: how many, the score, and under its name the paired difference to another.
+
+        Args:
+            scores: [Q], 0 to 1.
+            others: Names such as `minus_unpruned`, and the [Q] scores to subtract.
+        """
+        cells = {}
+        for group in ("all", *GROUPS):
+            rows = np.ones(len(scores), bool) if group == "all" else self._groups == group
+            if rows.any():
+                cells[group] = {
+                    "questions": int(rows.sum()),
+                    "score": self._summary(scores, rows),
+                    **{name: self._summary(scores - other, rows) for name, other in others.items()},
+                }
+        return cells
+
+    def summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """A split of a results file."""
+        return {"pictures": self.num_scenes, "questions": len(self.questions), "rows": rows}
+
+    def _summary(self, values: Floats, rows: npt.NDArray[np.bool_]) -> dict[str, float]:
+        return clustered_mean(values[rows], self._clusters[rows]).summary()
+
+    def _encoded(self, method: Method) -> list[EncodedVisual]:
+        """What the encoder sends; kept until the next other one, as many LLM-side methods read the same."""
+        encoder_side = replace(method, llm=None)
+        if self._sent is None or self._sent[0] != encoder_side:
+            self._sent = encoder_side, self._system.encode(self._asked, encoder_side)
+        return self._sent[1]
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def png(question: Question) -> bytes:
+    """Its picture as a file."""
+    file = io.BytesIO()
+    question.image.save(file, "PNG")
+    return file.getvalue()
+
+
+def with_pictures(questions: Sequence[Question], draw: Callable[[Question], bytes] = png) -> list[Asked]:
+    """The questions with their picture files, each picture drawn once."""
+    drawn: dict[int, bytes] = {}
+    for question in questions:
+        if question.scene.seed not in drawn:
+            drawn[question.scene.seed] = draw(question)
+    return [Asked(drawn[question.scene.seed], question.text) for question in questions]

@@ -1,0 +1,210 @@
+"""`python -m benchmarks.task_map`: does a map point at what is asked? The four maps of the paper's figure 7, measured.
+
+For each question that names an object on a fresh picture: the share of the map's k best patches that lie on it
+(precision; chance is the share of the picture that the object covers, and below 1 is the best reachable where it covers
+fewer than k patches), the area under the ROC curve over all patches (chance 0.5), and the share of the k best that lie
+in the lower third of the picture, where arXiv 2604.11240 sees the attention of language models go.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from benchmarks.accuracy.cross_attention import AttentionReader
+from benchmarks.accuracy.task_map_report import BEST, CHANCE, DEFAULT, GROUPS, Row, report
+from benchmarks.harness.intervals import clustered_mean
+from benchmarks.harness.output import add_output, publish
+from benchmarks.harness.provenance import provenance
+from encoder_service import models
+from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.pruners.base import TextFeatures, View, VisionFeatures
+from encoder_service.pruners.desap import DesapParameters, joint_view, question_vector, task_map
+from fovea.checkpoints.shipped import shipped_checkpoint
+from gateway.tokenizers import TextTowerTokenizer
+from lab.questions import Question, evaluation_questions
+from lab.render import patch_owners
+from lab.scenes import COLORS, SHAPES, Thing
+from llm_service.pruners.schedule import scaled_layers
+
+__all__ = ["main", "named_things"]
+
+SPLITS: Final = ("easy", "crowded")
+# The ways to read the question off a picture that `desap` offers, one switch at a time.
+READINGS: Final = {
+    "vanilla similarity": DesapParameters(similarity="vanilla"),
+    DEFAULT: DesapParameters(),
+    "decoupled, FCMA as printed": DesapParameters(fcma_cosines="signed"),
+    "decoupled, FCMA clamped at 0": DesapParameters(fcma_cosines="signed", fcma_clamp_min=0.0),
+    "decoupled, FCMA not normalised": DesapParameters(fcma_normalize=False),
+    "decoupled, FCMA, lambda 0": DesapParameters(fcma_lambda=0.0),
+    "decoupled, FCMA, lambda 10": DesapParameters(fcma_lambda=10.0),
+    "decoupled, FCMA, lambda 100": DesapParameters(fcma_lambda=100.0),
+    "decoupled, FCMA, lambda 1000": DesapParameters(fcma_lambda=1000.0),
+    "decoupled, mean over words": DesapParameters(fcma=False),
+    "vanilla, FCMA as printed": DesapParameters(similarity="vanilla", fcma_cosines="signed"),
+    "vanilla, mean over words": DesapParameters(similarity="vanilla", fcma=False),
+    "q-k, FCMA": DesapParameters(attn_variant="qkv"),
+    "k-k, FCMA": DesapParameters(attn_variant="kkv"),
+    "v-v, FCMA": DesapParameters(attn_variant="vvv"),
+    "layer before the last, FCMA": DesapParameters(decouple_layer=-2),
+    "decoupled, FCMA, without BOS": DesapParameters(text_rows="without_bos"),
+    "decoupled, FCMA, without EOS": DesapParameters(text_rows="without_eos"),
+    "decoupled, FCMA, words alone": DesapParameters(text_rows="words"),
+    "decoupled, FCMA, words that EOS attends to": DesapParameters(text_filter="eot_attention"),
+}
+_VIEWS: Final = frozenset({View.JOINT_QQV, View.JOINT_VANILLA, View.SALIENCY_LAST, *map(joint_view, READINGS.values())})
+
+
+def named_things(question: Question) -> list[int]:
+    """Indices of the objects that fit all colour and shape words of the question; none if it names nothing there."""
+    words = {word.strip("?.,") for word in question.text.lower().split()}
+    words |= {word.removesuffix("es") for word in words} | {word.removesuffix("s") for word in words}
+    colors, shapes = words & set(COLORS), words & set(SHAPES)
+
+    def fits(thing: Thing) -> bool:
+        return not thing.distractor and colors <= {thing.look} and shapes <= {thing.shape}
+
+    return [i for i, thing in enumerate(question.scene.things) if (colors or shapes) and fits(thing)]
+
+
+def _maps(vision: VisionFeatures, text: TextFeatures, attention: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    (early,) = scaled_layers([2], len(attention))
+    yield "CLS attention", vision.views[View.SALIENCY_LAST]
+    yield f"cross-attention, layer {early} of {len(attention)}", attention[early]
+    for name, params in READINGS.items():
+        yield name, task_map(vision.views[joint_view(params)], text, params)
+    query = normalize(question_vector(text.eos), dim=-1)
+    for name, view in (("decoupled", View.JOINT_QQV), ("vanilla", View.JOINT_VANILLA)):
+        yield f"{name}, EOS alone", normalize(vision.views[view][1:], dim=-1) @ query
+    for layer, row in enumerate(attention):
+        if layer != early:
+            yield f"cross-attention, layer {layer} of {len(attention)}", row
+
+
+def _auc(scores: Tensor, on_object: Tensor) -> float:
+    """Chance that a patch on the object scores above one that is not; equal scores count half."""
+    above = scores[on_object][:, None] - scores[~on_object][None]
+    return ((above > 0).double() + 0.5 * (above == 0).double()).mean().item()
+
+
+@dataclass
+class _Values:
+    """Of one map, a value a question."""
+
+    precision: list[float] = field(default_factory=list)
+    auc: list[float] = field(default_factory=list)
+    lower_third: list[float] = field(default_factory=list)
+
+
+class _Split:
+    """Collects values of all maps on one split.
+
+    Args:
+        k: Patches counted.
+    """
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+        self._values: dict[str, _Values] = defaultdict(_Values)
+        self._groups: list[str] = []
+        self._scenes: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def add(self, question: Question, on_object: Tensor, maps: Iterator[tuple[str, Tensor]]) -> None:
+        """One question: which patches [N] lie on what it names, and the maps [N]."""
+        self._groups.append(question.group)
+        self._scenes.append(question.scene.seed)
+        self._values[CHANCE].precision.append(on_object.float().mean().item())
+        self._values[BEST].precision.append(min(1.0, on_object.sum().item() / self._k))
+        lower = torch.arange(len(on_object)) >= len(on_object) * 2 // 3
+        for name, scores in maps:
+            best = scores.topk(self._k).indices
+            values = self._values[name]
+            values.precision.append(on_object[best].float().mean().item())
+            values.auc.append(_auc(scores, on_object))
+            values.lower_third.append(lower[best].float().mean().item())
+
+    def rows(self) -> dict[str, Row]:
+        """Means with intervals."""
+        clusters, labels = np.array(self._scenes), np.array(self._groups)
+        default = np.array(self._values[DEFAULT].precision)
+        made = {}
+        for name, values in self._values.items():
+            precision = np.array(values.precision)
+            groups = {"all": np.ones(len(labels), bool)} | {group: labels == group for group in GROUPS}
+            made[name] = Row(
+                precision={
+                    group: clustered_mean(precision[rows], clusters[rows])
+                    for group, rows in groups.items()
+                    if rows.any()
+                },
+                difference=clustered_mean(precision - default, clusters) if values.auc else None,
+                auc=clustered_mean(np.array(values.auc), clusters) if values.auc else None,
+                lower_third=clustered_mean(np.array(values.lower_third), clusters) if values.auc else None,
+            )
+        return made
+
+
+@torch.inference_mode()
+def _measure(
+    encoder: EncoderModel, reader: AttentionReader, texts: TextTowerTokenizer, questions: Sequence[Question], k: int
+) -> dict[str, Row]:
+    values, seen = _Split(k), dict[int, VisionFeatures]()
+    for question in questions:
+        objects = named_things(question)
+        if not objects:
+            continue
+        seed = question.scene.seed
+        if seed not in seen:
+            (visual,) = encoder.encode([encoder.media.image(question.image)], _VIEWS)
+            seen = {seed: visual.parts[0]}
+        (text,) = encoder.encode_texts([texts.encode(question.text)], eos_attention=True)
+        on_object = torch.from_numpy(np.isin(patch_owners(question.scene), objects))
+        if on_object.any():
+            values.add(question, on_object, _maps(seen[seed], text, reader.read(seen[seed], question.text)))
+    print(f"{len(values)} questions name something that is there", file=sys.stderr)
+    return values.rows()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures; prints the tables, and writes them where --out says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.task_map", description=__doc__)
+    parser.add_argument("--scenes", type=int, default=60, help="pictures of each split (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=2, help="of the evaluation pictures (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=8, help="patches counted, k (default: %(default)s)")
+    add_output(parser, scenes=1)
+    args = parser.parse_args(argv)
+    llava, clip = shipped_checkpoint("llava"), shipped_checkpoint("clip")
+    encoder, texts = models.load(str(llava), LoadOptions(text_tower=str(clip))), TextTowerTokenizer(clip)
+    with AttentionReader(llava) as reader:
+        splits: dict[str, dict[str, Row]] = {
+            split: _measure(
+                encoder, reader, texts, evaluation_questions(split, args.seed, args.scenes, groups=GROUPS), args.top
+            )
+            for split in SPLITS
+        }
+    facts: dict[str, Any] = provenance("benchmarks.task_map")
+    summary = {split: {name: row.to_json() for name, row in rows.items()} for split, rows in splits.items()}
+    head = (
+        "# Does the map point at what is asked?\n\n"
+        f"`{facts['command']}`, commit {facts['commit']}, {facts['date']}.\n\n"
+    )
+    result = {"provenance": facts, "top": args.top, "splits": summary}
+    publish(args.out, "task_map", result, head + report(splits, top=args.top) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

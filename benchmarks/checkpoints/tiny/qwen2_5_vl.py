@@ -1,0 +1,114 @@
+"""Qwen2.5-VL scaled down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from benchmarks.checkpoints.tiny.tokenizers import language_tokenizer
+
+__all__ = ["SPECIALS", "TEMPLATE", "write"]
+
+SPECIALS: Final = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
+# Of the hub's Qwen2.5-VL-7B-Instruct.
+TEMPLATE: Final = (
+    "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
+    "{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+    "{% set image_count.value = image_count.value + 1 %}"
+    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' or 'video' in content %}{% set video_count.value = video_count.value + 1 %}"
+    "{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+_WIDTH: Final = 128
+
+
+def _config(tokenizer: Any) -> Any:
+    """4 vision layers of which 2 see the whole picture, windows of 4 x 4 visual tokens; 3 language layers."""
+    ids = tokenizer.convert_tokens_to_ids
+    return Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": _WIDTH,
+            "intermediate_size": 256,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 4096,
+            "initializer_range": 0.15,  # logits lie apart
+            "rms_norm_eps": 1e-6,
+            "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
+            "rope_theta": 1e6,
+            "bos_token_id": ids("<|endoftext|>"),
+            "eos_token_id": ids("<|im_end|>"),
+        },
+        vision_config={
+            "depth": 4,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_heads": 4,
+            "out_hidden_size": _WIDTH,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": [1, 3],
+            "tokens_per_second": 2,
+            "initializer_range": 0.2,  # peaked attention: scores lie apart
+        },
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+
+
+def write(folder: Path, *, seed: int = 0) -> Path:
+    """Writes config, weights, tokenizer and the files of the processor; returns `folder`.
+
+    The processor as a whole is not saved: transformers builds it, and that of videos, with torchvision alone. It reads
+    preprocessor_config.json for both, as in the hub's checkpoints.
+    """
+    torch.manual_seed(seed)
+    tokenizer = language_tokenizer(
+        SPECIALS,
+        {
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+            "image_token": "<|image_pad|>",
+            "video_token": "<|video_pad|>",
+        },
+    )
+    tokenizer.chat_template = TEMPLATE
+    Qwen2_5_VLForConditionalGeneration(_config(tokenizer)).save_pretrained(folder)
+    ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    GenerationConfig(eos_token_id=ends, pad_token_id=ends[1]).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # 4 to 64 visual tokens.
+    size = {"shortest_edge": 4 * 28 * 28, "longest_edge": 64 * 28 * 28}
+    Qwen2VLImageProcessorPil(size=size).save_pretrained(folder)
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"processor_class": "Qwen2_5_VLProcessor"}, indent=2))
+    return folder

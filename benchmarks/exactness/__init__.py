@@ -1,0 +1,1 @@
+"""Equality: the split services against the unsplit model, pruners against golden cases."""

@@ -1,0 +1,279 @@
+"""Methods that prune before the language model, and the states of the towers that they share.
+
+A function here takes the parameters of its cases by name, so that one that it does not know is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from benchmarks.exactness.golden.case import Array, Case, Context
+from benchmarks.exactness.golden.full_llm import read_visual_tokens
+from encoder_service.models.clip_text import ClipTextTower
+from encoder_service.models.clip_vision import ClipVisionTower
+from encoder_service.pruners import PRUNERS, hired, holov, prumerge, prumerge_plus, tiles, visionzip
+from encoder_service.pruners.base import PrunedTokens, PrunerInput, Row, TextFeatures, View, VisionFeatures
+from encoder_service.pruners.desap import question_vector
+from encoder_service.pruners.flowcut import FlowCut
+from encoder_service.pruners.in_tower import LayerHook, TowerLayer
+from encoder_service.pruners.selection import select_by_two
+from fovea.modeling.numerics import top_k
+
+__all__ = ["METHODS"]
+
+Arrays = dict[str, Array]
+
+
+def _tower(context: Context) -> ClipVisionTower:
+    return ClipVisionTower(context.clip.vision_model, context.clip.visual_projection)
+
+
+@lru_cache(maxsize=8)
+def _vision(context: Context, inputs_file: Path, image: int) -> VisionFeatures:
+    """An item of the inputs with every view there is, computed once for all cases."""
+    pixel_values = context.tensor(context.load(inputs_file)["pixel_values"][image : image + 1])
+    features: VisionFeatures = _tower(context)(pixel_values, frozenset(View))[0]
+    return features
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A case on the towers of its context."""
+
+    case: Case
+    context: Context
+
+    @property
+    def inputs(self) -> Mapping[str, Array]:
+        return self.context.inputs(self.case)
+
+    def pixel_values(self) -> Tensor:
+        """[1, 3, H, W] of the picture."""
+        return self.context.tensor(self.inputs["pixel_values"][:1])
+
+    def vision(self, image: int = 0) -> VisionFeatures:
+        """Item 0 is the picture and the base tile, the others are sub-images."""
+        return _vision(self.context, self.case.inputs_file, image)
+
+    def text(self, name: str, *, eos_attention: bool = False) -> TextFeatures:
+        """A question of the inputs."""
+        clip = self.context.clip
+        tower = ClipTextTower(clip.text_model, clip.text_projection)
+        features: TextFeatures = tower([self.inputs[f"text_ids_{name}"].tolist()], eos_attention=eos_attention)[0]
+        return features
+
+    def report(
+        self, pruned: PrunedTokens, *, projected: Tensor | None = None, with_llm: bool = False, **more: Any
+    ) -> Arrays:
+        """The arrays of an encoder-side case; `projected` where its rows are compared after the projector."""
+        rows = pruned.features if projected is None else projected
+        arrays = {"kept_index": pruned.kept_index, "features": rows, "assign": pruned.merged_into, **more}
+        if with_llm:
+            visual_tokens = self.context.projector(rows) if projected is None else projected
+            arrays |= read_visual_tokens(self.context, self.inputs, visual_tokens)
+        return _arrays(arrays)
+
+
+def _arrays(values: Mapping[str, Any]) -> Arrays:
+    return {name: torch.as_tensor(value).numpy() for name, value in values.items()}
+
+
+def _encoder(run: _Run) -> Arrays:
+    """What the vision tower shows to several methods."""
+    vision = run.vision()
+    return _arrays(
+        {
+            "x23": torch.cat([vision.views[View.CLS_HIDDEN][None], vision.hidden]),
+            "x24": run.context.clip.vision_model(run.pixel_values()).last_hidden_state[0],
+            "projected": run.context.projector(vision.hidden),
+            "cls_attention_0": vision.views[View.SALIENCY_FIRST],
+            "cls_attention_22": vision.views[View.SALIENCY_SECOND_LAST],
+            "cls_attention_23": vision.views[View.SALIENCY_LAST],
+        }
+    )
+
+
+def _text(run: _Run, *, text: str) -> Arrays:
+    """A question after the text tower."""
+    features = run.text(text)
+    return _arrays({"tokens": features.tokens, "query": question_vector(features.eos)})
+
+
+def _desap(run: _Run, *, text: str, budget: int, with_llm: bool = False, **switches: Any) -> Arrays:
+    """DeSAP takes its formula to the letter here: cosines keep their sign."""
+    switches = {"attn_variant" if name == "variant" else name: value for name, value in switches.items()}
+    bound = PRUNERS["desap"].bind({"fcma_cosines": "signed", **switches})
+    question = run.text(text, eos_attention=bound.needs.eos_attention)
+    pruned = bound.prune(PrunerInput(run.vision(), budget, text=question))
+    assert pruned.task_map is not None
+    assert pruned.saliency_map is not None
+    by_text, _ = select_by_two(pruned.task_map, pruned.saliency_map, budget, switches.get("task_share", 0.5))
+    return run.report(
+        pruned,
+        with_llm=with_llm,
+        score_text=pruned.task_map,
+        score_saliency=pruned.saliency_map,
+        kept_by_text=by_text,
+    )
+
+
+def _visionzip(run: _Run, *, dominant: int, context: int, with_llm: bool = False) -> Arrays:
+    vision = run.vision()
+    pruned = visionzip.zip_tokens(
+        vision.hidden,
+        vision.views[View.CLS_HIDDEN],
+        vision.views[View.SALIENCY_SECOND_LAST],
+        vision.views[View.MEAN_KEYS_SECOND_LAST],
+        num_dominant=dominant,
+        num_context=context,
+    )
+    return run.report(pruned, with_llm=with_llm)
+
+
+def _prumerge(
+    run: _Run,
+    *,
+    keep: int | None = None,
+    sampling: str | None = None,
+    sample: int | None = None,
+    with_llm: bool = False,
+) -> Arrays:
+    vision = run.vision()
+    attention, num_patches = vision.views[View.SALIENCY_ONE_HEAD], vision.num_patches
+    num_top = prumerge.num_outliers(attention) if keep is None else keep
+    top = prumerge.by_attention(attention, num_top)
+    match sampling, sample:
+        case None, None:
+            kept = top
+        case "adaptive", None:
+            kept = prumerge_plus.adaptive_sample(top, num_patches)
+        case "fixed", None:
+            kept = prumerge_plus.released_sample(top, num_patches)
+        case "even", int():
+            kept = prumerge_plus.even_sample(top, num_patches, sample)
+        case _:
+            raise ValueError(f"sampling {sampling!r} with sample {sample!r} is not known")
+    pruned = prumerge.fold(vision.hidden, attention, vision.views[View.KEYS], kept)
+    share = torch.tensor(num_top / num_patches, dtype=torch.float64)
+    return run.report(pruned, with_llm=with_llm, share=share)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A `FlowCut` that writes down what it leaves after which layer."""
+
+    flowcut: FlowCut
+    schedule: list[tuple[int, int]] = field(compare=False, default_factory=list)
+
+    def start(self) -> LayerHook:
+        return _RecordedFlow(self.flowcut.start(), self.schedule)
+
+
+@dataclass(frozen=True)
+class _RecordedFlow:
+    flow: LayerHook
+    schedule: list[tuple[int, int]]
+
+    def after_layer(self, layer: TowerLayer) -> Tensor | None:
+        going_on = self.flow.after_layer(layer)
+        if going_on is not None:
+            self.schedule.append((layer.index, len(going_on)))
+        return going_on
+
+
+def _flowcut(run: _Run, *, budget: int, with_llm: bool = False) -> Arrays:
+    """The stage inside the tower."""
+    recorded = _Recorded(FlowCut(budget))
+    vision = _tower(run.context)(run.pixel_values(), frozenset(), recorded)[0]
+    pruned = PRUNERS["flowcut"].bind({}).prune(PrunerInput(vision, budget))
+    return run.report(pruned, with_llm=with_llm, schedule=recorded.schedule)
+
+
+def _holov(
+    run: _Run, *, budget: int, crops: int, overflow: str, attention: str | None = None, with_llm: bool = False
+) -> Arrays:
+    if overflow not in ("zero", "redistribute"):
+        raise ValueError(f"overflow {overflow!r} is not known; accepted: zero, redistribute")
+    vision = run.vision()
+    if attention not in (None, "synthetic"):
+        raise ValueError(f"attention {attention!r} is not known; accepted: synthetic")
+    if attention:
+        scores = run.context.tensor(run.inputs["holov_attention"])
+        vision = dataclasses.replace(vision, views={View.SALIENCY_SECOND_LAST: scores})
+    bound = PRUNERS["holov"].bind({"crops": crops, "fidelity": overflow == "zero"})
+    pruned = bound.prune(PrunerInput(vision, budget))
+    # The authors fill up after the projector: there a row of zeros is one, before it it is not.
+    projected = run.context.projector(pruned.features) * (pruned.kept_index != Row.ZERO)[:, None]
+
+    sizes = holov.crop_sizes(vision.num_patches, crops)
+    granted, by_weight = holov.quotas(vision.views[View.SALIENCY_SECOND_LAST], sizes, budget)
+    if overflow == "redistribute":
+        granted = holov.redistribute(granted, sizes, by_weight)
+    return run.report(pruned, projected=projected, with_llm=with_llm, crop_quota=granted)
+
+
+def _hired(run: _Run, *, tiles: int, **how: Any) -> Arrays:
+    return _hired_tiles(run, tiles, **how) if tiles > 1 else _hired_picture(run, **how)
+
+
+def _hired_picture(run: _Run, *, keep: int, with_llm: bool = False) -> Arrays:
+    return run.report(PRUNERS["hired"].bind({}).prune(PrunerInput(run.vision(), keep)), with_llm=with_llm)
+
+
+def _hired_tiles(
+    run: _Run,
+    num_tiles: int,
+    *,
+    rate: float,
+    alpha: float,
+    grid: tuple[int, int],
+    image_size: tuple[int, int],
+    with_llm: bool = False,
+) -> Arrays:
+    """Base tile, then the mosaic without its padding. Marks are counted as the authors' code counts them."""
+    pictures = [run.vision(image) for image in range(num_tiles)]
+    patch_grid = pictures[0].grid
+    sizes = [patch_grid[0] * patch_grid[1]] * num_tiles
+    counts = hired.deal_by_marks(
+        pictures[0].views[View.SALIENCY_FIRST],
+        math.floor(sum(sizes) * rate),
+        alpha=alpha,
+        sizes=sizes,
+        sub_image=hired.strips(sizes[0], num_tiles - 1),
+        fidelity=True,
+    )
+    mask = torch.zeros(num_tiles, sizes[0], dtype=torch.bool)
+    for tile, (picture, count) in enumerate(zip(pictures, counts, strict=True)):
+        mask[tile, top_k(picture.views[View.SALIENCY_SECOND_LAST], count)] = True
+    shown = torch.cat([torch.arange(mask.shape[1]), tiles.mosaic(patch_grid, grid, image_size).flatten()])
+    kept = shown[mask.flatten()[shown]]
+    features = torch.cat([picture.hidden for picture in pictures])[kept]
+    # Of a patch in the padding nothing is left, of the others only those that were kept.
+    owner = torch.full((mask.numel(),), -1)
+    owner[kept] = torch.arange(len(kept))
+    return run.report(PrunedTokens(features, kept, owner), with_llm=with_llm, tile_mask=mask)
+
+
+def _method(function: Callable[..., Arrays]) -> Callable[[Case, Context], Arrays]:
+    return lambda case, context: function(_Run(case, context), **case.params)
+
+
+METHODS: Final[Mapping[str, Callable[[Case, Context], Arrays]]] = {
+    "encoder": _method(_encoder),
+    "text": _method(_text),
+    "desap": _method(_desap),
+    "visionzip": _method(_visionzip),
+    "prumerge": _method(_prumerge),
+    "flowcut": _method(_flowcut),
+    "holov": _method(_holov),
+    "hired": _method(_hired),
+}

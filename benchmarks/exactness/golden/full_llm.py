@@ -1,0 +1,35 @@
+"""The golden language model, unpruned: what it makes of the rows that an encoder-side method leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from benchmarks.exactness.golden.case import Array, Context
+
+__all__ = ["read_visual_tokens"]
+
+
+def read_visual_tokens(context: Context, inputs: Mapping[str, Array], rows: Tensor) -> dict[str, Tensor]:
+    """Prefills the prompt with `rows` in place of its visual tokens, then feeds the further tokens one by one.
+
+    Args:
+        context: Holds the language model.
+        inputs: Prompt and further tokens, embedded.
+        rows: [K, D], projected.
+
+    Returns:
+        `llm_prefill_last` [D], `llm_decode` [T, D]: hidden states after the final norm.
+    """
+    embeds = context.tensor(inputs["inputs_embeds"])
+    start, count = int(inputs["visual_start"]), int(inputs["visual_count"])
+    prompt = torch.cat([embeds[:, :start], rows[None], embeds[:, start + count :]], dim=1)
+    model = context.llama.model
+    output = model(inputs_embeds=prompt, use_cache=True)
+    prefill_last, decoded = output.last_hidden_state[0, -1], []
+    for token in context.tensor(inputs["next_embeds"]):
+        output = model(inputs_embeds=token[None, None], past_key_values=output.past_key_values, use_cache=True)
+        decoded.append(output.last_hidden_state[0, -1])
+    return {"llm_prefill_last": prefill_last, "llm_decode": torch.stack(decoded)}

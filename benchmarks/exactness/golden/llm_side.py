@@ -1,0 +1,128 @@
+"""Methods that prune inside the language model: the prefill and the decoding of the LLM service, on its layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from benchmarks.exactness.golden.case import Array, Case, Context
+from llm_service.engines.pruned_decoding import PrunedCache
+from llm_service.engines.pruned_prefill import PrunedInputs, prefill
+from llm_service.models.base import ModelInputs
+from llm_service.models.decoder import LayeredDecoder
+from llm_service.pruners import PRUNERS
+from llm_service.pruners.base import Stage, VisualLayout
+from llm_service.pruners.plan import bind
+from llm_service.pruners.v2drop import num_kept
+
+__all__ = ["METHODS"]
+
+
+@dataclass(frozen=True)
+class _Pruning:
+    """What a case asks for: a pruner of the registry, its parameters, and its stages."""
+
+    pruner: str
+    stages: tuple[Stage, ...]
+    params: Mapping[str, object]
+
+
+Reader = Callable[[Mapping[str, Any], int], _Pruning]
+
+
+def _only(params: Mapping[str, Any], *known: str) -> None:
+    if unknown := params.keys() - set(known):
+        raise ValueError(f"unknown parameters {', '.join(sorted(unknown))}; known: {', '.join(known) or 'none'}")
+
+
+def _stages(layers: Sequence[int], keep: Sequence[int]) -> tuple[Stage, ...]:
+    if len(layers) != len(keep):
+        raise ValueError(f"{len(layers)} layers come with {len(keep)} counts")
+    return tuple(Stage(*pair) for pair in zip(layers, keep, strict=True))
+
+
+def _once(pruner: str, *, offset: int = 0) -> Reader:
+    """One prune at the input of `layer` + offset."""
+
+    def read(params: Mapping[str, Any], num_visual: int) -> _Pruning:
+        _only(params, "layer", "keep")
+        return _Pruning(pruner, _stages([params["layer"] + offset], [params["keep"]]), {})
+
+    return read
+
+
+def _pyramiddrop(params: Mapping[str, Any], num_visual: int) -> _Pruning:
+    _only(params, "layers", "keep", "ratios")
+    keep = params.get("keep") or [max(1, math.floor(num_visual * ratio)) for ratio in params["ratios"]]
+    return _Pruning("pyramiddrop", _stages(params["layers"], keep), {})
+
+
+def _v2drop(params: Mapping[str, Any], num_visual: int) -> _Pruning:
+    _only(params, "layers", "ratios")
+    keep, count = [], num_visual
+    for ratio in params["ratios"]:
+        count = num_kept(count, ratio)
+        keep.append(count)
+    return _Pruning("v2drop", _stages(params["layers"], keep), {})
+
+
+def _sparsevlm(params: Mapping[str, Any], num_visual: int) -> _Pruning:
+    _only(params, "budget", "plus", "layers", "keep")
+    stages = _stages([layer + 1 for layer in params["layers"]], params["keep"])
+    # The data was made by the released code, which takes 14 heads whatever the model has.
+    return (
+        _Pruning("sparsevlm_plus", stages, {"heads": 14}) if params.get("plus") else _Pruning("sparsevlm", stages, {})
+    )
+
+
+def _unpruned(params: Mapping[str, Any], num_visual: int) -> _Pruning:
+    _only(params)
+    return _Pruning("fastv", (), {})
+
+
+def _runs(read: Reader) -> Callable[[Case, Context], dict[str, Array]]:
+    def run(case: Case, context: Context) -> dict[str, Array]:
+        inputs = context.inputs(case)
+        decoder = LayeredDecoder(context.llama)
+        embeds = context.tensor(inputs["inputs_embeds"])[0]
+        layout = _layout(int(inputs["visual_start"]), int(inputs["visual_count"]))
+        pruning = read(case.params, len(layout))
+        pruner = bind(PRUNERS[pruning.pruner], pruning.params)
+        plan = pruner.with_stages(pruning.stages, len(layout), decoder.num_layers)
+        prompt = ModelInputs(embeds, torch.arange(len(embeds)), len(embeds))
+        row = prefill(decoder, PrunedInputs(prompt, layout, plan))
+        cache = PrunedCache(decoder)
+        cache.append([row])
+        cache_lengths = cache.lengths[0]
+        decoded = [cache.decode(embed[None])[0] for embed in context.tensor(inputs["next_embeds"])]
+        return {
+            **{f"stage{i}_visual": origin.numpy() for i, origin in enumerate(row.survivors)},
+            "processed": cache_lengths - (len(embeds) - len(layout)),
+            "cache_lengths": cache_lengths,
+            "prefill_last": row.last_hidden.numpy(),
+            "decode": torch.stack(decoded).numpy(),
+        }
+
+    return run
+
+
+def _layout(start: int, count: int) -> VisualLayout:
+    """One picture on a square grid."""
+    side = math.isqrt(count)
+    patches = torch.arange(count)
+    return VisualLayout(start + patches, torch.zeros_like(patches), patches // side, patches % side, ((side, side),))
+
+
+METHODS: Final[Mapping[str, Callable[[Case, Context], dict[str, Array]]]] = {
+    "unpruned": _runs(_unpruned),
+    "fastv": _runs(_once("fastv")),
+    "adaptprune": _runs(_once("adaptprune")),
+    "flowcut_llm": _runs(_once("flowcut_llm", offset=1)),
+    "pyramiddrop": _runs(_pyramiddrop),
+    "v2drop": _runs(_v2drop),
+    "sparsevlm": _runs(_sparsevlm),
+}

@@ -1,0 +1,1 @@
+"""What every benchmark uses: options, results, provenance, intervals, tables."""

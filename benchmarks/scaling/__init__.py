@@ -1,0 +1,1 @@
+"""Replicas: measured on this machine, and simulated for more."""

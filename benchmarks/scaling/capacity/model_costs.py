@@ -1,0 +1,113 @@
+"""Costs of the model of `checkpoints/scaled.py` in this process: CPU time of many batches, with a line fitted."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill
+from encoder_service import models
+from encoder_service.engine import EncodeRequest, Engine
+from encoder_service.feature_cache import FeatureCache
+from encoder_service.models.base import LoadOptions
+from encoder_service.pruners import PRUNERS
+from llm_service.engines.runner import ModelRunner
+from llm_service.models import load_model
+from llm_service.models.base import ModelInputs
+
+__all__ = ["KEEP_RATIO", "PRUNER", "encoder_costs", "fit", "language_model_costs"]
+
+PRUNER: Final = "desap"
+KEEP_RATIO: Final = 0.111
+_TEXT_IDS: Final = tuple(range(1, 9))
+# Questions and pictures in each; rows and positions.
+_ENCODE_GRID: Final = ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 1))
+_PREFILL_GRID: Final = ((1, 40), (1, 90), (1, 160), (2, 90), (4, 90), (4, 160))
+_DECODE_GRID: Final = ((1, 90), (1, 250), (2, 90), (4, 90), (4, 250))
+_SHORTER: Final = 3  # positions of each row against the one before it: rows of a batch are padded, as they are in use
+_STEPS: Final = 12
+
+
+def fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
+    """Coefficients of a line that are not below 0: those that would be are left out (relative errors count)."""
+    matrix, target = np.array(rows, dtype=float), np.array(seconds)
+    kept = list(range(matrix.shape[1]))
+    while True:
+        weighted = matrix[:, kept] / target[:, None]
+        found, *_ = np.linalg.lstsq(weighted, np.ones(len(target)), rcond=None)
+        if (found >= 0).all() or len(kept) == 1:
+            break
+        kept.pop(int(np.argmin(found * matrix[:, kept].mean(axis=0))))
+    values = np.zeros(matrix.shape[1])
+    values[kept] = np.maximum(found, 0)
+    return [float(value) for value in values]
+
+
+def _cpu_s(action: Callable[[], object]) -> float:
+    start = time.process_time()
+    action()
+    return time.process_time() - start
+
+
+def _median_of(repeats: int, action: Callable[[], object]) -> float:
+    action()
+    return statistics.median(_cpu_s(action) for _ in range(repeats))
+
+
+def encoder_costs(model: Path, text_tower: Path, files: Sequence[bytes], repeats: int) -> tuple[Encode, float]:
+    """The forward, and the preparation of a picture."""
+    engine = Engine(
+        models.load(str(model), LoadOptions(text_tower=str(text_tower), device="cpu", dtype="float32")),
+        FeatureCache(0),
+        max_batch_size=max(questions * count for questions, count in _ENCODE_GRID),
+        max_image_bytes=2**24,
+        max_image_pixels=10**7,
+    )
+    pruner = PRUNERS[PRUNER].bind({})
+
+    def request(first: int, count: int) -> EncodeRequest:
+        return EncodeRequest(tuple(files[first : first + count]), _TEXT_IDS, pruner, keep_ratio=KEEP_RATIO)
+
+    def forward(questions: int, count: int) -> float:
+        batch = [engine.prepare(request(i * count, count)) for i in range(questions)]
+        return _median_of(repeats, lambda: engine.run(batch))
+
+    seconds = [forward(*at) for at in _ENCODE_GRID]
+    rows = [(1, questions, questions * count) for questions, count in _ENCODE_GRID]
+    fixed, per_question, per_picture = fit(rows, seconds)
+    prepare = _median_of(repeats, lambda: engine.prepare(request(0, 4))) / 4
+    return Encode(0.0, fixed, per_question, per_picture), prepare
+
+
+def language_model_costs(model: Path, repeats: int) -> tuple[Prefill, Decode]:
+    """Prefill and decoding of rows of different lengths, tokens not sent."""
+    language_model = load_model(model, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa")
+    width = language_model.causal_lm.config.hidden_size
+
+    def newcomers(rows: int, length: int) -> list[ModelInputs]:
+        lengths = [length - _SHORTER * row for row in range(rows)]
+        return [ModelInputs(0.02 * torch.randn(one, width), torch.arange(one), one) for one in lengths]
+
+    def prefill(rows: int, length: int) -> float:
+        batch = newcomers(rows, length)
+        return _median_of(repeats, lambda: ModelRunner(language_model).prefill(batch))
+
+    def decode(rows: int, length: int) -> float:
+        runner = ModelRunner(language_model)
+        runner.prefill(newcomers(rows, length))
+        runner.decode([5] * rows)
+        return statistics.median(_cpu_s(lambda: runner.decode([5] * rows)) for _ in range(_STEPS * repeats))
+
+    with torch.inference_mode():
+        prefills = [prefill(*at) for at in _PREFILL_GRID]
+        steps = [decode(*at) for at in _DECODE_GRID]
+    terms = [(1, rows, rows * length, rows * length**2) for rows, length in _PREFILL_GRID]
+    fitted = Prefill(0.0, *fit(terms, prefills))
+    fixed, per_row, per_position = fit([(1, rows, rows * length) for rows, length in _DECODE_GRID], steps)
+    return fitted, Decode(0.0, fixed, per_row, per_position)

@@ -1,0 +1,102 @@
+"""Visual tokens of real size over a link, without a model: `send` ships them, `sink` says that they came.
+
+They travel as in an answer, in a GenerateRequest on the channel and to the server that the services use.
+
+    python -m benchmarks.wire.link_transfer sink HOST:PORT
+    python -m benchmarks.wire.link_transfer send HOST:PORT ROWS CHANNELS DTYPE TIMES
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import numpy as np
+
+from fovea.rpc.channel import connect
+from fovea.rpc.server import GrpcServer, stop_signal
+from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
+from fovea.wire.tensors import DTYPES, parse_dtype, to_message
+
+__all__ = ["TRANSFER_DTYPES", "main", "visual_tokens"]
+
+# A basis is learned from the features of one model, and messages without a model have none.
+TRANSFER_DTYPES: Final = tuple(dtype for dtype in DTYPES if dtype != "basis")
+
+_MAX_MESSAGE_BYTES = 64 * 2**20
+
+
+def visual_tokens(rows: int, channels: int, dtype: str) -> tensor_pb2.VisualTokens:
+    """Normal random numbers, without structure that a coder could use, at distinct places."""
+    features = np.random.default_rng(0).standard_normal((rows, channels)).astype(np.float32)
+    places = np.sort(np.random.default_rng(1).permutation(576)[:rows])
+    return tensor_pb2.VisualTokens(
+        features=to_message(features, parse_dtype(dtype)),
+        positions=places.tolist(),
+        grid=tensor_pb2.Grid(frames=1, rows=24, columns=24),
+        fingerprint="0" * 16,
+    )
+
+
+class _Sink(llm_pb2_grpc.LLMServiceServicer):
+    async def Generate(  # noqa: N802
+        self, request: llm_pb2.GenerateRequest, context: Any
+    ) -> AsyncIterator[llm_pb2.GenerateResponse]:
+        yield llm_pb2.GenerateResponse(done=llm_pb2.Done(finish_reason="stop"))
+
+
+async def _sink(listen: str) -> None:
+    stop = stop_signal()
+    server = GrpcServer(
+        listen, services=["fovea.v1.LLMService"], max_message_bytes=_MAX_MESSAGE_BYTES, max_concurrent_rpcs=8
+    )
+    llm_pb2_grpc.add_LLMServiceServicer_to_server(_Sink(), server.grpc)
+    await server.start()
+    print("ready", flush=True)
+    await stop.wait()
+    await server.drain(0)
+
+
+async def _send(target: str, tokens: tensor_pb2.VisualTokens, times: int) -> dict[str, Any]:
+    channel = connect(target, max_message_bytes=_MAX_MESSAGE_BYTES)
+    await channel.channel_ready()
+    request = llm_pb2.GenerateRequest(visual_tokens=[tokens])
+    stub = llm_pb2_grpc.LLMServiceStub(channel)
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        async for _ in stub.Generate(request, timeout=600):
+            pass
+        seconds.append(time.perf_counter() - start)
+    await channel.close()
+    return {"message_bytes": request.ByteSize(), "seconds": seconds}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.wire.link_transfer", description=__doc__.split("\n")[0])
+    roles = parser.add_subparsers(dest="role", required=True)
+    sink = roles.add_parser("sink", help="answer every message")
+    send = roles.add_parser("send", help="send messages, and print how long each took")
+    for role in (sink, send):
+        role.add_argument("address", metavar="HOST:PORT")
+    send.add_argument("rows", type=int, help="visual tokens")
+    send.add_argument("channels", type=int)
+    send.add_argument("dtype", choices=TRANSFER_DTYPES)
+    send.add_argument("times", type=int, help="messages")
+    args = parser.parse_args(argv)
+    if args.role == "sink":
+        asyncio.run(_sink(args.address))
+    else:
+        sent = asyncio.run(_send(args.address, visual_tokens(args.rows, args.channels, args.dtype), args.times))
+        print(json.dumps(sent))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
