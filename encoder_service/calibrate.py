@@ -19,7 +19,7 @@ import torch
 
 from encoder_service import models
 from encoder_service.basis_learning import learn
-from encoder_service.engine import EncodeRequest, Engine, PreparedRequest
+from encoder_service.engine import EncoderEngine, EncodeRequest, PreparedRequest
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
@@ -55,7 +55,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def _tokens(args: argparse.Namespace, files: Sequence[Path]) -> Iterator[npt.NDArray[np.float32]]:
     """All visual tokens of each picture."""
     defaults = EncoderSettings.model_fields
-    engine = Engine(
+    engine = EncoderEngine(
         models.load(args.model, LoadOptions(text_tower=args.text_tower, revision=args.revision, device=args.device)),
         FeatureCache(0),
         max_batch_size=_PICTURES_AT_ONCE,
@@ -71,7 +71,7 @@ def _tokens(args: argparse.Namespace, files: Sequence[Path]) -> Iterator[npt.NDA
             yield outcome[0].features
 
 
-def _prepared(engine: Engine, file: Path, pruner: BoundPruner) -> PreparedRequest:
+def _prepared(engine: EncoderEngine, file: Path, pruner: BoundPruner) -> PreparedRequest:
     try:
         return engine.prepare(EncodeRequest((file.read_bytes(),), (), pruner, keep_ratio=1.0))
     except ServiceError as error:

@@ -11,19 +11,20 @@ from typing import Final, TypeVar
 
 import torch
 
-from encoder_service.assembly import EncodedVisual
+from encoder_service.assembly import EncodedMedia
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.joint_frames import join_frames
 from encoder_service.media_decoding import MediaDecoder, MediaSource
 from encoder_service.models.base import EncoderModel
-from encoder_service.pruners.base import BoundPruner, Needs, TextFeatures, View
+from encoder_service.pruners.base import BoundPruner, FeatureRequirements, TextFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
+from encoder_service.pruners.tower_outputs import TowerOutput
 from encoder_service.pruning import keep_in_tower, prune
 from encoder_service.videos import VideoLimits, VideoSource
-from encoder_service.visual import VisualFeatures, VisualInput
+from encoder_service.visual import MediaFeatures, TowerInputs
 from fovea import telemetry
 
-__all__ = ["EncodeRequest", "Engine", "PreparedRequest", "PreparedVisual"]
+__all__ = ["EncodeRequest", "EncoderEngine", "PreparedMedia", "PreparedRequest"]
 
 _DEFAULT_VIDEO_LIMITS: Final = VideoLimits()
 
@@ -64,7 +65,7 @@ class EncodeRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedVisual:
+class PreparedMedia:
     """An image or video ready for the tower (`pixels`) or past it (`features`); with neither it has to be decoded.
 
     Attributes:
@@ -73,8 +74,8 @@ class PreparedVisual:
     """
 
     digest: bytes
-    features: VisualFeatures | None = None
-    pixels: VisualInput | None = None
+    features: MediaFeatures | None = None
+    pixels: TowerInputs | None = None
     in_tower: InTowerPruner | None = None
 
     @property
@@ -88,15 +89,15 @@ class PreparedRequest:
     """A question whose pictures are decoded, in its order."""
 
     request: EncodeRequest
-    visuals: tuple[PreparedVisual, ...]
+    visuals: tuple[PreparedMedia, ...]
 
     @property
     def size(self) -> int:
         """Places that it takes in a batch: one for each part that must go through the tower, at least one."""
-        return max(1, sum(visual.pixels.layout.num_parts for visual in self.visuals if visual.pixels is not None))
+        return max(1, sum(visual.pixels.layout.num_inputs for visual in self.visuals if visual.pixels is not None))
 
 
-class Engine:
+class EncoderEngine:
     """Prepares and computes; holds no queue.
 
     Args:
@@ -138,21 +139,21 @@ class Engine:
             visuals.append(visual)
         return PreparedRequest(request, tuple(visuals))
 
-    def look_up(self, source: MediaSource, request: EncodeRequest) -> PreparedVisual:
+    def look_up(self, source: MediaSource, request: EncodeRequest) -> PreparedMedia:
         """An image or video with its features where they are cached; without them it has to be decoded. Any thread."""
         digest = hashlib.sha256(source).digest() if isinstance(source, bytes) else source.digest
-        needs = request.pruner.needs
+        requirements = request.pruner.requirements
         # With a pruner inside the tower, the key needs the budget of a part, and that the size of the decoded image.
-        return PreparedVisual(digest, self._cached(digest, needs) if needs.in_tower is None else None)
+        return PreparedMedia(digest, self._cached(digest, requirements) if requirements.in_tower is None else None)
 
-    def with_pixels(self, visual: PreparedVisual, pixels: VisualInput, request: EncodeRequest) -> PreparedVisual:
+    def with_pixels(self, visual: PreparedMedia, pixels: TowerInputs, request: EncodeRequest) -> PreparedMedia:
         """A decoded image or video, with its features where they turn out to be cached.
 
         Raises:
             ValueError: See `resolve_budget`.
         """
-        needs = request.pruner.needs
-        if needs.in_tower is None:
+        requirements = request.pruner.requirements
+        if requirements.in_tower is None:
             return dataclasses.replace(visual, pixels=pixels)
         keep = keep_in_tower(
             pixels.layout,
@@ -160,22 +161,24 @@ class Engine:
             keep_ratio=request.keep_ratio,
             most_tokens=request.most_tokens,
         )
-        in_tower = None if keep is None else needs.in_tower(keep)
-        found = self._cached(visual.digest, needs, in_tower)
-        return PreparedVisual(visual.digest, found, None if found is not None else pixels, in_tower)
+        in_tower = None if keep is None else requirements.in_tower(keep)
+        found = self._cached(visual.digest, requirements, in_tower)
+        return PreparedMedia(visual.digest, found, None if found is not None else pixels, in_tower)
 
-    def _cached(self, digest: bytes, needs: Needs, in_tower: InTowerPruner | None = None) -> VisualFeatures | None:
-        found = self._cache.get(digest, needs.views, in_tower)
-        return found if found is not None and found.have(found.layout.views(needs)) else None
+    def _cached(
+        self, digest: bytes, requirements: FeatureRequirements, in_tower: InTowerPruner | None = None
+    ) -> MediaFeatures | None:
+        found = self._cache.get(digest, requirements.outputs, in_tower)
+        return found if found is not None and found.have(found.layout.outputs(requirements)) else None
 
     @torch.inference_mode()
-    def run(self, batch: Sequence[PreparedRequest]) -> list[tuple[EncodedVisual, ...] | Exception]:
+    def run(self, batch: Sequence[PreparedRequest]) -> list[tuple[EncodedMedia, ...] | Exception]:
         """The visual tokens of each question's pictures, or what went wrong with that question alone. Model thread."""
         start = time.perf_counter()
         batch = [self._look_again(prepared) for prepared in batch]
         visuals = self._encode_visuals(batch)
         texts = self._encode_questions([prepared.request for prepared in batch])
-        outcomes: list[tuple[EncodedVisual, ...] | Exception] = []
+        outcomes: list[tuple[EncodedMedia, ...] | Exception] = []
         for prepared, text in zip(batch, texts, strict=True):
             try:
                 outcomes.append(_prune(prepared, visuals, text))
@@ -186,49 +189,51 @@ class Engine:
 
     def _look_again(self, prepared: PreparedRequest) -> PreparedRequest:
         """Takes features from the cache that an earlier batch has left there while this request waited."""
-        needs = prepared.request.pruner.needs
+        requirements = prepared.request.pruner.requirements
         visuals = []
         for visual in prepared.visuals:
-            features = visual.features or self._cached(visual.digest, needs, visual.in_tower)
+            features = visual.features or self._cached(visual.digest, requirements, visual.in_tower)
             visuals.append(visual if features is None else dataclasses.replace(visual, features=features, pixels=None))
         return dataclasses.replace(prepared, visuals=tuple(visuals))
 
-    def _encode_visuals(self, batch: Sequence[PreparedRequest]) -> dict[_Key, VisualFeatures | Exception]:
+    def _encode_visuals(self, batch: Sequence[PreparedRequest]) -> dict[_Key, MediaFeatures | Exception]:
         """Features of what was not cached: one forward for all that need the same views of one tower."""
-        needed: dict[_Key, frozenset[View]] = {}
-        pixels: dict[bytes, VisualInput] = {}
+        needed: dict[_Key, frozenset[TowerOutput]] = {}
+        pixels: dict[bytes, TowerInputs] = {}
         for prepared in batch:
             for visual in prepared.visuals:
                 if visual.pixels is not None:
-                    views = visual.pixels.layout.views(prepared.request.pruner.needs)
-                    needed[visual.key] = needed.get(visual.key, frozenset()) | views
+                    outputs = visual.pixels.layout.outputs(prepared.request.pruner.requirements)
+                    needed[visual.key] = needed.get(visual.key, frozenset()) | outputs
                     pixels[visual.digest] = visual.pixels
-        groups: dict[tuple[frozenset[View], InTowerPruner | None], list[bytes]] = {}
-        for (digest, in_tower), views in needed.items():
-            groups.setdefault((views, in_tower), []).append(digest)
+        groups: dict[tuple[frozenset[TowerOutput], InTowerPruner | None], list[bytes]] = {}
+        for (digest, in_tower), outputs in needed.items():
+            groups.setdefault((outputs, in_tower), []).append(digest)
 
-        made: dict[_Key, VisualFeatures | Exception] = {}
-        for (views, in_tower), digests in groups.items():
+        made: dict[_Key, MediaFeatures | Exception] = {}
+        for (outputs, in_tower), digests in groups.items():
             for chunk in self._chunks(digests, pixels):
 
                 def forward(
-                    some: list[bytes], views: frozenset[View] = views, in_tower: InTowerPruner | None = in_tower
-                ) -> list[VisualFeatures]:
-                    return self.model.encode([pixels[digest] for digest in some], views, in_tower)
+                    some: list[bytes],
+                    outputs: frozenset[TowerOutput] = outputs,
+                    in_tower: InTowerPruner | None = in_tower,
+                ) -> list[MediaFeatures]:
+                    return self.model.encode([pixels[digest] for digest in some], outputs, in_tower)
 
                 outcomes = _isolated(forward, chunk)
                 for digest, outcome in zip(chunk, outcomes, strict=True):
                     made[digest, in_tower] = outcome
-                    if isinstance(outcome, VisualFeatures):
+                    if isinstance(outcome, MediaFeatures):
                         self._cache.put(digest, outcome, in_tower)
         return made
 
-    def _chunks(self, digests: Sequence[bytes], pixels: dict[bytes, VisualInput]) -> list[list[bytes]]:
+    def _chunks(self, digests: Sequence[bytes], pixels: dict[bytes, TowerInputs]) -> list[list[bytes]]:
         """`digests` in runs of at most `max_batch_size` parts; one that has more goes by itself."""
         chunks: list[list[bytes]] = []
         room = 0
         for digest in digests:
-            size = pixels[digest].layout.num_parts
+            size = pixels[digest].layout.num_inputs
             if size > room:
                 chunks.append([])
                 room = self._max_batch_size
@@ -243,8 +248,8 @@ class Engine:
             rows = [
                 i
                 for i, request in enumerate(requests)
-                if request.pruner.needs.text
-                and request.pruner.needs.eos_attention == eos_attention
+                if request.pruner.requirements.text
+                and request.pruner.requirements.eos_attention == eos_attention
                 and len(request.text_ids) >= self.model.min_text_ids
             ]
 
@@ -272,9 +277,9 @@ def _isolated(compute: Callable[[list[Item]], list[Made]], items: list[Item]) ->
 
 def _prune(
     prepared: PreparedRequest,
-    visuals: dict[_Key, VisualFeatures | Exception],
+    visuals: dict[_Key, MediaFeatures | Exception],
     text: TextFeatures | Exception | None,
-) -> tuple[EncodedVisual, ...]:
+) -> tuple[EncodedMedia, ...]:
     """Runs the question's pruner on each of its pictures and videos, part by part."""
     if isinstance(text, Exception):
         raise text

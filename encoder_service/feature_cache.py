@@ -8,9 +8,10 @@ from collections.abc import Set
 
 from cachetools import LRUCache
 
-from encoder_service.pruners.base import View, VisionFeatures
+from encoder_service.pruners.base import TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import VisualFeatures
+from encoder_service.pruners.tower_outputs import TowerOutput
+from encoder_service.visual import MediaFeatures
 
 __all__ = ["FeatureCache"]
 
@@ -29,17 +30,19 @@ class FeatureCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._lock = threading.Lock()
-        self._entries: LRUCache[tuple[bytes, InTowerPruner | None], VisualFeatures] = LRUCache(
+        self._entries: LRUCache[tuple[bytes, InTowerPruner | None], MediaFeatures] = LRUCache(
             max_bytes, getsizeof=lambda entry: entry.nbytes
         )
 
-    def get(self, digest: bytes, views: Set[View], in_tower: InTowerPruner | None = None) -> VisualFeatures | None:
+    def get(
+        self, digest: bytes, outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
+    ) -> MediaFeatures | None:
         """The features of a picture if they are there with all `views`, made by the same tower."""
         with self._lock:
             found = self._entries.get((digest, in_tower))
-        return found if found is not None and found.have(views) else None
+        return found if found is not None and found.have(outputs) else None
 
-    def put(self, digest: bytes, features: VisualFeatures, in_tower: InTowerPruner | None = None) -> None:
+    def put(self, digest: bytes, features: MediaFeatures, in_tower: InTowerPruner | None = None) -> None:
         """Keeps features, together with the views that an earlier question left of the same picture."""
         with self._lock:
             known = self._entries.get((digest, in_tower))
@@ -56,5 +59,5 @@ class FeatureCache:
             return int(self._entries.currsize)
 
 
-def _with_views_of(known: VisionFeatures, new: VisionFeatures) -> VisionFeatures:
-    return dataclasses.replace(known, views={**known.views, **new.views})
+def _with_views_of(known: TowerFeatures, new: TowerFeatures) -> TowerFeatures:
+    return dataclasses.replace(known, outputs={**known.outputs, **new.outputs})

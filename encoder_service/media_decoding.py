@@ -11,7 +11,7 @@ import torch
 from encoder_service import videos
 from encoder_service.models.media import MediaProcessor
 from encoder_service.videos import FrameList, VideoFile, VideoLimits
-from encoder_service.visual import VisualInput
+from encoder_service.visual import TowerInputs
 from fovea.media import images
 from fovea.processes.worker_pool import WorkerPool
 
@@ -20,7 +20,7 @@ __all__ = ["MediaDecoder", "MediaPool", "MediaSource", "media_pool"]
 MediaSource: TypeAlias = bytes | VideoFile | FrameList
 """An image file, a video file, or a video as a list of image files."""
 
-MediaPool: TypeAlias = WorkerPool[MediaSource, VisualInput]
+MediaPool: TypeAlias = WorkerPool[MediaSource, TowerInputs]
 
 _DEFAULT_VIDEO_LIMITS: Final = VideoLimits()
 
@@ -41,7 +41,7 @@ class MediaDecoder:
     max_image_pixels: int
     video_limits: VideoLimits = field(default=_DEFAULT_VIDEO_LIMITS)
 
-    def __call__(self, source: MediaSource) -> VisualInput:
+    def __call__(self, source: MediaSource) -> TowerInputs:
         """Pixel values of an image or a video.
 
         Raises:

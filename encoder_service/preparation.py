@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
-from encoder_service.assembly import EncodedVisual
-from encoder_service.engine import EncodeRequest, Engine, PreparedRequest, PreparedVisual
+from encoder_service.assembly import EncodedMedia
+from encoder_service.engine import EncoderEngine, EncodeRequest, PreparedMedia, PreparedRequest
 from encoder_service.media_decoding import MediaPool, MediaSource
-from encoder_service.visual import VisualInput
+from encoder_service.visual import TowerInputs
 from fovea.errors import TooLarge, Unavailable, UnsupportedMedia
 from fovea.processes.worker_pool import Finished, PoolClosed, WorkerTimeout
 from fovea.processes.worker_process import WorkerDied
@@ -34,7 +34,7 @@ class EncoderCompute:
         image_timeout_s: longest time to decode an image, in seconds.
     """
 
-    engine: Engine
+    engine: EncoderEngine
     pool: MediaPool
     image_timeout_s: float
 
@@ -50,18 +50,18 @@ class EncoderCompute:
         visuals = tuple(visual for visual, _ in done)
         return PreparedRequest(request, visuals), _covered_s([interval for _, interval in done if interval])
 
-    def run(self, batch: Sequence[PreparedRequest]) -> Sequence[tuple[EncodedVisual, ...] | Exception]:
+    def run(self, batch: Sequence[PreparedRequest]) -> Sequence[tuple[EncodedMedia, ...] | Exception]:
         """See `Engine.run`."""
         return self.engine.run(batch)
 
-    async def _prepare(self, source: MediaSource, request: EncodeRequest) -> tuple[PreparedVisual, _Interval | None]:
+    async def _prepare(self, source: MediaSource, request: EncodeRequest) -> tuple[PreparedMedia, _Interval | None]:
         visual = await asyncio.to_thread(self.engine.look_up, source, request)
         if visual.features is not None:
             return visual, None
         ran = await self._decode(source)
         return self.engine.with_pixels(visual, ran.result, request), (ran.started_at, ran.ended_at)
 
-    async def _decode(self, source: MediaSource) -> Finished[VisualInput]:
+    async def _decode(self, source: MediaSource) -> Finished[TowerInputs]:
         what, timeout_s = "image", self.image_timeout_s
         if not isinstance(source, bytes):
             what, timeout_s = "video", self.engine.decoder.video_limits.timeout_s + _VIDEO_GRACE_S

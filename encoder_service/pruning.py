@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from encoder_service.assembly import EncodedVisual, assemble
+from encoder_service.assembly import EncodedMedia, assemble
 from encoder_service.pruners.base import BoundPruner, PrunedTokens, PrunerInput, TextFeatures
-from encoder_service.tiling import as_one_part, tiled_picture
-from encoder_service.visual import Layout, VisualFeatures
+from encoder_service.tiling import as_one_part, tiled_image
+from encoder_service.visual import MediaFeatures, PatchLayout
 from fovea.budget import share_budget
 
 __all__ = ["keep_in_tower", "prune"]
 
 
 def keep_in_tower(
-    layout: Layout, *, keep_tokens: int | None, keep_ratio: float | None, most_tokens: int | None = None
+    layout: PatchLayout, *, keep_tokens: int | None, keep_ratio: float | None, most_tokens: int | None = None
 ) -> int | None:
     """K of each part where the tower prunes, which it does before padding is cut away; None where nothing is pruned.
 
@@ -34,7 +34,7 @@ def keep_in_tower(
 
 
 def prune(
-    visual: VisualFeatures,
+    visual: MediaFeatures,
     pruner: BoundPruner,
     *,
     keep_tokens: int | None,
@@ -43,7 +43,7 @@ def prune(
     text: TextFeatures | None,
     seed: int,
     features_cached: bool,
-) -> EncodedVisual:
+) -> EncodedMedia:
     """What is left of a picture or video, in the order in which the language model reads it.
 
     Args:
@@ -69,17 +69,17 @@ def prune(
     if visual.layout.mosaic is not None and sum(keeps) < sum(sizes):
         if pruner.joins_tiles:
             visual, keeps = as_one_part(visual), [sum(keeps)]
-        elif pruner.deal is not None:
-            keeps = list(pruner.deal(tiled_picture(visual), sum(keeps)))
+        elif pruner.allocate_budget is not None:
+            keeps = list(pruner.allocate_budget(tiled_image(visual), sum(keeps)))
     pruned: list[PrunedTokens | None] = []
     for i, (part, keep) in enumerate(zip(visual.parts, keeps, strict=True)):
-        if keep and part.survivors is not None:
-            keep = len(part.survivors)
+        if keep and part.kept_in_tower is not None:
+            keep = len(part.kept_in_tower)
         pruned.append(pruner.prune(PrunerInput(part, keep, text=text, seed=seed + i)) if keep else None)
     return assemble(visual, pruned, features_cached=features_cached)
 
 
-def _at_most(most_tokens: int | None, keeps: Sequence[int], sizes: Sequence[int], layout: Layout) -> list[int]:
+def _at_most(most_tokens: int | None, keeps: Sequence[int], sizes: Sequence[int], layout: PatchLayout) -> list[int]:
     """`keeps`, lessened in proportion where they pass `most_tokens`.
 
     What only a whole picture or video sends counts too: its CLS rows as tokens, and each end of a line, a few bytes,
@@ -89,7 +89,7 @@ def _at_most(most_tokens: int | None, keeps: Sequence[int], sizes: Sequence[int]
         return list(keeps)
     kept, extra = sum(keeps), 0
     if list(keeps) == list(sizes):
-        extra = layout.num_parts * layout.cls_per_part + (0 if layout.mosaic is None else len(layout.mosaic))
+        extra = layout.num_inputs * layout.cls_per_input + (0 if layout.mosaic is None else len(layout.mosaic))
     if kept + extra <= most_tokens:
         return list(keeps)
     return list(share_budget(keeps, keep_tokens=max(1, min(most_tokens, kept - 1))))

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from encoder_service.engine import EncodeRequest
 from encoder_service.models.base import EncoderModel
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import BoundPruner, Needs
+from encoder_service.pruners.base import BoundPruner, FeatureRequirements
 from encoder_service.settings import EncoderSettings
 from encoder_service.videos import FrameList, VideoFile, VideoSource
 from encoder_service.wire_budget import most_tokens
@@ -119,8 +119,8 @@ def _read_video_budget(request: encoder_pb2.EncodeRequest, model: EncoderModel, 
     if request.video_budget not in encoder_pb2.VideoBudget.values():
         raise InvalidRequest("video_budget is not one of per_frame, whole", param="video_budget")
     joint = request.video_budget == encoder_pb2.VIDEO_BUDGET_WHOLE
-    if joint and pruner.needs.in_tower is not None:
-        others = [name for name in pruners_of(model) if PRUNERS[name].bind({}).needs.in_tower is None]
+    if joint and pruner.requirements.in_tower is not None:
+        others = [name for name in pruners_of(model) if PRUNERS[name].bind({}).requirements.in_tower is None]
         raise InvalidRequest(
             f"pruner {pruner.name} works inside the vision tower, where frames never meet: video_budget per_frame is"
             f" accepted; whole with {', '.join(others)}",
@@ -155,7 +155,7 @@ def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
         pruner = PRUNERS[name].bind(values)
     except InvalidParameter as error:
         raise InvalidRequest(f"pruner {name}: {error}", param="pruner_params") from error
-    if not _serves(model, pruner.needs):
+    if not _serves(model, pruner.requirements):
         raise InvalidRequest(
             f"pruner {name}, with these parameters, looks at what the towers of family {model.family} do not have;"
             f" accepted: {', '.join(pruners_of(model))}",
@@ -164,16 +164,16 @@ def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
     return pruner
 
 
-def _serves(model: EncoderModel, needs: Needs) -> bool:
+def _serves(model: EncoderModel, requirements: FeatureRequirements) -> bool:
     """Whether a model has what a pruner must see."""
-    if needs.eos_attention and model.reads_language_model_ids:  # nothing attends inside a question
+    if requirements.eos_attention and model.reads_language_model_ids:  # nothing attends inside a question
         return False
-    return needs.views <= model.views and (needs.in_tower is None or model.prunes_in_tower)
+    return requirements.outputs <= model.outputs and (requirements.in_tower is None or model.prunes_in_tower)
 
 
 def pruners_of(model: EncoderModel) -> list[str]:
     """Those that work on this family, with their default parameters."""
-    return [name for name, pruner in PRUNERS.items() if _serves(model, pruner.bind({}).needs)]
+    return [name for name, pruner in PRUNERS.items() if _serves(model, pruner.bind({}).requirements)]
 
 
 def _read_budget(

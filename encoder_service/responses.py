@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from encoder_service.assembly import EncodedVisual
+from encoder_service.assembly import EncodedMedia
 from encoder_service.batching import Batched
 from encoder_service.models.base import EncoderModel
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import Pruner
 from encoder_service.requests import pruners_of
 from encoder_service.settings import EncoderSettings
-from encoder_service.visual import Layout
+from encoder_service.visual import PatchLayout
 from encoder_service.wire_budget import widest
 from fovea import checkpoints
 from fovea.errors import InternalError, InvalidRequest
@@ -42,7 +42,7 @@ class Wire:
 
 
 def write_response(
-    done: Batched[tuple[EncodedVisual, ...]],
+    done: Batched[tuple[EncodedMedia, ...]],
     pruner: str,
     fingerprint: str,
     wire: Wire,
@@ -75,7 +75,7 @@ def write_response(
 
 
 def _visual_tokens(
-    visual: EncodedVisual, fingerprint: str, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
+    visual: EncodedMedia, fingerprint: str, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
 ) -> tensor_pb2.VisualTokens:
     return tensor_pb2.VisualTokens(
         features=_features(visual.features, wire_dtype, basis, step),
@@ -113,17 +113,17 @@ def _holds(dtype: tensor_pb2.DType, features: tensors.Float32Array, basis: WireB
     return True
 
 
-def _grid(layout: Layout) -> tensor_pb2.Grid:
+def _grid(layout: PatchLayout) -> tensor_pb2.Grid:
     return tensor_pb2.Grid(
-        frames=layout.num_parts, rows=layout.rows, columns=layout.columns, cls_per_frame=layout.cls_per_part
+        frames=layout.num_inputs, rows=layout.rows, columns=layout.columns, cls_per_frame=layout.cls_per_input
     )
 
 
-def _explanation(visual: EncodedVisual) -> encoder_pb2.Explanation:
+def _explanation(visual: EncodedMedia) -> encoder_pb2.Explanation:
     return encoder_pb2.Explanation(
         task_map=[] if visual.task_map is None else visual.task_map.tolist(),
         saliency_map=[] if visual.saliency_map is None else visual.saliency_map.tolist(),
-        merged_into=visual.merged_into.tolist(),
+        merged_into=visual.cluster_of_patch.tolist(),
     )
 
 
@@ -137,7 +137,7 @@ def describe(
         family=model.family,
         fingerprint=model.fingerprint,
         text_tower_fingerprint=model.text_tower_fingerprint,
-        grid=None if model.grid is None else _grid(Layout(1, *model.grid)),
+        grid=None if model.grid is None else _grid(PatchLayout(1, *model.grid)),
         hidden_size=model.hidden_size,
         pruners=[_pruner_info(pruner) for name, pruner in PRUNERS.items() if name in pruners_of(model)],
         default_pruner=settings.pruner,

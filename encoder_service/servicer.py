@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc.aio
 
-from encoder_service.assembly import EncodedVisual
+from encoder_service.assembly import EncodedMedia
 from encoder_service.batching import Batcher
 from encoder_service.engine import EncodeRequest, PreparedRequest
 from encoder_service.models.base import EncoderModel
@@ -18,7 +18,7 @@ from fovea.wire.basis import WireBasis
 
 __all__ = ["EncoderBatcher", "EncoderServicer"]
 
-EncoderBatcher = Batcher[EncodeRequest, PreparedRequest, tuple[EncodedVisual, ...]]
+EncoderBatcher = Batcher[EncodeRequest, PreparedRequest, tuple[EncodedMedia, ...]]
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):

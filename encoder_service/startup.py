@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from encoder_service import models
 from encoder_service.batching import Batcher
-from encoder_service.engine import Engine
+from encoder_service.engine import EncoderEngine
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.media_decoding import MediaPool, media_pool
 from encoder_service.models.base import LoadOptions
@@ -40,7 +40,7 @@ _SERVICE = "fovea.v1.EncoderService"
 _WATCH_INTERVAL_S: Final = 0.5
 
 
-def _load(settings: EncoderSettings) -> tuple[Engine, WireBasis | None]:
+def _load(settings: EncoderSettings) -> tuple[EncoderEngine, WireBasis | None]:
     model = models.load(
         settings.model,
         LoadOptions(
@@ -54,7 +54,7 @@ def _load(settings: EncoderSettings) -> tuple[Engine, WireBasis | None]:
     basis = basis_file.find(settings.wire_basis, settings.model, settings.revision, model.hidden_size)
     if settings.wire_dtype == "basis" and basis is None:
         raise BasisError("--wire-dtype basis needs a wire basis: --wire-basis, or wire.basis in the checkpoint")
-    engine = Engine(
+    engine = EncoderEngine(
         model,
         FeatureCache(settings.feature_cache_bytes),
         max_batch_size=settings.max_batch_size,
@@ -128,7 +128,7 @@ async def serve(settings: EncoderSettings) -> None:
         await server.drain(0)
 
 
-def _batcher(settings: EncoderSettings, engine: Engine, pool: MediaPool) -> EncoderBatcher:
+def _batcher(settings: EncoderSettings, engine: EncoderEngine, pool: MediaPool) -> EncoderBatcher:
     return Batcher(
         EncoderCompute(engine, pool, image_timeout_s=settings.image_decode_timeout_s),
         max_batch_size=settings.max_batch_size,

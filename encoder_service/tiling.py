@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from encoder_service.pruners.base import TiledPicture, VisionFeatures
-from encoder_service.visual import Layout, VisualFeatures
+from encoder_service.pruners.base import TiledImage, TowerFeatures
+from encoder_service.visual import MediaFeatures, PatchLayout
 
-__all__ = ["as_one_part", "tiled_picture", "without_padding"]
+__all__ = ["as_one_part", "tiled_image", "without_padding"]
 
 
-def without_padding(layout: Layout, tiles: Sequence[VisionFeatures]) -> VisualFeatures:
+def without_padding(layout: PatchLayout, tiles: Sequence[TowerFeatures]) -> MediaFeatures:
     """A picture whose tiles have gone through the tower whole: what is padding is no patch of theirs any more.
 
     What is shown of a tile is a rectangle, which becomes its grid. A tile that is padding throughout is left out.
@@ -26,20 +26,20 @@ def without_padding(layout: Layout, tiles: Sequence[VisionFeatures]) -> VisualFe
         is_whole = len(patches) == tile.num_patches
         parts.append(tile if is_whole else tile.take(patches, (num_rows, len(patches) // num_rows)))
         places.append(shown)
-    return VisualFeatures(layout, tuple(parts), tuple(places))
+    return MediaFeatures(layout, tuple(parts), tuple(places))
 
 
-def tiled_picture(visual: VisualFeatures) -> TiledPicture:
+def tiled_image(visual: MediaFeatures) -> TiledImage:
     """What a method sees that deals its budget out over the tiles; of a picture in tiles."""
     layout = visual.layout
     assert layout.mosaic is not None
-    part_of = torch.zeros(layout.num_parts, dtype=torch.int64)
+    part_of = torch.zeros(layout.num_inputs, dtype=torch.int64)
     for part, places in enumerate(visual.places):
         part_of[places[0] // (layout.rows * layout.columns)] = part
-    return TiledPicture(visual.parts, part_of[layout.mosaic // (layout.rows * layout.columns)])
+    return TiledImage(visual.parts, part_of[layout.mosaic // (layout.rows * layout.columns)])
 
 
-def as_one_part(visual: VisualFeatures) -> VisualFeatures:
+def as_one_part(visual: MediaFeatures) -> MediaFeatures:
     """A picture in tiles as one row of patches, in the order in which the language model reads them."""
     layout = visual.layout
     assert layout.mosaic is not None
@@ -47,5 +47,5 @@ def as_one_part(visual: VisualFeatures) -> VisualFeatures:
     number = torch.empty(layout.num_patches, dtype=torch.int64)
     number[places] = torch.arange(len(places))
     in_order = torch.cat([visual.places[0], layout.mosaic.flatten()])
-    joined = VisionFeatures.joined(visual.parts)
-    return VisualFeatures(layout, (joined.take(number[in_order], joined.grid),), (in_order,))
+    joined = TowerFeatures.joined(visual.parts)
+    return MediaFeatures(layout, (joined.take(number[in_order], joined.grid),), (in_order,))

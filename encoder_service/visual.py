@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from encoder_service.pruners.base import Needs, View, VisionFeatures
+from encoder_service.pruners.base import FeatureRequirements, TowerFeatures
+from encoder_service.pruners.tower_outputs import TowerOutput
 
-__all__ = ["Layout", "VideoFrames", "VisualFeatures", "VisualInput"]
+__all__ = ["MediaFeatures", "PatchLayout", "TowerInputs", "VideoFrames"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class VideoFrames:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PatchLayout:
     """How the patches of a picture or video lie before pruning. All parts have the same grid.
 
     A patch is numbered part * rows * columns + row * columns + column, as on the wire.
@@ -50,10 +51,10 @@ class Layout:
         seconds_per_frame: Of a video, from one part to the next; 0 where it does not matter.
     """
 
-    num_parts: int
+    num_inputs: int
     rows: int
     columns: int
-    cls_per_part: int = 0
+    cls_per_input: int = 0
     mosaic: Tensor | None = None
     is_video: bool = False
     seconds_per_frame: float = 0.0
@@ -61,11 +62,11 @@ class Layout:
     @property
     def num_patches(self) -> int:
         """Of all parts, padding included."""
-        return self.num_parts * self.rows * self.columns
+        return self.num_inputs * self.rows * self.columns
 
-    def views(self, needs: Needs) -> frozenset[View]:
+    def outputs(self, requirements: FeatureRequirements) -> frozenset[TowerOutput]:
         """What the tower must compute of it for a pruner."""
-        return needs.views if self.mosaic is None else needs.views | needs.tile_views
+        return requirements.outputs if self.mosaic is None else requirements.outputs | requirements.tile_outputs
 
     def places(self) -> tuple[Tensor, ...]:
         """For each part the numbers of its patches that are no padding, ascending; of some tiles there are none."""
@@ -81,7 +82,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class VisualInput:
+class TowerInputs:
     """A picture or video ready for the tower.
 
     Attributes:
@@ -90,19 +91,19 @@ class VisualInput:
     """
 
     pixel_values: Tensor
-    layout: Layout
+    layout: PatchLayout
 
-    def __reduce__(self) -> tuple[Callable[..., VisualInput], tuple[object, Layout]]:
+    def __reduce__(self) -> tuple[Callable[..., TowerInputs], tuple[object, PatchLayout]]:
         # As a numpy array: the way from a decoding process takes a seventh of a tensor's time.
         return _from_array, (self.pixel_values.numpy(), self.layout)
 
 
-def _from_array(pixel_values: npt.NDArray[np.float32], layout: Layout) -> VisualInput:
-    return VisualInput(torch.from_numpy(pixel_values), layout)
+def _from_array(pixel_values: npt.NDArray[np.float32], layout: PatchLayout) -> TowerInputs:
+    return TowerInputs(torch.from_numpy(pixel_values), layout)
 
 
 @dataclass(frozen=True, slots=True)
-class VisualFeatures:
+class MediaFeatures:
     """A picture or video after the tower.
 
     Attributes:
@@ -113,14 +114,14 @@ class VisualFeatures:
         cls_rows: [num_parts * cls_per_part, C] where the layout has such rows.
     """
 
-    layout: Layout
-    parts: tuple[VisionFeatures, ...]
+    layout: PatchLayout
+    parts: tuple[TowerFeatures, ...]
     places: tuple[Tensor, ...]
     cls_rows: Tensor | None = None
 
-    def have(self, views: Set[View]) -> bool:
+    def have(self, outputs: Set[TowerOutput]) -> bool:
         """All of `views` were computed."""
-        return all(views <= part.views.keys() for part in self.parts)
+        return all(outputs <= part.outputs.keys() for part in self.parts)
 
     @property
     def nbytes(self) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaConfig
 
-from encoder_service.pruners.base import VisionFeatures
+from encoder_service.pruners.base import TowerFeatures
 from gateway.tokenizers import PromptTokenizer
 from llm_service.engines.base import CrossAttention, Done, GenerationRequest
 from llm_service.prompts import Prompt, VisualTokens
@@ -50,11 +50,11 @@ class AttentionReader:
     ) -> None:
         self._engine.stop()
 
-    def read(self, vision: VisionFeatures, question: str) -> list[Tensor]:
+    def read(self, vision: TowerFeatures, question: str) -> list[Tensor]:
         """For each layer [N]: attention of the last prompt token to each patch, mean over the heads."""
         return asyncio.run(self._read(vision, question))
 
-    async def _read(self, vision: VisionFeatures, question: str) -> list[Tensor]:
+    async def _read(self, vision: TowerFeatures, question: str) -> list[Tensor]:
         ids = np.array(self._prompts.encode(question, num_images=1), dtype=np.int64)
         features = vision.hidden.float().numpy()
         tokens = VisualTokens(features, np.arange(len(features)), (1, *vision.grid))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from benchmarks.accuracy.system import Asked, Method, System
 from benchmarks.harness.intervals import Floats, clustered_mean
 from benchmarks.harness.output import add_output
-from encoder_service.assembly import EncodedVisual
+from encoder_service.assembly import EncodedMedia
 from fovea.checkpoints.shipped import shipped_checkpoint
 from lab.questions import GROUPS, Question, evaluation_questions, score
 
@@ -70,7 +70,7 @@ class Evaluation:
         self._clusters = np.array([question.scene.seed for question in self.questions])
         self._groups = np.array([question.group for question in self.questions])
         self._outcomes: dict[str, Outcome] = {}
-        self._sent: tuple[Method, list[EncodedVisual]] | None = None
+        self._sent: tuple[Method, list[EncodedMedia]] | None = None
 
     def run(self, method: Method, label: str) -> Outcome:
         """Asks everything and says so on standard error; a method that was asked before is remembered.
@@ -121,7 +121,7 @@ class Evaluation:
     def _summary(self, values: Floats, rows: npt.NDArray[np.bool_]) -> dict[str, float]:
         return clustered_mean(values[rows], self._clusters[rows]).summary()
 
-    def _encoded(self, method: Method) -> list[EncodedVisual]:
+    def _encoded(self, method: Method) -> list[EncodedMedia]:
         """What the encoder sends; kept until the next other one, as many LLM-side methods read the same."""
         encoder_side = replace(method, llm=None)
         if self._sent is None or self._sent[0] != encoder_side:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from encoder_service import models
-from encoder_service.assembly import EncodedVisual
-from encoder_service.engine import EncodeRequest, Engine
+from encoder_service.assembly import EncodedMedia
+from encoder_service.engine import EncoderEngine, EncodeRequest
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
@@ -91,7 +91,7 @@ class System:
     """
 
     def __init__(self, llava: Path, clip: Path, *, max_batch_size: int = 64) -> None:
-        self._encoder = Engine(
+        self._encoder = EncoderEngine(
             models.load(str(llava), LoadOptions(text_tower=str(clip))),
             FeatureCache(2**31),
             max_batch_size=max_batch_size,
@@ -127,14 +127,14 @@ class System:
         """Ends the language model's thread."""
         self._llm.engine.stop()
 
-    def encode(self, asked: Sequence[Asked], method: Method) -> list[EncodedVisual]:
+    def encode(self, asked: Sequence[Asked], method: Method) -> list[EncodedMedia]:
         """What the encoder sends for each question; `method.llm` has no part in it.
 
         Raises:
             ServiceError: A question that the encoder refuses.
         """
         pruner = PRUNERS[method.pruner].bind(method.params)
-        made: list[EncodedVisual] = []
+        made: list[EncodedMedia] = []
         for start in range(0, len(asked), self._max_batch_size):
             batch = [
                 self._encoder.prepare(
@@ -155,7 +155,7 @@ class System:
         return made
 
     def decode(
-        self, asked: Sequence[Asked], pictures: Sequence[EncodedVisual], llm: LlmMethod | None, max_tokens: int = 96
+        self, asked: Sequence[Asked], pictures: Sequence[EncodedMedia], llm: LlmMethod | None, max_tokens: int = 96
     ) -> list[Answer]:
         """Greedy answers from what the encoder sent, in the order of the questions.
 
@@ -172,9 +172,9 @@ class System:
         return answers
 
     async def _generate(
-        self, asked: Sequence[Asked], pictures: Sequence[EncodedVisual], pruning: Pruning | None, max_tokens: int
+        self, asked: Sequence[Asked], pictures: Sequence[EncodedMedia], pruning: Pruning | None, max_tokens: int
     ) -> list[Answer]:
-        async def one(question: str, picture: EncodedVisual) -> Answer:
+        async def one(question: str, picture: EncodedMedia) -> Answer:
             ids = np.array(self._prompts.encode(question, num_images=1), dtype=np.int64)
             tokens = VisualTokens(picture.features, picture.positions, (1, picture.layout.rows, picture.layout.columns))
             request = GenerationRequest(

@@ -27,8 +27,9 @@ from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
 from encoder_service import models
 from encoder_service.models.base import EncoderModel, LoadOptions
-from encoder_service.pruners.base import TextFeatures, View, VisionFeatures
-from encoder_service.pruners.desap import DesapParameters, joint_view, question_vector, task_map
+from encoder_service.pruners.base import TextFeatures, TowerFeatures
+from encoder_service.pruners.desap import DesapParameters, joint_output, question_vector, task_map
+from encoder_service.pruners.tower_outputs import SALIENCY_LAST, OutputKind, TowerOutput
 from fovea.checkpoints.shipped import shipped_checkpoint
 from gateway.tokenizers import TextTowerTokenizer
 from lab.questions import Question, evaluation_questions
@@ -62,7 +63,14 @@ READINGS: Final = {
     "decoupled, FCMA, words alone": DesapParameters(text_rows="words"),
     "decoupled, FCMA, words that EOS attends to": DesapParameters(text_filter="eot_attention"),
 }
-_VIEWS: Final = frozenset({View.JOINT_QQV, View.JOINT_VANILLA, View.SALIENCY_LAST, *map(joint_view, READINGS.values())})
+_VIEWS: Final = frozenset(
+    {
+        TowerOutput(OutputKind.JOINT, qkv="qqv"),
+        TowerOutput(OutputKind.JOINT),
+        SALIENCY_LAST,
+        *map(joint_output, READINGS.values()),
+    }
+)
 
 
 def named_things(question: Question) -> list[int]:
@@ -77,15 +85,18 @@ def named_things(question: Question) -> list[int]:
     return [i for i, thing in enumerate(question.scene.things) if (colors or shapes) and fits(thing)]
 
 
-def _maps(vision: VisionFeatures, text: TextFeatures, attention: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _maps(vision: TowerFeatures, text: TextFeatures, attention: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
     (early,) = scaled_layers([2], len(attention))
-    yield "CLS attention", vision.views[View.SALIENCY_LAST]
+    yield "CLS attention", vision.outputs[SALIENCY_LAST]
     yield f"cross-attention, layer {early} of {len(attention)}", attention[early]
     for name, params in READINGS.items():
-        yield name, task_map(vision.views[joint_view(params)], text, params)
+        yield name, task_map(vision.outputs[joint_output(params)], text, params)
     query = normalize(question_vector(text.eos), dim=-1)
-    for name, view in (("decoupled", View.JOINT_QQV), ("vanilla", View.JOINT_VANILLA)):
-        yield f"{name}, EOS alone", normalize(vision.views[view][1:], dim=-1) @ query
+    for name, output_name in (
+        ("decoupled", TowerOutput(OutputKind.JOINT, qkv="qqv")),
+        ("vanilla", TowerOutput(OutputKind.JOINT)),
+    ):
+        yield f"{name}, EOS alone", normalize(vision.outputs[output_name][1:], dim=-1) @ query
     for layer, row in enumerate(attention):
         if layer != early:
             yield f"cross-attention, layer {layer} of {len(attention)}", row
@@ -161,7 +172,7 @@ class _Split:
 def _measure(
     encoder: EncoderModel, reader: AttentionReader, texts: TextTowerTokenizer, questions: Sequence[Question], k: int
 ) -> dict[str, Row]:
-    values, seen = _Split(k), dict[int, VisionFeatures]()
+    values, seen = _Split(k), dict[int, TowerFeatures]()
     for question in questions:
         objects = named_things(question)
         if not objects:

@@ -27,7 +27,7 @@ from benchmarks.harness.intervals import Floats, clustered_mean
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
 from benchmarks.wire.tradeoff_report import markdown, plot
-from encoder_service.assembly import EncodedVisual
+from encoder_service.assembly import EncodedMedia
 from encoder_service.pruners import PRUNERS
 from encoder_service.wire_budget import most_tokens, widest
 from fovea.checkpoints.shipped import shipped_checkpoint
@@ -56,7 +56,7 @@ class Sent:
         encode_ms, decode_ms: Tokens to bytes, bytes to tokens.
     """
 
-    tokens: EncodedVisual
+    tokens: EncodedMedia
     dtype: str
     num_bytes: int
     bits: float
@@ -65,7 +65,7 @@ class Sent:
 
 
 def _message(
-    picture: EncodedVisual, dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None = None
+    picture: EncodedMedia, dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None = None
 ) -> tensor_pb2.VisualTokens:
     return tensor_pb2.VisualTokens(
         features=tensors.to_message(picture.features, dtype, basis=basis, step=step),
@@ -76,7 +76,7 @@ def _message(
 
 
 def send(
-    picture: EncodedVisual, write: Callable[[EncodedVisual], tensor_pb2.VisualTokens], basis: WireBasis | None
+    picture: EncodedMedia, write: Callable[[EncodedMedia], tensor_pb2.VisualTokens], basis: WireBasis | None
 ) -> Sent:
     """Through the codec and back."""
     start = time.perf_counter()
@@ -121,7 +121,7 @@ class Split:
         self._clusters = np.array([question.scene.seed for question in self.questions])
         self._unpruned: Floats | None = None
 
-    def scores(self, label: str, asked: Sequence[Asked], pictures: Sequence[EncodedVisual]) -> Floats:
+    def scores(self, label: str, asked: Sequence[Asked], pictures: Sequence[EncodedMedia]) -> Floats:
         """Of the answers to what arrived."""
         start = time.perf_counter()
         texts = [answer.text for answer in self._system.decode(asked, pictures, None)]
@@ -177,7 +177,7 @@ class Split:
         )
         pictures = self._system.encode(self.asked, Method(pruner, 1.0, most_tokens=most))
 
-        def write(picture: EncodedVisual) -> tensor_pb2.VisualTokens:
+        def write(picture: EncodedMedia) -> tensor_pb2.VisualTokens:
             def written(dtype: tensor_pb2.DType, step: int | None) -> list[tensor_pb2.VisualTokens]:
                 return [_message(picture, dtype, self._basis, step)]
 

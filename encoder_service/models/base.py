@@ -9,9 +9,10 @@ from typing import Protocol
 import torch
 
 from encoder_service.models.media import MediaProcessor
-from encoder_service.pruners.base import TextFeatures, View
+from encoder_service.pruners.base import TextFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import VisualFeatures, VisualInput
+from encoder_service.pruners.tower_outputs import TowerOutput
+from encoder_service.visual import MediaFeatures, TowerInputs
 
 __all__ = ["EncoderModel", "LoadOptions"]
 
@@ -69,7 +70,7 @@ class EncoderModel(Protocol):
     min_text_ids: int
     text_vocab_size: int
     reads_language_model_ids: bool
-    views: frozenset[View]
+    outputs: frozenset[TowerOutput]
     prunes_in_tower: bool
     max_images: int
     max_videos: int
@@ -79,8 +80,8 @@ class EncoderModel(Protocol):
     num_parameters: int
 
     def encode(
-        self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None
-    ) -> list[VisualFeatures]:
+        self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
+    ) -> list[MediaFeatures]:
         """Features of a batch with the views asked for, or of a tower that `in_tower` shortens."""
         ...
 

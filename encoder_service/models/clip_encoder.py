@@ -20,7 +20,8 @@ from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.models.fingerprint import settings_fingerprint
 from encoder_service.models.media import MediaProcessor
-from encoder_service.pruners.base import TextFeatures, View
+from encoder_service.pruners.base import TextFeatures
+from encoder_service.pruners.tower_outputs import ALL_OUTPUTS
 from fovea import checkpoints
 from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
 from fovea.modeling.compute import for_inference, num_parameters, resolve_device, resolve_dtype
@@ -54,7 +55,7 @@ class ClipEncoder:
     max_videos = 0
     min_text_ids = 3  # BOS, a word, EOS
     reads_language_model_ids = False
-    views = frozenset(View)
+    outputs = ALL_OUTPUTS
     prunes_in_tower = True
 
     def __init__(

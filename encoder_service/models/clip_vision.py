@@ -9,16 +9,23 @@ import torch
 from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPVisionModel
 
-from encoder_service.pruners.base import View, VisionFeatures
+from encoder_service.pruners.base import TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
+from encoder_service.pruners.tower_outputs import (
+    CLS_HIDDEN,
+    KEYS,
+    MEAN_KEYS_SECOND_LAST,
+    SALIENCY_FIRST,
+    SALIENCY_LAST,
+    SALIENCY_ONE_HEAD,
+    SALIENCY_SECOND_LAST,
+    VARIANTS,
+    OutputKind,
+    TowerOutput,
+)
 from fovea.modeling.numerics import at_least_float32
 
 __all__ = ["ClipVisionTower"]
-
-# The letters of a variant: what stands for query, key and value (arXiv 2604.11240, table 4b).
-_VARIANTS = ("qqv", "qkv", "kkv", "vvv")
-# How the names of the views of layer V-2 end.
-_SECOND_LAST = "_second_last"
 
 
 class ClipVisionTower(nn.Module):
@@ -46,8 +53,8 @@ class ClipVisionTower(nn.Module):
 
     @torch.inference_mode()
     def forward(
-        self, pixel_values: Tensor, views: Set[View], in_tower: InTowerPruner | None = None
-    ) -> list[VisionFeatures]:
+        self, pixel_values: Tensor, outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
+    ) -> list[TowerFeatures]:
         """Pixel values [B, 3, H, W] to the features of B pictures.
 
         Args:
@@ -60,11 +67,10 @@ class ClipVisionTower(nn.Module):
             ValueError: Views of a tower that is pruned inside.
         """
         if in_tower is None:
-            return self._whole(pixel_values, views)
-        if views:
-            raise ValueError(
-                f"a tower that is pruned inside offers no views, {', '.join(sorted(views))} were asked for"
-            )
+            return self._whole(pixel_values, outputs)
+        if outputs:
+            names = ", ".join(map(str, sorted(outputs)))
+            raise ValueError(f"a tower that is pruned inside offers no outputs, {names} were asked for")
         return [self._pruned(pixel_values[i : i + 1], in_tower) for i in range(len(pixel_values))]
 
     def _embed(self, pixel_values: Tensor) -> Tensor:
@@ -72,81 +78,89 @@ class ClipVisionTower(nn.Module):
         hidden: Tensor = self.vision_model.pre_layrnorm(self.vision_model.embeddings(pixel_values))
         return hidden
 
-    def _whole(self, pixel_values: Tensor, views: Set[View]) -> list[VisionFeatures]:
+    def _whole(self, pixel_values: Tensor, outputs: Set[TowerOutput]) -> list[TowerFeatures]:
         first = second_last = hidden = self._embed(pixel_values)
         for layer in self.vision_model.encoder.layers[:-1]:
             second_last = hidden
             hidden = layer(hidden, None)
-        computed = self._views(hidden, second_last, first, views)
+        computed = self._outputs(hidden, second_last, first, outputs)
         return [
             # Copies: a row of a batch would keep the whole batch alive in the cache.
-            VisionFeatures(hidden[i, 1:].clone(), self.grid, {view: rows[i].clone() for view, rows in computed.items()})
+            TowerFeatures(
+                hidden[i, 1:].clone(),
+                self.grid,
+                {output_name: rows[i].clone() for output_name, rows in computed.items()},
+            )
             for i in range(len(hidden))
         ]
 
-    def _pruned(self, pixel_values: Tensor, in_tower: InTowerPruner) -> VisionFeatures:
+    def _pruned(self, pixel_values: Tensor, in_tower: InTowerPruner) -> TowerFeatures:
         """One picture [1, 3, H, W] through a tower that drops rows on the way."""
         hidden = self._embed(pixel_values)
-        survivors = torch.arange(hidden.shape[1] - 1, device=hidden.device)
+        kept_in_tower = torch.arange(hidden.shape[1] - 1, device=hidden.device)
         hook, layers = in_tower.start(), self.vision_model.encoder.layers
         for index, layer in enumerate(layers[:-1]):
             before, hidden = hidden, layer(hidden, None)
             going_on = hook.after_layer(_ObservedLayer(layer, before, index, len(layers)))
             if going_on is not None:
-                survivors = survivors[going_on]
+                kept_in_tower = kept_in_tower[going_on]
                 hidden = torch.cat([hidden[:, :1], hidden[:, 1:][:, going_on]], dim=1)
-        return VisionFeatures(hidden[0, 1:].clone(), self.grid, {}, survivors)
+        return TowerFeatures(hidden[0, 1:].clone(), self.grid, {}, kept_in_tower)
 
-    def _views(self, hidden: Tensor, second_last: Tensor, first: Tensor, views: Set[View]) -> dict[View, Tensor]:
+    def _outputs(
+        self, hidden: Tensor, second_last: Tensor, first: Tensor, outputs: Set[TowerOutput]
+    ) -> dict[TowerOutput, Tensor]:
         """The views of X[V-1] `hidden`, X[V-2] `second_last` and X[0] `first`, all [B, 1 + N, C]; each [B, ...]."""
         layer = self.vision_model.encoder.layers[-1]
         normed = layer.layer_norm1(hidden)
-        computed: dict[View, Tensor] = {}
-        if View.SALIENCY_LAST in views:
-            computed[View.SALIENCY_LAST] = cls_attention(layer, normed).mean(dim=1)
-        if View.SALIENCY_ONE_HEAD in views:
-            computed[View.SALIENCY_ONE_HEAD] = cls_attention(layer, normed, head_dim=normed.shape[-1])[:, 0]
-        computed |= self._views_of_earlier_layers(second_last, first, views)
-        if View.CLS_HIDDEN in views:
-            computed[View.CLS_HIDDEN] = hidden[:, 0]
-        if View.KEYS in views:
-            computed[View.KEYS] = layer.self_attn.k_proj(normed)[:, 1:]
-        computed |= self._decoupled_views(layer, normed, views)
-        if View.JOINT_VANILLA in views:
-            computed[View.JOINT_VANILLA] = self._to_joint_space(layer(hidden, None))
-        if View.JOINT_VANILLA_SECOND_LAST in views:
-            computed[View.JOINT_VANILLA_SECOND_LAST] = self._to_joint_space(hidden)
+        computed: dict[TowerOutput, Tensor] = {}
+        if SALIENCY_LAST in outputs:
+            computed[SALIENCY_LAST] = cls_attention(layer, normed).mean(dim=1)
+        if SALIENCY_ONE_HEAD in outputs:
+            computed[SALIENCY_ONE_HEAD] = cls_attention(layer, normed, head_dim=normed.shape[-1])[:, 0]
+        computed |= self._outputs_of_earlier_layers(second_last, first, outputs)
+        if CLS_HIDDEN in outputs:
+            computed[CLS_HIDDEN] = hidden[:, 0]
+        if KEYS in outputs:
+            computed[KEYS] = layer.self_attn.k_proj(normed)[:, 1:]
+        computed |= self._decoupled_outputs(layer, normed, outputs, -1)
+        if TowerOutput(OutputKind.JOINT) in outputs:
+            computed[TowerOutput(OutputKind.JOINT)] = self._to_joint_space(layer(hidden, None))
+        if TowerOutput(OutputKind.JOINT, layer=-2) in outputs:
+            computed[TowerOutput(OutputKind.JOINT, layer=-2)] = self._to_joint_space(hidden)
         return computed
 
-    def _decoupled_views(
-        self, layer: CLIPEncoderLayer, normed: Tensor, views: Set[View], suffix: str = ""
-    ) -> dict[View, Tensor]:
+    def _decoupled_outputs(
+        self, layer: CLIPEncoderLayer, normed: Tensor, outputs: Set[TowerOutput], number: int
+    ) -> dict[TowerOutput, Tensor]:
         """The decoupled attention of a layer on LN1 of what enters it, as the views whose names end in `suffix`."""
-        computed: dict[View, Tensor] = {}
-        for variant in _VARIANTS:
-            joint, attention = View(f"joint_{variant}{suffix}"), View(f"attention_{variant}{suffix}")
-            if joint in views or attention in views:
+        computed: dict[TowerOutput, Tensor] = {}
+        for variant in VARIANTS:
+            joint, attention = (TowerOutput(kind, number, variant) for kind in (OutputKind.JOINT, OutputKind.ATTENTION))
+            if joint in outputs or attention in outputs:
                 output = decoupled_attention(layer, normed, variant)
-                if joint in views:
+                if joint in outputs:
                     computed[joint] = self._to_joint_space(output)
-                if attention in views:
+                if attention in outputs:
                     computed[attention] = output[:, 1:]
         return computed
 
-    def _views_of_earlier_layers(self, second_last: Tensor, first: Tensor, views: Set[View]) -> dict[View, Tensor]:
-        computed: dict[View, Tensor] = {}
-        if any(view.endswith(_SECOND_LAST) for view in views):
+    def _outputs_of_earlier_layers(
+        self, second_last: Tensor, first: Tensor, outputs: Set[TowerOutput]
+    ) -> dict[TowerOutput, Tensor]:
+        computed: dict[TowerOutput, Tensor] = {}
+        if any(output.layer == -2 for output in outputs):
             layer = self.vision_model.encoder.layers[-2]
             normed = layer.layer_norm1(second_last)
-            computed |= self._decoupled_views(layer, normed, views, _SECOND_LAST)
-            if View.SALIENCY_SECOND_LAST in views:
-                computed[View.SALIENCY_SECOND_LAST] = cls_attention(layer, normed).mean(dim=1)
-            if View.MEAN_KEYS_SECOND_LAST in views:
+            computed |= self._decoupled_outputs(layer, normed, outputs, -2)
+            if SALIENCY_SECOND_LAST in outputs:
+                computed[SALIENCY_SECOND_LAST] = cls_attention(layer, normed).mean(dim=1)
+            if MEAN_KEYS_SECOND_LAST in outputs:
                 keys = at_least_float32(layer.self_attn.k_proj(normed)[:, 1:])
-                computed[View.MEAN_KEYS_SECOND_LAST] = keys.unflatten(-1, (-1, layer.self_attn.head_dim)).mean(dim=2)
-        if View.SALIENCY_FIRST in views:
+                computed[MEAN_KEYS_SECOND_LAST] = keys.unflatten(-1, (-1, layer.self_attn.head_dim)).mean(dim=2)
+        if SALIENCY_FIRST in outputs:
             layer = self.vision_model.encoder.layers[0]
-            computed[View.SALIENCY_FIRST] = cls_attention(layer, layer.layer_norm1(first)).mean(dim=1)
+            computed[SALIENCY_FIRST] = cls_attention(layer, layer.layer_norm1(first)).mean(dim=1)
         return computed
 
     def _to_joint_space(self, rows: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.models.media import SquareMedia
 from encoder_service.models.preprocessing import ImageProcessor
-from encoder_service.pruners.base import View
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import VisualFeatures, VisualInput
+from encoder_service.pruners.tower_outputs import TowerOutput
+from encoder_service.visual import MediaFeatures, TowerInputs
 
 __all__ = ["LlavaEncoder"]
 
@@ -32,11 +32,11 @@ class LlavaEncoder(ClipEncoder):
         self.grid: tuple[int, int] | None = self.vision_tower.grid
 
     def encode(
-        self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None
-    ) -> list[VisualFeatures]:
+        self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
+    ) -> list[MediaFeatures]:
         pixel_values = torch.cat([one.pixel_values for one in inputs])
-        features = self.vision_tower(pixel_values.to(self.device, self.dtype), views, in_tower)
+        features = self.vision_tower(pixel_values.to(self.device, self.dtype), outputs, in_tower)
         return [
-            VisualFeatures(one.layout, (part,), (torch.arange(part.num_patches),))
+            MediaFeatures(one.layout, (part,), (torch.arange(part.num_patches),))
             for one, part in zip(inputs, features, strict=True)
         ]

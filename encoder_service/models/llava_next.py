@@ -12,10 +12,10 @@ from encoder_service.models.anyres import TileCutter
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.models.media import TiledMedia
-from encoder_service.pruners.base import View
 from encoder_service.pruners.in_tower import InTowerPruner
+from encoder_service.pruners.tower_outputs import TowerOutput
 from encoder_service.tiling import without_padding
-from encoder_service.visual import VisualFeatures, VisualInput
+from encoder_service.visual import MediaFeatures, TowerInputs
 from fovea.modeling.configs import read_config
 
 __all__ = ["LlavaNextEncoder"]
@@ -38,8 +38,8 @@ class LlavaNextEncoder(ClipEncoder):
         )
 
     def encode(
-        self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None
-    ) -> list[VisualFeatures]:
+        self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
+    ) -> list[MediaFeatures]:
         pixel_values = torch.cat([one.pixel_values for one in inputs])
-        tiles = iter(self.vision_tower(pixel_values.to(self.device, self.dtype), views, in_tower))
-        return [without_padding(one.layout, list(itertools.islice(tiles, one.layout.num_parts))) for one in inputs]
+        tiles = iter(self.vision_tower(pixel_values.to(self.device, self.dtype), outputs, in_tower))
+        return [without_padding(one.layout, list(itertools.islice(tiles, one.layout.num_inputs))) for one in inputs]

@@ -15,7 +15,7 @@ from encoder_service.models.frames import FrameProcessor
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.models.qwen_pixels import QwenPixels
 from encoder_service.pruners.tiles import mosaic
-from encoder_service.visual import Layout, VideoFrames, VisualInput
+from encoder_service.visual import PatchLayout, TowerInputs, VideoFrames
 
 __all__ = ["MediaProcessor", "QwenMedia", "SquareMedia", "TiledMedia"]
 
@@ -27,11 +27,11 @@ _DEFAULT_SECONDS_PER_FRAME: Final = 1 / 24
 class MediaProcessor(Protocol):
     """What a family makes of its media."""
 
-    def image(self, image: Image.Image) -> VisualInput:
+    def image(self, image: Image.Image) -> TowerInputs:
         """An RGB image as the tower takes it."""
         ...
 
-    def video(self, video: VideoFrames) -> VisualInput:
+    def video(self, video: VideoFrames) -> TowerInputs:
         """A video as the tower takes it, where the family takes any."""
         ...
 
@@ -50,7 +50,7 @@ class MediaProcessor(Protocol):
 
 
 class _ImagesOnly:
-    def video(self, video: VideoFrames) -> VisualInput:
+    def video(self, video: VideoFrames) -> TowerInputs:
         raise NotImplementedError("this family takes no videos")
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
@@ -71,14 +71,14 @@ class SquareMedia:
     grid: tuple[int, int]
     frames: FrameProcessor | None = None
 
-    def image(self, image: Image.Image) -> VisualInput:
-        return VisualInput(self.images(image)[None], Layout(1, *self.grid))
+    def image(self, image: Image.Image) -> TowerInputs:
+        return TowerInputs(self.images(image)[None], PatchLayout(1, *self.grid))
 
-    def video(self, video: VideoFrames) -> VisualInput:
+    def video(self, video: VideoFrames) -> TowerInputs:
         if self.frames is None:
             raise NotImplementedError("this family takes no videos")
-        return VisualInput(
-            self.frames(video.frames), Layout(len(video.frames), *self.grid, cls_per_part=1, is_video=True)
+        return TowerInputs(
+            self.frames(video.frames), PatchLayout(len(video.frames), *self.grid, cls_per_input=1, is_video=True)
         )
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
@@ -100,10 +100,12 @@ class TiledMedia(_ImagesOnly):
     tiles: TileCutter
     grid: tuple[int, int]
 
-    def image(self, image: Image.Image) -> VisualInput:
+    def image(self, image: Image.Image) -> TowerInputs:
         pixel_values, tile_grid = self.tiles(image)
-        layout = Layout(len(pixel_values), *self.grid, mosaic=mosaic(self.grid, tile_grid, (image.height, image.width)))
-        return VisualInput(pixel_values, layout)
+        layout = PatchLayout(
+            len(pixel_values), *self.grid, mosaic=mosaic(self.grid, tile_grid, (image.height, image.width))
+        )
+        return TowerInputs(pixel_values, layout)
 
     def describe(self) -> str:
         return self.tiles.describe()
@@ -121,14 +123,14 @@ class QwenMedia:
     pixels: QwenPixels
     frames_per_step: int
 
-    def image(self, image: Image.Image) -> VisualInput:
+    def image(self, image: Image.Image) -> TowerInputs:
         patches, grid = self.pixels.picture(image)
-        return VisualInput(patches, Layout(1, *grid))
+        return TowerInputs(patches, PatchLayout(1, *grid))
 
-    def video(self, video: VideoFrames) -> VisualInput:
+    def video(self, video: VideoFrames) -> TowerInputs:
         patches, grid = self.pixels.video(video.frames)
         seconds = self.frames_per_step * (video.seconds_per_frame or _DEFAULT_SECONDS_PER_FRAME)
-        return VisualInput(patches, Layout(len(patches), *grid, is_video=True, seconds_per_frame=seconds))
+        return TowerInputs(patches, PatchLayout(len(patches), *grid, is_video=True, seconds_per_frame=seconds))
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
         return self.pixels.num_frames(total_frames, seconds)

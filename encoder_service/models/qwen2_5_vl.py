@@ -26,10 +26,11 @@ from encoder_service.models.base import LoadOptions
 from encoder_service.models.fingerprint import settings_fingerprint
 from encoder_service.models.media import QwenMedia
 from encoder_service.models.qwen_pixels import QwenPixels
-from encoder_service.models.qwen_vision import VIEWS, QwenVisionTower
-from encoder_service.pruners.base import TextFeatures, View
+from encoder_service.models.qwen_vision import QWEN_OUTPUTS, QwenVisionTower
+from encoder_service.pruners.base import TextFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import VisualFeatures, VisualInput
+from encoder_service.pruners.tower_outputs import TowerOutput
+from encoder_service.visual import MediaFeatures, TowerInputs
 from fovea import checkpoints
 from fovea.modeling.compute import for_inference, num_parameters, resolve_device, resolve_dtype
 from fovea.modeling.configs import config_part, read_config
@@ -65,7 +66,7 @@ class QwenEncoder:
     max_text_ids = 8192  # a table has no positions to run out of
     min_text_ids = 1
     reads_language_model_ids = True
-    views = VIEWS
+    outputs = QWEN_OUTPUTS
     prunes_in_tower = False
 
     def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
@@ -90,18 +91,18 @@ class QwenEncoder:
         self.settings_fingerprint = settings_fingerprint(options, self.device, self.dtype, self.media.describe())
 
     def encode(
-        self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None
-    ) -> list[VisualFeatures]:
+        self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
+    ) -> list[MediaFeatures]:
         if in_tower is not None:
             raise ValueError("the tower of family qwen2_5_vl cannot be pruned inside")
         patches = torch.cat([one.pixel_values.flatten(0, 1) for one in inputs]).to(self.device, self.dtype)
         layouts = [one.layout for one in inputs]
-        grids = [(layout.rows, layout.columns) for layout in layouts for _ in range(layout.num_parts)]
-        parts = iter(self.vision_tower(patches, grids, views))
+        grids = [(layout.rows, layout.columns) for layout in layouts for _ in range(layout.num_inputs)]
+        parts = iter(self.vision_tower(patches, grids, outputs))
         return [
-            VisualFeatures(
+            MediaFeatures(
                 layout,
-                tuple(next(parts) for _ in range(layout.num_parts)),
+                tuple(next(parts) for _ in range(layout.num_inputs)),
                 torch.arange(layout.num_patches).split(layout.rows * layout.columns),
             )
             for layout in layouts

@@ -19,22 +19,28 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
-from encoder_service.pruners.base import View, VisionFeatures
+from encoder_service.pruners.base import TowerFeatures
+from encoder_service.pruners.tower_outputs import (
+    KEYS,
+    SALIENCY_FIRST,
+    SALIENCY_LAST,
+    SALIENCY_SECOND_LAST,
+    VARIANTS,
+    OutputKind,
+    TowerOutput,
+)
 from fovea.modeling.numerics import at_least_float32
 
-__all__ = ["VIEWS", "QwenVisionTower", "attention_received"]
+__all__ = ["QWEN_OUTPUTS", "QwenVisionTower", "attention_received"]
 
-# The letters of a variant: what stands for query, key and value (arXiv 2604.11240, table 4b).
-_VARIANTS: Final = ("qqv", "qkv", "kkv", "vvv")
-
-VIEWS: Final = frozenset(
+QWEN_OUTPUTS: Final = frozenset(
     {
-        *(View(f"{kind}_{variant}") for kind in ("joint", "attention") for variant in _VARIANTS),
-        View.JOINT_VANILLA,
-        View.KEYS,
-        View.SALIENCY_LAST,
-        View.SALIENCY_SECOND_LAST,
-        View.SALIENCY_FIRST,
+        *(TowerOutput(kind, qkv=qkv) for kind in (OutputKind.JOINT, OutputKind.ATTENTION) for qkv in VARIANTS),
+        TowerOutput(OutputKind.JOINT),
+        KEYS,
+        SALIENCY_LAST,
+        SALIENCY_SECOND_LAST,
+        SALIENCY_FIRST,
     }
 )
 
@@ -66,7 +72,9 @@ class QwenVisionTower(nn.Module):
         self.visual = visual
 
     @torch.inference_mode()
-    def forward(self, patches: Tensor, grids: Sequence[tuple[int, int]], views: Set[View]) -> list[VisionFeatures]:
+    def forward(
+        self, patches: Tensor, grids: Sequence[tuple[int, int]], outputs: Set[TowerOutput]
+    ) -> list[TowerFeatures]:
         """Patches of several parts (pictures, pairs of frames), none of which sees another.
 
         Args:
@@ -93,54 +101,54 @@ class QwenVisionTower(nn.Module):
         features = visual.merger(hidden)
 
         lengths = whole.diff()
-        computed = self._views_of_last(last, rotary, lengths, views) if views else {}
-        if View.JOINT_VANILLA in views:
-            computed[View.JOINT_VANILLA] = features
-        if View.SALIENCY_FIRST in views:
+        computed = self._outputs_of_last(last, rotary, lengths, outputs) if outputs else {}
+        if TowerOutput(OutputKind.JOINT) in outputs:
+            computed[TowerOutput(OutputKind.JOINT)] = features
+        if SALIENCY_FIRST in outputs:
             spans = whole if 0 in visual.fullatt_block_indexes else windows
             query, key, _ = _heads(visual.blocks[0], first, rotary)
-            computed[View.SALIENCY_FIRST] = self._saliency(query, key, spans.diff(), lengths)
+            computed[SALIENCY_FIRST] = self._saliency(query, key, spans.diff(), lengths)
 
         to_raster = torch.argsort(to_windows)
         sizes = [rows * columns for rows, columns in grids]
         by_part = features[to_raster].split(sizes)
-        views_by_part = {view: rows[to_raster].split(sizes) for view, rows in computed.items()}
+        views_by_part = {output_name: rows[to_raster].split(sizes) for output_name, rows in computed.items()}
         return [
             # Copies: a part of a batch would keep the whole batch alive in the cache.
-            VisionFeatures(
+            TowerFeatures(
                 by_part[i].clone(),
                 grid,
                 {
-                    view: _with_mean(rows[i]) if view.startswith("joint_") else rows[i].clone()
-                    for view, rows in views_by_part.items()
+                    output_name: _with_mean(rows[i]) if output_name.has_cls else rows[i].clone()
+                    for output_name, rows in views_by_part.items()
                 },
             )
             for i, grid in enumerate(grids)
         ]
 
-    def _views_of_last(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], lengths: Tensor, views: Set[View]
-    ) -> dict[View, Tensor]:
+    def _outputs_of_last(
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], lengths: Tensor, outputs: Set[TowerOutput]
+    ) -> dict[TowerOutput, Tensor]:
         """The views of the last layer, which `hidden` [S, C] enters; `lengths` are the patches of each part.
 
         One row a visual token, sorted by windows still; the joint views yet without row 0.
         """
         block, group = self.visual.blocks[-1], self.visual.spatial_merge_unit
-        computed: dict[View, Tensor] = {}
+        computed: dict[TowerOutput, Tensor] = {}
         query, key, value = _heads(block, hidden, rotary)
-        if saliencies := views & {View.SALIENCY_LAST, View.SALIENCY_SECOND_LAST}:
+        if saliencies := outputs & {SALIENCY_LAST, SALIENCY_SECOND_LAST}:
             computed |= dict.fromkeys(saliencies, self._saliency(query, key, lengths, lengths))
-        if View.KEYS in views:
+        if KEYS in outputs:
             keys = block.attn.qkv(block.norm1(hidden)).chunk(3, dim=-1)[1]
-            computed[View.KEYS] = keys.unflatten(0, (-1, group)).flatten(1)
+            computed[KEYS] = keys.unflatten(0, (-1, group)).flatten(1)
         letters = {"q": query, "k": key, "v": value}
-        for variant in _VARIANTS:
-            joint, attention = View(f"joint_{variant}"), View(f"attention_{variant}")
-            if joint in views or attention in views:
+        for variant in VARIANTS:
+            joint, attention = (TowerOutput(kind, qkv=variant) for kind in (OutputKind.JOINT, OutputKind.ATTENTION))
+            if joint in outputs or attention in outputs:
                 output = block.attn.proj(_mixed([letters[letter] for letter in variant], lengths))
-                if joint in views:
+                if joint in outputs:
                     computed[joint] = self.visual.merger(output)
-                if attention in views:
+                if attention in outputs:
                     computed[attention] = output.unflatten(0, (-1, group)).flatten(1)
         return computed
 

@@ -19,9 +19,10 @@ from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.models.frames import FrameProcessor
 from encoder_service.models.media import SquareMedia
 from encoder_service.models.preprocessing import ImageProcessor
-from encoder_service.pruners.base import View, VisionFeatures
+from encoder_service.pruners.base import TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import Layout, VisualFeatures, VisualInput
+from encoder_service.pruners.tower_outputs import CLS_HIDDEN, TowerOutput
+from encoder_service.visual import MediaFeatures, PatchLayout, TowerInputs
 
 __all__ = ["VideoLlavaEncoder"]
 
@@ -51,27 +52,33 @@ class VideoLlavaEncoder(ClipEncoder):
         self.grid: tuple[int, int] | None = self.vision_tower.grid
 
     def encode(
-        self, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None = None
-    ) -> list[VisualFeatures]:
-        pictures = self._through(self.vision_tower, [one for one in inputs if not one.layout.is_video], views, in_tower)
+        self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
+    ) -> list[MediaFeatures]:
+        pictures = self._through(
+            self.vision_tower, [one for one in inputs if not one.layout.is_video], outputs, in_tower
+        )
         # The CLS rows that the language model reads where nothing is pruned.
-        of_frames = views if in_tower is not None else {*views, View.CLS_HIDDEN}
+        of_frames = outputs if in_tower is not None else {*outputs, CLS_HIDDEN}
         videos = self._through(self.video_tower, [one for one in inputs if one.layout.is_video], of_frames, in_tower)
         return [next(videos if one.layout.is_video else pictures) for one in inputs]
 
     def _through(
-        self, tower: ClipVisionTower, inputs: Sequence[VisualInput], views: Set[View], in_tower: InTowerPruner | None
-    ) -> Iterator[VisualFeatures]:
+        self,
+        tower: ClipVisionTower,
+        inputs: Sequence[TowerInputs],
+        outputs: Set[TowerOutput],
+        in_tower: InTowerPruner | None,
+    ) -> Iterator[MediaFeatures]:
         if not inputs:
             return
         pixel_values = torch.cat([one.pixel_values for one in inputs])
-        features = iter(tower(pixel_values.to(self.device, self.dtype), views, in_tower))
+        features = iter(tower(pixel_values.to(self.device, self.dtype), outputs, in_tower))
         for one in inputs:
-            parts = tuple(itertools.islice(features, one.layout.num_parts))
-            yield VisualFeatures(one.layout, parts, one.layout.places(), _cls_rows(one.layout, parts))
+            parts = tuple(itertools.islice(features, one.layout.num_inputs))
+            yield MediaFeatures(one.layout, parts, one.layout.places(), _cls_rows(one.layout, parts))
 
 
-def _cls_rows(layout: Layout, parts: Sequence[VisionFeatures]) -> torch.Tensor | None:
-    if not layout.cls_per_part or View.CLS_HIDDEN not in parts[0].views:
+def _cls_rows(layout: PatchLayout, parts: Sequence[TowerFeatures]) -> torch.Tensor | None:
+    if not layout.cls_per_input or CLS_HIDDEN not in parts[0].outputs:
         return None
-    return torch.stack([part.views[View.CLS_HIDDEN] for part in parts])
+    return torch.stack([part.outputs[CLS_HIDDEN] for part in parts])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["MAX_PATCHES", "Band", "bands", "deal"]
+__all__ = ["MAX_PATCHES", "Band", "allocate_budget", "bands"]
 
 MAX_PATCHES: Final = 2048
 
@@ -49,7 +49,7 @@ def bands(grid: tuple[int, int]) -> list[Band]:
     return [Band(slice(a * columns, b * columns), (b - a, columns)) for a, b in itertools.pairwise(cuts)]
 
 
-def deal(masses: Sequence[float], sizes: Sequence[int], keep: int) -> list[int]:
+def allocate_budget(masses: Sequence[float], sizes: Sequence[int], keep: int) -> list[int]:
     """`keep` tokens dealt out in proportion to `masses`, no band more than its size.
 
     Token by token to the band with the most mass for each that it has and would have, of equal ones to the first

@@ -1,81 +1,40 @@
 """What a pruner is: a pure function from the features of one picture (and a question) to fewer features.
 
-A pruner knows tensors alone. It declares what it must see of the towers (`Needs`); the service computes exactly that,
-so that a pruner with cheap needs costs nothing extra and two pruners live in one process without patching a model.
+A pruner knows tensors alone. It declares what it must see of the towers (`FeatureRequirements`); the service
+computes exactly that. A pruner that reads little costs little, and two pruners live in one process without patching a
+model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from encoder_service.pruners.in_tower import InTowerPruner
+from encoder_service.pruners.tower_outputs import CLS_HIDDEN, TowerOutput
 from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import Parameter, declared, parse
 
 __all__ = [
-    "Needs",
+    "FeatureRequirements",
     "PrunedTokens",
     "Pruner",
     "PrunerInput",
-    "Row",
     "TextFeatures",
-    "TiledPicture",
-    "View",
-    "VisionFeatures",
+    "TiledImage",
+    "TokenOrigin",
+    "TowerFeatures",
 ]
 
 P = TypeVar("P")
 
 
-class View(StrEnum):
-    """What a pruner can see of the vision tower beyond the hidden states. V layers of width C, N patches, row 0 CLS.
-
-    "Last" is layer V-1, applied to X[V-1], which is also what the language model reads. The three letters name what
-    stands for query, key and value in its attention. A tower without CLS says itself what it gives in its place.
-    """
-
-    JOINT_QQV = "joint_qqv"  # [1 + N, D]: attention output through post_layernorm and visual_projection
-    JOINT_QKV = "joint_qkv"
-    JOINT_KKV = "joint_kkv"
-    JOINT_VVV = "joint_vvv"
-    JOINT_VANILLA = "joint_vanilla"  # [1 + N, D]: output of the whole last layer, X[V], projected likewise
-    ATTENTION_QQV = "attention_qqv"  # [N, C]: attention output of the patches before the norm
-    ATTENTION_QKV = "attention_qkv"
-    ATTENTION_KKV = "attention_kkv"
-    ATTENTION_VVV = "attention_vvv"
-    # The same of layer V-2, applied to X[V-2].
-    JOINT_QQV_SECOND_LAST = "joint_qqv_second_last"
-    JOINT_QKV_SECOND_LAST = "joint_qkv_second_last"
-    JOINT_KKV_SECOND_LAST = "joint_kkv_second_last"
-    JOINT_VVV_SECOND_LAST = "joint_vvv_second_last"
-    JOINT_VANILLA_SECOND_LAST = "joint_vanilla_second_last"  # X[V-1], projected
-    ATTENTION_QQV_SECOND_LAST = "attention_qqv_second_last"
-    ATTENTION_QKV_SECOND_LAST = "attention_qkv_second_last"
-    ATTENTION_KKV_SECOND_LAST = "attention_kkv_second_last"
-    ATTENTION_VVV_SECOND_LAST = "attention_vvv_second_last"
-    KEYS = "keys"  # [N, C]: keys of the last layer, heads side by side
-    SALIENCY_LAST = "saliency_last"  # [N]: attention of CLS to each patch, mean over the heads
-    SALIENCY_SECOND_LAST = "saliency_second_last"  # the same of layer V-2
-    SALIENCY_FIRST = "saliency_first"  # the same of layer 0
-    SALIENCY_ONE_HEAD = (
-        "saliency_one_head"  # [N]: attention of CLS in the last layer, all heads taken as one of width C
-    )
-    MEAN_KEYS_SECOND_LAST = "mean_keys_second_last"  # [N, d]: keys of layer V-2, mean over the heads of width d
-    CLS_HIDDEN = "cls_hidden"  # [C]: the CLS row of X[V-1]
-
-    @property
-    def has_cls_row(self) -> bool:
-        """Its first row is that of CLS, the patches follow."""
-        return self.startswith("joint_")
-
-
-class Row(IntEnum):
+class TokenOrigin(IntEnum):
     """What stands in `PrunedTokens.kept_index` for a row that is not one patch."""
 
     CLS = -1
@@ -84,7 +43,7 @@ class Row(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class FeatureRequirements:
     """What a pruner must be given.
 
     Attributes:
@@ -95,15 +54,15 @@ class Needs:
         in_tower: For a pruner that works inside the tower: from K to what goes in there. Such a tower offers no views.
     """
 
-    views: frozenset[View] = frozenset()
-    tile_views: frozenset[View] = frozenset()
+    outputs: frozenset[TowerOutput] = frozenset()
+    tile_outputs: frozenset[TowerOutput] = frozenset()
     text: bool = False
     eos_attention: bool = False
     in_tower: Callable[[int], InTowerPruner] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class VisionFeatures:
+class TowerFeatures:
     """One picture after the vision tower.
 
     Attributes:
@@ -115,8 +74,8 @@ class VisionFeatures:
 
     hidden: Tensor
     grid: tuple[int, int]
-    views: Mapping[View, Tensor]
-    survivors: Tensor | None = None
+    outputs: Mapping[TowerOutput, Tensor]
+    kept_in_tower: Tensor | None = None
 
     @property
     def num_patches(self) -> int:
@@ -126,53 +85,55 @@ class VisionFeatures:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        tensors = (self.hidden, *self.views.values(), *(() if self.survivors is None else (self.survivors,)))
+        tensors = (self.hidden, *self.outputs.values(), *(() if self.kept_in_tower is None else (self.kept_in_tower,)))
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def take(self, patches: Tensor, grid: tuple[int, int]) -> VisionFeatures:
+    def take(self, patches: Tensor, grid: tuple[int, int]) -> TowerFeatures:
         """Some of the patches, [n] int64, in that order as a picture of its own, `grid` patches large.
 
         Of a tower that was pruned inside, those of them that are left; `patches` must then be ascending.
         """
         patches = patches.to(self.hidden.device)
-        if self.survivors is not None:
+        if self.kept_in_tower is not None:
             number = torch.full((self.num_patches,), -1, device=patches.device)
             number[patches] = torch.arange(len(patches), device=patches.device)
-            survivors = number[self.survivors]
-            return VisionFeatures(self.hidden[survivors >= 0], grid, {}, survivors[survivors >= 0])
+            kept_in_tower = number[self.kept_in_tower]
+            return TowerFeatures(self.hidden[kept_in_tower >= 0], grid, {}, kept_in_tower[kept_in_tower >= 0])
 
-        def taken(view: View, rows: Tensor) -> Tensor:
-            if view is View.CLS_HIDDEN:
+        def taken(output_name: TowerOutput, rows: Tensor) -> Tensor:
+            if output_name == CLS_HIDDEN:
                 return rows
-            return torch.cat([rows[:1], rows[1:][patches]]) if view.has_cls_row else rows[patches]
+            return torch.cat([rows[:1], rows[1:][patches]]) if output_name.has_cls else rows[patches]
 
-        return VisionFeatures(
-            self.hidden[patches], grid, {view: taken(view, rows) for view, rows in self.views.items()}
+        return TowerFeatures(
+            self.hidden[patches],
+            grid,
+            {output_name: taken(output_name, rows) for output_name, rows in self.outputs.items()},
         )
 
     @classmethod
-    def joined(cls, parts: Sequence[VisionFeatures]) -> VisionFeatures:
+    def joined(cls, parts: Sequence[TowerFeatures]) -> TowerFeatures:
         """The patches of several parts, one part after the other, as a grid of one row. CLS rows become their mean.
 
         Args:
             parts: At least one; of towers that ran whole.
         """
 
-        def together(view: View) -> Tensor:
-            rows = [part.views[view] for part in parts]
-            if view is View.CLS_HIDDEN:
+        def together(output_name: TowerOutput) -> Tensor:
+            rows = [part.outputs[output_name] for part in parts]
+            if output_name == CLS_HIDDEN:
                 return torch.stack(rows).mean(dim=0)
-            if not view.has_cls_row:
+            if not output_name.has_cls:
                 return torch.cat(rows)
             return torch.cat([torch.stack([one[0] for one in rows]).mean(dim=0)[None], *(one[1:] for one in rows)])
 
-        known = frozenset.intersection(*(frozenset(part.views) for part in parts))
+        known = frozenset.intersection(*(frozenset(part.outputs) for part in parts))
         hidden = torch.cat([part.hidden for part in parts])
-        return cls(hidden, (1, len(hidden)), {view: together(view) for view in sorted(known)})
+        return cls(hidden, (1, len(hidden)), {output_name: together(output_name) for output_name in sorted(known)})
 
 
 @dataclass(frozen=True, slots=True)
-class TiledPicture:
+class TiledImage:
     """A picture cut into tiles, as LLaVA-NeXT does, without its padding.
 
     Attributes:
@@ -181,8 +142,8 @@ class TiledPicture:
             where the picture is too narrow for one patch.
     """
 
-    parts: tuple[VisionFeatures, ...]
-    part_at: Tensor
+    parts: tuple[TowerFeatures, ...]
+    tile_at: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +186,7 @@ class PrunerInput:
         seed: Derived from the picture, so that chance falls the same way on the same picture.
     """
 
-    vision: VisionFeatures
+    vision: TowerFeatures
     keep: int
     text: TextFeatures | None = None
     seed: int = 0
@@ -249,25 +210,25 @@ class PrunedTokens:
     """
 
     features: Tensor
-    kept_index: Tensor
-    merged_into: Tensor
+    origins: Tensor
+    cluster_of_patch: Tensor
     task_map: Tensor | None = None
     saliency_map: Tensor | None = None
     reading_group: Tensor | None = None
 
     @classmethod
-    def all_of(cls, vision: VisionFeatures, *, reading_group: int = 0) -> PrunedTokens:
+    def all_of(cls, vision: TowerFeatures, *, reading_group: int = 0) -> PrunedTokens:
         """Every patch as it is."""
         index = torch.arange(len(vision.hidden), device=vision.hidden.device)
         group = torch.full_like(index, reading_group)
         return cls(at_least_float32(vision.hidden), index, index.clone(), reading_group=group)
 
     @classmethod
-    def some_of(cls, vision: VisionFeatures, kept_index: Tensor, *, saliency_map: Tensor | None = None) -> PrunedTokens:
+    def some_of(cls, vision: TowerFeatures, origins: Tensor, *, saliency_map: Tensor | None = None) -> PrunedTokens:
         """The patches of `kept_index` in its order, as they are; the others leave no trace."""
-        owner = torch.full_like(vision.hidden[:, 0], -1, dtype=torch.int64)
-        owner[kept_index] = torch.arange(len(kept_index), device=owner.device)
-        return cls(at_least_float32(vision.hidden[kept_index]), kept_index, owner, saliency_map=saliency_map)
+        cluster_of_patch = torch.full_like(vision.hidden[:, 0], -1, dtype=torch.int64)
+        cluster_of_patch[origins] = torch.arange(len(origins), device=cluster_of_patch.device)
+        return cls(at_least_float32(vision.hidden[origins]), origins, cluster_of_patch, saliency_map=saliency_map)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,12 +254,12 @@ class Pruner(Generic[P]):
     name: str
     summary: str
     parameters: type[P]
-    needs: Callable[[P], Needs]
+    requirements: Callable[[P], FeatureRequirements]
     prune: Callable[[PrunerInput, P], PrunedTokens]
     reference: str = ""
     reads_text: bool = field(default=False)
     joins_tiles: bool = False
-    deal: Callable[[TiledPicture, int, P], Sequence[int]] | None = None
+    allocate_budget: Callable[[TiledImage, int, P], Sequence[int]] | None = None
     choose_keep: Callable[[PrunerInput, P], int] | None = None
 
     def describe(self) -> tuple[Parameter, ...]:
@@ -312,14 +273,16 @@ class Pruner(Generic[P]):
             InvalidParameter: See `parameters.parse`.
         """
         params: Any = parse(self.parameters, values)
-        deal = self.deal
+        allocate_budget = self.allocate_budget
         choose = self.choose_keep
         return BoundPruner(
             self.name,
-            self.needs(params),
+            self.requirements(params),
             lambda job: self.prune(job, params),
             joins_tiles=self.joins_tiles,
-            deal=None if deal is None else lambda picture, keep: deal(picture, keep, params),
+            allocate_budget=None
+            if allocate_budget is None
+            else lambda picture, keep: allocate_budget(picture, keep, params),
             choose_keep=None if choose is None else lambda job: choose(job, params),
         )
 
@@ -329,8 +292,8 @@ class BoundPruner:
     """A pruner whose parameters are settled."""
 
     name: str
-    needs: Needs
+    requirements: FeatureRequirements
     prune: Callable[[PrunerInput], PrunedTokens]
     joins_tiles: bool = False
-    deal: Callable[[TiledPicture, int], Sequence[int]] | None = None
+    allocate_budget: Callable[[TiledImage, int], Sequence[int]] | None = None
     choose_keep: Callable[[PrunerInput], int] | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, View
+from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
+from encoder_service.pruners.tower_outputs import SALIENCY_LAST
 from fovea.modeling.numerics import at_least_float32, top_k
 
 __all__ = ["PRUNER"]
@@ -18,11 +19,14 @@ class ClsParameters:
 
 def prune(job: PrunerInput, params: ClsParameters) -> PrunedTokens:
     """The K most salient tokens; the others join their nearest."""
-    hidden, saliency = job.vision.hidden, at_least_float32(job.vision.views[View.SALIENCY_LAST])
+    hidden, saliency = job.vision.hidden, at_least_float32(job.vision.outputs[SALIENCY_LAST])
     kept = top_k(saliency, job.keep)
-    owner = assign_to_nearest(hidden, kept)
+    cluster_of_patch = assign_to_nearest(hidden, kept)
     return PrunedTokens(
-        features=merge_means(hidden, owner, job.keep), kept_index=kept, merged_into=owner, saliency_map=saliency
+        features=merge_means(hidden, cluster_of_patch, job.keep),
+        origins=kept,
+        cluster_of_patch=cluster_of_patch,
+        saliency_map=saliency,
     )
 
 
@@ -30,6 +34,6 @@ PRUNER = Pruner(
     name="cls",
     summary="Keeps the tokens that CLS attends to most in the last layer; the others join their nearest kept one.",
     parameters=ClsParameters,
-    needs=lambda params: Needs(views=frozenset({View.SALIENCY_LAST})),
+    requirements=lambda params: FeatureRequirements(outputs=frozenset({SALIENCY_LAST})),
     prune=prune,
 )

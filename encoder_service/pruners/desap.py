@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, TextFeatures, View
+from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TextFeatures
 from encoder_service.pruners.fcma import fcma_relevance, mean_relevance
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
 from encoder_service.pruners.selection import select_by_two
 from encoder_service.pruners.text_filter import words_by_eos_attention
+from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_LAST, SALIENCY_SECOND_LAST, OutputKind, TowerOutput
 from fovea.modeling.numerics import at_least_float32, top_k
 from fovea.parameters import choice, flag, integer, number
 
@@ -28,10 +29,10 @@ __all__ = [
     "PRUNER",
     "DesapParameters",
     "compared_tokens",
-    "joint_view",
-    "needs",
+    "joint_output",
     "prune",
     "question_vector",
+    "requirements",
     "task_map",
 ]
 
@@ -106,35 +107,31 @@ class DesapParameters:
     )
 
 
-def _layer_suffix(params: DesapParameters) -> str:
-    return "" if params.decouple_layer == -1 else "_second_last"
-
-
-def joint_view(params: DesapParameters) -> View:
+def joint_output(params: DesapParameters) -> TowerOutput:
     """What is compared with the words."""
-    source = "vanilla" if params.similarity == "vanilla" else params.attn_variant
-    return View(f"joint_{source}{_layer_suffix(params)}")
+    qkv = "" if params.similarity == "vanilla" else params.attn_variant
+    return TowerOutput(OutputKind.JOINT, params.decouple_layer, qkv)
 
 
-def _saliency_view(params: DesapParameters) -> View:
-    return View.SALIENCY_LAST if params.cls_layer == -1 else View.SALIENCY_SECOND_LAST
+def _saliency_output(params: DesapParameters) -> TowerOutput:
+    return SALIENCY_LAST if params.cls_layer == -1 else SALIENCY_SECOND_LAST
 
 
-def _metric_view(params: DesapParameters) -> View | None:
+def _metric_output(params: DesapParameters) -> TowerOutput | None:
     match params.merge_metric:
         case "hidden":
             return None
         case "key":
-            return View.KEYS
+            return KEYS
         case _:
-            return View(f"attention_{params.attn_variant}{_layer_suffix(params)}")
+            return TowerOutput(OutputKind.ATTENTION, params.decouple_layer, params.attn_variant)
 
 
-def needs(params: DesapParameters) -> Needs:
+def requirements(params: DesapParameters) -> FeatureRequirements:
     """The views that these parameters call for. Saliency always: it is the fallback for a question without words."""
-    views = (joint_view(params), _saliency_view(params), _metric_view(params))
-    return Needs(
-        views=frozenset(view for view in views if view is not None),
+    outputs = (joint_output(params), _saliency_output(params), _metric_output(params))
+    return FeatureRequirements(
+        outputs=frozenset(output_name for output_name in outputs if output_name is not None),
         text=True,
         eos_attention=params.text_filter == "eot_attention",
     )
@@ -200,19 +197,19 @@ def task_map(joint: Tensor, text: TextFeatures, params: DesapParameters) -> Tens
 def prune(job: PrunerInput, params: DesapParameters) -> PrunedTokens:
     """Selects by both maps, then merges. Without a question the whole budget goes to saliency."""
     vision = job.vision
-    saliency = at_least_float32(vision.views[_saliency_view(params)])
+    saliency = at_least_float32(vision.outputs[_saliency_output(params)])
     relevance = None
     if job.text is not None:
-        relevance = task_map(vision.views[joint_view(params)], job.text, params)
+        relevance = task_map(vision.outputs[joint_output(params)], job.text, params)
         kept = torch.cat(select_by_two(relevance, saliency, job.keep, params.task_share)).sort().values
     else:
         kept = top_k(saliency, job.keep)
-    metric_view = _metric_view(params)
-    owner = assign_to_nearest(vision.hidden if metric_view is None else vision.views[metric_view], kept)
+    metric_view = _metric_output(params)
+    cluster_of_patch = assign_to_nearest(vision.hidden if metric_view is None else vision.outputs[metric_view], kept)
     return PrunedTokens(
-        features=merge_means(vision.hidden, owner, job.keep),
-        kept_index=kept,
-        merged_into=owner,
+        features=merge_means(vision.hidden, cluster_of_patch, job.keep),
+        origins=kept,
+        cluster_of_patch=cluster_of_patch,
         task_map=relevance,
         saliency_map=saliency,
     )
@@ -224,6 +221,6 @@ PRUNER = Pruner(
     reference="DeSAP, arXiv 2604.11240",
     reads_text=True,
     parameters=DesapParameters,
-    needs=needs,
+    requirements=requirements,
     prune=prune,
 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput
+from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput
 from encoder_service.pruners.in_tower import TowerLayer
 from fovea.modeling.numerics import at_least_float32, top_k
 
@@ -121,13 +121,13 @@ def prune(job: PrunerInput, params: FlowCutParameters) -> PrunedTokens:
         ValueError: The tower has not left K.
     """
     vision = job.vision
-    if job.keep >= vision.num_patches and vision.survivors is None:
+    if job.keep >= vision.num_patches and vision.kept_in_tower is None:
         return PrunedTokens.all_of(vision)
-    if vision.survivors is None or len(vision.survivors) != job.keep:
+    if vision.kept_in_tower is None or len(vision.kept_in_tower) != job.keep:
         raise ValueError(f"flowcut needs the features of a tower that it has pruned to {job.keep} patches")
-    owner = torch.full((vision.num_patches,), -1, device=vision.hidden.device)
-    owner[vision.survivors] = torch.arange(job.keep, device=owner.device)
-    return PrunedTokens(at_least_float32(vision.hidden), vision.survivors, owner)
+    cluster_of_patch = torch.full((vision.num_patches,), -1, device=vision.hidden.device)
+    cluster_of_patch[vision.kept_in_tower] = torch.arange(job.keep, device=cluster_of_patch.device)
+    return PrunedTokens(at_least_float32(vision.hidden), vision.kept_in_tower, cluster_of_patch)
 
 
 PRUNER = Pruner(
@@ -135,6 +135,6 @@ PRUNER = Pruner(
     summary="Drops tokens inside the vision tower, layer by layer, by attention, likeness to CLS and strength.",
     reference="FlowCut, NeurIPS 2025",
     parameters=FlowCutParameters,
-    needs=lambda params: Needs(in_tower=FlowCut),
+    requirements=lambda params: FeatureRequirements(in_tower=FlowCut),
     prune=prune,
 )

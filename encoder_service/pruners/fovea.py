@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from encoder_service.pruners.bands import bands, deal
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, TextFeatures, View
+from encoder_service.pruners.bands import allocate_budget, bands
+from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TextFeatures
 from encoder_service.pruners.facility_location import greedy_facilities
 from encoder_service.pruners.fovea_budget import coverage_for, own_budget_importance, peak_clarity
 from encoder_service.pruners.merging import merge_weighted
+from encoder_service.pruners.tower_outputs import SALIENCY_LAST, OutputKind, TowerOutput
 from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import number
 
@@ -140,27 +141,29 @@ def prune(job: PrunerInput, params: FoveaParameters) -> PrunedTokens:
     Members weigh by importance, and a merged token is as long as its patch was, so that background does not fade it.
     """
     vision = job.vision
-    hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.views[View.SALIENCY_LAST])
-    scores = None if job.text is None else relevance(vision.views[View.JOINT_QQV], job.text)
+    hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.outputs[SALIENCY_LAST])
+    scores = None if job.text is None else relevance(vision.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")], job.text)
     weights = importance(saliency, scores, job.keep, params).to(hidden.dtype)
     spacing = job.keep / len(hidden)
     kept: list[Tensor] = []
-    owner = torch.full_like(weights, -1, dtype=torch.int64)
+    cluster_of_patch = torch.full_like(weights, -1, dtype=torch.int64)
     parts = bands(vision.grid)
-    keeps = deal([float(weights[band.patches].sum()) for band in parts], [band.size for band in parts], job.keep)
+    keeps = allocate_budget(
+        [float(weights[band.patches].sum()) for band in parts], [band.size for band in parts], job.keep
+    )
     for band, keep in zip(parts, keeps, strict=True):
         if keep:
             chosen, joined = _represent(hidden[band.patches], weights[band.patches], band.grid, keep, spacing, params)
-            owner[band.patches] = joined + sum(len(some) for some in kept)
+            cluster_of_patch[band.patches] = joined + sum(len(some) for some in kept)
             kept.append(chosen + band.patches.start)
     index = torch.cat(kept)
-    if (left := owner < 0).any():  # bands without a token of their own
+    if (left := cluster_of_patch < 0).any():  # bands without a token of their own
         unit = normalize(hidden - hidden.mean(dim=0), dim=-1)
-        owner[left] = (unit[left] @ unit[index].T).argmax(dim=1)
+        cluster_of_patch[left] = (unit[left] @ unit[index].T).argmax(dim=1)
     return PrunedTokens(
-        features=merge_weighted(hidden, owner, weights, index),
-        kept_index=index,
-        merged_into=owner,
+        features=merge_weighted(hidden, cluster_of_patch, weights, index),
+        origins=index,
+        cluster_of_patch=cluster_of_patch,
         task_map=scores,
         saliency_map=saliency,
     )
@@ -174,18 +177,18 @@ def _represent(
     kept = greedy_facilities(similarity, weights, keep).sort().values
     reached = similarity[:, kept]
     # Where nothing near is alike at all, likeness alone decides.
-    owner = torch.where(reached.amax(dim=1) > 0, reached.argmax(dim=1), cosine[:, kept].argmax(dim=1))
-    owner[kept] = torch.arange(keep, device=owner.device)
-    return kept, owner
+    cluster_of_patch = torch.where(reached.amax(dim=1) > 0, reached.argmax(dim=1), cosine[:, kept].argmax(dim=1))
+    cluster_of_patch[kept] = torch.arange(keep, device=cluster_of_patch.device)
+    return kept, cluster_of_patch
 
 
 def choose_keep(job: PrunerInput, params: FoveaParameters) -> int:
     """K for this picture and question; see `fovea_budget`."""
     vision = job.vision
-    hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.views[View.SALIENCY_LAST])
+    hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.outputs[SALIENCY_LAST])
     peaks, clarity = torch.zeros_like(saliency), 0.0
     if job.text is not None:
-        scores = relevance(vision.views[View.JOINT_QQV], job.text)
+        scores = relevance(vision.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")], job.text)
         peaks, clarity = _peaks(scores), peak_clarity(scores)
     ratio = max(1, round(len(hidden) * _REFERENCE_RATIO)) / len(hidden)
     weights = own_budget_importance(_normalised(saliency), peaks, clarity).to(hidden.dtype)
@@ -203,7 +206,9 @@ PRUNER = Pruner(
     summary="Keeps the tokens that together represent the whole picture, finer where the question or saliency points.",
     reads_text=True,
     parameters=FoveaParameters,
-    needs=lambda params: Needs(views=frozenset({View.JOINT_QQV, View.SALIENCY_LAST}), text=True),
+    requirements=lambda params: FeatureRequirements(
+        outputs=frozenset({TowerOutput(OutputKind.JOINT, qkv="qqv"), SALIENCY_LAST}), text=True
+    ),
     prune=prune,
     choose_keep=choose_keep,
 )

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, TiledPicture, View
+from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TiledImage
 from encoder_service.pruners.holov import redistribute
+from encoder_service.pruners.tower_outputs import SALIENCY_FIRST, SALIENCY_SECOND_LAST
 from fovea.modeling.numerics import at_least_float32, top_k
 from fovea.parameters import flag, number
 
@@ -41,17 +42,17 @@ def strips(num_patches: int, num_sub_images: int) -> Tensor:
     return torch.arange(num_patches) * num_sub_images // num_patches
 
 
-def shown_by(patch_grid: tuple[int, int], part_at: Tensor) -> Tensor:
+def shown_by(patch_grid: tuple[int, int], tile_at: Tensor) -> Tensor:
     """[N]: for each patch of the base tile the sub-image, from 0, that shows the middle of it.
 
     Args:
         patch_grid: Rows and columns of the base tile's patches.
         part_at: See `TiledPicture`, not empty.
     """
-    (rows, columns), (lines, line_length) = patch_grid, part_at.shape
+    (rows, columns), (lines, line_length) = patch_grid, tile_at.shape
     line = (2 * torch.arange(rows) + 1) * lines // (2 * rows)
     column = (2 * torch.arange(columns) + 1) * line_length // (2 * columns)
-    return part_at[line][:, column].flatten() - 1
+    return tile_at[line][:, column].flatten() - 1
 
 
 def deal_by_marks(
@@ -94,14 +95,14 @@ def deal_by_marks(
     return [base, *redistribute(granted, rest, by_marks)]
 
 
-def deal(picture: TiledPicture, keep: int, params: HiredParameters) -> list[int]:
+def allocate_budget(picture: TiledImage, keep: int, params: HiredParameters) -> list[int]:
     """See `deal_by_marks`."""
     base, *sub_images = picture.parts
     if not sub_images:
         return [keep]
-    sub_image = strips(base.num_patches, len(sub_images)) if params.fidelity else shown_by(base.grid, picture.part_at)
+    sub_image = strips(base.num_patches, len(sub_images)) if params.fidelity else shown_by(base.grid, picture.tile_at)
     return deal_by_marks(
-        at_least_float32(base.views[View.SALIENCY_FIRST]),
+        at_least_float32(base.outputs[SALIENCY_FIRST]),
         keep,
         alpha=params.alpha,
         sizes=[part.num_patches for part in picture.parts],
@@ -112,7 +113,7 @@ def deal(picture: TiledPicture, keep: int, params: HiredParameters) -> list[int]
 
 def prune(job: PrunerInput, params: HiredParameters) -> PrunedTokens:
     """The K most attended patches in raster order; the others leave no trace."""
-    saliency = at_least_float32(job.vision.views[View.SALIENCY_SECOND_LAST])
+    saliency = at_least_float32(job.vision.outputs[SALIENCY_SECOND_LAST])
     return PrunedTokens.some_of(job.vision, top_k(saliency, job.keep), saliency_map=saliency)
 
 
@@ -121,9 +122,9 @@ PRUNER = Pruner(
     summary="Keeps the tokens that CLS attends to most in the second-last layer and drops the others.",
     reference="HiRED, AAAI 2025",
     parameters=HiredParameters,
-    needs=lambda params: Needs(
-        views=frozenset({View.SALIENCY_SECOND_LAST}), tile_views=frozenset({View.SALIENCY_FIRST})
+    requirements=lambda params: FeatureRequirements(
+        outputs=frozenset({SALIENCY_SECOND_LAST}), tile_outputs=frozenset({SALIENCY_FIRST})
     ),
     prune=prune,
-    deal=deal,
+    allocate_budget=allocate_budget,
 )

@@ -18,7 +18,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, Row, View
+from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TokenOrigin
+from encoder_service.pruners.tower_outputs import SALIENCY_SECOND_LAST
 from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import flag, integer
 
@@ -108,7 +109,7 @@ def prune(job: PrunerInput, params: HolovParameters) -> PrunedTokens:
     vision = job.vision
     if job.keep >= vision.num_patches:
         return PrunedTokens.all_of(vision)
-    attention = at_least_float32(vision.views[View.SALIENCY_SECOND_LAST])
+    attention = at_least_float32(vision.outputs[SALIENCY_SECOND_LAST])
     crops = params.crops or default_crops(vision.num_patches, job.keep)
     sizes = crop_sizes(vision.num_patches, min(crops, vision.num_patches))
     granted, by_weight = quotas(attention, sizes, job.keep)
@@ -120,11 +121,11 @@ def prune(job: PrunerInput, params: HolovParameters) -> PrunedTokens:
 
 def _filled_up(some: PrunedTokens, keep: int) -> PrunedTokens:
     """With rows of zeros to K."""
-    missing = keep - len(some.kept_index)
+    missing = keep - len(some.origins)
     return PrunedTokens(
         features=torch.cat([some.features, some.features.new_zeros(missing, some.features.shape[1])]),
-        kept_index=torch.cat([some.kept_index, some.kept_index.new_full((missing,), Row.ZERO)]),
-        merged_into=some.merged_into,
+        origins=torch.cat([some.origins, some.origins.new_full((missing,), TokenOrigin.ZERO)]),
+        cluster_of_patch=some.cluster_of_patch,
         saliency_map=some.saliency_map,
     )
 
@@ -134,7 +135,7 @@ PRUNER = Pruner(
     summary="Deals the budget out over crops of the picture by attention; in each keeps what CLS attends to most.",
     reference="HoloV, NeurIPS 2025",
     parameters=HolovParameters,
-    needs=lambda params: Needs(views=frozenset({View.SALIENCY_SECOND_LAST})),
+    requirements=lambda params: FeatureRequirements(outputs=frozenset({SALIENCY_SECOND_LAST})),
     prune=prune,
     joins_tiles=True,
 )

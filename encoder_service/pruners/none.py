@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput
+from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput
 
 __all__ = ["PRUNER"]
 
@@ -23,6 +23,6 @@ PRUNER = Pruner(
     name="none",
     summary="Keeps every token and ignores the budget.",
     parameters=NoParameters,
-    needs=lambda params: Needs(),
+    requirements=lambda params: FeatureRequirements(),
     prune=prune,
 )

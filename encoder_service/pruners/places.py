@@ -12,34 +12,34 @@ import dataclasses
 
 from torch import Tensor
 
-from encoder_service.pruners.base import PrunedTokens, Row
+from encoder_service.pruners.base import PrunedTokens, TokenOrigin
 
 __all__ = ["with_places"]
 
 
 def with_places(pruned: PrunedTokens) -> PrunedTokens:
     """The same rows in the same order; all of `kept_index` different and in 0..N-1. At most N rows."""
-    return dataclasses.replace(pruned, kept_index=_places(pruned.kept_index, len(pruned.merged_into)))
+    return dataclasses.replace(pruned, origins=_places(pruned.origins, len(pruned.cluster_of_patch)))
 
 
-def _places(kept_index: Tensor, num_patches: int) -> Tensor:
+def _places(origins: Tensor, num_patches: int) -> Tensor:
     """A patch of its own for every row, [K]."""
     taken: set[int] = set()
     homeless: list[int] = []
-    for row, index in enumerate(kept_index.tolist()):
+    for row, index in enumerate(origins.tolist()):
         if index >= 0 and index not in taken:
             taken.add(index)
         else:
             homeless.append(row)
     if not homeless:
-        return kept_index
-    places = kept_index.clone()
+        return origins
+    places = origins.clone()
     free = [index for index in range(num_patches) if index not in taken]
     for row in homeless:
-        if kept_index[row] == Row.CLS:
+        if origins[row] == TokenOrigin.CLS:
             places[row] = free.pop(0)
     # From the back, so that the order among them stays.
     for row in reversed(homeless):
-        if kept_index[row] != Row.CLS:
+        if origins[row] != TokenOrigin.CLS:
             places[row] = free.pop()
     return places

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, Row, View
+from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TokenOrigin
+from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_ONE_HEAD
 from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import flag
 
 __all__ = ["NEEDS", "PRUNER", "by_attention", "fold", "num_outliers"]
 
-NEEDS: Final = Needs(views=frozenset({View.SALIENCY_ONE_HEAD, View.KEYS}))
+NEEDS: Final = FeatureRequirements(outputs=frozenset({SALIENCY_ONE_HEAD, KEYS}))
 
 _NUM_NEIGHBOURS: Final = 32
 
@@ -43,7 +44,7 @@ def by_attention(attention: Tensor, k: int) -> Tensor:
     return torch.sort(attention, descending=True, stable=True).indices[:k]
 
 
-def fold(hidden: Tensor, attention: Tensor, keys: Tensor, kept_index: Tensor) -> PrunedTokens:
+def fold(hidden: Tensor, attention: Tensor, keys: Tensor, origins: Tensor) -> PrunedTokens:
     """Kept patches with their neighbours folded in, then one row for all dropped ones.
 
     x_i = X_i + sum_j a_j X_j over the 32 others, kept or dropped, whose keys are most similar to those of i by cosine.
@@ -62,34 +63,34 @@ def fold(hidden: Tensor, attention: Tensor, keys: Tensor, kept_index: Tensor) ->
     """
     hidden, weights = at_least_float32(hidden), at_least_float32(attention)
     is_dropped = torch.ones_like(weights, dtype=torch.bool)
-    is_dropped[kept_index] = False
+    is_dropped[origins] = False
     dropped = is_dropped.nonzero().squeeze(1)
-    dropped = dropped[len(kept_index) + len(dropped) - len(hidden) :]  # one fewer for each repeat
+    dropped = dropped[len(origins) + len(dropped) - len(hidden) :]  # one fewer for each repeat
 
-    owner = torch.full_like(is_dropped, -1, dtype=torch.int64)
-    owner[dropped] = len(kept_index)
+    cluster_of_patch = torch.full_like(is_dropped, -1, dtype=torch.int64)
+    cluster_of_patch[dropped] = len(origins)
     # amin: a repeated patch belongs to its first row.
-    rows = torch.arange(len(kept_index), device=owner.device)
-    owner.scatter_reduce_(0, kept_index, rows, "amin", include_self=False)
+    rows = torch.arange(len(origins), device=cluster_of_patch.device)
+    cluster_of_patch.scatter_reduce_(0, origins, rows, "amin", include_self=False)
 
-    pool = torch.cat([kept_index, dropped]).sort().values  # as many as there are patches, twins side by side
-    folded = _neighbour_weights(weights, keys, kept_index, pool) @ hidden[pool]
+    pool = torch.cat([origins, dropped]).sort().values  # as many as there are patches, twins side by side
+    folded = _neighbour_weights(weights, keys, origins, pool) @ hidden[pool]
     rest = [(weights[dropped] @ hidden[dropped])[None]] if len(dropped) else []
-    index = torch.cat([kept_index, kept_index.new_full((len(rest),), Row.SUM)])
+    index = torch.cat([origins, origins.new_full((len(rest),), TokenOrigin.SUM)])
     return PrunedTokens(
-        features=torch.cat([hidden[kept_index] + folded, *rest]),
-        kept_index=index,
-        merged_into=owner,
+        features=torch.cat([hidden[origins] + folded, *rest]),
+        origins=index,
+        cluster_of_patch=cluster_of_patch,
         saliency_map=weights,
         reading_group=torch.ones_like(index),
     )
 
 
-def _neighbour_weights(weights: Tensor, keys: Tensor, kept_index: Tensor, pool: Tensor) -> Tensor:
+def _neighbour_weights(weights: Tensor, keys: Tensor, origins: Tensor, pool: Tensor) -> Tensor:
     """[m, N]: the weight with which each of `pool` enters each kept row; 0 for all but its nearest."""
     unit = normalize(at_least_float32(keys), dim=-1)
-    similarity = unit[kept_index] @ unit[pool].T
-    similarity.scatter_(1, torch.searchsorted(pool, kept_index)[:, None], -torch.inf)  # not itself, but its twin
+    similarity = unit[origins] @ unit[pool].T
+    similarity.scatter_(1, torch.searchsorted(pool, origins)[:, None], -torch.inf)  # not itself, but its twin
     count = min(_NUM_NEIGHBOURS, len(pool) - 1)
     nearest = torch.sort(similarity, dim=1, descending=True, stable=True).indices[:, :count]
     # As a matrix for a product: gathering the neighbours' features takes 32 times the memory.
@@ -105,9 +106,9 @@ def prune(job: PrunerInput, params: PruMergeParameters) -> PrunedTokens:
     vision = job.vision
     if job.keep >= vision.num_patches and not params.adaptive:
         return PrunedTokens.all_of(vision, reading_group=1)
-    attention = vision.views[View.SALIENCY_ONE_HEAD]
+    attention = vision.outputs[SALIENCY_ONE_HEAD]
     num_kept = max(num_outliers(attention), 1) if params.adaptive else job.keep - 1
-    return fold(vision.hidden, attention, vision.views[View.KEYS], by_attention(attention, num_kept))
+    return fold(vision.hidden, attention, vision.outputs[KEYS], by_attention(attention, num_kept))
 
 
 PRUNER = Pruner(
@@ -115,6 +116,6 @@ PRUNER = Pruner(
     summary="Keeps the tokens that CLS attends to most, folds similar ones into each, and sums the rest in one more.",
     reference="LLaVA-PruMerge, ICCV 2025",
     parameters=PruMergeParameters,
-    needs=lambda params: NEEDS,
+    requirements=lambda params: NEEDS,
     prune=prune,
 )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encoder_service.pruners.base import PrunedTokens, Pruner, PrunerInput, View
+from encoder_service.pruners.base import PrunedTokens, Pruner, PrunerInput
 from encoder_service.pruners.prumerge import NEEDS, by_attention, fold, num_outliers
+from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_ONE_HEAD
 from fovea.parameters import flag
 
 __all__ = ["PRUNER", "adaptive_sample", "even_sample", "released_sample"]
@@ -64,14 +65,14 @@ def prune(job: PrunerInput, params: PruMergePlusParameters) -> PrunedTokens:
     vision = job.vision
     if job.keep >= vision.num_patches and not params.adaptive:
         return PrunedTokens.all_of(vision, reading_group=1)
-    attention, num_patches = vision.views[View.SALIENCY_ONE_HEAD], vision.num_patches
+    attention, num_patches = vision.outputs[SALIENCY_ONE_HEAD], vision.num_patches
     if params.adaptive:
         kept = adaptive_sample(by_attention(attention, max(num_outliers(attention), 1)), num_patches)
     elif params.fidelity and job.keep > 1:
         kept = released_sample(by_attention(attention, job.keep // 2), num_patches)
     else:
         kept = even_sample(by_attention(attention, job.keep // 2), num_patches, job.keep - 1 - job.keep // 2)
-    return fold(vision.hidden, attention, vision.views[View.KEYS], kept)
+    return fold(vision.hidden, attention, vision.outputs[KEYS], kept)
 
 
 PRUNER = Pruner(
@@ -79,6 +80,6 @@ PRUNER = Pruner(
     summary="PruMerge with half of its kept tokens spread evenly over the picture.",
     reference="LLaVA-PruMerge, ICCV 2025",
     parameters=PruMergePlusParameters,
-    needs=lambda params: NEEDS,
+    requirements=lambda params: NEEDS,
     prune=prune,
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput
+from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
 from fovea.parameters import integer
 
@@ -26,14 +26,16 @@ def prune(job: PrunerInput, params: RandomParameters) -> PrunedTokens:
     # Drawn on the CPU: a CUDA generator would choose differently.
     generator = torch.Generator().manual_seed((job.seed + params.seed) % 2**63)
     kept = torch.randperm(len(hidden), generator=generator)[: job.keep].sort().values.to(hidden.device)
-    owner = assign_to_nearest(hidden, kept)
-    return PrunedTokens(features=merge_means(hidden, owner, job.keep), kept_index=kept, merged_into=owner)
+    cluster_of_patch = assign_to_nearest(hidden, kept)
+    return PrunedTokens(
+        features=merge_means(hidden, cluster_of_patch, job.keep), origins=kept, cluster_of_patch=cluster_of_patch
+    )
 
 
 PRUNER = Pruner(
     name="random",
     summary="Keeps tokens by chance, the same for the same picture; the others join their nearest kept one.",
     parameters=RandomParameters,
-    needs=lambda params: Needs(),
+    requirements=lambda params: FeatureRequirements(),
     prune=prune,
 )

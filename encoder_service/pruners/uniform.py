@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput
+from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
 
 __all__ = ["PRUNER", "lattice"]
@@ -42,14 +42,16 @@ def prune(job: PrunerInput, params: UniformParameters) -> PrunedTokens:
     """A lattice of K tokens, the same for every picture; the others join their nearest."""
     hidden = job.vision.hidden
     kept = lattice(job.vision.grid, job.keep).to(hidden.device)
-    owner = assign_to_nearest(hidden, kept)
-    return PrunedTokens(features=merge_means(hidden, owner, job.keep), kept_index=kept, merged_into=owner)
+    cluster_of_patch = assign_to_nearest(hidden, kept)
+    return PrunedTokens(
+        features=merge_means(hidden, cluster_of_patch, job.keep), origins=kept, cluster_of_patch=cluster_of_patch
+    )
 
 
 PRUNER = Pruner(
     name="uniform",
     summary="Keeps a regular lattice of tokens, whatever the picture; the others join their nearest kept one.",
     parameters=UniformParameters,
-    needs=lambda params: Needs(),
+    requirements=lambda params: FeatureRequirements(),
     prune=prune,
 )

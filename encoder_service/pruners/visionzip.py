@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from encoder_service.pruners.base import Needs, PrunedTokens, Pruner, PrunerInput, Row, View
+from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TokenOrigin
 from encoder_service.pruners.merging import assign_to_nearest
+from encoder_service.pruners.tower_outputs import CLS_HIDDEN, MEAN_KEYS_SECOND_LAST, SALIENCY_SECOND_LAST
 from fovea.modeling.numerics import at_least_float32, top_k
 from fovea.parameters import number
 
@@ -57,19 +58,19 @@ def zip_tokens(
     is_rest[dominant] = False
     rest = is_rest.nonzero().squeeze(1)
 
-    owner = torch.full_like(attention, -1, dtype=torch.int64)
-    owner[dominant] = torch.arange(1, num_dominant, device=hidden.device)
+    cluster_of_patch = torch.full_like(attention, -1, dtype=torch.int64)
+    cluster_of_patch[dominant] = torch.arange(1, num_dominant, device=hidden.device)
     targets, context = rest[:0], hidden[:0]
     if num_context:
         step = max(1, len(rest) // num_context)
         places = torch.arange(num_context, device=hidden.device) * step
         joined = assign_to_nearest(keys[rest], places)
-        owner[rest] = num_dominant + joined
+        cluster_of_patch[rest] = num_dominant + joined
         targets, context = rest[places], _context_rows(hidden[rest], joined, places)
     return PrunedTokens(
         features=torch.cat([at_least_float32(cls_hidden)[None], hidden[dominant], context]),
-        kept_index=torch.cat([dominant.new_tensor([Row.CLS]), dominant, targets]),
-        merged_into=owner,
+        origins=torch.cat([dominant.new_tensor([TokenOrigin.CLS]), dominant, targets]),
+        cluster_of_patch=cluster_of_patch,
         saliency_map=attention,
         reading_group=torch.cat(
             [
@@ -98,9 +99,9 @@ def prune(job: PrunerInput, params: VisionZipParameters) -> PrunedTokens:
     num_context = min(math.floor(params.context_share * job.keep + 0.5), job.keep - 1)
     return zip_tokens(
         vision.hidden,
-        vision.views[View.CLS_HIDDEN],
-        vision.views[View.SALIENCY_SECOND_LAST],
-        vision.views[View.MEAN_KEYS_SECOND_LAST],
+        vision.outputs[CLS_HIDDEN],
+        vision.outputs[SALIENCY_SECOND_LAST],
+        vision.outputs[MEAN_KEYS_SECOND_LAST],
         num_dominant=job.keep - num_context,
         num_context=num_context,
     )
@@ -111,8 +112,8 @@ PRUNER = Pruner(
     summary="Keeps CLS, the tokens that it attends to most, and context tokens that sum up all the others.",
     reference="VisionZip, CVPR 2025",
     parameters=VisionZipParameters,
-    needs=lambda params: Needs(
-        views=frozenset({View.CLS_HIDDEN, View.SALIENCY_SECOND_LAST, View.MEAN_KEYS_SECOND_LAST})
+    requirements=lambda params: FeatureRequirements(
+        outputs=frozenset({CLS_HIDDEN, SALIENCY_SECOND_LAST, MEAN_KEYS_SECOND_LAST})
     ),
     prune=prune,
 )

@@ -21,11 +21,21 @@ from benchmarks.exactness.golden.full_llm import read_visual_tokens
 from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.pruners import PRUNERS, hired, holov, prumerge, prumerge_plus, tiles, visionzip
-from encoder_service.pruners.base import PrunedTokens, PrunerInput, Row, TextFeatures, View, VisionFeatures
+from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, TokenOrigin, TowerFeatures
 from encoder_service.pruners.desap import question_vector
 from encoder_service.pruners.flowcut import FlowCut
 from encoder_service.pruners.in_tower import LayerHook, TowerLayer
 from encoder_service.pruners.selection import select_by_two
+from encoder_service.pruners.tower_outputs import (
+    ALL_OUTPUTS,
+    CLS_HIDDEN,
+    KEYS,
+    MEAN_KEYS_SECOND_LAST,
+    SALIENCY_FIRST,
+    SALIENCY_LAST,
+    SALIENCY_ONE_HEAD,
+    SALIENCY_SECOND_LAST,
+)
 from fovea.modeling.numerics import top_k
 
 __all__ = ["METHODS"]
@@ -38,10 +48,10 @@ def _tower(context: Context) -> ClipVisionTower:
 
 
 @lru_cache(maxsize=8)
-def _vision(context: Context, inputs_file: Path, image: int) -> VisionFeatures:
+def _vision(context: Context, inputs_file: Path, image: int) -> TowerFeatures:
     """An item of the inputs with every view there is, computed once for all cases."""
     pixel_values = context.tensor(context.load(inputs_file)["pixel_values"][image : image + 1])
-    features: VisionFeatures = _tower(context)(pixel_values, frozenset(View))[0]
+    features: TowerFeatures = _tower(context)(pixel_values, ALL_OUTPUTS)[0]
     return features
 
 
@@ -60,7 +70,7 @@ class _Run:
         """[1, 3, H, W] of the picture."""
         return self.context.tensor(self.inputs["pixel_values"][:1])
 
-    def vision(self, image: int = 0) -> VisionFeatures:
+    def vision(self, image: int = 0) -> TowerFeatures:
         """Item 0 is the picture and the base tile, the others are sub-images."""
         return _vision(self.context, self.case.inputs_file, image)
 
@@ -76,7 +86,7 @@ class _Run:
     ) -> Arrays:
         """The arrays of an encoder-side case; `projected` where its rows are compared after the projector."""
         rows = pruned.features if projected is None else projected
-        arrays = {"kept_index": pruned.kept_index, "features": rows, "assign": pruned.merged_into, **more}
+        arrays = {"kept_index": pruned.origins, "features": rows, "assign": pruned.cluster_of_patch, **more}
         if with_llm:
             visual_tokens = self.context.projector(rows) if projected is None else projected
             arrays |= read_visual_tokens(self.context, self.inputs, visual_tokens)
@@ -92,12 +102,12 @@ def _encoder(run: _Run) -> Arrays:
     vision = run.vision()
     return _arrays(
         {
-            "x23": torch.cat([vision.views[View.CLS_HIDDEN][None], vision.hidden]),
+            "x23": torch.cat([vision.outputs[CLS_HIDDEN][None], vision.hidden]),
             "x24": run.context.clip.vision_model(run.pixel_values()).last_hidden_state[0],
             "projected": run.context.projector(vision.hidden),
-            "cls_attention_0": vision.views[View.SALIENCY_FIRST],
-            "cls_attention_22": vision.views[View.SALIENCY_SECOND_LAST],
-            "cls_attention_23": vision.views[View.SALIENCY_LAST],
+            "cls_attention_0": vision.outputs[SALIENCY_FIRST],
+            "cls_attention_22": vision.outputs[SALIENCY_SECOND_LAST],
+            "cls_attention_23": vision.outputs[SALIENCY_LAST],
         }
     )
 
@@ -112,7 +122,7 @@ def _desap(run: _Run, *, text: str, budget: int, with_llm: bool = False, **switc
     """DeSAP takes its formula to the letter here: cosines keep their sign."""
     switches = {"attn_variant" if name == "variant" else name: value for name, value in switches.items()}
     bound = PRUNERS["desap"].bind({"fcma_cosines": "signed", **switches})
-    question = run.text(text, eos_attention=bound.needs.eos_attention)
+    question = run.text(text, eos_attention=bound.requirements.eos_attention)
     pruned = bound.prune(PrunerInput(run.vision(), budget, text=question))
     assert pruned.task_map is not None
     assert pruned.saliency_map is not None
@@ -130,9 +140,9 @@ def _visionzip(run: _Run, *, dominant: int, context: int, with_llm: bool = False
     vision = run.vision()
     pruned = visionzip.zip_tokens(
         vision.hidden,
-        vision.views[View.CLS_HIDDEN],
-        vision.views[View.SALIENCY_SECOND_LAST],
-        vision.views[View.MEAN_KEYS_SECOND_LAST],
+        vision.outputs[CLS_HIDDEN],
+        vision.outputs[SALIENCY_SECOND_LAST],
+        vision.outputs[MEAN_KEYS_SECOND_LAST],
         num_dominant=dominant,
         num_context=context,
     )
@@ -148,7 +158,7 @@ def _prumerge(
     with_llm: bool = False,
 ) -> Arrays:
     vision = run.vision()
-    attention, num_patches = vision.views[View.SALIENCY_ONE_HEAD], vision.num_patches
+    attention, num_patches = vision.outputs[SALIENCY_ONE_HEAD], vision.num_patches
     num_top = prumerge.num_outliers(attention) if keep is None else keep
     top = prumerge.by_attention(attention, num_top)
     match sampling, sample:
@@ -162,7 +172,7 @@ def _prumerge(
             kept = prumerge_plus.even_sample(top, num_patches, sample)
         case _:
             raise ValueError(f"sampling {sampling!r} with sample {sample!r} is not known")
-    pruned = prumerge.fold(vision.hidden, attention, vision.views[View.KEYS], kept)
+    pruned = prumerge.fold(vision.hidden, attention, vision.outputs[KEYS], kept)
     share = torch.tensor(num_top / num_patches, dtype=torch.float64)
     return run.report(pruned, with_llm=with_llm, share=share)
 
@@ -208,14 +218,14 @@ def _holov(
         raise ValueError(f"attention {attention!r} is not known; accepted: synthetic")
     if attention:
         scores = run.context.tensor(run.inputs["holov_attention"])
-        vision = dataclasses.replace(vision, views={View.SALIENCY_SECOND_LAST: scores})
+        vision = dataclasses.replace(vision, outputs={SALIENCY_SECOND_LAST: scores})
     bound = PRUNERS["holov"].bind({"crops": crops, "fidelity": overflow == "zero"})
     pruned = bound.prune(PrunerInput(vision, budget))
     # The authors fill up after the projector: there a row of zeros is one, before it it is not.
-    projected = run.context.projector(pruned.features) * (pruned.kept_index != Row.ZERO)[:, None]
+    projected = run.context.projector(pruned.features) * (pruned.origins != TokenOrigin.ZERO)[:, None]
 
     sizes = holov.crop_sizes(vision.num_patches, crops)
-    granted, by_weight = holov.quotas(vision.views[View.SALIENCY_SECOND_LAST], sizes, budget)
+    granted, by_weight = holov.quotas(vision.outputs[SALIENCY_SECOND_LAST], sizes, budget)
     if overflow == "redistribute":
         granted = holov.redistribute(granted, sizes, by_weight)
     return run.report(pruned, projected=projected, with_llm=with_llm, crop_quota=granted)
@@ -244,7 +254,7 @@ def _hired_tiles(
     patch_grid = pictures[0].grid
     sizes = [patch_grid[0] * patch_grid[1]] * num_tiles
     counts = hired.deal_by_marks(
-        pictures[0].views[View.SALIENCY_FIRST],
+        pictures[0].outputs[SALIENCY_FIRST],
         math.floor(sum(sizes) * rate),
         alpha=alpha,
         sizes=sizes,
@@ -253,14 +263,14 @@ def _hired_tiles(
     )
     mask = torch.zeros(num_tiles, sizes[0], dtype=torch.bool)
     for tile, (picture, count) in enumerate(zip(pictures, counts, strict=True)):
-        mask[tile, top_k(picture.views[View.SALIENCY_SECOND_LAST], count)] = True
+        mask[tile, top_k(picture.outputs[SALIENCY_SECOND_LAST], count)] = True
     shown = torch.cat([torch.arange(mask.shape[1]), tiles.mosaic(patch_grid, grid, image_size).flatten()])
     kept = shown[mask.flatten()[shown]]
     features = torch.cat([picture.hidden for picture in pictures])[kept]
     # Of a patch in the padding nothing is left, of the others only those that were kept.
-    owner = torch.full((mask.numel(),), -1)
-    owner[kept] = torch.arange(len(kept))
-    return run.report(PrunedTokens(features, kept, owner), with_llm=with_llm, tile_mask=mask)
+    cluster_of_patch = torch.full((mask.numel(),), -1)
+    cluster_of_patch[kept] = torch.arange(len(kept))
+    return run.report(PrunedTokens(features, kept, cluster_of_patch), with_llm=with_llm, tile_mask=mask)
 
 
 def _method(function: Callable[..., Arrays]) -> Callable[[Case, Context], Arrays]:

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill
 from encoder_service import models
-from encoder_service.engine import EncodeRequest, Engine
+from encoder_service.engine import EncoderEngine, EncodeRequest
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
@@ -62,7 +62,7 @@ def _median_of(repeats: int, action: Callable[[], object]) -> float:
 
 def encoder_costs(model: Path, text_tower: Path, files: Sequence[bytes], repeats: int) -> tuple[Encode, float]:
     """The forward, and the preparation of a picture."""
-    engine = Engine(
+    engine = EncoderEngine(
         models.load(str(model), LoadOptions(text_tower=str(text_tower), device="cpu", dtype="float32")),
         FeatureCache(0),
         max_batch_size=max(questions * count for questions, count in _ENCODE_GRID),

@@ -120,9 +120,9 @@ def test_formulas_agree_with_what_torch_counts_in_clip() -> None:
     assert _counted(lambda: whole(picture)) == vision.up_to_the_last_layer() + vision.last_layer()
 
     tower = ClipVisionTower(whole, clip.visual_projection)
-    views = PRUNERS["desap"].bind({}).needs.views
+    outputs = PRUNERS["desap"].bind({}).requirements.outputs
     spent = vision.decoupled_branch() + vision.joint_projection(text.joint_size) + vision.cls_attention()
-    assert _counted(lambda: tower(picture, views)) == vision.up_to_the_last_layer() + spent
+    assert _counted(lambda: tower(picture, outputs)) == vision.up_to_the_last_layer() + spent
 
     words = ClipTextTower(clip.text_model, clip.text_projection)
     assert _counted(lambda: words([list(range(9))])) == text.whole(9)

@@ -18,7 +18,8 @@ from benchmarks.exactness.golden import encoder_side
 from benchmarks.exactness.golden.case import Case, Context, compare, load_cases
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import PrunerInput, View, VisionFeatures
+from encoder_service.pruners.base import PrunerInput, TowerFeatures
+from encoder_service.pruners.tower_outputs import ALL_OUTPUTS
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 HAS_LLM = (GOLDEN / "llama32").is_dir()
@@ -55,11 +56,11 @@ def test_there_are_cases_of_every_method() -> None:
 
 
 @pytest.fixture(scope="module")
-def vision() -> VisionFeatures:
+def vision() -> TowerFeatures:
     context = Context(GOLDEN)
     pixel_values = context.tensor(context.inputs(CASES[0])["pixel_values"][:1])
     tower = ClipVisionTower(context.clip.vision_model, context.clip.visual_projection)
-    features: VisionFeatures = tower(pixel_values, frozenset(View))[0]
+    features: TowerFeatures = tower(pixel_values, ALL_OUTPUTS)[0]
     return features
 
 
@@ -78,14 +79,16 @@ def vision() -> VisionFeatures:
     ],
 )
 def test_the_pruners_that_users_choose_are_these_cases(
-    pruner: str, params: dict[str, Any], case_id: str, keep: int, vision: VisionFeatures
+    pruner: str, params: dict[str, Any], case_id: str, keep: int, vision: TowerFeatures
 ) -> None:
     """A budget of ours means the schedule that the method's authors use for it."""
     (case,) = (case for case in CASES if case.id == case_id.format(keep))
     bound = PRUNERS[pruner].bind(params)
-    seen = dataclasses.replace(vision, views={view: vision.views[view] for view in bound.needs.views})
+    seen = dataclasses.replace(
+        vision, outputs={output_name: vision.outputs[output_name] for output_name in bound.requirements.outputs}
+    )
     result = bound.prune(PrunerInput(seen, keep))
-    np.testing.assert_array_equal(result.kept_index.numpy(), case.expected()["kept_index"])
+    np.testing.assert_array_equal(result.origins.numpy(), case.expected()["kept_index"])
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from encoder_service.batching import Batcher
-from encoder_service.engine import Engine
+from encoder_service.engine import EncoderEngine
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.media_decoding import media_pool
 from encoder_service.models import load
@@ -162,8 +162,10 @@ def make_picture() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def make_engine(model: EncoderModel) -> Callable[..., Engine]:
-    def make(cls: type[Engine] = Engine, *, cache_bytes: int = 2**20, towers: EncoderModel = model) -> Engine:
+def make_engine(model: EncoderModel) -> Callable[..., EncoderEngine]:
+    def make(
+        cls: type[EncoderEngine] = EncoderEngine, *, cache_bytes: int = 2**20, towers: EncoderModel = model
+    ) -> EncoderEngine:
         return cls(
             towers, FeatureCache(cache_bytes), max_batch_size=4, max_image_bytes=2**20, max_image_pixels=1_000_000
         )
@@ -178,7 +180,7 @@ class Service:
     stub: encoder_pb2_grpc.EncoderServiceStub
     channel: grpc.aio.Channel
     batcher: Batcher
-    engine: Engine
+    engine: EncoderEngine
     server: GrpcServer
     settings: EncoderSettings = field(repr=False)
 
@@ -188,7 +190,7 @@ def start(checkpoints: Checkpoints) -> Callable[..., AbstractAsyncContextManager
     """Starts the service of an engine on a free port of the loopback interface, with settings as given."""
 
     @asynccontextmanager
-    async def run(engine: Engine, basis: WireBasis | None = None, **changes: object) -> AsyncIterator[Service]:
+    async def run(engine: EncoderEngine, basis: WireBasis | None = None, **changes: object) -> AsyncIterator[Service]:
         settings = EncoderSettings(model=str(checkpoints.hub), text_tower=str(checkpoints.clip), **changes)
         server = GrpcServer(
             "127.0.0.1:0",

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.bands import MAX_PATCHES, bands, deal
-from encoder_service.pruners.base import PrunerInput, View, VisionFeatures
+from encoder_service.pruners.bands import MAX_PATCHES, allocate_budget, bands
+from encoder_service.pruners.base import PrunerInput, TowerFeatures
+from encoder_service.pruners.tower_outputs import SALIENCY_LAST, OutputKind, TowerOutput
 
 
 @given(st.integers(1, 200), st.integers(1, 200))
@@ -31,14 +32,14 @@ def test_a_budget_is_dealt_out_exactly(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
     masses = [data.draw(st.floats(0, 1)) for _ in sizes]
     keep = data.draw(st.integers(1, sum(sizes)))
-    dealt = deal(masses, sizes, keep)
+    dealt = allocate_budget(masses, sizes, keep)
     assert sum(dealt) == keep
     assert all(0 <= count <= size for count, size in zip(dealt, sizes, strict=True))
 
 
 def test_a_budget_follows_the_masses() -> None:
-    assert deal([0.6, 0.3, 0.1], [100, 100, 100], 10) == [6, 3, 1]
-    assert deal([0.9, 0.1], [3, 10], 8) == [3, 5]
+    assert allocate_budget([0.6, 0.3, 0.1], [100, 100, 100], 10) == [6, 3, 1]
+    assert allocate_budget([0.9, 0.1], [3, 10], 8) == [3, 5]
 
 
 @settings(max_examples=6, deadline=None)
@@ -47,17 +48,17 @@ def test_fovea_keeps_exactly_the_budget_of_a_picture_in_bands(keep: int) -> None
     rows, columns = 66, 64  # three bands
     generator = torch.Generator().manual_seed(0)
     count = rows * columns
-    vision = VisionFeatures(
+    vision = TowerFeatures(
         torch.randn(count, 8, generator=generator),
         (rows, columns),
         {
-            View.JOINT_QQV: torch.randn(count + 1, 4, generator=generator),
-            View.SALIENCY_LAST: torch.rand(count, generator=generator),
+            TowerOutput(OutputKind.JOINT, qkv="qqv"): torch.randn(count + 1, 4, generator=generator),
+            SALIENCY_LAST: torch.rand(count, generator=generator),
         },
     )
     pruned = PRUNERS["fovea"].bind({}).prune(PrunerInput(vision, keep))
-    assert len(pruned.kept_index) == keep == len(set(pruned.kept_index.tolist()))
-    assert pruned.kept_index.tolist() == sorted(pruned.kept_index.tolist())
-    assert pruned.merged_into[pruned.kept_index].tolist() == list(range(keep))
-    assert pruned.merged_into.min() >= 0
+    assert len(pruned.origins) == keep == len(set(pruned.origins.tolist()))
+    assert pruned.origins.tolist() == sorted(pruned.origins.tolist())
+    assert pruned.cluster_of_patch[pruned.origins].tolist() == list(range(keep))
+    assert pruned.cluster_of_patch.min() >= 0
     assert pruned.features.isfinite().all()

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from encoder_service.engine import EncodeRequest, Engine, PreparedVisual
+from encoder_service.engine import EncoderEngine, EncodeRequest, PreparedMedia
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models import load
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import BoundPruner, Needs, PrunerInput, View, VisionFeatures
+from encoder_service.pruners.base import BoundPruner, FeatureRequirements, PrunerInput, TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.visual import Layout, VisualFeatures, VisualInput
+from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_LAST, OutputKind, TowerOutput
+from encoder_service.visual import MediaFeatures, PatchLayout, TowerInputs
 from fovea import telemetry
 
 TEXT = (98, 5, 17, 40, 99)
@@ -28,19 +29,19 @@ class CountingModel:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self.forwards: list[tuple[int, frozenset[View]]] = []
+        self.forwards: list[tuple[int, frozenset[TowerOutput]]] = []
         self.texts = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def encode(
-        self, inputs: Sequence[VisualInput], views: frozenset[View], in_tower: InTowerPruner | None = None
-    ) -> list[VisualFeatures]:
-        self.forwards.append((len(inputs), views))
+        self, inputs: Sequence[TowerInputs], outputs: frozenset[TowerOutput], in_tower: InTowerPruner | None = None
+    ) -> list[MediaFeatures]:
+        self.forwards.append((len(inputs), outputs))
         if not all(one.pixel_values.isfinite().all() for one in inputs):
             raise FloatingPointError("a poisoned picture")
-        return self._model.encode(inputs, views, in_tower)
+        return self._model.encode(inputs, outputs, in_tower)
 
     def encode_texts(self, texts: Sequence[Sequence[int]], **options: Any) -> Any:
         self.texts += 1
@@ -62,13 +63,13 @@ def ask(make_picture: Callable[..., bytes]) -> Callable[..., EncodeRequest]:
     return request
 
 
-def compute(engine: Engine, *requests: EncodeRequest) -> list[Any]:
+def compute(engine: EncoderEngine, *requests: EncodeRequest) -> list[Any]:
     return engine.run([engine.prepare(request) for request in requests])
 
 
 def assert_same(got: Any, want: Any) -> None:
     assert got.positions.tolist() == want.positions.tolist()
-    assert got.merged_into.tolist() == want.merged_into.tolist()
+    assert got.cluster_of_patch.tolist() == want.cluster_of_patch.tolist()
     np.testing.assert_allclose(got.features, want.features, atol=1e-4, rtol=1e-5)
 
 
@@ -97,7 +98,7 @@ def test_one_forward_serves_a_batch_and_the_tower_is_asked_for_no_more_than_is_n
     make_engine: Any, ask: Any, counting: CountingModel
 ) -> None:
     compute(make_engine(towers=counting), ask(0), ask(1, text=(98, 3, 99)), ask(2))
-    assert counting.forwards == [(3, frozenset({View.JOINT_QQV, View.SALIENCY_LAST}))]
+    assert counting.forwards == [(3, frozenset({TowerOutput(OutputKind.JOINT, qkv="qqv"), SALIENCY_LAST}))]
     assert counting.texts == 1
 
 
@@ -159,7 +160,7 @@ def test_every_pruner_sends_what_the_language_model_accepts(
     assert set(positions) <= set(range(36))
     assert len(positions) == len(answer[0].features) == (36 if name == "none" else min(keep_tokens, 36))
     assert np.isfinite(answer[0].features).all()
-    assert answer[0].merged_into.shape == (36,)
+    assert answer[0].cluster_of_patch.shape == (36,)
 
 
 @pytest.mark.parametrize("name", sorted(PRUNERS))
@@ -173,8 +174,8 @@ def test_rows_are_sent_in_the_order_in_which_the_method_emits_them(name: str, ma
     watched = dataclasses.replace(request, pruner=dataclasses.replace(request.pruner, prune=prune))
     (answer,) = compute(make_engine(), watched)
     np.testing.assert_array_equal(answer[0].features, emitted[0].features.numpy())
-    np.testing.assert_array_equal(answer[0].merged_into, emitted[0].merged_into.numpy())
-    for sent, own in zip(answer[0].positions.tolist(), emitted[0].kept_index.tolist(), strict=True):
+    np.testing.assert_array_equal(answer[0].cluster_of_patch, emitted[0].cluster_of_patch.numpy())
+    for sent, own in zip(answer[0].positions.tolist(), emitted[0].origins.tolist(), strict=True):
         assert sent == own or own < 0
 
 
@@ -214,7 +215,7 @@ def test_pictures_that_a_tower_prunes_alike_share_its_forward(
 ) -> None:
     requests = [ask(0, 1, pruner="flowcut"), ask(2, pruner="flowcut"), ask(0, pruner="cls"), ask(0, pruner="none")]
     compute(make_engine(towers=counting), *requests)
-    assert counting.forwards == [(3, frozenset()), (1, frozenset({View.SALIENCY_LAST}))]
+    assert counting.forwards == [(3, frozenset()), (1, frozenset({SALIENCY_LAST}))]
 
 
 def test_a_full_budget_prunes_nothing_inside_the_tower(make_engine: Any, ask: Any, counting: CountingModel) -> None:
@@ -245,7 +246,7 @@ def test_a_poisoned_picture_fails_alone(make_engine: Any, ask: Any, counting: Co
     good, bad = engine.prepare(ask(0)), engine.prepare(ask(1))
     digest, pixels = bad.visuals[0].digest, good.visuals[0].pixels
     pixels = dataclasses.replace(pixels, pixel_values=torch.full_like(pixels.pixel_values, torch.nan))
-    bad = dataclasses.replace(bad, visuals=(PreparedVisual(digest, pixels=pixels),))
+    bad = dataclasses.replace(bad, visuals=(PreparedMedia(digest, pixels=pixels),))
     before = telemetry.FAILURES.labels("encoder_batch")._value.get()
     first, second, third = engine.run([good, bad, engine.prepare(ask(2))])
     assert isinstance(second, FloatingPointError)
@@ -259,7 +260,7 @@ def test_a_pruner_that_fails_fails_alone(make_engine: Any, ask: Any) -> None:
     def explode(job: PrunerInput) -> Any:
         raise ZeroDivisionError
 
-    broken = EncodeRequest(ask(1).images, TEXT, BoundPruner("broken", Needs(), explode), keep_tokens=3)
+    broken = EncodeRequest(ask(1).images, TEXT, BoundPruner("broken", FeatureRequirements(), explode), keep_tokens=3)
     first, second = compute(make_engine(), ask(0), broken)
     assert len(first[0].positions) == 6
     assert isinstance(second, ZeroDivisionError)
@@ -272,9 +273,11 @@ def test_a_question_without_words_falls_back_to_saliency(text: tuple[int, ...], 
     assert empty[0].task_map is None
 
 
-def features(num_bytes: int, *views: View) -> VisualFeatures:
-    part = VisionFeatures(torch.zeros(num_bytes // 4, 1), (1, 1), {view: torch.zeros(0) for view in views})
-    return VisualFeatures(Layout(1, 1, 1), (part,), (torch.zeros(0, dtype=torch.int64),))
+def features(num_bytes: int, *outputs: TowerOutput) -> MediaFeatures:
+    part = TowerFeatures(
+        torch.zeros(num_bytes // 4, 1), (1, 1), {output_name: torch.zeros(0) for output_name in outputs}
+    )
+    return MediaFeatures(PatchLayout(1, 1, 1), (part,), (torch.zeros(0, dtype=torch.int64),))
 
 
 def test_the_cache_forgets_the_oldest_first_and_stays_within_its_bytes() -> None:
@@ -293,8 +296,8 @@ def test_the_cache_forgets_the_oldest_first_and_stays_within_its_bytes() -> None
 
 def test_the_cache_answers_only_with_all_views_asked_for() -> None:
     cache = FeatureCache(1000)
-    cache.put(b"a", features(40, View.KEYS))
-    assert cache.get(b"a", frozenset({View.KEYS})) is not None
-    assert cache.get(b"a", frozenset({View.KEYS, View.SALIENCY_LAST})) is None
-    cache.put(b"a", features(40, View.SALIENCY_LAST))
-    assert cache.get(b"a", frozenset({View.KEYS, View.SALIENCY_LAST})) is not None
+    cache.put(b"a", features(40, KEYS))
+    assert cache.get(b"a", frozenset({KEYS})) is not None
+    assert cache.get(b"a", frozenset({KEYS, SALIENCY_LAST})) is None
+    cache.put(b"a", features(40, SALIENCY_LAST))
+    assert cache.get(b"a", frozenset({KEYS, SALIENCY_LAST})) is not None

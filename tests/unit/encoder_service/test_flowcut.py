@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import PrunerInput, VisionFeatures
+from encoder_service.pruners.base import PrunerInput, TowerFeatures
 from encoder_service.pruners.flowcut import FlowCut, importance, num_left
 
 N = 40
@@ -111,10 +111,10 @@ def test_towers_are_equal_when_they_choose_alike() -> None:
 
 
 def test_features_of_another_tower_are_refused() -> None:
-    whole = VisionFeatures(torch.zeros(N, 2), (5, 8), {})
+    whole = TowerFeatures(torch.zeros(N, 2), (5, 8), {})
     bound = PRUNERS["flowcut"].bind({})
     with pytest.raises(ValueError, match="a tower that it has pruned to 6 patches"):
         bound.prune(PrunerInput(whole, 6))
-    seven = VisionFeatures(torch.zeros(7, 2), (5, 8), {}, torch.arange(7))
+    seven = TowerFeatures(torch.zeros(7, 2), (5, 8), {}, torch.arange(7))
     with pytest.raises(ValueError, match="a tower that it has pruned to 6 patches"):
         bound.prune(PrunerInput(seven, 6))

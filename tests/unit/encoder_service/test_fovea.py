@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, View, VisionFeatures
+from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, TowerFeatures
 from encoder_service.pruners.facility_location import greedy_facilities
 from encoder_service.pruners.fovea import FoveaParameters, importance
 from encoder_service.pruners.fovea_budget import peak_clarity
 from encoder_service.pruners.merging import merge_weighted
+from encoder_service.pruners.tower_outputs import SALIENCY_LAST, OutputKind, TowerOutput
 
 SIDE, WIDTH = 6, 16
 N = SIDE * SIDE
 
 
-def picture(things: list[list[int]], saliency: dict[int, float], *, looks: list[int] | None = None) -> VisionFeatures:
+def picture(things: list[list[int]], saliency: dict[int, float], *, looks: list[int] | None = None) -> TowerFeatures:
     """Things on a background: each list of patches shares a direction of its own (or that of `looks`), with a little
     noise. The joint space shows the same directions."""
     generator = torch.Generator().manual_seed(0)
@@ -33,7 +34,7 @@ def picture(things: list[list[int]], saliency: dict[int, float], *, looks: list[
     for i, value in saliency.items():
         salient[things[i]] = value
     joint = torch.cat([torch.zeros(1, WIDTH), hidden + 0.1])
-    return VisionFeatures(noisy, (SIDE, SIDE), {View.JOINT_QQV: joint, View.SALIENCY_LAST: salient})
+    return TowerFeatures(noisy, (SIDE, SIDE), {TowerOutput(OutputKind.JOINT, qkv="qqv"): joint, SALIENCY_LAST: salient})
 
 
 def question_about(thing: int) -> TextFeatures:
@@ -42,13 +43,13 @@ def question_about(thing: int) -> TextFeatures:
     return TextFeatures(eos.repeat(3, 1), eos, torch.tensor([False, True, False]))
 
 
-def pruned(vision: VisionFeatures, keep: int, text: TextFeatures | None = None, name: str = "fovea") -> PrunedTokens:
+def pruned(vision: TowerFeatures, keep: int, text: TextFeatures | None = None, name: str = "fovea") -> PrunedTokens:
     return PRUNERS[name].bind({}).prune(PrunerInput(vision, keep, text=text))
 
 
 def touched(result: PrunedTokens, things: list[list[int]]) -> list[int]:
     """How many kept patches lie on each thing."""
-    return [len(set(result.kept_index.tolist()) & set(patches)) for patches in things]
+    return [len(set(result.origins.tolist()) & set(patches)) for patches in things]
 
 
 BIG, SMALL, FAINT = [0, 1, 2, 6, 7, 8, 12, 13, 14], [16, 17], [33, 34]
@@ -76,8 +77,8 @@ def test_what_is_asked_about_is_kept_though_nothing_stands_out_there() -> None:
 def test_background_does_not_fade_a_kept_thing() -> None:
     vision = picture([[14]], {0: 1.0})
     result = pruned(vision, 1)
-    assert result.kept_index.tolist() == [14]
-    assert result.merged_into.tolist() == [0] * N
+    assert result.origins.tolist() == [14]
+    assert result.cluster_of_patch.tolist() == [0] * N
     torch.testing.assert_close(result.features[0].norm(), vision.hidden[14].norm())
     mean = vision.hidden.mean(0)
     cosine = torch.cosine_similarity
@@ -119,11 +120,11 @@ def test_equal_gains_go_to_the_smaller_index() -> None:
 
 def test_members_weigh_by_importance_and_a_centre_keeps_its_length() -> None:
     features = torch.tensor([[3.0, 0.0], [0.0, 3.0], [0.1, 0.7], [1.0, 1.0]])
-    owner, kept = torch.tensor([0, 0, 1, 0]), torch.tensor([0, 2])
-    merged = merge_weighted(features, owner, torch.tensor([3.0, 1.0, 0.5, 0.0]), kept)
+    cluster_of_patch, kept = torch.tensor([0, 0, 1, 0]), torch.tensor([0, 2])
+    merged = merge_weighted(features, cluster_of_patch, torch.tensor([3.0, 1.0, 0.5, 0.0]), kept)
     torch.testing.assert_close(merged[0], torch.tensor([3.0, 1.0]) * 3 / 10**0.5)
     assert torch.equal(merged[1], features[2])
-    alike = merge_weighted(features, owner, torch.zeros(4), kept)
+    alike = merge_weighted(features, cluster_of_patch, torch.zeros(4), kept)
     torch.testing.assert_close(alike[0], torch.tensor([1.0, 1.0]) * 3 / 2**0.5)
 
 
@@ -138,7 +139,7 @@ def test_stopping_early_takes_the_first_of_the_same_patches() -> None:
     assert greedy_facilities(torch.zeros(4, 4), torch.ones(4), 4, enough=0.5).tolist() == [0]
 
 
-def chosen(vision: VisionFeatures, text: TextFeatures | None, **params: float) -> int:
+def chosen(vision: TowerFeatures, text: TextFeatures | None, **params: float) -> int:
     choose = PRUNERS["fovea"].bind(params).choose_keep
     assert choose is not None
     return choose(PrunerInput(vision, N, text=text))

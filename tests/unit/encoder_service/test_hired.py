@@ -28,33 +28,33 @@ def attend(*patches: tuple[int, int]) -> torch.Tensor:
 CORNER = attend(*((row, column) for row in range(3) for column in range(3, 6)))
 
 
-def deal(early: torch.Tensor, keep: int, tile_grid: tuple[int, int], **how: Any) -> list[int]:
+def allocate_budget(early: torch.Tensor, keep: int, tile_grid: tuple[int, int], **how: Any) -> list[int]:
     """Of tiles without padding."""
     num_tiles = tile_grid[0] * tile_grid[1]
-    part_at = mosaic(GRID, tile_grid, (GRID[0] * tile_grid[0], GRID[1] * tile_grid[1])) // N
-    sub_image = strips(N, num_tiles) if how.get("fidelity") else shown_by(GRID, part_at)
+    tile_at = mosaic(GRID, tile_grid, (GRID[0] * tile_grid[0], GRID[1] * tile_grid[1])) // N
+    sub_image = strips(N, num_tiles) if how.get("fidelity") else shown_by(GRID, tile_at)
     return deal_by_marks(early, keep, sizes=[N] * (1 + num_tiles), sub_image=sub_image, **how)
 
 
 def test_what_early_attention_marks_gets_the_budget_of_the_sub_image_that_shows_it() -> None:
-    assert deal(CORNER, 24, (2, 2), alpha=0.75) == [18, 0, 6, 0, 0]
+    assert allocate_budget(CORNER, 24, (2, 2), alpha=0.75) == [18, 0, 6, 0, 0]
     # Strips of nine patches: a row and a half each. Six of the nine marks lie in the second, and 1 is lost to rounding.
-    assert deal(CORNER, 20, (2, 2), alpha=0.75, fidelity=True) == [15, 1, 3, 0, 0]
+    assert allocate_budget(CORNER, 20, (2, 2), alpha=0.75, fidelity=True) == [15, 1, 3, 0, 0]
 
 
 @pytest.mark.parametrize(("tile_grid", "quotas"), [((1, 2), [0, 9]), ((2, 1), [9, 0]), ((3, 1), [6, 3, 0])])
 def test_grids_that_are_not_square_are_read_by_rows_and_columns(tile_grid: tuple[int, int], quotas: list[int]) -> None:
-    assert deal(CORNER, 36, tile_grid, alpha=0.75) == [27, *quotas]
+    assert allocate_budget(CORNER, 36, tile_grid, alpha=0.75) == [27, *quotas]
 
 
 def test_padding_moves_the_borders_of_what_a_sub_image_shows() -> None:
     # Three tiles side by side, of the mosaic's 18 columns the middle 10 show the picture: 2, 6 and 2 of them.
-    part_at = mosaic(GRID, (1, 3), (6, 10)) // N
-    assert shown_by(GRID, part_at).view(GRID)[0].tolist() == [0, 1, 1, 1, 1, 2]
+    tile_at = mosaic(GRID, (1, 3), (6, 10)) // N
+    assert shown_by(GRID, tile_at).view(GRID)[0].tolist() == [0, 1, 1, 1, 1, 2]
 
 
 def test_a_base_tile_that_takes_everything_leaves_nothing() -> None:
-    assert deal(CORNER, 30, (2, 2), alpha=1.0) == [30, 0, 0, 0, 0]
+    assert allocate_budget(CORNER, 30, (2, 2), alpha=1.0) == [30, 0, 0, 0, 0]
 
 
 def test_what_a_full_tile_cannot_take_goes_to_the_others() -> None:
@@ -76,10 +76,10 @@ def test_the_whole_budget_is_dealt_out_and_no_tile_gets_more_than_it_has(
 ) -> None:
     early = torch.rand(N, generator=torch.Generator().manual_seed(seed))
     keep = int((1 + tile_grid[0] * tile_grid[1]) * N * rate)
-    counts = deal(early, keep, tile_grid, alpha=alpha)
+    counts = allocate_budget(early, keep, tile_grid, alpha=alpha)
     assert sum(counts) == keep
     assert all(0 <= count <= N for count in counts)
-    as_released = deal(early, keep, tile_grid, alpha=alpha, fidelity=True)
+    as_released = allocate_budget(early, keep, tile_grid, alpha=alpha, fidelity=True)
     assert as_released[0] == min(int(keep * alpha), N)
     assert sum(as_released) <= keep
 

@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import PrunedTokens, PrunerInput, View, VisionFeatures
+from encoder_service.pruners.base import PrunedTokens, PrunerInput, TowerFeatures
 from encoder_service.pruners.holov import crop_sizes, default_crops, quotas, redistribute
+from encoder_service.pruners.tower_outputs import SALIENCY_SECOND_LAST
 
 N = 30
 
 
 def pruned(attention: torch.Tensor, keep: int, **params: object) -> PrunedTokens:
-    vision = VisionFeatures(torch.ones(len(attention), 2), (1, len(attention)), {View.SALIENCY_SECOND_LAST: attention})
+    vision = TowerFeatures(torch.ones(len(attention), 2), (1, len(attention)), {SALIENCY_SECOND_LAST: attention})
     return PRUNERS["holov"].bind(params).prune(PrunerInput(vision, keep))
 
 
@@ -45,7 +46,7 @@ def test_without_any_attention_tokens_are_dealt_out_in_rounds() -> None:
 @settings(max_examples=80, deadline=None)
 def test_crop_by_crop_the_most_attended_first(scores: list[int], keep: int, crops: int) -> None:
     attention = torch.tensor(scores, dtype=torch.float64)
-    kept = pruned(attention, keep, crops=crops).kept_index.tolist()
+    kept = pruned(attention, keep, crops=crops).origins.tolist()
     assert len(set(kept)) == len(kept) == keep
     start = 0
     for size in crop_sizes(N, crops):
@@ -77,8 +78,8 @@ def test_surplus_is_dealt_one_each_by_weight() -> None:
 def test_fidelity_fills_a_lost_surplus_up_with_rows_of_zeros() -> None:
     attention = torch.zeros(16)
     attention[:4] = 1.0
-    assert pruned(attention, 8, crops=4).kept_index.tolist()[:4] == [0, 1, 2, 3]
-    assert (pruned(attention, 8, crops=4).kept_index >= 0).all()
+    assert pruned(attention, 8, crops=4).origins.tolist()[:4] == [0, 1, 2, 3]
+    assert (pruned(attention, 8, crops=4).origins >= 0).all()
     result = pruned(attention, 8, crops=4, fidelity=True)
-    assert result.kept_index.tolist() == [0, 1, 2, 3, -3, -3, -3, -3]
+    assert result.origins.tolist() == [0, 1, 2, 3, -3, -3, -3, -3]
     assert result.features.tolist() == [[1.0, 1.0]] * 4 + [[0.0, 0.0]] * 4

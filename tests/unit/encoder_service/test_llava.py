@@ -20,21 +20,33 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
-from encoder_service.pruners.base import View, VisionFeatures
+from encoder_service.pruners.base import TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner, TowerLayer
-from encoder_service.visual import Layout, VisualInput
+from encoder_service.pruners.tower_outputs import (
+    ALL_OUTPUTS,
+    CLS_HIDDEN,
+    KEYS,
+    MEAN_KEYS_SECOND_LAST,
+    SALIENCY_FIRST,
+    SALIENCY_LAST,
+    SALIENCY_ONE_HEAD,
+    SALIENCY_SECOND_LAST,
+    OutputKind,
+    TowerOutput,
+)
+from encoder_service.visual import PatchLayout, TowerInputs
 from fovea.modeling.errors import CheckpointError
 
-ALL_VIEWS = frozenset(View)
-NO_VIEWS: frozenset[View] = frozenset()
+ALL_VIEWS = ALL_OUTPUTS
+NO_VIEWS: frozenset[TowerOutput] = frozenset()
 
 
 def encoded(
-    model: EncoderModel, pixel_values: torch.Tensor, views: Set[View], in_tower: InTowerPruner | None = None
-) -> list[VisionFeatures]:
+    model: EncoderModel, pixel_values: torch.Tensor, outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
+) -> list[TowerFeatures]:
     """What `encode` gives of each picture, which has one part."""
-    inputs = [VisualInput(pixels[None], Layout(1, *model.grid)) for pixels in pixel_values]
-    return [visual.parts[0] for visual in model.encode(inputs, views, in_tower)]
+    inputs = [TowerInputs(pixels[None], PatchLayout(1, *model.grid)) for pixels in pixel_values]
+    return [visual.parts[0] for visual in model.encode(inputs, outputs, in_tower)]
 
 
 @pytest.fixture
@@ -83,7 +95,7 @@ def test_hidden_states_are_those_that_llava_projects(
         states = llava.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
     for i, features in enumerate(encoded(model, pixel_values, NO_VIEWS)):
         torch.testing.assert_close(features.hidden, states[-2][i, 1:], atol=1e-5, rtol=1e-5)
-        assert features.views == {}
+        assert features.outputs == {}
         assert features.grid == (6, 6)
 
 
@@ -96,8 +108,10 @@ def test_saliency_is_the_cls_row_of_eager_attention(
     with torch.inference_mode():
         attentions = llava.model.vision_tower(pixel_values, output_attentions=True).attentions
     for i, features in enumerate(encoded(model, pixel_values, ALL_VIEWS)):
-        for view, layer in ((View.SALIENCY_LAST, -1), (View.SALIENCY_SECOND_LAST, -2)):
-            torch.testing.assert_close(features.views[view], attentions[layer][i].mean(0)[0, 1:], atol=1e-6, rtol=1e-4)
+        for output_name, layer in ((SALIENCY_LAST, -1), (SALIENCY_SECOND_LAST, -2)):
+            torch.testing.assert_close(
+                features.outputs[output_name], attentions[layer][i].mean(0)[0, 1:], atol=1e-6, rtol=1e-4
+            )
 
 
 def test_views_of_other_layers_and_head_widths_are_what_they_say(
@@ -115,13 +129,13 @@ def test_views_of_other_layers_and_head_widths_are_what_they_say(
         query, key = last.self_attn.q_proj(normed[:, :1]), last.self_attn.k_proj(normed)
         one_head = (query @ key.transpose(1, 2) / 32**0.5).softmax(-1)
     for i, features in enumerate(encoded(model, pixel_values, ALL_VIEWS)):
-        for view, want in (
-            (View.CLS_HIDDEN, output.hidden_states[-2][i, 0]),
-            (View.SALIENCY_FIRST, output.attentions[0][i].mean(0)[0, 1:]),
-            (View.SALIENCY_ONE_HEAD, one_head[i, 0, 1:]),
-            (View.MEAN_KEYS_SECOND_LAST, keys[i, 1:].view(36, 4, 8).mean(1)),
+        for output_name, want in (
+            (CLS_HIDDEN, output.hidden_states[-2][i, 0]),
+            (SALIENCY_FIRST, output.attentions[0][i].mean(0)[0, 1:]),
+            (SALIENCY_ONE_HEAD, one_head[i, 0, 1:]),
+            (MEAN_KEYS_SECOND_LAST, keys[i, 1:].view(36, 4, 8).mean(1)),
         ):
-            torch.testing.assert_close(features.views[view], want, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(features.outputs[output_name], want, atol=1e-5, rtol=1e-4)
 
 
 class Watcher:
@@ -157,16 +171,16 @@ def test_a_hook_sees_each_layer_that_the_language_model_reads(
         assert values.shape == (4, 37, 8)
     (whole,) = encoded(model, pixel_values[:1], NO_VIEWS)
     assert torch.equal(features.hidden, whole.hidden)
-    assert features.survivors is not None
-    assert features.survivors.tolist() == list(range(36))
+    assert features.kept_in_tower is not None
+    assert features.kept_in_tower.tolist() == list(range(36))
 
 
 def test_rows_that_leave_are_seen_by_no_later_layer(model: EncoderModel, pixel_values: torch.Tensor) -> None:
     watcher = Watcher(leave_after=0, leaving=(0, 7, 35))
     (features,) = encoded(model, pixel_values[:1], NO_VIEWS, watcher)
     staying = [i for i in range(36) if i not in (0, 7, 35)]
-    assert features.survivors is not None
-    assert features.survivors.tolist() == staying
+    assert features.kept_in_tower is not None
+    assert features.kept_in_tower.tolist() == staying
     tower = model.vision_tower.vision_model  # type: ignore[attr-defined]
     with torch.inference_mode():
         hidden = tower.encoder.layers[0](tower.pre_layrnorm(tower.embeddings(pixel_values[:1])), None)
@@ -176,8 +190,8 @@ def test_rows_that_leave_are_seen_by_no_later_layer(model: EncoderModel, pixel_v
 
 
 def test_a_pruned_tower_offers_no_views(model: EncoderModel, pixel_values: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="offers no views, keys"):
-        encoded(model, pixel_values, {View.KEYS}, Watcher())
+    with pytest.raises(ValueError, match="offers no outputs, keys"):
+        encoded(model, pixel_values, {KEYS}, Watcher())
 
 
 def test_layer_identity(checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor) -> None:
@@ -188,7 +202,7 @@ def test_layer_identity(checkpoints: Any, model: EncoderModel, pixel_values: tor
     with torch.inference_mode():
         states = tower(pixel_values, output_hidden_states=True).hidden_states
         for i, picture in enumerate(features):
-            after = picture.hidden + picture.views[View.ATTENTION_QKV]
+            after = picture.hidden + picture.outputs[TowerOutput(OutputKind.ATTENTION, qkv="qkv")]
             torch.testing.assert_close(
                 after + layer.mlp(layer.layer_norm2(after)), states[-1][i, 1:], atol=1e-5, rtol=1e-4
             )
@@ -216,12 +230,12 @@ def test_the_layer_before_the_last_is_seen_likewise(
             return projected
 
         for i, picture in enumerate(features):
-            after = states[-3][i, 1:] + picture.views[View.ATTENTION_QKV_SECOND_LAST]
+            after = states[-3][i, 1:] + picture.outputs[TowerOutput(OutputKind.ATTENTION, layer=-2, qkv="qkv")]
             for got, want in (
                 (after + layer.mlp(layer.layer_norm2(after)), picture.hidden),
-                (picture.views[View.ATTENTION_QQV_SECOND_LAST], decoupled[i, 1:]),
-                (picture.views[View.JOINT_QQV_SECOND_LAST], joint(decoupled)[i]),
-                (picture.views[View.JOINT_VANILLA_SECOND_LAST], joint(states[-2])[i]),
+                (picture.outputs[TowerOutput(OutputKind.ATTENTION, layer=-2, qkv="qqv")], decoupled[i, 1:]),
+                (picture.outputs[TowerOutput(OutputKind.JOINT, layer=-2, qkv="qqv")], joint(decoupled)[i]),
+                (picture.outputs[TowerOutput(OutputKind.JOINT, layer=-2)], joint(states[-2])[i]),
             ):
                 torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
 
@@ -231,8 +245,8 @@ def test_images_in_a_batch_equal_images_alone(model: EncoderModel, pixel_values:
     for i, batched in enumerate(together):
         (alone,) = encoded(model, pixel_values[i : i + 1], ALL_VIEWS)
         torch.testing.assert_close(batched.hidden, alone.hidden, atol=1e-5, rtol=1e-5)
-        for view in ALL_VIEWS:
-            torch.testing.assert_close(batched.views[view], alone.views[view], atol=1e-5, rtol=1e-4)
+        for output_name in ALL_VIEWS:
+            torch.testing.assert_close(batched.outputs[output_name], alone.outputs[output_name], atol=1e-5, rtol=1e-4)
 
 
 def test_eos_row_is_clips_text_embedding(checkpoints: Any, model: EncoderModel) -> None:
@@ -344,7 +358,7 @@ def test_half_precision_keeps_scores_in_float32(dtype: str, checkpoints: Any, pi
     half = load(str(checkpoints.hub), LoadOptions(text_tower=str(checkpoints.clip), device="cpu", dtype=dtype))
     (features,) = encoded(half, pixel_values[:1], ALL_VIEWS)
     assert features.hidden.dtype == getattr(torch, dtype)
-    assert features.views[View.SALIENCY_LAST].dtype == torch.float32
+    assert features.outputs[SALIENCY_LAST].dtype == torch.float32
 
 
 def _set(**values: Any) -> Callable[[dict[str, Any]], None]:

@@ -20,15 +20,16 @@ from transformers import AutoTokenizer, LlavaNextForConditionalGeneration, Llava
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
 from benchmarks.checkpoints.tiny import clip, llava_next
-from encoder_service.assembly import EncodedVisual
-from encoder_service.engine import EncodeRequest, Engine
+from encoder_service.assembly import EncodedMedia
+from encoder_service.engine import EncoderEngine, EncodeRequest
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import PrunerInput, View
+from encoder_service.pruners.base import PrunerInput
 from encoder_service.pruners.tiles import mosaic
-from encoder_service.visual import Layout
+from encoder_service.pruners.tower_outputs import ALL_OUTPUTS, CLS_HIDDEN, KEYS, SALIENCY_LAST, OutputKind, TowerOutput
+from encoder_service.visual import PatchLayout
 from fovea.budget import share_budget
 from fovea.modeling.errors import CheckpointError
 
@@ -92,11 +93,11 @@ def question(folders: tuple[Path, Path]) -> tuple[int, ...]:
 
 
 @pytest.fixture
-def encode(towers: EncoderModel, question: tuple[int, ...]) -> Callable[..., EncodedVisual]:
+def encode(towers: EncoderModel, question: tuple[int, ...]) -> Callable[..., EncodedMedia]:
     """One picture through the engine."""
 
-    def run(image: Image.Image, pruner: str, *, params: dict[str, Any] | None = None, **budget: Any) -> EncodedVisual:
-        engine = Engine(towers, FeatureCache(0), max_batch_size=4, max_image_bytes=10**8, max_image_pixels=10**8)
+    def run(image: Image.Image, pruner: str, *, params: dict[str, Any] | None = None, **budget: Any) -> EncodedMedia:
+        engine = EncoderEngine(towers, FeatureCache(0), max_batch_size=4, max_image_bytes=10**8, max_image_pixels=10**8)
         request = EncodeRequest((png(image),), question, PRUNERS[pruner].bind(params or {}), **budget)
         (outcome,) = engine.run([engine.prepare(request)])
         if isinstance(outcome, Exception):
@@ -121,7 +122,7 @@ def test_pixel_values_are_those_of_the_checkpoints_processor(
 
 @pytest.mark.parametrize("size", SHAPES)
 def test_a_whole_picture_is_what_transformers_packs(
-    size: tuple[int, int], encode: Callable[..., EncodedVisual], processor: Any, unsplit: Any
+    size: tuple[int, int], encode: Callable[..., EncodedMedia], processor: Any, unsplit: Any
 ) -> None:
     inputs = processor(images=noise(size), text="<image>", return_tensors="pt")
     with torch.inference_mode():
@@ -146,7 +147,7 @@ def test_the_mosaic_of_the_published_size_is_that_of_transformers(width: int, he
 
 
 def test_a_ninth_of_a_square_picture_of_the_published_size_is_320_tokens() -> None:
-    layout = Layout(5, 24, 24, mosaic=mosaic((24, 24), (2, 2), (672, 672)))
+    layout = PatchLayout(5, 24, 24, mosaic=mosaic((24, 24), (2, 2), (672, 672)))
     sizes = [len(places) for places in layout.places()]
     assert sum(sizes) == 2880
     assert share_budget(sizes, keep_ratio=1 / 9) == (64,) * 5
@@ -155,7 +156,7 @@ def test_a_ninth_of_a_square_picture_of_the_published_size_is_320_tokens() -> No
 
 def test_what_a_pruner_sees_of_a_tile_is_the_tower_without_padding(towers: EncoderModel, unsplit: Any) -> None:
     made = towers.media.image(noise((112, 60)))  # 4 lines of the mosaic's 8: of each tile two rows
-    (visual,) = towers.encode([made], frozenset(View))
+    (visual,) = towers.encode([made], ALL_OUTPUTS)
     output = tower_of(unsplit, made.pixel_values)
     assert [part.grid for part in visual.parts] == [(4, 4), *[(2, 4)] * 4]
     assert visual.places[1].tolist() == list(range(N + 8, 2 * N))
@@ -163,26 +164,26 @@ def test_what_a_pruner_sees_of_a_tile_is_the_tower_without_padding(towers: Encod
         patches = places - tile * N
         hidden = output.hidden_states[-2][tile]
         torch.testing.assert_close(part.hidden, hidden[1 + patches], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(part.views[View.CLS_HIDDEN], hidden[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(part.outputs[CLS_HIDDEN], hidden[0], atol=1e-5, rtol=1e-4)
         attention = output.attentions[-1][tile].mean(0)[0, 1:]
-        torch.testing.assert_close(part.views[View.SALIENCY_LAST], attention[patches], atol=1e-6, rtol=1e-4)
-        assert part.views[View.JOINT_QQV].shape == (1 + len(patches), 32)
-        assert part.views[View.KEYS].shape == (len(patches), 64)
+        torch.testing.assert_close(part.outputs[SALIENCY_LAST], attention[patches], atol=1e-6, rtol=1e-4)
+        assert part.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")].shape == (1 + len(patches), 32)
+        assert part.outputs[KEYS].shape == (len(patches), 64)
 
 
 def test_pictures_in_a_batch_equal_pictures_alone(towers: EncoderModel) -> None:
     made = [towers.media.image(noise(size)) for size in ((112, 60), (56, 112), (1, 1))]
-    for together, one in zip(towers.encode(made, frozenset(View)), made, strict=True):
-        (alone,) = towers.encode([one], frozenset(View))
+    for together, one in zip(towers.encode(made, ALL_OUTPUTS), made, strict=True):
+        (alone,) = towers.encode([one], ALL_OUTPUTS)
         for got, want in zip(together.parts, alone.parts, strict=True):
             torch.testing.assert_close(got.hidden, want.hidden, atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(dict(got.views), dict(want.views), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(dict(got.outputs), dict(want.outputs), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("pruner", [name for name in PRUNERS if name != "none"])
 @pytest.mark.parametrize("size", [(112, 112), (300, 120), (40, 100), (1000, 10)])
 def test_no_row_stands_for_padding_and_a_share_is_a_share_of_each_tile(
-    pruner: str, size: tuple[int, int], encode: Callable[..., EncodedVisual], towers: EncoderModel
+    pruner: str, size: tuple[int, int], encode: Callable[..., EncodedMedia], towers: EncoderModel
 ) -> None:
     visual = encode(noise(size), pruner, keep_ratio=0.25)
     places = towers.media.image(noise(size)).layout.places()
@@ -199,11 +200,11 @@ def test_no_row_stands_for_padding_and_a_share_is_a_share_of_each_tile(
     else:
         assert kept == share
     dropped = np.setdiff1d(np.arange(visual.layout.num_patches), torch.cat(places).numpy())
-    assert (visual.merged_into[dropped] == -1).all()
+    assert (visual.cluster_of_patch[dropped] == -1).all()
 
 
 @pytest.mark.parametrize("pruner", [name for name in PRUNERS if name != "none"])
-def test_a_full_budget_changes_nothing(pruner: str, encode: Callable[..., EncodedVisual]) -> None:
+def test_a_full_budget_changes_nothing(pruner: str, encode: Callable[..., EncodedMedia]) -> None:
     image = noise((300, 120))
     whole = encode(image, "none", keep_ratio=1.0)
     for budget in ({"keep_ratio": 1.0}, {"keep_tokens": len(whole.positions)}):
@@ -213,7 +214,7 @@ def test_a_full_budget_changes_nothing(pruner: str, encode: Callable[..., Encode
         np.testing.assert_allclose(visual.features, whole.features, atol=1e-5)
 
 
-def test_a_count_is_shared_over_the_tiles_by_what_they_show(encode: Callable[..., EncodedVisual]) -> None:
+def test_a_count_is_shared_over_the_tiles_by_what_they_show(encode: Callable[..., EncodedMedia]) -> None:
     visual = encode(noise((112, 60)), "cls", keep_tokens=12)  # 16 patches, then four times 8
     assert np.bincount(visual.positions // N).tolist() == [4, 2, 2, 2, 2]
 
@@ -222,7 +223,7 @@ def test_a_count_is_shared_over_the_tiles_by_what_they_show(encode: Callable[...
 @pytest.mark.parametrize("size", [(300, 120), (10, 1000)])
 @pytest.mark.parametrize("keep_tokens", [1, 3, 15])
 def test_a_count_is_kept_exactly_and_by_flowcut_at_most(
-    pruner: str, size: tuple[int, int], keep_tokens: int, encode: Callable[..., EncodedVisual]
+    pruner: str, size: tuple[int, int], keep_tokens: int, encode: Callable[..., EncodedMedia]
 ) -> None:
     kept = len(encode(noise(size), pruner, keep_tokens=keep_tokens).positions)
     if pruner == "flowcut" and size != (10, 1000):  # that one has a base tile alone, and no padding in it
@@ -233,20 +234,20 @@ def test_a_count_is_kept_exactly_and_by_flowcut_at_most(
 
 @pytest.mark.parametrize("pruner", ["desap", "cls", "uniform", "random"])
 def test_merged_rows_are_means_of_the_unsplit_towers_features(
-    pruner: str, encode: Callable[..., EncodedVisual], processor: Any, unsplit: Any
+    pruner: str, encode: Callable[..., EncodedMedia], processor: Any, unsplit: Any
 ) -> None:
     image = noise((300, 120))
     visual = encode(image, pruner, keep_ratio=0.2)
     pixel_values = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
     hidden = tower_of(unsplit, pixel_values).hidden_states[-2][:, 1:].flatten(0, 1).numpy()
     for row, position in enumerate(visual.positions):
-        members = np.flatnonzero(visual.merged_into == row)
+        members = np.flatnonzero(visual.cluster_of_patch == row)
         assert position in members
         assert len(np.unique(members // N)) == 1  # nothing is merged across tiles
         np.testing.assert_allclose(visual.features[row], hidden[members].mean(0), atol=1e-4)
 
 
-def test_the_rows_of_plain_methods_lie_in_the_order_of_the_mosaic(encode: Callable[..., EncodedVisual]) -> None:
+def test_the_rows_of_plain_methods_lie_in_the_order_of_the_mosaic(encode: Callable[..., EncodedMedia]) -> None:
     image = noise((300, 120))
     whole = encode(image, "none", keep_ratio=1.0).positions.tolist()
     for pruner in ("desap", "cls", "uniform", "random", "hired", "flowcut"):
@@ -256,7 +257,7 @@ def test_the_rows_of_plain_methods_lie_in_the_order_of_the_mosaic(encode: Callab
 
 def parts_of(towers: EncoderModel, image: Image.Image, pruner: str) -> Any:
     made = towers.media.image(image)
-    (visual,) = towers.encode([made], made.layout.views(PRUNERS[pruner].bind({}).needs))
+    (visual,) = towers.encode([made], made.layout.outputs(PRUNERS[pruner].bind({}).requirements))
     return visual
 
 
@@ -267,7 +268,7 @@ def alone(visual: Any, pruner: str, keeps: Sequence[int]) -> list[Any]:
 
 
 def test_visionzip_reads_base_then_dominant_then_cls_then_context(
-    towers: EncoderModel, encode: Callable[..., EncodedVisual]
+    towers: EncoderModel, encode: Callable[..., EncodedMedia]
 ) -> None:
     image = noise((112, 112))
     base, *tiles = alone(parts_of(towers, image, "visionzip"), "visionzip", [8] * 5)  # CLS, 6 dominant, 1 context row
@@ -276,7 +277,7 @@ def test_visionzip_reads_base_then_dominant_then_cls_then_context(
     dominant = [
         (rank[(1 + t) * N + index], tile.features[1 + i])
         for t, tile in enumerate(tiles)
-        for i, index in enumerate(tile.kept_index[1:7].tolist())
+        for i, index in enumerate(tile.origins[1:7].tolist())
     ]
     want = [
         *base.features,
@@ -288,14 +289,14 @@ def test_visionzip_reads_base_then_dominant_then_cls_then_context(
 
 
 @pytest.mark.parametrize("pruner", ["prumerge", "prumerge_plus"])
-def test_prumerge_is_tile_after_tile(pruner: str, towers: EncoderModel, encode: Callable[..., EncodedVisual]) -> None:
+def test_prumerge_is_tile_after_tile(pruner: str, towers: EncoderModel, encode: Callable[..., EncodedMedia]) -> None:
     image = noise((112, 60))
     want = torch.cat([t.features for t in alone(parts_of(towers, image, pruner), pruner, [4, 2, 2, 2, 2])])
     np.testing.assert_allclose(encode(image, pruner, keep_ratio=0.25).features, want.numpy(), atol=1e-5)
 
 
 def test_holov_cuts_its_crops_out_of_base_and_mosaic_together(
-    encode: Callable[..., EncodedVisual], processor: Any, unsplit: Any
+    encode: Callable[..., EncodedMedia], processor: Any, unsplit: Any
 ) -> None:
     image = noise((300, 120))
     whole = encode(image, "none", keep_ratio=1.0).positions
@@ -311,7 +312,7 @@ def test_holov_cuts_its_crops_out_of_base_and_mosaic_together(
 
 
 def test_hired_gives_the_base_tile_alpha_and_keeps_the_best_of_each_tile(
-    encode: Callable[..., EncodedVisual], processor: Any, unsplit: Any
+    encode: Callable[..., EncodedMedia], processor: Any, unsplit: Any
 ) -> None:
     image = noise((300, 120))
     pixel_values = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
@@ -328,10 +329,10 @@ def test_hired_gives_the_base_tile_alpha_and_keeps_the_best_of_each_tile(
 
 
 def test_hired_after_a_method_with_the_same_needs_but_for_tiles(
-    towers: EncoderModel, encode: Callable[..., EncodedVisual]
+    towers: EncoderModel, encode: Callable[..., EncodedMedia]
 ) -> None:
     """HoloV leaves features in the cache that lack what deals the budget out."""
-    engine = Engine(towers, FeatureCache(2**20), max_batch_size=4, max_image_bytes=10**8, max_image_pixels=10**8)
+    engine = EncoderEngine(towers, FeatureCache(2**20), max_batch_size=4, max_image_bytes=10**8, max_image_pixels=10**8)
     image = noise((300, 120))
     cached, positions = [], []
     for name in ("holov", "hired", "hired"):
@@ -346,7 +347,7 @@ def test_hired_after_a_method_with_the_same_needs_but_for_tiles(
 @pytest.mark.parametrize("name", sorted(set(PRUNERS) - {"none"}))
 @pytest.mark.parametrize("size", [(56, 56), (61, 47), (300, 120), (1000, 10)])
 def test_a_limit_holds_over_all_tiles_and_ends_of_lines(
-    encode: Callable[..., EncodedVisual], name: str, size: tuple[int, int]
+    encode: Callable[..., EncodedMedia], name: str, size: tuple[int, int]
 ) -> None:
     image = noise(size)
     whole = encode(image, name, keep_ratio=1.0)
@@ -358,7 +359,7 @@ def test_a_limit_holds_over_all_tiles_and_ends_of_lines(
     assert encode(image, name, keep_ratio=1.0, most_tokens=total).positions.tolist() == whole.positions.tolist()
 
 
-def test_hired_counts_as_released_on_demand(encode: Callable[..., EncodedVisual]) -> None:
+def test_hired_counts_as_released_on_demand(encode: Callable[..., EncodedMedia]) -> None:
     image = noise((300, 120))
     released = encode(image, "hired", params={"fidelity": True}, keep_tokens=17)
     assert (released.positions < N).sum() == 8
@@ -366,16 +367,18 @@ def test_hired_counts_as_released_on_demand(encode: Callable[..., EncodedVisual]
 
 
 def test_flowcut_prunes_each_tile_whole_and_loses_what_was_padding(
-    towers: EncoderModel, encode: Callable[..., EncodedVisual]
+    towers: EncoderModel, encode: Callable[..., EncodedMedia]
 ) -> None:
     image = noise((112, 60))
     visual = encode(image, "flowcut", keep_ratio=0.5)
     bound = PRUNERS["flowcut"].bind({})
-    assert bound.needs.in_tower is not None
+    assert bound.requirements.in_tower is not None
     made = towers.media.image(image)
-    tiles = towers.vision_tower(made.pixel_values, frozenset(), bound.needs.in_tower(8))  # type: ignore[attr-defined]
+    tiles = towers.vision_tower(made.pixel_values, frozenset(), bound.requirements.in_tower(8))  # type: ignore[attr-defined]
     shown = set(torch.cat(made.layout.places()).tolist())
-    want = {n: row for t, tile in enumerate(tiles) for n, row in zip(tile.survivors + t * N, tile.hidden, strict=True)}
+    want = {
+        n: row for t, tile in enumerate(tiles) for n, row in zip(tile.kept_in_tower + t * N, tile.hidden, strict=True)
+    }
     want = {int(number): row for number, row in want.items() if int(number) in shown}
     assert set(visual.positions.tolist()) == set(want)
     assert len(want) < 5 * 8

@@ -8,33 +8,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import PrunedTokens, PrunerInput, View, VisionFeatures
+from encoder_service.pruners.base import PrunedTokens, PrunerInput, TowerFeatures
 from encoder_service.pruners.prumerge import by_attention, fold, num_outliers
 from encoder_service.pruners.prumerge_plus import adaptive_sample, even_sample, released_sample
+from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_ONE_HEAD
 
 N, WIDTH = 40, 5
 
 
-def picture(seed: int) -> VisionFeatures:
+def picture(seed: int) -> TowerFeatures:
     generator = torch.Generator().manual_seed(seed)
-    views = {
-        View.SALIENCY_ONE_HEAD: (3 * torch.randn(N, generator=generator, dtype=torch.float64)).softmax(0),
-        View.KEYS: torch.randn(N, WIDTH, generator=generator, dtype=torch.float64),
+    outputs = {
+        SALIENCY_ONE_HEAD: (3 * torch.randn(N, generator=generator, dtype=torch.float64)).softmax(0),
+        KEYS: torch.randn(N, WIDTH, generator=generator, dtype=torch.float64),
     }
-    return VisionFeatures(torch.randn(N, WIDTH, generator=generator, dtype=torch.float64), (5, 8), views)
+    return TowerFeatures(torch.randn(N, WIDTH, generator=generator, dtype=torch.float64), (5, 8), outputs)
 
 
 def pruned(name: str, seed: int, keep: int, **params: bool) -> PrunedTokens:
     return PRUNERS[name].bind(params).prune(PrunerInput(picture(seed), keep))
 
 
-def folded(vision: VisionFeatures, kept: list[int]) -> PrunedTokens:
-    return fold(vision.hidden, vision.views[View.SALIENCY_ONE_HEAD], vision.views[View.KEYS], torch.tensor(kept).long())
+def folded(vision: TowerFeatures, kept: list[int]) -> PrunedTokens:
+    return fold(vision.hidden, vision.outputs[SALIENCY_ONE_HEAD], vision.outputs[KEYS], torch.tensor(kept).long())
 
 
-def expected(vision: VisionFeatures, kept: list[int]) -> torch.Tensor:
+def expected(vision: TowerFeatures, kept: list[int]) -> torch.Tensor:
     """Term by term: twins are neighbours, and for each repeat the first dropped patch is nobody's."""
-    attention, keys = vision.views[View.SALIENCY_ONE_HEAD], vision.views[View.KEYS]
+    attention, keys = vision.outputs[SALIENCY_ONE_HEAD], vision.outputs[KEYS]
     dropped = [i for i in range(N) if i not in kept]
     dropped = dropped[len(kept) - len(set(kept)) :]
     rows = []
@@ -51,27 +52,27 @@ def test_rows_hold_their_32_nearest_weighted_by_attention_and_the_last_all_dropp
     vision = picture(1)
     result = folded(vision, kept)
     torch.testing.assert_close(result.features, expected(vision, kept))
-    assert result.kept_index.tolist() == [*kept, -2]
+    assert result.origins.tolist() == [*kept, -2]
 
 
 def test_a_repeated_patch_belongs_to_its_first_row_and_costs_a_dropped_one_its_place() -> None:
     result = folded(picture(1), [3, 9, 3])
-    assert result.merged_into[3] == 0
-    assert result.merged_into[0] == -1
-    assert result.merged_into[1:3].tolist() == [3, 3]
+    assert result.cluster_of_patch[3] == 0
+    assert result.cluster_of_patch[0] == -1
+    assert result.cluster_of_patch[1:3].tolist() == [3, 3]
 
 
 def test_where_nothing_is_dropped_there_is_no_row_for_it() -> None:
-    assert folded(picture(1), list(range(N))).kept_index.tolist() == list(range(N))
+    assert folded(picture(1), list(range(N))).origins.tolist() == list(range(N))
 
 
 @given(seed=st.integers(0, 1000), keep=st.integers(1, N - 1))
 @settings(max_examples=40, deadline=None)
 def test_kept_patches_come_by_falling_attention(seed: int, keep: int) -> None:
-    attention = picture(seed).views[View.SALIENCY_ONE_HEAD]
+    attention = picture(seed).outputs[SALIENCY_ONE_HEAD]
     best = attention.argsort(descending=True).tolist()
-    assert pruned("prumerge", seed, keep).kept_index.tolist() == [*best[: keep - 1], -2]
-    plus = pruned("prumerge_plus", seed, keep).kept_index.tolist()
+    assert pruned("prumerge", seed, keep).origins.tolist() == [*best[: keep - 1], -2]
+    plus = pruned("prumerge_plus", seed, keep).origins.tolist()
     assert plus[: keep // 2] == best[: keep // 2]
     assert plus[keep // 2 : -1] == sorted(set(plus[keep // 2 : -1]))
     assert len(plus) == keep
@@ -91,28 +92,28 @@ def test_outliers_lie_above_the_upper_fence() -> None:
 @pytest.mark.parametrize("keep", [1, 20, N])
 def test_an_adaptive_count_is_the_pictures_own(name: str, keep: int) -> None:
     vision = picture(5)
-    outliers = num_outliers(vision.views[View.SALIENCY_ONE_HEAD])
+    outliers = num_outliers(vision.outputs[SALIENCY_ONE_HEAD])
     assert 1 < outliers < N // 3
     result = pruned(name, 5, keep, adaptive=True)
     if name == "prumerge":
         assert len(result.features) == outliers + 1
     else:
         grid = set(range(0, N - 1, N // outliers // 3))
-        top = set(result.kept_index[:outliers].tolist())
+        top = set(result.origins[:outliers].tolist())
         assert len(result.features) == len(grid | top) + 1
 
 
 @pytest.mark.parametrize("name", ["prumerge", "prumerge_plus"])
 def test_a_picture_in_which_nothing_stands_out_is_still_encoded(name: str) -> None:
     vision = picture(5)
-    flat = VisionFeatures(
+    flat = TowerFeatures(
         vision.hidden,
         vision.grid,
-        {**vision.views, View.SALIENCY_ONE_HEAD: torch.full((N,), 0.02, dtype=torch.float64)},
+        {**vision.outputs, SALIENCY_ONE_HEAD: torch.full((N,), 0.02, dtype=torch.float64)},
     )
     result = PRUNERS[name].bind({"adaptive": True}).prune(PrunerInput(flat, 9))
     assert result.features.isfinite().all()
-    assert result.kept_index[0] == 0
+    assert result.origins[0] == 0
 
 
 def test_samples_are_those_of_the_definition() -> None:
@@ -127,8 +128,8 @@ def test_samples_are_those_of_the_definition() -> None:
 @pytest.mark.parametrize(("keep", "rows"), [(192, 193), (128, 129), (64, 65)])
 def test_fidelity_gives_the_counts_of_the_released_code(keep: int, rows: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    views = {View.SALIENCY_ONE_HEAD: torch.rand(576, generator=generator), View.KEYS: torch.rand(576, 3)}
-    vision = VisionFeatures(torch.rand(576, 3), (24, 24), views)
+    outputs = {SALIENCY_ONE_HEAD: torch.rand(576, generator=generator), KEYS: torch.rand(576, 3)}
+    vision = TowerFeatures(torch.rand(576, 3), (24, 24), outputs)
     result = PRUNERS["prumerge_plus"].bind({"fidelity": True}).prune(PrunerInput(vision, keep))
     assert len(result.features) == rows
-    assert PRUNERS["prumerge_plus"].bind({"fidelity": True}).prune(PrunerInput(vision, 1)).kept_index.tolist() == [-2]
+    assert PRUNERS["prumerge_plus"].bind({"fidelity": True}).prune(PrunerInput(vision, 1)).origins.tolist() == [-2]

@@ -12,10 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import PrunedTokens, PrunerInput, Row, TextFeatures, View, VisionFeatures
+from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, TokenOrigin, TowerFeatures
 from encoder_service.pruners.desap import compared_tokens
 from encoder_service.pruners.holov import crop_sizes, default_crops
 from encoder_service.pruners.in_tower import InTowerPruner
+from encoder_service.pruners.tower_outputs import (
+    ALL_OUTPUTS,
+    CLS_HIDDEN,
+    SALIENCY_LAST,
+    SALIENCY_ONE_HEAD,
+    SALIENCY_SECOND_LAST,
+    OutputKind,
+    TowerOutput,
+)
 from fovea.parameters import InvalidParameter
 
 ROWS, COLUMNS, WIDTH, JOINT = 4, 5, 12, 6
@@ -51,23 +60,23 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def vision_features(seed: int) -> VisionFeatures:
+def vision_features(seed: int) -> TowerFeatures:
     generator = torch.Generator().manual_seed(seed)
 
     def rand(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    views = {}
-    for view in View:
-        if view.startswith("joint"):
-            views[view] = rand(1 + NUM_PATCHES, JOINT)
-        elif view.startswith("saliency"):
-            views[view] = rand(NUM_PATCHES).softmax(0)
-        elif view is View.CLS_HIDDEN:
-            views[view] = rand(WIDTH)
+    outputs = {}
+    for output_name in sorted(ALL_OUTPUTS):
+        if output_name.has_cls:
+            outputs[output_name] = rand(1 + NUM_PATCHES, JOINT)
+        elif output_name.kind.startswith("saliency"):
+            outputs[output_name] = rand(NUM_PATCHES).softmax(0)
+        elif output_name == CLS_HIDDEN:
+            outputs[output_name] = rand(WIDTH)
         else:
-            views[view] = rand(NUM_PATCHES, WIDTH)
-    return VisionFeatures(rand(NUM_PATCHES, WIDTH), (ROWS, COLUMNS), views)
+            outputs[output_name] = rand(NUM_PATCHES, WIDTH)
+    return TowerFeatures(rand(NUM_PATCHES, WIDTH), (ROWS, COLUMNS), outputs)
 
 
 def text_features(seed: int, num_tokens: int = 7) -> TextFeatures:
@@ -78,15 +87,15 @@ def text_features(seed: int, num_tokens: int = 7) -> TextFeatures:
     return TextFeatures(tokens, tokens[-1:], is_word, torch.rand(num_tokens, generator=generator))
 
 
-def mapped(vision: VisionFeatures, order: torch.Tensor) -> VisionFeatures:
+def mapped(vision: TowerFeatures, order: torch.Tensor) -> TowerFeatures:
     """The same picture with its patches in another order."""
-    views = dict(vision.views)
-    for view, rows in vision.views.items():
-        if view.startswith("joint"):
-            views[view] = torch.cat([rows[:1], rows[1:][order]])
-        elif view is not View.CLS_HIDDEN:
-            views[view] = rows[order]
-    return VisionFeatures(vision.hidden[order], vision.grid, views)
+    outputs = dict(vision.outputs)
+    for output_name, rows in vision.outputs.items():
+        if output_name.has_cls:
+            outputs[output_name] = torch.cat([rows[:1], rows[1:][order]])
+        elif output_name != CLS_HIDDEN:
+            outputs[output_name] = rows[order]
+    return TowerFeatures(vision.hidden[order], vision.grid, outputs)
 
 
 @dataclass(frozen=True)
@@ -97,22 +106,22 @@ class Layer:
     num_layers: int
     attention: torch.Tensor
     all_values: torch.Tensor
-    survivors: torch.Tensor
+    kept_in_tower: torch.Tensor
 
     def cls_attention(self) -> torch.Tensor:
-        return self.attention[:, self.survivors]
+        return self.attention[:, self.kept_in_tower]
 
     def values(self) -> torch.Tensor:
-        return torch.cat([self.all_values[:, :1], self.all_values[:, 1:][:, self.survivors]], dim=1)
+        return torch.cat([self.all_values[:, :1], self.all_values[:, 1:][:, self.kept_in_tower]], dim=1)
 
 
 def tower_features(
     in_tower: InTowerPruner, seed: int, *, order: torch.Tensor | None = None, flat: bool = False
-) -> VisionFeatures:
+) -> TowerFeatures:
     """The picture after six layers that `in_tower` has shortened; its patches in another order, or of one colour."""
     generator, num_layers = torch.Generator().manual_seed(seed), 6
     order = torch.arange(NUM_PATCHES) if order is None else order
-    survivors, hook = torch.arange(NUM_PATCHES), in_tower.start()
+    kept_in_tower, hook = torch.arange(NUM_PATCHES), in_tower.start()
     for index in range(num_layers - 1):
         # Double precision, so that another order of summing cannot change a choice.
         attention = torch.randn(2, NUM_PATCHES, generator=generator, dtype=torch.float64).softmax(1)[:, order]
@@ -120,10 +129,10 @@ def tower_features(
         values = torch.cat([values[:, :1], values[:, 1:][:, order]], dim=1)
         if flat:
             attention, values = torch.zeros_like(attention), torch.zeros_like(values)
-        going_on = hook.after_layer(Layer(index, num_layers, attention, values, survivors))
-        survivors = survivors if going_on is None else survivors[going_on]
+        going_on = hook.after_layer(Layer(index, num_layers, attention, values, kept_in_tower))
+        kept_in_tower = kept_in_tower if going_on is None else kept_in_tower[going_on]
     hidden = torch.zeros(NUM_PATCHES, WIDTH) if flat else vision_features(seed).hidden[order]
-    return VisionFeatures(hidden[survivors], (ROWS, COLUMNS), {}, survivors)
+    return TowerFeatures(hidden[kept_in_tower], (ROWS, COLUMNS), {}, kept_in_tower)
 
 
 def run(
@@ -138,19 +147,19 @@ def run(
 ) -> PrunedTokens:
     """A pruner on a picture of chance, seen as the pruner asks for."""
     bound = PRUNERS[name].bind(params or {})
-    if bound.needs.in_tower is not None and keep < NUM_PATCHES:
-        vision = tower_features(bound.needs.in_tower(keep), seed, order=order, flat=flat)
+    if bound.requirements.in_tower is not None and keep < NUM_PATCHES:
+        vision = tower_features(bound.requirements.in_tower(keep), seed, order=order, flat=flat)
     else:
         vision = vision_features(seed) if order is None else mapped(vision_features(seed), order)
         if flat:
-            views = {view: torch.zeros_like(rows) for view, rows in vision.views.items()}
-            vision = VisionFeatures(torch.zeros(NUM_PATCHES, WIDTH), (ROWS, COLUMNS), views)
+            outputs = {output_name: torch.zeros_like(rows) for output_name, rows in vision.outputs.items()}
+            vision = TowerFeatures(torch.zeros(NUM_PATCHES, WIDTH), (ROWS, COLUMNS), outputs)
     return bound.prune(PrunerInput(vision, keep, text=text_features(seed) if has_text else None, seed=seed))
 
 
 def patches(result: PrunedTokens) -> list[int]:
     """The rows that stand for a patch."""
-    return [index for index in result.kept_index.tolist() if index >= 0]
+    return [index for index in result.origins.tolist() if index >= 0]
 
 
 @pytest.mark.parametrize("name", CHOOSING)
@@ -162,18 +171,18 @@ def test_every_pruner_keeps_exactly_its_budget_and_says_what_became_of_each_patc
     result = run(name, keep, seed, has_text=has_text)
     assert result.features.shape == (keep, WIDTH)
     assert result.features.isfinite().all()
-    assert len(result.kept_index) == keep
+    assert len(result.origins) == keep
     kept = patches(result)
     assert len(set(kept)) == len(kept)
     assert set(kept) <= set(range(NUM_PATCHES))
-    assert result.merged_into.shape == (NUM_PATCHES,)
-    assert set(result.merged_into.tolist()) <= set(range(-1, keep))
-    for row, index in enumerate(result.kept_index.tolist()):
+    assert result.cluster_of_patch.shape == (NUM_PATCHES,)
+    assert set(result.cluster_of_patch.tolist()) <= set(range(-1, keep))
+    for row, index in enumerate(result.origins.tolist()):
         if index >= 0:
-            assert result.merged_into[index] == row
+            assert result.cluster_of_patch[index] == row
     again = run(name, keep, seed, has_text=has_text)
     assert torch.equal(result.features, again.features)
-    assert torch.equal(result.kept_index, again.kept_index)
+    assert torch.equal(result.origins, again.origins)
 
 
 @pytest.mark.parametrize(("name", "params"), SETTINGS, ids=[f"{name}-{params}" for name, params in SETTINGS])
@@ -190,30 +199,30 @@ def test_no_switch_breaks_a_budget_or_makes_rows_that_are_no_numbers(
     assert torch.equal(result.features, run(name, keep, seed, params, flat=flat).features)
 
 
-def by_attention_of(view: View, seed: int) -> list[int]:
+def by_attention_of(output_name: TowerOutput, seed: int) -> list[int]:
     """All patches, the most attended first."""
-    return vision_features(seed).views[view].argsort(descending=True).tolist()
+    return vision_features(seed).outputs[output_name].argsort(descending=True).tolist()
 
 
 @pytest.mark.parametrize("name", CHOOSING)
 @given(keep=st.integers(1, NUM_PATCHES - 1), seed=st.integers(0, 2**40))
 @settings(max_examples=30, deadline=None)
 def test_rows_come_in_the_order_of_the_table(name: str, keep: int, seed: int) -> None:
-    kept = run(name, keep, seed).kept_index.tolist()
+    kept = run(name, keep, seed).origins.tolist()
     match name:
         case "visionzip":
             num_context = math.floor(keep * 0.15625 + 0.5)
             dominant, targets = kept[1 : keep - num_context], kept[keep - num_context :]
-            assert (kept[0], dominant, targets) == (Row.CLS, sorted(dominant), sorted(targets))
+            assert (kept[0], dominant, targets) == (TokenOrigin.CLS, sorted(dominant), sorted(targets))
         case "prumerge":
-            assert kept == [*by_attention_of(View.SALIENCY_ONE_HEAD, seed)[: keep - 1], Row.SUM]
+            assert kept == [*by_attention_of(SALIENCY_ONE_HEAD, seed)[: keep - 1], TokenOrigin.SUM]
         case "prumerge_plus":
             top, sampled = kept[: keep // 2], kept[keep // 2 : -1]
-            assert top == by_attention_of(View.SALIENCY_ONE_HEAD, seed)[: keep // 2]
-            assert (sampled, kept[-1]) == (sorted(sampled), Row.SUM)
+            assert top == by_attention_of(SALIENCY_ONE_HEAD, seed)[: keep // 2]
+            assert (sampled, kept[-1]) == (sorted(sampled), TokenOrigin.SUM)
         case "holov":
             sizes = crop_sizes(NUM_PATCHES, default_crops(NUM_PATCHES, keep))
-            attention = vision_features(seed).views[View.SALIENCY_SECOND_LAST]
+            attention = vision_features(seed).outputs[SALIENCY_SECOND_LAST]
             start, want = 0, []
             for size in sizes:
                 crop = sorted(set(kept) & set(range(start, start + size)))
@@ -235,11 +244,12 @@ def test_of_equally_attended_patches_the_first_go_on(name: str, keep: int, seed:
     trifle = 1e-12 * torch.arange(NUM_PATCHES, dtype=torch.float64)
     kept = []
     for attention in (levels, levels - trifle):
-        views = {
-            view: attention if view.startswith("saliency") else rows.double() for view, rows in vision.views.items()
+        outputs = {
+            output_name: attention if output_name.kind.startswith("saliency") else rows.double()
+            for output_name, rows in vision.outputs.items()
         }
-        job = PrunerInput(VisionFeatures(vision.hidden.double(), vision.grid, views), keep)
-        kept.append(PRUNERS[name].bind({}).prune(job).kept_index.tolist())
+        job = PrunerInput(TowerFeatures(vision.hidden.double(), vision.grid, outputs), keep)
+        kept.append(PRUNERS[name].bind({}).prune(job).origins.tolist())
     assert kept[0] == kept[1]
 
 
@@ -248,8 +258,8 @@ def test_of_equally_attended_patches_the_first_go_on(name: str, keep: int, seed:
 @settings(max_examples=30, deadline=None)
 def test_those_that_merge_by_means_lose_no_mass(name: str, keep: int, seed: int) -> None:
     result, before = run(name, keep, seed), vision_features(seed).hidden
-    assert result.kept_index.tolist() == sorted(result.kept_index.tolist())
-    members = torch.bincount(result.merged_into, minlength=keep)
+    assert result.origins.tolist() == sorted(result.origins.tolist())
+    members = torch.bincount(result.cluster_of_patch, minlength=keep)
     torch.testing.assert_close((members[:, None] * result.features).sum(0), before.sum(0), atol=1e-4, rtol=1e-4)
 
 
@@ -258,27 +268,27 @@ def test_those_that_merge_by_means_lose_no_mass(name: str, keep: int, seed: int)
 @settings(max_examples=30, deadline=None)
 def test_those_that_merge_nothing_return_features_as_they_were(name: str, keep: int, seed: int) -> None:
     result = run(name, keep, seed)
-    assert torch.equal(result.features, vision_features(seed).hidden[result.kept_index])
-    assert int((result.merged_into >= 0).sum()) == keep
+    assert torch.equal(result.features, vision_features(seed).hidden[result.origins])
+    assert int((result.cluster_of_patch >= 0).sum()) == keep
 
 
 @pytest.mark.parametrize("name", sorted(PRUNERS))
 def test_a_pruner_is_pure(name: str) -> None:
     bound, vision = PRUNERS[name].bind({}), vision_features(7)
-    if bound.needs.in_tower is not None:
-        vision = tower_features(bound.needs.in_tower(6), 7)
-    before = vision.hidden.clone(), {view: rows.clone() for view, rows in vision.views.items()}
+    if bound.requirements.in_tower is not None:
+        vision = tower_features(bound.requirements.in_tower(6), 7)
+    before = vision.hidden.clone(), {output_name: rows.clone() for output_name, rows in vision.outputs.items()}
     bound.prune(PrunerInput(vision, 6, text=text_features(7)))
     assert torch.equal(vision.hidden, before[0])
-    for view, rows in vision.views.items():
-        assert torch.equal(rows, before[1][view])
+    for output_name, rows in vision.outputs.items():
+        assert torch.equal(rows, before[1][output_name])
 
 
 @pytest.mark.parametrize("name", sorted(PRUNERS))
 def test_the_full_budget_changes_nothing(name: str) -> None:
     result = run(name, NUM_PATCHES, 1)
     assert torch.equal(result.features, vision_features(1).hidden)
-    assert result.kept_index.tolist() == result.merged_into.tolist() == list(range(NUM_PATCHES))
+    assert result.origins.tolist() == result.cluster_of_patch.tolist() == list(range(NUM_PATCHES))
 
 
 def test_none_ignores_the_budget() -> None:
@@ -302,9 +312,9 @@ FIRST_COME = {
 def test_a_picture_of_one_colour_gives_numbers(name: str, keep: int) -> None:
     result = run(name, keep, 0, flat=True)
     assert result.features.isfinite().all()
-    assert len(result.kept_index) == keep
+    assert len(result.origins) == keep
     if name in FIRST_COME:
-        assert result.kept_index.tolist() == FIRST_COME[name](keep)
+        assert result.origins.tolist() == FIRST_COME[name](keep)
 
 
 @pytest.mark.parametrize("params", SWITCHES, ids=[str(item) for item in SWITCHES])
@@ -312,17 +322,19 @@ def test_a_picture_of_one_colour_gives_numbers(name: str, keep: int) -> None:
 def test_desap_reads_only_the_views_that_it_asks_for(params: dict[str, Any], has_text: bool) -> None:
     bound = PRUNERS["desap"].bind(params)
     vision = vision_features(3)
-    given_only = VisionFeatures(
-        vision.hidden, vision.grid, {view: vision.views[view] for view in sorted(bound.needs.views)}
+    given_only = TowerFeatures(
+        vision.hidden,
+        vision.grid,
+        {output_name: vision.outputs[output_name] for output_name in sorted(bound.requirements.outputs)},
     )
     result = bound.prune(PrunerInput(given_only, 6, text=text_features(3) if has_text else None))
-    assert len(result.kept_index) == 6
+    assert len(result.origins) == 6
     assert (result.task_map is not None) == has_text
 
 
 def test_the_default_asks_the_tower_for_two_views() -> None:
-    assert PRUNERS["desap"].bind({}).needs.views == {View.JOINT_QQV, View.SALIENCY_LAST}
-    assert PRUNERS["none"].bind({}).needs.views == frozenset()
+    assert PRUNERS["desap"].bind({}).requirements.outputs == {TowerOutput(OutputKind.JOINT, qkv="qqv"), SALIENCY_LAST}
+    assert PRUNERS["none"].bind({}).requirements.outputs == frozenset()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -331,15 +343,15 @@ def test_desap_at_the_ends_of_task_share_follows_one_map(seed: int) -> None:
     by_task = PRUNERS["desap"].bind({"task_share": 1.0}).prune(job)
     by_saliency = PRUNERS["desap"].bind({"task_share": 0.0}).prune(job)
     assert by_task.task_map is not None
-    assert by_task.kept_index.tolist() == sorted(by_task.task_map.argsort(descending=True)[:6].tolist())
-    saliency = job.vision.views[View.SALIENCY_LAST]
-    assert by_saliency.kept_index.tolist() == sorted(saliency.argsort(descending=True)[:6].tolist())
+    assert by_task.origins.tolist() == sorted(by_task.task_map.argsort(descending=True)[:6].tolist())
+    saliency = job.vision.outputs[SALIENCY_LAST]
+    assert by_saliency.origins.tolist() == sorted(saliency.argsort(descending=True)[:6].tolist())
 
 
 def test_desap_without_words_is_saliency_alone() -> None:
     job = PrunerInput(vision_features(2), 6)
     desap, cls = PRUNERS["desap"].bind({}).prune(job), PRUNERS["cls"].bind({}).prune(job)
-    assert desap.kept_index.tolist() == cls.kept_index.tolist()
+    assert desap.origins.tolist() == cls.origins.tolist()
     assert desap.task_map is None
 
 
@@ -408,11 +420,13 @@ def test_the_text_filter_waits_for_a_long_text(over: int, filtered: bool) -> Non
 def test_the_second_last_layer_is_another_map() -> None:
     job = PrunerInput(vision_features(7), 6, text=text_features(7))
     last, second_last = (PRUNERS["desap"].bind({"decouple_layer": layer}).prune(job).task_map for layer in (-1, -2))
-    moved = dict(job.vision.views) | {View.JOINT_QQV: job.vision.views[View.JOINT_QQV_SECOND_LAST]}
+    moved = dict(job.vision.outputs) | {
+        TowerOutput(OutputKind.JOINT, qkv="qqv"): job.vision.outputs[TowerOutput(OutputKind.JOINT, layer=-2, qkv="qqv")]
+    }
     want = (
         PRUNERS["desap"]
         .bind({})
-        .prune(PrunerInput(VisionFeatures(job.vision.hidden, job.vision.grid, moved), 6, text=job.text))
+        .prune(PrunerInput(TowerFeatures(job.vision.hidden, job.vision.grid, moved), 6, text=job.text))
     )
     assert last is not None
     assert second_last is not None
@@ -424,7 +438,7 @@ def test_the_second_last_layer_is_another_map() -> None:
 def test_desap_follows_the_question() -> None:
     vision = vision_features(4)
     first, second = (PRUNERS["desap"].bind({}).prune(PrunerInput(vision, 6, text=text_features(i))) for i in (10, 11))
-    assert first.kept_index.tolist() != second.kept_index.tolist()
+    assert first.origins.tolist() != second.origins.tolist()
 
 
 @pytest.mark.parametrize("name", ["desap", "cls", "hired", "flowcut", "prumerge"])
@@ -448,13 +462,13 @@ def test_what_visionzip_and_prumerge_plus_choose_by_attention_follows_the_patche
         ("prumerge_plus", slice(keep // 2)),
     ):
         straight, moved = run(name, keep, seed), run(name, keep, seed, order=order)
-        assert set(order[moved.kept_index[chosen]].tolist()) == set(straight.kept_index[chosen].tolist())
+        assert set(order[moved.origins[chosen]].tolist()) == set(straight.origins[chosen].tolist())
 
 
 def test_random_depends_on_picture_and_seed_alone() -> None:
     def kept(picture: int, seed: int) -> list[int]:
         job = PrunerInput(vision_features(0), 6, seed=picture)
-        return PRUNERS["random"].bind({"seed": seed}).prune(job).kept_index.tolist()
+        return PRUNERS["random"].bind({"seed": seed}).prune(job).origins.tolist()
 
     assert kept(1, 0) == kept(1, 0)
     assert len({tuple(kept(picture, seed)) for picture, seed in ((1, 0), (1, 5), (2**61, 0))}) == 3

@@ -72,9 +72,9 @@ def test_odd_budgets_give_the_question_one_more() -> None:
 
 def test_dropped_tokens_join_the_most_similar_by_angle_not_by_length() -> None:
     features = torch.tensor([[1.0, 0.0], [0.0, 100.0], [9.0, 1.0], [1.0, 20.0]])
-    owner = assign_to_nearest(features, torch.tensor([0, 1]))
-    assert owner.tolist() == [0, 1, 0, 1]
-    torch.testing.assert_close(merge_means(features, owner, 2), torch.tensor([[5.0, 0.5], [0.5, 60.0]]))
+    cluster_of_patch = assign_to_nearest(features, torch.tensor([0, 1]))
+    assert cluster_of_patch.tolist() == [0, 1, 0, 1]
+    torch.testing.assert_close(merge_means(features, cluster_of_patch, 2), torch.tensor([[5.0, 0.5], [0.5, 60.0]]))
 
 
 def test_equally_similar_centres_yield_the_first() -> None:

@@ -19,11 +19,18 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import is_torchvision_available
 
 from benchmarks.checkpoints.tiny import qwen2_5_vl
-from encoder_service.engine import EncodedVisual, EncodeRequest, Engine
+from encoder_service.engine import EncodedMedia, EncoderEngine, EncodeRequest
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import View
+from encoder_service.pruners.tower_outputs import (
+    KEYS,
+    SALIENCY_FIRST,
+    SALIENCY_LAST,
+    SALIENCY_SECOND_LAST,
+    OutputKind,
+    TowerOutput,
+)
 from encoder_service.requests import read_request
 from encoder_service.responses import describe
 from encoder_service.settings import EncoderSettings
@@ -119,14 +126,14 @@ def test_patches_of_videos_are_those_of_the_video_processor(
     got = encoder.media.video(VideoFrames(frames(count, size)))
     assert torch.equal(got.pixel_values.flatten(0, 1), want["pixel_values_videos"])
     layout = got.layout
-    assert want["video_grid_thw"].tolist() == [[layout.num_parts, 2 * layout.rows, 2 * layout.columns]]
+    assert want["video_grid_thw"].tolist() == [[layout.num_inputs, 2 * layout.rows, 2 * layout.columns]]
 
 
 def test_patches_of_a_video_lie_group_by_group_two_frames_deep(encoder: EncoderModel) -> None:
     """At a size that needs no resizing, each number is looked up in its frame; the last of three frames is doubled."""
     clip = frames(3, (84, 56))
     got = encoder.media.video(VideoFrames(clip, seconds_per_frame=0.5))
-    assert (got.layout.num_parts, got.layout.rows, got.layout.columns) == (2, 2, 3)
+    assert (got.layout.num_inputs, got.layout.rows, got.layout.columns) == (2, 2, 3)
     assert got.layout.is_video
     assert got.layout.seconds_per_frame == 1.0
     mean = np.array([0.48145466, 0.4578275, 0.40821073])
@@ -165,7 +172,7 @@ def test_features_are_what_the_unsplit_model_puts_among_its_words(
             want = unsplit.get_image_features(**inputs).pooler_output[0]
         torch.testing.assert_close(got.parts[0].hidden, want, atol=1e-4, rtol=1e-5)
         assert got.parts[0].grid == (got.layout.rows, got.layout.columns)
-        assert got.parts[0].views == {}
+        assert got.parts[0].outputs == {}
 
 
 @pytest.mark.parametrize(("count", "size"), [(4, (56, 56)), (7, (200, 150))])
@@ -174,7 +181,7 @@ def test_features_of_a_video_are_those_of_the_unsplit_model(
 ) -> None:
     video = encoder.media.video(VideoFrames(frames(count, size)))
     layout = video.layout
-    grid = torch.tensor([[layout.num_parts, 2 * layout.rows, 2 * layout.columns]])
+    grid = torch.tensor([[layout.num_inputs, 2 * layout.rows, 2 * layout.columns]])
     with torch.inference_mode():
         want = unsplit.get_video_features(video.pixel_values.flatten(0, 1), grid).pooler_output[0]
     [got] = encoder.encode([video], frozenset())
@@ -247,33 +254,35 @@ class PlainViews:
 def test_views_are_what_they_say(encoder: EncoderModel, unsplit: Any, size: tuple[int, int]) -> None:
     inputs = [encoder.media.image(picture((140, 28))), encoder.media.image(picture(size))]
     layout = inputs[1].layout
-    got = encoder.encode(inputs, encoder.views)[1].parts[0].views
-    assert got.keys() == encoder.views
+    got = encoder.encode(inputs, encoder.outputs)[1].parts[0].outputs
+    assert got.keys() == encoder.outputs
     with torch.inference_mode():
         plain = PlainViews(unsplit, inputs[1].pixel_values[0], layout.rows, layout.columns)
         wanted = {
-            View.KEYS: plain.heads(-1)["bare_k"].transpose(0, 1).flatten(1).unflatten(0, (-1, 4)).flatten(1),
-            View.SALIENCY_LAST: plain.saliency(-1, in_windows=False),
-            View.SALIENCY_SECOND_LAST: plain.saliency(-1, in_windows=False),
-            View.SALIENCY_FIRST: plain.saliency(0, in_windows=True),
-            View.JOINT_VANILLA: plain.joint(plain.states[-1]),
+            KEYS: plain.heads(-1)["bare_k"].transpose(0, 1).flatten(1).unflatten(0, (-1, 4)).flatten(1),
+            SALIENCY_LAST: plain.saliency(-1, in_windows=False),
+            SALIENCY_SECOND_LAST: plain.saliency(-1, in_windows=False),
+            SALIENCY_FIRST: plain.saliency(0, in_windows=True),
+            TowerOutput(OutputKind.JOINT): plain.joint(plain.states[-1]),
         }
         for variant in ("qqv", "qkv", "kkv", "vvv"):
             output = plain.attention(variant)
-            wanted[View(f"joint_{variant}")] = plain.joint(output)
-            wanted[View(f"attention_{variant}")] = output.unflatten(0, (-1, 4)).flatten(1)
-    for view in encoder.views:
-        torch.testing.assert_close(got[view], wanted[view], atol=1e-4, rtol=1e-4, msg=lambda m, v=view: f"{v}: {m}")
+            wanted[TowerOutput(OutputKind.JOINT, qkv=variant)] = plain.joint(output)
+            wanted[TowerOutput(OutputKind.ATTENTION, qkv=variant)] = output.unflatten(0, (-1, 4)).flatten(1)
+    for output_name in encoder.outputs:
+        torch.testing.assert_close(
+            got[output_name], wanted[output_name], atol=1e-4, rtol=1e-4, msg=lambda m, v=output_name: f"{v}: {m}"
+        )
 
 
 def test_saliency_of_a_large_picture_is_computed_in_steps(
     encoder: EncoderModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = [encoder.media.image(picture((252, 168)))]
-    views = frozenset({View.SALIENCY_LAST})
-    whole = encoder.encode(inputs, views)[0].parts[0].views[View.SALIENCY_LAST]
+    outputs = frozenset({SALIENCY_LAST})
+    whole = encoder.encode(inputs, outputs)[0].parts[0].outputs[SALIENCY_LAST]
     monkeypatch.setattr("encoder_service.models.qwen_vision._MAX_SCORES", 5000)
-    steps = encoder.encode(inputs, views)[0].parts[0].views[View.SALIENCY_LAST]
+    steps = encoder.encode(inputs, outputs)[0].parts[0].outputs[SALIENCY_LAST]
     torch.testing.assert_close(steps, whole, atol=1e-7, rtol=1e-5)
 
 
@@ -292,7 +301,7 @@ def png(size: tuple[int, int] = (252, 168), seed: int = 0) -> bytes:
 
 
 @pytest.fixture
-def run(encoder: EncoderModel, make_engine: Callable[..., Engine]) -> Callable[..., EncodedVisual]:
+def run(encoder: EncoderModel, make_engine: Callable[..., EncoderEngine]) -> Callable[..., EncodedMedia]:
     """What the service makes of one picture, or of one video of four frames."""
 
     def encode(
@@ -304,7 +313,7 @@ def run(encoder: EncoderModel, make_engine: Callable[..., Engine]) -> Callable[.
         text_ids: tuple[int, ...] = (20, 30, 40),
         video: bool = False,
         joint: bool = False,
-    ) -> EncodedVisual:
+    ) -> EncodedMedia:
         engine = make_engine(towers=towers)
         clip = FrameList(tuple(png((112, 84), seed) for seed in range(4)), 0.5)
         request = EncodeRequest(
@@ -325,7 +334,7 @@ def run(encoder: EncoderModel, make_engine: Callable[..., Engine]) -> Callable[.
 
 @pytest.mark.parametrize("name", sorted(OFFERED - {"none"}))
 def test_pruners_keep_whole_groups_with_their_places(
-    run: Callable[..., EncodedVisual], encoder: EncoderModel, name: str
+    run: Callable[..., EncodedMedia], encoder: EncoderModel, name: str
 ) -> None:
     got = run(name, {}, 6)
     assert got.num_tokens_total == 54
@@ -335,7 +344,7 @@ def test_pruners_keep_whole_groups_with_their_places(
 
 
 @pytest.mark.parametrize("name", sorted(OFFERED))
-def test_a_full_budget_changes_nothing(run: Callable[..., EncodedVisual], encoder: EncoderModel, name: str) -> None:
+def test_a_full_budget_changes_nothing(run: Callable[..., EncodedMedia], encoder: EncoderModel, name: str) -> None:
     got = run(name, {}, 54)
     [whole] = encoder.encode([encoder.media.image(picture((252, 168)))], frozenset())
     order = np.argsort(got.positions)
@@ -354,7 +363,7 @@ def test_a_full_budget_changes_nothing(run: Callable[..., EncodedVisual], encode
     ],
 )
 def test_desaps_switches_work(
-    run: Callable[..., EncodedVisual], encoder: EncoderModel, params: dict[str, object]
+    run: Callable[..., EncodedMedia], encoder: EncoderModel, params: dict[str, object]
 ) -> None:
     got = run("desap", params, 10)
     assert got.features.shape == (10, encoder.hidden_size)
@@ -363,12 +372,10 @@ def test_desaps_switches_work(
 
 @pytest.mark.parametrize("name", sorted(OFFERED - {"none"}))
 @pytest.mark.parametrize("joint", [False, True])
-def test_a_video_is_pruned_step_by_step_or_as_a_whole(
-    run: Callable[..., EncodedVisual], name: str, joint: bool
-) -> None:
+def test_a_video_is_pruned_step_by_step_or_as_a_whole(run: Callable[..., EncodedMedia], name: str, joint: bool) -> None:
     got = run(name, {}, 6, video=True, joint=joint)
     assert got.num_tokens_total == 24
-    assert got.layout.num_parts == 2
+    assert got.layout.num_inputs == 2
     assert len(set(got.positions.tolist())) == 6
     if not joint:
         assert sorted(got.positions // 12) == [0, 0, 0, 1, 1, 1]
@@ -384,11 +391,15 @@ def test_a_file_is_sampled_twice_a_second_in_whole_steps(encoder: EncoderModel) 
     assert encoder.media.num_frames(240, 0) == 20  # as if there were 24 a second
 
 
-def test_the_token_that_a_word_means_is_kept(run: Callable[..., EncodedVisual], checkpoint: Path) -> None:
+def test_the_token_that_a_word_means_is_kept(run: Callable[..., EncodedMedia], checkpoint: Path) -> None:
     """A word whose embedding is what token 37 says of itself draws the budget to token 37, and to no other place."""
     encoder = load_encoder(checkpoint)
     visual = encoder.media.image(picture((252, 168)))
-    own = encoder.encode([visual], frozenset({View.JOINT_QQV}))[0].parts[0].views[View.JOINT_QQV]
+    own = (
+        encoder.encode([visual], frozenset({TowerOutput(OutputKind.JOINT, qkv="qqv")}))[0]
+        .parts[0]
+        .outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")]
+    )
     for token in (5, 37):
         encoder._embeddings[77] = own[1 + token]  # type: ignore[attr-defined]
         assert run("desap", {"task_share": 1.0}, 1, towers=encoder, text_ids=(77,)).positions.tolist() == [token]
@@ -457,12 +468,12 @@ def test_the_language_model_is_not_read(copy_of: Callable[..., Path], encoder: E
 def test_half_precision_computes_all_views(checkpoint: Path, encoder: EncoderModel) -> None:
     half = load_encoder(checkpoint, dtype="bfloat16")
     inputs = [half.media.image(picture((140, 112)))]
-    got = half.encode(inputs, half.views)[0].parts[0]
+    got = half.encode(inputs, half.outputs)[0].parts[0]
     assert got.hidden.dtype == torch.bfloat16
-    want = encoder.encode(inputs, frozenset({View.SALIENCY_LAST}))[0].parts[0]
+    want = encoder.encode(inputs, frozenset({SALIENCY_LAST}))[0].parts[0]
     spread = want.hidden.std()
     assert (got.hidden.float() - want.hidden).abs().mean() < 0.1 * spread
-    saliency, exact = got.views[View.SALIENCY_LAST], want.views[View.SALIENCY_LAST]
+    saliency, exact = got.outputs[SALIENCY_LAST], want.outputs[SALIENCY_LAST]
     torch.testing.assert_close(saliency, exact, atol=0.2 * float(exact.std()), rtol=0.1)
 
 

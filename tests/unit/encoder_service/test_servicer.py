@@ -15,7 +15,7 @@ import pytest
 from google.protobuf import json_format, struct_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from encoder_service.engine import Engine, PreparedRequest
+from encoder_service.engine import EncoderEngine, PreparedRequest
 from encoder_service.pruners import PRUNERS
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
@@ -30,7 +30,7 @@ TIMEOUT_S = 60.0
 NUM_PATCHES = 36
 
 
-class GatedEngine(Engine):
+class GatedEngine(EncoderEngine):
     """A real engine whose model thread stands still until the gate opens."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -64,7 +64,7 @@ def request_for(make_picture: Callable[..., bytes]) -> Callable[..., encoder_pb2
     return make
 
 
-def scale_features(engine: Engine, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def scale_features(engine: EncoderEngine, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the engine's visual tokens `factor` times as large."""
     run = engine.run
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import PrunedTokens, PrunerInput, View, VisionFeatures
+from encoder_service.pruners.base import PrunedTokens, PrunerInput, TowerFeatures
+from encoder_service.pruners.tower_outputs import CLS_HIDDEN, MEAN_KEYS_SECOND_LAST, SALIENCY_SECOND_LAST
 from encoder_service.pruners.visionzip import zip_tokens
 
 N, WIDTH = 24, 5
@@ -35,7 +36,7 @@ def test_cls_then_dominant_patches_then_context_rows_each_in_raster_order(seed: 
     num_dominant, num_context = budget
     hidden, cls, attention, _ = picture(seed)
     result = zipped(seed, *budget)
-    kept = result.kept_index.tolist()
+    kept = result.origins.tolist()
     dominant, targets = kept[1:num_dominant], kept[num_dominant:]
     assert kept[0] == -1
     assert torch.equal(result.features[0], cls)
@@ -44,7 +45,7 @@ def test_cls_then_dominant_patches_then_context_rows_each_in_raster_order(seed: 
     rest = [i for i in range(N) if i not in dominant]
     assert targets == [rest[i * max(1, len(rest) // max(num_context, 1))] for i in range(num_context)]
     if num_context:
-        assert (result.merged_into >= 0).all()
+        assert (result.cluster_of_patch >= 0).all()
 
 
 @given(seed=st.integers(0, 1000), budget=budgets)
@@ -52,13 +53,13 @@ def test_cls_then_dominant_patches_then_context_rows_each_in_raster_order(seed: 
 def test_a_context_row_is_its_target_plus_the_mean_of_those_with_like_keys(seed: int, budget: tuple[int, int]) -> None:
     hidden, _, _, keys = picture(seed)
     result = zipped(seed, *budget)
-    targets = result.kept_index[budget[0] :].tolist()
-    for i in set(range(N)) - set(result.kept_index.tolist()):
+    targets = result.origins[budget[0] :].tolist()
+    for i in set(range(N)) - set(result.origins.tolist()):
         if targets:
             alike = [float(torch.cosine_similarity(keys[i], keys[j], dim=0)) for j in targets]
-            assert result.merged_into[i] == budget[0] + alike.index(max(alike))
+            assert result.cluster_of_patch[i] == budget[0] + alike.index(max(alike))
     for row, target in enumerate(targets, start=budget[0]):
-        members = [i for i in range(N) if result.merged_into[i] == row and i != target]
+        members = [i for i in range(N) if result.cluster_of_patch[i] == row and i != target]
         want = hidden[target] + (hidden[members].mean(0) if members else 0)
         torch.testing.assert_close(result.features[row], want)
 
@@ -69,24 +70,24 @@ def test_a_context_row_is_its_target_plus_the_mean_of_those_with_like_keys(seed:
 def test_the_budget_is_split_as_in_the_paper(keep: int, num_context: int) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(576, WIDTH, generator=generator)
-    views = {
-        View.CLS_HIDDEN: torch.randn(WIDTH, generator=generator),
-        View.SALIENCY_SECOND_LAST: torch.rand(576, generator=generator),
-        View.MEAN_KEYS_SECOND_LAST: torch.randn(576, 4, generator=generator),
+    outputs = {
+        CLS_HIDDEN: torch.randn(WIDTH, generator=generator),
+        SALIENCY_SECOND_LAST: torch.rand(576, generator=generator),
+        MEAN_KEYS_SECOND_LAST: torch.randn(576, 4, generator=generator),
     }
-    job = PrunerInput(VisionFeatures(hidden, (24, 24), views), keep)
+    job = PrunerInput(TowerFeatures(hidden, (24, 24), outputs), keep)
     result = PRUNERS["visionzip"].bind({}).prune(job)
-    assert len(result.kept_index) == keep
+    assert len(result.origins) == keep
     summed_up = 576 - (keep - num_context - 1) if num_context else 0  # all that is not dominant
-    assert int((result.merged_into >= keep - num_context).sum()) == summed_up
+    assert int((result.cluster_of_patch >= keep - num_context).sum()) == summed_up
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_every_share_keeps_cls_and_the_budget(share: float) -> None:
     hidden, cls, attention, keys = picture(3)
-    views = {View.CLS_HIDDEN: cls, View.SALIENCY_SECOND_LAST: attention, View.MEAN_KEYS_SECOND_LAST: keys}
+    outputs = {CLS_HIDDEN: cls, SALIENCY_SECOND_LAST: attention, MEAN_KEYS_SECOND_LAST: keys}
     for keep in range(1, N):
-        job = PrunerInput(VisionFeatures(hidden, (4, 6), views), keep)
+        job = PrunerInput(TowerFeatures(hidden, (4, 6), outputs), keep)
         result = PRUNERS["visionzip"].bind({"context_share": share}).prune(job)
         assert len(result.features) == keep
-        assert result.kept_index[0] == -1
+        assert result.origins[0] == -1

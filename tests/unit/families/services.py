@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from encoder_service.batching import Batched
-from encoder_service.engine import EncodeRequest, Engine
+from encoder_service.engine import EncoderEngine, EncodeRequest
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models import load as load_encoder
 from encoder_service.models.base import EncoderModel, LoadOptions
@@ -54,8 +54,8 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def engine_of(encoder: EncoderModel, cache_bytes: int = 0) -> Engine:
-    return Engine(
+def engine_of(encoder: EncoderModel, cache_bytes: int = 0) -> EncoderEngine:
+    return EncoderEngine(
         encoder,
         FeatureCache(cache_bytes),
         max_batch_size=32,

@@ -99,7 +99,7 @@ class Split:
             ]
             inputs["pixel_values_videos"] = torch.cat([one.pixel_values.flatten(0, 1) for one in clips])
             lay = [one.layout for one in clips]
-            inputs["video_grid_thw"] = torch.tensor([[one.num_parts, 2 * one.rows, 2 * one.columns] for one in lay])
+            inputs["video_grid_thw"] = torch.tensor([[one.num_inputs, 2 * one.rows, 2 * one.columns] for one in lay])
             inputs["second_per_grid_ts"] = torch.full((len(clips),), 2 * SECONDS_PER_FRAME)
             grids += inputs["video_grid_thw"].tolist()
         counts = (math.prod(grid) // 4 for grid in grids)

@@ -25,7 +25,7 @@ from encoder_service.engine import EncodeRequest
 from encoder_service.models import load as load_encoder
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import View
+from encoder_service.pruners.tower_outputs import SALIENCY_LAST
 from encoder_service.videos import FrameList, VideoFile, VideoLimits, VideoSource, decode
 from encoder_service.visual import VideoFrames
 from fovea.modeling.errors import CheckpointError
@@ -212,8 +212,8 @@ def test_with_one_budget_for_the_whole_video_all_frames_compete(split: Split) ->
     clip = frame_list(clip_frames(8, seed=4, size=SIZE))
     (tokens,) = split.visual_tokens(videos=[clip], pruner="cls", keep_tokens=20, joint_frames=True)
     frames = split.services.encoder.media.video(decode(clip, lambda *_: 8, VideoLimits()))
-    (features,) = split.services.encoder.encode([frames], {View.SALIENCY_LAST})
-    saliency = torch.cat([part.views[View.SALIENCY_LAST] for part in features.parts])
+    (features,) = split.services.encoder.encode([frames], {SALIENCY_LAST})
+    saliency = torch.cat([part.outputs[SALIENCY_LAST] for part in features.parts])
     assert sorted(tokens.positions) == sorted(saliency.argsort(descending=True, stable=True)[:20].tolist())
 
 
