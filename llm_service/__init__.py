@@ -1,1 +1,1 @@
-"""The LLM service: token ids and visual tokens go in, text comes out."""
+"""The LLM service: generates text from token ids and visual tokens."""

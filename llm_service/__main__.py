@@ -14,27 +14,47 @@ from fovea.rpc.server import BindError, GrpcServer, stop_signal
 from fovea.telemetry import configure_logging, report_load
 from fovea.v1 import llm_pb2_grpc
 from fovea.wire.basis_file import BasisError
-from llm_service.servicer import LLMServicer
+from llm_service.servicer import LLMServicer, ServedModel
 from llm_service.settings import LLMSettings
 from llm_service.startup import load
 
 log = logging.getLogger("llm_service")
 
-# What streams have to hear of a dead engine.
-_LAST_WORDS_S: Final = 5.0
+# Time for open streams to receive the error of a dead engine.
+_DEAD_ENGINE_GRACE_S: Final = 5.0
 
 
 async def serve(settings: LLMSettings) -> int:
-    """Opens the door, loads, serves, drains.
+    """Binds the address, loads the model, serves until a signal, drains.
 
     Returns:
         Exit status: 0 after a signal, 1 if the model could not be loaded or its engine died.
 
     Raises:
-        BindError: Somebody listens at the address already.
+        BindError: The address is in use.
         CredentialsError: A certificate, key or token file cannot be used.
     """
     stop = stop_signal()
+    server, servicer = _build_server(settings)
+    await server.start()
+    stopped = asyncio.create_task(stop.wait())
+    loading = load_in_background(lambda: load(settings))
+    either: list[asyncio.Future[Any]] = [stopped, loading]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():
+        await server.drain(0)
+        return 0
+    try:
+        model = loading.result()
+    except (CheckpointError, FileNotFoundError, BasisError) as error:
+        log.error("%s", error)
+        stopped.cancel()
+        await server.drain(0)
+        return 1
+    return await _serve_model(settings, server, servicer, model, stopped)
+
+
+def _build_server(settings: LLMSettings) -> tuple[GrpcServer, LLMServicer]:
     server = GrpcServer(
         settings.listen,
         services=["fovea.v1.LLMService"],
@@ -48,21 +68,13 @@ async def serve(settings: LLMSettings) -> int:
     )
     servicer = LLMServicer(max_timeout_s=settings.max_timeout_s, in_flight=server.in_flight)
     llm_pb2_grpc.add_LLMServiceServicer_to_server(servicer, server.grpc)
-    await server.start()
+    return server, servicer
 
-    stopped, loading = asyncio.create_task(stop.wait()), load_in_background(lambda: load(settings))
-    either: list[asyncio.Future[Any]] = [stopped, loading]
-    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    if not loading.done():
-        await server.drain(0)
-        return 0
-    try:
-        model = loading.result()
-    except (CheckpointError, FileNotFoundError, BasisError) as error:
-        log.error("%s", error)
-        stopped.cancel()
-        await server.drain(0)
-        return 1
+
+async def _serve_model(
+    settings: LLMSettings, server: GrpcServer, servicer: LLMServicer, model: ServedModel, stopped: asyncio.Task[Any]
+) -> int:
+    """Serves a loaded model until a signal or the death of its engine; returns the exit status."""
     engine, loop, died = model.engine, asyncio.get_running_loop(), asyncio.Event()
     engine.start(on_death=lambda: loop.call_soon_threadsafe(died.set))
     report_load(waiting=lambda: engine.num_waiting, running=lambda: engine.num_running)
@@ -73,12 +85,12 @@ async def serve(settings: LLMSettings) -> int:
     dead = asyncio.create_task(died.wait())
     await asyncio.wait([stopped, dead], return_when=asyncio.FIRST_COMPLETED)
     if dead.done():
-        log.critical("the engine has died; this process ends, so that it can be started again")
+        log.critical("the engine has died; this process exits, so that it can be restarted")
         stopped.cancel()
-        await server.drain(_LAST_WORDS_S)
+        await server.drain(_DEAD_ENGINE_GRACE_S)
     else:
         dead.cancel()
-        log.info("draining: streams under way have %g s", settings.drain_grace_s)
+        log.info("draining: open streams have %g s to finish", settings.drain_grace_s)
         await server.drain(settings.drain_grace_s)
     await asyncio.to_thread(engine.stop)
     return int(dead.done() and not dead.cancelled())

@@ -1,4 +1,4 @@
-"""Ids to text, piece by piece, as they are generated."""
+"""Incremental detokenization of generated ids."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from tokenizers import Tokenizer
 
 __all__ = ["IncrementalDetokenizer"]
 
-# What a decoder writes for bytes that are no whole character (yet).
+# Output of a decoder for bytes that do not (yet) form a character.
 _REPLACEMENT: Final = "\ufffd"
 
 
 class IncrementalDetokenizer:
-    """Emits whole characters only; the pieces joined are the text that `tokenizer.decode` gives for all ids.
+    """Emits whole characters only; the concatenated pieces equal `tokenizer.decode` of all ids.
 
-    A character may take several tokens (byte-level BPE, byte fallback); its bytes are held back until it is whole.
-    Special tokens are skipped. Only a window of ids is decoded at each step: those since the last emission, after those
-    of the emission before it. The latter give context, since decoders treat the first token of a text apart (Llama's
-    drops the leading space).
+    A character can take several tokens (byte-level BPE, byte fallback); its bytes are held back until it is complete.
+    Special tokens are skipped. Each step decodes a window of ids: those since the last emission, preceded by those of
+    the emission before it as context, because decoders treat the first token of a text differently (Llama's drops the
+    leading space).
 
-    One difference is wanted: where a model emits bytes that are no UTF-8, some decoders (byte fallback) turn the valid
-    neighbours into replacement characters too; here what has been emitted is never taken back.
+    One difference is intended: for bytes that are not UTF-8, some decoders (byte fallback) also turn valid neighbours
+    into replacement characters. Text that has been emitted stays as it is.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -31,7 +31,7 @@ class IncrementalDetokenizer:
         self._pending: list[int] = []
 
     def push(self, token_id: int) -> str:
-        """The text that `token_id` completes; often a word, sometimes nothing."""
+        """Text that `token_id` completes; may be empty."""
         if token_id in self._special:
             return ""
         self._pending.append(token_id)
@@ -41,14 +41,14 @@ class IncrementalDetokenizer:
         return self._emit(text)
 
     def flush(self) -> str:
-        """What is still held back at the end of the generation: bytes that never became a character."""
+        """Text held back at the end of the generation: bytes that never formed a character."""
         return self._emit(self._new_text())
 
     def _new_text(self) -> str:
-        known = self._tokenizer.decode(self._context, skip_special_tokens=False)
-        return self._tokenizer.decode(self._context + self._pending, skip_special_tokens=False)[len(known) :]
+        emitted = self._tokenizer.decode(self._context, skip_special_tokens=False)
+        return self._tokenizer.decode(self._context + self._pending, skip_special_tokens=False)[len(emitted) :]
 
     def _emit(self, text: str) -> str:
-        if text:  # after an id that writes nothing (models pad their vocabulary) the context is still needed
+        if text:  # an id without text (models pad their vocabulary) must not replace the context
             self._context, self._pending = self._pending, []
         return text

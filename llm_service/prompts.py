@@ -1,7 +1,7 @@
-"""From a request on the wire to a `Prompt` that is safe to compute with.
+"""Validation of a request's prompt.
 
-An engine that is handed a wrong count, a wrong width or NaN may answer nonsense, take its batch-mates down or die. So
-everything is checked here, and nothing behind this module needs to doubt its input.
+A wrong count, a wrong width or NaN can make an engine answer nonsense, fail the whole batch or die. Everything is
+validated here, so that the engines need no checks of their own.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ __all__ = ["Prompt", "PromptLimits", "VisualTokens", "read_prompt", "visual_toke
 
 IntArray = npt.NDArray[np.int64]
 
-# Of the grid, which may hold two frames of a video in one.
+# Limit for a frame of the grid, which may combine two frames of the video.
 _MAX_SECONDS_PER_FRAME: Final = 7200.0
 
 
 @dataclass(frozen=True)
 class PromptLimits:
-    """What a loaded model accepts.
+    """Limits of a loaded model for prompts.
 
     Attributes:
-        vocab_size: Ids are below it.
-        image_token_id: The id that stands for a picture.
-        video_token_id: The id that stands for a video; None where the model takes none.
-        has_newline: The model has a token of its own for the end of a line of tiles.
-        has_grid_positions: A visual token stands where it did in its grid, so that every row needs a place there.
+        vocab_size: Number of token ids.
+        image_token_id: Placeholder id of an image.
         visual_hidden_size: Channels C of visual tokens.
-        max_visual_tokens: Most visual tokens in a request, all pictures together.
+        max_visual_tokens: Most visual tokens in a request, all images and videos together.
         max_model_len: Positions of prompt and answer together.
-        fingerprint: Of the checkpoint; visual tokens of another one are refused.
-        wire_basis: Of tokens of DTYPE_BASIS, which are refused without one, or of another one.
+        fingerprint: Fingerprint of the checkpoint; visual tokens of another one are refused.
+        video_token_id: Placeholder id of a video; None for a model without video.
+        has_newline: Flag: the model has a line-end token for tiled images.
+        has_grid_positions: Flag: position ids follow the grid, so that every visual token must be a patch.
+        wire_basis: Basis of the wire format `basis`; without it tokens in that format are refused.
     """
 
     vocab_size: int
@@ -57,23 +57,22 @@ class PromptLimits:
 
     @property
     def visual_token_ids(self) -> tuple[int, ...]:
-        """The ids that stand for a picture or a video."""
+        """Placeholder ids of images and videos."""
         return (self.image_token_id,) if self.video_token_id is None else (self.image_token_id, self.video_token_id)
 
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """The kept visual tokens of one picture or video.
+    """The kept visual tokens of one image or video.
 
     Attributes:
-        features: [K, C] float32, finite, as the encoder service ships them.
-        positions: [K] int64, distinct: the patch of the grid that each row stands for, or a number after all patches
-            for a row that stands for none.
-        grid: (frames, rows, columns) unpruned.
-        newline_after: Rows, ascending, after which the model reads its own token for the end of a line; the same row
-            again for one more such token.
-        is_video: It is one.
-        seconds_per_frame: Of a video; 0 where it is not known.
+        features: [K, C] float32, finite.
+        positions: [K] int64, distinct grid positions; a token without a patch has a number after all patches.
+        grid: (frames, rows, columns) before pruning.
+        newline_after: Ascending token indices after which a line-end token is inserted; a repeated index inserts one
+            more.
+        is_video: Flag: a video, not an image.
+        seconds_per_frame: Seconds between frames of a video; 0 if unknown.
     """
 
     features: tensors.Float32Array
@@ -85,29 +84,34 @@ class VisualTokens:
 
     @property
     def num_tokens(self) -> int:
-        """Positions that are prefilled: K, and the ends of lines."""
+        """Number of prefilled tokens: K visual tokens and the line-end tokens."""
         return len(self.positions) + len(self.newline_after)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Ids with one image or video token for each picture or video, and those in the order of the tokens."""
+    """A validated prompt.
+
+    Attributes:
+        input_ids: [T] token ids with one placeholder for each image and video.
+        visual_tokens: Visual tokens in the order of the placeholders.
+    """
 
     input_ids: IntArray
     visual_tokens: tuple[VisualTokens, ...]
 
     @property
     def num_tokens(self) -> int:
-        """Positions that are prefilled: the visual tokens take the place of the one that stands for them."""
+        """Number of prefilled tokens, with placeholders replaced by visual tokens."""
         return len(self.input_ids) + sum(v.num_tokens - 1 for v in self.visual_tokens)
 
     def placeholders(self, visual_token_ids: Sequence[int]) -> IntArray:
-        """Where in `input_ids` those tokens are, one for each of `visual_tokens`."""
+        """Indices of the placeholders in `input_ids`, one for each of `visual_tokens`."""
         return np.isin(self.input_ids, visual_token_ids).nonzero()[0]
 
 
 def visual_token_bytes(visual_tokens: Sequence[tensor_pb2.VisualTokens], limits: PromptLimits) -> int:
-    """Most bytes that `read_prompt` makes of them, each with one position for a row of its features."""
+    """Upper bound of the bytes of the features that `read_prompt` decodes."""
     count = sum(len(message.positions) for message in visual_tokens)
     return min(count, limits.max_visual_tokens) * limits.visual_hidden_size * 4
 
@@ -115,18 +119,18 @@ def visual_token_bytes(visual_tokens: Sequence[tensor_pb2.VisualTokens], limits:
 def read_prompt(
     input_ids: Sequence[int], visual_tokens: Sequence[tensor_pb2.VisualTokens], limits: PromptLimits
 ) -> Prompt:
-    """Checks everything about a prompt, cheapest first, and reads its tensors.
+    """Validates a prompt, cheapest checks first, and decodes its tensors.
 
     Raises:
-        InvalidRequest: Ids, image tokens, tensors or the length are not acceptable; says what would be.
-        CheckpointMismatch: The visual tokens come from another checkpoint, or in another wire basis.
+        InvalidRequest: Ids, placeholders, tensors or the length are not accepted; the message names what is.
+        CheckpointMismatch: The visual tokens come from another checkpoint or use another wire basis.
     """
     if not input_ids:
         raise InvalidRequest("the prompt is empty; at least 1 token id is needed", param="input_ids")
     num_visual_tokens = sum(len(message.positions) + len(message.newline_after) for message in visual_tokens)
     if num_visual_tokens > limits.max_visual_tokens:
         raise InvalidRequest(
-            f"the request brings {num_visual_tokens} visual tokens; at most {limits.max_visual_tokens} are accepted",
+            f"the request has {num_visual_tokens} visual tokens; at most {limits.max_visual_tokens} are accepted",
             param="visual_tokens",
         )
     _check_length(len(input_ids) - len(visual_tokens) + num_visual_tokens, limits)
@@ -135,11 +139,11 @@ def read_prompt(
 
 
 def _check_length(num_tokens: int, limits: PromptLimits) -> None:
-    room = limits.max_model_len - 1  # at least one token is generated
-    if num_tokens > room:
+    longest = limits.max_model_len - 1  # at least one token is generated
+    if num_tokens > longest:
         raise InvalidRequest(
-            f"the prompt has {num_tokens} tokens, visual tokens included, {num_tokens - room} more than the {room} that"
-            f" the model's context of {limits.max_model_len} holds beside an answer",
+            f"the prompt has {num_tokens} tokens, visual tokens included, {num_tokens - longest} more than the"
+            f" {longest} that the model's context of {limits.max_model_len} holds beside an answer",
             param="input_ids",
         )
 
@@ -154,15 +158,15 @@ def _read_ids(
         )
     is_video = [message.kind == tensor_pb2.VISUAL_KIND_VIDEO for message in visual_tokens]
     if any(is_video) and limits.video_token_id is None:
-        raise InvalidRequest("this model takes pictures alone, no videos", param="visual_tokens")
+        raise InvalidRequest("this model accepts images only, no videos", param="visual_tokens")
     expected = [limits.video_token_id if video else limits.image_token_id for video in is_video]
     if ids[np.isin(ids, limits.visual_token_ids)].tolist() != expected:
         num_image_tokens = int((ids == limits.image_token_id).sum())
-        what = f"{num_image_tokens} image tokens (id {limits.image_token_id})"
+        found = f"{num_image_tokens} image tokens (id {limits.image_token_id})"
         if limits.video_token_id is not None:
-            what += f" and {int((ids == limits.video_token_id).sum())} video tokens (id {limits.video_token_id})"
+            found += f" and {int((ids == limits.video_token_id).sum())} video tokens (id {limits.video_token_id})"
         raise InvalidRequest(
-            f"the prompt has {what} for {len(is_video) - sum(is_video)} pictures"
+            f"the prompt has {found} for {len(is_video) - sum(is_video)} images"
             + (f" and {sum(is_video)} videos" if limits.video_token_id is not None else "")
             + "; each needs exactly one, in their order",
             param="input_ids",
@@ -173,7 +177,7 @@ def _read_ids(
 def _read_visual_tokens(index: int, message: tensor_pb2.VisualTokens, limits: PromptLimits) -> VisualTokens:
     if message.fingerprint != limits.fingerprint:
         raise CheckpointMismatch(
-            f"visual tokens of checkpoint {message.fingerprint[:16]!r} cannot be read by a model of checkpoint"
+            f"visual tokens of checkpoint {message.fingerprint[:16]!r} do not fit the model of checkpoint"
             f" {limits.fingerprint!r}; both services must load the same one",
             param="visual_tokens",
         )
@@ -184,10 +188,10 @@ def _read_visual_tokens(index: int, message: tensor_pb2.VisualTokens, limits: Pr
         seconds_per_frame = _read_seconds(message)
         max_bytes = limits.max_visual_tokens * limits.visual_hidden_size * 4
         features = tensors.from_message(message.features, max_bytes=max_bytes, basis=limits.wire_basis)
-    except CheckpointMismatch:  # a wire basis that the services do not share: not the caller's doing
+    except CheckpointMismatch:  # the services do not share a wire basis, which is no error of the request
         raise
     except ServiceError as error:
-        raise InvalidRequest(f"picture {index}: {error.message}", param="visual_tokens") from error
+        raise InvalidRequest(f"visual_tokens[{index}]: {error.message}", param="visual_tokens") from error
     is_video = message.kind == tensor_pb2.VISUAL_KIND_VIDEO
     return VisualTokens(features, positions, grid, newline_after, is_video, seconds_per_frame)
 
@@ -208,10 +212,10 @@ def _read_positions(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> t
     grid = (message.grid.frames, message.grid.rows, message.grid.columns)
     end = check_grid(message.grid)
     if limits.has_grid_positions:
-        _check_place(message.grid, limits)
+        _check_grid_positions(message.grid, limits)
     positions = np.array(message.positions, dtype=np.int64)
     if len(np.unique(positions)) < len(positions):
-        raise InvalidRequest("a position comes twice; each token needs one of its own")
+        raise InvalidRequest("a position occurs twice; positions must be distinct")
     if positions.max() >= end:
         raise InvalidRequest(
             f"position {positions.max()} is outside the grid of {' x '.join(map(str, grid))} patches;"
@@ -220,9 +224,9 @@ def _read_positions(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> t
     return positions, grid
 
 
-def _check_place(grid: tensor_pb2.Grid, limits: PromptLimits) -> None:
+def _check_grid_positions(grid: tensor_pb2.Grid, limits: PromptLimits) -> None:
     if grid.cls_per_frame:
-        raise InvalidRequest("rows that stand for no patch are not accepted: this model places every row in the grid")
+        raise InvalidRequest("cls_per_frame must be 0: this model accepts visual tokens with a grid position only")
     if max(grid.frames, grid.rows, grid.columns) > limits.max_model_len:
         raise InvalidRequest(
             f"a grid of {grid.frames} x {grid.rows} x {grid.columns} (frames x rows x columns) reaches past the"
@@ -235,9 +239,9 @@ def _read_newlines(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> In
     if not len(newline_after):
         return newline_after
     if not limits.has_newline:
-        raise InvalidRequest("newline_after is not accepted: this model has no token for the end of a line")
+        raise InvalidRequest("newline_after is not accepted: this model has no line-end token")
     if (np.diff(newline_after) < 0).any() or newline_after[-1] >= len(message.positions):
-        raise InvalidRequest("newline_after does not name rows of the features in ascending order")
+        raise InvalidRequest("newline_after must hold indices of visual tokens in ascending order")
     return newline_after
 
 

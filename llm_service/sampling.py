@@ -1,4 +1,4 @@
-"""How the next token is chosen: greedy, or by temperature and nucleus (Holtzman et al. 2020, arXiv 1904.09751)."""
+"""Sampling of the next token: greedy, or temperature and nucleus (Holtzman et al. 2020, arXiv 1904.09751)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ MAX_STOP_LENGTH: Final = 256
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """What a caller may choose.
+    """Sampling parameters of a request.
 
     Attributes:
         max_tokens: Most tokens to generate, at least 1.
-        temperature: 0 is greedy; up to 2.
-        top_p: Share of probability, in (0, 1], from which tokens are drawn.
-        seed: The same one gives the same text whatever else is in the batch; None draws one.
-        stop: Up to 8 strings of 1 to 256 characters; the text ends before the first that appears.
+        temperature: Temperature from 0 (greedy) to 2.
+        top_p: Probability mass of the nucleus, in (0, 1].
+        seed: Seed, 0 to 2^64 - 1; the text does not depend on the rest of the batch. None for a random one.
+        stop: Stop strings, up to 8 of 1 to 256 characters; the text ends before the first that occurs.
 
     Raises:
-        InvalidRequest: A value is outside what is accepted.
+        InvalidRequest: A value is out of range.
     """
 
     max_tokens: int
@@ -39,7 +39,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, not {self.max_tokens}", param="max_tokens")
-        # Written so that NaN fails too.
+        # These comparisons are also false for NaN.
         if not 0 <= self.temperature <= 2:
             raise InvalidRequest(f"temperature must be 0 to 2, not {self.temperature:g}", param="temperature")
         if not 0 < self.top_p <= 1:
@@ -53,7 +53,7 @@ class SamplingParams:
 
 
 def make_generator(params: SamplingParams) -> torch.Generator:
-    """A source of randomness for one row alone. It lives on the CPU, so that a seed means the same on every device."""
+    """Random generator of one sequence. It is on the CPU, so that a seed gives the same text on every device."""
     generator = torch.Generator()
     if params.seed is None:
         generator.seed()
@@ -63,29 +63,29 @@ def make_generator(params: SamplingParams) -> torch.Generator:
 
 
 def sample(logits: torch.Tensor, params: SamplingParams, generator: torch.Generator) -> int:
-    """The next token of one row.
+    """The next token of one sequence.
 
     Args:
-        logits: [V], finite.
-        params: Temperature and nucleus; temperature 0 takes the largest logit and leaves `generator` alone.
-        generator: Advanced by exactly one number for each sampled token.
+        logits: [V] finite logits.
+        params: Temperature and nucleus; temperature 0 takes the largest logit and does not use `generator`.
+        generator: Random generator; each sampled token draws exactly one number.
     """
     if params.temperature == 0:
         return int(logits.argmax())
     logits = logits.to("cpu", torch.float64)
-    # The maximum goes first, or a tiny temperature would overflow.
+    # Subtracting the maximum keeps a tiny temperature from overflowing.
     probs = torch.softmax((logits - logits.max()) / params.temperature, dim=-1)
     if params.top_p < 1:
         probs = _keep_nucleus(probs, params.top_p)
-    # Inverse of the cumulative distribution in the order of ids: unlike an order by probability it does not flip
-    # between tokens that are all but equal when another batch shifts the logits by a rounding error.
+    # Inverse transform sampling in the order of ids. An order by probability would swap nearly equal tokens when
+    # another batch shifts the logits by a rounding error.
     cumulative = probs.cumsum(-1)
     threshold = torch.rand((), dtype=torch.float64, generator=generator) * cumulative[-1]
     return int(torch.searchsorted(cumulative, threshold, right=True).clamp(max=len(probs) - 1))
 
 
 def _keep_nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
-    """[V] with everything zeroed but the smallest set of largest probabilities whose sum reaches `top_p`."""
+    """[V] probabilities, zeroed outside the smallest set of largest ones whose sum reaches `top_p`."""
     ordered, order = probs.sort(descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered  # exactly 0 for the largest, which therefore always stays
+    before = ordered.cumsum(-1) - ordered  # exactly 0 for the largest, which is therefore always kept
     return probs.index_fill(0, order[before >= top_p], 0.0)

@@ -1,4 +1,4 @@
-"""The gRPC face of the service: messages to dataclasses and back."""
+"""The gRPC servicer: converts messages to dataclasses and back."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fovea.errors import InvalidRequest, Unavailable
 from fovea.rpc.bytes_in_flight import BytesInFlight
 from fovea.rpc.messages import off_loop
 from fovea.v1 import llm_pb2, llm_pb2_grpc
-from llm_service.engines.base import CrossAttention, Delta, Done, Engine, GenerationRequest
+from llm_service.engines.base import CrossAttention, Delta, Done, GenerationRequest, LLMEngine
 from llm_service.prompts import Prompt, PromptLimits, read_prompt, visual_token_bytes
-from llm_service.pruning import describe, read_pruning
+from llm_service.pruner_messages import pruner_info, read_llm_pruner
 from llm_service.sampling import SamplingParams
 
 __all__ = ["LLMServicer", "ServedModel"]
@@ -23,15 +23,15 @@ __all__ = ["LLMServicer", "ServedModel"]
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model that is ready to answer, and what `GetModelInfo` tells of it.
+    """A loaded model and the facts that `GetModelInfo` reports.
 
     Attributes:
-        name: Under which it is served.
-        family: As in the checkpoint's config.
-        limits: What a prompt must respect.
-        max_tokens: Most tokens that a request may ask for.
-        settings_fingerprint: Of everything but the checkpoint that changes answers.
-        engine: Runs it.
+        name: Name under which the model is served.
+        family: Name of the family, as in the checkpoint's config.
+        limits: Limits of prompts.
+        max_tokens: Largest `max_tokens` of a request.
+        settings_fingerprint: Fingerprint of everything except the checkpoint that changes answers.
+        engine: The engine that runs the model.
     """
 
     name: str
@@ -39,15 +39,15 @@ class ServedModel:
     limits: PromptLimits
     max_tokens: int
     settings_fingerprint: str
-    engine: Engine
+    engine: LLMEngine
 
 
 class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
-    """Answers Unavailable until `serve` has given it a model.
+    """The servicer. Calls fail with Unavailable until `serve` is called.
 
     Args:
-        max_timeout_s: Deadline of a call that brings none or a later one.
-        in_flight: Counts the visual tokens that are read from messages.
+        max_timeout_s: Longest deadline of a call in seconds, and the default.
+        in_flight: Byte counter for the visual tokens that are decoded from messages.
     """
 
     def __init__(self, *, max_timeout_s: float, in_flight: BytesInFlight) -> None:
@@ -56,7 +56,7 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
         self._served: ServedModel | None = None
 
     def serve(self, model: ServedModel) -> None:
-        """Opens the service."""
+        """Starts to serve a model."""
         self._served = model
 
     @property
@@ -68,11 +68,11 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
     async def Generate(  # noqa: N802  # as in the contract
         self, request: llm_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[llm_pb2.GenerateResponse]:
-        """Streams an answer. The row is freed when the call ends, however it ends."""
+        """Streams an answer. The sequence is aborted when the call ends early."""
         model = self._model
         pruning = None
         if request.HasField("llm_pruner"):
-            pruning = read_pruning(request.llm_pruner, model.engine.pruners, model.engine.name)
+            pruning = read_llm_pruner(request.llm_pruner, model.engine.pruners, model.engine.name)
         sampling = _read_sampling(request.sampling, model.max_tokens)
         prompt = await self._read_prompt(request, model.limits, context)
         generation = model.engine.submit(
@@ -85,15 +85,15 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
                 cross_attention=_read_cross_attention(request),
             )
         )
-        # Closing this generator is not enough: a call that is cancelled while it sends leaves it suspended.
-        context.add_done_callback(lambda _: generation.cancel())
+        # A callback is needed: a call that is cancelled while it sends leaves this generator suspended.
+        context.add_done_callback(lambda _: generation.abort())
         async for event in generation:
             yield _to_message(event)
 
     async def GetModelInfo(  # noqa: N802
         self, request: llm_pb2.GetLLMInfoRequest, context: grpc.aio.ServicerContext
     ) -> llm_pb2.GetLLMInfoResponse:
-        """What is served and what it accepts."""
+        """Describes the model and its limits."""
         model = self._model
         return llm_pb2.GetLLMInfoResponse(
             model=model.name,
@@ -109,13 +109,13 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
             settings_fingerprint=model.settings_fingerprint,
             wire_basis="" if model.limits.wire_basis is None else model.limits.wire_basis.digest.hex(),
             llm_pruners=list(model.engine.pruners),
-            llm_pruner_infos=[describe(pruner) for pruner in model.engine.pruners.values()],
+            llm_pruner_infos=[pruner_info(pruner) for pruner in model.engine.pruners.values()],
         )
 
     async def _read_prompt(
         self, request: llm_pb2.GenerateRequest, limits: PromptLimits, context: grpc.aio.ServicerContext
     ) -> Prompt:
-        """The prompt. Visual tokens are read off the event loop, after the memory that they take has been counted."""
+        """Validated prompt. Visual tokens are decoded off the event loop, after their bytes have been counted."""
         if not request.visual_tokens:
             return read_prompt(request.input_ids, (), limits)
         self._in_flight.hold(visual_token_bytes(request.visual_tokens, limits), context)
@@ -141,8 +141,8 @@ def _read_sampling(message: llm_pb2.SamplingParams, max_tokens: int) -> Sampling
 def _read_cross_attention(request: llm_pb2.GenerateRequest) -> CrossAttention | None:
     if not request.HasField("cross_attention"):
         return None
-    asked = request.cross_attention
-    return CrossAttention(asked.layer if asked.HasField("layer") else None)
+    message = request.cross_attention
+    return CrossAttention(message.layer if message.HasField("layer") else None)
 
 
 def _to_message(event: Delta | Done) -> llm_pb2.GenerateResponse:

@@ -23,7 +23,7 @@ from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
-from llm_service.engines.base import Delta, Done, GenerationRequest, Pruning
+from llm_service.engines.base import Delta, Done, GenerationRequest, PruningParams
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
 from llm_service.pruners.plan import Budget, bind
@@ -164,7 +164,7 @@ class System:
         """
         pruning = None
         if llm is not None:
-            pruning = Pruning(bind(LLM_PRUNERS[llm.pruner], llm.params), Budget(keep_ratio=llm.keep_ratio))
+            pruning = PruningParams(bind(LLM_PRUNERS[llm.pruner], llm.params), Budget(keep_ratio=llm.keep_ratio))
         answers: list[Answer] = []
         for start in range(0, len(asked), _CHUNK):
             chunk = slice(start, start + _CHUNK)
@@ -172,7 +172,7 @@ class System:
         return answers
 
     async def _generate(
-        self, asked: Sequence[Asked], pictures: Sequence[EncodedMedia], pruning: Pruning | None, max_tokens: int
+        self, asked: Sequence[Asked], pictures: Sequence[EncodedMedia], pruning: PruningParams | None, max_tokens: int
     ) -> list[Answer]:
         async def one(question: str, picture: EncodedMedia) -> Answer:
             ids = np.array(self._prompts.encode(question, num_images=1), dtype=np.int64)

@@ -1,9 +1,9 @@
 """`python -m benchmarks.engine`: what each engine of the LLM service makes of pruned and unpruned requests.
 
-Closed loops: N clients, each of which sends its next request when the last one is answered. Requests go to the `Engine`
-interface, without sockets; each brings a picture of its own, so that no prefix cache helps. One engine runs at a time,
-in a process of its own: transformers, vLLM, transformers, vLLM, ... Inside a process pruned and unpruned take turns.
-FeatureRequirements vLLM, and its CPU build here: the environment of `make test-vllm`.
+Closed loops: N clients, each of which sends its next request when the last one is answered. Requests go to the
+`LLMEngine` interface, without sockets; each brings a picture of its own, so that no prefix cache helps. One engine runs
+at a time, in a process of its own: transformers, vLLM, transformers, vLLM, ... Inside a process pruned and unpruned take turns.
+Needs vLLM, and its CPU build here: the environment of `make test-vllm`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.checkpoints import engine_model
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
 from benchmarks.speed.engine_report import ENGINES, markdown, plot, summary
-from llm_service.engines.base import Done, Engine, GenerationRequest
+from llm_service.engines.base import Done, GenerationRequest, LLMEngine
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.sampling import SamplingParams
 from llm_service.settings import LLMSettings
@@ -77,14 +77,14 @@ def _requests(count: int, kept: int, image_token_id: int, random: np.random.Gene
     return requests
 
 
-async def _answer(engine: Engine, request: GenerationRequest) -> Done:
+async def _answer(engine: LLMEngine, request: GenerationRequest) -> Done:
     async for event in engine.submit(request):
         if isinstance(event, Done):
             return event
     raise RuntimeError("the engine ended an answer without saying so")
 
 
-async def _measure(engine: Engine, requests: list[GenerationRequest], clients: int) -> dict[str, Any]:
+async def _measure(engine: LLMEngine, requests: list[GenerationRequest], clients: int) -> dict[str, Any]:
     """All requests, `clients` of them at a time: how long it took, and every answer's first token."""
     waiting, answers = iter(requests), list[Done]()
 
@@ -104,7 +104,7 @@ async def _measure(engine: Engine, requests: list[GenerationRequest], clients: i
 
 
 async def _run(
-    engine: Engine, image_token_id: int, repeats: int, seed: int, clients_at_once: Sequence[int]
+    engine: LLMEngine, image_token_id: int, repeats: int, seed: int, clients_at_once: Sequence[int]
 ) -> list[dict[str, Any]]:
     random = np.random.default_rng(seed)
     runs = []

@@ -1,1 +1,1 @@
-"""Engines: what runs the model. `base.py` is the interface."""
+"""Engines, which run the language model; `base.py` has their interface."""

@@ -1,4 +1,4 @@
-"""What the servicer needs of an engine, whichever runs the model."""
+"""Interface between the servicer and the engines."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from llm_service.prompts import Prompt
-from llm_service.pruners.base import AnyPruner
-from llm_service.pruners.plan import BoundPruner, Budget
+from llm_service.pruners.base import AnyLlmPruningMethod
+from llm_service.pruners.plan import BoundLlmPruner, Budget
 from llm_service.sampling import SamplingParams
 
 __all__ = [
     "CrossAttention",
     "Delta",
     "Done",
-    "Engine",
     "Generation",
     "GenerationRequest",
     "GenerationTiming",
-    "Pruning",
+    "LLMEngine",
+    "PruningParams",
 ]
 
 
 @dataclass(frozen=True)
-class Pruning:
-    """A method that drops visual tokens inside the language model, and how many it leaves."""
+class PruningParams:
+    """Pruning inside the language model: the method with its parameters, and its budget."""
 
-    pruner: BoundPruner
+    pruner: BoundLlmPruner
     budget: Budget
 
 
 @dataclass(frozen=True)
 class CrossAttention:
-    """Attention of the last prompt token to the visual tokens, mean over the heads.
+    """Request for the attention of the last prompt token to the visual tokens, mean over the heads.
 
     Attributes:
-        layer: Counted from 0; None: layer 2 of 32, scaled to the model's depth.
+        layer: Layer index, from 0; None for layer 2 of 32, scaled to the model's depth.
     """
 
     layer: int | None = None
@@ -44,35 +44,35 @@ class CrossAttention:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One checked request.
+    """One validated request.
 
     Attributes:
-        prompt: Ids and visual tokens.
-        sampling: How to choose tokens.
-        deadline: When the caller stops waiting, on the clock of `time.monotonic`, in seconds.
-        first_token_logprobs: Report the whole distribution of the first generated token.
-        pruning: What to do with the visual tokens inside the model; None: nothing.
-        cross_attention: Which row of attention to report; None: none.
+        prompt: Token ids and visual tokens.
+        sampling: Sampling parameters.
+        deadline: Time at which the caller gives up, in seconds of `time.monotonic`.
+        first_token_logprobs: Flag: report the whole distribution of the first generated token.
+        pruning: Pruning inside the model; None for none.
+        cross_attention: Attention to report; None for none.
     """
 
     prompt: Prompt
     sampling: SamplingParams
     deadline: float
     first_token_logprobs: bool = False
-    pruning: Pruning | None = None
+    pruning: PruningParams | None = None
     cross_attention: CrossAttention | None = None
 
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of text: whole characters, never taken back."""
+    """A piece of the answer's text: whole characters, final once emitted."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class GenerationTiming:
-    """Milliseconds since arrival: admitted to the batch, first token, end."""
+    """Milliseconds from arrival to admission, to the first token and to the end."""
 
     queue_ms: float
     time_to_first_token_ms: float
@@ -81,17 +81,18 @@ class GenerationTiming:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of an answer.
+    """End of an answer.
 
     Attributes:
-        finish_reason: "stop" (end token or stop string) or "length" (max_tokens, or the context is full).
-        prompt_tokens: Prefilled, visual tokens included.
-        token_ids: Generated, the end token included where it came.
-        completion_tokens: Generated, the end token not counted.
-        first_token_logprobs: [V] natural logarithms where asked for, else empty.
-        visual_tokens_by_layer: [L] visual tokens that each layer attended over in the prefill; empty where none were
-            pruned inside the model.
-        cross_attention: [N] for each visual token of the request, where asked for, else empty.
+        finish_reason: "stop" (end token or stop string) or "length" (max_tokens reached, or context full).
+        prompt_tokens: Number of prefilled tokens, visual tokens included.
+        token_ids: Generated ids, the end token included.
+        completion_tokens: Number of generated tokens without the end token.
+        timing: Milliseconds since arrival.
+        first_token_logprobs: [V] natural logarithms if requested, else empty.
+        visual_tokens_by_layer: [L] visual tokens that each layer attends over in the prefill; empty if none were pruned
+            inside the model.
+        cross_attention: [N], one weight for each visual token of the request, if requested, else empty.
     """
 
     finish_reason: str
@@ -105,58 +106,58 @@ class Done:
 
 
 class Generation(Protocol):
-    """An answer under way: any number of deltas, then one `Done`, or a ServiceError."""
+    """An answer being generated: any number of deltas, then one `Done` or a ServiceError."""
 
     def __aiter__(self) -> AsyncIterator[Delta | Done]: ...
 
-    def cancel(self) -> None:
-        """Frees the row, waiting or running. Harmless at any time, any number of times."""
+    def abort(self) -> None:
+        """Stops the generation, waiting or running. May be called at any time and repeatedly."""
         ...
 
 
-class Engine(Protocol):
-    """Runs a model on a thread of its own."""
+class LLMEngine(Protocol):
+    """An engine: runs a language model on a thread of its own."""
 
     @property
     def name(self) -> str:
-        """As in the settings ("transformers", "vllm")."""
+        """Name in the settings ("transformers", "vllm")."""
         ...
 
     @property
-    def pruners(self) -> Mapping[str, AnyPruner]:
-        """What it can run inside the model, by name; empty for an engine that cannot prune there."""
+    def pruners(self) -> Mapping[str, AnyLlmPruningMethod]:
+        """Pruning methods that the engine can run inside the model, by name; may be empty."""
         ...
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait for a row; safe to ask from any thread."""
+        """Number of waiting requests. Thread-safe."""
         ...
 
     @property
     def num_running(self) -> int:
-        """Requests that have a row; safe to ask from any thread."""
+        """Number of running requests. Thread-safe."""
         ...
 
     def start(self, on_death: Callable[[], object] = lambda: None) -> None:
-        """Begins to serve what is submitted.
+        """Starts to serve submitted requests.
 
         Args:
-            on_death: Called once, from any thread, if the engine can serve no more though nobody has stopped it. What
-                is under way has then ended with Unavailable.
+            on_death: Callback for an engine that can no longer serve although `stop` was not called. It is called once,
+                from any thread, after all open requests have ended with Unavailable.
         """
         ...
 
     def submit(self, request: GenerationRequest) -> Generation:
-        """Queues a request; call it on the event loop that will read the answer.
+        """Queues a request. Must be called on the event loop that reads the answer.
 
         Raises:
             Overloaded: The queue is full.
-            DeadlineExceeded: The deadline has passed already.
+            DeadlineExceeded: The deadline has already passed.
             Unavailable: The engine has stopped or died.
-            InvalidRequest: The engine cannot prune as asked, or not to that budget, or cannot report attention.
+            InvalidRequest: The engine does not support the pruning, its budget or the attention that is requested.
         """
         ...
 
     def stop(self) -> None:
-        """Ends what is still under way with Unavailable and waits for the thread."""
+        """Ends all open requests with Unavailable and joins the thread."""
         ...

@@ -1,4 +1,4 @@
-"""Decoding rows whose layers have caches of different lengths, each at its own rotary positions."""
+"""Decoding with caches whose lengths differ between layers, and position ids that differ with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # its usual name
 from transformers import DynamicCache
 
-from llm_service.engines.pruned_prefill import PrefilledRow
+from llm_service.engines.pruned_prefill import PrefilledSequence
 from llm_service.models.decoder import LayeredDecoder
 
 __all__ = ["PrunedCache"]
@@ -20,10 +20,10 @@ IntArray = npt.NDArray[np.int64]
 
 
 class PrunedCache:
-    """Keys and values of B rows and L layers, rows of any methods side by side.
+    """Keys and values of B sequences in L layers; their pruning methods may differ.
 
-    In each layer rows are padded on the left up to the longest, so that all grow at the same place. A row's real
-    positions are the last `lengths[row, layer]`, which is all that the masks need: layers of equal lengths share one.
+    In each layer the sequences are padded on the left to the longest, so that all grow at the same index. The cached
+    tokens of a sequence are the last `lengths[sequence, layer]` ones. Layers of equal lengths share one mask.
     """
 
     def __init__(self, decoder: LayeredDecoder) -> None:
@@ -35,33 +35,34 @@ class PrunedCache:
 
     @property
     def lengths(self) -> IntArray:
-        """[B, L] cached positions of each row in each layer."""
+        """[B, L] number of cached tokens of each sequence in each layer."""
         return self._lengths.copy()
 
     def clear(self) -> None:
-        """Forgets all rows."""
+        """Removes all sequences."""
         self._cache = DynamicCache()
         self._lengths: IntArray = np.zeros((0, self._decoder.num_layers), np.int64)
-        self._next_positions: IntArray = self._lengths
+        self._next_position_ids: IntArray = self._lengths
 
-    def append(self, rows: Sequence[PrefilledRow]) -> None:
-        """Adds prefilled rows after those that are there; if it fails, nothing has changed."""
-        parts = [[(keys, values) for keys, values, *_ in row.cache] for row in rows]
-        lengths = np.array([[keys.shape[2] for keys, _ in part] for part in parts], np.int64)
-        positions = np.array([row.next_positions.tolist() for row in rows], np.int64)
+    def append(self, sequences: Sequence[PrefilledSequence]) -> None:
+        """Appends prefilled sequences. If it fails, the cache is unchanged."""
+        caches = [[(keys, values) for keys, values, *_ in sequence.cache] for sequence in sequences]
+        lengths = np.array([[keys.shape[2] for keys, _ in cache] for cache in caches], np.int64)
+        next_position_ids = np.array([sequence.next_position_ids.tolist() for sequence in sequences], np.int64)
         if len(self):
-            parts.insert(0, [(keys, values) for keys, values, *_ in self._cache])
-        self._cache = DynamicCache([_stacked(pairs) for pairs in zip(*parts, strict=True)])
+            caches.insert(0, [(keys, values) for keys, values, *_ in self._cache])
+        self._cache = DynamicCache([_concatenate(pairs) for pairs in zip(*caches, strict=True)])
         self._lengths = np.vstack([self._lengths, lengths])
-        self._next_positions = np.vstack([self._next_positions, positions])
+        self._next_position_ids = np.vstack([self._next_position_ids, next_position_ids])
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drops all rows but those with the given indices, which stay in the given order, and padding none needs."""
-        if not rows:
+    def keep(self, indices: Sequence[int]) -> None:
+        """Removes surplus padding and all sequences but those with the given indices, which stay in the given order."""
+        if not indices:
             self.clear()
             return
-        self._lengths, self._next_positions = self._lengths[list(rows)], self._next_positions[list(rows)]
-        index = torch.tensor(rows, device=self._cache.layers[0].keys.device)
+        self._lengths = self._lengths[list(indices)]
+        self._next_position_ids = self._next_position_ids[list(indices)]
+        index = torch.tensor(indices, device=self._cache.layers[0].keys.device)
         self._cache = DynamicCache(
             [
                 (keys[index, :, keys.shape[2] - longest :], values[index, :, keys.shape[2] - longest :])
@@ -70,42 +71,42 @@ class PrunedCache:
         )
 
     def decode(self, embeddings: Tensor) -> Tensor:
-        """Runs one token of each row; if it fails, the rows are of no use any more: `clear` them.
+        """Runs one token of each sequence. If it fails, the cache must be cleared with `clear`.
 
         Args:
-            embeddings: [B, D].
+            embeddings: [B, D] embeddings of the tokens.
 
         Returns:
-            [B, D] final-norm states.
+            [B, D] states after the final norm.
         """
         self._lengths = self._lengths + 1
-        masks, mask_of = self._masks()
-        rotaries, rotary_of = self._rotaries(embeddings.device)
+        masks, mask_of_layer = self._masks()
+        rotaries, rotary_of_layer = self._rotaries(embeddings.device)
         hidden = embeddings[:, None]
-        for index in range(self._decoder.num_layers):
-            rotary, mask = rotaries[rotary_of[index]], masks[mask_of[index]]
-            hidden = self._decoder.layer(index, hidden, rotary, mask, self._cache)
-        self._next_positions = self._next_positions + 1
+        for layer in range(self._decoder.num_layers):
+            rotary, mask = rotaries[rotary_of_layer[layer]], masks[mask_of_layer[layer]]
+            hidden = self._decoder.layer(layer, hidden, rotary, mask, self._cache)
+        self._next_position_ids = self._next_position_ids + 1
         return self._decoder.norm(hidden[:, 0])
 
     def _masks(self) -> tuple[list[Tensor | None], list[int]]:
-        """One mask for each set of lengths that occurs, and which of them each layer takes."""
-        distinct, which = np.unique(self._lengths, axis=1, return_inverse=True)
-        return [self._decoder.padding_mask(lengths) for lengths in distinct.T.tolist()], which.ravel().tolist()
+        """One mask for each distinct set of lengths, and the index of each layer's mask."""
+        distinct, index = np.unique(self._lengths, axis=1, return_inverse=True)
+        return [self._decoder.padding_mask(lengths) for lengths in distinct.T.tolist()], index.ravel().tolist()
 
     def _rotaries(self, device: torch.device) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
-        """Likewise for the rotary tables, made in one go."""
-        distinct, which = np.unique(self._next_positions, axis=1, return_inverse=True)
-        positions = torch.from_numpy(distinct.T.reshape(-1, 1).copy()).to(device)
-        cos, sin = (table.split(len(self)) for table in self._decoder.rotary(positions))
-        return list(zip(cos, sin, strict=True)), which.ravel().tolist()
+        """One rotary table for each distinct set of position ids, and the index of each layer's table."""
+        distinct, index = np.unique(self._next_position_ids, axis=1, return_inverse=True)
+        position_ids = torch.from_numpy(distinct.T.reshape(-1, 1).copy()).to(device)
+        cos, sin = (table.split(len(self)) for table in self._decoder.rotary(position_ids))
+        return list(zip(cos, sin, strict=True)), index.ravel().tolist()
 
 
-def _stacked(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Keys and values [sum of B, heads, T, d] of parts [B, heads, their own T, d], padded on the left."""
-    longest = max(keys.shape[2] for keys, _ in pairs)
+def _concatenate(caches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Keys and values [sum of B, heads, T, d] of caches [B, heads, own T, d], padded on the left."""
+    longest = max(keys.shape[2] for keys, _ in caches)
     keys, values = (
-        torch.cat([F.pad(part, (0, 0, longest - part.shape[2], 0)) for part in parts])
-        for parts in zip(*pairs, strict=True)
+        torch.cat([F.pad(tensor, (0, 0, longest - tensor.shape[2], 0)) for tensor in tensors])
+        for tensors in zip(*caches, strict=True)
     )
     return keys, values

@@ -1,4 +1,4 @@
-"""The prefill of one prompt, layer by layer: its visual tokens may grow fewer, its attention may be looked at."""
+"""The prefill of one prompt layer by layer, which can drop visual tokens and report attention."""
 
 from __future__ import annotations
 
@@ -10,130 +10,184 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from llm_service.models.base import ModelInputs
-from llm_service.models.decoder import LayeredDecoder
-from llm_service.pruners.base import Choice, Moment, VisualLayout
+from llm_service.models.decoder import LayeredDecoder, Rotary
+from llm_service.pruners.attention import attention_weights
+from llm_service.pruners.base import PruningContext, PruningResult, VisualLayout
 from llm_service.pruners.plan import PruningPlan
-from llm_service.pruners.selection import attention_rows
 
-__all__ = ["Observation", "PrefilledRow", "PrunedInputs", "prefill"]
+__all__ = ["AttentionProbe", "PrefilledSequence", "PrunedInputs", "prefill"]
 
 
 @dataclass(frozen=True)
-class Observation:
-    """Who wants to know what the last prompt token attends to.
+class AttentionProbe:
+    """Request for the attention of the last prompt token in one layer.
 
     Attributes:
-        layer: In which layer.
-        tell: Takes [N], the attention to each visual token of the prompt, mean over the heads; 0 where one is gone.
+        layer: Layer index, from 0.
+        report: Callback with [N], the attention to each visual token of the prompt, mean over the heads; 0 for dropped
+            tokens.
     """
 
     layer: int
-    tell: Callable[[Tensor], None]
+    report: Callable[[Tensor], None]
 
 
 @dataclass(frozen=True)
 class PrunedInputs:
-    """A prompt, where its visual tokens are, what happens to them (None: nothing), and who looks on."""
+    """A prompt to prefill layer by layer.
+
+    Attributes:
+        inputs: Embeddings and position ids.
+        layout: Indices and grid coordinates of the visual tokens.
+        plan: Pruning; None for none.
+        probe: Attention to report; None for none.
+    """
 
     inputs: ModelInputs
     layout: VisualLayout
     plan: PruningPlan | None
-    observation: Observation | None = None
+    probe: AttentionProbe | None = None
 
 
 @dataclass(frozen=True)
-class PrefilledRow:
-    """What decoding goes on from.
+class PrefilledSequence:
+    """State from which decoding continues.
 
     Attributes:
-        last_hidden: [D], final-norm state of the last prompt token.
-        cache: Keys and values [1, heads, T_k, d] of each layer k, of different lengths.
-        next_positions: [L] int64, rotary position of the next token in each layer.
-        survivors: For each prune the visual tokens that were left, as `Moment.origin`.
+        last_hidden: [D] state of the last prompt token after the final norm.
+        cache: Keys and values [1, heads, T_k, d] of each layer k; T_k differs between layers.
+        next_position_ids: [L] int64, rotary position of the next token in each layer.
+        kept_per_stage: For each stage the visual tokens that it left, as `PruningContext.original_indices`.
     """
 
     last_hidden: Tensor
     cache: DynamicCache
-    next_positions: Tensor
-    survivors: tuple[Tensor, ...]
+    next_position_ids: Tensor
+    kept_per_stage: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
-class _Sequence:
-    """The tokens that are alive: [T, D] states, [T] positions, places and origins [n] of the visual ones."""
+class _Tokens:
+    """The tokens that are left.
+
+    Attributes:
+        hidden: [T, D] states.
+        position_ids: [T] rotary positions.
+        visual_indices: [n] indices of the visual tokens in the sequence.
+        original_indices: [n] see `PruningContext.original_indices`.
+    """
 
     hidden: Tensor
-    positions: Tensor
-    visual: Tensor
-    origin: Tensor
+    position_ids: Tensor
+    visual_indices: Tensor
+    original_indices: Tensor
 
 
-def prefill(decoder: LayeredDecoder, prompt: PrunedInputs) -> PrefilledRow:
-    """Runs layer after layer, pruning at the inputs of those that the plan names."""
-    inputs, layout, plan, observation = prompt.inputs, prompt.layout, prompt.plan, prompt.observation
-    keeps = {} if plan is None else {stage.layer: stage.keep for stage in plan.stages}
-    alive = _Sequence(
-        inputs.inputs_embeds,
-        inputs.position_ids,
-        layout.places,
-        torch.arange(len(layout), device=layout.places.device),
-    )
-    rotary, mask = decoder.rotary(alive.positions[None]), decoder.causal_mask(len(alive.hidden))
-    cache, next_positions, survivors, num_created = DynamicCache(), [], [], len(layout)
-    before, hidden = alive.hidden, alive.hidden
-    for index in range(decoder.num_layers):
-        if plan is not None and index in keeps:
-            moment = Moment(
-                hidden=hidden,
-                previous_hidden=before,
-                visual=alive.visual,
-                origin=alive.origin,
-                previous=decoder.view(index - 1, before, rotary, cache),
-                upcoming=decoder.view(index, hidden, rotary),
-                prompt=inputs.inputs_embeds,
-                layout=layout,
-            )
-            choice = plan.pruner.prune(moment, keeps[index])
-            if choice.doubles_cache:
-                done = cache.layers[index - 1]
-                done.update(done.keys, done.values)
-            alive = _shorten(alive, hidden, choice, num_created, compact=plan.pruner.method.compact)
-            num_created += 0 if choice.merged is None else len(choice.merged)
-            survivors.append(alive.origin)
-            hidden = alive.hidden
-            rotary, mask = decoder.rotary(alive.positions[None]), decoder.causal_mask(len(hidden))
-        before = hidden
-        hidden = decoder.layer(index, hidden[None], rotary, mask, cache)[0]
-        next_positions.append(alive.positions[-1] + 1)
-        if observation is not None and index == observation.layer:
-            last = torch.tensor([len(before) - 1], device=before.device)
-            row = attention_rows(decoder.view(index, before, rotary, cache), last)[:, 0, alive.visual].mean(dim=0)
-            observation.tell(_by_origin(row, alive.origin, len(layout)))
-    return PrefilledRow(decoder.norm(hidden[-1]), cache, torch.stack(next_positions), tuple(survivors))
+def prefill(decoder: LayeredDecoder, prompt: PrunedInputs) -> PrefilledSequence:
+    """Runs all layers over a prompt, pruning at the inputs of those that the plan names."""
+    return _Prefill(decoder, prompt).run()
 
 
-def _by_origin(values: Tensor, origin: Tensor, num_visual: int) -> Tensor:
-    """[N] of values [n] of the tokens that are alive; merged ones stand for no single token and are left out."""
-    original = origin < num_visual
-    return values.new_zeros(num_visual).index_put((origin[original],), values[original])
+class _Prefill:
+    """One prefill.
+
+    Args:
+        decoder: The language model.
+        prompt: The prompt, its plan and its probe.
+    """
+
+    def __init__(self, decoder: LayeredDecoder, prompt: PrunedInputs) -> None:
+        self._decoder = decoder
+        self._prompt = prompt
+        self._num_visual = self._num_created = len(prompt.layout)
+        self._cache = DynamicCache()
+        self._kept_per_stage: list[Tensor] = []
+        self._tokens = _Tokens(
+            prompt.inputs.inputs_embeds,
+            prompt.inputs.position_ids,
+            prompt.layout.indices,
+            torch.arange(self._num_visual, device=prompt.layout.indices.device),
+        )
+        self._previous_hidden = self._hidden = self._tokens.hidden
+        self._update_rotary()
+
+    def run(self) -> PrefilledSequence:
+        """Runs all layers."""
+        decoder, plan, probe = self._decoder, self._prompt.plan, self._prompt.probe
+        keep_at_layer = {} if plan is None else {stage.layer: stage.keep for stage in plan.stages}
+        next_position_ids = []
+        for layer in range(decoder.num_layers):
+            if plan is not None and layer in keep_at_layer:
+                self._prune(plan, layer, keep_at_layer[layer])
+            self._previous_hidden = self._hidden
+            self._hidden = decoder.layer(layer, self._hidden[None], self._rotary, self._mask, self._cache)[0]
+            next_position_ids.append(self._tokens.position_ids[-1] + 1)
+            if probe is not None and layer == probe.layer:
+                probe.report(self._last_token_attention(layer))
+        return PrefilledSequence(
+            decoder.norm(self._hidden[-1]),
+            self._cache,
+            torch.stack(next_position_ids),
+            tuple(self._kept_per_stage),
+        )
+
+    def _update_rotary(self) -> None:
+        self._rotary: Rotary = self._decoder.rotary(self._tokens.position_ids[None])
+        self._mask = self._decoder.causal_mask(len(self._hidden))
+
+    def _prune(self, plan: PruningPlan, layer: int, keep: int) -> None:
+        """Prunes at the input of a layer."""
+        context = PruningContext(
+            hidden_states=self._hidden,
+            previous_hidden_states=self._previous_hidden,
+            visual_indices=self._tokens.visual_indices,
+            original_indices=self._tokens.original_indices,
+            previous=self._decoder.attention(layer - 1, self._previous_hidden, self._rotary, self._cache),
+            upcoming=self._decoder.attention(layer, self._hidden, self._rotary),
+            inputs_embeds=self._prompt.inputs.inputs_embeds,
+            layout=self._prompt.layout,
+        )
+        result = plan.pruner.prune(context, keep)
+        if result.duplicates_cache:
+            layer_cache = self._cache.layers[layer - 1]
+            layer_cache.update(layer_cache.keys, layer_cache.values)
+        self._tokens = _apply(self._tokens, self._hidden, result, self._num_created, compact=plan.pruner.method.compact)
+        self._num_created += 0 if result.merged is None else len(result.merged)
+        self._kept_per_stage.append(self._tokens.original_indices)
+        self._hidden = self._tokens.hidden
+        self._update_rotary()
+
+    def _last_token_attention(self, layer: int) -> Tensor:
+        """[N] attention of the last prompt token in a layer that has run; 0 for dropped tokens.
+
+        Merged tokens stand for no single visual token and are left out.
+        """
+        hidden, tokens = self._previous_hidden, self._tokens
+        last = torch.tensor([len(hidden) - 1], device=hidden.device)
+        attention = self._decoder.attention(layer, hidden, self._rotary, self._cache)
+        weights = attention_weights(attention, last)[:, 0, tokens.visual_indices].mean(dim=0)
+        is_original = tokens.original_indices < self._num_visual
+        return weights.new_zeros(self._num_visual).index_put(
+            (tokens.original_indices[is_original],), weights[is_original]
+        )
 
 
-def _shorten(alive: _Sequence, hidden: Tensor, choice: Choice, num_created: int, *, compact: bool) -> _Sequence:
-    """Drops what was not chosen and puts merged tokens behind the last place that a visual token had."""
-    kept = alive.visual[choice.kept]
-    staying = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
-    staying[alive.visual] = False
-    staying[kept] = True
-    merged = hidden[:0] if choice.merged is None else choice.merged
-    end = int(alive.visual[-1]) + 1
-    num_before = int(staying[:end].sum())
-    states, positions = hidden[staying], alive.positions[staying]
-    first_merged = torch.arange(len(merged), device=hidden.device)
+def _apply(tokens: _Tokens, hidden: Tensor, result: PruningResult, num_created: int, *, compact: bool) -> _Tokens:
+    """Drops the visual tokens that are not kept and inserts merged ones after the last visual token."""
+    kept = tokens.visual_indices[result.kept]
+    is_kept = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
+    is_kept[tokens.visual_indices] = False
+    is_kept[kept] = True
+    merged = hidden[:0] if result.merged is None else result.merged
+    end = int(tokens.visual_indices[-1]) + 1
+    num_before = int(is_kept[:end].sum())
+    states, position_ids = hidden[is_kept], tokens.position_ids[is_kept]
+    merged_range = torch.arange(len(merged), device=hidden.device)
     length = len(states) + len(merged)
-    return _Sequence(
+    return _Tokens(
         hidden=torch.cat([states[:num_before], merged, states[num_before:]]),
-        # Merged tokens exist in compact methods alone: they never had a position of their own.
-        positions=torch.arange(length, device=hidden.device) if compact else positions,
-        visual=torch.cat([(staying.cumsum(0) - 1)[kept], num_before + first_merged]),
-        origin=torch.cat([alive.origin[choice.kept], num_created + first_merged]),
+        # Only compact methods merge, so merged tokens need no position of their own.
+        position_ids=torch.arange(length, device=hidden.device) if compact else position_ids,
+        visual_indices=torch.cat([(is_kept.cumsum(0) - 1)[kept], num_before + merged_range]),
+        original_indices=torch.cat([tokens.original_indices[result.kept], num_created + merged_range]),
     )

@@ -1,8 +1,8 @@
-"""The engine that runs a model of transformers in this process, on a thread of its own, with continuous batching.
+"""The engine that runs a model of transformers on a thread of this process, with continuous batching.
 
-Requests join the batch between two tokens and leave it when they end, so a short answer never waits for a long one.
-`TransformersEngine.step` is the table of contents. Rows whose prefill stops between layers, to prune or to look at
-attention, make a batch of their own beside the others, whose path they do not touch.
+Requests join the batch between two decoding steps and leave it when they finish, so short answers do not wait for long
+ones. `TransformersEngine.step` is one such step. Sequences that run layer by layer, to prune or to report attention,
+form a batch of their own; the code path of all others is unchanged by them.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from tokenizers import Tokenizer
 from fovea.errors import DeadlineExceeded, InvalidRequest
 from fovea.telemetry import FAILURES
 from llm_service.engines.base import Generation, GenerationRequest
-from llm_service.engines.batch import Batch
-from llm_service.engines.failures import fail, unavailable
-from llm_service.engines.layout import num_prunable, prunable_rows, visual_layout
-from llm_service.engines.pruned_prefill import Observation, PrunedInputs
-from llm_service.engines.pruned_runner import PrunedRunner
-from llm_service.engines.row import Row
-from llm_service.engines.runner import ModelRunner
-from llm_service.engines.waiting import WaitingQueue
+from llm_service.engines.errors import fail, unavailable
+from llm_service.engines.model_runner import ModelRunner
+from llm_service.engines.pruned_model_runner import PrunedModelRunner
+from llm_service.engines.pruned_prefill import AttentionProbe, PrunedInputs
+from llm_service.engines.running_batch import RunningBatch
+from llm_service.engines.sequence import Sequence
+from llm_service.engines.visual_layout import num_prunable_tokens, prunable_mask, visual_layout
+from llm_service.engines.waiting_queue import WaitingQueue
 from llm_service.models.base import ModelInputs, VisionLanguageModel
-from llm_service.models.decoder import supports_layers
+from llm_service.models.decoder import runs_layer_by_layer
 from llm_service.pruners import PRUNERS
-from llm_service.pruners.base import AnyPruner
+from llm_service.pruners.base import AnyLlmPruningMethod
 from llm_service.pruners.plan import PruningPlan, UnreachableBudget
 from llm_service.pruners.schedule import scaled_layers
 
@@ -37,20 +37,20 @@ __all__ = ["TransformersEngine"]
 
 log = logging.getLogger(__name__)
 
-# Of 32: the first layer whose attention SparseVLM prunes by.
-_OBSERVED_LAYER: Final = 2
+# Default layer, of 32, of reported attention: the first whose attention SparseVLM prunes by.
+_DEFAULT_ATTENTION_LAYER: Final = 2
 
 
 class TransformersEngine:
-    """An `Engine`.
+    """An `LLMEngine`.
 
     Args:
-        model: The language side of a checkpoint.
-        tokenizer: Of the same checkpoint.
-        max_model_len: Positions of prompt and answer together; an answer is cut there.
-        max_batch_size: Rows decoded together.
-        max_batch_delay_ms: How long an idle model waits for a first batch to fill.
-        max_queue_size: Requests that may wait for a row.
+        model: Language model and visual embedder of a checkpoint.
+        tokenizer: Tokenizer of the same checkpoint.
+        max_model_len: Positions of prompt and answer together; a longer answer is cut.
+        max_batch_size: Most running sequences.
+        max_batch_delay_ms: Time that an idle engine waits for its first batch to fill.
+        max_queue_size: Most waiting sequences.
     """
 
     name: Final = "transformers"
@@ -71,20 +71,24 @@ class TransformersEngine:
         self._max_batch_size = max_batch_size
         self._max_batch_delay_s = max_batch_delay_ms / 1e3
         self._waiting = WaitingQueue(max_queue_size)
-        self._plain = Batch(ModelRunner(model), self._embed)
-        self._pruned = Batch(PrunedRunner(model), self._embed_pruned) if supports_layers(model.causal_lm) else None
+        self._plain_batch = RunningBatch(ModelRunner(model), self._embed)
+        self._layered_batch = (
+            RunningBatch(PrunedModelRunner(model), self._embed_layered)
+            if runs_layer_by_layer(model.causal_lm)
+            else None
+        )
         self._stopping = threading.Event()
         self._on_death: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     @property
     def num_waiting(self) -> int:
-        """Requests in the queue."""
+        """Number of sequences in the queue."""
         return len(self._waiting)
 
     @property
     def num_running(self) -> int:
-        """Requests in the batches."""
+        """Number of sequences in the batches."""
         return sum(map(len, self._batches))
 
     @property
@@ -93,9 +97,9 @@ class TransformersEngine:
         return count
 
     @property
-    def pruners(self) -> Mapping[str, AnyPruner]:
-        """All, for a model whose layers can be run one by one."""
-        return {} if self._pruned is None else PRUNERS
+    def pruners(self) -> Mapping[str, AnyLlmPruningMethod]:
+        """All pruning methods, for a model that can run layer by layer; none for others."""
+        return {} if self._layered_batch is None else PRUNERS
 
     def start(self, on_death: Callable[[], object] = lambda: None) -> None:
         """Starts the model thread."""
@@ -103,10 +107,10 @@ class TransformersEngine:
         self._thread.start()
 
     def submit(self, request: GenerationRequest) -> Generation:
-        """Queues a request; see `Engine.submit`."""
+        """Queues a request; see `LLMEngine.submit`."""
         self._check_cross_attention(request)
         plan = self._plan(request)
-        row = Row(
+        sequence = Sequence(
             request,
             self._tokenizer,
             self._model.eos_token_ids,
@@ -114,28 +118,28 @@ class TransformersEngine:
             plan,
             trims_answer=self._model.trims_answer,
         )
-        if row.departed:
+        if sequence.aborted:
             raise DeadlineExceeded("the deadline passed before the request could be queued")
-        self._waiting.push(row)
-        return row
+        self._waiting.push(sequence)
+        return sequence
 
     def stop(self) -> None:
-        """Ends what is still under way with Unavailable; returns when the model thread has ended."""
+        """Ends all sequences with Unavailable and joins the model thread."""
         self._stopping.set()
         waiting = self._waiting.close()
         if self._thread.is_alive():
             self._thread.join()
-        self._fail(waiting, "is shutting down")
+        self._fail_all(waiting, "is shutting down")
 
-    def _fail(self, waiting: Iterable[Row], what: str) -> None:
-        error = unavailable(what)
+    def _fail_all(self, waiting: Iterable[Sequence], reason: str) -> None:
+        error = unavailable(reason)
         fail(waiting, error)
         for batch in self._batches:
             batch.fail(error)
 
     @property
-    def _batches(self) -> list[Batch[Any]]:
-        return [self._plain] if self._pruned is None else [self._plain, self._pruned]
+    def _batches(self) -> list[RunningBatch[Any]]:
+        return [self._plain_batch] if self._layered_batch is None else [self._plain_batch, self._layered_batch]
 
     def _run(self) -> None:
         try:
@@ -146,63 +150,65 @@ class TransformersEngine:
         except Exception:
             log.critical("the model thread has died", exc_info=True)
             FAILURES.labels("engine_died").inc()
-            self._fail(self._waiting.close(), "has lost its engine")
+            self._fail_all(self._waiting.close(), "has lost its engine")
             self._on_death()
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One turn of the model: the newcomers get their first token, then everybody the next."""
+        """One step: prefills the sequences that there is room for, then decodes one token of every running one."""
         for batch in self._batches:
-            self._attempt(batch, batch.drop_departed)
-        newcomers = self._waiting.take(self._max_batch_size - self.num_running)
-        if plain := [row for row in newcomers if not row.layer_by_layer]:
-            self._attempt(self._plain, lambda: self._plain.prefill(plain))
-        if pruned := [row for row in newcomers if row.layer_by_layer]:
-            into = self._pruned
-            assert into is not None, "`submit` lets nothing pass that cannot be run"
-            self._attempt(into, lambda: into.prefill(pruned))
+            self._attempt(batch, batch.remove_finished)
+        admitted = self._waiting.pop(self._max_batch_size - self.num_running)
+        if plain := [sequence for sequence in admitted if not sequence.runs_layer_by_layer]:
+            self._attempt(self._plain_batch, lambda: self._plain_batch.prefill(plain))
+        if layered := [sequence for sequence in admitted if sequence.runs_layer_by_layer]:
+            layered_batch = self._layered_batch
+            assert layered_batch is not None, "`submit` refuses requests that the model cannot run layer by layer"
+            self._attempt(layered_batch, lambda: layered_batch.prefill(layered))
         for batch in self._batches:
             self._attempt(batch, batch.decode)
 
-    def _attempt(self, batch: Batch[Any], action: Callable[[], None]) -> None:
-        """A batch that fails fails alone."""
+    def _attempt(self, batch: RunningBatch[Any], action: Callable[[], None]) -> None:
+        """Runs an action of a batch; if it fails, only the sequences of this batch end."""
         try:
             action()
         except Exception:
-            log.exception("a step with %d rows failed", len(batch))
+            log.exception("a step with %d sequences failed", len(batch))
             batch.fail()
 
-    def _embed(self, row: Row) -> ModelInputs:
-        return self._model.embed(row.request.prompt)
+    def _embed(self, sequence: Sequence) -> ModelInputs:
+        return self._model.embed(sequence.request.prompt)
 
-    def _embed_pruned(self, row: Row) -> PrunedInputs:
-        prompt = row.request.prompt
+    def _embed_layered(self, sequence: Sequence) -> PrunedInputs:
+        prompt = sequence.request.prompt
         layout = visual_layout(prompt, self._model.visual_token_ids, self._model.device)
-        return PrunedInputs(self._embed(row), layout, row.plan, self._observation(row))
+        return PrunedInputs(self._embed(sequence), layout, sequence.plan, self._attention_probe(sequence))
 
-    def _observation(self, row: Row) -> Observation | None:
-        asked = row.request.cross_attention
-        if asked is None:
+    def _attention_probe(self, sequence: Sequence) -> AttentionProbe | None:
+        requested = sequence.request.cross_attention
+        if requested is None:
             return None
-        in_layout = prunable_rows(row.request.prompt, self._model.visual_token_ids)
+        in_layout = prunable_mask(sequence.request.prompt, self._model.visual_token_ids)
 
-        def tell(attention: torch.Tensor) -> None:
-            rows = attention.new_zeros(len(in_layout))
-            rows[torch.from_numpy(in_layout).to(rows.device)] = attention
-            row.cross_attention = rows.tolist()
+        def report(attention: torch.Tensor) -> None:
+            weights = attention.new_zeros(len(in_layout))
+            weights[torch.from_numpy(in_layout).to(weights.device)] = attention
+            sequence.cross_attention = weights.tolist()
 
-        layer = scaled_layers([_OBSERVED_LAYER], self._num_layers)[0] if asked.layer is None else asked.layer
-        return Observation(layer, tell)
+        layer = requested.layer
+        if layer is None:
+            (layer,) = scaled_layers([_DEFAULT_ATTENTION_LAYER], self._num_layers)
+        return AttentionProbe(layer, report)
 
     def _check_cross_attention(self, request: GenerationRequest) -> None:
         if request.cross_attention is None:
             return
-        if self._pruned is None:
+        if self._layered_batch is None:
             raise InvalidRequest(
-                "this model cannot be looked at layer by layer; leave cross_attention out", param="cross_attention"
+                "this model cannot be run layer by layer; leave cross_attention out", param="cross_attention"
             )
         if not request.prompt.visual_tokens:
-            raise InvalidRequest("cross_attention needs visual tokens to attend to", param="cross_attention")
+            raise InvalidRequest("cross_attention needs visual tokens in the prompt", param="cross_attention")
         layer = request.cross_attention.layer
         if layer is not None and layer >= self._num_layers:
             raise InvalidRequest(
@@ -213,9 +219,9 @@ class TransformersEngine:
     def _plan(self, request: GenerationRequest) -> PruningPlan | None:
         if request.pruning is None:
             return None
-        if self._pruned is None:
+        if self._layered_batch is None:
             raise InvalidRequest("this model cannot be pruned layer by layer; leave llm_pruner out", param="llm_pruner")
-        num_visual = num_prunable(request.prompt, self._model.visual_token_ids)
+        num_visual = num_prunable_tokens(request.prompt, self._model.visual_token_ids)
         try:
             return request.pruning.pruner.plan(request.pruning.budget, num_visual, self._num_layers)
         except UnreachableBudget as error:

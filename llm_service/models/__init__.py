@@ -12,14 +12,14 @@ from torch import nn
 from fovea.checkpoints import shown_name
 from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
 from fovea.modeling.errors import CheckpointError
-from llm_service.models.base import VisionLanguageModel, VisualSide
+from llm_service.models.base import VisionLanguageModel, VisualEmbedder
 from llm_service.models.llava import LlavaLanguageModel
 from llm_service.models.llava_next import LlavaNextLanguageModel
 from llm_service.models.quantization import quantize
 from llm_service.models.qwen2_5_vl import QwenLanguageModel
 from llm_service.models.video_llava import VideoLlavaLanguageModel
 
-__all__ = ["FAMILIES", "load_model", "load_visual"]
+__all__ = ["FAMILIES", "load_model", "load_visual_embedder"]
 
 FAMILIES: Final[dict[str, type[VisionLanguageModel]]] = {
     "llava": LlavaLanguageModel,
@@ -29,35 +29,35 @@ FAMILIES: Final[dict[str, type[VisionLanguageModel]]] = {
 }
 
 
-def load_visual(checkpoint: Path, *, device: torch.device, dtype: str) -> VisualSide:
-    """Loads what a checkpoint of any family that is served does before its language model.
+def load_visual_embedder(checkpoint: Path, *, device: torch.device, dtype: str) -> VisualEmbedder:
+    """Loads the visual embedder of a checkpoint of any supported family.
 
     Args:
-        checkpoint: A directory.
-        device: Where the weights go.
-        dtype: See `resolve_dtype`.
+        checkpoint: Checkpoint directory.
+        device: Device of the weights.
+        dtype: Name of a dtype; see `resolve_dtype`.
 
     Raises:
         CheckpointError: Another family, an unreadable config, or weights that do not fit it.
     """
-    return _family(checkpoint).load_visual(checkpoint, device=device, dtype=dtype)
+    return _family(checkpoint).load_visual_embedder(checkpoint, device=device, dtype=dtype)
 
 
 def load_model(
     checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str, quantization: str = "none"
 ) -> VisionLanguageModel:
-    """Loads the language side of a checkpoint of any family that is served.
+    """Loads the language model and the visual embedder of a checkpoint of any supported family.
 
     Args:
-        checkpoint: A directory.
-        device: Where the weights go.
-        dtype: See `resolve_dtype`.
+        checkpoint: Checkpoint directory.
+        device: Device of the weights.
+        dtype: Name of a dtype; see `resolve_dtype`.
         attn_implementation: Attention kernel of transformers.
-        quantization: none, int8 or nf4 (`quantization`).
+        quantization: Scheme none, int8 or nf4; see `quantize`.
 
     Raises:
-        CheckpointError: Another family, an unreadable config, weights that do not fit it, or a quantization that is not
-            possible here.
+        CheckpointError: Another family, an unreadable config, weights that do not fit it, or a quantization that this
+            device does not support.
     """
     load = _family(checkpoint).load
     _check_unquantized(checkpoint)
@@ -84,12 +84,12 @@ def _family(checkpoint: Path) -> type[VisionLanguageModel]:
             f"{name!r} is not supported: it is of family {family!r}; the LLM service serves {', '.join(FAMILIES)}"
         )
     if not any(checkpoint.glob("*.safetensors")):
-        raise CheckpointError(f"{name!r} is not supported: it holds no *.safetensors, in which weights are read")
+        raise CheckpointError(f"{name!r} is not supported: it has no *.safetensors, the only format that is read")
     return FAMILIES[family]
 
 
 def _check_unquantized(checkpoint: Path) -> None:
-    """Refuses weights that are packed already."""
+    """Refuses checkpoints whose weights are already quantized."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     found = config.get("quantization_config")
     if found:

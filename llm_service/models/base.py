@@ -1,4 +1,4 @@
-"""What the engines need of a model family."""
+"""Interface between the engines and the model families."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ import torch
 
 from llm_service.prompts import Prompt, VisualTokens
 
-__all__ = ["ModelInputs", "VisionLanguageModel", "VisualSide"]
+__all__ = ["ModelInputs", "VisionLanguageModel", "VisualEmbedder"]
 
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What the language model prefills for one row.
+    """Inputs of the language model for the prefill of one prompt.
 
     Attributes:
-        inputs_embeds: [L, H], visual tokens in their places.
-        position_ids: [L] int64, or [3, L] where a position has three axes (M-RoPE).
-        next_position: Of the first token decoded, on all axes.
+        inputs_embeds: [L, H] embeddings of text and visual tokens.
+        position_ids: [L] int64, or [3, L] for position ids with three axes (M-RoPE).
+        next_position_id: Position id of the first decoded token, on all axes.
     """
 
     inputs_embeds: torch.Tensor
     position_ids: torch.Tensor
-    next_position: int
+    next_position_id: int
 
 
-class VisualSide(Protocol):
-    """What a family does with visual tokens before its language model reads them, and what its config says.
+class VisualEmbedder(Protocol):
+    """The steps of a family between visual tokens and its language model, and the values of its config.
 
-    An engine that loads language models by itself needs no more of a checkpoint than this.
+    Sufficient for an engine that loads language models by itself.
 
     Attributes:
-        family: As in the checkpoint's config ("llava").
-        vocab_size: Ids are below it.
-        image_token_id: Stands for a picture in `input_ids`.
-        video_token_id: Stands for a video; None where the family takes none.
-        has_newline: It reads a token of its own at the end of a line of tiles.
-        has_grid_positions: A visual token stands where it did in its grid (M-RoPE), not after the token before it.
-        merge_size: Patches on a side of what becomes one visual token.
-        visual_hidden_size: Channels C of the visual tokens that arrive.
-        max_model_len: Positions that the model knows.
-        eos_token_ids: Any of them ends an answer.
-        trims_answer: The prompt ends in a word ("ASSISTANT:"), so that white space before an answer's first word is the
-            prompt's doing, and no part of the answer.
+        family: Name of the family, as in the checkpoint's config ("llava").
+        vocab_size: Number of token ids.
+        image_token_id: Placeholder id of an image in `input_ids`.
+        video_token_id: Placeholder id of a video; None for families without video.
+        has_newline: Flag: the model has a line-end token for tiled images.
+        has_grid_positions: Flag: position ids follow the grid (M-RoPE); otherwise they count tokens.
+        merge_size: Side, in patches, of the square that becomes one visual token.
+        trims_answer: Flag: the prompt ends in text ("ASSISTANT:") after which the model begins its answer with white
+            space that is not part of the answer.
+        visual_hidden_size: Channels C of arriving visual tokens.
+        max_model_len: Positions of the model's context.
+        eos_token_ids: Ids that end an answer.
     """
 
     family: str
@@ -61,8 +61,8 @@ class VisualSide(Protocol):
     eos_token_ids: frozenset[int]
 
     @classmethod
-    def load_visual(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> VisualSide:
-        """From a directory with config.json and *.safetensors, of which neither tower nor language model is read.
+    def load_visual_embedder(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> VisualEmbedder:
+        """Loads from a directory with config.json and *.safetensors; reads neither tower nor language model.
 
         Raises:
             CheckpointError: Tensors are missing or do not fit the config.
@@ -71,25 +71,25 @@ class VisualSide(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the computation."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of computation."""
+        """Dtype of the computation."""
         ...
 
     @property
     def visual_token_ids(self) -> tuple[int, ...]:
-        """The ids that stand for pictures and videos."""
+        """Placeholder ids of images and videos."""
         return (self.image_token_id,) if self.video_token_id is None else (self.image_token_id, self.video_token_id)
 
     def embed_visual(self, tokens: VisualTokens) -> torch.Tensor:
-        """[`tokens.num_tokens`, H]: what stands among the words for one picture or video."""
+        """[`tokens.num_tokens`, H] input embeddings of one image or video."""
         ...
 
 
-class VisionLanguageModel(VisualSide, Protocol):
+class VisionLanguageModel(VisualEmbedder, Protocol):
     """A model family without its vision tower.
 
     Attributes:
@@ -101,7 +101,7 @@ class VisionLanguageModel(VisualSide, Protocol):
 
     @classmethod
     def load(cls, checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str) -> Self:
-        """From a directory with config.json and *.safetensors, of which only the language side is read.
+        """Loads from a directory with config.json and *.safetensors; does not read the tower.
 
         Raises:
             CheckpointError: Tensors are missing or do not fit the config.
@@ -109,5 +109,5 @@ class VisionLanguageModel(VisualSide, Protocol):
         ...
 
     def embed(self, prompt: Prompt) -> ModelInputs:
-        """Puts the visual tokens into the places of their image tokens."""
+        """Embeds a prompt: each placeholder is replaced by the embedded tokens of its image or video."""
         ...

@@ -1,4 +1,4 @@
-"""The language model that a config describes, without its weights."""
+"""The language model of a config, without its weights."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["empty_text_model"]
 
 
 def empty_text_model(checkpoint: Path, text_config: Any, *, attn_implementation: str, dtype: torch.dtype) -> Any:
-    """The language model of a config, on the meta device; `dtype` is written into the config.
+    """Language model of a config, on the meta device. Writes `dtype` into the config.
 
     Raises:
-        CheckpointError: the text model is built otherwise than Llama, or does not take the attention kernel.
+        CheckpointError: The text model does not have Llama's structure or does not support the attention kernel.
     """
     if type(text_config) not in AutoModelForCausalLM._model_mapping:
-        raise _unlike_llama(checkpoint, text_config)
+        raise _unsupported_text_model(checkpoint, text_config)
     with torch.device("meta"):
         try:
-            made = AutoModelForCausalLM.from_config(text_config, attn_implementation=attn_implementation, dtype=dtype)
+            model = AutoModelForCausalLM.from_config(text_config, attn_implementation=attn_implementation, dtype=dtype)
         except (ImportError, ValueError) as error:
             raise CheckpointError(f"attn_implementation {attn_implementation} cannot be used: {error}") from error
-    if not hasattr(getattr(made, "model", None), "rotary_emb"):
-        raise _unlike_llama(checkpoint, text_config)
-    return made
+    if not hasattr(getattr(model, "model", None), "rotary_emb"):
+        raise _unsupported_text_model(checkpoint, text_config)
+    return model
 
 
-def _unlike_llama(checkpoint: Path, text_config: Any) -> CheckpointError:
+def _unsupported_text_model(checkpoint: Path, text_config: Any) -> CheckpointError:
     return CheckpointError(
         f"{shown_name(checkpoint)!r} is not supported: its text model is a {text_config.model_type!r}; supported are"
         " models built as Llama is (llama, mistral, qwen2)"

@@ -1,7 +1,7 @@
-"""The layers of a Llama one at a time, and what a pruner may see between two of them.
+"""A Llama run layer by layer, and the attention of its layers.
 
-`LlamaModel.forward` runs all layers over one sequence with one cache length. Pruning needs the loop in our own hands;
-the layers themselves, their attention kernel and their cache are those of transformers, unchanged.
+`LlamaModel.forward` runs all layers over one sequence length. Pruning between layers needs its own loop over the
+layers; the layers, their attention kernel and their cache are those of transformers, unchanged.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-__all__ = ["AttentionView", "LayeredDecoder", "supports_layers"]
+__all__ = ["DecoderLayerAttention", "LayeredDecoder", "Rotary", "runs_layer_by_layer"]
 
-# Families whose layers are projections q_proj, k_proj, v_proj and a rotation of whole heads, and nothing else.
+# Families whose attention consists of q_proj, k_proj, v_proj and a rotation of whole heads.
 _MODEL_TYPES: Final = frozenset({"llama"})
 
 Rotary = tuple[Tensor, Tensor]
 
 
-def supports_layers(causal_lm: Any) -> bool:
-    """Whether a language model can be run layer by layer here."""
+def runs_layer_by_layer(causal_lm: Any) -> bool:
+    """Whether `LayeredDecoder` supports a language model."""
     return causal_lm.config.model_type in _MODEL_TYPES
 
 
 class LayeredDecoder:
-    """A causal language model of transformers, taken apart. B rows of T tokens of width D; L layers."""
+    """The parts of a causal language model of transformers. B sequences of T tokens of width D; L layers."""
 
     def __init__(self, causal_lm: Any) -> None:
         self._causal_lm = causal_lm
@@ -37,66 +37,72 @@ class LayeredDecoder:
         self._attn_implementation: str = causal_lm.config._attn_implementation
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """[..., D] of int64 ids [...]."""
+        """[..., D] embeddings of int64 ids [...]."""
         embedded: Tensor = self._model.embed_tokens(token_ids)
         return embedded
 
     def rotary(self, position_ids: Tensor) -> Rotary:
-        """Cosines and sines [B, T, d] of positions [B, T], in the dtype of the weights."""
+        """Cosines and sines [B, T, d] of position ids [B, T], in the dtype of the weights."""
         tables: Rotary = self._model.rotary_emb(self._model.norm.weight, position_ids)
         return tables
 
     def layer(self, index: int, hidden: Tensor, rotary: Rotary, mask: Tensor | None, cache: DynamicCache) -> Tensor:
-        """One layer over `hidden` [B, T, D], which appends its keys and values to the cache."""
+        """[B, T, D] output of one layer for `hidden` [B, T, D]. Appends the layer's keys and values to the cache."""
         output: Tensor = self._model.layers[index](
             hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=cache, use_cache=True
         )
         return output
 
     def norm(self, hidden: Tensor) -> Tensor:
-        """The norm after the last layer."""
+        """The final norm, after the last layer."""
         normed: Tensor = self._model.norm(hidden)
         return normed
 
     def logits(self, normed: Tensor) -> Tensor:
-        """[..., V] float32 of normed states [..., D]."""
+        """[..., V] float32 logits of normed states [..., D]."""
         logits: Tensor = self._causal_lm.lm_head(normed)
         return logits.float()
 
     def causal_mask(self, length: int) -> Tensor | None:
-        """What a prefill of one row without padding needs: nothing, but for the eager kernel, which masks nothing
-        itself."""
+        """Mask for the prefill of one sequence without padding; None for kernels that mask by themselves."""
         if self._attn_implementation != "eager":
             return None
         weight = self._model.norm.weight
         ones = torch.ones(length, length, dtype=torch.bool, device=weight.device)
-        return _additive(ones.tril(), weight.dtype)[None, None]
+        return _additive_mask(ones.tril(), weight.dtype)[None, None]
 
     def padding_mask(self, lengths: Sequence[int]) -> Tensor | None:
-        """What decoding one token needs where row b has lengths[b] real positions, padded on the left.
+        """Mask for decoding one token of left-padded sequences.
+
+        Args:
+            lengths: Number of tokens of each sequence, padding excluded.
 
         Returns:
-            A mask in the form that the attention kernel takes; None where no row is padded.
+            A mask in the form that the attention kernel takes; None if no sequence is padded.
         """
         longest = max(lengths)
         if min(lengths) == longest:
             return None
         weight = self._model.norm.weight
         padding = longest - torch.tensor(lengths, device=weight.device)
-        real = torch.arange(longest, device=weight.device) >= padding[:, None]
+        is_token = torch.arange(longest, device=weight.device) >= padding[:, None]
         if self._attn_implementation.startswith("flash"):
-            return real
-        return _additive(real, weight.dtype)[:, None, None]
+            return is_token
+        return _additive_mask(is_token, weight.dtype)[:, None, None]
 
-    def view(self, index: int, hidden: Tensor, rotary: Rotary, cache: DynamicCache | None = None) -> AttentionView:
-        """The attention of layer `index` on `hidden` [T, D]; with a cache, its keys and values are read from there."""
+    def attention(
+        self, index: int, hidden: Tensor, rotary: Rotary, cache: DynamicCache | None = None
+    ) -> DecoderLayerAttention:
+        """Attention of layer `index` on `hidden` [T, D]. If there is a cache, keys and values are read from it."""
         layer = self._model.layers[index]
         cached = None if cache is None else (cache.layers[index].keys[0], cache.layers[index].values[0])
-        return AttentionView(layer.self_attn, layer.input_layernorm, hidden, (rotary[0][0], rotary[1][0]), cached)
+        return DecoderLayerAttention(
+            layer.self_attn, layer.input_layernorm, hidden, (rotary[0][0], rotary[1][0]), cached
+        )
 
 
-class AttentionView:
-    """A `pruners.base.LayerView` that computes what is asked for and nothing else."""
+class DecoderLayerAttention:
+    """A `pruners.base.LayerAttention` that computes lazily."""
 
     def __init__(
         self, attention: Any, norm: Any, hidden: Tensor, rotary: Rotary, cached: tuple[Tensor, Tensor] | None
@@ -107,26 +113,26 @@ class AttentionView:
         self._cached = cached
         self.rotary = rotary
 
-    def queries(self, places: Tensor) -> Tensor:
-        """[H, R, d] of R places."""
-        cos, sin = (table[places] for table in self.rotary)
-        return self._rotated(self._attention.q_proj(self._norm(self._hidden[places])), cos, sin)
+    def queries(self, indices: Tensor) -> Tensor:
+        """[H, R, d] queries of R tokens."""
+        cos, sin = (table[indices] for table in self.rotary)
+        return self._rotated(self._attention.q_proj(self._norm(self._hidden[indices])), cos, sin)
 
     def keys(self) -> Tensor:
-        """[H, T, d]"""
+        """[H, T, d] keys."""
         if self._cached is None:
-            return self._grouped(self._rotated(self._attention.k_proj(self._norm(self._hidden)), *self.rotary))
-        return self._grouped(self._cached[0])
+            return self._repeat_heads(self._rotated(self._attention.k_proj(self._norm(self._hidden)), *self.rotary))
+        return self._repeat_heads(self._cached[0])
 
     def values(self) -> Tensor:
-        """[H, T, d]"""
+        """[H, T, d] values."""
         if self._cached is None:
-            return self._grouped(self._heads(self._attention.v_proj(self._norm(self._hidden))))
-        return self._grouped(self._cached[1])
+            return self._repeat_heads(self._heads(self._attention.v_proj(self._norm(self._hidden))))
+        return self._repeat_heads(self._cached[1])
 
-    def raw_keys(self, places: Tensor) -> Tensor:
-        """[R, C], from the hidden states as they are."""
-        keys: Tensor = self._attention.k_proj(self._hidden[places])
+    def raw_keys(self, indices: Tensor) -> Tensor:
+        """[R, C] keys of R tokens, without the layer's norm and without rotation."""
+        keys: Tensor = self._attention.k_proj(self._hidden[indices])
         return keys
 
     def _heads(self, projected: Tensor) -> Tensor:
@@ -137,9 +143,9 @@ class AttentionView:
         rotated: Tensor = apply_rotary_pos_emb(heads, heads, cos[None], sin[None])[0]
         return rotated[0]
 
-    def _grouped(self, heads: Tensor) -> Tensor:
+    def _repeat_heads(self, heads: Tensor) -> Tensor:
         return heads.repeat_interleave(self._attention.num_key_value_groups, dim=0)
 
 
-def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+def _additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)

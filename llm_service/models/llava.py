@@ -1,7 +1,7 @@
-"""LLaVA-1.5 (arXiv 2310.03744): a two-layer projector puts the features of CLIP among the words of a Llama.
+"""LLaVA-1.5 (arXiv 2310.03744): a two-layer projector maps the features of CLIP into the embedding space of a Llama.
 
-Features arrive as the vision tower made them; projecting here keeps the narrow side of the projector (1024 channels
-instead of 4096) on the wire. Kept tokens take consecutive positions, as if the picture had never had others.
+Features arrive as the vision tower computed them. Projecting them here keeps the narrow side of the projector on the
+wire: 1024 channels instead of 4096. Kept tokens take consecutive position ids; dropped ones leave no gap.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fovea.modeling.configs import read_family_config
 from fovea.modeling.weights import assign_weights, read_tensors
 from llm_service.models.base import ModelInputs, VisionLanguageModel
 from llm_service.models.configs import empty_text_model
-from llm_service.models.ending import eos_token_ids
-from llm_service.models.splicing import splice
+from llm_service.models.generation_config import read_eos_token_ids
+from llm_service.models.placeholders import expand_placeholders
 from llm_service.prompts import Prompt, VisualTokens
 
 __all__ = ["LlavaLanguageModel"]
 
-# The hub's layout first, then that of transformers 5 before its conversion on saving.
+# Prefixes in the hub's layout, then in that of transformers 5 before its conversion on saving.
 _LANGUAGE_MODEL: Final = {
     "language_model.model.": "model.",
     "language_model.lm_head.": "lm_head.",
@@ -61,9 +61,9 @@ class LlavaLanguageModel(VisionLanguageModel):
         """Loads from a directory with config.json and *.safetensors; the vision tower is not read.
 
         Args:
-            checkpoint: A directory in the hub's layout, or as transformers 5 saves it.
-            device: Where the weights go.
-            dtype: auto, float32, bfloat16 or float16 (`resolve_dtype`).
+            checkpoint: Directory in the hub's layout or in that of transformers 5.
+            device: Device of the weights.
+            dtype: Name auto, float32, bfloat16 or float16; see `resolve_dtype`.
             attn_implementation: Attention kernel of transformers.
 
         Raises:
@@ -75,19 +75,19 @@ class LlavaLanguageModel(VisionLanguageModel):
         causal_lm = empty_text_model(
             checkpoint, text_config, attn_implementation=attn_implementation, dtype=compute_dtype
         )
-        model = cls.load_visual(checkpoint, device=device, dtype=dtype)
+        model = cls.load_visual_embedder(checkpoint, device=device, dtype=dtype)
         tensors = read_tensors(checkpoint, _LANGUAGE_MODEL, dtype=model.dtype, device=device)
         if text_config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
             tensors.setdefault("lm_head.weight", tensors["model.embed_tokens.weight"])
         assign_weights(causal_lm, tensors, what="language model")
-        # No checkpoint holds the table of rotary frequencies, so meta has no values for it.
+        # Rotary frequencies are in no checkpoint, so they are computed here instead of loaded.
         causal_lm.model.rotary_emb = type(causal_lm.model.rotary_emb)(config=text_config).to(device)
         model.causal_lm = causal_lm
         return model
 
     @classmethod
-    def load_visual(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> Self:
-        """The projector alone; see `VisualSide.load_visual`."""
+    def load_visual_embedder(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> Self:
+        """Loads the projector only; see `VisualEmbedder.load_visual_embedder`."""
         config = read_family_config(cls.config_class, checkpoint)
         compute_dtype = resolve_dtype(dtype, device, config.dtype, half_on_cuda=True)
         with torch.device("meta"):
@@ -95,33 +95,33 @@ class LlavaLanguageModel(VisionLanguageModel):
         assign_weights(
             projector, read_tensors(checkpoint, _PROJECTOR, dtype=compute_dtype, device=device), what="projector"
         )
-        return cls(config, projector, eos_token_ids(checkpoint, config.text_config))
+        return cls(config, projector, read_eos_token_ids(checkpoint, config.text_config))
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         device: torch.device = self.projector.linear_1.weight.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and computation."""
+        """Dtype of weights and computation."""
         dtype: torch.dtype = self.projector.linear_1.weight.dtype
         return dtype
 
     def embed(self, prompt: Prompt) -> ModelInputs:
-        """Embeds the ids and puts each picture's projected tokens in the place of its image token.
+        """Embeds a prompt: each placeholder is replaced by the projected tokens of its image or video.
 
         Returns:
-            L = `prompt.num_tokens` embeddings at the positions 0 to L - 1.
+            L = `prompt.num_tokens` embeddings with position ids 0 to L - 1.
         """
-        words = self.causal_lm.get_input_embeddings()(torch.from_numpy(prompt.input_ids).to(self.device))
-        pictures = [self.embed_visual(picture) for picture in prompt.visual_tokens]
-        inputs_embeds = splice(words, prompt.placeholders(self.visual_token_ids), pictures)
+        text = self.causal_lm.get_input_embeddings()(torch.from_numpy(prompt.input_ids).to(self.device))
+        visual = [self.embed_visual(tokens) for tokens in prompt.visual_tokens]
+        inputs_embeds = expand_placeholders(text, prompt.placeholders(self.visual_token_ids), visual)
         length = len(inputs_embeds)
         return ModelInputs(inputs_embeds, torch.arange(length, device=self.device), length)
 
     def embed_visual(self, tokens: VisualTokens) -> torch.Tensor:
-        """[`tokens.num_tokens`, H]: what stands among the words for one picture."""
+        """[`tokens.num_tokens`, H] projected tokens of one image or video."""
         projected: torch.Tensor = self.projector(torch.from_numpy(tokens.features).to(self.device, self.dtype))
         return projected

@@ -1,7 +1,8 @@
-"""LLaVA-NeXT: LLaVA-1.5's projector, a Llama or Mistral, and a learned row at the end of each line of tiles.
+"""LLaVA-NeXT: LLaVA-1.5's projector, a Llama or Mistral, and a learned line-end token, `image_newline`.
 
-A whole picture is read as transformers reads it: the base tile, then the mosaic of the others, each of its lines
-followed by that row. The encoder service says where lines end (`newline_after`); in a pruned picture none does.
+The order of an unpruned image is that of transformers: the base tile, then the other tiles as one mosaic with a
+line-end token after each of its lines. The encoder service sends the line ends (`newline_after`); a pruned image has
+none.
 """
 
 from __future__ import annotations
@@ -21,18 +22,22 @@ from llm_service.prompts import VisualTokens
 
 __all__ = ["LlavaNextLanguageModel"]
 
-# On the hub, and as transformers 5 names it.
+# Names on the hub and in transformers 5.
 _NEWLINE: Final = {"image_newline": "image_newline", "model.image_newline": "image_newline"}
 
 
 class LlavaNextLanguageModel(LlavaLanguageModel):
-    """Language model, projector and end-of-line row of a LLaVA-NeXT checkpoint. See `VisionLanguageModel`."""
+    """Language model, projector and line-end token of a LLaVA-NeXT checkpoint. See `VisionLanguageModel`.
+
+    Attributes:
+        image_newline: [H] embedding of the line-end token.
+    """
 
     family = "llava_next"
     has_newline = True
     config_class: type[Any] = LlavaNextConfig
     projector_class: type[Any] = LlavaNextMultiModalProjector
-    image_newline: torch.Tensor  # [H]
+    image_newline: torch.Tensor
 
     def __init__(self, config: Any, projector: Any, eos_token_ids: frozenset[int]) -> None:
         super().__init__(config, projector, eos_token_ids)
@@ -40,18 +45,18 @@ class LlavaNextLanguageModel(LlavaLanguageModel):
         self.trims_answer = config.text_config.model_type == "llama"
 
     @classmethod
-    def load_visual(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> Self:
-        """The projector and the end-of-line row; see `VisualSide.load_visual`."""
-        model = super().load_visual(checkpoint, device=device, dtype=dtype)
-        found = read_tensors(checkpoint, _NEWLINE, dtype=model.dtype, device=device)
+    def load_visual_embedder(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> Self:
+        """Loads the projector and the line-end token; see `VisualEmbedder.load_visual_embedder`."""
+        model = super().load_visual_embedder(checkpoint, device=device, dtype=dtype)
+        tensors = read_tensors(checkpoint, _NEWLINE, dtype=model.dtype, device=device)
         width = model.projector.linear_2.out_features
-        if "image_newline" not in found or found["image_newline"].shape != (width,):
-            raise CheckpointError(f"{checkpoint.name!r} holds no image_newline of {width} channels")
-        model.image_newline = found["image_newline"]
+        if "image_newline" not in tensors or tensors["image_newline"].shape != (width,):
+            raise CheckpointError(f"{checkpoint.name!r} has no image_newline of {width} channels")
+        model.image_newline = tensors["image_newline"]
         return model
 
     def embed_visual(self, tokens: VisualTokens) -> torch.Tensor:
-        """[`tokens.num_tokens`, H]: projected rows, and `image_newline` where lines end."""
+        """[`tokens.num_tokens`, H] projected tokens, with `image_newline` at the line ends."""
         projected = super().embed_visual(tokens)
         if not len(tokens.newline_after):
             return projected

@@ -1,7 +1,7 @@
-"""Video-LLaVA: LLaVA-1.5's projector and Vicuna, with a token that stands for a video beside the one for a picture.
+"""Video-LLaVA: LLaVA-1.5's projector and Vicuna, with a video token in addition to the image token.
 
-A whole video arrives with the CLS row of each frame (`Grid.cls_per_frame`), as transformers reads it, a pruned one
-without; both go through the same projector as patches.
+An unpruned video arrives with the CLS token of each frame (`Grid.cls_per_frame`), as in transformers; a pruned one has
+none. The projector treats CLS tokens and patches alike.
 """
 
 from __future__ import annotations

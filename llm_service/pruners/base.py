@@ -1,10 +1,12 @@
-"""What a pruner inside the language model is: at the inputs of some layers it chooses which visual tokens go on.
+"""Interface of the pruners inside the language model: which visual tokens are kept at the inputs of some layers.
 
-A pruner knows tensors alone. The engine runs the model's own layers and stops before those that the plan names; there
-the pruner sees a `Moment`, the prompt between two layers, and answers with a `Choice`. Rows of attention are computed
-when they are asked for, from the layer's own projections: no map of all queries is ever made, and no model is patched.
+A pruner works on tensors only. The engine runs the layers of the model and stops before those that the plan names.
+There the pruner receives a `PruningContext` and returns a `PruningResult`. Attention weights are computed on request,
+from the layer's own projections, for the queries that the pruner needs. The full attention map is never computed, and
+no model is patched.
 
-T is the length of the sequence at a moment, n its visual tokens, N those of the unpruned prompt, D the model's width.
+T is the length of the sequence at a stage, n the number of its visual tokens, N their number in the unpruned prompt, D
+the width of the model.
 """
 
 from __future__ import annotations
@@ -19,113 +21,120 @@ from torch import Tensor
 from fovea.parameters import Parameter, choice, declared
 
 __all__ = [
-    "Choice",
-    "LayerView",
-    "LlmPruner",
-    "Moment",
+    "AnyLlmPruningMethod",
+    "LayerAttention",
+    "LlmPruningMethod",
     "PrunerParameters",
+    "PruningContext",
+    "PruningResult",
     "Stage",
     "VisualLayout",
 ]
 
 
-class LayerView(Protocol):
-    """The attention of one layer on the sequence of a moment. H heads of size d; rotary positions are applied."""
+class LayerAttention(Protocol):
+    """Attention of one layer on the sequence at a stage. H heads of size d, rotary positions applied."""
 
     @property
     def rotary(self) -> tuple[Tensor, Tensor]:
         """Cosines and sines, each [T, d]."""
         ...
 
-    def queries(self, places: Tensor) -> Tensor:
-        """[H, R, d] queries of the R places of the sequence given."""
+    def queries(self, indices: Tensor) -> Tensor:
+        """[H, R, d] queries of the tokens at R indices."""
         ...
 
     def keys(self) -> Tensor:
-        """[H, T, d]; heads that share a key are repeated."""
+        """[H, T, d] keys; those shared by several heads are repeated."""
         ...
 
     def values(self) -> Tensor:
-        """[H, T, d], likewise."""
+        """[H, T, d] values; those shared by several heads are repeated."""
         ...
 
-    def raw_keys(self, places: Tensor) -> Tensor:
-        """[R, width of the keys]: the key projection of the hidden states without the layer's norm and without
-        rotation, heads side by side."""
+    def raw_keys(self, indices: Tensor) -> Tensor:
+        """[R, width of the keys] key projection of the hidden states without the layer's norm and without rotation,
+        heads concatenated."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class VisualLayout:
-    """Where the visual tokens of an unpruned prompt come from. A frame of a video counts as a picture.
+    """The prunable visual tokens of an unpruned prompt. Each frame of a video counts as an image.
 
     Attributes:
-        places: [N] int64, ascending places in the sequence. The last place of a prompt is never among them: its hidden
-            state makes the first answer token, so it cannot be pruned.
-        picture: [N] int64, index of the picture in `grids`.
-        row: [N] int64, row in that picture's patch grid.
-        column: [N] int64, column in it.
-        grids: (rows, columns) of each picture that has a token.
+        indices: [N] int64, ascending indices in the sequence. The last token of a prompt is never among them, since its
+            hidden state yields the first answer token.
+        image: [N] int64, index of the image in `grids`.
+        row: [N] int64, row in the image's patch grid.
+        column: [N] int64, column in the image's patch grid.
+        grids: (rows, columns) of each image that has a token.
     """
 
-    places: Tensor
-    picture: Tensor
+    indices: Tensor
+    image: Tensor
     row: Tensor
     column: Tensor
     grids: tuple[tuple[int, int], ...]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """A prompt at the input of layer k, 1 <= k < L, before anything is pruned there.
+class PruningContext:
+    """State of a prompt at the input of layer k, 1 <= k < L, before the pruning there.
 
     Attributes:
-        hidden: [T, D], what would enter layer k.
-        previous_hidden: [T, D], what entered layer k - 1; the same tokens.
-        visual: [n] int64, ascending places of the visual tokens.
-        origin: [n] int64, which of the N tokens each is; merged ones are N, N + 1, ... in order of creation.
+        hidden_states: [T, D] input of layer k.
+        previous_hidden_states: [T, D] input of layer k - 1, of the same tokens.
+        visual_indices: [n] int64, ascending indices of the visual tokens in the sequence.
+        original_indices: [n] int64, number of each visual token among the N; merged ones are N, N + 1, ... in order of
+            creation.
         previous: Attention of layer k - 1, which has run.
-        upcoming: Attention of layer k, which has not.
-        prompt: [T0, D], the input embeddings of the unpruned prompt.
-        layout: Its visual tokens.
+        upcoming: Attention of layer k, which has not run.
+        inputs_embeds: [T0, D] input embeddings of the unpruned prompt.
+        layout: Visual tokens of the unpruned prompt.
     """
 
-    hidden: Tensor
-    previous_hidden: Tensor
-    visual: Tensor
-    origin: Tensor
-    previous: LayerView
-    upcoming: LayerView
-    prompt: Tensor
+    hidden_states: Tensor
+    previous_hidden_states: Tensor
+    visual_indices: Tensor
+    original_indices: Tensor
+    previous: LayerAttention
+    upcoming: LayerAttention
+    inputs_embeds: Tensor
     layout: VisualLayout
 
     @property
-    def last(self) -> Tensor:
-        """[1], the place of the last prompt token."""
-        return torch.tensor([len(self.hidden) - 1], device=self.hidden.device)
+    def last_index(self) -> Tensor:
+        """[1] index of the last prompt token."""
+        return torch.tensor([len(self.hidden_states) - 1], device=self.hidden_states.device)
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """Which visual tokens go on.
+class PruningResult:
+    """The visual tokens after a pruning step.
 
     Attributes:
-        kept: [K] int64, ascending indices into `Moment.visual`.
-        merged: [q, D], new tokens made of dropped ones; they follow the last visual token of the prompt.
-        doubles_cache: The layer before keeps all it has cached twice. A known defect, for those who ask for it.
+        kept: [K] int64, ascending indices into `PruningContext.visual_indices`.
+        merged: [q, D] new tokens, merged from dropped ones; they follow the last visual token of the prompt.
+        duplicates_cache: Flag: the cache of layer k - 1 is repeated, as a defect in some released code does.
     """
 
     kept: Tensor
     merged: Tensor | None = None
-    doubles_cache: bool = False
+    duplicates_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One pruning step: at the input of layer `layer` (from 0) `keep` visual tokens stay, merged ones not counted."""
+    """One pruning step.
+
+    Attributes:
+        layer: Index, from 0, of the layer at whose input visual tokens are dropped.
+        keep: Number of visual tokens that are kept, merged ones not counted.
+    """
 
     layer: int
     keep: int
@@ -133,14 +142,14 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class PrunerParameters:
-    """What every method understands."""
+    """Parameters of every method."""
 
     counting: str = choice(
         "own",
         ("own", "average", "first"),
-        description="own, average or first: what the budget counts. own: what the method's authors count;"
-        " average: visual tokens that a layer processes, mean over all layers, as near as the schedule comes;"
-        " first: visual tokens left after the first prune",
+        description="own, average or first: how the budget is counted. own: as the method's authors count;"
+        " average: visual tokens that a layer processes, mean over all layers, as near as the schedule allows;"
+        " first: visual tokens left after the first stage",
     )
 
 
@@ -148,20 +157,21 @@ P = TypeVar("P", bound=PrunerParameters)
 
 
 @dataclass(frozen=True, slots=True)
-class LlmPruner(Generic[P]):
-    """A method.
+class LlmPruningMethod(Generic[P]):
+    """A pruning method.
 
     Attributes:
-        name: As users write it.
-        summary: One sentence.
-        reference: Paper.
-        reads_text: Its choice depends on the question.
-        compact: Rotary positions are renumbered without gaps after each prune; otherwise tokens keep theirs.
-        parameters: Dataclass of parameters.
-        schedule: `(share, n, L, params)` to the stages for n visual tokens and L layers. A share of 0 to 1 is the
-            budget over n as the authors count it; more share never keeps less on average, and a share of 1 keeps all.
-        prune: `(moment, keep, params)` to a choice. Pure; clamps `keep` to what there is.
-        num_merged: `(n, keep)` to how many tokens a prune of n to `keep` adds by merging.
+        name: Name in requests.
+        summary: Description in one sentence.
+        reference: Paper of the method.
+        reads_text: Flag: the result depends on the question.
+        compact: Flag: rotary positions are renumbered without gaps after each stage; otherwise tokens keep theirs.
+        parameters: Dataclass of the parameters.
+        schedule: Function `(share, n, L, params)` that returns the stages for n visual tokens and L layers. The share,
+            0 to 1, is the budget over n as the authors count it. A larger share never keeps less on average, and a
+            share of 1 keeps all.
+        prune: Pure function `(context, keep, params)` that returns the result; `keep` is clamped to what is possible.
+        num_merged: Function `(n, keep)` that returns how many merged tokens a stage from n to `keep` tokens adds.
     """
 
     name: str
@@ -171,12 +181,12 @@ class LlmPruner(Generic[P]):
     compact: bool
     parameters: type[P]
     schedule: Callable[[float, int, int, P], tuple[Stage, ...]]
-    prune: Callable[[Moment, int, P], Choice]
+    prune: Callable[[PruningContext, int, P], PruningResult]
     num_merged: Callable[[int, int], int] = field(default=lambda n, keep: 0)
 
     def describe(self) -> tuple[Parameter, ...]:
-        """The parameters as clients see them."""
+        """Descriptions of the parameters for clients."""
         return declared(self.parameters)
 
 
-AnyPruner = LlmPruner[Any]
+AnyLlmPruningMethod = LlmPruningMethod[Any]

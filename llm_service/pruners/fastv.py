@@ -1,31 +1,32 @@
-"""FastV (Chen et al., ECCV 2024, arXiv 2403.06764): after two layers, what the last token attends to is enough.
+"""FastV (Chen et al., ECCV 2024, arXiv 2403.06764): attention of the last prompt token, after two layers.
 
-Two published readings of the score exist: the paper speaks of attention averaged over all tokens, the released code
-takes the last prompt token. This is the code's. The choice is made once, in the prefill; decoding never prunes.
+The paper describes a score of attention averaged over all tokens; the released code takes the last prompt token. This
+is the score of the code. Tokens are dropped once, in the prefill.
 """
 
 from __future__ import annotations
 
 from fovea.modeling.numerics import top_k
-from llm_service.pruners.base import Choice, LlmPruner, Moment
-from llm_service.pruners.early import EarlyParameters, schedule
-from llm_service.pruners.selection import last_token_attention
+from llm_service.pruners.attention import last_token_attention
+from llm_service.pruners.base import LlmPruningMethod, PruningContext, PruningResult
+from llm_service.pruners.early_layer import EarlyLayerParameters, schedule
 
 __all__ = ["PRUNER", "prune"]
 
 
-def prune(moment: Moment, keep: int, params: EarlyParameters) -> Choice:
-    """The tokens that the last prompt token attends to most in the layer before."""
-    return Choice(top_k(last_token_attention(moment.previous, moment), keep), doubles_cache=params.fidelity)
+def prune(context: PruningContext, keep: int, params: EarlyLayerParameters) -> PruningResult:
+    """Keeps the tokens with the most attention of the last prompt token in the previous layer."""
+    kept = top_k(last_token_attention(context.previous, context), keep)
+    return PruningResult(kept, duplicates_cache=params.fidelity)
 
 
-PRUNER = LlmPruner(
+PRUNER = LlmPruningMethod(
     name="fastv",
     summary="Keeps, from an early layer on, the visual tokens that the last prompt token attends to most.",
     reference="FastV, arXiv 2403.06764",
     reads_text=True,
     compact=False,
-    parameters=EarlyParameters,
+    parameters=EarlyLayerParameters,
     schedule=schedule,
     prune=prune,
 )

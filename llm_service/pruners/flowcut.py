@@ -1,7 +1,7 @@
 """FlowCut's stage inside the language model (Tong et al., NeurIPS 2025): attention and values, once, after two layers.
 
-The encoder side of FlowCut is a pruner of the vision tower; for pictures of many tiles its authors halve the budget
-again here. Unlike the other methods the softmax runs over the visual tokens alone.
+FlowCut's other stages are a pruner of the vision tower. For images of many tiles its authors halve the budget once more
+here. Unlike in the other methods, the softmax runs over the visual tokens only.
 """
 
 from __future__ import annotations
@@ -13,35 +13,36 @@ from typing import Final
 from torch import Tensor
 
 from fovea.modeling.numerics import at_least_float32, top_k
-from llm_service.pruners.base import Choice, LlmPruner, Moment, PrunerParameters, Stage
+from llm_service.pruners.base import LlmPruningMethod, PrunerParameters, PruningContext, PruningResult, Stage
 from llm_service.pruners.schedule import scaled_layers
 
-__all__ = ["PRUNER", "FlowCutParameters", "prune"]
+__all__ = ["PRUNER", "LlmFlowCutParameters", "prune"]
 
-_LAYER: Final = 1
+_AFTER_LAYER: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class FlowCutParameters(PrunerParameters):
-    """Nothing of its own."""
+class LlmFlowCutParameters(PrunerParameters):
+    """No parameters besides the common ones."""
 
 
-def schedule(share: float, num_visual: int, num_layers: int, params: FlowCutParameters) -> tuple[Stage, ...]:
-    """One prune; the budget is what it leaves."""
-    (layer,) = scaled_layers([_LAYER], num_layers)
+def schedule(share: float, num_visual: int, num_layers: int, params: LlmFlowCutParameters) -> tuple[Stage, ...]:
+    """One stage; the budget is what it keeps."""
+    (layer,) = scaled_layers([_AFTER_LAYER], num_layers)
     return (Stage(layer + 1, max(1, round(share * num_visual))),)
 
 
-def prune(moment: Moment, keep: int, params: FlowCutParameters) -> Choice:
-    """Relevance and likeness to the last token, added and weighted by the size of the value."""
-    values = at_least_float32(moment.previous.values())
-    keys = at_least_float32(moment.previous.keys())[:, moment.visual]
-    query = at_least_float32(moment.previous.queries(moment.last))
-    visual_values = values[:, moment.visual]
+def prune(context: PruningContext, keep: int, params: LlmFlowCutParameters) -> PruningResult:
+    """Keeps the tokens with the largest (attention + similarity of values to the last token) x size of the value."""
+    values = at_least_float32(context.previous.values())
+    keys = at_least_float32(context.previous.keys())[:, context.visual_indices]
+    query = at_least_float32(context.previous.queries(context.last_index))
+    visual_values = values[:, context.visual_indices]
     relevance = _mean_softmax(query, keys)
-    likeness = _mean_softmax(values[:, moment.last], visual_values)
+    similarity = _mean_softmax(values[:, context.last_index], visual_values)
     size = visual_values.mean(dim=0).abs().sum(dim=-1)
-    return Choice(top_k((relevance / relevance.sum() + likeness / likeness.sum()) * size, keep))
+    scores = (relevance / relevance.sum() + similarity / similarity.sum()) * size
+    return PruningResult(top_k(scores, keep))
 
 
 def _mean_softmax(query: Tensor, keys: Tensor) -> Tensor:
@@ -50,13 +51,13 @@ def _mean_softmax(query: Tensor, keys: Tensor) -> Tensor:
     return logits.softmax(dim=-1)[:, 0].mean(dim=0)
 
 
-PRUNER = LlmPruner(
+PRUNER = LlmPruningMethod(
     name="flowcut_llm",
     summary="FlowCut's second stage: attention of the last prompt token and size of the values, after an early layer.",
     reference="FlowCut, NeurIPS 2025",
     reads_text=True,
     compact=True,
-    parameters=FlowCutParameters,
+    parameters=LlmFlowCutParameters,
     schedule=schedule,
     prune=prune,
 )

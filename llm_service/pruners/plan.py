@@ -1,4 +1,4 @@
-"""From a pruner, its parameters and a budget to what happens at which layer."""
+"""Pruning plans: which stages a method, its parameters and a budget give for one prompt."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any, Final
 
 from fovea.budget import resolve_budget
 from fovea.parameters import parse
-from llm_service.pruners.base import AnyPruner, Choice, Moment, Stage
+from llm_service.pruners.base import AnyLlmPruningMethod, PruningContext, PruningResult, Stage
 
-__all__ = ["BoundPruner", "Budget", "PruningPlan", "UnreachableBudget", "bind"]
+__all__ = ["BoundLlmPruner", "Budget", "PruningPlan", "UnreachableBudget", "bind"]
 
 _BISECTIONS: Final = 30
 
 
 class UnreachableBudget(ValueError):
-    """No schedule of the method comes near the budget. The message is for the caller."""
+    """No schedule of the method comes near the budget. The message is meant for the caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How many visual tokens, all pictures of a prompt together.
+    """Number of visual tokens to keep, all images and videos of a prompt together.
 
     Attributes:
-        keep_tokens: A count of at least 1; at or above what there is nothing is pruned.
-        keep_ratio: Or a share in (0, 1]: max(1, floor(ratio n + 0.5)) of n.
+        keep_tokens: Count, at least 1; a count of n or more prunes nothing.
+        keep_ratio: Share in (0, 1] instead of a count: max(1, floor(ratio n + 0.5)) of n tokens.
 
     Raises:
-        ValueError: Not exactly one of the two, or one that is out of its range.
+        ValueError: Not exactly one of the two is given, or it is out of range.
     """
 
     keep_tokens: int | None = None
@@ -39,112 +39,112 @@ class Budget:
         self.resolve(1)
 
     def resolve(self, num_visual: int) -> int:
-        """The count for n visual tokens; n itself where nothing is to be pruned."""
+        """Number of tokens to keep of `num_visual`."""
         keep = resolve_budget(num_visual, keep_tokens=self.keep_tokens, keep_ratio=self.keep_ratio)
         return min(num_visual, keep)
 
 
 @dataclass(frozen=True, slots=True)
 class PruningPlan:
-    """What happens to one prompt.
+    """Pruning of one prompt.
 
     Attributes:
-        pruner: The method with its parameters.
-        stages: In order of their layers, all within the model.
-        visual_tokens: For each layer the visual tokens that it attends over in the prefill.
+        pruner: Method with its parameters.
+        stages: Stages in order of their layers, all within the model.
+        visual_tokens: Number of visual tokens that each layer attends over in the prefill.
     """
 
-    pruner: BoundPruner
+    pruner: BoundLlmPruner
     stages: tuple[Stage, ...]
     visual_tokens: tuple[int, ...]
 
     @property
     def average(self) -> float:
-        """Visual tokens a layer processes, mean over all layers."""
+        """Visual tokens that a layer processes, mean over all layers."""
         return sum(self.visual_tokens) / len(self.visual_tokens)
 
 
 @dataclass(frozen=True, slots=True)
-class BoundPruner:
-    """A method whose parameters are settled."""
+class BoundLlmPruner:
+    """A pruning method with its parameters."""
 
-    method: AnyPruner
+    method: AnyLlmPruningMethod
     params: Any
 
-    def prune(self, moment: Moment, keep: int) -> Choice:
-        """Chooses at one moment."""
-        return self.method.prune(moment, keep, self.params)
+    def prune(self, context: PruningContext, keep: int) -> PruningResult:
+        """Runs one stage."""
+        return self.method.prune(context, keep, self.params)
 
     def plan(self, budget: Budget, num_visual: int, num_layers: int) -> PruningPlan | None:
-        """The stages for a prompt of n visual tokens in a model of L layers; None where nothing is to be pruned.
+        """Plan for a prompt of `num_visual` visual tokens in a model of `num_layers`; None if nothing is pruned.
 
         Raises:
-            UnreachableBudget: The layers before the first prune alone exceed the average that is asked for.
+            UnreachableBudget: The layers before the first stage alone exceed the requested average.
         """
         keep = budget.resolve(num_visual)
         if keep >= num_visual:
             return None
         match self.params.counting:
             case "own":
-                plan = self._at(keep / num_visual, num_visual, num_layers)
+                plan = self._plan_for_share(keep / num_visual, num_visual, num_layers)
             case "average":
-                plan = self._nearest(keep, num_visual, num_layers, lambda plan: plan.average)
-                least = self._at(0.0, num_visual, num_layers).average
+                plan = self._nearest_plan(keep, num_visual, num_layers, lambda plan: plan.average)
+                least = self._plan_for_share(0.0, num_visual, num_layers).average
                 if least >= keep + 0.5:
                     raise UnreachableBudget(
                         f"{self.method.name} cannot reach an average of {keep} of {num_visual} visual tokens:"
-                        f" its layers before the first prune alone make {math.ceil(least)}, the least accepted"
+                        f" its layers before the first stage alone make {math.ceil(least)}, the least accepted"
                     )
             case _:
-                plan = self._nearest(keep, num_visual, num_layers, _left_after_first)
+                plan = self._nearest_plan(keep, num_visual, num_layers, _left_after_first_stage)
         return plan if plan.stages else None
 
-    def with_stages(self, stages: tuple[Stage, ...], num_visual: int, num_layers: int) -> PruningPlan:
-        """The plan of given stages; those behind the last layer, where nothing is left to save, fall away."""
+    def plan_for_stages(self, stages: tuple[Stage, ...], num_visual: int, num_layers: int) -> PruningPlan:
+        """Plan of given stages; those behind the last layer are left out."""
         stages = tuple(stage for stage in stages if stage.layer < num_layers)
-        counts, current, upcoming = [], num_visual, list(stages)
+        counts, count, remaining = [], num_visual, list(stages)
         for layer in range(num_layers):
-            if upcoming and upcoming[0].layer == layer:
-                keep = min(current, upcoming.pop(0).keep)
-                current = keep + self.method.num_merged(current, keep)
-            counts.append(current)
+            if remaining and remaining[0].layer == layer:
+                keep = min(count, remaining.pop(0).keep)
+                count = keep + self.method.num_merged(count, keep)
+            counts.append(count)
         return PruningPlan(self, stages, tuple(counts))
 
-    def _at(self, share: float, num_visual: int, num_layers: int) -> PruningPlan:
-        """The method's own schedule, without the steps that would leave as many tokens as before."""
-        stages, current = [], num_visual
+    def _plan_for_share(self, share: float, num_visual: int, num_layers: int) -> PruningPlan:
+        """Plan of the method's own schedule, without stages that would not reduce the number of tokens."""
+        stages, count = [], num_visual
         for stage in self.method.schedule(share, num_visual, num_layers, self.params):
-            if stage.keep >= current:
+            if stage.keep >= count:
                 continue
-            left = stage.keep + self.method.num_merged(current, stage.keep)
-            if left < current:
+            left = stage.keep + self.method.num_merged(count, stage.keep)
+            if left < count:
                 stages.append(stage)
-                current = left
-        return self.with_stages(tuple(stages), num_visual, num_layers)
+                count = left
+        return self.plan_for_stages(tuple(stages), num_visual, num_layers)
 
-    def _nearest(
+    def _nearest_plan(
         self, keep: int, num_visual: int, num_layers: int, count: Callable[[PruningPlan], float]
     ) -> PruningPlan:
-        """The schedule whose count is nearest to `keep`, found by bisection along the share."""
+        """Plan whose count is nearest to `keep`, found by bisection over the share."""
         low, high = 0.0, 1.0
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            if count(self._at(middle, num_visual, num_layers)) <= keep:
+            if count(self._plan_for_share(middle, num_visual, num_layers)) <= keep:
                 low = middle
             else:
                 high = middle
-        below, above = (self._at(share, num_visual, num_layers) for share in (low, high))
+        below, above = (self._plan_for_share(share, num_visual, num_layers) for share in (low, high))
         return below if keep - count(below) <= count(above) - keep else above
 
 
-def _left_after_first(plan: PruningPlan) -> float:
+def _left_after_first_stage(plan: PruningPlan) -> float:
     return plan.visual_tokens[plan.stages[0].layer] if plan.stages else plan.visual_tokens[0]
 
 
-def bind(method: AnyPruner, values: Mapping[str, object]) -> BoundPruner:
-    """A method with the parameters that a client sent.
+def bind(method: AnyLlmPruningMethod, values: Mapping[str, object]) -> BoundLlmPruner:
+    """A method with the parameters of a request.
 
     Raises:
-        InvalidParameter: See `parameters.parse`.
+        InvalidParameter: A parameter is unknown or out of range; see `parameters.parse`.
     """
-    return BoundPruner(method, parse(method.parameters, values))
+    return BoundLlmPruner(method, parse(method.parameters, values))

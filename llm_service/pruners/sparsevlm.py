@@ -1,9 +1,9 @@
 """SparseVLM (Zhang et al., ICML 2025, arXiv 2410.04417), version 1.5, and SparseVLM+, its version 2.0.
 
-Text tokens after the picture that have much to do with it are its raters. After three layers the tokens that raters
-attend to least go; the better part of them is recycled, clustered into a few tokens that follow the picture. SparseVLM+
-recycles nothing, divides attention by what rotary positions alone would give, so that nearness to the text counts for
-less, and listens only to the heads that look most at the picture.
+Raters are the text tokens after the image that are most related to it. At three layers the tokens with the least
+attention of the raters are dropped; the better part of them is recycled, that is, clustered into a few tokens that
+follow the image. SparseVLM+ recycles nothing. It divides attention by the scores of rotary positions alone, so that
+nearness to the text weighs less, and uses only the heads with the most attention to the image.
 """
 
 from __future__ import annotations
@@ -17,10 +17,17 @@ from torch import Tensor
 
 from fovea.modeling.numerics import at_least_float32, top_k
 from fovea.parameters import integer
-from llm_service.pruners.base import Choice, LayerView, LlmPruner, Moment, PrunerParameters, Stage
+from llm_service.pruners.attention import attention_weights
+from llm_service.pruners.base import (
+    LayerAttention,
+    LlmPruningMethod,
+    PrunerParameters,
+    PruningContext,
+    PruningResult,
+    Stage,
+)
 from llm_service.pruners.density_peaks import cluster_means, density_peaks
-from llm_service.pruners.schedule import Knots, between, scaled_layers
-from llm_service.pruners.selection import attention_rows
+from llm_service.pruners.schedule import Knots, interpolate, scaled_layers
 
 __all__ = [
     "PLUS",
@@ -35,7 +42,7 @@ __all__ = [
 ]
 
 _AFTER_LAYERS: Final = (2, 6, 15)
-# Published lists, of 576 tokens, by the average that they stand for.
+# Published counts, of 576 tokens, for the averages that they are published as.
 _KEPT: Final[Knots] = (
     (0, (0, 0, 0)),
     (64 / 576, (66, 30, 17)),
@@ -51,63 +58,64 @@ _KEPT_PLUS: Final[Knots] = (
     (192 / 576, (300, 200, 118)),
     (1, (576, 576, 576)),
 )
-# Rows of attention are made for this many raters at a time, so that a long question needs no more memory.
-_RATERS_AT_ONCE: Final = 64
-# SparseVLM+ listens to 14 heads of the 32 that a LLaMA-7B has.
+# Attention is computed for this many raters at a time, so that memory does not grow with the question.
+_RATERS_PER_CHUNK: Final = 64
+# SparseVLM+ uses 14 of the 32 heads of a LLaMA-7B.
 _HEADS: Final = 14 / 32
 
 
 @dataclass(frozen=True, slots=True)
 class SparseVlmParameters(PrunerParameters):
-    """Nothing of its own."""
+    """No parameters besides the common ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class SparseVlmPlusParameters(PrunerParameters):
+    """Parameters of SparseVLM+."""
+
     heads: int = integer(
         0,
         minimum=0,
         maximum=1024,
-        description="0 to 1024 heads that are listened to; 0 takes 14 of each 32, the released code 14 of any number",
+        description="0 to 1024 heads whose attention is used; 0 takes 14 of each 32; the released code takes 14",
     )
 
 
 def _schedule(knots: Knots, share: float, num_visual: int, num_layers: int) -> tuple[Stage, ...]:
     layers = (layer + 1 for layer in scaled_layers(_AFTER_LAYERS, num_layers))
-    kept = (max(1, round(part * num_visual / 576)) for part in between(share, knots))
+    kept = (max(1, round(count * num_visual / 576)) for count in interpolate(share, knots))
     return tuple(map(Stage, layers, kept))
 
 
 def schedule(share: float, num_visual: int, num_layers: int, params: SparseVlmParameters) -> tuple[Stage, ...]:
-    """Three prunes; the budget is the average over the layers of what each leaves."""
+    """Three stages; the budget is the average over the layers of what each keeps."""
     return _schedule(_KEPT, share, num_visual, num_layers)
 
 
 def schedule_plus(share: float, num_visual: int, num_layers: int, params: SparseVlmPlusParameters) -> tuple[Stage, ...]:
-    """As `schedule`, with the lists of SparseVLM+."""
+    """Three stages, with the counts of SparseVLM+."""
     return _schedule(_KEPT_PLUS, share, num_visual, num_layers)
 
 
-def raters(prompt: Tensor, visual: Tensor) -> Tensor:
-    """Ascending places of the text tokens after the last picture that rate the visual tokens.
+def raters(inputs_embeds: Tensor, visual_indices: Tensor) -> Tensor:
+    """Ascending indices of the raters: text tokens after the last image that get more votes than the mean.
 
-    Each visual token spreads one vote over the text by the softmax of the plain products of input embeddings; a rater
-    gets more votes than the mean.
+    Each visual token distributes one vote over the text by the softmax of dot products of input embeddings.
 
     Args:
-        prompt: [T0, D], input embeddings.
-        visual: [N], places of the visual tokens.
+        inputs_embeds: [T0, D] input embeddings of the prompt.
+        visual_indices: [N] indices of the visual tokens.
     """
-    text = torch.arange(int(visual[-1]) + 1, len(prompt), device=prompt.device)
-    embeddings = at_least_float32(prompt)
-    votes = (embeddings[visual] @ embeddings[text].T).softmax(dim=-1).mean(dim=0)
+    text = torch.arange(int(visual_indices[-1]) + 1, len(inputs_embeds), device=inputs_embeds.device)
+    embeddings = at_least_float32(inputs_embeds)
+    votes = (embeddings[visual_indices] @ embeddings[text].T).softmax(dim=-1).mean(dim=0)
     chosen = text[votes > votes.mean()]
-    # Equal votes, as those of a single token, make no rater; then the end of the prompt speaks.
+    # With equal votes, as with a single text token, no token is above the mean; then the last token is the rater.
     return chosen if len(chosen) else text[-1:]
 
 
 def num_recycled(num_visual: int, keep: int) -> int:
-    """How many merged tokens a prune of `num_visual` tokens to `keep` adds."""
+    """Number of merged tokens that a stage from `num_visual` to `keep` tokens adds."""
     return _num_candidates(num_visual - keep) // 10 + 1
 
 
@@ -115,61 +123,64 @@ def _num_candidates(num_dropped: int) -> int:
     return min(num_dropped, int(0.3 * num_dropped) + 1)
 
 
-def _rater_places(moment: Moment) -> Tensor:
-    """Raters in the shortened sequence: text after the pictures keeps its distance from the end."""
-    return raters(moment.prompt, moment.layout.places) + (len(moment.hidden) - len(moment.prompt))
+def _rater_indices(context: PruningContext) -> Tensor:
+    """Indices of the raters in the shortened sequence, where text after the images keeps its distance from the end."""
+    offset = len(context.hidden_states) - len(context.inputs_embeds)
+    return raters(context.inputs_embeds, context.layout.indices) + offset
 
 
-def prune(moment: Moment, keep: int, params: SparseVlmParameters) -> Choice:
-    """What the raters attend to most stays; the best of the rest is clustered."""
-    keep = min(keep, len(moment.visual) - 1)
-    places = _rater_places(moment)
-    # Sums over heads and raters rank as means do.
-    parts = [_attention_sum(moment.previous, moment.visual, some) for some in places.split(_RATERS_AT_ONCE)]
-    scores = torch.stack(parts).sum(dim=0)
+def prune(context: PruningContext, keep: int, params: SparseVlmParameters) -> PruningResult:
+    """Keeps the tokens with the most attention of the raters and clusters the best of the others."""
+    visual = context.visual_indices
+    keep = min(keep, len(visual) - 1)
+    chunks = _rater_indices(context).split(_RATERS_PER_CHUNK)
+    # Sums over heads and raters rank like means.
+    scores = torch.stack([_attention_sum(context.previous, visual, chunk) for chunk in chunks]).sum(dim=0)
     order = torch.sort(scores, descending=True, stable=True).indices
     candidates = order[keep:][: _num_candidates(len(order) - keep)]
-    states = at_least_float32(moment.hidden[moment.visual[candidates]])
+    states = at_least_float32(context.hidden_states[visual[candidates]])
     num_clusters = num_recycled(len(order), keep)
     merged = cluster_means(states, density_peaks(states, num_clusters), num_clusters)
-    return Choice(order[:keep].sort().values, merged.to(moment.hidden.dtype))
+    return PruningResult(order[:keep].sort().values, merged.to(context.hidden_states.dtype))
 
 
-def prune_plus(moment: Moment, keep: int, params: SparseVlmPlusParameters) -> Choice:
-    """What the raters attend to most, beyond what positions explain, in the heads that look most at the picture."""
-    keep = min(keep, len(moment.visual) - 1)
-    places = _rater_places(moment)
-    # [H, n]; sums over raters rank as means do.
-    parts = [_corrected(moment.previous, moment.visual, some) for some in places.split(_RATERS_AT_ONCE)]
-    mass = torch.stack(parts).sum(dim=0)
+def prune_plus(context: PruningContext, keep: int, params: SparseVlmPlusParameters) -> PruningResult:
+    """Keeps the tokens with the most position-corrected attention of the raters, in the heads that look most at the
+    image."""
+    visual = context.visual_indices
+    keep = min(keep, len(visual) - 1)
+    chunks = _rater_indices(context).split(_RATERS_PER_CHUNK)
+    # [H, n]; sums over raters rank like means.
+    mass = torch.stack([_corrected_attention_sum(context.previous, visual, chunk) for chunk in chunks]).sum(dim=0)
     heads = top_k(mass.sum(dim=-1), params.heads or max(1, round(_HEADS * len(mass))))
-    return Choice(top_k(mass[heads].mean(dim=0), keep))
+    return PruningResult(top_k(mass[heads].mean(dim=0), keep))
 
 
-def _attention_sum(layer: LayerView, visual: Tensor, places: Tensor) -> Tensor:
-    """[n]: attention of some raters, summed over heads and these raters."""
-    return attention_rows(layer, places)[:, :, visual].sum(dim=(0, 1))
+def _attention_sum(layer: LayerAttention, visual_indices: Tensor, rater_indices: Tensor) -> Tensor:
+    """[n] attention to the visual tokens, summed over heads and some raters."""
+    return attention_weights(layer, rater_indices)[:, :, visual_indices].sum(dim=(0, 1))
 
 
-def _corrected(layer: LayerView, visual: Tensor, places: Tensor) -> Tensor:
-    """[H, n]: attention of some raters over what rotation alone gives, summed over these raters."""
-    return (attention_rows(layer, places)[:, :, visual] / rotary_scores(layer.rotary, places, visual)).sum(dim=1)
+def _corrected_attention_sum(layer: LayerAttention, visual_indices: Tensor, rater_indices: Tensor) -> Tensor:
+    """[H, n] attention to the visual tokens over their rotary scores, summed over some raters."""
+    weights = attention_weights(layer, rater_indices)[:, :, visual_indices]
+    return (weights / rotary_scores(layer.rotary, rater_indices, visual_indices)).sum(dim=1)
 
 
-def rotary_scores(rotary: tuple[Tensor, Tensor], queries: Tensor, keys: Tensor) -> Tensor:
-    """[R, n]: scaled scores of R places on n others if all queries and keys were ones before their rotation.
+def rotary_scores(rotary: tuple[Tensor, Tensor], query_indices: Tensor, key_indices: Tensor) -> Tensor:
+    """[R, n] scaled scores of queries and keys that are all ones before their rotation.
 
-    No softmax is taken, as in the authors' code. The dot product of two rotated vectors of ones is twice the sum of the
-    cosines of the angles between them: the larger, the nearer.
+    As in the authors' code there is no softmax. The dot product of two rotated vectors of ones is twice the sum of the
+    cosines of the angles between them; it is larger for nearer tokens.
     """
     cos, sin = (at_least_float32(table)[:, : table.shape[-1] // 2] for table in rotary)
-    products = cos[queries] @ cos[keys].T + sin[queries] @ sin[keys].T
+    products = cos[query_indices] @ cos[key_indices].T + sin[query_indices] @ sin[key_indices].T
     return 2 * products / math.sqrt(2 * cos.shape[-1])
 
 
-PRUNER = LlmPruner(
+PRUNER = LlmPruningMethod(
     name="sparsevlm",
-    summary="Keeps what the picture-related words attend to, in three steps; the best of the rest is clustered.",
+    summary="Keeps, in three stages, what image-related text attends to; the best dropped tokens are clustered.",
     reference="SparseVLM, arXiv 2410.04417, version 1.5",
     reads_text=True,
     compact=True,
@@ -179,9 +190,9 @@ PRUNER = LlmPruner(
     num_merged=num_recycled,
 )
 
-PLUS = LlmPruner(
+PLUS = LlmPruningMethod(
     name="sparsevlm_plus",
-    summary="SparseVLM without recycling, its attention freed of the bias of rotary positions.",
+    summary="SparseVLM without clustering, with attention corrected for the bias of rotary positions.",
     reference="SparseVLM, arXiv 2410.04417, version 2.0",
     reads_text=True,
     compact=False,

@@ -1,16 +1,14 @@
-"""Model classes for vLLM: Qwen2.5-VL that reads pruned visual tokens at the positions that they had in their grids, and
-the language model of Video-LLaVA.
+"""Plugin with model classes for vLLM: Qwen2.5-VL with pruned visual tokens, and the language model of Video-LLaVA.
 
-vLLM loads them in each of its processes through the entry point `vllm.general_plugins`. They are architectures of their
-own beside vLLM's, which stay what they are; `hf_overrides={"architectures": [ARCHITECTURE]}` chooses one for a
-checkpoint.
+vLLM loads the plugin in each of its processes through the entry point `vllm.general_plugins`. The classes are new
+architectures; vLLM's own are not changed. `hf_overrides={"architectures": [ARCHITECTURE]}` selects one.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from llm_service.vllm_plugin.orphans import end_with_parent
+from llm_service.vllm_plugin.parent_watch import exit_with_parent
 
 __all__ = ["ARCHITECTURE", "VIDEO_LLAVA_ARCHITECTURE", "register"]
 
@@ -19,10 +17,10 @@ VIDEO_LLAVA_ARCHITECTURE: Final = "FoveaVideoLlavaForConditionalGeneration"
 
 
 def register() -> None:
-    """Makes the architectures known to vLLM; a class is imported where it is first used. Harmless to repeat."""
+    """Registers the architectures with vLLM, which imports a class on first use. May be called repeatedly."""
     from vllm import ModelRegistry
 
-    end_with_parent()
-    models = "llm_service.vllm_plugin"
-    ModelRegistry.register_model(ARCHITECTURE, f"{models}.model:Qwen2_5_VLForConditionalGeneration")
-    ModelRegistry.register_model(VIDEO_LLAVA_ARCHITECTURE, f"{models}.video_llava:VideoLlavaForConditionalGeneration")
+    exit_with_parent()
+    package = "llm_service.vllm_plugin"
+    ModelRegistry.register_model(ARCHITECTURE, f"{package}.model:Qwen2_5_VLForConditionalGeneration")
+    ModelRegistry.register_model(VIDEO_LLAVA_ARCHITECTURE, f"{package}.video_llava:VideoLlavaForConditionalGeneration")

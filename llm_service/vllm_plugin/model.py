@@ -1,4 +1,4 @@
-"""vLLM's Qwen2.5-VL, and what it makes of pruned pictures and videos."""
+"""vLLM's Qwen2.5-VL, extended to pruned images and videos."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFeatureSpec
 
 from llm_service.vllm_plugin.payload import MODALITIES
+from llm_service.vllm_plugin.position_ids import is_pruned, prompt_position_ids
 from llm_service.vllm_plugin.processing import MultiModalProcessor, ProcessingInfo
-from llm_service.vllm_plugin.runs import is_pruned, positions_of
 
 __all__ = ["Qwen2_5_VLForConditionalGeneration"]
 
@@ -21,15 +21,15 @@ __all__ = ["Qwen2_5_VLForConditionalGeneration"]
     MultiModalProcessor, info=ProcessingInfo, dummy_inputs=qwen2_5_vl.Qwen2_5_VLDummyInputsBuilder
 )
 class Qwen2_5_VLForConditionalGeneration(qwen2_5_vl.Qwen2_5_VLForConditionalGeneration):  # noqa: N801  # vLLM's own
-    """Has the name of its parent because vLLM's speculative decoding goes by the name of the class."""
+    """Qwen2.5-VL for pruned payloads. Named like its parent, since vLLM's speculative decoding checks class names."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         if self.is_multimodal_pruning_enabled:
-            raise ValueError("video_pruning_rate prunes inside vLLM; with tokens that are pruned already it must be 0")
+            raise ValueError("video_pruning_rate must be 0: visual tokens are pruned before they reach vLLM")
 
     def embed_multimodal(self, **kwargs: object) -> Any:
-        """The kept tokens of each picture or video; all others as in vLLM, which calls this for one kind at a time."""
+        """Embeddings of each pruned image or video; unpruned ones as in vLLM. A call has one modality."""
         for modality in MODALITIES:
             counts = kwargs.get(f"{modality}_num_tokens")
             if isinstance(counts, torch.Tensor):
@@ -41,10 +41,10 @@ class Qwen2_5_VLForConditionalGeneration(qwen2_5_vl.Qwen2_5_VLForConditionalGene
     def get_mrope_input_positions(
         self, input_tokens: list[int], mm_features: list[MultiModalFeatureSpec]
     ) -> tuple[torch.Tensor, int]:
-        """Positions [3, L] of the prompt, and what to add to an index among all tokens to go on from there."""
+        """Position ids [3, L] of the prompt, and the difference between position id and token index after it."""
         if not any(is_pruned(feature.modality, feature.data) for feature in mm_features):
             whole: tuple[torch.Tensor, int] = super().get_mrope_input_positions(input_tokens, mm_features)
             return whole
         items = [(feature.mm_position.offset, feature.modality, feature.data) for feature in mm_features]
-        positions, next_position = positions_of(len(input_tokens), items, self.config.vision_config)
-        return torch.from_numpy(positions), next_position - len(input_tokens)
+        position_ids, next_position_id = prompt_position_ids(len(input_tokens), items, self.config.vision_config)
+        return torch.from_numpy(position_ids), next_position_id - len(input_tokens)

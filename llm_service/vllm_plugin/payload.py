@@ -1,12 +1,12 @@
-"""What the plugin is handed instead of pictures and videos: the kept visual tokens, and where they stood.
+"""Payloads for the plugin: kept visual tokens and their grid positions, in place of images and videos.
 
-Beside vLLM's own fields for embeddings there are two more. For `image` (and likewise `video`), n pictures of
-K_1 ... K_n kept tokens:
+A payload has vLLM's own fields for embeddings and two more. For n images of K_1 ... K_n kept tokens (videos have the
+prefix `video`):
 
-    image_embeds       [K_1 + ... + K_n, H]  as wide as the language model, picture after picture
+    image_embeds       [K_1 + ... + K_n, H]  embeddings of the language model's width, image after image
     image_grid_thw     [n, 3] int64          frames, rows and columns of each *unpruned* grid, in patches before merging
     image_num_tokens   [n] int64             K_i
-    image_positions    [K_1 + ... + K_n]     int64: where in the merged grid each token stood, counted frame by frame,
+    image_positions    [K_1 + ... + K_n]     int64: position of each token in the merged grid, counted frame by frame,
                                              row by row
     second_per_grid_ts [n] float32           videos only: seconds from one frame of the grid to the next
 """
@@ -28,46 +28,46 @@ Payload = dict[str, torch.Tensor]
 
 MODALITIES: Final[tuple[Modality, ...]] = ("image", "video")
 
-# vLLM's own name, with which nothing says that it is about videos.
+# vLLM's name of the field, which has no prefix `video`.
 SECONDS: Final = "second_per_grid_ts"
 
 
 def multi_modal_data(
     visual_tokens: Sequence[VisualTokens], *, merge_size: int, dtype: torch.dtype
 ) -> dict[Modality, Payload]:
-    """`multi_modal_data` of a vLLM prompt, pruned or whole.
+    """`multi_modal_data` of a vLLM prompt, for pruned and unpruned visual tokens.
 
-    The prompt has *one* image or video token for each, in the same order; vLLM repeats them:
+    The prompt has *one* placeholder for each image and video, in the same order; vLLM repeats it:
 
         {"prompt_token_ids": prompt.input_ids.tolist(),
          "multi_modal_data": multi_modal_data(prompt.visual_tokens, merge_size=2, dtype=torch.bfloat16)}
 
-    The engine runs with `hf_overrides={"architectures": [ARCHITECTURE]}`, `enable_mm_embeds=True` and, so that no
-    vision tower is loaded, `limit_mm_per_prompt={"image": 0, "video": 0}` (of embeddings it then takes any number).
+    The engine needs `hf_overrides={"architectures": [ARCHITECTURE]}` and `enable_mm_embeds=True`. With
+    `limit_mm_per_prompt={"image": 0, "video": 0}` it loads no vision tower; embeddings are not limited by it.
 
     Args:
-        visual_tokens: Of a checked prompt.
-        merge_size: `vision_config.spatial_merge_size` of the checkpoint: patches on a side of what becomes one token.
-        dtype: In which features travel to the engine; that in which it computes is enough.
+        visual_tokens: Visual tokens of a validated prompt.
+        merge_size: `vision_config.spatial_merge_size` of the checkpoint: side, in patches, of one visual token.
+        dtype: Dtype of the embeddings; the compute dtype of the engine loses nothing.
 
     Returns:
-        A payload for each modality that occurs; empty for a prompt of text alone.
+        A payload for each modality that occurs; empty for a prompt of text only.
     """
     by_modality: dict[Modality, list[VisualTokens]] = {"image": [], "video": []}
     for tokens in visual_tokens:
         by_modality["video" if tokens.is_video else "image"].append(tokens)
-    return {modality: _payload(modality, some, merge_size, dtype) for modality, some in by_modality.items() if some}
+    return {modality: _payload(modality, items, merge_size, dtype) for modality, items in by_modality.items() if items}
 
 
-def _payload(modality: Modality, some: Sequence[VisualTokens], merge_size: int, dtype: torch.dtype) -> Payload:
+def _payload(modality: Modality, items: Sequence[VisualTokens], merge_size: int, dtype: torch.dtype) -> Payload:
     scale = np.array([1, merge_size, merge_size])
     payload = {
-        f"{modality}_embeds": torch.from_numpy(np.concatenate([tokens.features for tokens in some])).to(dtype),
-        f"{modality}_grid_thw": torch.from_numpy(np.array([tokens.grid for tokens in some]) * scale),
-        f"{modality}_num_tokens": torch.tensor([len(tokens.positions) for tokens in some]),
-        f"{modality}_positions": torch.from_numpy(np.concatenate([tokens.positions for tokens in some])),
+        f"{modality}_embeds": torch.from_numpy(np.concatenate([tokens.features for tokens in items])).to(dtype),
+        f"{modality}_grid_thw": torch.from_numpy(np.array([tokens.grid for tokens in items]) * scale),
+        f"{modality}_num_tokens": torch.tensor([len(tokens.positions) for tokens in items]),
+        f"{modality}_positions": torch.from_numpy(np.concatenate([tokens.positions for tokens in items])),
     }
-    # Without the field vLLM counts a second a frame, as we do where it is not known.
+    # vLLM's default without the field is one second for each frame; unknown values get the same.
     if modality == "video":
-        payload[SECONDS] = torch.tensor([tokens.seconds_per_frame or 1 for tokens in some], dtype=torch.float32)
+        payload[SECONDS] = torch.tensor([tokens.seconds_per_frame or 1 for tokens in items], dtype=torch.float32)
     return payload

@@ -1,4 +1,4 @@
-"""What happens to a payload before vLLM's engine core: checked, split by picture, its place in the prompt made."""
+"""Processing of payloads before vLLM's engine core: validation, splitting into items, expansion of placeholders."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.parse import DictEmbeddingItems, ModalityDataItems, MultiModalDataItems
 from vllm.multimodal.processing import ProcessorInputs, PromptReplacement, PromptUpdate, TimingContext
 
-from llm_service.vllm_plugin.checks import PayloadLimits, check_pruned, check_whole
 from llm_service.vllm_plugin.payload import MODALITIES, SECONDS, Modality
-from llm_service.vllm_plugin.runs import is_pruned, positions_of
+from llm_service.vllm_plugin.payload_checks import PayloadLimits, check_pruned, check_whole
+from llm_service.vllm_plugin.position_ids import is_pruned, prompt_position_ids
 
 __all__ = ["DataParser", "MultiModalProcessor", "ProcessingInfo"]
 
 
 def _field_config(modality: Modality, data: Mapping[str, torch.Tensor]) -> dict[str, MultiModalFieldConfig]:
-    """How the fields of a pruned payload split into items. All of them are hashed: where a token stood is content."""
+    """Splitting of a pruned payload's fields into items. All fields, positions too, are hashed for the prefix cache."""
     counts = data[f"{modality}_num_tokens"]
     config = {
         f"{modality}_embeds": MultiModalFieldConfig.flat_from_sizes(modality, counts),
@@ -38,7 +38,7 @@ def _field_config(modality: Modality, data: Mapping[str, torch.Tensor]) -> dict[
 
 
 class DataParser(Qwen2VLMultiModalDataParser):
-    """Takes pruned payloads beside what vLLM takes, and checks embeddings of both kinds."""
+    """Parser that accepts pruned payloads in addition to vLLM's inputs, and validates embeddings of both kinds."""
 
     def __init__(self, limits: PayloadLimits, **options: Any) -> None:
         super().__init__(limits.merge_size, expected_hidden_size=limits.hidden_size, **options)
@@ -51,12 +51,12 @@ class DataParser(Qwen2VLMultiModalDataParser):
         return self._parse_embeddings("video", data) or super()._parse_video_data(data)
 
     def _parse_embeddings(self, modality: Modality, data: Any) -> DictEmbeddingItems | None:
-        """The items of a pruned payload; None for what is left to vLLM."""
+        """Items of a pruned payload; None for inputs that vLLM parses."""
         if not isinstance(data, dict):
             return None
-        own = {f"{modality}_num_tokens", f"{modality}_positions"}
-        if own.isdisjoint(data):
-            # A consumer of an encoder cache connector gets the embeddings from there.
+        own_fields = {f"{modality}_num_tokens", f"{modality}_positions"}
+        if own_fields.isdisjoint(data):
+            # Embeddings may be missing where an encoder cache connector provides them.
             if f"{modality}_embeds" in data or not self.allow_missing_mm_embeddings:
                 check_whole(modality, data, self._limits)
             return None
@@ -64,35 +64,35 @@ class DataParser(Qwen2VLMultiModalDataParser):
         return DictEmbeddingItems(
             data,
             modality=modality,
-            required_fields={f"{modality}_embeds", f"{modality}_grid_thw", *own},
+            required_fields={f"{modality}_embeds", f"{modality}_grid_thw", *own_fields},
             fields_factory=partial(_field_config, modality),
         )
 
 
 class ProcessingInfo(Qwen2_5_VLProcessingInfo):
-    """Knows the limits of payloads."""
+    """Processing info with the limits of payloads."""
 
     @property
     def limits(self) -> PayloadLimits:
-        """Of the loaded checkpoint."""
+        """Limits of the loaded checkpoint."""
         config, model = self.get_hf_config(), self.ctx.model_config
         return PayloadLimits(
             hidden_size=self._get_expected_hidden_size(),
             merge_size=config.vision_config.spatial_merge_size,
             tokens_per_second=config.vision_config.tokens_per_second,
-            # vLLM has sines and cosines for four times the context; an answer is at most as long as the context.
+            # vLLM's rotary table covers four times the context, which leaves room for an answer as long as the context.
             max_positions=max(model.max_model_len, config.get_text_config().max_position_embeddings),
         )
 
     def get_data_parser(self) -> DataParser:
-        """Parser with vLLM's options for this family."""
+        """Parser of this plugin with vLLM's options for the family."""
         return DataParser(
             self.limits, video_needs_metadata=True, allow_missing_mm_embeddings=self.allow_missing_mm_embeddings
         )
 
 
 class MultiModalProcessor(Qwen2_5_VLMultiModalProcessor):
-    """Repeats the token of a pruned picture or video as often as it has tokens."""
+    """Processor that repeats the placeholder of a pruned image or video once for each kept token."""
 
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
@@ -110,31 +110,32 @@ class MultiModalProcessor(Qwen2_5_VLMultiModalProcessor):
         out_mm_kwargs: MultiModalKwargsItems,
     ) -> Sequence[PromptUpdate]:
         updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
-        return [replace(update, replacement=partial(_repeated, update, out_mm_kwargs)) for update in updates]
+        return [replace(update, replacement=partial(_replacement, update, out_mm_kwargs)) for update in updates]
 
     def apply(self, inputs: ProcessorInputs, timing_ctx: TimingContext) -> MultiModalInput:
-        """As in vLLM; refuses a prompt whose pictures reach past the positions that the model has.
+        """Processes a prompt as vLLM does.
 
         Raises:
-            ValueError: They do.
+            ValueError: The images and videos together reach beyond the model's positions.
         """
-        made = super().apply(inputs, timing_ctx)
-        found = [
+        processed = super().apply(inputs, timing_ctx)
+        items = [
             (span.offset, modality, item)
-            for modality, spans in made["mm_placeholders"].items()
-            for span, item in zip(spans, made["mm_kwargs"][modality], strict=True)
+            for modality, spans in processed["mm_placeholders"].items()
+            for span, item in zip(spans, processed["mm_kwargs"][modality], strict=True)
         ]
-        # An item that vLLM has cached is None: a request with embeddings has none of those.
-        if any(item is not None and is_pruned(modality, item) for _, modality, item in found):
+        # vLLM sets cached items to None; a request with embeddings has none of them.
+        if any(item is not None and is_pruned(modality, item) for _, modality, item in items):
             vision_config = self.info.get_hf_config().vision_config
-            positions, next_position = positions_of(len(made["prompt_token_ids"]), found, vision_config)
-            highest, end = max(positions.max(), next_position - 1), self.info.limits.max_positions
+            num_tokens = len(processed["prompt_token_ids"])
+            position_ids, next_position_id = prompt_position_ids(num_tokens, items, vision_config)
+            highest, end = max(position_ids.max(), next_position_id - 1), self.info.limits.max_positions
             if highest >= end:
                 raise ValueError(f"the prompt reaches position {highest}; {end - 1} is the last that is accepted")
-        return made
+        return processed
 
 
-def _repeated(update: PromptReplacement, out_mm_kwargs: MultiModalKwargsItems, index: int) -> Any:
+def _replacement(update: PromptReplacement, out_mm_kwargs: MultiModalKwargsItems, index: int) -> Any:
     item = out_mm_kwargs[update.modality][index]
     if not is_pruned(update.modality, item):
         return update.replacement(index)

@@ -1,4 +1,4 @@
-"""Video-LLaVA's language model in vLLM, which does not list the family. Pictures and videos arrive as embeddings."""
+"""Video-LLaVA's language model for vLLM, which lacks the family. Images and videos arrive as prompt embeddings."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["VideoLlavaForConditionalGeneration"]
 
 
 class VideoLlavaForConditionalGeneration(nn.Module, SupportsLoRA, SupportsPP):
-    """A model of text alone around what `config.text_config` names; towers and projector are the encoder's and ours."""
+    """Text model of `config.text_config`. The encoder service runs the towers, the LLM service the projector."""
 
     packed_modules_mapping: ClassVar = {
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],
         "gate_up_proj": ["gate_proj", "up_proj"],
     }
-    # As transformers 5 names them in memory -> as on the hub; None: not read.
+    # Prefixes of weights in the checkpoint, and those of this class; None for weights that are not loaded.
     hf_to_vllm_mapper = WeightsMapper(
         orig_to_new_prefix={
             "model.language_model.": "language_model.model.",
             "lm_head.": "language_model.lm_head.",
             **{
-                prefix + part: None
+                prefix + module: None
                 for prefix in ("", "model.")
-                for part in ("image_tower.", "video_tower.", "multi_modal_projector.")
+                for module in ("image_tower.", "video_tower.", "multi_modal_projector.")
             },
         }
     )
@@ -45,7 +45,7 @@ class VideoLlavaForConditionalGeneration(nn.Module, SupportsLoRA, SupportsPP):
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> Any:
-        """[L, H] of ids [L]."""
+        """[L, H] embeddings of ids [L]."""
         return self.language_model.embed_input_ids(input_ids)
 
     def forward(
@@ -56,16 +56,16 @@ class VideoLlavaForConditionalGeneration(nn.Module, SupportsLoRA, SupportsPP):
         inputs_embeds: torch.Tensor | None = None,
         **_: object,
     ) -> Any:
-        """[L, H], or what the next pipeline stage goes on with."""
+        """[L, H] hidden states, or the intermediate tensors for the next pipeline stage."""
         if intermediate_tensors is not None:
             inputs_embeds = None
         return self.language_model.model(input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> Any:
-        """[L, V] of states [L, H]."""
+        """[L, V] logits of hidden states [L, H]."""
         return self.language_model.compute_logits(hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Loads the language model and skips all else."""
+        """Loads the weights of the language model; skips all others."""
         loaded: set[str] = AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
         return loaded

@@ -75,7 +75,7 @@ class Requests:
         )
 
     def several(self, number):
-        """Prompts of all kinds: text, pictures pruned and whole, side by side and apart, videos too."""
+        """Prompts of all kinds: text, images pruned and whole, side by side and apart, videos too."""
         rng = np.random.default_rng(7)
         for i in range(number):
             words = rng.integers(FIRST_WORD, LAST_WORD, size=rng.integers(2, 40))
@@ -106,7 +106,7 @@ def gap(model, prompt, tokens):
     embeds, positions = inputs.inputs_embeds, inputs.position_ids
     if tokens:
         embeds = torch.cat([embeds, model.causal_lm.get_input_embeddings()(torch.tensor(tokens))])
-        further = torch.arange(inputs.next_position, inputs.next_position + len(tokens))
+        further = torch.arange(inputs.next_position_id, inputs.next_position_id + len(tokens))
         positions = torch.cat([positions, further.expand(*positions.shape[:-1], -1)], dim=-1)
     logits = model.causal_lm(
         inputs_embeds=embeds[None], position_ids=positions[None] if positions.ndim == 1 else positions[:, None]

@@ -7,7 +7,7 @@ import pytest
 from fovea.modeling.compute import resolve_device
 from fovea.modeling.errors import CheckpointError
 from llm_service.engines.vllm.arguments import engine_arguments, vllm_device
-from llm_service.models import load_visual
+from llm_service.models import load_visual_embedder
 from tests.vllm.engines import served, write
 
 
@@ -17,7 +17,7 @@ def checkpoint(tmp_path_factory):
 
 
 def arguments(checkpoint, **engine_args):
-    visual = load_visual(checkpoint, device=resolve_device("cpu"), dtype="auto")
+    visual = load_visual_embedder(checkpoint, device=resolve_device("cpu"), dtype="auto")
     return engine_arguments(checkpoint, visual, engine_args, max_model_len=256, max_batch_size=4)
 
 

@@ -183,8 +183,8 @@ def cached_tokens():
     return sum(s.value for family in families for s in family.samples if s.name.endswith("_total"))
 
 
-async def test_the_prefix_cache_knows_pictures_apart(both):
-    """Same words, same lengths, other pictures: each answer is its own, and only what was seen before is reused."""
+async def test_the_prefix_cache_knows_images_apart(both):
+    """Same words, same lengths, other images: each answer is its own, and only what was seen before is reused."""
     engine, requests = both.vllm.engine, both.requests
     first, other = (requests.make(WORDS * 20, [requests.visual(256, seed=seed)]) for seed in (11, 12))
     expected = [(await answers(both.transformers.engine, [one]))[0][0] for one in (first, other)]
@@ -194,7 +194,7 @@ async def test_the_prefix_cache_knows_pictures_apart(both):
         got.append((await answers(engine, [one]))[0][0])
         hits.append(cached_tokens() - before)
     assert got == expected * 2
-    # Blocks are of 128 tokens; the first word stands before the picture.
+    # Blocks are of 128 tokens; the first word stands before the image.
     assert hits[0] < 128
     assert hits[1] < 128
     assert min(hits[2:]) >= 256

@@ -1,4 +1,4 @@
-"""The plugin inside a real vLLM: a pruned picture or video says there what it says in transformers.
+"""The plugin inside a real vLLM: a pruned image or video says there what it says in transformers.
 
 The checkpoint that the plugin's engine loads has no vision tower, so that none can be loaded.
 """
@@ -16,7 +16,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from vllm import LLM, SamplingParams
 
 from benchmarks.checkpoints.tiny import qwen2_5_vl
-from llm_service.mrope import mrope_positions
+from llm_service.mrope import mrope_position_ids
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.vllm_plugin import ARCHITECTURE
 from llm_service.vllm_plugin.payload import multi_modal_data
@@ -60,7 +60,7 @@ def llm(checkpoint, unsplit):
             checkpoint,
             hf_overrides={"architectures": [ARCHITECTURE]},
             limit_mm_per_prompt={"image": 0, "video": 0},
-            max_num_batched_tokens=48,  # a picture of 54 tokens is prefilled in parts
+            max_num_batched_tokens=48,  # an image of 54 tokens is prefilled in parts
         )
     finally:
         save_file(complete, weights, metadata={"format": "pt"})
@@ -105,7 +105,7 @@ def everything(visuals):
     return [list(range(math.prod(visual.grid))) for visual in visuals]
 
 
-# A picture right beside a video.
+# An image right beside a video.
 SIDE_BY_SIDE = ([START, VISION, IMAGE, VIDEO, VISION_END, 50], [Visual(1, 4, 5), Visual(3, 2, 6, 1.5)])
 
 
@@ -120,14 +120,14 @@ def test_answers_are_those_of_transformers_at_the_same_positions(llm, unsplit, c
         assert_same(ask(llm, [prompt_of(ids, kept_tokens(*rest))])[0], one)
 
 
-def test_pictures_without_text_between_them(llm, unsplit):
+def test_images_without_text_between_them(llm, unsplit):
     """transformers' `get_rope_index` takes two for one there; ours is told apart in the unit tests."""
     ids, visuals = [START, IMAGE, IMAGE, 51], [Visual(1, 4, 5), Visual(1, 3, 3)]
     prompt = Prompt(np.array(ids), tuple(kept_tokens(visuals, merged(unsplit, visuals), a_third(visuals))))
-    positions, _ = mrope_positions(prompt, np.array([1, 2]), 2)
+    positions, _ = mrope_position_ids(prompt, np.array([1, 2]), 2)
     words = unsplit.get_input_embeddings()(torch.tensor(ids))
-    pictures = [torch.from_numpy(tokens.features) for tokens in prompt.visual_tokens]
-    embeds = torch.cat([words[:1], *pictures, words[3:]])
+    images = [torch.from_numpy(tokens.features) for tokens in prompt.visual_tokens]
+    embeds = torch.cat([words[:1], *images, words[3:]])
     wanted = decoded(unsplit, embeds, torch.from_numpy(positions), GREEDY.max_tokens)
     assert_same(ask(llm, [prompt_of(ids, prompt.visual_tokens)])[0], wanted)
 
@@ -135,17 +135,17 @@ def test_pictures_without_text_between_them(llm, unsplit):
 def test_prefix_caching_tells_apart_what_differs_in_one_place(llm, unsplit):
     """Other features; the same at other places; the same video at another speed: none is taken for the other."""
     after = [VISION_END, *(20 + i % 200 for i in range(300))]
-    picture, slow, fast = Visual(1, 8, 8), Visual(4, 4, 4, 4.0), Visual(4, 4, 4, 0.5)
-    one = merged(unsplit, [picture])[0]
+    image, slow, fast = Visual(1, 8, 8), Visual(4, 4, 4, 4.0), Visual(4, 4, 4, 0.5)
+    one = merged(unsplit, [image])[0]
     other = one[::-1].copy()
     keep, elsewhere = list(range(0, 64, 3)), [*range(1, 64, 3), 62]
     ids, video_ids = [START, VISION, IMAGE, *after], [START, VISION, VIDEO, *after]
     rows = one.copy()
     rows[elsewhere] = one[keep]
     cases = [
-        (ids, [picture], [one], [keep]),
-        (ids, [picture], [other], [keep]),
-        (ids, [picture], [rows], [elsewhere]),
+        (ids, [image], [one], [keep]),
+        (ids, [image], [other], [keep]),
+        (ids, [image], [rows], [elsewhere]),
         (video_ids, [slow], [one], [keep]),
         (video_ids, [fast], [one], [keep]),
     ]
@@ -194,7 +194,7 @@ def test_what_would_end_the_engine_is_refused_and_the_next_request_answered(llm,
     assert_same(ask(llm, [prompt])[0], wanted)
 
 
-def test_pictures_that_reach_past_the_model_only_together_are_refused(llm):
+def test_images_that_reach_past_the_model_only_together_are_refused(llm):
     """Each grid ends before the last position; a chain of them would not."""
     wide = VisualTokens(np.ones((1, 128), np.float32), np.array([0]), (1, 1, 3000))
     long = VisualTokens(
@@ -232,7 +232,7 @@ def test_vllm_itself_stays_as_it_is(checkpoint, unsplit, llm):
 
 @torch.inference_mode()
 def of_pixels(unsplit, llm, pixels):
-    """transformers' answer to the patches that vLLM's own processor makes of a picture."""
+    """transformers' answer to the patches that vLLM's own processor makes of an image."""
     processor = llm.llm_engine.renderer.get_mm_processor().info.get_hf_processor()
     made = processor.image_processor(images=[Image.fromarray(pixels)], return_tensors="pt")
     _, height, width = made["image_grid_thw"][0].tolist()

@@ -92,18 +92,18 @@ def _runs(read: Reader) -> Callable[[Case, Context], dict[str, Array]]:
         layout = _layout(int(inputs["visual_start"]), int(inputs["visual_count"]))
         pruning = read(case.params, len(layout))
         pruner = bind(PRUNERS[pruning.pruner], pruning.params)
-        plan = pruner.with_stages(pruning.stages, len(layout), decoder.num_layers)
+        plan = pruner.plan_for_stages(pruning.stages, len(layout), decoder.num_layers)
         prompt = ModelInputs(embeds, torch.arange(len(embeds)), len(embeds))
-        row = prefill(decoder, PrunedInputs(prompt, layout, plan))
+        sequence = prefill(decoder, PrunedInputs(prompt, layout, plan))
         cache = PrunedCache(decoder)
-        cache.append([row])
+        cache.append([sequence])
         cache_lengths = cache.lengths[0]
         decoded = [cache.decode(embed[None])[0] for embed in context.tensor(inputs["next_embeds"])]
         return {
-            **{f"stage{i}_visual": origin.numpy() for i, origin in enumerate(row.survivors)},
+            **{f"stage{i}_visual": kept.numpy() for i, kept in enumerate(sequence.kept_per_stage)},
             "processed": cache_lengths - (len(embeds) - len(layout)),
             "cache_lengths": cache_lengths,
-            "prefill_last": row.last_hidden.numpy(),
+            "prefill_last": sequence.last_hidden.numpy(),
             "decode": torch.stack(decoded).numpy(),
         }
 

@@ -17,7 +17,7 @@ from encoder_service.engine import EncoderEngine, EncodeRequest
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
-from llm_service.engines.runner import ModelRunner
+from llm_service.engines.model_runner import ModelRunner
 from llm_service.models import load_model
 from llm_service.models.base import ModelInputs
 

@@ -1,1 +1,1 @@
-"""The engine that has vLLM run the language model. Nothing of it can be imported without the package vllm."""
+"""The engine that runs the language model with vLLM. Its modules need the package vllm."""

@@ -1,26 +1,26 @@
-"""Our sampling parameters in vLLM's words."""
+"""Conversion of sampling parameters into vLLM's."""
 
 from __future__ import annotations
 
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
-from llm_service.engines.row import Row
+from llm_service.engines.sequence import Sequence
 
-__all__ = ["decoding", "first_token"]
+__all__ = ["answer_params", "first_token_params"]
 
 
-def decoding(row: Row, eos_token_ids: frozenset[int], seed: int | None) -> SamplingParams:
-    """Ids as they come. Text and stop strings are `Row`'s business, so that they are the same with every engine.
+def answer_params(sequence: Sequence, eos_token_ids: frozenset[int], seed: int | None) -> SamplingParams:
+    """Parameters of an answer. vLLM returns ids only; `Sequence` makes the text, the same for every engine.
 
     Args:
-        row: What is asked for.
-        eos_token_ids: Any of them ends the answer, and is part of it.
-        seed: Of this answer alone.
+        sequence: The sequence to decode.
+        eos_token_ids: Ids that end the answer and are part of it.
+        seed: Seed of this answer; None for a random one.
     """
-    sampling = row.request.sampling
+    sampling = sequence.request.sampling
     return SamplingParams(
-        max_tokens=row.max_tokens,
+        max_tokens=sequence.max_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         seed=seed,
@@ -31,8 +31,8 @@ def decoding(row: Row, eos_token_ids: frozenset[int], seed: int | None) -> Sampl
     )
 
 
-def first_token() -> SamplingParams:
-    """The distribution of the first token, before temperature and nucleus."""
+def first_token_params() -> SamplingParams:
+    """Parameters of a prefill that reports the first token's distribution, before temperature and top_p."""
     return SamplingParams(
         max_tokens=1, temperature=0, logprobs=-1, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA
     )

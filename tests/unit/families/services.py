@@ -23,8 +23,8 @@ from encoder_service.pruners import PRUNERS
 from encoder_service.responses import Wire, write_response
 from encoder_service.videos import VideoLimits, VideoSource
 from fovea.v1 import tensor_pb2
-from llm_service.engines.base import Done, GenerationRequest, Pruning
-from llm_service.engines.runner import ModelRunner
+from llm_service.engines.base import Done, GenerationRequest, PruningParams
+from llm_service.engines.model_runner import ModelRunner
 from llm_service.models import load_model
 from llm_service.models.base import VisionLanguageModel
 from llm_service.prompts import Prompt, read_prompt
@@ -132,7 +132,7 @@ class Services:
 
     async def answer_pruned_inside(self, prompt: Prompt, llm_pruner: str, keep_ratio: float) -> Done:
         """The end of an answer of which `llm_pruner` drops visual tokens inside the language model."""
-        pruning = Pruning(bind(LLM_PRUNERS[llm_pruner], {}), Budget(keep_ratio=keep_ratio))
+        pruning = PruningParams(bind(LLM_PRUNERS[llm_pruner], {}), Budget(keep_ratio=keep_ratio))
         request = GenerationRequest(
             prompt, SamplingParams(max_tokens=8), deadline=time.monotonic() + 60, pruning=pruning
         )

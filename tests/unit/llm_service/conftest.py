@@ -1,4 +1,4 @@
-"""Small real checkpoints, made once, and a real server around them."""
+"""Small real checkpoints, written once a session, and a real server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPECIALS = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
 BOS, EOS, IMAGE = 1, 2, 4
 GRID = (1, 4, 4)
 
-# What `recite_checkpoint` says; no byte comes twice, so each token has one successor.
+# Answer of `recite_checkpoint`. No byte occurs twice, so each token has one successor.
 RECITED = "Hi 🙂,é_漢STOP!"
 
 
@@ -117,7 +117,7 @@ def deep_checkpoint(tokenizer: Tokenizer, tmp_path_factory: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def mistral_checkpoint(tokenizer: Tokenizer, tmp_path_factory: Any) -> Path:
-    """A family of language models that is served, but not pruned."""
+    """A family of language models that is served but cannot be pruned."""
     return save(
         make_llava(tokenizer.get_vocab_size(), text_config=MistralConfig), tmp_path_factory.mktemp("m"), tokenizer
     )
@@ -125,9 +125,10 @@ def mistral_checkpoint(tokenizer: Tokenizer, tmp_path_factory: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def recite_checkpoint(tokenizer: Tokenizer, tmp_path_factory: Any) -> Path:
-    """A model that says RECITED and ends, whatever stands before the BOS at the end of its prompt.
+    """A model that answers RECITED to every prompt that ends with BOS.
 
-    Its layers add nothing, so a token's embedding alone decides; the head answers to it with the token's successor.
+    Its layers add nothing to the residual stream, so logits depend on the last token only; the head maps it to its
+    successor.
     """
     model = make_llava(tokenizer.get_vocab_size())
     llama = model.model.language_model
@@ -149,13 +150,13 @@ def recited() -> str:
 
 @pytest.fixture
 def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
-    """A copy of a checkpoint that a test may spoil."""
+    """A copy of a checkpoint that a test may modify."""
     return lambda source: Path(shutil.copytree(source, tmp_path / "copy"))
 
 
 @pytest.fixture
 def loaded(checkpoint: Path) -> Callable[..., ServedModel]:
-    """Loads a checkpoint with some settings; the engine is not started, so tests can step it by hand."""
+    """Loads a checkpoint. The engine is not started, so that tests can call its steps."""
 
     def make(model: Path = checkpoint, **settings: Any) -> ServedModel:
         return load(LLMSettings(model=str(model), device="cpu", num_threads=1, **settings))
@@ -171,7 +172,7 @@ class Answer:
 
 
 class Client:
-    """A server on loopback and its stub."""
+    """Stub of a server on loopback."""
 
     def __init__(self, stub: Any, model: ServedModel) -> None:
         self.stub = stub
@@ -180,7 +181,7 @@ class Client:
     async def ask(self, request: llm_pb2.GenerateRequest, timeout: float | None = 60) -> Answer:
         deltas, done = [], None
         async for message in self.stub.Generate(request, timeout=timeout):
-            assert done is None, "nothing follows done"
+            assert done is None, "done is the last message"
             if message.HasField("delta"):
                 deltas.append(message.delta.text)
             else:
@@ -218,12 +219,12 @@ def serving() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def picture() -> Callable[..., tensor_pb2.VisualTokens]:
-    """A message of visual tokens with made-up features, or with given ones."""
+def visual_tokens() -> Callable[..., tensor_pb2.VisualTokens]:
+    """A message of visual tokens with random features, or with given ones."""
 
-    def make(fingerprint: str, features: Any = None, *, rows: int = 5, seed: int = 0) -> tensor_pb2.VisualTokens:
+    def make(fingerprint: str, features: Any = None, *, count: int = 5, seed: int = 0) -> tensor_pb2.VisualTokens:
         if features is None:
-            features = np.random.default_rng(seed).standard_normal((rows, 32), dtype=np.float32)
+            features = np.random.default_rng(seed).standard_normal((count, 32), dtype=np.float32)
         return tensor_pb2.VisualTokens(
             features=tensors.to_message(features, tensor_pb2.DTYPE_FLOAT32),
             positions=range(len(features)),

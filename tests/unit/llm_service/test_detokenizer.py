@@ -1,4 +1,4 @@
-"""Pieces joined are the text; a piece never holds half a character."""
+"""The concatenated pieces are the text; a piece has whole characters only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def byte_level() -> Tokenizer:
 
 
 def llama() -> Tokenizer:
-    """As Llama's: words begin with ▁, the rest falls back to bytes, decoding drops one leading space."""
+    """A tokenizer like Llama's: words begin with ▁, other text falls back to bytes, decoding drops a leading space."""
     pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdehlorw ", "▁a", "he"]
     vocab = {piece: i for i, piece in enumerate(pieces)}
     tokenizer = Tokenizer(
@@ -47,17 +47,17 @@ def pieces(tokenizer, ids):
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(text=st.text(st.sampled_from("ab he\N{SLIGHTLY SMILING FACE}é漢\U0001f469\u200d"), max_size=30))
 @settings(max_examples=150, deadline=None)
-def test_pieces_joined_are_the_text(name, text):
+def test_concatenated_pieces_are_the_text(name, text):
     tokenizer = TOKENIZERS[name]
     ids = tokenizer.encode(text).ids
-    made = pieces(tokenizer, ids)
-    assert "".join(made) == tokenizer.decode(ids, skip_special_tokens=True) == text
-    assert not any("\ufffd" in piece for piece in made)
+    emitted = pieces(tokenizer, ids)
+    assert "".join(emitted) == tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert not any("\ufffd" in piece for piece in emitted)
 
 
 @given(ids=st.lists(st.integers(0, TOKENIZERS["byte_level"].get_vocab_size() - 1), max_size=40))
 @settings(max_examples=200, deadline=None)
-def test_bytes_that_are_no_text_come_out_as_decode_writes_them(ids):
+def test_bytes_that_are_not_text_come_out_as_in_decode(ids):
     tokenizer = TOKENIZERS["byte_level"]
     assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids, skip_special_tokens=True)
 
@@ -66,8 +66,8 @@ def test_bytes_that_are_no_text_come_out_as_decode_writes_them(ids):
 def test_an_emoji_comes_whole_with_its_last_token(name):
     tokenizer = TOKENIZERS[name]
     ids = tokenizer.encode("a🙂b").ids
-    made = [piece for piece in pieces(tokenizer, ids) if piece]
-    assert made == ["a", "🙂", "b"]
+    emitted = [piece for piece in pieces(tokenizer, ids) if piece]
+    assert emitted == ["a", "🙂", "b"]
     assert len(ids) > 4
 
 
@@ -80,7 +80,7 @@ def test_special_tokens_leave_no_trace_in_the_middle_of_a_text(name):
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_ids_of_a_padded_vocabulary_write_nothing(name):
-    """A model may have more ids than its tokenizer; the words after one keep their spaces."""
+    """A model may have more ids than its tokenizer; words after such an id keep their spaces."""
     tokenizer = TOKENIZERS[name]
     ids, unknown = tokenizer.encode("ah a").ids, tokenizer.get_vocab_size() + 7
     assert "".join(pieces(tokenizer, [*ids[:-1], unknown, ids[-1]])) == "ah a"
@@ -88,7 +88,7 @@ def test_ids_of_a_padded_vocabulary_write_nothing(name):
 
 def test_an_unfinished_character_comes_out_at_the_end():
     tokenizer = TOKENIZERS["byte_level"]
-    made = pieces(tokenizer, tokenizer.encode("a🙂").ids[:-1])
-    assert made[0] == "a"
-    assert "".join(made[:-1]) == "a"
-    assert made[-1] == "\ufffd"
+    emitted = pieces(tokenizer, tokenizer.encode("a🙂").ids[:-1])
+    assert emitted[0] == "a"
+    assert "".join(emitted[:-1]) == "a"
+    assert emitted[-1] == "\ufffd"

@@ -1,4 +1,4 @@
-"""The engine stepped by hand on the test's own thread: who is in the batch when is exact, nothing is timed."""
+"""The engine with its steps called by the test, so that the batch is exact at each step and nothing is timed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BOS, IMAGE = 1, 4
 
 
 def request(*ids, features=None, deadline_s=60.0, logprobs=False, **sampling):
-    pictures = [] if features is None else [VisualTokens(features, np.arange(len(features)), (1, 4, 4))]
+    images = [] if features is None else [VisualTokens(features, np.arange(len(features)), (1, 4, 4))]
     return GenerationRequest(
-        Prompt(np.array(ids), tuple(pictures)),
+        Prompt(np.array(ids), tuple(images)),
         SamplingParams(**{"max_tokens": 6, **sampling}),
         deadline=time.monotonic() + deadline_s,
         first_token_logprobs=logprobs,
@@ -39,9 +39,9 @@ async def read(generation):
     return "".join(event.text for event in events[:-1]), events[-1]
 
 
-async def alone(loaded, one):
+async def alone(loaded, single_request):
     engine = loaded().engine
-    generation = engine.submit(one)
+    generation = engine.submit(single_request)
     run_dry(engine)
     return await read(generation)
 
@@ -65,8 +65,8 @@ def mixed(i):
 
 
 @pytest.mark.parametrize("max_batch_size", [2, 8])
-async def test_rows_that_come_and_go_answer_as_if_they_were_alone(loaded, max_batch_size):
-    """Greedy and sampled, with a picture and without, of all lengths; some join while others decode."""
+async def test_answers_do_not_depend_on_the_batch(loaded, max_batch_size):
+    """Greedy and sampled, with and without an image, of all lengths; some join while others decode."""
     expected = [await alone(loaded, mixed(i)) for i in range(len(MIXED))]
     engine = loaded(max_batch_size=max_batch_size).engine
     generations = [engine.submit(mixed(0)), engine.submit(mixed(1))]
@@ -82,64 +82,64 @@ async def test_rows_that_come_and_go_answer_as_if_they_were_alone(loaded, max_ba
         assert got.prompt_tokens == done.prompt_tokens
 
 
-async def test_a_seed_decides_and_not_the_company(loaded):
-    one = {"max_tokens": 20, "temperature": 1.5}
+async def test_a_seed_gives_the_same_answer_in_any_batch(loaded):
+    sampling = {"max_tokens": 20, "temperature": 1.5}
     engine = loaded().engine
-    made = [engine.submit(request(BOS, 60, **one, seed=seed)) for seed in (1, 1, 2)]
+    generations = [engine.submit(request(BOS, 60, **sampling, seed=seed)) for seed in (1, 1, 2)]
     run_dry(engine)
-    first, same, other = [(await read(generation))[1].token_ids for generation in made]
+    first, same, other = [(await read(generation))[1].token_ids for generation in generations]
     assert first == same != other
 
 
-async def test_a_cancelled_row_is_gone_before_the_next_token_and_the_others_go_on(loaded):
+async def test_an_aborted_sequence_leaves_before_the_next_token_and_the_others_go_on(loaded):
     expected = await alone(loaded, mixed(0))
     engine = loaded().engine
-    leaving, staying = engine.submit(request(BOS, 80, max_tokens=200)), engine.submit(mixed(0))
+    aborted, kept = engine.submit(request(BOS, 80, max_tokens=200)), engine.submit(mixed(0))
     engine.step()
     assert engine.num_running == 2
     before = failures("generation_abandoned")
-    leaving.cancel()
+    aborted.abort()
     engine.step()
     assert engine.num_running == 1
     assert failures("generation_abandoned") == before + 1
     run_dry(engine)
-    assert (await read(staying))[0] == expected[0]
+    assert (await read(kept))[0] == expected[0]
 
 
-async def test_who_left_the_queue_is_never_computed(loaded):
+async def test_a_request_that_is_aborted_in_the_queue_is_never_computed(loaded):
     engine = loaded(max_batch_size=1).engine
     running, waiting = engine.submit(request(BOS, 60)), engine.submit(request(BOS, 61))
     engine.step()
-    waiting.cancel()
+    waiting.abort()
     before = failures("generation_abandoned_in_queue")
     run_dry(engine)
     assert failures("generation_abandoned_in_queue") == before + 1
     assert (await read(running))[1].finish_reason == "length"
 
 
-async def test_whoever_waited_is_in_the_histogram_once_also_who_gave_up(loaded):
-    def waits():
+async def test_queue_time_is_observed_once_for_each_request_aborted_ones_included(loaded):
+    def num_observed():
         return REGISTRY.get_sample_value("fovea_queue_wait_seconds_count")
 
-    before = waits()
+    before = num_observed()
     engine = loaded(max_batch_size=1).engine
-    running, gone = engine.submit(request(BOS, 60)), engine.submit(request(BOS, 61))
+    running, aborted = engine.submit(request(BOS, 60)), engine.submit(request(BOS, 61))
     engine.step()
-    assert waits() == before + 1
-    gone.cancel()
+    assert num_observed() == before + 1
+    aborted.abort()
     run_dry(engine)
-    assert waits() == before + 2
+    assert num_observed() == before + 2
     await read(running)
 
 
-async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(loaded):
+async def test_a_full_queue_refuses_at_once_with_a_retry_time(loaded):
     engine = loaded(max_queue_size=2).engine
     first = engine.submit(request(BOS, 60))
     engine.submit(request(BOS, 61))
     with pytest.raises(Overloaded, match="2 requests waiting, its limit") as caught:
         engine.submit(request(BOS, 62))
     assert caught.value.retry_after_s == 1
-    first.cancel()
+    first.abort()
     engine.submit(request(BOS, 63))
     assert engine.num_waiting == 2
 
@@ -151,8 +151,8 @@ async def test_a_passed_deadline_is_refused_before_the_queue(loaded):
     assert engine.num_waiting == 0
 
 
-async def test_a_deadline_ends_the_wait_and_frees_the_place(loaded):
-    """Nobody steps the engine: the caller is answered all the same, and the row is not computed later."""
+async def test_a_deadline_ends_the_wait_and_makes_room_in_the_queue(loaded):
+    """The caller is answered without a step of the engine, and the sequence is not computed later."""
     engine = loaded().engine
     with pytest.raises(DeadlineExceeded):
         await anext(engine.submit(request(BOS, 60, deadline_s=0.05)))
@@ -160,7 +160,7 @@ async def test_a_deadline_ends_the_wait_and_frees_the_place(loaded):
     assert engine.num_running == engine.num_waiting == 0
 
 
-async def test_an_answer_is_cut_where_the_context_ends(loaded):
+async def test_an_answer_is_cut_at_the_end_of_the_context(loaded):
     engine = loaded(max_model_len=10).engine
     generation = engine.submit(request(BOS, *range(60, 66), max_tokens=100))
     run_dry(engine)
@@ -169,8 +169,8 @@ async def test_an_answer_is_cut_where_the_context_ends(loaded):
     assert done.prompt_tokens + done.completion_tokens == 10
 
 
-async def test_numbers_beyond_the_dtype_end_their_own_row_only(loaded):
-    """Finite on the wire, but the projector overflows: the engine tells, and batch-mates never notice."""
+async def test_overflow_of_the_dtype_ends_its_own_sequence_only(loaded):
+    """The features are finite on the wire, but the projector overflows; other sequences are not affected."""
     expected = await alone(loaded, mixed(0))
     engine = loaded().engine
     bad = engine.submit(request(BOS, IMAGE, features=np.full((2, 32), 3e38, np.float32)))
@@ -182,16 +182,16 @@ async def test_numbers_beyond_the_dtype_end_their_own_row_only(loaded):
 
 
 async def test_a_prompt_that_the_model_cannot_take_fails_alone(loaded, caplog):
-    """Validation keeps such a prompt out; should one slip through, who decodes already goes on."""
+    """Validation refuses such a prompt; if one got through, running sequences would go on."""
     expected = await alone(loaded, mixed(0))
     engine = loaded().engine
     good = engine.submit(mixed(0))
     engine.step()
     bad = engine.submit(request(BOS, IMAGE, features=np.ones((2, 7), np.float32)))
     run_dry(engine)
-    with pytest.raises(InternalError, match="the log of the LLM service tells why"):
+    with pytest.raises(InternalError, match="the log of the LLM service has the reason"):
         await anext(bad)
-    assert "prefill of 1 rows failed" in caplog.text
+    assert "prefill of 1 sequences failed" in caplog.text
     assert (await read(good))[0] == expected[0]
 
 
@@ -199,7 +199,7 @@ POISON = 99
 
 
 def poison(engine, error):
-    """A model that fails in a forward with a prompt that holds the token POISON, whoever else is in it."""
+    """Makes the forward pass fail for every batch with a prompt that holds the token POISON."""
     embeddings, forward = engine._model.causal_lm.get_input_embeddings(), engine._model.causal_lm.forward
     poisoned = embeddings.weight[POISON]
 
@@ -212,19 +212,20 @@ def poison(engine, error):
 
 
 @pytest.mark.parametrize(
-    ("error", "heard"), [(RuntimeError, InternalError), (torch.OutOfMemoryError, Overloaded), (MemoryError, Overloaded)]
+    ("error", "expected_error"),
+    [(RuntimeError, InternalError), (torch.OutOfMemoryError, Overloaded), (MemoryError, Overloaded)],
 )
-async def test_who_comes_with_a_prompt_that_fails_is_answered(loaded, error, heard):
-    """Neither those of the same prefill nor those who decode already are harmed."""
+async def test_a_prompt_that_fails_does_not_fail_its_prefill_batch(loaded, error, expected_error):
+    """The other prompts of the same prefill and the running sequences are answered."""
     expected = [await alone(loaded, mixed(i)) for i in range(3)]
     engine = loaded().engine
     poison(engine, error)
     before = failures("prefill_apart")
     decoding = engine.submit(mixed(0))
     engine.step()
-    first, bad, last = (engine.submit(one) for one in (mixed(1), request(BOS, POISON), mixed(2)))
+    first, bad, last = map(engine.submit, (mixed(1), request(BOS, POISON), mixed(2)))
     run_dry(engine)
-    with pytest.raises(heard):
+    with pytest.raises(expected_error):
         await anext(bad)
     for generation, (text, done) in zip((decoding, first, last), expected, strict=True):
         answer = await read(generation)
@@ -233,7 +234,7 @@ async def test_who_comes_with_a_prompt_that_fails_is_answered(loaded, error, hea
     assert failures("prefill_apart") == before + 1
 
 
-async def test_a_prompt_that_cannot_be_embedded_costs_the_others_nothing(loaded):
+async def test_a_prompt_that_cannot_be_embedded_costs_no_second_prefill(loaded):
     expected = await alone(loaded, mixed(1))
     engine = loaded().engine
     before = failures("prefill_apart")
@@ -243,21 +244,21 @@ async def test_a_prompt_that_cannot_be_embedded_costs_the_others_nothing(loaded)
     with pytest.raises(InternalError):
         await anext(bad)
     assert (await read(good))[0] == expected[0]
-    assert failures("prefill_apart") == before  # one prefill, of those who were left
+    assert failures("prefill_apart") == before  # one prefill, of the remaining prompts
 
 
-async def test_a_token_that_cannot_be_taken_fails_its_row_alone(loaded, monkeypatch):
+async def test_a_token_that_cannot_be_appended_fails_its_own_sequence_only(loaded, monkeypatch):
     expected = await alone(loaded, mixed(0))
     engine = loaded().engine
     good, bad = engine.submit(mixed(0)), engine.submit(mixed(1))
-    monkeypatch.setattr(bad, "accept", lambda token_id: 1 / 0)
+    monkeypatch.setattr(bad, "append_token", lambda token_id: 1 / 0)
     run_dry(engine)
     with pytest.raises(InternalError):
         await anext(bad)
     assert (await read(good))[0] == expected[0]
 
 
-async def test_stopping_ends_what_is_under_way(loaded):
+async def test_stopping_ends_running_and_waiting_requests(loaded):
     engine = loaded(max_batch_size=1).engine
     running, waiting = engine.submit(request(BOS, 60)), engine.submit(request(BOS, 61))
     engine.step()
@@ -279,11 +280,11 @@ async def test_the_model_thread_fills_a_batch_and_ends(loaded):
     engine.stop()
 
 
-async def test_the_first_distribution_is_normalised_and_only_on_demand(loaded):
+async def test_the_first_distribution_is_normalized_and_reported_on_request_only(loaded):
     engine = loaded().engine
-    asked, other = engine.submit(request(BOS, 60, logprobs=True)), engine.submit(request(BOS, 60))
+    requested, other = engine.submit(request(BOS, 60, logprobs=True)), engine.submit(request(BOS, 60))
     run_dry(engine)
-    logprobs = np.array((await read(asked))[1].first_token_logprobs)
+    logprobs = np.array((await read(requested))[1].first_token_logprobs)
     assert logprobs.shape == (288,)
     assert np.exp(logprobs).sum() == pytest.approx(1, abs=1e-5)
     done = (await read(other))[1]

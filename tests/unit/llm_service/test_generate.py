@@ -26,10 +26,10 @@ from fovea.wire import tensors
 BOS, IMAGE, EOS = 1, 4, 2
 
 
-def generate(ids=(60, BOS), pictures=(), **sampling):
+def generate(ids=(60, BOS), images=(), **sampling):
     return llm_pb2.GenerateRequest(
         input_ids=ids,
-        visual_tokens=pictures,
+        visual_tokens=images,
         sampling=llm_pb2.SamplingParams(**{"max_tokens": 100, **sampling}),
     )
 
@@ -101,8 +101,8 @@ async def test_a_narrow_nucleus_is_greedy(loaded, serving):
 SEEDS = [{"seed": 0}, {"seed": 0}, {"seed": 1}, {}]
 
 
-async def test_a_client_that_hangs_up_frees_its_row(loaded, serving):
-    """The only row is taken by an answer that is dropped after its first word; the next one gets it."""
+async def test_a_cancelled_call_makes_room_in_the_batch(loaded, serving):
+    """A batch of size 1: one call is cancelled after its first delta, and the waiting one is answered."""
     labels = {"kind": "generation_abandoned"}
     before = REGISTRY.get_sample_value("fovea_failures_total", labels) or 0
     async with serving(loaded(max_batch_size=1)) as client:
@@ -118,14 +118,14 @@ async def test_a_client_that_hangs_up_frees_its_row(loaded, serving):
 async def test_a_deadline_passes_and_the_next_call_is_answered(loaded, serving):
     async with serving(loaded(max_batch_size=2, max_batch_delay_ms=60_000)) as client:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await client.ask(generate(), timeout=0.05)  # waits for a second row that never comes
+            await client.ask(generate(), timeout=0.05)  # the engine waits for a second request
         assert isinstance(from_rpc_error(caught.value, "LLM service"), DeadlineExceeded)
         answers = await asyncio.gather(*(client.ask(generate(max_tokens=2)) for _ in range(2)))
     assert [answer.done.completion_tokens for answer in answers] == [2, 2]
 
 
 async def test_a_full_queue_is_resource_exhausted(loaded, serving):
-    """An idle model waits for a batch of 8 while the queue holds 1: of two calls at once, one is refused."""
+    """An idle engine waits for a batch of 8 while the queue has room for 1: of two calls, one is refused."""
     async with serving(loaded(max_batch_size=8, max_batch_delay_ms=60_000, max_queue_size=1)) as client:
         calls = [asyncio.create_task(client.ask(generate())) for _ in range(2)]
         done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -135,29 +135,29 @@ async def test_a_full_queue_is_resource_exhausted(loaded, serving):
     assert error.retry_after_s == 1
 
 
-async def test_hostile_requests_are_refused_and_the_next_is_answered(loaded, serving, picture):
+async def test_hostile_requests_are_refused_and_the_next_is_answered(loaded, serving, visual_tokens):
     model = loaded()
     fingerprint = model.limits.fingerprint
 
     def tokens(**changes):
-        message = picture(fingerprint)
+        message = visual_tokens(fingerprint)
         for name, value in changes.items():
             setattr(message.features, name, value)
         return message
 
     def pruned(budget, **params):
-        request = generate((BOS, IMAGE, 60), [picture(fingerprint)])
+        request = generate((BOS, IMAGE, 60), [visual_tokens(fingerprint)])
         request.llm_pruner.CopyFrom(llm_pb2.LlmPruner(name="adaptprune", **budget))
         request.llm_pruner.params.update(params)
         return request
 
     def observed(layer):
-        request = generate((BOS, IMAGE, 60), [picture(fingerprint)])
+        request = generate((BOS, IMAGE, 60), [visual_tokens(fingerprint)])
         request.cross_attention.layer = layer
         return request
 
     nan = np.full((5, 32), np.nan, "<f4").tobytes()
-    huge = picture(fingerprint)
+    huge = visual_tokens(fingerprint)
     huge.features.shape[:] = [2**31, 32]
     packed = tensors.to_message(np.ones((5, 32), np.float32), tensor_pb2.DTYPE_INT4, packing="packed")
     without_scales = packed.data[:8] + packed.data[18:]
@@ -166,7 +166,7 @@ async def test_hostile_requests_are_refused_and_the_next_is_answered(loaded, ser
     integers = [
         tokens(dtype=tensor_pb2.DTYPE_INT4, data=data, crc32=zlib.crc32(data)) for data in (without_scales, bomb)
     ]
-    outside = picture(fingerprint)
+    outside = visual_tokens(fingerprint)
     outside.positions[-1] = 2**32 - 1
     hostile = [
         *((generate((BOS, IMAGE), [message]), InvalidRequest) for message in (*integers, outside)),
@@ -175,8 +175,8 @@ async def test_hostile_requests_are_refused_and_the_next_is_answered(loaded, ser
         (generate((BOS, IMAGE), [huge]), InvalidRequest),
         (generate((BOS, IMAGE, IMAGE), [tokens()]), InvalidRequest),
         (generate((BOS, 288)), InvalidRequest),
-        (generate((BOS, IMAGE), [picture("another")]), CheckpointMismatch),
-        (generate((BOS, IMAGE), [picture(fingerprint, np.full((2, 32), 3e38, np.float32))]), InvalidRequest),
+        (generate((BOS, IMAGE), [visual_tokens("another")]), CheckpointMismatch),
+        (generate((BOS, IMAGE), [visual_tokens(fingerprint, np.full((2, 32), 3e38, np.float32))]), InvalidRequest),
         (generate(max_tokens=0), InvalidRequest),
         (generate(max_tokens=2049), InvalidRequest),
         (generate(temperature=float("nan")), InvalidRequest),
@@ -204,24 +204,24 @@ async def test_hostile_requests_are_refused_and_the_next_is_answered(loaded, ser
             assert (await client.ask(generate((BOS, IMAGE), [tokens()], max_tokens=5))).text == expected
 
 
-async def test_visual_tokens_count_against_the_memory_of_the_calls_under_way(loaded, serving, picture):
-    """A few bytes may say that they are many: what they are read into is counted before they are read."""
+async def test_visual_tokens_count_against_the_bytes_in_flight(loaded, serving, visual_tokens):
+    """A small message can decode to large features, so their bytes are counted before decoding."""
     model = loaded(max_batch_size=2, max_batch_delay_ms=60_000)
-    asked = generate((BOS, IMAGE), [picture(model.limits.fingerprint, rows=12)], max_tokens=2)
-    message, features = 2 * asked.ByteSize(), 12 * 32 * 4
+    request = generate((BOS, IMAGE), [visual_tokens(model.limits.fingerprint, count=12)], max_tokens=2)
+    message, features = 2 * request.ByteSize(), 12 * 32 * 4
     async with serving(model, max_bytes_in_flight=2 * message + features + features // 2) as client:
-        first = asyncio.create_task(client.ask(asked))
+        first = asyncio.create_task(client.ask(request))
         while not model.engine.num_waiting:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        error = await error_of(client, asked)  # its message has room, its visual tokens have none
+        error = await error_of(client, request)  # there is room for its message, but not for its visual tokens
         assert isinstance(error, Overloaded)
         assert error.retry_after_s == 1
-        for one in (first, client.ask(asked)):  # the second once the first has made room
-            answers = await asyncio.gather(one, client.ask(generate(max_tokens=2)))
+        for call in (first, client.ask(request)):  # the second call has room once the first is done
+            answers = await asyncio.gather(call, client.ask(generate(max_tokens=2)))
             assert [answer.done.completion_tokens for answer in answers] == [2, 2]
 
 
-async def test_a_prompt_beyond_the_context_says_by_how_much(loaded, serving):
+async def test_the_error_of_a_prompt_beyond_the_context_names_the_surplus(loaded, serving):
     async with serving(loaded()) as client:
         error = await error_of(client, generate([BOS] * 300))
         cut = await client.ask(generate([BOS] * 250))
@@ -244,7 +244,7 @@ async def test_the_model_describes_itself(loaded, serving, checkpoint):
     assert loaded().name == checkpoint.name
 
 
-async def test_a_service_without_a_model_yet_says_so():
+async def test_calls_before_the_model_is_loaded_are_unavailable():
     from llm_service.servicer import LLMServicer
 
     servicer = LLMServicer(max_timeout_s=1, in_flight=BytesInFlight(2**20))

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT's language side: which tensors are read, and where lines end."""
+"""LLaVA-NeXT's language model: loading, and line-end tokens."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def load(folder, **options):
     )
 
 
-def features(rows):
-    return np.random.default_rng(rows).standard_normal((rows, 64), dtype=np.float32)
+def features(count):
+    return np.random.default_rng(count).standard_normal((count, 64), dtype=np.float32)
 
 
 @torch.inference_mode()
-def embedded(model, newline_after, rows=4):
-    tokens = VisualTokens(features(rows), np.arange(rows), (2, 4, 4), np.array(newline_after, np.int64))
+def embedded(model, newline_after, count=4):
+    tokens = VisualTokens(features(count), np.arange(count), (2, 4, 4), np.array(newline_after, np.int64))
     return model.embed(Prompt(np.array([1, 60, IMAGE, 61]), (tokens,)))
 
 
@@ -53,15 +53,15 @@ def embedded(model, newline_after, rows=4):
         ([0], [0, "end", 1, 2, 3]),
     ],
 )
-def test_lines_end_where_the_encoder_says(folder, unsplit, newline_after, order):
+def test_line_end_tokens_follow_newline_after(folder, unsplit, newline_after, order):
     inputs = embedded(load(folder), newline_after)
     with torch.inference_mode():
-        rows = unsplit.model.multi_modal_projector(torch.from_numpy(features(4)))
-        words = unsplit.get_input_embeddings()(torch.tensor([1, 60, 61]))
-        picture = torch.stack([unsplit.model.image_newline if row == "end" else rows[row] for row in order])
-    torch.testing.assert_close(inputs.inputs_embeds, torch.cat([words[:2], picture, words[2:]]))
+        projected = unsplit.model.multi_modal_projector(torch.from_numpy(features(4)))
+        text = unsplit.get_input_embeddings()(torch.tensor([1, 60, 61]))
+        image = torch.stack([unsplit.model.image_newline if index == "end" else projected[index] for index in order])
+    torch.testing.assert_close(inputs.inputs_embeds, torch.cat([text[:2], image, text[2:]]))
     assert inputs.position_ids.tolist() == list(range(3 + len(order)))
-    assert inputs.next_position == 3 + len(order)
+    assert inputs.next_position_id == 3 + len(order)
 
 
 def edited(folder, tmp_path, change):
@@ -85,11 +85,11 @@ def test_the_hubs_layout_in_half_precision_is_read_without_a_vision_tower(folder
     assert {"image_newline", "language_model.lm_head.weight", "language_model.model.norm.weight"} <= names
     model = load(copy)
     assert model.image_newline.dtype == torch.float32
-    want = embedded(load(folder), [1]).inputs_embeds
-    torch.testing.assert_close(embedded(model, [1]).inputs_embeds, want, atol=1e-2, rtol=1e-2)
+    expected = embedded(load(folder), [1]).inputs_embeds
+    torch.testing.assert_close(embedded(model, [1]).inputs_embeds, expected, atol=1e-2, rtol=1e-2)
 
 
-def test_ends_of_lines_have_the_compute_dtype(folder):
+def test_line_end_tokens_have_the_compute_dtype(folder):
     assert embedded(load(folder, dtype="bfloat16"), [1]).inputs_embeds.dtype == torch.bfloat16
 
 
@@ -100,6 +100,6 @@ def test_ends_of_lines_have_the_compute_dtype(folder):
         lambda tensors: tensors | {"image_newline": torch.zeros(5)},
     ],
 )
-def test_a_checkpoint_without_its_end_of_line_row_is_refused(folder, tmp_path, change):
-    with pytest.raises(CheckpointError, match="holds no image_newline of 96 channels"):
+def test_a_checkpoint_without_its_line_end_token_is_refused(folder, tmp_path, change):
+    with pytest.raises(CheckpointError, match="has no image_newline of 96 channels"):
         load(edited(folder, tmp_path, change))

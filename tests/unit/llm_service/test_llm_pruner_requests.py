@@ -1,4 +1,4 @@
-"""`llm_pruner` over real gRPC: what is asked for, what is refused, what is told."""
+"""`llm_pruner` over real gRPC: requests, errors and descriptions."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def pruner(name, params=None, **budget):
 
 @pytest.fixture
 async def client(loaded, serving, deep_checkpoint):
-    async with serving(loaded(deep_checkpoint, max_batch_delay_ms=0)) as made:
-        yield made
+    async with serving(loaded(deep_checkpoint, max_batch_delay_ms=0)) as client:
+        yield client
 
 
 @pytest.fixture
-def generate(client, picture):
-    def make(llm_pruner=None, *, rows=16, max_tokens=12):
-        features = np.random.default_rng(0).standard_normal((rows, 32), dtype=np.float32)
+def generate(client, visual_tokens):
+    def make(llm_pruner=None, *, count=16, max_tokens=12):
+        features = np.random.default_rng(0).standard_normal((count, 32), dtype=np.float32)
         return llm_pb2.GenerateRequest(
             input_ids=[BOS, IMAGE, 70, 71],
-            visual_tokens=[picture(client.model.limits.fingerprint, features)],
+            visual_tokens=[visual_tokens(client.model.limits.fingerprint, features)],
             sampling=llm_pb2.SamplingParams(max_tokens=max_tokens),
             llm_pruner=llm_pruner,
         )
@@ -48,7 +48,7 @@ async def error_of(client, request):
     return from_rpc_error(caught.value, "LLM service")
 
 
-async def test_methods_at_once_stream_what_they_say_alone(client, generate):
+async def test_answers_of_concurrent_methods_are_those_of_single_requests(client, generate):
     requests = [generate(pruner(name, keep_tokens=5)) for name in PRUNERS] + [generate()]
     alone = [await client.ask(request) for request in requests]
     together = await asyncio.gather(*(client.ask(request) for request in requests))
@@ -95,7 +95,7 @@ async def test_a_parameter_arrives(client, generate):
         (pruner("fastv", {"counting": "average"}, keep_tokens=1), InvalidRequest, "llm_pruner", "the least accepted"),
     ],
 )
-async def test_what_is_not_accepted_is_named_and_the_next_is_answered(client, generate, message, kind, param, text):
+async def test_errors_name_the_field_and_the_next_request_is_answered(client, generate, message, kind, param, text):
     error = await error_of(client, generate(message))
     assert type(error) is kind
     assert error.param == param
@@ -103,7 +103,7 @@ async def test_what_is_not_accepted_is_named_and_the_next_is_answered(client, ge
     assert (await client.ask(generate(pruner("fastv", keep_tokens=4), max_tokens=2))).done.completion_tokens == 2
 
 
-async def test_a_client_that_hangs_up_frees_its_row(loaded, serving, deep_checkpoint, generate):
+async def test_a_cancelled_call_makes_room_in_the_batch(loaded, serving, deep_checkpoint, generate):
     async with serving(loaded(deep_checkpoint, max_batch_size=1)) as client:
         call = client.stub.Generate(generate(pruner("pyramiddrop", keep_tokens=4), max_tokens=200), timeout=60)
         assert (await call.read()).delta.text
@@ -113,27 +113,27 @@ async def test_a_client_that_hangs_up_frees_its_row(loaded, serving, deep_checkp
     assert answer.done.completion_tokens == 2
 
 
-async def test_the_service_tells_its_methods_and_their_parameters(client):
+async def test_the_service_describes_its_methods_and_their_parameters(client):
     info = await client.stub.GetModelInfo(llm_pb2.GetLLMInfoRequest())
     assert list(info.llm_pruners) == list(PRUNERS)
-    described = {one.name: one for one in info.llm_pruner_infos}
+    described = {pruner_info.name: pruner_info for pruner_info in info.llm_pruner_infos}
     assert described.keys() == PRUNERS.keys()
-    assert {one.side for one in described.values()} == {"llm"}
+    assert {pruner_info.side for pruner_info in described.values()} == {"llm"}
     assert not described["v2drop"].reads_text
-    parameters = {one.name: one for one in described["fastv"].parameters}
+    parameters = {parameter.name: parameter for parameter in described["fastv"].parameters}
     assert parameters["counting"].default.string_value == "own"
     assert parameters["layer"].default.number_value == 2
     assert [parameters[name].type for name in ("counting", "layer", "fidelity")] == ["string", "integer", "boolean"]
     assert parameters["fidelity"].default.bool_value is False
-    assert all(one.description for many in described.values() for one in many.parameters)
+    assert all(parameter.description for info in described.values() for parameter in info.parameters)
 
 
-async def test_an_engine_without_methods_says_so(loaded, serving, mistral_checkpoint, picture):
+async def test_an_engine_without_methods_refuses_the_field(loaded, serving, mistral_checkpoint, visual_tokens):
     async with serving(loaded(mistral_checkpoint)) as client:
         info = await client.stub.GetModelInfo(llm_pb2.GetLLMInfoRequest())
         request = llm_pb2.GenerateRequest(
             input_ids=[BOS, IMAGE],
-            visual_tokens=[picture(client.model.limits.fingerprint)],
+            visual_tokens=[visual_tokens(client.model.limits.fingerprint)],
             sampling=llm_pb2.SamplingParams(max_tokens=2),
             llm_pruner=pruner("fastv", keep_tokens=1),
         )

@@ -1,4 +1,4 @@
-"""Starting and ending the service, with the signals that an orchestrator sends."""
+"""Start and shutdown of the service, with the signals of an orchestrator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llm_service.settings import LLMSettings
 
 
 class Port(logging.Handler):
-    """Port of the service that is starting, as its log tells it."""
+    """Port of the service under test, read from its log."""
 
     def __init__(self):
         super().__init__(logging.INFO)
@@ -61,7 +61,7 @@ async def test_sigterm_lets_streams_finish_and_ends_with_status_0(checkpoint, po
 
 
 async def test_a_dead_engine_ends_streams_and_the_service_with_status_1(checkpoint, port, monkeypatch):
-    """A step that raises past every guard is a defect that only another process can be trusted with."""
+    """A step that raises past every guard ends the process, so that it can be restarted."""
     steps = iter(range(20))
     real = TransformersEngine.step
 
@@ -103,13 +103,13 @@ def test_a_wrong_setting_is_named_with_status_2(capsys):
     with pytest.raises(SystemExit) as caught:
         LLMSettings.from_command_line(["--model", "x", "--max-batch-size", "0", "--listen", "nonsense"])
     assert caught.value.code == 2
-    complaint = capsys.readouterr().err
-    assert "--max-batch-size (LLM_MAX_BATCH_SIZE)" in complaint
-    assert "--listen (LLM_LISTEN)" in complaint
+    message = capsys.readouterr().err
+    assert "--max-batch-size (LLM_MAX_BATCH_SIZE)" in message
+    assert "--listen (LLM_LISTEN)" in message
 
 
 @pytest.mark.parametrize(
-    ("flags", "complaint"),
+    ("flags", "message"),
     [
         (["--engine-args", '{"tensor_parallel_size": 2}'], "give --engine vllm as well"),
         (["--engine", "vllm", "--engine-args", "{bad"], "a JSON object is accepted"),
@@ -118,10 +118,10 @@ def test_a_wrong_setting_is_named_with_status_2(capsys):
         (["--engine", "vllm", "--attn-implementation", "eager"], "vLLM has 'attention_backend' among --engine-args"),
     ],
 )
-def test_settings_of_the_other_engine_are_refused(capsys, flags, complaint):
+def test_settings_of_the_other_engine_are_refused(capsys, flags, message):
     with pytest.raises(SystemExit):
         LLMSettings.from_command_line(["--model", "x", *flags])
-    assert complaint in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_vllm_takes_its_arguments_as_json():

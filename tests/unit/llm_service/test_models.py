@@ -1,4 +1,4 @@
-"""Loading: only what is needed, in every layout, and one clear sentence where it cannot be."""
+"""Loading of checkpoints: only the needed tensors, in every layout, with a clear error for each defect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import MistralConfig, Qwen2Config
 
 from fovea.modeling.compute import resolve_device, resolve_dtype
 from fovea.modeling.errors import CheckpointError
-from llm_service.models import load_model, load_visual
+from llm_service.models import load_model, load_visual_embedder
 from llm_service.prompts import Prompt, VisualTokens
 from tests.unit.llm_service.conftest import make_llava, save
 
@@ -43,38 +43,38 @@ def edit_weights(checkpoint, change):
     save_file(change(load_file(path)), path, metadata={"format": "pt"})
 
 
-def test_the_prompt_is_spliced(checkpoint, llava):
+def test_placeholders_are_replaced_by_projected_tokens(checkpoint, llava):
     model = load(checkpoint)
     with torch.inference_mode():
         inputs = model.embed(PROMPT)
         projected = llava.model.multi_modal_projector(torch.full((2, 32), 0.5))
-        words = llava.get_input_embeddings()(torch.tensor([1, 60, 61]))
-    assert torch.allclose(inputs.inputs_embeds, torch.cat([words[:2], projected, words[2:]]))
+        text = llava.get_input_embeddings()(torch.tensor([1, 60, 61]))
+    assert torch.allclose(inputs.inputs_embeds, torch.cat([text[:2], projected, text[2:]]))
     assert inputs.position_ids.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_what_stands_before_the_language_model_loads_without_it(checkpoint, copy_of):
+def test_the_visual_embedder_loads_without_the_language_model(checkpoint, copy_of):
     copy = copy_of(checkpoint)
     edit_weights(copy, lambda tensors: {name: t for name, t in tensors.items() if name.startswith("multi_modal_pro")})
-    visual = load_visual(copy, device=torch.device("cpu"), dtype="auto")
+    embedder = load_visual_embedder(copy, device=torch.device("cpu"), dtype="auto")
     (tokens,) = PROMPT.visual_tokens
     with torch.inference_mode():
-        assert torch.equal(visual.embed_visual(tokens), load(checkpoint).embed_visual(tokens))
-    assert (visual.vocab_size, visual.image_token_id, visual.visual_hidden_size) == (288, 4, 32)
-    assert (visual.device.type, visual.dtype) == ("cpu", torch.float32)
+        assert torch.equal(embedder.embed_visual(tokens), load(checkpoint).embed_visual(tokens))
+    assert (embedder.vocab_size, embedder.image_token_id, embedder.visual_hidden_size) == (288, 4, 32)
+    assert (embedder.device.type, embedder.dtype) == ("cpu", torch.float32)
 
 
 def test_the_vision_tower_is_not_read(checkpoint, copy_of):
-    """Its shard is no safetensors file at all, and nobody notices."""
+    """Its shard is not a safetensors file, and loading still works."""
     copy = copy_of(checkpoint)
     tensors = load_file(copy / "model.safetensors")
     (copy / "model.safetensors").unlink()
     weight_map = {}
     for name in tensors:
-        part = 3 if name.startswith("vision_tower.") else 1 + len(weight_map) % 2
-        weight_map[name] = f"model-{part:05}-of-00003.safetensors"
-    for part in (1, 2):
-        file_name = f"model-{part:05}-of-00003.safetensors"
+        shard = 3 if name.startswith("vision_tower.") else 1 + len(weight_map) % 2
+        weight_map[name] = f"model-{shard:05}-of-00003.safetensors"
+    for shard in (1, 2):
+        file_name = f"model-{shard:05}-of-00003.safetensors"
         save_file({n: t for n, t in tensors.items() if weight_map[n] == file_name}, copy / file_name)
     (copy / "model-00003-of-00003.safetensors").write_bytes(b"not a tensor in sight")
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
@@ -100,7 +100,7 @@ def test_tied_embeddings_need_no_head(checkpoint, copy_of):
 
 
 @pytest.mark.parametrize("kind", [MistralConfig, Qwen2Config])
-def test_text_models_built_as_llama_is_are_served(kind, tokenizer, tmp_path):
+def test_text_models_with_llamas_structure_are_served(kind, tokenizer, tmp_path):
     unsplit = make_llava(tokenizer.get_vocab_size(), text_config=kind)
     model = load(save(unsplit, tmp_path, tokenizer))
     with torch.inference_mode():
@@ -143,8 +143,8 @@ def test_end_tokens_are_those_of_the_generation_config(checkpoint, copy_of):
     assert load(copy).eos_token_ids == {2}
 
 
-def drop(part):
-    return lambda tensors: {name: tensor for name, tensor in tensors.items() if part not in name}
+def drop(pattern):
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if pattern not in name}
 
 
 def add(name):

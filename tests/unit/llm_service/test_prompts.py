@@ -1,4 +1,4 @@
-"""Every way in which a prompt can be wrong has its own sentence, and a right one is read exactly."""
+"""Validation of prompts: each error has its own message, and a valid prompt is decoded exactly."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LIMITS = PromptLimits(
 )
 
 
-def read(ids, pictures):
-    return read_prompt(ids, pictures, LIMITS)
+def read(ids, images):
+    return read_prompt(ids, images, LIMITS)
 
 
-def test_a_right_prompt_is_read_exactly(picture):
+def test_a_valid_prompt_is_decoded_exactly(visual_tokens):
     features = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
-    first, second = picture(LIMITS.fingerprint, features), picture(LIMITS.fingerprint, rows=5)
+    first, second = visual_tokens(LIMITS.fingerprint, features), visual_tokens(LIMITS.fingerprint, count=5)
     first.positions[:] = [3, 15]
     prompt = read([1, 4, 50, 4, 99], [first, second])
     assert prompt.input_ids.tolist() == [1, 4, 50, 4, 99]
@@ -40,31 +40,31 @@ def test_a_right_prompt_is_read_exactly(picture):
     assert prompt.visual_tokens[0].grid == (1, 4, 4)
 
 
-def test_a_question_without_a_picture_is_a_prompt():
+def test_a_question_without_an_image_is_a_prompt():
     assert read([1, 50], []).num_tokens == 2
 
 
 @pytest.mark.parametrize(
-    ("ids", "pictures", "message"),
+    ("ids", "images", "message"),
     [
         ([], 0, "prompt is empty"),
         ([1, 100], 0, "token id 100 is outside the vocabulary; ids are 0 to 99"),
         ([1, 2**32 - 1], 0, "token id 4294967295 is outside"),
-        ([1, 50], 1, r"0 image tokens \(id 4\) for 1 pictures"),
-        ([1, 4], 0, r"1 image tokens \(id 4\) for 0 pictures"),
-        ([1, 4, 4], 1, r"2 image tokens \(id 4\) for 1 pictures; each needs exactly one, in their order"),
+        ([1, 50], 1, r"0 image tokens \(id 4\) for 1 images"),
+        ([1, 4], 0, r"1 image tokens \(id 4\) for 0 images"),
+        ([1, 4, 4], 1, r"2 image tokens \(id 4\) for 1 images; each needs exactly one, in their order"),
         ([4, 4, 4], 3, "15 visual tokens; at most 12 are accepted"),
         ([1] * 40, 0, "has 40 tokens, visual tokens included, 1 more than the 39 .* context of 40"),
         ([4, *[1] * 40], 1, "has 45 tokens, visual tokens included, 6 more than the 39"),
     ],
 )
-def test_ids_are_checked(picture, ids, pictures, message):
+def test_ids_are_checked(visual_tokens, ids, images, message):
     with pytest.raises(InvalidRequest, match=message):
-        read(ids, [picture(LIMITS.fingerprint)] * pictures)
+        read(ids, [visual_tokens(LIMITS.fingerprint)] * images)
 
 
-def test_a_prompt_that_leaves_room_for_one_token_is_accepted(picture):
-    assert read([4, *[1] * 34], [picture(LIMITS.fingerprint)]).num_tokens == 39
+def test_a_prompt_that_leaves_room_for_one_token_is_accepted(visual_tokens):
+    assert read([4, *[1] * 34], [visual_tokens(LIMITS.fingerprint)]).num_tokens == 39
 
 
 def shape(*extents):
@@ -109,53 +109,53 @@ HOSTILE = {
     "one axis": (shape(160), r"shape \[160\] are not \[K, 32\]"),
     "three axes": (shape(1, 5, 32), r"shape \[1, 5, 32\] are not"),
     "no tensor": (lambda message: message.ClearField("features"), r"shape \[\] are not"),
-    "no rows": (shape(0, 32), "0 visual tokens are not 1 to 12"),
+    "no tokens": (shape(0, 32), "0 visual tokens are not 1 to 12"),
     "huge shape, little data": (shape(2**32 - 1, 32), "4294967295 visual tokens are not 1 to 12"),
     "fewer bytes than the shape": (field("features.data", b"1234"), "has 640 bytes, not 4"),
-    "rows without positions": (positions(0, 1), "5 visual tokens come with 2 positions"),
+    "tokens without positions": (positions(0, 1), "5 visual tokens come with 2 positions"),
     "bad checksum": (field("features.crc32", 1), "checksum does not match"),
     "unknown dtype": (field("features.dtype", 77), "dtype 77 is not one of float32, float16, bfloat16"),
     "position outside": (positions(0, 1, 2, 3, 16), "position 16 is outside the grid of 1 x 4 x 4 .* 0 to 15"),
-    "duplicates": (positions(0, 1, 1, 2, 3), "a position comes twice"),
-    "duplicates apart": (positions(3, 1, 0, 2, 3), "a position comes twice"),
+    "duplicates": (positions(0, 1, 1, 2, 3), "a position occurs twice"),
+    "duplicates apart": (positions(3, 1, 0, 2, 3), "a position occurs twice"),
     "empty grid": (field("grid.rows", 0), "grid of 1 x 0 x 4 .* has no patches"),
     "frames": (field("grid.frames", 40_000_000), "grid of 40000000 x 4 x 4 .* up to 4096 frames"),
     "frames by one": (field("grid.frames", 4097), "up to 4096 frames"),
     "rows": (field("grid.rows", 65_537), "65536 rows and columns"),
     "columns": (field("grid.columns", 2**32 - 1), "65536 rows and columns"),
-    "CLS rows": (field("grid.cls_per_frame", 2**20), "and 1048576 more rows a frame is too large"),
+    "CLS tokens": (field("grid.cls_per_frame", 2**20), "and 1048576 more rows a frame is too large"),
     "unknown kind": (field("kind", 7), "kind 7 is not one of VISUAL_KIND_UNSPECIFIED, VISUAL_KIND_IMAGE"),
     "negative seconds": (field("seconds_per_frame", -1.0), "seconds_per_frame is not a number of 0 to 7200"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_tensors_are_refused(picture, name):
+def test_hostile_tensors_are_refused(visual_tokens, name):
     change, message = HOSTILE[name]
-    good, bad = picture(LIMITS.fingerprint), picture(LIMITS.fingerprint)
+    good, bad = visual_tokens(LIMITS.fingerprint), visual_tokens(LIMITS.fingerprint)
     change(bad)
-    with pytest.raises(InvalidRequest, match=rf"picture 1: .*{message}") as caught:
+    with pytest.raises(InvalidRequest, match=rf"visual_tokens\[1\]: .*{message}") as caught:
         read([4, 4, 1], [good, bad])
     assert caught.value.param == "visual_tokens"
 
 
-def test_rows_keep_the_order_in_which_they_come(picture):
-    message = picture(LIMITS.fingerprint)
+def test_positions_keep_the_order_of_the_message(visual_tokens):
+    message = visual_tokens(LIMITS.fingerprint)
     positions(9, 2, 15, 0, 4)(message)
     assert read([4, 1], [message]).visual_tokens[0].positions.tolist() == [9, 2, 15, 0, 4]
 
 
 @pytest.mark.parametrize("fingerprint", ["", "0" * 16, "x" * 10_000])
-def test_tokens_of_another_checkpoint_are_refused(picture, fingerprint):
+def test_tokens_of_another_checkpoint_are_refused(visual_tokens, fingerprint):
     with pytest.raises(CheckpointMismatch, match="both services must load the same one") as caught:
-        read([4], [picture(fingerprint)])
+        read([4], [visual_tokens(fingerprint)])
     assert len(caught.value.message) < 300
 
 
-def test_dtypes_of_the_wire_are_read(picture):
+def test_wire_dtypes_are_decoded(visual_tokens):
     features = np.random.default_rng(0).standard_normal((5, 32), dtype=np.float32)
     for dtype, tolerance in ((tensor_pb2.DTYPE_FLOAT16, 2e-3), (tensor_pb2.DTYPE_BFLOAT16, 2e-2)):
-        message = picture(LIMITS.fingerprint)
+        message = visual_tokens(LIMITS.fingerprint)
         message.features.CopyFrom(tensors.to_message(features, dtype))
         assert np.allclose(read([4], [message]).visual_tokens[0].features, features, atol=tolerance)
 
@@ -163,8 +163,8 @@ def test_dtypes_of_the_wire_are_read(picture):
 WITH_VIDEO = dataclasses.replace(LIMITS, video_token_id=5, has_newline=True)
 
 
-def test_pictures_and_videos_stand_where_their_tokens_do(picture):
-    still, clip = picture(LIMITS.fingerprint, rows=2), picture(LIMITS.fingerprint, rows=3)
+def test_images_and_videos_need_placeholders_in_the_same_order(visual_tokens):
+    still, clip = visual_tokens(LIMITS.fingerprint, count=2), visual_tokens(LIMITS.fingerprint, count=3)
     clip.kind, clip.seconds_per_frame = tensor_pb2.VISUAL_KIND_VIDEO, 0.5
     prompt = read_prompt([1, 5, 50, 4], [clip, still], WITH_VIDEO)
     assert [tokens.is_video for tokens in prompt.visual_tokens] == [True, False]
@@ -172,30 +172,30 @@ def test_pictures_and_videos_stand_where_their_tokens_do(picture):
     assert prompt.placeholders(WITH_VIDEO.visual_token_ids).tolist() == [1, 3]
     with pytest.raises(InvalidRequest, match=r"1 image tokens \(id 4\) and 1 video tokens \(id 5\) .* in their order"):
         read_prompt([1, 4, 50, 5], [clip, still], WITH_VIDEO)
-    with pytest.raises(InvalidRequest, match="takes pictures alone, no videos"):
+    with pytest.raises(InvalidRequest, match="accepts images only, no videos"):
         read_prompt([1, 4], [clip], LIMITS)
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 1e9])
-def test_seconds_are_checked(picture, seconds):
-    clip = picture(LIMITS.fingerprint, rows=3)
+def test_seconds_are_checked(visual_tokens, seconds):
+    clip = visual_tokens(LIMITS.fingerprint, count=3)
     clip.kind, clip.seconds_per_frame = tensor_pb2.VISUAL_KIND_VIDEO, seconds
     with pytest.raises(InvalidRequest, match="seconds_per_frame is not a number of 0 to 7200"):
         read_prompt([1, 5], [clip], WITH_VIDEO)
 
 
-def test_ends_of_lines_count_as_tokens(picture):
-    tiled = picture(LIMITS.fingerprint, rows=4)
+def test_line_end_tokens_count_as_tokens(visual_tokens):
+    tiled = visual_tokens(LIMITS.fingerprint, count=4)
     tiled.newline_after[:] = [1, 3]
     prompt = read_prompt([1, 4, 50], [tiled], WITH_VIDEO)
     assert prompt.num_tokens == 2 + 4 + 2
     assert prompt.visual_tokens[0].newline_after.tolist() == [1, 3]
-    with pytest.raises(InvalidRequest, match="this model has no token for the end of a line"):
+    with pytest.raises(InvalidRequest, match="this model has no line-end token"):
         read_prompt([1, 4, 50], [tiled], LIMITS)
 
 
-def test_lines_of_nothing_end_where_the_line_before_did(picture):
-    narrow = picture(LIMITS.fingerprint, rows=4)
+def test_empty_lines_repeat_the_index_of_the_line_before(visual_tokens):
+    narrow = visual_tokens(LIMITS.fingerprint, count=4)
     narrow.newline_after[:] = [3, 3, 3]
     prompt = read_prompt([1, 4, 50], [narrow], WITH_VIDEO)
     assert prompt.num_tokens == 2 + 4 + 3
@@ -203,15 +203,15 @@ def test_lines_of_nothing_end_where_the_line_before_did(picture):
 
 
 @pytest.mark.parametrize("newline_after", [[3, 1], [4], [2**32 - 1]])
-def test_ends_of_lines_are_checked(picture, newline_after):
-    tiled = picture(LIMITS.fingerprint, rows=4)
+def test_line_end_indices_are_checked(visual_tokens, newline_after):
+    tiled = visual_tokens(LIMITS.fingerprint, count=4)
     tiled.newline_after[:] = newline_after
-    with pytest.raises(InvalidRequest, match="newline_after does not name rows of the features in ascending order"):
+    with pytest.raises(InvalidRequest, match="newline_after must hold indices of visual tokens in ascending order"):
         read_prompt([1, 4, 50], [tiled], WITH_VIDEO)
 
 
-def test_rows_without_a_patch_have_numbers_of_their_own(picture):
-    message = picture(LIMITS.fingerprint, rows=2)
+def test_tokens_without_a_patch_have_numbers_after_the_patches(visual_tokens):
+    message = visual_tokens(LIMITS.fingerprint, count=2)
     message.grid.cls_per_frame = 1
     message.positions[:] = [16, 3]
     assert read([1, 4], [message]).visual_tokens[0].positions.tolist() == [16, 3]
@@ -221,7 +221,7 @@ def test_rows_without_a_patch_have_numbers_of_their_own(picture):
 
 
 def plain_basis(step: int) -> WireBasis:
-    """32 channels as they are, all alike."""
+    """Identity basis of 32 channels with equal scales."""
     tables = np.full((15, 49), rans.TOTAL // 49)
     tables[:, 24] += rans.TOTAL - tables.sum(axis=1)
     flat, levels = np.zeros(32, np.float32), np.zeros(32, np.int64)
@@ -230,16 +230,16 @@ def plain_basis(step: int) -> WireBasis:
     )
 
 
-def test_tokens_in_a_basis_are_read_in_that_basis_alone(picture):
-    ours, other = plain_basis(-8), plain_basis(-9)
-    message = picture(LIMITS.fingerprint)
+def test_tokens_in_a_basis_need_the_same_basis(visual_tokens):
+    own, other = plain_basis(-8), plain_basis(-9)
+    message = visual_tokens(LIMITS.fingerprint)
     exact = tensors.from_message(message.features, max_bytes=2**20)
-    message.features.CopyFrom(tensors.to_message(exact, tensor_pb2.DTYPE_BASIS, basis=ours))
-    (tokens,) = read_prompt([1, 4], [message], dataclasses.replace(LIMITS, wire_basis=ours)).visual_tokens
+    message.features.CopyFrom(tensors.to_message(exact, tensor_pb2.DTYPE_BASIS, basis=own))
+    (tokens,) = read_prompt([1, 4], [message], dataclasses.replace(LIMITS, wire_basis=own)).visual_tokens
     np.testing.assert_allclose(tokens.features, exact, atol=0.16)
-    for loaded, says in (
+    for loaded, expected in (
         (None, "this service has none loaded"),
-        (other, f"wire basis {ours.digest.hex()}, this service has {other.digest.hex()}"),
+        (other, f"wire basis {own.digest.hex()}, this service has {other.digest.hex()}"),
     ):
-        with pytest.raises(CheckpointMismatch, match=says):
+        with pytest.raises(CheckpointMismatch, match=expected):
             read_prompt([1, 4], [message], dataclasses.replace(LIMITS, wire_basis=loaded))

@@ -1,6 +1,8 @@
-"""Budgets to stages: published settings, other budgets, other depths, other ways to count."""
+"""Pruning plans: published settings, other budgets, other depths, other ways to count."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -8,9 +10,9 @@ from hypothesis import strategies as st
 
 from llm_service.pruners import PRUNERS
 from llm_service.pruners.plan import Budget, UnreachableBudget, bind
-from llm_service.pruners.schedule import between, scaled_layers
+from llm_service.pruners.schedule import interpolate, scaled_layers
 
-ONE_PRUNE = ["fastv", "adaptprune", "flowcut_llm"]
+SINGLE_STAGE = ["fastv", "adaptprune", "flowcut_llm"]
 
 
 def plan(name, keep, *, num_visual=576, num_layers=32, **params):
@@ -46,34 +48,34 @@ def test_published_budgets_give_published_schedules(name, keep, expected):
     assert stages(name, keep) == expected
 
 
-def test_what_layers_process_counts_recycled_tokens():
+def test_tokens_by_layer_include_merged_tokens():
     assert plan("sparsevlm", 192).visual_tokens == (*[576] * 3, *[309] * 4, *[204] * 9, *[113] * 16)
     assert plan("sparsevlm", 192).average == pytest.approx(206.5, abs=0.05)
     assert plan("v2drop", 64).average == pytest.approx(66.7, abs=0.05)
 
 
 @pytest.mark.parametrize(("keep", "left"), [(192, 166), (128, 98), (64, 30)])
-def test_fastv_by_average_leaves_what_the_formula_says(keep, left):
+def test_fastv_by_average_keeps_the_count_of_the_formula(keep, left):
     assert stages("fastv", keep, counting="average") == [(2, left)]
 
 
 @pytest.mark.parametrize("name", PRUNERS)
 @settings(deadline=None)
 @given(keep=st.integers(60, 575))
-def test_an_average_is_met_as_nearly_as_whole_tokens_allow(name, keep):
-    made = plan(name, keep, counting="average")
-    # One token more or less at each of the first two steps is at most 1.5 in the average; where published lists bend,
-    # three steps move at once.
-    assert made is None or abs(made.average - keep) <= 1.5
+def test_an_average_is_met_to_within_whole_tokens(name, keep):
+    pruning = plan(name, keep, counting="average")
+    # One token more or less at each of the first two stages changes the average by at most 1.5; at the knots of the
+    # published lists three stages change at once.
+    assert pruning is None or abs(pruning.average - keep) <= 1.5
 
 
 @pytest.mark.parametrize("name", PRUNERS)
 @settings(deadline=None)
 @given(keep=st.integers(1, 575))
-def test_first_counts_what_the_first_prune_leaves(name, keep):
-    made = plan(name, keep, counting="first")
-    left = made.visual_tokens[made.stages[0].layer]
-    # Recycling adds at least one token to each one kept, and a bend of the lists moves three at a time.
+def test_first_counts_the_tokens_after_the_first_stage(name, keep):
+    pruning = plan(name, keep, counting="first")
+    left = pruning.visual_tokens[pruning.stages[0].layer]
+    # Merging adds tokens to the kept ones, and at the knots of the lists three stages change at once.
     assert abs(left - keep) <= (20 if name == "sparsevlm" else 0)
 
 
@@ -92,23 +94,22 @@ def test_an_average_below_the_first_layers_is_refused_with_the_least():
 )
 def test_stages_lie_within_the_model_and_go_down(name, num_visual, num_layers, data, counting):
     keep = data.draw(st.integers(1, num_visual + 1))
-    made = plan(name, keep, num_visual=num_visual, num_layers=num_layers, counting=counting)
+    pruning = plan(name, keep, num_visual=num_visual, num_layers=num_layers, counting=counting)
     if keep >= num_visual:
-        assert made is None
-    if made is None:
+        assert pruning is None
+    if pruning is None:
         return
-    layers = [stage.layer for stage in made.stages]
+    layers = [stage.layer for stage in pruning.stages]
     assert layers == sorted(set(layers))
     assert 1 <= layers[0] <= layers[-1] < num_layers
-    assert len(made.visual_tokens) == num_layers
-    assert all(
-        1 <= later <= earlier for earlier, later in zip(made.visual_tokens, made.visual_tokens[1:], strict=False)
-    )
-    if name in ONE_PRUNE:
-        assert made.visual_tokens[-1] == keep
+    assert len(pruning.visual_tokens) == num_layers
+    assert all(later <= earlier for earlier, later in itertools.pairwise(pruning.visual_tokens))
+    assert min(pruning.visual_tokens[1:]) >= 1
+    if name in SINGLE_STAGE:
+        assert pruning.visual_tokens[-1] == keep
 
 
-def test_a_step_that_recycles_as_much_as_it_drops_is_left_out():
+def test_a_stage_that_merges_as_many_tokens_as_it_drops_is_left_out():
     assert plan("sparsevlm", 9, num_visual=10) is None
     assert plan("fastv", 9, num_visual=10).visual_tokens[-1] == 9
 
@@ -119,7 +120,7 @@ def test_a_step_that_recycles_as_much_as_it_drops_is_left_out():
 def test_a_larger_budget_never_processes_less(name, num_visual, data):
     smaller = data.draw(st.integers(1, num_visual - 1))
     first, second = (plan(name, keep, num_visual=num_visual) for keep in (smaller, smaller + 1))
-    # Rounding each step on its own may cost part of a token.
+    # Each stage is rounded separately, which may cost part of a token.
     assert second is None or first.average <= second.average + 0.5
 
 
@@ -137,11 +138,11 @@ def test_layers_of_other_depths(layers, num_layers, expected):
     assert scaled_layers(layers, num_layers) == expected
 
 
-def test_between_is_exact_where_a_setting_is_published():
+def test_interpolation_is_exact_at_published_settings():
     knots = ((0, (0,)), (1 / 3, (0.5596,)), (1, (1,)))
-    assert between(192 / 576, knots) == (0.5596,)
-    assert between(1, knots) == (1,)
-    assert between(2 / 3, knots)[0] == pytest.approx((0.5596 + 1) / 2)
+    assert interpolate(192 / 576, knots) == (0.5596,)
+    assert interpolate(1, knots) == (1,)
+    assert interpolate(2 / 3, knots)[0] == pytest.approx((0.5596 + 1) / 2)
 
 
 def test_a_ratio_is_rounded_and_leaves_at_least_one():
@@ -163,6 +164,6 @@ def test_a_ratio_is_rounded_and_leaves_at_least_one():
         {"keep_ratio": float("nan")},
     ],
 )
-def test_budgets_that_are_none(fields):
+def test_invalid_budgets_are_refused(fields):
     with pytest.raises(ValueError, match="keep_"):
         Budget(**fields)

@@ -1,4 +1,4 @@
-"""8 and 4 bits: smaller weights, nearly the same answers, and a clear sentence where it cannot be."""
+"""Quantization to 8 and 4 bits: smaller weights, nearly the same logits, and a clear error without bitsandbytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def layer_bytes(model):
 
 
 @pytest.mark.parametrize(("scheme", "smallest_similarity", "largest_share"), [("int8", 0.99, 0.3), ("nf4", 0.9, 0.2)])
-def test_quantised_models_are_smaller_and_say_nearly_the_same(checkpoint, scheme, smallest_similarity, largest_share):
+def test_quantized_models_are_smaller_with_nearly_the_same_logits(
+    checkpoint, scheme, smallest_similarity, largest_share
+):
     full, small = load(checkpoint, "none"), load(checkpoint, scheme)
     assert layer_bytes(small) < largest_share * layer_bytes(full)
     similarity = torch.cosine_similarity(last_logits(full), last_logits(small), dim=0)
@@ -44,11 +46,11 @@ def test_quantised_models_are_smaller_and_say_nearly_the_same(checkpoint, scheme
     assert small.dtype == torch.float32
 
 
-def test_half_precision_around_4_bits(checkpoint):
+def test_4_bits_work_with_half_precision(checkpoint):
     assert last_logits(load(checkpoint, "nf4", dtype="bfloat16")).isfinite().all()
 
 
-def test_without_bitsandbytes_the_service_says_what_is_missing(checkpoint, monkeypatch):
+def test_without_bitsandbytes_the_error_names_the_package(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(CheckpointError, match="needs the package bitsandbytes, which is not installed"):
         load(checkpoint, "nf4")

@@ -1,6 +1,6 @@
-"""The qwen2_5_vl family: fed by the vision tower over gRPC, the language model says what the whole model says.
+"""The qwen2_5_vl family: with features of the vision tower over gRPC, it answers like the unsplit model.
 
-A kept token stands where it stood in the whole prompt.
+A kept token has the position ids of the unpruned prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fovea.modeling.errors import CheckpointError
 from fovea.v1 import llm_pb2, tensor_pb2
 from fovea.wire import tensors
 from llm_service.models import load_model
-from llm_service.mrope import mrope_positions
+from llm_service.mrope import mrope_position_ids
 from llm_service.prompts import Prompt, VisualTokens
 from tests.qwen import (
     IMAGE,
@@ -50,12 +50,12 @@ def unsplit(qwen):
 
 
 def patches_of(visuals):
-    made = {}
+    inputs = {}
     for name, token in (("pixel_values", IMAGE), ("pixel_values_videos", VIDEO)):
-        some = [visual.patches(seed) for seed, visual in enumerate(visuals) if visual.token == token]
-        if some:
-            made[name] = torch.cat(some)
-    return made
+        patches = [visual.patches(seed) for seed, visual in enumerate(visuals) if visual.token == token]
+        if patches:
+            inputs[name] = torch.cat(patches)
+    return inputs
 
 
 def message(fingerprint, visual, features, positions=None):
@@ -74,8 +74,8 @@ def request_of(fingerprint, ids, visuals, features, kept=None, max_tokens=NEW_TO
     return llm_pb2.GenerateRequest(
         input_ids=ids,
         visual_tokens=[
-            message(fingerprint, visual, rows if keep is None else rows[keep], keep)
-            for visual, rows, keep in zip(visuals, features, kept, strict=True)
+            message(fingerprint, visual, tokens if keep is None else tokens[keep], keep)
+            for visual, tokens, keep in zip(visuals, features, kept, strict=True)
         ],
         sampling=llm_pb2.SamplingParams(max_tokens=max_tokens),
         first_token_logprobs=True,
@@ -84,8 +84,8 @@ def request_of(fingerprint, ids, visuals, features, kept=None, max_tokens=NEW_TO
 
 @pytest.fixture(scope="module")
 def whole(unsplit):
-    """Per prompt the features, and greedy tokens and first log-probabilities of transformers' own model."""
-    made = []
+    """For each prompt the features, and greedy tokens and first log-probabilities of transformers' own model."""
+    cases = []
     for ids, visuals in PROMPTS:
         inputs = inputs_of(ids, visuals)
         with torch.inference_mode():
@@ -98,8 +98,8 @@ def whole(unsplit):
                 output_logits=True,
             )
         tokens = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-        made.append((merged(unsplit, visuals), tokens, output.logits[0][0].log_softmax(-1).numpy()))
-    return made
+        cases.append((merged(unsplit, visuals), tokens, output.logits[0][0].log_softmax(-1).numpy()))
+    return cases
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
@@ -118,13 +118,13 @@ async def test_answers_are_those_of_the_unsplit_model(whole, qwen, loaded, servi
 
 
 def test_the_answers_compared_are_not_all_alike(whole):
-    """Otherwise the test above would show nothing."""
+    """Guard: with equal answers the test above would prove nothing."""
     assert len({tuple(tokens) for _, tokens, _ in whole}) == len(whole)
     assert min(len(set(tokens)) for _, tokens, _ in whole) > 4
 
 
 def whole_prompt(ids, visuals):
-    rows = [math.prod(visual.grid) for visual in visuals]
+    counts = [math.prod(visual.grid) for visual in visuals]
     return Prompt(
         np.array(ids),
         tuple(
@@ -135,54 +135,54 @@ def whole_prompt(ids, visuals):
                 is_video=visual.seconds is not None,
                 seconds_per_frame=visual.seconds or 0,
             )
-            for visual, count in zip(visuals, rows, strict=True)
+            for visual, count in zip(visuals, counts, strict=True)
         ),
     )
 
 
 @pytest.mark.parametrize(("ids", "visuals"), [case for case in PROMPTS if case[1]])
-def test_positions_are_those_of_get_rope_index(unsplit, ids, visuals):
+def test_position_ids_are_those_of_get_rope_index(unsplit, ids, visuals):
     inputs = inputs_of(ids, visuals)
-    want, _ = unsplit.model.get_rope_index(**inputs)
+    expected, _ = unsplit.model.get_rope_index(**inputs)
     prompt = whole_prompt(ids, visuals)
-    positions, next_position = mrope_positions(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
-    np.testing.assert_array_equal(positions, want[:, 0].numpy())
-    assert [next_position] * 3 == (want[:, 0, -1] + 1).tolist()
+    position_ids, next_position_id = mrope_position_ids(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
+    np.testing.assert_array_equal(position_ids, expected[:, 0].numpy())
+    assert [next_position_id] * 3 == (expected[:, 0, -1] + 1).tolist()
 
 
-def test_a_video_of_unknown_speed_takes_a_second_a_step():
-    def positions_at(seconds):
+def test_a_video_of_unknown_speed_has_one_second_between_frames():
+    def position_ids_at(seconds):
         prompt = whole_prompt([VIDEO, 9], [Visual(3, 1, 1, seconds)])
-        return mrope_positions(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
+        return mrope_position_ids(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
 
-    np.testing.assert_array_equal(positions_at(0.0)[0], positions_at(1.0)[0])
-    assert positions_at(0.0)[0].tolist() == [[0, 2, 4, 1], [0, 0, 0, 1], [0, 0, 0, 1]]
-    assert positions_at(0.0)[1] == 2
+    np.testing.assert_array_equal(position_ids_at(0.0)[0], position_ids_at(1.0)[0])
+    assert position_ids_at(0.0)[0].tolist() == [[0, 2, 4, 1], [0, 0, 0, 1], [0, 0, 0, 1]]
+    assert position_ids_at(0.0)[1] == 2
 
 
-def test_pictures_without_text_between_them_begin_where_the_one_before_ends():
+def test_images_without_text_between_them_continue_the_position_ids():
     prompt = whole_prompt([20, IMAGE, IMAGE, 21], [Visual(1, 1, 3), Visual(1, 2, 1)])
-    positions, next_position = mrope_positions(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
-    assert positions.tolist() == [[0, 1, 1, 1, 4, 4, 6], [0, 1, 1, 1, 4, 5, 6], [0, 1, 2, 3, 4, 4, 6]]
-    assert next_position == 7
+    position_ids, next_position_id = mrope_position_ids(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
+    assert position_ids.tolist() == [[0, 1, 1, 1, 4, 4, 6], [0, 1, 1, 1, 4, 5, 6], [0, 1, 2, 3, 4, 4, 6]]
+    assert next_position_id == 7
 
 
-def test_a_prompt_that_ends_in_a_picture_goes_on_as_text_would():
+def test_decoding_after_an_image_continues_like_text():
     prompt = whole_prompt([20, VISION, IMAGE], [Visual(1, 2, 5)])
-    positions, next_position = mrope_positions(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
-    assert positions[:, -1].tolist() == [2, 3, 6]
-    assert next_position == 7
+    position_ids, next_position_id = mrope_position_ids(prompt, prompt.placeholders((IMAGE, VIDEO)), 2)
+    assert position_ids[:, -1].tolist() == [2, 3, 6]
+    assert next_position_id == 7
 
 
 @pytest.fixture(scope="module")
 def pruned(unsplit, whole):
-    """Per prompt a third of each visual's tokens, and what the reference says to them."""
-    made = []
+    """For each prompt a third of the visual tokens, and the reference's answer to them."""
+    cases = []
     for (ids, visuals), (features, _, _) in zip(PROMPTS, whole, strict=True):
         kept = a_third(visuals)
         tokens, logprobs = answer_of(unsplit, ids, visuals, features, kept)
-        made.append((kept, logprobs[0], tokens))
-    return made
+        cases.append((kept, logprobs[0], tokens))
+    return cases
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
@@ -201,40 +201,40 @@ async def test_pruned_answers_are_those_of_the_unsplit_model_fed_with_the_kept_p
         assert list(answer.done.token_ids) == tokens
 
 
-async def test_where_kept_tokens_stood_matters(whole, qwen, loaded, serving):
-    """The same two features at other places of the same grid are another prompt."""
+async def test_grid_positions_of_kept_tokens_change_the_answer(whole, qwen, loaded, serving):
+    """The same two features at other positions of the same grid give other log-probabilities."""
     model = loaded(qwen)
     (ids, visuals), (features, _, _) = PROMPTS[0], whole[0]
-    here = request_of(model.limits.fingerprint, ids, visuals, features, [[0, 53]], max_tokens=1)
-    there = request_of(model.limits.fingerprint, ids, visuals, features, [[0, 53]], max_tokens=1)
-    there.visual_tokens[0].positions[:] = [0, 1]
+    first = request_of(model.limits.fingerprint, ids, visuals, features, [[0, 53]], max_tokens=1)
+    second = request_of(model.limits.fingerprint, ids, visuals, features, [[0, 53]], max_tokens=1)
+    second.visual_tokens[0].positions[:] = [0, 1]
     async with serving(model) as client:
-        answers = [await client.ask(request) for request in (here, there)]
+        answers = [await client.ask(request) for request in (first, second)]
     logprobs = [np.array(answer.done.first_token_logprobs) for answer in answers]
     assert np.abs(logprobs[0] - logprobs[1]).max() > 1e-2
 
 
 REFUSED = [
-    (lambda tokens: setattr(tokens.grid, "cls_per_frame", 1), "places every row in the grid"),
+    (lambda tokens: setattr(tokens.grid, "cls_per_frame", 1), "with a grid position only"),
     (lambda tokens: setattr(tokens.grid, "rows", 5000), "reaches past the model's context of 4096"),
     (lambda tokens: setattr(tokens.grid, "columns", 5000), "reaches past the model's context of 4096"),
     (lambda tokens: setattr(tokens.grid, "rows", 100_000), "up to 4096 frames, 65536 rows and columns"),
     (lambda tokens: setattr(tokens.grid, "columns", 2**32 - 1), "up to 4096 frames, 65536 rows and columns"),
     (lambda tokens: setattr(tokens.grid, "frames", 5000), "up to 4096 frames, 65536 rows and columns"),
     (lambda tokens: tokens.positions.__setitem__(0, 54), "outside the grid of 1 x 6 x 9"),
-    (lambda tokens: tokens.newline_after.append(3), "no token for the end of a line"),
+    (lambda tokens: tokens.newline_after.append(3), "no line-end token"),
     (lambda tokens: setattr(tokens, "kind", tensor_pb2.VISUAL_KIND_VIDEO), "0 video tokens"),
 ]
 
 
-async def test_what_has_no_place_is_refused_and_the_service_lives_on(whole, qwen, loaded, serving):
+async def test_invalid_grids_are_refused_and_the_service_goes_on(whole, qwen, loaded, serving):
     model = loaded(qwen)
     (ids, visuals), (features, tokens, _) = PROMPTS[0], whole[0]
     async with serving(model) as client:
-        for change, says in REFUSED:
+        for change, text in REFUSED:
             request = request_of(model.limits.fingerprint, ids, visuals, features)
             change(request.visual_tokens[0])
-            with pytest.raises(grpc.aio.AioRpcError, match=says) as refusal:
+            with pytest.raises(grpc.aio.AioRpcError, match=text) as refusal:
                 await client.ask(request)
             assert refusal.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         answer = await client.ask(request_of(model.limits.fingerprint, ids, visuals, features))
@@ -299,7 +299,7 @@ def test_every_key_layout_and_stored_dtype_is_read(copy, qwen, unsplit, layout, 
 
 
 def test_the_vision_tower_is_not_read(copy, qwen):
-    """Its shard is no safetensors file, and nobody notices."""
+    """Its shard is not a safetensors file, and loading still works."""
     own = {name: t for name, t in load_file(copy / "model.safetensors").items() if not name.startswith("visual.")}
     weight_map = {
         name: f"model-0000{1 if name in own else 2}-of-00002.safetensors"
@@ -312,11 +312,11 @@ def test_the_vision_tower_is_not_read(copy, qwen):
     assert torch.equal(last_logits(load(copy)), last_logits(load(qwen)))
 
 
-@pytest.mark.parametrize("place", ["root", "text_config"])
-def test_tied_embeddings_need_no_head(copy, place):
+@pytest.mark.parametrize("level", ["root", "text_config"])
+def test_tied_embeddings_need_no_head(copy, level):
     config = json.loads((copy / "config.json").read_text())
-    (config if place == "root" else config["text_config"])["tie_word_embeddings"] = True
-    if place == "text_config":
+    (config if level == "root" else config["text_config"])["tie_word_embeddings"] = True
+    if level == "text_config":
         del config["tie_word_embeddings"]
     (copy / "config.json").write_text(json.dumps(config))
     rewrite(copy, lambda tensors: {name: t for name, t in tensors.items() if "lm_head" not in name})
@@ -331,7 +331,7 @@ def test_a_missing_head_is_named(copy):
 
 
 def test_the_flat_config_of_the_hub_is_read(copy, qwen):
-    """Checkpoints from before transformers 5 have the language model's numbers at the root."""
+    """Checkpoints from before transformers 5 have the language model's values at the root."""
     config = json.loads((copy / "config.json").read_text())
     text = config.pop("text_config")
     text.pop("model_type")
@@ -342,5 +342,5 @@ def test_the_flat_config_of_the_hub_is_read(copy, qwen):
     assert torch.equal(last_logits(load(copy)), last_logits(load(qwen)))
 
 
-def test_the_answer_ends_at_either_of_the_two_end_tokens(qwen):
+def test_both_end_tokens_are_read(qwen):
     assert load(qwen).eos_token_ids == {0, 2}

@@ -1,4 +1,4 @@
-"""Greedy, temperature, nucleus, seeds; and what is refused."""
+"""Sampling: greedy, temperature, nucleus, seeds, and validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Language model and projector, fed by the vision tower over gRPC, say what the whole model says."""
+"""Language model and projector, with features of the vision tower over gRPC, answer like the unsplit model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def unsplit(llava, ids, pixels):
 
 @torch.inference_mode()
 def tower_features(llava, pixels):
-    """What the vision tower hands to the projector: layer -2 without CLS, [pictures, 16, 32]."""
+    """Input of the projector: layer -2 of the vision tower without CLS, [images, 16, 32]."""
     if not len(pixels):
         return np.empty((0, 16, 32), np.float32)
     return llava.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:].numpy()
@@ -51,21 +51,21 @@ def tower_features(llava, pixels):
 
 @pytest.fixture(scope="module")
 def cases(llava):
-    made = []
+    cases = []
     for seed, ids in enumerate(PROMPTS):
         pixels = pixel_values(ids.count(IMAGE), seed)
-        made.append((ids, tower_features(llava, pixels), *unsplit(llava, ids, pixels)))
-    return made
+        cases.append((ids, tower_features(llava, pixels), *unsplit(llava, ids, pixels)))
+    return cases
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-async def test_tokens_and_logprobs_equal(cases, loaded, serving, picture, batch_size):
+async def test_tokens_and_logprobs_equal(cases, loaded, serving, visual_tokens, batch_size):
     model = loaded(max_batch_size=batch_size, max_batch_delay_ms=1000 if batch_size == 8 else 0)
     fingerprint = model.limits.fingerprint
     requests = [
         llm_pb2.GenerateRequest(
             input_ids=ids,
-            visual_tokens=[picture(fingerprint, one) for one in features],
+            visual_tokens=[visual_tokens(fingerprint, image_features) for image_features in features],
             sampling=llm_pb2.SamplingParams(max_tokens=NEW_TOKENS),
             first_token_logprobs=True,
         )
@@ -81,18 +81,18 @@ async def test_tokens_and_logprobs_equal(cases, loaded, serving, picture, batch_
         assert answer.done.completion_tokens == NEW_TOKENS
 
 
-async def test_a_kept_subset_takes_consecutive_positions(llava, loaded, serving, picture):
+async def test_kept_tokens_take_consecutive_position_ids(llava, loaded, serving, visual_tokens):
     model = loaded()
     pixels = pixel_values(1, seed=7)
     kept = [1, 6, 7, 13]
     features = tower_features(llava, pixels)[0][kept]
     ids = [BOS, IMAGE, 60, 61]
     with torch.inference_mode():
-        words = llava.get_input_embeddings()(torch.tensor(ids))
+        text = llava.get_input_embeddings()(torch.tensor(ids))
         projected = llava.model.multi_modal_projector(torch.from_numpy(features))
-        embeds = torch.cat([words[:1], projected, words[2:]])[None]
+        embeds = torch.cat([text[:1], projected, text[2:]])[None]
         expected = llava.lm_head(llava.model.language_model(inputs_embeds=embeds).last_hidden_state[0, -1])
-    message = picture(model.limits.fingerprint, features)
+    message = visual_tokens(model.limits.fingerprint, features)
     message.positions[:] = kept
     request = llm_pb2.GenerateRequest(
         input_ids=ids,

@@ -1,4 +1,4 @@
-"""vLLM's engine core outlives a parent that is killed, and keeps the memory of the device; ours does not."""
+"""Exit of vLLM's engine core when the LLM service is killed. Without it the core keeps running and holds GPU memory."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import signal
 import threading
 from typing import Final
 
-__all__ = ["PARENT_VARIABLE", "end_with_parent"]
+__all__ = ["PARENT_VARIABLE", "exit_with_parent"]
 
-# Process id of the LLM service, in the environment of what it starts. Other users of vLLM are left alone.
+# Environment variable with the process id of the LLM service. Processes that others start with vLLM do not have it.
 PARENT_VARIABLE: Final = "FOVEA_VLLM_PARENT"
 
 
-def end_with_parent() -> None:
-    """In a child of the LLM service, ends the process when that is gone; elsewhere does nothing."""
+def exit_with_parent() -> None:
+    """Makes this process exit when its parent does, if the parent is the LLM service; otherwise does nothing."""
     parent = multiprocessing.parent_process()
     if parent is None or str(parent.pid) != os.environ.get(PARENT_VARIABLE):
         return

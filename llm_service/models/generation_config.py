@@ -1,4 +1,4 @@
-"""Which tokens end an answer."""
+"""End tokens of a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from transformers import GenerationConfig
 
 from fovea.modeling.errors import CheckpointError
 
-__all__ = ["eos_token_ids"]
+__all__ = ["read_eos_token_ids"]
 
 
-def eos_token_ids(checkpoint: Path, text_config: Any) -> frozenset[int]:
-    """What `generate` of transformers would stop at: generation_config.json if there is one, else the text config.
+def read_eos_token_ids(checkpoint: Path, text_config: Any) -> frozenset[int]:
+    """End tokens as in `generate` of transformers: from generation_config.json if it exists, else from the text config.
 
     Raises:
-        CheckpointError: Neither names one.
+        CheckpointError: Neither file has an eos_token_id.
     """
     if (checkpoint / "generation_config.json").is_file():
         ids = GenerationConfig.from_pretrained(checkpoint).eos_token_id
     else:
         ids = text_config.eos_token_id
     if ids is None:
-        raise CheckpointError("neither generation_config.json nor config.json names an eos_token_id")
+        raise CheckpointError("neither generation_config.json nor config.json has an eos_token_id")
     return frozenset([ids] if isinstance(ids, int) else ids)

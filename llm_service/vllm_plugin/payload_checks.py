@@ -1,4 +1,4 @@
-"""What a payload must be before vLLM's engine core, which a wrong count, width or position would end, may see it."""
+"""Validation of payloads before they reach vLLM's engine core, which dies of a wrong count, width or position."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _INTEGERS: Final = (torch.int64, torch.int32)
 
 @dataclass(frozen=True)
 class PayloadLimits:
-    """What the loaded model accepts.
+    """Limits of the loaded model for payloads.
 
     Attributes:
-        hidden_size: H of the language model; None where the engine takes no embeddings at all.
-        merge_size: Patches on a side of what becomes one visual token.
-        tokens_per_second: Positions that a second of video takes.
-        max_positions: A position is below it.
+        hidden_size: H of the language model; None for an engine that accepts no embeddings.
+        merge_size: Side, in patches, of the square that becomes one visual token.
+        tokens_per_second: Position ids that a second of video takes.
+        max_positions: Upper bound of position ids, exclusive.
     """
 
     hidden_size: int | None
@@ -35,10 +35,10 @@ class PayloadLimits:
 
 
 def check_pruned(modality: Modality, data: Mapping[str, object], limits: PayloadLimits) -> None:
-    """Checks a payload of `multi_modal_data`.
+    """Validates a payload of `multi_modal_data`.
 
     Raises:
-        ValueError: A field is missing or not what it should be; says what would be accepted.
+        ValueError: A field is missing or not accepted; the message names what is.
     """
     counts_name, positions_name = f"{modality}_num_tokens", f"{modality}_positions"
     counts = _tensor(data, counts_name, _INTEGERS, ndim=1).tolist()
@@ -48,22 +48,22 @@ def check_pruned(modality: Modality, data: Mapping[str, object], limits: Payload
     grids = _grids(modality, data, len(counts), limits)
     positions = _tensor(data, positions_name, _INTEGERS, ndim=1)
     if len(positions) != sum(counts):
-        raise ValueError(f"{positions_name} has {len(positions)} rows, {counts_name} promises {sum(counts)}")
-    for index, (grid, some) in enumerate(zip(grids, positions.split(counts), strict=True)):
-        if some.min() < 0 or some.max() >= math.prod(grid):
+        raise ValueError(f"{positions_name} has {len(positions)} entries; {counts_name} sums up to {sum(counts)}")
+    for index, (grid, item) in enumerate(zip(grids, positions.split(counts), strict=True)):
+        if item.min() < 0 or item.max() >= math.prod(grid):
             raise ValueError(
-                f"{positions_name} of {modality} {index} reach from {some.min()} to {some.max()};"
-                f" its grid holds 0 to {math.prod(grid) - 1}"
+                f"{positions_name} of {modality} {index} reach from {item.min()} to {item.max()};"
+                f" its grid has 0 to {math.prod(grid) - 1}"
             )
     if modality == "video" and SECONDS in data:
         _check_seconds(data, grids, limits)
 
 
 def check_whole(modality: Modality, data: Mapping[str, object], limits: PayloadLimits) -> None:
-    """Checks vLLM's own payload of embeddings, which has a row for each token of the grid.
+    """Validates vLLM's own payload of embeddings, which has one for each token of the grid.
 
     Raises:
-        ValueError: As in `check_pruned`.
+        ValueError: A field is missing or not accepted; the message names what is.
     """
     grids = _grids(modality, data, None, limits)
     _check_embeds(modality, data, sum(map(math.prod, grids)), limits)
@@ -75,9 +75,9 @@ def _check_embeds(modality: Modality, data: Mapping[str, object], count: int, li
     name = f"{modality}_embeds"
     embeds = _tensor(data, name, _FLOATS, ndim=2)
     if len(embeds) != count:
-        raise ValueError(f"{name} has {len(embeds)} rows; {count} are announced")
+        raise ValueError(f"{name} has {len(embeds)} tokens; {count} are expected")
     if limits.hidden_size is not None and embeds.shape[1] != limits.hidden_size:
-        raise ValueError(f"{name} is {embeds.shape[1]} wide; the language model is {limits.hidden_size}")
+        raise ValueError(f"{name} has width {embeds.shape[1]}; the language model has {limits.hidden_size}")
     if not embeds.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinity")
 
@@ -85,7 +85,7 @@ def _check_embeds(modality: Modality, data: Mapping[str, object], count: int, li
 def _grids(
     modality: Modality, data: Mapping[str, object], count: int | None, limits: PayloadLimits
 ) -> list[tuple[int, int, int]]:
-    """Frames, rows and columns of visual tokens; `count` of them if that is known."""
+    """Grids of visual tokens as (frames, rows, columns); `count` grids unless it is None."""
     name = f"{modality}_grid_thw"
     grids = _tensor(data, name, _INTEGERS, ndim=2)
     if grids.shape[1] != 3 or len(grids) != (len(grids) if count is None else count) or not len(grids):
@@ -97,7 +97,7 @@ def _grids(
                 f"{name} has {frames} x {height} x {width}; rows and columns are positive multiples of {merge}"
             )
         if modality == "image" and frames != 1:
-            raise ValueError(f"{name} has a picture of {frames} frames; a picture has 1")
+            raise ValueError(f"{name} has an image of {frames} frames; an image has 1")
         if max(frames, height // merge, width // merge) > limits.max_positions:
             raise ValueError(f"{name} has {frames} x {height} x {width}, past {limits.max_positions} positions")
         merged.append((frames, height // merge, width // merge))
@@ -109,18 +109,18 @@ def _check_seconds(data: Mapping[str, object], grids: list[tuple[int, int, int]]
     if len(seconds) != len(grids):
         raise ValueError(f"{SECONDS} has {len(seconds)} numbers for {len(grids)} videos")
     for (frames, _, _), interval in zip(grids, seconds, strict=True):
-        last = (frames - 1) * interval * limits.tokens_per_second
-        if not 0 < interval < math.inf or last >= limits.max_positions:
+        last_position = (frames - 1) * interval * limits.tokens_per_second
+        if not 0 < interval < math.inf or last_position >= limits.max_positions:
             raise ValueError(
-                f"{SECONDS} is {interval:g} for {frames} frames; more than 0 and an end before position"
-                f" {limits.max_positions} are accepted"
+                f"{SECONDS} is {interval:g} for {frames} frames; accepted are values above 0 with which the video ends"
+                f" before position {limits.max_positions}"
             )
 
 
 def _tensor(data: Mapping[str, object], name: str, dtypes: tuple[torch.dtype, ...], *, ndim: int) -> torch.Tensor:
     value = data.get(name)
     if not isinstance(value, torch.Tensor):
-        raise ValueError(f"{name} is {'missing' if value is None else type(value).__name__}; a tensor is needed")
+        raise ValueError(f"{name} is {'missing' if value is None else type(value).__name__}; a tensor is accepted")
     if value.dtype not in dtypes or value.ndim != ndim:
         raise ValueError(
             f"{name} is {value.dtype} with {value.ndim} axes; accepted: {', '.join(map(str, dtypes))} with {ndim}"

@@ -1,4 +1,4 @@
-"""Stop strings cut the text wherever its pieces fall."""
+"""Stop strings cut a streamed text independently of how it is split."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_service.stopping import StopStrings
+from llm_service.stop_strings import StopStrings
 
 
 def run(stop, pieces):
     checker = StopStrings(stop)
-    made = [checker.push(piece) for piece in pieces]
-    return [*made, "" if checker.found else checker.flush()], checker.found
+    emitted = [checker.push(piece) for piece in pieces]
+    return [*emitted, "" if checker.found else checker.flush()], checker.found
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def run(stop, pieces):
         (["aab"], ["a", "a", "a", "b"], ["", "", "a", "", ""]),
     ],
 )
-def test_what_may_become_a_stop_string_is_held_back(stop, pieces, emitted):
+def test_a_possible_beginning_of_a_stop_string_is_held_back(stop, pieces, emitted):
     assert run(stop, pieces)[0] == emitted
 
 
@@ -45,12 +45,12 @@ texts = st.text("abc", max_size=20)
 def test_the_cut_depends_on_the_text_and_not_on_its_pieces(text, stop, cuts):
     bounds = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
     pieces = [text[a:b] for a, b in itertools.pairwise(bounds)]
-    made, found = run(stop, pieces)
-    # The reading by definition: the shortest beginning that ends with a stop string, less the longest such string.
+    emitted, found = run(stop, pieces)
+    # By definition: the shortest prefix that ends with a stop string, without the longest such string.
     ends = [(end, s) for end in range(1, len(text) + 1) for s in stop if text[:end].endswith(s)]
     expected = text
     if ends:
         first = min(end for end, _ in ends)
         expected = text[: first - max(len(s) for end, s in ends if end == first)]
-    assert "".join(made) == expected
+    assert "".join(emitted) == expected
     assert found == bool(ends)
