@@ -2,7 +2,8 @@
 
 Closed loops: N clients, each of which sends its next request when the last one is answered. Requests go to the
 `LLMEngine` interface, without sockets; each brings a picture of its own, so that no prefix cache helps. One engine runs
-at a time, in a process of its own: transformers, vLLM, transformers, vLLM, ... Inside a process pruned and unpruned take turns.
+at a time, in a process of its own: transformers, vLLM, transformers, vLLM, ... Inside a process pruned and
+unpruned take turns.
 Needs vLLM, and its CPU build here: the environment of `make test-vllm`.
 """
 

@@ -57,7 +57,7 @@ class PrefilledSequence:
         last_hidden: [D] state of the last prompt token after the final norm.
         cache: Keys and values [1, heads, T_k, d] of each layer k; T_k differs between layers.
         next_position_ids: [L] int64, rotary position of the next token in each layer.
-        kept_per_stage: For each stage the visual tokens that it left, as `PruningContext.original_indices`.
+        kept_per_stage: Visual tokens left after each stage, as `PruningContext.original_indices`.
     """
 
     last_hidden: Tensor

@@ -1,4 +1,4 @@
-"""Tests inside vLLM, which lives in an environment of its own (`make test-vllm`). Elsewhere none is collected."""
+"""Tests that need vLLM, in an environment of its own (`make test-vllm`). Without vLLM none is collected."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ else:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # two workers on one core otherwise refuse to start
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ours are errors; vLLM's and torch's are not ours
-        from vllm import LLM  # noqa: F401  # vLLM's modules are lazy, and so are their warnings
+        warnings.simplefilter("ignore")  # warnings are errors in these tests, but vLLM and torch emit some
+        from vllm import LLM  # noqa: F401  # vLLM imports its modules lazily, with their warnings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

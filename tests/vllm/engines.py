@@ -31,7 +31,7 @@ def write(family: str, folder: Path) -> Path:
 
 
 def drop_towers(checkpoint: Path) -> None:
-    """So that whoever reads one fails."""
+    """Removes the towers from a checkpoint, so that reading one fails."""
     weights = checkpoint / "model.safetensors"
     tensors = load_file(weights)
     kept = {name: t for name, t in tensors.items() if not name.removeprefix("model.").startswith(_TOWERS)}
@@ -47,22 +47,22 @@ def served(checkpoint: Path, engine: str, **settings):
 
 
 class Requests:
-    """Makes requests that fit what is served."""
+    """Factory of requests that fit a model's limits."""
 
     def __init__(self, limits):
         self.limits = limits
 
     def visual(self, count, *, seed=0, video=False, scale=1.0):
-        """Some tokens of a grid of 16 x 16, or of a video of 4 frames of 8 x 8."""
+        """`count` tokens of an image of 16 x 16 patches, or of a video of 4 frames of 8 x 8."""
         rng = np.random.default_rng(seed)
         features = rng.standard_normal((count, self.limits.visual_hidden_size), dtype=np.float32) * np.float32(scale)
         grid = (4, 8, 8) if video else (1, 16, 16)
         positions = np.sort(rng.permutation(math.prod(grid))[:count])
-        ends = np.array([0, count - 1]) if self.limits.has_newline else np.empty(0, np.int64)
-        return VisualTokens(features, positions, grid, ends, video, 0.5 if video else 0.0)
+        newline_after = np.array([0, count - 1]) if self.limits.has_newline else np.empty(0, np.int64)
+        return VisualTokens(features, positions, grid, newline_after, video, 0.5 if video else 0.0)
 
     def make(self, words, visuals=(), *, deadline_s=120.0, logprobs=False, **sampling):
-        """BOS, each visual's token before its share of the words, words last."""
+        """BOS, then each placeholder followed by a share of the words."""
         limits, ids = self.limits, [BOS]
         shares = np.array_split(np.array(words), len(visuals) + 1)
         for share, visual in zip(shares, visuals, strict=False):
@@ -75,7 +75,7 @@ class Requests:
         )
 
     def several(self, number):
-        """Prompts of all kinds: text, images pruned and whole, side by side and apart, videos too."""
+        """Prompts of all kinds: text, pruned and unpruned images and videos, adjacent and apart."""
         rng = np.random.default_rng(7)
         for i in range(number):
             words = rng.integers(FIRST_WORD, LAST_WORD, size=rng.integers(2, 40))
@@ -88,7 +88,7 @@ class Requests:
 
 
 async def read(generation):
-    """Text, pieces and end of an answer."""
+    """Text, pieces and `Done` of an answer."""
     events = [event async for event in generation]
     assert isinstance(events[-1], Done)
     pieces = [event.text for event in events[:-1]]
@@ -101,15 +101,16 @@ async def answers(engine, requests):
 
 @torch.inference_mode()
 def gap(model, prompt, tokens):
-    """How far apart the two best logits lie after a prompt and some tokens of its answer."""
+    """Difference of the two largest logits after a prompt and some tokens of its answer."""
     inputs = model.embed(prompt)
-    embeds, positions = inputs.inputs_embeds, inputs.position_ids
+    embeds, position_ids = inputs.inputs_embeds, inputs.position_ids
     if tokens:
         embeds = torch.cat([embeds, model.causal_lm.get_input_embeddings()(torch.tensor(tokens))])
-        further = torch.arange(inputs.next_position_id, inputs.next_position_id + len(tokens))
-        positions = torch.cat([positions, further.expand(*positions.shape[:-1], -1)], dim=-1)
+        answer_ids = torch.arange(inputs.next_position_id, inputs.next_position_id + len(tokens))
+        position_ids = torch.cat([position_ids, answer_ids.expand(*position_ids.shape[:-1], -1)], dim=-1)
     logits = model.causal_lm(
-        inputs_embeds=embeds[None], position_ids=positions[None] if positions.ndim == 1 else positions[:, None]
+        inputs_embeds=embeds[None],
+        position_ids=position_ids[None] if position_ids.ndim == 1 else position_ids[:, None],
     ).logits[0, -1]
     best, second = logits.topk(2).values.tolist()
     return best - second

@@ -1,4 +1,4 @@
-"""What becomes of requests, and of the engine's processes, when one of them is killed."""
+"""Requests after the death of vLLM's engine core."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def engine_cores(pid):
     return [child for child in psutil.Process(pid).children() if "EngineCore" in " ".join(child.cmdline())]
 
 
-async def test_a_dead_engine_core_ends_what_is_under_way_and_is_told(tmp_path):
+async def test_a_dead_engine_core_ends_all_requests_and_is_reported(tmp_path):
     model = served(write("llava", tmp_path), "vllm", max_batch_size=1)
     engine, requests = model.engine, Requests(model.limits)
     died, loop = asyncio.Event(), asyncio.get_running_loop()

@@ -1,6 +1,6 @@
-"""Both engines asked the same: vLLM says what transformers says, of every family, and gives way in the same manner.
+"""Both engines with the same requests: for every family vLLM's answers and errors are those of transformers.
 
-The checkpoint that vLLM loads has no vision tower, so that none can be loaded.
+The checkpoint that vLLM loads has no vision tower, so that reading one would fail.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ NUM_PROMPTS = 50
 WORDS = [60, 61, 62, 63, 64]
 
 
-class Both:
-    """A family's checkpoint in both engines."""
+class BothEngines:
+    """Both engines with a checkpoint of one family."""
 
     def __init__(self, family, folder):
         self.checkpoint = write(family, folder / "whole")
@@ -54,7 +54,7 @@ class Both:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def both(request, tmp_path_factory):
-    both = Both(request.param, tmp_path_factory.mktemp(request.param))
+    both = BothEngines(request.param, tmp_path_factory.mktemp(request.param))
     yield both
     both.transformers.engine.stop()
     both.vllm.engine.stop()
@@ -72,18 +72,18 @@ def requests(both):
 
 
 async def test_greedy_tokens_are_those_of_transformers(both):
-    """A step may go the other way only where the two best logits all but tie."""
-    asked = list(both.requests.several(NUM_PROMPTS))
-    expected = await answers(both.transformers.engine, asked)
-    got = await answers(both.vllm.engine, asked)
+    """Tokens may differ only where the two largest logits are nearly equal."""
+    prompts = list(both.requests.several(NUM_PROMPTS))
+    expected = await answers(both.transformers.engine, prompts)
+    actual = await answers(both.vllm.engine, prompts)
     model = None
-    for request, (text, _, done), (vllm_text, _, vllm_done) in zip(asked, expected, got, strict=True):
+    for request, (text, _, done), (vllm_text, _, vllm_done) in zip(prompts, expected, actual, strict=True):
         assert vllm_done.prompt_tokens == done.prompt_tokens
         if vllm_done.token_ids == done.token_ids:
             assert (vllm_text, vllm_done.finish_reason) == (text, done.finish_reason)
             continue
         pairs = zip(done.token_ids, vllm_done.token_ids, strict=False)
-        agreed = next(i for i, (ours, theirs) in enumerate(pairs) if ours != theirs)
+        agreed = next(i for i, (token_id, vllm_token_id) in enumerate(pairs) if token_id != vllm_token_id)
         model = model or load_model(
             both.checkpoint, device=resolve_device("cpu"), dtype="float32", attn_implementation="sdpa"
         )
@@ -91,13 +91,13 @@ async def test_greedy_tokens_are_those_of_transformers(both):
 
 
 async def test_the_distribution_of_the_first_token_is_that_of_transformers(both):
-    one = both.requests.make(WORDS, [both.requests.visual(28)], logprobs=True, max_tokens=3)
-    (_, _, expected), (_, _, got) = [
-        (await answers(served.engine, [one]))[0] for served in (both.transformers, both.vllm)
+    request = both.requests.make(WORDS, [both.requests.visual(28)], logprobs=True, max_tokens=3)
+    (_, _, expected), (_, _, actual) = [
+        (await answers(served.engine, [request]))[0] for served in (both.transformers, both.vllm)
     ]
-    assert len(got.first_token_logprobs) == both.vllm.limits.vocab_size
-    np.testing.assert_allclose(got.first_token_logprobs, expected.first_token_logprobs, atol=1e-4)
-    assert got.token_ids == expected.token_ids
+    assert len(actual.first_token_logprobs) == both.vllm.limits.vocab_size
+    np.testing.assert_allclose(actual.first_token_logprobs, expected.first_token_logprobs, atol=1e-4)
+    assert actual.token_ids == expected.token_ids
 
 
 async def test_an_answer_streams_and_a_stop_string_cuts_it(engine, requests):
@@ -110,10 +110,10 @@ async def test_an_answer_streams_and_a_stop_string_cuts_it(engine, requests):
     assert done.finish_reason == "stop"
 
 
-async def test_a_seed_decides_and_not_the_company(engine, requests):
+async def test_a_seed_gives_the_same_answer_in_any_batch(engine, requests):
     seeds = (0, 0, 2**64 - 1, 2**64 - 1, None, None)
-    got = await answers(engine, [requests.make(WORDS, temperature=1.5, top_p=0.95, seed=seed) for seed in seeds])
-    tokens = [tuple(done.token_ids) for _, _, done in got]
+    sampled = await answers(engine, [requests.make(WORDS, temperature=1.5, top_p=0.95, seed=seed) for seed in seeds])
+    tokens = [tuple(done.token_ids) for _, _, done in sampled]
     assert tokens[0] == tokens[1] != tokens[2] == tokens[3]
     assert len(set(tokens)) == 4
 
@@ -125,76 +125,76 @@ async def test_a_narrow_nucleus_is_greedy(engine, requests):
     assert greedy == narrow
 
 
-async def test_who_hangs_up_makes_room(engine, requests):
-    """All places taken by long answers; one is dropped after its first word, and the one that waits gets its place."""
-    long = [engine.submit(requests.make(WORDS, max_tokens=400)) for _ in range(MAX_BATCH_SIZE)]
-    await asyncio.gather(*(anext(one) for one in long))
+async def test_an_aborted_request_makes_room(engine, requests):
+    """A full batch of long answers: one is aborted after its first delta, and the waiting request is admitted."""
+    running = [engine.submit(requests.make(WORDS, max_tokens=400)) for _ in range(MAX_BATCH_SIZE)]
+    await asyncio.gather(*map(anext, running))
     waiting = asyncio.create_task(read(engine.submit(requests.make(WORDS, max_tokens=2))))
-    long[3].cancel()
+    running[3].abort()
     _, _, done = await waiting
     assert done.completion_tokens == 2
     assert engine.num_running >= MAX_BATCH_SIZE - 1
-    for one in long:
-        one.cancel()
+    for generation in running:
+        generation.abort()
 
 
 async def test_a_full_queue_refuses_and_a_deadline_ends_the_wait(engine, requests):
-    taken = [engine.submit(requests.make(WORDS, max_tokens=400)) for _ in range(MAX_BATCH_SIZE)]
-    await asyncio.gather(*(anext(one) for one in taken))
+    running = [engine.submit(requests.make(WORDS, max_tokens=400)) for _ in range(MAX_BATCH_SIZE)]
+    await asyncio.gather(*map(anext, running))
     with pytest.raises(DeadlineExceeded):
         await anext(engine.submit(requests.make(WORDS, deadline_s=0.05)))
     waiting = [engine.submit(requests.make(WORDS)) for _ in range(64)]
     with pytest.raises(Overloaded, match="64 requests waiting"):
         engine.submit(requests.make(WORDS))
-    for one in (*taken, *waiting):
-        one.cancel()
+    for generation in (*running, *waiting):
+        generation.abort()
     assert (await read(engine.submit(requests.make(WORDS, max_tokens=2))))[2].completion_tokens == 2
 
 
-async def test_what_is_hostile_is_refused_and_the_next_is_answered(engine, requests):
+async def test_hostile_requests_are_refused_and_the_next_one_is_answered(engine, requests):
     (expected,) = await answers(engine, [requests.make(WORDS, [requests.visual(28)])])
     nan = dataclasses.replace(requests.visual(3), features=np.full_like(requests.visual(3).features, np.nan))
     for visual in (requests.visual(3, scale=3e38), nan):
         with pytest.raises(InvalidRequest, match="beyond the numbers"):
             await read(engine.submit(requests.make(WORDS, [visual])))
-    room = MAX_MODEL_LEN - 1
-    edges = [
-        requests.make([5] * (room - 1), max_tokens=9),
+    longest = MAX_MODEL_LEN - 1
+    edge_cases = [
+        requests.make([5] * (longest - 1), max_tokens=9),
         requests.make(WORDS, [requests.visual(256, scale=1e6)]),
         requests.make([], [requests.visual(7), requests.visual(7)]),
         requests.make(WORDS, temperature=1e-30, top_p=1e-30, seed=2**64 - 1),
     ]
-    got = await answers(engine, edges)
-    assert got[0][2].completion_tokens == 1
+    edge_answers = await answers(engine, edge_cases)
+    assert edge_answers[0][2].completion_tokens == 1
     (again,) = await answers(engine, [requests.make(WORDS, [requests.visual(28)])])
     assert again[0] == expected[0]
 
 
-async def test_nobody_looks_between_the_layers(engine, requests):
-    one = dataclasses.replace(requests.make(WORDS, [requests.visual(3)]), cross_attention=CrossAttention())
+async def test_layer_by_layer_features_are_refused(engine, requests):
+    request = dataclasses.replace(requests.make(WORDS, [requests.visual(3)]), cross_attention=CrossAttention())
     assert engine.pruners == {}
     with pytest.raises(InvalidRequest, match="--engine transformers"):
-        engine.submit(one)
+        engine.submit(request)
 
 
 def cached_tokens():
-    """Tokens that vLLM has taken from its prefix cache so far."""
+    """Number of tokens that vLLM has read from its prefix cache."""
     families = [family for family in REGISTRY.collect() if family.name == "vllm:prefix_cache_hits"]
     return sum(s.value for family in families for s in family.samples if s.name.endswith("_total"))
 
 
-async def test_the_prefix_cache_knows_images_apart(both):
-    """Same words, same lengths, other images: each answer is its own, and only what was seen before is reused."""
+async def test_the_prefix_cache_distinguishes_images(both):
+    """Same words and lengths, other images: each has its own answer, and only repeated prompts hit the cache."""
     engine, requests = both.vllm.engine, both.requests
     first, other = (requests.make(WORDS * 20, [requests.visual(256, seed=seed)]) for seed in (11, 12))
-    expected = [(await answers(both.transformers.engine, [one]))[0][0] for one in (first, other)]
-    hits, got = [], []
-    for one in (first, other, first, other):
+    expected = [(await answers(both.transformers.engine, [request]))[0][0] for request in (first, other)]
+    hits, texts = [], []
+    for request in (first, other, first, other):
         before = cached_tokens()
-        got.append((await answers(engine, [one]))[0][0])
+        texts.append((await answers(engine, [request]))[0][0])
         hits.append(cached_tokens() - before)
-    assert got == expected * 2
-    # Blocks are of 128 tokens; the first word stands before the image.
+    assert texts == expected * 2
+    # Blocks have 128 tokens; part of the text precedes the image.
     assert hits[0] < 128
     assert hits[1] < 128
     assert min(hits[2:]) >= 256

@@ -1,4 +1,4 @@
-"""What an operator asks of vLLM changes how it computes, not what it says."""
+"""Arguments of an operator change how vLLM computes, not its answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_tokens_stay_the_same(expected, engine_args):
     requests = list(Requests(vllm.limits).several(12))
     vllm.engine.start()
     try:
-        got = await answers(vllm.engine, requests)
+        actual = await answers(vllm.engine, requests)
     finally:
         vllm.engine.stop()
-    assert [text for text, _, _ in got] == [text for text, _, _ in await answers(transformers, requests)]
+    assert [text for text, _, _ in actual] == [text for text, _, _ in await answers(transformers, requests)]

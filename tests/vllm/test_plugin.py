@@ -1,6 +1,6 @@
-"""The plugin inside a real vLLM: a pruned image or video says there what it says in transformers.
+"""The plugin inside a real vLLM: answers to pruned images and videos are those of transformers.
 
-The checkpoint that the plugin's engine loads has no vision tower, so that none can be loaded.
+The checkpoint that the plugin's engine loads has no vision tower, so that reading one would fail.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def llm(checkpoint, unsplit):
             checkpoint,
             hf_overrides={"architectures": [ARCHITECTURE]},
             limit_mm_per_prompt={"image": 0, "video": 0},
-            max_num_batched_tokens=48,  # an image of 54 tokens is prefilled in parts
+            max_num_batched_tokens=48,  # an image of 54 tokens is prefilled in chunks
         )
     finally:
         save_file(complete, weights, metadata={"format": "pt"})
@@ -71,13 +71,13 @@ def llm(checkpoint, unsplit):
 def kept_tokens(visuals, features, kept):
     return [
         VisualTokens(
-            rows[keep],
+            tokens[keep],
             np.array(keep),
             visual.grid,
             is_video=visual.seconds is not None,
             seconds_per_frame=visual.seconds or 0,
         )
-        for visual, rows, keep in zip(visuals, features, kept, strict=True)
+        for visual, tokens, keep in zip(visuals, features, kept, strict=True)
     ]
 
 
@@ -87,71 +87,71 @@ def prompt_of(ids, visual_tokens):
 
 
 def ask(llm, prompts, sampling=GREEDY):
-    """Of each prompt the tokens and their log-probabilities [n, V]."""
+    """Generated tokens and their log-probabilities [n, V] for each prompt."""
     answers = []
     for output in llm.generate(prompts, sampling, use_tqdm=False):
-        made = output.outputs[0]
-        logprobs = [[position[i].logprob for i in range(len(position))] for position in made.logprobs]
-        answers.append((list(made.token_ids), np.array(logprobs)))
+        completion = output.outputs[0]
+        logprobs = [[by_id[i].logprob for i in range(len(by_id))] for by_id in completion.logprobs]
+        answers.append((list(completion.token_ids), np.array(logprobs)))
     return answers
 
 
-def assert_same(answer, wanted):
-    assert answer[0] == wanted[0]
-    assert np.abs(answer[1] - wanted[1]).max() <= 1e-4
+def assert_same(answer, expected):
+    assert answer[0] == expected[0]
+    assert np.abs(answer[1] - expected[1]).max() <= 1e-4
 
 
 def everything(visuals):
     return [list(range(math.prod(visual.grid))) for visual in visuals]
 
 
-# An image right beside a video.
-SIDE_BY_SIDE = ([START, VISION, IMAGE, VIDEO, VISION_END, 50], [Visual(1, 4, 5), Visual(3, 2, 6, 1.5)])
+# An image followed by a video without text between them.
+ADJACENT = ([START, VISION, IMAGE, VIDEO, VISION_END, 50], [Visual(1, 4, 5), Visual(3, 2, 6, 1.5)])
 
 
 @pytest.mark.parametrize("choose", [everything, a_third], ids=["whole", "pruned"])
-def test_answers_are_those_of_transformers_at_the_same_positions(llm, unsplit, choose):
-    cases = [(ids, visuals, merged(unsplit, visuals), choose(visuals)) for ids, visuals in [*PROMPTS, SIDE_BY_SIDE]]
-    wanted = [answer_of(unsplit, *case, max_tokens=GREEDY.max_tokens) for case in cases]
-    assert len({tuple(tokens) for tokens, _ in wanted}) == len(wanted)
+def test_answers_are_those_of_transformers_at_the_same_position_ids(llm, unsplit, choose):
+    cases = [(ids, visuals, merged(unsplit, visuals), choose(visuals)) for ids, visuals in [*PROMPTS, ADJACENT]]
+    expected = [answer_of(unsplit, *case, max_tokens=GREEDY.max_tokens) for case in cases]
+    assert len({tuple(tokens) for tokens, _ in expected}) == len(expected)
     together = ask(llm, [prompt_of(ids, kept_tokens(*rest)) for ids, *rest in cases])
-    for answer, (ids, *rest), one in zip(together, cases, wanted, strict=True):
-        assert_same(answer, one)
-        assert_same(ask(llm, [prompt_of(ids, kept_tokens(*rest))])[0], one)
+    for answer, (ids, *rest), expected_answer in zip(together, cases, expected, strict=True):
+        assert_same(answer, expected_answer)
+        assert_same(ask(llm, [prompt_of(ids, kept_tokens(*rest))])[0], expected_answer)
 
 
 def test_images_without_text_between_them(llm, unsplit):
-    """transformers' `get_rope_index` takes two for one there; ours is told apart in the unit tests."""
+    """`get_rope_index` of transformers takes two such images for one; the unit tests cover the position ids."""
     ids, visuals = [START, IMAGE, IMAGE, 51], [Visual(1, 4, 5), Visual(1, 3, 3)]
     prompt = Prompt(np.array(ids), tuple(kept_tokens(visuals, merged(unsplit, visuals), a_third(visuals))))
-    positions, _ = mrope_position_ids(prompt, np.array([1, 2]), 2)
-    words = unsplit.get_input_embeddings()(torch.tensor(ids))
+    position_ids, _ = mrope_position_ids(prompt, np.array([1, 2]), 2)
+    text = unsplit.get_input_embeddings()(torch.tensor(ids))
     images = [torch.from_numpy(tokens.features) for tokens in prompt.visual_tokens]
-    embeds = torch.cat([words[:1], *images, words[3:]])
-    wanted = decoded(unsplit, embeds, torch.from_numpy(positions), GREEDY.max_tokens)
-    assert_same(ask(llm, [prompt_of(ids, prompt.visual_tokens)])[0], wanted)
+    embeds = torch.cat([text[:1], *images, text[3:]])
+    expected = decoded(unsplit, embeds, torch.from_numpy(position_ids), GREEDY.max_tokens)
+    assert_same(ask(llm, [prompt_of(ids, prompt.visual_tokens)])[0], expected)
 
 
-def test_prefix_caching_tells_apart_what_differs_in_one_place(llm, unsplit):
-    """Other features; the same at other places; the same video at another speed: none is taken for the other."""
+def test_prefix_caching_distinguishes_payloads_that_differ_in_one_field(llm, unsplit):
+    """Other features, the same ones at other positions, the same video at another speed: each has its own answer."""
     after = [VISION_END, *(20 + i % 200 for i in range(300))]
     image, slow, fast = Visual(1, 8, 8), Visual(4, 4, 4, 4.0), Visual(4, 4, 4, 0.5)
-    one = merged(unsplit, [image])[0]
-    other = one[::-1].copy()
+    features = merged(unsplit, [image])[0]
+    other = features[::-1].copy()
     keep, elsewhere = list(range(0, 64, 3)), [*range(1, 64, 3), 62]
     ids, video_ids = [START, VISION, IMAGE, *after], [START, VISION, VIDEO, *after]
-    rows = one.copy()
-    rows[elsewhere] = one[keep]
+    moved = features.copy()
+    moved[elsewhere] = features[keep]
     cases = [
-        (ids, [image], [one], [keep]),
+        (ids, [image], [features], [keep]),
         (ids, [image], [other], [keep]),
-        (ids, [image], [rows], [elsewhere]),
-        (video_ids, [slow], [one], [keep]),
-        (video_ids, [fast], [one], [keep]),
+        (ids, [image], [moved], [elsewhere]),
+        (video_ids, [slow], [features], [keep]),
+        (video_ids, [fast], [features], [keep]),
     ]
-    wanted = [answer_of(unsplit, *case, max_tokens=4) for case in cases]
+    expected = [answer_of(unsplit, *case, max_tokens=4) for case in cases]
     first = SamplingParams(max_tokens=4, temperature=0, logprobs=-1)
-    for case, answer in zip(cases, wanted, strict=True):
+    for case, answer in zip(cases, expected, strict=True):
         prompt = prompt_of(case[0], kept_tokens(*case[1:]))
         assert_same(ask(llm, [prompt], first)[0], answer)
         again = llm.generate([prompt], first, use_tqdm=False)[0]
@@ -160,7 +160,7 @@ def test_prefix_caching_tells_apart_what_differs_in_one_place(llm, unsplit):
 
 
 def hostile(payload):
-    """What a client could send, one fault each."""
+    """Payloads with one fault each."""
     image = payload["image"]
     embeds, grid, positions = image["image_embeds"], image["image_grid_thw"], image["image_positions"]
     faults = [
@@ -179,23 +179,23 @@ def hostile(payload):
     yield from ({"image": image | fault} for fault in faults)
     for missing in image:
         yield {"image": {name: value for name, value in image.items() if name != missing}}
-    # vLLM's own embeddings of a whole grid, which are too few for it.
+    # A payload of vLLM's own kind with too few embeddings for its grid.
     yield {"image": {"image_embeds": embeds, "image_grid_thw": grid}}
 
 
-def test_what_would_end_the_engine_is_refused_and_the_next_request_answered(llm, unsplit):
+def test_payloads_that_would_crash_the_engine_are_refused_and_the_next_is_answered(llm, unsplit):
     ids, visuals = PROMPTS[0]
     case = (visuals, merged(unsplit, visuals), a_third(visuals))
     prompt = prompt_of(ids, kept_tokens(*case))
     for data in hostile(prompt["multi_modal_data"]):
         with pytest.raises(ValueError):
             llm.generate([prompt | {"multi_modal_data": data}], GREEDY, use_tqdm=False)
-    wanted = answer_of(unsplit, ids, *case, max_tokens=GREEDY.max_tokens)
-    assert_same(ask(llm, [prompt])[0], wanted)
+    expected = answer_of(unsplit, ids, *case, max_tokens=GREEDY.max_tokens)
+    assert_same(ask(llm, [prompt])[0], expected)
 
 
-def test_images_that_reach_past_the_model_only_together_are_refused(llm):
-    """Each grid ends before the last position; a chain of them would not."""
+def test_images_that_together_exceed_the_models_positions_are_refused(llm):
+    """Each grid alone ends before the last position."""
     wide = VisualTokens(np.ones((1, 128), np.float32), np.array([0]), (1, 1, 3000))
     long = VisualTokens(
         np.ones((1, 128), np.float32), np.array([999]), (1000, 1, 1), is_video=True, seconds_per_frame=2
@@ -207,19 +207,19 @@ def test_images_that_reach_past_the_model_only_together_are_refused(llm):
         ask(llm, [prompt_of([START, IMAGE, VIDEO, 20], [wide, long])])
 
 
-def test_vllm_itself_stays_as_it_is(checkpoint, unsplit, llm):
-    """vLLM's own architecture, in the same process: embeddings of whole grids and pixels."""
+def test_vllms_own_architecture_is_not_changed(checkpoint, unsplit, llm):
+    """vLLM's own architecture, in the same process: embeddings of unpruned grids, and pixels."""
     stock = engine(checkpoint, limit_mm_per_prompt={"image": 2, "video": 0})
     try:
         ids, visuals = PROMPTS[1]
         features = merged(unsplit, visuals)
-        wanted = answer_of(unsplit, ids, visuals, features, everything(visuals), max_tokens=GREEDY.max_tokens)
+        expected = answer_of(unsplit, ids, visuals, features, everything(visuals), max_tokens=GREEDY.max_tokens)
         payload = prompt_of(ids, kept_tokens(visuals, features, everything(visuals)))
         image = payload["multi_modal_data"]["image"]
         own = {name: image[name] for name in ("image_embeds", "image_grid_thw")}
         prompt = payload | {"multi_modal_data": {"image": own}}
-        assert_same(ask(stock, [prompt])[0], wanted)
-        assert_same(ask(llm, [prompt])[0], wanted)
+        assert_same(ask(stock, [prompt])[0], expected)
+        assert_same(ask(llm, [prompt])[0], expected)
 
         pixels = np.random.default_rng(0).integers(0, 256, (112, 168, 3), dtype=np.uint8)
         answer = ask(
@@ -232,10 +232,10 @@ def test_vllm_itself_stays_as_it_is(checkpoint, unsplit, llm):
 
 @torch.inference_mode()
 def of_pixels(unsplit, llm, pixels):
-    """transformers' answer to the patches that vLLM's own processor makes of an image."""
+    """Answer of transformers to the patches that vLLM's own processor computes for an image."""
     processor = llm.llm_engine.renderer.get_mm_processor().info.get_hf_processor()
-    made = processor.image_processor(images=[Image.fromarray(pixels)], return_tensors="pt")
-    _, height, width = made["image_grid_thw"][0].tolist()
-    features = unsplit.model.visual(made["pixel_values"], grid_thw=made["image_grid_thw"]).pooler_output.numpy()
+    patches = processor.image_processor(images=[Image.fromarray(pixels)], return_tensors="pt")
+    _, height, width = patches["image_grid_thw"][0].tolist()
+    features = unsplit.model.visual(patches["pixel_values"], grid_thw=patches["image_grid_thw"]).pooler_output.numpy()
     visual = Visual(1, height // 2, width // 2)
     return answer_of(unsplit, PROMPTS[0][0], [visual], [features], everything([visual]), max_tokens=GREEDY.max_tokens)

@@ -42,24 +42,26 @@ def client(stack):
         yield client
 
 
-def test_it_answers_right(client):
-    """The model is right 98 times of 100 on such questions."""
+def test_answers_are_right(client):
+    """The model answers 98 of 100 such questions correctly."""
     questions = evaluation_questions("easy", SEED, NUM_SCENES)
-    scores = [score(one, client.ask(png(one), one.text, pruner="none")["answer"]) for one in questions]
+    scores = [
+        score(question, client.ask(png(question), question.text, pruner="none")["answer"]) for question in questions
+    ]
     assert len(scores) > 30
     assert sum(scores) >= 0.9 * len(scores)
 
 
-def test_pruning_inside_the_model_is_refused_with_the_engine_that_can(client):
+def test_the_error_for_pruning_inside_the_model_names_the_other_engine(client):
     question = evaluation_questions("easy", SEED, 1)[0]
-    asked = {"llm_pruner": {"name": "fastv", "keep_tokens": 8}}
-    response = client.post(png(question), question.text, **asked)
+    fields = {"llm_pruner": {"name": "fastv", "keep_tokens": 8}}
+    response = client.post(png(question), question.text, **fields)
     assert response.status_code == 422
     assert "--engine transformers" in response.text
 
 
-def test_without_its_engine_core_the_service_ends_and_with_it_ends_the_engine_core(stack, client):
-    def start_over():
+def test_a_dead_engine_core_ends_the_service_and_a_killed_service_ends_the_engine_core(stack, client):
+    def restart():
         stack.processes.pop("llm_service")
         stack.start("llm_service")
         stack.wait_ready(STARTUP_S)
@@ -72,7 +74,7 @@ def test_without_its_engine_core_the_service_ends_and_with_it_ends_the_engine_co
     assert service.wait(60) == 1
     assert client.post(png(question), "What is new?", pruner="none").status_code == 503
 
-    service = start_over()
+    service = restart()
     assert client.ask(png(question), "What is new?", pruner="none")["answer"]
     family = psutil.Process(service.pid).children(recursive=True)
     assert any("EngineCore" in process.name() for process in family)
@@ -80,4 +82,4 @@ def test_without_its_engine_core_the_service_ends_and_with_it_ends_the_engine_co
     service.wait()
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
-    start_over()
+    restart()

@@ -1,6 +1,6 @@
-"""Runs at the start of every interpreter of the test lane: lets PyPI's torchvision import beside a torch for CPUs.
+"""Startup hook of the test environment's interpreters, which lets PyPI's torchvision import with a torch for CPUs.
 
-PyPI's wheel is built for CUDA, and its operators do not load here. Nothing that is tested calls them; they must exist.
+PyPI's wheel is built for CUDA, and its operators do not load here. The tests do not call them, but they must exist.
 """
 
 from importlib.metadata import PackageNotFoundError, version
