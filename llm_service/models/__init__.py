@@ -84,7 +84,7 @@ def _family(checkpoint: Path) -> type[VisionLanguageModel]:
             f"{name!r} is not supported: it is of family {family!r}; the LLM service serves {', '.join(FAMILIES)}"
         )
     if not any(checkpoint.glob("*.safetensors")):
-        raise CheckpointError(f"{name!r} is not supported: it has no *.safetensors, the only format that is read")
+        raise CheckpointError(f"{name!r} is not supported: it holds no *.safetensors, the only format that is read")
     return FAMILIES[family]
 
 
