@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.captions import CONCEPTS, concept_labels
-from lab.render import patch_owners, render_array
+from lab.render import render_array, thing_of_patch
 from lab.scenes import (
     COLORS,
     DISTRACTOR_SHAPES,
@@ -74,7 +74,7 @@ def _fill(folder: str, start: int, stop: int) -> list[Scene]:
     for index in range(start, stop):
         scene = sample_scene(training_split(index), index)
         arrays["images"][index] = render_array(scene)
-        arrays["owners"][index] = patch_owners(scene)
+        arrays["owners"][index] = thing_of_patch(scene)
         arrays["things"][index] = _thing_fields(scene)
         arrays["concepts"][index] = concept_labels(scene)
         scenes.append(scene)

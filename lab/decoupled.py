@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from lab.questions import evaluation_questions
-from lab.render import patch_owners, render_array
+from lab.render import render_array, thing_of_patch
 from lab.scenes import COLORS, SHAPES, Thing
 from lab.towers import normalize_pixels, text_token_states, tower_of, vision_states
 
@@ -70,7 +70,7 @@ def alignment_report(
         tokens = functional.normalize(
             model.text_projection(text_token_states(model.text_model, ids))[0].float(), dim=-1
         )
-        things, owners = question.scene.things, patch_owners(question.scene)
+        things, owners = question.scene.things, thing_of_patch(question.scene)
         asked = [i for i, thing in enumerate(things) if not thing.distractor and _is_asked(question.text, thing)]
         on_asked = torch.from_numpy(np.isin(owners, asked)).float()
         on_salient = torch.from_numpy(

@@ -105,7 +105,7 @@ def render(scene: Scene) -> Image.Image:
     return Image.fromarray(render_array(scene), "RGB")
 
 
-def patch_owners(scene: Scene) -> npt.NDArray[np.int8]:
+def thing_of_patch(scene: Scene) -> npt.NDArray[np.int8]:
     """For each of the 144 patches the index in `scene.things` of the thing that covers it most, or -1."""
     best = np.full((GRID, GRID), PATCH_COVERAGE, dtype=np.float32)
     owners = np.full((GRID, GRID), -1, dtype=np.int8)

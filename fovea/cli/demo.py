@@ -17,7 +17,7 @@ from fovea.cli.values import image_file
 from fovea.client import ask
 from fovea.media.images import decode
 from fovea.processes.stack import Stack, StackError, free_port
-from fovea.visualization.explanation import Explained
+from fovea.visualization.explanation import ImageExplanation
 from fovea.visualization.figures import draw_overlay
 
 __all__ = ["add"]
@@ -91,7 +91,7 @@ def _run_demo(*, overlay: Path | None = None, interrupted: Callable[[], bool] = 
                     if overlay and number == 0:
                         data = picture.read_bytes()
                         image = decode(data, max_bytes=len(data), max_pixels=10**6)
-                        draw_overlay(image, Explained.from_response(case["question"], reply)).save(overlay)
+                        draw_overlay(image, ImageExplanation.from_response(case["question"], reply)).save(overlay)
                 every = ask(stack.url, picture, cases["questions"][0]["question"], pruner="none", cache="bypass")
                 print(
                     f"\nunpruned, the first question ships {every['usage']['visual_tokens_total']} tokens in"

@@ -14,7 +14,7 @@ from fovea.client import AnswerError
 from fovea.client.form_parts import Medium
 from fovea.errors import ServiceError
 from fovea.media.images import decode
-from fovea.visualization.explanation import Explained
+from fovea.visualization.explanation import ImageExplanation
 
 __all__ = ["explained", "image_to_draw", "require_folder", "require_local"]
 
@@ -25,10 +25,10 @@ def require_local(word: str) -> None:
         raise UsageError("the drawing is made here, of a file or standard input; the image is a URL")
 
 
-def explained(question: str, response: dict[str, Any]) -> Explained:
+def explained(question: str, response: dict[str, Any]) -> ImageExplanation:
     """What a response says of the kept patches of one image."""
     try:
-        return Explained.from_response(question, response)
+        return ImageExplanation.from_response(question, response)
     except ServiceError as error:
         raise AnswerError(error.message) from error
 

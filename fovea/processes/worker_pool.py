@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 from fovea import telemetry
 from fovea.processes.worker_process import Outcome, Worker
 
-__all__ = ["Finished", "PoolClosed", "WorkerPool", "WorkerTimeout"]
+__all__ = ["PoolClosed", "TaskResult", "WorkerPool", "WorkerTimeout"]
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class PoolClosed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Finished(Generic[Result]):
+class TaskResult(Generic[Result]):
     """A result, and the event loop's time when a worker took the task and when it was done."""
 
     result: Result
@@ -109,7 +109,7 @@ class WorkerPool(Generic[Task, Result]):
         """Seconds that the task which has waited longest has waited for a worker; 0 where none waits."""
         return time.monotonic() - self._waiting[0][0] if self._waiting else 0.0
 
-    async def run(self, task: Task, *, timeout_s: float) -> Finished[Result]:
+    async def run(self, task: Task, *, timeout_s: float) -> TaskResult[Result]:
         """The result of `task`. Tasks are taken in the order in which they came.
 
         Args:
@@ -123,7 +123,7 @@ class WorkerPool(Generic[Task, Result]):
         """
         succeeded, value, started_at = await self._run(task, timeout_s)
         if succeeded:
-            return Finished(value, started_at, asyncio.get_running_loop().time())
+            return TaskResult(value, started_at, asyncio.get_running_loop().time())
         try:
             raise value
         finally:  # the exception's traceback knows this frame: what stays here stays until the cycle is collected

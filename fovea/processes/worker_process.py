@@ -53,7 +53,7 @@ class WorkerDied(Exception):
 
 def preload(*modules: str) -> None:
     """Starts the server process, which imports these modules for all workers; returns at once."""
-    forkserver.set_forkserver_preload(["fovea.processes.fork_server", *modules])
+    forkserver.set_forkserver_preload(["fovea.processes.fork_server_preload", *modules])
     forkserver.ensure_running()
 
 

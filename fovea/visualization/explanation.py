@@ -8,13 +8,13 @@ from itertools import chain
 from typing import Any, Self
 
 from fovea.errors import InvalidRequest
-from fovea.visualization.overlay import own_patches
+from fovea.visualization.overlay import kept_patches
 
-__all__ = ["Explained"]
+__all__ = ["ImageExplanation"]
 
 
 @dataclass(frozen=True)
-class Explained:
+class ImageExplanation:
     """One question with what was decided for one picture; maps flat in raster order, empty where there is none.
 
     Attributes:
@@ -47,11 +47,11 @@ class Explained:
         Raises:
             InvalidRequest: The picture was cut into tiles.
         """
-        (one,) = cls.of_pictures(question, response)
+        (one,) = cls.list_from_response(question, response)
         return one
 
     @classmethod
-    def of_pictures(cls, question: str, response: Mapping[str, Any]) -> list[Self]:
+    def list_from_response(cls, question: str, response: Mapping[str, Any]) -> list[Self]:
         """The same about several pictures, one for each.
 
         Raises:
@@ -91,7 +91,7 @@ class Explained:
     def counts(self) -> str:
         """What became of the patches, in words."""
         patches = self.grid[0] * self.grid[1]
-        own = {patch for _, patch in own_patches(self.kept, self.merged_into, patches)}
+        own = {patch for _, patch in kept_patches(self.kept, self.merged_into, patches)}
         merged = sum(owner >= 0 for patch, owner in enumerate(self.merged_into) if patch not in own)
         others = len(self.kept) - len(own)
         tokens = max(patches, 1 + max(self.kept))

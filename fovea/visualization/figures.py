@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fovea.visualization.explanation import Explained
-from fovea.visualization.overlay import as_seen, draw_heat, draw_patches, heat_colors
+from fovea.visualization.explanation import ImageExplanation
+from fovea.visualization.overlay import crop_to_grid, draw_heatmap, draw_patches, heatmap_colors
 
 __all__ = ["draw_activation_maps", "draw_explanations", "draw_overlay"]
 
@@ -39,18 +39,18 @@ _INK: Final = (20, 20, 24)
 _FAINT: Final = (105, 105, 112)
 
 
-def draw_overlay(image: Image.Image, explained: Explained) -> Image.Image:
+def draw_overlay(image: Image.Image, explained: ImageExplanation) -> Image.Image:
     """The patches alone, without words.
 
     Args:
         image: The picture in RGB.
         explained: The question.
     """
-    seen = as_seen(image, explained.grid, _OVERLAY)
+    seen = crop_to_grid(image, explained.grid, _OVERLAY)
     return draw_patches(seen, explained.grid, explained.kept, explained.merged_into)
 
 
-def draw_explanations(shown: Iterable[tuple[Image.Image, Explained]]) -> Image.Image:
+def draw_explanations(shown: Iterable[tuple[Image.Image, ImageExplanation]]) -> Image.Image:
     """For each picture and question, one below the other: patches, task map, saliency map; one legend.
 
     Args:
@@ -59,7 +59,7 @@ def draw_explanations(shown: Iterable[tuple[Image.Image, Explained]]) -> Image.I
     blocks: list[Image.Image] = []
     asked = None
     for image, one in shown:
-        seen = as_seen(image, one.grid, _PANEL)
+        seen = crop_to_grid(image, one.grid, _PANEL)
         panels = [
             (draw_patches(seen, one.grid, one.kept, one.merged_into), "what became of each patch"),
             _map_panel(seen, one, one.task_map, "task map", "does not read the question"),
@@ -73,7 +73,7 @@ def draw_explanations(shown: Iterable[tuple[Image.Image, Explained]]) -> Image.I
     return _page([*blocks, _legend(blocks[-1].width)])
 
 
-def draw_activation_maps(shown: Iterable[tuple[Image.Image, Explained]]) -> Image.Image:
+def draw_activation_maps(shown: Iterable[tuple[Image.Image, ImageExplanation]]) -> Image.Image:
     """The paper's figure 7: a row for each question, its picture and the four activation maps.
 
     Args:
@@ -81,11 +81,11 @@ def draw_activation_maps(shown: Iterable[tuple[Image.Image, Explained]]) -> Imag
     """
     blocks = []
     for number, (image, one) in enumerate(shown):
-        seen = as_seen(image, one.grid, _SMALL_PANEL)
+        seen = crop_to_grid(image, one.grid, _SMALL_PANEL)
         panels = [seen]
         for name in ACTIVATION_MAPS:
             values = one.activation_maps.get(name, ())
-            panels.append(draw_heat(seen, one.grid, values) if values else _absent(seen.size, f"no {name}"))
+            panels.append(draw_heatmap(seen, one.grid, values) if values else _absent(seen.size, f"no {name}"))
         captions = ["picture", *ACTIVATION_MAPS.values()] if number == 0 else [""] * len(panels)
         row = _beside([_captioned(panel, caption) for panel, caption in zip(panels, captions, strict=True)])
         blocks += [_heading(one.question, "", max(row.width, _LEAST_WIDTH)), row]
@@ -93,11 +93,11 @@ def draw_activation_maps(shown: Iterable[tuple[Image.Image, Explained]]) -> Imag
 
 
 def _map_panel(
-    seen: Image.Image, one: Explained, values: Sequence[float], name: str, without: str
+    seen: Image.Image, one: ImageExplanation, values: Sequence[float], name: str, without: str
 ) -> tuple[Image.Image, str]:
     if not values:
         return _absent(seen.size, f"no {name}: {one.pruner} {without}"), name
-    return draw_heat(seen, one.grid, values), f"{name}, {min(values):.3g} to {max(values):.3g}"
+    return draw_heatmap(seen, one.grid, values), f"{name}, {min(values):.3g} to {max(values):.3g}"
 
 
 def _absent(size: tuple[int, int], why: str) -> Image.Image:
@@ -148,7 +148,7 @@ def _legend(width: int) -> Image.Image:
 
 
 def _scale() -> Image.Image:
-    ramp = heat_colors(np.linspace(0, 1, 120)).round().astype(np.uint8)
+    ramp = heatmap_colors(np.linspace(0, 1, 120)).round().astype(np.uint8)
     bar = Image.fromarray(np.broadcast_to(ramp, (24, 120, 3)).copy(), "RGB")
     return _labelled(bar, "maps: low to high, each on its own scale")
 

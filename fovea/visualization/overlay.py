@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 
-__all__ = ["Color", "as_seen", "draw_heat", "draw_patches", "heat_colors", "own_patches", "token_color"]
+__all__ = ["Color", "crop_to_grid", "draw_heatmap", "draw_patches", "heatmap_colors", "kept_patches", "token_color"]
 
 Color = tuple[int, int, int]
 Floats = npt.NDArray[np.float32]
@@ -23,7 +23,7 @@ _HEAT_SHARE: Final = 0.58
 _HEAT: Final = np.array([(8, 8, 40), (50, 20, 120), (140, 30, 130), (220, 60, 80), (250, 140, 40), (255, 240, 120)])
 
 
-def as_seen(image: Image.Image, grid: tuple[int, int], side: int) -> Image.Image:
+def crop_to_grid(image: Image.Image, grid: tuple[int, int], side: int) -> Image.Image:
     """The middle of a picture in the shape of its patch grid, as the towers crop it.
 
     Args:
@@ -42,7 +42,7 @@ def token_color(index: int) -> Color:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def own_patches(kept: Sequence[int], merged_into: Sequence[int], num_patches: int) -> list[tuple[int, int]]:
+def kept_patches(kept: Sequence[int], merged_into: Sequence[int], num_patches: int) -> list[tuple[int, int]]:
     """(index, patch) of the kept tokens that are patches.
 
     A token that is not one, such as CLS or a row of zeros, travels with the place of some patch that went elsewhere, or
@@ -67,9 +67,9 @@ def draw_patches(
     """Kept patches as they are in a frame, merged ones tinted like the frame of the token they joined, the rest grey.
 
     Args:
-        seen: What `as_seen` returned.
+        seen: What `crop_to_grid` returned.
         grid: Rows and columns of patches.
-        kept: As for `own_patches`.
+        kept: As for `kept_patches`.
         merged_into: Likewise; where nobody knows, all but the kept patches count as dropped.
     """
     rows, columns = grid
@@ -86,7 +86,7 @@ def draw_patches(
     drawing = Image.fromarray(shaded.clip(0, 255).astype(np.uint8), "RGB")
     pen = ImageDraw.Draw(drawing)
     _draw_borders(pen, owner.reshape(rows, columns), cell)
-    for index, patch in own_patches(kept, merged_into, rows * columns):
+    for index, patch in kept_patches(kept, merged_into, rows * columns):
         row, column = divmod(patch, columns)
         box = (column * cell, row * cell, (column + 1) * cell, (row + 1) * cell)
         drawing.paste(seen.crop(box), box[:2])
@@ -105,11 +105,11 @@ def _draw_borders(pen: ImageDraw.ImageDraw, owner: npt.NDArray[np.int64], cell: 
         pen.line((x, y, x + cell, y), fill=(0, 0, 0))
 
 
-def draw_heat(seen: Image.Image, grid: tuple[int, int], values: Sequence[float]) -> Image.Image:
+def draw_heatmap(seen: Image.Image, grid: tuple[int, int], values: Sequence[float]) -> Image.Image:
     """A map as colours over the greyed picture, a square a patch: its smallest value dark, its largest bright.
 
     Args:
-        seen: What `as_seen` returned.
+        seen: What `crop_to_grid` returned.
         grid: Rows and columns of patches.
         values: One finite number a patch, in raster order. Where all are equal all squares are dark.
     """
@@ -118,12 +118,12 @@ def draw_heat(seen: Image.Image, grid: tuple[int, int], values: Sequence[float])
     spread = heat.max() - heat.min()
     level = (heat - heat.min()) / (spread or 1.0)
     grey = np.asarray(seen.convert("L"), np.float32)[..., None]
-    over = _spread(heat_colors(level).reshape(rows, columns, 3), seen.width // columns)
+    over = _spread(heatmap_colors(level).reshape(rows, columns, 3), seen.width // columns)
     blended = (1 - _HEAT_SHARE) * grey + _HEAT_SHARE * over
     return Image.fromarray(blended.clip(0, 255).astype(np.uint8), "RGB")
 
 
-def heat_colors(level: npt.NDArray[np.float64]) -> Floats:
+def heatmap_colors(level: npt.NDArray[np.float64]) -> Floats:
     """[n, 3] colours in 0..255 of levels [n] in 0..1."""
     stops = np.linspace(0, 1, len(_HEAT))
     return np.stack([np.interp(level, stops, channel) for channel in _HEAT.T], axis=-1).astype(np.float32)

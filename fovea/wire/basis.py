@@ -14,7 +14,16 @@ import numpy.typing as npt
 
 from fovea.wire import rans
 
-__all__ = ["COARSER", "DIGEST_BYTES", "FINER", "HIGHEST", "LOUDEST", "LOWEST", "WireBasis", "step_size"]
+__all__ = [
+    "DIGEST_BYTES",
+    "MAX_CLASS",
+    "MAX_STEPS_COARSER",
+    "MAX_STEPS_FINER",
+    "MAX_SYMBOL",
+    "MIN_CLASS",
+    "WireBasis",
+    "step_size",
+]
 
 Float32Array = npt.NDArray[np.float32]
 Levels = npt.NDArray[np.int64]
@@ -23,11 +32,11 @@ DIGEST_BYTES: Final = 8
 
 # A coefficient's class is four times the binary logarithm of its spread over the step. Below the lowest it is 0 and
 # not sent; above the highest its low bits travel as they are.
-LOWEST: Final = -6
-HIGHEST: Final = 8
-LOUDEST: Final = 24  # most that code: -24 to 24
-FINER: Final = 24  # quarters of an octave that a step may be below the default: a 64th
-COARSER: Final = 16  # and above: 16 times
+MIN_CLASS: Final = -6
+MAX_CLASS: Final = 8
+MAX_SYMBOL: Final = 24  # most that code: -24 to 24
+MAX_STEPS_FINER: Final = 24  # quarters of an octave that a step may be below the default: a 64th
+MAX_STEPS_COARSER: Final = 16  # and above: 16 times
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +49,7 @@ class WireBasis:
         alone: [C] level of each coefficient of a token: four times the binary logarithm of its root mean square.
         together: [N, C] the same after a cosine transform along the N tokens of a whole picture; N is 0 where pictures
             differ.
-        tables: Of the codes in each class from `LOWEST` to `HIGHEST`.
+        tables: Of the codes in each class from `MIN_CLASS` to `MAX_CLASS`.
         step: By default, on the scale of the levels; see `step_size`.
         digest: First 8 bytes of the file's SHA-256.
     """
@@ -66,12 +75,12 @@ class WireBasis:
     @property
     def finest(self) -> int:
         """The least step that is sent or read."""
-        return self.step - FINER
+        return self.step - MAX_STEPS_FINER
 
     @property
     def coarsest(self) -> int:
         """The largest step that is sent or read."""
-        return self.step + COARSER
+        return self.step + MAX_STEPS_COARSER
 
     @cached_property
     def analysis(self) -> Float32Array:

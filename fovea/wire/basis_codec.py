@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.wire import rans
-from fovea.wire.basis import DIGEST_BYTES, HIGHEST, LOUDEST, LOWEST, WireBasis, step_size
+from fovea.wire.basis import DIGEST_BYTES, MAX_CLASS, MAX_SYMBOL, MIN_CLASS, WireBasis, step_size
 from fovea.wire.cosine_transform import cosines
 
 __all__ = ["VERSION", "decode", "encode", "expected_bytes", "finest_step", "symbols"]
@@ -45,10 +45,10 @@ class _Plan:
 
     def __init__(self, basis: WireBasis, rows: int, step: int) -> None:
         classes = basis.levels(rows) - step
-        self.is_coded = classes >= LOWEST
+        self.is_coded = classes >= MIN_CLASS
         coded = classes[self.is_coded]
-        self.low_bits = np.maximum(0, -((HIGHEST - coded) // 4))
-        self.table = coded - 4 * self.low_bits - LOWEST
+        self.low_bits = np.maximum(0, -((MAX_CLASS - coded) // 4))
+        self.table = coded - 4 * self.low_bits - MIN_CLASS
 
     @property
     def half(self) -> Ints:
@@ -71,7 +71,7 @@ def encode(array: Float32Array, basis: WireBasis, step: int) -> bytes:
     plan = _Plan(basis, len(array), step)
     low, symbols, exceptions = _split(codes, plan)
     header = _HEADER.pack(VERSION, step, bytes(2), basis.digest, len(exceptions))
-    stream = rans.encode(symbols + LOUDEST, plan.table, basis.tables)
+    stream = rans.encode(symbols + MAX_SYMBOL, plan.table, basis.tables)
     return b"".join((header, exceptions.tobytes(), _pack(low, plan.low_bits), stream))
 
 
@@ -106,7 +106,7 @@ def decode(data: bytes, rows: int, channels: int, basis: WireBasis) -> Float32Ar
     if (index >= rows * channels).any() or (np.diff(index) <= 0).any():
         raise InvalidRequest(f"exceptions do not name codes below {rows * channels} in ascending order")
     low = _unpack(data[low_at:stream_at], plan.low_bits)
-    symbols = rans.decode(data[stream_at:], plan.table, basis.tables) - LOUDEST
+    symbols = rans.decode(data[stream_at:], plan.table, basis.tables) - MAX_SYMBOL
     codes = np.zeros((rows, channels), np.float32)
     codes[plan.is_coded] = (symbols << plan.low_bits) + low - plan.half
     codes.reshape(-1)[index] = exceptions["code"]
@@ -119,7 +119,7 @@ def decode(data: bytes, rows: int, channels: int, basis: WireBasis) -> Float32Ar
 def symbols(array: Float32Array, basis: WireBasis, step: int) -> tuple[Ints, Ints]:
     """[n] tables and [n] symbols, from 0, that `encode` would code; what tables are learned from."""
     plan = _Plan(basis, len(array), step)
-    return plan.table, _split(_codes(_coefficients(array, basis), step), plan)[1] + LOUDEST
+    return plan.table, _split(_codes(_coefficients(array, basis), step), plan)[1] + MAX_SYMBOL
 
 
 def expected_bytes(rows: int, basis: WireBasis, step: int) -> int:
@@ -150,7 +150,7 @@ def finest_step(arrays: Sequence[Float32Array], basis: WireBasis, max_bytes: int
 def _size(coefficients: Float32Array, basis: WireBasis, step: int) -> int:
     plan = _Plan(basis, len(coefficients), step)
     _, symbols, exceptions = _split(_codes(coefficients, step), plan)
-    bits = float(basis.tables.bits[plan.table, symbols + LOUDEST].sum()) + int(plan.low_bits.sum())
+    bits = float(basis.tables.bits[plan.table, symbols + MAX_SYMBOL].sum()) + int(plan.low_bits.sum())
     return _HEADER.size + len(exceptions) * _EXCEPTION.itemsize + math.ceil(bits / 8) + _overhead(len(plan.table))
 
 
@@ -176,11 +176,11 @@ def _codes(coefficients: Float32Array, step: int) -> Ints:
 
 
 def _split(codes: Ints, plan: _Plan) -> tuple[Ints, Ints, npt.NDArray[np.void]]:
-    """Low bits [n], symbols [n] of -LOUDEST to LOUDEST, and what does not fit them, which is 0 there."""
+    """Low bits [n], symbols [n] of -MAX_SYMBOL to MAX_SYMBOL, and what does not fit them, which is 0 there."""
     codes = codes.copy()
     high = (codes[plan.is_coded] + plan.half) >> plan.low_bits
     is_exception = ~plan.is_coded & (np.abs(codes) > _UNCODED)
-    is_exception[plan.is_coded] = np.abs(high) > LOUDEST
+    is_exception[plan.is_coded] = np.abs(high) > MAX_SYMBOL
     index = is_exception.reshape(-1).nonzero()[0]
     exceptions = np.empty(len(index), _EXCEPTION)
     exceptions["index"], exceptions["code"] = index, codes.reshape(-1)[index]

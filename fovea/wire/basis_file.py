@@ -13,7 +13,15 @@ from safetensors import SafetensorError
 
 from fovea import checkpoints
 from fovea.wire import rans
-from fovea.wire.basis import COARSER, DIGEST_BYTES, FINER, HIGHEST, LOUDEST, LOWEST, WireBasis
+from fovea.wire.basis import (
+    DIGEST_BYTES,
+    MAX_CLASS,
+    MAX_STEPS_COARSER,
+    MAX_STEPS_FINER,
+    MAX_SYMBOL,
+    MIN_CLASS,
+    WireBasis,
+)
 
 __all__ = ["FILE", "BasisError", "find", "from_bytes", "load", "to_bytes"]
 
@@ -64,7 +72,7 @@ def from_bytes(data: bytes) -> WireBasis:
         "synthesis": (channels, channels),
         "alone": (channels,),
         "together": (rows, channels),
-        "frequencies": (HIGHEST - LOWEST + 1, 2 * LOUDEST + 1),
+        "frequencies": (MAX_CLASS - MIN_CLASS + 1, 2 * MAX_SYMBOL + 1),
         "step": (1,),
     }
     wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
@@ -79,10 +87,10 @@ def from_bytes(data: bytes) -> WireBasis:
     if (frequencies < 1).any() or (frequencies.sum(axis=1) != rans.TOTAL).any():
         raise BasisError(f"the tables of the wire basis do not sum up to {rans.TOTAL}")
     step = int(arrays["step"][0])
-    if not -128 + FINER <= step <= 127 - COARSER:
+    if not -128 + MAX_STEPS_FINER <= step <= 127 - MAX_STEPS_COARSER:
         raise BasisError(f"step {step} of the wire basis leaves no room for finer or coarser ones")
     loudest = max(alone.max(), together.max(initial=-128))
-    if loudest - (step - FINER) > HIGHEST + 4 * _MOST_LOW_BITS:
+    if loudest - (step - MAX_STEPS_FINER) > MAX_CLASS + 4 * _MOST_LOW_BITS:
         raise BasisError("a level of the wire basis is too far above its step")
     digest = hashlib.sha256(data).digest()[:DIGEST_BYTES]
     return WireBasis(mean, synthesis, alone, together, rans.Tables(frequencies), step, digest)

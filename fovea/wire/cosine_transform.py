@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_TRANSFORMED_ROWS", "cosines"]
+__all__ = ["MAX_TRANSFORMED_TOKENS", "cosines"]
 
-MAX_TRANSFORMED_ROWS: Final = 1024  # bounds the work of a receiver
+MAX_TRANSFORMED_TOKENS: Final = 1024  # bounds the work of a receiver
 
 
 @functools.lru_cache(maxsize=32)

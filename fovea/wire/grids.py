@@ -7,11 +7,11 @@ from typing import Final
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
 
-__all__ = ["MAX_FRAMES", "MAX_ROWS_IN_ALL", "MAX_SIDE", "check_grid"]
+__all__ = ["MAX_FRAMES", "MAX_POSITIONS", "MAX_SIDE", "check_grid"]
 
 MAX_FRAMES: Final = 4096
 MAX_SIDE: Final = 65_536
-MAX_ROWS_IN_ALL: Final = 1_048_576
+MAX_POSITIONS: Final = 1_048_576
 
 
 def check_grid(grid: tensor_pb2.Grid) -> int:
@@ -24,9 +24,9 @@ def check_grid(grid: tensor_pb2.Grid) -> int:
     if not (grid.frames and grid.rows and grid.columns):
         raise InvalidRequest(f"{named} has no patches")
     count = grid.frames * (grid.rows * grid.columns + grid.cls_per_frame)
-    if grid.frames > MAX_FRAMES or max(grid.rows, grid.columns) > MAX_SIDE or count > MAX_ROWS_IN_ALL:
+    if grid.frames > MAX_FRAMES or max(grid.rows, grid.columns) > MAX_SIDE or count > MAX_POSITIONS:
         raise InvalidRequest(
             f"{named} and {grid.cls_per_frame} more rows a frame is too large: up to {MAX_FRAMES} frames, {MAX_SIDE}"
-            f" rows and columns, and {MAX_ROWS_IN_ALL} patches and other rows in all are accepted"
+            f" rows and columns, and {MAX_POSITIONS} patches and other rows in all are accepted"
         )
     return int(count)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fovea.errors import InvalidRequest
-from fovea.wire.cosine_transform import MAX_TRANSFORMED_ROWS, cosines
+from fovea.wire.cosine_transform import MAX_TRANSFORMED_TOKENS, cosines
 
 __all__ = ["ENTROPY", "INT4", "INT8", "VERSION", "Packing", "Scheme", "decode", "encode", "expected_bytes"]
 
@@ -110,7 +110,7 @@ def encode(array: Float32Array, scheme: Scheme, *, packing: Packing = "shorter")
     with np.errstate(over="ignore"):
         mean = array.mean(axis=0, dtype=np.float64).astype("<f2") if has_mean else np.zeros(channels, "<f2")
         rest = array - mean.astype(np.float32)
-        is_transformed = scheme.transforms and has_mean and rows <= MAX_TRANSFORMED_ROWS
+        is_transformed = scheme.transforms and has_mean and rows <= MAX_TRANSFORMED_TOKENS
         if is_transformed:
             rest = cosines(rows) @ rest
         index = _largest(rest, num_outliers)
@@ -247,8 +247,8 @@ def decode(data: bytes, rows: int, channels: int, bits: int) -> Float32Array:
         raise InvalidRequest(f"version {version} of the codec is not known; {VERSION} is")
     if coding not in (_PACKED, _DEFLATED) or flags & ~(_HAS_MEAN | _TRANSFORMED) or reserved:
         raise InvalidRequest(f"coding {coding}, flags {flags}, reserved {reserved} are not 0 or 1, 0 to 3, and 0")
-    if flags & _TRANSFORMED and rows > MAX_TRANSFORMED_ROWS:
-        raise InvalidRequest(f"{rows} rows are more than the {MAX_TRANSFORMED_ROWS} that may be transformed")
+    if flags & _TRANSFORMED and rows > MAX_TRANSFORMED_TOKENS:
+        raise InvalidRequest(f"{rows} rows are more than the {MAX_TRANSFORMED_TOKENS} that may be transformed")
     if group > channels or num_outliers > channels:
         raise InvalidRequest(f"{group} channels a scale and {num_outliers} outliers do not fit {channels} channels")
     reader = _Reader(data, _HEADER.size)

@@ -17,7 +17,7 @@ from fovea.errors import Unauthenticated, Unavailable
 from fovea.rpc import probe
 from fovea.rpc.bearer_tokens import token_line
 from fovea.rpc.channel import Access, connect
-from fovea.rpc.file_watcher import CredentialsError
+from fovea.rpc.credential_files import CredentialsError
 from fovea.rpc.server import GrpcServer
 from fovea.rpc.tls import ClientTLS
 from fovea.v1 import llm_pb2, llm_pb2_grpc
@@ -122,7 +122,7 @@ async def test_half_written_certificates_change_nothing(
     write(Path(server.cert), "-----BEGIN CERTIFICATE-----\n")
     with caplog.at_level(logging.ERROR):
         assert await leg.client(target, authority.client()).fetch_info()
-    assert "keeping what was read before" in caplog.text
+    assert "keeping the last good credentials" in caplog.text
 
 
 @pytest.mark.parametrize("spoil", ["key", "cert", "client_ca"])

@@ -8,7 +8,7 @@ import pytest
 
 from fovea.rpc import bearer_tokens
 from fovea.rpc.bearer_tokens import SiteTokens, bearer, token_line, watch_token
-from fovea.rpc.file_watcher import CredentialsError
+from fovea.rpc.credential_files import CredentialsError
 
 BERLIN, OSLO = "berlin-token-0123456789", "oslo-token-0123456789"
 
