@@ -187,7 +187,7 @@ class _Walk:
 
 
 def _too_many(path: str, known: _Field) -> InvalidRequest:
-    return _refusal(path, f"at most {known.max_items} items are accepted")
+    return _refusal(path, f"at most {known.max_items} accepted")
 
 
 def _refusal(path: str, accepted: str) -> InvalidRequest:

@@ -270,7 +270,7 @@ def test_other_channels_are_refused_at_the_receiver() -> None:
 def test_low_bits_after_the_last_are_zero() -> None:
     array = pictures(1, seed=9)[0][:1]
     message = wire(array, BASIS.finest)
-    levels = BASIS.alone - BASIS.finest
+    levels = BASIS.token_levels - BASIS.finest
     count = int(np.maximum(0, -((8 - levels[levels >= -6]) // 4)).sum())
     assert count % 8  # otherwise there is nothing to spoil
     at = 16 + 8 * struct.unpack_from("<I", message.data, 12)[0] + count // 8

@@ -230,9 +230,9 @@ HOSTILE = {
     "version": (body(version=2), "version 2"),
     "coding": (body(coding=2), "coding 2"),
     "flags": (body(flags=4), "flags 4"),
-    "too many rows to transform": (
+    "too many tokens to transform": (
         body(rows=1025, channels=1, group=0, flags=2, floats=[1.0], codes=bytes(1025)),
-        "1025 rows are more than the 1024",
+        "1025 tokens are more than the 1024",
     ),
     "reserved": (body(reserved=1), "reserved 1"),
     "group wider than the row": (body(group=4), "do not fit 3 channels"),
