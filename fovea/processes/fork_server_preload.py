@@ -1,7 +1,7 @@
-"""What the server process that forks workers imports first; nobody else imports it.
+"""First import of the fork server, which forks the workers: it ignores SIGTERM and SIGINT. Nothing else imports it.
 
-A service manager may send SIGTERM to every process of a service at once. Those who wait for a worker are still to have
-their answers then, so the server and the workers, which inherit this, leave it to the service to end them.
+A service manager may send SIGTERM to every process of a service at once. Requests that wait for a worker are still to
+be answered then. The fork server and the workers, which inherit the handlers, are therefore ended by the service.
 """
 
 import signal

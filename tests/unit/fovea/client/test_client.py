@@ -40,7 +40,7 @@ def test_text_comes_piece_by_piece_and_the_object_at_the_end(gateway: Gateway, p
         (event("token", {"text": "a"}) + event("error", {"error": {"message": "the service is gone"}}), "gone"),
         (event("token", {"text": "a"}), "broke the answer off"),
         (event("token", {"text": "a"}) + "event: ping\ndata: {}\n\n", "broke the answer off"),
-        ("event: token\ndata: {\n\n", "an event that is no JSON"),
+        ("event: token\ndata: {\n\n", "an event that is not JSON"),
     ],
 )
 def test_an_answer_that_ends_early_is_an_error(gateway: Gateway, picture: Path, reply: str, says: str) -> None:
