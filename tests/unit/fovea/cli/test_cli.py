@@ -376,7 +376,7 @@ def test_values_of_ask_are_refused_with_what_is_accepted(
         (["ask", "{image}", "https://example.com/x.png"], "the question is missing"),
         (["ask", "-"], "the question is missing"),
         (["ask", "what?"], "an image before the question"),
-        (["ask", "{image}", "-x"], "stands after --"),
+        (["ask", "{image}", "-x"], "that starts with - after --"),
         (["ask", "{image}", "what?", "--bogus"], "--bogus"),
         (["ask", "{image}", "what?", "--json", "--stream"], "not allowed with"),
         (["ask", "{image}", "what?", "--keep-tokens", "1", "--keep-ratio", "1"], "not allowed with"),

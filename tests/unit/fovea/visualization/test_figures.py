@@ -64,7 +64,7 @@ def several(*grids: list[int], kind: str = "image") -> dict[str, Any]:
 def test_several_pictures_stand_under_their_question() -> None:
     response = several([1, 2, 3], [1, 2, 3])
     first, second = ImageExplanation.list_from_response("Is it red?", response)
-    assert first.counts.startswith("picture 1 of 2, desap: 2 of 6 visual tokens kept")
+    assert first.counts.startswith("image 1 of 2, desap: 2 of 6 visual tokens kept")
     assert second.task_map == [0.1, 0.9, 0.2, 0.3, 0.4, 0.0]
     one, both, apart = (
         draw_explanations([(PICTURE, explained) for explained in page]).height
