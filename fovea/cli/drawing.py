@@ -26,7 +26,7 @@ def require_local(word: str) -> None:
         UsageError: the image is a URL.
     """
     if is_url(word):
-        raise UsageError("the image is drawn on this machine; accepted: a file or standard input, not a URL")
+        raise UsageError("the image is a URL; accepted for a drawing: a file, or - for standard input")
 
 
 def read_explanation(question: str, response: dict[str, Any]) -> ImageExplanation:
