@@ -13,7 +13,7 @@ SPLITS: tuple[Split, ...] = ("easy", "crowded")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Command line of `python -m lab.calibration_images`."""
     parser = argparse.ArgumentParser(prog="python -m lab.calibration_images", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--count", type=int, default=600)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lab.render import render, render_array, thing_of_patch
+from lab.render import label_patches, render, render_array
 from lab.scenes import (
     FIRST_EVALUATION_SEED,
     GRID,
@@ -60,7 +60,7 @@ def test_picture_format() -> None:
 def test_every_thing_owns_the_patch_of_its_centre() -> None:
     for seed in range(20):
         scene = sample_scene("crowded", seed)
-        owners = thing_of_patch(scene)
+        owners = label_patches(scene)
         assert owners.shape == (GRID * GRID,)
         for index, thing in enumerate(scene.things):
             assert (owners == index).any()
