@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lab.questions import RELATIONS, TEMPLATES, plural, with_article
 from lab.scenes import COLORS, DISTRACTOR_SHAPES, IMAGE_SIZE, LETTERS, SHAPES, TEXTURES, Scene, Thing
 
-PLACES = ("left", "right", "top", "bottom")
+SIDES = ("left", "right", "top", "bottom")
 _QUESTIONS_ON_ANY = ("existence", "horizontal", "vertical", "reading")
 
 Concept = tuple[str, ...]
@@ -24,13 +24,13 @@ def _all_concepts() -> list[Concept]:
     concepts += [("letter", letter) for letter in LETTERS]
     concepts += [("shape letter", shape, letter) for shape in SHAPES for letter in LETTERS]
     concepts += [("color letter", look, letter) for look in COLORS for letter in LETTERS]
-    concepts += [("shape place", shape, place) for shape in SHAPES for place in PLACES]
-    concepts += [("color place", look, place) for look in COLORS for place in PLACES]
+    concepts += [("shape place", shape, place) for shape in SHAPES for place in SIDES]
+    concepts += [("color place", look, place) for look in COLORS for place in SIDES]
     concepts += [("distractor", look, shape) for look in TEXTURES for shape in DISTRACTOR_SHAPES]
     concepts += [("distractor shape", shape) for shape in DISTRACTOR_SHAPES]
     concepts += [("texture", look) for look in TEXTURES]
-    concepts += [("distractor place", shape, place) for shape in DISTRACTOR_SHAPES for place in PLACES]
-    concepts += [("texture place", look, place) for look in TEXTURES for place in PLACES]
+    concepts += [("distractor place", shape, place) for shape in DISTRACTOR_SHAPES for place in SIDES]
+    concepts += [("texture place", look, place) for look in TEXTURES for place in SIDES]
     return concepts
 
 
@@ -52,7 +52,7 @@ def concept_weights(crowded: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
     return weights.astype(np.float32)
 
 
-def _places(thing: Thing) -> tuple[str, str]:
+def _sides(thing: Thing) -> tuple[str, str]:
     middle = IMAGE_SIZE // 2
     return ("left" if thing.x < middle else "right"), ("top" if thing.y < middle else "bottom")
 
@@ -63,13 +63,13 @@ def concept_labels(scene: Scene) -> npt.NDArray[np.bool_]:
     for thing in scene.distractors:
         named: list[Concept] = [("distractor", thing.look, thing.shape), ("distractor shape", thing.shape)]
         named.append(("texture", thing.look))
-        for place in _places(thing):
+        for place in _sides(thing):
             named += [("distractor place", thing.shape, place), ("texture place", thing.look, place)]
         for concept in named:
             labels[_INDEX[concept]] = True
     for thing in scene.objects:
         held: list[Concept] = [("pair", thing.look, thing.shape), ("color", thing.look), ("shape", thing.shape)]
-        for place in _places(thing):
+        for place in _sides(thing):
             held += [("shape place", thing.shape, place), ("color place", thing.look, place)]
         if thing.letter:
             held += [("letter", thing.letter), ("shape letter", thing.shape, thing.letter)]
@@ -109,7 +109,7 @@ def concept_text(concept: Concept, rng: np.random.Generator) -> str:
         )
     if kind.endswith("place"):
         name = words[0] + {"color place": " object", "texture place": " thing"}.get(kind, "")
-        side = f"on the {words[1]}" if words[1] in PLACES[:2] else f"at the {words[1]}"
+        side = f"on the {words[1]}" if words[1] in SIDES[:2] else f"at the {words[1]}"
         return _pick([f"{with_article(name)} {side}", f"the {name} is {side}"], rng)
     name = f"{words[0]} thing" if kind == "texture" else " ".join(words)
     return _pick([f"a {name}", f"a picture of a {name}", f"a large {name}"], rng)
@@ -154,5 +154,5 @@ def _with_detail(thing: Thing, rng: np.random.Generator) -> str:
 
 
 def _at(thing: Thing, rng: np.random.Generator) -> str:
-    horizontal, vertical = _places(thing)
+    horizontal, vertical = _sides(thing)
     return f"on the {horizontal}" if rng.random() < 0.5 else f"at the {vertical}"

@@ -1,4 +1,4 @@
-"""Budgets of pictures made of parts."""
+"""Budgets of one medium and over its tiles or frames."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_count_is_shared_out_exactly_and_in_proportion(sizes: list[int], keep:
 
 
 @given(SIZES, st.floats(0, 1, exclude_min=True))
-def test_a_ratio_holds_for_each_part(sizes: list[int], ratio: float) -> None:
+def test_a_ratio_applies_to_each_tile(sizes: list[int], ratio: float) -> None:
     assert allocate_budget(sizes, keep_ratio=ratio) == tuple(resolve_budget(size, keep_ratio=ratio) for size in sizes)
 
 

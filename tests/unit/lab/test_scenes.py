@@ -1,4 +1,4 @@
-"""Scenes and pictures follow from their seeds, and what is on them is where the scene says."""
+"""Scenes and images follow from their seeds, and things are at the positions of the scene."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_things_stay_inside_and_apart() -> None:
             assert max(abs(a.x - b.x), abs(a.y - b.y)) * 2 >= a.size + b.size
 
 
-def test_picture_format() -> None:
+def test_image_format() -> None:
     image = render(sample_scene("easy", 1))
     assert (image.size, image.mode) == ((IMAGE_SIZE, IMAGE_SIZE), "RGB")
 

@@ -1,4 +1,4 @@
-"""What cameras, phones and browsers write: kinds of each accepted format, and formats that are refused by name."""
+"""Variants of each accepted format that cameras, phones and browsers write, and formats that are refused by name."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_an_accepted_format_that_cannot_be_read_is_named() -> None:
     refused(jpeg_in_bmp, "a BMP image that is broken or of a kind that cannot be read")
 
 
-def test_accepted_formats_are_told_apart() -> None:
+def test_accepted_formats_are_distinguished() -> None:
     names = {
         "JPEG": "a JPEG image",
         "PNG": "a PNG image",

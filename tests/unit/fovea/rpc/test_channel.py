@@ -1,4 +1,4 @@
-"""A channel to a name with many addresses, as a headless Kubernetes service is, with a real DNS server behind it."""
+"""Channels to a name with many addresses, like a headless Kubernetes service, with a real DNS server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of calls whose messages are no messages, too many, or too slow, over a real connection."""
+"""Calls with malformed, too many or too slow messages, over a real connection."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def image(size: int) -> bytes:
     ],
     ids=["noise", "cut", "text", "group", "none at all"],
 )
-async def test_what_is_no_message_is_invalid_in_one_line_and_counted(
+async def test_bytes_that_are_no_message_are_an_invalid_request_and_counted(
     channel: grpc.aio.Channel, method: str, messages: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     name = method.rsplit("/", 1)[1]
@@ -119,7 +119,7 @@ async def test_what_is_no_message_is_invalid_in_one_line_and_counted(
     assert await send(channel, method, b"")  # an empty message is one with all its defaults
 
 
-async def test_health_takes_no_noise_and_no_flood_either(
+async def test_health_refuses_random_and_oversized_messages(
     channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = counted(interceptors.ANY_METHOD, MalformedRequest.code)
@@ -142,7 +142,7 @@ async def test_health_takes_no_noise_and_no_flood_either(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-async def test_reflection_takes_no_noise_and_still_answers(
+async def test_reflection_refuses_random_bytes_and_still_answers(
     channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
 ) -> None:
     call = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
@@ -184,9 +184,7 @@ async def test_a_flood_of_metadata_is_refused(channel: grpc.aio.Channel) -> None
     assert await channel.unary_unary(ENCODE)(b"", timeout=TIMEOUT_S)
 
 
-async def test_a_message_that_never_comes_does_not_hold_its_place(
-    channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_call_without_a_message_times_out(channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interceptors, "_RECEIVE_TIMEOUT_S", 0.01)
     call = channel.stream_unary(ENCODE)(timeout=TIMEOUT_S)
     error = await refused(call)
@@ -233,7 +231,7 @@ async def test_messages_beyond_the_memory_for_them_are_refused_until_there_is_ro
     assert await channel.unary_unary(ENCODE)(image(LIMIT // 3), timeout=TIMEOUT_S)
 
 
-async def test_a_call_that_is_alone_is_let_in_and_the_next_is_not_even_read(
+async def test_a_call_that_is_alone_is_accepted_and_the_next_is_refused_unread(
     echo: Echo, server: GrpcServer, channel: grpc.aio.Channel
 ) -> None:
     async with held(echo, channel, ENCODE, image(4 * LIMIT)) as first:
@@ -250,7 +248,7 @@ async def test_a_call_that_is_alone_is_let_in_and_the_next_is_not_even_read(
     ("method", "end"),
     [(GENERATE, "cancelled"), (GENERATE, "answered"), (ENCODE, "cancelled"), (ENCODE, "answered"), (ENCODE, "refused")],
 )
-async def test_however_a_call_ends_its_bytes_are_given_back(
+async def test_the_bytes_of_a_call_are_released_however_it_ends(
     echo: Echo, server: GrpcServer, channel: grpc.aio.Channel, method: str, end: str
 ) -> None:
     data = llm_pb2.GenerateRequest(input_ids=range(1000)).SerializeToString() if method == GENERATE else image(1000)
