@@ -46,4 +46,5 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
             if piece.endswith((b"\r", b"\n")):
                 line = b"".join(pieces).rstrip(b"\r\n").decode(errors="replace")
                 yield line.removeprefix(_BOM) if first else line
-                first, pieces, after_cr = False, [], piece.endswith(b"\r")
+                first, pieces = False, []
+            after_cr = piece.endswith(b"\r")

@@ -97,6 +97,7 @@ def test_an_event_comes_with_its_empty_line_and_what_is_cut_off_never() -> None:
     stream = events(iter([b"data:a\r\n\r", b"\ndata: b\r", b"\r", b"data: c\n"]))
     assert list(stream) == [("message", "a"), ("message", "b")]
     assert list(events([b"event: a\n\ndata: b\n\n"])) == [("message", "b")]
+    assert list(events([b"data: a\r\revent: b", b"\ndata: c\n\n"])) == [("message", "a"), ("b", "c")]
     assert list(events([b"data: \xff\n\n"])) == [("message", "\ufffd")]
 
 
