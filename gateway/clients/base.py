@@ -160,8 +160,8 @@ class ServiceClient(Generic[InfoT]):
         """The ServiceError behind a failed call, its `param` as clients of the gateway call it."""
         mapped = from_rpc_error(error, self.name)
         if isinstance(mapped, Unauthenticated):  # the gateway's own affair, of which its client can mend nothing
-            log.error("the %s does not accept the token of this gateway", self.name)
-            return Unauthenticated(f"the {self.name} does not accept the token of this gateway")
+            log.error("the %s does not accept the bearer token of this gateway", self.name)
+            return Unauthenticated(f"the {self.name} does not accept the bearer token of this gateway")
         if isinstance(mapped, Unavailable):  # names certificates that do not fit, and addresses: for the log alone
             log.warning("the %s is away: %s", self.name, error.details())
         if mapped.param is not None:
