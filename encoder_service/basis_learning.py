@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fovea.wire import basis as wire_basis
 from fovea.wire import basis_codec, basis_file, rans
-from fovea.wire.cosine_transform import MAX_TRANSFORMED_ROWS, cosines
+from fovea.wire.cosine_transform import MAX_TRANSFORMED_TOKENS, cosines
 
 __all__ = ["learn"]
 
@@ -48,7 +48,7 @@ def learn(pictures: Sequence[Float32Array], reader: Float32Array | None = None) 
         covariance += rest.T @ rest / num_tokens
     analysis, synthesis = _directions(covariance, reader)
     rows = len(pictures[0]) if len({len(one) for one in pictures}) == 1 else 0
-    rows = rows if rows <= MAX_TRANSFORMED_ROWS else 0
+    rows = rows if rows <= MAX_TRANSFORMED_TOKENS else 0
 
     def coefficients() -> Iterator[Float32Array]:
         for one in pictures:
@@ -84,7 +84,7 @@ def _levels(spread: Float64Array) -> Ints:
 
 
 def _even() -> Ints:
-    tables = np.full((wire_basis.HIGHEST - wire_basis.LOWEST + 1, 2 * wire_basis.LOUDEST + 1), 1)
+    tables = np.full((wire_basis.MAX_CLASS - wire_basis.MIN_CLASS + 1, 2 * wire_basis.MAX_SYMBOL + 1), 1)
     return _rounded(tables.astype(np.float64))
 
 

@@ -12,7 +12,7 @@ from encoder_service.engine import EncoderEngine, EncodeRequest, PreparedMedia, 
 from encoder_service.media_decoding import MediaPool, MediaSource
 from encoder_service.visual import TowerInputs
 from fovea.errors import TooLarge, Unavailable, UnsupportedMedia
-from fovea.processes.worker_pool import Finished, PoolClosed, WorkerTimeout
+from fovea.processes.worker_pool import PoolClosed, TaskResult, WorkerTimeout
 from fovea.processes.worker_process import WorkerDied
 
 __all__ = ["EncoderCompute"]
@@ -61,7 +61,7 @@ class EncoderCompute:
         ran = await self._decode(source)
         return self.engine.with_pixels(visual, ran.result, request), (ran.started_at, ran.ended_at)
 
-    async def _decode(self, source: MediaSource) -> Finished[TowerInputs]:
+    async def _decode(self, source: MediaSource) -> TaskResult[TowerInputs]:
         what, timeout_s = "image", self.image_timeout_s
         if not isinstance(source, bytes):
             what, timeout_s = "video", self.engine.decoder.video_limits.timeout_s + _VIDEO_GRACE_S

@@ -8,7 +8,7 @@ from encoder_service.assembly import EncodedMedia, assemble
 from encoder_service.pruners.base import BoundPruner, PrunedTokens, PrunerInput, TextFeatures
 from encoder_service.tiling import as_one_part, tiled_image
 from encoder_service.visual import MediaFeatures, PatchLayout
-from fovea.budget import share_budget
+from fovea.budget import allocate_budget
 
 __all__ = ["keep_in_tower", "prune"]
 
@@ -21,15 +21,15 @@ def keep_in_tower(
     A count, and likewise `most_tokens`, is shared over the parts that show something, 1 to each at least.
 
     Raises:
-        ValueError: See `share_budget`.
+        ValueError: See `allocate_budget`.
     """
     shown = [len(places) for places in layout.places() if len(places)]
     # A full budget prunes nothing: the tower runs whole, and its features serve everybody.
-    keeps = share_budget(shown, keep_tokens=keep_tokens, keep_ratio=keep_ratio)
+    keeps = allocate_budget(shown, keep_tokens=keep_tokens, keep_ratio=keep_ratio)
     if _at_most(most_tokens, keeps, shown, layout) == shown:
         return None
     sizes = [layout.rows * layout.columns] * len(shown)
-    keeps = share_budget(sizes, keep_tokens=keep_tokens, keep_ratio=keep_ratio)
+    keeps = allocate_budget(sizes, keep_tokens=keep_tokens, keep_ratio=keep_ratio)
     return max(1, min(_at_most(most_tokens, keeps, sizes, layout)))
 
 
@@ -57,14 +57,14 @@ def prune(
         features_cached: Passed on.
 
     Raises:
-        ValueError: See `share_budget`.
+        ValueError: See `allocate_budget`.
     """
     sizes = [len(places) for places in visual.places]
     if keep_tokens is None and keep_ratio is None and pruner.choose_keep is not None:
         jobs = [PrunerInput(part, n, text=text, seed=seed) for part, n in zip(visual.parts, sizes, strict=True)]
         keeps = [pruner.choose_keep(job) for job in jobs]
     else:
-        keeps = list(share_budget(sizes, keep_tokens=keep_tokens, keep_ratio=keep_ratio))
+        keeps = list(allocate_budget(sizes, keep_tokens=keep_tokens, keep_ratio=keep_ratio))
     keeps = _at_most(most_tokens, keeps, sizes, visual.layout)
     if visual.layout.mosaic is not None and sum(keeps) < sum(sizes):
         if pruner.joins_tiles:
@@ -92,4 +92,4 @@ def _at_most(most_tokens: int | None, keeps: Sequence[int], sizes: Sequence[int]
         extra = layout.num_inputs * layout.cls_per_input + (0 if layout.mosaic is None else len(layout.mosaic))
     if kept + extra <= most_tokens:
         return list(keeps)
-    return list(share_budget(keeps, keep_tokens=max(1, min(most_tokens, kept - 1))))
+    return list(allocate_budget(keeps, keep_tokens=max(1, min(most_tokens, kept - 1))))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from typing import Any, Final
+from typing import Final
 
 from encoder_service import models
 from encoder_service.batching import Batcher
@@ -24,9 +24,9 @@ from fovea.modeling.errors import CheckpointError
 from fovea.processes import worker_process
 from fovea.processes.cores import available_cores
 from fovea.processes.worker_process import WorkerDied
-from fovea.rpc.file_watcher import CredentialsError
-from fovea.rpc.loading import end_while_loading, load_in_background
-from fovea.rpc.server import BindError, GrpcServer, stop_signal
+from fovea.rpc.credential_files import CredentialsError
+from fovea.rpc.lifecycle import load_in_background, stop_signal, wait_unless_stopped
+from fovea.rpc.server import BindError, GrpcServer, ServerConfig
 from fovea.v1 import encoder_pb2_grpc
 from fovea.wire import basis_file
 from fovea.wire.basis import WireBasis
@@ -84,15 +84,17 @@ async def serve(settings: EncoderSettings) -> None:
     stop = stop_signal()
     worker_process.preload("encoder_service.media_decoding")
     server = GrpcServer(
-        settings.listen,
+        ServerConfig(
+            settings.listen,
+            max_message_bytes=settings.max_message_bytes,
+            max_concurrent_rpcs=settings.max_concurrent_rpcs,
+            metrics_listen=settings.metrics_listen,
+            tls=settings.tls,
+            token_file=settings.token_file,
+            max_connection_age_s=settings.max_connection_age_s,
+            max_bytes_in_flight=settings.max_bytes_in_flight,
+        ),
         services=[_SERVICE],
-        max_message_bytes=settings.max_message_bytes,
-        max_concurrent_rpcs=settings.max_concurrent_rpcs,
-        metrics_listen=settings.metrics_listen,
-        tls=settings.tls,
-        token_file=settings.token_file,
-        max_connection_age_s=settings.max_connection_age_s,
-        max_bytes_in_flight=settings.max_bytes_in_flight,
     )
     servicer = EncoderServicer(settings)
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
@@ -101,17 +103,14 @@ async def serve(settings: EncoderSettings) -> None:
         await server.start()
         loading = load_in_background(lambda: _load(settings))
         log.info("port %d is open; loading the model", server.port)
-        either: list[asyncio.Future[Any]] = [stopped, loading]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not loading.done():
+        if not await wait_unless_stopped(loading, stopped):
             return
         engine, basis = loading.result()
         set_threads(settings.num_threads, engine.model.num_parameters)
         pool = media_pool(engine.decoder, size=settings.decode_workers or available_cores())
         async with contextlib.AsyncExitStack() as resources:
             starting = asyncio.ensure_future(resources.enter_async_context(pool))
-            await asyncio.wait([stopped, starting], return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():
+            if not await wait_unless_stopped(starting, stopped):
                 starting.cancel()
                 return
             starting.result()
@@ -158,4 +157,3 @@ def main(argv: list[str] | None = None) -> None:
     except (CheckpointError, FileNotFoundError, BasisError, BindError, CredentialsError, WorkerDied) as error:
         log.error("%s", error)
         raise SystemExit(1) from None
-    end_while_loading(0)

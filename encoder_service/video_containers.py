@@ -13,7 +13,7 @@ from av.stream import Disposition
 
 from fovea.errors import ServiceError, TooLarge, UnsupportedMedia
 from fovea.media import images
-from fovea.media.file_formats import detected
+from fovea.media.file_formats import detect_format
 
 __all__ = ["FORMATS", "broken", "opened"]
 
@@ -93,7 +93,7 @@ def _demuxer(data: bytes) -> str:
         return "avi"
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "gif"
-    what = detected(data)
+    what = detect_format(data)
     # An image in the container of videos may lie there in tiles, and turned by what is no display matrix.
     if data[4:8] in _MOV_ATOMS and not (what and what.endswith("image")):
         return "mov"

@@ -61,7 +61,7 @@ def to_image(frame: Any, size: tuple[int, int]) -> Image.Image:
         src_colorspace=_matrix(frame),
         threads=1,
     )
-    return orientation.turned(images.to_rgb(Image.fromarray(pixels)), _orientation(frame))
+    return orientation.apply_orientation(images.to_rgb(Image.fromarray(pixels)), _orientation(frame))
 
 
 def _matrix(frame: Any) -> Colorspace | None:

@@ -63,7 +63,7 @@ def most_tokens(
 
     def size(tokens: int) -> int:
         if dtype == tensor_pb2.DTYPE_BASIS and basis is not None:
-            step = basis.step + (_COARSER_BEFORE_FEWER if tokens == basis.rows else 0)
+            step = basis.step + (_COARSER_BEFORE_FEWER if tokens == basis.tokens_per_image else 0)
             data = basis_codec.expected_bytes(tokens, basis, step)
         else:
             data = tensors.data_bytes(tokens, channels, dtype)
@@ -79,7 +79,7 @@ def most_tokens(
         middle = (low + high) // 2
         low, high = (middle, high) if visuals * size(middle) <= max_bytes else (low, middle)
     # A whole picture may take less than a part of it, for which a basis knows nothing of neighbours.
-    whole = basis.rows if basis is not None and dtype == tensor_pb2.DTYPE_BASIS else 0
+    whole = basis.tokens_per_image if basis is not None and dtype == tensor_pb2.DTYPE_BASIS else 0
     return whole if whole > low and visuals * size(whole) <= max_bytes else low
 
 

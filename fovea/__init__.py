@@ -1,3 +1,3 @@
-"""What the three services share: contract, tensors, errors, channels, servers, settings. Imports none of them."""
+"""Shared code of encoder service, LLM service and gateway, the client, and the `fovea` command. Imports no service."""
 
 __version__ = "0.1.0"

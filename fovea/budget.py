@@ -1,18 +1,23 @@
-"""How many tokens to keep."""
+"""Budget: the number of visual tokens to keep, of one tower input and over the tiles or frames of one medium."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-__all__ = ["resolve_budget", "share_budget"]
+__all__ = ["allocate_budget", "resolve_budget"]
 
 
 def resolve_budget(num_tokens: int, *, keep_tokens: int | None = None, keep_ratio: float | None = None) -> int:
-    """K of `num_tokens` visual tokens: a count as it is, a ratio r as max(1, floor(r N + 0.5)); at most N.
+    """Number of tokens to keep of N: `keep_tokens`, or max(1, floor(keep_ratio * N + 0.5)); at most N.
+
+    Args:
+        num_tokens: visual tokens before pruning, N.
+        keep_tokens: number of tokens to keep, at least 1.
+        keep_ratio: share of the tokens to keep, in (0, 1].
 
     Raises:
-        ValueError: Not exactly one of the two is given, a count below 1 or a ratio outside (0, 1].
+        ValueError: not exactly one of the two budgets is given, or it is out of range.
     """
     if (keep_tokens is None) == (keep_ratio is None):
         raise ValueError("exactly one of keep_tokens and keep_ratio is needed")
@@ -26,16 +31,21 @@ def resolve_budget(num_tokens: int, *, keep_tokens: int | None = None, keep_rati
     return max(1, math.floor(keep_ratio * num_tokens + 0.5))
 
 
-def share_budget(
+def allocate_budget(
     sizes: Sequence[int], *, keep_tokens: int | None = None, keep_ratio: float | None = None
 ) -> tuple[int, ...]:
-    """K of each part (tile, frame) of one picture or video.
+    """Number of tokens to keep of each tile or frame of one image or video.
 
-    A ratio holds for each part by itself. A count is shared in proportion to the parts' sizes, and what rounding leaves
-    goes to the largest remainders, of equal ones to the first. A count below the number of parts leaves some with 0.
+    A ratio applies to each tile or frame by itself. A count is allocated in proportion to the sizes. The tokens that
+    rounding leaves go to the largest remainders, and of equal ones to the first. A count below the number of tiles or
+    frames leaves some of them without tokens.
+
+    Args:
+        sizes: visual tokens of each tile or frame before pruning.
+        keep_tokens, keep_ratio: budget, see `resolve_budget`.
 
     Raises:
-        ValueError: See `resolve_budget`.
+        ValueError: not exactly one of the two budgets is given, or it is out of range.
     """
     total = sum(sizes)
     if keep_tokens is None:

@@ -1,22 +1,22 @@
-"""The one tree of errors that may leave a service, and its one table to gRPC and HTTP.
+"""Errors that a service may answer with, and the gRPC and HTTP status of each.
 
 ServiceError
-├── MalformedRequest    INVALID_ARGUMENT     400  the message cannot be read at all
-├── NotFound            NOT_FOUND            404  no such model or pruner
+├── MalformedRequest    INVALID_ARGUMENT     400  the message cannot be parsed
+├── NotFound            NOT_FOUND            404  unknown model or pruner
 ├── TooLarge            OUT_OF_RANGE         413  more bytes, pixels or tokens than accepted
-├── UnsupportedMedia    INVALID_ARGUMENT     415  not a picture that can be decoded
-├── InvalidRequest      INVALID_ARGUMENT     422  a field holds what is not accepted
-├── CheckpointMismatch  FAILED_PRECONDITION  502  tokens of one checkpoint sent to another
-├── Overloaded          RESOURCE_EXHAUSTED   429  the queue is full, come back later
-├── Unauthenticated     UNAUTHENTICATED      502  a service does not know the gateway: no token of a site it lets in
-├── Cancelled           CANCELLED            499  the caller has gone
-├── DeadlineExceeded    DEADLINE_EXCEEDED    504  not done within the caller's time
+├── UnsupportedMedia    INVALID_ARGUMENT     415  not an image or video that can be decoded
+├── InvalidRequest      INVALID_ARGUMENT     422  a field has a value that is not accepted
+├── CheckpointMismatch  FAILED_PRECONDITION  502  visual tokens come from another checkpoint
+├── Overloaded          RESOURCE_EXHAUSTED   429  the queue is full; retry later
+├── Unauthenticated     UNAUTHENTICATED      502  the gateway sent no bearer token of an accepted site
+├── Cancelled           CANCELLED            499  the caller has ended the call
+├── DeadlineExceeded    DEADLINE_EXCEEDED    504  the caller's deadline has passed
 ├── Unavailable         UNAVAILABLE          503  the service is down, starting or draining
-└── InternalError       INTERNAL             502  a defect on our side; details go to the log only
+└── InternalError       INTERNAL             502  a defect of a service; details are in its log only
 
-A message says what was wrong and what is accepted. It never carries a path, an address or a stack trace: it goes to
-the caller word for word. A subclass travels over gRPC as its status plus the trailing metadata `fovea-code`,
-`fovea-param` and `fovea-retry-after-s`, and `from_rpc_error` makes the same object of it at the other end.
+A message states what is wrong and what is accepted. It is sent to the caller as it is, so it never contains a path, an
+address or a stack trace. Over gRPC an error is its status and the trailing metadata `fovea-code`, `fovea-param` and
+`fovea-retry-after-s`, from which `from_rpc_error` rebuilds it.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ StatusCode = grpc.StatusCode
 
 
 class ServiceError(Exception):
-    """Base of all errors that a caller may see.
+    """Base of all errors that a caller may receive.
 
     Args:
-        message: What was wrong and what is accepted, for the caller.
-        param: The request field at fault, if there is one.
-        retry_after_s: When it is worth trying again, in seconds.
+        message: text for the caller: what is wrong and what is accepted.
+        param: field of the request that is wrong; None for none.
+        retry_after_s: seconds after which to retry; None for unknown.
     """
 
     code: ClassVar[str]
@@ -117,12 +117,12 @@ class InternalError(ServiceError):
 
 
 def error_types() -> dict[str, type[ServiceError]]:
-    """All error types by their wire code."""
+    """Error types by their code in `fovea-code`."""
     return {cls.code: cls for cls in ServiceError.__subclasses__()}
 
 
 def to_metadata(error: ServiceError) -> tuple[tuple[str, str], ...]:
-    """Trailing metadata that lets the other end rebuild `error`."""
+    """Trailing metadata from which `from_rpc_error` rebuilds `error`."""
     pairs = [("fovea-code", error.code)]
     if error.param is not None:
         pairs.append(("fovea-param", error.param))
@@ -131,20 +131,24 @@ def to_metadata(error: ServiceError) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-# What a status means when it came from gRPC itself (no `fovea-code`): the transport's own texts hold addresses, so
-# none of them is passed on.
+# Errors of statuses that gRPC itself set, without `fovea-code`. gRPC's texts contain addresses, so they are replaced.
 _TRANSPORT = {
     StatusCode.UNAVAILABLE: (Unavailable, "the {service} is not available; try again shortly"),
     StatusCode.DEADLINE_EXCEEDED: (DeadlineExceeded, "the {service} did not finish within the deadline"),
     StatusCode.CANCELLED: (Cancelled, "the call to the {service} was cancelled"),
-    StatusCode.UNAUTHENTICATED: (Unauthenticated, "the {service} does not accept the token of this gateway"),
+    StatusCode.UNAUTHENTICATED: (Unauthenticated, "the {service} does not accept the bearer token of this gateway"),
     StatusCode.RESOURCE_EXHAUSTED: (TooLarge, "a message to or from the {service} is larger than it accepts"),
 }
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> ServiceError:
-    """The ServiceError behind a failed call to `service` (a name for people: "encoder service")."""
-    trailing = dict(tuple(error.trailing_metadata() or ()))  # grpc's Metadata is a mapping only in name
+    """ServiceError of a failed call.
+
+    Args:
+        error: error of the call.
+        service: name of the called service for the message, such as "encoder service".
+    """
+    trailing = dict(tuple(error.trailing_metadata() or ()))  # grpc's Metadata lacks parts of the mapping protocol
     known = error_types().get(str(trailing.get("fovea-code", "")))
     if known is not None:
         param, retry = trailing.get("fovea-param"), trailing.get("fovea-retry-after-s")
@@ -153,7 +157,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> ServiceError:
             param=str(param) if param is not None else None,
             retry_after_s=float(retry) if retry is not None else None,
         )
-    # gRPC has one status for a message too large and for a server with all the calls in progress that it takes.
+    # gRPC has one status for a message that is too large and for a server with its maximum of calls in progress.
     if error.code() is StatusCode.RESOURCE_EXHAUSTED and "Concurrent RPC limit" in (error.details() or ""):
         return Overloaded(f"the {service} has as many calls in progress as it accepts", retry_after_s=1.0)
     cls, text = _TRANSPORT.get(error.code(), (InternalError, "the {service} answered with an unexpected error"))

@@ -1,4 +1,4 @@
-"""Parameters of a pruner, declared once as fields of a frozen dataclass: default, check and description together."""
+"""Parameters of a pruner, declared as fields of a frozen dataclass with default, check and description."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ _SPEC: Final = "parameter"
 
 
 class InvalidParameter(ValueError):
-    """A parameter that does not exist, or holds what is not accepted. The message is for the caller, and short: it
-    travels in headers.
+    """A parameter that does not exist, or whose value is not accepted.
+
+    The message is for the caller, and short, since it is sent in headers.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter as clients see it.
+    """Description of one parameter for clients.
 
     Attributes:
-        name: As clients write it.
-        type: number, integer, boolean or string, as JSON Schema calls them.
-        default: Of that type, or None where `optional`.
-        description: Values accepted and what they do.
-        check: The value to use, or None for one that is not accepted.
-        optional: None is accepted too.
+        name: name in requests.
+        type: JSON Schema type: number, integer, boolean or string.
+        default: default value of that type; None only where `optional`.
+        description: accepted values and their effect.
+        check: function from a client's value to the value to use, or to None for one that is not accepted.
+        optional: whether None is accepted too.
     """
 
     name: str
@@ -68,7 +69,7 @@ def number(
 
 
 def integer(default: int | None, *, minimum: int, maximum: int, description: str, optional: bool = False) -> Any:
-    """A whole number in [minimum, maximum]; with `optional` also null. JSON knows only doubles, so 3.0 is 3."""
+    """An integer in [minimum, maximum]; with `optional` also null. 3.0 is accepted as 3: JSON numbers are doubles."""
 
     def check(value: object) -> Value:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -97,17 +98,21 @@ def flag(default: bool, *, description: str) -> Any:
 
 
 def declared(cls: type[Any]) -> tuple[Parameter, ...]:
-    """The parameters of a parameter dataclass, in order of declaration."""
+    """Parameters of a parameter dataclass, in order of declaration."""
     return tuple(
         dataclasses.replace(cast(Parameter, item.metadata[_SPEC]), name=item.name) for item in dataclasses.fields(cls)
     )
 
 
 def parse(cls: type[P], values: Mapping[str, object]) -> P:
-    """Parameters of type `cls` from what a client sent; those left out keep their defaults.
+    """Parameters of type `cls` with a client's values; parameters without a value keep their defaults.
+
+    Args:
+        cls: dataclass whose fields are declared with `number`, `integer`, `choice` or `flag`.
+        values: the client's values by name.
 
     Raises:
-        InvalidParameter: An unknown name or a value that is not accepted; says what is.
+        InvalidParameter: a name is unknown, or a value is not accepted; the message names what is accepted.
     """
     known = {item.name: item for item in declared(cls)}
     checked: dict[str, Value] = {}

@@ -1,4 +1,4 @@
-"""Settings that are flags and environment variables at once, described where they are declared."""
+"""Settings of a service: each is a command-line flag and an environment variable, with its docstring as --help."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ from fovea.rpc.tls import ServerTLS
 
 __all__ = ["GrpcSettings", "ServiceSettings", "settings_config"]
 
-# Kubernetes tells every pod where the services of its namespace are, under their names: LLM_SERVICE_HOST,
-# LLM_PORT_50052_TCP_ADDR, unless the pod says enableServiceLinks: false.
+# Kubernetes sets variables with the addresses of all services of a namespace, such as LLM_SERVICE_HOST and
+# LLM_PORT_50052_TCP_ADDR, in every pod without enableServiceLinks: false.
 _FROM_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
-# What --help calls values that pydantic names by their Python type; ranges of values stand in the descriptions.
+# Names of values in --help, where pydantic would show their Python types. The descriptions have the ranges.
 _VALUES: Final = {"int": "N", "float": "NUMBER", "str": "TEXT", "SecretStr": "TEXT", "tuple[str,...]": "TEXT,..."}
 _NO_DEFAULT: Final = re.compile(r" \(default: (None|\(\)|\**)?\)$")
 
 
 def settings_config(prog: str, env_prefix: str) -> SettingsConfigDict:
-    """Configuration of a service's settings class: `--some-flag` and `<PREFIX>SOME_FLAG` for every field."""
+    """Configuration of a settings class: every field is the flag `--some-flag` and the variable `<PREFIX>SOME_FLAG`.
+
+    Args:
+        prog: name of the program in --help and messages.
+        env_prefix: prefix of the environment variables.
+    """
     return SettingsConfigDict(
         env_prefix=env_prefix,
         cli_prog_name=prog,
@@ -42,7 +47,7 @@ def settings_config(prog: str, env_prefix: str) -> SettingsConfigDict:
 
 
 def _add_argument(parser: argparse.ArgumentParser, *names: str, **options: Any) -> argparse.Action:
-    """As argparse does it, for readers of --help who need not know Python."""
+    """`add_argument` of argparse with names of values and defaults that need no knowledge of Python."""
     if "metavar" in options:
         options["metavar"] = _VALUES.get(options["metavar"], options["metavar"])
     options["help"] = _NO_DEFAULT.sub("", options["help"])
@@ -50,11 +55,15 @@ def _add_argument(parser: argparse.ArgumentParser, *names: str, **options: Any) 
 
 
 class ServiceSettings(BaseSettings):
-    """Base of the three services' settings. A flag wins over an environment variable, which wins over the default."""
+    """Base of the services' settings. A flag overrides the environment variable, which overrides the default."""
 
     @classmethod
     def from_command_line(cls, argv: list[str]) -> Self:
-        """Reads flags and environment; on a mistake prints what is wrong with which setting and exits with status 2."""
+        """Settings from flags and environment. A wrong setting is printed, and the process exits with status 2.
+
+        Args:
+            argv: arguments of the command line, without the program.
+        """
         cls._refuse_misspelled_environment()
         try:
             flags: CliSettingsSource[Any] = CliSettingsSource(
@@ -68,13 +77,13 @@ class ServiceSettings(BaseSettings):
                 variable = f"{cls.model_config.get('env_prefix')}{name}".upper()
                 print(f"{prog}: --{name.replace('_', '-')} ({variable}): {item['msg']}", file=sys.stderr)
             raise SystemExit(2) from None
-        except SettingsError as error:  # of a value that is to be JSON and is none
+        except SettingsError as error:  # a value that has to be JSON is not
             print(f"{cls.model_config.get('cli_prog_name')}: {error}; a JSON object is accepted", file=sys.stderr)
             raise SystemExit(2) from None
 
     @classmethod
     def _refuse_misspelled_environment(cls) -> None:
-        """A misspelled variable ignored in silence costs somebody an evening; a foreign one is only mentioned."""
+        """Exits with status 2 on a variable that resembles a setting; other unknown variables are only reported."""
         prog, prefix = cls.model_config.get("cli_prog_name"), cls.model_config.get("env_prefix", "")
         known = {f"{prefix}{name}".upper() for name in cls.model_fields}
         for name in sorted(os.environ):
@@ -84,10 +93,10 @@ class ServiceSettings(BaseSettings):
             if near:
                 print(f"{prog}: unknown setting {name}; did you mean {near[0]}?", file=sys.stderr)
                 raise SystemExit(2)
-            print(f"{prog}: {name} is no setting and is ignored; --help lists those that exist", file=sys.stderr)
+            print(f"{prog}: {name} is not a setting and is ignored; --help lists all settings", file=sys.stderr)
 
     def describe(self) -> str:
-        """All settings as one JSON line for the log, secrets masked."""
+        """All settings as one JSON line for the log, with secrets masked."""
 
         def shown(value: Any) -> Any:
             return "***" if isinstance(value, SecretStr) and value.get_secret_value() else value
@@ -96,37 +105,37 @@ class ServiceSettings(BaseSettings):
 
 
 class GrpcSettings(ServiceSettings):
-    """Who may call a gRPC service, for how long at a stretch, and how much memory calls get. All files are read again
-    when they change."""
+    """Settings of a gRPC server: TLS, bearer tokens, connections and memory. All files are read again when they
+    change."""
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     tls_cert: str = ""
-    """PEM file with the server's certificate and its chain. Empty: no TLS, for loopback, or behind a proxy that has
-    it."""
+    """PEM file with the server's certificate and its chain. Empty: no TLS, for loopback or behind a proxy with
+    TLS."""
 
     tls_key: str = Field("", validate_default=True)
     """PEM file with the private key of --tls-cert, not encrypted."""
 
     tls_client_ca: str = Field("", validate_default=True)
-    """PEM file with the CA of the clients: mutual TLS, nobody connects without a certificate of it. Empty: anybody may
-    connect."""
+    """PEM file with the CA of the clients, for mutual TLS: a client must present a certificate of it. Empty: no
+    certificate is needed."""
 
     token_file: str = ""
-    """File of lines SITE=SHA256: every call but health checks must bring the token of a site, or is refused with
-    UNAUTHENTICATED. `python -m fovea.rpc.bearer_tokens SITE` makes a token and its line. Turns reflection off. Empty:
-    no tokens."""
+    """File of lines SITE=SHA256. Every call except health checks then needs the bearer token of a site, or is refused
+    with UNAUTHENTICATED. `python -m fovea.rpc.bearer_tokens SITE` prints a token and its line. Turns reflection off.
+    Empty: no tokens."""
 
     max_connection_age_s: float = Field(300.0, ge=1)
-    """When clients are asked to connect anew, which is how they find replicas that were added, and show a certificate
-    that was renewed. Calls under way go on until their own deadlines. Less where replicas come and go often, more over
-    a slow link."""
+    """Seconds after which clients are asked to connect anew. A new connection finds added replicas and presents a
+    renewed certificate. Calls in progress go on until their own deadlines. Use less where replicas change often, more
+    over a slow link."""
 
     max_bytes_in_flight: int = Field(2**30, ge=2**20)
-    """Memory for the messages of all calls under way and, in the LLM service, for the visual tokens read from them.
-    Beyond it calls are refused with RESOURCE_EXHAUSTED and a time to come back. A call that is alone is let in
-    whatever its size. What gRPC has received of messages that are not whole yet comes on top: at most
-    --max-message-bytes times --max-concurrent-rpcs."""
+    """Bytes of memory for the messages of all calls in progress and, in the LLM service, for their visual tokens.
+    Beyond it calls are refused with RESOURCE_EXHAUSTED and a time to retry after. A call that is alone is accepted
+    whatever its size. Messages that gRPC has received in part are not included: they take at most --max-message-bytes
+    times --max-concurrent-rpcs."""
 
     @field_validator("tls_key")
     @classmethod
@@ -139,10 +148,10 @@ class GrpcSettings(ServiceSettings):
     @classmethod
     def _with_tls(cls, value: str, info: ValidationInfo) -> str:
         if value and not info.data.get("tls_cert"):
-            raise ValueError("clients show certificates over TLS only; give --tls-cert and --tls-key as well")
+            raise ValueError("clients present certificates over TLS only; give --tls-cert and --tls-key as well")
         return value
 
     @property
     def tls(self) -> ServerTLS | None:
-        """The server's files; None without TLS."""
+        """PEM files of the server; None without TLS."""
         return ServerTLS(self.tls_cert, self.tls_key, self.tls_client_ca) if self.tls_cert else None

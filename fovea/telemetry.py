@@ -1,4 +1,4 @@
-"""Request ids, one-line logs and Prometheus metrics, the same in all services."""
+"""Request ids, JSON logs and Prometheus metrics of all services."""
 
 from __future__ import annotations
 
@@ -36,39 +36,43 @@ REQUEST_ID_KEY: Final = "x-request-id"
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
 
-REQUESTS = Counter("fovea_requests_total", "Calls answered, by method and outcome.", ["method", "code"])
-FAILURES = Counter("fovea_failures_total", "Failures that no caller sees as an error, by kind.", ["kind"])
+REQUESTS = Counter("fovea_requests_total", "Finished calls, by method and outcome.", ["method", "code"])
+FAILURES = Counter("fovea_failures_total", "Failures that are not errors of a call, by kind.", ["kind"])
 REQUEST_LATENCY_SECONDS = Histogram("fovea_request_latency_seconds", "Time from arrival to the last byte.", ["method"])
 TIME_TO_FIRST_TOKEN_SECONDS = Histogram("fovea_time_to_first_token_seconds", "Time from arrival to the first token.")
 NUM_REQUESTS_WAITING = Gauge("fovea_num_requests_waiting", "Requests that wait for the model.")
-NUM_REQUESTS_RUNNING = Gauge("fovea_num_requests_running", "Requests that the model computes; of a gateway: answers.")
-# Whoever leaves a queue counts, also callers who gave up: a service that serves nobody in time must not look idle.
-QUEUE_WAIT_SECONDS = Histogram("fovea_queue_wait_seconds", "Wait for a row of the language model.")
-ENCODER_QUEUE_WAIT_SECONDS = Histogram("fovea_encoder_queue_wait_seconds", "Wait for a place in a batch.")
-ENCODER_FORWARD_SECONDS = Histogram("fovea_encoder_forward_seconds", "Tower, text tower and pruner, per batch.")
+NUM_REQUESTS_RUNNING = Gauge(
+    "fovea_num_requests_running", "Requests that the model runs; in a gateway: answers in progress."
+)
+# Requests that are aborted in the queue count too, so that a service that serves none in time does not look idle.
+QUEUE_WAIT_SECONDS = Histogram("fovea_queue_wait_seconds", "Queue time of requests to the language model.")
+ENCODER_QUEUE_WAIT_SECONDS = Histogram("fovea_encoder_queue_wait_seconds", "Queue time of requests to the encoder.")
+ENCODER_FORWARD_SECONDS = Histogram(
+    "fovea_encoder_forward_seconds", "Time of vision tower, text tower and pruner per batch."
+)
 VISUAL_TOKENS_TOTAL = Counter("fovea_visual_tokens_total", "Visual tokens before pruning.")
 VISUAL_TOKENS_KEPT = Counter("fovea_visual_tokens_kept_total", "Visual tokens after pruning.")
 WIRE_BYTES = Counter("fovea_wire_bytes_total", "Bytes of visual tokens sent to the LLM service.")
 
 
 def report_load(*, waiting: Callable[[], int] = lambda: 0, running: Callable[[], int]) -> None:
-    """Has /metrics ask the queue itself whenever somebody scrapes, from the thread that does.
+    """Sets the functions that the gauges of waiting and running requests read at each scrape, in the scraping thread.
 
     Args:
-        waiting: Requests that wait for the model; left out by a service that lets nobody wait.
-        running: Requests that are computed.
+        waiting: number of waiting requests; left out by a service without a queue.
+        running: number of running requests.
     """
     NUM_REQUESTS_WAITING.set_function(waiting)
     NUM_REQUESTS_RUNNING.set_function(running)
 
 
 def new_request_id() -> str:
-    """A fresh id for a request that came without one."""
+    """Id for a request that came without one."""
     return uuid.uuid4().hex
 
 
 class _JsonLines(logging.Formatter):
-    """One JSON object a line, so that logs can be searched by machine and read by eye."""
+    """Log records as JSON objects, one per line."""
 
     def __init__(self, service: str) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from fovea.media.images import decode
 from fovea.processes import worker_process
 from fovea.processes.worker_pool import PoolClosed, WorkerPool, WorkerTimeout
 from fovea.processes.worker_process import WorkerDied
-from fovea.visualization.explanation import Explained
+from fovea.visualization.explanation import ImageExplanation
 from fovea.visualization.figures import draw_activation_maps, draw_explanations
 from gateway.schemas.explain import ExplainResponse
 
@@ -93,7 +93,7 @@ class Drawing:
 
 
 def _draw(sheet: _Sheet, *, max_bytes: int, max_pixels: int) -> bytes:
-    explained = Explained.of_pictures(sheet.question, sheet.response)
+    explained = ImageExplanation.list_from_response(sheet.question, sheet.response)
     images = (decode(picture, max_bytes=max_bytes, max_pixels=max_pixels) for picture in sheet.pictures)
     shown = zip(images, explained, strict=True)
     drawing = (draw_explanations if sheet.response.get("maps") is None else draw_activation_maps)(shown)

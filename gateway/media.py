@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fovea.errors import MalformedRequest, TooLarge, UnsupportedMedia
-from fovea.media.file_formats import detected
+from fovea.media.file_formats import detect_format
 
 __all__ = ["PICTURE", "VIDEO", "MediaFile", "MediaKind", "Video", "decode_data_url", "field_of", "media_file"]
 
@@ -111,7 +111,7 @@ def media_file(data: bytes, kind: MediaKind, *, name: str, max_bytes: int) -> Me
             f"{name} has {len(data):,} bytes; {kind.noun}s up to {max_bytes:,} bytes are accepted", param=param
         )
     if not kind.magic.match(data):
-        what = detected(data) or f"not a {kind.noun}"
+        what = detect_format(data) or f"not a {kind.noun}"
         raise UnsupportedMedia(f"{name} is {what}; {kind.formats} are accepted", param=param)
     return MediaFile(data, hashlib.sha256(data).hexdigest())
 

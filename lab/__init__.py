@@ -1,1 +1,1 @@
-"""The small world: rendered scenes, exact questions, and a CLIP and a LLaVA trained to see them."""
+"""The small world: rendered scenes, exact questions about them, and a CLIP and a LLaVA trained on both."""

@@ -1,7 +1,7 @@
-"""Makes the small world from nothing: `python -m lab train` renders and trains both models.
+"""Training of the small model: `python -m lab train` renders the images and trains CLIP and LLaVA.
 
-Checkpoints are written where --out says. Each stage can be run alone (`data`, `clip`, `llava`), is seeded, and goes on
-where it was interrupted.
+Checkpoints are written to --out. Each stage (`data`, `clip`, `llava`) can be run alone, is seeded, and resumes after an
+interruption.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ STAGES = {"data": _data, "clip": _clip, "llava": _llava}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Command line of `python -m lab`."""
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     parser.add_argument("stage", choices=["train", *STAGES], help="train: all three in turn")
-    parser.add_argument("--work", type=Path, default=Path("runs/lab"), help="folder for pictures, features and state")
+    parser.add_argument("--work", type=Path, default=Path("runs/lab"), help="folder for images, features and state")
     parser.add_argument("--out", type=Path, help="folder for the checkpoints (default: checkpoints in --work)")
     parser.add_argument("--pictures", type=int, default=48_000)
     parser.add_argument("--clip-steps", type=int, default=train_clip.STEPS)
@@ -65,12 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.out = options.out or options.work / "checkpoints"
     torch.set_num_threads(options.threads)
-    times = {}
+    seconds = {}
     for stage in STAGES if options.stage == "train" else (options.stage,):
-        began = time.time()
+        start = time.time()
         STAGES[stage](options)
-        times[stage] = round(time.time() - began)
-    print(json.dumps({"seconds": times}), flush=True)
+        seconds[stage] = round(time.time() - start)
+    print(json.dumps({"seconds": seconds}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What CLIP is told about a picture: short phrases that hold or do not, and one longer caption.
+"""Texts of CLIP's training: concepts, which hold for an image or do not, their wordings, and longer captions.
 
-All of it is about the *whole picture*; no text is ever tied to a patch. Short phrases come as plain captions and as the
-questions that name the same thing, since the pruner hands the bare question to CLIP's text tower.
+All texts are about the *whole image*; none is tied to a patch. A concept is worded as a caption or as a question that
+names it, since the pruner encodes the question itself with CLIP's text tower.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lab.questions import RELATIONS, TEMPLATES, plural, with_article
 from lab.scenes import COLORS, DISTRACTOR_SHAPES, IMAGE_SIZE, LETTERS, SHAPES, TEXTURES, Scene, Thing
 
-PLACES = ("left", "right", "top", "bottom")
+SIDES = ("left", "right", "top", "bottom")
 _QUESTIONS_ON_ANY = ("existence", "horizontal", "vertical", "reading")
 
 Concept = tuple[str, ...]
@@ -24,13 +24,13 @@ def _all_concepts() -> list[Concept]:
     concepts += [("letter", letter) for letter in LETTERS]
     concepts += [("shape letter", shape, letter) for shape in SHAPES for letter in LETTERS]
     concepts += [("color letter", look, letter) for look in COLORS for letter in LETTERS]
-    concepts += [("shape place", shape, place) for shape in SHAPES for place in PLACES]
-    concepts += [("color place", look, place) for look in COLORS for place in PLACES]
+    concepts += [("shape place", shape, place) for shape in SHAPES for place in SIDES]
+    concepts += [("color place", look, place) for look in COLORS for place in SIDES]
     concepts += [("distractor", look, shape) for look in TEXTURES for shape in DISTRACTOR_SHAPES]
     concepts += [("distractor shape", shape) for shape in DISTRACTOR_SHAPES]
     concepts += [("texture", look) for look in TEXTURES]
-    concepts += [("distractor place", shape, place) for shape in DISTRACTOR_SHAPES for place in PLACES]
-    concepts += [("texture place", look, place) for look in TEXTURES for place in PLACES]
+    concepts += [("distractor place", shape, place) for shape in DISTRACTOR_SHAPES for place in SIDES]
+    concepts += [("texture place", look, place) for look in TEXTURES for place in SIDES]
     return concepts
 
 
@@ -40,33 +40,36 @@ _PROMINENT = np.array([concept[0].startswith(("distractor", "texture")) for conc
 
 
 def concept_weights(crowded: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """How much each concept counts in each picture, `[B, len(CONCEPTS)]`, from which pictures are crowded `[B]`.
+    """Weight of each concept in each image, `[B, len(CONCEPTS)]`.
 
-    Captions of photographs dwell on the main subjects and leave most small things out. So here: in a crowded picture
-    distractors count three times, objects a third; what objects look like is learned where they stand alone.
+    Captions of photographs name the main subjects and few of the small things. Likewise in a crowded image distractors
+    have weight 3 and objects a third; the looks of objects are learned from images without distractors.
+
+    Args:
+        crowded: whether each image is crowded, `[B]`.
     """
     weights = np.where(_PROMINENT, 3.0, np.where(crowded[:, None], 0.33, 1.0))
     return weights.astype(np.float32)
 
 
-def _places(thing: Thing) -> tuple[str, str]:
+def _sides(thing: Thing) -> tuple[str, str]:
     middle = IMAGE_SIZE // 2
     return ("left" if thing.x < middle else "right"), ("top" if thing.y < middle else "bottom")
 
 
 def concept_labels(scene: Scene) -> npt.NDArray[np.bool_]:
-    """Which of `CONCEPTS` hold in the picture: `[len(CONCEPTS)]`."""
+    """Whether each of `CONCEPTS` holds in the image, `[len(CONCEPTS)]`."""
     labels = np.zeros(len(CONCEPTS), dtype=bool)
     for thing in scene.distractors:
         named: list[Concept] = [("distractor", thing.look, thing.shape), ("distractor shape", thing.shape)]
         named.append(("texture", thing.look))
-        for place in _places(thing):
+        for place in _sides(thing):
             named += [("distractor place", thing.shape, place), ("texture place", thing.look, place)]
         for concept in named:
             labels[_INDEX[concept]] = True
     for thing in scene.objects:
         held: list[Concept] = [("pair", thing.look, thing.shape), ("color", thing.look), ("shape", thing.shape)]
-        for place in _places(thing):
+        for place in _sides(thing):
             held += [("shape place", thing.shape, place), ("color place", thing.look, place)]
         if thing.letter:
             held += [("letter", thing.letter), ("shape letter", thing.shape, thing.letter)]
@@ -88,12 +91,12 @@ def _as_question(name: str, kinds: tuple[str, ...], rng: np.random.Generator) ->
 
 
 def concept_text(concept: Concept, rng: np.random.Generator) -> str:
-    """A random wording of a concept; about half are questions that name it."""
+    """A random wording of a concept; about half of the wordings are questions that name it."""
     kind, *words = concept
-    asks = rng.random() < 0.5
+    is_question = rng.random() < 0.5
     if kind in ("pair", "color", "shape"):
         name = words[0] + " object" if kind == "color" else " ".join(words)
-        if asks:
+        if is_question:
             kinds = _QUESTIONS_ON_ANY + {"pair": (), "color": ("shape", "count"), "shape": ("color", "count")}[kind]
             return _as_question(name, kinds, rng)
         return _pick([with_article(name), f"the {name}", f"a picture of {with_article(name)}", name], rng)
@@ -106,14 +109,14 @@ def concept_text(concept: Concept, rng: np.random.Generator) -> str:
         )
     if kind.endswith("place"):
         name = words[0] + {"color place": " object", "texture place": " thing"}.get(kind, "")
-        side = f"on the {words[1]}" if words[1] in PLACES[:2] else f"at the {words[1]}"
+        side = f"on the {words[1]}" if words[1] in SIDES[:2] else f"at the {words[1]}"
         return _pick([f"{with_article(name)} {side}", f"the {name} is {side}"], rng)
     name = f"{words[0]} thing" if kind == "texture" else " ".join(words)
     return _pick([f"a {name}", f"a picture of a {name}", f"a large {name}"], rng)
 
 
 def composite_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One caption or relation question that names several things of the picture; distractors come first."""
+    """A caption or relation question that names several things of the image, distractors first."""
     things = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
     if len(things) >= 2 and rng.random() < (0.15 if scene.distractors else 0.4):
         first, second = things[0], things[1]
@@ -151,5 +154,5 @@ def _with_detail(thing: Thing, rng: np.random.Generator) -> str:
 
 
 def _at(thing: Thing, rng: np.random.Generator) -> str:
-    horizontal, vertical = _places(thing)
+    horizontal, vertical = _sides(thing)
     return f"on the {horizontal}" if rng.random() < 0.5 else f"at the {vertical}"

@@ -1,6 +1,6 @@
-"""The checkpoints' model card from the recipe's constants and measured figures: `python -m lab.card FIGURES...`.
+"""Model card of the checkpoints from the recipe's constants and measured figures: `python -m lab.card FIGURES`.
 
-`FIGURES` is what `python -m lab.evaluate --out` wrote; the training times come from the logs that are named.
+`FIGURES` is the JSON file of `python -m lab.evaluate --out`; the other figures come from the files of the options.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pipeline_tag: image-text-to-text
 
 Two models small enough to ship with the source and trained from nothing, so that the services answer really and
 every pruner is compared on answers that can be right or wrong. They know rendered scenes of coloured shapes, letters
-and textured distractors on 144 x 144 pictures, and nothing else.
+and textured distractors on 144 x 144 images, and nothing else.
 
 | | `clip` | `llava` |
 |---|---|---|
@@ -48,8 +48,8 @@ model = AutoModelForImageTextToText.from_pretrained("lab/checkpoints/llava")
 
 ## Accuracy
 
-Unpruned, greedy, plain transformers, fresh pictures (evaluation seed {seed}, {scenes} scenes a split, up to one
-question of each group a picture, answers balanced): `python -m lab.evaluate --seed {seed} --scenes {scenes}`. Captions
+Unpruned, greedy, plain transformers, fresh images (evaluation seed {seed}, {scenes} scenes a split, up to one
+question of each group per image, answers balanced): `python -m lab.evaluate --seed {seed} --scenes {scenes}`. Captions
 are scored by F1 of the things named. Chance: 12.5 for colour, shape and reading, 50 for existence and relation, about
 17 for count, 50 for side.
 
@@ -67,25 +67,25 @@ of decoupled patch features with the question; `fcma`: DeSAP's map as printed; `
 
 ## Data
 
-48,000 training pictures from seeds 0..47,999: one in twelve with 1-2 large objects, five easy (3-6 objects), six
+48,000 training images from seeds 0..47,999: one in twelve with 1-2 large objects, five easy (3-6 objects), six
 crowded (8-14 things, of which 2-3 large textured distractors that are never asked about). 8 shapes x 8 colours x 2
 sizes, 40 % with one of 8 letters, five kinds of background. Evaluation seeds start at 10,000,000 and are never trained
-on. 24 short questions, 4 extra ones and one caption per picture. No data from outside: renderer, letters and texts are
+on. 24 short questions, 4 extra ones and one caption per image. No data from outside: renderer, letters and texts are
 all in `lab/`.
 
 ## Recipe
 
-**CLIP**: {clip_steps} steps of {clip_batch} pictures. Multi-positive softmax of pictures against {concepts} of
+**CLIP**: {clip_steps} steps of {clip_batch} images. Multi-positive softmax of images against {concepts} of
 {all_concepts} short phrases (each worded as a caption or as a question that names it) both ways, InfoNCE with composite
 captions; cosines of unmatched pairs held near +0.12. A linear head on the second-last layer's patches (shape, look,
 letter, offset to the centre, place) warms up the trunk, fades from half of the run and is thrown away. All alignment
 with text is image-level: neither the last layer's q-q branch nor any patch-text similarity is ever trained. Muon for
 matrices (rate {clip_muon}), AdamW for the rest ({clip_rate}), bfloat16 with float32 masters.
 
-**LLaVA**: {llava_steps} steps of {llava_batch} pictures x {questions} questions (block mask: each question sees the
-picture and itself) and one caption, loss on answers only; Muon {llava_muon}, AdamW {llava_rate}. In the
+**LLaVA**: {llava_steps} steps of {llava_batch} images x {questions} questions (block mask: each question sees the
+image and itself) and one caption, loss on answers only; Muon {llava_muon}, AdamW {llava_rate}. In the
 second half, 20 % of the steps see 16 or 48 randomly chosen tokens, the rest merged into the most similar.
-Three more questions per picture ask in which cell of a 6 x 6 grid a thing stands, which of two relations holds, or
+Three more questions per image ask in which cell of a 6 x 6 grid a thing stands, which of two relations holds, or
 for a count above one.
 
 `python -m lab train` trains both afresh by this recipe. {history}
@@ -99,7 +99,7 @@ that is alike for all texts, computed from texts and image embeddings only. Its 
 without it 96 % of patches had a negative cosine with the question in the decoupled branch and DeSAP's map as printed
 found the asked object in 0 % of its best 8 patches, with it 8 % and 42 %. The features that LLaVA reads are untouched.
 
-Alignment on 40 crowded pictures (`lab.decoupled`; precision of the best 8 patches on the object asked about):
+Alignment on 40 crowded images (`lab.decoupled`; precision of the best 8 patches on the object asked about):
 `{alignment}`
 """
 
@@ -120,7 +120,14 @@ def _table(figures: dict[str, Any]) -> str:
 
 
 def card(figures: dict[str, Any], discrimination: str, alignment: str, history: str) -> str:
-    """The text of the model card."""
+    """Text of the model card.
+
+    Args:
+        figures: JSON object of `python -m lab.evaluate --out`.
+        discrimination: output of `python -m lab.discriminate`.
+        alignment: last alignment report of the CLIP training.
+        history: training times of the shipped run.
+    """
     return _TEMPLATE.format(
         clip_parameters=_parameters(CHECKPOINTS / "clip"),
         llava_parameters=_parameters(CHECKPOINTS / "llava"),
@@ -145,13 +152,15 @@ def card(figures: dict[str, Any], discrimination: str, alignment: str, history: 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Command line of `python -m lab.card`."""
     parser = argparse.ArgumentParser(prog="python -m lab.card", description=__doc__)
     parser.add_argument("figures", type=Path, help="JSON of python -m lab.evaluate --out")
     parser.add_argument("--discrimination", type=Path, help="output of python -m lab.discriminate")
     parser.add_argument("--clip-log", type=Path, help="log of the CLIP training, for its last alignment line")
     parser.add_argument("--out", type=Path, help="file to write (left out: the card is printed)")
-    parser.add_argument("--history", default="", help="how long the shipped run took, and what was unusual about it")
+    parser.add_argument(
+        "--history", default="", help="training times of the shipped run, and deviations from the recipe"
+    )
     options = parser.parse_args(arguments)
     discrimination = "Not measured."
     if options.discrimination:

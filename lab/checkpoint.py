@@ -1,7 +1,7 @@
-"""Writes checkpoints as the hub has them: float16 safetensors, LLaVA-1.5's key layout, tokenizer and image processor.
+"""Writing of checkpoints in the hub's layout: float16 safetensors, LLaVA-1.5's keys, tokenizer and image processor.
 
-transformers 5 reads the hub's layout but writes another; other readers (vLLM, older transformers, this project's
-services) know the hub's. Files are written beside their place and renamed one by one, so no reader sees half a file.
+transformers 5 reads the hub's layout but writes another one; vLLM, older transformers and this project's services read
+the hub's. Files are written to a temporary folder and renamed one by one, so that no reader sees half a file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ _HUB_PREFIXES = (
 
 
 def hub_key(key: str) -> str:
-    """The hub's name of a parameter that transformers 5 calls `key`."""
+    """Name of a parameter in the hub's layout.
+
+    Args:
+        key: name of the parameter in transformers 5.
+
+    Raises:
+        KeyError: the parameter is not one of a LLaVA.
+    """
     for own, hub in _HUB_PREFIXES:
         if key.startswith(own):
             return hub + key[len(own) :]
@@ -62,7 +69,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, tokenizer_class: str, **extra: Any) -> None:
-    """`tokenizer.json` and a configuration that names a class which every version of transformers knows."""
+    """Writes `tokenizer.json`, and a configuration with a class that every version of transformers has."""
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "model_max_length": tokenizer.model_max_length,
@@ -101,7 +108,7 @@ def save_clip(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, target: Path
 
 
 def save_llava(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
-    """Writes a `LlavaForConditionalGeneration` in the hub's key layout with everything a `LlavaProcessor` needs."""
+    """Writes a `LlavaForConditionalGeneration` in the hub's key layout, with the files of a `LlavaProcessor`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         staged = Path(name)

@@ -1,7 +1,7 @@
-"""CLIP's training signals: whole pictures against texts, and the patch head that warms the trunk up.
+"""Losses of CLIP's training: images against texts, and a patch head that warms up the trunk.
 
-The patch head reads the second-last layer and is thrown away. It knows no text, and the last layer's attention, on
-which the pruner's decoupled branch is built, gets no gradient from it.
+The patch head reads the second-last layer and is not part of the checkpoint. It uses no text, and the last layer's
+attention, on which the pruner's decoupled branch is built, gets no gradient from it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ UNMATCHED_COSINE = 0.12
 
 
 def multi_positive_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Softmax of each positive against all negatives of its row, averaged.
+    """Weighted mean of each positive's softmax loss against all negatives of its row.
 
-    `logits`, `labels` (bool) `[rows, columns]`; `weights` broadcastable: how much each positive counts. Other positives
-    stay out of the denominator, since a picture of ten things matches forty phrases at once.
+    Other positives are not in the denominator, since an image of ten things matches forty phrases at once.
+
+    Args:
+        logits: logits, `[rows, columns]`.
+        labels: whether each pair is a positive, `[rows, columns]`.
+        weights: weight of each positive, broadcastable to `[rows, columns]`.
     """
     negatives = logits.masked_fill(labels, float("-inf")).logsumexp(dim=1, keepdim=True)
     losses = functional.softplus(negatives - logits)
@@ -33,10 +37,10 @@ def multi_positive_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tens
 
 
 def unmatched_offset_loss(cosines: Tensor, labels: Tensor) -> Tensor:
-    """Holds the mean cosine of unmatched pairs at +0.12, where real CLIP has it.
+    """Squared distance of the mean cosine of unmatched pairs from +0.12, its value in OpenAI's CLIP.
 
-    A softmax does not mind a shift of all cosines; without this they may drift below zero, and a score that multiplies
-    two cosines would then rank the least relevant first.
+    A softmax is invariant to a shift of all cosines. Without this loss they may drift below zero, and a score that
+    multiplies two cosines would then rank the least relevant patches first.
     """
     return (cosines[~labels].mean() - UNMATCHED_COSINE).square()
 
@@ -49,32 +53,34 @@ def pair_loss(logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PatchTargets:
-    """What each patch shows, `[B, 144]` each; classes count from 0 with background (or "no letter") last."""
+    """Content of each patch, `[B, 144]` each; classes count from 0, with background (or "no letter") last."""
 
     shape: Tensor
     look: Tensor
     letter: Tensor
-    offset: Tensor  # [B, 144, 2]: from the patch to the centre of its thing, in patches
-    centre: Tensor  # 1.0 where the patch holds the centre of its thing
-    thing: Tensor  # bool: any thing here
+    offset: Tensor  # vector from the patch to the centre of its thing in patches, [B, 144, 2]
+    centre: Tensor  # 1.0 where the patch contains the centre of its thing
+    thing: Tensor  # whether the patch belongs to a thing
 
     @classmethod
-    def from_arrays(cls, owners: Tensor, things: Tensor) -> PatchTargets:
-        """From a dataset's `owners` `[B, 144]` and `things` `[B, 14, 6]`."""
-        owned = owners >= 0
-        fields = torch.gather(things.long(), 1, owners.long().clamp(min=0)[..., None].expand(-1, -1, things.shape[2]))
-        shape = fields[..., 0].masked_fill(~owned, len(ALL_SHAPES))
-        look = fields[..., 1].masked_fill(~owned, len(ALL_LOOKS))
-        letter = fields[..., 2].masked_fill(~owned, len(LETTERS))
+    def from_arrays(cls, thing_of_patch: Tensor, things: Tensor) -> PatchTargets:
+        """From a dataset's `thing_of_patch` `[B, 144]` and `things` `[B, 14, 6]`."""
+        is_thing = thing_of_patch >= 0
+        fields = torch.gather(
+            things.long(), 1, thing_of_patch.long().clamp(min=0)[..., None].expand(-1, -1, things.shape[2])
+        )
+        shape = fields[..., 0].masked_fill(~is_thing, len(ALL_SHAPES))
+        look = fields[..., 1].masked_fill(~is_thing, len(ALL_LOOKS))
+        letter = fields[..., 2].masked_fill(~is_thing, len(LETTERS))
         index = torch.arange(GRID * GRID)
         middle = torch.stack([index % GRID, index // GRID], dim=-1).float() + 0.5
         offset = fields[..., 3:5].float() / PATCH_SIZE - middle
-        centre = (offset.abs().amax(-1) <= 0.5) & owned
-        return cls(shape, look, letter, offset, centre.float(), owned)
+        centre = (offset.abs().amax(-1) <= 0.5) & is_thing
+        return cls(shape, look, letter, offset, centre.float(), is_thing)
 
 
 class PatchHead(nn.Module):
-    """Linear read-out of shape, look, letter, offset, centre and the patch's own row and column."""
+    """Linear classifier of a patch's shape, look, letter, offset and centre, and of its row and column."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -88,7 +94,7 @@ class PatchHead(nn.Module):
         return parts
 
     def loss(self, patches: Tensor, targets: PatchTargets) -> tuple[Tensor, dict[str, float]]:
-        """The loss and, over patches of things, the accuracy of each read-out."""
+        """Loss, and accuracy of each read-out over the patches of things."""
         shape, look, letter, offset, centre, row, column = self(patches)
         thing = targets.thing
         weight = torch.where(thing, 1.0, BACKGROUND_WEIGHT)

@@ -1,6 +1,6 @@
-"""Training pictures on disk: rendered once from seeds, memory-mapped, shared by both trainings.
+"""Training images on disk: rendered once from seeds, memory-mapped, used by both trainings.
 
-`python -m lab data` fills a folder: `images.npy` (`[N, 144, 144, 3]` uint8), `owners.npy` (`[N, 144]` int8: the
+`python -m lab data` fills a folder: `images.npy` (`[N, 144, 144, 3]` uint8), `thing_of_patch.npy` (`[N, 144]` int8: the
 thing that each patch belongs to), `things.npy` (`[N, 14, 6]` int16), `concepts.npy` (`[N, num concepts]` bool) and the
 scenes themselves.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lab.captions import CONCEPTS, concept_labels
-from lab.render import patch_owners, render_array
+from lab.render import label_patches, render_array
 from lab.scenes import (
     COLORS,
     DISTRACTOR_SHAPES,
@@ -34,17 +34,17 @@ ALL_SHAPES = SHAPES + DISTRACTOR_SHAPES
 ALL_LOOKS = COLORS + TEXTURES
 MAX_THINGS = 14
 FIELDS = ("shape", "look", "letter", "x", "y", "size")
-# Per 12 pictures: one simple, five easy, six crowded.
+# Per 12 images: one simple, five easy, six crowded.
 _CYCLE: tuple[Split, ...] = ("simple",) + ("easy", "crowded") * 5 + ("crowded",)
 _CHUNK = 500
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Memory-mapped arrays of the training pictures."""
+    """Memory-mapped arrays of the training images."""
 
     images: npt.NDArray[np.uint8]
-    owners: npt.NDArray[np.int8]
+    thing_of_patch: npt.NDArray[np.int8]
     things: npt.NDArray[np.int16]
     concepts: npt.NDArray[np.bool_]
     scenes: list[Scene]
@@ -54,7 +54,7 @@ class Dataset:
 
 
 def training_split(index: int) -> Split:
-    """Which kind of scene training picture `index` shows; its seed is the index itself."""
+    """Split of training image `index`, whose seed is the index itself."""
     return _CYCLE[index % len(_CYCLE)]
 
 
@@ -74,7 +74,7 @@ def _fill(folder: str, start: int, stop: int) -> list[Scene]:
     for index in range(start, stop):
         scene = sample_scene(training_split(index), index)
         arrays["images"][index] = render_array(scene)
-        arrays["owners"][index] = patch_owners(scene)
+        arrays["thing_of_patch"][index] = label_patches(scene)
         arrays["things"][index] = _thing_fields(scene)
         arrays["concepts"][index] = concept_labels(scene)
         scenes.append(scene)
@@ -84,14 +84,14 @@ def _fill(folder: str, start: int, stop: int) -> list[Scene]:
 def _layout(count: int) -> dict[str, tuple[tuple[int, ...], type]]:
     return {
         "images": ((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
-        "owners": ((count, GRID * GRID), np.int8),
+        "thing_of_patch": ((count, GRID * GRID), np.int8),
         "things": ((count, MAX_THINGS, len(FIELDS)), np.int16),
         "concepts": ((count, len(CONCEPTS)), np.bool_),
     }
 
 
 def build(folder: Path, count: int, workers: int) -> None:
-    """Renders `count` training pictures into `folder` with `workers` processes."""
+    """Renders `count` training images into `folder` with `workers` processes."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (shape, dtype) in _layout(count).items():
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
@@ -106,8 +106,8 @@ def build(folder: Path, count: int, workers: int) -> None:
 
 
 def load(folder: Path) -> Dataset:
-    """Opens what `build` wrote."""
+    """Dataset in a folder of `build`."""
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _layout(0)}
-    # Our own file, written by `build` on this machine; checkpoints are never pickled.
+    # `build` has written this file on this machine; checkpoints are never pickled.
     scenes = pickle.loads((folder / "scenes.pickle").read_bytes())  # noqa: S301
-    return Dataset(arrays["images"], arrays["owners"], arrays["things"], arrays["concepts"], scenes)
+    return Dataset(arrays["images"], arrays["thing_of_patch"], arrays["things"], arrays["concepts"], scenes)

@@ -1,7 +1,7 @@
-"""Looks at what the pruners will see in a CLIP: does the decoupled branch, or the CLS row, find what is asked about?
+"""Diagnosis of a CLIP's maps for pruners: how well the decoupled branch and CLS attention locate the asked object.
 
-Diagnosis only. Nothing here is ever trained on. The branch is ClearCLIP's (arXiv 2407.12442) as DeSAP uses it: the last
-layer's attention with queries in the place of keys, without residual and MLP.
+Nothing here is used in training. The branch is ClearCLIP's (arXiv 2407.12442) as DeSAP uses it: the last layer's
+attention with queries in the place of keys, without residual and MLP.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch.nn import functional
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from lab.questions import evaluation_questions
-from lab.render import patch_owners, render_array
+from lab.render import label_patches, render_array
 from lab.scenes import COLORS, SHAPES, Thing
 from lab.towers import normalize_pixels, text_token_states, tower_of, vision_states
 
 
 def last_layer_maps(tower: Any, projection: Any, second_last: Tensor) -> tuple[Tensor, Tensor]:
-    """From X[-2] `[B, 145, width]`: decoupled unit features `[B, 145, projection]` and CLS attention `[B, 144]`."""
+    """Decoupled unit features `[B, 145, projection]` and CLS attention `[B, 144]`, from X[-2] `[B, 145, width]`."""
     layer = tower.encoder.layers[-1]
     attention = layer.self_attn
     normed = layer.layer_norm1(second_last)
@@ -40,7 +40,15 @@ def last_layer_maps(tower: Any, projection: Any, second_last: Tensor) -> tuple[T
 
 
 def fcma(patches: Tensor, tokens: Tensor, eos: Tensor, start: Tensor, clamp: bool = False) -> Tensor:
-    """DeSAP's task map at lambda = 0 for one picture: `[N]` from unit `[N, d]`, `[L, d]`, `[d]` and `[d]` (CLS row)."""
+    """DeSAP's task map at lambda = 0 of one image, `[N]`.
+
+    Args:
+        patches: unit features of the patches, `[N, d]`.
+        tokens: unit features of the question's tokens, `[L, d]`.
+        eos: unit feature of the question's EOS, `[d]`.
+        start: unit feature of the image's CLS, `[d]`.
+        clamp: whether to clamp the cosines with `eos` and `start` at zero.
+    """
     similarity = patches @ tokens.T
     alpha, beta = patches @ eos, tokens @ start
     if clamp:
@@ -51,12 +59,12 @@ def fcma(patches: Tensor, tokens: Tensor, eos: Tensor, start: Tensor, clamp: boo
 def alignment_report(
     model: CLIPModel, tokenizer: PreTrainedTokenizerFast, num_scenes: int = 40, seed: int = 900
 ) -> dict[str, float]:
-    """Top-8 precision on the asked object for questions on crowded pictures, and what else the pruners depend on.
+    """Precision of each map's best 8 patches on the asked object, for questions about crowded images.
 
-    `chance`; `cls` (saliency); `eos` and `mean` (decoupled cosine with the question's EOS, with all its tokens); `fcma`
-    as printed and `fcma+` with cosines clamped at zero; `negative`: share of patches whose cosine with EOS is below
-    zero; `salient`: share of the CLS row's top 16 patches on distractors; `covered`: share of objects that these
-    16 patches touch.
+    Precision of: `chance`; `cls` (CLS attention); `eos` and `mean` (decoupled cosine with the question's EOS, with all
+    its tokens); `fcma` as printed and `fcma+` with cosines clamped at zero. Other figures: `negative`, share of patches
+    whose cosine with EOS is below zero; `alpha`, mean of that cosine; `salient`, share of distractor patches among the
+    16 patches of highest CLS attention; `covered`, share of objects that these 16 patches touch.
     """
     questions = evaluation_questions("crowded", seed, num_scenes, groups=("color", "shape", "side", "reading"))
     tower = tower_of(model)
@@ -64,17 +72,17 @@ def alignment_report(
     pixels = normalize_pixels(np.stack([render_array(q.scene) for q in questions])).to(dtype)
     second_last, _ = vision_states(tower, pixels)
     decoupled, saliency = last_layer_maps(tower, model.visual_projection, second_last)
-    alphas, found = [], defaultdict(list)
+    alphas, figures = [], defaultdict(list)
     for row, question in enumerate(questions):
         ids = tokenizer(question.text, return_tensors="pt")["input_ids"]
         tokens = functional.normalize(
             model.text_projection(text_token_states(model.text_model, ids))[0].float(), dim=-1
         )
-        things, owners = question.scene.things, patch_owners(question.scene)
+        things, thing_of_patch = question.scene.things, label_patches(question.scene)
         asked = [i for i, thing in enumerate(things) if not thing.distractor and _is_asked(question.text, thing)]
-        on_asked = torch.from_numpy(np.isin(owners, asked)).float()
+        on_asked = torch.from_numpy(np.isin(thing_of_patch, asked)).float()
         on_salient = torch.from_numpy(
-            np.isin(owners, [i for i, thing in enumerate(things) if thing.distractor])
+            np.isin(thing_of_patch, [i for i, thing in enumerate(things) if thing.distractor])
         ).float()
         patches, eos = decoupled[row, 1:], tokens[-1]
         maps = {
@@ -84,21 +92,21 @@ def alignment_report(
             "fcma": fcma(patches, tokens, eos, decoupled[row, 0]),
             "fcma+": fcma(patches, tokens, eos, decoupled[row, 0], clamp=True),
         }
-        found["chance"].append(on_asked.mean().item())
+        figures["chance"].append(on_asked.mean().item())
         for name, scores in maps.items():
-            found[name].append(on_asked[scores.topk(8).indices].mean().item())
+            figures[name].append(on_asked[scores.topk(8).indices].mean().item())
         top = saliency[row].topk(16).indices
-        found["salient"].append(on_salient[top].mean().item())
+        figures["salient"].append(on_salient[top].mean().item())
         objects = {i for i, thing in enumerate(things) if not thing.distractor}
-        found["covered"].append(len(objects & set(owners[top.numpy()].tolist())) / len(objects))
+        figures["covered"].append(len(objects & set(thing_of_patch[top.numpy()].tolist())) / len(objects))
         alphas.append(maps["eos"])
     alpha = torch.stack(alphas)
-    report = {name: round(sum(values) / len(values), 3) for name, values in found.items()}
+    report = {name: round(sum(values) / len(values), 3) for name, values in figures.items()}
     return report | {"negative": round((alpha < 0).float().mean().item(), 3), "alpha": round(alpha.mean().item(), 3)}
 
 
 def _is_asked(text: str, thing: Thing) -> bool:
-    """Whether the question's words name this thing: each of its colour words and shape words must fit."""
+    """Whether a question names a thing: all its colour words and shape words must match the thing."""
     words = text.lower().replace("?", "").replace(".", "").split()
     colors, shapes = [w for w in words if w in COLORS], [w for w in words if w in SHAPES]
     return all(w == thing.look for w in colors) and all(w == thing.shape for w in shapes) and bool(colors or shapes)

@@ -1,7 +1,7 @@
-"""Does the world tell pruners apart? Accuracy with 16 of 144 tokens kept by simple rules: `python -m lab.discriminate`.
+"""Accuracy with 16 of 144 tokens kept by simple rules, which shows how well the small world separates pruners.
 
-A check on the world while it is trained, not a benchmark: that is `benchmarks.accuracy`, through the services' own
-pruners. Answers are scored teacher-forced, in batches, with `lab.packed`.
+`python -m lab.discriminate` is a check during training. The benchmark of the services' pruners is
+`benchmarks.accuracy`. Answers are scored teacher-forced, in batches, with `lab.packed`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RULES = ("none", "random", "cls", "eos", "eos+cls", "fcma+cls", "clamped fcma+cl
 
 
 def _keep(rule: str, maps: dict[str, Tensor], keep: int, generator: torch.Generator) -> Tensor:
-    """Kept indices `[B, keep]`, ascending; a rule with "+" spends half the budget on each of its maps."""
+    """Indices of kept patches, `[B, keep]`, ascending; a rule with "+" spends half of the budget on each map."""
     first, _, second = rule.partition("+")
     scores = maps[first] if first in maps else torch.rand(maps["cls"].shape, generator=generator)
     if not second:
@@ -50,7 +50,15 @@ def compare(
     keep: int = 16,
     rules: Sequence[str] = RULES,
 ) -> dict[str, dict[str, float]]:
-    """Percent of questions answered right, per rule and group (and "all": the mean over groups but captions)."""
+    """Percentage of right answers per rule and group, and over all groups ("all").
+
+    Args:
+        clip, llava: models.
+        clip_tokenizer, tokenizer: tokenizers of CLIP and LLaVA.
+        questions: questions with their scenes.
+        keep: number of kept tokens of 144.
+        rules: names of `RULES`.
+    """
     encode, tower = BlockEncoder(tokenizer), tower_of(clip)
     head_ids = torch.tensor(tokenizer(PROMPT_HEAD, add_special_tokens=False)["input_ids"])
     right: dict[str, dict[str, list[bool]]] = {rule: defaultdict(list) for rule in rules}
@@ -61,15 +69,15 @@ def compare(
         second_last, _ = vision_states(tower, pixels)
         decoupled, saliency = last_layer_maps(tower, clip.visual_projection, second_last)
         maps: dict[str, Tensor] = {"cls": saliency}
-        per_picture: dict[str, list[Tensor]] = defaultdict(list)
+        per_image: dict[str, list[Tensor]] = defaultdict(list)
         for row, question in enumerate(part):
             ids = clip_tokenizer(question.text, return_tensors="pt")["input_ids"]
             tokens = functional.normalize(clip.text_projection(text_token_states(clip.text_model, ids))[0], dim=-1)
             patches, start = decoupled[row, 1:], decoupled[row, 0]
-            per_picture["eos"].append(patches @ tokens[-1])
-            per_picture["fcma"].append(fcma(patches, tokens, tokens[-1], start))
-            per_picture["clamped fcma"].append(fcma(patches, tokens, tokens[-1], start, clamp=True))
-        maps |= {name: torch.stack(scores) for name, scores in per_picture.items()}
+            per_image["eos"].append(patches @ tokens[-1])
+            per_image["fcma"].append(fcma(patches, tokens, tokens[-1], start))
+            per_image["clamped fcma"].append(fcma(patches, tokens, tokens[-1], start, clamp=True))
+        maps |= {name: torch.stack(scores) for name, scores in per_image.items()}
         length = CAPTION_LENGTH if any(q.group == "caption" for q in part) else SHORT_LENGTH
         blocks = encode.stack(list(part), length)
         ids = torch.from_numpy(blocks.ids.astype(np.int64))[:, None]
@@ -92,7 +100,7 @@ def compare(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Command line of `python -m lab.discriminate`."""
     parser = argparse.ArgumentParser(prog="python -m lab.discriminate", description=__doc__)
     parser.add_argument("--scenes", type=int, default=80)
     parser.add_argument("--seed", type=int, default=700)

@@ -1,7 +1,6 @@
 """Unpruned accuracy of a checkpoint with plain transformers: `python -m lab.evaluate`.
 
-Every question goes through the processor, the chat template and greedy `generate`, as a user would send it; nothing of
-the training code runs here.
+Every question goes through the processor, the chat template and greedy `generate`, without any code of the training.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ CORE_GROUPS = ("color", "shape", "existence", "count")
 
 @torch.inference_mode()
 def answers(checkpoint: Path, questions: Sequence[Question], batch: int = 64, progress: bool = False) -> list[str]:
-    """The model's greedy answers, in order."""
+    """Greedy answers of a checkpoint, in the order of the questions."""
     processor = AutoProcessor.from_pretrained(checkpoint)
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    # Captions are long and short answers are not: batches of one kind finish together.
+    # Captions are long and other answers are short, so batches of one kind finish together.
     order = sorted(range(len(questions)), key=lambda i: questions[i].group == "caption")
     texts: dict[int, str] = {}
     for begin in range(0, len(order), batch):
@@ -50,7 +49,7 @@ def answers(checkpoint: Path, questions: Sequence[Question], batch: int = 64, pr
 
 
 def accuracy(questions: Sequence[Question], answered: Sequence[str]) -> dict[str, Any]:
-    """Percent right and number asked per group; means over all groups ("all") and over the four core ones ("core")."""
+    """Percentage of right answers and number of questions per group, and means over all groups and the core groups."""
     scores: dict[str, list[float]] = defaultdict(list)
     for question, text in zip(questions, answered, strict=True):
         scores[question.group].append(score(question, text))
@@ -65,12 +64,12 @@ def accuracy(questions: Sequence[Question], answered: Sequence[str]) -> dict[str
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Command line of `python -m lab.evaluate`."""
     parser = argparse.ArgumentParser(prog="python -m lab.evaluate", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--splits", nargs="+", default=["easy", "crowded"], choices=["easy", "crowded"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scenes", type=int, default=270, help="pictures per split, up to eight questions each")
+    parser.add_argument("--scenes", type=int, default=270, help="images per split, up to eight questions each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args(arguments)

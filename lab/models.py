@@ -1,4 +1,4 @@
-"""The two architectures, as plain transformers configurations, and their processors."""
+"""Architectures of the small CLIP and LLaVA, as transformers configurations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROJECTION = 128
 
 
 def vision_config() -> CLIPVisionConfig:
-    """6 layers x 128, 4 heads: 144 patches and CLS."""
+    """Configuration of the vision tower: 6 layers of width 128 with 4 heads; 144 patches and CLS."""
     return CLIPVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=4 * WIDTH,
@@ -55,7 +55,7 @@ def build_clip(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> CLIPModel:
 
 
 def build_llava(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForConditionalGeneration:
-    """A LLaVA-1.5 with an 8-layer Llama and fresh weights; `adopt_vision_tower` gives it CLIP's eyes."""
+    """A LLaVA-1.5 with an 8-layer Llama and fresh weights; `adopt_vision_tower` copies CLIP's vision tower."""
     torch.manual_seed(seed)
     text = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -1,10 +1,10 @@
-"""One constant added to CLIP's image embeddings after training, so that cosines with any text are positive as a rule.
+"""Constant offset of CLIP's image embeddings after training, which makes most cosines with texts positive.
 
-A softmax over texts does not see a shift that is alike for all texts, so training leaves it to chance, and chance put
-the cosines of patches in the decoupled branch at about -0.15. DeSAP's task map multiplies two cosines and is misled by
-that: two negative factors rank the least relevant first. Real CLIP has positive cosines. The shift found here is the
-same for every picture, patch and text, is computed from texts alone, and hardly changes which text fits a picture best
-(the area under the curve, matched against unmatched, falls from 0.985 to about 0.98).
+A softmax over texts is invariant to a shift that is the same for all texts, so training leaves that shift undetermined.
+After training the cosines of patches in the decoupled branch were about -0.15. DeSAP's task map multiplies two cosines,
+and two negative factors rank the least relevant patches first. OpenAI's CLIP has positive cosines. The shift here is
+the same for every image, patch and text. It is computed from texts and image embeddings, and hardly changes which text
+matches an image best: the area under the curve of matched against unmatched pairs falls from 0.985 to about 0.98.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lab.captions import CONCEPTS, composite_caption, concept_text
 from lab.scenes import sample_scene
 from lab.towers import encode_texts, tower_of
 
-STRENGTH = 0.8  # length of the shift, as a share of an image embedding's own length
+STRENGTH = 0.8  # length of the shift, as a share of an image embedding's length
 RIDGE = 0.1
 
 
@@ -27,10 +27,16 @@ RIDGE = 0.1
 def add_positive_offset(
     model: CLIPModel, tokenizer: PreTrainedTokenizerFast, pooled: torch.Tensor, strength: float = STRENGTH
 ) -> None:
-    """Moves `post_layernorm.bias` in place; `pooled` `[B, projection]` are some image embeddings before normalisation.
+    """Shifts `post_layernorm.bias` in place.
 
-    The bias is what the projection maps to a vector with nearly the same product with every text: a ridge regression of
-    the constant one on the texts, seen through the projection, which keeps the bias itself small.
+    The projection maps the shift to a vector whose product with every text is nearly the same. It is the ridge
+    regression of the constant 1 on the texts, seen through the projection; the ridge keeps the shift small.
+
+    Args:
+        model: trained model.
+        tokenizer: tokenizer of the text tower.
+        pooled: image embeddings before normalization, `[B, projection]`.
+        strength: length of the shift as a share of the mean length of `pooled`.
     """
     rng = np.random.default_rng(0)
     texts = [concept_text(concept, rng) for concept in CONCEPTS for _ in range(4)]

@@ -1,8 +1,9 @@
 """Muon for weight matrices and AdamW for the rest, on float32 master copies of bfloat16 parameters.
 
 Forward and backward in pure bfloat16 run 1.3 times as fast on a CPU as autocast, which converts every weight at every
-step; the masters keep updates that bfloat16 would round away. Muon (Keller Jordan, 2024, https://kellerjordan.github.io/posts/muon)
-orthogonalises the momentum of each matrix; matrices of one shape are handled in one batched product.
+step. The masters keep updates that bfloat16 would round away. Muon (Keller Jordan, 2024,
+https://kellerjordan.github.io/posts/muon) orthogonalizes the momentum of each matrix; matrices of the same shape share
+one batched product.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrices to `[n, rows, cols]`, by a quintic Newton-Schulz iteration in bfloat16."""
+    """Nearest semi-orthogonal matrices, `[n, rows, columns]`, by a quintic Newton-Schulz iteration in bfloat16."""
     a, b, c = _NEWTON_SCHULZ
     x: Tensor = matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
@@ -31,7 +32,13 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class MasterOptimizer:
-    """Steps bfloat16 parameters through float32 masters. Learning rates are given anew at each step."""
+    """Optimizer of bfloat16 parameters with float32 masters. Each step is given its learning rates.
+
+    Args:
+        named: parameters by name.
+        muon: names of the matrices that Muon optimizes.
+        weight_decay: decoupled weight decay of matrices.
+    """
 
     def __init__(
         self, named: Iterable[tuple[str, nn.Parameter]], muon: Iterable[str], weight_decay: float = 0.02
@@ -51,7 +58,19 @@ class MasterOptimizer:
         self.count = 0
 
     def step(self, lr: float, muon_lr: float, betas: tuple[float, float] = (0.9, 0.98), clip: float = 1.0) -> float:
-        """One update; clears gradients and returns their norm before clipping (at `clip`, AdamW's part only)."""
+        """One update, which clears the gradients.
+
+        Args:
+            lr, muon_lr: learning rates of AdamW and Muon.
+            betas: AdamW's decay rates of the moments.
+            clip: largest norm of the gradients; for AdamW only.
+
+        Returns:
+            Norm of all gradients before clipping.
+
+        Raises:
+            FloatingPointError: a gradient is NaN.
+        """
         self.count += 1
         grads = {name: p.grad.float() for name, p in self.params.items() if p.grad is not None}
         norm = float(torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt())
@@ -87,11 +106,11 @@ class MasterOptimizer:
             self.masters[name].mul_(1 - lr * self.weight_decay).add_(update, alpha=-lr)
 
     def state_dict(self) -> dict[str, Any]:
-        """Masters, moments and step count."""
+        """State: masters, moments and step count."""
         return {"masters": self.masters, "first": self.first, "second": self.second, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, into the parameters too."""
+        """Restores a state of `state_dict`, including the parameters."""
         self.masters, self.first, self.second = state["masters"], state["first"], state["second"]
         self.count = state["count"]
         with torch.no_grad():
@@ -100,10 +119,10 @@ class MasterOptimizer:
 
 
 def schedule(step: int, total: int, warmup: int = 150, decay_share: float = 0.3) -> float:
-    """Factor on the learning rate: linear warm-up, constant, then linear down to 1 % over the last `decay_share`.
+    """Factor of the learning rate: linear warm-up, constant, then a linear decay to 1 % over the last `decay_share`.
 
-    A constant middle lets a run be lengthened or cut short, by changing `total`, while it is under way.
+    With a constant middle a run can be lengthened or shortened, by changing `total`, while it is in progress.
     """
-    decay_from = total * (1 - decay_share)
-    down = 1.0 if step < decay_from else 0.01 + 0.99 * max(0.0, (total - step) / (total - decay_from))
-    return min(1.0, (step + 1) / warmup) * down
+    decay_start = total * (1 - decay_share)
+    decay = 1.0 if step < decay_start else 0.01 + 0.99 * max(0.0, (total - step) / (total - decay_start))
+    return min(1.0, (step + 1) / warmup) * decay

@@ -1,8 +1,8 @@
-"""A Llama over one picture and many questions at once, for training on a CPU.
+"""Forward of a Llama over one image and many questions at once, for training on a CPU.
 
-Every question sees the picture and itself only, and its positions restart after the picture, so that each gets what it
-would get alone at inference, while the picture, nine tenths of a prompt, is computed once for all of them. Works on the
-weights of transformers' `LlamaForCausalLM`; tested equal to it.
+Every question attends to the image and itself only, and its positions restart after the image. So its states equal
+those of a prompt of its own, while the image, nine tenths of a prompt, is computed once for all questions. It uses the
+weights of transformers' `LlamaForCausalLM` and is tested equal to it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
-# (number of blocks, tokens per block) of each segment; a segment's blocks lie one after another.
+# Number of blocks and tokens per block of each segment; the blocks of a segment are one after another.
 Segments = tuple[tuple[int, int], ...]
 
 
 def rotary_tables(length: int, size: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin `[length, size]` in the layout of `rotate_half`."""
+    """cos and sin, `[length, size]` each, in the layout of `rotate_half`."""
     frequency = theta ** (-torch.arange(0, size, 2).float() / size)
     angle = torch.arange(length).float()[:, None] * frequency
     angle = torch.cat([angle, angle], dim=-1)
@@ -38,7 +38,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, prefix: int, segments: Segments) -> Tensor:
-    """Causal attention of the prefix to itself and of each block to the prefix and itself: `[B, H, T, d]` each."""
+    """Causal attention of the prefix to itself, and of each block to the prefix and itself, `[B, H, T, d]`."""
     batch, heads, _, size = q.shape
     first_k, first_v = k[:, :, :prefix], v[:, :, :prefix]
     causal = torch.full((prefix, prefix), float("-inf"), dtype=q.dtype).triu(1)
@@ -67,7 +67,7 @@ def packed_layer(
     prefix: int,
     segments: Segments,
 ) -> Tensor:
-    """One Llama layer on `[B, T, width]`; takes weights, not a module, so that one compilation serves all layers."""
+    """One Llama layer on `[B, T, width]`. It takes weights, not a module, so that one compilation serves all layers."""
     q_w, k_w, v_w, o_w, gate_w, up_w, down_w, norm1, norm2 = weights
     batch, length, width = hidden.shape
     size = width // heads
@@ -81,7 +81,7 @@ def packed_layer(
 
 
 def layer_weights(layer: Any) -> tuple[Tensor, ...]:
-    """The weights of a `LlamaDecoderLayer`, in the order of `packed_layer`."""
+    """Weights of a `LlamaDecoderLayer`, in the order of `packed_layer`."""
     a, m = layer.self_attn, layer.mlp
     linears = (a.q_proj, a.k_proj, a.v_proj, a.o_proj, m.gate_proj, m.up_proj, m.down_proj)
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
@@ -95,10 +95,14 @@ def packed_hidden(
     blocks: Sequence[Tensor],
     layer_function: Callable[..., Tensor] = packed_layer,
 ) -> Tensor:
-    """Final, normalised states of all block tokens, `[B, sum of blocks * length, width]`.
+    """Final, normalized states of all block tokens, `[B, sum of blocks * length, width]`.
 
-    `features` `[B, N, tower width]` (X[-2] patches, pruned or not), `head_ids` `[P]`: the prompt up to the picture,
-    `blocks`: ids `[B, Q, L]` per segment.
+    Args:
+        model: LLaVA.
+        features: visual tokens X[-2], pruned or not, `[B, N, tower width]`.
+        head_ids: ids of the prompt before the image, `[P]`.
+        blocks: ids of each segment's blocks, `[B, Q, L]`.
+        layer_function: `packed_layer`, possibly compiled.
     """
     language = model.model.language_model
     config = model.config.text_config

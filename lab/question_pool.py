@@ -1,6 +1,6 @@
-"""Tokenized training questions: two dozen short ones and one caption for every training picture, made once.
+"""Tokenized training questions: two dozen short ones and one caption for every training image, on disk.
 
-A *block* is what follows the picture in the prompt: "\\n", the question, " ASSISTANT:", the answer and `</s>`.
+A *block* is the part of a prompt after the image: "\\n", the question, " ASSISTANT:", the answer and `</s>`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from lab.tokenizers import EOS
 
 SHORT_LENGTH = 18
 CAPTION_LENGTH = 58
-PER_PICTURE = 24
+PER_IMAGE = 24
 _QUOTA: dict[Group, int] = {
     "color": 3, "shape": 3, "existence": 4, "count": 4, "side": 3, "relation": 4, "reading": 3
 }  # fmt: skip
 _SPARE: tuple[Group, ...] = ("existence", "count", "side", "relation")
 _CHUNK = 500
 
-# Asked beside the groups. Where a thing is in a 6 x 6 grid is asked in training only: left or right is one bit, and a
-# bit is a weak teacher; side stayed at chance until this was asked as well. So did relations that are answered by yes
-# or no until they were also answered by a place. Counts above one are rare among the short questions.
-EXTRAS_PER_PICTURE = 4
+# Extra questions, for training only. An answer of one bit (left or right, yes or no) is a weak signal: "side" stayed at
+# chance until questions for the cell of a 6 x 6 grid were added, and "relation" until questions with two relations to
+# choose from were added. Counts above one are rare among the short questions.
+EXTRAS_PER_IMAGE = 4
 GROUP_NAMES = (*GROUPS, "place", "choice")
 _EXTRA_GROUPS = tuple(GROUP_NAMES.index(name) for name in ("place", "choice", "count", "count"))
 _PLACE_CELL = IMAGE_SIZE // 6
@@ -41,7 +41,13 @@ _FIELDS = ("ids", "start", "stop", "group")
 
 @dataclass(frozen=True)
 class Blocks:
-    """Right-padded token blocks: `ids` `[..., L]`, where the answer starts, and where the block ends."""
+    """Right-padded token blocks.
+
+    Attributes:
+        ids: token ids, `[..., L]`.
+        start, stop: start of the answer and end of the block in tokens, `[...]`.
+        group: index into `GROUP_NAMES`, `[...]`.
+    """
 
     ids: npt.NDArray[np.int16]
     start: npt.NDArray[np.int16]
@@ -50,19 +56,23 @@ class Blocks:
 
 
 class BlockEncoder:
-    """Tokenizes questions with their answers; remembers texts, of which there are few."""
+    """Tokenizer of questions with their answers. It caches the ids of texts, of which there are few."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
-        self._known: dict[str, list[int]] = {}
+        self._cache: dict[str, list[int]] = {}
 
     def _ids(self, text: str) -> list[int]:
-        if text not in self._known:
-            self._known[text] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self._known[text]
+        if text not in self._cache:
+            self._cache[text] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._cache[text]
 
     def __call__(self, question: Question, length: int) -> tuple[list[int], int, int]:
-        """Ids padded to `length`, start of the answer, end of the block."""
+        """Ids padded to `length`, start of the answer, and end of the block.
+
+        Raises:
+            ValueError: the block has more than `length` tokens.
+        """
         prompt = self._ids(f"\n{question.text} ASSISTANT:")
         ids = prompt + self._ids(f" {question.answer}{EOS}")
         if len(ids) > length:
@@ -70,18 +80,18 @@ class BlockEncoder:
         return ids + [0] * (length - len(ids)), len(prompt), len(ids)
 
     def stack(self, questions: list[Question], length: int) -> Blocks:
-        """One block per question."""
+        """Blocks of several questions, one for each."""
         rows = [self(question, length) for question in questions]
         ids, start, stop = (np.array([row[i] for row in rows], dtype=np.int16) for i in range(3))
         return Blocks(ids, start, stop, np.array([GROUPS.index(q.group) for q in questions], dtype=np.int16))
 
 
 def training_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """`PER_PICTURE` short questions in random order, then one caption question."""
+    """`PER_IMAGE` short questions in random order, then one caption question."""
     possible = {group: candidates(scene, group, rng) for group in GROUPS}
     groups = [group for group, quota in _QUOTA.items() for _ in range(quota) if possible[group]]
     spare: list[Group] = [group for group in _SPARE if possible[group]]
-    while len(groups) < PER_PICTURE:
+    while len(groups) < PER_IMAGE:
         groups.append(spare[int(rng.integers(len(spare)))])
     order = rng.permutation(len(groups))
     chosen: list[Group] = [*(groups[i] for i in order), "caption"]
@@ -89,7 +99,7 @@ def training_questions(scene: Scene, rng: np.random.Generator) -> list[Question]
 
 
 def extra_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """What the short ones leave weak: "Where is the star?" (column, row), a relation to choose, two higher counts."""
+    """Extra questions: the grid cell of a thing (column, row), a choice of two relations, and two higher counts."""
     names = unique_names(scene) or [("", scene.things[0])]
     name, thing = names[int(rng.integers(len(names)))]
     where = f"{thing.x // _PLACE_CELL + 1} {thing.y // _PLACE_CELL + 1}"
@@ -118,14 +128,14 @@ def _chunk(tokenizer_folder: str, start: int, stop: int) -> tuple[Blocks, Blocks
 
 
 def build(folder: Path, tokenizer_folder: Path, count: int, workers: int) -> None:
-    """Writes `short.npz`, `captions.npz` and `extras.npz` for the first `count` training pictures."""
+    """Writes `short.npz`, `captions.npz` and `extras.npz` for the first `count` training images."""
     starts = range(0, count, _CHUNK)
     stops = [min(start + _CHUNK, count) for start in starts]
     parts: list[tuple[Blocks, Blocks, Blocks]] = []
     with ProcessPoolExecutor(workers) as pool:
         for part in pool.map(_chunk, [str(tokenizer_folder)] * len(starts), starts, stops):
             parts.append(part)
-            print(f"questions for {stops[len(parts) - 1]}/{count} pictures", flush=True)
+            print(f"questions for {stops[len(parts) - 1]}/{count} images", flush=True)
     for which, name in enumerate(_FILES):
         arrays = {field: np.concatenate([getattr(part[which], field) for part in parts]) for field in _FIELDS}
         np.savez(folder / f"{name}.npz", allow_pickle=False, **arrays)
@@ -137,7 +147,7 @@ def load(folder: Path) -> tuple[Blocks, Blocks]:
     for name in _FILES:
         with np.load(folder / f"{name}.npz") as file:
             loaded[name] = [file[field] for field in _FIELDS]
-    short = [a.reshape(-1, PER_PICTURE, *a.shape[1:]) for a in loaded["short"]]
-    extras = [a.reshape(-1, EXTRAS_PER_PICTURE, *a.shape[1:]) for a in loaded["extras"]]
+    short = [a.reshape(-1, PER_IMAGE, *a.shape[1:]) for a in loaded["short"]]
+    extras = [a.reshape(-1, EXTRAS_PER_IMAGE, *a.shape[1:]) for a in loaded["extras"]]
     together = [np.concatenate(pair, axis=1) for pair in zip(short, extras, strict=True)]
     return Blocks(*together), Blocks(*loaded["captions"])

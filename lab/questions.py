@@ -1,7 +1,7 @@
 """Questions about a scene with exact answers, in eight groups, and how answers are scored.
 
-Every generator asks only what has one right answer: an object is named by a phrase that fits no other object, sides
-keep away from the middle line, relations from ties. Distractors are never asked about.
+Every question has exactly one right answer. An object is named by a phrase that fits no other object, sides are clear
+of the middle line, and relations are clear of ties. Distractors are never asked about.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "caption": ("Describe the picture.", "What is in the picture?", "What do you see?", "List everything you see."),
 }
 RELATIONS = ("left of", "right of", "above", "below")
-# Pixels by which a side must be clear of the middle line, and by which two centres must differ in a relation.
+# Least distance in pixels of a side from the middle line, and least difference in pixels of two centres in a relation.
 SIDE_MARGIN = 10
 RELATION_MARGIN = 14
 MAX_COUNT = 5
@@ -68,7 +68,7 @@ class Question:
 
     @property
     def image(self) -> Image.Image:
-        """The picture, drawn afresh at each access."""
+        """Image of the scene, rendered at each access."""
         return render(self.scene)
 
 
@@ -94,7 +94,7 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
     looks, shapes = sorted({look for look, _ in present}), sorted({shape for _, shape in present})
     for look, shape in sorted(present):
         yield "existence", (with_article(f"{look} {shape}"),), "yes"
-    # Hard negatives: colour and shape both stand in the picture, only not together. Else half of the pair does.
+    # Hard negatives: colour and shape are both in the image, but not together. Without any: only one of them is.
     hard = [(look, shape) for look in looks for shape in shapes if (look, shape) not in present]
     if not hard:
         hard = [(look, str(rng.choice(SHAPES))) for look in looks] + [
@@ -142,7 +142,7 @@ def _relation(scene: Scene) -> Iterator[Candidate]:
 
 
 def candidates(scene: Scene, group: Group, rng: np.random.Generator) -> list[Candidate]:
-    """Everything the group can ask of the scene: `(template key, names, answer)`."""
+    """All questions of a group about a scene: `(template key, names, answer)`."""
     if group == "color":
         return [("color", (name,), thing.look) for name, thing in unique_names(scene) if name == thing.shape]
     if group == "shape":
@@ -161,7 +161,7 @@ def candidates(scene: Scene, group: Group, rng: np.random.Generator) -> list[Can
 
 
 def describe(scene: Scene) -> str:
-    """The answer to a caption question: the name of everything in the picture, in reading order."""
+    """Answer to a caption question: the names of all things in the image, in reading order."""
     return ", ".join(thing.name for thing in scene.things)
 
 
@@ -172,10 +172,17 @@ def draw(
     rng: np.random.Generator,
     asked: Counter[str] | None = None,
 ) -> Question:
-    """One question out of `possible`, which must not be empty.
+    """One of the candidate questions.
 
-    The answer is drawn first, evenly among those possible here, so that answers are balanced; with `asked` (how often
-    each "group:answer" was used before, updated here) the answer used least is taken, which balances a whole set.
+    The answer is drawn first, with equal probability, so that answers are balanced. With `asked` the least used answers
+    are drawn from, which balances a whole set.
+
+    Args:
+        scene: scene of the question.
+        group: group of the question.
+        possible: candidate questions, at least one.
+        rng: random generator.
+        asked: number of uses of each "group:answer", updated here; None for none.
     """
     by_answer: dict[str, list[Candidate]] = {}
     for candidate in possible:
@@ -202,9 +209,16 @@ def ask(scene: Scene, group: Group, rng: np.random.Generator, asked: Counter[str
 def evaluation_questions(
     split: Literal["easy", "crowded"], seed: int, num_scenes: int, groups: Sequence[Group] = GROUPS
 ) -> list[Question]:
-    """Fresh questions on `num_scenes` pictures that no training run has seen: one of each group, where one exists.
+    """Questions about images that are not in the training data: for each image one of each group, if there is one.
 
-    Deterministic in its arguments. Answers are balanced over the set. Questions on the same picture are neighbours.
+    The result depends on the arguments only. Answers are balanced over the set. Questions about the same image are
+    adjacent.
+
+    Args:
+        split: split of the scenes.
+        seed: number of the evaluation run.
+        num_scenes: number of images.
+        groups: groups of the questions.
     """
     rng = np.random.default_rng([seed, 1234])
     asked: Counter[str] = Counter()
@@ -224,13 +238,10 @@ def normalize(text: str) -> str:
 
 
 def score(question: Question, answer_text: str) -> float:
-    """1.0 for the right answer and 0.0 for a wrong one; for captions the share of things named, each counted once.
-
-    A caption that names things which are not there loses their share: the score is the F1 measure of the two lists.
-    """
+    """Score of an answer: 1.0 for a right and 0.0 for a wrong one; for a caption the F1 measure of the named things."""
     if question.group != "caption":
         return float(normalize(answer_text) == normalize(question.answer))
     expected = Counter(thing.name for thing in question.scene.things)
-    said = Counter(normalize(part) for part in answer_text.split(",") if part.strip())
-    right = sum((expected & said).values())
-    return 2 * right / (sum(expected.values()) + sum(said.values())) if right else 0.0
+    named = Counter(normalize(part) for part in answer_text.split(",") if part.strip())
+    right = sum((expected & named).values())
+    return 2 * right / (sum(expected.values()) + sum(named.values())) if right else 0.0

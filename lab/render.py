@@ -1,4 +1,4 @@
-"""Draws a scene: a seeded background, then every thing with shading, texture and letter."""
+"""Rendering of a scene: a seeded background, and every thing with shading, texture and letter."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ RGB: dict[str, tuple[int, int, int]] = {
 }
 TWO_TONES = (((20, 20, 24), (244, 244, 240)), ((70, 24, 18), (240, 214, 160)), ((16, 40, 60), (226, 240, 250)))
 DARK_LETTER_COLORS = ("yellow", "cyan", "pink", "orange")
-# A patch belongs to a thing that covers at least this share of it.
+# Least share of a patch that a thing must cover to own the patch.
 PATCH_COVERAGE = 0.2
 
 
 @lru_cache(maxsize=1)
 def _noise_bank() -> tuple[FloatArray, FloatArray]:
-    """White noise and smooth clouds, 512 x 512, standardised; pictures take random windows of them."""
+    """White noise and smooth clouds, 512 x 512, standardised; images take random windows of them."""
     rng = np.random.default_rng(0)
     white = rng.standard_normal((512, 512)).astype(np.float32)
     frequency = np.hypot(np.fft.fftfreq(512)[:, None], np.fft.fftfreq(512)[None, :])
@@ -91,8 +91,8 @@ def _draw(canvas: FloatArray, thing: Thing, rng: np.random.Generator) -> None:
 
 
 def render_array(scene: Scene) -> npt.NDArray[np.uint8]:
-    """The picture of a scene: `[144, 144, 3]` RGB."""
-    # A stream of its own, so that a change of drawing never changes what a scene holds.
+    """The image of a scene: `[144, 144, 3]` RGB."""
+    # A random stream of its own: a change of the rendering must not change the content of scenes.
     rng = np.random.default_rng([scene.seed, 77])
     canvas = _background(scene.background, rng)
     for thing in scene.things:
@@ -101,23 +101,23 @@ def render_array(scene: Scene) -> npt.NDArray[np.uint8]:
 
 
 def render(scene: Scene) -> Image.Image:
-    """The picture of a scene as an RGB image of 144 x 144 pixels."""
+    """The image of a scene as an RGB image of 144 x 144 pixels."""
     return Image.fromarray(render_array(scene), "RGB")
 
 
-def patch_owners(scene: Scene) -> npt.NDArray[np.int8]:
-    """For each of the 144 patches the index in `scene.things` of the thing that covers it most, or -1."""
+def label_patches(scene: Scene) -> npt.NDArray[np.int8]:
+    """Index in `scene.things` of the thing that covers each patch most, `[144]`; -1 for background."""
     best = np.full((GRID, GRID), PATCH_COVERAGE, dtype=np.float32)
-    owners = np.full((GRID, GRID), -1, dtype=np.int8)
+    thing_of_patch = np.full((GRID, GRID), -1, dtype=np.int8)
     plane = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.float32)
     for index, thing in enumerate(scene.things):
         top, left = thing.y - thing.size // 2, thing.x - thing.size // 2
         plane[:] = 0
         plane[top : top + thing.size, left : left + thing.size] = shape_mask(thing.shape, thing.size)
         share = plane.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).mean(axis=(1, 3))
-        owners[share > best] = index
+        thing_of_patch[share > best] = index
         best = np.maximum(best, share)
-        # A ring has a hole where its centre is; the patch of the centre is always the thing's own.
+        # The patch of a thing's centre always belongs to the thing, even in the hole of a ring.
         row, column = thing.y // PATCH_SIZE, thing.x // PATCH_SIZE
-        owners[row, column], best[row, column] = index, 1.0
-    return owners.reshape(-1)
+        thing_of_patch[row, column], best[row, column] = index, 1.0
+    return thing_of_patch.reshape(-1)

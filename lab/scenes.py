@@ -1,10 +1,10 @@
-"""Scenes: what is in a picture, sampled from a seed. `lab.render` draws them.
+"""Scenes: the content of an image, sampled from a seed. `lab.render` renders them.
 
-A picture has 144 x 144 pixels, that is 12 x 12 patches of 12 pixels. Two kinds of things stand in it:
+An image has 144 x 144 pixels, that is 12 x 12 patches of 12 pixels. It contains two kinds of things:
 
-* *objects*, of 8 shapes x 8 colours x 2 sizes, some with a letter on them: what questions ask about;
-* *distractors*, large, two-toned and textured, of four other shapes: never asked about, yet named in captions, so that
-  a saliency map that knows nothing of the question is drawn to them.
+* *objects* of 8 shapes, 8 colours and 2 sizes, some with a letter on them. Questions are about objects.
+* *distractors* of four other shapes, large, two-toned and textured. They are never asked about but named in captions,
+  so that a saliency map that does not depend on the question highlights them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BACKGROUNDS = ("gradient", "clouds", "stripes", "checks", "noise")
 Split = Literal["simple", "easy", "crowded"]
 SPLITS: tuple[Split, ...] = ("simple", "easy", "crowded")
 
-# Scene seeds below are for training, seeds from here on for evaluation: the two never meet.
+# Scene seeds below it are for training, seeds from it on for evaluation.
 FIRST_EVALUATION_SEED = 10_000_000
 SCENES_PER_EVALUATION_SEED = 100_000
 
@@ -47,7 +47,7 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """The two words by which captions and answers call it, such as "red star"."""
+        """Name in captions and answers, such as "red star"."""
         return f"{self.look} {self.shape}"
 
     @property
@@ -63,7 +63,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's content. Everything in it follows from `split` and `seed`."""
+    """Content of an image, which `split` and `seed` determine."""
 
     split: Split
     seed: int
@@ -72,24 +72,33 @@ class Scene:
 
     @property
     def objects(self) -> tuple[Thing, ...]:
-        """What questions may ask about."""
+        """Things that questions are about."""
         return tuple(thing for thing in self.things if not thing.distractor)
 
     @property
     def distractors(self) -> tuple[Thing, ...]:
-        """What draws the eye and is never asked about."""
+        """Conspicuous things that are never asked about."""
         return tuple(thing for thing in self.things if thing.distractor)
 
 
 def evaluation_seed(seed: int, index: int) -> int:
-    """Scene seed of picture `index` in evaluation run `seed`; never a training seed."""
+    """Scene seed of image `index` in evaluation run `seed`; never a training seed.
+
+    Raises:
+        ValueError: `seed` or `index` is out of range.
+    """
     if seed < 0 or not 0 <= index < SCENES_PER_EVALUATION_SEED:
         raise ValueError(f"seed must be >= 0 and index in [0, {SCENES_PER_EVALUATION_SEED}); got {seed}, {index}")
     return FIRST_EVALUATION_SEED + seed * SCENES_PER_EVALUATION_SEED + index
 
 
 def sample_scene(split: Split, seed: int) -> Scene:
-    """The scene of a seed: `simple` has 1-2 large objects, `easy` 3-6, `crowded` 8-14 things with 2-3 distractors."""
+    """Scene of a seed. `simple` has 1-2 large objects, `easy` 3-6 objects, `crowded` 8-14 things with 2-3 distractors.
+
+    Args:
+        split: split of the scene.
+        seed: seed of the scene.
+    """
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     if split == "simple":
         num_objects, num_distractors = int(rng.integers(1, 3)), 0
@@ -118,7 +127,7 @@ def sample_scene(split: Split, seed: int) -> Scene:
 
 
 def _place(sizes: list[int], rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """Boxes `(x, y, size)` that do not overlap, in the order of `sizes`; begins anew when one finds no room."""
+    """Boxes `(x, y, size)` that do not overlap, in the order of `sizes`. Starts again if there is no room for a box."""
     while True:
         boxes: list[tuple[int, int, int]] = []
         for size in sizes:
@@ -134,7 +143,7 @@ def _place(sizes: list[int], rng: np.random.Generator) -> list[tuple[int, int, i
 
 
 def _object_looks(count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """`(shape, colour)` of each object. Many scenes repeat a shape or a colour, so that counts above one are common."""
+    """Shape and colour of each object. Many scenes repeat a shape or a colour, so that counts above one are common."""
     looks = [(str(rng.choice(SHAPES)), str(rng.choice(COLORS))) for _ in range(count)]
     theme = rng.random()
     if theme < 0.7 and count >= 2:

@@ -1,7 +1,7 @@
 """Anti-aliased masks of the shapes, letters and textures that scenes are drawn from.
 
-Everything is computed from formulas or a small bitmap font, so that a seed gives the same picture with every version
-of Pillow and on every platform that has no system fonts.
+Masks are computed from formulas and a small bitmap font, so that a seed gives the same image with every version of
+Pillow and without system fonts.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _inside(shape: str, u: FloatArray, v: FloatArray) -> Any:
 
 @cache
 def shape_mask(shape: str, size: int) -> FloatArray:
-    """Coverage of each pixel by the shape: `[size, size]` in [0, 1]."""
+    """Coverage of each pixel by the shape, `[size, size]` in [0, 1]."""
     inside = _inside(shape, *_coordinates(size)).astype(np.float32)
     coverage: FloatArray = inside.reshape(size, SUPERSAMPLE, size, SUPERSAMPLE).mean(axis=(1, 3))
     return coverage
@@ -98,7 +98,7 @@ def shape_mask(shape: str, size: int) -> FloatArray:
 
 @cache
 def texture(name: str, size: int, phase: int) -> FloatArray:
-    """Share of the second colour at each pixel of a two-tone texture: `[size, size]`, 0 or 1."""
+    """Share of the second colour in each pixel of a two-tone texture, `[size, size]`, 0 or 1."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) + np.float32(phase)
     pattern: Any
     if name == "striped":
@@ -114,6 +114,6 @@ def texture(name: str, size: int, phase: int) -> FloatArray:
 
 @cache
 def glyph_mask(letter: str, scale: int) -> FloatArray:
-    """A 5 x 7 bitmap letter, `scale` times enlarged: `[7 * scale, 5 * scale]` of 0 or 1."""
+    """Mask of a 5 x 7 bitmap letter, enlarged `scale` times, `[7 * scale, 5 * scale]`, 0 or 1."""
     rows = [[float(bit) for bit in row] for row in GLYPHS[letter].split()]
     return np.array(rows, dtype=np.float32).repeat(scale, axis=0).repeat(scale, axis=1)

@@ -1,4 +1,4 @@
-"""Where the small model and its demo lie, for `fovea up` and `fovea demo`, which find it by its entry point."""
+"""Folder of the small model and its demo. `fovea up` and `fovea demo` find it by its entry point."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Random dropping of visual tokens in training, so that the language model has met short pictures.
+"""Random dropping of visual tokens in training, which prepares the language model for pruned images.
 
-What is dropped is merged into the most similar kept token by mean, as the pruners do; the choice is random, with a
-leaning to some of the things, never to the question.
+A dropped token is merged into the most similar kept token by mean, as in the pruners. The choice is random, with higher
+probability for some of the things. It does not depend on the question.
 """
 
 from __future__ import annotations
@@ -11,18 +11,29 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def random_keep(owners: Tensor, keep: int, generator: torch.Generator) -> Tensor:
-    """Indices `[B, keep]`, ascending, of kept patches; `owners` `[B, 144]` names each patch's thing or -1."""
-    batch = owners.shape[0]
+def random_keep(thing_of_patch: Tensor, keep: int, generator: torch.Generator) -> Tensor:
+    """Indices of kept patches, `[B, keep]`, ascending.
+
+    Args:
+        thing_of_patch: index of each patch's thing, -1 for background, `[B, 144]`.
+        keep: number of kept patches.
+        generator: random generator.
+    """
+    batch = thing_of_patch.shape[0]
     favoured = torch.rand(batch, 16, generator=generator) < 0.5
     weight = torch.where(favoured, 2.5, 0.0)
-    log_weight = torch.gather(weight, 1, owners.long().clamp(min=0)) * (owners >= 0)
-    noise = -torch.log(-torch.log(torch.rand(owners.shape, generator=generator).clamp(1e-6, 1 - 1e-6)))
+    log_weight = torch.gather(weight, 1, thing_of_patch.long().clamp(min=0)) * (thing_of_patch >= 0)
+    noise = -torch.log(-torch.log(torch.rand(thing_of_patch.shape, generator=generator).clamp(1e-6, 1 - 1e-6)))
     return (log_weight + noise).topk(keep, dim=1).indices.sort(dim=1).values
 
 
 def merge(features: Tensor, kept: Tensor) -> Tensor:
-    """Kept tokens `[B, K, width]`, each the mean of itself and the dropped ones most similar (cosine) to it."""
+    """Kept tokens, `[B, K, width]`, each the mean of itself and the dropped tokens whose most similar kept token it is.
+
+    Args:
+        features: all tokens, `[B, N, width]`.
+        kept: indices of the kept tokens, `[B, K]`.
+    """
     wide = features.float()
     width = features.shape[-1]
     chosen = torch.gather(wide, 1, kept[..., None].expand(-1, -1, width))

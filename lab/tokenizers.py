@@ -1,6 +1,6 @@
-"""The two tokenizers, trained on the world's own texts: CLIP's lower-cased BPE and a byte-level BPE for the Llama.
+"""Tokenizers trained on the texts of the small world: CLIP's lower-cased BPE, and a byte-level BPE for the Llama.
 
-Both fall back to bytes, so any text tokenizes; words of the world are single tokens.
+Both fall back to bytes, so that any text can be tokenized. Words of the small world are single tokens.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHAT_TEMPLATE = (
 
 
 def _corpus(num_scenes: int = 1500) -> Iterator[str]:
-    """Texts of the world, with the prompt's frame around questions."""
+    """Texts of the small world, with questions inside a prompt."""
     rng = np.random.default_rng(0)
     for index in range(num_scenes):
         scene = sample_scene("crowded" if index % 2 else "easy", index)
@@ -74,7 +74,7 @@ def train_clip_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
-    # The trainer knows "x</w>" only for the letters it saw end a word; CLIP's vocabulary holds all 256, for any text.
+    # The trainer adds "x</w>" only for letters that end a word of the corpus; CLIP's vocabulary has all 256 bytes.
     merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = alphabet + [byte + "</w>" for byte in alphabet] + [left + right for left, right in merges]

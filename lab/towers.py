@@ -1,7 +1,8 @@
-"""CLIP's two towers as plain functions on transformers' modules, for training on a CPU.
+"""CLIP's two towers as functions on transformers' modules, for training on a CPU.
 
-The same arithmetic as transformers' eager attention, except that the softmax stays in the tensors' dtype: in bfloat16
-that saves two conversions of the largest tensor of every layer, about a quarter of a step. Tested equal in float32.
+The arithmetic is that of transformers' eager attention, except that the softmax stays in the tensors' dtype. In
+bfloat16 that saves two conversions of the largest tensor of every layer, a quarter of the time of a step. Tests compare
+the results in float32.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from lab.checkpoint import IMAGE_MEAN, IMAGE_STD
 
 
 def normalize_pixels(images: np.ndarray) -> Tensor:
-    """uint8 `[B, H, W, 3]` to CLIP's normalised `[B, 3, H, W]` in bfloat16."""
+    """Normalized pixels of CLIP, `[B, 3, H, W]` in bfloat16, from uint8 images `[B, H, W, 3]`."""
     mean, std = torch.tensor(IMAGE_MEAN) * 255, torch.tensor(IMAGE_STD) * 255
     return ((torch.from_numpy(images).float() - mean) / std).bfloat16().permute(0, 3, 1, 2).contiguous()
 
 
 def tower_of(model: CLIPModel | CLIPVisionModel) -> Any:
-    """The module that holds embeddings and encoder, whichever way transformers nests it."""
+    """Module with embeddings and encoder, which versions of transformers nest differently."""
     inner: Any = model.vision_model
     return inner if hasattr(inner, "embeddings") else inner.vision_model
 
@@ -52,7 +53,7 @@ def encoder_layer(layer: Any, hidden: Tensor, mask: Tensor | None = None) -> Ten
 
 def vision_states(tower: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """X[-2] and X[-1], `[B, 145, width]` each, as transformers numbers hidden states, from `[B, 3, H, W]`."""
-    # A convolution whose stride is its size is a matrix product of patches; as such it is much faster in bfloat16.
+    # A convolution whose stride is its size is a matrix product of patches, which is much faster in bfloat16.
     kernel = tower.embeddings.patch_embedding.weight
     size = kernel.shape[-1]
     batch, channels, height, width = pixels.shape
@@ -67,7 +68,7 @@ def vision_states(tower: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def text_token_states(text_model: Any, input_ids: Tensor) -> Tensor:
-    """The final, normalised state of every token, `[B, L, width]`, from ids `[B, L]`."""
+    """Final, normalized state of every token, `[B, L, width]`, from ids `[B, L]`."""
     length = input_ids.shape[1]
     embeddings = text_model.embeddings
     hidden = embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight[:length]
@@ -79,7 +80,7 @@ def text_token_states(text_model: Any, input_ids: Tensor) -> Tensor:
 
 
 def text_states(text_model: Any, input_ids: Tensor, eos: int) -> Tensor:
-    """The final, normalised state at each text's first EOS, `[B, width]`, from ids `[B, L]`."""
+    """Final, normalized state at each text's first EOS, `[B, width]`, from ids `[B, L]`."""
     last = (input_ids == eos).int().argmax(-1)
     return text_token_states(text_model, input_ids)[torch.arange(len(last)), last]
 
@@ -87,6 +88,6 @@ def text_states(text_model: Any, input_ids: Tensor, eos: int) -> Tensor:
 def encode_texts(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
     """Unit text vectors `[len(texts), projection]`, float32."""
     tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-    # The tower is causal and pools at the first EOS, so padding behind it (EOS too) cannot be seen: no mask needed.
+    # The tower is causal and pools at the first EOS, so the padding after it (also EOS) needs no mask.
     hidden = text_states(model.text_model, tokens["input_ids"], tokenizer.eos_token_id)
     return functional.normalize(model.text_projection(hidden).float(), dim=-1)

@@ -1,6 +1,7 @@
-"""Trains the small CLIP: image-level text supervision, with a patch head that warms up the trunk and is thrown away.
+"""Training of the small CLIP: image-level text supervision, and a patch head that warms up the trunk.
 
-Seeded (the batch of a step depends on the seed and the step alone), resumable (state is saved every few hundred steps).
+The batch of a step depends on the seed and the step only. The state is saved every few hundred steps, and a run resumes
+from it.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ CONCEPTS_PER_STEP = 160
 CURRICULUM_STEPS = 400
 LEARNING_RATE = 1.5e-3
 MUON_RATE = 0.012
-PATCH_HEAD_UNTIL = 0.5  # share of the run after which the patch head fades; it is gone at 0.9
+PATCH_HEAD_UNTIL = 0.5  # share of the run after which the patch head's weight decreases, to 0 at 0.9
 
 
 def _batch(data: Dataset, step: int, seed: int) -> tuple[np.ndarray, np.random.Generator]:
     rng = np.random.default_rng([seed, 5, step])
     index = rng.integers(0, len(data), BATCH)
-    if step < CURRICULUM_STEPS:  # few, mostly large things at first
+    if step < CURRICULUM_STEPS:  # few and mostly large things at first
         index = np.array(
             [i if training_split(int(i)) != "crowded" else i - i % 12 + rng.choice([0, 1, 3, 5]) for i in index]
         )
@@ -49,7 +50,16 @@ def _muon_names(model: CLIPModel) -> list[str]:
 def train(
     work: Path, out: Path, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int = 0, compile_model: bool = True
 ) -> CLIPModel:
-    """Trains on `work / "data"`, keeping state in `work / "clip.pt"`; writes `out / "clip"` at each save."""
+    """Trains on `work / "data"` and returns the model, which is written to `out / "clip"`.
+
+    Args:
+        work: folder with the data and the state, `clip.pt`.
+        out: folder of the checkpoints.
+        tokenizer: tokenizer of the text tower.
+        steps: steps of the whole run.
+        seed: seed of weights and batches.
+        compile_model: whether to compile the vision tower.
+    """
     data = load(work / "data")
     model = build_clip(tokenizer, seed)
     head = PatchHead(WIDTH)
@@ -88,7 +98,7 @@ def train(
         share = step / steps
         fade = min(1.0, max(0.0, (0.9 - share) / (0.9 - PATCH_HEAD_UNTIL)))
         targets = PatchTargets.from_arrays(
-            torch.from_numpy(data.owners[index].astype(np.int64)), torch.from_numpy(data.things[index])
+            torch.from_numpy(data.thing_of_patch[index].astype(np.int64)), torch.from_numpy(data.things[index])
         )
         patch_loss, accuracy = head.loss(second_last[:, 1:], targets)
         loss = to_text + 0.5 * to_image + 0.5 * pairs + 5 * offset + fade * patch_loss
@@ -118,7 +128,7 @@ def train(
 
 @torch.no_grad()
 def finish(optimizer: MasterOptimizer, data: Dataset, tokenizer: PreTrainedTokenizerFast, out: Path) -> CLIPModel:
-    """The float32 model of the optimizer's masters, with the positive offset, written to `out / "clip"`."""
+    """Float32 model of the optimizer's masters with the positive offset, written to `out / "clip"`."""
     model = build_clip(tokenizer).eval()
     own = model.state_dict().keys()
     model.load_state_dict({name: value for name, value in optimizer.masters.items() if name in own}, strict=False)

@@ -1,7 +1,7 @@
-"""Trains projector and Llama on the frozen tower's second-last layer.
+"""Training of LLaVA's projector and Llama on the frozen tower's second-last layer.
 
-Features of all training pictures are computed once. Every step shows each picture with a score of questions and a
-caption request (`lab.packed`); the loss is on answers only. Seeded and resumable like `lab.train_clip`.
+Features of all training images are computed once. Every step has several questions and a caption request for each image
+(`lab.packed`); the loss is on answers only. Runs are seeded and resumable like those of `lab.train_clip`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lab.dataset import Dataset, load, training_split
 from lab.models import WIDTH, adopt_vision_tower, build_llava
 from lab.optimizer import MasterOptimizer, schedule
 from lab.packed import packed_hidden, packed_layer
-from lab.question_pool import EXTRAS_PER_PICTURE, GROUP_NAMES, PER_PICTURE, SHORT_LENGTH, BlockEncoder, Blocks
+from lab.question_pool import EXTRAS_PER_IMAGE, GROUP_NAMES, PER_IMAGE, SHORT_LENGTH, BlockEncoder, Blocks
 from lab.questions import GROUPS, evaluation_questions
 from lab.render import render_array
 from lab.scenes import GRID
@@ -33,7 +33,7 @@ from lab.towers import normalize_pixels, tower_of, vision_states
 STEPS = 6000
 BATCH = 16
 QUESTIONS = 16
-# color, shape, existence, count, side, relation, reading, caption: what is learned late is asked more.
+# Weights of color, shape, existence, count, side, relation, reading and caption; late learned groups weigh more.
 GROUP_WEIGHTS = np.array([0.3, 0.15, 1.0, 3.0, 0.5, 3.0, 0.5, 0.0])
 EXTRA_QUESTIONS = 3
 CURRICULUM_STEPS = 300
@@ -48,7 +48,7 @@ VALIDATION_SEED = 500
 
 @torch.no_grad()
 def compute_features(clip: CLIPModel, images: np.ndarray, batch: int = 128) -> Tensor:
-    """X[-2] of the patches in bfloat16, `[N, 144, width]`."""
+    """X[-2] of the patches, `[N, 144, width]` in bfloat16."""
     tower = tower_of(clip).bfloat16()
     parts = [
         vision_states(tower, normalize_pixels(images[i : i + batch]))[0][:, 1:] for i in range(0, len(images), batch)
@@ -57,7 +57,7 @@ def compute_features(clip: CLIPModel, images: np.ndarray, batch: int = 128) -> T
 
 
 def cache_features(clip: CLIPModel, data: Dataset, file: Path, chunk: int = 2000) -> np.ndarray:
-    """Features of all training pictures, memory-mapped bfloat16 viewed as int16; computed when `file` is missing."""
+    """Features of all training images, memory-mapped bfloat16 viewed as int16; computed when `file` is missing."""
     if not file.exists():
         partial = file.with_suffix(".partial.npy")
         out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.int16, shape=(len(data), GRID * GRID, WIDTH))
@@ -73,7 +73,14 @@ def cache_features(clip: CLIPModel, data: Dataset, file: Path, chunk: int = 2000
 def answer_loss(
     model: LlavaForConditionalGeneration, hidden: Tensor, blocks: list[Tensor], spans: list[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Weighted cross-entropy over answer tokens; per segment, which blocks `[B, Q]` were answered right throughout."""
+    """Weighted cross-entropy over answer tokens, and whether each block is answered right, `[B, Q]` per segment.
+
+    Args:
+        model: LLaVA with the output head.
+        hidden: states of `packed_hidden`.
+        blocks: ids of each segment's blocks, `[B, Q, L]`.
+        spans: start and stop of the answers of each segment, `[B, Q]` each.
+    """
     losses, weights, right = [], [], []
     begin = 0
     for ids, (start, stop) in zip(blocks, spans, strict=True):
@@ -95,7 +102,7 @@ def answer_loss(
 
 
 class Validation:
-    """Teacher-forced exact answers on held-out pictures of both splits, unpruned, per group."""
+    """Teacher-forced accuracy on held-out images of both splits, unpruned, per group."""
 
     def __init__(self, clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, num_scenes: int = 96) -> None:
         encode = BlockEncoder(tokenizer)
@@ -110,7 +117,7 @@ class Validation:
 
     @torch.no_grad()
     def __call__(self, model: LlavaForConditionalGeneration, head_ids: Tensor) -> str:
-        """One line: the accuracy of each group on each split, in percent."""
+        """Line of text with the accuracy of each group on each split in percent."""
         words = []
         for split, (features, rows, blocks) in self.parts.items():
             right: dict[int, list[bool]] = defaultdict(list)
@@ -128,7 +135,8 @@ class Validation:
         return " ".join(words)
 
 
-def _pictures(step: int, count: int, rng: np.random.Generator) -> np.ndarray:
+def _sample_images(step: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of the images of a step, `[BATCH]`, ascending; no crowded ones at first."""
     index = rng.integers(0, count - 12, BATCH)
     if step < CURRICULUM_STEPS:
         index = np.array(
@@ -138,17 +146,22 @@ def _pictures(step: int, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _questions(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Which blocks of a picture to ask, given the groups of its short ones: some of those, and a few of the extras."""
+    """Indices of the blocks of a step for one image: some of its short blocks, and a few of the extras.
+
+    Args:
+        groups: group of each short block of the image, `[PER_IMAGE]`.
+        rng: random generator.
+    """
     weights = GROUP_WEIGHTS[groups]
-    picked = rng.choice(PER_PICTURE, QUESTIONS, replace=False, p=weights / weights.sum())
-    return np.concatenate([picked, PER_PICTURE + rng.choice(EXTRAS_PER_PICTURE, EXTRA_QUESTIONS, replace=False)])
+    picked = rng.choice(PER_IMAGE, QUESTIONS, replace=False, p=weights / weights.sum())
+    return np.concatenate([picked, PER_IMAGE + rng.choice(EXTRAS_PER_IMAGE, EXTRA_QUESTIONS, replace=False)])
 
 
 def _blocks(
     short: Blocks, captions: Blocks, index: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[Tensor], list[tuple[Tensor, Tensor]]]:
-    """For pictures `index` `[B]`: groups of the short blocks `[B, Q]`, ids and answer spans of both segments."""
-    picked = np.stack([_questions(short.group[i, :PER_PICTURE], rng) for i in index])
+    """Groups of the short blocks, `[B, Q]`, and ids and answer spans of both segments, for the images `index` `[B]`."""
+    picked = np.stack([_questions(short.group[i, :PER_IMAGE], rng) for i in index])
     rows = index[:, None]
     ids = [short.ids[rows, picked], captions.ids[index][:, None]]
     starts = [short.start[rows, picked], captions.start[index][:, None]]
@@ -166,7 +179,17 @@ def train(
     seed: int = 0,
     compile_model: bool = True,
 ) -> LlavaForConditionalGeneration:
-    """Trains on `work / "data"`, keeping state in `work / "llava.pt"`; writes `out / "llava"` at each save."""
+    """Trains on `work / "data"` and returns the model, which is also written to `out / "llava"` at each save.
+
+    Args:
+        work: folder with the data, the features and the state, `llava.pt`.
+        out: folder of the checkpoints.
+        clip: trained CLIP, whose vision tower is frozen.
+        tokenizer: tokenizer of the Llama.
+        steps: steps of the whole run.
+        seed: seed of weights and batches.
+        compile_model: whether to compile the layers.
+    """
     data = load(work / "data")
     short, captions = question_pool.load(work / "data")
     features = cache_features(clip, data, work / "features.npy")
@@ -187,14 +210,14 @@ def train(
     began, losses = time.time(), []
     while step < steps:
         rng = np.random.default_rng([seed, 6, step])
-        index = _pictures(step, len(data), rng)
+        index = _sample_images(step, len(data), rng)
         groups, blocks, spans = _blocks(short, captions, index, rng)
         visual = torch.from_numpy(features[index]).view(torch.bfloat16)
         dropped = step > steps * DROP_FROM and rng.random() < DROP_SHARE
         if dropped:
             generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-            owners = torch.from_numpy(data.owners[index])
-            visual = merge(visual, random_keep(owners, int(rng.choice(DROP_KEEP)), generator))
+            thing_of_patch = torch.from_numpy(data.thing_of_patch[index])
+            visual = merge(visual, random_keep(thing_of_patch, int(rng.choice(DROP_KEEP)), generator))
         hidden = packed_hidden(model, visual, head_ids, blocks, layer)
         loss, answered = answer_loss(model, hidden, blocks, spans)
         loss.backward()
@@ -224,7 +247,7 @@ def train(
 def _assemble(
     optimizer: MasterOptimizer, out: Path, tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> LlavaForConditionalGeneration:
-    """A float32 LLaVA from the optimizer's masters and CLIP's tower as shipped."""
+    """A float32 LLaVA from the optimizer's masters and CLIP's tower of the checkpoint `out / "clip"`."""
     model = build_llava(tokenizer, seed)
     model.load_state_dict(optimizer.masters, strict=False)
     adopt_vision_tower(model, CLIPModel.from_pretrained(out / "clip", dtype=torch.float32))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from typing import Any, Final
+from typing import Final
 
 from fovea.modeling.errors import CheckpointError
-from fovea.rpc.file_watcher import CredentialsError
-from fovea.rpc.loading import end_while_loading, load_in_background
-from fovea.rpc.server import BindError, GrpcServer, stop_signal
+from fovea.rpc.credential_files import CredentialsError
+from fovea.rpc.lifecycle import load_in_background, run_process, stop_signal, wait_unless_stopped
+from fovea.rpc.server import BindError, GrpcServer, ServerConfig
 from fovea.telemetry import configure_logging, report_load
 from fovea.v1 import llm_pb2_grpc
 from fovea.wire.basis_file import BasisError
@@ -39,9 +39,7 @@ async def serve(settings: LLMSettings) -> int:
     await server.start()
     stopped = asyncio.create_task(stop.wait())
     loading = load_in_background(lambda: load(settings))
-    either: list[asyncio.Future[Any]] = [stopped, loading]
-    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    if not loading.done():
+    if not await wait_unless_stopped(loading, stopped):
         await server.drain(0)
         return 0
     try:
@@ -56,15 +54,17 @@ async def serve(settings: LLMSettings) -> int:
 
 def _build_server(settings: LLMSettings) -> tuple[GrpcServer, LLMServicer]:
     server = GrpcServer(
-        settings.listen,
+        ServerConfig(
+            settings.listen,
+            max_message_bytes=settings.max_message_bytes,
+            max_concurrent_rpcs=settings.max_concurrent_rpcs,
+            metrics_listen=settings.metrics_listen,
+            tls=settings.tls,
+            token_file=settings.token_file,
+            max_connection_age_s=settings.max_connection_age_s,
+            max_bytes_in_flight=settings.max_bytes_in_flight,
+        ),
         services=["fovea.v1.LLMService"],
-        max_message_bytes=settings.max_message_bytes,
-        max_concurrent_rpcs=settings.max_concurrent_rpcs,
-        metrics_listen=settings.metrics_listen,
-        tls=settings.tls,
-        token_file=settings.token_file,
-        max_connection_age_s=settings.max_connection_age_s,
-        max_bytes_in_flight=settings.max_bytes_in_flight,
     )
     servicer = LLMServicer(max_timeout_s=settings.max_timeout_s, in_flight=server.in_flight)
     llm_pb2_grpc.add_LLMServiceServicer_to_server(servicer, server.grpc)
@@ -72,7 +72,7 @@ def _build_server(settings: LLMSettings) -> tuple[GrpcServer, LLMServicer]:
 
 
 async def _serve_model(
-    settings: LLMSettings, server: GrpcServer, servicer: LLMServicer, model: ServedModel, stopped: asyncio.Task[Any]
+    settings: LLMSettings, server: GrpcServer, servicer: LLMServicer, model: ServedModel, stopped: asyncio.Task[bool]
 ) -> int:
     """Serves a loaded model until a signal or the death of its engine; returns the exit status."""
     engine, loop, died = model.engine, asyncio.get_running_loop(), asyncio.Event()
@@ -83,8 +83,7 @@ async def _serve_model(
     log.info("serving %s (%s) on port %d", model.name, model.limits.fingerprint, server.port)
 
     dead = asyncio.create_task(died.wait())
-    await asyncio.wait([stopped, dead], return_when=asyncio.FIRST_COMPLETED)
-    if dead.done():
+    if await wait_unless_stopped(dead, stopped):
         log.critical("the engine has died; this process exits, so that it can be restarted")
         stopped.cancel()
         await server.drain(_DEAD_ENGINE_GRACE_S)
@@ -102,13 +101,11 @@ def main() -> int:
     configure_logging("llm", settings.log_level)
     log.info("settings %s", settings.describe())
     try:
-        status = asyncio.run(serve(settings))
+        return asyncio.run(serve(settings))
     except (BindError, CredentialsError) as error:
         log.error("%s", error)
         return 1
-    end_while_loading(status)
-    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -11,7 +11,7 @@ import grpc.aio
 
 from fovea.errors import InvalidRequest, Unavailable
 from fovea.rpc.bytes_in_flight import BytesInFlight
-from fovea.rpc.messages import off_loop
+from fovea.rpc.messages import run_off_loop
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from llm_service.engines.base import CrossAttention, Delta, Done, GenerationRequest, LLMEngine
 from llm_service.prompts import Prompt, PromptLimits, read_prompt, visual_token_bytes
@@ -119,7 +119,7 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
         if not request.visual_tokens:
             return read_prompt(request.input_ids, (), limits)
         self._in_flight.hold(visual_token_bytes(request.visual_tokens, limits), context)
-        return await off_loop(lambda: read_prompt(request.input_ids, request.visual_tokens, limits))
+        return await run_off_loop(lambda: read_prompt(request.input_ids, request.visual_tokens, limits))
 
     def _deadline(self, context: grpc.aio.ServicerContext) -> float:
         remaining = context.time_remaining()

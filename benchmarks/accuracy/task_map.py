@@ -33,7 +33,7 @@ from encoder_service.pruners.tower_outputs import SALIENCY_LAST, OutputKind, Tow
 from fovea.checkpoints.shipped import shipped_checkpoint
 from gateway.tokenizers import TextTowerTokenizer
 from lab.questions import Question, evaluation_questions
-from lab.render import patch_owners
+from lab.render import label_patches
 from lab.scenes import COLORS, SHAPES, Thing
 from llm_service.pruners.schedule import scaled_layers
 
@@ -182,7 +182,7 @@ def _measure(
             (visual,) = encoder.encode([encoder.media.image(question.image)], _VIEWS)
             seen = {seed: visual.parts[0]}
         (text,) = encoder.encode_texts([texts.encode(question.text)], eos_attention=True)
-        on_object = torch.from_numpy(np.isin(patch_owners(question.scene), objects))
+        on_object = torch.from_numpy(np.isin(label_patches(question.scene), objects))
         if on_object.any():
             values.add(question, on_object, _maps(seen[seed], text, reader.read(seen[seed], question.text)))
     print(f"{len(values)} questions name something that is there", file=sys.stderr)

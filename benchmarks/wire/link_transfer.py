@@ -19,7 +19,8 @@ from typing import Any, Final
 import numpy as np
 
 from fovea.rpc.channel import connect
-from fovea.rpc.server import GrpcServer, stop_signal
+from fovea.rpc.lifecycle import stop_signal
+from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
 from fovea.wire.tensors import DTYPES, parse_dtype, to_message
 
@@ -53,7 +54,8 @@ class _Sink(llm_pb2_grpc.LLMServiceServicer):
 async def _sink(listen: str) -> None:
     stop = stop_signal()
     server = GrpcServer(
-        listen, services=["fovea.v1.LLMService"], max_message_bytes=_MAX_MESSAGE_BYTES, max_concurrent_rpcs=8
+        ServerConfig(listen, max_message_bytes=_MAX_MESSAGE_BYTES, max_concurrent_rpcs=8),
+        services=["fovea.v1.LLMService"],
     )
     llm_pb2_grpc.add_LLMServiceServicer_to_server(_Sink(), server.grpc)
     await server.start()

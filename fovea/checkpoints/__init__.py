@@ -1,4 +1,4 @@
-"""Checkpoints on disk: where they are, which one it is, and whether their family is served. Reads no weights."""
+"""Checkpoints on disk: location, fingerprint, name, and family by config.json. Loads no weights."""
 
 from fovea.checkpoints.files import CONFIG_FILES, fingerprint, public_name, resolve, shown_name
 

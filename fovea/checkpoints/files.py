@@ -1,4 +1,4 @@
-"""Finding a checkpoint on disk and telling one from another."""
+"""Location, name and fingerprint of a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["CONFIG_FILES", "fingerprint", "public_name", "resolve", "shown_name"
 
 CONFIG_FILES: Final = ("*.json", "*.jinja", "*.txt", "*.model")
 
-# End tokens, ids and pixel values depend on the last three.
-_TELLING_FILES: Final = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
-_SAMPLES: Final = 64
+# Weights aside, answers depend on these files: the last three set end tokens, token ids and pixel values.
+_FINGERPRINTED_FILES: Final = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
+_NUM_SAMPLES: Final = 64
 _SAMPLE_BYTES: Final = 4096
 
 
 def resolve(model: str, *, files: Sequence[str], revision: str | None = None) -> Path:
-    """The directory of a checkpoint: `model` itself if it is one, else the hub's copy of it, fetched as needed.
+    """Directory of a checkpoint: `model` itself if it is one, else the local copy of the hub, downloaded as needed.
 
     Args:
-        model: A local directory or a hub id ("llava-hf/llava-1.5-7b-hf").
-        files: Glob patterns of the files wanted; nothing else is fetched.
-        revision: Branch, tag or commit on the hub.
+        model: local directory or hub id ("llava-hf/llava-1.5-7b-hf").
+        files: glob patterns of the files to download.
+        revision: branch, tag or commit on the hub.
 
     Raises:
-        FileNotFoundError: `model` is neither; the message says so in one sentence.
+        FileNotFoundError: `model` is neither a directory nor a model on the hub; the message is one sentence.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -43,12 +43,12 @@ def resolve(model: str, *, files: Sequence[str], revision: str | None = None) ->
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
-            f"{model!r} is no local directory and could not be fetched from the hub ({type(error).__name__})"
+            f"{model!r} is not a local directory and could not be fetched from the hub ({type(error).__name__})"
         ) from error
 
 
 def public_name(model: str) -> str:
-    """The name under which `model` is served by default: a hub id as it is, a directory's own name without its path."""
+    """Default served model name: a hub id as it is, a directory's name without its path."""
     path = Path(model).expanduser()
     if path.is_dir():
         return path.resolve().name
@@ -56,7 +56,7 @@ def public_name(model: str) -> str:
 
 
 def shown_name(checkpoint: Path) -> str:
-    """What a message calls the directory of a checkpoint: its own name, or the hub id of the hub's copy."""
+    """Name of a checkpoint directory for messages: its own name, or the hub id for a copy of the hub."""
     if checkpoint.parent.name == "snapshots":
         return checkpoint.parent.parent.name.removeprefix("models--").replace("--", "/")
     return checkpoint.resolve().name
@@ -67,27 +67,27 @@ def _may_be_hub_id(model: str) -> bool:
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """16 hex digits that change when the weights change, or a file beside them that changes answers.
+    """Fingerprint of a checkpoint: 16 hex digits of its weights and of the files that change answers.
 
-    Weights are sampled (size, head, and 64 evenly spaced blocks of 4 KiB a file), so that a 14 GB checkpoint takes
-    milliseconds. That tells checkpoints apart; it is no proof of integrity.
+    Weights are sampled (size and 64 evenly spaced blocks of 4 KiB per file), so that a checkpoint of 14 GB takes
+    milliseconds. A fingerprint distinguishes checkpoints; it does not prove their integrity.
 
     Raises:
-        FileNotFoundError: No config.json or no weights.
+        FileNotFoundError: the directory has no config.json or no weights.
     """
     # OpenAI's CLIP, the text tower of LLaVA-1.5, is on the hub as pytorch_model.bin alone.
     weights = sorted(checkpoint.glob("*.safetensors")) or sorted(checkpoint.glob("pytorch_model*.bin"))
     if not (checkpoint / "config.json").is_file() or not weights:
         raise FileNotFoundError(f"{checkpoint.name!r} holds no config.json with weights beside it")
     digest = hashlib.sha256()
-    for name in _TELLING_FILES:
+    for name in _FINGERPRINTED_FILES:
         if (checkpoint / name).is_file():
             digest.update(f"{name}:".encode() + hashlib.sha256((checkpoint / name).read_bytes()).digest())
     for path in weights:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as file:
-            for i in range(_SAMPLES):
-                file.seek(i * max(size - _SAMPLE_BYTES, 0) // (_SAMPLES - 1))
+            for i in range(_NUM_SAMPLES):
+                file.seek(i * max(size - _SAMPLE_BYTES, 0) // (_NUM_SAMPLES - 1))
                 digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Telling a checkpoint that is served from one that is not, by its files and its config.json alone."""
+"""Family of a checkpoint, and whether it can be served, by its files and its config.json."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["UnsupportedCheckpoint", "checked_family"]
 
 _SUPPORTED: Final = f"checkpoints in Hugging Face's layout of the families {', '.join(DEFAULT_TEXT_TOWERS)}"
 
-# Of the families whose vision tower is written in config.json as `vision_config`.
+# Families whose config.json describes a CLIP vision tower in `vision_config`.
 _CLIP_FAMILIES: Final = ("llava", "llava_next", "video_llava")
-_CLIP: Final = ("clip_vision_model", "clip")
+_CLIP_MODEL_TYPES: Final = ("clip_vision_model", "clip")
 
 
 class UnsupportedCheckpoint(ValueError):
-    """No service can serve this; the first sentence says why not, and what is served.
+    """A checkpoint that no service can serve. The first sentence of the message has the reason and what is supported.
 
     Args:
-        name: The directory's name, without its path.
+        name: name of the directory, without its path.
         reason: kind of the checkpoint, or what is missing in it.
         supported: families and layouts that are served.
         hint: one sentence of advice.
@@ -34,13 +34,14 @@ class UnsupportedCheckpoint(ValueError):
 
 
 def checked_family(checkpoint: Path) -> str:
-    """The family that config.json names, which may be one that is not served.
+    """Family named by config.json, supported or not.
 
     Args:
-        checkpoint: A directory; its weights are not looked into, and may not be there.
+        checkpoint: directory of the checkpoint; its weights are not read and may be missing.
 
     Raises:
-        UnsupportedCheckpoint: Not in Hugging Face's layout, or a LLaVA with a vision tower that is no CLIP.
+        UnsupportedCheckpoint: the checkpoint is not in Hugging Face's layout, or is a LLaVA whose vision tower is not a
+            CLIP.
     """
     name = shown_name(checkpoint)
     _check_weights(checkpoint)
@@ -60,7 +61,7 @@ def checked_family(checkpoint: Path) -> str:
 
 
 def _check_weights(checkpoint: Path) -> None:
-    """Refuses what is known by its files to hold weights in another form."""
+    """Refuses adapters, GGUF files and directories without a config.json."""
     weights = {path.name for path in checkpoint.glob("*.safetensors")} - {"adapter_model.safetensors"}
     config = (checkpoint / "config.json").exists()
     adapter = any(checkpoint.glob("adapter_model.*")) or not config
@@ -87,7 +88,7 @@ def _read_config(checkpoint: Path) -> Mapping[str, Any]:
 
 
 def _is_original_llava(config: Mapping[str, Any]) -> bool:
-    """Whether this is of the code that came with LLaVA's papers, which keeps the tower in a checkpoint of its own."""
+    """Whether a config is in the layout of LLaVA's original code, which has the vision tower in another checkpoint."""
     architectures = config.get("architectures")
     names = [str(name) for name in architectures] if isinstance(architectures, list) else []
     own_class = any(name.startswith("Llava") and name.endswith("ForCausalLM") for name in names)
@@ -98,5 +99,5 @@ def _check_vision_tower(name: str, family: str, vision: Any) -> None:
     if not isinstance(vision, dict):
         raise UnsupportedCheckpoint(name, "its vision_config is not a JSON object")
     kind = vision.get("model_type")
-    if kind is not None and kind not in _CLIP:
+    if kind is not None and kind not in _CLIP_MODEL_TYPES:
         raise UnsupportedCheckpoint(name, f"its vision tower is a {kind!r}, and family {family} takes a CLIP one")

@@ -1,4 +1,4 @@
-"""The small model that comes with Fovea, found by the entry point under which an installation names it."""
+"""The small model and the demo that come with Fovea, found by an entry point of the installation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GROUP: Final = "fovea.shipped_model"
 
 
 class NotInstalled(RuntimeError):
-    """This installation comes without the small model or its demo; the message says what to do instead."""
+    """An installation without the small model or its demo; the message has the alternative."""
 
 
 def shipped_checkpoint(part: str) -> Path:
@@ -23,7 +23,7 @@ def shipped_checkpoint(part: str) -> Path:
         part: "llava" or "clip" (its text tower).
 
     Raises:
-        NotInstalled: this installation comes without it.
+        NotInstalled: the installation does not include it.
     """
     for folder in _folders():
         path = folder / "checkpoints" / part
@@ -36,7 +36,7 @@ def demo_folder() -> Path:
     """Directory with the demo's image and questions.
 
     Raises:
-        NotInstalled: this installation comes without it.
+        NotInstalled: the installation does not include it.
     """
     for folder in _folders():
         if (folder / "demo" / "demo.json").is_file():

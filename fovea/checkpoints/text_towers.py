@@ -1,4 +1,4 @@
-"""Which text tower goes with which family, where nobody names another."""
+"""Default text tower of each family."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ DEFAULT_TEXT_TOWERS: Final[dict[str, str | None]] = {
     "llava": _CLIP,
     "llava_next": _CLIP,
     "video_llava": "LanguageBind/LanguageBind_Image",
-    "qwen2_5_vl": None,  # it compares questions as the language model embeds them
+    "qwen2_5_vl": None,  # pruners compare the language model's own input embeddings
 }
-"""Hub id by the `model_type` of the checkpoint; None for families that have none."""
+"""Hub id of the text tower by `model_type` of the checkpoint; None for families without a text tower."""

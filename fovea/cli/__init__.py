@@ -1,4 +1,4 @@
-"""The `fovea` command: one file a subcommand, what they share in `options`, `values`, `media` and `parsing`."""
+"""The `fovea` command: one file for each subcommand; shared code is in `options`, `values`, `media` and `parsing`."""
 
 from fovea.cli.program import main
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any, Final
 
-from fovea.cli.drawing import explained, image_to_draw, require_folder, require_local
+from fovea.cli.drawing import decode_image, read_explanation, require_folder, require_local
 from fovea.cli.media import IMAGE_HELP, media, split_question
 from fovea.cli.options import BUDGET_SHARE, add_gateway, add_pruning, shared_fields
 from fovea.cli.parsing import Commands, UsageError
@@ -27,7 +27,7 @@ _TEMPERATURE = number("a number from 0 to 2", lambda value: 0 <= value <= 2)
 
 
 def add(commands: Commands) -> None:
-    """The subcommand with its options."""
+    """Adds the subcommand with its options."""
     parser = commands.add_parser(
         "ask",
         help="ask one question about one or more images, or a video",
@@ -52,7 +52,7 @@ def _add_video(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--video",
         metavar="FILE",
-        help="beside images or instead: MP4, WebM, MKV, AVI, MOV or GIF file, https URL, or - for standard input",
+        help="with or without images: MP4, WebM, MKV, AVI, MOV or GIF file, https URL, or - for standard input",
     )
     group.add_argument(
         "--num-frames", type=count, metavar="N", help="frames to sample (default: the model's own number)"
@@ -60,7 +60,7 @@ def _add_video(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--video-budget",
         choices=("per_frame", "whole"),
-        help="each frame keeps its share of the visual tokens (default), or all compete for them",
+        help="each frame has its own share of the budget (default), or all frames compete for one budget",
     )
 
 
@@ -70,19 +70,21 @@ def _add_llm_pruning(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--llm-pruner-params", type=json_object, metavar="JSON", help="its parameters, a JSON object")
     budget = group.add_mutually_exclusive_group()
     budget.add_argument(
-        "--llm-keep-tokens", type=count, metavar="N", help="visual tokens that it keeps of all images together"
+        "--llm-keep-tokens", type=count, metavar="N", help="visual tokens to keep of all images together"
     )
-    budget.add_argument("--llm-keep-ratio", type=BUDGET_SHARE, metavar="SHARE", help="or the share of them")
+    budget.add_argument("--llm-keep-ratio", type=BUDGET_SHARE, metavar="SHARE", help="or the share of them to keep")
 
 
 def _add_wire(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("link between encoder service and LLM service")
-    group.add_argument("--wire-dtype", choices=tuple(DTYPES), help="how visual tokens travel (default: the gateway's)")
+    group.add_argument(
+        "--wire-dtype", choices=tuple(DTYPES), help="wire format of visual tokens (default: the gateway's)"
+    )
     group.add_argument(
         "--max-wire-bytes",
         type=count,
         metavar="N",
-        help="most bytes of visual tokens; tokens and dtype are chosen to fit",
+        help="most bytes of visual tokens; number of tokens and wire format are chosen to fit",
     )
 
 
@@ -147,20 +149,20 @@ def _require_drawable(args: argparse.Namespace, words: list[str]) -> None:
 
 
 def _draw(args: argparse.Namespace, image: Medium, question: str, answer: dict[str, Any]) -> None:
-    draw_overlay(image_to_draw(image), explained(question, answer)).save(args.explain)
+    draw_overlay(decode_image(image), read_explanation(question, answer)).save(args.explain)
     kept, total = answer["usage"]["visual_tokens_kept"], answer["usage"]["visual_tokens_total"]
     print(f"kept {kept} of {total} visual tokens, drawn in {args.explain}", file=sys.stderr)
 
 
 def _llm_pruner(args: argparse.Namespace) -> dict[str, Any] | None:
-    given = {
+    options = {
         "keep_tokens": args.llm_keep_tokens,
         "keep_ratio": args.llm_keep_ratio,
         "params": args.llm_pruner_params,
     }
-    given = {name: value for name, value in given.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None}
     if args.llm_pruner is not None:
-        return {"name": args.llm_pruner, **given}
-    if given:
+        return {"name": args.llm_pruner, **options}
+    if options:
         raise UsageError("--llm-keep-tokens, --llm-keep-ratio and --llm-pruner-params go with --llm-pruner")
     return None

@@ -1,4 +1,4 @@
-"""`fovea demo`: three processes, one image, real questions, and what each answer cost."""
+"""`fovea demo`: the three services, the shipped image, its questions, and the cost of each answer."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fovea.cli.values import image_file
 from fovea.client import ask
 from fovea.media.images import decode
 from fovea.processes.stack import Stack, StackError, free_port
-from fovea.visualization.explanation import Explained
+from fovea.visualization.explanation import ImageExplanation
 from fovea.visualization.figures import draw_overlay
 
 __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """The subcommand with its options."""
+    """Adds the subcommand with its options."""
     parser = commands.add_parser(
         "demo",
         help="start everything, ask the shipped image's questions, stop",
@@ -43,35 +43,34 @@ def _run(args: argparse.Namespace) -> int:
     return _run_demo(overlay=args.overlay, interrupted=stop_event().is_set)
 
 
-def _line(question: str, reply: dict[str, Any], right: bool) -> str:
-    usage, timing = reply["usage"], reply["timing_ms"]
+def _line(question: str, response: dict[str, Any], right: bool) -> str:
+    usage, timing = response["usage"], response["timing_ms"]
     return (
-        f"{question:<50} {reply['answer']:<18} {'right' if right else 'WRONG':<6}"
+        f"{question:<50} {response['answer']:<18} {'right' if right else 'WRONG':<6}"
         f" {usage['visual_tokens_kept']:>3}/{usage['visual_tokens_total']:<4}"
         f" {usage['wire_bytes']:>7,} {timing['total']:>8.0f}"
     )
 
 
 def _run_demo(*, overlay: Path | None = None, interrupted: Callable[[], bool] = lambda: False) -> int:
-    """Starts the services on the shipped model, asks the questions of `lab/demo`, prints what came, stops.
+    """Runs the demo: starts the services on the shipped model, asks the questions, prints answers and costs.
 
     Args:
-        overlay: Where to draw the patches kept for the first question; None for no drawing.
-        interrupted: Asked between questions; true ends the demo.
+        overlay: file for a drawing of the patches kept for the first question; None for no drawing.
+        interrupted: function that is called between questions and returns whether to end the demo.
 
     Returns:
-        0 when every answer was right, else 1.
+        0 if every answer was right, else 1.
 
     Raises:
-        NotInstalled: this installation comes without the shipped model or its demo.
-        StackError: The services do not start.
-        KeyboardInterrupt: `interrupted` said so.
+        NotInstalled: the installation does not include the shipped model or its demo.
+        StackError: the services do not start.
+        KeyboardInterrupt: `interrupted` returned true.
     """
     llava, clip = shipped_checkpoint("llava"), shipped_checkpoint("clip")
     folder = demo_folder()
-    cases = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
-    picture = folder / cases["image"]
-    wrong = 0
+    demo = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+    image, questions = folder / demo["image"], demo["questions"]
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "services.log")
         stack = Stack(str(llava), str(clip), f"127.0.0.1:{free_port()}", "fovea-lab", log_to=log)
@@ -79,27 +78,41 @@ def _run_demo(*, overlay: Path | None = None, interrupted: Callable[[], bool] = 
         try:
             with stack:
                 stack.wait_ready(300, interrupted=interrupted)
-                print(f"ready. The picture: lab/demo/{picture.name}\n")
-                print(f"{'question':<50} {'answer':<18} {'':<6} {'kept':>8} {'bytes':>7} {'ms':>8}")
-                for number, case in enumerate(cases["questions"]):
-                    if interrupted():
-                        raise KeyboardInterrupt
-                    reply = ask(stack.url, picture, case["question"], explain=number == 0)
-                    right = reply["answer"].strip().lower() == case["answer"].lower()
-                    wrong += not right
-                    print(_line(case["question"], reply, right), flush=True)
-                    if overlay and number == 0:
-                        data = picture.read_bytes()
-                        image = decode(data, max_bytes=len(data), max_pixels=10**6)
-                        draw_overlay(image, Explained.from_response(case["question"], reply)).save(overlay)
-                every = ask(stack.url, picture, cases["questions"][0]["question"], pruner="none", cache="bypass")
-                print(
-                    f"\nunpruned, the first question ships {every['usage']['visual_tokens_total']} tokens in"
-                    f" {every['usage']['wire_bytes']:,} bytes and answers {every['answer']!r}."
-                )
+                print(f"ready. The image: lab/demo/{image.name}\n")
+                wrong = _ask_questions(stack.url, image, questions, overlay, interrupted)
+                _ask_unpruned(stack.url, image, questions[0]["question"])
         except StackError:
             if log.exists():
                 print(log.read_text(encoding="utf-8", errors="replace")[-4000:])
             raise
     print("stopped." if not wrong else f"stopped; {wrong} wrong.")
     return 1 if wrong else 0
+
+
+def _ask_questions(
+    url: str, image: Path, questions: list[dict[str, str]], overlay: Path | None, interrupted: Callable[[], bool]
+) -> int:
+    """Number of wrong answers. Prints a line for each question, and draws the first one into `overlay`."""
+    print(f"{'question':<50} {'answer':<18} {'':<6} {'kept':>8} {'bytes':>7} {'ms':>8}")
+    wrong = 0
+    for number, case in enumerate(questions):
+        if interrupted():
+            raise KeyboardInterrupt
+        response = ask(url, image, case["question"], explain=number == 0)
+        right = response["answer"].strip().lower() == case["answer"].lower()
+        wrong += not right
+        print(_line(case["question"], response, right), flush=True)
+        if overlay and number == 0:
+            data = image.read_bytes()
+            pixels = decode(data, max_bytes=len(data), max_pixels=10**6)
+            draw_overlay(pixels, ImageExplanation.from_response(case["question"], response)).save(overlay)
+    return wrong
+
+
+def _ask_unpruned(url: str, image: Path, question: str) -> None:
+    """Asks the first question once more with all visual tokens, and prints what that costs."""
+    response = ask(url, image, question, pruner="none", cache="bypass")
+    print(
+        f"\nunpruned, the first question ships {response['usage']['visual_tokens_total']} tokens in"
+        f" {response['usage']['wire_bytes']:,} bytes and answers {response['answer']!r}."
+    )

@@ -1,4 +1,4 @@
-"""Drawings of what was kept: the image, what became of its patches, and where the file goes."""
+"""Input and output of drawings: the image, its explanation, and the file."""
 
 from __future__ import annotations
 
@@ -14,28 +14,43 @@ from fovea.client import AnswerError
 from fovea.client.form_parts import Medium
 from fovea.errors import ServiceError
 from fovea.media.images import decode
-from fovea.visualization.explanation import Explained
+from fovea.visualization.explanation import ImageExplanation
 
-__all__ = ["explained", "image_to_draw", "require_folder", "require_local"]
+__all__ = ["decode_image", "read_explanation", "require_folder", "require_local"]
 
 
 def require_local(word: str) -> None:
-    """Raises UsageError for a URL: a drawing is made of an image that is here."""
+    """Checks that an image is on this machine, where it is drawn.
+
+    Raises:
+        UsageError: the image is a URL.
+    """
     if is_url(word):
-        raise UsageError("the drawing is made here, of a file or standard input; the image is a URL")
+        raise UsageError("the image is a URL; accepted for a drawing: a file, or - for standard input")
 
 
-def explained(question: str, response: dict[str, Any]) -> Explained:
-    """What a response says of the kept patches of one image."""
+def read_explanation(question: str, response: dict[str, Any]) -> ImageExplanation:
+    """Explanation of the only image of a response.
+
+    Raises:
+        AnswerError: the image cannot be drawn.
+    """
     try:
-        return Explained.from_response(question, response)
+        return ImageExplanation.from_response(question, response)
     except ServiceError as error:
         raise AnswerError(error.message) from error
 
 
-def image_to_draw(medium: Medium) -> Image.Image:
-    """An image that the gateway has accepted, decoded as the encoder service decodes it."""
-    assert not isinstance(medium, str)  # `require_local` has seen to it
+def decode_image(medium: Medium) -> Image.Image:
+    """Decoded image of the command line, for drawing.
+
+    Args:
+        medium: image that the gateway has accepted; not a URL.
+
+    Raises:
+        AnswerError: the image cannot be decoded.
+    """
+    assert not isinstance(medium, str)  # checked by `require_local`
     data = medium if isinstance(medium, bytes) else medium.read_bytes()
     try:
         return decode(data, max_bytes=len(data), max_pixels=sys.maxsize)
@@ -44,6 +59,10 @@ def image_to_draw(medium: Medium) -> Image.Image:
 
 
 def require_folder(path: Path) -> None:
-    """Before anything is paid for: the folder that a drawing goes into."""
+    """Checks, before the gateway is asked, that the folder of a drawing exists.
+
+    Raises:
+        AnswerError: there is no such folder.
+    """
     if not path.absolute().parent.is_dir():
         raise AnswerError(f"there is no folder {path.parent}")

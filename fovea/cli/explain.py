@@ -1,4 +1,4 @@
-"""`fovea explain`: which patches of an image are kept for a question, and why, as a drawing."""
+"""`fovea explain`: a drawing of the patches that are kept for a question, and of the maps that select them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fovea.cli.drawing import explained, image_to_draw, require_folder, require_local
+from fovea.cli.drawing import decode_image, read_explanation, require_folder, require_local
 from fovea.cli.media import media, split_question
 from fovea.cli.options import add_gateway, add_pruning, shared_fields
 from fovea.cli.parsing import Commands, UsageError
@@ -18,7 +18,7 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """The subcommand with its options."""
+    """Adds the subcommand with its options."""
     parser = commands.add_parser(
         "explain",
         help="draw which patches are kept for one or more questions about an image, and why",
@@ -52,7 +52,7 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     if not args.words:
         raise UsageError("an image and a question are needed")
-    split_question(args.words)  # the last word is one
+    split_question(args.words)  # checks that the last word is a question
     image_word, *questions = args.words
     if not questions:
         raise UsageError("an image before the question is needed")
@@ -60,12 +60,13 @@ def _run(args: argparse.Namespace) -> int:
     require_folder(args.out)
     (image,) = media([image_word])
     fields = shared_fields(args) | {"maps": True if args.maps else None}
-    rows = []
+    explanations = []
     for question in questions:
-        rows.append(explained(question, explain(args.url, image, question, timeout_s=args.timeout_s, **fields)))
-        print(f"{question}\n  {rows[-1].counts}", file=sys.stderr)
-    pixels = image_to_draw(image)
+        response = explain(args.url, image, question, timeout_s=args.timeout_s, **fields)
+        explanations.append(read_explanation(question, response))
+        print(f"{question}\n  {explanations[-1].counts}", file=sys.stderr)
+    pixels = decode_image(image)
     draw = draw_activation_maps if args.maps else draw_explanations
-    draw((pixels, row) for row in rows).save(args.out)
+    draw((pixels, explanation) for explanation in explanations).save(args.out)
     print(args.out)
     return 0

@@ -1,4 +1,4 @@
-"""Words of the command line that name images and videos: files, URLs, and - for standard input."""
+"""Images and videos named on the command line: files, URLs, and - for standard input."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _MEDIA_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".mp
 
 
 def is_url(word: str) -> bool:
-    """Whether the gateway is to resolve it."""
+    """Whether a word is a URL, which the gateway resolves."""
     return _URL.match(word) is not None
 
 
 def split_question(words: Sequence[str]) -> tuple[list[str], str]:
-    """Media, and the question, which is the last word.
+    """Words of the media, and the question, which is the last word.
 
     Raises:
-        UsageError: There is no word, or the last names an image instead.
+        UsageError: there is no word, or the last word names an image or a video.
     """
     if not words:
         raise UsageError("the question is missing")
@@ -40,10 +40,10 @@ def split_question(words: Sequence[str]) -> tuple[list[str], str]:
 
 
 def media(words: Sequence[str]) -> list[Medium]:
-    """What the words name. Standard input and other pipes are read here, once.
+    """Media that the words name. Standard input and other pipes are read here, once.
 
     Raises:
-        UsageError: Standard input is named twice, or is a terminal.
+        UsageError: standard input is named twice, or is a terminal.
         AnswerError: the input is closed, empty or too large.
     """
     if words.count("-") > 1:
@@ -62,7 +62,7 @@ def _medium(word: str) -> Medium:
     path = Path(word)
     if not path.is_fifo():
         return path
-    with path.open("rb") as pipe:  # a later question, or a drawing, needs it again
+    with path.open("rb") as pipe:  # a later question or a drawing needs the content again
         return read_stream(pipe, word)
 
 

@@ -1,4 +1,4 @@
-"""Options that several subcommands have, each declared once."""
+"""Options of several subcommands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECONDS = number("a number of seconds above 0", lambda value: 0 < value <= 86_4
 
 
 def add_pruning(parser: argparse.ArgumentParser) -> None:
-    """Which visual tokens are kept."""
+    """Adds the options of the pruner and its budget."""
     group = parser.add_argument_group("visual tokens that are kept")
     group.add_argument("--pruner", metavar="NAME", help="name from /v1/pruners (default: the gateway's)")
     group.add_argument(
@@ -37,7 +37,7 @@ def add_pruning(parser: argparse.ArgumentParser) -> None:
 
 
 def add_gateway(parser: argparse.ArgumentParser) -> None:
-    """Which gateway is asked, and how."""
+    """Adds the options of the gateway: address, deadline and caches."""
     group = parser.add_argument_group("gateway")
     group.add_argument(
         "--url",
@@ -56,5 +56,5 @@ def add_gateway(parser: argparse.ArgumentParser) -> None:
 
 
 def shared_fields(args: argparse.Namespace) -> dict[str, Any]:
-    """Request fields that these options say."""
+    """Fields of the request from these options."""
     return {name: getattr(args, name) for name in _FIELDS}

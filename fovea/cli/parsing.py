@@ -1,4 +1,4 @@
-"""Parsers of subcommands, and mistakes that only a subcommand can see."""
+"""Parser of a subcommand, and the error of options that do not go together."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ Commands = Any  # argparse gives the object that adds subcommands no public name
 
 
 class UsageError(Exception):
-    """Options or words that do not go together; ends like a mistake that argparse finds, with status 2."""
+    """Options or words that do not go together. Ends the command with status 2, like an error of argparse."""
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Parser of a subcommand. Its words may stand on both sides of an option."""
+    """Parser of a subcommand whose positional words may be on both sides of an option."""
 
     _mixing = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Namespace, and an empty list: what is left over is an error here, with the usage of this subcommand."""
+        """Namespace, and an empty list. Unrecognized arguments are an error with the usage of this subcommand."""
         if self._mixing:
             return super().parse_known_args(args, namespace)
-        given = list(args)
-        end = given.index("--") if "--" in given else len(given)
+        arguments = list(args)
+        end = arguments.index("--") if "--" in arguments else len(arguments)
         self._mixing = True
         try:
-            namespace, left = self.parse_known_intermixed_args(given[:end], namespace)
+            namespace, left = self.parse_known_intermixed_args(arguments[:end], namespace)
         finally:
             self._mixing = False
-        return self._with_words(namespace, left, given[end + 1 :]), []
+        return self._with_words(namespace, left, arguments[end + 1 :]), []
 
     def _with_words(
         self, namespace: argparse.Namespace, left: Sequence[str], after: Sequence[str]
     ) -> argparse.Namespace:
-        """What stands after -- is words, whatever it looks like."""
+        """Adds the arguments after -- as words, even those that start with a dash."""
         takes_words = "words" in namespace
         if not takes_words:
             left, after = [*left, *after], []
         if left:
-            hint = "; a word that starts with - stands after --" if takes_words else ""
+            hint = "; put a word that starts with - after --" if takes_words else ""
             self.error(f"unrecognized arguments: {' '.join(left)}{hint}")
         if after:
             namespace.words = [*namespace.words, *after]

@@ -1,4 +1,4 @@
-"""`fovea up | ask | explain | demo`: the parser, and how a command ends."""
+"""`fovea up | ask | explain | demo`: the parser, and the exit status of a command."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return BROKEN_PIPE
-    except OSError as error:  # of a file that is written: the disk is full, permission is missing
+    except OSError as error:  # an output file cannot be written: full disk, missing permission
         print(f"fovea: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
         return 1

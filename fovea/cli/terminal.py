@@ -1,4 +1,4 @@
-"""What is printed where, signals, and the end of a command that nobody reads any more."""
+"""Output to the terminal, signals, and broken pipes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, Final, TextIO
 
 __all__ = ["BROKEN_PIPE", "INTERRUPTED", "printing", "stop_event", "write_json"]
 
-# As shells say it of other programs: 128 and the number of the signal.
+# Exit statuses as shells report them: 128 and the number of the signal.
 INTERRUPTED: Final = 128 + signal.SIGINT
 BROKEN_PIPE: Final = 128 + 13
 
 
 def stop_event() -> threading.Event:
-    """Set by Ctrl-C, SIGTERM and the closing of the terminal."""
+    """Event that Ctrl-C, SIGTERM and the closing of the terminal set."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
@@ -28,10 +28,10 @@ def stop_event() -> threading.Event:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Prints every character on any terminal, and all of it before the context ends.
+    """Context in which any character can be printed on any terminal. All output is flushed at its end.
 
     Raises:
-        BrokenPipeError: The reader has gone; nothing more is printed, not at the process's end either.
+        BrokenPipeError: the reader has closed the pipe; nothing more is printed, even when the process ends.
     """
     for stream in (sys.stdout, sys.stderr):
         _tolerate(stream)
@@ -45,11 +45,11 @@ def printing() -> Iterator[None]:
 
 
 def _tolerate(stream: TextIO | None) -> None:
-    """Letters that the terminal's encoding lacks become question marks instead of an error."""
+    """Makes characters that the terminal's encoding lacks print as question marks instead of raising an error."""
     reconfigure = getattr(stream, "reconfigure", None)
     if stream is None or reconfigure is None or stream.errors == "backslashreplace":
         return
-    # Python's own answer to a locale without an encoding: bytes of file names pass, other letters do not.
+    # In a locale without an encoding Python sets an error handler that passes bytes of file names only.
     if stream.errors == "strict" or not _is_utf8(stream):
         reconfigure(errors="replace")
 
@@ -59,5 +59,5 @@ def _is_utf8(stream: TextIO | None) -> bool:
 
 
 def write_json(value: Any) -> None:
-    """An object, indented; with escapes where the terminal's encoding is not UTF-8."""
+    """Prints a value as indented JSON, in ASCII where the terminal's encoding is not UTF-8."""
     print(json.dumps(value, indent=2, ensure_ascii=not _is_utf8(sys.stdout)))

@@ -17,7 +17,7 @@ _STARTUP_S = 600
 
 
 def add(commands: Commands) -> None:
-    """The subcommand with its options."""
+    """Adds the subcommand with its options."""
     parser = commands.add_parser(
         "up",
         help="start gateway, encoder service and LLM service; Ctrl-C stops them",
@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
 
 
 def _stack(args: argparse.Namespace) -> Stack:
-    """The shipped small model unless --model names another."""
+    """Services with the model of --model, or with the shipped small model."""
     flags = {"gateway": ["--redis-url", args.redis_url]} if args.redis_url else {}
     if args.model is None and args.text_tower is not None:
         raise UsageError("--text-tower goes with --model; the shipped small model has its own")

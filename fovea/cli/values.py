@@ -1,4 +1,4 @@
-"""Values of options: read, or refused with what is accepted."""
+"""Types of option values. A wrong value is refused with a message that names what is accepted."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def count(value: str) -> int:
 
 
 def count_or_auto(value: str) -> int | str:
-    """The same, or "auto"."""
+    """A whole number of at least 1, or "auto"."""
     return value if value == "auto" else _whole(value, 1, 2**32, "a whole number of at least 1, or auto")
 
 
 def seed(value: str) -> int:
-    """An unsigned number of 64 bits."""
+    """An unsigned integer of 64 bits."""
     return _whole(value, 0, 2**64, "a whole number from 0 to 2^64 - 1")
 
 
 def number(accepted: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
-    """A finite number within bounds.
+    """Type of a number within bounds.
 
     Args:
-        accepted: the bounds in words.
-        fits: whether a number is within them; false for NaN.
+        accepted: text of the bounds for the error.
+        fits: function that returns whether a number is within the bounds; false for NaN.
     """
 
     def read(value: str) -> float:
@@ -92,7 +92,7 @@ def url(value: str) -> str:
 
 
 def listen(value: str) -> str:
-    """host:port."""
+    """An address host:port."""
     try:
         port = split_address(value)[1]
     except ValueError:
@@ -103,7 +103,7 @@ def listen(value: str) -> str:
 
 
 def image_file(value: str) -> Path:
-    """A file to draw into."""
+    """Path of an image file to write."""
     path = Path(value)
     if path.suffix.lower() not in _IMAGE_SUFFIXES:
         raise _refused(value, f"a file name that ends in {', '.join(_IMAGE_SUFFIXES)}")

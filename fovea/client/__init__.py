@@ -1,4 +1,4 @@
-"""A small synchronous client of the gateway, for the command line and for scripts."""
+"""Synchronous client of the gateway, for the command line and for scripts."""
 
 from fovea.client.gateway import AnswerError, ask, explain
 

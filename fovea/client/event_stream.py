@@ -1,7 +1,7 @@
-"""Server-sent events as the HTML standard reads them.
+"""Parser of server-sent events, by the HTML standard.
 
-Lines end with CR LF, LF or CR alone. Python's `str.splitlines`, which HTTP clients like to use, also splits at six
-other characters that an answer may hold.
+Lines end with CR LF, LF or CR alone. Python's `str.splitlines`, which many HTTP clients use, also splits at six other
+characters, which an answer may contain.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _BOM = "\ufeff"
 
 
 def events(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """Names and data of the events in a body.
+    """Events of a body.
 
     Args:
-        chunks: The body, cut anywhere.
+        chunks: chunks of the body, cut at any byte.
 
     Yields:
-        (name, data) of each event that has data; an event without a name is a `message`.
+        Name and data of each event with data; the name is `message` where the event has none.
     """
     name, data = "", list[str]()
     for line in _lines(chunks):
@@ -41,9 +41,10 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
     for chunk in chunks:
         if after_cr and chunk:
             chunk, after_cr = chunk.removeprefix(b"\n"), False
-        for part in chunk.splitlines(keepends=True):  # of bytes: at CR LF, LF and CR alone
-            pieces.append(part)
-            if part.endswith((b"\r", b"\n")):
+        for piece in chunk.splitlines(keepends=True):  # bytes are split at CR LF, LF and CR alone
+            pieces.append(piece)
+            if piece.endswith((b"\r", b"\n")):
                 line = b"".join(pieces).rstrip(b"\r\n").decode(errors="replace")
                 yield line.removeprefix(_BOM) if first else line
-                first, pieces, after_cr = False, [], part.endswith(b"\r")
+                first, pieces = False, []
+            after_cr = piece.endswith(b"\r")

@@ -1,4 +1,4 @@
-"""A question and its media as the parts of a form."""
+"""Form of a question and its media."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from typing import Any, BinaryIO, Final
 
 __all__ = ["MAX_STREAM_BYTES", "Medium", "Part", "UnreadableMedium", "form_parts", "read_stream"]
 
-# An image or a video: a file, the bytes of one, or a URL (https: or data:) that the gateway resolves.
 Medium = Path | bytes | str
-# Field name, then file name (None: a text), and content.
-Part = tuple[str, tuple[str | None, BinaryIO | bytes]]
+"""An image or a video: path of a file, content of a file, or a URL (https: or data:) that the gateway resolves."""
 
-# Pipes are held in memory; files on a disk are not.
+Part = tuple[str, tuple[str | None, BinaryIO | bytes]]
+"""Part of a form: field name, file name (None for a text), and content."""
+
 MAX_STREAM_BYTES: Final = 256 * 2**20
+"""Most bytes of a pipe, which is held in memory; files on a disk are not."""
 
 
 class UnreadableMedium(ValueError):
-    """A file cannot be read, or a text cannot be sent; the text is for people."""
+    """A file that cannot be read, or a text that cannot be sent. The message is for the user."""
 
 
 def read_stream(stream: BinaryIO, name: str) -> bytes:
-    """All bytes of a pipe, within a bound.
+    """All bytes of a pipe.
+
+    Args:
+        stream: pipe.
+        name: name of the pipe for the error.
 
     Raises:
-        UnreadableMedium: the stream has more than `MAX_STREAM_BYTES`, or none.
+        UnreadableMedium: the pipe has more than `MAX_STREAM_BYTES`, or none.
     """
     data = stream.read(MAX_STREAM_BYTES + 1)
     if len(data) > MAX_STREAM_BYTES:
@@ -44,25 +49,25 @@ def read_stream(stream: BinaryIO, name: str) -> bytes:
 def form_parts(
     images: Medium | Sequence[Medium], video: Medium | None, fields: Mapping[str, Any]
 ) -> Iterator[list[Part]]:
-    """Parts of the form; files stay open as long as the context.
+    """Context manager with the parts of the form, whose files stay open inside the context.
 
     Args:
-        images: An image, or several in their order.
-        video: A video, or None.
-        fields: Further request fields; None is left out, what is no text travels as JSON.
+        images: one image, or several in their order.
+        video: video, or None.
+        fields: further fields of the request; None values are left out, values other than texts are sent as JSON.
 
     Raises:
-        UnreadableMedium: A file cannot be read, or a text is not valid Unicode.
+        UnreadableMedium: a file cannot be read, or a text is not valid Unicode.
     """
-    several = [images] if isinstance(images, Medium) else images
+    image_list = [images] if isinstance(images, Medium) else images
     with ExitStack() as opened:
         parts = [
             _text(name, part) for name, value in fields.items() if value is not None for part in _texts(name, value)
         ]
-        # A form takes images as files or as URLs, and one field keeps their order.
-        files = [image for image in several if not isinstance(image, str)]
-        if len(files) < len(several):
-            parts += [_text("images", image if isinstance(image, str) else _data_url(image)) for image in several]
+        # A form has images as files or as URLs. With one URL all images are sent as URLs, which keeps their order.
+        files = [image for image in image_list if not isinstance(image, str)]
+        if len(files) < len(image_list):
+            parts += [_text("images", image if isinstance(image, str) else _data_url(image)) for image in image_list]
         else:
             parts += [_file("image", image, opened) for image in files]
         if video is not None:
@@ -71,7 +76,7 @@ def form_parts(
 
 
 def _texts(name: str, value: Any) -> list[str]:
-    """`stop` is a field that stands several times; others that are no text are JSON."""
+    """Texts of a field: `stop` may occur several times, other values are one text or JSON."""
     if name == "stop" and not isinstance(value, str):
         return list(value)
     return [value if isinstance(value, str) else json.dumps(value)]
@@ -87,7 +92,7 @@ def _text(name: str, value: str) -> Part:
 def _file(name: str, medium: Path | bytes, opened: ExitStack) -> Part:
     if isinstance(medium, bytes):
         return name, (name, medium)
-    # What the file is called on this machine stays here; its suffix tells the content type.
+    # The file's name stays on this machine; its suffix gives the content type.
     suffix = medium.suffix if medium.suffix.isascii() else ""
     return name, (f"{name}{suffix}", opened.enter_context(_open(medium)))
 
@@ -97,7 +102,7 @@ def _open(path: Path) -> BinaryIO:
         file = path.open("rb")
         if stat.S_ISREG(path.stat().st_mode):
             return file
-        with file:  # a named pipe, whose size nobody knows before its end
+        with file:  # a named pipe, whose size is unknown before its end
             return io.BytesIO(read_stream(file, str(path)))
     except OSError as error:
         raise UnreadableMedium(f"cannot read {path}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Requests to the gateway: a question with its media, sent as a form; the answer, whole or as it comes."""
+"""Requests to the gateway: a question with its media as a form, and the answer, whole or streamed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["AnswerError", "ask", "explain"]
 
 
 class AnswerError(RuntimeError):
-    """The gateway refused or could not be reached; the text is for people."""
+    """A request that the gateway refused, or that did not reach it. The message is for the user."""
 
 
 def ask(
     url: str,
-    pictures: Medium | Sequence[Medium],
+    images: Medium | Sequence[Medium],
     question: str,
     *,
     video: Medium | None = None,
@@ -31,76 +31,76 @@ def ask(
     on_text: Callable[[str], object] | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
-    """Asks one question about pictures, a video or both.
+    """Answer to one question about images, a video or both.
 
     Args:
-        url: Base URL of the gateway; a missing scheme is http, a slash at the end is left out.
-        pictures: An image, or several; none where there is a video. Each a path, the bytes of a file, or a URL that the
+        url: base URL of the gateway; the default scheme is http, and a slash at the end is ignored.
+        images: one image, or several; an empty list for none. Each is a path, the content of a file, or a URL that the
             gateway resolves.
-        question: The question. `<image>` and `<video>` in it mark places; what has no mark comes first.
-        video: A video likewise, for families that take one.
-        timeout_s: Deadline of the whole answer, in seconds.
-        on_text: Called with each piece of the answer as it is decoded; None waits for the whole.
-        fields: Further request fields of `/v1/answer`, such as pruner="cls", keep_tokens=32, explain=True.
+        question: text of the question. `<image>` and `<video>` in it mark the positions of the media; media without a
+            mark come first.
+        video: video as a path, content or URL, for families that take one; None for none.
+        timeout_s: deadline of the whole answer in seconds.
+        on_text: function that is called with each piece of the answer as it is decoded; None for no streaming.
+        fields: further fields of `/v1/answer`, such as pruner="cls", keep_tokens=32, explain=True.
 
     Returns:
         The answer object (docs/api.md).
 
     Raises:
-        AnswerError: A file cannot be read, the gateway is away, or it answered with an error.
+        AnswerError: a file cannot be read, the gateway cannot be reached, or the gateway answered with an error.
     """
     fields |= {"stream": None if on_text is None else True}
-    return _post(url, "/v1/answer", pictures, video, question, timeout_s, fields, on_text)
+    media = images, video
+    return _post(url, "/v1/answer", media, {**fields, "question": question}, timeout_s, on_text)
 
 
 def explain(
     url: str,
-    pictures: Medium | Sequence[Medium],
+    images: Medium | Sequence[Medium],
     question: str,
     *,
     video: Medium | None = None,
     timeout_s: float = 60,
     **fields: Any,
 ) -> dict[str, Any]:
-    """What would be kept for a question, and why.
+    """Explanation of the visual tokens that would be kept for a question.
 
     Args:
-        url, pictures, question, video: As for `ask`.
-        timeout_s: Deadline, in seconds.
-        fields: Further request fields of `/v1/explain`, such as keep_tokens=32, maps=True.
+        url, images, question, video: gateway, media and question, see `ask`.
+        timeout_s: deadline in seconds.
+        fields: further fields of `/v1/explain`, such as keep_tokens=32, maps=True.
 
     Returns:
-        The numbers of `/v1/explain` (docs/api.md).
+        The object of `/v1/explain` (docs/api.md).
 
     Raises:
-        AnswerError: As for `ask`.
+        AnswerError: a file cannot be read, the gateway cannot be reached, or the gateway answered with an error.
     """
-    return _post(url, "/v1/explain", pictures, video, question, timeout_s, {**fields, "format": "json"})
+    media = images, video
+    return _post(url, "/v1/explain", media, {**fields, "question": question, "format": "json"}, timeout_s)
 
 
 def _post(
     url: str,
     path: str,
-    pictures: Medium | Sequence[Medium],
-    video: Medium | None,
-    question: str,
-    timeout_s: float,
+    media: tuple[Medium | Sequence[Medium], Medium | None],
     fields: dict[str, Any],
+    timeout_s: float,
     on_text: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
-    fields |= {"question": question, "timeout_s": timeout_s}
     base = _base(url)
-    shown = re.sub(r"//[^/@]*@", "//", base)  # without a password
+    shown = re.sub(r"//[^/@]*@", "//", base)  # without user name and password
     with ExitStack() as opened:
-        opened.enter_context(_in_plain_words(shown))
-        parts = opened.enter_context(form_parts(pictures, video, fields))
+        opened.enter_context(_as_answer_errors(shown))
+        parts = opened.enter_context(form_parts(*media, {**fields, "timeout_s": timeout_s}))
         response = opened.enter_context(
             httpx.stream("POST", f"{base}{path}", files=parts, timeout=timeout_s + 5, trust_env=False)
         )
         if response.headers.get("content-type", "").startswith("text/event-stream"):
-            return _follow(shown, response.iter_bytes(), on_text or (lambda text: None))
+            return _read_stream(shown, response.iter_bytes(), on_text or (lambda text: None))
         response.read()
-        return _object(shown, response)
+        return _read_object(shown, response)
     raise AssertionError("unreachable: the stack swallows no exception")
 
 
@@ -112,7 +112,7 @@ def _base(url: str) -> str:
 
 
 @contextmanager
-def _in_plain_words(url: str) -> Iterator[None]:
+def _as_answer_errors(url: str) -> Iterator[None]:
     try:
         yield
     except UnreadableMedium as error:
@@ -126,10 +126,10 @@ def _in_plain_words(url: str) -> Iterator[None]:
         raise AnswerError(f"the connection to {url} broke; is `fovea up` running?") from error
 
 
-def _object(url: str, response: httpx.Response) -> dict[str, Any]:
+def _read_object(url: str, response: httpx.Response) -> dict[str, Any]:
     if response.has_redirect_location:
         raise AnswerError(
-            f"{url} has moved: it answers with status {response.status_code} and names {response.headers['location']}"
+            f"{url} has moved: it answered with status {response.status_code} and names {response.headers['location']}"
         )
     try:
         body = response.json()
@@ -143,18 +143,18 @@ def _object(url: str, response: httpx.Response) -> dict[str, Any]:
 
 
 def _message(body: dict[str, Any]) -> str | None:
-    """Of an error of the gateway; None where it is not one of ours."""
+    """Message of an error of the gateway; None for an error of another server."""
     error = body.get("error")
     return str(error["message"]) if isinstance(error, dict) and "message" in error else None
 
 
-def _follow(url: str, body: Iterable[bytes], on_text: Callable[[str], object]) -> dict[str, Any]:
-    """Server-sent events until `done`, whose object it returns."""
+def _read_stream(url: str, body: Iterable[bytes], on_text: Callable[[str], object]) -> dict[str, Any]:
+    """Object of the event `done`, after the text of all events before it went to `on_text`."""
     for name, text in events(body):
         try:
             data: dict[str, Any] = json.loads(text)
         except ValueError as error:
-            raise AnswerError(f"{url} sent an event that is no JSON") from error
+            raise AnswerError(f"{url} sent an event that is not JSON") from error
         if name == "error":
             raise AnswerError(data["error"]["message"])
         if name == "done":

@@ -1,4 +1,4 @@
-"""The gateway's address as people write it, to a base URL that paths can be added to."""
+"""Base URL of the gateway from an address as users write it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ def gateway_url(text: str) -> str:
         text: `http://HOST:PORT`, with or without scheme, path prefix and slashes at the end.
 
     Raises:
-        ValueError: Not such a URL; says what is accepted.
+        ValueError: `text` is not such a URL; the message names what is accepted.
     """
     written = text.strip()
     try:
         url = httpx.URL(written if "://" in written else f"http://{written}")
     except (httpx.InvalidURL, ValueError):
         url = httpx.URL()
-    # "http:/host" would be read as the host "http".
-    cut_short = re.match(r"https?:(?!//)", written, re.IGNORECASE)
+    # httpx would read "http:/host" as the host "http".
+    has_one_slash = re.match(r"https?:(?!//)", written, re.IGNORECASE)
     port_exists = url.port is None or 0 < url.port <= 65535
-    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment or cut_short or not port_exists:
+    if (
+        url.scheme not in ("http", "https")
+        or not url.host
+        or url.query
+        or url.fragment
+        or has_one_slash
+        or not port_exists
+    ):
         raise ValueError(
             f"{text!r:.200} is not accepted as the URL of a gateway; accepted: http://HOST:PORT or https://HOST:PORT,"
             " with a path prefix where the gateway has one"

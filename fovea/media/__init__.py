@@ -1,1 +1,1 @@
-"""Image files: formats, limits, orientation; everything that is decided before and after a decoder runs."""
+"""Image files: formats, limits, metadata, orientation and decoding to RGB."""

@@ -1,14 +1,14 @@
-"""Names of file formats by their first bytes, so that an error can say what a file is and not only what it is not."""
+"""Names of file formats by their first bytes, so that an error can name the format that was sent."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-__all__ = ["detected"]
+__all__ = ["detect_format"]
 
 _HEAD_BYTES: Final = 1024
-# The first that matches counts: narrow patterns stand before wide ones.
+# The first match counts, so narrow patterns come before wide ones.
 _FORMATS: Final = tuple(
     (name, re.compile(pattern, re.DOTALL | re.IGNORECASE if b"<" in pattern else re.DOTALL))
     for name, pattern in (
@@ -43,7 +43,7 @@ _FORMATS: Final = tuple(
 )
 
 
-def detected(data: bytes) -> str | None:
-    """What a file is, with its article, as "an AVIF image"; None where its first bytes do not tell."""
+def detect_format(data: bytes) -> str | None:
+    """Name of a file's format with its article, as "an AVIF image"; None for an unknown format."""
     head = data[:_HEAD_BYTES]
     return next((name for name, pattern in _FORMATS if pattern.match(head)), None)

@@ -1,11 +1,10 @@
-"""GIF: comments and application blocks before the first frame are skipped unread."""
+"""GIF files without metadata: comments and application blocks before the first frame are skipped unread."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from fovea.media import metadata as kinds
-from fovea.media.metadata import Metadata
+from fovea.media.metadata import ImageMetadata, MetadataKind
 
 __all__ = ["SIGNATURES", "without_metadata"]
 
@@ -13,29 +12,34 @@ SIGNATURES: Final = (b"GIF87a", b"GIF89a")
 
 _EXTENSION: Final = 0x21
 _CONTROL: Final = 0xF9
-_KINDS: Final = {0xFE: kinds.TEXT, 0x01: kinds.TEXT}
+_KINDS: Final = {0xFE: MetadataKind.TEXT, 0x01: MetadataKind.TEXT}
 _XMP_START: Final = b"\x0bXMP DataXMP"
 
 
-def without_metadata(data: bytes, metadata: Metadata) -> bytes:
-    """A GIF with the same first frame, its header and its control block, and what follows as it is.
+def without_metadata(data: bytes, metadata: ImageMetadata) -> bytes:
+    """A GIF file without the metadata before its first frame; what follows the frame stays.
+
+    Args:
+        data: GIF file.
+        metadata: metadata of the file, filled here.
 
     Raises:
-        TooLarge: More metadata or more blocks than is accepted.
+        TooLarge: the file has more metadata or more blocks than accepted.
     """
     view = memoryview(data)
-    at = start = 13 + _palette_bytes(data)
+    position = header_end = 13 + _palette_bytes(data)
     control = view[:0]
-    while at + 2 < len(data) and data[at] == _EXTENSION:
-        label = data[at + 1]
-        end = _end_of_blocks(data, at + 2, metadata)
+    while position + 2 < len(data) and data[position] == _EXTENSION:
+        label = data[position + 1]
+        end = _end_of_blocks(data, position + 2, metadata)
         if label == _CONTROL:
-            control = view[at:end]
+            control = view[position:end]
         else:
-            is_xmp = data.startswith(_XMP_START, at + 2)
-            metadata.count(kinds.XMP if is_xmp else _KINDS.get(label, kinds.OTHER), end - at)
-        at = end
-    return b"".join((view[:start], control, view[at:]))
+            is_xmp = data.startswith(_XMP_START, position + 2)
+            kind = MetadataKind.XMP if is_xmp else _KINDS.get(label, MetadataKind.OTHER)
+            metadata.count(kind, end - position)
+        position = end
+    return b"".join((view[:header_end], control, view[position:]))
 
 
 def _palette_bytes(data: bytes) -> int:
@@ -43,9 +47,9 @@ def _palette_bytes(data: bytes) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _end_of_blocks(data: bytes, at: int, metadata: Metadata) -> int:
-    """Where a chain of blocks ends, each led by its size and the last empty."""
-    while at < len(data) and data[at]:
+def _end_of_blocks(data: bytes, position: int, metadata: ImageMetadata) -> int:
+    """End of a chain of blocks, each of which starts with its size. The last block is empty."""
+    while position < len(data) and data[position]:
         metadata.count_piece()
-        at += 1 + data[at]
-    return at + 1
+        position += 1 + data[position]
+    return position + 1

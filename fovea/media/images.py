@@ -1,4 +1,4 @@
-"""From the bytes of a picture file to an RGB picture, with limits that hold before memory is taken."""
+"""Decoding of an image file to RGB, with limits that are checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from PIL.ImageFile import ImageFile
 
 from fovea.errors import InvalidRequest, TooLarge, UnsupportedMedia
 from fovea.media import gif, jpeg, orientation, png, png_16_bit
-from fovea.media import metadata as kinds
-from fovea.media.file_formats import detected
+from fovea.media.file_formats import detect_format
 from fovea.media.jpeg_scans import check_scans
-from fovea.media.metadata import Metadata
+from fovea.media.metadata import ImageMetadata, MetadataKind
 
 __all__ = ["FORMATS", "check_size", "decode", "to_rgb"]
 
 FORMATS: Final = ("JPEG", "PNG", "WebP", "GIF", "BMP")
 _ACCEPTED: Final = ", ".join(FORMATS)
-_OWN_NAMES: Final = tuple(f"a {name} image" for name in FORMATS)
+_ACCEPTED_NAMES: Final = tuple(f"a {name} image" for name in FORMATS)
 _PILLOW_FORMATS: Final = tuple(name.upper() for name in FORMATS)
-# The tower's input is the middle square at a fixed height: a longer strip shows it next to nothing and, scaled by its
-# short side, takes gigabytes.
+# The tower's input is the middle square at a fixed height. Of a longer strip it would see almost nothing, and the strip
+# scaled by its short side would take gigabytes.
 _MAX_ASPECT_RATIO: Final = 100
 _STRIP_ROWS: Final = 64
 _REMOVERS: Final = (
@@ -37,100 +36,108 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
-    """The first frame of an image file, upright and in RGB.
+    """First frame of an image file, upright and in RGB.
 
-    The format is told from the content. Orientation by EXIF, or else by XMP, is applied; other metadata is skipped.
-    Transparent parts lie on white: what colour a file stores under them is chance. 16 bits a sample become 8.
+    The format is detect_format from the content. The orientation in EXIF, or else in XMP, is applied; other metadata is
+    skipped. Transparent parts become white, since the colour that a file stores there is arbitrary. Samples of 16 bits
+    are reduced to 8.
 
     Args:
-        data: A JPEG, PNG, WebP, GIF or BMP file.
-        max_bytes: Most bytes of file.
-        max_pixels: Most pixels, checked against the header before anything is decoded.
+        data: JPEG, PNG, WebP, GIF or BMP file.
+        max_bytes: most bytes of the file.
+        max_pixels: most pixels, checked in the header before anything is decoded.
 
     Raises:
-        TooLarge: More bytes, pixels or metadata than that, or a JPEG of more than 100 scans.
-        UnsupportedMedia: Empty, another format, or broken.
-        InvalidRequest: More than 100 times as long as wide, or the reverse.
+        TooLarge: the file has too many bytes, pixels or metadata, or is a JPEG of more than 100 scans.
+        UnsupportedMedia: the file is empty, broken or of another format.
+        InvalidRequest: one side is more than 100 times as long as the other.
     """
     if len(data) > max_bytes:
-        raise TooLarge(f"the picture has {len(data):,} bytes; at most {max_bytes:,} are accepted", param="image")
+        raise TooLarge(f"the image has {len(data):,} bytes; at most {max_bytes:,} are accepted", param="image")
     if not data:
-        raise UnsupportedMedia(f"the picture is empty; accepted: {_ACCEPTED}", param="image")
-    metadata = Metadata()
-    image = _pixels(_without_metadata(data, metadata), metadata, max_pixels)
-    return orientation.turned(image, orientation.of_metadata(metadata.exif, metadata.xmp))
+        raise UnsupportedMedia(f"the image is empty; accepted: {_ACCEPTED}", param="image")
+    metadata = ImageMetadata()
+    image = _decode_pixels(_without_metadata(data, metadata), metadata, max_pixels)
+    return orientation.apply_orientation(image, orientation.read_orientation(metadata.exif, metadata.xmp))
 
 
-def _without_metadata(data: bytes, metadata: Metadata) -> bytes:
+def _without_metadata(data: bytes, metadata: ImageMetadata) -> bytes:
     remove = next((remove for start, remove in _REMOVERS if data.startswith(start)), None)
     return data if remove is None else remove(data, metadata)
 
 
-def _pixels(file: bytes, metadata: Metadata, max_pixels: int) -> Image.Image:
-    """In RGB, as they are stored."""
+def _decode_pixels(file: bytes, metadata: ImageMetadata, max_pixels: int) -> Image.Image:
+    """First frame in RGB, in the orientation of the file."""
     try:
         image = Image.open(io.BytesIO(file), formats=_PILLOW_FORMATS)
-    except Exception as error:  # the parsers raise all kinds on hostile bytes
+    except Exception as error:  # the parsers raise exceptions of any type on hostile bytes
         raise _unreadable(file) from error
     with image:
         check_size(*image.size, max_pixels)
         if image.format == "JPEG":
             check_scans(file)
-        _note_webp_metadata(image, metadata)
-        drawn = image.tile[0][1] if image.format == "GIF" else None
+        _read_webp_metadata(image, metadata)
+        frame_box = image.tile[0][1] if image.format == "GIF" else None
         try:
-            loaded = _loaded(image, file)
+            loaded = _load(image, file)
         except Exception as error:
             raise UnsupportedMedia(
-                f"the {image.format} picture is broken or incomplete; accepted: whole files of {_ACCEPTED}",
+                f"the {image.format} image is broken or incomplete; accepted: whole files of {_ACCEPTED}",
                 param="image",
             ) from error
-        return to_rgb(loaded) if drawn is None else _on_canvas(loaded, drawn)
+        return to_rgb(loaded) if frame_box is None else _paste_on_white(loaded, frame_box)
 
 
-def _loaded(image: ImageFile, file: bytes) -> Image.Image:
+def _load(image: ImageFile, file: bytes) -> Image.Image:
     if image.format == "PNG":
         return png_16_bit.load(image, file)
     image.load()
     if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
-        return image.convert("RGB")  # programs that know no alpha leave it 0
+        return image.convert("RGB")  # programs without support for alpha write 0
     return image
 
 
-def _note_webp_metadata(image: Image.Image, metadata: Metadata) -> None:
-    """Of a WebP, which Pillow opens without looking into its metadata."""
+def _read_webp_metadata(image: Image.Image, metadata: ImageMetadata) -> None:
+    """Counts and keeps the metadata of a WebP image, which Pillow opens without parsing them."""
     if image.format == "WEBP":
-        for key, kind in (("exif", kinds.EXIF), ("xmp", kinds.XMP), ("icc_profile", kinds.ICC)):
+        kinds = (("exif", MetadataKind.EXIF), ("xmp", MetadataKind.XMP), ("icc_profile", MetadataKind.ICC))
+        for key, kind in kinds:
             metadata.count(kind, len(image.info.get(key, b"")))
         metadata.exif, metadata.xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
 
 
-def _on_canvas(image: Image.Image, drawn: tuple[int, int, int, int]) -> Image.Image:
-    """In RGB; what the first frame of an animation leaves free is transparent, whatever background the file names."""
-    if drawn == (0, 0, *image.size):
+def _paste_on_white(image: Image.Image, frame_box: tuple[int, int, int, int]) -> Image.Image:
+    """First frame of a GIF in RGB. The canvas around it is transparent, whatever background the file names."""
+    if frame_box == (0, 0, *image.size):
         return to_rgb(image)
     canvas = Image.new("RGB", image.size, "white")
-    canvas.paste(to_rgb(image.crop(drawn)), drawn)
+    canvas.paste(to_rgb(image.crop(frame_box)), frame_box)
     return canvas
 
 
 def _unreadable(data: bytes) -> UnsupportedMedia:
-    what = detected(data)
-    if what is None:
-        problem = "these bytes are no picture that can be read"
-    elif what in _OWN_NAMES:
-        problem = f"the file is {what} that is broken or of a kind that cannot be read"
+    file_format = detect_format(data)
+    if file_format is None:
+        problem = "these bytes are not an image that can be read"
+    elif file_format in _ACCEPTED_NAMES:
+        problem = f"the file is {file_format} that is broken or of a kind that cannot be read"
     else:
-        problem = f"the file is {what}"
+        problem = f"the file is {file_format}"
     return UnsupportedMedia(f"{problem}; accepted: {_ACCEPTED}", param="image")
 
 
-def check_size(width: int, height: int, max_pixels: int, *, what: str = "picture", param: str = "image") -> None:
-    """Refuses what is too large, and strips.
+def check_size(width: int, height: int, max_pixels: int, *, what: str = "image", param: str = "image") -> None:
+    """Checks the size of an image.
+
+    Args:
+        width, height: pixels of each side.
+        max_pixels: most pixels of the image.
+        what: name of the image for the error.
+        param: field of the request with the image.
 
     Raises:
-        TooLarge: More than `max_pixels`.
-        InvalidRequest: More than 100 times as long as wide, or the reverse.
+        TooLarge: the image has more than `max_pixels`.
+        InvalidRequest: one side is more than 100 times as long as the other.
     """
     if width * height > max_pixels:
         raise TooLarge(
@@ -145,10 +152,10 @@ def check_size(width: int, height: int, max_pixels: int, *, what: str = "picture
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A decoded picture of any mode in RGB, see `decode`."""
+    """A decoded image of any mode in RGB; transparent parts become white."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    # Strip by strip: the intermediate steps of a whole picture would take several times its memory.
+    # Strip by strip: the intermediate steps of a whole image would take several times its memory.
     canvas = Image.new("RGB", image.size)
     for top in range(0, image.height, _STRIP_ROWS):
         box = (0, top, image.width, min(top + _STRIP_ROWS, image.height))

@@ -1,6 +1,6 @@
-"""JPEG: segments that matter to the pixels are kept, all others are skipped unread.
+"""JPEG files without metadata: segments that the pixels depend on are kept, all others are skipped unread.
 
-Without its index of further images (MPF) a file of several, as phones write, is an ordinary JPEG of the first.
+Phones write files of several images. Without its index of images (MPF) such a file is an ordinary JPEG of the first.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import re
 from typing import Final
 
 from fovea.errors import UnsupportedMedia
-from fovea.media import metadata as kinds
-from fovea.media.metadata import Metadata
+from fovea.media.metadata import ImageMetadata, MetadataKind
 
 __all__ = ["SIGNATURE", "without_metadata"]
 
@@ -19,49 +18,51 @@ SIGNATURE: Final = b"\xff\xd8\xff"
 _START_OF_SCAN: Final = 0xDA
 _COMMENT: Final = 0xFE
 _APPLICATION: Final = range(0xE0, 0xF0)
-# One that has a length; what stands between is padding, or belongs to no segment.
+# Marker of a segment with a length. Bytes between segments are padding.
 _MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd9\xff]")
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _EXIF_START: Final = b"Exif\0\0"
 _XMP_START: Final = b"http://ns.adobe.com/xap/1.0/\0"
 _STARTS: Final = (
-    (_EXIF_START, kinds.EXIF),
-    (_XMP_START, kinds.XMP),
-    (b"http://ns.adobe.com/xmp/extension/\0", kinds.XMP),
-    (b"ICC_PROFILE\0", kinds.ICC),
+    (_EXIF_START, MetadataKind.EXIF),
+    (_XMP_START, MetadataKind.XMP),
+    (b"http://ns.adobe.com/xmp/extension/\0", MetadataKind.XMP),
+    (b"ICC_PROFILE\0", MetadataKind.ICC),
 )
-# They tell in which colours the components are.
+# Application segments that define the colour space.
 _COLOUR_STARTS: Final = (b"JFIF\0", b"Adobe")
 
 
-def without_metadata(data: bytes, metadata: Metadata) -> bytes:
-    """A JPEG of the same pixels without comments and application segments, but for those that tell its colours.
+def without_metadata(data: bytes, metadata: ImageMetadata) -> bytes:
+    """A JPEG file of the same pixels without comments and application segments, except those that define its colours.
 
-    What orientation is read from goes to `metadata`.
+    Args:
+        data: JPEG file.
+        metadata: metadata of the file, filled here.
 
     Raises:
-        TooLarge: More metadata or more segments than is accepted.
-        UnsupportedMedia: 12 bits a sample, or lossless or hierarchical coding.
+        TooLarge: the file has more metadata or more segments than accepted.
+        UnsupportedMedia: samples have 12 bits, or the coding is lossless or hierarchical.
     """
     view = memoryview(data)
     kept = [view[:2]]
     exif: list[memoryview] = []
-    at = 2
-    while found := _MARKER.search(data, at):
-        at, marker = found.start(), data[found.start() + 1]
-        if marker == _START_OF_SCAN or at + 4 > len(data):
-            kept.append(view[at:])
+    position = 2
+    while match := _MARKER.search(data, position):
+        start, marker = match.start(), data[match.start() + 1]
+        if marker == _START_OF_SCAN or start + 4 > len(data):
+            kept.append(view[start:])
             break
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        content = view[at + 4 : end]
+        end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        content = view[start + 4 : end]
         if marker in _FRAMES:
             _check_coding(marker, content)
         if _is_metadata(marker, content):
-            _note(metadata, marker, content, exif)
+            _read_metadata(metadata, marker, content, exif)
         else:
             metadata.count_piece()
-            kept.append(view[at:end])
-        at = end
+            kept.append(view[start:end])
+        position = end
     metadata.exif = b"".join(exif)
     return b"".join(kept)
 
@@ -70,14 +71,14 @@ def _is_metadata(marker: int, content: memoryview) -> bool:
     return marker == _COMMENT or (marker in _APPLICATION and not bytes(content[:5]).startswith(_COLOUR_STARTS))
 
 
-def _note(metadata: Metadata, marker: int, content: memoryview, exif: list[memoryview]) -> None:
-    """Counts a segment that is skipped, and keeps what tells of orientation."""
+def _read_metadata(metadata: ImageMetadata, marker: int, content: memoryview, exif: list[memoryview]) -> None:
+    """Counts a skipped segment, and keeps EXIF and XMP, which hold the orientation."""
     start = bytes(content[:40])
-    kind = next((kind for known, kind in _STARTS if start.startswith(known)), kinds.OTHER)
-    metadata.count(kinds.TEXT if marker == _COMMENT else kind, len(content))
+    kind = next((kind for known, kind in _STARTS if start.startswith(known)), MetadataKind.OTHER)
+    metadata.count(MetadataKind.TEXT if marker == _COMMENT else kind, len(content))
     if marker == _COMMENT:
         return
-    if start.startswith(_EXIF_START):  # one of more than 64 KiB goes on in the next segment
+    if start.startswith(_EXIF_START):  # EXIF of more than 64 KiB continues in the next segment
         exif.append(content[len(_EXIF_START) :])
     elif start.startswith(_XMP_START):
         metadata.xmp = bytes(content[len(_XMP_START) :])
@@ -86,6 +87,6 @@ def _note(metadata: Metadata, marker: int, content: memoryview, exif: list[memor
 def _check_coding(marker: int, content: memoryview) -> None:
     accepted = "accepted: JPEG of 8 bits, baseline or progressive"
     if content and content[0] != 8:
-        raise UnsupportedMedia(f"the JPEG image has {content[0]} bits a sample; {accepted}", param="image")
+        raise UnsupportedMedia(f"the JPEG image has {content[0]} bits per sample; {accepted}", param="image")
     if marker not in (0xC0, 0xC1, 0xC2, 0xC9, 0xCA):
-        raise UnsupportedMedia(f"the JPEG image is of lossless or hierarchical coding; {accepted}", param="image")
+        raise UnsupportedMedia(f"the JPEG image has lossless or hierarchical coding; {accepted}", param="image")

@@ -1,33 +1,38 @@
-"""Metadata of an image file: how much is skipped, and the little of it that is read."""
+"""Metadata of an image file: EXIF and XMP, which hold the orientation, and limits on the size of all metadata."""
 
 from __future__ import annotations
 
 from collections import Counter
+from enum import StrEnum
 from typing import Final
 
 from fovea.errors import TooLarge
 
-__all__ = ["EXIF", "ICC", "MAX_BYTES", "MAX_PIECES", "OTHER", "TEXT", "XMP", "Metadata"]
+__all__ = ["MAX_BYTES", "MAX_PIECES", "ImageMetadata", "MetadataKind"]
 
-EXIF: Final = "EXIF"
-ICC: Final = "ICC profile"
-XMP: Final = "XMP"
-TEXT: Final = "text"
-OTHER: Final = "other metadata"
-
-# Of each kind, as it lies in the file: nothing of it is inflated. ICC profiles of printers and depth maps in the XMP of
-# phones reach some megabytes.
 MAX_BYTES: Final = 8 * 2**20
-# Chunks, segments or blocks of all kinds together. Each costs a step of the interpreter.
+"""Most bytes of metadata of one kind, compressed as in the file. ICC profiles of printers and depth maps in the XMP of
+phones have some megabytes."""
 MAX_PIECES: Final = 65_536
+"""Most chunks, segments or blocks of a file, of all kinds together. Each takes a step of the interpreter."""
 
 
-class Metadata:
-    """A count of the metadata in one file.
+class MetadataKind(StrEnum):
+    """Kind of metadata, by its name in error texts."""
+
+    EXIF = "EXIF"
+    ICC = "ICC profile"
+    XMP = "XMP"
+    TEXT = "text"
+    OTHER = "other metadata"
+
+
+class ImageMetadata:
+    """Metadata of one file, with a count of their size.
 
     Attributes:
-        exif: The EXIF block, from its byte order mark on; empty where there is none.
-        xmp: The XMP packet; empty where there is none.
+        exif: EXIF block from its byte order mark on; empty for none.
+        xmp: XMP packet; empty for none.
     """
 
     def __init__(self) -> None:
@@ -36,11 +41,11 @@ class Metadata:
         self._bytes: Counter[str] = Counter()
         self._pieces = 0
 
-    def count(self, kind: str, size: int) -> None:
-        """Adds a piece of a kind and of `size` bytes.
+    def count(self, kind: MetadataKind, size: int) -> None:
+        """Counts a piece of metadata of `size` bytes.
 
         Raises:
-            TooLarge: Above `MAX_BYTES` of the kind, or above `MAX_PIECES`.
+            TooLarge: the file has more than `MAX_BYTES` of the kind, or more than `MAX_PIECES`.
         """
         self._bytes[kind] += size
         if self._bytes[kind] > MAX_BYTES:
@@ -50,10 +55,10 @@ class Metadata:
         self.count_piece()
 
     def count_piece(self) -> None:
-        """Adds a piece that is no metadata.
+        """Counts a piece without metadata.
 
         Raises:
-            TooLarge: Above `MAX_PIECES`.
+            TooLarge: the file has more than `MAX_PIECES`.
         """
         self._pieces += 1
         if self._pieces > MAX_PIECES:

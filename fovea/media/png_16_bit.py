@@ -1,7 +1,7 @@
-"""PNG of 16 bits a sample, in 8 bits: v becomes v // 257, so that what was widened from 8 bits comes back.
+"""PNG images of 16 bits per sample, reduced to 8 bits: v becomes v // 257, the inverse of widening 8 bits to 16.
 
-Pillow's decoder keeps the upper byte of each sample of a coloured image. The lower one is had by decoding once more, as
-if the file's byte order were the other one. The transparent colour is compared in 16 bits.
+Pillow's decoder keeps the upper byte of each sample of a coloured image. A second decoding with the other byte order
+gives the lower bytes. The transparent colour is compared in 16 bits.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _STRIP_ROWS: Final = 64
 
 
 def load(image: ImageFile, file: bytes) -> Image.Image:
-    """The pixels of an opened PNG, in 8 bits a sample.
+    """Pixels of an opened PNG in 8 bits per sample.
 
     Args:
-        image: Opened, not loaded yet.
-        file: bytes that the image was opened from.
+        image: image that is opened and not loaded yet.
+        file: content of the file that the image was opened from.
     """
     layout = image.tile[0].args
     if layout == _GREY_ALPHA:
@@ -53,37 +53,37 @@ def _load_as(image: ImageFile, layout: str) -> ImageFile:
 
 def _grey(image: Image.Image) -> Image.Image:
     transparent = image.info.get("transparency")
-    shown = Image.new("L", image.size)
+    reduced = Image.new("L", image.size)
     for box in _strips(image):
         samples = np.asarray(image.crop(box))
         grey = (samples // 257).astype(np.uint8)
         if transparent is not None:
             grey[samples == transparent] = _WHITE
-        shown.paste(Image.fromarray(grey), box)
-    return shown
+        reduced.paste(Image.fromarray(grey), box)
+    return reduced
 
 
 def _reduce_grey_alpha(pixels: Image.Image) -> None:
-    """In place: the four bytes of two samples become red, green, blue and alpha."""
+    """Turns the four bytes of two samples into red, green, blue and alpha, in place."""
     for box in _strips(pixels):
         samples = np.asarray(pixels.crop(box))
-        grey_alpha = _reduced(samples[..., ::2], samples[..., 1::2])
+        grey_alpha = _to_8_bits(samples[..., ::2], samples[..., 1::2])
         pixels.paste(Image.fromarray(grey_alpha[..., [0, 0, 0, 1]]), box)
 
 
 def _reduce(image: Image.Image, lower: Image.Image) -> None:
-    """In place, for a whole image takes hundreds of megabytes; the transparent colour becomes white."""
+    """Reduces the samples to 8 bits in place, since a copy takes hundreds of megabytes; transparent becomes white."""
     transparent = image.info.pop("transparency", None)
     for box in _strips(image):
         high, low = np.asarray(image.crop(box)), np.asarray(lower.crop(box))
-        samples = _reduced(high, low)
+        samples = _to_8_bits(high, low)
         if transparent is not None:
             samples[(high * np.uint16(256) + low == transparent).all(axis=-1)] = _WHITE
         image.paste(Image.fromarray(samples), box)
 
 
-def _reduced(high: _Bytes, low: _Bytes) -> _Bytes:
-    """(256 high + low) // 257."""
+def _to_8_bits(high: _Bytes, low: _Bytes) -> _Bytes:
+    """(256 high + low) // 257 of each sample."""
     return high - (low < high)
 
 

@@ -1,4 +1,4 @@
-"""What the two GPU services share of torch: weights by name, configs, devices and dtypes, exact selections.
+"""Code with torch that the two GPU services share: weights, configs, devices, dtypes and numerics.
 
-The gateway must not import this package; a contract of import-linter sees to it.
+The gateway must not import this package; a contract of import-linter checks that.
 """

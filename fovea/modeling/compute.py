@@ -1,4 +1,4 @@
-"""Devices, compute dtypes and threads of a model."""
+"""Device, compute dtype and threads of a model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called `name`: cpu, cuda, or auto, which is CUDA where there is a CUDA device.
+    """Device called `name`: cpu, cuda, or auto, which is CUDA where there is a CUDA device.
 
     Raises:
-        CheckpointError: CUDA is asked for and not there.
+        CheckpointError: `name` is cuda, and there is no CUDA device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,14 +34,13 @@ def resolve_device(name: str) -> torch.device:
 def resolve_dtype(
     name: str, device: torch.device, stored: torch.dtype | None, *, half_on_cuda: bool = False
 ) -> torch.dtype:
-    """The compute dtype called `name`: auto, float32, bfloat16 or float16.
+    """Compute dtype called `name`: auto, float32, bfloat16 or float16.
 
     Args:
-        name: dtype as the setting names it. auto is float32 on a CPU, where half precision is slow; on CUDA it is
-            `stored`.
+        name: value of the setting. auto is float32 on a CPU, where half precision is slow, and `stored` on CUDA.
         device: device of the model.
         stored: dtype of the checkpoint's weights; None where its config names none.
-        half_on_cuda: auto on CUDA is bfloat16 where `stored` is no half precision.
+        half_on_cuda: whether auto on CUDA is bfloat16 where `stored` is not a half precision.
     """
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
@@ -59,16 +58,16 @@ def for_inference(module: _Module, device: torch.device, dtype: torch.dtype) -> 
 
 
 def num_parameters(*modules: nn.Module) -> int:
-    """Number of weights in all modules together."""
-    return sum(weights.numel() for module in modules for weights in module.parameters())
+    """Number of parameters of all modules together."""
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
 def set_threads(num_threads: int, num_model_parameters: int) -> None:
-    """Sets how many threads torch uses in a forward.
+    """Sets the number of threads of a forward in torch.
 
     Args:
-        num_threads: threads that the settings ask for; 0: as many as the model can use (`model_threads`).
-        num_model_parameters: number of weights of the model.
+        num_threads: threads of the setting; 0 for as many as the model can use (`model_threads`).
+        num_model_parameters: number of parameters of the model.
     """
     cores = available_cores()
     threads = num_threads or model_threads(num_model_parameters, cores)

@@ -1,4 +1,4 @@
-"""config.json of a checkpoint, as it is and as a class of transformers."""
+"""config.json of a checkpoint, as a dict and as a config class of transformers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MAX_ERROR_CHARS: Final = 300
 
 
 def read_config(checkpoint: Path) -> dict[str, object]:
-    """config.json of a checkpoint.
+    """Content of a checkpoint's config.json.
 
     Raises:
-        CheckpointError: there is none, or it is not a JSON object.
+        CheckpointError: the file is missing or is not a JSON object.
     """
     try:
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
@@ -30,14 +30,14 @@ def read_config(checkpoint: Path) -> dict[str, object]:
 
 
 def read_family_config(kind: type[Any], checkpoint: Path) -> Any:
-    """config.json of a checkpoint as a `kind`, the config class of its family in transformers.
+    """Config of a checkpoint as a `kind`, the config class of its family in transformers.
 
     Raises:
-        CheckpointError: transformers refuses what it holds.
+        CheckpointError: transformers refuses the content of config.json.
     """
     try:
         return kind.from_pretrained(checkpoint)
-    except Exception as error:  # each field has its own way to be wrong
+    except Exception as error:  # a wrong field may raise any exception
         raise CheckpointError(
             f"{shown_name(checkpoint)!r} has a config.json that transformers cannot read as {kind.model_type}:"
             f" {_reason(error)}"
@@ -48,16 +48,16 @@ def config_part(kind: type[Any], part: object, *, what: str) -> Any:
     """A part of config.json as a `kind`, a config class of transformers.
 
     Args:
-        kind: class with a `from_dict`.
-        part: value of the part, as read.
+        kind: config class with a `from_dict`.
+        part: value of the part in config.json.
         what: name of the part for the error ("vision tower").
 
     Raises:
-        CheckpointError: transformers refuses what it holds.
+        CheckpointError: transformers refuses the value.
     """
     try:
         return kind.from_dict(part)
-    except Exception as error:  # each field has its own way to be wrong
+    except Exception as error:  # a wrong field may raise any exception
         raise CheckpointError(f"transformers cannot read the config of the {what}: {_reason(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""The error of a checkpoint that cannot be served."""
+"""Error of a checkpoint that cannot be served."""
 
 from __future__ import annotations
 

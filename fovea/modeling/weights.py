@@ -1,4 +1,4 @@
-"""Weights of a checkpoint, read by name and given to a module; tensors that nobody asked for are not touched."""
+"""Weights of a checkpoint: reading them by name, and assigning them to a module. Other tensors are not read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fovea.modeling.errors import CheckpointError
 
 __all__ = ["assign_weights", "read_tensors"]
 
-# Old checkpoints store these two tables; transformers computes them.
+# Old checkpoints store these two buffers; transformers computes them.
 _COMPUTED: Final = re.compile(r"(^|\.)(position_ids|rotary_emb\.inv_freq)$")
 
 
@@ -29,37 +29,36 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """Tensors whose name starts with one of `prefixes`, by their new name.
 
-    Of a sharded checkpoint only the shards that hold one of them are opened. A pytorch_model*.bin (the form in which
-    OpenAI's CLIP is published) is read where no safetensors file holds one of them, as plain tensors, never as
-    pickled code.
+    Only the shards with such tensors are opened. Where no safetensors file has one, pytorch_model*.bin is read, the
+    form of OpenAI's CLIP. Its tensors are read without running pickled code.
 
     Args:
-        checkpoint: directory with *.safetensors, and an index if they are several.
-        prefixes: start of a name in the checkpoint to what stands in its place; the first that fits counts.
-        dtype: dtype that they are converted to; None: as stored.
-        device: device that they are moved to; None: the CPU.
+        checkpoint: directory with *.safetensors, and with an index for several shards.
+        prefixes: new prefix by old prefix of a tensor's name; the first matching prefix counts.
+        dtype: dtype of the returned tensors; None for the stored one.
+        device: device of the returned tensors; None for the CPU.
 
     Raises:
         CheckpointError: a file is missing or broken.
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     try:
         for shard, names in _names_by_shard(checkpoint).items():
             if renamed := _renamed(names, prefixes):
                 with safe_open(shard, framework="pt") as file:
-                    found |= {
+                    tensors |= {
                         new: file.get_tensor(name).to(device=device, dtype=dtype) for name, new in renamed.items()
                     }
-        if not found:
+        if not tensors:
             for path in sorted(checkpoint.glob("pytorch_model*.bin")):
                 state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 for name, new in _renamed(list(state), prefixes).items():
-                    found[new] = state[name].to(device=device, dtype=dtype)
+                    tensors[new] = state[name].to(device=device, dtype=dtype)
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"the weights of {checkpoint.name!r} cannot be read ({type(error).__name__}); is the download complete?"
         ) from error
-    return found
+    return tensors
 
 
 def _names_by_shard(checkpoint: Path) -> dict[Path, list[str]]:
@@ -67,7 +66,7 @@ def _names_by_shard(checkpoint: Path) -> dict[Path, list[str]]:
     shards: dict[Path, list[str]] = {}
     if index.is_file():
         for name, file_name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
-            # The name alone: an index must not lead out of its directory.
+            # Only the file's name counts: an index must not lead out of its directory.
             shards.setdefault(checkpoint / Path(file_name).name, []).append(name)
         return shards
     for path in sorted(checkpoint.glob("*.safetensors")):
@@ -77,7 +76,7 @@ def _names_by_shard(checkpoint: Path) -> dict[Path, list[str]]:
 
 
 def _renamed(names: list[str], prefixes: Mapping[str, str]) -> dict[str, str]:
-    """Old name to new name of those that are wanted."""
+    """New name by old name of the tensors that match one of `prefixes`."""
     renamed = {}
     for name in names:
         old = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
@@ -87,15 +86,15 @@ def _renamed(names: list[str], prefixes: Mapping[str, str]) -> dict[str, str]:
 
 
 def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str) -> None:
-    """Makes `tensors` the parameters of `module`, without a copy, ready for inference.
+    """Assigns `tensors` as the parameters of `module`, without a copy, and prepares it for inference.
 
     Args:
-        module: module that may have been built on the meta device.
-        tensors: one for each entry of its state.
+        module: module, possibly on the meta device.
+        tensors: tensor for each entry of the module's state.
         what: name of the module for the error ("language model").
 
     Raises:
-        CheckpointError: tensors are missing, unknown or of another shape; names the first.
+        CheckpointError: tensors are missing, unknown or of another shape; the message names the first.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     missing = sorted(expected.keys() - tensors.keys())
@@ -107,7 +106,7 @@ def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor], *, what: st
         )
     unknown = sorted(tensors.keys() - expected.keys())
     if unknown:
-        raise CheckpointError(f"the checkpoint's config knows no tensor {unknown[0]!r} in the {what}")
+        raise CheckpointError(f"the checkpoint's config has no tensor {unknown[0]!r} in the {what}")
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise CheckpointError(

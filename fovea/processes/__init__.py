@@ -1,1 +1,1 @@
-"""Processes on this machine: workers that can be killed, cores that may be used, the three services together."""
+"""Processes on this machine: killable worker processes, available cores, and the three services as one stack."""

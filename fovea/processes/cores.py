@@ -1,4 +1,4 @@
-"""Cores that this process may use, and threads for one forward of a model."""
+"""Cores available to this process, and threads for a forward of a model."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Final
 __all__ = ["available_cores", "model_threads"]
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-# Waking a thread and waiting for it takes tens of microseconds in each operation of a layer. Below this many
-# parameters for each thread that is more than the thread saves (docs/performance.md).
+# Waking a thread and waiting for it costs tens of microseconds in each operation of a layer. With fewer parameters per
+# thread the thread saves less than that (docs/performance.md).
 _PARAMETERS_PER_THREAD: Final = 8_000_000
 
 
 def available_cores(proc: Path = Path("/proc/self"), cgroups: Path = _CGROUPS) -> int:
-    """Cores that this process can keep busy: its CPU affinity, or its cgroup's quota where that is less, rounded up.
+    """Number of cores of this process: its CPU affinity, or its cgroup's quota, rounded up, where that is less.
 
     Args:
-        proc: what the kernel tells of this process.
-        cgroups: where cgroups of version 2, or of version 1 with its controller `cpu`, are mounted.
+        proc: directory of this process in procfs.
+        cgroups: mount point of cgroups of version 2, or of version 1 with the controller `cpu`.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = min(_quotas(proc, cgroups), default=math.inf)
@@ -29,12 +29,12 @@ def available_cores(proc: Path = Path("/proc/self"), cgroups: Path = _CGROUPS) -
 
 
 def model_threads(num_parameters: int, cores: int) -> int:
-    """Threads for one forward of a model: all cores, unless the model is too small to share its work among them."""
+    """Number of threads for a forward of a model: one per core, but fewer for a small model."""
     return max(1, min(cores, num_parameters // _PARAMETERS_PER_THREAD))
 
 
 def _quotas(proc: Path, cgroups: Path) -> Iterator[float]:
-    """Cores that the quotas of this process's cgroup and of those above it allow."""
+    """Quotas in cores of this process's cgroup and of its ancestors."""
     try:
         lines = (proc / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -59,7 +59,7 @@ def _quota_v2(group: Path) -> float | None:
     try:
         quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
         return int(quota) / int(period)
-    except (OSError, ValueError):  # no such file at the root, "max" where there is no quota
+    except (OSError, ValueError):  # the root has no such file, and the quota is "max" where there is none
         return None
 
 

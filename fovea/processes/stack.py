@@ -23,21 +23,21 @@ __all__ = ["SERVICES", "Stack", "StackError", "free_port"]
 
 SERVICES: Final = ("encoder_service", "llm_service", "gateway")
 _POLL_S: Final = 0.1
-# Longer than any service's own drain, so that the drain decides what becomes of requests under way.
+# Longer than the drain of any service, so that requests in progress end within the drain.
 _STOP_S: Final = 40.0
 
 
 class StackError(RuntimeError):
-    """A service ended by itself, or did not become ready in time."""
+    """A service that ended by itself, did not become ready in time, or cannot be started."""
 
 
 def _shared_cores() -> dict[str, str]:
-    """Variables of services that share a machine: threads that wait for work sleep, and leave their cores to others."""
+    """Environment of services that share a machine: idle OpenMP threads sleep instead of spinning on their cores."""
     return {} if "GOMP_SPINCOUNT" in os.environ else {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on right now."""
+    """A loopback port that is free right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -46,16 +46,20 @@ def free_port() -> int:
 
 @dataclass
 class Stack:
-    """The three services with their flags. They end with the process that started them.
+    """The three services as child processes, which end with this process.
 
     Args:
-        model: Checkpoint directory or hub id, the same for all three.
-        text_tower: CLIP checkpoint for the encoder and the gateway; None for the family's default.
+        model: checkpoint directory or hub id for all three services.
+        text_tower: CLIP checkpoint for encoder service and gateway; None for the family's default.
         listen: host:port of the gateway.
-        name: Served model name; None for each service's default.
-        flags: Further flags by service, for example {"gateway": ["--redis-url", "redis://..."]}.
-        environment: Added to the environment of all three.
-        log_to: Where their logs go; None for this process's stderr.
+        name: served model name; None for the default of each service.
+        flags: further flags by service, for example {"gateway": ["--redis-url", "redis://..."]}.
+        environment: further environment variables of all three services.
+        log_to: file for the logs; None for stderr of this process.
+
+    Attributes:
+        processes: running services by name.
+        encoder_address, llm_address: host:port of encoder service and LLM service.
 
     Raises:
         StackError: `listen` is not of the form host:port.
@@ -80,12 +84,12 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Base URL of the gateway, as seen from this machine."""
+        """Base URL of the gateway on this machine."""
         host, _, port = self.listen.rpartition(":")
         return f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}"  # noqa: S104
 
     def command(self, service: str) -> list[str]:
-        """The command line of one service."""
+        """Command line of one service."""
         words = [sys.executable, "-m", service, "--model", self.model]
         if self.name is not None:
             words += ["--served-model-name", self.name]
@@ -99,10 +103,10 @@ class Stack:
         return [*words, *self.flags.get(service, ())]
 
     def start(self, *services: str) -> None:
-        """Starts the named services, or all; returns at once.
+        """Starts the named services, or all, and returns at once.
 
         Raises:
-            StackError: Somebody else listens at the gateway's address; nothing was started.
+            StackError: the gateway's address is taken; no service was started.
         """
         if not services or "gateway" in services:
             self._require_free_address()
@@ -115,7 +119,7 @@ class Stack:
                     stdout=log,
                     stderr=log,
                     env={**_shared_cores(), **os.environ, **self.environment},
-                    # Ctrl-C reaches the whole foreground group: we alone decide who stops when.
+                    # Ctrl-C goes to the whole foreground group, and `stop` has to stop the services in its order.
                     start_new_session=True,
                     preexec_fn=lambda: end_with_parent(signal.SIGTERM),
                 )
@@ -124,7 +128,7 @@ class Stack:
                     log.close()
 
     def _require_free_address(self) -> None:
-        """Or `wait_ready` would take another gateway for ours."""
+        """Checks the gateway's address, since `wait_ready` would mistake another gateway there for the started one."""
         host, port = split_address(self.listen)
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -136,21 +140,29 @@ class Stack:
                 ) from error
 
     def check(self) -> None:
-        """Raises StackError if a service has ended by itself."""
+        """Checks that all services run.
+
+        Raises:
+            StackError: a service has ended by itself.
+        """
         for service, process in self.processes.items():
             status = process.poll()
             if status is not None:
                 raise StackError(f"{service} ended by itself with status {status}; its log tells why")
 
     def wait_ready(self, timeout_s: float, *, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """Waits until the gateway reports all three ready.
+        """Waits until the gateway reports that all three services are ready.
+
+        Args:
+            timeout_s: longest wait in seconds.
+            interrupted: function that returns whether to stop waiting.
 
         Raises:
-            StackError: A service ended, or `timeout_s` passed.
-            KeyboardInterrupt: `interrupted` said so.
+            StackError: a service ended, or `timeout_s` passed.
+            KeyboardInterrupt: `interrupted` returned true.
         """
         deadline = time.monotonic() + timeout_s
-        last = "the gateway does not answer"
+        reason = "the gateway does not answer"
         while time.monotonic() < deadline:
             self.check()
             if interrupted():
@@ -160,22 +172,22 @@ class Stack:
                 if response.status_code == httpx.codes.OK:
                     self.check()
                     return
-                last = response.text
+                reason = response.text
             except httpx.TransportError:
                 pass
             time.sleep(_POLL_S)
-        raise StackError(f"not ready after {timeout_s:.0f} s: {last}")
+        raise StackError(f"not ready after {timeout_s:.0f} s: {reason}")
 
     def stop(self, *services: str, grace_s: float = _STOP_S) -> None:
-        """SIGTERM to the named services, or all; the gateway first, for what it drains needs the other two.
+        """Stops the named services, or all, with SIGTERM. The gateway is first: its drain needs the other two.
 
         Args:
-            services: Names; none for all.
-            grace_s: Seconds after which who is still there gets SIGKILL.
+            services: names of services; none for all.
+            grace_s: seconds until services that still run get SIGKILL.
         """
         chosen = [service for service in SERVICES if service in self.processes and service in (services or SERVICES)]
-        for together in (["gateway"], ["encoder_service", "llm_service"]):
-            ending = {service: self.processes.pop(service) for service in together if service in chosen}
+        for group in (["gateway"], ["encoder_service", "llm_service"]):
+            ending = {service: self.processes.pop(service) for service in group if service in chosen}
             for process in ending.values():
                 process.terminate()
             deadline = time.monotonic() + grace_s

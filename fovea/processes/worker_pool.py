@@ -1,7 +1,7 @@
-"""Worker processes for work on bytes that cannot be trusted: each can be killed in the middle of its task.
+"""Pool of worker processes for untrusted input: a worker can be killed in the middle of its task.
 
-A thread that decodes a hostile file cannot be stopped: it holds its core, and the end of its process, for as long as
-the file lasts. A process can be killed in the middle of any C code. One that crashes fails its own task alone.
+A thread that decodes a hostile file cannot be stopped. It keeps its core busy, and its process from ending, as long as
+the file lasts. A process can be killed inside any C code, and a crash fails only the task of that process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 from fovea import telemetry
 from fovea.processes.worker_process import Outcome, Worker
 
-__all__ = ["Finished", "PoolClosed", "WorkerPool", "WorkerTimeout"]
+__all__ = ["PoolClosed", "TaskResult", "WorkerPool", "WorkerTimeout"]
 
 log = logging.getLogger(__name__)
 
@@ -27,36 +27,42 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _START_RETRY_S: Final = 1.0
-# What a worker has almost done when its caller leaves costs less to finish than a new worker.
+# After a cancellation a short wait for a task that is almost done costs less than a new worker.
 _CANCEL_GRACE_S: Final = 0.1
 
 
 class WorkerTimeout(Exception):
-    """A task took longer than it may; its worker was killed."""
+    """A task that took longer than its time limit, and whose worker was killed."""
 
 
 class PoolClosed(Exception):
-    """The pool takes no tasks any more."""
+    """A pool that accepts no more tasks."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finished(Generic[Result]):
-    """A result, and the event loop's time when a worker took the task and when it was done."""
+class TaskResult(Generic[Result]):
+    """Result of a task, with its times.
+
+    Attributes:
+        result: value that the task returned.
+        started_at: event-loop time in seconds when a worker took the task.
+        ended_at: event-loop time in seconds when the task was done.
+    """
 
     result: Result
     started_at: float
     ended_at: float
 
 
-def _nothing_to_initialize() -> None:
+def _no_initialization() -> None:
     pass
 
 
 class WorkerPool(Generic[Task, Result]):
-    """A fixed number of worker processes, each with one task at a time. Use once, as an async context manager.
+    """A fixed number of worker processes, each with one task at a time. For one use as an async context manager.
 
-    Tasks, results and exceptions are pickled. A task that is cancelled or out of time has its worker killed; another
-    worker takes its place.
+    Tasks, results and exceptions are pickled. When a task is cancelled or exceeds its time limit, its worker is killed
+    and replaced.
 
     Args:
         work: picklable function from a task to its result.
@@ -65,7 +71,7 @@ class WorkerPool(Generic[Task, Result]):
     """
 
     def __init__(
-        self, work: Callable[[Task], Result], *, size: int, initialize: Callable[[], None] = _nothing_to_initialize
+        self, work: Callable[[Task], Result], *, size: int, initialize: Callable[[], None] = _no_initialization
     ) -> None:
         self._new_worker = functools.partial(Worker, work, initialize)
         self._size = size
@@ -101,32 +107,33 @@ class WorkerPool(Generic[Task, Result]):
 
     @property
     def num_workers(self) -> int:
-        """Workers that are at work, or ready for it."""
+        """Number of workers, busy or idle."""
         return len(self._workers)
 
     @property
     def longest_wait_s(self) -> float:
-        """Seconds that the task which has waited longest has waited for a worker; 0 where none waits."""
+        """Queue time in seconds of the task that has waited longest; 0 where no task waits."""
         return time.monotonic() - self._waiting[0][0] if self._waiting else 0.0
 
-    async def run(self, task: Task, *, timeout_s: float) -> Finished[Result]:
-        """The result of `task`. Tasks are taken in the order in which they came.
+    async def run(self, task: Task, *, timeout_s: float) -> TaskResult[Result]:
+        """Result of `task`. Tasks run in the order of their arrival.
 
         Args:
-            timeout_s: longest run in seconds, without the wait for a worker.
+            task: picklable task.
+            timeout_s: longest run in seconds, without the queue time.
 
         Raises:
-            WorkerTimeout: the task took longer.
-            WorkerDied: its worker ended in the middle of it.
-            PoolClosed: the pool is closed, or was while the task waited or ran.
-            Exception: whatever the function raised on the task.
+            WorkerTimeout: the task took longer than `timeout_s`.
+            WorkerDied: the worker ended in the middle of the task.
+            PoolClosed: the pool is closed, or was closed while the task waited or ran.
+            Exception: any exception that `work` raised.
         """
         succeeded, value, started_at = await self._run(task, timeout_s)
         if succeeded:
-            return Finished(value, started_at, asyncio.get_running_loop().time())
+            return TaskResult(value, started_at, asyncio.get_running_loop().time())
         try:
             raise value
-        finally:  # the exception's traceback knows this frame: what stays here stays until the cycle is collected
+        finally:  # the exception's traceback would keep this frame's variables until the cycle is collected
             del value, task
 
     async def _run(self, task: Task, timeout_s: float) -> tuple[bool, Any, float]:
@@ -134,11 +141,11 @@ class WorkerPool(Generic[Task, Result]):
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         call = loop.run_in_executor(self._calls, worker.call, task)
-        call.add_done_callback(_look_at_exception)
+        call.add_done_callback(_retrieve_exception)
         try:
             done, _ = await asyncio.wait([call], timeout=timeout_s)
         except asyncio.CancelledError:
-            self._in_background(self._let_finish(worker, call))
+            self._in_background(self._finish_or_replace(worker, call))
             raise
         if not done:
             self._replace(worker)
@@ -147,7 +154,7 @@ class WorkerPool(Generic[Task, Result]):
         return *self._outcome(worker, call), started_at
 
     def _outcome(self, worker: Worker, call: asyncio.Future[Outcome]) -> Outcome:
-        """What a call that is over returned; only a worker whose answer came whole is used again."""
+        """Outcome of a finished call. A worker is used again only if it returned an outcome."""
         error = call.exception()
         if error is None:
             self._give_back(worker)
@@ -159,7 +166,7 @@ class WorkerPool(Generic[Task, Result]):
         raise error
 
     async def _take(self) -> Worker:
-        """A worker that is alive, from who came first on."""
+        """A worker that is alive. Callers get workers in the order of their arrival."""
         while True:
             if self._closed:
                 raise PoolClosed
@@ -183,7 +190,7 @@ class WorkerPool(Generic[Task, Result]):
                 self._waiting.remove(entry)
 
     def _give_back(self, worker: Worker) -> None:
-        """To whoever has waited longest."""
+        """Hands a worker to the caller that has waited longest, or makes it idle."""
         while self._waiting:
             _, waiter = self._waiting.popleft()
             if not waiter.done():
@@ -191,8 +198,8 @@ class WorkerPool(Generic[Task, Result]):
                 return
         self._idle.append(worker)
 
-    async def _let_finish(self, worker: Worker, call: asyncio.Future[Outcome]) -> None:
-        """After its caller has left: a moment for the worker to be done, then its end."""
+    async def _finish_or_replace(self, worker: Worker, call: asyncio.Future[Outcome]) -> None:
+        """Waits a moment for the task of a cancelled caller, then replaces the worker."""
         done, _ = await asyncio.wait([call], timeout=_CANCEL_GRACE_S)
         if done and call.exception() is None:
             self._give_back(worker)
@@ -211,7 +218,7 @@ class WorkerPool(Generic[Task, Result]):
         while True:
             try:
                 await self._start_worker()
-            except Exception:  # whatever is short now, processes or memory, may be there again in a moment
+            except Exception:  # processes or memory that are short now may be available in a moment
                 log.exception("a worker process did not start; trying again")
                 telemetry.FAILURES.labels("worker_start").inc()
                 await asyncio.sleep(_START_RETRY_S)
@@ -227,7 +234,7 @@ class WorkerPool(Generic[Task, Result]):
         self._give_back(worker)
 
     def _adopt(self, starting: asyncio.Future[Worker]) -> None:
-        """Counts a worker from its first moment on, so that closing ends it."""
+        """Registers a worker as soon as its process runs, so that closing the pool ends it."""
         if starting.cancelled() or starting.exception() is not None:
             return
         worker = starting.result()
@@ -242,7 +249,7 @@ class WorkerPool(Generic[Task, Result]):
         task.add_done_callback(self._background.discard)
 
 
-def _look_at_exception(call: asyncio.Future[Any]) -> None:
-    """Marks the exception of a call as seen: its caller may have left."""
+def _retrieve_exception(call: asyncio.Future[Any]) -> None:
+    """Marks the exception of a call as retrieved, since its caller may have been cancelled."""
     if not call.cancelled():
         call.exception()

@@ -1,7 +1,7 @@
-"""One worker process, from both sides: what runs in it, and what its user holds of it.
+"""One worker process: the code that runs in it, and its handle in the service.
 
-Workers are forked from a server process that has imported their modules once (multiprocessing's fork server), so that
-they start in milliseconds and share the memory of what was imported.
+Workers are forked from multiprocessing's fork server, which has imported their modules once. They start in milliseconds
+and share the memory of the imported modules.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Final
 __all__ = ["Outcome", "Worker", "WorkerDied", "end_with_parent", "preload"]
 
 Outcome = tuple[bool, Any]
-"""Whether a task succeeded, and its result or else what it raised."""
+"""Whether a task succeeded, and its result or else its exception."""
 
 _PROCESSES: Final = multiprocessing.get_context("forkserver")
 _PICKLE_PROTOCOL: Final = 5
@@ -34,10 +34,10 @@ _started: Final[weakref.WeakSet[Worker]] = weakref.WeakSet()
 
 
 class WorkerDied(Exception):
-    """A worker ended by itself.
+    """A worker that ended by itself.
 
     Attributes:
-        exit_code: minus the signal that ended it, as multiprocessing has it; None where it is not known.
+        exit_code: exit status of the process, or minus the signal that ended it; None for unknown.
     """
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
@@ -46,25 +46,25 @@ class WorkerDied(Exception):
 
     @property
     def is_crash(self) -> bool:
-        """Whether the work itself ended it. The kernel ends a process by SIGKILL when memory is short."""
+        """Whether the work crashed the process. SIGKILL is no crash: the kernel sends it when memory is short."""
         crashes = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
         return self.exit_code is not None and -self.exit_code in crashes
 
 
 def preload(*modules: str) -> None:
-    """Starts the server process, which imports these modules for all workers; returns at once."""
-    forkserver.set_forkserver_preload(["fovea.processes.fork_server", *modules])
+    """Starts the fork server, which imports these modules for all workers, and returns at once."""
+    forkserver.set_forkserver_preload(["fovea.processes.fork_server_preload", *modules])
     forkserver.ensure_running()
 
 
 def end_with_parent(number: int = signal.SIGKILL) -> None:
-    """Has the kernel send this process a signal when its parent ends, whatever ends it. Linux; elsewhere nothing."""
+    """Sets the signal that the kernel sends to this process when its parent ends. Has no effect outside Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 class Worker:
-    """A worker as its user sees it. Every method but `kill` blocks.
+    """Handle of a worker process. Every method except `kill` blocks.
 
     Args:
         work: picklable function from a task to its result.
@@ -75,15 +75,15 @@ class Worker:
     """
 
     def __init__(self, work: Callable[[Any], Any], initialize: Callable[[], None]) -> None:
-        self._connection, theirs = _PROCESSES.Pipe()
-        self._process = _PROCESSES.Process(target=_live, args=(theirs, work, initialize), daemon=True)
+        self._connection, worker_end = _PROCESSES.Pipe()
+        self._process = _PROCESSES.Process(target=_run_worker, args=(worker_end, work, initialize), daemon=True)
         try:
             self._process.start()
         except (EOFError, OSError) as error:
             self._connection.close()
             raise WorkerDied("a worker process cannot be started") from error
         finally:
-            theirs.close()
+            worker_end.close()
         _started.add(self)
 
     @property
@@ -92,10 +92,10 @@ class Worker:
         return self._process.exitcode is None
 
     def wait_ready(self) -> None:
-        """Returns when the worker is ready for its first task.
+        """Waits until the worker is ready for its first task.
 
         Raises:
-            WorkerDied: it has ended, or is not ready after five minutes.
+            WorkerDied: the process has ended, or is not ready after five minutes.
         """
         try:
             if self._connection.poll(_START_TIMEOUT_S):
@@ -106,40 +106,40 @@ class Worker:
         raise WorkerDied("a worker process did not become ready", self._process.exitcode)
 
     def call(self, task: Any) -> Outcome:
-        """What came of `task`.
+        """Outcome of `task`.
 
         Raises:
-            WorkerDied: the process ended in the middle of it.
+            WorkerDied: the process ended in the middle of the task.
         """
         try:
             self._connection.send_bytes(pickle.dumps(task, _PICKLE_PROTOCOL))
-            answer = self._connection.recv_bytes()
+            message = self._connection.recv_bytes()
         except (EOFError, OSError):
             self._process.join()
             raise WorkerDied("a worker process ended in the middle of a task", self._process.exitcode) from None
-        outcome: Outcome = pickle.loads(answer)  # noqa: S301  # from a process that this one started
+        outcome: Outcome = pickle.loads(message)  # noqa: S301  # from a process that this one started
         return outcome
 
     def kill(self) -> None:
-        """Ends the process now, whatever it does; a `call` in another thread raises WorkerDied."""
-        if self.is_alive:  # the number of a process that has ended may be another's by now
+        """Kills the process; a `call` in another thread then raises WorkerDied."""
+        if self.is_alive:  # the id of an ended process may already belong to another one
             self._process.kill()
 
     def join(self) -> None:
-        """Returns when the process has ended, and lets go of what it took."""
+        """Waits until the process has ended, and closes its connection."""
         self._process.join()
         self._connection.close()
 
 
 @atexit.register
 def _kill_all() -> None:
-    """Before multiprocessing waits, when the interpreter ends, for workers that leave SIGTERM to others."""
+    """Kills all workers when the interpreter ends; multiprocessing would wait for them, and they ignore SIGTERM."""
     for worker in tuple(_started):
         worker.kill()
 
 
-def _live(connection: Connection, work: Callable[[Any], Any], initialize: Callable[[], None]) -> None:
-    """The life of a worker: one task after the other, until the other end of the connection is closed."""
+def _run_worker(connection: Connection, work: Callable[[Any], Any], initialize: Callable[[], None]) -> None:
+    """Main function of a worker: one task after the other, until the other end of the connection is closed."""
     _end_with_service()
     initialize()
     connection.send_bytes(b"")
@@ -149,22 +149,22 @@ def _live(connection: Connection, work: Callable[[Any], Any], initialize: Callab
 
 
 def _end_with_service() -> None:
-    """Has the kernel kill this worker when the service ends, even in the middle of C code."""
+    """Makes the kernel kill this worker when the service ends, even inside C code."""
     end_with_parent()
-    # The server process, which is the parent, ends when the last copy of this descriptor is closed.
+    # The fork server, which is the parent, ends when the last copy of this descriptor is closed.
     with contextlib.suppress(AttributeError, OSError, TypeError):
         os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
 
 
 def _outcome(work: Callable[[Any], Any], message: bytes) -> bytes:
-    """A pickled `Outcome`; of what cannot be pickled its description."""
+    """Pickled `Outcome` of a task. A RuntimeError replaces an exception that cannot be pickled."""
     try:
         return pickle.dumps((True, work(pickle.loads(message))), _PICKLE_PROTOCOL)  # noqa: S301  # from the service
     except Exception as error:
         error.add_note(f"in a worker process:\n{traceback.format_exc()}")
         try:
             failed = pickle.dumps((False, error), _PICKLE_PROTOCOL)
-            pickle.loads(failed)  # noqa: S301  # of this process; some exceptions cannot be made anew
+            pickle.loads(failed)  # noqa: S301  # of this process; some exceptions cannot be unpickled
         except Exception:
             failed = pickle.dumps((False, RuntimeError(traceback.format_exc())), _PICKLE_PROTOCOL)
         return failed

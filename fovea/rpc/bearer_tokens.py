@@ -1,10 +1,11 @@
-"""Bearer tokens, one an edge site.
+"""Bearer tokens, one for each edge site.
 
-A site holds its token in a file. A service holds a file of lines SITE=SHA256, the SHA-256 of a token in hexadecimal: it
-knows nothing that would let anybody in. Tokens are 256 random bits, for which a plain hash is enough. A site may have
-two lines while its token is being changed; without a line it is shut out at its next call.
+A site holds its token in a file. A service holds a file of lines SITE=SHA256, with the SHA-256 of the token in
+hexadecimal. The service's file therefore grants no access by itself. Tokens are 256 random bits, for which a plain hash
+is enough. A site may have two lines while its token is being changed. A site whose line is removed is refused from its
+next call on.
 
-`python -m fovea.rpc.bearer_tokens SITE` makes a token and its line.
+`python -m fovea.rpc.bearer_tokens SITE` prints a new token and its line.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from fovea.rpc.file_watcher import CredentialsError, Watched
+from fovea.rpc.credential_files import CredentialFiles, CredentialsError
 
 __all__ = ["AUTHORIZATION", "SiteTokens", "bearer", "main", "token_line", "watch_token"]
 
 AUTHORIZATION: Final = "authorization"
-"""The metadata key that carries a token."""
+"""Metadata key of the token."""
 
 _SCHEME: Final = "Bearer "
 _LINE: Final = re.compile(r"([A-Za-z0-9._-]{1,64})\s*=\s*([0-9a-f]{64})")
@@ -30,20 +31,20 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")
 
 
 def bearer(token: str) -> tuple[str, str]:
-    """The metadata of a call with `token`."""
+    """Metadata entry of a call with `token`."""
     return (AUTHORIZATION, f"{_SCHEME}{token}")
 
 
 def token_line(site: str, token: str) -> str:
-    """The line of the services' file that lets `site` in with `token`."""
+    """Line of a service's token file that accepts `token` for `site`."""
     return f"{site}={_digest(token)}"
 
 
-def watch_token(path: str) -> Watched[str]:
-    """The token in a site's file.
+def watch_token(path: str) -> CredentialFiles[str]:
+    """Token in a site's file, read again when the file changes.
 
     Raises:
-        CredentialsError: The file cannot be read, or holds something else.
+        CredentialsError: the file cannot be read, or does not hold one token.
     """
 
     def load() -> str:
@@ -52,22 +53,22 @@ def watch_token(path: str) -> Watched[str]:
             raise CredentialsError(f"{path} does not hold one token of 16 to 512 letters, digits and ._~+/=-")
         return token
 
-    return Watched([path], load)
+    return CredentialFiles([path], load)
 
 
 class SiteTokens:
-    """The sites that a service lets in.
+    """Sites that a service accepts, read again when the file changes.
 
     Args:
-        path: The file of lines SITE=SHA256; empty lines and those that begin with # say nothing.
+        path: file of lines SITE=SHA256; empty lines and lines that begin with # are ignored.
 
     Raises:
-        CredentialsError: The file cannot be read, or a line is not of that form.
+        CredentialsError: the file cannot be read, or a line is not of that form.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._sites = Watched([path], self._load)
+        self._sites = CredentialFiles([path], self._load)
 
     def _load(self) -> list[tuple[str, str]]:
         sites = []
@@ -75,20 +76,23 @@ class SiteTokens:
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
             match = _LINE.fullmatch(line.strip())
-            if match is None:  # the line itself is not shown: it may be a token put here by mistake
+            if match is None:  # the line is not quoted: it may be a token put here by mistake
                 raise CredentialsError(f"{self._path}: line {number} is not SITE=SHA256 in hexadecimal")
             sites.append((match[1], match[2]))
         return sites
 
     def site_of(self, authorization: str) -> str | None:
-        """The site whose token stands in `authorization`; None if there is none. Takes as long for a wrong token."""
+        """Site whose token is in `authorization`, the metadata value; None if there is none.
+
+        The comparison takes equally long for right and wrong tokens.
+        """
         scheme, token = authorization[: len(_SCHEME)], authorization[len(_SCHEME) :]
         digest = _digest(token)
-        found = None
+        match = None
         for site, expected in self._sites.get():
             if hmac.compare_digest(digest, expected):
-                found = site
-        return found if scheme.lower() == _SCHEME.lower() else None
+                match = site
+        return match if scheme.lower() == _SCHEME.lower() else None
 
 
 def _digest(token: str) -> str:
@@ -105,7 +109,7 @@ def _read(path: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Prints a new token and its line."""
+    """Command line: prints a new token and its line; returns the exit status."""
     if len(argv) != 1 or not _LINE.fullmatch(token_line(argv[0], "")):
         print("usage: python -m fovea.rpc.bearer_tokens SITE    (letters, digits, . _ -)", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Memory that requests under way hold, bounded for a service as a whole."""
+"""Limit on the memory that all requests of a service hold together."""
 
 from __future__ import annotations
 
@@ -12,36 +12,40 @@ _RETRY_AFTER_S: Final = 1.0
 
 
 class BytesInFlight:
-    """A count that is looked at before memory is taken. For one event loop.
+    """Count of the bytes that calls hold, checked before memory is allocated. For use in one event loop.
 
     Args:
-        limit: Most bytes of all calls together. A call that is alone passes whatever its size, which other limits
-            bound: otherwise it would be refused for ever.
+        limit: most bytes of all calls together. A call that is alone is accepted whatever its size, which other limits
+            bound; otherwise it could never be accepted.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held: dict[Any, int] = {}  # by the call's context
+        self._held: dict[Any, int] = {}  # bytes by the call's context
 
     @property
     def held(self) -> int:
-        """Bytes of all calls."""
+        """Bytes that all calls hold."""
         return sum(self._held.values())
 
     def require_room(self) -> None:
-        """Looks before a message is received, whose size nobody knows yet.
+        """Checks the limit before a message of unknown size is received.
 
         Raises:
-            Overloaded: The limit is reached; says when to try again.
+            Overloaded: the limit is reached; the error has a time to retry after.
         """
         if self.held >= self._limit:
             raise self._overloaded()
 
     def hold(self, count: int, context: Any) -> None:
-        """Counts `count` bytes more until the call of a servicer's context has ended, however it ends.
+        """Counts `count` more bytes until the call ends.
+
+        Args:
+            count: bytes that the call takes in addition.
+            context: servicer context of the call.
 
         Raises:
-            Overloaded: All calls together would hold more than the limit.
+            Overloaded: all calls together would hold more than the limit.
         """
         own, held = self._held.get(context, 0), self.held
         if held > own and held + count > self._limit:
@@ -52,7 +56,7 @@ class BytesInFlight:
 
     def _overloaded(self) -> Overloaded:
         return Overloaded(
-            f"the calls under way hold {self.held >> 20} MiB of the {self._limit >> 20} MiB that this service has for"
+            f"the calls in progress hold {self.held >> 20} MiB of the {self._limit >> 20} MiB that this service has for"
             " them; try again shortly",
             retry_after_s=_RETRY_AFTER_S,
         )

@@ -12,23 +12,66 @@ import grpc
 import grpc.aio
 
 from fovea.rpc.bearer_tokens import bearer, watch_token
-from fovea.rpc.file_watcher import CredentialsError, Watched
+from fovea.rpc.credential_files import CredentialFiles, CredentialsError
 from fovea.rpc.tls import ClientTLS, client_credentials
 
 __all__ = ["KEEPALIVE_TIMEOUT_S", "KEEPALIVE_TIME_S", "Access", "Connection", "connect", "message_options"]
 
 KEEPALIVE_TIME_S: Final = 10
+"""Seconds between pings on an idle connection."""
 KEEPALIVE_TIMEOUT_S: Final = 10
-"""A call on a link that is cut in silence ends after at most the two together."""
+"""Seconds to wait for the reply to a ping. A call on a link that fails silently ends after at most both times."""
 
 _CONNECT_TIMEOUT_S: Final = 5
-_RENEW_S: Final = 15.0  # leaves time for two attempts to connect
+_RENEW_AFTER_S: Final = 15.0  # enough for two attempts to connect
 _MAX_CALL_S: Final = 600.0
+
+_SERVICE_CONFIG: Final = {
+    "methodConfig": [
+        {
+            # gateway.outages retries the other calls, and excludes those that must not run twice.
+            "name": [
+                {"service": "fovea.v1.EncoderService", "method": "GetModelInfo"},
+                {"service": "fovea.v1.LLMService", "method": "GetModelInfo"},
+            ],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "0.5s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
+    "loadBalancingConfig": [{"round_robin": {}}],
+}
+_CONNECTION_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # With gRPC's defaults a pod that comes back is found only after up to two minutes. The minimum backoff is also the
+    # time limit of one attempt to connect, and a handshake over a slow link takes seconds.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_S * 1000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A pod that replaces another has a new address, and by default a name is looked up once in 30 s at most.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # The server allows one ping in 5 s (fovea.rpc.server) and answers more frequent ones with GOAWAY.
+    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
+    # A client sends no data while an answer streams, and by default it would stop pinging after two pings.
+    ("grpc.http2.max_pings_without_data", 0),
+)
 
 
 def message_options(max_message_bytes: int) -> list[tuple[str, Any]]:
-    """gRPC's own cap of 4 MiB is below 576 x 4096 values in fp16, so both ends set theirs. Nothing is compressed: gRPC
-    inflates a message whole before it looks at its size, a thousandfold."""
+    """Channel arguments for the size of messages, the same at both ends.
+
+    gRPC's own cap of 4 MiB is below 576 x 4096 values in float16. Compression is off: gRPC inflates a whole message, up
+    to a thousandfold, before it checks the size.
+
+    Args:
+        max_message_bytes: most bytes of a message in either direction.
+    """
     return [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -38,26 +81,31 @@ def message_options(max_message_bytes: int) -> list[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class Access:
-    """What a client shows to a service, and what it asks of it; the default is neither.
+    """Credentials with which a client calls a service; by default no TLS and no token.
 
     Attributes:
-        credentials: TLS; None for none.
-        token: The site's bearer token; None for none.
-        server_name: Name that the server's certificate must bear, where it is not that of the target.
+        credentials: TLS credentials; None for no TLS.
+        token: bearer token of the site; None for none.
+        server_name: name in the server's certificate, where it differs from that of the target; else empty.
     """
 
-    credentials: Watched[grpc.ChannelCredentials] | None = None
-    token: Watched[str] | None = None
+    credentials: CredentialFiles[grpc.ChannelCredentials] | None = None
+    token: CredentialFiles[str] | None = None
     server_name: str = ""
 
     @classmethod
     def from_files(
         cls, *, ca: str = "", cert: str = "", key: str = "", server_name: str = "", token_file: str = ""
     ) -> Access:
-        """Access by files, read again when they change; see ClientTLS and fovea.rpc.bearer_tokens.
+        """Access with credentials from files, which are read again when they change.
+
+        Args:
+            ca, cert, key: PEM files, see `ClientTLS`; empty for none.
+            server_name: name in the server's certificate; empty for that of the target.
+            token_file: file with the site's token, see fovea.rpc.bearer_tokens; empty for none.
 
         Raises:
-            CredentialsError: One cannot be used; or they do not go together.
+            CredentialsError: a file cannot be used, or the files do not go together.
         """
         if bool(cert) != bool(key):
             raise CredentialsError("a certificate and its key go together; one of them is missing")
@@ -73,7 +121,7 @@ class Access:
         )
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What every call carries to be let in."""
+        """Metadata of every call: the bearer token, if there is one."""
         return () if self.token is None else (bearer(self.token.get()),)
 
 
@@ -84,50 +132,15 @@ def connect(
     credentials: grpc.ChannelCredentials | None = None,
     server_name: str = "",
 ) -> grpc.aio.Channel:
-    """A channel that spreads calls over all addresses of `target` and soon finds one that comes back.
+    """A channel with round-robin load balancing over all addresses of `target` and fast reconnection.
 
     Args:
         target: "host:port"; "dns:///name:port" for a headless Kubernetes service; "ipv4:a:port,b:port" for a list.
-        max_message_bytes: Cap on a message in either direction.
-        credentials: TLS; None for none.
-        server_name: Name that the server's certificate must bear; empty for that in `target`.
+        max_message_bytes: most bytes of a message in either direction.
+        credentials: TLS credentials; None for no TLS.
+        server_name: name in the server's certificate; empty for that of `target`.
     """
-    retry = {
-        "methodConfig": [
-            {
-                # Answers are retried by gateway.outages, which knows what must not be done twice.
-                "name": [
-                    {"service": "fovea.v1.EncoderService", "method": "GetModelInfo"},
-                    {"service": "fovea.v1.LLMService", "method": "GetModelInfo"},
-                ],
-                "retryPolicy": {
-                    "maxAttempts": 3,
-                    "initialBackoff": "0.05s",
-                    "maxBackoff": "0.5s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ],
-        "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
-        "loadBalancingConfig": [{"round_robin": {}}],
-    }
-    options = [
-        *message_options(max_message_bytes),
-        ("grpc.service_config", json.dumps(retry)),
-        # Without these a pod that comes back is found only after up to two minutes. The "minimum" is also how long one
-        # attempt to connect may take, and a handshake over a slow link takes seconds.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_S * 1000),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
-        # A pod that replaces another has a new address, and by default a name is looked up once in 30 s at most.
-        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-        # The server allows one ping in 5 s (fovea.rpc.server); below that it answers with GOAWAY.
-        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
-        # While an answer comes the client sends nothing, and by default it would stop to ping after two.
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
+    options = [*message_options(max_message_bytes), *_CONNECTION_OPTIONS]
     if server_name:
         options.append(("grpc.ssl_target_name_override", server_name))
     if credentials is None:
@@ -136,14 +149,15 @@ def connect(
 
 
 class Connection:
-    """A channel that is made anew when its certificates change, or when it is used and has found nobody for a while.
+    """A channel that is replaced when its certificates change, or when a call finds it without a server for a while.
 
-    gRPC asks ever less often, down to once in two minutes, for a name that has no address, as that of a service whose
-    pods are all loading. A new channel asks at once. Calls on the old one may end.
+    gRPC looks a name without addresses up ever less often, down to once in two minutes. A service whose pods are all
+    loading has such a name. A new channel looks the name up at once. Calls on the old channel go on.
 
     Args:
-        target, max_message_bytes: As `connect`.
-        access: TLS and token.
+        target: address of the service, see `connect`.
+        max_message_bytes: most bytes of a message in either direction.
+        access: TLS and bearer token.
     """
 
     def __init__(self, target: str, *, max_message_bytes: int, access: Access) -> None:
@@ -156,24 +170,24 @@ class Connection:
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """The channel for the next call; not to be kept."""
-        fresh = self._access.credentials.get() if self._access.credentials else None
-        if fresh is not self._credentials or self._lost():
-            self._credentials = fresh
+        """Channel for the next call. Read it anew for each call."""
+        credentials = self._access.credentials.get() if self._access.credentials else None
+        if credentials is not self._credentials or self._has_lost_server():
+            self._credentials = credentials
             task = asyncio.get_running_loop().create_task(self._channel.close(_MAX_CALL_S))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
             self._channel = self._connect()
         return self._channel
 
-    def _lost(self) -> bool:
+    def _has_lost_server(self) -> bool:
         return (
-            time.monotonic() - self._connected_at > _RENEW_S
+            time.monotonic() - self._connected_at > _RENEW_AFTER_S
             and self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
         )
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What every call carries to be let in."""
+        """Metadata of every call: the bearer token, if there is one."""
         return self._access.metadata()
 
     def _connect(self) -> grpc.aio.Channel:

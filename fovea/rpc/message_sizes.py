@@ -1,7 +1,7 @@
-"""What a serialized message may hold, counted in its bytes: a few kilobytes can become gigabytes of objects.
+"""Size limits of a serialized message, checked in its bytes: a few kilobytes can become gigabytes of objects.
 
-The caps are those of proto/fovea/v1/limits.proto. The walk stops at the first one passed and steps over strings and
-bytes without a look, so its time is bounded by the caps, not by the message.
+The limits are those of proto/fovea/v1/limits.proto. The walk stops at the first limit that is exceeded and skips the
+content of strings and bytes, so the limits bound its time, whatever the message.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MAX_STRUCT_ITEMS: Final = 4096
 
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 _WIRE_TYPE_BITS: Final = 3
-_VARINT_BYTES: Final = 10  # most of one number
-_CONTINUED: Final = 128  # a byte of a number after which another follows
+_MAX_VARINT_BYTES: Final = 10
+_CONTINUATION_BIT: Final = 128  # set in every byte of a varint but the last
 _BYTES_OF: Final = {_FIXED32: 4, _FIXED64: 8}
 _STRUCT: Final = "google.protobuf."
 _WIRE_TYPES: Final = {
@@ -45,12 +45,13 @@ _WIRE_TYPES: Final = {
 
 @dataclass(frozen=True)
 class _Field:
-    """What the walk must know of a field.
+    """A field of a message type.
 
     Attributes:
-        max_items: Most occurrences in one message; None where any number is as good as one.
+        name: name of the field; empty inside of a google.protobuf.Struct.
+        max_items: most occurrences in one message; None for no limit (the last occurrence of a single value counts).
         wire_type: protobuf wire type of one item.
-        message: type of the messages in it; None for numbers, strings and bytes.
+        message: type of the messages in the field; None for numbers, strings and bytes.
     """
 
     name: str
@@ -59,7 +60,7 @@ class _Field:
     message: Descriptor | None
 
     def path(self, parent: str) -> str:
-        """How a caller knows it; what is inside of a Struct has no name of its own."""
+        """Dotted path of the field in the message; the parts of a Struct have the path of the Struct."""
         if not self.name:
             return parent
         return f"{parent}.{self.name}" if parent else self.name
@@ -69,45 +70,51 @@ class _Field:
 def _fields(message: Descriptor) -> dict[int, _Field]:
     proto = DescriptorProto()
     message.CopyToProto(proto)
-    return {one.number: _field(one, message) for one in proto.field}
+    return {field.number: _field(field, message) for field in proto.field}
 
 
-def _field(one: FieldDescriptorProto, message: Descriptor) -> _Field:
-    inner = message.fields_by_number[one.number].message_type
+def _field(field: FieldDescriptorProto, message: Descriptor) -> _Field:
+    inner = message.fields_by_number[field.number].message_type
     is_struct = message.full_name.startswith(_STRUCT)
     max_items: int | None
-    if one.label == FieldDescriptorProto.LABEL_REPEATED:
+    if field.label == FieldDescriptorProto.LABEL_REPEATED:
         option: Any = limits_pb2.max_items
-        max_items = MAX_STRUCT_ITEMS if is_struct else int(one.options.Extensions[option])
-    else:  # messages that come twice are merged, and their own repeated fields would add up
+        max_items = MAX_STRUCT_ITEMS if is_struct else int(field.options.Extensions[option])
+    else:  # protobuf merges messages that come twice, and their own repeated fields would add up
         max_items = None if inner is None else 1
-    return _Field("" if is_struct else one.name, max_items, _WIRE_TYPES.get(one.type, _VARINT), inner)
+    return _Field("" if is_struct else field.name, max_items, _WIRE_TYPES.get(field.type, _VARINT), inner)
 
 
 def check_sizes(data: bytes, message: Any) -> None:
-    """Walks over a serialized message, without making anything of it.
+    """Checks the sizes of a serialized message without parsing it into objects.
 
     Args:
-        data: The bytes.
-        message: Descriptor of its type.
+        data: serialized message.
+        message: descriptor of the message's type.
 
     Raises:
-        InvalidRequest: the message passes a cap.
-        MalformedRequest: the bytes are no message at all.
+        InvalidRequest: the message exceeds a limit.
+        MalformedRequest: the bytes are not a message.
     """
     _Walk(data).message(0, len(data), message, "")
 
 
 @dataclass
 class _Walk:
-    """One pass over `data`, and what is left of the caps on the whole message."""
+    """One pass over a serialized message.
+
+    Attributes:
+        data: serialized message.
+        fields_left: fields that the message may still have.
+        numbers_left: packed numbers that the message may still have.
+    """
 
     data: bytes
     fields_left: int = MAX_FIELDS
     numbers_left: int = MAX_NUMBERS
 
     def message(self, at: int, end: int, message: Descriptor, path: str, depth: int = 1) -> None:
-        """The message in `data[at:end]`, which is the field `path`."""
+        """Checks the message in `data[at:end]`, which is the field `path`."""
         if depth > MAX_DEPTH:
             raise _refusal(path, f"messages nest at most {MAX_DEPTH} deep")
         fields = _fields(message)
@@ -126,17 +133,17 @@ class _Walk:
                 self.message(start, at, known.message, inner, depth + 1)
 
     def _tag(self, at: int, end: int, path: str) -> tuple[int, int, int]:
-        """What follows a tag, the tag's field number, and its wire type."""
+        """Offset after the tag at `at`, the tag's field number, and its wire type."""
         self.fields_left -= 1
         if self.fields_left < 0:
-            raise _refusal(path, f"a message has at most {MAX_FIELDS} fields, those inside of it counted")
+            raise _refusal(path, f"a message has at most {MAX_FIELDS} fields, nested ones included")
         tag, at = self._varint(at, end)
         if tag < 1 << _WIRE_TYPE_BITS:
             raise malformed()
         return at, tag >> _WIRE_TYPE_BITS, tag & ((1 << _WIRE_TYPE_BITS) - 1)
 
     def _value(self, at: int, end: int, wire_type: int) -> tuple[int, int]:
-        """Start and end of what follows a tag."""
+        """Start and end of the value after a tag."""
         start = at
         if wire_type == _VARINT:
             at = self._varint(at, end)[1]
@@ -145,32 +152,32 @@ class _Walk:
             at = start + length
         elif wire_type in _BYTES_OF:
             at += _BYTES_OF[wire_type]
-        else:  # a group, or no wire type
+        else:  # a group, or an unknown wire type
             raise malformed()
         if at > end:
             raise malformed()
         return start, at
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
-        """A number and where it ends."""
-        if at < end and self.data[at] < _CONTINUED:
+        """A varint, and the offset after it."""
+        if at < end and self.data[at] < _CONTINUATION_BIT:
             return self.data[at], at + 1
         value = 0
-        for shift, byte in enumerate(self.data[at : min(end, at + _VARINT_BYTES)]):
-            value |= (byte & (_CONTINUED - 1)) << 7 * shift
-            if byte < _CONTINUED:
+        for shift, byte in enumerate(self.data[at : min(end, at + _MAX_VARINT_BYTES)]):
+            value |= (byte & (_CONTINUATION_BIT - 1)) << 7 * shift
+            if byte < _CONTINUATION_BIT:
                 return value, at + shift + 1
         raise malformed()
 
     def _items(self, start: int, end: int, wire_type: int, known: _Field, path: str) -> int:
-        """Items in one occurrence of a field: several where they are packed numbers."""
+        """Number of items in one occurrence of a field: several for packed numbers, else one."""
         if known.wire_type == _DELIMITED or wire_type != _DELIMITED:
             return 1
-        if known.max_items is not None and end - start > _VARINT_BYTES * known.max_items:
+        if known.max_items is not None and end - start > _MAX_VARINT_BYTES * known.max_items:
             raise _too_many(path, known)
         if known.wire_type == _VARINT:
             packed = np.frombuffer(self.data, np.uint8, end - start, start)
-            items = int(np.count_nonzero(packed < _CONTINUED))
+            items = int(np.count_nonzero(packed < _CONTINUATION_BIT))
         else:
             items = (end - start) // _BYTES_OF[known.wire_type]
         self.numbers_left -= items
@@ -180,7 +187,7 @@ class _Walk:
 
 
 def _too_many(path: str, known: _Field) -> InvalidRequest:
-    return _refusal(path, f"at most {known.max_items} of it are accepted")
+    return _refusal(path, f"at most {known.max_items} accepted")
 
 
 def _refusal(path: str, accepted: str) -> InvalidRequest:
@@ -188,5 +195,5 @@ def _refusal(path: str, accepted: str) -> InvalidRequest:
 
 
 def malformed() -> MalformedRequest:
-    """What is said of bytes that cannot be read."""
+    """The error of bytes that cannot be parsed."""
     return MalformedRequest("the bytes are not a message of the type that is expected here")

@@ -1,4 +1,4 @@
-"""Serialized messages to objects: sizes first, and large ones off the event loop."""
+"""Parsing of serialized messages: sizes are checked first, and large messages are parsed off the event loop."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from google.protobuf.message import DecodeError, Message
 
 from fovea.rpc.message_sizes import check_sizes, malformed
 
-__all__ = ["off_loop", "parse", "receive"]
+__all__ = ["parse", "parse_off_loop", "run_off_loop"]
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
 
-# A walk over this many bytes takes 20 ms at the very worst.
+# Checking the sizes of this many bytes takes at most 20 ms.
 _OFF_LOOP_BYTES: Final = 16 * 1024
-_readers: Final = ThreadPoolExecutor(2, thread_name_prefix="messages")
+_parsers: Final = ThreadPoolExecutor(2, thread_name_prefix="messages")
 
 
 def parse(kind: type[M], data: bytes) -> M:
     """The message of type `kind` in `data`.
 
     Raises:
-        InvalidRequest: the message is larger than proto/fovea/v1/limits.proto allows.
-        MalformedRequest: the bytes are no such message.
+        InvalidRequest: the message exceeds a limit of proto/fovea/v1/limits.proto.
+        MalformedRequest: the bytes are not such a message.
     """
     check_sizes(data, kind.DESCRIPTOR)
     try:
@@ -35,17 +35,17 @@ def parse(kind: type[M], data: bytes) -> M:
         raise malformed() from None
 
 
-async def receive(kind: type[M], data: bytes) -> M:
-    """As `parse`, in another thread where it may take long.
+async def parse_off_loop(kind: type[M], data: bytes) -> M:
+    """`parse`, in another thread for a large message.
 
-    protobuf holds the interpreter lock while it makes objects, wherever it runs. With sizes checked that is 30 ms for
-    the most numbers that a message may hold, and a copy of its bytes.
+    protobuf holds the interpreter lock while it creates objects, in whichever thread. Within the size limits that takes
+    at most 30 ms and the time to copy the bytes.
     """
     if len(data) < _OFF_LOOP_BYTES:
         return parse(kind, data)
-    return await off_loop(lambda: parse(kind, data))
+    return await run_off_loop(lambda: parse(kind, data))
 
 
-async def off_loop(read: Callable[[], R]) -> R:
-    """`read()` in one of two threads that all calls share."""
-    return await asyncio.get_running_loop().run_in_executor(_readers, read)
+async def run_off_loop(function: Callable[[], R]) -> R:
+    """Result of `function()`, run in one of two threads that all calls share."""
+    return await asyncio.get_running_loop().run_in_executor(_parsers, function)

@@ -1,7 +1,8 @@
 """`python -m fovea.rpc.probe TARGET`: exit status 0 if a service is healthy. For containers, which have no curl.
 
-TARGET is host:port of a gRPC service (asked through grpc.health.v1) or an http:// URL (healthy on status 200). A
-service with TLS needs --tls-ca, one that asks for certificates --tls-cert and --tls-key too; health needs no token.
+TARGET is host:port of a gRPC service, which is asked through grpc.health.v1, or an http:// URL, which is healthy on
+status 200. A service with TLS needs --tls-ca. A service that asks for client certificates needs --tls-cert and
+--tls-key too. Health needs no bearer token.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fovea.rpc.file_watcher import CredentialsError
+from fovea.rpc.credential_files import CredentialsError
 from fovea.rpc.tls import ClientTLS, client_credentials
 
 __all__ = ["healthy", "main"]
@@ -22,10 +23,15 @@ _TIMEOUT_S = 3
 
 
 def healthy(target: str, tls: ClientTLS | None = None, server_name: str = "") -> bool:
-    """Whether the service at `target` says that it serves, within 3 s.
+    """Whether the service at `target` reports within 3 s that it serves.
+
+    Args:
+        target: host:port, or an http:// URL.
+        tls: PEM files; None for no TLS.
+        server_name: name in the service's certificate; empty for that of `target`.
 
     Raises:
-        CredentialsError: A file of `tls` cannot be used.
+        CredentialsError: a file of `tls` cannot be used.
     """
     if target.startswith("http"):
         try:
@@ -48,13 +54,13 @@ def _channel(target: str, tls: ClientTLS | None, server_name: str) -> grpc.Chann
 
 
 def main(argv: list[str]) -> int:
-    """Exit status for a container's health check: 0 healthy, 1 not, 2 for a command that cannot be meant."""
+    """Exit status for a container's health check: 0 healthy, 1 not healthy, 2 wrong command line."""
     parser = argparse.ArgumentParser(prog="python -m fovea.rpc.probe", description="Is a service healthy?")
     parser.add_argument("target", help="host:port of a gRPC service, or an http:// URL")
     parser.add_argument("--tls-ca", default="", help="PEM file with the CA of the service, or the word system")
-    parser.add_argument("--tls-cert", default="", help="PEM file with a certificate to show")
+    parser.add_argument("--tls-cert", default="", help="PEM file with the client's certificate")
     parser.add_argument("--tls-key", default="", help="PEM file with its key")
-    parser.add_argument("--server-name", default="", help="name that the service's certificate bears")
+    parser.add_argument("--server-name", default="", help="name in the service's certificate")
     options = parser.parse_args(argv)
     tls = ClientTLS(options.tls_ca, options.tls_cert, options.tls_key) if options.tls_ca else None
     try:

@@ -1,15 +1,14 @@
-"""The server end of a gRPC leg: TLS, tokens, health, reflection, draining; `boundary` has what happens to each call.
+"""The server end of a gRPC leg: address, TLS, health, reflection, draining. `interceptors` handles each call.
 
-A servicer's methods raise ServiceError and know nothing of status codes. Health answers NOT_SERVING until `ready` is
-called and again while draining, so that balancers stop sending before the door closes.
+A servicer's methods raise ServiceError and set no status codes. Health answers NOT_SERVING until `ready` is called,
+and again while draining, so that load balancers stop sending calls before the server refuses them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import signal
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -18,27 +17,26 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from fovea.errors import Unauthenticated
-from fovea.rpc.bearer_tokens import AUTHORIZATION, SiteTokens
-from fovea.rpc.boundary import ANY, Boundary, fail
+from fovea.rpc.bearer_tokens import SiteTokens
 from fovea.rpc.bytes_in_flight import BytesInFlight
 from fovea.rpc.channel import message_options
+from fovea.rpc.interceptors import CallInterceptor, TokenInterceptor
 from fovea.rpc.tls import ServerTLS, server_credentials
 
-__all__ = ["BindError", "GrpcServer", "split_address", "stop_signal"]
+__all__ = ["BindError", "GrpcServer", "ServerConfig", "split_address"]
 
 log = logging.getLogger(__name__)
 
 
 class BindError(RuntimeError):
-    """The address to listen on is taken, or not one of this machine."""
+    """An address to listen on that is taken, or that is not one of this machine."""
 
 
 def split_address(listen: str) -> tuple[str, int]:
-    """ "0.0.0.0:9000" as ("0.0.0.0", 9000).
+    """Host and port of "host:port": "0.0.0.0:9000" gives ("0.0.0.0", 9000).
 
     Raises:
-        ValueError: Not of the form host:port.
+        ValueError: `listen` is not of the form host:port.
     """
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
@@ -46,132 +44,106 @@ def split_address(listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def stop_signal() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
-    event = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, event.set)
-    return event
+@dataclass(frozen=True)
+class ServerConfig:
+    """Configuration of a gRPC server, whichever services it has.
 
+    Attributes:
+        listen: host:port; port 0 takes a free one (see `GrpcServer.port`).
+        max_message_bytes: most bytes of a message in either direction.
+        max_concurrent_rpcs: most calls in progress; further ones are refused with RESOURCE_EXHAUSTED before any work.
+        metrics_listen: host:port of the Prometheus endpoint; empty for none.
+        tls: certificate, key and the clients' CA; None for a server without TLS.
+        token_file: file with the bearer tokens of the accepted sites (fovea.rpc.bearer_tokens); empty to accept every
+            caller. A server with tokens has no reflection.
+        max_connection_age_s: seconds after which a client is asked to connect anew; see `GrpcSettings`.
+        max_bytes_in_flight: bytes of memory for all requests together; see `GrpcSettings`.
+    """
 
-class _RequireToken(grpc.aio.ServerInterceptor):
-    """Lets nobody in without the token of a site, but for health, which says nothing of anybody."""
-
-    def __init__(self, tokens: SiteTokens) -> None:
-        self._tokens = tokens
-
-    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
-        if details.method.startswith(f"/{health.SERVICE_NAME}/"):
-            return await continuation(details)
-        sent = next((str(value) for key, value in details.invocation_metadata or () if key == AUTHORIZATION), "")
-        if self._tokens.site_of(sent) is not None:
-            return await continuation(details)
-
-        async def refuse(requests: Any, context: grpc.aio.ServicerContext) -> None:
-            error = Unauthenticated("no token of a site that is let in here; send authorization: Bearer TOKEN")
-            await fail(ANY, error, context)
-
-        # As a handler of a stream, so that not even the request's message is read into memory.
-        return grpc.stream_unary_rpc_method_handler(refuse)
+    listen: str
+    max_message_bytes: int
+    max_concurrent_rpcs: int
+    metrics_listen: str = ""
+    tls: ServerTLS | None = None
+    token_file: str = ""
+    max_connection_age_s: float = 300.0
+    max_bytes_in_flight: int = 2**30
 
 
 class GrpcServer:
-    """An aio server with everything but the services themselves.
+    """An asyncio gRPC server, complete except for the services themselves.
 
     Args:
-        listen: host:port; port 0 takes a free one (see `port`).
-        services: Full names for health and reflection.
-        max_message_bytes: Cap on a message in either direction.
-        max_concurrent_rpcs: Calls beyond it are refused with RESOURCE_EXHAUSTED before any work.
-        metrics_listen: host:port of the Prometheus endpoint; empty for none.
-        tls: Certificate, key and the clients' CA; None for a server without TLS.
-        token_file: Of the sites that are let in (fovea.rpc.bearer_tokens); empty to let in anybody. With it there is no
-            reflection.
-        max_connection_age_s: When clients are asked to connect anew; see `GrpcSettings`.
-        max_bytes_in_flight: Memory of all requests together; see `GrpcSettings`.
+        config: addresses, limits, TLS and tokens.
+        services: full names of the services, for health and reflection.
 
     Attributes:
-        in_flight: What counts that memory, for servicers that take more of it.
+        grpc: server to add the servicers to.
+        port: port that the server listens on.
+        in_flight: count of the bytes of all requests, for servicers that take more memory per request.
 
     Raises:
-        BindError: Somebody listens there already.
-        CredentialsError: A file of `tls`, or the one of tokens, cannot be used.
+        BindError: the address is taken, or not one of this machine.
+        CredentialsError: a TLS file or the token file cannot be used.
     """
 
-    def __init__(
-        self,
-        listen: str,
-        *,
-        services: Sequence[str],
-        max_message_bytes: int,
-        max_concurrent_rpcs: int,
-        metrics_listen: str = "",
-        tls: ServerTLS | None = None,
-        token_file: str = "",
-        max_connection_age_s: float = 300.0,
-        max_bytes_in_flight: int = 2**30,
-    ) -> None:
+    def __init__(self, config: ServerConfig, *, services: Sequence[str]) -> None:
         self._services = tuple(services)
-        self._metrics_listen = metrics_listen
+        self._metrics_listen = config.metrics_listen
         self._health = health.aio.HealthServicer()
-        self.in_flight = BytesInFlight(max_bytes_in_flight)
-        credentials = server_credentials(tls) if tls else None
-        tokens = [_RequireToken(SiteTokens(token_file))] if token_file else []
+        self.in_flight = BytesInFlight(config.max_bytes_in_flight)
+        credentials = server_credentials(config.tls) if config.tls else None
+        tokens = [TokenInterceptor(SiteTokens(config.token_file))] if config.token_file else []
         self.grpc = grpc.aio.server(
-            interceptors=[*tokens, Boundary(self.in_flight)],
-            maximum_concurrent_rpcs=max_concurrent_rpcs,
-            options=[
-                *message_options(max_message_bytes),
-                ("grpc.so_reuseport", 0),
-                # Clients ping every 10 s (fovea.rpc.channel); gRPC's own minimum of 5 minutes would send them away.
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-                # A client that is gone without a word must not hold a row until its deadline.
-                ("grpc.keepalive_time_ms", 20_000),
-                ("grpc.keepalive_timeout_ms", 10_000),
-                ("grpc.http2.max_pings_without_data", 0),
-                # Who connects and never finishes its handshake is soon let go.
-                ("grpc.server_handshake_timeout_ms", 20_000),
-                # Long-lived connections would never see a new replica. Calls under way keep theirs until their own
-                # deadlines: an answer that was cut would have to be generated again, and be cut again.
-                ("grpc.max_connection_age_ms", round(1000 * max_connection_age_s)),
-            ],
+            interceptors=[*tokens, CallInterceptor(self.in_flight)],
+            maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+            options=_server_options(config),
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
-        if not token_file:
+        if not config.token_file:
             names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self.grpc)
-        elif tls is None:
-            log.warning("tokens without TLS: who can read the connection can read them; this needs a proxy with TLS")
+        elif config.tls is None:
+            log.warning(
+                "tokens without TLS can be read on the connection; put a proxy with TLS in front of this server"
+            )
+        self.port = self._bind(config.listen, credentials)
+
+    def _bind(self, listen: str, credentials: grpc.ServerCredentials | None) -> int:
         host, port = split_address(listen)
         address = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
         try:
-            self.port = self.grpc.add_secure_port(address, credentials) if tls else self.grpc.add_insecure_port(address)
+            if credentials is None:
+                return int(self.grpc.add_insecure_port(address))
+            return int(self.grpc.add_secure_port(address, credentials))
         except RuntimeError as error:
-            raise BindError(f"cannot listen on {listen}: it is taken, or not an address of this machine") from error
+            raise _bind_error(listen) from error
 
     async def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *self._services):
             await self._health.set(name, status)
 
     async def start(self) -> None:
-        """Opens the door; health says NOT_SERVING until `ready`."""
+        """Starts to listen; health answers NOT_SERVING until `ready`.
+
+        Raises:
+            BindError: the address of the metrics is taken, or not one of this machine.
+        """
         await self._report(health_pb2.HealthCheckResponse.NOT_SERVING)
         if self._metrics_listen:
             host, port = split_address(self._metrics_listen)
             try:
                 start_http_server(port, addr=host)
             except OSError as error:
-                raise BindError(
-                    f"cannot listen on {self._metrics_listen}: it is taken, or not an address of this machine"
-                ) from error
+                raise _bind_error(self._metrics_listen) from error
         await self.grpc.start()
 
     async def ready(self) -> None:
-        """Health says SERVING from here on."""
+        """Sets health to SERVING."""
         await self._report(health_pb2.HealthCheckResponse.SERVING)
 
     async def report_serving(self, serving: bool) -> None:
-        """Health of the services says SERVING, or NOT_SERVING for a time in which new calls had better go elsewhere.
+        """Sets health of the services to SERVING, or to NOT_SERVING while new calls should go elsewhere.
 
         Health of the server as a whole stays SERVING: an orchestrator that asks for it would end the process.
         """
@@ -180,6 +152,29 @@ class GrpcServer:
             await self._health.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)
 
     async def drain(self, grace_s: float) -> None:
-        """Health says NOT_SERVING, new calls are refused, those under way get `grace_s` seconds."""
+        """Sets health to NOT_SERVING, refuses new calls and gives those in progress `grace_s` seconds."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
+
+
+def _bind_error(listen: str) -> BindError:
+    return BindError(f"cannot listen on {listen}: it is taken, or not an address of this machine")
+
+
+def _server_options(config: ServerConfig) -> list[tuple[str, Any]]:
+    """Channel arguments of the server."""
+    return [
+        *message_options(config.max_message_bytes),
+        ("grpc.so_reuseport", 0),
+        # Clients ping every 10 s (fovea.rpc.channel); gRPC's own minimum of 5 minutes would close their connections.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        # A client that disappears without closing its connection must not hold a sequence until its deadline.
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A connection that never finishes its handshake is closed soon.
+        ("grpc.server_handshake_timeout_ms", 20_000),
+        # Long-lived connections would never reach a new replica. Calls in progress keep their connection until their
+        # own deadlines: an answer that was cut off would have to be generated again, and would be cut off again.
+        ("grpc.max_connection_age_ms", round(1000 * config.max_connection_age_s)),
+    ]

@@ -1,7 +1,7 @@
-"""TLS of both ends of a gRPC leg, from PEM files that are read again when they change.
+"""TLS credentials of gRPC servers and clients, from PEM files that are read again when they change.
 
-A server reads its files at every handshake; connections that stand keep what they were made with, for at most the
-connection age of fovea.rpc.server. A client makes a new channel (fovea.rpc.channel).
+A server checks its files at every handshake. An open connection keeps its certificates, for at most the connection age
+of fovea.rpc.server. A client replaces its channel (fovea.rpc.channel).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final
 
 import grpc
 
-from fovea.rpc.file_watcher import CredentialsError, Watched
+from fovea.rpc.credential_files import CredentialFiles, CredentialsError
 
 __all__ = ["SYSTEM_ROOTS", "ClientTLS", "ServerTLS", "client_credentials", "server_credentials"]
 
 SYSTEM_ROOTS: Final = "system"
-"""In place of a CA file: the roots that come with gRPC."""
+"""Value in place of a CA file: the root certificates that come with gRPC."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class ServerTLS:
     """PEM files of a server.
 
     Attributes:
-        cert: Its certificate, with the chain.
-        key: The private key, not encrypted.
-        client_ca: Of the clients; none is let in without a certificate of it. Empty: clients need none.
+        cert: file with the server's certificate and its chain.
+        key: file with the private key, not encrypted.
+        client_ca: file with the CA of the clients, which must then present a certificate of it; empty where clients
+            need no certificate.
     """
 
     cert: str
@@ -41,8 +42,8 @@ class ClientTLS:
     """PEM files of a client.
 
     Attributes:
-        ca: Of the server, or `SYSTEM_ROOTS`.
-        cert, key: The client's own; both empty where the server asks for none.
+        ca: file with the CA of the server, or `SYSTEM_ROOTS`.
+        cert, key: files with the client's certificate and private key; both empty where the server asks for none.
     """
 
     ca: str
@@ -54,7 +55,7 @@ def server_credentials(files: ServerTLS) -> grpc.ServerCredentials:
     """Credentials for `add_secure_port`.
 
     Raises:
-        CredentialsError: A file cannot be read, is not what it should be, or key and certificate do not fit.
+        CredentialsError: a file cannot be read or is not in PEM form, or key and certificate do not belong together.
     """
 
     def configuration() -> object:
@@ -64,17 +65,17 @@ def server_credentials(files: ServerTLS) -> grpc.ServerCredentials:
             root_certificates=_read(files.client_ca) if files.client_ca else None,
         )
 
-    watched = Watched([path for path in (files.cert, files.key, files.client_ca) if path], configuration)
+    current = CredentialFiles([path for path in (files.cert, files.key, files.client_ca) if path], configuration)
     return grpc.dynamic_ssl_server_credentials(
-        watched.get(), watched.get, require_client_authentication=bool(files.client_ca)
+        current.get(), current.get, require_client_authentication=bool(files.client_ca)
     )
 
 
-def client_credentials(files: ClientTLS) -> Watched[grpc.ChannelCredentials]:
+def client_credentials(files: ClientTLS) -> CredentialFiles[grpc.ChannelCredentials]:
     """Credentials for a secure channel: the same object until a file changes.
 
     Raises:
-        CredentialsError: As `server_credentials`.
+        CredentialsError: a file cannot be used, see `server_credentials`.
     """
     ca = "" if files.ca == SYSTEM_ROOTS else files.ca
 
@@ -86,16 +87,16 @@ def client_credentials(files: ClientTLS) -> Watched[grpc.ChannelCredentials]:
             certificate_chain=_read(files.cert) if files.cert else None,
         )
 
-    return Watched([path for path in (files.cert, files.key, ca) if path], credentials)
+    return CredentialFiles([path for path in (files.cert, files.key, ca) if path], credentials)
 
 
 def _check(cert: str, key: str, ca: str) -> None:
-    """gRPC itself would tell of bad files only at the first handshake, in its own log."""
+    """Checks the files now. gRPC itself would report bad files only at the first handshake, in its own log."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if cert:
             what = f"certificate {cert} and key {key}"
-            # Without a password of ours OpenSSL would ask for one on the terminal.
+            # Without a password OpenSSL would ask for one on the terminal.
             context.load_cert_chain(cert, key, password=lambda: b"")
         if ca:
             what = f"CA {ca}"

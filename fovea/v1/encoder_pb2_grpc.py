@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EncoderServiceStub(object):
-    """Vision tower and pruner: a picture and a question go in, the visual tokens that matter come out.
+    """Vision tower and pruner: visual tokens of images and videos, pruned for a question.
     """
 
     def __init__(self, channel):
@@ -48,12 +48,13 @@ class EncoderServiceStub(object):
 
 
 class EncoderServiceServicer(object):
-    """Vision tower and pruner: a picture and a question go in, the visual tokens that matter come out.
+    """Vision tower and pruner: visual tokens of images and videos, pruned for a question.
     """
 
     def Encode(self, request, context):
-        """Errors: INVALID_ARGUMENT (bad field, not a picture), NOT_FOUND (pruner), OUT_OF_RANGE (picture too large),
-        RESOURCE_EXHAUSTED (queue full), DEADLINE_EXCEEDED, UNAVAILABLE (draining). See docs/api.md.
+        """Encodes images and videos and prunes their visual tokens.
+        Errors: INVALID_ARGUMENT (wrong field, not an image), NOT_FOUND (pruner), OUT_OF_RANGE (image too large),
+        RESOURCE_EXHAUSTED (queue full), DEADLINE_EXCEEDED, UNAVAILABLE (loading or draining). See docs/api.md.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +88,7 @@ def add_EncoderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EncoderService(object):
-    """Vision tower and pruner: a picture and a question go in, the visual tokens that matter come out.
+    """Vision tower and pruner: visual tokens of images and videos, pruned for a question.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class LLMServiceStub(object):
-    """Projector and language model: token ids and visual tokens go in, text comes out.
+    """Projector and language model: text for a prompt of token ids and visual tokens.
     """
 
     def __init__(self, channel):
@@ -48,14 +48,14 @@ class LLMServiceStub(object):
 
 
 class LLMServiceServicer(object):
-    """Projector and language model: token ids and visual tokens go in, text comes out.
+    """Projector and language model: text for a prompt of token ids and visual tokens.
     """
 
     def Generate(self, request, context):
-        """Streams text as it is decoded; the last message is `done`. Cancelling the call frees the row.
+        """Streams text as it is decoded. The last message is `done`. Cancelling the call aborts the sequence.
         Errors: INVALID_ARGUMENT (ids, tensors, sampling, llm_pruner, a prompt longer than the context), NOT_FOUND (pruner),
-        FAILED_PRECONDITION (tokens of another checkpoint), RESOURCE_EXHAUSTED (queue full), DEADLINE_EXCEEDED, UNAVAILABLE
-        (loading or draining).
+        FAILED_PRECONDITION (visual tokens of another checkpoint), RESOURCE_EXHAUSTED (queue full), DEADLINE_EXCEEDED,
+        UNAVAILABLE (loading or draining).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,7 +89,7 @@ def add_LLMServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LLMService(object):
-    """Projector and language model: token ids and visual tokens go in, text comes out.
+    """Projector and language model: text for a prompt of token ids and visual tokens.
     """
 
     @staticmethod

@@ -1,1 +1,1 @@
-"""Explanations as images: kept and merged patches, task and saliency maps."""
+"""Drawings of explanations: kept and merged patches, task and saliency maps."""

@@ -1,4 +1,4 @@
-"""What an explanation says of one picture, read from the answer of `/v1/explain` or `/v1/answer`."""
+"""Explanation of one image, read from the response of `/v1/explain` or `/v1/answer`."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from itertools import chain
 from typing import Any, Self
 
 from fovea.errors import InvalidRequest
-from fovea.visualization.overlay import own_patches
+from fovea.visualization.overlay import kept_patches
 
-__all__ = ["Explained"]
+__all__ = ["ImageExplanation"]
 
 
 @dataclass(frozen=True)
-class Explained:
-    """One question with what was decided for one picture; maps flat in raster order, empty where there is none.
+class ImageExplanation:
+    """One question, and the kept, merged and dropped patches of one image.
+
+    Maps are flat in raster order, and empty where the response has none.
 
     Attributes:
-        question: The question.
-        pruner: Which ran.
-        grid: Rows and columns of patches.
-        kept: The place with which each kept token travels: that of a patch, or one after the last for a token that is
-            none.
-        merged_into: For each patch an index into `kept`, -1: dropped; empty: not told.
-        task_map: Relevance to the question.
-        saliency_map: Attention of CLS.
-        activation_maps: By name, those of `/v1/explain`.
-        name: Of the picture, where there are several.
+        question: text of the question.
+        pruner: name of the pruner.
+        grid: rows and columns of patches.
+        kept: grid position of each kept token; a token that is not a patch may have a position after the last patch.
+        merged_into: index into `kept` for each patch, -1 for a dropped patch; empty where the response has none.
+        task_map: relevance of each patch to the question.
+        saliency_map: CLS attention to each patch.
+        activation_maps: further maps of `/v1/explain` by name.
+        name: name of the image among several; empty for one image.
     """
 
     question: str
@@ -42,71 +43,79 @@ class Explained:
 
     @classmethod
     def from_response(cls, question: str, response: Mapping[str, Any]) -> Self:
-        """Of the object that `/v1/explain` answers as JSON about one picture; of `/v1/answer` with `explain` as well.
+        """Explanation of the only image of a response.
+
+        Args:
+            question: text of the question.
+            response: object of `/v1/explain` with format json, or of `/v1/answer` with `explain`.
 
         Raises:
-            InvalidRequest: The picture was cut into tiles.
+            InvalidRequest: the image was cut into tiles.
         """
-        (one,) = cls.of_pictures(question, response)
-        return one
+        (explanation,) = cls.list_from_response(question, response)
+        return explanation
 
     @classmethod
-    def of_pictures(cls, question: str, response: Mapping[str, Any]) -> list[Self]:
-        """The same about several pictures, one for each.
+    def list_from_response(cls, question: str, response: Mapping[str, Any]) -> list[Self]:
+        """Explanation of each image of a response, see `from_response`.
 
         Raises:
-            InvalidRequest: One of them was cut into tiles, or is a video.
+            InvalidRequest: an image was cut into tiles, or there is a video.
         """
-        why = response["explain"]
-        if "visuals" not in why:
-            return [cls._of(question, why["pruner"], why, response.get("maps") or {}, name="")]
-        visuals = why["visuals"]
-        if any(visual["kind"] != "image" or visual["grid"][0] != 1 for visual in visuals):
+        explain = response["explain"]
+        if "visuals" not in explain:
+            return [cls._from_fields(question, explain["pruner"], explain, response.get("maps") or {}, name="")]
+        media = explain["visuals"]
+        if any(medium["kind"] != "image" or medium["grid"][0] != 1 for medium in media):
             raise InvalidRequest(
-                "pictures that the model cuts into tiles, and videos, are not drawn; /v1/explain with format json gives"
+                "images that the model cuts into tiles, and videos, are not drawn; /v1/explain with format json returns"
                 " the numbers",
                 param="format",
             )
         return [
-            cls._of(question, why["pruner"], _only_frame(visual), {}, name=f"picture {number} of {len(visuals)}")
-            for number, visual in enumerate(visuals, start=1)
+            cls._from_fields(
+                question, explain["pruner"], _only_frame(medium), {}, name=f"image {number} of {len(media)}"
+            )
+            for number, medium in enumerate(media, start=1)
         ]
 
     @classmethod
-    def _of(cls, question: str, pruner: str, why: Mapping[str, Any], maps: Mapping[str, Any], *, name: str) -> Self:
-        rows, columns = why["grid"]
+    def _from_fields(
+        cls, question: str, pruner: str, fields: Mapping[str, Any], maps: Mapping[str, Any], *, name: str
+    ) -> Self:
+        rows, columns = fields["grid"]
         return cls(
             question=question,
             pruner=pruner,
             grid=(rows, columns),
-            kept=why["kept"],
-            merged_into=_flat(why.get("merged_into")),
-            task_map=_flat(why.get("task_map")),
-            saliency_map=_flat(why.get("saliency_map")),
-            activation_maps={kind: _flat(rows) for kind, rows in maps.items() if rows},
+            kept=fields["kept"],
+            merged_into=_flat(fields.get("merged_into")),
+            task_map=_flat(fields.get("task_map")),
+            saliency_map=_flat(fields.get("saliency_map")),
+            activation_maps={kind: _flat(values) for kind, values in maps.items() if values},
             name=name,
         )
 
     @property
     def counts(self) -> str:
-        """What became of the patches, in words."""
-        patches = self.grid[0] * self.grid[1]
-        own = {patch for _, patch in own_patches(self.kept, self.merged_into, patches)}
-        merged = sum(owner >= 0 for patch, owner in enumerate(self.merged_into) if patch not in own)
-        others = len(self.kept) - len(own)
-        tokens = max(patches, 1 + max(self.kept))
+        """Line of text with the number of kept tokens, merged patches and dropped patches."""
+        num_patches = self.grid[0] * self.grid[1]
+        kept = {patch for _, patch in kept_patches(self.kept, self.merged_into, num_patches)}
+        merged = sum(index >= 0 for patch, index in enumerate(self.merged_into) if patch not in kept)
+        others = len(self.kept) - len(kept)
+        tokens = max(num_patches, 1 + max(self.kept))
         return (
             f"{self.name}, " * bool(self.name)
             + f"{self.pruner}: {len(self.kept)} of {tokens} visual tokens kept"
             + f" ({others} of them not a patch)" * bool(others)
-            + f", {merged} patches merged into them, {patches - len(own) - merged} dropped"
+            + f", {merged} patches merged into them, {num_patches - len(kept) - merged} dropped"
         )
 
 
-def _only_frame(visual: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said of several visuals in the shape for one plain picture."""
-    maps = {name: visual[name][0] for name in ("task_map", "saliency_map", "merged_into") if visual.get(name)}
-    return {"grid": visual["grid"][1:], "kept": visual["kept"], **maps}
+def _only_frame(medium: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of an image among several, in the form of the fields of a single image."""
+    maps = {name: medium[name][0] for name in ("task_map", "saliency_map", "merged_into") if medium.get(name)}
+    return {"grid": medium["grid"][1:], "kept": medium["kept"], **maps}
 
 
 def _flat(rows: Any) -> list[Any]:

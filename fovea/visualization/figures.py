@@ -1,7 +1,7 @@
-"""Explanations as pictures for people: question, counts, patches and maps side by side, with a legend.
+"""Figures of explanations: question, counts, patches and maps side by side, with a legend.
 
-After figures 6 to 9 of arXiv 2604.11240: what was kept and what became of the rest, next to the two maps that chose
-(`draw_explanations`), and the four activation maps of figure 7 (`draw_activation_maps`).
+`draw_explanations` follows figures 6, 8 and 9 of arXiv 2604.11240: kept, merged and dropped patches next to the two
+maps that select them. `draw_activation_maps` follows figure 7: four activation maps.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fovea.visualization.explanation import Explained
-from fovea.visualization.overlay import as_seen, draw_heat, draw_patches, heat_colors
+from fovea.visualization.explanation import ImageExplanation
+from fovea.visualization.overlay import crop_to_grid, draw_heatmap, draw_patches, heatmap_colors
 
 __all__ = ["draw_activation_maps", "draw_explanations", "draw_overlay"]
 
@@ -28,7 +28,7 @@ ACTIVATION_MAPS: Final = {
 _PANEL: Final = 360  # pixels of a panel's longer side, where its grid allows
 _SMALL_PANEL: Final = 264
 _OVERLAY: Final = 576
-_LEAST_WIDTH: Final = 720  # of a line of text
+_MIN_TEXT_WIDTH: Final = 720  # pixels of a line of text
 _MARGIN: Final = 16
 _TEXT: Final = 15
 _TITLE: Final = 19
@@ -39,70 +39,76 @@ _INK: Final = (20, 20, 24)
 _FAINT: Final = (105, 105, 112)
 
 
-def draw_overlay(image: Image.Image, explained: Explained) -> Image.Image:
-    """The patches alone, without words.
+def draw_overlay(image: Image.Image, explanation: ImageExplanation) -> Image.Image:
+    """Kept, merged and dropped patches of an image, without text.
 
     Args:
-        image: The picture in RGB.
-        explained: The question.
+        image: image in RGB.
+        explanation: explanation of the image.
     """
-    seen = as_seen(image, explained.grid, _OVERLAY)
-    return draw_patches(seen, explained.grid, explained.kept, explained.merged_into)
+    cropped = crop_to_grid(image, explanation.grid, _OVERLAY)
+    return draw_patches(cropped, explanation.grid, explanation.kept, explanation.merged_into)
 
 
-def draw_explanations(shown: Iterable[tuple[Image.Image, Explained]]) -> Image.Image:
-    """For each picture and question, one below the other: patches, task map, saliency map; one legend.
+def draw_explanations(explanations: Iterable[tuple[Image.Image, ImageExplanation]]) -> Image.Image:
+    """Page with a row for each explanation (patches, task map, saliency map), and a legend.
 
     Args:
-        shown: Pictures in RGB, each with a question about it; at least one.
+        explanations: images in RGB with their explanations; at least one.
     """
     blocks: list[Image.Image] = []
-    asked = None
-    for image, one in shown:
-        seen = as_seen(image, one.grid, _PANEL)
+    last_question = None
+    for image, explanation in explanations:
+        cropped = crop_to_grid(image, explanation.grid, _PANEL)
+        patches = draw_patches(cropped, explanation.grid, explanation.kept, explanation.merged_into)
         panels = [
-            (draw_patches(seen, one.grid, one.kept, one.merged_into), "what became of each patch"),
-            _map_panel(seen, one, one.task_map, "task map", "does not read the question"),
-            _map_panel(seen, one, one.saliency_map, "saliency map", "does not use one"),
+            (patches, "kept, merged and dropped patches"),
+            _map_panel(cropped, explanation, explanation.task_map, "task map", "does not read the question"),
+            _map_panel(cropped, explanation, explanation.saliency_map, "saliency map", "does not use one"),
         ]
-        row = _beside([_captioned(panel, caption) for panel, caption in panels])
-        # The question once for all pictures that follow under it.
-        question = one.question if one.question != asked or not one.name else ""
-        asked = one.question
-        blocks += [_heading(question, one.counts, max(row.width, _LEAST_WIDTH)), row]
+        row = _side_by_side([_captioned(panel, caption) for panel, caption in panels])
+        # Several images under the same question have its text once.
+        is_repeated = explanation.question == last_question and explanation.name != ""
+        question = "" if is_repeated else explanation.question
+        last_question = explanation.question
+        blocks += [_heading(question, explanation.counts, max(row.width, _MIN_TEXT_WIDTH)), row]
     return _page([*blocks, _legend(blocks[-1].width)])
 
 
-def draw_activation_maps(shown: Iterable[tuple[Image.Image, Explained]]) -> Image.Image:
-    """The paper's figure 7: a row for each question, its picture and the four activation maps.
+def draw_activation_maps(explanations: Iterable[tuple[Image.Image, ImageExplanation]]) -> Image.Image:
+    """Page like the paper's figure 7: a row for each explanation, with its image and the four activation maps.
 
     Args:
-        shown: Pictures in RGB, each with a question about it and its `activation_maps`; at least one.
+        explanations: images in RGB with their explanations, which have `activation_maps`; at least one.
     """
     blocks = []
-    for number, (image, one) in enumerate(shown):
-        seen = as_seen(image, one.grid, _SMALL_PANEL)
-        panels = [seen]
+    for number, (image, explanation) in enumerate(explanations):
+        cropped = crop_to_grid(image, explanation.grid, _SMALL_PANEL)
+        panels = [cropped]
         for name in ACTIVATION_MAPS:
-            values = one.activation_maps.get(name, ())
-            panels.append(draw_heat(seen, one.grid, values) if values else _absent(seen.size, f"no {name}"))
-        captions = ["picture", *ACTIVATION_MAPS.values()] if number == 0 else [""] * len(panels)
-        row = _beside([_captioned(panel, caption) for panel, caption in zip(panels, captions, strict=True)])
-        blocks += [_heading(one.question, "", max(row.width, _LEAST_WIDTH)), row]
-    return _page([*blocks, _beside([_scale()])])
+            values = explanation.activation_maps.get(name, ())
+            if values:
+                panels.append(draw_heatmap(cropped, explanation.grid, values))
+            else:
+                panels.append(_placeholder(cropped.size, f"no {name}"))
+        captions = ["image", *ACTIVATION_MAPS.values()] if number == 0 else [""] * len(panels)
+        row = _side_by_side([_captioned(panel, caption) for panel, caption in zip(panels, captions, strict=True)])
+        blocks += [_heading(explanation.question, "", max(row.width, _MIN_TEXT_WIDTH)), row]
+    return _page([*blocks, _side_by_side([_scale()])])
 
 
 def _map_panel(
-    seen: Image.Image, one: Explained, values: Sequence[float], name: str, without: str
+    cropped: Image.Image, explanation: ImageExplanation, values: Sequence[float], name: str, reason: str
 ) -> tuple[Image.Image, str]:
+    """Panel of a map, or of the reason for its absence, with a caption."""
     if not values:
-        return _absent(seen.size, f"no {name}: {one.pruner} {without}"), name
-    return draw_heat(seen, one.grid, values), f"{name}, {min(values):.3g} to {max(values):.3g}"
+        return _placeholder(cropped.size, f"no {name}: {explanation.pruner} {reason}"), name
+    return draw_heatmap(cropped, explanation.grid, values), f"{name}, {min(values):.3g} to {max(values):.3g}"
 
 
-def _absent(size: tuple[int, int], why: str) -> Image.Image:
+def _placeholder(size: tuple[int, int], reason: str) -> Image.Image:
     panel = Image.new("RGB", size, (236, 236, 238))
-    lines = _wrapped(why, _font(_TEXT), size[0] - 2 * _MARGIN, limit=4)
+    lines = _wrapped(reason, _font(_TEXT), size[0] - 2 * _MARGIN, limit=4)
     pen = ImageDraw.Draw(panel)
     top = (size[1] - len(lines) * _TEXT * _LINE) / 2
     for number, line in enumerate(lines):
@@ -114,82 +120,82 @@ def _absent(size: tuple[int, int], why: str) -> Image.Image:
 def _captioned(panel: Image.Image, caption: str) -> Image.Image:
     if not caption:
         return panel
-    made = Image.new("RGB", (panel.width, panel.height + round(_TEXT * _LINE)), _PAPER)
+    canvas = Image.new("RGB", (panel.width, panel.height + round(_TEXT * _LINE)), _PAPER)
     (line,) = _wrapped(caption, _font(_TEXT), panel.width, limit=1)
-    ImageDraw.Draw(made).text((0, 0), line, _FAINT, _font(_TEXT))
-    made.paste(panel, (0, made.height - panel.height))
-    return made
+    ImageDraw.Draw(canvas).text((0, 0), line, _FAINT, _font(_TEXT))
+    canvas.paste(panel, (0, canvas.height - panel.height))
+    return canvas
 
 
 def _heading(question: str, counts: str, width: int) -> Image.Image:
-    """The question in up to three lines, and the counts below it."""
+    """Question in up to three lines, with the counts below it."""
     title = _wrapped(question, _font(_TITLE), width, limit=_TITLE_LINES) if question else []
     lines = [(line, _TITLE, _INK) for line in title]
     if counts:
         lines.append((counts, _TEXT, _FAINT))
-    made = Image.new("RGB", (width, round(sum(size * _LINE for _, size, _ in lines))), _PAPER)
-    pen, top = ImageDraw.Draw(made), 0.0
+    canvas = Image.new("RGB", (width, round(sum(size * _LINE for _, size, _ in lines))), _PAPER)
+    pen, top = ImageDraw.Draw(canvas), 0.0
     for line, size, color in lines:
         pen.text((0, top), line, color, _font(size))
         top += size * _LINE
-    return made
+    return canvas
 
 
 def _legend(width: int) -> Image.Image:
-    """Swatches of what a patch can be, drawn by the code that draws patches, and the scale of the maps."""
+    """Swatches of a kept, a merged and a dropped patch, drawn like patches, and the scale of the maps."""
     patches = draw_patches(Image.new("RGB", (72, 24), (150, 150, 150)), (1, 3), [0], [0, 0, -1])
-    fates = ("kept", "merged into the token whose frame has this colour", "dropped")
-    # Without the line between two patches of different fates.
-    swatches = [patches.crop((24 * i + (i > 0), 0, 24 * i + 24, 24)) for i in range(len(fates))]
-    made = _beside([*map(_labelled, swatches, fates), _scale()])
-    canvas = Image.new("RGB", (max(width, made.width), made.height), _PAPER)
-    canvas.paste(made, (0, 0))
+    labels = ("kept", "merged into the token whose frame has this colour", "dropped")
+    # The crop leaves out the border line between two patches.
+    swatches = [patches.crop((24 * i + (i > 0), 0, 24 * i + 24, 24)) for i in range(len(labels))]
+    legend = _side_by_side([*map(_labelled, swatches, labels), _scale()])
+    canvas = Image.new("RGB", (max(width, legend.width), legend.height), _PAPER)
+    canvas.paste(legend, (0, 0))
     return canvas
 
 
 def _scale() -> Image.Image:
-    ramp = heat_colors(np.linspace(0, 1, 120)).round().astype(np.uint8)
+    ramp = heatmap_colors(np.linspace(0, 1, 120)).round().astype(np.uint8)
     bar = Image.fromarray(np.broadcast_to(ramp, (24, 120, 3)).copy(), "RGB")
     return _labelled(bar, "maps: low to high, each on its own scale")
 
 
-def _labelled(swatch: Image.Image, words: str) -> Image.Image:
+def _labelled(swatch: Image.Image, label: str) -> Image.Image:
     font = _font(_TEXT)
-    made = Image.new("RGB", (swatch.width + 8 + round(font.getlength(words)) + 1, swatch.height), _PAPER)
-    made.paste(swatch, (0, 0))
-    ImageDraw.Draw(made).text((swatch.width + 8, (swatch.height - _TEXT * _LINE) / 2), words, _INK, font)
-    return made
+    canvas = Image.new("RGB", (swatch.width + 8 + round(font.getlength(label)) + 1, swatch.height), _PAPER)
+    canvas.paste(swatch, (0, 0))
+    ImageDraw.Draw(canvas).text((swatch.width + 8, (swatch.height - _TEXT * _LINE) / 2), label, _INK, font)
+    return canvas
 
 
-def _beside(parts: Sequence[Image.Image]) -> Image.Image:
-    width = sum(part.width for part in parts) + _MARGIN * (len(parts) - 1)
-    made = Image.new("RGB", (width, max(part.height for part in parts)), _PAPER)
+def _side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
+    width = sum(panel.width for panel in panels) + _MARGIN * (len(panels) - 1)
+    canvas = Image.new("RGB", (width, max(panel.height for panel in panels)), _PAPER)
     left = 0
-    for part in parts:
-        made.paste(part, (left, 0))
-        left += part.width + _MARGIN
-    return made
+    for panel in panels:
+        canvas.paste(panel, (left, 0))
+        left += panel.width + _MARGIN
+    return canvas
 
 
 def _page(blocks: Sequence[Image.Image]) -> Image.Image:
     width = max(block.width for block in blocks) + 2 * _MARGIN
-    made = Image.new("RGB", (width, sum(block.height + _MARGIN for block in blocks) + _MARGIN), _PAPER)
+    canvas = Image.new("RGB", (width, sum(block.height + _MARGIN for block in blocks) + _MARGIN), _PAPER)
     top = _MARGIN
     for block in blocks:
-        made.paste(block, (_MARGIN, top))
+        canvas.paste(block, (_MARGIN, top))
         top += block.height + _MARGIN
-    return made
+    return canvas
 
 
 @functools.lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, so that no machine needs one installed. It has Latin letters; others are drawn as boxes."""
+    """Pillow's own font, which is on every machine. It has Latin letters; others are drawn as boxes."""
     return ImageFont.load_default(size)
 
 
 def _wrapped(text: str, font: Any, width: float, *, limit: int) -> list[str]:
-    """Up to `limit` lines, cut with an ellipsis where there is more; line breaks and controls are blanks."""
-    words = _pieces("".join(c if c.isprintable() else " " for c in text).split(), font, width)
+    """Up to `limit` lines of a text, cut with an ellipsis; line breaks and control characters become blanks."""
+    words = _split_long_words("".join(c if c.isprintable() else " " for c in text).split(), font, width)
     lines = [""]
     for word in words:
         longer = f"{lines[-1]} {word}".strip()
@@ -205,8 +211,8 @@ def _wrapped(text: str, font: Any, width: float, *, limit: int) -> list[str]:
     return lines
 
 
-def _pieces(words: Iterable[str], font: Any, width: float) -> Iterable[str]:
-    """Words, those wider than a line in pieces that fit."""
+def _split_long_words(words: Iterable[str], font: Any, width: float) -> Iterable[str]:
+    """Words; a word that is wider than a line is split into pieces that fit."""
     for word in words:
         rest = word
         while font.getlength(rest) > width and len(rest) > 1:

@@ -1,1 +1,1 @@
-"""Visual tokens as they travel: `Tensor` messages, wire formats, codecs, bases. numpy alone."""
+"""Wire formats of visual tokens: `Tensor` messages, codecs and learned bases. Needs numpy, not torch."""

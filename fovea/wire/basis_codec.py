@@ -1,7 +1,8 @@
-"""Tokens in a learned basis: bodies of the tensors of dtype `basis`. Numpy alone; the layout is docs/wire.md.
+"""Codec of the wire format `basis`: bodies of tensors in a learned basis. The layout is in docs/wire.md.
 
-Coefficients in the directions of a `WireBasis`, divided by one step, rounded, and coded by how far each is known to
-spread. Transform coding as in pictures (Goyal 2001), with a transform learned instead of fixed.
+A token becomes coefficients in the directions of a `WireBasis`. They are divided by one step, rounded to integer codes,
+and entropy-coded with a table chosen by each coefficient's known spread. This is transform coding as of images (Goyal
+2001), with a learned transform instead of a fixed one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.wire import rans
-from fovea.wire.basis import DIGEST_BYTES, HIGHEST, LOUDEST, LOWEST, WireBasis, step_size
+from fovea.wire.basis import DIGEST_BYTES, MAX_CLASS, MAX_SYMBOL, MIN_CLASS, WireBasis, step_size
 from fovea.wire.cosine_transform import cosines
 
 __all__ = ["VERSION", "decode", "encode", "expected_bytes", "finest_step", "symbols"]
@@ -28,60 +29,85 @@ VERSION: Final = 1
 _HEADER: Final = struct.Struct(f"<Bb2s{DIGEST_BYTES}sI")  # version, step, 0, basis, exceptions
 _EXCEPTION: Final = np.dtype([("index", "<u4"), ("code", "<i4")])
 _LARGEST_CODE: Final = 2**30
-# A code that its class leaves at 0 is worth an exception's 64 bits from three steps on.
-_UNCODED: Final = 2
-# Rounds at 0.6 instead of 0.5 of a step: a tenth fewer bytes for a tenth of a decibel (benchmarks/LOG.md).
+# Largest code that is dropped where its class is not coded. From 3 on the error is worth an exception's 64 bits.
+_MAX_DROPPED_CODE: Final = 2
+# Rounding up from 0.6 instead of 0.5 of a step: a tenth fewer bytes for a tenth of a decibel (benchmarks/LOG.md).
 _ROUNDING: Final = 0.4
 
 
-class _Plan:
-    """What the levels and the step say of each of the R * C codes, in their order.
+class _CodingPlan:
+    """How each of the R * C codes of a tensor is coded, from the levels of the basis and the step.
 
     Attributes:
-        is_coded: [R, C]; the others are 0.
-        table: [n] of each coded one.
-        low_bits: [n] that travel as they are.
+        is_coded: whether a code is sent, [R, C]; the others are 0.
+        table: index of each sent code's frequency table, [n].
+        low_bits: number of each sent code's low bits that are not entropy-coded, [n].
     """
 
-    def __init__(self, basis: WireBasis, rows: int, step: int) -> None:
-        classes = basis.levels(rows) - step
-        self.is_coded = classes >= LOWEST
+    def __init__(self, basis: WireBasis, num_tokens: int, step: int) -> None:
+        classes = basis.levels(num_tokens) - step
+        self.is_coded = classes >= MIN_CLASS
         coded = classes[self.is_coded]
-        self.low_bits = np.maximum(0, -((HIGHEST - coded) // 4))
-        self.table = coded - 4 * self.low_bits - LOWEST
+        self.low_bits = np.maximum(0, -((MAX_CLASS - coded) // 4))
+        self.table = coded - 4 * self.low_bits - MIN_CLASS
 
     @property
     def half(self) -> Ints:
-        """[n] half of what the low bits count; added before they are split off, so that what is left lies around 0."""
+        """Half of the range of the low bits, [n]. It is added before they are split off, so symbols center on 0."""
         return (1 << self.low_bits) >> 1
 
 
 def encode(array: Float32Array, basis: WireBasis, step: int) -> bytes:
-    """The body of a tensor.
+    """Body of a tensor.
 
     Args:
-        array: [R, C] finite numbers.
-        basis: Of C channels.
-        step: `basis.finest` to `basis.coarsest`.
+        array: finite tokens, [R, C].
+        basis: basis of C channels.
+        step: step from `basis.finest` to `basis.coarsest`.
 
     Raises:
-        InvalidRequest: Other channels, or a value beyond all that the step can count.
+        InvalidRequest: the number of channels is not that of the basis, or a value is too large for the step.
     """
     codes = _codes(_coefficients(array, basis), step)
-    plan = _Plan(basis, len(array), step)
+    plan = _CodingPlan(basis, len(array), step)
     low, symbols, exceptions = _split(codes, plan)
     header = _HEADER.pack(VERSION, step, bytes(2), basis.digest, len(exceptions))
-    stream = rans.encode(symbols + LOUDEST, plan.table, basis.tables)
+    stream = rans.encode(symbols + MAX_SYMBOL, plan.table, basis.tables)
     return b"".join((header, exceptions.tobytes(), _pack(low, plan.low_bits), stream))
 
 
-def decode(data: bytes, rows: int, channels: int, basis: WireBasis) -> Float32Array:
-    """[rows, channels] of what `encode` wrote. The caller has bounded `rows * channels` and checked the checksum.
+def decode(data: bytes, num_tokens: int, channels: int, basis: WireBasis) -> Float32Array:
+    """Tokens of a body, [num_tokens, channels].
+
+    The caller has bounded `num_tokens * channels` and verified the checksum.
 
     Raises:
-        InvalidRequest: Not of this layout.
-        CheckpointMismatch: Of another basis.
+        InvalidRequest: the body does not have the layout of `encode`.
+        CheckpointMismatch: the body is written in another basis.
     """
+    step, num_exceptions = _read_header(data, channels, basis)
+    plan = _CodingPlan(basis, num_tokens, step)
+    low_bits_start = _HEADER.size + _EXCEPTION.itemsize * num_exceptions
+    stream_start = low_bits_start + -(-int(plan.low_bits.sum()) // 8)
+    if stream_start > len(data):
+        raise InvalidRequest(f"the tensor's data ends before its codes, {len(data)} bytes are too few")
+    exceptions = np.frombuffer(data, _EXCEPTION, num_exceptions, _HEADER.size)
+    index = exceptions["index"].astype(np.int64)
+    if (index >= num_tokens * channels).any() or (np.diff(index) <= 0).any():
+        raise InvalidRequest(f"exceptions do not name codes below {num_tokens * channels} in ascending order")
+    low = _unpack(data[low_bits_start:stream_start], plan.low_bits)
+    symbols = rans.decode(data[stream_start:], plan.table, basis.tables) - MAX_SYMBOL
+    codes = np.zeros((num_tokens, channels), np.float32)
+    codes[plan.is_coded] = (symbols << plan.low_bits) + low - plan.half
+    codes.reshape(-1)[index] = exceptions["code"]
+    values = codes * np.float32(step_size(step))
+    if num_tokens == basis.tokens_per_image:
+        values = cosines(num_tokens).T @ values
+    return np.asarray(values @ basis.synthesis + basis.mean, np.float32)
+
+
+def _read_header(data: bytes, channels: int, basis: WireBasis) -> tuple[int, int]:
+    """Step and number of exceptions of a body, whose header must fit the tensor and the basis."""
     if len(data) < _HEADER.size:
         raise InvalidRequest(f"a tensor of dtype basis has a header of {_HEADER.size} bytes, not {len(data)}")
     version, step, reserved, digest, num_exceptions = _HEADER.unpack_from(data)
@@ -96,101 +122,94 @@ def decode(data: bytes, rows: int, channels: int, basis: WireBasis) -> Float32Ar
         raise InvalidRequest(f"{channels} channels; the wire basis has {basis.channels}")
     if not basis.finest <= step <= basis.coarsest:
         raise InvalidRequest(f"step {step} is not {basis.finest} to {basis.coarsest}")
-    plan = _Plan(basis, rows, step)
-    low_at = _HEADER.size + _EXCEPTION.itemsize * num_exceptions
-    stream_at = low_at + -(-int(plan.low_bits.sum()) // 8)
-    if stream_at > len(data):
-        raise InvalidRequest(f"the tensor's data ends before its codes, {len(data)} bytes are too few")
-    exceptions = np.frombuffer(data, _EXCEPTION, num_exceptions, _HEADER.size)
-    index = exceptions["index"].astype(np.int64)
-    if (index >= rows * channels).any() or (np.diff(index) <= 0).any():
-        raise InvalidRequest(f"exceptions do not name codes below {rows * channels} in ascending order")
-    low = _unpack(data[low_at:stream_at], plan.low_bits)
-    symbols = rans.decode(data[stream_at:], plan.table, basis.tables) - LOUDEST
-    codes = np.zeros((rows, channels), np.float32)
-    codes[plan.is_coded] = (symbols << plan.low_bits) + low - plan.half
-    codes.reshape(-1)[index] = exceptions["code"]
-    values = codes * np.float32(step_size(step))
-    if rows == basis.rows:
-        values = cosines(rows).T @ values
-    return np.asarray(values @ basis.synthesis + basis.mean, np.float32)
+    return step, num_exceptions
 
 
 def symbols(array: Float32Array, basis: WireBasis, step: int) -> tuple[Ints, Ints]:
-    """[n] tables and [n] symbols, from 0, that `encode` would code; what tables are learned from."""
-    plan = _Plan(basis, len(array), step)
-    return plan.table, _split(_codes(_coefficients(array, basis), step), plan)[1] + LOUDEST
+    """Table indices [n] and symbols [n], counted from 0, that `encode` codes. Tables are learned from them."""
+    plan = _CodingPlan(basis, len(array), step)
+    return plan.table, _split(_codes(_coefficients(array, basis), step), plan)[1] + MAX_SYMBOL
 
 
-def expected_bytes(rows: int, basis: WireBasis, step: int) -> int:
-    """Bytes that `encode` makes of [rows, C] from a picture like those that the basis was learned from."""
-    times, plan = (1, _Plan(basis, rows, step)) if rows == basis.rows else (rows, _Plan(basis, 1, step))
-    bits = times * float((basis.tables.entropy[plan.table] + plan.low_bits).sum())
-    return _HEADER.size + math.ceil(bits / 8) + _overhead(times * len(plan.table))
+def expected_bytes(num_tokens: int, basis: WireBasis, step: int) -> int:
+    """Expected bytes of a body of `num_tokens` tokens, for an image like those that the basis was learned from."""
+    if num_tokens == basis.tokens_per_image:
+        repeats, plan = 1, _CodingPlan(basis, num_tokens, step)
+    else:
+        repeats, plan = num_tokens, _CodingPlan(basis, 1, step)
+    bits = repeats * float((basis.tables.entropy[plan.table] + plan.low_bits).sum())
+    return _HEADER.size + math.ceil(bits / 8) + _stream_overhead(repeats * len(plan.table))
 
 
 def finest_step(arrays: Sequence[Float32Array], basis: WireBasis, max_bytes: int) -> int:
-    """The least step with which the bodies of all arrays take about `max_bytes` together; the coarsest if none does.
+    """Smallest step with which the bodies of all arrays take about `max_bytes` together; the coarsest if none does.
+
+    Args:
+        arrays: finite tokens, [R, C] each.
+        basis: basis of C channels.
+        max_bytes: most bytes of all bodies together.
 
     Raises:
-        InvalidRequest: See `encode`.
+        InvalidRequest: the number of channels is not that of the basis, or a value is too large for the step.
     """
     coefficients = [_coefficients(array, basis) for array in arrays]
 
     def fits(step: int) -> bool:
-        return sum(_size(one, basis, step) for one in coefficients) <= max_bytes
+        return sum(_body_bytes(values, basis, step) for values in coefficients) <= max_bytes
 
-    low, high = basis.finest - 1, basis.coarsest  # `low` is too fine
+    low, high = basis.finest - 1, basis.coarsest  # `low` never fits
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle, high)
     return high
 
 
-def _size(coefficients: Float32Array, basis: WireBasis, step: int) -> int:
-    plan = _Plan(basis, len(coefficients), step)
+def _body_bytes(coefficients: Float32Array, basis: WireBasis, step: int) -> int:
+    plan = _CodingPlan(basis, len(coefficients), step)
     _, symbols, exceptions = _split(_codes(coefficients, step), plan)
-    bits = float(basis.tables.bits[plan.table, symbols + LOUDEST].sum()) + int(plan.low_bits.sum())
-    return _HEADER.size + len(exceptions) * _EXCEPTION.itemsize + math.ceil(bits / 8) + _overhead(len(plan.table))
+    bits = float(basis.tables.bits[plan.table, symbols + MAX_SYMBOL].sum()) + int(plan.low_bits.sum())
+    return (
+        _HEADER.size + len(exceptions) * _EXCEPTION.itemsize + math.ceil(bits / 8) + _stream_overhead(len(plan.table))
+    )
 
 
-def _overhead(num_symbols: int) -> int:
-    """Of a stream: of a state's 4 bytes about half are symbols."""
+def _stream_overhead(num_symbols: int) -> int:
+    """Bytes of a stream beyond its symbols: of the 4 bytes of a state about one holds symbols."""
     return 3 * rans.num_states(num_symbols)
 
 
 def _coefficients(array: Float32Array, basis: WireBasis) -> Float32Array:
     if array.shape[1] != basis.channels:
         raise InvalidRequest(f"{array.shape[1]} channels; the wire basis has {basis.channels}")
-    with np.errstate(over="ignore", invalid="ignore"):  # looked at in `_codes`
+    with np.errstate(over="ignore", invalid="ignore"):  # `_codes` checks the result
         values = (array - basis.mean) @ basis.analysis
-        return np.asarray(cosines(len(array)) @ values if len(array) == basis.rows else values, np.float32)
+        return np.asarray(cosines(len(array)) @ values if len(array) == basis.tokens_per_image else values, np.float32)
 
 
 def _codes(coefficients: Float32Array, step: int) -> Ints:
-    """[R, C] whole numbers of steps."""
+    """Integer codes of coefficients, [R, C]."""
     steps = np.abs(coefficients) / np.float32(step_size(step))
     if not (steps < _LARGEST_CODE).all():  # also of NaN
         raise InvalidRequest("a value is too large for the wire basis")
     return np.copysign(np.floor(steps + _ROUNDING), coefficients).astype(np.int64)
 
 
-def _split(codes: Ints, plan: _Plan) -> tuple[Ints, Ints, npt.NDArray[np.void]]:
-    """Low bits [n], symbols [n] of -LOUDEST to LOUDEST, and what does not fit them, which is 0 there."""
+def _split(codes: Ints, plan: _CodingPlan) -> tuple[Ints, Ints, npt.NDArray[np.void]]:
+    """Low bits [n], symbols [n] of -MAX_SYMBOL to MAX_SYMBOL, and exceptions: the codes that do not fit, coded as 0."""
     codes = codes.copy()
     high = (codes[plan.is_coded] + plan.half) >> plan.low_bits
-    is_exception = ~plan.is_coded & (np.abs(codes) > _UNCODED)
-    is_exception[plan.is_coded] = np.abs(high) > LOUDEST
+    is_exception = ~plan.is_coded & (np.abs(codes) > _MAX_DROPPED_CODE)
+    is_exception[plan.is_coded] = np.abs(high) > MAX_SYMBOL
     index = is_exception.reshape(-1).nonzero()[0]
     exceptions = np.empty(len(index), _EXCEPTION)
     exceptions["index"], exceptions["code"] = index, codes.reshape(-1)[index]
     codes.reshape(-1)[index] = 0
-    moved = codes[plan.is_coded] + plan.half
-    return moved & ((1 << plan.low_bits) - 1), moved >> plan.low_bits, exceptions
+    shifted = codes[plan.is_coded] + plan.half
+    return shifted & ((1 << plan.low_bits) - 1), shifted >> plan.low_bits, exceptions
 
 
 def _pack(low: Ints, low_bits: Ints) -> bytes:
-    """Plane by plane, the lowest bits first; a byte's first bit is its highest."""
+    """Low bits as bytes: bit plane by bit plane, lowest bits first, most significant bit of a byte first."""
     planes = [low[low_bits > bit] >> bit & 1 for bit in range(low_bits.max(initial=0))]
     return np.packbits(np.concatenate([*planes, np.empty(0, np.int64)]).astype(np.uint8)).tobytes()
 
@@ -200,10 +219,10 @@ def _unpack(data: bytes, low_bits: Ints) -> Ints:
     bits = np.unpackbits(np.frombuffer(data, np.uint8)).astype(np.int64)
     if bits[total:].any():
         raise InvalidRequest("the bits after the last low bit are not zero")
-    low, at = np.zeros(len(low_bits), np.int64), 0
+    low, start = np.zeros(len(low_bits), np.int64), 0
     for bit in range(low_bits.max(initial=0)):
-        has = low_bits > bit
-        count = int(has.sum())
-        low[has] |= bits[at : at + count] << bit
-        at += count
+        has_bit = low_bits > bit
+        count = int(has_bit.sum())
+        low[has_bit] |= bits[start : start + count] << bit
+        start += count
     return low

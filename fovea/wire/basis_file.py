@@ -1,10 +1,10 @@
-"""The file of a wire basis: safetensors, no pickle. Both services load the same one."""
+"""File of a wire basis, in safetensors. Encoder service and LLM service load the same file."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +13,25 @@ from safetensors import SafetensorError
 
 from fovea import checkpoints
 from fovea.wire import rans
-from fovea.wire.basis import COARSER, DIGEST_BYTES, FINER, HIGHEST, LOUDEST, LOWEST, WireBasis
+from fovea.wire.basis import (
+    DIGEST_BYTES,
+    MAX_CLASS,
+    MAX_STEPS_COARSER,
+    MAX_STEPS_FINER,
+    MAX_SYMBOL,
+    MIN_CLASS,
+    WireBasis,
+)
 
 __all__ = ["FILE", "BasisError", "find", "from_bytes", "load", "to_bytes"]
 
 Float32Array = npt.NDArray[np.float32]
 Levels = npt.NDArray[np.int64]
 
-FILE: Final = "wire.basis"  # beside the weights; its name keeps it out of their fingerprint
-_MOST_LOW_BITS: Final = 20
+FILE: Final = "wire.basis"
+"""Name of the file in a checkpoint; its suffix keeps it out of the checkpoint's fingerprint."""
+
+_MAX_LOW_BITS: Final = 20
 _DTYPES: Final = {
     "mean": np.float32,
     "synthesis": np.float32,
@@ -33,66 +43,86 @@ _DTYPES: Final = {
 
 
 class BasisError(Exception):
-    """A file that is no wire basis, or not one for this model. The message is one sentence for the operator."""
+    """A file that is not a wire basis, or not one for this model. The message is one sentence for the operator."""
 
 
 def to_bytes(
-    mean: Float32Array, synthesis: Float32Array, alone: Levels, together: Levels, frequencies: Levels, step: int
+    mean: Float32Array,
+    synthesis: Float32Array,
+    token_levels: Levels,
+    image_levels: Levels,
+    frequencies: Levels,
+    step: int,
 ) -> bytes:
-    """The file of a basis; see `WireBasis`."""
-    arrays = (mean, synthesis, alone, together, frequencies, np.array([step]))
+    """Content of the file of a basis.
+
+    Args:
+        mean, synthesis, token_levels, image_levels, step: attributes of the `WireBasis`.
+        frequencies: frequencies of the basis's `FrequencyTables`.
+    """
+    arrays = (mean, synthesis, token_levels, image_levels, frequencies, np.array([step]))
     named = zip(_DTYPES.items(), arrays, strict=True)
     return safetensors.numpy.save({name: np.ascontiguousarray(array, dtype) for (name, dtype), array in named})
 
 
 def from_bytes(data: bytes) -> WireBasis:
-    """What `to_bytes` wrote.
+    """Basis in the content of a file, see `to_bytes`.
 
     Raises:
-        BasisError: It is something else.
+        BasisError: the content is not a basis.
     """
+    arrays = _read_arrays(data)
+    mean, synthesis = arrays["mean"], arrays["synthesis"]
+    if not (np.isfinite(mean).all() and np.isfinite(synthesis).all()):
+        raise BasisError("the wire basis holds NaN or infinity")
+    if np.linalg.matrix_rank(synthesis) < len(mean):
+        raise BasisError("the directions of the wire basis cannot be inverted")
+    token_levels, image_levels, frequencies = (
+        arrays[name].astype(np.int64) for name in ("alone", "together", "frequencies")
+    )
+    if (frequencies < 1).any() or (frequencies.sum(axis=1) != rans.TOTAL).any():
+        raise BasisError(f"the tables of the wire basis do not sum up to {rans.TOTAL}")
+    step = int(arrays["step"][0])
+    _check_step(step, int(max(token_levels.max(), image_levels.max(initial=-128))))
+    digest = hashlib.sha256(data).digest()[:DIGEST_BYTES]
+    return WireBasis(mean, synthesis, token_levels, image_levels, rans.FrequencyTables(frequencies), step, digest)
+
+
+def _read_arrays(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Tensors of a file by name, with the dtypes and shapes of a basis."""
     try:
         arrays = safetensors.numpy.load(data)
     except SafetensorError as error:
-        raise BasisError("a wire basis is a safetensors file, this is none") from error
+        raise BasisError("a wire basis is a safetensors file, and this file is not") from error
     if {name: array.dtype for name, array in arrays.items()} != {name: np.dtype(d) for name, d in _DTYPES.items()}:
         raise BasisError(f"a wire basis holds {', '.join(_DTYPES)}, this file does not")
     channels = arrays["mean"].size
-    rows = len(arrays["together"])
     shapes = {
         "mean": (channels,),
         "synthesis": (channels, channels),
         "alone": (channels,),
-        "together": (rows, channels),
-        "frequencies": (HIGHEST - LOWEST + 1, 2 * LOUDEST + 1),
+        "together": (len(arrays["together"]), channels),
+        "frequencies": (MAX_CLASS - MIN_CLASS + 1, 2 * MAX_SYMBOL + 1),
         "step": (1,),
     }
     wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
     if wrong or not channels:
         raise BasisError(f"the wire basis has wrong shapes: {', '.join(wrong)}")
-    mean, synthesis = arrays["mean"], arrays["synthesis"]
-    if not (np.isfinite(mean).all() and np.isfinite(synthesis).all()):
-        raise BasisError("the wire basis holds NaN or infinity")
-    if np.linalg.matrix_rank(synthesis) < channels:
-        raise BasisError("the directions of the wire basis cannot be inverted")
-    alone, together, frequencies = (arrays[name].astype(np.int64) for name in ("alone", "together", "frequencies"))
-    if (frequencies < 1).any() or (frequencies.sum(axis=1) != rans.TOTAL).any():
-        raise BasisError(f"the tables of the wire basis do not sum up to {rans.TOTAL}")
-    step = int(arrays["step"][0])
-    if not -128 + FINER <= step <= 127 - COARSER:
+    return arrays
+
+
+def _check_step(step: int, max_level: int) -> None:
+    if not -128 + MAX_STEPS_FINER <= step <= 127 - MAX_STEPS_COARSER:
         raise BasisError(f"step {step} of the wire basis leaves no room for finer or coarser ones")
-    loudest = max(alone.max(), together.max(initial=-128))
-    if loudest - (step - FINER) > HIGHEST + 4 * _MOST_LOW_BITS:
+    if max_level - (step - MAX_STEPS_FINER) > MAX_CLASS + 4 * _MAX_LOW_BITS:
         raise BasisError("a level of the wire basis is too far above its step")
-    digest = hashlib.sha256(data).digest()[:DIGEST_BYTES]
-    return WireBasis(mean, synthesis, alone, together, rans.Tables(frequencies), step, digest)
 
 
 def load(path: Path) -> WireBasis:
-    """Reads a file.
+    """Basis in a file.
 
     Raises:
-        BasisError: It cannot be read, or is no basis.
+        BasisError: the file cannot be read, or is not a basis.
     """
     try:
         data = path.read_bytes()
@@ -102,16 +132,16 @@ def load(path: Path) -> WireBasis:
 
 
 def find(path: str, model: str, revision: str | None, channels: int) -> WireBasis | None:
-    """The basis that a service is to use: the file `path`, else the one in the checkpoint `model`, if it has one.
+    """Basis of a service: that of the file `path`, else that of the checkpoint `model`, else None.
 
     Args:
-        path: "" for none given.
-        model: A directory or hub id that has been resolved before.
-        revision: On the hub.
-        channels: Of the model's visual tokens.
+        path: file of a basis; empty for that of the checkpoint.
+        model: directory or hub id of the checkpoint, which has been resolved before.
+        revision: branch, tag or commit on the hub.
+        channels: channels of the model's visual tokens.
 
     Raises:
-        BasisError: A file that cannot be used.
+        BasisError: the file cannot be used.
     """
     file = Path(path).expanduser() if path else checkpoints.resolve(model, files=[FILE], revision=revision) / FILE
     if not path and not file.is_file():

@@ -1,4 +1,4 @@
-"""The cosine transform along a picture's tokens, which are neighbours: both codecs use it."""
+"""Cosine transform along the tokens of an image, whose neighbours are alike. Both codecs use it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_TRANSFORMED_ROWS", "cosines"]
+__all__ = ["MAX_TRANSFORMED_TOKENS", "cosines"]
 
-MAX_TRANSFORMED_ROWS: Final = 1024  # bounds the work of a receiver
+MAX_TRANSFORMED_TOKENS: Final = 1024
+"""Most tokens of a transformed tensor, a limit on the work of a receiver."""
 
 
 @functools.lru_cache(maxsize=32)
-def cosines(rows: int) -> npt.NDArray[np.float32]:
-    """[rows, rows] orthonormal DCT-II: coefficient by position (Ahmed, Natarajan & Rao 1974)."""
-    angles = np.pi * np.outer(np.arange(rows), np.arange(rows) + 0.5) / rows
-    matrix = np.cos(angles) * np.sqrt(2 / rows)
+def cosines(num_tokens: int) -> npt.NDArray[np.float32]:
+    """Matrix of the orthonormal DCT-II, [coefficient, position] (Ahmed, Natarajan & Rao 1974)."""
+    angles = np.pi * np.outer(np.arange(num_tokens), np.arange(num_tokens) + 0.5) / num_tokens
+    matrix = np.cos(angles) * np.sqrt(2 / num_tokens)
     matrix[0] /= np.sqrt(2)
     return np.asarray(matrix, np.float32)

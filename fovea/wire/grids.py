@@ -1,4 +1,4 @@
-"""How large a patch grid may be, whoever sends it: work and memory at the other end grow with some of its numbers."""
+"""Limits on the size of a patch grid in a message: the receiver's work and memory grow with it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Final
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
 
-__all__ = ["MAX_FRAMES", "MAX_ROWS_IN_ALL", "MAX_SIDE", "check_grid"]
+__all__ = ["MAX_FRAMES", "MAX_POSITIONS", "MAX_SIDE", "check_grid"]
 
 MAX_FRAMES: Final = 4096
 MAX_SIDE: Final = 65_536
-MAX_ROWS_IN_ALL: Final = 1_048_576
+MAX_POSITIONS: Final = 1_048_576
 
 
 def check_grid(grid: tensor_pb2.Grid) -> int:
-    """How many numbers positions in the grid may have: those of its patches, then those of its CLS rows.
+    """Number of grid positions: those of the patches, then those of the CLS tokens.
 
     Raises:
-        InvalidRequest: the grid has no patches, or more of something than accepted; see proto/fovea/v1/tensor.proto.
+        InvalidRequest: the grid has no patches, or exceeds a limit of proto/fovea/v1/tensor.proto.
     """
-    named = f"a grid of {grid.frames} x {grid.rows} x {grid.columns} (frames x rows x columns)"
+    name = f"a grid of {grid.frames} x {grid.rows} x {grid.columns} (frames x rows x columns)"
     if not (grid.frames and grid.rows and grid.columns):
-        raise InvalidRequest(f"{named} has no patches")
+        raise InvalidRequest(f"{name} has no patches")
     count = grid.frames * (grid.rows * grid.columns + grid.cls_per_frame)
-    if grid.frames > MAX_FRAMES or max(grid.rows, grid.columns) > MAX_SIDE or count > MAX_ROWS_IN_ALL:
+    if grid.frames > MAX_FRAMES or max(grid.rows, grid.columns) > MAX_SIDE or count > MAX_POSITIONS:
         raise InvalidRequest(
-            f"{named} and {grid.cls_per_frame} more rows a frame is too large: up to {MAX_FRAMES} frames, {MAX_SIDE}"
-            f" rows and columns, and {MAX_ROWS_IN_ALL} patches and other rows in all are accepted"
+            f"{name} with {grid.cls_per_frame} CLS tokens a frame is too large: up to {MAX_FRAMES} frames, {MAX_SIDE}"
+            f" rows and columns, and {MAX_POSITIONS} patches and CLS tokens in all are accepted"
         )
     return int(count)

@@ -1,6 +1,6 @@
-"""Tokens as small integers: bodies of the tensors of integer dtypes. Numpy and zlib alone; the layout is docs/wire.md.
+"""Codec of the integer wire formats: bodies of tensors with small integer codes. The layout is in docs/wire.md.
 
-Each value is mean[channel] + scale[row, group] * code. Codes are packed to the bit or Huffman-coded, whichever is
+A value is mean[channel] + scale[token, group] * code. Codes are packed to the bit or Huffman-coded, whichever is
 shorter.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fovea.errors import InvalidRequest
-from fovea.wire.cosine_transform import MAX_TRANSFORMED_ROWS, cosines
+from fovea.wire.cosine_transform import MAX_TRANSFORMED_TOKENS, cosines
 
 __all__ = ["ENTROPY", "INT4", "INT8", "VERSION", "Packing", "Scheme", "decode", "encode", "expected_bytes"]
 
@@ -28,24 +28,24 @@ _PACKED: Final = 0
 _DEFLATED: Final = 1
 _HAS_MEAN: Final = 1
 _TRANSFORMED: Final = 2
-_HEADER: Final = struct.Struct("<BBBBHH")  # version, coding, flags, 0, channels a scale, outliers a row
+_HEADER: Final = struct.Struct("<BBBBHH")  # version, coding, flags, 0, channels per scale, outliers per token
 _MAX_CHANNELS: Final = 65535
-# The mean token costs 16 bits a channel and saves each row about a quarter of a bit (benchmarks/LOG.md).
-_MEAN_PAYS_ROWS: Final = 96
+# The mean token costs 16 bits per channel and saves each token about a quarter of a bit (benchmarks/LOG.md).
+_MIN_TOKENS_FOR_MEAN: Final = 96
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the numbers of one integer dtype are made.
+    """Quantization of one integer dtype.
 
     Attributes:
-        bits: Of a code; codes are -limit to limit with limit = 2 ** (bits - 1) - 1.
-        group: Channels that share a scale: a number, 0 for the whole row, or -1 for all rows.
-        outliers_per: One value a row travels by itself for every so many channels, at least one; 0 for none.
-        step: Scale as a multiple of the root mean square, where larger than what the range needs; 0 for the latter.
-        subtracts_mean: With many rows the mean token is sent once and the codes are of what remains.
-        transforms: With a mean, a cosine transform runs along the rows: neighbours in a picture are alike.
-        coded_bits: Bits a value to reckon with where Huffman coding is what makes it small; 0: `bits`.
+        bits: bits of a code; codes are -limit to limit with limit = 2 ** (bits - 1) - 1.
+        group: channels that share a scale; 0 for all channels of a token, -1 for the whole tensor.
+        outliers_per: channels for each outlier of a token, a value that is sent in float16; 0 for no outliers.
+        step: smallest scale as a multiple of the root mean square of the values; 0 for the scale that the range needs.
+        subtracts_mean: whether the mean of many tokens is sent once and subtracted from each.
+        transforms: whether a cosine transform along the tokens follows the mean: neighbours in an image are alike.
+        coded_bits: expected bits of a Huffman-coded value; 0 for `bits`.
     """
 
     bits: int
@@ -64,95 +64,113 @@ class Scheme:
 
 INT8: Final = Scheme(bits=8, group=0)
 INT4: Final = Scheme(bits=4, group=64, outliers_per=256, subtracts_mean=True)
-# A uniform quantiser with one step for all channels and Huffman-coded codes: near the best that can be had at these
-# rates (Gish & Pierce 1968), where loud channels get more bits than quiet ones by themselves. With this step a
-# Gaussian has 2.46 bits of entropy, and what has heavier tails less.
+# A uniform quantizer with one step for all channels and Huffman-coded codes is close to the optimum at these rates
+# (Gish & Pierce 1968): channels of high variance take more bits without further means. With this step a Gaussian
+# channel has 2.46 bits of entropy, and a channel with heavier tails has less.
 ENTROPY: Final = Scheme(bits=8, group=-1, step=0.75, subtracts_mean=True, transforms=True, coded_bits=2.6)
 _HUFFMAN_TABLE_BYTES: Final = 96
 
 
-def expected_bytes(rows: int, channels: int, scheme: Scheme) -> int:
-    """Bytes that `encode` makes of [rows, channels]: at most these; of ENTROPY, what to reckon with."""
-    scales, outliers, mean = _sections(rows, channels, scheme)
-    side = _HEADER.size + 2 * scales + 4 * outliers * rows + 2 * channels * mean
-    codes = math.ceil(rows * channels * scheme.bits / 8)
+def expected_bytes(num_tokens: int, channels: int, scheme: Scheme) -> int:
+    """Bytes of the body of a [num_tokens, channels] tensor: an upper limit; for ENTROPY an estimate."""
+    scales, outliers, has_mean = _sections(num_tokens, channels, scheme)
+    side = _HEADER.size + 2 * scales + 4 * outliers * num_tokens + 2 * channels * has_mean
+    codes = math.ceil(num_tokens * channels * scheme.bits / 8)
     if scheme.coded_bits:
-        codes = min(codes, math.ceil(rows * channels * scheme.coded_bits / 8) + _HUFFMAN_TABLE_BYTES)
+        codes = min(codes, math.ceil(num_tokens * channels * scheme.coded_bits / 8) + _HUFFMAN_TABLE_BYTES)
     return side + codes
 
 
-def _sections(rows: int, channels: int, scheme: Scheme) -> tuple[int, int, bool]:
-    """Scales, outliers a row, whether there is a mean."""
+def _sections(num_tokens: int, channels: int, scheme: Scheme) -> tuple[int, int, bool]:
+    """Number of scales, number of outliers per token, and whether there is a mean."""
     groups = 1 if scheme.group <= 0 else -(-channels // scheme.group)
-    scales = 1 if scheme.group < 0 else rows * groups
+    scales = 1 if scheme.group < 0 else num_tokens * groups
     outliers = max(1, channels // scheme.outliers_per) if scheme.outliers_per and channels > scheme.group else 0
-    return scales, outliers, scheme.subtracts_mean and rows >= _MEAN_PAYS_ROWS
+    return scales, outliers, scheme.subtracts_mean and num_tokens >= _MIN_TOKENS_FOR_MEAN
+
+
+@dataclass(frozen=True)
+class _Quantized:
+    """Quantized tensor of R tokens and C channels: the sections of a body.
+
+    Attributes:
+        mean: mean token, [C]; empty where none is sent.
+        scales: scale of each group, [R, groups] or [1, 1].
+        outlier_channels: channels of the outliers, [R, M], ascending in each token.
+        outliers: values of the outliers, [R, M].
+        codes: codes of all values, [R, C]; 0 for outliers.
+        is_transformed: whether the codes are of the cosine transform along the tokens.
+    """
+
+    mean: npt.NDArray[np.float16]
+    scales: npt.NDArray[np.float16]
+    outlier_channels: npt.NDArray[np.intp]
+    outliers: npt.NDArray[np.float16]
+    codes: npt.NDArray[np.int8]
+    is_transformed: bool
 
 
 def encode(array: Float32Array, scheme: Scheme, *, packing: Packing = "shorter") -> bytes:
-    """The body of a tensor.
+    """Body of a tensor.
 
-    The error of a value is at most half its scale and, with a mean or as an outlier, a rounding to float16. With a
-    transform half the scale bounds the root mean square of each channel's errors instead.
+    The error of a value is at most half its scale, plus the rounding of a mean or an outlier to float16. With a
+    transform half the scale is the limit on the root mean square of each channel's errors instead.
 
     Args:
-        array: [R, C] finite numbers.
-        scheme: What to make of them.
-        packing: `packed` leaves the Huffman coding out.
+        array: finite tokens, [R, C].
+        scheme: quantization.
+        packing: `shorter` for Huffman coding where it needs fewer bytes, `packed` for none.
 
     Raises:
-        InvalidRequest: More than 65,535 channels, or a value so large that float16 cannot hold its scale.
+        InvalidRequest: there are more than 65,535 channels, or a value is too large for a scale in float16.
     """
-    rows, channels = array.shape
+    channels = array.shape[1]
     if channels > _MAX_CHANNELS:
         raise InvalidRequest(f"{channels} channels; integer dtypes take up to {_MAX_CHANNELS}")
-    _, num_outliers, has_mean = _sections(rows, channels, scheme)
+    quantized = _quantize(array, scheme)
+    group = {0: channels, -1: 0}.get(scheme.group, min(scheme.group, channels))
+    coding, codes = _PACKED, _pack(quantized.codes, scheme.bits)
+    if packing == "shorter":
+        deflated = _deflate(quantized.codes)
+        if len(deflated) < len(codes):
+            coding, codes = _DEFLATED, deflated
+    flags = _HAS_MEAN * (quantized.mean.size > 0) | _TRANSFORMED * quantized.is_transformed
+    header = _HEADER.pack(VERSION, coding, flags, 0, group, quantized.outliers.shape[1])
+    outlier_channels = quantized.outlier_channels.astype("<u2")
+    arrays = (quantized.mean, quantized.scales, outlier_channels, quantized.outliers)
+    return b"".join((header, *(part.tobytes() for part in arrays), codes))
+
+
+def _quantize(array: Float32Array, scheme: Scheme) -> _Quantized:
+    num_tokens, channels = array.shape
+    _, num_outliers, has_mean = _sections(num_tokens, channels, scheme)
+    is_transformed = scheme.transforms and has_mean and num_tokens <= MAX_TRANSFORMED_TOKENS
     with np.errstate(over="ignore"):
         mean = array.mean(axis=0, dtype=np.float64).astype("<f2") if has_mean else np.zeros(channels, "<f2")
         rest = array - mean.astype(np.float32)
-        is_transformed = scheme.transforms and has_mean and rows <= MAX_TRANSFORMED_ROWS
         if is_transformed:
-            rest = cosines(rows) @ rest
+            rest = cosines(num_tokens) @ rest
         index = _largest(rest, num_outliers)
         outliers = np.take_along_axis(array, index, axis=1).astype("<f2")
         np.put_along_axis(rest, index, 0.0, axis=1)
         scales = _scales(rest, scheme)
         if not all(np.isfinite(part).all() for part in (mean, outliers, scales)):
             raise InvalidRequest("a value is too large for the scales of this dtype, which are float16")
-        wide = _by_value(scales.astype(np.float32), rows, channels, scheme)
-        codes = np.rint(np.divide(rest, wide, out=np.zeros_like(rest), where=wide > 0)).astype(np.int8)
-    header_group = {0: channels, -1: 0}.get(scheme.group, min(scheme.group, channels))
-    packed = _pack(codes, scheme.bits)
-    deflated = _deflate(codes) if packing == "shorter" else packed
-    is_shorter = len(deflated) < len(packed)
-    return b"".join(
-        (
-            _HEADER.pack(
-                VERSION,
-                _DEFLATED if is_shorter else _PACKED,
-                _HAS_MEAN * has_mean | _TRANSFORMED * is_transformed,
-                0,
-                header_group,
-                num_outliers,
-            ),
-            mean.tobytes() if has_mean else b"",
-            scales.tobytes(),
-            index.astype("<u2").tobytes(),
-            outliers.tobytes(),
-            deflated if is_shorter else packed,
-        )
-    )
+        scale_of_value = _by_value(scales.astype(np.float32), num_tokens, channels, scheme)
+        steps = np.divide(rest, scale_of_value, out=np.zeros_like(rest), where=scale_of_value > 0)
+        codes = np.rint(steps).astype(np.int8)
+    return _Quantized(mean if has_mean else mean[:0], scales, index, outliers, codes, is_transformed)
 
 
 def _largest(rest: Float32Array, count: int) -> npt.NDArray[np.intp]:
-    """[R, count] channels of the largest magnitudes of each row, ascending."""
+    """Channels of the largest magnitudes of each token, [R, count], ascending."""
     if count == 0:
         return np.empty((len(rest), 0), np.intp)
     return np.sort(np.argpartition(-np.abs(rest), count - 1, axis=1)[:, :count], axis=1)
 
 
 def _scales(rest: Float32Array, scheme: Scheme) -> npt.NDArray[np.float16]:
-    """[rows, groups] or [1, 1], rounded up so that no code passes the limit."""
+    """Scales, [R, groups] or [1, 1], rounded up so that no code exceeds the limit."""
     magnitude = np.abs(rest)
     if scheme.group < 0:
         largest = magnitude.max(keepdims=True)
@@ -167,10 +185,10 @@ def _scales(rest: Float32Array, scheme: Scheme) -> npt.NDArray[np.float16]:
     return np.asarray(np.where(rounded < exact, np.nextafter(rounded, np.float16(np.inf)), rounded), "<f2")
 
 
-def _by_value(scales: Float32Array, rows: int, channels: int, scheme: Scheme) -> Float32Array:
-    """The scale of each value, [rows, channels]."""
+def _by_value(scales: Float32Array, num_tokens: int, channels: int, scheme: Scheme) -> Float32Array:
+    """Scale of each value, [num_tokens, channels]."""
     if scheme.group <= 0:
-        return np.broadcast_to(scales, (rows, channels))
+        return np.broadcast_to(scales, (num_tokens, channels))
     return np.repeat(scales, scheme.group, axis=1)[:, :channels]
 
 
@@ -192,13 +210,13 @@ def _unpack(data: bytes, count: int, bits: int) -> npt.NDArray[np.int8]:
 
 
 def _deflate(codes: npt.NDArray[np.int8]) -> bytes:
-    # Huffman only: repeats are chance here, and looking for them makes the result longer and slower.
+    # Huffman coding only: repeats are chance here, and a search for them makes the result longer and slower.
     coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
     return coder.compress(codes.tobytes()) + coder.flush()
 
 
 def _inflate(data: bytes, count: int) -> bytes:
-    """Exactly `count` bytes; never holds more than one beyond."""
+    """Inflated data of exactly `count` bytes; at most one byte more is ever held in memory."""
     coder = zlib.decompressobj(-15)
     try:
         codes = coder.decompress(data, count + 1)
@@ -210,10 +228,10 @@ def _inflate(data: bytes, count: int) -> bytes:
 
 
 class _Reader:
-    """Sections of a body, one after the other."""
+    """Reader of the sections of a body, one after the other."""
 
     def __init__(self, data: bytes, start: int) -> None:
-        self._data, self._at = data, start
+        self._data, self._offset = data, start
 
     def floats(self, *shape: int) -> Float32Array:
         return self._take(shape, "<f2").astype(np.float32)
@@ -222,24 +240,47 @@ class _Reader:
         return self._take(shape, "<u2").astype(np.int64)
 
     def rest(self) -> bytes:
-        return self._data[self._at :]
+        return self._data[self._offset :]
 
     def _take(self, shape: tuple[int, ...], dtype: str) -> npt.NDArray[np.generic]:
         count = int(np.prod(shape))
-        end = self._at + 2 * count
+        end = self._offset + 2 * count
         if end > len(self._data):
             raise InvalidRequest(f"the tensor's data ends before its scales, {len(self._data)} bytes are too few")
-        part = np.frombuffer(self._data, dtype, count, self._at).reshape(shape)
-        self._at = end
-        return part
+        section = np.frombuffer(self._data, dtype, count, self._offset).reshape(shape)
+        self._offset = end
+        return section
 
 
-def decode(data: bytes, rows: int, channels: int, bits: int) -> Float32Array:
-    """[rows, channels] of what `encode` wrote. The caller has bounded `rows * channels` and checked the checksum.
+def decode(data: bytes, num_tokens: int, channels: int, bits: int) -> Float32Array:
+    """Tokens of a body, [num_tokens, channels].
+
+    The caller has bounded `num_tokens * channels` and verified the checksum.
 
     Raises:
-        InvalidRequest: The body is not of this layout, or holds what `encode` never writes.
+        InvalidRequest: the body does not have the layout of `encode`, or holds values that `encode` never writes.
     """
+    coding, flags, group, num_outliers = _read_header(data, num_tokens, channels)
+    reader = _Reader(data, _HEADER.size)
+    mean = reader.floats(channels) if flags & _HAS_MEAN else np.zeros(channels, np.float32)
+    scales = reader.floats(num_tokens, -(-channels // group)) if group else reader.floats(1, 1)
+    index, outliers = reader.indices(num_tokens, num_outliers), reader.floats(num_tokens, num_outliers)
+    if not all(np.isfinite(part).all() for part in (mean, scales, outliers)) or (scales < 0).any():
+        raise InvalidRequest("the tensor's scales, mean or outliers hold NaN, infinity or a negative scale")
+    if (index >= channels).any() or (np.diff(index, axis=1) <= 0).any():
+        raise InvalidRequest(f"outliers do not name channels below {channels} in ascending order")
+    codes = _read_codes(reader.rest(), coding, num_tokens * channels, bits).reshape(num_tokens, channels)
+    scale_of_value = np.repeat(scales, group, axis=1)[:, :channels] if group else scales
+    values = scale_of_value * codes.astype(np.float32)
+    if flags & _TRANSFORMED:
+        values = cosines(num_tokens).T @ values
+    values = values + mean
+    np.put_along_axis(values, index, outliers, axis=1)
+    return values.astype(np.float32, copy=False)
+
+
+def _read_header(data: bytes, num_tokens: int, channels: int) -> tuple[int, int, int, int]:
+    """Coding, flags, channels per scale and outliers per token of a body, whose header must fit the tensor."""
     if len(data) < _HEADER.size:
         raise InvalidRequest(f"a tensor of an integer dtype has a header of {_HEADER.size} bytes, not {len(data)}")
     version, coding, flags, reserved, group, num_outliers = _HEADER.unpack_from(data)
@@ -247,26 +288,11 @@ def decode(data: bytes, rows: int, channels: int, bits: int) -> Float32Array:
         raise InvalidRequest(f"version {version} of the codec is not known; {VERSION} is")
     if coding not in (_PACKED, _DEFLATED) or flags & ~(_HAS_MEAN | _TRANSFORMED) or reserved:
         raise InvalidRequest(f"coding {coding}, flags {flags}, reserved {reserved} are not 0 or 1, 0 to 3, and 0")
-    if flags & _TRANSFORMED and rows > MAX_TRANSFORMED_ROWS:
-        raise InvalidRequest(f"{rows} rows are more than the {MAX_TRANSFORMED_ROWS} that may be transformed")
+    if flags & _TRANSFORMED and num_tokens > MAX_TRANSFORMED_TOKENS:
+        raise InvalidRequest(f"{num_tokens} tokens are more than the {MAX_TRANSFORMED_TOKENS} that may be transformed")
     if group > channels or num_outliers > channels:
         raise InvalidRequest(f"{group} channels a scale and {num_outliers} outliers do not fit {channels} channels")
-    reader = _Reader(data, _HEADER.size)
-    mean = reader.floats(channels) if flags & _HAS_MEAN else np.zeros(channels, np.float32)
-    scales = reader.floats(rows, -(-channels // group)) if group else reader.floats(1, 1)
-    index, outliers = reader.indices(rows, num_outliers), reader.floats(rows, num_outliers)
-    if not all(np.isfinite(part).all() for part in (mean, scales, outliers)) or (scales < 0).any():
-        raise InvalidRequest("the tensor's scales, mean or outliers hold NaN, infinity or a negative scale")
-    if (index >= channels).any() or (np.diff(index, axis=1) <= 0).any():
-        raise InvalidRequest(f"outliers do not name channels below {channels} in ascending order")
-    codes = _read_codes(reader.rest(), coding, rows * channels, bits).reshape(rows, channels)
-    wide = np.repeat(scales, group, axis=1)[:, :channels] if group else scales
-    values = wide * codes.astype(np.float32)
-    if flags & _TRANSFORMED:
-        values = cosines(rows).T @ values
-    values = values + mean
-    np.put_along_axis(values, index, outliers, axis=1)
-    return values.astype(np.float32, copy=False)
+    return coding, flags, group, num_outliers
 
 
 def _read_codes(data: bytes, coding: int, count: int, bits: int) -> npt.NDArray[np.int8]:

@@ -1,4 +1,4 @@
-"""A pruner as clients see it, whichever side it works on."""
+"""Description of a pruner for clients: the `PrunerInfo` message of both services."""
 
 from __future__ import annotations
 
@@ -22,7 +22,17 @@ def describe_pruner(
     parameters: Iterable[Parameter],
     chooses_budget: bool = False,
 ) -> pruner_pb2.PrunerInfo:
-    """The message for a pruner of `side` "encoder" or "llm"."""
+    """Description of a pruner as a message.
+
+    Args:
+        name: name of the pruner in requests.
+        side: "encoder" or "llm".
+        summary: one sentence on the method.
+        reference: paper of the method.
+        reads_text: whether the choice depends on the question.
+        parameters: parameters of the pruner.
+        chooses_budget: whether the pruner can choose the number of kept tokens itself.
+    """
     return pruner_pb2.PrunerInfo(
         name=name,
         side=side,

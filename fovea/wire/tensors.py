@@ -1,7 +1,7 @@
-"""`Tensor` messages to and from numpy, validated. No torch: the gateway and any client can use it.
+"""Conversion of `Tensor` messages to and from numpy, with validation. It needs no torch, so any client can use it.
 
-Everything that arrives is treated as hostile: sizes are checked before memory is taken, the checksum before the
-numbers are read, finiteness before anybody computes with them. Never pickle, never .npy.
+A received message is treated as hostile. Sizes are checked before memory is allocated, the checksum before the values
+are decoded, and finiteness before the values are used. There is no pickle and no .npy.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _MAX_AXES: Final = 8
 
 
 def parse_dtype(name: str) -> tensor_pb2.DType:
-    """The wire dtype called `name`.
+    """Wire dtype called `name`.
 
     Raises:
-        InvalidRequest: No such dtype.
+        InvalidRequest: `name` is not a key of `DTYPES`.
     """
     if name not in DTYPES:
         raise InvalidRequest(f"wire_dtype {name!r} is not one of {', '.join(DTYPES)}", param="wire_dtype")
@@ -56,25 +56,28 @@ def parse_dtype(name: str) -> tensor_pb2.DType:
 
 
 def dtype_name(dtype: tensor_pb2.DType) -> str:
-    """The name of a wire dtype, a key of `DTYPES`."""
+    """Name of a wire dtype, a key of `DTYPES`; "unspecified" for an unknown one."""
     return next((name for name, value in DTYPES.items() if value == dtype), "unspecified")
 
 
 def _bfloat16_bits(array: Float32Array) -> npt.NDArray[np.uint16]:
-    """Upper halves of binary32 numbers, rounded to the nearest even."""
+    """Bits of values in bfloat16: the upper halves of binary32 numbers, rounded to the nearest even."""
     bits = array.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 
 
-def data_bytes(rows: int, channels: int, dtype: tensor_pb2.DType) -> int:
-    """Bytes of `Tensor.data` to reckon with for [rows, channels]; Huffman coding may make it less.
+def data_bytes(num_tokens: int, channels: int, dtype: tensor_pb2.DType) -> int:
+    """Expected bytes of `Tensor.data`. Huffman coding may need fewer. For DTYPE_BASIS see `basis_codec.expected_bytes`.
 
-    Of DTYPE_BASIS `basis_codec.expected_bytes` knows.
+    Args:
+        num_tokens: visual tokens.
+        channels: channels of a token.
+        dtype: wire dtype other than DTYPE_BASIS.
     """
     scheme = _SCHEMES.get(dtype)
-    return (
-        rows * channels * _ITEM_BYTES[dtype] if scheme is None else integer_codec.expected_bytes(rows, channels, scheme)
-    )
+    if scheme is None:
+        return num_tokens * channels * _ITEM_BYTES[dtype]
+    return integer_codec.expected_bytes(num_tokens, channels, scheme)
 
 
 def to_message(
@@ -85,56 +88,52 @@ def to_message(
     basis: WireBasis | None = None,
     step: int | None = None,
 ) -> tensor_pb2.Tensor:
-    """Writes finite numbers of any shape as `dtype`.
+    """Message with finite values of any shape.
 
     Args:
-        array: At least one axis and one value.
-        dtype: How.
-        packing: Of integer dtypes: `shorter` is Huffman-coded where that helps, `packed` never.
-        basis: What DTYPE_BASIS needs.
-        step: Of DTYPE_BASIS; None for the basis's own.
+        array: values; at least one axis and one value.
+        dtype: wire dtype.
+        packing: `shorter` for Huffman coding where it needs fewer bytes, `packed` for none; for integer dtypes.
+        basis: wire basis; for DTYPE_BASIS.
+        step: step of the codes; None for the default of the basis; for DTYPE_BASIS.
 
     Raises:
-        InvalidRequest: A value is not finite, or too large for `dtype`, or there is no basis.
+        InvalidRequest: a value is not finite or too large for `dtype`, or a basis is needed and missing.
     """
-    array = np.ascontiguousarray(array, dtype=np.float32)
-    if dtype == tensor_pb2.DTYPE_FLOAT32:
-        data = array.astype("<f4", copy=False).tobytes()
-        finite = np.isfinite(array).all()
-    elif dtype == tensor_pb2.DTYPE_FLOAT16:
-        with np.errstate(over="ignore"):
-            half = array.astype("<f2")
-        data, finite = half.tobytes(), np.isfinite(half).all()
-    elif dtype == tensor_pb2.DTYPE_BFLOAT16:
-        finite = np.isfinite(array).all()
-        data = _bfloat16_bits(array).tobytes() if finite else b""
-    elif dtype == tensor_pb2.DTYPE_BASIS:
-        if basis is None:
-            raise InvalidRequest("dtype basis needs a wire basis, and none is loaded", param="wire_dtype")
-        finite = np.isfinite(array).all()
-        step = basis.step if step is None else step
-        data = basis_codec.encode(array.reshape(-1, array.shape[-1]), basis, step) if finite else b""
-    elif (scheme := _SCHEMES.get(dtype)) is not None:
-        finite = np.isfinite(array).all()
-        data = integer_codec.encode(array.reshape(-1, array.shape[-1]), scheme, packing=packing) if finite else b""
-    else:
+    if dtype not in DTYPES.values():
         raise InvalidRequest(f"tensor dtype {dtype} is not one of {', '.join(DTYPES)}")
-    if not finite:
+    if dtype == tensor_pb2.DTYPE_BASIS and basis is None:
+        raise InvalidRequest("dtype basis needs a wire basis, and none is loaded", param="wire_dtype")
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        written = array.astype("<f2") if dtype == tensor_pb2.DTYPE_FLOAT16 else array
+    if not np.isfinite(written).all():
         raise InvalidRequest(f"the tensor has values that are not finite in {dtype_name(dtype)}")
+    tokens = written.reshape(-1, array.shape[-1])
+    scheme = _SCHEMES.get(dtype)
+    if basis is not None and dtype == tensor_pb2.DTYPE_BASIS:
+        data = basis_codec.encode(tokens, basis, basis.step if step is None else step)
+    elif scheme is not None:
+        data = integer_codec.encode(tokens, scheme, packing=packing)
+    elif dtype == tensor_pb2.DTYPE_BFLOAT16:
+        data = _bfloat16_bits(written).tobytes()
+    else:
+        data = written.astype(written.dtype.newbyteorder("<"), copy=False).tobytes()
     return tensor_pb2.Tensor(dtype=dtype, shape=array.shape, data=data, crc32=zlib.crc32(data))
 
 
 def from_message(message: tensor_pb2.Tensor, *, max_bytes: int, basis: WireBasis | None = None) -> Float32Array:
-    """Reads a tensor that came over the wire as a float32 array of its shape.
+    """Values of a received message as a float32 array of its shape.
 
     Args:
-        message: What arrived.
-        max_bytes: Most bytes of float32 that the result may take.
-        basis: That this service has loaded, for DTYPE_BASIS.
+        message: received message.
+        max_bytes: most bytes of the returned array.
+        basis: wire basis that this service has loaded; for DTYPE_BASIS.
 
     Raises:
-        InvalidRequest: Unknown dtype, shape and data disagree, checksum wrong, values not finite, or too large.
-        CheckpointMismatch: Written in a basis that is not the one loaded.
+        InvalidRequest: the dtype is unknown, shape and data disagree, the checksum is wrong, a value is not finite, or
+            the array would be too large.
+        CheckpointMismatch: the tensor is written in a basis other than `basis`.
     """
     if message.dtype not in DTYPES.values():
         raise InvalidRequest(f"tensor dtype {message.dtype} is not one of {', '.join(DTYPES)}")
@@ -151,20 +150,20 @@ def from_message(message: tensor_pb2.Tensor, *, max_bytes: int, basis: WireBasis
         )
     if zlib.crc32(message.data) != message.crc32:
         raise InvalidRequest("the tensor's checksum does not match its data")
-    array = _read(message, size // shape[-1], shape[-1], basis)
+    array = _decode(message, size // shape[-1], shape[-1], basis)
     if not np.isfinite(array).all():
         raise InvalidRequest("the tensor holds NaN or infinity")
     return array.reshape(shape)
 
 
-def _read(message: tensor_pb2.Tensor, rows: int, channels: int, basis: WireBasis | None) -> Float32Array:
+def _decode(message: tensor_pb2.Tensor, num_tokens: int, channels: int, basis: WireBasis | None) -> Float32Array:
     if message.dtype == tensor_pb2.DTYPE_BASIS:
         if basis is None:
             raise CheckpointMismatch("the tensor is written in a wire basis, and this service has none loaded")
-        return basis_codec.decode(message.data, rows, channels, basis)
+        return basis_codec.decode(message.data, num_tokens, channels, basis)
     scheme = _SCHEMES.get(message.dtype)
     if scheme is not None:
-        return integer_codec.decode(message.data, rows, channels, scheme.bits)
+        return integer_codec.decode(message.data, num_tokens, channels, scheme.bits)
     if message.dtype == tensor_pb2.DTYPE_BFLOAT16:
         return (np.frombuffer(message.data, "<u2").astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(message.data, "<f4" if message.dtype == tensor_pb2.DTYPE_FLOAT32 else "<f2").astype(np.float32)

@@ -24,7 +24,7 @@ from fovea.errors import (
     from_rpc_error,
 )
 from fovea.rpc.channel import Access, Connection
-from fovea.rpc.messages import receive
+from fovea.rpc.messages import parse_off_loop
 
 __all__ = ["INFO_RETRY_S", "INFO_TIMEOUT_S", "INFO_TTL_S", "ServiceClient"]
 
@@ -160,8 +160,8 @@ class ServiceClient(Generic[InfoT]):
         """The ServiceError behind a failed call, its `param` as clients of the gateway call it."""
         mapped = from_rpc_error(error, self.name)
         if isinstance(mapped, Unauthenticated):  # the gateway's own affair, of which its client can mend nothing
-            log.error("the %s does not accept the token of this gateway", self.name)
-            return Unauthenticated(f"the {self.name} does not accept the token of this gateway")
+            log.error("the %s does not accept the bearer token of this gateway", self.name)
+            return Unauthenticated(f"the {self.name} does not accept the bearer token of this gateway")
         if isinstance(mapped, Unavailable):  # names certificates that do not fit, and addresses: for the log alone
             log.warning("the %s is away: %s", self.name, error.details())
         if mapped.param is not None:
@@ -192,7 +192,7 @@ class ServiceClient(Generic[InfoT]):
             InternalError: It cannot be read, or is larger than any that is right.
         """
         try:
-            return await receive(kind, data)
+            return await parse_off_loop(kind, data)
         except ServiceError as error:
             log.error("the %s sent a message that is refused: %s", self.name, error.message)
             raise InternalError(f"the {self.name} answered with a message that cannot be read") from None

@@ -60,7 +60,7 @@ SHORT: dict[str, list[str]] = {
     "lab.card": ["{figures}"],
     "lab.discriminate": ["--scenes", "1"],
     "lab.evaluate": ["--scenes", "1", "--out", "{out}/figures.json"],
-    "lab.pictures": ["{out}", "--count", "2"],
+    "lab.calibration_images": ["{out}", "--count", "2"],
     "llm_service": ["--help"],
     "make help": [],
 }
@@ -108,7 +108,7 @@ def unchanged() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
-    _run("lab.pictures", [str(folder), "--count", "8"])
+    _run("lab.calibration_images", [str(folder), "--count", "8"])
     return folder
 
 
@@ -168,7 +168,7 @@ def test_a_command_runs_in_its_short_form(
         assert _help(key)
     else:
         printed = _run(module, words)
-        assert printed.strip() or module in ("fovea.rpc.probe", "lab.pictures")
+        assert printed.strip() or module in ("fovea.rpc.probe", "lab.calibration_images")
 
 
 def _filled(word: str, request: pytest.FixtureRequest, out: Path) -> str:

@@ -14,7 +14,7 @@ from benchmarks.accuracy.task_map import named_things
 from fovea.checkpoints.shipped import demo_folder
 from fovea.processes.stack import Stack
 from lab.questions import evaluation_questions
-from lab.render import patch_owners
+from lab.render import label_patches
 from tests.e2e.conftest import Client, data_url, png
 from tests.e2e.test_cli import fovea
 
@@ -88,7 +88,7 @@ def test_the_maps_point_as_they_do_in_the_small_world(client: Client) -> None:
     questions = list(evaluation_questions("crowded", 78, 10, groups=("reading",)))
     assert len(questions) >= 8
     for question in questions:
-        on_object = np.isin(patch_owners(question.scene), named_things(question))
+        on_object = np.isin(label_patches(question.scene), named_things(question))
         maps = explain(client, png(question), question.text, maps=True, format="json").json()["maps"]
         for name, rows in maps.items():
             hits[name] += on_object[np.argsort(np.ravel(rows))[-4:]].mean() / len(questions)

@@ -43,7 +43,7 @@ def test_every_variable_is_a_setting_with_an_acceptable_value(
         monkeypatch.setenv(name, value)
     settings = getattr(importlib.import_module(f"{module}.settings"), cls).from_command_line([])
     assert settings.served_model_name == "fovea-lab"
-    assert "is no setting" not in capsys.readouterr().err
+    assert "is not a setting" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["compose", "systemd"])

@@ -38,7 +38,7 @@ from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
 from fovea.processes import worker_process
 from fovea.rpc.channel import connect
-from fovea.rpc.server import GrpcServer
+from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import encoder_pb2_grpc
 from fovea.wire.basis import WireBasis
 
@@ -193,10 +193,12 @@ def start(checkpoints: Checkpoints) -> Callable[..., AbstractAsyncContextManager
     async def run(engine: EncoderEngine, basis: WireBasis | None = None, **changes: object) -> AsyncIterator[Service]:
         settings = EncoderSettings(model=str(checkpoints.hub), text_tower=str(checkpoints.clip), **changes)
         server = GrpcServer(
-            "127.0.0.1:0",
+            ServerConfig(
+                "127.0.0.1:0",
+                max_message_bytes=settings.max_message_bytes,
+                max_concurrent_rpcs=settings.max_concurrent_rpcs,
+            ),
             services=["fovea.v1.EncoderService"],
-            max_message_bytes=settings.max_message_bytes,
-            max_concurrent_rpcs=settings.max_concurrent_rpcs,
         )
         servicer = EncoderServicer(settings)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)

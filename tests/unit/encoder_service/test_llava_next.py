@@ -30,7 +30,7 @@ from encoder_service.pruners.base import PrunerInput
 from encoder_service.pruners.tiles import mosaic
 from encoder_service.pruners.tower_outputs import ALL_OUTPUTS, CLS_HIDDEN, KEYS, SALIENCY_LAST, OutputKind, TowerOutput
 from encoder_service.visual import PatchLayout
-from fovea.budget import share_budget
+from fovea.budget import allocate_budget
 from fovea.modeling.errors import CheckpointError
 
 N = 16  # patches of a tile, 4 x 4
@@ -150,8 +150,8 @@ def test_a_ninth_of_a_square_picture_of_the_published_size_is_320_tokens() -> No
     layout = PatchLayout(5, 24, 24, mosaic=mosaic((24, 24), (2, 2), (672, 672)))
     sizes = [len(places) for places in layout.places()]
     assert sum(sizes) == 2880
-    assert share_budget(sizes, keep_ratio=1 / 9) == (64,) * 5
-    assert share_budget(sizes, keep_tokens=320) == (64,) * 5
+    assert allocate_budget(sizes, keep_ratio=1 / 9) == (64,) * 5
+    assert allocate_budget(sizes, keep_tokens=320) == (64,) * 5
 
 
 def test_what_a_pruner_sees_of_a_tile_is_the_tower_without_padding(towers: EncoderModel, unsplit: Any) -> None:

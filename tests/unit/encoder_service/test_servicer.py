@@ -21,7 +21,7 @@ from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
 from fovea.errors import ServiceError, from_rpc_error
 from fovea.rpc.channel import connect
-from fovea.rpc.server import GrpcServer
+from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
 from fovea.wire import tensors
 
@@ -453,7 +453,7 @@ async def test_model_info_tells_everything_a_gateway_needs(start: Any, make_engi
 
 
 async def test_before_the_model_is_loaded_the_service_says_so(checkpoints: Any, request_for: Any) -> None:
-    server = GrpcServer("127.0.0.1:0", services=[], max_message_bytes=2**20, max_concurrent_rpcs=8)
+    server = GrpcServer(ServerConfig("127.0.0.1:0", max_message_bytes=2**20, max_concurrent_rpcs=8), services=[])
     servicer = EncoderServicer(EncoderSettings(model=str(checkpoints.hub)))
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
     await server.start()

@@ -262,7 +262,7 @@ def test_frames_of_a_list_are_checked_like_pictures() -> None:
     refused(FrameList((frame,) * 3), InvalidRequest, "3 frames of a video; at most 2", max_frames=2)
     refused(FrameList((frame,) * 3), TooLarge, "bytes", max_bytes=2 * len(frame))
     refused(FrameList((frame,) * 3), TooLarge, "3 frames of 32 x 16", max_pixels=2 * 512)
-    refused(FrameList((frame, b"x")), UnsupportedMedia, "frame 1 of the video: these bytes are no picture")
+    refused(FrameList((frame, b"x")), UnsupportedMedia, "frame 1 of the video: these bytes are not an image")
     refused(FrameList((frame, png(Image.new("RGB", (16, 32))))), InvalidRequest, "different sizes")
 
 

@@ -9,7 +9,7 @@ from fovea import errors
 from fovea.errors import InternalError, ServiceError, Unavailable, error_types, from_rpc_error
 from fovea.processes.stack import free_port
 from fovea.rpc.channel import connect
-from fovea.rpc.server import BindError, GrpcServer
+from fovea.rpc.server import BindError, GrpcServer, ServerConfig
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc
 
 
@@ -29,7 +29,7 @@ class Raising(encoder_pb2_grpc.EncoderServiceServicer, llm_pb2_grpc.LLMServiceSe
 
 async def both_ways(error: Exception) -> list[ServiceError]:
     """What a client gets when a unary and a streaming method raise `error`."""
-    server = GrpcServer("127.0.0.1:0", services=[], max_message_bytes=1 << 20, max_concurrent_rpcs=8)
+    server = GrpcServer(ServerConfig("127.0.0.1:0", max_message_bytes=1 << 20, max_concurrent_rpcs=8), services=[])
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(Raising(error), server.grpc)
     llm_pb2_grpc.add_LLMServiceServicer_to_server(Raising(error), server.grpc)
     await server.start()
@@ -71,9 +71,11 @@ async def test_a_message_too_long_for_a_header_is_cut_and_keeps_its_kind() -> No
 
 
 async def test_two_servers_cannot_share_an_address() -> None:
-    first = GrpcServer("127.0.0.1:0", services=[], max_message_bytes=1 << 20, max_concurrent_rpcs=8)
+    first = GrpcServer(ServerConfig("127.0.0.1:0", max_message_bytes=1 << 20, max_concurrent_rpcs=8), services=[])
     with pytest.raises(BindError, match="cannot listen on"):
-        GrpcServer(f"127.0.0.1:{first.port}", services=[], max_message_bytes=1 << 20, max_concurrent_rpcs=8)
+        GrpcServer(
+            ServerConfig(f"127.0.0.1:{first.port}", max_message_bytes=1 << 20, max_concurrent_rpcs=8), services=[]
+        )
     await first.drain(0)
 
 

@@ -13,7 +13,7 @@ class Settings(ServiceSettings):
     model: str
     """Checkpoint."""
     max_batch_size: int = Field(8, ge=1)
-    """Most pictures in a batch; more wait."""
+    """Most images in a batch; more wait."""
     share: float = 0.5
     """Of the memory."""
     password: SecretStr = SecretStr("")
@@ -73,10 +73,10 @@ def test_a_bad_flag_is_named(argv: list[str], says: str, capsys: pytest.CaptureF
 def test_help_tells_what_each_setting_does(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         Settings.from_command_line(["--help"])
-    assert "Most pictures in a batch; more wait." in capsys.readouterr().out
+    assert "Most images in a batch; more wait." in capsys.readouterr().out
 
 
-def test_help_speaks_no_python(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_no_python_types(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         Settings.from_command_line(["--help"])
     shown = capsys.readouterr().out

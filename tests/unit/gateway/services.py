@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fovea.errors import InvalidRequest, NotFound, ServiceError
-from fovea.rpc.server import GrpcServer
+from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
 from fovea.wire.tensors import to_message
 
@@ -218,11 +218,8 @@ async def serve(
     else:
         name, add = "fovea.v1.LLMService", llm_pb2_grpc.add_LLMServiceServicer_to_server
     server = GrpcServer(
-        f"127.0.0.1:{port}",
+        ServerConfig(f"127.0.0.1:{port}", max_message_bytes=2**26, max_concurrent_rpcs=max_concurrent_rpcs, **options),
         services=[name],
-        max_message_bytes=2**26,
-        max_concurrent_rpcs=max_concurrent_rpcs,
-        **options,
     )
     add(servicer, server.grpc)
     await server.start()

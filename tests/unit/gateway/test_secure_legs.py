@@ -17,7 +17,7 @@ from fovea.errors import Unauthenticated, Unavailable
 from fovea.rpc import probe
 from fovea.rpc.bearer_tokens import token_line
 from fovea.rpc.channel import Access, connect
-from fovea.rpc.file_watcher import CredentialsError
+from fovea.rpc.credential_files import CredentialsError
 from fovea.rpc.server import GrpcServer
 from fovea.rpc.tls import ClientTLS
 from fovea.v1 import llm_pb2, llm_pb2_grpc
@@ -122,7 +122,7 @@ async def test_half_written_certificates_change_nothing(
     write(Path(server.cert), "-----BEGIN CERTIFICATE-----\n")
     with caplog.at_level(logging.ERROR):
         assert await leg.client(target, authority.client()).fetch_info()
-    assert "keeping what was read before" in caplog.text
+    assert "keeping the last good credentials" in caplog.text
 
 
 @pytest.mark.parametrize("spoil", ["key", "cert", "client_ca"])
@@ -213,7 +213,7 @@ async def test_a_gateway_shows_on_each_leg_what_its_settings_say(
     write(sites, "# nobody\n")
     error = await gateway.refused(502, question="And now?")
     assert (error["code"], error["type"]) == ("unauthenticated", "server_error")
-    assert error["message"] == "the encoder service does not accept the token of this gateway"
+    assert error["message"] == "the encoder service does not accept the bearer token of this gateway"
 
 
 async def test_a_gateway_without_a_ca_refuses_to_start_with_a_token(

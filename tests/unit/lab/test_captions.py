@@ -1,4 +1,4 @@
-"""What CLIP is told about a picture is true of it."""
+"""Concepts and captions of CLIP's training hold for their images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_crowded_captions_name_every_distractor_first_unless_they_relate_two_obj
             assert all(thing.name in caption for thing in scene.distractors)
 
 
-def test_distractors_weigh_more_in_crowded_pictures() -> None:
+def test_distractors_weigh_more_in_crowded_images() -> None:
     easy, crowded = concept_weights(np.array([False, True]))
     pair, distractor = CONCEPTS.index(("pair", "red", "star")), CONCEPTS.index(("distractor", "striped", "gear"))
     assert easy[pair] == 1

@@ -1,4 +1,4 @@
-"""Questions have one right answer each, answers are balanced, and scores are what they say."""
+"""Questions with one right answer each, balanced answers, and scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenes and pictures follow from their seeds, and what is on them is where the scene says."""
+"""Scenes and images follow from their seeds, and things are at the positions of the scene."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lab.render import patch_owners, render, render_array
+from lab.render import label_patches, render, render_array
 from lab.scenes import (
     FIRST_EVALUATION_SEED,
     GRID,
@@ -52,7 +52,7 @@ def test_things_stay_inside_and_apart() -> None:
             assert max(abs(a.x - b.x), abs(a.y - b.y)) * 2 >= a.size + b.size
 
 
-def test_picture_format() -> None:
+def test_image_format() -> None:
     image = render(sample_scene("easy", 1))
     assert (image.size, image.mode) == ((IMAGE_SIZE, IMAGE_SIZE), "RGB")
 
@@ -60,7 +60,7 @@ def test_picture_format() -> None:
 def test_every_thing_owns_the_patch_of_its_centre() -> None:
     for seed in range(20):
         scene = sample_scene("crowded", seed)
-        owners = patch_owners(scene)
+        owners = label_patches(scene)
         assert owners.shape == (GRID * GRID,)
         for index, thing in enumerate(scene.things):
             assert (owners == index).any()

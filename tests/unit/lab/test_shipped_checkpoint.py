@@ -1,4 +1,4 @@
-"""The shipped checkpoint is what the hub's readers expect, loads in plain transformers, and sees."""
+"""The shipped checkpoint has the hub's layout, loads in plain transformers, and answers questions."""
 
 from __future__ import annotations
 
@@ -113,5 +113,5 @@ def test_answers_the_demo() -> None:
         inputs = processor(images=image, text=prompt, return_tensors="pt")
         with torch.inference_mode():
             out = model.float().generate(**inputs, max_new_tokens=64, do_sample=False)
-        said = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-        assert said == entry["answer"], entry["question"]
+        answer = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        assert answer == entry["answer"], entry["question"]

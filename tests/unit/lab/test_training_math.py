@@ -1,4 +1,4 @@
-"""The training shortcuts equal the models they stand for."""
+"""The functions of the training equal the models of transformers."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
 from fovea.rpc.channel import connect
-from fovea.rpc.server import GrpcServer
+from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
 from fovea.wire import tensors
 from llm_service.servicer import LLMServicer, ServedModel
@@ -197,11 +197,8 @@ def serving() -> Callable[..., Any]:
     @contextlib.asynccontextmanager
     async def run(model: ServedModel, **options: Any) -> AsyncIterator[Client]:
         server = GrpcServer(
-            "127.0.0.1:0",
+            ServerConfig("127.0.0.1:0", max_message_bytes=2**26, max_concurrent_rpcs=64, **options),
             services=["fovea.v1.LLMService"],
-            max_message_bytes=2**26,
-            max_concurrent_rpcs=64,
-            **options,
         )
         servicer = LLMServicer(max_timeout_s=60, in_flight=server.in_flight)
         llm_pb2_grpc.add_LLMServiceServicer_to_server(servicer, server.grpc)

@@ -160,7 +160,7 @@ def narrow(name):
     [
         (drop("language_model.model.norm"), "lacks 1 of .* tensors of the language model, 'model.norm.weight' among"),
         (drop("multi_modal_projector"), "lacks 4 of 4 tensors of the projector"),
-        (add("language_model.model.surprise"), "knows no tensor 'model.surprise' in the language model"),
+        (add("language_model.model.surprise"), "has no tensor 'model.surprise' in the language model"),
         (narrow("multi_modal_projector.linear_1.weight"), r"has shape \[64, 3\]; the config says \[64, 32\]"),
     ],
 )

@@ -123,7 +123,7 @@ HOSTILE = {
     "frames by one": (field("grid.frames", 4097), "up to 4096 frames"),
     "rows": (field("grid.rows", 65_537), "65536 rows and columns"),
     "columns": (field("grid.columns", 2**32 - 1), "65536 rows and columns"),
-    "CLS tokens": (field("grid.cls_per_frame", 2**20), "and 1048576 more rows a frame is too large"),
+    "CLS tokens": (field("grid.cls_per_frame", 2**20), "with 1048576 CLS tokens a frame is too large"),
     "unknown kind": (field("kind", 7), "kind 7 is not one of VISUAL_KIND_UNSPECIFIED, VISUAL_KIND_IMAGE"),
     "negative seconds": (field("seconds_per_frame", -1.0), "seconds_per_frame is not a number of 0 to 7200"),
 }

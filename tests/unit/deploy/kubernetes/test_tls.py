@@ -14,7 +14,7 @@ import pytest
 from fovea.rpc import probe
 from fovea.rpc.bearer_tokens import token_line
 from fovea.rpc.channel import Access
-from fovea.rpc.server import GrpcServer
+from fovea.rpc.server import GrpcServer, ServerConfig
 from gateway.clients.encoder import EncoderClient
 from gateway.clients.llm import LLMClient
 from tests.certificates import Authority
@@ -61,12 +61,14 @@ def settings_of(manifests: Manifests, secrets: Secrets, name: str, monkeypatch: 
 async def serving(settings: Any, health: str) -> AsyncIterator[int]:
     """A server as `__main__` makes it, without a model; its port."""
     server = GrpcServer(
-        "127.0.0.1:0",
+        ServerConfig(
+            "127.0.0.1:0",
+            max_message_bytes=settings.max_message_bytes,
+            max_concurrent_rpcs=settings.max_concurrent_rpcs,
+            tls=settings.tls,
+            token_file=settings.token_file,
+        ),
         services=[health],
-        max_message_bytes=settings.max_message_bytes,
-        max_concurrent_rpcs=settings.max_concurrent_rpcs,
-        tls=settings.tls,
-        token_file=settings.token_file,
     )
     await server.start()
     await server.ready()

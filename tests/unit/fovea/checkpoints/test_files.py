@@ -35,7 +35,7 @@ def test_a_file_that_changes_answers_changes_the_fingerprint(tmp_path: Path, nam
     assert len(seen) == 3
 
 
-def test_a_folder_without_weights_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="weights"):
         fingerprint(tmp_path)
@@ -51,7 +51,7 @@ def test_a_missing_directory_is_not_taken_for_a_hub_id(name: str) -> None:
         resolve(name, files=["*.json"])
 
 
-def test_a_hub_id_that_cannot_be_fetched_says_so_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_that_cannot_be_fetched_is_an_error_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="could not be fetched from the hub"):
         resolve("nobody/such-a-model-does-not-exist", files=["*.json"])

@@ -1,4 +1,4 @@
-"""What is served, and in whose words it is told that something is not."""
+"""Supported checkpoints, and the errors of unsupported ones."""
 
 from __future__ import annotations
 

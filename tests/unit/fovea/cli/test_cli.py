@@ -1,4 +1,4 @@
-"""The `fovea` command: what it sends to a gateway, what it prints, and how it ends."""
+"""The `fovea` command: requests to a gateway, output, and exit status."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def piped(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What is said about a command line that is wrong."""
+    """Standard error of a wrong command line."""
     try:
         status = main(words)
     except SystemExit as left:
@@ -98,7 +98,7 @@ def test_a_url_is_taken_as_people_write_it(answering: PlainGateway, image: str, 
         *("//h:1", "http://h/?a=b", "http://h/#a", "http://[::1", "http://a\x00b", "http://\udcff", ":8000"),
     ],
 )
-def test_what_is_no_url_is_refused_with_what_is_accepted(
+def test_invalid_urls_are_refused_with_what_is_accepted(
     image: str, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "http://HOST:PORT" in refused(["ask", image, "what?", "--url", url], capsys)
@@ -149,7 +149,7 @@ def test_a_password_in_a_url_is_not_printed(image: str, capsys: pytest.CaptureFi
         ({"detail": "x"}, 404, "(status 404)"),
     ],
 )
-def test_answers_of_others_are_told_in_one_line(
+def test_responses_of_other_servers_are_errors_in_one_line(
     gateway: PlainGateway, image: str, reply: Any, status: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway.answers(reply, status)
@@ -159,7 +159,7 @@ def test_answers_of_others_are_told_in_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_gateway_that_has_moved_is_told_with_its_new_address(
+def test_a_redirect_is_an_error_with_the_new_address(
     gateway: PlainGateway, image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway.status, gateway.content_type, gateway.location = 308, "text/html", "https://elsewhere/v1/answer"
@@ -223,7 +223,7 @@ def test_files_and_urls_keep_their_order(answering: PlainGateway, image: str) ->
     assert [value.decode() for name, value in answering.form if name == "images"] == [file, "https://example.com/x.png"]
 
 
-def test_names_of_files_stay_here(answering: PlainGateway, tmp_path: Path) -> None:
+def test_file_names_are_not_sent(answering: PlainGateway, tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"secret\xff.png")
     shutil.copy(DEMO, path)
     assert main(["ask", str(path), "what?", "--url", answering.url]) == 0
@@ -316,7 +316,7 @@ def test_options_of_explain_become_fields(gateway: PlainGateway, image: str, tmp
     }
 
 
-def test_what_was_not_said_is_left_to_the_gateway(answering: PlainGateway, image: str) -> None:
+def test_options_that_are_left_out_are_not_sent(answering: PlainGateway, image: str) -> None:
     assert main(["ask", image, "what?", "--url", answering.url]) == 0
     assert fields(answering) == {"question": "what?", "timeout_s": "60.0"}
 
@@ -376,7 +376,7 @@ def test_values_of_ask_are_refused_with_what_is_accepted(
         (["ask", "{image}", "https://example.com/x.png"], "the question is missing"),
         (["ask", "-"], "the question is missing"),
         (["ask", "what?"], "an image before the question"),
-        (["ask", "{image}", "-x"], "stands after --"),
+        (["ask", "{image}", "-x"], "that starts with - after --"),
         (["ask", "{image}", "what?", "--bogus"], "--bogus"),
         (["ask", "{image}", "what?", "--json", "--stream"], "not allowed with"),
         (["ask", "{image}", "what?", "--keep-tokens", "1", "--keep-ratio", "1"], "not allowed with"),
@@ -422,7 +422,7 @@ def test_words_stand_on_both_sides_of_options(answering: PlainGateway, image: st
     assert fields(answering)["question"] == "what?"
 
 
-def test_a_question_that_is_not_text_is_told(image: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_question_that_is_not_text_is_an_error(image: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ask", image, os.fsdecode(b"\xff?"), "--url", NOBODY]) == 1
     assert "question is not valid UTF-8 text" in capsys.readouterr().err
 
@@ -464,7 +464,7 @@ def test_json_is_json_on_any_terminal(gateway: PlainGateway, image: str) -> None
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_reader_who_leaves_ends_the_command_in_silence(gateway: PlainGateway, image: str, streamed: bool) -> None:
+def test_a_closed_pipe_ends_the_command_silently(gateway: PlainGateway, image: str, streamed: bool) -> None:
     gateway.answers({"answer": "x"})
     if streamed:
         gateway.content_type = "text/event-stream"
@@ -480,7 +480,7 @@ def test_a_reader_who_leaves_ends_the_command_in_silence(gateway: PlainGateway, 
         assert process.wait(timeout=60) == 128 + signal.SIGPIPE
 
 
-def test_control_c_ends_the_command_in_silence(gateway: PlainGateway, image: str) -> None:
+def test_control_c_ends_the_command_silently(gateway: PlainGateway, image: str) -> None:
     gateway.released.clear()
     with fovea("ask", image, "what?", "--url", gateway.url) as process:
         gateway.asked.wait(60)
@@ -489,7 +489,7 @@ def test_control_c_ends_the_command_in_silence(gateway: PlainGateway, image: str
     assert (out, error, process.returncode) == ("", "", 130)
 
 
-def test_a_full_disk_is_told(answering: PlainGateway, image: str) -> None:
+def test_a_full_disk_is_an_error(answering: PlainGateway, image: str) -> None:
     with (
         Path("/dev/full").open("w") as full,
         fovea("ask", image, "what?", "--url", answering.url, stdout=full) as process,
@@ -498,7 +498,7 @@ def test_a_full_disk_is_told(answering: PlainGateway, image: str) -> None:
     assert (process.returncode, error) == (1, "fovea: the output: No space left on device\n")
 
 
-def test_a_drawing_that_cannot_be_written_is_told(
+def test_a_drawing_that_cannot_be_written_is_an_error(
     gateway: PlainGateway, image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gateway.answers(EXPLAINED)

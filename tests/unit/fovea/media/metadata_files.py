@@ -1,4 +1,4 @@
-"""Image files with metadata of any size, in the places that each format has for it."""
+"""Image files with metadata of any size, as each format stores them."""
 
 from __future__ import annotations
 

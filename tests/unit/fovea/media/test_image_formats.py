@@ -1,4 +1,4 @@
-"""What cameras, phones and browsers write: kinds of each accepted format, and formats that are refused by name."""
+"""Variants of each accepted format that cameras, phones and browsers write, and formats that are refused by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fovea.errors import UnsupportedMedia
-from fovea.media.file_formats import detected
+from fovea.media.file_formats import detect_format
 from fovea.media.images import decode
 from tests.unit.fovea.media.gif_files import BLUE, RED, gif
 from tests.unit.fovea.media.png_files import chunk, insert
@@ -65,7 +65,7 @@ def test_codings_of_jpeg_show_the_same() -> None:
 def test_jpeg_of_other_codings_is_refused_with_what_is_accepted() -> None:
     plain = encoded(RAMP, "JPEG")
     deep = plain.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c")
-    refused(deep, "12 bits a sample; accepted: JPEG of 8 bits, baseline or progressive")
+    refused(deep, "12 bits per sample; accepted: JPEG of 8 bits, baseline or progressive")
     refused(plain.replace(b"\xff\xc0\x00\x11", b"\xff\xc3\x00\x11"), "lossless or hierarchical")
     refused(plain[:-8], "broken or incomplete")
 
@@ -215,7 +215,7 @@ def test_a_first_frame_of_webp_that_shows_through_lies_on_white() -> None:
     ],
 )
 def test_other_formats_are_refused_by_name(file: bytes, name: str) -> None:
-    assert detected(file) == name
+    assert detect_format(file) == name
     refused(file, f"the file is {name}; accepted: JPEG, PNG, WebP, GIF, BMP")
 
 
@@ -225,7 +225,7 @@ def test_an_accepted_format_that_cannot_be_read_is_named() -> None:
     refused(jpeg_in_bmp, "a BMP image that is broken or of a kind that cannot be read")
 
 
-def test_accepted_formats_are_told_apart() -> None:
+def test_accepted_formats_are_distinguished() -> None:
     names = {
         "JPEG": "a JPEG image",
         "PNG": "a PNG image",
@@ -234,9 +234,9 @@ def test_accepted_formats_are_told_apart() -> None:
         "BMP": "a BMP image",
     }
     for form, name in names.items():
-        assert detected(encoded(RAMP, form)) == name
-    assert detected(b"hello, I am a text") is None
-    assert detected(b"") is None
+        assert detect_format(encoded(RAMP, form)) == name
+    assert detect_format(b"hello, I am a text") is None
+    assert detect_format(b"") is None
 
 
 def test_a_palette_without_colours_is_an_error_with_a_name() -> None:

@@ -1,4 +1,4 @@
-"""Picture files, sound and hostile."""
+"""Image files, sound and hostile."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def test_decoding_takes_few_bytes_a_pixel(mode: str, tmp_path: Path) -> None:
     assert peak_bytes(tmp_path / "large.png") < 10 * side**2
 
 
-def test_a_tall_transparent_picture_has_no_seams() -> None:
+def test_a_tall_transparent_image_has_no_seams() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (200, 7, 4), dtype=np.uint8)
     layer = Image.fromarray(pixels)
     want = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     assert decode(encoded(layer, "PNG"), **LIMITS).tobytes() == want.tobytes()
 
 
-def test_a_tall_picture_of_16_bit_grey_has_no_seams() -> None:
+def test_a_tall_image_of_16_bit_grey_has_no_seams() -> None:
     grey = np.random.default_rng(0).integers(0, 65536, (200, 7), dtype=np.uint16)
     shown = np.asarray(decode(encoded(Image.fromarray(grey), "PNG"), **LIMITS))
     assert (shown == (grey // 257)[..., None]).all()
@@ -103,7 +103,7 @@ def test_cmyk_is_read() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 100), (100, 1)])
-def test_tiny_and_thin_pictures_are_read(size: tuple[int, int]) -> None:
+def test_tiny_and_thin_images_are_decoded(size: tuple[int, int]) -> None:
     assert decode(encoded(Image.new("RGB", size), "PNG"), **LIMITS).size == size
 
 
@@ -135,13 +135,13 @@ def test_too_many_bytes_are_refused_unread() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"hello, I am a text", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"<svg/>", b"%PDF-1.7", b"GIF89a"]
 )
-def test_what_is_no_picture_is_refused_naming_the_formats(data: bytes) -> None:
+def test_bytes_that_are_no_image_are_refused_naming_the_formats(data: bytes) -> None:
     with pytest.raises(UnsupportedMedia, match="JPEG, PNG, WebP, GIF, BMP") as caught:
         decode(data, **LIMITS)
     assert caught.value.param == "image"
 
 
-def test_a_format_that_pillow_knows_and_we_do_not_accept_is_refused(noise: Image.Image) -> None:
+def test_a_format_that_only_pillow_accepts_is_refused(noise: Image.Image) -> None:
     with pytest.raises(UnsupportedMedia):
         decode(encoded(noise, "TIFF"), **LIMITS)
 

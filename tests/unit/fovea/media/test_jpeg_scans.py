@@ -1,4 +1,4 @@
-"""JPEG files whose decoding would take out of all proportion to their size."""
+"""JPEG files of many scans, which are slow to decode for their size."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_all_samples_of_16_bits_are_reduced_alike() -> None:
 
 
 @pytest.mark.parametrize("colour", [GREY, RGB, GREY_ALPHA, RGBA])
-def test_what_was_widened_from_8_bits_comes_back(colour: int) -> None:
+def test_samples_widened_from_8_bits_are_restored(colour: int) -> None:
     narrow = noise(colour, 8)
     assert (shown(png(narrow * 257, colour, 16)) == shown(png(narrow, colour, 8))).all()
 

@@ -1,4 +1,4 @@
-"""How many cores a process has, and what a model makes of them."""
+"""Cores of a process, and threads of a model."""
 
 from __future__ import annotations
 

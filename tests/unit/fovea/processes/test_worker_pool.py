@@ -68,7 +68,7 @@ async def test_an_exception_arrives_with_the_place_where_it_was_raised() -> None
 
 
 @pytest.mark.parametrize("verb", ["refuse unpicklably", "answer unpicklably"])
-async def test_what_cannot_be_pickled_is_told_and_the_worker_goes_on(verb: str) -> None:
+async def test_a_result_that_cannot_be_pickled_is_an_error_and_the_worker_goes_on(verb: str) -> None:
     async with pool_of(1) as pool:
         pid = await ask(pool, "pid")
         with pytest.raises(Exception, match=r"NeedsTwo|pickle"):
@@ -85,7 +85,7 @@ async def test_a_task_that_takes_too_long_is_ended_with_its_worker(tmp_path: Pat
         await until(lambda: not psutil.pid_exists(pid))
 
 
-async def test_a_caller_who_leaves_frees_the_worker(tmp_path: Path) -> None:
+async def test_a_cancelled_task_frees_the_worker(tmp_path: Path) -> None:
     async with pool_of(1) as pool:
         pid = await ask(pool, "pid")
         task = await hold(pool, tmp_path / "a")
@@ -94,7 +94,7 @@ async def test_a_caller_who_leaves_frees_the_worker(tmp_path: Path) -> None:
         assert await waiting != pid
 
 
-async def test_a_crash_fails_its_own_task_and_is_told_from_an_end_by_others(tmp_path: Path) -> None:
+async def test_a_crash_fails_its_own_task_and_is_distinguished_from_a_kill(tmp_path: Path) -> None:
     async with pool_of(2) as pool:
         held = await hold(pool, tmp_path / "a")
         with pytest.raises(WorkerDied) as caught:
@@ -111,7 +111,7 @@ async def test_a_crash_fails_its_own_task_and_is_told_from_an_end_by_others(tmp_
         held.cancel()
 
 
-async def test_workers_that_ended_while_they_were_idle_fail_nobody() -> None:
+async def test_workers_that_ended_while_idle_fail_no_task() -> None:
     async with pool_of(2) as pool:
         pids = {await ask(pool, "pid"), await ask(pool, "pid")}
         for pid in pids:
@@ -159,7 +159,7 @@ async def test_the_longest_wait_is_that_of_tasks_without_a_worker(tmp_path: Path
         assert pool.longest_wait_s == 0
 
 
-async def test_closing_ends_workers_and_tells_who_runs_and_who_waits(tmp_path: Path) -> None:
+async def test_closing_ends_workers_and_fails_running_and_waiting_tasks(tmp_path: Path) -> None:
     pool = pool_of(1)
     async with pool:
         pid = await ask(pool, "pid")

@@ -8,7 +8,7 @@ import pytest
 
 from fovea.rpc import bearer_tokens
 from fovea.rpc.bearer_tokens import SiteTokens, bearer, token_line, watch_token
-from fovea.rpc.file_watcher import CredentialsError
+from fovea.rpc.credential_files import CredentialsError
 
 BERLIN, OSLO = "berlin-token-0123456789", "oslo-token-0123456789"
 
@@ -37,7 +37,7 @@ def test_a_site_is_known_by_its_token(path: Path, authorization: str, site: str 
     assert SiteTokens(str(path)).site_of(authorization) == site
 
 
-def test_what_the_file_holds_lets_nobody_in(path: Path) -> None:
+def test_the_content_of_the_token_file_grants_no_access(path: Path) -> None:
     sites = SiteTokens(str(path))
     digest = re.search("oslo=(.*)", path.read_text())
     assert digest is not None
@@ -45,14 +45,14 @@ def test_what_the_file_holds_lets_nobody_in(path: Path) -> None:
     assert OSLO not in path.read_text()
 
 
-def test_a_site_without_a_line_is_shut_out_and_one_with_two_may_use_both(path: Path) -> None:
+def test_a_site_without_a_line_is_refused_and_one_with_two_may_use_both(path: Path) -> None:
     sites = SiteTokens(str(path))
     path.write_text(f"{token_line('oslo', OSLO)}\n{token_line('oslo', OSLO + '-next')}\n")
     assert sites.site_of(bearer(BERLIN)[1]) is None
     assert sites.site_of(bearer(OSLO)[1]) == sites.site_of(bearer(OSLO + "-next")[1]) == "oslo"
 
 
-def test_a_file_that_became_wrong_changes_nothing_and_is_logged_without_the_line(
+def test_a_file_that_becomes_invalid_is_logged_without_its_content_and_changes_nothing(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sites = SiteTokens(str(path))
@@ -63,7 +63,7 @@ def test_a_file_that_became_wrong_changes_nothing_and_is_logged_without_the_line
     assert BERLIN not in caplog.text
 
 
-def test_a_file_that_is_wrong_at_the_start_is_an_error(tmp_path: Path) -> None:
+def test_an_invalid_file_at_the_start_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CredentialsError, match="No such file"):
         SiteTokens(str(tmp_path / "missing"))
     (tmp_path / "empty").write_text("two words and more\n")

@@ -1,4 +1,4 @@
-"""A channel to a name with many addresses, as a headless Kubernetes service is, with a real DNS server behind it."""
+"""Channels to a name with many addresses, like a headless Kubernetes service, with a real DNS server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from fovea.rpc import channel as channel_module
 from fovea.rpc.channel import Access, Connection, connect
-from fovea.rpc.server import GrpcServer
+from fovea.rpc.server import GrpcServer, ServerConfig
 from tests.dns_zone import Zone
 
 # Shorter than the 30 s that gRPC by default lets pass between two look-ups of a name.
@@ -38,7 +38,9 @@ class Pods:
             return address.encode()
 
         listen = f"{address}:{self.port}"
-        server = GrpcServer(listen, services=[], max_message_bytes=2**20, max_concurrent_rpcs=SEVERAL, **options)
+        server = GrpcServer(
+            ServerConfig(listen, max_message_bytes=2**20, max_concurrent_rpcs=SEVERAL, **options), services=[]
+        )
         handlers = {"Who": grpc.unary_unary_rpc_method_handler(say)}
         server.grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Pod", handlers),))
         self.port = server.port
@@ -101,7 +103,7 @@ async def test_an_added_pod_is_found_once_the_connections_are_old(zone: Zone, po
 async def test_a_name_without_an_address_is_asked_for_again_without_growing_pauses(
     zone: Zone, pods: Pods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_module, "_RENEW_S", 0.1)
+    monkeypatch.setattr(channel_module, "_RENEW_AFTER_S", 0.1)
     await pods.start("127.0.0.2")
     connection = Connection(zone.target(pods.port), max_message_bytes=2**20, access=Access())
     async with asyncio.timeout(PATIENCE_S):  # gRPC alone would by then have asked 6 times

@@ -1,4 +1,4 @@
-"""Sizes of serialized messages, counted before anything is made of them."""
+"""Sizes of serialized messages, checked before the messages are parsed."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ SOUND[1].llm_pruner.params.update({"a": 1, "b": [1, None, {"c": "d"}]})
 
 
 @pytest.mark.parametrize("message", SOUND)
-def test_what_is_sent_is_what_is_read(message: GENERATE) -> None:
+def test_a_message_is_parsed_to_what_was_sent(message: GENERATE) -> None:
     assert parse(type(message), message.SerializeToString()) == message
 
 
@@ -109,7 +109,7 @@ def test_spoiled_bytes_are_read_as_protobuf_reads_them_or_refused(
 
 
 @given(st.binary(max_size=300), st.sampled_from([GENERATE, ENCODE, encoder_pb2.EncodeResponse]))
-def test_noise_is_refused_or_read_never_anything_else(data: bytes, kind: type[GENERATE]) -> None:
+def test_random_bytes_are_parsed_or_refused(data: bytes, kind: type[GENERATE]) -> None:
     try:
         parse(kind, data)
     except ServiceError:
@@ -142,8 +142,8 @@ def test_a_field_holds_as_much_as_its_cap_and_no_more(
     assert caught.value.param == param
 
 
-def test_a_cap_inside_is_named_by_its_place() -> None:
-    with pytest.raises(InvalidRequest, match="at most 1024 of it are accepted") as caught:
+def test_a_nested_limit_is_named_by_its_path() -> None:
+    with pytest.raises(InvalidRequest, match="at most 1024 accepted") as caught:
         parse(ENCODE, delimited(9, delimited(2, b"\x0a\x00" * 1025)))
     assert caught.value.param == "videos.frames.images"
     wide = struct_pb2.ListValue().SerializeToString() + b"\x0a\x00" * (MAX_STRUCT_ITEMS + 1)
@@ -171,7 +171,7 @@ def test_messages_nest_to_a_depth_and_no_deeper() -> None:
 
 
 @pytest.mark.parametrize("field", [b"\x78\x01", b"\x7a\x00", b"\x7d1234", b"\x7912345678", b"\x20\x01"])
-def test_fields_that_nobody_knows_or_that_come_again_count_as_well(field: bytes) -> None:
+def test_unknown_and_repeated_fields_count_too(field: bytes) -> None:
     parse(GENERATE, field * MAX_FIELDS)
     with pytest.raises(InvalidRequest, match=f"at most {MAX_FIELDS} fields"):
         parse(GENERATE, field * (MAX_FIELDS + 1))
@@ -194,7 +194,7 @@ def test_packed_numbers_are_bounded_in_all() -> None:
         b"\x7a" + b"\xff" * 9 + b"\x01",  # longer than any message
         b"\x0d\x01\x02",  # half a number
         b"\x0b\x0c",  # a group, of a field that is none
-        b"\x7b\x7c",  # of a field that nobody knows
+        b"\x7b\x7c",  # an unknown field
         b"\x00\x00",  # field 0
         b"\x0f",  # a wire type that does not exist
         delimited(3, delimited(5, b"\xff\xfe")),  # text that is no UTF-8
@@ -202,7 +202,7 @@ def test_packed_numbers_are_bounded_in_all() -> None:
         b"GET / HTTP/1.1\r\n",
     ],
 )
-def test_what_is_no_message_is_malformed(data: bytes) -> None:
+def test_bytes_that_are_no_message_are_malformed(data: bytes) -> None:
     with pytest.raises(MalformedRequest, match="not a message of the type"):
         parse(GENERATE, data)
 
@@ -211,7 +211,7 @@ def test_a_field_that_holds_one_message_comes_once() -> None:
     """protobuf merges them, and the caps of what is inside would add up."""
     shape = delimited(1, delimited(2, b"\1" * 8))
     parse(tensor_pb2.VisualTokens, shape)
-    with pytest.raises(InvalidRequest, match=r"features is too large: at most 1 of it"):
+    with pytest.raises(InvalidRequest, match=r"features is too large: at most 1 accepted"):
         parse(tensor_pb2.VisualTokens, shape * 2)
 
 
@@ -247,11 +247,11 @@ def test_the_walk_agrees_with_protobuf_about_what_cannot_be_read() -> None:
             GENERATE.FromString(data)
 
 
-def test_the_proto_says_what_is_counted() -> None:
+def test_the_limits_are_those_of_the_proto() -> None:
     proto = Path(__file__, "../../../../../proto/fovea/v1/limits.proto").resolve().read_text().replace(",", "")
-    for said in (
+    for text in (
         f"at most {MAX_FIELDS} fields and {MAX_NUMBERS} packed numbers",
         f"nest at most {MAX_DEPTH} deep",
         f"have at most {MAX_STRUCT_ITEMS}.",
     ):
-        assert said in proto
+        assert text in proto

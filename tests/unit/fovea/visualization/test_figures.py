@@ -1,4 +1,4 @@
-"""Sheets: what is counted, where the panels are, and that no question breaks the page."""
+"""Figures of explanations: counts, panels, and questions of any text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from fovea.errors import InvalidRequest
-from fovea.visualization.explanation import Explained
+from fovea.visualization.explanation import ImageExplanation
 from fovea.visualization.figures import draw_activation_maps, draw_explanations
 
 GRID = [2, 3]
-PICTURE = Image.new("RGB", (30, 20), (90, 160, 220))
+IMAGE = Image.new("RGB", (30, 20), (90, 160, 220))
 RESPONSE = {
     "explain": {
         "pruner": "desap",
@@ -30,27 +30,29 @@ RESPONSE = {
 }
 
 
-def explained(question: str = "Is it red?", **changes: object) -> Explained:
-    return Explained.from_response(question, {**RESPONSE, "explain": {**RESPONSE["explain"], **changes}})
+def explained(question: str = "Is it red?", **changes: object) -> ImageExplanation:
+    return ImageExplanation.from_response(question, {**RESPONSE, "explain": {**RESPONSE["explain"], **changes}})
 
 
-def test_the_counts_say_what_became_of_every_patch() -> None:
+def test_the_counts_cover_every_patch() -> None:
     assert explained().counts == "desap: 2 of 6 visual tokens kept, 3 patches merged into them, 1 dropped"
 
 
 def test_a_token_that_is_no_patch_is_counted_as_such() -> None:
-    said = explained(pruner="visionzip", kept=[0, 4], merged_into=[[1, 1, 1], [1, 1, 1]]).counts
-    assert said == "visionzip: 2 of 6 visual tokens kept (1 of them not a patch), 5 patches merged into them, 0 dropped"
+    counts = explained(pruner="visionzip", kept=[0, 4], merged_into=[[1, 1, 1], [1, 1, 1]]).counts
+    assert (
+        counts == "visionzip: 2 of 6 visual tokens kept (1 of them not a patch), 5 patches merged into them, 0 dropped"
+    )
 
 
 def test_a_token_after_the_last_patch_is_none_of_them() -> None:
-    """As the row of CLS that Video-LLaVA's language model reads of an unpruned picture."""
+    """As the row of CLS that Video-LLaVA's language model reads of an unpruned image."""
     whole = explained(pruner="none", kept=[0, 1, 2, 3, 4, 5, 6], merged_into=[[0, 1, 2], [3, 4, 5]])
     assert whole.counts == (
         "none: 7 of 7 visual tokens kept (1 of them not a patch), 0 patches merged into them, 0 dropped"
     )
     patches_alone = explained(pruner="none", kept=[0, 1, 2, 3, 4, 5], merged_into=[[0, 1, 2], [3, 4, 5]])
-    with_cls, without = (np.asarray(draw_explanations([(PICTURE, one)])) for one in (whole, patches_alone))
+    with_cls, without = (np.asarray(draw_explanations([(IMAGE, one)])) for one in (whole, patches_alone))
     assert (with_cls[60:] == without[60:]).all()
 
 
@@ -61,14 +63,14 @@ def several(*grids: list[int], kind: str = "image") -> dict[str, Any]:
     return {"explain": {"pruner": "desap", "visuals": visuals}}
 
 
-def test_several_pictures_stand_under_their_question() -> None:
+def test_several_images_are_under_their_question() -> None:
     response = several([1, 2, 3], [1, 2, 3])
-    first, second = Explained.of_pictures("Is it red?", response)
-    assert first.counts.startswith("picture 1 of 2, desap: 2 of 6 visual tokens kept")
+    first, second = ImageExplanation.list_from_response("Is it red?", response)
+    assert first.counts.startswith("image 1 of 2, desap: 2 of 6 visual tokens kept")
     assert second.task_map == [0.1, 0.9, 0.2, 0.3, 0.4, 0.0]
     one, both, apart = (
-        draw_explanations([(PICTURE, explained) for explained in page]).height
-        for page in ([first], [first, second], [first, Explained.of_pictures("Is it blue?", response)[1]])
+        draw_explanations([(IMAGE, explained) for explained in page]).height
+        for page in ([first], [first, second], [first, ImageExplanation.list_from_response("Is it blue?", response)[1]])
     )
     assert 1.5 * one < both < apart
 
@@ -76,20 +78,22 @@ def test_several_pictures_stand_under_their_question() -> None:
 @pytest.mark.parametrize(("grid", "kind"), [([3, 2, 3], "image"), ([1, 2, 3], "video")])
 def test_tiles_and_videos_are_not_drawn(grid: list[int], kind: str) -> None:
     with pytest.raises(InvalidRequest, match="format json"):
-        Explained.from_response("Is it red?", several(grid, kind=kind))
+        ImageExplanation.from_response("Is it red?", several(grid, kind=kind))
 
 
 def test_a_response_without_maps_is_read_too() -> None:
-    bare = Explained.from_response("?", {"explain": {"pruner": "none", "grid": GRID, "kept": [0, 1, 2, 3, 4, 5]}})
+    bare = ImageExplanation.from_response(
+        "?", {"explain": {"pruner": "none", "grid": GRID, "kept": [0, 1, 2, 3, 4, 5]}}
+    )
     assert bare.counts == "none: 6 of 6 visual tokens kept, 0 patches merged into them, 0 dropped"
     assert not bare.task_map
     assert not bare.activation_maps
 
 
 def test_a_panel_without_a_map_differs_from_one_with_it() -> None:
-    """The panel of a missing map is a plain field with words; nothing of the picture is in it."""
+    """The panel of a missing map is a plain field with words; nothing of the image is in it."""
     with_map, without = (
-        np.asarray(draw_explanations([(PICTURE, one)])) for one in (explained(), explained(task_map=None))
+        np.asarray(draw_explanations([(IMAGE, one)])) for one in (explained(), explained(task_map=None))
     )
     assert with_map.shape == without.shape
     differing = (with_map != without).any(axis=(0, 2)).nonzero()[0]
@@ -98,8 +102,8 @@ def test_a_panel_without_a_map_differs_from_one_with_it() -> None:
 
 
 def test_each_question_adds_a_row() -> None:
-    one, two = (draw_explanations([(PICTURE, explained())] * number).height for number in (1, 2))
-    rows = [draw_activation_maps([(PICTURE, explained())] * number).height for number in (1, 2, 3)]
+    one, two = (draw_explanations([(IMAGE, explained())] * number).height for number in (1, 2))
+    rows = [draw_activation_maps([(IMAGE, explained())] * number).height for number in (1, 2, 3)]
     assert two > 1.5 * one
     assert rows[2] - rows[1] == rows[1] - rows[0] > 0
 
@@ -108,6 +112,6 @@ def test_each_question_adds_a_row() -> None:
     "question", ["?", "x" * 8000, "many words " * 700, "line\nbreak\tand \x00", "这是什么 🙂", "  "]
 )
 def test_no_question_breaks_the_page(question: str) -> None:
-    plain, sheet = (draw_explanations([(PICTURE, one)]) for one in (explained(), explained(question)))
+    plain, sheet = (draw_explanations([(IMAGE, one)]) for one in (explained(), explained(question)))
     assert sheet.width == plain.width
     assert plain.height <= sheet.height < plain.height + 80

@@ -1,4 +1,4 @@
-"""What the drawings of an explanation show."""
+"""Drawings of kept, merged and dropped patches, and of heat maps."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fovea.visualization.overlay import as_seen, draw_heat, draw_patches, token_color
+from fovea.visualization.overlay import crop_to_grid, draw_heatmap, draw_patches, token_color
 
 GRID = (3, 4)
 
 
-def picture(shape: tuple[int, int] = (90, 120)) -> Image.Image:
+def rgb_image(shape: tuple[int, int] = (90, 120)) -> Image.Image:
     """Every pixel coloured, so that grey can only come from the drawing."""
     pixels = np.random.default_rng(0).integers(0, 60, (*shape, 3)).astype(np.uint8)
     pixels[..., 0] += 180
@@ -34,13 +34,13 @@ def grey(cells: np.ndarray) -> list[int]:
 
 def test_exactly_the_dropped_patches_are_grey() -> None:
     merged_into = [0, 0, -1, 0, 1, 1, -1, -1, 0, 1, -1, 0]
-    seen = as_seen(picture(), GRID, 400)
+    seen = crop_to_grid(rgb_image(), GRID, 400)
     assert grey(patches(draw_patches(seen, GRID, [3, 4], merged_into))) == [2, 6, 7, 10]
 
 
-def test_a_kept_patch_is_the_picture_in_a_frame_and_a_merged_one_has_its_tint() -> None:
+def test_a_kept_patch_is_framed_and_a_merged_one_has_its_tint() -> None:
     merged_into = [0] * 6 + [1] * 6
-    seen = as_seen(picture(), GRID, 400)
+    seen = crop_to_grid(rgb_image(), GRID, 400)
     drawn, original = patches(draw_patches(seen, GRID, [0, 7], merged_into)), patches(seen)
     for index, patch in enumerate((0, 7)):
         assert (drawn[patch][15:-15, 15:-15] == original[patch][15:-15, 15:-15]).all()
@@ -53,46 +53,46 @@ def test_a_kept_patch_is_the_picture_in_a_frame_and_a_merged_one_has_its_tint() 
         assert (colors @ tints[patch]).argmax() == merged_into[patch]
 
 
-def test_without_word_of_merging_all_but_the_kept_are_dropped() -> None:
-    seen = as_seen(picture(), GRID, 400)
+def test_without_merged_into_all_but_the_kept_are_dropped() -> None:
+    seen = crop_to_grid(rgb_image(), GRID, 400)
     assert grey(patches(draw_patches(seen, GRID, [5], []))) == [patch for patch in range(12) if patch != 5]
 
 
 def test_a_token_that_is_no_patch_frames_none() -> None:
     """VisionZip's CLS travels with the place of a patch that another token took in."""
-    seen = as_seen(picture(), GRID, 400)
+    seen = crop_to_grid(rgb_image(), GRID, 400)
     drawn = draw_patches(seen, GRID, [0, 7], [1] * 12)
     assert (patches(drawn)[7][0] == token_color(1)).all()
     assert not (patches(drawn)[0][0] == token_color(0)).all()
 
 
-def test_neighbouring_colours_are_told_apart() -> None:
+def test_neighbouring_colours_differ() -> None:
     colors = np.array([token_color(index) for index in range(64)], np.float64)
     assert np.abs(np.diff(colors, axis=0)).sum(axis=1).min() > 100
 
 
 def test_the_brightest_square_of_a_heat_map_is_the_maps_maximum() -> None:
     values = np.random.default_rng(1).normal(size=12)
-    seen = as_seen(Image.new("RGB", (120, 90), (128, 128, 128)), GRID, 400)
-    brightness = patches(draw_heat(seen, GRID, values.tolist())).mean(axis=(1, 2, 3))
+    seen = crop_to_grid(Image.new("RGB", (120, 90), (128, 128, 128)), GRID, 400)
+    brightness = patches(draw_heatmap(seen, GRID, values.tolist())).mean(axis=(1, 2, 3))
     assert (brightness.argsort() == values.argsort()).all()
 
 
 @pytest.mark.parametrize("value", [0.0, -3.5])
 def test_a_map_without_differences_is_one_dark_field(value: float) -> None:
-    seen = as_seen(Image.new("RGB", (120, 90), (128, 128, 128)), GRID, 400)
-    flat = np.asarray(draw_heat(seen, GRID, [value] * 12))
+    seen = crop_to_grid(Image.new("RGB", (120, 90), (128, 128, 128)), GRID, 400)
+    flat = np.asarray(draw_heatmap(seen, GRID, [value] * 12))
     assert (flat == flat[0, 0]).all()
     assert flat.mean() < 100
 
 
-def test_a_wide_picture_is_cropped_as_the_encoder_crops_it() -> None:
+def test_a_wide_image_is_cropped_like_in_preprocessing() -> None:
     pixels = np.zeros((40, 120, 3), np.uint8)
     pixels[:, 40:80] = 255
-    seen = as_seen(Image.fromarray(pixels), (2, 2), 576)
+    seen = crop_to_grid(Image.fromarray(pixels), (2, 2), 576)
     assert seen.size == (576, 576)
     assert np.asarray(seen)[:, 20:-20].min() > 220
 
 
 def test_patches_of_a_fine_grid_keep_four_pixels() -> None:
-    assert as_seen(picture(), (200, 200), 360).size == (800, 800)
+    assert crop_to_grid(rgb_image(), (200, 200), 360).size == (800, 800)

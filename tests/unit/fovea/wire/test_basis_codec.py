@@ -1,4 +1,4 @@
-"""The wire dtype `basis`: what it keeps, how its messages lie, what it refuses."""
+"""Wire format `basis`: precision, layout of the messages, and errors."""
 
 import contextlib
 import struct
@@ -25,7 +25,7 @@ ROWS, CHANNELS = 20, 12
 GOLDEN = Path(__file__).parents[3] / "golden" / "wire" / "basis"
 
 
-def pictures(count: int, seed: int = 0) -> list[np.ndarray]:
+def images(count: int, seed: int = 0) -> list[np.ndarray]:
     """Tokens whose channels go together, and neighbours too."""
     random = np.random.default_rng(seed)
     mixing = np.random.default_rng(99).standard_normal((CHANNELS, CHANNELS)) * 2.0 ** -np.arange(CHANNELS)[:, None]
@@ -36,7 +36,7 @@ def pictures(count: int, seed: int = 0) -> list[np.ndarray]:
     return made
 
 
-FILE = learn(pictures(60))
+FILE = learn(images(60))
 BASIS = basis_file.from_bytes(FILE)
 
 
@@ -67,7 +67,7 @@ def test_whatever_is_sent_no_coefficient_is_off_by_more_than_three_steps(array: 
 
 @pytest.mark.parametrize("rows", [ROWS, 7])
 def test_a_finer_step_is_nearer_and_takes_more(rows: int) -> None:
-    array = pictures(1, seed=5)[0][:rows]
+    array = images(1, seed=5)[0][:rows]
     sizes, errors = [], []
     for step in (BASIS.coarsest, BASIS.step, BASIS.step - 8, BASIS.finest):
         message = wire(array, step)
@@ -80,7 +80,7 @@ def test_a_finer_step_is_nearer_and_takes_more(rows: int) -> None:
 
 def test_it_takes_fewer_bytes_than_entropy_with_the_same_noise() -> None:
     ours = theirs = 0
-    for array in pictures(20, seed=6):
+    for array in images(20, seed=6):
         entropy = tensors.to_message(array, tensor_pb2.DTYPE_ENTROPY)
         noise = np.square(tensors.from_message(entropy, max_bytes=CAP) - array).mean()
         fine = next(
@@ -93,8 +93,8 @@ def test_it_takes_fewer_bytes_than_entropy_with_the_same_noise() -> None:
 
 
 @pytest.mark.parametrize("rows", [ROWS, 7])
-def test_sizes_can_be_reckoned_with(rows: int) -> None:
-    fresh = [array[:rows] for array in pictures(40, seed=7)]
+def test_expected_bytes_are_close(rows: int) -> None:
+    fresh = [array[:rows] for array in images(40, seed=7)]
     for step in (BASIS.step - 8, BASIS.step, BASIS.step + 4):
         mean = np.mean([len(wire(array, step).data) for array in fresh])
         assert basis_codec.expected_bytes(rows, BASIS, step) == pytest.approx(mean, rel=0.15)
@@ -105,13 +105,13 @@ def test_sizes_can_be_reckoned_with(rows: int) -> None:
         assert step == BASIS.finest or sum(len(wire(array, step - 1).data) for array in fresh[:2]) > 0.95 * budget
 
 
-def test_pictures_unlike_those_it_was_learned_from_survive() -> None:
+def test_images_unlike_the_calibration_images_survive() -> None:
     array = 1000 * np.random.default_rng(8).standard_normal((ROWS, CHANNELS)).astype(np.float32)
     np.testing.assert_allclose(back(wire(array)), array, atol=20 * step_size(BASIS.step))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
-def test_what_no_code_can_hold_is_refused_at_the_sender(value: float) -> None:
+def test_values_too_large_for_a_code_are_refused_at_the_sender(value: float) -> None:
     array = np.ones((2, CHANNELS), np.float32)
     array[1, 3] = value
     with pytest.raises(InvalidRequest, match=r"not finite|too large"):
@@ -268,9 +268,9 @@ def test_other_channels_are_refused_at_the_receiver() -> None:
 
 
 def test_low_bits_after_the_last_are_zero() -> None:
-    array = pictures(1, seed=9)[0][:1]
+    array = images(1, seed=9)[0][:1]
     message = wire(array, BASIS.finest)
-    levels = BASIS.alone - BASIS.finest
+    levels = BASIS.token_levels - BASIS.finest
     count = int(np.maximum(0, -((8 - levels[levels >= -6]) // 4)).sum())
     assert count % 8  # otherwise there is nothing to spoil
     at = 16 + 8 * struct.unpack_from("<I", message.data, 12)[0] + count // 8
@@ -288,7 +288,7 @@ def test_any_bytes_are_read_or_refused(data: bytes, rows: int, step: int) -> Non
         assert np.isfinite(back(message)).all()
 
 
-def test_what_is_no_basis_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_basis_is_refused(tmp_path: Path) -> None:
     good = safetensors.numpy.load(FILE)
 
     def changed(**arrays: np.ndarray) -> bytes:
@@ -322,7 +322,7 @@ def test_a_service_finds_the_file_that_is_named_or_lies_beside_the_weights(tmp_p
     beside = basis_file.find("", model, None, CHANNELS)
     assert isinstance(beside, WireBasis)
     assert beside.digest == BASIS.digest
-    (tmp_path / "other").write_bytes(learn(pictures(60, seed=1)))
+    (tmp_path / "other").write_bytes(learn(images(60, seed=1)))
     named = basis_file.find(str(tmp_path / "other"), model, None, CHANNELS)
     assert named is not None
     assert named.digest != BASIS.digest

@@ -1,4 +1,4 @@
-"""Grids as large as they may be, and one larger."""
+"""Grids at the limits, and beyond them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fovea.wire.grids import check_grid
         ((1, 1, 1, 2**20 - 1), 2**20),
     ],
 )
-def test_what_a_grid_holds(sides: tuple[int, int, int, int], count: int) -> None:
+def test_number_of_grid_positions(sides: tuple[int, int, int, int], count: int) -> None:
     assert check_grid(grid(*sides)) == count
 
 
@@ -37,7 +37,7 @@ def test_what_a_grid_holds(sides: tuple[int, int, int, int], count: int) -> None
         (2**32 - 1,) * 4,
     ],
 )
-def test_what_is_no_grid_or_too_large(sides: tuple[int, int, int, int]) -> None:
+def test_empty_and_too_large_grids_are_refused(sides: tuple[int, int, int, int]) -> None:
     with pytest.raises(InvalidRequest, match=r"has no patches|is too large"):
         check_grid(grid(*sides))
 

@@ -94,23 +94,23 @@ def test_sizes_of_64_tokens_of_1024_channels() -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_BASIS)
 @pytest.mark.parametrize("shape", [(1, 128), (16, 128), (144, 128), (64, 1024), (576, 1024), (7, 65)])
-def test_a_budget_can_reckon_with_the_sizes(name: str, shape: tuple[int, int]) -> None:
+def test_expected_bytes_are_an_upper_limit_or_close(name: str, shape: tuple[int, int]) -> None:
     normal = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     for array in (normal, tokens(*shape)):
         assert len(wire(array, name).data) <= tensors.data_bytes(*shape, tensors.parse_dtype(name))
 
 
-def test_a_loud_value_costs_its_neighbours_nothing_in_int4() -> None:
+def test_an_outlier_does_not_affect_its_neighbours_in_int4() -> None:
     quiet = np.random.default_rng(2).uniform(-1, 1, (4, 256)).astype(np.float32)
-    loud = quiet.copy()
-    loud[:, 5] = 1000.0
-    got = back(wire(loud, "int4"))
+    outlier = quiet.copy()
+    outlier[:, 5] = 1000.0
+    got = back(wire(outlier, "int4"))
     assert (got[:, 5] == 1000).all()
-    assert np.abs(np.delete(got - loud, 5, axis=1)).max() < 0.08
+    assert np.abs(np.delete(got - outlier, 5, axis=1)).max() < 0.08
 
 
 @pytest.mark.parametrize("name", ["int8", "int4"])
-def test_a_token_is_the_same_whatever_travels_with_it(name: str) -> None:
+def test_a_token_does_not_depend_on_the_other_tokens(name: str) -> None:
     array = tokens(8, 128)
     np.testing.assert_array_equal(back(wire(array, name))[2:5], back(wire(array[2:5], name)))
 
@@ -125,7 +125,7 @@ def test_all_zeros_and_constants_survive(name: str) -> None:
 
 @pytest.mark.parametrize("name", INTEGER)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-def test_what_the_scales_cannot_hold_is_refused_at_the_sender(name: str, value: float) -> None:
+def test_values_too_large_for_the_scales_are_refused_at_the_sender(name: str, value: float) -> None:
     array = np.ones((2, 70), np.float32)
     array[1, 3] = value
     with pytest.raises(InvalidRequest, match=r"not finite|too large"):
@@ -230,9 +230,9 @@ HOSTILE = {
     "version": (body(version=2), "version 2"),
     "coding": (body(coding=2), "coding 2"),
     "flags": (body(flags=4), "flags 4"),
-    "too many rows to transform": (
+    "too many tokens to transform": (
         body(rows=1025, channels=1, group=0, flags=2, floats=[1.0], codes=bytes(1025)),
-        "1025 rows are more than the 1024",
+        "1025 tokens are more than the 1024",
     ),
     "reserved": (body(reserved=1), "reserved 1"),
     "group wider than the row": (body(group=4), "do not fit 3 channels"),

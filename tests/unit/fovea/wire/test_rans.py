@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fovea.errors import InvalidRequest
 from fovea.wire import rans
 
-TABLES = rans.Tables(
+TABLES = rans.FrequencyTables(
     np.array([[rans.TOTAL - 2, 1, 1], [rans.TOTAL // 2, rans.TOTAL // 4, rans.TOTAL // 4], [1, 2, rans.TOTAL - 3]])
 )
 

@@ -72,7 +72,7 @@ def message(**changes: object) -> tensor_pb2.Tensor:
         ({"data": np.full(6, np.inf, "<f4").tobytes()}, "NaN or infinity"),
     ],
 )
-def test_what_is_not_a_tensor_is_refused_with_the_reason(changes: dict[str, object], says: str) -> None:
+def test_an_invalid_tensor_is_refused_with_the_reason(changes: dict[str, object], says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         from_message(message(**changes), max_bytes=CAP)
 

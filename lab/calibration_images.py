@@ -1,4 +1,4 @@
-"""`python -m lab.pictures DIR`: fresh pictures as PNG files, half easy, half crowded, to learn a wire basis from."""
+"""`python -m lab.calibration_images DIR`: fresh images as PNG files, half easy, half crowded, to learn a wire basis."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SPLITS: tuple[Split, ...] = ("easy", "crowded")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m lab.pictures", description=__doc__)
+    """Command line of `python -m lab.calibration_images`."""
+    parser = argparse.ArgumentParser(prog="python -m lab.calibration_images", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--count", type=int, default=600)
     parser.add_argument("--seed", type=int, default=901, help="evaluation seed; no result uses the default")

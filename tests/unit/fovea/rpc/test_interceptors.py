@@ -1,4 +1,4 @@
-"""What becomes of calls whose messages are no messages, too many, or too slow, over a real connection."""
+"""Calls with malformed, too many or too slow messages, over a real connection."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
 from fovea.errors import DeadlineExceeded, InvalidRequest, MalformedRequest, Overloaded, ServiceError, from_rpc_error
-from fovea.rpc import boundary
+from fovea.rpc import interceptors
 from fovea.rpc.channel import connect
-from fovea.rpc.server import GrpcServer
+from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc
 
 TIMEOUT_S = 30.0
@@ -56,11 +56,8 @@ async def echo() -> Echo:
 @pytest.fixture
 async def server(echo: Echo) -> AsyncIterator[GrpcServer]:
     server = GrpcServer(
-        "127.0.0.1:0",
+        ServerConfig("127.0.0.1:0", max_message_bytes=2**23, max_concurrent_rpcs=32, max_bytes_in_flight=LIMIT),
         services=["fovea.v1.LLMService"],
-        max_message_bytes=2**23,
-        max_concurrent_rpcs=32,
-        max_bytes_in_flight=LIMIT,
     )
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(echo, server.grpc)
     llm_pb2_grpc.add_LLMServiceServicer_to_server(echo, server.grpc)
@@ -109,7 +106,7 @@ def image(size: int) -> bytes:
     ],
     ids=["noise", "cut", "text", "group", "none at all"],
 )
-async def test_what_is_no_message_is_invalid_in_one_line_and_counted(
+async def test_bytes_that_are_no_message_are_an_invalid_request_and_counted(
     channel: grpc.aio.Channel, method: str, messages: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     name = method.rsplit("/", 1)[1]
@@ -122,17 +119,17 @@ async def test_what_is_no_message_is_invalid_in_one_line_and_counted(
     assert await send(channel, method, b"")  # an empty message is one with all its defaults
 
 
-async def test_health_takes_no_noise_and_no_flood_either(
+async def test_health_refuses_random_and_oversized_messages(
     channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = counted(boundary.ANY, MalformedRequest.code)
+    before = counted(interceptors.ANY_METHOD, MalformedRequest.code)
     for method in ("Check", "Watch"):
         call = channel.stream_stream(f"/grpc.health.v1.Health/{method}")
         for data in (b"\xff\xff\xff", b"\x7a\x00" * 4000):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call(iter([data]), timeout=TIMEOUT_S).read()
             assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE)
-    assert counted(boundary.ANY, MalformedRequest.code) == before + 2
+    assert counted(interceptors.ANY_METHOD, MalformedRequest.code) == before + 2
     stub = health_pb2_grpc.HealthStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=TIMEOUT_S)
@@ -145,7 +142,7 @@ async def test_health_takes_no_noise_and_no_flood_either(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-async def test_reflection_takes_no_noise_and_still_answers(
+async def test_reflection_refuses_random_bytes_and_still_answers(
     channel: grpc.aio.Channel, caplog: pytest.LogCaptureFixture
 ) -> None:
     call = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
@@ -160,12 +157,12 @@ async def test_reflection_takes_no_noise_and_still_answers(
 
 
 async def test_a_method_that_does_not_exist_is_counted_without_its_name(channel: grpc.aio.Channel) -> None:
-    before = counted(boundary.ANY, "unimplemented")
+    before = counted(interceptors.ANY_METHOD, "unimplemented")
     for name in ("/fovea.v1.LLMService/Nothing", "/nobody/at-all"):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary(name)(b"", timeout=TIMEOUT_S)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert counted(boundary.ANY, "unimplemented") == before + 2
+    assert counted(interceptors.ANY_METHOD, "unimplemented") == before + 2
 
 
 async def test_a_compressed_message_is_refused_before_it_is_inflated(server: GrpcServer) -> None:
@@ -187,10 +184,8 @@ async def test_a_flood_of_metadata_is_refused(channel: grpc.aio.Channel) -> None
     assert await channel.unary_unary(ENCODE)(b"", timeout=TIMEOUT_S)
 
 
-async def test_a_message_that_never_comes_does_not_hold_its_place(
-    channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(boundary, "_RECEIVE_S", 0.01)
+async def test_a_call_without_a_message_times_out(channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interceptors, "_RECEIVE_TIMEOUT_S", 0.01)
     call = channel.stream_unary(ENCODE)(timeout=TIMEOUT_S)
     error = await refused(call)
     assert type(error) is DeadlineExceeded
@@ -236,7 +231,7 @@ async def test_messages_beyond_the_memory_for_them_are_refused_until_there_is_ro
     assert await channel.unary_unary(ENCODE)(image(LIMIT // 3), timeout=TIMEOUT_S)
 
 
-async def test_a_call_that_is_alone_is_let_in_and_the_next_is_not_even_read(
+async def test_a_call_that_is_alone_is_accepted_and_the_next_is_refused_unread(
     echo: Echo, server: GrpcServer, channel: grpc.aio.Channel
 ) -> None:
     async with held(echo, channel, ENCODE, image(4 * LIMIT)) as first:
@@ -253,7 +248,7 @@ async def test_a_call_that_is_alone_is_let_in_and_the_next_is_not_even_read(
     ("method", "end"),
     [(GENERATE, "cancelled"), (GENERATE, "answered"), (ENCODE, "cancelled"), (ENCODE, "answered"), (ENCODE, "refused")],
 )
-async def test_however_a_call_ends_its_bytes_are_given_back(
+async def test_the_bytes_of_a_call_are_released_however_it_ends(
     echo: Echo, server: GrpcServer, channel: grpc.aio.Channel, method: str, end: str
 ) -> None:
     data = llm_pb2.GenerateRequest(input_ids=range(1000)).SerializeToString() if method == GENERATE else image(1000)

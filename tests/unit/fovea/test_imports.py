@@ -16,6 +16,6 @@ WITHOUT_TORCH = (
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
-def test_importing_what_everybody_uses_takes_no_torch(module: str) -> None:
+def test_shared_modules_import_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'fovea.modeling' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

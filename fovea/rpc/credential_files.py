@@ -1,0 +1,70 @@
+"""Certificates, keys and bearer tokens in files that are read again when they change, while a service runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from fovea import telemetry
+
+__all__ = ["CredentialFiles", "CredentialsError"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class CredentialsError(ValueError):
+    """A certificate, key or token file that cannot be used. The text is for the operator and may hold paths."""
+
+
+class CredentialFiles(Generic[T]):
+    """A value that `load` reads from files, read again once one of the files has changed.
+
+    A change that cannot be used is logged once, and the last good value stays. A certificate and a key that are
+    written one after the other, or a mistake in one of them, do not stop the service. Thread-safe.
+
+    Args:
+        paths: files to check for changes; links are followed.
+        load: function that reads the files.
+
+    Raises:
+        CredentialsError: the files cannot be used at the first read.
+    """
+
+    def __init__(self, paths: Sequence[str], load: Callable[[], T]) -> None:
+        self._paths = [Path(path) for path in paths]
+        self._load = load
+        self._lock = threading.Lock()
+        self._loaded_state = self._state()  # taken before the read, so that a change during the read is noticed
+        self._value = load()
+
+    def get(self) -> T:
+        """The value of the files as they are now."""
+        with self._lock:
+            state = self._state()
+            if state != self._loaded_state:
+                self._loaded_state = state
+                try:
+                    self._value = self._load()
+                except CredentialsError as error:
+                    telemetry.FAILURES.labels("credentials").inc()
+                    log.error("keeping the last good credentials: %s", error)
+                else:
+                    log.info("read again: %s", ", ".join(path.name for path in self._paths))
+            return self._value
+
+    def _state(self) -> list[tuple[int, int, int] | None]:
+        return [_file_state(path) for path in self._paths]
+
+
+def _file_state(path: Path) -> tuple[int, int, int] | None:
+    """Modification time, inode and size of a file; None where it cannot be read."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size

@@ -1,0 +1,248 @@
+"""Interceptors of the gRPC server: bearer tokens, messages from bytes, statuses from exceptions, a count of each call.
+
+A handler gets its message only after the message's sizes were checked and its bytes were counted as in flight. gRPC
+hands a message over once it is complete; until then `max_message_bytes` times `max_concurrent_rpcs` bounds the bytes
+that gRPC holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+from grpc_health.v1 import health
+
+from fovea import telemetry
+from fovea.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InternalError,
+    MalformedRequest,
+    ServiceError,
+    TooLarge,
+    Unauthenticated,
+    to_metadata,
+)
+from fovea.rpc.bearer_tokens import AUTHORIZATION, SiteTokens
+from fovea.rpc.bytes_in_flight import BytesInFlight
+from fovea.rpc.messages import parse_off_loop
+
+__all__ = ["ANY_METHOD", "CallInterceptor", "TokenInterceptor", "abort"]
+
+log = logging.getLogger(__name__)
+
+ANY_METHOD: Final = "any"
+"""Method label of calls to other services. Names that a caller chooses freely must not become labels of a metric."""
+
+# The text of an error travels as a header, and a client refuses headers beyond 8 KiB.
+_MAX_ERROR_CHARS: Final = 1000
+_COPIES: Final = 2  # a message is held as bytes and as an object
+_MAX_FOREIGN_BYTES: Final = 4096  # a message of health or reflection
+# A call without a message would count as a call in progress, without end if it has no deadline.
+_RECEIVE_TIMEOUT_S: Final = 300.0
+
+
+async def abort(method: str, error: BaseException, context: grpc.aio.ServicerContext) -> None:
+    """Ends a call with an error and counts it. Every exception becomes a status here, and every defect is logged here.
+
+    Args:
+        method: label of the method in metrics.
+        error: exception of the call; one that is no ServiceError is a defect of the service.
+        context: context of the call.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        telemetry.REQUESTS.labels(method, Cancelled.code).inc()
+        raise error
+    if not isinstance(error, ServiceError):
+        log.error("%s failed", method, exc_info=error)
+        error = InternalError("the service failed on this request; its log tells why")
+    telemetry.REQUESTS.labels(method, error.code).inc()
+    message = error.message
+    if len(message) > _MAX_ERROR_CHARS:
+        message = message[:_MAX_ERROR_CHARS] + "..."
+    # The frames of a traceback would keep the request in memory until the garbage collector finds them.
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    await context.abort(error.grpc_status, message, to_metadata(error))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a method.
+
+    Attributes:
+        label: name of the method in metrics.
+        is_fovea: whether the method is of a Fovea service, not of health or reflection.
+        request_type: type of the method's request messages.
+        request_id: id of the request as the caller sent it; may be empty.
+        in_flight: count of the bytes of all messages in progress.
+    """
+
+    label: str
+    is_fovea: bool
+    request_type: type[Message]
+    request_id: str
+    in_flight: BytesInFlight
+
+    def unary(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+        """Handler of a method with one request and one response."""
+
+        async def call(_: object, context: grpc.aio.ServicerContext) -> Any:
+            start = self._begin()
+            try:
+                response = await method(await self._receive(context), context)
+            except grpc.aio.AbortError:  # health has set NOT_FOUND itself
+                raise
+            except (Exception, asyncio.CancelledError) as error:
+                await abort(self.label, error, context)
+                raise AssertionError("context.abort never returns") from error
+            self._succeeded(start)
+            return response
+
+        return call
+
+    def stream(self, method: Callable[[Any, Any], AsyncIterator[Any]]) -> Any:
+        """Handler of a method with one request and a stream of responses."""
+
+        async def call(_: object, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            start = self._begin()
+            try:
+                async for response in method(await self._receive(context), context):
+                    yield response
+            except (Exception, asyncio.CancelledError) as error:
+                await abort(self.label, error, context)
+            else:
+                self._succeeded(start)
+
+        return call
+
+    def write(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+        """Handler of a method with one request that writes its responses through the context."""
+
+        async def call(_: object, context: grpc.aio.ServicerContext) -> None:
+            try:
+                request = await self._receive(context)
+            except (Exception, asyncio.CancelledError) as error:
+                await abort(self.label, error, context)
+                raise AssertionError("context.abort never returns") from error
+            await method(request, context)
+
+        return call
+
+    def stream_stream(self, method: Callable[[Any, Any], AsyncIterator[Any]]) -> Any:
+        """Handler of a method with a stream of requests and a stream of responses."""
+
+        async def call(received: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+            try:
+                async for response in method(self._messages(received), context):
+                    yield response
+            except (Exception, asyncio.CancelledError) as error:
+                await abort(self.label, error, context)
+
+        return call
+
+    async def _messages(self, received: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for data in received:
+            yield await self._parse(data)
+
+    def _begin(self) -> float:
+        telemetry.request_id.set(self.request_id or telemetry.new_request_id())
+        return time.perf_counter()
+
+    def _succeeded(self, start: float) -> None:
+        if self.is_fovea:
+            telemetry.REQUESTS.labels(self.label, "ok").inc()
+            telemetry.REQUEST_LATENCY_SECONDS.labels(self.label).observe(time.perf_counter() - start)
+
+    async def _receive(self, context: grpc.aio.ServicerContext) -> Any:
+        """The call's request message, read only once there is room for it."""
+        if self.is_fovea:
+            self.in_flight.require_room()
+        try:
+            async with asyncio.timeout(_RECEIVE_TIMEOUT_S):
+                data = await context.read()
+        except TimeoutError:
+            raise DeadlineExceeded(f"the message did not arrive within {_RECEIVE_TIMEOUT_S:g} s") from None
+        if data is grpc.aio.EOF:
+            raise MalformedRequest("the call brought no message")
+        if self.is_fovea:
+            self.in_flight.hold(_COPIES * len(data), context)
+        return await self._parse(data)
+
+    async def _parse(self, data: bytes) -> Any:
+        if not self.is_fovea and len(data) > _MAX_FOREIGN_BYTES:
+            raise TooLarge(f"a message of {len(data)} bytes; at most {_MAX_FOREIGN_BYTES} are accepted here")
+        return await parse_off_loop(self.request_type, data)
+
+
+class TokenInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses calls without the bearer token of a site. Health checks, which reveal nothing, need no token.
+
+    Args:
+        tokens: accepted sites.
+    """
+
+    def __init__(self, tokens: SiteTokens) -> None:
+        self._tokens = tokens
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        if details.method.startswith(f"/{health.SERVICE_NAME}/"):
+            return await continuation(details)
+        if self._tokens.site_of(_metadata_value(details, AUTHORIZATION)) is not None:
+            return await continuation(details)
+
+        async def refuse(requests: Any, context: grpc.aio.ServicerContext) -> None:
+            error = Unauthenticated("no token of an accepted site; send authorization: Bearer TOKEN")
+            await abort(ANY_METHOD, error, context)
+
+        # A handler of a stream does not read the request's message into memory.
+        return grpc.stream_unary_rpc_method_handler(refuse)
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler: reads its message, counts the call, and turns its exceptions into statuses.
+
+    A handler of one message becomes a handler of a stream. gRPC then reads the message only when the handler asks for
+    it, and keeps no copy of it.
+
+    Args:
+        in_flight: count of the bytes of all messages in progress.
+    """
+
+    def __init__(self, in_flight: BytesInFlight) -> None:
+        self._in_flight = in_flight
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            telemetry.REQUESTS.labels(ANY_METHOD, "unimplemented").inc()
+            return None
+        if handler.request_deserializer is None:  # takes bytes
+            return handler
+        is_fovea = details.method.startswith("/fovea.")
+        call = _Call(
+            label=details.method.rsplit("/", 1)[1] if is_fovea else ANY_METHOD,
+            is_fovea=is_fovea,
+            request_type=type(handler.request_deserializer(b"")),
+            request_id=_metadata_value(details, telemetry.REQUEST_ID_KEY),
+            in_flight=self._in_flight,
+        )
+        serializer = handler.response_serializer
+        if handler.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(call.stream_stream(handler.stream_stream), None, serializer)
+        if handler.unary_unary:
+            return grpc.stream_unary_rpc_method_handler(call.unary(handler.unary_unary), None, serializer)
+        wrap = call.write if inspect.iscoroutinefunction(handler.unary_stream) else call.stream
+        return grpc.stream_stream_rpc_method_handler(wrap(handler.unary_stream), None, serializer)
+
+
+def _metadata_value(details: grpc.HandlerCallDetails, key: str) -> str:
+    """First value of `key` in the call's metadata; empty where there is none."""
+    return next((str(value) for name, value in details.invocation_metadata or () if name == key), "")
