@@ -29,7 +29,7 @@ def peak_clarity(scores: Tensor) -> float:
     sqrt(2 ln N), so random scores have a clarity of about a half.
 
     Args:
-        scores: [N].
+        scores: relevance scores of the patches, [N].
     """
     deviation = scores - scores.mean()
     spread = float(deviation.square().mean().sqrt())
@@ -42,12 +42,12 @@ def auto_budget_importance(saliency: Tensor, peaks: Tensor, clarity: float) -> T
     """Importance of each patch for the automatic budget.
 
     Args:
-        saliency: [N], weights that sum to 1.
-        peaks: [N], weights of the question that sum to 1.
+        saliency: weights of saliency that sum to 1, [N].
+        peaks: weights of the question that sum to 1, [N].
         clarity: share of the question in the two, 0 to 1.
 
     Returns:
-        [N], weights that sum to 1.
+        Weights that sum to 1, [N].
     """
     return (1 - _BREADTH) * ((1 - clarity) * saliency + clarity * peaks) + _BREADTH / len(saliency)
 

@@ -66,10 +66,10 @@ class TowerFeatures:
     """Features of one tower input: an image, a tile or a frame after the vision tower.
 
     Attributes:
-        hidden: [N, C], patches of X[V-1] in raster order, without CLS; [n, C] if n patches were kept inside the tower.
+        hidden: patches of X[V-1] in raster order without CLS, [N, C]; [n, C] if n patches were kept inside the tower.
         grid: rows and columns of the patch grid, N = rows * columns.
-        outputs: tower outputs; at least the required ones.
-        kept_in_tower: [n] int64, patches kept inside the tower, ascending; None for a tower that was not pruned.
+        outputs: tower outputs, at least the required ones.
+        kept_in_tower: patches kept inside the tower, [n] int64, ascending; None for a tower that was not pruned.
     """
 
     hidden: Tensor
@@ -92,7 +92,7 @@ class TowerFeatures:
         """Features of some patches as a tower input of their own.
 
         Args:
-            patches: [n] int64, raster indices in the order of the result; ascending if the tower was pruned inside. Of
+            patches: raster indices in the order of the result, [n] int64; ascending if the tower was pruned inside. Of
                 such a tower the result holds those of `patches` that the tower kept.
             grid: rows and columns of the result, n = rows * columns.
         """
@@ -144,8 +144,8 @@ class TiledImage:
 
     Attributes:
         tiles: the base tile (the downscaled image), then each other tile that is not all padding, in raster order.
-        tile_at: [lines, columns] int64, for each patch of the mosaic the index into `tiles` of its tile; empty if the
-            image is too narrow for one patch. The mosaic is the grid of all tiles but the base tile, side by side.
+        tile_at: index into `tiles` of each patch of the mosaic, [lines, columns] int64; empty if the image is too
+            narrow for one patch. The mosaic is the grid of all tiles but the base tile, side by side.
     """
 
     tiles: tuple[TowerFeatures, ...]
@@ -157,10 +157,10 @@ class TextFeatures:
     """Features of one question after the text tower, which reads a long text in W windows.
 
     Attributes:
-        tokens: [T, D], every position of every window (BOS, words, EOS) in the joint space, not normalised.
-        eos: [W, D], EOS embedding of each window.
-        is_word: [T] bool, False for BOS and EOS.
-        eos_attention: [T], attention of the window's EOS to each position in the last text layer, mean over the heads;
+        tokens: every position of every window (BOS, words, EOS) in the joint space, [T, D], not normalised.
+        eos: EOS embedding of each window, [W, D].
+        is_word: mask of words, [T] bool; False for BOS and EOS.
+        eos_attention: attention of the window's EOS to each position in the last text layer, mean over the heads, [T];
             None unless required.
     """
 
@@ -171,14 +171,14 @@ class TextFeatures:
 
     @property
     def is_bos(self) -> Tensor:
-        """[T] bool, True for the first position of each window."""
+        """Mask of the first position of each window, [T] bool."""
         # BOS and EOS alternate around the words.
         outside = (~self.is_word).nonzero().squeeze(1)
         return torch.zeros_like(self.is_word).index_fill(0, outside[0::2], True)
 
     @property
     def is_eos(self) -> Tensor:
-        """[T] bool, True for the last position of each window."""
+        """Mask of the last position of each window, [T] bool."""
         return ~self.is_word & ~self.is_bos
 
 
@@ -204,14 +204,14 @@ class PrunedTokens:
     """Visual tokens of one tower input after pruning: K of them, unless the pruner's documentation states otherwise.
 
     Attributes:
-        features: [K, C], at least float32, in the order in which the language model reads them.
-        origins: [K] int64, patch that each token stands for, in any order; a `TokenOrigin` for a token that is not one
+        features: visual tokens in the order in which the language model reads them, [K, C], at least float32.
+        origins: patch that each token stands for, [K] int64, in any order; a `TokenOrigin` for a token that is not one
             patch. `with_grid_positions` replaces those by free grid positions.
-        cluster_of_patch: [N] int64, for each patch the index into `features` of the token that it became or was merged
-            into; -1 for a dropped patch.
-        task_map: [N], relevance of each patch to the question; None if the pruner computes none.
-        saliency_map: [N], attention of CLS to each patch; None if the pruner reads none.
-        reading_group: [K] int64, order of tokens across the tiles of an image. Group 0 comes first, in raster order of
+        cluster_of_patch: index into `features` of the token that each patch became or was merged into, [N] int64; -1
+            for a dropped patch.
+        task_map: relevance of each patch to the question, [N]; None if the pruner computes none.
+        saliency_map: attention of CLS to each patch, [N]; None if the pruner reads none.
+        reading_group: order of tokens across the tiles of an image, [K] int64. Group 0 comes first, in raster order of
             the mosaic; each later group follows tile by tile. None puts all tokens into group 0. The base tile precedes
             all groups and keeps its own order.
     """

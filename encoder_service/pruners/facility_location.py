@@ -18,9 +18,9 @@ def greedy_facility_location(
     near-duplicates are chosen late.
 
     Args:
-        similarity: [N, N], s, not negative; column c is how well patch c represents each patch.
-        weights: [N], w, not negative.
-        k: number of patches, 1 <= k <= N.
+        similarity: similarity s, [N, N], not negative; column c is how well patch c represents each patch.
+        weights: weights w of the patches, [N], not negative.
+        k: number of patches to choose, 1 <= k <= N.
         target_value: value of the objective at which to stop; None to choose all k. The search then also stops where no
             patch has a gain.
 

@@ -22,13 +22,13 @@ def with_grid_positions(pruned: PrunedTokens) -> PrunedTokens:
     """The same tokens in the same order, with `origins` that are all different and in 0..N-1.
 
     Args:
-        pruned: at most N tokens.
+        pruned: tokens of one tower input, at most N.
     """
     return dataclasses.replace(pruned, origins=_grid_positions(pruned.origins, len(pruned.cluster_of_patch)))
 
 
 def _grid_positions(origins: Tensor, num_patches: int) -> Tensor:
-    """[K] int64, a distinct patch for each token."""
+    """A distinct patch for each token, [K] int64."""
     occupied: set[int] = set()
     unassigned: list[int] = []
     for token, patch in enumerate(origins.tolist()):

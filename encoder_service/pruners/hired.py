@@ -84,7 +84,7 @@ def allocate_by_early_attention(
             the remainder goes to the largest quotas, and the excess of a full tile to the other tiles.
 
     Returns:
-        One budget a tile, at most its size; together K, or less with `fidelity`.
+        One budget for each tile, at most its size; together K, or less with `fidelity`.
     """
     num_patches, *tile_sizes = sizes
     base_budget = min(math.floor(keep * alpha), num_patches)

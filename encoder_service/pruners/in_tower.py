@@ -28,11 +28,11 @@ class TowerLayer(Protocol):
         ...
 
     def cls_attention(self) -> Tensor:
-        """[H, n]: attention of CLS to each patch, at least float32. CLS itself is left out without renormalising."""
+        """Attention of CLS to each patch, [H, n], at least float32. CLS itself is left out without renormalising."""
         ...
 
     def values(self) -> Tensor:
-        """[H, 1 + n, d]: value vectors, CLS first."""
+        """Value vectors, CLS first, [H, 1 + n, d]."""
         ...
 
 

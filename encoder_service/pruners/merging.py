@@ -15,8 +15,8 @@ def assign_to_nearest(metric: Tensor, kept: Tensor) -> Tensor:
     """Cluster of each patch: its own if it is kept, else that of the kept patch with the highest cosine similarity.
 
     Args:
-        metric: [N, C], vectors whose similarity is measured.
-        kept: [K] int64, kept patches.
+        metric: vectors whose similarity is measured, [N, C].
+        kept: kept patches, [K] int64.
 
     Returns:
         [N] int64, values in 0..K-1. Of equally similar patches the first is taken.
@@ -32,8 +32,8 @@ def merge_means(features: Tensor, cluster_of_patch: Tensor, num_kept: int) -> Te
     """Mean of each cluster, summed in at least float32. A cluster of one patch is returned bit for bit.
 
     Args:
-        features: [N, C].
-        cluster_of_patch: [N] int64, values in 0..K-1; no cluster is empty.
+        features: features of the patches, [N, C].
+        cluster_of_patch: cluster of each patch, [N] int64, values in 0..K-1; no cluster is empty.
         num_kept: K.
 
     Returns:
@@ -54,10 +54,10 @@ def merge_weighted(features: Tensor, cluster_of_patch: Tensor, weights: Tensor, 
     The mean of different vectors has a smaller norm than the vectors, which the language model reads as less contrast.
 
     Args:
-        features: [N, C].
-        cluster_of_patch: [N] int64, values in 0..K-1; each kept patch is in its own cluster.
-        weights: [N], not negative. A cluster whose weights are all zero has equal weights.
-        kept: [K] int64, kept patches.
+        features: features of the patches, [N, C].
+        cluster_of_patch: cluster of each patch, [N] int64, values in 0..K-1; each kept patch is in its own cluster.
+        weights: weights of the patches, [N], not negative. A cluster whose weights are all zero has equal weights.
+        kept: kept patches, [K] int64.
 
     Returns:
         [K, C], at least float32. A cluster of one patch is returned bit for bit.

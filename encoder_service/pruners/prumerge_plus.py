@@ -34,7 +34,7 @@ def even_sample(top: Tensor, num_patches: int, count: int) -> Tensor:
 
     Args:
         top: patches kept by attention, [m] int64.
-        num_patches: N.
+        num_patches: N, number of patches.
         count: number of patches to sample.
 
     Returns:
@@ -55,7 +55,7 @@ def adaptive_sample(top: Tensor, num_patches: int) -> Tensor:
 
     Args:
         top: outliers of the attention, [m] int64, m >= 1. The authors' code fails if there are none.
-        num_patches: N.
+        num_patches: N, number of patches.
     """
     step = max(num_patches // len(top) // 3, 1)
     grid = torch.arange(0, num_patches - 1, step, device=top.device)

@@ -14,8 +14,8 @@ def select_by_two_scores(first: Tensor, second: Tensor, k: int, first_share: flo
     """Best floor(first_share k + 1/2) indices by one score, and the best of the others by another (DeSAP, eq. 5).
 
     Args:
-        first: [N], first score.
-        second: [N], second score.
+        first: first score, [N].
+        second: second score, [N].
         k: number of indices.
         first_share: share of k that the first score selects, 0 to 1.
 

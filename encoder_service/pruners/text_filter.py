@@ -20,8 +20,8 @@ def words_by_eos_attention(eos_attention: Tensor, is_word: Tensor) -> Tensor:
     This is CalibCLIP's token importance without its corpus frequency term.
 
     Args:
-        eos_attention: [T], attention of EOS to each position.
-        is_word: [T] bool, False for BOS and EOS; True for at least one position.
+        eos_attention: attention of EOS to each position, [T].
+        is_word: mask of words, [T] bool; False for BOS and EOS, True for at least one position.
 
     Returns:
         Positions in 0..T-1, ascending, at least one.

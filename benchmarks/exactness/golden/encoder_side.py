@@ -20,7 +20,7 @@ from benchmarks.exactness.golden.case import Array, Case, Context
 from benchmarks.exactness.golden.full_llm import read_visual_tokens
 from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
-from encoder_service.pruners import PRUNERS, anyres, hired, holov, prumerge, prumerge_plus, visionzip
+from encoder_service.pruners import PRUNERS, hired, holov, prumerge, prumerge_plus, tile_mosaic, visionzip
 from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, TokenOrigin, TowerFeatures
 from encoder_service.pruners.desap import question_vector
 from encoder_service.pruners.flowcut import FlowCut
@@ -264,7 +264,7 @@ def _hired_tiles(
     mask = torch.zeros(num_tiles, sizes[0], dtype=torch.bool)
     for tile, (picture, count) in enumerate(zip(pictures, counts, strict=True)):
         mask[tile, top_k(picture.outputs[SALIENCY_SECOND_LAST], count)] = True
-    shown = torch.cat([torch.arange(mask.shape[1]), anyres.mosaic(patch_grid, grid, image_size).flatten()])
+    shown = torch.cat([torch.arange(mask.shape[1]), tile_mosaic.mosaic(patch_grid, grid, image_size).flatten()])
     kept = shown[mask.flatten()[shown]]
     features = torch.cat([picture.hidden for picture in pictures])[kept]
     # Of a patch in the padding nothing is left, of the others only those that were kept.

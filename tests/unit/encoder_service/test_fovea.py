@@ -140,9 +140,8 @@ def test_an_early_stop_returns_the_first_of_the_same_patches() -> None:
     some = greedy_facility_location(similarity, weights, 9, target_value=0.8).tolist()
     assert some == everything[: len(some)]
     assert _objective(similarity, weights, some) >= 0.8 > _objective(similarity, weights, some[:-1])
-    assert greedy_facility_location(torch.ones(4, 4), torch.ones(4), 4, target_value=99).tolist() == [
-        0
-    ]  # a second adds nothing
+    # A second patch adds nothing.
+    assert greedy_facility_location(torch.ones(4, 4), torch.ones(4), 4, target_value=99).tolist() == [0]
     assert greedy_facility_location(torch.zeros(4, 4), torch.ones(4), 4, target_value=0.5).tolist() == [0]
 
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder_service.pruners.anyres import mosaic
 from encoder_service.pruners.hired import allocate_by_early_attention, tile_by_position, tile_by_raster_index
+from encoder_service.pruners.tile_mosaic import mosaic
 
 GRID = (6, 6)
 N = 36
