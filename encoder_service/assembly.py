@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from encoder_service.pruners.base import PrunedTokens
-from encoder_service.pruners.places import with_places
+from encoder_service.pruners.grid_positions import with_grid_positions
 from encoder_service.visual import MediaFeatures, PatchLayout
 
 __all__ = ["EncodedMedia", "assemble"]
@@ -73,7 +73,7 @@ def assemble(
     for part, (tokens, places) in enumerate(zip(pruned, visual.places, strict=True)):
         if tokens is None:
             continue
-        tokens = with_places(tokens)
+        tokens = with_grid_positions(tokens)
         groups.append(_reading_groups(tokens, is_base=part == 0, is_whole=is_whole))
         clusters = tokens.cluster_of_patch.cpu()
         cluster_of_patch[places] = torch.where(clusters >= 0, clusters + count, clusters)

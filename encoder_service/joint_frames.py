@@ -25,5 +25,5 @@ def join_frames(visual: MediaFeatures) -> MediaFeatures:
     if any(part.kept_in_tower is not None for part in parts):
         raise ValueError("frames that were pruned inside the tower cannot be joined")
     grid = (sum(part.grid[0] for part in parts), parts[0].grid[1])
-    joint = dataclasses.replace(TowerFeatures.joined(parts), grid=grid)
+    joint = dataclasses.replace(TowerFeatures.concatenated(parts), grid=grid)
     return dataclasses.replace(visual, parts=(joint,), places=(torch.cat(visual.places),))

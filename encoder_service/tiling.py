@@ -47,5 +47,5 @@ def as_one_part(visual: MediaFeatures) -> MediaFeatures:
     number = torch.empty(layout.num_patches, dtype=torch.int64)
     number[places] = torch.arange(len(places))
     in_order = torch.cat([visual.places[0], layout.mosaic.flatten()])
-    joined = TowerFeatures.joined(visual.parts)
+    joined = TowerFeatures.concatenated(visual.parts)
     return MediaFeatures(layout, (joined.take(number[in_order], joined.grid),), (in_order,))

@@ -98,7 +98,7 @@ class ClipVisionTower(nn.Module):
         """One picture [1, 3, H, W] through a tower that drops rows on the way."""
         hidden = self._embed(pixel_values)
         kept_in_tower = torch.arange(hidden.shape[1] - 1, device=hidden.device)
-        hook, layers = in_tower.start(), self.vision_model.encoder.layers
+        hook, layers = in_tower.new_hook(), self.vision_model.encoder.layers
         for index, layer in enumerate(layers[:-1]):
             before, hidden = hidden, layer(hidden, None)
             going_on = hook.after_layer(_ObservedLayer(layer, before, index, len(layers)))

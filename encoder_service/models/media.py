@@ -14,7 +14,7 @@ from encoder_service.models.anyres import TileCutter
 from encoder_service.models.frames import FrameProcessor
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.models.qwen_pixels import QwenPixels
-from encoder_service.pruners.tiles import mosaic
+from encoder_service.pruners.tile_mosaic import mosaic
 from encoder_service.visual import PatchLayout, TowerInputs, VideoFrames
 
 __all__ = ["MediaProcessor", "QwenMedia", "SquareMedia", "TiledMedia"]

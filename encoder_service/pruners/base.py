@@ -1,8 +1,7 @@
-"""What a pruner is: a pure function from the features of one picture (and a question) to fewer features.
+"""Pruner: a pure function from the features of one tower input, and perhaps a question, to fewer visual tokens.
 
-A pruner knows tensors alone. It declares what it must see of the towers (`FeatureRequirements`); the service
-computes exactly that. A pruner that reads little costs little, and two pruners live in one process without patching a
-model.
+A pruner works on tensors alone. It declares which tower outputs it reads (`FeatureRequirements`), and the service
+computes exactly those. Different pruners therefore share one process and one unpatched model.
 """
 
 from __future__ import annotations
@@ -35,23 +34,24 @@ P = TypeVar("P")
 
 
 class TokenOrigin(IntEnum):
-    """What stands in `PrunedTokens.kept_index` for a row that is not one patch."""
+    """Value in `PrunedTokens.origins` for a token that is not one patch."""
 
     CLS = -1
     SUM = -2  # a weighted sum over many patches
-    ZERO = -3  # a row of zeros
+    ZERO = -3  # a vector of zeros
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureRequirements:
-    """What a pruner must be given.
+    """Inputs that a pruner reads besides the hidden states.
 
     Attributes:
-        views: Of the vision tower.
-        tile_views: More of it where a picture is cut into tiles.
-        text: The question.
-        eos_attention: Attention inside the question.
-        in_tower: For a pruner that works inside the tower: from K to what goes in there. Such a tower offers no views.
+        outputs: outputs of the vision tower.
+        tile_outputs: further tower outputs for an image in tiles.
+        text: whether the question's text features are read.
+        eos_attention: whether attention inside the text tower is read.
+        in_tower: function from K to the pruner that runs inside the tower; None for a pruner that runs after it. A
+            tower that is pruned inside computes no outputs.
     """
 
     outputs: frozenset[TowerOutput] = frozenset()
@@ -63,13 +63,13 @@ class FeatureRequirements:
 
 @dataclass(frozen=True, slots=True)
 class TowerFeatures:
-    """One picture after the vision tower.
+    """Features of one tower input: an image, a tile or a frame after the vision tower.
 
     Attributes:
-        hidden: [N, C], the patches of X[V-1] in raster order, without CLS. [n, C] where n were left inside the tower.
-        grid: Rows and columns, N = rows * columns.
-        views: The views that were asked for, perhaps more.
-        survivors: [n], int64, the patches left inside the tower, ascending; None where it ran whole.
+        hidden: patches of X[V-1] in raster order without CLS, [N, C]; [n, C] if n patches were kept inside the tower.
+        grid: rows and columns of the patch grid, N = rows * columns.
+        outputs: tower outputs, at least the required ones.
+        kept_in_tower: patches kept inside the tower, [n] int64, ascending; None for a tower that was not pruned.
     """
 
     hidden: Tensor
@@ -79,7 +79,7 @@ class TowerFeatures:
 
     @property
     def num_patches(self) -> int:
-        """N, whatever is left of them."""
+        """N, the size of the grid, also where the tower was pruned inside."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -89,73 +89,79 @@ class TowerFeatures:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def take(self, patches: Tensor, grid: tuple[int, int]) -> TowerFeatures:
-        """Some of the patches, [n] int64, in that order as a picture of its own, `grid` patches large.
+        """Features of some patches as a tower input of their own.
 
-        Of a tower that was pruned inside, those of them that are left; `patches` must then be ascending.
+        Args:
+            patches: raster indices in the order of the result, [n] int64; ascending if the tower was pruned inside. Of
+                such a tower the result holds those of `patches` that the tower kept.
+            grid: rows and columns of the result, n = rows * columns.
         """
         patches = patches.to(self.hidden.device)
         if self.kept_in_tower is not None:
-            number = torch.full((self.num_patches,), -1, device=patches.device)
-            number[patches] = torch.arange(len(patches), device=patches.device)
-            kept_in_tower = number[self.kept_in_tower]
-            return TowerFeatures(self.hidden[kept_in_tower >= 0], grid, {}, kept_in_tower[kept_in_tower >= 0])
+            new_index = torch.full((self.num_patches,), -1, device=patches.device)
+            new_index[patches] = torch.arange(len(patches), device=patches.device)
+            kept = new_index[self.kept_in_tower]
+            return TowerFeatures(self.hidden[kept >= 0], grid, {}, kept[kept >= 0])
 
-        def taken(output_name: TowerOutput, rows: Tensor) -> Tensor:
-            if output_name == CLS_HIDDEN:
-                return rows
-            return torch.cat([rows[:1], rows[1:][patches]]) if output_name.has_cls else rows[patches]
+        def take_output(output: TowerOutput, vectors: Tensor) -> Tensor:
+            if output == CLS_HIDDEN:
+                return vectors
+            return torch.cat([vectors[:1], vectors[1:][patches]]) if output.has_cls else vectors[patches]
 
         return TowerFeatures(
             self.hidden[patches],
             grid,
-            {output_name: taken(output_name, rows) for output_name, rows in self.outputs.items()},
+            {output: take_output(output, vectors) for output, vectors in self.outputs.items()},
         )
 
     @classmethod
-    def joined(cls, parts: Sequence[TowerFeatures]) -> TowerFeatures:
-        """The patches of several parts, one part after the other, as a grid of one row. CLS rows become their mean.
+    def concatenated(cls, features: Sequence[TowerFeatures]) -> TowerFeatures:
+        """Patches of several tower inputs, one input after the other, as a grid of one row.
+
+        Their CLS vectors are averaged. The result has the outputs that all of them have.
 
         Args:
-            parts: At least one; of towers that ran whole.
+            features: features of one or more tower inputs, none of them pruned inside the tower.
         """
 
-        def together(output_name: TowerOutput) -> Tensor:
-            rows = [part.outputs[output_name] for part in parts]
-            if output_name == CLS_HIDDEN:
-                return torch.stack(rows).mean(dim=0)
-            if not output_name.has_cls:
-                return torch.cat(rows)
-            return torch.cat([torch.stack([one[0] for one in rows]).mean(dim=0)[None], *(one[1:] for one in rows)])
+        def concatenate(output: TowerOutput) -> Tensor:
+            vectors = [item.outputs[output] for item in features]
+            if output == CLS_HIDDEN:
+                return torch.stack(vectors).mean(dim=0)
+            if not output.has_cls:
+                return torch.cat(vectors)
+            mean_cls = torch.stack([item[0] for item in vectors]).mean(dim=0)
+            return torch.cat([mean_cls[None], *(item[1:] for item in vectors)])
 
-        known = frozenset.intersection(*(frozenset(part.outputs) for part in parts))
-        hidden = torch.cat([part.hidden for part in parts])
-        return cls(hidden, (1, len(hidden)), {output_name: together(output_name) for output_name in sorted(known)})
+        common = frozenset.intersection(*(frozenset(item.outputs) for item in features))
+        hidden = torch.cat([item.hidden for item in features])
+        return cls(hidden, (1, len(hidden)), {output: concatenate(output) for output in sorted(common)})
 
 
 @dataclass(frozen=True, slots=True)
 class TiledImage:
-    """A picture cut into tiles, as LLaVA-NeXT does, without its padding.
+    """Features of an image in tiles (LLaVA-NeXT's anyres), without its padding.
 
     Attributes:
-        parts: The base tile (the whole picture made small), then the tiles that show some of it, row by row.
-        part_at: [lines, columns] int64: which of `parts` shows each patch of the mosaic that the tiles make. Empty
-            where the picture is too narrow for one patch.
+        tiles: the base tile (the downscaled image), then each other tile that is not all padding, in raster order.
+        tile_at: index into `tiles` of each patch of the mosaic, [lines, columns] int64; empty if the image is too
+            narrow for one patch. The mosaic is the grid of all tiles but the base tile, side by side.
     """
 
-    parts: tuple[TowerFeatures, ...]
+    tiles: tuple[TowerFeatures, ...]
     tile_at: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """One question after the text tower; a text longer than the tower was read in W windows.
+    """Features of one question after the text tower, which reads a long text in W windows.
 
     Attributes:
-        tokens: [T, D], every position of every window (BOS, words, EOS) in the joint space, not normalised.
-        eos: [W, D], the EOS row of each window.
-        is_word: [T], False for BOS and EOS.
-        eos_attention: [T], attention of the window's EOS to each position in the last text layer, mean over the heads;
-            None unless needed.
+        tokens: every position of every window (BOS, words, EOS) in the joint space, [T, D], not normalised.
+        eos: EOS embedding of each window, [W, D].
+        is_word: mask of words, [T] bool; False for BOS and EOS.
+        eos_attention: attention of the window's EOS to each position in the last text layer, mean over the heads, [T];
+            None unless required.
     """
 
     tokens: Tensor
@@ -165,25 +171,26 @@ class TextFeatures:
 
     @property
     def is_bos(self) -> Tensor:
-        """[T], True for the first row of each window: BOS and EOS alternate around the words."""
+        """Mask of the first position of each window, [T] bool."""
+        # BOS and EOS alternate around the words.
         outside = (~self.is_word).nonzero().squeeze(1)
         return torch.zeros_like(self.is_word).index_fill(0, outside[0::2], True)
 
     @property
     def is_eos(self) -> Tensor:
-        """[T], True for the last row of each window."""
+        """Mask of the last position of each window, [T] bool."""
         return ~self.is_word & ~self.is_bos
 
 
 @dataclass(frozen=True, slots=True)
 class PrunerInput:
-    """What a pruner works on.
+    """Input of a pruner.
 
     Attributes:
-        vision: The picture.
-        text: The question; None where there is none or the pruner reads no text.
-        keep: K, tokens to keep, 1 <= K <= N.
-        seed: Derived from the picture, so that chance falls the same way on the same picture.
+        vision: features of one tower input.
+        keep: K, number of tokens to keep, 1 <= K <= N.
+        text: features of the question; None without a question or if the pruner does not read it.
+        seed: seed for random choices, derived from the image so that equal images are pruned alike.
     """
 
     vision: TowerFeatures
@@ -194,19 +201,19 @@ class PrunerInput:
 
 @dataclass(frozen=True, slots=True)
 class PrunedTokens:
-    """What is left of a picture: K rows, or what the pruner's documentation says where it does not go by the budget.
+    """Visual tokens of one tower input after pruning: K of them, unless the pruner's documentation states otherwise.
 
     Attributes:
-        features: [K, C], at least float32, in the order in which the method emits them; so the language model reads
-            them.
-        kept_index: [K], int64, the patch that each row stands for, in any order; a `Row` where it is not one patch.
-            `with_places` gives such rows a patch to travel with.
-        merged_into: [N], int64, for each patch the row of `features` that it is or was merged into; -1: dropped.
-        task_map: [N], relevance to the question, None where the pruner has no such score.
-        saliency_map: [N], attention of CLS, likewise.
-        reading_group: [K], int64, for rows of one tile of several: the language model reads group by group, in group 0
-            line by line across the tiles, in any other tile by tile. None: all rows are in group 0. The base tile comes
-            first, as it is.
+        features: visual tokens in the order in which the language model reads them, [K, C], at least float32.
+        origins: patch that each token stands for, [K] int64, in any order; a `TokenOrigin` for a token that is not one
+            patch. `with_grid_positions` replaces those by free grid positions.
+        cluster_of_patch: index into `features` of the token that each patch became or was merged into, [N] int64; -1
+            for a dropped patch.
+        task_map: relevance of each patch to the question, [N]; None if the pruner computes none.
+        saliency_map: attention of CLS to each patch, [N]; None if the pruner reads none.
+        reading_group: order of tokens across the tiles of an image, [K] int64. Group 0 comes first, in raster order of
+            the mosaic; each later group follows tile by tile. None puts all tokens into group 0. The base tile precedes
+            all groups and keeps its own order.
     """
 
     features: Tensor
@@ -217,18 +224,18 @@ class PrunedTokens:
     reading_group: Tensor | None = None
 
     @classmethod
-    def all_of(cls, vision: TowerFeatures, *, reading_group: int = 0) -> PrunedTokens:
-        """Every patch as it is."""
-        index = torch.arange(len(vision.hidden), device=vision.hidden.device)
-        group = torch.full_like(index, reading_group)
-        return cls(at_least_float32(vision.hidden), index, index.clone(), reading_group=group)
+    def unpruned(cls, vision: TowerFeatures, *, reading_group: int = 0) -> PrunedTokens:
+        """Every patch unchanged."""
+        patches = torch.arange(len(vision.hidden), device=vision.hidden.device)
+        group = torch.full_like(patches, reading_group)
+        return cls(at_least_float32(vision.hidden), patches, patches.clone(), reading_group=group)
 
     @classmethod
-    def some_of(cls, vision: TowerFeatures, origins: Tensor, *, saliency_map: Tensor | None = None) -> PrunedTokens:
-        """The patches of `kept_index` in its order, as they are; the others leave no trace."""
+    def of_patches(cls, vision: TowerFeatures, kept: Tensor, *, saliency_map: Tensor | None = None) -> PrunedTokens:
+        """The patches `kept` [K] unchanged, in the given order; all others are dropped."""
         cluster_of_patch = torch.full_like(vision.hidden[:, 0], -1, dtype=torch.int64)
-        cluster_of_patch[origins] = torch.arange(len(origins), device=cluster_of_patch.device)
-        return cls(at_least_float32(vision.hidden[origins]), origins, cluster_of_patch, saliency_map=saliency_map)
+        cluster_of_patch[kept] = torch.arange(len(kept), device=cluster_of_patch.device)
+        return cls(at_least_float32(vision.hidden[kept]), kept, cluster_of_patch, saliency_map=saliency_map)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,19 +243,19 @@ class Pruner(Generic[P]):
     """A pruning method.
 
     Attributes:
-        name: As users write it.
-        summary: One sentence.
-        reference: Paper, or "" for a baseline.
-        reads_text: Its choice depends on the question.
-        parameters: Dataclass of parameters (see `parameters`).
-        needs: What it must see, given its parameters.
-        prune: The method itself. Pure; never changes its inputs.
-        joins_tiles: Of a picture in tiles it sees all patches at once, the base tile and then the mosaic line by line,
-            and its order stands; else it sees tile by tile.
-        deal: How many patches each of the parts keeps, of a picture in tiles that keeps the given number in all; None
-            where the budget is shared by size.
-        choose_keep: K for this picture and question, where a client leaves it to the pruner; `keep` of its input is N.
-            None for a pruner that cannot say.
+        name: name in requests.
+        summary: one or two sentences for users.
+        parameters: dataclass of parameters (see `fovea.parameters`).
+        requirements: function from the parameters to what the method reads.
+        prune: the method. It is pure and does not change its inputs.
+        reference: paper; "" for a baseline.
+        reads_text: whether the choice of tokens depends on the question.
+        joins_tiles: whether all tiles of an image are pruned as one sequence, the base tile and then the mosaic in
+            raster order, and the order of tokens that results is final. Otherwise each tile is pruned by itself.
+        allocate_budget: function from an image in tiles and its total budget to the budget of each tile; None to share
+            the budget by the tiles' sizes.
+        choose_keep: function to K for a request whose budget is `auto`; the `keep` of its input is N. None for a pruner
+            without it.
     """
 
     name: str
@@ -263,33 +270,33 @@ class Pruner(Generic[P]):
     choose_keep: Callable[[PrunerInput, P], int] | None = None
 
     def describe(self) -> tuple[Parameter, ...]:
-        """The parameters as clients see them."""
+        """Declared parameters, as clients see them."""
         return declared(self.parameters)
 
     def bind(self, values: Mapping[str, object]) -> BoundPruner:
-        """This pruner with the parameters that a client sent.
+        """The pruner with the parameters of a request.
 
         Raises:
-            InvalidParameter: See `parameters.parse`.
+            InvalidParameter: unknown parameter or value (see `fovea.parameters.parse`).
         """
         params: Any = parse(self.parameters, values)
         allocate_budget = self.allocate_budget
-        choose = self.choose_keep
+        choose_keep = self.choose_keep
         return BoundPruner(
             self.name,
             self.requirements(params),
-            lambda job: self.prune(job, params),
+            lambda inputs: self.prune(inputs, params),
             joins_tiles=self.joins_tiles,
             allocate_budget=None
             if allocate_budget is None
-            else lambda picture, keep: allocate_budget(picture, keep, params),
-            choose_keep=None if choose is None else lambda job: choose(job, params),
+            else lambda image, keep: allocate_budget(image, keep, params),
+            choose_keep=None if choose_keep is None else lambda inputs: choose_keep(inputs, params),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class BoundPruner:
-    """A pruner whose parameters are settled."""
+    """Pruner with its parameters set."""
 
     name: str
     requirements: FeatureRequirements

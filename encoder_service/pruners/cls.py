@@ -1,4 +1,4 @@
-"""Saliency alone: the tokens that CLS attends to. The question is not read."""
+"""Saliency alone: the tokens with the most CLS attention. The question is not read."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["PRUNER"]
 
 @dataclass(frozen=True, slots=True)
 class ClsParameters:
-    """It has none."""
+    """No parameters."""
 
 
-def prune(job: PrunerInput, params: ClsParameters) -> PrunedTokens:
-    """The K most salient tokens; the others join their nearest."""
-    hidden, saliency = job.vision.hidden, at_least_float32(job.vision.outputs[SALIENCY_LAST])
-    kept = top_k(saliency, job.keep)
+def prune(inputs: PrunerInput, params: ClsParameters) -> PrunedTokens:
+    """Keeps the K most salient tokens and merges each other token into its nearest one."""
+    hidden, saliency = inputs.vision.hidden, at_least_float32(inputs.vision.outputs[SALIENCY_LAST])
+    kept = top_k(saliency, inputs.keep)
     cluster_of_patch = assign_to_nearest(hidden, kept)
     return PrunedTokens(
-        features=merge_means(hidden, cluster_of_patch, job.keep),
+        features=merge_means(hidden, cluster_of_patch, inputs.keep),
         origins=kept,
         cluster_of_patch=cluster_of_patch,
         saliency_map=saliency,
@@ -32,7 +32,8 @@ def prune(job: PrunerInput, params: ClsParameters) -> PrunedTokens:
 
 PRUNER = Pruner(
     name="cls",
-    summary="Keeps the tokens that CLS attends to most in the last layer; the others join their nearest kept one.",
+    summary="Keeps the tokens with the most CLS attention in the last layer. Merges each other token into the most"
+    " similar kept one.",
     parameters=ClsParameters,
     requirements=lambda params: FeatureRequirements(outputs=frozenset({SALIENCY_LAST})),
     prune=prune,

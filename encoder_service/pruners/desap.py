@@ -1,11 +1,11 @@
 """DeSAP: decoupled similarity-aware pruning (arXiv 2604.11240). Half the tokens by the question, half by saliency.
 
-The last layer's attention is replaced by attention of queries with queries, which keeps each patch's own meaning; its
-output, in CLIP's joint space, is compared with the words of the question (task map), and the attention of CLS adds what
-stands out by itself (saliency map). Dropped tokens are averaged into their most similar kept one.
+In the last layer, attention of queries with queries replaces attention of queries with keys, which preserves each
+patch's own meaning. Its output in CLIP's joint space is compared with the words of the question (task map). The
+attention of CLS is the saliency map. Dropped tokens are averaged into the most similar kept token.
 
-No code of the authors is public. The defaults are the paper's text where it speaks; each switch is one ablation of the
-paper or one reading of what it leaves open.
+The authors' code is not public. The defaults follow the paper's text where it is explicit. Each switch is an ablation
+of the paper or a reading of a point that it leaves open.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TextFeatures
 from encoder_service.pruners.fcma import fcma_relevance, mean_relevance
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
-from encoder_service.pruners.selection import select_by_two
+from encoder_service.pruners.selection import select_by_two_scores
 from encoder_service.pruners.text_filter import words_by_eos_attention
 from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_LAST, SALIENCY_SECOND_LAST, OutputKind, TowerOutput
 from fovea.modeling.numerics import at_least_float32, top_k
@@ -43,72 +43,78 @@ class DesapParameters:
         0.5,
         minimum=0,
         maximum=1,
-        description="0 to 1; share of the budget chosen by the question, the rest by saliency",
+        description="0 to 1; share of the budget that the question selects, saliency selects the rest",
     )
     attn_variant: str = choice(
         "qqv",
         ("qqv", "qkv", "kkv", "vvv"),
-        description="qqv, qkv, kkv or vvv: query, key and value of the decoupled layer",
+        description="qqv, qkv, kkv or vvv; projections used as query, key and value in the decoupled layer",
     )
     decouple_layer: int = integer(
         -1,
         minimum=-2,
         maximum=-1,
-        description="-1 or -2; vision layer that is compared with the words, decoupled or vanilla",
+        description="-1 or -2; vision layer whose output is compared with the words",
     )
     similarity: str = choice(
         "decoupled",
         ("decoupled", "vanilla"),
-        description="decoupled or vanilla: compare words with the decoupled attention or with the whole layer",
+        description="decoupled or vanilla; the words are compared with the output of the decoupled attention or of the"
+        " whole layer",
     )
-    fcma: bool = flag(True, description="true or false; false compares by the plain mean over the words")
+    fcma: bool = flag(
+        True, description="true or false; whether FCMA weights the similarities; false takes their mean over the words"
+    )
     fcma_lambda: float = number(
-        0.1, minimum=0, maximum=1000, description="0 to 1000; sharpness of FCMA's two softmaxes"
+        0.1, minimum=0, maximum=1000, description="0 to 1000; factor inside both softmaxes of FCMA"
     )
-    fcma_normalize: bool = flag(True, description="true or false; scale patches and words to unit length first")
+    fcma_normalize: bool = flag(
+        True, description="true or false; whether patches and words are scaled to unit length before they are compared"
+    )
     fcma_cosines: str = choice(
         "shifted",
         ("shifted", "signed"),
-        description="shifted or signed: cosines as 0 to 1, so that a more similar pair never counts less, or as the"
-        " paper prints them, -1 to 1; without fcma_normalize they are signed",
+        description="shifted or signed; range of the cosines: 0 to 1, where a more similar pair always scores higher,"
+        " or -1 to 1 as the paper prints them; without fcma_normalize they are signed",
     )
     fcma_clamp_min: float | None = number(
         None,
         minimum=-1000,
         maximum=1000,
         optional=True,
-        description="-1000 to 1000 or null; lower bound of FCMA's global weights alpha and beta",
+        description="-1000 to 1000 or null; lower bound of the weights alpha and beta of FCMA",
     )
     cls_layer: int = integer(
-        -1, minimum=-2, maximum=-1, description="-1 or -2; vision layer whose CLS attention is saliency"
+        -1, minimum=-2, maximum=-1, description="-1 or -2; vision layer whose CLS attention is the saliency"
     )
     merge_metric: str = choice(
         "hidden",
         ("hidden", "key", "decoupled"),
-        description="hidden, key or decoupled: what a dropped token's nearest kept one is measured on",
+        description="hidden, key or decoupled; vectors on which a dropped token is compared with the kept ones",
     )
     text_filter: str = choice(
         "none",
         ("none", "eot_attention"),
-        description="none or eot_attention; the latter compares only with the words that EOS attends to, 32 at most",
+        description="none or eot_attention; the latter compares patches only with the words that have at least the mean"
+        " attention of EOS, 32 at most",
     )
     text_filter_over: int = integer(
         0,
         minimum=0,
         maximum=1_000_000,
-        description="0 to 1000000 tokens, BOS and EOS counted; only longer texts are filtered, others are compared as"
-        " text_rows says",
+        description="0 to 1000000; number of tokens, BOS and EOS included, above which text_filter applies; text_rows"
+        " applies to shorter texts",
     )
     text_rows: str = choice(
         "all",
         ("all", "without_bos", "without_eos", "words"),
-        description="all, without_bos, without_eos or words: rows of the text that patches are compared with; EOS still"
-        " speaks for the whole question",
+        description="all, without_bos, without_eos or words; text tokens that patches are compared with; EOS represents"
+        " the whole question in every case",
     )
 
 
 def joint_output(params: DesapParameters) -> TowerOutput:
-    """What is compared with the words."""
+    """Tower output that is compared with the words."""
     qkv = "" if params.similarity == "vanilla" else params.attn_variant
     return TowerOutput(OutputKind.JOINT, params.decouple_layer, qkv)
 
@@ -128,20 +134,20 @@ def _metric_output(params: DesapParameters) -> TowerOutput | None:
 
 
 def requirements(params: DesapParameters) -> FeatureRequirements:
-    """The views that these parameters call for. Saliency always: it is the fallback for a question without words."""
+    """Requirements of these parameters. Saliency is always among them, since it is used alone without a question."""
     outputs = (joint_output(params), _saliency_output(params), _metric_output(params))
     return FeatureRequirements(
-        outputs=frozenset(output_name for output_name in outputs if output_name is not None),
+        outputs=frozenset(output for output in outputs if output is not None),
         text=True,
         eos_attention=params.text_filter == "eot_attention",
     )
 
 
 def question_vector(eos: Tensor) -> Tensor:
-    """q: the EOS row as it is; of a text of several windows the normalised mean of their normalised EOS rows.
+    """Embedding q of the question: EOS of its window, or the normalised mean of the normalised EOS of several windows.
 
     Args:
-        eos: [W, D].
+        eos: EOS embeddings of the windows, [W, D].
 
     Returns:
         [D], at least float32.
@@ -151,7 +157,7 @@ def question_vector(eos: Tensor) -> Tensor:
 
 
 def compared_tokens(text: TextFeatures, params: DesapParameters) -> Tensor:
-    """Rows of the text that patches are compared with, in order: [T, D] to at least one of them."""
+    """Text tokens that patches are compared with: at least one of the T tokens, in order, [n, D]."""
     if params.text_filter == "eot_attention" and len(text.tokens) > params.text_filter_over:
         assert text.eos_attention is not None
         return text.tokens[words_by_eos_attention(text.eos_attention, text.is_word)]
@@ -167,12 +173,12 @@ def compared_tokens(text: TextFeatures, params: DesapParameters) -> Tensor:
 
 
 def task_map(joint: Tensor, text: TextFeatures, params: DesapParameters) -> Tensor:
-    """A_t: relevance of each patch to the question.
+    """Task map A_t: relevance of each patch to the question (eq. 3).
 
     Args:
-        joint: [1 + N, D], CLS and patches in the joint space.
-        text: The question, at least one word.
-        params: Switches.
+        joint: CLS and patches in the joint space, [1 + N, D].
+        text: features of the question, with at least one word.
+        params: parameters of the comparison.
 
     Returns:
         [N], at least float32.
@@ -194,20 +200,20 @@ def task_map(joint: Tensor, text: TextFeatures, params: DesapParameters) -> Tens
     )
 
 
-def prune(job: PrunerInput, params: DesapParameters) -> PrunedTokens:
-    """Selects by both maps, then merges. Without a question the whole budget goes to saliency."""
-    vision = job.vision
+def prune(inputs: PrunerInput, params: DesapParameters) -> PrunedTokens:
+    """Selects by both maps (eq. 5), then merges. Without a question saliency selects the whole budget."""
+    vision = inputs.vision
     saliency = at_least_float32(vision.outputs[_saliency_output(params)])
     relevance = None
-    if job.text is not None:
-        relevance = task_map(vision.outputs[joint_output(params)], job.text, params)
-        kept = torch.cat(select_by_two(relevance, saliency, job.keep, params.task_share)).sort().values
+    if inputs.text is not None:
+        relevance = task_map(vision.outputs[joint_output(params)], inputs.text, params)
+        kept = torch.cat(select_by_two_scores(relevance, saliency, inputs.keep, params.task_share)).sort().values
     else:
-        kept = top_k(saliency, job.keep)
-    metric_view = _metric_output(params)
-    cluster_of_patch = assign_to_nearest(vision.hidden if metric_view is None else vision.outputs[metric_view], kept)
+        kept = top_k(saliency, inputs.keep)
+    metric = _metric_output(params)
+    cluster_of_patch = assign_to_nearest(vision.hidden if metric is None else vision.outputs[metric], kept)
     return PrunedTokens(
-        features=merge_means(vision.hidden, cluster_of_patch, job.keep),
+        features=merge_means(vision.hidden, cluster_of_patch, inputs.keep),
         origins=kept,
         cluster_of_patch=cluster_of_patch,
         task_map=relevance,
@@ -217,7 +223,8 @@ def prune(job: PrunerInput, params: DesapParameters) -> PrunedTokens:
 
 PRUNER = Pruner(
     name="desap",
-    summary="Keeps half the tokens by relevance to the question, half by saliency; the others are merged.",
+    summary="Keeps half of the tokens by relevance to the question and half by saliency. Merges each other token into"
+    " the most similar kept one.",
     reference="DeSAP, arXiv 2604.11240",
     reads_text=True,
     parameters=DesapParameters,

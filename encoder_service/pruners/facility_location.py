@@ -1,44 +1,48 @@
-"""Facility location: the patches that together stand best for all others."""
+"""Facility location: the set of patches that best represents all patches."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["greedy_facilities"]
+__all__ = ["greedy_facility_location"]
 
 
-def greedy_facilities(similarity: Tensor, weights: Tensor, k: int, *, enough: float | None = None) -> Tensor:
-    """Maximises sum_i w_i max_{c in S} s_ic over sets S of k patches, one patch at a time.
+def greedy_facility_location(
+    similarity: Tensor, weights: Tensor, k: int, *, target_value: float | None = None
+) -> Tensor:
+    """Greedy maximisation of sum_i w_i max_{c in S} s_ic over sets S of k patches.
 
-    Each step takes the patch that adds most; the sum is submodular, so the greedy set reaches at least 63 % of the best
-    one's (Nemhauser, Wolsey & Fisher 1978). A patch like one that is already there adds little: near-duplicates wait.
+    Each step adds the patch with the largest gain. The objective is submodular, so the greedy set reaches at least 63 %
+    of the optimum (Nemhauser, Wolsey & Fisher 1978). A patch that resembles a chosen one has a small gain, so
+    near-duplicates are chosen late.
 
     Args:
-        similarity: s, [N, N], not negative; column c says how well patch c stands for each other.
-        weights: w, [N], not negative.
-        k: 1 <= k <= N.
-        enough: Stop with the patch that brings the sum to this value, or where the next would add nothing.
+        similarity: similarity s, [N, N], not negative; column c is how well patch c represents each patch.
+        weights: weights w of the patches, [N], not negative.
+        k: number of patches to choose, 1 <= k <= N.
+        target_value: value of the objective at which to stop; None to choose all k. The search then also stops where no
+            patch has a gain.
 
     Returns:
-        [k], int64, in the order in which they were taken, all different; fewer, though at least one, where it stopped
-        early. Of equal gains the smallest index is taken.
+        [k] int64, in the order of choice, all different; fewer, but at least one, where the search stops early. Of
+        equal gains the smallest index is taken.
     """
     reached = 0.0
     covered = torch.zeros_like(weights)
-    taken = torch.zeros_like(weights, dtype=torch.bool)
+    is_chosen = torch.zeros_like(weights, dtype=torch.bool)
     chosen: list[Tensor] = []
     for _ in range(k):
-        # The sum with each candidate added; what is covered already is the same in all and decides nothing.
+        # Objective with each candidate added. The covered part is the same for all and does not affect the choice.
         value = weights @ torch.maximum(similarity, covered[:, None])
-        best = value.masked_fill(taken, -torch.inf).argmax()  # the first of equal ones
-        if enough is not None:
+        best = value.masked_fill(is_chosen, -torch.inf).argmax()  # the first of equal values
+        if target_value is not None:
             before, reached = reached, float(value[best])
             if chosen and reached <= before:
                 break
         chosen.append(best)
-        taken[best] = True
+        is_chosen[best] = True
         covered = torch.maximum(covered, similarity[:, best])
-        if enough is not None and reached >= enough:
+        if target_value is not None and reached >= target_value:
             break
     return torch.stack(chosen)

@@ -9,7 +9,7 @@ __all__ = ["fcma_relevance", "mean_relevance"]
 
 
 def mean_relevance(patches: Tensor, tokens: Tensor) -> Tensor:
-    """A_t(i) = mean_j <P_i, T_j>: [N, D] and [T, D] to [N]."""
+    """Mean similarity A_t(i) = mean_j <P_i, T_j>: patches [N, D] and tokens [T, D] to [N]."""
     return (patches @ tokens.T).mean(dim=1)
 
 
@@ -23,23 +23,23 @@ def fcma_relevance(
     shifted: bool = False,
     clamp_min: float | None = None,
 ) -> Tensor:
-    """A_t(i) = mean_j (MV_ij + MT_ij) m_ij, arXiv 2604.11240 eq. 3.
+    """FCMA relevance A_t(i) = mean_j (MV_ij + MT_ij) m_ij (arXiv 2604.11240, eq. 3).
 
     With m_ij = <P_i, T_j>, alpha_i = <P_i, q>, beta_j = <T_j, v>:
     MV_ij = alpha_i / N * softmax_j(lambda beta_j m_ij), MT_ij = beta_j / T * softmax_i(lambda alpha_i m_ij).
 
-    To the letter, where alpha is negative a negative m gives a positive score, and a tower whose cosines are negative
-    throughout ranks the least relevant patches first. Shifted to [0, 1], a more similar pair always scores higher
-    (docs/adr/0007).
+    In the formula as printed, a negative alpha and a negative m give a positive score. A tower whose cosines are all
+    negative then ranks the least relevant patches first. With cosines shifted to [0, 1] a more similar pair always
+    scores higher (docs/adr/0007).
 
     Args:
-        patches: P [N, D].
-        cls: v [D], CLS of the same space.
-        tokens: T [T, D], T >= 1.
-        query: q [D], the EOS row.
+        patches: patch embeddings P, [N, D].
+        cls: CLS embedding v in the same space, [D].
+        tokens: text embeddings T, [T, D], T >= 1.
+        query: EOS embedding q of the question, [D].
         temperature: lambda.
-        shifted: Take (1 + x) / 2 of m, alpha and beta, which must then be cosines.
-        clamp_min: Lower bound of alpha and beta; None for none.
+        shifted: whether m, alpha and beta, which must then be cosines, are replaced by (1 + x) / 2.
+        clamp_min: lower bound of alpha and beta; None for no bound.
 
     Returns:
         [N].

@@ -1,8 +1,8 @@
-"""FlowCut (NeurIPS 2025): patches leave inside the tower, a few every second layer, by importance gathered on the way.
+"""FlowCut (NeurIPS 2025): drops patches inside the tower after every second layer, by an accumulated importance.
 
-It changes the features themselves, since later layers attend to fewer patches. Of a tiled picture each tile goes
-through by itself, padding and all; what is left of the padding is cut away behind the tower. The method's second stage
-for tiled pictures works inside the language model and is not here.
+The features change too, since later layers attend to fewer patches. Each tile of an image goes through the tower by
+itself, padding included; kept patches that show padding are removed after the tower. The method's second stage, for
+images in tiles, works inside the language model and is not part of this pruner.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Prun
 from encoder_service.pruners.in_tower import TowerLayer
 from fovea.modeling.numerics import at_least_float32, top_k
 
-__all__ = ["PRUNER", "FlowCut", "importance", "num_left"]
+__all__ = ["PRUNER", "FlowCut", "importance", "num_kept"]
 
 
 @dataclass(frozen=True, slots=True)
 class FlowCutParameters:
-    """It has none."""
+    """No parameters."""
 
 
 def importance(attention: Tensor, values: Tensor) -> Tensor:
-    """(rel + sem) * val of one layer: attended by CLS, alike CLS in its values, and strong.
+    """Importance (rel + sem) * val of each patch in one layer.
 
-    rel is `attention` scaled to sum 1; sem the same of softmax(v_cls v_j), not divided by sqrt(d), mean over the heads;
-    val the L1 norm of the patch's value vector, mean over the heads.
+    rel is `attention`, scaled to sum to 1. sem is softmax(v_cls v_j), not divided by sqrt(d), mean over the heads,
+    scaled to sum to 1. val is the L1 norm of the mean of the patch's value vectors over the heads.
 
     Args:
-        attention: Of CLS to each patch, mean over the heads, [n].
-        values: [H, 1 + n, d], CLS first.
+        attention: attention of CLS to each patch, mean over the heads, [n].
+        values: value vectors, CLS first, [H, 1 + n, d].
 
     Returns:
         [n].
@@ -45,42 +45,42 @@ def importance(attention: Tensor, values: Tensor) -> Tensor:
 
 
 def _shares(weights: Tensor) -> Tensor:
-    """Scaled to sum 1. Weights that have underflown to nothing stay nothing."""
+    """Weights scaled to sum to 1. Weights that have underflown to zero stay zero."""
     return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
-def num_left(attention: Tensor, keep: int, layers_left: int) -> int:
-    """How many of n patches stay: n - round((n - K) / sqrt(r) * (1 - eta^2)), K at least.
+def num_kept(attention: Tensor, keep: int, layers_left: int) -> int:
+    """Number of patches to keep of n: n - round((n - K) / sqrt(r) * (1 - eta^2)), at least K.
 
-    The more peaked the attention (entropy eta of 0 to 1), the more leave.
+    The lower the normalised entropy eta of the attention, the more patches are dropped.
 
     Args:
-        attention: Of CLS, mean over the heads, [n], n >= 2.
-        keep: K.
+        attention: attention of CLS to each patch, mean over the heads, [n], n >= 2.
+        keep: K, number of patches to keep at the end.
         layers_left: r, at least 1.
     """
     count, shares = len(attention), _shares(attention)
-    eta = float(-torch.xlogy(shares, shares).sum()) / math.log(count)  # xlogy: a share of 0 adds 0, not NaN
+    eta = float(-torch.xlogy(shares, shares).sum()) / math.log(count)  # xlogy: 0 log 0 = 0
     return max(count - round((count - keep) / math.sqrt(layers_left) * (1 - eta**2)), keep)
 
 
 @dataclass(frozen=True, slots=True)
 class FlowCut:
-    """What goes into the tower.
+    """In-tower pruner of FlowCut.
 
     Attributes:
-        keep: K.
+        keep: K, number of patches to keep.
     """
 
     keep: int
 
-    def start(self) -> _Flow:
-        """A hook for one picture."""
-        return _Flow(self.keep)
+    def new_hook(self) -> _FlowCutHook:
+        """A hook for one tower input."""
+        return _FlowCutHook(self.keep)
 
 
-class _Flow:
-    """One picture. Importance is a running mean over the layers: I = s at first, then (I + s) / 2."""
+class _FlowCutHook:
+    """Hook for one tower input. Importance accumulates over the layers: I = s at first, then (I + s) / 2."""
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
@@ -100,7 +100,7 @@ class _Flow:
         if layer.index == last:
             count = self._keep
         elif layer.index % 2 and layer.index < last:
-            count = num_left(attention, self._keep, layer.num_layers - 3 - layer.index)
+            count = num_kept(attention, self._keep, layer.num_layers - 3 - layer.index)
         else:
             return None
         kept = top_k(self._importance, count)
@@ -109,30 +109,30 @@ class _Flow:
 
 
 def _last_pruning_layer(num_layers: int) -> int:
-    """The last odd layer up to V-3 (21 of 24); of a tower so short that there is none, the last that is read, V-2."""
+    """The last odd layer up to V-3 (21 of 24 layers); V-2 for a tower of fewer than four layers."""
     last = (num_layers - 4) // 2 * 2 + 1
     return last if last >= 1 else num_layers - 2
 
 
-def prune(job: PrunerInput, params: FlowCutParameters) -> PrunedTokens:
-    """The K patches that the tower has left, in raster order; the others leave no trace.
+def prune(inputs: PrunerInput, params: FlowCutParameters) -> PrunedTokens:
+    """The K patches that the tower has kept, in raster order; all others are dropped.
 
     Raises:
-        ValueError: The tower has not left K.
+        ValueError: the features are not those of a tower that was pruned to K patches.
     """
-    vision = job.vision
-    if job.keep >= vision.num_patches and vision.kept_in_tower is None:
-        return PrunedTokens.all_of(vision)
-    if vision.kept_in_tower is None or len(vision.kept_in_tower) != job.keep:
-        raise ValueError(f"flowcut needs the features of a tower that it has pruned to {job.keep} patches")
+    vision = inputs.vision
+    if inputs.keep >= vision.num_patches and vision.kept_in_tower is None:
+        return PrunedTokens.unpruned(vision)
+    if vision.kept_in_tower is None or len(vision.kept_in_tower) != inputs.keep:
+        raise ValueError(f"flowcut needs the features of a tower that it has pruned to {inputs.keep} patches")
     cluster_of_patch = torch.full((vision.num_patches,), -1, device=vision.hidden.device)
-    cluster_of_patch[vision.kept_in_tower] = torch.arange(job.keep, device=cluster_of_patch.device)
+    cluster_of_patch[vision.kept_in_tower] = torch.arange(inputs.keep, device=cluster_of_patch.device)
     return PrunedTokens(at_least_float32(vision.hidden), vision.kept_in_tower, cluster_of_patch)
 
 
 PRUNER = Pruner(
     name="flowcut",
-    summary="Drops tokens inside the vision tower, layer by layer, by attention, likeness to CLS and strength.",
+    summary="Drops tokens inside the vision tower, after every second layer, by the importance accumulated so far.",
     reference="FlowCut, NeurIPS 2025",
     parameters=FlowCutParameters,
     requirements=lambda params: FeatureRequirements(in_tower=FlowCut),

@@ -1,9 +1,9 @@
-"""Fovea's own pruner: the kept tokens stand for everything in the picture, finer where it matters. Training-free.
+"""Fovea's own pruner: the kept tokens together represent all patches, in more detail where it matters. Training-free.
 
-DeSAP spends half of the budget on the question and half on saliency, each by its best scores. The best scores of a map
-lie on the same few objects, and near-duplicates take the places of objects that nobody kept. Here the patches compete
-to represent all others (facility location): a patch is worth what it adds to those taken before. The question, saliency
-and evenness are weights of what is to be represented, so none of them has a share of the tokens to use up.
+DeSAP spends half of the budget on the highest scores of the question and half on those of saliency. The highest scores
+of a map lie on few objects, and near-duplicates use up the budget of other objects. Here each patch is chosen for how
+much better it represents all patches than those chosen before (facility location). The question, saliency and an equal
+share for all patches are weights of the patches to be represented, not shares of the tokens.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from encoder_service.pruners.bands import allocate_budget, bands
+from encoder_service.pruners.auto_budget import auto_budget_importance, peak_clarity, target_coverage
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TextFeatures
-from encoder_service.pruners.facility_location import greedy_facilities
-from encoder_service.pruners.fovea_budget import coverage_for, own_budget_importance, peak_clarity
+from encoder_service.pruners.chunks import allocate_budget, chunk_grid
+from encoder_service.pruners.facility_location import greedy_facility_location
 from encoder_service.pruners.merging import merge_weighted
 from encoder_service.pruners.tower_outputs import SALIENCY_LAST, OutputKind, TowerOutput
 from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import number
 
-__all__ = ["PRUNER", "FoveaParameters", "choose_keep", "importance", "prune", "relevance", "representation"]
+__all__ = ["PRUNER", "FoveaParameters", "choose_keep", "importance", "prune", "relevance", "representativeness"]
 
-# The share of tokens kept at which `question_share` and `breadth_share` hold as they are given.
+# Share of tokens kept at which `question_share` and `breadth_share` apply unchanged.
 _REFERENCE_RATIO: Final = 1 / 9
 _LARGEST_QUESTION_SHARE: Final = 0.5
 _LARGEST_BREADTH_SHARE: Final = 0.75
@@ -39,36 +39,36 @@ class FoveaParameters:
         0.1,
         minimum=0,
         maximum=1,
-        description="0 to 1; share of the importance given by the question where a ninth of the tokens is kept;"
-        " inversely proportional to the tokens kept, a half at most",
+        description="0 to 1; the question's share of the importance when a ninth of the tokens is kept; it falls in"
+        " inverse proportion to the number of tokens kept and is at most 1/2",
     )
     breadth_share: float = number(
         0.25,
         minimum=0,
         maximum=1,
-        description="0 to 1; share of the importance that all patches have alike where a ninth of the tokens is kept;"
-        " grows with the tokens kept to the power of 3/2, three quarters at most",
+        description="0 to 1; share of the importance spread evenly over all patches when a ninth of the tokens is kept;"
+        " it grows with the number of tokens kept to the power of 3/2 and is at most 3/4",
     )
     reach: float = number(
         1.0,
         minimum=0.1,
         maximum=100,
-        description="0.1 to 100; how far a token stands for others like it, in units of the spacing between tokens",
+        description="0.1 to 100; how far a token stands for similar patches, in units of the spacing of kept tokens",
     )
     target: float = number(
         0.98,
         minimum=0.9,
         maximum=1,
-        description="0.9 to 1; share of the unpruned accuracy to aim at where the budget is left to the pruner",
+        description="0.9 to 1; share of the unpruned accuracy to aim at when the budget is auto",
     )
 
 
 def relevance(joint: Tensor, text: TextFeatures) -> Tensor:
-    """Cosine of each patch of the decoupled branch with the question.
+    """Relevance of each patch: cosine of its decoupled embedding with the question's EOS, mean over the text's windows.
 
     Args:
-        joint: [1 + N, D], CLS and patches in the joint space.
-        text: The question; of a text of several windows, the mean of the windows' cosines.
+        joint: CLS and patches in the joint space, [1 + N, D].
+        text: features of the question.
 
     Returns:
         [N], at least float32.
@@ -77,10 +77,10 @@ def relevance(joint: Tensor, text: TextFeatures) -> Tensor:
     return (patches @ eos.T).mean(dim=1)
 
 
-def _peaks(scores: Tensor) -> Tensor:
-    """[N] scores as weights that sum to 1: squares of how far each lies above the median. All zero if none does."""
+def _peak_weights(scores: Tensor) -> Tensor:
+    """Squares of the scores' [N] excess over their median, scaled to sum to 1; all zero if no score exceeds it."""
     above = (scores - scores.median()).clamp_min(0)
-    # By the largest first: squares of tiny differences would vanish.
+    # Divided by the largest first, since squares of tiny differences would underflow.
     return _normalised((above / above.max().clamp_min(torch.finfo(above.dtype).tiny)).square())
 
 
@@ -89,15 +89,15 @@ def _normalised(weights: Tensor) -> Tensor:
 
 
 def importance(saliency: Tensor, scores: Tensor | None, keep: int, params: FoveaParameters) -> Tensor:
-    """How much it matters that a patch is represented: saliency, the question's peaks, and an equal part for everybody.
+    """Importance of representing each patch: a sum of saliency, peaks of relevance, and an equal share for all patches.
 
-    The fewer tokens, the more the question decides; the more tokens, the more of them go to what nobody points at.
+    The share of the question falls with the number of tokens, and the equal share grows with it.
 
     Args:
-        saliency: [N], not negative.
-        scores: [N], relevance to the question; None without one.
-        keep: K.
-        params: Shares.
+        saliency: attention of CLS to each patch, [N], not negative.
+        scores: relevance to the question, [N]; None without a question.
+        keep: K, number of tokens to keep.
+        params: shares of the question and of all patches.
 
     Returns:
         [N], not negative.
@@ -107,25 +107,24 @@ def importance(saliency: Tensor, scores: Tensor | None, keep: int, params: Fovea
     weights = _normalised(saliency)
     if scores is not None:
         question = min(params.question_share / ratio, _LARGEST_QUESTION_SHARE)
-        weights = (1 - question) * weights + question * _peaks(scores)
+        weights = (1 - question) * weights + question * _peak_weights(scores)
     return (1 - breadth) * weights + breadth / len(saliency)
 
 
-def representation(hidden: Tensor, grid: tuple[int, int], ratio: float, reach: float) -> tuple[Tensor, Tensor]:
-    """How well patch c stands for patch i.
+def representativeness(hidden: Tensor, grid: tuple[int, int], ratio: float, reach: float) -> tuple[Tensor, Tensor]:
+    """How well patch c represents patch i: their cosine, reduced by a Gaussian of their distance on the grid.
 
-    Cosines are those of differences from the picture's mean, which all patches share and which hides how they differ.
-    Patches that look alike and lie apart are two things: the cosine fades with their distance, over `reach` times the
-    spacing that the kept tokens have on the grid, sqrt(N / K) patches.
+    The mean of all patches is subtracted first, since it hides how they differ. Distance counts because similar patches
+    that are far apart are separate objects.
 
     Args:
-        hidden: [N, C], at least float32.
-        grid: Rows and columns.
+        hidden: features of the patches, [N, C], at least float32.
+        grid: rows and columns of the patch grid.
         ratio: K / N.
-        reach: See above.
+        reach: standard deviation of the Gaussian in units of the spacing of kept tokens, sqrt(N / K) patches.
 
     Returns:
-        [N, N] in 0..1, and the bare cosines [N, N].
+        Representativeness, [N, N] in 0..1, and the cosine alone, [N, N].
     """
     unit = normalize(hidden - hidden.mean(dim=0), dim=-1)
     cosine = unit @ unit.T
@@ -135,75 +134,86 @@ def representation(hidden: Tensor, grid: tuple[int, int], ratio: float, reach: f
     return cosine.clamp_min(0) * torch.kron(*nearness), cosine
 
 
-def prune(job: PrunerInput, params: FoveaParameters) -> PrunedTokens:
-    """Chooses K patches that represent all by importance; each other patch joins the one that stands best for it.
+def prune(inputs: PrunerInput, params: FoveaParameters) -> PrunedTokens:
+    """Keeps K patches that represent all patches, weighted by importance, and merges each other patch into one of them.
 
-    Members weigh by importance, and a merged token is as long as its patch was, so that background does not fade it.
+    A merged token is the mean weighted by importance, rescaled to the norm of its kept patch, so that background does
+    not weaken an object.
     """
-    vision = job.vision
+    vision = inputs.vision
     hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.outputs[SALIENCY_LAST])
-    scores = None if job.text is None else relevance(vision.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")], job.text)
-    weights = importance(saliency, scores, job.keep, params).to(hidden.dtype)
-    spacing = job.keep / len(hidden)
-    kept: list[Tensor] = []
-    cluster_of_patch = torch.full_like(weights, -1, dtype=torch.int64)
-    parts = bands(vision.grid)
-    keeps = allocate_budget(
-        [float(weights[band.patches].sum()) for band in parts], [band.size for band in parts], job.keep
-    )
-    for band, keep in zip(parts, keeps, strict=True):
-        if keep:
-            chosen, joined = _represent(hidden[band.patches], weights[band.patches], band.grid, keep, spacing, params)
-            cluster_of_patch[band.patches] = joined + sum(len(some) for some in kept)
-            kept.append(chosen + band.patches.start)
-    index = torch.cat(kept)
-    if (left := cluster_of_patch < 0).any():  # bands without a token of their own
-        unit = normalize(hidden - hidden.mean(dim=0), dim=-1)
-        cluster_of_patch[left] = (unit[left] @ unit[index].T).argmax(dim=1)
+    scores = None
+    if inputs.text is not None:
+        scores = relevance(vision.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")], inputs.text)
+    weights = importance(saliency, scores, inputs.keep, params).to(hidden.dtype)
+    kept, cluster_of_patch = _select_by_chunks(hidden, weights, vision.grid, inputs.keep, params.reach)
     return PrunedTokens(
-        features=merge_weighted(hidden, cluster_of_patch, weights, index),
-        origins=index,
+        features=merge_weighted(hidden, cluster_of_patch, weights, kept),
+        origins=kept,
         cluster_of_patch=cluster_of_patch,
         task_map=scores,
         saliency_map=saliency,
     )
 
 
-def _represent(
-    hidden: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, ratio: float, params: FoveaParameters
+def _select_by_chunks(
+    hidden: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, reach: float
 ) -> tuple[Tensor, Tensor]:
-    """The patches chosen [keep], ascending, and for each patch [N] the place among them of the one that it joins."""
-    similarity, cosine = representation(hidden, grid, ratio, params.reach)
-    kept = greedy_facilities(similarity, weights, keep).sort().values
-    reached = similarity[:, kept]
-    # Where nothing near is alike at all, likeness alone decides.
-    cluster_of_patch = torch.where(reached.amax(dim=1) > 0, reached.argmax(dim=1), cosine[:, kept].argmax(dim=1))
+    """Kept patches of all chunks of the grid, [K] ascending, and the cluster of each patch, [N]."""
+    ratio = keep / len(hidden)
+    kept_by_chunk: list[Tensor] = []
+    cluster_of_patch = torch.full_like(weights, -1, dtype=torch.int64)
+    chunks = chunk_grid(grid)
+    masses = [float(weights[chunk.patches].sum()) for chunk in chunks]
+    budgets = allocate_budget(masses, [chunk.size for chunk in chunks], keep)
+    for chunk, budget in zip(chunks, budgets, strict=True):
+        if budget:
+            kept, clusters = _select(hidden[chunk.patches], weights[chunk.patches], chunk.grid, budget, ratio, reach)
+            cluster_of_patch[chunk.patches] = clusters + sum(map(len, kept_by_chunk))
+            kept_by_chunk.append(kept + chunk.patches.start)
+    all_kept = torch.cat(kept_by_chunk)
+    if (unassigned := cluster_of_patch < 0).any():  # chunks that keep no token
+        unit = normalize(hidden - hidden.mean(dim=0), dim=-1)
+        cluster_of_patch[unassigned] = (unit[unassigned] @ unit[all_kept].T).argmax(dim=1)
+    return all_kept, cluster_of_patch
+
+
+def _select(
+    hidden: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, ratio: float, reach: float
+) -> tuple[Tensor, Tensor]:
+    """Kept patches of one chunk, [K] ascending, and the cluster of each patch, [N]."""
+    similarity, cosine = representativeness(hidden, grid, ratio, reach)
+    kept = greedy_facility_location(similarity, weights, keep).sort().values
+    to_kept = similarity[:, kept]
+    # A patch that no kept patch represents joins the one with the highest cosine.
+    cluster_of_patch = torch.where(to_kept.amax(dim=1) > 0, to_kept.argmax(dim=1), cosine[:, kept].argmax(dim=1))
     cluster_of_patch[kept] = torch.arange(keep, device=cluster_of_patch.device)
     return kept, cluster_of_patch
 
 
-def choose_keep(job: PrunerInput, params: FoveaParameters) -> int:
-    """K for this picture and question; see `fovea_budget`."""
-    vision = job.vision
+def choose_keep(inputs: PrunerInput, params: FoveaParameters) -> int:
+    """K for an image and a question (see `auto_budget`)."""
+    vision = inputs.vision
     hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.outputs[SALIENCY_LAST])
     peaks, clarity = torch.zeros_like(saliency), 0.0
-    if job.text is not None:
-        scores = relevance(vision.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")], job.text)
-        peaks, clarity = _peaks(scores), peak_clarity(scores)
+    if inputs.text is not None:
+        scores = relevance(vision.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")], inputs.text)
+        peaks, clarity = _peak_weights(scores), peak_clarity(scores)
     ratio = max(1, round(len(hidden) * _REFERENCE_RATIO)) / len(hidden)
-    weights = own_budget_importance(_normalised(saliency), peaks, clarity).to(hidden.dtype)
+    weights = auto_budget_importance(_normalised(saliency), peaks, clarity).to(hidden.dtype)
     keep = 0
-    for band in bands(vision.grid):
-        similarity, _ = representation(hidden[band.patches], band.grid, ratio, params.reach)
-        here = weights[band.patches]
-        enough = coverage_for(params.target) * float(here.sum() / weights.sum())
-        keep += len(greedy_facilities(similarity, here, band.size, enough=enough))
+    for chunk in chunk_grid(vision.grid):
+        similarity, _ = representativeness(hidden[chunk.patches], chunk.grid, ratio, params.reach)
+        chunk_weights = weights[chunk.patches]
+        coverage = target_coverage(params.target) * float(chunk_weights.sum() / weights.sum())
+        keep += len(greedy_facility_location(similarity, chunk_weights, chunk.size, target_value=coverage))
     return keep
 
 
 PRUNER = Pruner(
     name="fovea",
-    summary="Keeps the tokens that together represent the whole picture, finer where the question or saliency points.",
+    summary="Keeps the tokens that together best represent the image, more of them where the question or saliency"
+    " points. Merges each other token into the kept one that represents it best.",
     reads_text=True,
     parameters=FoveaParameters,
     requirements=lambda params: FeatureRequirements(

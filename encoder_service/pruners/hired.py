@@ -1,8 +1,8 @@
-"""HiRED (AAAI 2025): the tokens that CLS attends to; of a tiled picture, early attention deals the budget out first.
+"""HiRED (AAAI 2025): tokens with the most CLS attention; early attention allocates the budget over an image's tiles.
 
-Of one picture it keeps the K patches with the largest CLS attention of layer V-2. A tiled picture has a base tile, the
-whole picture made small, and sub-images: the base tile takes a share of the budget, the CLS attention of its *first*
-layer says how much of the rest each sub-image gets, layer V-2 chooses in each tile.
+In each tower input it keeps the patches with the most CLS attention in layer V-2. Of an image in tiles the base tile
+takes a share of the budget. The rest goes to the other tiles (the paper's sub-images) by the CLS attention of the base
+tile's *first* layer.
 """
 
 from __future__ import annotations
@@ -21,33 +21,39 @@ from encoder_service.pruners.tower_outputs import SALIENCY_FIRST, SALIENCY_SECON
 from fovea.modeling.numerics import at_least_float32, top_k
 from fovea.parameters import flag, number
 
-__all__ = ["PRUNER", "HiredParameters", "deal_by_marks", "shown_by", "strips"]
+__all__ = ["PRUNER", "HiredParameters", "allocate_by_early_attention", "tile_by_position", "tile_by_raster_index"]
 
 
 @dataclass(frozen=True, slots=True)
 class HiredParameters:
     alpha: float = number(
-        0.5, minimum=0, maximum=1, description="0 to 1; of a tiled picture, share of the budget for the base tile"
+        0.5, minimum=0, maximum=1, description="0 to 1; for an image in tiles, the base tile's share of the budget"
     )
     fidelity: bool = flag(
         False,
-        description="true or false; of a tiled picture, true counts as the authors' code does: a tile's part of the"
-        " early attention is a run of raster positions, and what rounding leaves is not given out",
+        description="true or false; for an image in tiles, true allocates the budget as the authors' code does: a tile"
+        " counts a run of raster positions of the base tile, and tokens lost to rounding are not allocated",
     )
 
 
-def strips(num_patches: int, num_sub_images: int) -> Tensor:
-    """[N]: as the authors' code has it, each sub-image answers for a run of raster positions of the base tile, a
-    horizontal strip, wherever the sub-image lies."""
-    return torch.arange(num_patches) * num_sub_images // num_patches
+def tile_by_raster_index(num_patches: int, num_tiles: int) -> Tensor:
+    """Tile of each patch of the base tile as in the authors' code, [N] int64, from 0.
 
-
-def shown_by(patch_grid: tuple[int, int], tile_at: Tensor) -> Tensor:
-    """[N]: for each patch of the base tile the sub-image, from 0, that shows the middle of it.
+    Each tile has a run of raster positions (a horizontal strip) of the base tile, wherever the tile lies in the image.
 
     Args:
-        patch_grid: Rows and columns of the base tile's patches.
-        part_at: See `TiledPicture`, not empty.
+        num_patches: N, number of patches of the base tile.
+        num_tiles: number of tiles without the base tile.
+    """
+    return torch.arange(num_patches) * num_tiles // num_patches
+
+
+def tile_by_position(patch_grid: tuple[int, int], tile_at: Tensor) -> Tensor:
+    """Tile that shows the centre of each patch of the base tile, [N] int64, from 0 without the base tile.
+
+    Args:
+        patch_grid: rows and columns of the base tile's patches, N = rows * columns.
+        tile_at: tile of each patch of the mosaic (see `TiledImage`), not empty.
     """
     (rows, columns), (lines, line_length) = patch_grid, tile_at.shape
     line = (2 * torch.arange(rows) + 1) * lines // (2 * rows)
@@ -55,71 +61,75 @@ def shown_by(patch_grid: tuple[int, int], tile_at: Tensor) -> Tensor:
     return tile_at[line][:, column].flatten() - 1
 
 
-def deal_by_marks(
+def allocate_by_early_attention(
     early_attention: Tensor,
     keep: int,
     *,
     alpha: float,
     sizes: Sequence[int],
-    sub_image: Tensor,
+    tile_of_patch: Tensor,
     fidelity: bool = False,
 ) -> list[int]:
-    """Tokens of the base tile, floor(alpha K), and of each sub-image its share of the base tile's floor(N (1 - alpha))
-    best patches.
+    """Budget of each tile: floor(alpha K) for the base tile, the rest by early attention.
+
+    A tile's share of the rest is its share of the base tile's floor(N (1 - alpha)) most attended patches.
 
     Args:
-        early_attention: Of CLS in the base tile's first layer, [N].
-        keep: K of all tiles together.
-        alpha: Share of K that the base tile takes.
-        sizes: Patches of the base tile and of each sub-image.
-        sub_image: [N], the sub-image that each patch of the base tile counts for.
-        fidelity: Shares are rounded down and cut to size, and that is that. Else the remainder goes to the largest
-            shares, and what a full tile cannot take to the others.
+        early_attention: attention of CLS to each patch in the base tile's first layer, [N].
+        keep: K, number of tokens of all tiles together.
+        alpha: base tile's share of K.
+        sizes: number of patches of the base tile and of each other tile.
+        tile_of_patch: tile, from 0, that each patch of the base tile counts for, [N] int64.
+        fidelity: whether quotas are only rounded down and cut to the tile's size, as in the authors' code. Otherwise
+            the remainder goes to the largest quotas, and the excess of a full tile to the other tiles.
 
     Returns:
-        One number a tile, each at most its size; together K, with `fidelity` perhaps a few less.
+        One budget for each tile, at most its size; together K, or less with `fidelity`.
     """
-    num_patches, *rest = sizes
-    base = min(math.floor(keep * alpha), num_patches)
+    num_patches, *tile_sizes = sizes
+    base_budget = min(math.floor(keep * alpha), num_patches)
     if not fidelity:
-        base = max(base, keep - sum(rest))
-    budget = min(keep - base, sum(rest))
-    marked = top_k(early_attention, math.floor(num_patches * (1 - alpha))).cpu()
-    marks = torch.bincount(sub_image[marked], minlength=len(rest)).tolist()
-    granted = [math.floor(count / max(sum(marks), 1) * budget) for count in marks]
+        base_budget = max(base_budget, keep - sum(tile_sizes))
+    remaining = min(keep - base_budget, sum(tile_sizes))
+    most_attended = top_k(early_attention, math.floor(num_patches * (1 - alpha))).cpu()
+    counts = torch.bincount(tile_of_patch[most_attended], minlength=len(tile_sizes)).tolist()
+    quotas = [math.floor(count / max(sum(counts), 1) * remaining) for count in counts]
     if fidelity:
-        return [base, *(min(quota, size) for quota, size in zip(granted, rest, strict=True))]
-    by_marks = sorted(range(len(rest)), key=lambda i: (-marks[i], i))
-    for i in itertools.islice(itertools.cycle(by_marks), budget - sum(granted)):
-        granted[i] += 1
-    return [base, *redistribute(granted, rest, by_marks)]
+        return [base_budget, *(min(quota, size) for quota, size in zip(quotas, tile_sizes, strict=True))]
+    by_count = sorted(range(len(tile_sizes)), key=lambda i: (-counts[i], i))
+    for i in itertools.islice(itertools.cycle(by_count), remaining - sum(quotas)):
+        quotas[i] += 1
+    return [base_budget, *redistribute(quotas, tile_sizes, by_count)]
 
 
-def allocate_budget(picture: TiledImage, keep: int, params: HiredParameters) -> list[int]:
-    """See `deal_by_marks`."""
-    base, *sub_images = picture.parts
-    if not sub_images:
+def allocate_budget(image: TiledImage, keep: int, params: HiredParameters) -> list[int]:
+    """Budget of each tile of an image (see `allocate_by_early_attention`)."""
+    base, *tiles = image.tiles
+    if not tiles:
         return [keep]
-    sub_image = strips(base.num_patches, len(sub_images)) if params.fidelity else shown_by(base.grid, picture.tile_at)
-    return deal_by_marks(
+    if params.fidelity:
+        tile_of_patch = tile_by_raster_index(base.num_patches, len(tiles))
+    else:
+        tile_of_patch = tile_by_position(base.grid, image.tile_at)
+    return allocate_by_early_attention(
         at_least_float32(base.outputs[SALIENCY_FIRST]),
         keep,
         alpha=params.alpha,
-        sizes=[part.num_patches for part in picture.parts],
-        sub_image=sub_image,
+        sizes=[tile.num_patches for tile in image.tiles],
+        tile_of_patch=tile_of_patch,
         fidelity=params.fidelity,
     )
 
 
-def prune(job: PrunerInput, params: HiredParameters) -> PrunedTokens:
-    """The K most attended patches in raster order; the others leave no trace."""
-    saliency = at_least_float32(job.vision.outputs[SALIENCY_SECOND_LAST])
-    return PrunedTokens.some_of(job.vision, top_k(saliency, job.keep), saliency_map=saliency)
+def prune(inputs: PrunerInput, params: HiredParameters) -> PrunedTokens:
+    """Keeps the K patches with the most CLS attention, in raster order, and drops all others."""
+    saliency = at_least_float32(inputs.vision.outputs[SALIENCY_SECOND_LAST])
+    return PrunedTokens.of_patches(inputs.vision, top_k(saliency, inputs.keep), saliency_map=saliency)
 
 
 PRUNER = Pruner(
     name="hired",
-    summary="Keeps the tokens that CLS attends to most in the second-last layer and drops the others.",
+    summary="Keeps the tokens with the most CLS attention in the second-last layer and drops all others.",
     reference="HiRED, AAAI 2025",
     parameters=HiredParameters,
     requirements=lambda params: FeatureRequirements(

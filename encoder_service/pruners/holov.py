@@ -1,10 +1,10 @@
-"""HoloV (NeurIPS 2025): the budget is dealt out over crops of the picture, so that no region goes empty.
+"""HoloV (NeurIPS 2025): the budget is allocated over crops of the image, so that every region keeps tokens.
 
-A crop is a run of consecutive patches in raster order (the authors' code knows no two-dimensional ones), attention is
-that of layer V-2. The method weighs crops by attention and by the variance of similarity, but scales the latter to the
-former inside each crop: it adds the same share, 9 %, to every crop and cancels. So nothing is left that must be
-measured after the projector, and the tokens leave before it like any others. A tiled picture is one sequence for it:
-the base tile, then the mosaic of the others.
+A crop is a run of consecutive patches in raster order, as in the authors' code. Attention is that of layer V-2. The
+method weights crops by attention and by the variance of similarity, but scales the variance to the attention inside
+each crop. The variance therefore adds the same share, 9 %, to every crop and cancels. Without it nothing has to be
+measured after the projector, and the tokens are pruned before it. An image in tiles is one sequence: the base tile,
+then the mosaic.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from encoder_service.pruners.tower_outputs import SALIENCY_SECOND_LAST
 from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import flag, integer
 
-__all__ = ["PRUNER", "HolovParameters", "crop_sizes", "default_crops", "quotas", "redistribute", "select"]
+__all__ = ["PRUNER", "HolovParameters", "crop_quotas", "crop_sizes", "default_crops", "redistribute", "select"]
 
-# Attention is multiplied by 1000; the variance of similarity, scaled to it, counts 0.09 times.
+# Attention is multiplied by 1000. The variance of similarity, scaled to it, has a weight of 0.09.
 _SCALE: Final = 1000 * (1 + 0.09)
 _EPSILON: Final = 1e-6
 
@@ -37,102 +37,122 @@ class HolovParameters:
         minimum=1,
         maximum=100_000,
         optional=True,
-        description="1 to 100000 or null; crops of the picture, at most one a patch; null gives 5, 8 and 16 for 192,"
-        " 128 and 64 of 576",
+        description="1 to 100000 or null; number of crops of the image, at most one for each patch; null is 5, 8 and 16"
+        " crops for 192, 128 and 64 of 576 tokens",
     )
     fidelity: bool = flag(
         False,
-        description="true or false; true loses what a full crop cannot take, as the authors' code does, and fills up"
-        " with rows of zeros",
+        description="true or false; true replaces tokens beyond a crop's size by zero vectors, as the authors' code"
+        " does; false allocates them to other crops",
     )
 
 
 def default_crops(num_patches: int, keep: int) -> int:
-    """max(1, floor(1024 / 576 * N / K)), at most N."""
+    """Number of crops: max(1, floor(1024 / 576 * N / K)), at most N."""
     return min(max(1024 * num_patches // (576 * keep), 1), num_patches)
 
 
 def crop_sizes(num_patches: int, crops: int) -> list[int]:
-    """Nearly equal lengths; the first N mod P crops have one more."""
+    """Sizes of P crops of N patches; the first N mod P crops have one patch more than the others."""
     return [num_patches // crops + (i < num_patches % crops) for i in range(crops)]
 
 
-def quotas(attention: Tensor, sizes: Sequence[int], keep: int) -> tuple[list[int], list[int]]:
-    """Tokens granted to each crop, before its size bounds them: floor(w K), and the remainder one each by weight.
+def crop_quotas(attention: Tensor, sizes: Sequence[int], keep: int) -> tuple[list[int], list[int]]:
+    """Quota of each crop before it is limited to the crop's size: floor(w K), then one token each by weight.
+
+    The weight w of a crop is its share of the sum of the crops' mean attention.
 
     Args:
-        attention: [N].
-        sizes: Of the crops, N together.
-        keep: K.
+        attention: attention of CLS to each patch, [N].
+        sizes: number of patches of each crop, N together.
+        keep: K, number of tokens to keep.
 
     Returns:
-        Quotas, K together, and the crops by falling weight, of equal ones the first first.
+        Quotas, K together, and the crops by decreasing weight, the first of equal ones first.
     """
     scores = [float(crop.mean()) * _SCALE for crop in attention.split(list(sizes))]
     weights = [score / (sum(scores) + _EPSILON) for score in scores]
     by_weight = sorted(range(len(sizes)), key=lambda i: (-weights[i], i))
-    granted = [math.floor(weight * keep) for weight in weights]
-    # More than one round only where attention has underflown to nothing.
-    for i in itertools.islice(itertools.cycle(by_weight), keep - sum(granted)):
-        granted[i] += 1
-    return granted, by_weight
+    quotas = [math.floor(weight * keep) for weight in weights]
+    # There is more than one round only if the attention has underflown to zero.
+    for i in itertools.islice(itertools.cycle(by_weight), keep - sum(quotas)):
+        quotas[i] += 1
+    return quotas, by_weight
 
 
-def redistribute(granted: Sequence[int], sizes: Sequence[int], by_weight: Sequence[int]) -> list[int]:
-    """What a full crop cannot take goes to the crops with room, one each by falling weight, in rounds."""
-    taken = [min(quota, size) for quota, size in zip(granted, sizes, strict=True)]
-    surplus = sum(granted) - sum(taken)
+def redistribute(quotas: Sequence[int], sizes: Sequence[int], by_weight: Sequence[int]) -> list[int]:
+    """Budgets within the sizes: the excess of full crops goes to crops with room, one token each in rounds by weight.
+
+    Args:
+        quotas: number of tokens of each crop, together at most the sum of `sizes`.
+        sizes: number of patches of each crop.
+        by_weight: crops by decreasing weight.
+    """
+    budgets = [min(quota, size) for quota, size in zip(quotas, sizes, strict=True)]
+    excess = sum(quotas) - sum(budgets)
     for i in itertools.cycle(by_weight):
-        if surplus == 0:
-            return taken
-        if taken[i] < sizes[i]:
-            taken[i] += 1
-            surplus -= 1
+        if excess == 0:
+            return budgets
+        if budgets[i] < sizes[i]:
+            budgets[i] += 1
+            excess -= 1
     raise AssertionError("unreachable: there is a crop")
 
 
-def select(attention: Tensor, sizes: Sequence[int], granted: Sequence[int]) -> Tensor:
-    """Patches crop by crop, inside a crop by falling attention; a crop that is kept whole stays in raster order."""
+def select(attention: Tensor, sizes: Sequence[int], budgets: Sequence[int]) -> Tensor:
+    """Most attended patches of each crop, crop by crop and by decreasing attention inside a crop.
+
+    A crop that is kept whole stays in raster order.
+
+    Args:
+        attention: attention of CLS to each patch, [N].
+        sizes: number of patches of each crop, N together.
+        budgets: number of tokens of each crop; a budget above the crop's size keeps the whole crop.
+
+    Returns:
+        [K] int64, or fewer where a budget exceeds its crop's size.
+    """
     kept, start = [], 0
-    for crop, quota in zip(attention.split(list(sizes)), granted, strict=True):
-        if quota >= len(crop):
+    for crop, budget in zip(attention.split(list(sizes)), budgets, strict=True):
+        if budget >= len(crop):
             best = torch.arange(len(crop), device=crop.device)
         else:
-            best = torch.sort(crop, descending=True, stable=True).indices[:quota]
+            best = torch.sort(crop, descending=True, stable=True).indices[:budget]
         kept.append(start + best)
         start += len(crop)
     return torch.cat(kept)
 
 
-def prune(job: PrunerInput, params: HolovParameters) -> PrunedTokens:
-    """K tokens in the order of `select`; the others leave no trace. The full budget changes nothing."""
-    vision = job.vision
-    if job.keep >= vision.num_patches:
-        return PrunedTokens.all_of(vision)
+def prune(inputs: PrunerInput, params: HolovParameters) -> PrunedTokens:
+    """Keeps K tokens in the order of `select` and drops all others. The full budget changes nothing."""
+    vision = inputs.vision
+    if inputs.keep >= vision.num_patches:
+        return PrunedTokens.unpruned(vision)
     attention = at_least_float32(vision.outputs[SALIENCY_SECOND_LAST])
-    crops = params.crops or default_crops(vision.num_patches, job.keep)
+    crops = params.crops or default_crops(vision.num_patches, inputs.keep)
     sizes = crop_sizes(vision.num_patches, min(crops, vision.num_patches))
-    granted, by_weight = quotas(attention, sizes, job.keep)
+    budgets, by_weight = crop_quotas(attention, sizes, inputs.keep)
     if not params.fidelity:
-        granted = redistribute(granted, sizes, by_weight)
-    some = PrunedTokens.some_of(vision, select(attention, sizes, granted), saliency_map=attention)
-    return _filled_up(some, job.keep)
+        budgets = redistribute(budgets, sizes, by_weight)
+    pruned = PrunedTokens.of_patches(vision, select(attention, sizes, budgets), saliency_map=attention)
+    return _zero_padded(pruned, inputs.keep)
 
 
-def _filled_up(some: PrunedTokens, keep: int) -> PrunedTokens:
-    """With rows of zeros to K."""
-    missing = keep - len(some.origins)
+def _zero_padded(pruned: PrunedTokens, keep: int) -> PrunedTokens:
+    """The tokens, followed by zero vectors up to K tokens."""
+    missing = keep - len(pruned.origins)
     return PrunedTokens(
-        features=torch.cat([some.features, some.features.new_zeros(missing, some.features.shape[1])]),
-        origins=torch.cat([some.origins, some.origins.new_full((missing,), TokenOrigin.ZERO)]),
-        cluster_of_patch=some.cluster_of_patch,
-        saliency_map=some.saliency_map,
+        features=torch.cat([pruned.features, pruned.features.new_zeros(missing, pruned.features.shape[1])]),
+        origins=torch.cat([pruned.origins, pruned.origins.new_full((missing,), TokenOrigin.ZERO)]),
+        cluster_of_patch=pruned.cluster_of_patch,
+        saliency_map=pruned.saliency_map,
     )
 
 
 PRUNER = Pruner(
     name="holov",
-    summary="Deals the budget out over crops of the picture by attention; in each keeps what CLS attends to most.",
+    summary="Allocates the budget over crops of the image by attention. Keeps the tokens with the most CLS attention in"
+    " each crop and drops all others.",
     reference="HoloV, NeurIPS 2025",
     parameters=HolovParameters,
     requirements=lambda params: FeatureRequirements(outputs=frozenset({SALIENCY_SECOND_LAST})),

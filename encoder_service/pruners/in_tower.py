@@ -1,7 +1,8 @@
-"""Pruning inside the vision tower: what a layer shows after it has run, and who may then shorten the sequence.
+"""Interface between the vision tower and a pruner that drops patches between its layers.
 
-The tower calls an object that it was handed; nobody patches its classes. The object is a value (hashable, equal when
-it does the same), because features of a tower that it has shortened may only be cached and batched with their like.
+The tower calls a hook after each layer; none of its classes is patched. An in-tower pruner is a value: it is hashable,
+and two that choose alike are equal. Features of a tower that it has pruned are cached and batched only with features of
+equal pruners.
 """
 
 from __future__ import annotations
@@ -14,44 +15,44 @@ __all__ = ["InTowerPruner", "LayerHook", "TowerLayer"]
 
 
 class TowerLayer(Protocol):
-    """A layer that has just run for one picture on 1 + n rows, CLS first, in H heads of width d."""
+    """Layer that has just run on one tower input of n patches, with H heads of width d."""
 
     @property
     def index(self) -> int:
-        """Its place in the tower, from 0."""
+        """Number of the layer, from 0."""
         ...
 
     @property
     def num_layers(self) -> int:
-        """V of the whole tower; the language model reads what layer V-2 puts out."""
+        """V, the layers of the whole tower. The language model reads the output of layer V-2."""
         ...
 
     def cls_attention(self) -> Tensor:
-        """[H, n]: attention of CLS to each patch, CLS column dropped and not renormalised; at least float32."""
+        """Attention of CLS to each patch, [H, n], at least float32. CLS itself is left out without renormalising."""
         ...
 
     def values(self) -> Tensor:
-        """[H, 1 + n, d]: the layer's value vectors."""
+        """Value vectors, CLS first, [H, 1 + n, d]."""
         ...
 
 
 class LayerHook(Protocol):
-    """One picture on its way through the tower."""
+    """Pruning of one tower input while it passes through the tower."""
 
     def after_layer(self, layer: TowerLayer) -> Tensor | None:
-        """Called after each of the layers 0 .. V-2: which of the n patches go on.
+        """Patches to keep after a layer; called after each of the layers 0 to V-2.
 
         Returns:
-            [n'], int64, strictly ascending, values in 0..n-1; None for all. CLS always goes on.
+            [n'] int64, strictly ascending, values in 0..n-1; None for all. CLS is always kept.
         """
         ...
 
 
 class InTowerPruner(Protocol):
-    """What goes into the tower. Hashable; equal to another that chooses alike."""
+    """Pruner that runs inside the tower. Hashable, and equal to another that chooses alike."""
 
     def __hash__(self) -> int: ...
 
-    def start(self) -> LayerHook:
-        """A hook for one picture."""
+    def new_hook(self) -> LayerHook:
+        """A hook for one tower input."""
         ...

@@ -1,4 +1,4 @@
-"""No pruning: the reference that every other pruner is compared with."""
+"""No pruning: the reference for every other pruner."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["PRUNER"]
 
 @dataclass(frozen=True, slots=True)
 class NoParameters:
-    """It has none."""
+    """No parameters."""
 
 
-def prune(job: PrunerInput, params: NoParameters) -> PrunedTokens:
-    """All tokens as they are, whatever the budget."""
-    return PrunedTokens.all_of(job.vision)
+def prune(inputs: PrunerInput, params: NoParameters) -> PrunedTokens:
+    """All tokens unchanged, whatever the budget."""
+    return PrunedTokens.unpruned(inputs.vision)
 
 
 PRUNER = Pruner(

@@ -1,6 +1,6 @@
-"""LLaVA-PruMerge (ICCV 2025): patches that CLS attends to, their neighbours folded in, and one row for the rest.
+"""LLaVA-PruMerge (ICCV 2025): patches with the most CLS attention, merged with neighbours, and one sum of all others.
 
-Attention is that of the last layer with all heads taken as one of width C; features are X[V-1], similarity is that of
+Attention is that of the last layer, its heads taken as one head of width C. Features are X[V-1]. Similarity is that of
 the last layer's keys.
 """
 
@@ -18,9 +18,9 @@ from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_ONE_HEAD
 from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import flag
 
-__all__ = ["NEEDS", "PRUNER", "by_attention", "fold", "num_outliers"]
+__all__ = ["PRUNER", "REQUIREMENTS", "merge_neighbours", "most_attended", "num_outliers"]
 
-NEEDS: Final = FeatureRequirements(outputs=frozenset({SALIENCY_ONE_HEAD, KEYS}))
+REQUIREMENTS: Final = FeatureRequirements(outputs=frozenset({SALIENCY_ONE_HEAD, KEYS}))
 
 _NUM_NEIGHBOURS: Final = 32
 
@@ -28,94 +28,97 @@ _NUM_NEIGHBOURS: Final = 32
 @dataclass(frozen=True, slots=True)
 class PruMergeParameters:
     adaptive: bool = flag(
-        False, description="true or false; true lets the picture decide how many tokens to keep and ignores the budget"
+        False,
+        description="true or false; true ignores the budget and keeps the patches whose attention is an outlier",
     )
 
 
 def num_outliers(attention: Tensor) -> int:
-    """How many patches' attention lies above the upper fence Q3 + 1.5 (Q3 - Q1), quartiles interpolated; may be 0."""
+    """Number of patches whose attention exceeds Q3 + 1.5 (Q3 - Q1), with interpolated quartiles; may be 0."""
     attention = at_least_float32(attention)
     q1, q3 = torch.quantile(attention, attention.new_tensor([0.25, 0.75])).unbind()
     return int((attention > q3 + 1.5 * (q3 - q1)).sum())
 
 
-def by_attention(attention: Tensor, k: int) -> Tensor:
-    """The k patches that CLS attends to most, the most attended first; equals go to the smaller index."""
+def most_attended(attention: Tensor, k: int) -> Tensor:
+    """The k patches with the most CLS attention, by decreasing attention; of equal ones the smaller index first."""
     return torch.sort(attention, descending=True, stable=True).indices[:k]
 
 
-def fold(hidden: Tensor, attention: Tensor, keys: Tensor, origins: Tensor) -> PrunedTokens:
-    """Kept patches with their neighbours folded in, then one row for all dropped ones.
+def merge_neighbours(hidden: Tensor, attention: Tensor, keys: Tensor, kept: Tensor) -> PrunedTokens:
+    """Kept patches, each with its neighbours added, then one sum of all dropped patches.
 
-    x_i = X_i + sum_j a_j X_j over the 32 others, kept or dropped, whose keys are most similar to those of i by cosine.
-    The last row is the sum of a_j X_j over the dropped. Weights are not normalised: that is how the method is defined.
+    x_i = X_i + sum_j a_j X_j over the 32 other patches, kept or dropped, whose keys have the highest cosine with those
+    of patch i. The last token is the sum of a_j X_j over the dropped patches. As the method defines it, the weights are
+    not normalised.
 
     Args:
-        hidden: X, [N, C].
-        attention: a, [N].
-        keys: [N, C].
-        kept_index: [m], 0 <= m <= N, in any order. A patch may stand there twice: its twin is then among the others,
-            and for each repeat the first dropped patch in raster order takes no part in anything.
+        hidden: features X of the patches, [N, C].
+        attention: attention a of CLS to each patch, [N].
+        keys: keys of the patches, [N, C].
+        kept: kept patches, [m] int64, 0 <= m <= N, in any order. A patch may occur twice and is then its own neighbour;
+            for each repeat the first dropped patch in raster order is ignored.
 
     Returns:
-        m + 1 rows in the order of `kept_index` (m where nothing is dropped), which tiles do not mix. Dropped patches
-        count as merged into the last row.
+        m + 1 tokens in the order of `kept`, or m if no patch is dropped. Dropped patches belong to the cluster of the
+        last token. The reading group keeps the tokens of a tile together.
     """
     hidden, weights = at_least_float32(hidden), at_least_float32(attention)
     is_dropped = torch.ones_like(weights, dtype=torch.bool)
-    is_dropped[origins] = False
+    is_dropped[kept] = False
     dropped = is_dropped.nonzero().squeeze(1)
-    dropped = dropped[len(origins) + len(dropped) - len(hidden) :]  # one fewer for each repeat
+    dropped = dropped[len(kept) + len(dropped) - len(hidden) :]  # one fewer for each repeat
 
     cluster_of_patch = torch.full_like(is_dropped, -1, dtype=torch.int64)
-    cluster_of_patch[dropped] = len(origins)
-    # amin: a repeated patch belongs to its first row.
-    rows = torch.arange(len(origins), device=cluster_of_patch.device)
-    cluster_of_patch.scatter_reduce_(0, origins, rows, "amin", include_self=False)
+    cluster_of_patch[dropped] = len(kept)
+    # amin, since a repeated patch belongs to its first token.
+    tokens = torch.arange(len(kept), device=cluster_of_patch.device)
+    cluster_of_patch.scatter_reduce_(0, kept, tokens, "amin", include_self=False)
 
-    pool = torch.cat([origins, dropped]).sort().values  # as many as there are patches, twins side by side
-    folded = _neighbour_weights(weights, keys, origins, pool) @ hidden[pool]
-    rest = [(weights[dropped] @ hidden[dropped])[None]] if len(dropped) else []
-    index = torch.cat([origins, origins.new_full((len(rest),), TokenOrigin.SUM)])
+    pool = torch.cat([kept, dropped]).sort().values  # N patches, repeats side by side
+    neighbours = _neighbour_weights(weights, keys, kept, pool) @ hidden[pool]
+    dropped_sum = [(weights[dropped] @ hidden[dropped])[None]] if len(dropped) else []
+    origins = torch.cat([kept, kept.new_full((len(dropped_sum),), TokenOrigin.SUM)])
     return PrunedTokens(
-        features=torch.cat([hidden[origins] + folded, *rest]),
-        origins=index,
+        features=torch.cat([hidden[kept] + neighbours, *dropped_sum]),
+        origins=origins,
         cluster_of_patch=cluster_of_patch,
         saliency_map=weights,
-        reading_group=torch.ones_like(index),
+        reading_group=torch.ones_like(origins),
     )
 
 
-def _neighbour_weights(weights: Tensor, keys: Tensor, origins: Tensor, pool: Tensor) -> Tensor:
-    """[m, N]: the weight with which each of `pool` enters each kept row; 0 for all but its nearest."""
+def _neighbour_weights(weights: Tensor, keys: Tensor, kept: Tensor, pool: Tensor) -> Tensor:
+    """Weight of each patch of `pool` in each kept token, [m, N]; 0 for all but its neighbours."""
     unit = normalize(at_least_float32(keys), dim=-1)
-    similarity = unit[origins] @ unit[pool].T
-    similarity.scatter_(1, torch.searchsorted(pool, origins)[:, None], -torch.inf)  # not itself, but its twin
+    similarity = unit[kept] @ unit[pool].T
+    # Excludes the patch itself but not its repeat.
+    similarity.scatter_(1, torch.searchsorted(pool, kept)[:, None], -torch.inf)
     count = min(_NUM_NEIGHBOURS, len(pool) - 1)
     nearest = torch.sort(similarity, dim=1, descending=True, stable=True).indices[:, :count]
-    # As a matrix for a product: gathering the neighbours' features takes 32 times the memory.
-    entering = torch.zeros_like(similarity, dtype=weights.dtype)
-    return entering.scatter_(1, nearest, weights[pool][nearest])
+    # A matrix for a product, since gathering the neighbours' features would take 32 times the memory.
+    matrix = torch.zeros_like(similarity, dtype=weights.dtype)
+    return matrix.scatter_(1, nearest, weights[pool][nearest])
 
 
-def prune(job: PrunerInput, params: PruMergeParameters) -> PrunedTokens:
-    """K - 1 patches and the row for the rest; adaptive: the outliers, 1 at least, and it.
+def prune(inputs: PrunerInput, params: PruMergeParameters) -> PrunedTokens:
+    """Keeps K - 1 patches and the sum of all others; with `adaptive` the outliers, at least one patch, and the sum.
 
     The full budget changes nothing.
     """
-    vision = job.vision
-    if job.keep >= vision.num_patches and not params.adaptive:
-        return PrunedTokens.all_of(vision, reading_group=1)
+    vision = inputs.vision
+    if inputs.keep >= vision.num_patches and not params.adaptive:
+        return PrunedTokens.unpruned(vision, reading_group=1)
     attention = vision.outputs[SALIENCY_ONE_HEAD]
-    num_kept = max(num_outliers(attention), 1) if params.adaptive else job.keep - 1
-    return fold(vision.hidden, attention, vision.outputs[KEYS], by_attention(attention, num_kept))
+    num_kept = max(num_outliers(attention), 1) if params.adaptive else inputs.keep - 1
+    return merge_neighbours(vision.hidden, attention, vision.outputs[KEYS], most_attended(attention, num_kept))
 
 
 PRUNER = Pruner(
     name="prumerge",
-    summary="Keeps the tokens that CLS attends to most, folds similar ones into each, and sums the rest in one more.",
+    summary="Keeps the tokens with the most CLS attention and adds similar tokens to each. Sums all others into one.",
     reference="LLaVA-PruMerge, ICCV 2025",
     parameters=PruMergeParameters,
-    requirements=lambda params: NEEDS,
+    requirements=lambda params: REQUIREMENTS,
     prune=prune,
 )

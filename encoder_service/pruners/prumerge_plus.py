@@ -1,4 +1,4 @@
-"""PruMerge+ (ICCV 2025): PruMerge whose kept patches are half outliers, half a regular sample of the picture."""
+"""PruMerge+ (ICCV 2025): PruMerge with half of the kept patches by attention and half sampled evenly from the image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from encoder_service.pruners.base import PrunedTokens, Pruner, PrunerInput
-from encoder_service.pruners.prumerge import NEEDS, by_attention, fold, num_outliers
+from encoder_service.pruners.prumerge import REQUIREMENTS, merge_neighbours, most_attended, num_outliers
 from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_ONE_HEAD
 from fovea.parameters import flag
 
@@ -18,32 +18,44 @@ __all__ = ["PRUNER", "adaptive_sample", "even_sample", "released_sample"]
 @dataclass(frozen=True, slots=True)
 class PruMergePlusParameters:
     adaptive: bool = flag(
-        False, description="true or false; true lets the picture decide how many tokens to keep and ignores the budget"
+        False,
+        description="true or false; true ignores the budget and keeps the patches whose attention is an outlier and a"
+        " sample of the others",
     )
     fidelity: bool = flag(
         False,
         description="true or false; true samples as the authors' code does for a fixed budget: a patch may be kept"
-        " twice, and the count follows its grid (193, 129 and 65 rows for 192, 128 and 64)",
+        " twice, and the number of tokens differs from the budget (193, 129 and 65 for 192, 128 and 64)",
     )
 
 
 def even_sample(top: Tensor, num_patches: int, count: int) -> Tensor:
-    """`top`, then `count` of the f patches left over: in raster order those at places floor((2j + 1) f / (2 count))."""
-    left = torch.ones(num_patches, dtype=torch.bool, device=top.device)
-    left[top] = False
-    rest = left.nonzero().squeeze(1)
-    places = (2 * torch.arange(count, device=top.device) + 1) * len(rest) // (2 * max(count, 1))
-    return torch.cat([top, rest[places]])
+    """`top`, then `count` of the f other patches in raster order: those at floor((2j + 1) f / (2 count)) among them.
+
+    Args:
+        top: patches kept by attention, [m] int64.
+        num_patches: N, number of patches.
+        count: number of patches to sample.
+
+    Returns:
+        [m + count] int64.
+    """
+    is_other = torch.ones(num_patches, dtype=torch.bool, device=top.device)
+    is_other[top] = False
+    others = is_other.nonzero().squeeze(1)
+    sampled = (2 * torch.arange(count, device=top.device) + 1) * len(others) // (2 * max(count, 1))
+    return torch.cat([top, others[sampled]])
 
 
 def adaptive_sample(top: Tensor, num_patches: int) -> Tensor:
-    """`top`, then every s-th patch but the last that is not in it; s = floor(floor(1 / share) / 3), at least 1.
+    """`top`, then every s-th patch that is not in it, without the last patch; s = max(1, floor(floor(N / m) / 3)).
 
-    (Where more than a third stands out the authors' code steps by 0 and fails; by 1 it keeps nearly everything.)
+    If more than a third of the patches are outliers, the authors' code fails with a step of 0. A step of 1 keeps nearly
+    all patches.
 
     Args:
-        top: At least one patch. (The authors' code fails where nothing stands out.)
-        num_patches: N.
+        top: outliers of the attention, [m] int64, m >= 1. The authors' code fails if there are none.
+        num_patches: N, number of patches.
     """
     step = max(num_patches // len(top) // 3, 1)
     grid = torch.arange(0, num_patches - 1, step, device=top.device)
@@ -51,35 +63,39 @@ def adaptive_sample(top: Tensor, num_patches: int) -> Tensor:
 
 
 def released_sample(top: Tensor, num_patches: int) -> Tensor:
-    """`top`, then patches floor(s / 2), floor(s / 2) + s, ... but the last, s = floor(N / |top|); repeats stay."""
+    """`top` [m], then patches floor(s / 2), floor(s / 2) + s, ... without the last patch; s = floor(N / m).
+
+    This is the sample of the authors' code for a fixed budget. A patch of `top` may occur again.
+    """
     step = num_patches // len(top)
     return torch.cat([top, torch.arange(step // 2, num_patches - 1, step, device=top.device)])
 
 
-def prune(job: PrunerInput, params: PruMergePlusParameters) -> PrunedTokens:
-    """floor(K / 2) by attention, as many but one (of an odd K, as many) sampled evenly, and the row for the rest.
+def prune(inputs: PrunerInput, params: PruMergePlusParameters) -> PrunedTokens:
+    """Keeps floor(K / 2) patches by attention, K - 1 - floor(K / 2) sampled evenly, and the sum of all others.
 
-    The full budget changes nothing. With `fidelity` rows are not K but floor(K / 2), the authors' grid, and one; with
-    `adaptive` outliers, their grid, and one.
+    The full budget changes nothing. With `fidelity` the sample is that of the authors' code; with `adaptive` the
+    outliers and their sample are kept. Neither keeps exactly K tokens.
     """
-    vision = job.vision
-    if job.keep >= vision.num_patches and not params.adaptive:
-        return PrunedTokens.all_of(vision, reading_group=1)
+    vision = inputs.vision
+    if inputs.keep >= vision.num_patches and not params.adaptive:
+        return PrunedTokens.unpruned(vision, reading_group=1)
     attention, num_patches = vision.outputs[SALIENCY_ONE_HEAD], vision.num_patches
     if params.adaptive:
-        kept = adaptive_sample(by_attention(attention, max(num_outliers(attention), 1)), num_patches)
-    elif params.fidelity and job.keep > 1:
-        kept = released_sample(by_attention(attention, job.keep // 2), num_patches)
+        kept = adaptive_sample(most_attended(attention, max(num_outliers(attention), 1)), num_patches)
+    elif params.fidelity and inputs.keep > 1:
+        kept = released_sample(most_attended(attention, inputs.keep // 2), num_patches)
     else:
-        kept = even_sample(by_attention(attention, job.keep // 2), num_patches, job.keep - 1 - job.keep // 2)
-    return fold(vision.hidden, attention, vision.outputs[KEYS], kept)
+        top = most_attended(attention, inputs.keep // 2)
+        kept = even_sample(top, num_patches, inputs.keep - 1 - inputs.keep // 2)
+    return merge_neighbours(vision.hidden, attention, vision.outputs[KEYS], kept)
 
 
 PRUNER = Pruner(
     name="prumerge_plus",
-    summary="PruMerge with half of its kept tokens spread evenly over the picture.",
+    summary="PruMerge with half of the kept tokens sampled evenly from the image.",
     reference="LLaVA-PruMerge, ICCV 2025",
     parameters=PruMergePlusParameters,
-    requirements=lambda params: NEEDS,
+    requirements=lambda params: REQUIREMENTS,
     prune=prune,
 )

@@ -1,4 +1,4 @@
-"""Choosing indices by score."""
+"""Selection of indices by score."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from torch import Tensor
 
 from fovea.modeling.numerics import top_k
 
-__all__ = ["select_by_two"]
+__all__ = ["select_by_two_scores"]
 
 
-def select_by_two(first: Tensor, second: Tensor, k: int, first_share: float) -> tuple[Tensor, Tensor]:
-    """k indices: the best floor(first_share k + 1/2) by `first` [N], the rest by `second` [N] among those left.
+def select_by_two_scores(first: Tensor, second: Tensor, k: int, first_share: float) -> tuple[Tensor, Tensor]:
+    """Best floor(first_share k + 1/2) indices by one score, and the best of the others by another (DeSAP, eq. 5).
+
+    Args:
+        first: first score, [N].
+        second: second score, [N].
+        k: number of indices.
+        first_share: share of k that the first score selects, 0 to 1.
 
     Returns:
-        The two sets, each ascending; they share no index (DeSAP, eq. 5).
+        Two disjoint sets of indices, each ascending; k indices together.
     """
     num_first = int(first_share * k + 0.5)
     by_first = top_k(first, num_first)

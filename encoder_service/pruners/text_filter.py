@@ -1,4 +1,4 @@
-"""Which words of a long question to compare with."""
+"""Selection of the words of a long question that patches are compared with."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from fovea.modeling.numerics import top_k
 
 __all__ = ["words_by_eos_attention"]
 
-_MOST_WORDS: Final = 32
+_MAX_WORDS: Final = 32
 
 
 def words_by_eos_attention(eos_attention: Tensor, is_word: Tensor) -> Tensor:
-    """Positions of the words that EOS attends to at least as much as to the mean word; the 32 best at most.
+    """Positions of the words with at least the mean attention of EOS; at most the 32 highest.
 
-    After CalibCLIP's token importance, without its corpus frequency term.
+    This is CalibCLIP's token importance without its corpus frequency term.
 
     Args:
-        eos_attention: [T], attention of EOS to each position.
-        is_word: [T], False for BOS and EOS; at least one True.
+        eos_attention: attention of EOS to each position, [T].
+        is_word: mask of words, [T] bool; False for BOS and EOS, True for at least one position.
 
     Returns:
         Positions in 0..T-1, ascending, at least one.
     """
     words = is_word.nonzero().squeeze(1)
     attention = eos_attention[words]
-    enough = torch.where(attention >= attention.mean(), attention, -torch.inf)
-    # Rounding of the mean must not leave nobody when all words are alike.
-    count = min(max(int(enough.isfinite().sum()), 1), _MOST_WORDS)
-    return words[top_k(enough, count)]
+    above_mean = torch.where(attention >= attention.mean(), attention, -torch.inf)
+    # Rounding of the mean may leave no word above it when all are equal.
+    count = min(max(int(above_mean.isfinite().sum()), 1), _MAX_WORDS)
+    return words[top_k(above_mean, count)]

@@ -1,4 +1,4 @@
-"""Outputs of the vision tower that a pruner may read beside the hidden states."""
+"""Outputs of the vision tower that a pruner may read besides the hidden states."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 VARIANTS: Final = ("qqv", "qkv", "kkv", "vvv")
-"""Attention variants: what stands for query, key and value (arXiv 2604.11240, table 4b)."""
+"""Attention variants: the projections used as query, key and value (arXiv 2604.11240, table 4b)."""
 
 
 class OutputKind(StrEnum):
@@ -38,22 +38,22 @@ class OutputKind(StrEnum):
     SALIENCY = "saliency"
     """[N]: attention of CLS to each patch, mean over the heads."""
     SALIENCY_ONE_HEAD = "saliency_one_head"
-    """[N]: attention of CLS to each patch, all heads taken as one of width C."""
+    """[N]: attention of CLS to each patch, all heads taken as one head of width C."""
     CLS_HIDDEN = "cls_hidden"
-    """[C]: hidden state of CLS where the language model reads the patches, X[V-1]."""
+    """[C]: hidden state of CLS in X[V-1], from which the language model reads the patches."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class TowerOutput:
     """One output of one layer of a vision tower of V layers.
 
-    A tower without CLS documents what it gives in its place.
+    A tower without CLS documents what replaces it.
 
     Attributes:
         kind: quantity and shape.
-        layer: -1 is layer V-1, applied to X[V-1], which is also what the language model reads; -2 is layer V-2; 0 is
-            the first.
-        qkv: letters of an attention variant, for JOINT and ATTENTION; "" for JOINT is the output of the whole layer.
+        layer: number of the layer: -1 is layer V-1, whose input X[V-1] is what the language model reads; -2 is layer
+            V-2; 0 is the first.
+        qkv: attention variant of JOINT and ATTENTION; "" for the JOINT output of the whole layer.
     """
 
     kind: OutputKind

@@ -1,4 +1,4 @@
-"""A regular lattice: the baseline that looks nowhere in particular and overlooks no region."""
+"""Regular lattice of tokens: a baseline that covers every region alike."""
 
 from __future__ import annotations
 
@@ -16,41 +16,46 @@ __all__ = ["PRUNER", "lattice"]
 
 @dataclass(frozen=True, slots=True)
 class UniformParameters:
-    """It has none."""
+    """No parameters."""
 
 
 def lattice(grid: tuple[int, int], k: int) -> Tensor:
-    """k patches spread evenly over both axes of a grid, 1 <= k <= rows * columns.
+    """Raster indices of k patches spread evenly over both axes of a grid.
 
-    As many lattice rows as make the spacing alike in both directions; k is dealt out evenly among them, and each
-    spreads its share evenly over the columns.
+    The number of lattice rows makes the spacing equal in both directions. The k patches are shared evenly among these
+    rows, and each row spreads its patches evenly over the columns.
+
+    Args:
+        grid: rows and columns of the patch grid.
+        k: number of patches, 1 <= k <= rows * columns.
 
     Returns:
-        [k], int64, raster indices, ascending, all different.
+        [k] int64, ascending, all different.
     """
     rows, columns = grid
     num_rows = min(max(round(math.sqrt(k * rows / columns)), math.ceil(k / columns)), rows)
-    index = []
+    patches = []
     for i in range(num_rows):
         row = (2 * i + 1) * rows // (2 * num_rows)
         share = (i + 1) * k // num_rows - i * k // num_rows
-        index += [row * columns + (2 * j + 1) * columns // (2 * share) for j in range(share)]
-    return torch.tensor(index)
+        patches += [row * columns + (2 * j + 1) * columns // (2 * share) for j in range(share)]
+    return torch.tensor(patches)
 
 
-def prune(job: PrunerInput, params: UniformParameters) -> PrunedTokens:
-    """A lattice of K tokens, the same for every picture; the others join their nearest."""
-    hidden = job.vision.hidden
-    kept = lattice(job.vision.grid, job.keep).to(hidden.device)
+def prune(inputs: PrunerInput, params: UniformParameters) -> PrunedTokens:
+    """Keeps a lattice of K tokens and merges each other token into its nearest one."""
+    hidden = inputs.vision.hidden
+    kept = lattice(inputs.vision.grid, inputs.keep).to(hidden.device)
     cluster_of_patch = assign_to_nearest(hidden, kept)
     return PrunedTokens(
-        features=merge_means(hidden, cluster_of_patch, job.keep), origins=kept, cluster_of_patch=cluster_of_patch
+        features=merge_means(hidden, cluster_of_patch, inputs.keep), origins=kept, cluster_of_patch=cluster_of_patch
     )
 
 
 PRUNER = Pruner(
     name="uniform",
-    summary="Keeps a regular lattice of tokens, whatever the picture; the others join their nearest kept one.",
+    summary="Keeps a regular lattice of tokens, the same for every image. Merges each other token into the most similar"
+    " kept one.",
     parameters=UniformParameters,
     requirements=lambda params: FeatureRequirements(),
     prune=prune,

@@ -1,6 +1,6 @@
-"""VisionZip (CVPR 2025): the tokens that CLS attends to, CLS itself, and context tokens made of all the rest.
+"""VisionZip (CVPR 2025): CLS, the tokens with the most CLS attention, and context tokens merged from all others.
 
-Attention and keys are those of layer V-2, features X[V-1].
+Attention and keys are those of layer V-2. Features are X[V-1].
 """
 
 from __future__ import annotations
@@ -27,30 +27,33 @@ class VisionZipParameters:
         0.15625,
         minimum=0,
         maximum=1,
-        description="0 to 1; share of the budget for context tokens; 0.15625 gives 162 + 30, 108 + 20 and 54 + 10",
+        description="0 to 1; share of the budget for context tokens; 0.15625 splits 192, 128 and 64 into 162 + 30,"
+        " 108 + 20 and 54 + 10",
     )
 
 
 def zip_tokens(
     hidden: Tensor, cls_hidden: Tensor, attention: Tensor, keys: Tensor, *, num_dominant: int, num_context: int
 ) -> PrunedTokens:
-    """CLS, the num_dominant - 1 patches that it attends to most, then num_context rows made of the others.
+    """CLS, its num_dominant - 1 most attended patches, then num_context context tokens merged from the other patches.
 
-    The others, in raster order, are R; every floor(|R| / num_context)-th of them is a target, the rest of R joins the
-    target whose keys are most similar by cosine. A context row is the *sum* of the target's feature and the mean
-    feature of those that joined it, so it is about twice as long as a feature: that is how the method is defined.
+    Let R be the other patches in raster order. Every floor(|R| / num_context)-th of them is a target. Each other patch
+    of R is merged into the target whose keys have the highest cosine with its own. A context token is the *sum* of the
+    target's feature and the mean feature of the patches merged into it, as the method defines it. Its norm is therefore
+    about twice that of a feature.
 
     Args:
-        hidden: X[V-1], [N, C].
-        cls_hidden: Its CLS row, [C].
-        attention: Of CLS, layer V-2, [N]; the mean or the sum over the heads.
-        keys: Of layer V-2, mean over the heads, [N, d].
-        num_dominant: 1 (CLS alone) to N + 1 - num_context.
-        num_context: 0 or more; with 0 the others leave no trace.
+        hidden: features X[V-1] of the patches, [N, C].
+        cls_hidden: feature of CLS in X[V-1], [C].
+        attention: attention of CLS to each patch in layer V-2, mean or sum over the heads, [N].
+        keys: keys of layer V-2, mean over the heads, [N, d].
+        num_dominant: number of tokens before the context tokens, 1 (CLS alone) to N + 1 - num_context.
+        num_context: number of context tokens; 0 drops the other patches.
 
     Returns:
-        CLS, dominant patches in raster order, context rows in the order of their targets. A context row stands for its
-        target. Of a tiled picture the tiles' dominant patches come first, then their CLS, then their context rows.
+        CLS, dominant patches in raster order, context tokens in the order of their targets. The origin of a context
+        token is its target. Across the tiles of an image the dominant patches come first, then the CLS tokens, then the
+        context tokens.
     """
     hidden, attention = at_least_float32(hidden), at_least_float32(attention)
     dominant = top_k(attention, num_dominant - 1)
@@ -63,10 +66,10 @@ def zip_tokens(
     targets, context = rest[:0], hidden[:0]
     if num_context:
         step = max(1, len(rest) // num_context)
-        places = torch.arange(num_context, device=hidden.device) * step
-        joined = assign_to_nearest(keys[rest], places)
-        cluster_of_patch[rest] = num_dominant + joined
-        targets, context = rest[places], _context_rows(hidden[rest], joined, places)
+        centres = torch.arange(num_context, device=hidden.device) * step  # indices into `rest`
+        clusters = assign_to_nearest(keys[rest], centres)
+        cluster_of_patch[rest] = num_dominant + clusters
+        targets, context = rest[centres], _context_tokens(hidden[rest], clusters, centres)
     return PrunedTokens(
         features=torch.cat([at_least_float32(cls_hidden)[None], hidden[dominant], context]),
         origins=torch.cat([dominant.new_tensor([TokenOrigin.CLS]), dominant, targets]),
@@ -82,34 +85,34 @@ def zip_tokens(
     )
 
 
-def _context_rows(rest: Tensor, joined: Tensor, targets: Tensor) -> Tensor:
-    """Target plus mean of those that joined it, the target itself not counted: [|R|, C] to [num_context, C]."""
-    # A product with a 0/1 matrix, not index_add_: on CUDA that adds in a different order on every run.
-    member = one_hot(joined, len(targets)).T.to(rest.dtype)
-    member[torch.arange(len(targets), device=rest.device), targets] = 0
-    # A target that nobody joined is its feature alone.
-    return rest[targets] + (member @ rest) / member.sum(dim=1, keepdim=True).clamp_min(1)
+def _context_tokens(features: Tensor, clusters: Tensor, centres: Tensor) -> Tensor:
+    """Feature of each centre plus the mean of its cluster's other members: [|R|, C] to [num_context, C]."""
+    # A product with a 0/1 matrix, since index_add_ on CUDA adds in a different order on every run.
+    member = one_hot(clusters, len(centres)).T.to(features.dtype)
+    member[torch.arange(len(centres), device=features.device), centres] = 0
+    # clamp_min, so that a cluster of one is its centre's feature.
+    return features[centres] + (member @ features) / member.sum(dim=1, keepdim=True).clamp_min(1)
 
 
-def prune(job: PrunerInput, params: VisionZipParameters) -> PrunedTokens:
-    """K rows: CLS, dominant patches, context rows. The full budget changes nothing and emits no CLS."""
-    vision = job.vision
-    if job.keep >= vision.num_patches:
-        return PrunedTokens.all_of(vision)
-    num_context = min(math.floor(params.context_share * job.keep + 0.5), job.keep - 1)
+def prune(inputs: PrunerInput, params: VisionZipParameters) -> PrunedTokens:
+    """Keeps CLS, dominant patches and context tokens, K together. The full budget changes nothing and adds no CLS."""
+    vision = inputs.vision
+    if inputs.keep >= vision.num_patches:
+        return PrunedTokens.unpruned(vision)
+    num_context = min(math.floor(params.context_share * inputs.keep + 0.5), inputs.keep - 1)
     return zip_tokens(
         vision.hidden,
         vision.outputs[CLS_HIDDEN],
         vision.outputs[SALIENCY_SECOND_LAST],
         vision.outputs[MEAN_KEYS_SECOND_LAST],
-        num_dominant=job.keep - num_context,
+        num_dominant=inputs.keep - num_context,
         num_context=num_context,
     )
 
 
 PRUNER = Pruner(
     name="visionzip",
-    summary="Keeps CLS, the tokens that it attends to most, and context tokens that sum up all the others.",
+    summary="Keeps CLS and the tokens with the most CLS attention, and merges all others into context tokens.",
     reference="VisionZip, CVPR 2025",
     parameters=VisionZipParameters,
     requirements=lambda params: FeatureRequirements(

@@ -20,12 +20,12 @@ from benchmarks.exactness.golden.case import Array, Case, Context
 from benchmarks.exactness.golden.full_llm import read_visual_tokens
 from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
-from encoder_service.pruners import PRUNERS, hired, holov, prumerge, prumerge_plus, tiles, visionzip
+from encoder_service.pruners import PRUNERS, hired, holov, prumerge, prumerge_plus, tile_mosaic, visionzip
 from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, TokenOrigin, TowerFeatures
 from encoder_service.pruners.desap import question_vector
 from encoder_service.pruners.flowcut import FlowCut
 from encoder_service.pruners.in_tower import LayerHook, TowerLayer
-from encoder_service.pruners.selection import select_by_two
+from encoder_service.pruners.selection import select_by_two_scores
 from encoder_service.pruners.tower_outputs import (
     ALL_OUTPUTS,
     CLS_HIDDEN,
@@ -126,7 +126,7 @@ def _desap(run: _Run, *, text: str, budget: int, with_llm: bool = False, **switc
     pruned = bound.prune(PrunerInput(run.vision(), budget, text=question))
     assert pruned.task_map is not None
     assert pruned.saliency_map is not None
-    by_text, _ = select_by_two(pruned.task_map, pruned.saliency_map, budget, switches.get("task_share", 0.5))
+    by_text, _ = select_by_two_scores(pruned.task_map, pruned.saliency_map, budget, switches.get("task_share", 0.5))
     return run.report(
         pruned,
         with_llm=with_llm,
@@ -160,7 +160,7 @@ def _prumerge(
     vision = run.vision()
     attention, num_patches = vision.outputs[SALIENCY_ONE_HEAD], vision.num_patches
     num_top = prumerge.num_outliers(attention) if keep is None else keep
-    top = prumerge.by_attention(attention, num_top)
+    top = prumerge.most_attended(attention, num_top)
     match sampling, sample:
         case None, None:
             kept = top
@@ -172,7 +172,7 @@ def _prumerge(
             kept = prumerge_plus.even_sample(top, num_patches, sample)
         case _:
             raise ValueError(f"sampling {sampling!r} with sample {sample!r} is not known")
-    pruned = prumerge.fold(vision.hidden, attention, vision.outputs[KEYS], kept)
+    pruned = prumerge.merge_neighbours(vision.hidden, attention, vision.outputs[KEYS], kept)
     share = torch.tensor(num_top / num_patches, dtype=torch.float64)
     return run.report(pruned, with_llm=with_llm, share=share)
 
@@ -184,8 +184,8 @@ class _Recorded:
     flowcut: FlowCut
     schedule: list[tuple[int, int]] = field(compare=False, default_factory=list)
 
-    def start(self) -> LayerHook:
-        return _RecordedFlow(self.flowcut.start(), self.schedule)
+    def new_hook(self) -> LayerHook:
+        return _RecordedFlow(self.flowcut.new_hook(), self.schedule)
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _holov(
     projected = run.context.projector(pruned.features) * (pruned.origins != TokenOrigin.ZERO)[:, None]
 
     sizes = holov.crop_sizes(vision.num_patches, crops)
-    granted, by_weight = holov.quotas(vision.outputs[SALIENCY_SECOND_LAST], sizes, budget)
+    granted, by_weight = holov.crop_quotas(vision.outputs[SALIENCY_SECOND_LAST], sizes, budget)
     if overflow == "redistribute":
         granted = holov.redistribute(granted, sizes, by_weight)
     return run.report(pruned, projected=projected, with_llm=with_llm, crop_quota=granted)
@@ -253,18 +253,18 @@ def _hired_tiles(
     pictures = [run.vision(image) for image in range(num_tiles)]
     patch_grid = pictures[0].grid
     sizes = [patch_grid[0] * patch_grid[1]] * num_tiles
-    counts = hired.deal_by_marks(
+    counts = hired.allocate_by_early_attention(
         pictures[0].outputs[SALIENCY_FIRST],
         math.floor(sum(sizes) * rate),
         alpha=alpha,
         sizes=sizes,
-        sub_image=hired.strips(sizes[0], num_tiles - 1),
+        tile_of_patch=hired.tile_by_raster_index(sizes[0], num_tiles - 1),
         fidelity=True,
     )
     mask = torch.zeros(num_tiles, sizes[0], dtype=torch.bool)
     for tile, (picture, count) in enumerate(zip(pictures, counts, strict=True)):
         mask[tile, top_k(picture.outputs[SALIENCY_SECOND_LAST], count)] = True
-    shown = torch.cat([torch.arange(mask.shape[1]), tiles.mosaic(patch_grid, grid, image_size).flatten()])
+    shown = torch.cat([torch.arange(mask.shape[1]), tile_mosaic.mosaic(patch_grid, grid, image_size).flatten()])
     kept = shown[mask.flatten()[shown]]
     features = torch.cat([picture.hidden for picture in pictures])[kept]
     # Of a patch in the padding nothing is left, of the others only those that were kept.

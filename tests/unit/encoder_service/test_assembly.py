@@ -19,7 +19,7 @@ def numbered(layout: PatchLayout, places: list[list[int]], *, cls_rows: torch.Te
 
 
 def whole(visual: MediaFeatures) -> list[PrunedTokens]:
-    return [PrunedTokens.all_of(part) for part in visual.parts]
+    return [PrunedTokens.unpruned(part) for part in visual.parts]
 
 
 # A base tile of 2 x 2 patches (0..3) and two tiles side by side (4..7 and 8..11); the upper line is padding.
@@ -136,13 +136,13 @@ def test_tiles_seen_as_one_lie_in_reading_order() -> None:
     assert one.outputs[SALIENCY_LAST].tolist() == order
     assert one.outputs[CLS_HIDDEN].tolist() == [3]  # the mean
     kept = torch.tensor([9, 2])
-    encoded = assemble(visual, [PrunedTokens.some_of(one, kept)])
+    encoded = assemble(visual, [PrunedTokens.of_patches(one, kept)])
     assert encoded.positions.tolist() == [7, 2]
 
 
 def test_a_part_that_keeps_nothing_leaves_no_row() -> None:
     visual = numbered(PatchLayout(2, 1, 2), [[0, 1], [2, 3]])
-    encoded = assemble(visual, [None, PrunedTokens.some_of(visual.parts[1], torch.tensor([1]))])
+    encoded = assemble(visual, [None, PrunedTokens.of_patches(visual.parts[1], torch.tensor([1]))])
     assert encoded.positions.tolist() == [3]
     assert encoded.cluster_of_patch.tolist() == [-1, -1, -1, 0]
 
@@ -160,7 +160,7 @@ def test_whole_frames_begin_with_their_cls_rows() -> None:
 def test_pruned_frames_have_no_cls_rows() -> None:
     layout = PatchLayout(2, 1, 2, cls_per_input=1, is_video=True)
     visual = numbered(layout, [[0, 1], [2, 3]], cls_rows=torch.tensor([[40.0], [50.0]]))
-    encoded = assemble(visual, [PrunedTokens.some_of(part, torch.tensor([0])) for part in visual.parts])
+    encoded = assemble(visual, [PrunedTokens.of_patches(part, torch.tensor([0])) for part in visual.parts])
     assert encoded.positions.tolist() == [0, 2]
     assert encoded.num_tokens_total == 6
 

@@ -1,4 +1,4 @@
-"""FlowCut: its score, its schedule, and that it takes the tower's layers as they come."""
+"""FlowCut: its importance, its schedule, and towers of any depth."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunerInput, TowerFeatures
-from encoder_service.pruners.flowcut import FlowCut, importance, num_left
+from encoder_service.pruners.flowcut import FlowCut, importance, num_kept
 
 N = 40
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of 2 heads in which `strong` patches draw all attention."""
+    """Layer of 2 heads whose attention goes to the patches with the largest `strength`."""
 
     index: int
     num_layers: int
-    strong: torch.Tensor
+    strength: torch.Tensor
 
     def cls_attention(self) -> torch.Tensor:
-        return (5 * self.strong).softmax(0).expand(2, -1)
+        return (5 * self.strength).softmax(0).expand(2, -1)
 
     def values(self) -> torch.Tensor:
-        rows = torch.cat([torch.ones(1), self.strong])
-        return rows[None, :, None].expand(2, -1, 3)
+        norms = torch.cat([torch.ones(1), self.strength])
+        return norms[None, :, None].expand(2, -1, 3)
 
 
 def schedule(num_layers: int, keep: int, num_patches: int = N, seed: int = 0) -> list[tuple[int, int]]:
-    """(layer, patches left after it) of a tower."""
-    generator, hook = torch.Generator().manual_seed(seed), FlowCut(keep).start()
-    strong, stages = torch.rand(num_patches, generator=generator), []
+    """Each pruning layer of a tower, and the number of patches kept after it."""
+    generator, hook = torch.Generator().manual_seed(seed), FlowCut(keep).new_hook()
+    strength, stages = torch.rand(num_patches, generator=generator), []
     for index in range(num_layers - 1):
-        going_on = hook.after_layer(Layer(index, num_layers, strong))
-        if going_on is not None:
-            strong = strong[going_on]
-            stages.append((index, len(strong)))
-    assert len(strong) == min(keep, num_patches)
+        kept = hook.after_layer(Layer(index, num_layers, strength))
+        if kept is not None:
+            strength = strength[kept]
+            stages.append((index, len(strength)))
+    assert len(strength) == min(keep, num_patches)
     return stages
 
 
@@ -52,20 +52,20 @@ def test_importance_term_by_term() -> None:
     values = torch.randn(2, 6, 3, generator=generator, dtype=torch.float64)
     similar = [0.0] * 5
     for head in values:
-        weights = [math.exp(float(head[0] @ row)) for row in head]
+        weights = [math.exp(float(head[0] @ value)) for value in head]
         similar = [s + w / sum(weights) / 2 for s, w in zip(similar, weights[1:], strict=True)]
     strength = [float(((values[0, i] + values[1, i]) / 2).abs().sum()) for i in range(1, 6)]
     want = [(float(attention[i]) / float(attention.sum()) + similar[i] / sum(similar)) * strength[i] for i in range(5)]
     torch.testing.assert_close(importance(attention, values), torch.tensor(want, dtype=torch.float64))
 
 
-def test_peaked_attention_lets_more_go_than_even_attention() -> None:
+def test_peaked_attention_drops_more_than_even_attention() -> None:
     even, peaked = torch.full((100,), 0.01), torch.zeros(100)
     peaked[3] = 1.0
-    assert num_left(even, 20, 4) == 100
-    assert num_left(peaked, 20, 4) == 100 - round(80 / 2)
-    assert num_left(peaked, 20, 1) == 20
-    assert num_left(torch.zeros(100), 20, 1) == 20  # attention that has underflown is no NaN
+    assert num_kept(even, 20, 4) == 100
+    assert num_kept(peaked, 20, 4) == 100 - round(80 / 2)
+    assert num_kept(peaked, 20, 1) == 20
+    assert num_kept(torch.zeros(100), 20, 1) == 20  # attention that has underflown gives no NaN
 
 
 def test_a_tower_of_24_prunes_after_odd_layers_and_ends_at_21() -> None:
@@ -90,13 +90,13 @@ def test_the_last_pruning_leaves_a_layer_to_read_where_there_is_one(num_layers: 
     assert schedule(num_layers, 3)[-1] == (last, 3)
 
 
-def test_a_budget_above_what_there_is_touches_nothing() -> None:
+def test_a_budget_above_the_number_of_patches_prunes_nothing() -> None:
     assert schedule(24, N + 5) == []
 
 
-def test_importance_outlives_the_layer_that_it_was_seen_in() -> None:
-    """A patch that was strong at first stays although a later layer alone would let it go."""
-    hook = FlowCut(1).start()
+def test_importance_accumulates_over_layers() -> None:
+    """A patch of high early importance is kept although a later layer alone would drop it."""
+    hook = FlowCut(1).new_hook()
     early = torch.tensor([0.0, 0.0, 9.0, 0.0])
     late = torch.tensor([0.3, 0.2, 0.0, 0.1])
     assert hook.after_layer(Layer(0, 4, early)) is None
@@ -105,7 +105,7 @@ def test_importance_outlives_the_layer_that_it_was_seen_in() -> None:
     assert kept.tolist() == [2]
 
 
-def test_towers_are_equal_when_they_choose_alike() -> None:
+def test_in_tower_pruners_are_equal_if_they_choose_alike() -> None:
     assert FlowCut(6) == FlowCut(6)
     assert len({FlowCut(6), FlowCut(6), FlowCut(7)}) == 2
 

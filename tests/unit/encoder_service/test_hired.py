@@ -1,4 +1,4 @@
-"""HiRED on tiled pictures, and the geometry of tiles."""
+"""HiRED on images in tiles, and the geometry of tiles."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder_service.pruners.hired import deal_by_marks, shown_by, strips
-from encoder_service.pruners.tiles import mosaic
+from encoder_service.pruners.hired import allocate_by_early_attention, tile_by_position, tile_by_raster_index
+from encoder_service.pruners.tile_mosaic import mosaic
 
 GRID = (6, 6)
 N = 36
@@ -24,44 +24,44 @@ def attend(*patches: tuple[int, int]) -> torch.Tensor:
     return attention
 
 
-# Nine marks: the upper right corner of the picture.
+# Nine patches in the upper right corner of the image.
 CORNER = attend(*((row, column) for row in range(3) for column in range(3, 6)))
 
 
 def allocate_budget(early: torch.Tensor, keep: int, tile_grid: tuple[int, int], **how: Any) -> list[int]:
-    """Of tiles without padding."""
+    """Budgets of tiles without padding."""
     num_tiles = tile_grid[0] * tile_grid[1]
     tile_at = mosaic(GRID, tile_grid, (GRID[0] * tile_grid[0], GRID[1] * tile_grid[1])) // N
-    sub_image = strips(N, num_tiles) if how.get("fidelity") else shown_by(GRID, tile_at)
-    return deal_by_marks(early, keep, sizes=[N] * (1 + num_tiles), sub_image=sub_image, **how)
+    tile_of_patch = tile_by_raster_index(N, num_tiles) if how.get("fidelity") else tile_by_position(GRID, tile_at)
+    return allocate_by_early_attention(early, keep, sizes=[N] * (1 + num_tiles), tile_of_patch=tile_of_patch, **how)
 
 
-def test_what_early_attention_marks_gets_the_budget_of_the_sub_image_that_shows_it() -> None:
+def test_the_tile_that_shows_the_most_attended_patches_gets_the_budget() -> None:
     assert allocate_budget(CORNER, 24, (2, 2), alpha=0.75) == [18, 0, 6, 0, 0]
-    # Strips of nine patches: a row and a half each. Six of the nine marks lie in the second, and 1 is lost to rounding.
+    # Strips of nine patches, a row and a half each. The second has six of the nine patches, and 1 is lost to rounding.
     assert allocate_budget(CORNER, 20, (2, 2), alpha=0.75, fidelity=True) == [15, 1, 3, 0, 0]
 
 
-@pytest.mark.parametrize(("tile_grid", "quotas"), [((1, 2), [0, 9]), ((2, 1), [9, 0]), ((3, 1), [6, 3, 0])])
-def test_grids_that_are_not_square_are_read_by_rows_and_columns(tile_grid: tuple[int, int], quotas: list[int]) -> None:
-    assert allocate_budget(CORNER, 36, tile_grid, alpha=0.75) == [27, *quotas]
+@pytest.mark.parametrize(("tile_grid", "budgets"), [((1, 2), [0, 9]), ((2, 1), [9, 0]), ((3, 1), [6, 3, 0])])
+def test_grids_that_are_not_square_are_read_by_rows_and_columns(tile_grid: tuple[int, int], budgets: list[int]) -> None:
+    assert allocate_budget(CORNER, 36, tile_grid, alpha=0.75) == [27, *budgets]
 
 
-def test_padding_moves_the_borders_of_what_a_sub_image_shows() -> None:
-    # Three tiles side by side, of the mosaic's 18 columns the middle 10 show the picture: 2, 6 and 2 of them.
+def test_padding_moves_the_borders_of_what_a_tile_shows() -> None:
+    # Three tiles side by side. The middle 10 of their 18 columns show the image: 2, 6 and 2 of them.
     tile_at = mosaic(GRID, (1, 3), (6, 10)) // N
-    assert shown_by(GRID, tile_at).view(GRID)[0].tolist() == [0, 1, 1, 1, 1, 2]
+    assert tile_by_position(GRID, tile_at).view(GRID)[0].tolist() == [0, 1, 1, 1, 1, 2]
 
 
 def test_a_base_tile_that_takes_everything_leaves_nothing() -> None:
     assert allocate_budget(CORNER, 30, (2, 2), alpha=1.0) == [30, 0, 0, 0, 0]
 
 
-def test_what_a_full_tile_cannot_take_goes_to_the_others() -> None:
-    sub_image = shown_by(GRID, mosaic(GRID, (2, 2), (12, 12)) // N)
-    share = {"alpha": 0.75, "sizes": [N, 4, 4, 4, 4], "sub_image": sub_image}
-    assert deal_by_marks(CORNER, 40, **share) == [30, 2, 4, 2, 2]
-    assert deal_by_marks(CORNER, 40, **share, fidelity=True) == [30, 0, 4, 0, 0]
+def test_the_excess_of_a_full_tile_goes_to_the_others() -> None:
+    tile_of_patch = tile_by_position(GRID, mosaic(GRID, (2, 2), (12, 12)) // N)
+    share = {"alpha": 0.75, "sizes": [N, 4, 4, 4, 4], "tile_of_patch": tile_of_patch}
+    assert allocate_by_early_attention(CORNER, 40, **share) == [30, 2, 4, 2, 2]
+    assert allocate_by_early_attention(CORNER, 40, **share, fidelity=True) == [30, 0, 4, 0, 0]
 
 
 @given(
@@ -71,14 +71,14 @@ def test_what_a_full_tile_cannot_take_goes_to_the_others() -> None:
     tile_grid=st.sampled_from([(1, 2), (2, 1), (2, 2), (1, 3), (3, 1)]),
 )
 @settings(max_examples=80, deadline=None)
-def test_the_whole_budget_is_dealt_out_and_no_tile_gets_more_than_it_has(
+def test_the_whole_budget_is_allocated_and_no_tile_gets_more_than_its_size(
     seed: int, rate: float, alpha: float, tile_grid: tuple[int, int]
 ) -> None:
     early = torch.rand(N, generator=torch.Generator().manual_seed(seed))
     keep = int((1 + tile_grid[0] * tile_grid[1]) * N * rate)
-    counts = allocate_budget(early, keep, tile_grid, alpha=alpha)
-    assert sum(counts) == keep
-    assert all(0 <= count <= N for count in counts)
+    budgets = allocate_budget(early, keep, tile_grid, alpha=alpha)
+    assert sum(budgets) == keep
+    assert all(0 <= budget <= N for budget in budgets)
     as_released = allocate_budget(early, keep, tile_grid, alpha=alpha, fidelity=True)
     assert as_released[0] == min(int(keep * alpha), N)
     assert sum(as_released) <= keep
@@ -94,7 +94,7 @@ def test_the_mosaic_runs_through_tiles_row_by_row() -> None:
     ("image_size", "rows", "columns"),
     [((672, 672), 48, 48), ((336, 672), 24, 48), ((672, 336), 48, 24), ((500, 672), 36, 48), ((10, 672), 0, 48)],
 )
-def test_padding_is_cut_away_at_two_opposite_sides(image_size: tuple[int, int], rows: int, columns: int) -> None:
+def test_padding_is_removed_at_two_opposite_sides(image_size: tuple[int, int], rows: int, columns: int) -> None:
     ids = mosaic((24, 24), (2, 2), image_size)
     assert ids.shape == (rows, columns)
     if ids.numel():

@@ -1,4 +1,4 @@
-"""HoloV: how the budget is dealt out over crops."""
+"""HoloV: allocation of the budget over crops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunedTokens, PrunerInput, TowerFeatures
-from encoder_service.pruners.holov import crop_sizes, default_crops, quotas, redistribute
+from encoder_service.pruners.holov import crop_quotas, crop_sizes, default_crops, redistribute
 from encoder_service.pruners.tower_outputs import SALIENCY_SECOND_LAST
 
 N = 30
@@ -33,18 +33,18 @@ def test_the_first_crops_are_one_longer() -> None:
     assert crop_sizes(4, 4) == [1, 1, 1, 1]
 
 
-def test_a_crop_gets_its_share_of_mean_attention_and_the_remainder_goes_to_the_heaviest() -> None:
+def test_a_crop_gets_its_share_of_mean_attention_and_the_remainder_goes_to_the_largest_weights() -> None:
     attention = torch.tensor([0.0, 0.2, 0.5, 0.5, 0.25, 0.15])  # means .1, .5, .2: of 7 tokens .875, 4.375, 1.75
-    assert quotas(attention, [2, 2, 2], 7) == ([0, 5, 2], [1, 2, 0])
+    assert crop_quotas(attention, [2, 2, 2], 7) == ([0, 5, 2], [1, 2, 0])
 
 
-def test_without_any_attention_tokens_are_dealt_out_in_rounds() -> None:
-    assert quotas(torch.zeros(9), [3, 3, 3], 7)[0] == [3, 2, 2]
+def test_without_any_attention_tokens_are_allocated_in_rounds() -> None:
+    assert crop_quotas(torch.zeros(9), [3, 3, 3], 7)[0] == [3, 2, 2]
 
 
 @given(st.lists(st.integers(0, 9), min_size=N, max_size=N), st.integers(1, N - 1), st.integers(1, N))
 @settings(max_examples=80, deadline=None)
-def test_crop_by_crop_the_most_attended_first(scores: list[int], keep: int, crops: int) -> None:
+def test_tokens_come_crop_by_crop_with_the_most_attended_first(scores: list[int], keep: int, crops: int) -> None:
     attention = torch.tensor(scores, dtype=torch.float64)
     kept = pruned(attention, keep, crops=crops).origins.tolist()
     assert len(set(kept)) == len(kept) == keep
@@ -60,22 +60,22 @@ def test_crop_by_crop_the_most_attended_first(scores: list[int], keep: int, crop
 
 @given(seed=st.integers(0, 1000), keep=st.integers(1, N - 1), crops=st.integers(1, N))
 @settings(max_examples=80, deadline=None)
-def test_surplus_goes_to_the_crops_with_room_and_quotas_never_exceed_sizes(seed: int, keep: int, crops: int) -> None:
+def test_excess_goes_to_the_crops_with_room_and_budgets_never_exceed_sizes(seed: int, keep: int, crops: int) -> None:
     attention = (5 * torch.randn(N, generator=torch.Generator().manual_seed(seed))).softmax(0)
     sizes = crop_sizes(N, crops)
-    granted, by_weight = quotas(attention, sizes, keep)
-    assert sum(granted) == keep
-    dealt = redistribute(granted, sizes, by_weight)
-    assert sum(dealt) == keep
-    assert all(got <= size for got, size in zip(dealt, sizes, strict=True))
-    assert all(got >= min(quota, size) for got, quota, size in zip(dealt, granted, sizes, strict=True))
+    quotas, by_weight = crop_quotas(attention, sizes, keep)
+    assert sum(quotas) == keep
+    budgets = redistribute(quotas, sizes, by_weight)
+    assert sum(budgets) == keep
+    assert all(budget <= size for budget, size in zip(budgets, sizes, strict=True))
+    assert all(budget >= min(quota, size) for budget, quota, size in zip(budgets, quotas, sizes, strict=True))
 
 
-def test_surplus_is_dealt_one_each_by_weight() -> None:
+def test_excess_is_allocated_one_token_each_by_weight() -> None:
     assert redistribute([9, 1, 0, 1], [4, 4, 4, 1], by_weight=[0, 3, 1, 2]) == [4, 4, 2, 1]
 
 
-def test_fidelity_fills_a_lost_surplus_up_with_rows_of_zeros() -> None:
+def test_fidelity_replaces_the_excess_by_zero_vectors() -> None:
     attention = torch.zeros(16)
     attention[:4] = 1.0
     assert pruned(attention, 8, crops=4).origins.tolist()[:4] == [0, 1, 2, 3]

@@ -145,7 +145,7 @@ class Watcher:
         self.seen: list[tuple[int, int, torch.Tensor, torch.Tensor]] = []
         self._leave_after, self._leaving = leave_after, leaving
 
-    def start(self) -> Watcher:
+    def new_hook(self) -> Watcher:
         return self
 
     def after_layer(self, layer: TowerLayer) -> torch.Tensor | None:

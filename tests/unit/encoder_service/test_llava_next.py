@@ -27,7 +27,7 @@ from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunerInput
-from encoder_service.pruners.tiles import mosaic
+from encoder_service.pruners.tile_mosaic import mosaic
 from encoder_service.pruners.tower_outputs import ALL_OUTPUTS, CLS_HIDDEN, KEYS, SALIENCY_LAST, OutputKind, TowerOutput
 from encoder_service.visual import PatchLayout
 from fovea.budget import allocate_budget

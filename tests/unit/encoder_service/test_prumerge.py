@@ -1,4 +1,4 @@
-"""PruMerge and PruMerge+: who is kept, in which order, what is folded into whom."""
+"""PruMerge and PruMerge+: kept patches, their order, and what is merged into each."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunedTokens, PrunerInput, TowerFeatures
-from encoder_service.pruners.prumerge import by_attention, fold, num_outliers
+from encoder_service.pruners.prumerge import merge_neighbours, most_attended, num_outliers
 from encoder_service.pruners.prumerge_plus import adaptive_sample, even_sample, released_sample
 from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_ONE_HEAD
 
 N, WIDTH = 40, 5
 
 
-def picture(seed: int) -> TowerFeatures:
+def image_features(seed: int) -> TowerFeatures:
     generator = torch.Generator().manual_seed(seed)
     outputs = {
         SALIENCY_ONE_HEAD: (3 * torch.randn(N, generator=generator, dtype=torch.float64)).softmax(0),
@@ -26,50 +26,52 @@ def picture(seed: int) -> TowerFeatures:
 
 
 def pruned(name: str, seed: int, keep: int, **params: bool) -> PrunedTokens:
-    return PRUNERS[name].bind(params).prune(PrunerInput(picture(seed), keep))
+    return PRUNERS[name].bind(params).prune(PrunerInput(image_features(seed), keep))
 
 
-def folded(vision: TowerFeatures, kept: list[int]) -> PrunedTokens:
-    return fold(vision.hidden, vision.outputs[SALIENCY_ONE_HEAD], vision.outputs[KEYS], torch.tensor(kept).long())
+def merged(vision: TowerFeatures, kept: list[int]) -> PrunedTokens:
+    return merge_neighbours(
+        vision.hidden, vision.outputs[SALIENCY_ONE_HEAD], vision.outputs[KEYS], torch.tensor(kept).long()
+    )
 
 
 def expected(vision: TowerFeatures, kept: list[int]) -> torch.Tensor:
-    """Term by term: twins are neighbours, and for each repeat the first dropped patch is nobody's."""
+    """Features term by term: repeats are neighbours, and for each repeat the first dropped patch is ignored."""
     attention, keys = vision.outputs[SALIENCY_ONE_HEAD], vision.outputs[KEYS]
     dropped = [i for i in range(N) if i not in kept]
     dropped = dropped[len(kept) - len(set(kept)) :]
-    rows = []
-    for place, i in enumerate(kept):
-        others = kept[:place] + kept[place + 1 :] + dropped
+    tokens = []
+    for token, i in enumerate(kept):
+        others = kept[:token] + kept[token + 1 :] + dropped
         others.sort(key=lambda j: (-float(torch.cosine_similarity(keys[i], keys[j], dim=0)), j))
-        rows.append(vision.hidden[i] + sum(attention[j] * vision.hidden[j] for j in others[:32]))
-    rows.append(sum((attention[j] * vision.hidden[j] for j in dropped), torch.zeros(WIDTH).double()))
-    return torch.stack(rows)
+        tokens.append(vision.hidden[i] + sum(attention[j] * vision.hidden[j] for j in others[:32]))
+    tokens.append(sum((attention[j] * vision.hidden[j] for j in dropped), torch.zeros(WIDTH).double()))
+    return torch.stack(tokens)
 
 
 @pytest.mark.parametrize("kept", [[], [7], [30, 2, 11], list(range(0, N, 2)), [3, 9, 3], [5, 5, 8, 8, 20]])
-def test_rows_hold_their_32_nearest_weighted_by_attention_and_the_last_all_dropped(kept: list[int]) -> None:
-    vision = picture(1)
-    result = folded(vision, kept)
+def test_tokens_add_their_32_nearest_weighted_by_attention_and_the_last_sums_all_dropped(kept: list[int]) -> None:
+    vision = image_features(1)
+    result = merged(vision, kept)
     torch.testing.assert_close(result.features, expected(vision, kept))
     assert result.origins.tolist() == [*kept, -2]
 
 
-def test_a_repeated_patch_belongs_to_its_first_row_and_costs_a_dropped_one_its_place() -> None:
-    result = folded(picture(1), [3, 9, 3])
+def test_a_repeated_patch_belongs_to_its_first_token_and_one_dropped_patch_is_ignored() -> None:
+    result = merged(image_features(1), [3, 9, 3])
     assert result.cluster_of_patch[3] == 0
     assert result.cluster_of_patch[0] == -1
     assert result.cluster_of_patch[1:3].tolist() == [3, 3]
 
 
-def test_where_nothing_is_dropped_there_is_no_row_for_it() -> None:
-    assert folded(picture(1), list(range(N))).origins.tolist() == list(range(N))
+def test_without_dropped_patches_there_is_no_sum() -> None:
+    assert merged(image_features(1), list(range(N))).origins.tolist() == list(range(N))
 
 
 @given(seed=st.integers(0, 1000), keep=st.integers(1, N - 1))
 @settings(max_examples=40, deadline=None)
-def test_kept_patches_come_by_falling_attention(seed: int, keep: int) -> None:
-    attention = picture(seed).outputs[SALIENCY_ONE_HEAD]
+def test_kept_patches_come_by_decreasing_attention(seed: int, keep: int) -> None:
+    attention = image_features(seed).outputs[SALIENCY_ONE_HEAD]
     best = attention.argsort(descending=True).tolist()
     assert pruned("prumerge", seed, keep).origins.tolist() == [*best[: keep - 1], -2]
     plus = pruned("prumerge_plus", seed, keep).origins.tolist()
@@ -79,7 +81,7 @@ def test_kept_patches_come_by_falling_attention(seed: int, keep: int) -> None:
 
 
 def test_equals_go_to_the_smaller_index() -> None:
-    assert by_attention(torch.tensor([1.0, 2.0, 1.0, 2.0, 0.0]), 3).tolist() == [1, 3, 0]
+    assert most_attended(torch.tensor([1.0, 2.0, 1.0, 2.0, 0.0]), 3).tolist() == [1, 3, 0]
 
 
 def test_outliers_lie_above_the_upper_fence() -> None:
@@ -90,8 +92,8 @@ def test_outliers_lie_above_the_upper_fence() -> None:
 
 @pytest.mark.parametrize("name", ["prumerge", "prumerge_plus"])
 @pytest.mark.parametrize("keep", [1, 20, N])
-def test_an_adaptive_count_is_the_pictures_own(name: str, keep: int) -> None:
-    vision = picture(5)
+def test_an_adaptive_count_depends_on_the_image_alone(name: str, keep: int) -> None:
+    vision = image_features(5)
     outliers = num_outliers(vision.outputs[SALIENCY_ONE_HEAD])
     assert 1 < outliers < N // 3
     result = pruned(name, 5, keep, adaptive=True)
@@ -104,8 +106,8 @@ def test_an_adaptive_count_is_the_pictures_own(name: str, keep: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["prumerge", "prumerge_plus"])
-def test_a_picture_in_which_nothing_stands_out_is_still_encoded(name: str) -> None:
-    vision = picture(5)
+def test_an_image_without_outliers_is_still_encoded(name: str) -> None:
+    vision = image_features(5)
     flat = TowerFeatures(
         vision.hidden,
         vision.grid,
@@ -118,18 +120,18 @@ def test_a_picture_in_which_nothing_stands_out_is_still_encoded(name: str) -> No
 
 def test_samples_are_those_of_the_definition() -> None:
     top = torch.tensor([4, 0])
-    assert even_sample(top, 10, 4).tolist() == [4, 0, 2, 5, 7, 9]  # places 1, 3, 5, 7 of 1 2 3 5 6 7 8 9
+    assert even_sample(top, 10, 4).tolist() == [4, 0, 2, 5, 7, 9]  # numbers 1, 3, 5, 7 of 1 2 3 5 6 7 8 9
     assert even_sample(top, 10, 0).tolist() == [4, 0]
-    assert adaptive_sample(top, 12).tolist() == [4, 0, 2, 6, 8, 10]  # share 1/6: floor(6 / 3) = 2; the last never
+    assert adaptive_sample(top, 12).tolist() == [4, 0, 2, 6, 8, 10]  # 12 / 2 = 6, floor(6 / 3) = 2; never the last
     assert adaptive_sample(torch.arange(9), 12).tolist() == [*range(9), 9, 10]  # more than a third: step 1
     assert released_sample(top, 12).tolist() == [4, 0, 3, 9]  # s = 6
 
 
-@pytest.mark.parametrize(("keep", "rows"), [(192, 193), (128, 129), (64, 65)])
-def test_fidelity_gives_the_counts_of_the_released_code(keep: int, rows: int) -> None:
+@pytest.mark.parametrize(("keep", "num_tokens"), [(192, 193), (128, 129), (64, 65)])
+def test_fidelity_gives_the_counts_of_the_released_code(keep: int, num_tokens: int) -> None:
     generator = torch.Generator().manual_seed(0)
     outputs = {SALIENCY_ONE_HEAD: torch.rand(576, generator=generator), KEYS: torch.rand(576, 3)}
     vision = TowerFeatures(torch.rand(576, 3), (24, 24), outputs)
     result = PRUNERS["prumerge_plus"].bind({"fidelity": True}).prune(PrunerInput(vision, keep))
-    assert len(result.features) == rows
+    assert len(result.features) == num_tokens
     assert PRUNERS["prumerge_plus"].bind({"fidelity": True}).prune(PrunerInput(vision, 1)).origins.tolist() == [-2]

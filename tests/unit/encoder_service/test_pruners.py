@@ -1,4 +1,4 @@
-"""What holds for every pruner."""
+"""Properties of every pruner."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SWITCHES: list[dict[str, Any]] = [
     {"decouple_layer": -2, "similarity": "vanilla"},
     {"decouple_layer": -2, "attn_variant": "vvv", "merge_metric": "decoupled"},
 ]
-# Settings under which a method still keeps exactly its budget.
+# Parameters with which a method keeps exactly its budget.
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     *(("desap", params) for params in SWITCHES),
     *(("desap", {"task_share": share}) for share in (0.0, 0.3, 1.0)),
@@ -67,15 +67,15 @@ def vision_features(seed: int) -> TowerFeatures:
         return torch.randn(*shape, generator=generator)
 
     outputs = {}
-    for output_name in sorted(ALL_OUTPUTS):
-        if output_name.has_cls:
-            outputs[output_name] = rand(1 + NUM_PATCHES, JOINT)
-        elif output_name.kind.startswith("saliency"):
-            outputs[output_name] = rand(NUM_PATCHES).softmax(0)
-        elif output_name == CLS_HIDDEN:
-            outputs[output_name] = rand(WIDTH)
+    for output in sorted(ALL_OUTPUTS):
+        if output.has_cls:
+            outputs[output] = rand(1 + NUM_PATCHES, JOINT)
+        elif output.kind.startswith("saliency"):
+            outputs[output] = rand(NUM_PATCHES).softmax(0)
+        elif output == CLS_HIDDEN:
+            outputs[output] = rand(WIDTH)
         else:
-            outputs[output_name] = rand(NUM_PATCHES, WIDTH)
+            outputs[output] = rand(NUM_PATCHES, WIDTH)
     return TowerFeatures(rand(NUM_PATCHES, WIDTH), (ROWS, COLUMNS), outputs)
 
 
@@ -88,19 +88,19 @@ def text_features(seed: int, num_tokens: int = 7) -> TextFeatures:
 
 
 def mapped(vision: TowerFeatures, order: torch.Tensor) -> TowerFeatures:
-    """The same picture with its patches in another order."""
+    """The same features with the patches in another order."""
     outputs = dict(vision.outputs)
-    for output_name, rows in vision.outputs.items():
-        if output_name.has_cls:
-            outputs[output_name] = torch.cat([rows[:1], rows[1:][order]])
-        elif output_name != CLS_HIDDEN:
-            outputs[output_name] = rows[order]
+    for output, vectors in vision.outputs.items():
+        if output.has_cls:
+            outputs[output] = torch.cat([vectors[:1], vectors[1:][order]])
+        elif output != CLS_HIDDEN:
+            outputs[output] = vectors[order]
     return TowerFeatures(vision.hidden[order], vision.grid, outputs)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer shows of the patches that are left, drawn once for all that there were."""
+    """Layer with random attention and values, restricted to the patches kept so far."""
 
     index: int
     num_layers: int
@@ -118,10 +118,10 @@ class Layer:
 def tower_features(
     in_tower: InTowerPruner, seed: int, *, order: torch.Tensor | None = None, flat: bool = False
 ) -> TowerFeatures:
-    """The picture after six layers that `in_tower` has shortened; its patches in another order, or of one colour."""
+    """Features after six layers pruned by `in_tower`, with the patches in another order or all zero (`flat`)."""
     generator, num_layers = torch.Generator().manual_seed(seed), 6
     order = torch.arange(NUM_PATCHES) if order is None else order
-    kept_in_tower, hook = torch.arange(NUM_PATCHES), in_tower.start()
+    kept_in_tower, hook = torch.arange(NUM_PATCHES), in_tower.new_hook()
     for index in range(num_layers - 1):
         # Double precision, so that another order of summing cannot change a choice.
         attention = torch.randn(2, NUM_PATCHES, generator=generator, dtype=torch.float64).softmax(1)[:, order]
@@ -129,8 +129,8 @@ def tower_features(
         values = torch.cat([values[:, :1], values[:, 1:][:, order]], dim=1)
         if flat:
             attention, values = torch.zeros_like(attention), torch.zeros_like(values)
-        going_on = hook.after_layer(Layer(index, num_layers, attention, values, kept_in_tower))
-        kept_in_tower = kept_in_tower if going_on is None else kept_in_tower[going_on]
+        kept = hook.after_layer(Layer(index, num_layers, attention, values, kept_in_tower))
+        kept_in_tower = kept_in_tower if kept is None else kept_in_tower[kept]
     hidden = torch.zeros(NUM_PATCHES, WIDTH) if flat else vision_features(seed).hidden[order]
     return TowerFeatures(hidden[kept_in_tower], (ROWS, COLUMNS), {}, kept_in_tower)
 
@@ -145,27 +145,27 @@ def run(
     order: torch.Tensor | None = None,
     flat: bool = False,
 ) -> PrunedTokens:
-    """A pruner on a picture of chance, seen as the pruner asks for."""
+    """Result of a pruner on random features."""
     bound = PRUNERS[name].bind(params or {})
     if bound.requirements.in_tower is not None and keep < NUM_PATCHES:
         vision = tower_features(bound.requirements.in_tower(keep), seed, order=order, flat=flat)
     else:
         vision = vision_features(seed) if order is None else mapped(vision_features(seed), order)
         if flat:
-            outputs = {output_name: torch.zeros_like(rows) for output_name, rows in vision.outputs.items()}
+            outputs = {output: torch.zeros_like(vectors) for output, vectors in vision.outputs.items()}
             vision = TowerFeatures(torch.zeros(NUM_PATCHES, WIDTH), (ROWS, COLUMNS), outputs)
     return bound.prune(PrunerInput(vision, keep, text=text_features(seed) if has_text else None, seed=seed))
 
 
 def patches(result: PrunedTokens) -> list[int]:
-    """The rows that stand for a patch."""
-    return [index for index in result.origins.tolist() if index >= 0]
+    """Origins that are patches."""
+    return [origin for origin in result.origins.tolist() if origin >= 0]
 
 
 @pytest.mark.parametrize("name", CHOOSING)
 @given(keep=st.integers(1, NUM_PATCHES), seed=st.integers(0, 2**40), has_text=st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_every_pruner_keeps_exactly_its_budget_and_says_what_became_of_each_patch(
+def test_every_pruner_keeps_exactly_its_budget_and_assigns_each_patch(
     name: str, keep: int, seed: int, has_text: bool
 ) -> None:
     result = run(name, keep, seed, has_text=has_text)
@@ -177,9 +177,9 @@ def test_every_pruner_keeps_exactly_its_budget_and_says_what_became_of_each_patc
     assert set(kept) <= set(range(NUM_PATCHES))
     assert result.cluster_of_patch.shape == (NUM_PATCHES,)
     assert set(result.cluster_of_patch.tolist()) <= set(range(-1, keep))
-    for row, index in enumerate(result.origins.tolist()):
-        if index >= 0:
-            assert result.cluster_of_patch[index] == row
+    for token, origin in enumerate(result.origins.tolist()):
+        if origin >= 0:
+            assert result.cluster_of_patch[origin] == token
     again = run(name, keep, seed, has_text=has_text)
     assert torch.equal(result.features, again.features)
     assert torch.equal(result.origins, again.origins)
@@ -188,7 +188,7 @@ def test_every_pruner_keeps_exactly_its_budget_and_says_what_became_of_each_patc
 @pytest.mark.parametrize(("name", "params"), SETTINGS, ids=[f"{name}-{params}" for name, params in SETTINGS])
 @given(keep=st.integers(1, NUM_PATCHES), seed=st.integers(0, 2**40), flat=st.booleans())
 @settings(max_examples=15, deadline=None)
-def test_no_switch_breaks_a_budget_or_makes_rows_that_are_no_numbers(
+def test_no_parameter_breaks_a_budget_or_produces_nan(
     name: str, params: dict[str, Any], keep: int, seed: int, flat: bool
 ) -> None:
     result = run(name, keep, seed, params, flat=flat)
@@ -199,15 +199,15 @@ def test_no_switch_breaks_a_budget_or_makes_rows_that_are_no_numbers(
     assert torch.equal(result.features, run(name, keep, seed, params, flat=flat).features)
 
 
-def by_attention_of(output_name: TowerOutput, seed: int) -> list[int]:
-    """All patches, the most attended first."""
-    return vision_features(seed).outputs[output_name].argsort(descending=True).tolist()
+def by_attention_of(output: TowerOutput, seed: int) -> list[int]:
+    """All patches by decreasing attention."""
+    return vision_features(seed).outputs[output].argsort(descending=True).tolist()
 
 
 @pytest.mark.parametrize("name", CHOOSING)
 @given(keep=st.integers(1, NUM_PATCHES - 1), seed=st.integers(0, 2**40))
 @settings(max_examples=30, deadline=None)
-def test_rows_come_in_the_order_of_the_table(name: str, keep: int, seed: int) -> None:
+def test_tokens_come_in_the_order_of_the_table(name: str, keep: int, seed: int) -> None:
     kept = run(name, keep, seed).origins.tolist()
     match name:
         case "visionzip":
@@ -236,27 +236,27 @@ def test_rows_come_in_the_order_of_the_table(name: str, keep: int, seed: int) ->
 @pytest.mark.parametrize("name", ["desap", "cls", "hired", "visionzip", "prumerge", "prumerge_plus", "holov"])
 @given(keep=st.integers(1, NUM_PATCHES - 1), seed=st.integers(0, 2**40))
 @settings(max_examples=30, deadline=None)
-def test_of_equally_attended_patches_the_first_go_on(name: str, keep: int, seed: int) -> None:
-    """As if each patch were attended to a trifle less than the one before it."""
+def test_of_equally_attended_patches_the_first_are_kept(name: str, keep: int, seed: int) -> None:
+    """Ties are resolved as if each patch had slightly less attention than the one before it."""
     vision = vision_features(seed)
-    # Of a few bits, so that equal means of runs of patches are equal in floating point too.
+    # Multiples of 1/32, so that equal means of several patches are equal in floating point too.
     levels = torch.randint(1, 4, (NUM_PATCHES,), generator=torch.Generator().manual_seed(seed)).double() / 32
-    trifle = 1e-12 * torch.arange(NUM_PATCHES, dtype=torch.float64)
+    decrement = 1e-12 * torch.arange(NUM_PATCHES, dtype=torch.float64)
     kept = []
-    for attention in (levels, levels - trifle):
+    for attention in (levels, levels - decrement):
         outputs = {
-            output_name: attention if output_name.kind.startswith("saliency") else rows.double()
-            for output_name, rows in vision.outputs.items()
+            output: attention if output.kind.startswith("saliency") else vectors.double()
+            for output, vectors in vision.outputs.items()
         }
-        job = PrunerInput(TowerFeatures(vision.hidden.double(), vision.grid, outputs), keep)
-        kept.append(PRUNERS[name].bind({}).prune(job).origins.tolist())
+        inputs = PrunerInput(TowerFeatures(vision.hidden.double(), vision.grid, outputs), keep)
+        kept.append(PRUNERS[name].bind({}).prune(inputs).origins.tolist())
     assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize("name", ["desap", "cls", "uniform", "random"])
 @given(keep=st.integers(1, NUM_PATCHES), seed=st.integers(0, 2**40))
 @settings(max_examples=30, deadline=None)
-def test_those_that_merge_by_means_lose_no_mass(name: str, keep: int, seed: int) -> None:
+def test_merging_by_means_preserves_the_sum(name: str, keep: int, seed: int) -> None:
     result, before = run(name, keep, seed), vision_features(seed).hidden
     assert result.origins.tolist() == sorted(result.origins.tolist())
     members = torch.bincount(result.cluster_of_patch, minlength=keep)
@@ -266,7 +266,7 @@ def test_those_that_merge_by_means_lose_no_mass(name: str, keep: int, seed: int)
 @pytest.mark.parametrize("name", ["hired", "flowcut", "holov"])
 @given(keep=st.integers(1, NUM_PATCHES), seed=st.integers(0, 2**40))
 @settings(max_examples=30, deadline=None)
-def test_those_that_merge_nothing_return_features_as_they_were(name: str, keep: int, seed: int) -> None:
+def test_pruners_that_merge_nothing_return_features_unchanged(name: str, keep: int, seed: int) -> None:
     result = run(name, keep, seed)
     assert torch.equal(result.features, vision_features(seed).hidden[result.origins])
     assert int((result.cluster_of_patch >= 0).sum()) == keep
@@ -277,11 +277,11 @@ def test_a_pruner_is_pure(name: str) -> None:
     bound, vision = PRUNERS[name].bind({}), vision_features(7)
     if bound.requirements.in_tower is not None:
         vision = tower_features(bound.requirements.in_tower(6), 7)
-    before = vision.hidden.clone(), {output_name: rows.clone() for output_name, rows in vision.outputs.items()}
+    before = vision.hidden.clone(), {output: vectors.clone() for output, vectors in vision.outputs.items()}
     bound.prune(PrunerInput(vision, 6, text=text_features(7)))
     assert torch.equal(vision.hidden, before[0])
-    for output_name, rows in vision.outputs.items():
-        assert torch.equal(rows, before[1][output_name])
+    for output, vectors in vision.outputs.items():
+        assert torch.equal(vectors, before[1][output])
 
 
 @pytest.mark.parametrize("name", sorted(PRUNERS))
@@ -296,8 +296,8 @@ def test_none_ignores_the_budget() -> None:
     assert torch.equal(PRUNERS["none"].bind({}).prune(PrunerInput(vision, 1)).features, vision.hidden)
 
 
-# Where all scores are equal: who takes the first patches, since equals go to the smaller index.
-FIRST_COME = {
+# Origins where all scores are equal: the first patches, since ties go to the smaller index.
+FIRST_PATCHES = {
     "desap": lambda keep: list(range(keep)),
     "cls": lambda keep: list(range(keep)),
     "hired": lambda keep: list(range(keep)),
@@ -309,60 +309,60 @@ FIRST_COME = {
 
 @pytest.mark.parametrize("name", CHOOSING)
 @pytest.mark.parametrize("keep", [1, 2, 7, NUM_PATCHES - 1])
-def test_a_picture_of_one_colour_gives_numbers(name: str, keep: int) -> None:
+def test_an_image_of_one_colour_gives_finite_features(name: str, keep: int) -> None:
     result = run(name, keep, 0, flat=True)
     assert result.features.isfinite().all()
     assert len(result.origins) == keep
-    if name in FIRST_COME:
-        assert result.origins.tolist() == FIRST_COME[name](keep)
+    if name in FIRST_PATCHES:
+        assert result.origins.tolist() == FIRST_PATCHES[name](keep)
 
 
 @pytest.mark.parametrize("params", SWITCHES, ids=[str(item) for item in SWITCHES])
 @pytest.mark.parametrize("has_text", [True, False])
-def test_desap_reads_only_the_views_that_it_asks_for(params: dict[str, Any], has_text: bool) -> None:
+def test_desap_reads_only_the_outputs_that_it_requires(params: dict[str, Any], has_text: bool) -> None:
     bound = PRUNERS["desap"].bind(params)
     vision = vision_features(3)
-    given_only = TowerFeatures(
+    required_only = TowerFeatures(
         vision.hidden,
         vision.grid,
-        {output_name: vision.outputs[output_name] for output_name in sorted(bound.requirements.outputs)},
+        {output: vision.outputs[output] for output in sorted(bound.requirements.outputs)},
     )
-    result = bound.prune(PrunerInput(given_only, 6, text=text_features(3) if has_text else None))
+    result = bound.prune(PrunerInput(required_only, 6, text=text_features(3) if has_text else None))
     assert len(result.origins) == 6
     assert (result.task_map is not None) == has_text
 
 
-def test_the_default_asks_the_tower_for_two_views() -> None:
+def test_the_default_requires_two_tower_outputs() -> None:
     assert PRUNERS["desap"].bind({}).requirements.outputs == {TowerOutput(OutputKind.JOINT, qkv="qqv"), SALIENCY_LAST}
     assert PRUNERS["none"].bind({}).requirements.outputs == frozenset()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_desap_at_the_ends_of_task_share_follows_one_map(seed: int) -> None:
-    job = PrunerInput(vision_features(seed), 6, text=text_features(seed))
-    by_task = PRUNERS["desap"].bind({"task_share": 1.0}).prune(job)
-    by_saliency = PRUNERS["desap"].bind({"task_share": 0.0}).prune(job)
+    inputs = PrunerInput(vision_features(seed), 6, text=text_features(seed))
+    by_task = PRUNERS["desap"].bind({"task_share": 1.0}).prune(inputs)
+    by_saliency = PRUNERS["desap"].bind({"task_share": 0.0}).prune(inputs)
     assert by_task.task_map is not None
     assert by_task.origins.tolist() == sorted(by_task.task_map.argsort(descending=True)[:6].tolist())
-    saliency = job.vision.outputs[SALIENCY_LAST]
+    saliency = inputs.vision.outputs[SALIENCY_LAST]
     assert by_saliency.origins.tolist() == sorted(saliency.argsort(descending=True)[:6].tolist())
 
 
-def test_desap_without_words_is_saliency_alone() -> None:
-    job = PrunerInput(vision_features(2), 6)
-    desap, cls = PRUNERS["desap"].bind({}).prune(job), PRUNERS["cls"].bind({}).prune(job)
+def test_desap_without_a_question_is_saliency_alone() -> None:
+    inputs = PrunerInput(vision_features(2), 6)
+    desap, cls = PRUNERS["desap"].bind({}).prune(inputs), PRUNERS["cls"].bind({}).prune(inputs)
     assert desap.origins.tolist() == cls.origins.tolist()
     assert desap.task_map is None
 
 
 def two_windows(words: tuple[int, int]) -> TextFeatures:
-    """A text of two windows with so many words."""
-    rows = [BOS, *"w" * words[0], EOS, BOS, *"w" * words[1], EOS]
+    """A text of two windows with the given numbers of words."""
+    labels = [BOS, *"w" * words[0], EOS, BOS, *"w" * words[1], EOS]
     generator = torch.Generator().manual_seed(sum(words))
-    tokens = torch.randn(len(rows), JOINT, generator=generator)
-    is_word = torch.tensor([row == "w" for row in rows])
-    ends = torch.tensor([row == EOS for row in rows])
-    return TextFeatures(tokens, tokens[ends], is_word, torch.rand(len(rows), generator=generator))
+    tokens = torch.randn(len(labels), JOINT, generator=generator)
+    is_word = torch.tensor([label == "w" for label in labels])
+    ends = torch.tensor([label == EOS for label in labels])
+    return TextFeatures(tokens, tokens[ends], is_word, torch.rand(len(labels), generator=generator))
 
 
 @given(words=st.tuples(st.integers(1, 5), st.integers(1, 5)))
@@ -370,27 +370,26 @@ def two_windows(words: tuple[int, int]) -> TextFeatures:
 def test_bos_and_eos_of_every_window_can_be_left_out(words: tuple[int, int]) -> None:
     text = two_windows(words)
 
-    def left(rows: str) -> list[int]:
-        params = PRUNERS["desap"].parameters(text_rows=rows)
-        compared = compared_tokens(text, params)
-        return [int((text.tokens == row).all(dim=1).nonzero()) for row in compared]
+    def compared(text_rows: str) -> list[int]:
+        params = PRUNERS["desap"].parameters(text_rows=text_rows)
+        return [int((text.tokens == token).all(dim=1).nonzero()) for token in compared_tokens(text, params)]
 
     every, bos, eos = range(len(text.tokens)), {0, words[0] + 2}, {words[0] + 1, len(text.tokens) - 1}
-    assert left("all") == list(every)
-    assert left("without_bos") == [i for i in every if i not in bos]
-    assert left("without_eos") == [i for i in every if i not in eos]
-    assert left("words") == [i for i in every if i not in bos | eos]
+    assert compared("all") == list(every)
+    assert compared("without_bos") == [i for i in every if i not in bos]
+    assert compared("without_eos") == [i for i in every if i not in eos]
+    assert compared("words") == [i for i in every if i not in bos | eos]
 
 
-@pytest.mark.parametrize("rows", ["without_bos", "without_eos", "words"])
-def test_the_map_is_that_of_a_text_that_never_had_the_rows(rows: str) -> None:
+@pytest.mark.parametrize("text_rows", ["without_bos", "without_eos", "words"])
+def test_the_map_equals_that_of_a_text_without_the_tokens_left_out(text_rows: str) -> None:
     vision, text = vision_features(5), text_features(5)
-    dropped = {"without_bos": [0], "without_eos": [6], "words": [0, 6]}[rows]
-    stay = [i for i in range(7) if i not in dropped]
-    shorter = TextFeatures(text.tokens[stay], text.eos, text.is_word[stay])
+    dropped = {"without_bos": [0], "without_eos": [6], "words": [0, 6]}[text_rows]
+    remaining = [i for i in range(7) if i not in dropped]
+    shorter = TextFeatures(text.tokens[remaining], text.eos, text.is_word[remaining])
     maps = [
-        PRUNERS["desap"].bind(params).prune(PrunerInput(vision, 6, text=some)).task_map
-        for params, some in (({"text_rows": rows}, text), ({}, shorter))
+        PRUNERS["desap"].bind(params).prune(PrunerInput(vision, 6, text=question)).task_map
+        for params, question in (({"text_rows": text_rows}, text), ({}, shorter))
     ]
     assert maps[0] is not None
     assert maps[1] is not None
@@ -398,10 +397,10 @@ def test_the_map_is_that_of_a_text_that_never_had_the_rows(rows: str) -> None:
 
 
 @pytest.mark.parametrize(("over", "filtered"), [(0, True), (6, True), (7, False), (40, False)])
-def test_the_text_filter_waits_for_a_long_text(over: int, filtered: bool) -> None:
-    job = PrunerInput(vision_features(6), 6, text=text_features(6))  # seven tokens
+def test_the_text_filter_applies_above_its_length(over: int, filtered: bool) -> None:
+    inputs = PrunerInput(vision_features(6), 6, text=text_features(6))  # seven tokens
     by_name = {
-        name: PRUNERS["desap"].bind(params).prune(job).task_map
+        name: PRUNERS["desap"].bind(params).prune(inputs).task_map
         for name, params in {
             "asked": {"text_filter": "eot_attention", "text_filter_over": over, "text_rows": "words"},
             "filtered": {"text_filter": "eot_attention"},
@@ -417,16 +416,18 @@ def test_the_text_filter_waits_for_a_long_text(over: int, filtered: bool) -> Non
     assert not torch.equal(asked, other)
 
 
-def test_the_second_last_layer_is_another_map() -> None:
-    job = PrunerInput(vision_features(7), 6, text=text_features(7))
-    last, second_last = (PRUNERS["desap"].bind({"decouple_layer": layer}).prune(job).task_map for layer in (-1, -2))
-    moved = dict(job.vision.outputs) | {
-        TowerOutput(OutputKind.JOINT, qkv="qqv"): job.vision.outputs[TowerOutput(OutputKind.JOINT, layer=-2, qkv="qqv")]
+def test_the_second_last_layer_gives_another_map() -> None:
+    inputs = PrunerInput(vision_features(7), 6, text=text_features(7))
+    last, second_last = (PRUNERS["desap"].bind({"decouple_layer": layer}).prune(inputs).task_map for layer in (-1, -2))
+    moved = dict(inputs.vision.outputs) | {
+        TowerOutput(OutputKind.JOINT, qkv="qqv"): inputs.vision.outputs[
+            TowerOutput(OutputKind.JOINT, layer=-2, qkv="qqv")
+        ]
     }
     want = (
         PRUNERS["desap"]
         .bind({})
-        .prune(PrunerInput(TowerFeatures(job.vision.hidden, job.vision.grid, moved), 6, text=job.text))
+        .prune(PrunerInput(TowerFeatures(inputs.vision.hidden, inputs.vision.grid, moved), 6, text=inputs.text))
     )
     assert last is not None
     assert second_last is not None
@@ -435,7 +436,7 @@ def test_the_second_last_layer_is_another_map() -> None:
     assert not torch.equal(second_last, last)
 
 
-def test_desap_follows_the_question() -> None:
+def test_desap_depends_on_the_question() -> None:
     vision = vision_features(4)
     first, second = (PRUNERS["desap"].bind({}).prune(PrunerInput(vision, 6, text=text_features(i))) for i in (10, 11))
     assert first.origins.tolist() != second.origins.tolist()
@@ -444,18 +445,20 @@ def test_desap_follows_the_question() -> None:
 @pytest.mark.parametrize("name", ["desap", "cls", "hired", "flowcut", "prumerge"])
 @given(seed=st.integers(0, 10_000), keep=st.integers(1, NUM_PATCHES - 1))
 @settings(max_examples=30, deadline=None)
-def test_the_choice_follows_the_patches_wherever_they_lie(name: str, seed: int, keep: int) -> None:
+def test_the_choice_does_not_depend_on_patch_order(name: str, seed: int, keep: int) -> None:
     order = torch.randperm(NUM_PATCHES, generator=torch.Generator().manual_seed(seed))
     straight, moved = run(name, keep, seed), run(name, keep, seed, order=order)
     assert {int(order[i]) for i in patches(moved)} == set(patches(straight))
-    if name == "prumerge":  # emits by attention, so its rows stay where they were
+    if name == "prumerge":  # ordered by attention, so its tokens keep their order
         torch.testing.assert_close(moved.features[:-1], straight.features[:-1], atol=1e-5, rtol=1e-5)
 
 
 @given(seed=st.integers(0, 10_000), keep=st.integers(2, NUM_PATCHES - 1))
 @settings(max_examples=30, deadline=None)
-def test_what_visionzip_and_prumerge_plus_choose_by_attention_follows_the_patches(seed: int, keep: int) -> None:
-    """Their context targets and their even sample belong to places."""
+def test_what_visionzip_and_prumerge_plus_choose_by_attention_does_not_depend_on_patch_order(
+    seed: int, keep: int
+) -> None:
+    """Their context targets and their even sample depend on the order of patches."""
     order = torch.randperm(NUM_PATCHES, generator=torch.Generator().manual_seed(seed))
     for name, chosen in (
         ("visionzip", slice(1, keep - math.floor(keep * 0.15625 + 0.5))),
@@ -465,13 +468,13 @@ def test_what_visionzip_and_prumerge_plus_choose_by_attention_follows_the_patche
         assert set(order[moved.origins[chosen]].tolist()) == set(straight.origins[chosen].tolist())
 
 
-def test_random_depends_on_picture_and_seed_alone() -> None:
-    def kept(picture: int, seed: int) -> list[int]:
-        job = PrunerInput(vision_features(0), 6, seed=picture)
-        return PRUNERS["random"].bind({"seed": seed}).prune(job).origins.tolist()
+def test_random_depends_on_image_and_seed_alone() -> None:
+    def kept(image: int, seed: int) -> list[int]:
+        inputs = PrunerInput(vision_features(0), 6, seed=image)
+        return PRUNERS["random"].bind({"seed": seed}).prune(inputs).origins.tolist()
 
     assert kept(1, 0) == kept(1, 0)
-    assert len({tuple(kept(picture, seed)) for picture, seed in ((1, 0), (1, 5), (2**61, 0))}) == 3
+    assert len({tuple(kept(image, seed)) for image, seed in ((1, 0), (1, 5), (2**61, 0))}) == 3
 
 
 @pytest.mark.parametrize(
@@ -501,7 +504,7 @@ def test_random_depends_on_picture_and_seed_alone() -> None:
         ("flowcut", {"layers": [1]}, "no parameter 'layers'; accepted: none"),
     ],
 )
-def test_parameters_that_are_not_accepted_say_what_is(name: str, params: dict[str, Any], message: str) -> None:
+def test_the_error_for_a_parameter_names_what_is_accepted(name: str, params: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidParameter, match=message):
         PRUNERS[name].bind(params)
 

@@ -1,4 +1,4 @@
-"""The laws of budgets, selecting, merging and scoring."""
+"""Budgets, selection, merging and relevance scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from encoder_service.pruners.fcma import fcma_relevance, mean_relevance
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
-from encoder_service.pruners.selection import select_by_two
+from encoder_service.pruners.selection import select_by_two_scores
 from encoder_service.pruners.text_filter import words_by_eos_attention
 from fovea.budget import resolve_budget
 from fovea.modeling.numerics import top_k
@@ -29,12 +29,12 @@ def test_a_ratio_is_rounded_half_up_to_at_least_one(num_tokens: int, ratio: floa
     assert resolve_budget(num_tokens, keep_ratio=ratio) == keep
 
 
-def test_a_count_is_taken_up_to_all_there_are() -> None:
+def test_a_count_is_limited_to_the_number_of_tokens() -> None:
     assert [resolve_budget(10, keep_tokens=k) for k in (1, 9, 10, 11, 10**9)] == [1, 9, 10, 10, 10]
 
 
 @pytest.mark.parametrize("budget", [{}, {"keep_tokens": 0}, {"keep_ratio": 0.0}, {"keep_ratio": 1.1}])
-def test_budgets_that_are_none_are_refused(budget: dict[str, Any]) -> None:
+def test_missing_or_invalid_budgets_are_refused(budget: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="keep_"):
         resolve_budget(10, **budget)
 
@@ -53,11 +53,11 @@ def test_top_k_gives_ties_to_the_smaller_index(case: tuple[list[int], int]) -> N
 
 @given(seed=st.integers(0, 1000), k=st.integers(1, 15), share=st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
-def test_two_scores_choose_disjoint_sets_of_the_whole_budget(seed: int, k: int, share: float) -> None:
+def test_two_scores_select_disjoint_sets_of_the_whole_budget(seed: int, k: int, share: float) -> None:
     generator = torch.Generator().manual_seed(seed)
-    # Few values, so that ties abound.
+    # Few values, so that there are many ties.
     first, second = (torch.randint(0, 4, (15,), generator=generator).float() for _ in range(2))
-    by_first, by_second = select_by_two(first, second, k, share)
+    by_first, by_second = select_by_two_scores(first, second, k, share)
     assert len(by_first) == math.floor(share * k + 0.5)
     assert len({*by_first.tolist(), *by_second.tolist()}) == len(by_first) + len(by_second) == k
     outside = set(range(15)) - set(by_first.tolist())
@@ -65,19 +65,19 @@ def test_two_scores_choose_disjoint_sets_of_the_whole_budget(seed: int, k: int, 
     assert sorted(best) == by_second.tolist()
 
 
-def test_odd_budgets_give_the_question_one_more() -> None:
-    by_task, by_saliency = select_by_two(torch.rand(9), torch.rand(9), 5, 0.5)
+def test_odd_budgets_give_the_first_score_one_more() -> None:
+    by_task, by_saliency = select_by_two_scores(torch.rand(9), torch.rand(9), 5, 0.5)
     assert (len(by_task), len(by_saliency)) == (3, 2)
 
 
-def test_dropped_tokens_join_the_most_similar_by_angle_not_by_length() -> None:
+def test_dropped_tokens_join_the_kept_token_with_the_highest_cosine() -> None:
     features = torch.tensor([[1.0, 0.0], [0.0, 100.0], [9.0, 1.0], [1.0, 20.0]])
     cluster_of_patch = assign_to_nearest(features, torch.tensor([0, 1]))
     assert cluster_of_patch.tolist() == [0, 1, 0, 1]
     torch.testing.assert_close(merge_means(features, cluster_of_patch, 2), torch.tensor([[5.0, 0.5], [0.5, 60.0]]))
 
 
-def test_equally_similar_centres_yield_the_first() -> None:
+def test_of_equally_similar_kept_tokens_the_first_is_taken() -> None:
     features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     assert assign_to_nearest(features, torch.tensor([1, 2])).tolist() == [0, 0, 1]
 
@@ -96,7 +96,7 @@ def joint_space(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, to
     return patches, cls, tokens, query
 
 
-def test_fcma_is_the_formula_of_the_paper_term_by_term() -> None:
+def test_fcma_is_the_formula_of_the_paper() -> None:
     patches, cls, tokens, query = joint_space(0)
     lam, n, t = 0.7, len(patches), len(tokens)
     m = [[float(p @ w) for w in tokens] for p in patches]
@@ -119,16 +119,16 @@ def test_fcma_with_lambda_zero_has_a_closed_form() -> None:
     torch.testing.assert_close(fcma_relevance(patches, cls, tokens, query, temperature=0.0), want)
 
 
-def test_clamping_takes_negative_weights_out() -> None:
+def test_clamping_removes_negative_weights() -> None:
     patches, _, tokens, _ = joint_space(2)
-    nowhere = fcma_relevance(patches, torch.zeros(JOINT).double(), tokens, -1000 * patches.sum(0), clamp_min=0.0)
-    against = (patches @ (-patches.sum(0))) < 0
-    assert against.any()
-    assert (nowhere[against] == 0).all()
+    relevance = fcma_relevance(patches, torch.zeros(JOINT).double(), tokens, -1000 * patches.sum(0), clamp_min=0.0)
+    negative = (patches @ (-patches.sum(0))) < 0
+    assert negative.any()
+    assert (relevance[negative] == 0).all()
 
 
-def test_shifted_cosines_find_the_asked_patch_where_every_cosine_is_negative() -> None:
-    cosines = torch.tensor([-0.9, -0.8, -0.9, -0.1, -0.7, -0.9], dtype=torch.float64)  # patch 3 disagrees least
+def test_shifted_cosines_find_the_relevant_patch_where_every_cosine_is_negative() -> None:
+    cosines = torch.tensor([-0.9, -0.8, -0.9, -0.1, -0.7, -0.9], dtype=torch.float64)  # patch 3 has the highest
     patches = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1)
     word = torch.tensor([1.0, 0.0], dtype=torch.float64)
     cls = torch.tensor([-1.0, 0.0], dtype=torch.float64)

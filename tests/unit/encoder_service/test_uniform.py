@@ -1,4 +1,4 @@
-"""The lattice."""
+"""Lattice of the `uniform` pruner."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_a_square_number_of_a_square_grid_is_a_square_lattice() -> None:
 
 @pytest.mark.parametrize("rows", range(1, 10))
 @pytest.mark.parametrize("columns", range(1, 10))
-def test_any_count_of_any_grid_is_met_without_repeats(rows: int, columns: int) -> None:
+def test_any_count_on_any_grid_has_no_repeats(rows: int, columns: int) -> None:
     for k in range(1, rows * columns + 1):
         kept = lattice((rows, columns), k).tolist()
         assert kept == sorted(set(kept))
@@ -23,7 +23,7 @@ def test_any_count_of_any_grid_is_met_without_repeats(rows: int, columns: int) -
 
 
 @pytest.mark.parametrize("k", [16, 33, 64, 128, 192, 300])
-def test_no_quarter_of_the_picture_gets_much_more_than_its_share(k: int) -> None:
+def test_no_quarter_of_the_image_gets_much_more_than_its_share(k: int) -> None:
     quarters = [0, 0, 0, 0]
     for index in lattice((24, 24), k).tolist():
         quarters[index // 24 // 12 * 2 + index % 24 // 12] += 1

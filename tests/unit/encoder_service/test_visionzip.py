@@ -1,4 +1,4 @@
-"""VisionZip: what its three kinds of rows hold."""
+"""VisionZip: CLS, dominant patches and context tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from encoder_service.pruners.visionzip import zip_tokens
 N, WIDTH = 24, 5
 
 
-def picture(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def image_features(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Features, CLS, attention with many ties, keys."""
     generator = torch.Generator().manual_seed(seed)
     attention = torch.randint(0, 4, (N,), generator=generator).float()
@@ -24,7 +24,7 @@ def picture(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.
 
 
 def zipped(seed: int, num_dominant: int, num_context: int) -> PrunedTokens:
-    return zip_tokens(*picture(seed), num_dominant=num_dominant, num_context=num_context)
+    return zip_tokens(*image_features(seed), num_dominant=num_dominant, num_context=num_context)
 
 
 budgets = st.integers(0, N).flatmap(lambda context: st.tuples(st.integers(1, N + 1 - context), st.just(context)))
@@ -32,9 +32,9 @@ budgets = st.integers(0, N).flatmap(lambda context: st.tuples(st.integers(1, N +
 
 @given(seed=st.integers(0, 1000), budget=budgets)
 @settings(max_examples=60, deadline=None)
-def test_cls_then_dominant_patches_then_context_rows_each_in_raster_order(seed: int, budget: tuple[int, int]) -> None:
+def test_cls_then_dominant_patches_then_context_tokens_each_in_raster_order(seed: int, budget: tuple[int, int]) -> None:
     num_dominant, num_context = budget
-    hidden, cls, attention, _ = picture(seed)
+    hidden, cls, attention, _ = image_features(seed)
     result = zipped(seed, *budget)
     kept = result.origins.tolist()
     dominant, targets = kept[1:num_dominant], kept[num_dominant:]
@@ -50,18 +50,20 @@ def test_cls_then_dominant_patches_then_context_rows_each_in_raster_order(seed: 
 
 @given(seed=st.integers(0, 1000), budget=budgets)
 @settings(max_examples=60, deadline=None)
-def test_a_context_row_is_its_target_plus_the_mean_of_those_with_like_keys(seed: int, budget: tuple[int, int]) -> None:
-    hidden, _, _, keys = picture(seed)
+def test_a_context_token_is_its_target_plus_the_mean_of_those_with_similar_keys(
+    seed: int, budget: tuple[int, int]
+) -> None:
+    hidden, _, _, keys = image_features(seed)
     result = zipped(seed, *budget)
     targets = result.origins[budget[0] :].tolist()
     for i in set(range(N)) - set(result.origins.tolist()):
         if targets:
-            alike = [float(torch.cosine_similarity(keys[i], keys[j], dim=0)) for j in targets]
-            assert result.cluster_of_patch[i] == budget[0] + alike.index(max(alike))
-    for row, target in enumerate(targets, start=budget[0]):
-        members = [i for i in range(N) if result.cluster_of_patch[i] == row and i != target]
+            similarities = [float(torch.cosine_similarity(keys[i], keys[j], dim=0)) for j in targets]
+            assert result.cluster_of_patch[i] == budget[0] + similarities.index(max(similarities))
+    for token, target in enumerate(targets, start=budget[0]):
+        members = [i for i in range(N) if result.cluster_of_patch[i] == token and i != target]
         want = hidden[target] + (hidden[members].mean(0) if members else 0)
-        torch.testing.assert_close(result.features[row], want)
+        torch.testing.assert_close(result.features[token], want)
 
 
 @pytest.mark.parametrize(
@@ -75,19 +77,19 @@ def test_the_budget_is_split_as_in_the_paper(keep: int, num_context: int) -> Non
         SALIENCY_SECOND_LAST: torch.rand(576, generator=generator),
         MEAN_KEYS_SECOND_LAST: torch.randn(576, 4, generator=generator),
     }
-    job = PrunerInput(TowerFeatures(hidden, (24, 24), outputs), keep)
-    result = PRUNERS["visionzip"].bind({}).prune(job)
+    inputs = PrunerInput(TowerFeatures(hidden, (24, 24), outputs), keep)
+    result = PRUNERS["visionzip"].bind({}).prune(inputs)
     assert len(result.origins) == keep
-    summed_up = 576 - (keep - num_context - 1) if num_context else 0  # all that is not dominant
-    assert int((result.cluster_of_patch >= keep - num_context).sum()) == summed_up
+    num_merged = 576 - (keep - num_context - 1) if num_context else 0  # all that is not dominant
+    assert int((result.cluster_of_patch >= keep - num_context).sum()) == num_merged
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_every_share_keeps_cls_and_the_budget(share: float) -> None:
-    hidden, cls, attention, keys = picture(3)
+    hidden, cls, attention, keys = image_features(3)
     outputs = {CLS_HIDDEN: cls, SALIENCY_SECOND_LAST: attention, MEAN_KEYS_SECOND_LAST: keys}
     for keep in range(1, N):
-        job = PrunerInput(TowerFeatures(hidden, (4, 6), outputs), keep)
-        result = PRUNERS["visionzip"].bind({"context_share": share}).prune(job)
+        inputs = PrunerInput(TowerFeatures(hidden, (4, 6), outputs), keep)
+        result = PRUNERS["visionzip"].bind({"context_share": share}).prune(inputs)
         assert len(result.features) == keep
         assert result.origins[0] == -1

@@ -1,4 +1,4 @@
-"""Bands of large pictures."""
+"""Chunks of large patch grids."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.bands import MAX_PATCHES, allocate_budget, bands
 from encoder_service.pruners.base import PrunerInput, TowerFeatures
+from encoder_service.pruners.chunks import MAX_PATCHES, allocate_budget, chunk_grid
 from encoder_service.pruners.tower_outputs import SALIENCY_LAST, OutputKind, TowerOutput
 
 
 @given(st.integers(1, 200), st.integers(1, 200))
-def test_bands_are_all_rows_once_in_order_and_of_bounded_size(rows: int, columns: int) -> None:
-    parts = bands((rows, columns))
-    assert [band.patches.start for band in parts] == [0, *(band.patches.stop for band in parts[:-1])]
-    assert parts[-1].patches.stop == rows * columns
-    assert all(band.size == band.patches.stop - band.patches.start <= max(MAX_PATCHES, columns) for band in parts)
+def test_chunks_hold_every_row_once_in_order_and_have_a_bounded_size(rows: int, columns: int) -> None:
+    chunks = chunk_grid((rows, columns))
+    assert [chunk.patches.start for chunk in chunks] == [0, *(chunk.patches.stop for chunk in chunks[:-1])]
+    assert chunks[-1].patches.stop == rows * columns
+    assert all(chunk.size == chunk.patches.stop - chunk.patches.start for chunk in chunks)
+    assert all(chunk.size <= max(MAX_PATCHES, columns) for chunk in chunks)
 
 
-def test_a_usual_picture_is_one_band() -> None:
-    assert [band.grid for band in bands((24, 24))] == [(24, 24)]
-    assert [band.grid for band in bands((32, 64))] == [(32, 64)]
-    assert [band.grid for band in bands((128, 128))] == [(16, 128)] * 8
-    assert [band.size for band in bands((1, 4097))] == [1365, 1366, 1366]
+def test_a_usual_image_is_one_chunk() -> None:
+    assert [chunk.grid for chunk in chunk_grid((24, 24))] == [(24, 24)]
+    assert [chunk.grid for chunk in chunk_grid((32, 64))] == [(32, 64)]
+    assert [chunk.grid for chunk in chunk_grid((128, 128))] == [(16, 128)] * 8
+    assert [chunk.size for chunk in chunk_grid((1, 4097))] == [1365, 1366, 1366]
 
 
 @given(st.data())
-def test_a_budget_is_dealt_out_exactly(data: st.DataObject) -> None:
+def test_a_budget_is_allocated_exactly(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
     masses = [data.draw(st.floats(0, 1)) for _ in sizes]
     keep = data.draw(st.integers(1, sum(sizes)))
-    dealt = allocate_budget(masses, sizes, keep)
-    assert sum(dealt) == keep
-    assert all(0 <= count <= size for count, size in zip(dealt, sizes, strict=True))
+    budgets = allocate_budget(masses, sizes, keep)
+    assert sum(budgets) == keep
+    assert all(0 <= budget <= size for budget, size in zip(budgets, sizes, strict=True))
 
 
 def test_a_budget_follows_the_masses() -> None:
@@ -44,8 +45,8 @@ def test_a_budget_follows_the_masses() -> None:
 
 @settings(max_examples=6, deadline=None)
 @given(st.sampled_from([1, 2, 3, 7, 400]))
-def test_fovea_keeps_exactly_the_budget_of_a_picture_in_bands(keep: int) -> None:
-    rows, columns = 66, 64  # three bands
+def test_fovea_keeps_exactly_the_budget_of_an_image_in_chunks(keep: int) -> None:
+    rows, columns = 66, 64  # three chunks
     generator = torch.Generator().manual_seed(0)
     count = rows * columns
     vision = TowerFeatures(

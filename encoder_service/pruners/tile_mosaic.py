@@ -1,4 +1,4 @@
-"""Geometry of a picture cut into tiles, as LLaVA-NeXT does ("anyres")."""
+"""Geometry of an image in tiles, as LLaVA-NeXT cuts it ("anyres")."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ __all__ = ["mosaic"]
 
 
 def mosaic(patch_grid: tuple[int, int], tile_grid: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """The patches of the sub-images as the whole picture shows them, without those that show padding only.
+    """Mosaic of an image: the patches of its tiles side by side, without those that show only padding.
 
-    The picture was scaled to fit the tiles, its proportions kept, and centred; what is left over at two opposite sides
-    is padding. One that is too narrow for a single patch has no line, or lines of nothing.
+    The image was scaled to fit the tiles with its aspect ratio kept, and centred. The remaining space at two opposite
+    sides is padding. The mosaic of an image that is too narrow for one patch is empty along one axis.
 
     Args:
-        patch_grid: Rows and columns of a tile's patches, N together.
-        tile_grid: Rows and columns of sub-images.
-        image_size: Height and width of the picture.
+        patch_grid: rows and columns of the patches of one tile, N = rows * columns.
+        tile_grid: rows and columns of the tiles, without the base tile.
+        image_size: height and width of the image in pixels.
 
     Returns:
-        [lines, columns], int64: tile * N + patch, tile 0 being the base tile, which is not among them.
+        [lines, columns] int64, tile * N + patch. Tile 0 is the base tile, which is not part of the mosaic.
     """
     (rows, columns), (tile_rows, tile_columns), (height, width) = patch_grid, tile_grid, image_size
     ids = rows * columns + torch.arange(tile_rows * tile_columns * rows * columns)
@@ -28,7 +28,7 @@ def mosaic(patch_grid: tuple[int, int], tile_grid: tuple[int, int], image_size: 
     stitched = stitched.reshape(tile_rows * rows, tile_columns * columns)
     all_rows, all_columns = stitched.shape
     if width * all_rows > height * all_columns:  # wider than the mosaic: padding above and below
-        # Rounded as transformers rounds, since a half row must fall alike.
+        # Rounded as in transformers, so that half a row falls to the same side.
         shown = int(round(height * (all_columns / width), 7))
         margin = (all_rows - shown) // 2
         return stitched[margin : all_rows - margin]
