@@ -22,11 +22,11 @@ from gateway.cache.memory import MemoryCache
 from gateway.cache.redis import RedisCache
 from gateway.clients.encoder import EncoderClient
 from gateway.clients.llm import LLMClient
-from gateway.drawing import Drawing
+from gateway.explanation_renderer import ExplanationRenderer
 from gateway.fetch import MediaFetcher
-from gateway.gathering import Gatherer, MediaLimits
+from gateway.media_loader import MediaLimits, MediaLoader
 from gateway.pipeline import Pipeline
-from gateway.planner import Planner
+from gateway.request_planner import RequestPlanner
 from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer, TokenizerFiles
 
@@ -44,7 +44,7 @@ def _cache(settings: GatewaySettings) -> Cache:
     )
 
 
-def _planner(settings: GatewaySettings) -> Planner:
+def _planner(settings: GatewaySettings) -> RequestPlanner:
     model = checkpoints.resolve(settings.model, files=TokenizerFiles, revision=settings.revision)
     family = checked_family(model)
     if family not in DEFAULT_TEXT_TOWERS:
@@ -52,9 +52,9 @@ def _planner(settings: GatewaySettings) -> Planner:
     prompt_tokenizer = PromptTokenizer(model)
     name = settings.text_tower or DEFAULT_TEXT_TOWERS[family]
     if name is None:
-        return Planner(settings, prompt_tokenizer, None)
+        return RequestPlanner(settings, prompt_tokenizer, None)
     text_tower = checkpoints.resolve(name, files=TokenizerFiles)
-    return Planner(settings, prompt_tokenizer, TextTowerTokenizer(text_tower))
+    return RequestPlanner(settings, prompt_tokenizer, TextTowerTokenizer(text_tower))
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
@@ -91,11 +91,11 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             ),
             llm=LLMClient(settings.llm, max_message_bytes=settings.max_message_bytes, access=llm_access),
             cache=cache,
-            gatherer=Gatherer(
+            media_loader=MediaLoader(
                 MediaFetcher(settings.fetch_hosts),
                 MediaLimits(settings.max_image_bytes, settings.max_video_bytes, settings.max_body_bytes),
             ),
-            drawing=Drawing(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+            drawing=ExplanationRenderer(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         )
         yield
         await app.state.pipeline.close()

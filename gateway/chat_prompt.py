@@ -8,8 +8,8 @@ from typing import Any, Final
 import jinja2
 
 from gateway.chat_template import ChatTemplate
-from gateway.question import MarkedText, Place, Turn
-from gateway.stand_ins import Piece, StandIns
+from gateway.question import InterleavedText, Modality, Turn
+from gateway.text_placeholders import PromptSegment, TextPlaceholders
 
 __all__ = ["ChatPrompt", "LostText"]
 
@@ -34,11 +34,11 @@ class ChatPrompt:
         marks: text that stands for an image or a video, by kind.
     """
 
-    def __init__(self, template: ChatTemplate, marks: Mapping[Place, str]) -> None:
+    def __init__(self, template: ChatTemplate, marks: Mapping[Modality, str]) -> None:
         self._template = template
         self._marks = marks
 
-    def write(self, turns: Sequence[Turn]) -> list[Piece]:
+    def write(self, turns: Sequence[Turn]) -> list[PromptSegment]:
         """The prompt that asks for the assistant's next turn.
 
         A template may read only one text of a turn, or want a string. Turns of which it leaves something out are
@@ -48,36 +48,40 @@ class ChatPrompt:
             LostText: Something is left out all the same.
             jinja2.TemplateError: The template refuses these turns.
         """
-        stand_ins = StandIns()
-        messages = [self._message(turn, stand_ins) for turn in turns]
+        placeholders = TextPlaceholders()
+        messages = [self._message(turn, placeholders) for turn in turns]
         prompt = self._template.render(messages)
         for reshape in _SHAPES:
-            lost = _lost(messages, prompt, stand_ins)
+            lost = _lost(messages, prompt, placeholders)
             if not lost:
                 break
             messages = [reshape(message) if i in lost else message for i, message in enumerate(messages)]
             prompt = self._template.render(messages)
-        if lost := _lost(messages, prompt, stand_ins):
+        if lost := _lost(messages, prompt, placeholders):
             raise LostText(min(lost))
-        return stand_ins.pieces(prompt)
+        return placeholders.pieces(prompt)
 
-    def _message(self, turn: Turn, stand_ins: StandIns) -> dict[str, Any]:
+    def _message(self, turn: Turn, placeholders: TextPlaceholders) -> dict[str, Any]:
         """A turn as chat templates take it."""
         content = [
-            {"type": part.value} if isinstance(part, Place) else {"type": "text", "text": self._text(part, stand_ins)}
+            {"type": part.value}
+            if isinstance(part, Modality)
+            else {"type": "text", "text": self._text(part, placeholders)}
             for part in turn.parts
         ]
         return {"role": turn.role, "content": content}
 
-    def _text(self, part: str | MarkedText, stand_ins: StandIns) -> str:
+    def _text(self, part: str | InterleavedText, placeholders: TextPlaceholders) -> str:
         pieces = (part,) if isinstance(part, str) else part.pieces
-        return "".join(self._marks[piece] if isinstance(piece, Place) else stand_ins.hide(piece) for piece in pieces)
+        return "".join(
+            self._marks[piece] if isinstance(piece, Modality) else placeholders.hide(piece) for piece in pieces
+        )
 
 
-def _lost(messages: Sequence[Mapping[str, Any]], prompt: str, stand_ins: StandIns) -> set[int]:
+def _lost(messages: Sequence[Mapping[str, Any]], prompt: str, placeholders: TextPlaceholders) -> set[int]:
     """Numbers of the turns of which the prompt lacks a text."""
-    written = stand_ins.names(prompt)
-    return {i for i, message in enumerate(messages) if stand_ins.names(_joined(message["content"])) - written}
+    written = placeholders.names(prompt)
+    return {i for i, message in enumerate(messages) if placeholders.names(_joined(message["content"])) - written}
 
 
 def _joined(content: str | Sequence[Mapping[str, Any]]) -> str:

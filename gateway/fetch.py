@@ -19,7 +19,7 @@ import httpx
 
 from fovea import telemetry
 from fovea.errors import InvalidRequest, TooLarge
-from gateway.media import MediaKind, field_of
+from gateway.media import MediaKind, top_level_field
 from gateway.media_url import ascii_host, parse_media_url
 
 __all__ = ["MediaFetcher", "is_public", "resolve"]
@@ -87,62 +87,65 @@ class MediaFetcher:
             self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=httpx.Limits(max_connections=16))
         return self._transport
 
-    async def fetch(self, url: str, kind: MediaKind, *, name: str, max_bytes: int) -> bytes:
+    async def fetch(self, url: str, kind: MediaKind, *, field_path: str, max_bytes: int) -> bytes:
         """The body behind an https URL, within 10 s.
 
         Args:
             url: The URL as the client wrote it.
             kind: What it has to be; nothing is checked here, the host is told.
-            name: Place of the URL in the request, for messages.
+            name: Modality of the URL in the request, for messages.
             max_bytes: Most bytes.
 
         Raises:
             InvalidRequest: Fetching is off, the URL is not allowed, or its host did not deliver.
             TooLarge: More than `max_bytes`.
         """
-        param = field_of(name)
-        wanted = self._allowed(url, name)
+        param = top_level_field(field_path)
+        wanted = self._allowed(url, field_path)
         host = wanted.raw_host.decode("ascii")
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 addresses = await self._resolve(host)
                 if not addresses or not all(map(is_public, addresses)):
-                    raise InvalidRequest(f"{name}: its host is not on the public internet", param=param)
-                return await self._get(wanted.copy_with(host=addresses[0]), host, kind, name, max_bytes)
+                    raise InvalidRequest(f"{field_path}: its host is not on the public internet", param=param)
+                return await self._get(wanted.copy_with(host=addresses[0]), host, kind, field_path, max_bytes)
         except (OSError, httpx.HTTPError, TimeoutError, UnicodeError) as error:  # the last: names that DNS cannot spell
             telemetry.FAILURES.labels("fetch").inc()
             log.warning("a file could not be fetched: %s", type(error).__name__)
-            raise InvalidRequest(f"{name} could not be fetched from its host", param=param) from error
+            raise InvalidRequest(f"{field_path} could not be fetched from its host", param=param) from error
 
-    def _allowed(self, text: str, name: str) -> httpx.URL:
-        param = field_of(name)
+    def _allowed(self, text: str, field_path: str) -> httpx.URL:
+        param = top_level_field(field_path)
         if not self._hosts:
             raise InvalidRequest(
-                f"{name} is a URL, but fetching is off on this server; send a data URL or upload the file", param=param
+                f"{field_path} is a URL, but fetching is off on this server; send a data URL or upload the file",
+                param=param,
             )
-        url = parse_media_url(text, name=name)
+        url = parse_media_url(text, field_path=field_path)
         if url.raw_host.decode("ascii") not in self._hosts:
             raise InvalidRequest(
-                f"{name}: its host is not one from which this server fetches; send a data URL or upload the file",
+                f"{field_path}: its host is not one from which this server fetches; send a data URL or upload the file",
                 param=param,
             )
         return url
 
-    async def _get(self, target: httpx.URL, host: str, kind: MediaKind, name: str, max_bytes: int) -> bytes:
-        param, body = field_of(name), bytearray()
+    async def _get(self, target: httpx.URL, host: str, kind: MediaKind, field_path: str, max_bytes: int) -> bytes:
+        param, body = top_level_field(field_path), bytearray()
         async with self._response(target, host, kind) as response:
             if response.status_code != httpx.codes.OK:
                 raise InvalidRequest(
-                    f"{name}: its host answered with status {response.status_code} instead of a {kind.noun}",
+                    f"{field_path}: its host answered with status {response.status_code} instead of a {kind.noun}",
                     param=param,
                 )
             if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
-                raise InvalidRequest(f"{name}: its host compressed the {kind.noun}, which is not accepted", param=param)
+                raise InvalidRequest(
+                    f"{field_path}: its host compressed the {kind.noun}, which is not accepted", param=param
+                )
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > max_bytes:
                     raise TooLarge(
-                        f"{name} has more than the {max_bytes:,} bytes accepted for a {kind.noun}", param=param
+                        f"{field_path} has more than the {max_bytes:,} bytes accepted for a {kind.noun}", param=param
                     )
         return bytes(body)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from gateway.stand_ins import Piece
+from gateway.text_placeholders import PromptSegment
 
 __all__ = ["GuardedTokenizer"]
 
@@ -51,14 +51,14 @@ class GuardedTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
-    def encode(self, pieces: Iterable[Piece], *, add_special_tokens: bool) -> list[int]:
+    def encode(self, pieces: Iterable[PromptSegment], *, add_special_tokens: bool) -> list[int]:
         """Ids of a prompt: special-token strings become special tokens where the template wrote them."""
-        text = "".join(piece.text if piece.by_client else self._with_secrets(piece.text) for piece in pieces)
+        text = "".join(piece.text if piece.from_client else self._with_secrets(piece.text) for piece in pieces)
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def encode_plain(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Ids of `text` with nothing in it taken for a special token."""
-        return self.encode([Piece(text, by_client=True)], add_special_tokens=add_special_tokens)
+        return self.encode([PromptSegment(text, from_client=True)], add_special_tokens=add_special_tokens)
 
     def _with_secrets(self, text: str) -> str:
         return self._pattern.sub(lambda match: self._secret[match[0]], text)

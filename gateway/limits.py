@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from fovea.errors import InvalidRequest
 from gateway.clients.encoder import EncoderInfo
-from gateway.gathering import Media
-from gateway.media import field_of
-from gateway.question import Question, Sources
-from gateway.schemas.answer import PictureQuestion
+from gateway.media import top_level_field
+from gateway.media_loader import Media
+from gateway.question import MediaInputs, Question
+from gateway.schemas.answer import QuestionRequest
 from gateway.schemas.explain import ExplainRequest
 from gateway.settings import GatewaySettings
 
-__all__ = ["check_explained", "check_family", "check_sources", "check_text", "video_field"]
+__all__ = ["check_explained", "check_family", "check_media_inputs", "check_text", "video_field"]
 
 
 def check_text(question: Question, settings: GatewaySettings) -> None:
@@ -32,7 +32,7 @@ def check_text(question: Question, settings: GatewaySettings) -> None:
         )
 
 
-def check_sources(request: PictureQuestion, sources: Sources, settings: GatewaySettings) -> None:
+def check_media_inputs(request: QuestionRequest, sources: MediaInputs, settings: GatewaySettings) -> None:
     """Refuses too many files before any is read, and fields about a video that is not there.
 
     Raises:
@@ -44,7 +44,9 @@ def check_sources(request: PictureQuestion, sources: Sources, settings: GatewayS
         (sources.videos, "videos", settings.max_videos),
     ):
         if len(files) > limit:
-            raise InvalidRequest(f"{len(files)} {noun}; up to {limit} are accepted", param=field_of(files[0].name))
+            raise InvalidRequest(
+                f"{len(files)} {noun}; up to {limit} are accepted", param=top_level_field(files[0].field_path)
+            )
     num_frames = max([request.num_frames or 0, *(len(video.frames) for video in sources.videos)])
     if num_frames > settings.max_video_frames:
         raise InvalidRequest(
@@ -53,7 +55,7 @@ def check_sources(request: PictureQuestion, sources: Sources, settings: GatewayS
         )
 
 
-def _check_video_fields(request: PictureQuestion, sources: Sources) -> None:
+def _check_video_fields(request: QuestionRequest, sources: MediaInputs) -> None:
     """Fields about videos say something about a video of this request."""
     needs = {
         "num_frames": any(video.file is not None for video in sources.videos) or "a video file",
@@ -65,7 +67,7 @@ def _check_video_fields(request: PictureQuestion, sources: Sources) -> None:
             raise InvalidRequest(f"{name} goes with {needed}; this request has none", param=name)
 
 
-def check_explained(request: ExplainRequest, sources: Sources) -> None:
+def check_explained(request: ExplainRequest, sources: MediaInputs) -> None:
     """Refuses to draw videos, and maps of more than one picture.
 
     Raises:
@@ -80,7 +82,7 @@ def check_explained(request: ExplainRequest, sources: Sources) -> None:
         raise InvalidRequest("videos are not drawn; format json gives the numbers", param="format")
 
 
-def check_family(request: PictureQuestion, media: Media, encoder: EncoderInfo) -> None:
+def check_family(request: QuestionRequest, media: Media, encoder: EncoderInfo) -> None:
     """Refuses what the served model does not take.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Final
 from fovea.errors import MalformedRequest, TooLarge, UnsupportedMedia
 from fovea.media.file_formats import detected
 
-__all__ = ["PICTURE", "VIDEO", "MediaFile", "MediaKind", "Video", "decode_data_url", "field_of", "media_file"]
+__all__ = ["IMAGE", "VIDEO", "MediaFile", "MediaKind", "Video", "decode_data_url", "media_file", "top_level_field"]
 
 _BASE64_END: Final = re.compile(r"; *base64$", re.IGNORECASE)
 _ANY_TYPE: Final = ("", "application/octet-stream")
@@ -45,7 +45,7 @@ class MediaKind:
     magic: re.Pattern[bytes]
 
 
-PICTURE: Final = MediaKind(
+IMAGE: Final = MediaKind(
     noun="picture",
     formats="JPEG, PNG, WebP, GIF and BMP",
     media_types=("image/",),
@@ -86,18 +86,18 @@ class Video:
     frames: tuple[MediaFile, ...] = ()
 
 
-def field_of(name: str) -> str:
+def top_level_field(field_path: str) -> str:
     """The request field in a name such as `images.2`, which says where in a request a file stands."""
-    return name.partition(".")[0]
+    return field_path.partition(".")[0]
 
 
-def media_file(data: bytes, kind: MediaKind, *, name: str, max_bytes: int) -> MediaFile:
+def media_file(data: bytes, kind: MediaKind, *, field_path: str, max_bytes: int) -> MediaFile:
     """Checks and hashes a file.
 
     Args:
         data: The file.
         kind: What it has to be.
-        name: Where it stands in the request, for messages.
+        field_path: Where it stands in the request, for messages.
         max_bytes: Most bytes.
 
     Raises:
@@ -105,18 +105,18 @@ def media_file(data: bytes, kind: MediaKind, *, name: str, max_bytes: int) -> Me
         UnsupportedMedia: It does not begin like a file of an accepted format. The error names the format that it has,
             where that can be told.
     """
-    param = field_of(name)
+    param = top_level_field(field_path)
     if len(data) > max_bytes:
         raise TooLarge(
-            f"{name} has {len(data):,} bytes; {kind.noun}s up to {max_bytes:,} bytes are accepted", param=param
+            f"{field_path} has {len(data):,} bytes; {kind.noun}s up to {max_bytes:,} bytes are accepted", param=param
         )
     if not kind.magic.match(data):
         what = detected(data) or f"not a {kind.noun}"
-        raise UnsupportedMedia(f"{name} is {what}; {kind.formats} are accepted", param=param)
+        raise UnsupportedMedia(f"{field_path} is {what}; {kind.formats} are accepted", param=param)
     return MediaFile(data, hashlib.sha256(data).hexdigest())
 
 
-def decode_data_url(url: str, kind: MediaKind, *, name: str, max_bytes: int) -> MediaFile:
+def decode_data_url(url: str, kind: MediaKind, *, field_path: str, max_bytes: int) -> MediaFile:
     """The file in `data:image/...;base64,...`, read as browsers do and in the URL-safe alphabet too.
 
     White space in it is skipped, padding may be missing, other characters than letters and digits may be
@@ -125,7 +125,7 @@ def decode_data_url(url: str, kind: MediaKind, *, name: str, max_bytes: int) -> 
     Args:
         url: The data URL.
         kind: What it has to be.
-        name: Where it stands in the request, for messages.
+        field_path: Where it stands in the request, for messages.
         max_bytes: Most bytes of the file.
 
     Raises:
@@ -133,22 +133,26 @@ def decode_data_url(url: str, kind: MediaKind, *, name: str, max_bytes: int) -> 
         TooLarge: More than `max_bytes`; found before anything is decoded.
         UnsupportedMedia: The media type or the content is of another kind.
     """
-    param = field_of(name)
+    param = top_level_field(field_path)
     comma = url.find(",")
     head = url[len("data:") : max(comma, 0)].strip()
     if comma < 0 or not _BASE64_END.search(head):
-        raise MalformedRequest(f"{name} is not of the form data:{kind.media_types[0]}...;base64,...", param=param)
+        raise MalformedRequest(f"{field_path} is not of the form data:{kind.media_types[0]}...;base64,...", param=param)
     media_type = head.partition(";")[0].strip().lower()
     if media_type not in _ANY_TYPE and not media_type.startswith(kind.media_types):
-        raise UnsupportedMedia(f"{name} is a data URL of another media type; {kind.formats} are accepted", param=param)
+        raise UnsupportedMedia(
+            f"{field_path} is a data URL of another media type; {kind.formats} are accepted", param=param
+        )
     try:
         encoded = _plain_base64(url[comma + 1 :])
         if len(encoded) * 3 // 4 > max_bytes:
-            raise TooLarge(f"{name} has more than the {max_bytes:,} bytes accepted for a {kind.noun}", param=param)
+            raise TooLarge(
+                f"{field_path} has more than the {max_bytes:,} bytes accepted for a {kind.noun}", param=param
+            )
         data = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise MalformedRequest(f"{name} is not valid base64 after the comma", param=param) from error
-    return media_file(data, kind, name=name, max_bytes=max_bytes)
+        raise MalformedRequest(f"{field_path} is not valid base64 after the comma", param=param) from error
+    return media_file(data, kind, field_path=field_path, max_bytes=max_bytes)
 
 
 def _plain_base64(text: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Final
 import httpx
 
 from fovea.errors import InvalidRequest
-from gateway.media import field_of
+from gateway.media import top_level_field
 
 __all__ = ["MAX_URL_CHARS", "ascii_host", "parse_media_url"]
 
@@ -34,31 +34,31 @@ def ascii_host(host: str) -> str:
     return url.raw_host.decode("ascii")
 
 
-def parse_media_url(text: str, *, name: str) -> httpx.URL:
+def parse_media_url(text: str, *, field_path: str) -> httpx.URL:
     """The URL in `text`.
 
     Args:
         text: URL as the client wrote it.
-        name: Place of the URL in the request, for messages.
+        name: Modality of the URL in the request, for messages.
 
     Raises:
         InvalidRequest: No URL, too long a one, or one with a port, a user or a password.
     """
-    param = field_of(name)
+    param = top_level_field(field_path)
     if len(text) > MAX_URL_CHARS:
         raise InvalidRequest(
-            f"{name} is a URL of {len(text):,} characters; up to {MAX_URL_CHARS:,} are accepted", param=param
+            f"{field_path} is a URL of {len(text):,} characters; up to {MAX_URL_CHARS:,} are accepted", param=param
         )
     try:
         url = _parsed(text)
     except ValueError as error:
         raise InvalidRequest(
-            f"{name} is not a valid URL; https://HOST/PATH without control characters is accepted", param=param
+            f"{field_path} is not a valid URL; https://HOST/PATH without control characters is accepted", param=param
         ) from error
     # The parser leaves out a port that the scheme has anyway.
     if url.scheme != "https" or url.port is not None or url.userinfo:
         raise InvalidRequest(
-            f"{name}: a URL must be https on its standard port, without user and password", param=param
+            f"{field_path}: a URL must be https on its standard port, without user and password", param=param
         )
     return url
 

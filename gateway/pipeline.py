@@ -17,17 +17,24 @@ from pydantic import ValidationError
 from fovea import telemetry
 from fovea.errors import CheckpointMismatch, InternalError, InvalidRequest, ServiceError
 from gateway.cache.base import LOOKUPS, Cache, Level
-from gateway.clients.encoder import Encoded, EncoderClient
+from gateway.clients.encoder import EncoderClient, EncodeResult
 from gateway.clients.llm import GenerateDone, LLMClient, Sampling
-from gateway.drawing import Drawing
-from gateway.gathering import Gatherer
-from gateway.outages import ask, generate, late
-from gateway.plan import EncodePlan, MapsPlan, Plan
-from gateway.planner import Planner
+from gateway.explanation_renderer import ExplanationRenderer
+from gateway.media_loader import MediaLoader
+from gateway.plans import ActivationMapsPlan, AnswerPlan, EncodePlan
 from gateway.question import Uploads, read_question
-from gateway.results import Computed, StoredAnswer, activation_maps, explain, explained, respond
+from gateway.request_planner import RequestPlanner
+from gateway.responses import (
+    AnswerResult,
+    CachedAnswer,
+    activation_maps,
+    answer_response,
+    explain_response,
+    explanation,
+)
+from gateway.retry import call_with_retry, deadline_exceeded, generate_with_retry
 from gateway.schemas.answer import AnswerRequest
-from gateway.schemas.answer_response import AnswerResponse, ExplainVisuals, Lookup, TokenEvent
+from gateway.schemas.answer_response import AnswerResponse, Lookup, MediaExplanations, TokenEvent
 from gateway.schemas.explain import ActivationMaps, ExplainRequest, ExplainResponse
 from gateway.single_flight import Finished, SingleFlight
 
@@ -54,28 +61,28 @@ class Pipeline:
         encoder: Client of the encoder service.
         llm: Client of the LLM service.
         cache: Both cache levels.
-        gatherer: Reads pictures and videos.
+        media_loader: Reads pictures and videos.
         drawing: Draws explanations.
     """
 
     def __init__(
         self,
-        planner: Planner,
+        planner: RequestPlanner,
         *,
         encoder: EncoderClient,
         llm: LLMClient,
         cache: Cache,
-        gatherer: Gatherer,
-        drawing: Drawing,
+        media_loader: MediaLoader,
+        drawing: ExplanationRenderer,
     ) -> None:
         self.planner = planner
         self.settings = planner.settings
         self.encoder = encoder
         self.llm = llm
         self._cache = cache
-        self._gatherer = gatherer
+        self._media_loader = media_loader
         self._drawing = drawing
-        self._flights: SingleFlight[Computed] = SingleFlight()
+        self._flights: SingleFlight[AnswerResult] = SingleFlight()
 
     async def answer(
         self, request: AnswerRequest, uploads: Uploads, *, arrived: float
@@ -93,14 +100,14 @@ class Pipeline:
         question, sources = read_question(request, uploads)
         deadline = arrived + self.planner.check(request, question, sources)
         async with _until(deadline):
-            media = await self._gatherer.gather(sources)
+            media = await self._media_loader.load(sources)
             encoder, llm = await asyncio.gather(self.encoder.info(), self.llm.info())
             plan = self.planner.plan(request, question, media, encoder=encoder, llm=llm, deadline=deadline)
             stored = await self._stored_answer(plan)
         if stored is not None:
             if stored.answer:
                 yield TokenEvent(text=stored.answer)
-            yield self._respond(Computed(stored), plan, arrived, _now())
+            yield self._respond(AnswerResult(stored), plan, arrived, _now())
             return
 
         first_token_at = None
@@ -109,7 +116,7 @@ class Pipeline:
             async for event in events:
                 first_token_at = first_token_at or _now()
                 if isinstance(event, Finished):
-                    computed = Computed(event.result.stored) if event.shared else event.result
+                    computed = AnswerResult(event.result.stored) if event.shared else event.result
                     yield self._respond(computed, plan, arrived, first_token_at)
                 else:
                     yield TokenEvent(text=event)
@@ -131,42 +138,42 @@ class Pipeline:
         question, sources = read_question(request, uploads)
         deadline = arrived + self.planner.check(request, question, sources)
         async with _until(deadline):
-            media = await self._gatherer.gather(sources)
+            media = await self._media_loader.load(sources)
             encoder = await self.encoder.info()
             llm = await self.llm.info() if request.maps else None
             plan = self.planner.explain(request, question, media, encoder=encoder, llm=llm, deadline=deadline)
             with _fields_of(plan):
                 encoded, _ = await self._visual_tokens(plan)
                 maps = None if plan.maps is None else await self._activation_maps(plan.maps, encoded)
-                response = explained(encoded, maps, model=self.settings.model_name)
+                response = explain_response(encoded, maps, model=self.settings.model_name)
                 if request.format == "json":
                     return response
                 return await self._drawing.png(plan.encode.images, question.text, response)
 
-    async def _activation_maps(self, plan: MapsPlan, encoded: Encoded) -> ActivationMaps:
-        if isinstance(explain(encoded), ExplainVisuals):
+    async def _activation_maps(self, plan: ActivationMapsPlan, encoded: EncodeResult) -> ActivationMaps:
+        if isinstance(explanation(encoded), MediaExplanations):
             raise InvalidRequest("maps show a picture that is not cut into tiles; this model cuts it", param="maps")
         vanilla, decoupled, every = [
             (await self._visual_tokens(one))[0] for one in (plan.vanilla, plan.decoupled, plan.every)
         ]
-        attention = await ask(
+        attention = await call_with_retry(
             self.llm,
             lambda timeout_s: self.llm.cross_attention(plan.input_ids, every, plan.layer, timeout_s),
             deadline=plan.every.deadline,
-            patience_s=self.settings.patience_s,
+            outage_timeout_s=self.settings.patience_s,
         )
         return activation_maps(vanilla, decoupled, attention)
 
-    async def _compute_for(self, plan: Plan, emit: Callable[[str], None]) -> Computed:
+    async def _compute_for(self, plan: AnswerPlan, emit: Callable[[str], None]) -> AnswerResult:
         with _fields_of(plan):
             return await self._compute(plan, emit)
 
-    async def _compute(self, plan: Plan, emit: Callable[[str], None]) -> Computed:
+    async def _compute(self, plan: AnswerPlan, emit: Callable[[str], None]) -> AnswerResult:
         """The work itself: visual tokens, text, caches. Runs in a task of its own, possibly for many callers."""
         async with self._turn(plan) as stored:
             if stored is not None:
                 emit(stored.answer)
-                return Computed(stored)
+                return AnswerResult(stored)
 
             start = _now()
             encoded, level = await self._visual_tokens(plan)
@@ -175,8 +182,8 @@ class Pipeline:
             generated = await self._generate(plan, encoded, emit)
             done = generated.done
             fresh = level != "hit"
-            computed = Computed(
-                StoredAnswer(
+            computed = AnswerResult(
+                CachedAnswer(
                     answer=generated.text,
                     finish_reason=done.finish_reason,
                     prompt_tokens=done.prompt_tokens,
@@ -193,14 +200,14 @@ class Pipeline:
                 queue_ms=(encoded.queue_ms if fresh else 0.0) + done.queue_ms,
                 encode_ms=(encoded_at - start) * 1000 if fresh else 0.0,
                 generate_ms=(_now() - encoded_at) * 1000,
-                explain=explain(encoded) if plan.encode.explain else None,
+                explain=explanation(encoded) if plan.encode.explain else None,
             )
             if plan.answer_key is not None and await self._same_services(plan, encoded):
                 await self._cache.put("answer", plan.answer_key, computed.stored.model_dump_json().encode())
             return computed
 
     @asynccontextmanager
-    async def _turn(self, plan: Plan) -> AsyncIterator[StoredAnswer | None]:
+    async def _turn(self, plan: AnswerPlan) -> AsyncIterator[CachedAnswer | None]:
         """Waits while another gateway computes this very answer: what it stored, or None, then it is ours to do.
 
         A gateway that died holding the lock must cost a client neither its answer nor much time: the wait ends after
@@ -226,19 +233,19 @@ class Pipeline:
             if lock is not None:
                 await self._cache.release(key, lock)
 
-    async def _visual_tokens(self, plan: EncodePlan) -> tuple[Encoded, Lookup]:
+    async def _visual_tokens(self, plan: EncodePlan) -> tuple[EncodeResult, Lookup]:
         if plan.cache == "use":
             data = await self._look_up("visual_tokens", plan.visual_tokens_key)
-            cached = Encoded.from_bytes(data, plan.encode) if data is not None else None
+            cached = EncodeResult.from_bytes(data, plan.encode) if data is not None else None
             if cached is not None:
                 return cached, "hit"
             if data is not None:
                 telemetry.FAILURES.labels("cache_entry").inc()
-        encoded = await ask(
+        encoded = await call_with_retry(
             self.encoder,
             lambda timeout_s: self.encoder.encode(plan.encode, timeout_s),
             deadline=plan.deadline,
-            patience_s=self.settings.patience_s,
+            outage_timeout_s=self.settings.patience_s,
         )
         telemetry.VISUAL_TOKENS_TOTAL.inc(encoded.num_tokens_total)
         telemetry.VISUAL_TOKENS_KEPT.inc(encoded.num_tokens_kept)
@@ -246,7 +253,7 @@ class Pipeline:
             await self._cache.put("visual_tokens", plan.visual_tokens_key, encoded.to_bytes())
         return encoded, "miss" if plan.cache == "use" else "skip"
 
-    async def _generate(self, plan: Plan, encoded: Encoded, emit: Callable[[str], None]) -> _Generated:
+    async def _generate(self, plan: AnswerPlan, encoded: EncodeResult, emit: Callable[[str], None]) -> _Generated:
         pieces: list[str] = []
         wire_bytes = 0
 
@@ -256,8 +263,8 @@ class Pipeline:
             telemetry.WIRE_BYTES.inc(encoded.wire_bytes)
             return self.llm.generate(plan.input_ids, encoded, sampling, timeout_s, plan.llm_pruner)
 
-        generation = generate(
-            self.llm, call, plan.sampling, deadline=plan.deadline, patience_s=self.settings.patience_s
+        generation = generate_with_retry(
+            self.llm, call, plan.sampling, deadline=plan.deadline, outage_timeout_s=self.settings.patience_s
         )
         try:
             async with aclosing(generation) as events:
@@ -267,29 +274,29 @@ class Pipeline:
                     pieces.append(event)
                     emit(event)
         except CheckpointMismatch:
-            self.encoder.forget_info()  # one of the two has been replaced
+            self.encoder.invalidate_info()  # one of the two has been replaced
             raise
         raise InternalError("the LLM service ended its answer before it was done")
 
-    async def _same_services(self, plan: Plan, encoded: Encoded) -> bool:
+    async def _same_services(self, plan: AnswerPlan, encoded: EncodeResult) -> bool:
         """Whether the answer belongs under the plan's key: no service was replaced in the meantime."""
         return await self._same_encoder(plan, encoded) and await self.llm.info() == plan.llm
 
-    async def _same_encoder(self, plan: EncodePlan, encoded: Encoded) -> bool:
+    async def _same_encoder(self, plan: EncodePlan, encoded: EncodeResult) -> bool:
         """Whether the visual tokens belong under the plan's key: the encoder was not replaced in the meantime."""
         if encoded.fingerprints != {plan.encoder.fingerprint}:
-            self.encoder.forget_info()
+            self.encoder.invalidate_info()
             return False
         return await self.encoder.info() == plan.encoder
 
-    async def _stored_answer(self, plan: Plan) -> StoredAnswer | None:
+    async def _stored_answer(self, plan: AnswerPlan) -> CachedAnswer | None:
         if plan.shared_key is None:
             return None
         data = await self._look_up("answer", plan.shared_key)
         if data is None:
             return None
         try:
-            return StoredAnswer.model_validate_json(data)
+            return CachedAnswer.model_validate_json(data)
         except ValidationError:
             telemetry.FAILURES.labels("cache_entry").inc()
             return None
@@ -299,9 +306,11 @@ class Pipeline:
         LOOKUPS.labels(level, "miss" if data is None else "hit").inc()
         return data
 
-    def _respond(self, computed: Computed, plan: Plan, arrived: float, first_token_at: float) -> AnswerResponse:
+    def _respond(
+        self, computed: AnswerResult, plan: AnswerPlan, arrived: float, first_token_at: float
+    ) -> AnswerResponse:
         telemetry.TIME_TO_FIRST_TOKEN_SECONDS.observe(first_token_at - arrived)
-        return respond(
+        return answer_response(
             computed,
             model=self.settings.model_name,
             tokenize_ms=plan.tokenize_ms,
@@ -310,15 +319,15 @@ class Pipeline:
         )
 
     async def close(self) -> None:
-        """Cancels what is in progress and closes clients, cache, gatherer and drawing."""
+        """Cancels what is in progress and closes clients, cache, media_loader and drawing."""
         await self._flights.close()
         await self._drawing.close()
-        await asyncio.gather(self.encoder.close(), self.llm.close(), self._cache.close(), self._gatherer.close())
+        await asyncio.gather(self.encoder.close(), self.llm.close(), self._cache.close(), self._media_loader.close())
 
 
-def _check_context(plan: Plan, encoded: Encoded) -> None:
+def _check_context(plan: AnswerPlan, encoded: EncodeResult) -> None:
     """Refuses a prompt that leaves no room for a single token of answer."""
-    prompt_tokens = len(plan.input_ids) - plan.encode.num_visuals + encoded.prompt_positions
+    prompt_tokens = len(plan.input_ids) - plan.encode.num_media + encoded.prompt_positions
     excess = prompt_tokens + 1 - plan.llm.max_model_len
     if excess > 0:
         raise InvalidRequest(
@@ -349,4 +358,4 @@ async def _until(deadline: float) -> AsyncIterator[None]:
         async with asyncio.timeout_at(deadline):
             yield
     except TimeoutError:
-        raise late() from None
+        raise deadline_exceeded() from None

@@ -8,19 +8,19 @@ from enum import Enum
 from typing import Final
 
 from fovea.errors import InvalidRequest
-from gateway.schemas.answer import PictureQuestion
+from gateway.schemas.answer import QuestionRequest
 from gateway.schemas.messages import ImagePart, Message, TextPart, VideoPart
 
 __all__ = [
     "FILE_FIELDS",
-    "MarkedText",
-    "Place",
+    "InterleavedText",
+    "MediaInput",
+    "MediaInputs",
+    "Modality",
     "Question",
-    "Source",
-    "Sources",
     "Turn",
     "Uploads",
-    "VideoSource",
+    "VideoInput",
     "read_question",
 ]
 
@@ -29,7 +29,7 @@ FILE_FIELDS: Final = ("image", "images", "video")
 """The request fields that may hold files."""
 
 
-class Place(Enum):
+class Modality(Enum):
     """Where a picture or a video stands in a turn; the values are what chat templates call it."""
 
     IMAGE = "image"
@@ -37,10 +37,10 @@ class Place(Enum):
 
 
 @dataclass(frozen=True)
-class MarkedText:
+class InterleavedText:
     """One text with places inside it, as a plain question has them."""
 
-    pieces: tuple[str | Place, ...]
+    pieces: tuple[str | Modality, ...]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Turn:
     """What one side says at a time: texts and places, in order."""
 
     role: str
-    parts: tuple[str | MarkedText | Place, ...]
+    parts: tuple[str | InterleavedText | Modality, ...]
 
 
 @dataclass(frozen=True)
@@ -70,39 +70,39 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Source:
+class MediaInput:
     """A file, or the URL of one.
 
     Attributes:
-        name: Where it stands in the request: `image`, `images.1`, `messages.0.content.2`.
+        field_path: Where it stands in the request: `image`, `images.1`, `messages.0.content.2`.
         content: The file, or a data URL or https URL.
     """
 
-    name: str
+    field_path: str
     content: bytes | str
 
 
 @dataclass(frozen=True)
-class VideoSource:
+class VideoInput:
     """A video: one file, or its frames.
 
     Attributes:
-        name: As of a `Source`.
+        field_path: As of a `MediaInput`.
         file: None where there are frames.
         frames: In the order of time.
     """
 
-    name: str
-    file: Source | None = None
-    frames: tuple[Source, ...] = ()
+    field_path: str
+    file: MediaInput | None = None
+    frames: tuple[MediaInput, ...] = ()
 
 
 @dataclass
-class Sources:
+class MediaInputs:
     """The files that a question is about, in the order in which the request names them."""
 
-    images: list[Source] = field(default_factory=list)
-    videos: list[VideoSource] = field(default_factory=list)
+    images: list[MediaInput] = field(default_factory=list)
+    videos: list[VideoInput] = field(default_factory=list)
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Uploads:
             files.clear()
 
 
-def read_question(request: PictureQuestion, uploads: Uploads) -> tuple[Question, Sources]:
+def read_question(request: QuestionRequest, uploads: Uploads) -> tuple[Question, MediaInputs]:
     """What is asked and what about. The request and the uploads are left without their files: they are megabytes.
 
     Raises:
@@ -139,7 +139,7 @@ def read_question(request: PictureQuestion, uploads: Uploads) -> tuple[Question,
         raise InvalidRequest(
             "question is missing; send a text of at least one character, or messages", param="question"
         )
-    sources = Sources(_images(image, images, uploads), _videos(video, uploads))
+    sources = MediaInputs(_images(image, images, uploads), _videos(video, uploads))
     uploads.clear()
     if not sources.images and not sources.videos:
         raise InvalidRequest(
@@ -148,34 +148,34 @@ def read_question(request: PictureQuestion, uploads: Uploads) -> tuple[Question,
     return Question(request.question), sources
 
 
-def _images(image: str | None, images: list[str] | None, uploads: Uploads) -> list[Source]:
+def _images(image: str | None, images: list[str] | None, uploads: Uploads) -> list[MediaInput]:
     if (image is not None or uploads.image) and (images is not None or uploads.images):
         raise InvalidRequest("image and images were both given; send one picture or a list", param="images")
     for name, url, files in (("image", image, uploads.image), ("images", images, uploads.images)):
         if url is not None and files:
             raise InvalidRequest(f"{name} was given twice, as a file and as a field", param=name)
     if image is not None:
-        return [Source("image", image)]
+        return [MediaInput("image", image)]
     if len(uploads.image) == 1:
-        return [Source("image", uploads.image[0])]
+        return [MediaInput("image", uploads.image[0])]
     field_name = "image" if uploads.image else "images"
     contents: Sequence[bytes | str] = uploads.image or uploads.images or images or ()
-    return [Source(f"{field_name}.{number}", content) for number, content in enumerate(contents)]
+    return [MediaInput(f"{field_name}.{number}", content) for number, content in enumerate(contents)]
 
 
-def _videos(video: str | list[str] | None, uploads: Uploads) -> list[VideoSource]:
+def _videos(video: str | list[str] | None, uploads: Uploads) -> list[VideoInput]:
     if video is not None and uploads.video:
         raise InvalidRequest("video was given twice, as a file and as a field", param="video")
     if isinstance(video, list):
-        return [VideoSource("video", frames=tuple(Source(f"video.{i}", frame) for i, frame in enumerate(video)))]
+        return [VideoInput("video", frames=tuple(MediaInput(f"video.{i}", frame) for i, frame in enumerate(video)))]
     contents: Sequence[bytes | str] = uploads.video if video is None else [video]
-    return [VideoSource("video", Source("video", content)) for content in contents]
+    return [VideoInput("video", MediaInput("video", content)) for content in contents]
 
 
-def _read_messages(messages: Sequence[Message]) -> tuple[Question, Sources]:
+def _read_messages(messages: Sequence[Message]) -> tuple[Question, MediaInputs]:
     if messages[-1].role != "user":
         raise InvalidRequest("messages: the last one is not the user's; the answer is to a user turn", param="messages")
-    sources = Sources()
+    sources = MediaInputs()
     turns = tuple(_turn(f"messages.{number}", message, sources) for number, message in enumerate(messages))
     text = "\n".join(part for part in turns[-1].parts if isinstance(part, str))
     if not text.strip():
@@ -187,8 +187,8 @@ def _read_messages(messages: Sequence[Message]) -> tuple[Question, Sources]:
     return Question(text, turns), sources
 
 
-def _turn(name: str, message: Message, sources: Sources) -> Turn:
-    parts: list[str | Place] = []
+def _turn(name: str, message: Message, sources: MediaInputs) -> Turn:
+    parts: list[str | Modality] = []
     for number, part in enumerate(message.content):
         where = f"{name}.content.{number}"
         if isinstance(part, TextPart):
@@ -196,9 +196,9 @@ def _turn(name: str, message: Message, sources: Sources) -> Turn:
         elif message.role != "user":
             raise InvalidRequest(f"{where}: pictures and videos are accepted in user turns only", param="messages")
         elif isinstance(part, ImagePart):
-            sources.images.append(Source(where, part.image_url.url))
-            parts.append(Place.IMAGE)
+            sources.images.append(MediaInput(where, part.image_url.url))
+            parts.append(Modality.IMAGE)
         elif isinstance(part, VideoPart):
-            sources.videos.append(VideoSource(where, Source(where, part.video_url.url)))
-            parts.append(Place.VIDEO)
+            sources.videos.append(VideoInput(where, MediaInput(where, part.video_url.url)))
+            parts.append(Modality.VIDEO)
     return Turn(message.role, tuple(parts))

@@ -5,7 +5,7 @@ special-token strings the ids are those of the checkpoint's own processor, with 
 video token for each video.
 
 No text of a client becomes a special token, however it is cut: while the template runs, names stand for it
-(`StandIns`), and special tokens are recognised where the template wrote them (`GuardedTokenizer`).
+(`TextPlaceholders`), and special tokens are recognised where the template wrote them (`GuardedTokenizer`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from gateway.chat_prompt import ChatPrompt, LostText
 from gateway.chat_template import ChatTemplate
 from gateway.clip_tokenizer import clip_tokenizer_spec
 from gateway.guarded_tokenizer import GuardedTokenizer
-from gateway.marks import marked_turn, without_marks
-from gateway.question import Place, Turn
-from gateway.stand_ins import Piece
+from gateway.media_markers import user_turn, without_markers
+from gateway.question import Modality, Turn
+from gateway.text_placeholders import PromptSegment
 
 __all__ = ["PromptTokenizer", "TextTowerTokenizer", "TokenizerFiles"]
 
@@ -99,7 +99,7 @@ class PromptTokenizer:
             raise ValueError("the checkpoint's config.json names no image token that its tokenizer.json has")
         video: int = config.get("video_token_index", config.get("video_token_id", -1))
         self.video_token_id = video if video in self._tokenizer.contents else None
-        ids = {Place.IMAGE: self.image_token_id, Place.VIDEO: self.video_token_id}
+        ids = {Modality.IMAGE: self.image_token_id, Modality.VIDEO: self.video_token_id}
         placed = {place: self._placed(token_id, config) for place, token_id in ids.items() if token_id is not None}
         self._places = tuple(placed)
         self._prompt = ChatPrompt(ChatTemplate.load(checkpoint, names), placed)
@@ -129,8 +129,8 @@ class PromptTokenizer:
         Raises:
             InvalidRequest: More marks than pictures or videos, no text beside them, or the template cannot write this.
         """
-        expected = {Place.IMAGE: num_images, Place.VIDEO: num_videos}
-        turn = marked_turn(question, {place: expected[place] for place in self._places})
+        expected = {Modality.IMAGE: num_images, Modality.VIDEO: num_videos}
+        turn = user_turn(question, {place: expected[place] for place in self._places})
         return self._ids([turn], num_images, num_videos, "question")
 
     def encode_history(self, turns: Sequence[Turn]) -> list[int]:
@@ -141,8 +141,8 @@ class PromptTokenizer:
         Raises:
             InvalidRequest: The template refuses the history, or leaves something of it out.
         """
-        places = [part for turn in turns for part in turn.parts if isinstance(part, Place)]
-        return self._ids(turns, places.count(Place.IMAGE), places.count(Place.VIDEO), "messages")
+        places = [part for turn in turns for part in turn.parts if isinstance(part, Modality)]
+        return self._ids(turns, places.count(Modality.IMAGE), places.count(Modality.VIDEO), "messages")
 
     def _ids(self, turns: Sequence[Turn], num_images: int, num_videos: int, param: str) -> list[int]:
         pieces = self._pieces(turns, param)
@@ -157,7 +157,7 @@ class PromptTokenizer:
             )
         return ids
 
-    def _pieces(self, turns: Sequence[Turn], param: str) -> list[Piece]:
+    def _pieces(self, turns: Sequence[Turn], param: str) -> list[PromptSegment]:
         try:
             return self._prompt.write(turns)
         except LostText as error:
@@ -173,7 +173,7 @@ class PromptTokenizer:
                 param=param,
             ) from error
 
-    def visual_order(self, input_ids: Sequence[int], num_images: int) -> list[int]:
+    def media_order(self, input_ids: Sequence[int], num_images: int) -> list[int]:
         """In which order a prompt reads what stands in it: numbers of the pictures, and of the videos after those."""
         images, videos = itertools.count(), itertools.count(num_images)
         counters = {self.image_token_id: images}
@@ -181,9 +181,9 @@ class PromptTokenizer:
             counters[self.video_token_id] = videos
         return [next(counters[i]) for i in input_ids if i in counters]
 
-    def without_marks(self, question: str) -> str:
+    def without_markers(self, question: str) -> str:
         """The text of a question as pruners read it."""
-        return without_marks(question, self._places)
+        return without_markers(question, self._places)
 
     def encode_plain(self, text: str) -> list[int]:
         """Ids of `text` alone, without special tokens: for encoders that compare it as the language model embeds it."""

@@ -95,7 +95,7 @@ def connect(
     retry = {
         "methodConfig": [
             {
-                # Answers are retried by gateway.outages, which knows what must not be done twice.
+                # Answers are retried by gateway.retry, which knows what must not be done twice.
                 "name": [
                     {"service": "fovea.v1.EncoderService", "method": "GetModelInfo"},
                     {"service": "fovea.v1.LLMService", "method": "GetModelInfo"},

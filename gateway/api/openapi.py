@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gateway.schemas.answer import PictureQuestion
+from gateway.schemas.answer import QuestionRequest
 from gateway.schemas.error import ErrorBody
 
 __all__ = ["ERRORS", "request_body"]
@@ -29,7 +29,7 @@ _FILE: Final = {"type": "string", "format": "binary"}
 _FORM_FIELDS: Final[dict[str, Any]] = {"image": _FILE, "images": {"type": "array", "items": _FILE}, "video": _FILE}
 
 
-def request_body(kind: type[PictureQuestion], example: dict[str, Any]) -> dict[str, Any]:
+def request_body(kind: type[QuestionRequest], example: dict[str, Any]) -> dict[str, Any]:
     """The body, as JSON and as a form; the endpoints read it themselves, so FastAPI cannot tell."""
     with_references = kind.model_json_schema()
     schema = {

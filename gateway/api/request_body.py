@@ -14,12 +14,12 @@ from gateway.api.form_body import read_form
 from gateway.api.json_body import json_object
 from gateway.errors import RequestTimeout, UnsupportedEncoding
 from gateway.question import Uploads
-from gateway.schemas.answer import PictureQuestion
+from gateway.schemas.answer import QuestionRequest
 from gateway.schemas.parsing import parse_request
 
 __all__ = ["read_request"]
 
-R = TypeVar("R", bound=PictureQuestion)
+R = TypeVar("R", bound=QuestionRequest)
 
 _LARGE_BYTES: Final = 64 * 1024
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 INFO_TTL_S: Final = 5.0
 INFO_RETRY_S: Final = 1.0
 INFO_TIMEOUT_S: Final = 3.0
-_PATIENCE_S: Final = 0.2
+_INFO_WAIT_S: Final = 0.2
 
 # Services speak of the fields of their messages, clients of the gateway of the fields of their requests.
 _REST_NAMES: Final = {
@@ -100,7 +100,7 @@ class ServiceClient(Generic[InfoT]):
         if self._info is None:
             return await asyncio.shield(asking)
         if not self._silent:
-            answered, _ = await asyncio.wait([asking], timeout=_PATIENCE_S)
+            answered, _ = await asyncio.wait([asking], timeout=_INFO_WAIT_S)
             self._silent = self._silent or not answered
         return self._info
 
@@ -120,7 +120,7 @@ class ServiceClient(Generic[InfoT]):
         if not asking.cancelled():
             asking.exception()  # seen, even if nobody waits for it
 
-    def forget_info(self) -> None:
+    def invalidate_info(self) -> None:
         """Makes the next `info` ask again."""
         self._info_until = -float("inf")
 
@@ -168,7 +168,7 @@ class ServiceClient(Generic[InfoT]):
             field = mapped.param if mapped.param in _REST_NAMES else mapped.param.split(".")[0]
             mapped.param = _REST_NAMES.get(field, mapped.param)
         if isinstance(mapped, (Unavailable, CheckpointMismatch)):
-            self.forget_info()
+            self.invalidate_info()
         return mapped
 
     async def call(

@@ -16,7 +16,7 @@ from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.pruner_info import PrunerInfo
 from gateway.clients.replies import RawReplies, has_visual_tokens
 
-__all__ = ["EncodeCall", "Encoded", "EncoderClient", "EncoderInfo", "Explanation", "VideoCall"]
+__all__ = ["EncodeArgs", "EncodeResult", "EncoderClient", "EncoderInfo", "Explanation", "VideoArgs"]
 
 _VIDEO_BUDGETS: Final = {
     "per_frame": encoder_pb2.VIDEO_BUDGET_PER_FRAME,
@@ -43,12 +43,12 @@ class EncoderInfo:
 
 
 @dataclass(frozen=True)
-class VideoCall:
+class VideoArgs:
     """A video: a file, or frames that were sampled already.
 
     Attributes:
         file: None where there are frames.
-        frames: Encoded pictures in the order of time.
+        frames: EncodeResult pictures in the order of time.
         num_frames: To sample from a file; None: the model's own number.
         seconds_per_frame: From one of `frames` to the next; None: unknown.
     """
@@ -67,7 +67,7 @@ class VideoCall:
 
 
 @dataclass(frozen=True)
-class EncodeCall:
+class EncodeArgs:
     """Arguments of one call to the encoder service; all defaults resolved.
 
     `order` is not sent: it says in which order the prompt reads the visual tokens that come back (those of the images,
@@ -83,12 +83,12 @@ class EncodeCall:
     wire_dtype: str | None  # None: the encoder chooses what fits max_wire_bytes
     explain: bool
     max_wire_bytes: int | None = None
-    videos: Sequence[VideoCall] = ()
+    videos: Sequence[VideoArgs] = ()
     video_budget: str | None = None
     order: Sequence[int] | None = None
 
     @property
-    def num_visuals(self) -> int:
+    def num_media(self) -> int:
         """Pictures and videos."""
         return len(self.images) + len(self.videos)
 
@@ -128,12 +128,12 @@ class Explanation:
     merged_into: list[int]
 
 
-class Encoded:
+class EncodeResult:
     """The encoder's output for one request: visual tokens, opaque, and what is said about them.
 
     Args:
         message: As the encoder answered.
-        order: See `EncodeCall`.
+        order: See `EncodeArgs`.
     """
 
     def __init__(self, message: encoder_pb2.EncodeResponse, order: Sequence[int] | None = None) -> None:
@@ -141,13 +141,13 @@ class Encoded:
         self._order = range(len(message.visual_tokens)) if order is None else order
 
     @classmethod
-    def from_bytes(cls, data: bytes, call: EncodeCall) -> Self | None:
+    def from_bytes(cls, data: bytes, call: EncodeArgs) -> Self | None:
         """What `to_bytes` wrote; None if it cannot be read, or is no answer to `call`."""
         try:
             message = parse(encoder_pb2.EncodeResponse, data)
         except ServiceError:
             return None
-        sound = has_visual_tokens(message, call.num_visuals, explain=call.explain)
+        sound = has_visual_tokens(message, call.num_media, explain=call.explain)
         return cls(message, call.order) if sound else None
 
     def to_bytes(self) -> bytes:
@@ -252,13 +252,13 @@ class EncoderClient(ServiceClient[EncoderInfo]):
             wire_basis=reply.wire_basis,
         )
 
-    async def encode(self, call: EncodeCall, timeout_s: float) -> Encoded:
+    async def encode(self, call: EncodeArgs, timeout_s: float) -> EncodeResult:
         """Visual tokens of the pictures and videos.
 
         Raises:
             ServiceError: The encoder refused, failed, or is away.
         """
         reply = await self.call(self._stub.Encode, call.to_message(), encoder_pb2.EncodeResponse, timeout_s)
-        if not has_visual_tokens(reply, call.num_visuals, explain=call.explain):
+        if not has_visual_tokens(reply, call.num_media, explain=call.explain):
             raise InternalError("the encoder service answered without visual tokens for each picture")
-        return Encoded(reply, call.order)
+        return EncodeResult(reply, call.order)

@@ -12,11 +12,11 @@ from google.protobuf import struct_pb2
 from fovea.errors import InternalError
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
-from gateway.clients.encoder import Encoded
+from gateway.clients.encoder import EncodeResult
 from gateway.clients.pruner_info import PrunerInfo
 from gateway.clients.replies import RawReplies
 
-__all__ = ["GenerateDone", "LLMClient", "LLMInfo", "LlmPrunerCall", "Sampling"]
+__all__ = ["GenerateDone", "LLMClient", "LLMInfo", "LlmPrunerArgs", "Sampling"]
 
 # Bounds an answer that never ends. The longest tokens of published vocabularies are runs of a few hundred blanks.
 _MAX_TOKEN_BYTES: Final = 2048
@@ -50,7 +50,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class LlmPrunerCall:
+class LlmPrunerArgs:
     """A pruner inside the language model; exactly one of the budgets is set."""
 
     name: str
@@ -87,9 +87,9 @@ class GenerateDone:
 
 def _generate_request(
     input_ids: Sequence[int],
-    encoded: Encoded,
+    encoded: EncodeResult,
     sampling: Sampling,
-    llm_pruner: LlmPrunerCall | None = None,
+    llm_pruner: LlmPrunerArgs | None = None,
     cross_attention: llm_pb2.CrossAttention | None = None,
 ) -> llm_pb2.GenerateRequest:
     return llm_pb2.GenerateRequest(
@@ -133,10 +133,10 @@ class LLMClient(ServiceClient[LLMInfo]):
     async def generate(
         self,
         input_ids: Sequence[int],
-        encoded: Encoded,
+        encoded: EncodeResult,
         sampling: Sampling,
         timeout_s: float,
-        llm_pruner: LlmPrunerCall | None = None,
+        llm_pruner: LlmPrunerArgs | None = None,
     ) -> AsyncGenerator[str | GenerateDone]:
         """Yields text as it is decoded, then GenerateDone. Closing the generator cancels the call.
 
@@ -176,7 +176,7 @@ class LLMClient(ServiceClient[LLMInfo]):
             yield await self.read(llm_pb2.GenerateResponse, data)
 
     async def cross_attention(
-        self, input_ids: Sequence[int], encoded: Encoded, layer: int | None, timeout_s: float
+        self, input_ids: Sequence[int], encoded: EncodeResult, layer: int | None, timeout_s: float
     ) -> list[float]:
         """Attention of the last prompt token to each visual token in a layer; None: the service's own choice.
 

@@ -23,8 +23,8 @@ from gateway.schemas.params import BoundedParams
 __all__ = [
     "AnswerRequest",
     "CacheMode",
-    "LlmPruner",
-    "PictureQuestion",
+    "LlmPrunerRequest",
+    "QuestionRequest",
     "VideoBudget",
 ]
 
@@ -71,7 +71,7 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class LlmPruner(_Request):
+class LlmPrunerRequest(_Request):
     """A second pruner, inside the language model."""
 
     name: str = Field(min_length=1)
@@ -93,7 +93,7 @@ class LlmPruner(_Request):
         return self
 
 
-class PictureQuestion(_Request):
+class QuestionRequest(_Request):
     """What every question about pictures or a video says."""
 
     question: str | None = None
@@ -156,10 +156,10 @@ class PictureQuestion(_Request):
         return self
 
 
-class AnswerRequest(PictureQuestion):
+class AnswerRequest(QuestionRequest):
     """A question about pictures or a video."""
 
-    llm_pruner: LlmPruner | None = None
+    llm_pruner: LlmPrunerRequest | None = None
     """A second pruner, inside the language model, on what the first one left; left out: none. In a form: a JSON
     object."""
 

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 __all__ = [
     "AnswerResponse",
     "CacheReport",
-    "Explain",
-    "ExplainVisuals",
-    "ExplainedVisual",
+    "ImageExplanation",
     "Lookup",
+    "MediaExplanation",
+    "MediaExplanations",
     "TimingMs",
     "TokenEvent",
     "Usage",
@@ -86,7 +86,7 @@ class TimingMs(_Response):
     """From the request's arrival to the end of the answer."""
 
 
-class Explain(_Response):
+class ImageExplanation(_Response):
     """Why these visual tokens were kept, of a question about one plain picture."""
 
     pruner: str
@@ -108,7 +108,7 @@ class Explain(_Response):
     """[rows][columns] index into `kept` of the token that each patch is or was merged into; -1: dropped."""
 
 
-class ExplainedVisual(_Response):
+class MediaExplanation(_Response):
     """What was kept of one picture or video."""
 
     kind: Literal["image", "video"]
@@ -132,13 +132,13 @@ class ExplainedVisual(_Response):
     padding."""
 
 
-class ExplainVisuals(_Response):
+class MediaExplanations(_Response):
     """Why these visual tokens were kept, of a question about several pictures, a tiled one or a video."""
 
     pruner: str
     """The pruner that ran."""
 
-    visuals: list[ExplainedVisual]
+    visuals: list[MediaExplanation]
     """One for each picture, then for each video, in the order in which the request names them."""
 
 
@@ -161,7 +161,7 @@ class AnswerResponse(_Response):
     cache: CacheReport
     timing_ms: TimingMs
 
-    explain: Explain | ExplainVisuals | None = None
+    explain: ImageExplanation | MediaExplanations | None = None
     """Only if asked for."""
 
 

@@ -6,15 +6,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.schemas.answer import PictureQuestion
-from gateway.schemas.answer_response import Explain, ExplainVisuals
+from gateway.schemas.answer import QuestionRequest
+from gateway.schemas.answer_response import ImageExplanation, MediaExplanations
 
 __all__ = ["ActivationMaps", "ExplainRequest", "ExplainResponse", "ExplainUsage"]
 
 Rows = list[list[float]]
 
 
-class ExplainRequest(PictureQuestion):
+class ExplainRequest(QuestionRequest):
     """Which visual tokens would be kept for a question, and why. Nothing is answered."""
 
     maps: bool = False
@@ -66,7 +66,7 @@ class ExplainResponse(_Response):
     """The served model's name."""
 
     usage: ExplainUsage
-    explain: Explain | ExplainVisuals
+    explain: ImageExplanation | MediaExplanations
 
     maps: ActivationMaps | None = None
     """Only if asked for."""

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from fovea.errors import InvalidRequest
-from gateway.schemas.answer import LlmPruner, PictureQuestion
+from gateway.schemas.answer import LlmPrunerRequest, QuestionRequest
 from gateway.schemas.messages import MESSAGE_FIELDS, PARTS_ACCEPTED
 
 __all__ = ["parse_request"]
 
-R = TypeVar("R", bound=PictureQuestion)
+R = TypeVar("R", bound=QuestionRequest)
 
 _MAX_CHARS: Final = 80
 _SAID: Final = {
@@ -43,7 +43,7 @@ def parse_request(kind: type[R], fields: Mapping[str, Any], *, strict: bool) -> 
         raise _error(kind, error.errors(include_url=False, include_input=False)[0], fields) from None
 
 
-def _error(kind: type[PictureQuestion], first: ErrorDetails, fields: Mapping[str, Any]) -> InvalidRequest:
+def _error(kind: type[QuestionRequest], first: ErrorDetails, fields: Mapping[str, Any]) -> InvalidRequest:
     path = _written_path(first["loc"], fields)
     where = ".".join(map(str, path))[:_MAX_CHARS]
     if first["type"] == "extra_forbidden":
@@ -55,10 +55,10 @@ def _error(kind: type[PictureQuestion], first: ErrorDetails, fields: Mapping[str
     return InvalidRequest(f"{where}: {said[:1].lower()}{said[1:300]}", param=param)
 
 
-def _accepted(kind: type[PictureQuestion], path: Sequence[int | str]) -> str:
+def _accepted(kind: type[QuestionRequest], path: Sequence[int | str]) -> str:
     if len(path) == 1:
         return ", ".join(kind.model_fields)
-    return ", ".join(LlmPruner.model_fields) if path[0] == "llm_pruner" else MESSAGE_FIELDS
+    return ", ".join(LlmPrunerRequest.model_fields) if path[0] == "llm_pruner" else MESSAGE_FIELDS
 
 
 def _written_path(loc: Sequence[int | str], fields: Mapping[str, Any]) -> Sequence[int | str]:

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Pruner", "PrunerList", "PrunerParameter"]
+__all__ = ["PrunerDescription", "PrunerList", "PrunerParameterDescription"]
 
 
-class PrunerParameter(BaseModel):
+class PrunerParameterDescription(BaseModel):
     """One entry of `pruner_params`."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -23,7 +23,7 @@ class PrunerParameter(BaseModel):
     """Values accepted and what they do."""
 
 
-class Pruner(BaseModel):
+class PrunerDescription(BaseModel):
     """One way to choose which visual tokens are kept."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -41,7 +41,7 @@ class Pruner(BaseModel):
     reads_text: bool
     """Its choice depends on the question."""
 
-    parameters: list[PrunerParameter]
+    parameters: list[PrunerParameterDescription]
 
     chooses_budget: bool
     """It takes `keep_tokens: "auto"`."""
@@ -52,7 +52,7 @@ class PrunerList(BaseModel):
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    pruners: list[Pruner]
+    pruners: list[PrunerDescription]
     default_pruner: str
     default_keep_ratio: float
     default_wire_dtype: str

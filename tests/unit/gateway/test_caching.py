@@ -115,7 +115,7 @@ async def test_a_damaged_entry_of_visual_tokens_is_a_miss(start_gateway: StartGa
 async def test_a_service_that_hangs_holds_up_no_cached_answer(gateway: Gateway) -> None:
     first = await gateway.answer()
     for client in (gateway.app.state.pipeline.encoder, gateway.app.state.pipeline.llm):
-        client.forget_info()
+        client.invalidate_info()
     gateway.encoder.info_gate.shut()
     gateway.encoder.gate.shut()
     async with asyncio.timeout(base.INFO_TIMEOUT_S):
@@ -151,8 +151,8 @@ async def test_another_checkpoint_makes_other_keys(gateway: Gateway, leg: str, m
     await gateway.answer()
     monkeypatch.setattr(base, "INFO_TTL_S", 0.0)
     pipeline = gateway.app.state.pipeline
-    pipeline.encoder.forget_info()
-    pipeline.llm.forget_info()
+    pipeline.encoder.invalidate_info()
+    pipeline.llm.invalidate_info()
     getattr(gateway, leg).info.fingerprint = "bbbb"
     answer = await gateway.answer()
     assert answer["cache"]["answer"] == "miss"

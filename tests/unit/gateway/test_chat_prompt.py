@@ -7,38 +7,38 @@ import pytest
 
 from gateway.chat_prompt import ChatPrompt, LostText
 from gateway.chat_template import ChatTemplate
-from gateway.question import MarkedText, Place, Turn
-from gateway.stand_ins import Piece
+from gateway.question import InterleavedText, Modality, Turn
+from gateway.text_placeholders import PromptSegment
 
 LOOP = "{% for m in messages %}"
 TEXTS = "{% for p in m['content'] if p['type'] == 'text' %}"
 
 
-def write(source: str, *turns: Turn) -> list[Piece]:
-    return ChatPrompt(ChatTemplate(source, {}), {Place.IMAGE: "<image>"}).write(turns)
+def write(source: str, *turns: Turn) -> list[PromptSegment]:
+    return ChatPrompt(ChatTemplate(source, {}), {Modality.IMAGE: "<image>"}).write(turns)
 
 
-def text(pieces: list[Piece]) -> str:
+def text(pieces: list[PromptSegment]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
 def test_pieces_tell_template_from_client() -> None:
     source = f"<s>{LOOP}{{{{ m['role'] | upper }}}}: {TEXTS}{{{{ p['text'] }}}} {{% endfor %}}{{% endfor %}}"
     assert write(source, Turn("user", ("<s> ", "USER: a", ""))) == [
-        Piece("<s>USER: ", False),
-        Piece("<s>", True),
-        Piece("  ", False),
-        Piece("USER: a", True),
-        Piece("  ", False),
+        PromptSegment("<s>USER: ", False),
+        PromptSegment("<s>", True),
+        PromptSegment("  ", False),
+        PromptSegment("USER: a", True),
+        PromptSegment("  ", False),
     ]
 
 
 def test_places_in_a_text_are_no_words_of_the_client() -> None:
     source = f"{LOOP}{TEXTS}{{{{ p['text'] | trim }}}}{{% endfor %}}{{% endfor %}}"
-    marked = MarkedText((" a ", Place.IMAGE, "<image>", Place.IMAGE, " "))
+    marked = InterleavedText((" a ", Modality.IMAGE, "<image>", Modality.IMAGE, " "))
     pieces = write(source, Turn("user", (marked,)))
     assert text(pieces) == "a <image><image><image>"
-    assert [piece.text for piece in pieces if piece.by_client] == ["a", "<image>"]
+    assert [piece.text for piece in pieces if piece.from_client] == ["a", "<image>"]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_media_stay_where_texts_are_put_together() -> None:
         f"{LOOP}{{% for p in m['content'] if p['type'] == 'image' %}}<image>{{% endfor %}}"
         "{{ (m['content'] | selectattr('type', 'equalto', 'text') | first)['text'] }}{% endfor %}"
     )
-    assert text(write(source, Turn("user", (Place.IMAGE, "a", Place.IMAGE, "b")))) == "<image><image>ab"
+    assert text(write(source, Turn("user", (Modality.IMAGE, "a", Modality.IMAGE, "b")))) == "<image><image>ab"
 
 
 @pytest.mark.parametrize("source", ["{{ messages[1]['content'][0]['text'] }}", "{{ messages[0]['role'] }}"])

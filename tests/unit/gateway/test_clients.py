@@ -11,12 +11,12 @@ from fovea.errors import InternalError, Overloaded, ServiceError, TooLarge, Unav
 from fovea.v1 import encoder_pb2
 from gateway.clients import base
 from gateway.clients.base import INFO_RETRY_S, INFO_TTL_S
-from gateway.clients.encoder import EncodeCall, Encoded, EncoderClient
+from gateway.clients.encoder import EncodeArgs, EncoderClient, EncodeResult
 from gateway.clients.llm import LLMClient, Sampling
 from tests.unit.gateway.conftest import png
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
-CALL = EncodeCall([png()], [1, 2], "desap", {}, 3, None, "float16", False)
+CALL = EncodeArgs([png()], [1, 2], "desap", {}, 3, None, "float16", False)
 
 
 class Clock:
@@ -96,7 +96,7 @@ async def test_a_service_that_hangs_is_asked_once_while_what_is_known_is_served(
     clock.now = INFO_TTL_S
     answers = await asyncio.gather(*(client.info() for _ in range(64)))
     assert {info.fingerprint for info in answers} == {"aaaa"}
-    monkeypatch.setattr(base, "_PATIENCE_S", 3600.0)
+    monkeypatch.setattr(base, "_INFO_WAIT_S", 3600.0)
     async with asyncio.timeout(10):
         assert (await client.info()).fingerprint == "aaaa"  # known to hang: nobody waits for it again
     assert servicer.info_calls == 2
@@ -150,7 +150,7 @@ async def test_closing_a_generation_between_two_texts_cancels_the_call() -> None
     client = LLMClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20)
     visual_tokens = encoder_pb2.EncodeResponse()
     visual_tokens.visual_tokens.add(positions=[0])
-    generation = client.generate([1], Encoded(visual_tokens), Sampling(4, 0.0, 1.0, None, []), 30)
+    generation = client.generate([1], EncodeResult(visual_tokens), Sampling(4, 0.0, 1.0, None, []), 30)
     assert await anext(generation) == "red"
     await servicer.gate.reached.wait()
     await generation.aclose()

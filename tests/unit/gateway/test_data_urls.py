@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fovea.errors import MalformedRequest, ServiceError, TooLarge, UnsupportedMedia
-from gateway.media import PICTURE, VIDEO, decode_data_url
+from gateway.media import IMAGE, VIDEO, decode_data_url
 from tests.unit.gateway.conftest import Gateway, ask, png
 
 FILE = (png() + b"\xfb\xef\xff" * 100)[:200]  # whose base64 has + and / and padding
@@ -20,7 +20,7 @@ URL_SAFE = base64.urlsafe_b64encode(FILE).decode()
 
 
 def decode(url: str, max_bytes: int = 1000) -> bytes:
-    return decode_data_url(url, PICTURE, name="image", max_bytes=max_bytes).data
+    return decode_data_url(url, IMAGE, field_path="image", max_bytes=max_bytes).data
 
 
 def wrapped(end: str, width: int = 76) -> str:
@@ -98,9 +98,9 @@ def test_bytes_of_the_file_are_counted_whatever_stands_between_them(size: int) -
 
 @given(st.text() | st.text().map("data:".__add__) | st.text().map("data:image/png;base64,".__add__))
 def test_whatever_is_written_is_a_file_or_refused(url: str) -> None:
-    for kind in (PICTURE, VIDEO):
+    for kind in (IMAGE, VIDEO):
         with contextlib.suppress(MalformedRequest, UnsupportedMedia, TooLarge):
-            assert len(decode_data_url(url, kind, name="image", max_bytes=1000).data) <= 1000
+            assert len(decode_data_url(url, kind, field_path="image", max_bytes=1000).data) <= 1000
 
 
 async def test_white_space_around_a_url_is_dropped(gateway: Gateway) -> None:

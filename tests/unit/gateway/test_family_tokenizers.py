@@ -11,12 +11,12 @@ from transformers import AutoTokenizer, CLIPTokenizer
 
 from fovea.errors import InvalidRequest
 from gateway.app import create_app
-from gateway.question import Place, Turn
+from gateway.question import Modality, Turn
 from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 from tests.unit.gateway.families import FAMILIES, TAKE_VIDEOS, Family, write_family
 
-IMAGE, VIDEO = Place.IMAGE, Place.VIDEO
+IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
 HISTORY = (
     Turn("user", (IMAGE, "What is this?")),
     Turn("assistant", ("A red circle.",)),
@@ -42,7 +42,7 @@ def as_messages(*turns: Turn) -> list[dict[str, Any]]:
         {
             "role": turn.role,
             "content": [
-                {"type": part.value} if isinstance(part, Place) else {"type": "text", "text": part}
+                {"type": part.value} if isinstance(part, Modality) else {"type": "text", "text": part}
                 for part in turn.parts
             ],
         }
@@ -59,7 +59,7 @@ def test_pictures_without_marks_stand_where_the_template_puts_them(
     expected = reference(checkpoints[family], as_messages(Turn("user", (*[IMAGE] * num_images, question))))
     tokenizer = PromptTokenizer(checkpoints[family])
     assert tokenizer.encode(question, num_images=num_images) == expected
-    assert tokenizer.visual_order(expected, num_images) == list(range(num_images))
+    assert tokenizer.media_order(expected, num_images) == list(range(num_images))
 
 
 @pytest.mark.parametrize("family", TAKE_VIDEOS)
@@ -79,11 +79,11 @@ def test_marks_are_the_places_of_pictures_and_videos_in_order(checkpoints: dict[
     tokenizer = PromptTokenizer(checkpoints["qwen2_5_vl"])  # its template leaves parts where they stand
     ids = tokenizer.encode(question, num_images=3, num_videos=1)
     assert ids == reference(checkpoints["qwen2_5_vl"], as_messages(Turn("user", (IMAGE, *parts))))
-    assert tokenizer.visual_order(ids, 3) == [0, 3, 1, 2]
+    assert tokenizer.media_order(ids, 3) == [0, 3, 1, 2]
     tokenizer = PromptTokenizer(checkpoints["video_llava"])  # its marks are its tokens
     ids = tokenizer.encode(question, num_images=2, num_videos=1)
     assert ids == reference(checkpoints["video_llava"], as_messages(Turn("user", (question,))))
-    assert tokenizer.visual_order(ids, 2) == [2, 0, 1]
+    assert tokenizer.media_order(ids, 2) == [2, 0, 1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -132,8 +132,8 @@ def test_marks_that_are_refused(checkpoints: dict[Family, Path], family: Family,
 
 def test_marks_are_no_part_of_what_pruners_read(checkpoints: dict[Family, Path]) -> None:
     tokenizer = PromptTokenizer(checkpoints["qwen2_5_vl"])
-    assert tokenizer.without_marks("Is <image> or\n<video> red?") == "Is or red?"
-    assert PromptTokenizer(checkpoints["llava"]).without_marks("a <video> b") == "a <video> b"
+    assert tokenizer.without_markers("Is <image> or\n<video> red?") == "Is or red?"
+    assert PromptTokenizer(checkpoints["llava"]).without_markers("a <video> b") == "a <video> b"
 
 
 def test_the_language_models_ids_of_a_question_are_its_words_alone(checkpoints: dict[Family, Path]) -> None:

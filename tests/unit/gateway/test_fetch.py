@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fovea.errors import InvalidRequest, ServiceError, TooLarge
 from gateway.fetch import MediaFetcher, is_public
-from gateway.media import PICTURE, VIDEO
+from gateway.media import IMAGE, VIDEO
 from gateway.media_url import ascii_host
 from gateway.settings import GatewaySettings
 from tests.unit.gateway.conftest import StartGateway, ask, png
@@ -64,7 +64,7 @@ async def transport() -> AsyncIterator[ToLoopback]:
 
 
 async def fetch_picture(fetcher: MediaFetcher, url: str) -> bytes:
-    return await fetcher.fetch(url, PICTURE, name="image", max_bytes=4000)
+    return await fetcher.fetch(url, IMAGE, field_path="image", max_bytes=4000)
 
 
 def resolves_to(*addresses: str) -> Callable[[str], Awaitable[list[str]]]:
@@ -214,7 +214,7 @@ async def test_hosts_are_told_what_is_wanted_and_clients_where_it_stood(
     fetcher: MediaFetcher, transport: ToLoopback
 ) -> None:
     with pytest.raises(InvalidRequest, match=r"messages\.0\.content\.1: its host .* instead of a video") as caught:
-        await fetcher.fetch("https://pictures.example/x", VIDEO, name="messages.0.content.1", max_bytes=4000)
+        await fetcher.fetch("https://pictures.example/x", VIDEO, field_path="messages.0.content.1", max_bytes=4000)
     assert caught.value.param == "messages"
     assert transport.asked[0].headers["accept"] == "video/*, image/gif"
 

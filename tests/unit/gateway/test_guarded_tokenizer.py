@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from gateway.guarded_tokenizer import GuardedTokenizer
-from gateway.stand_ins import Piece
+from gateway.text_placeholders import PromptSegment
 
 IMAGE: Final = "<image>"
 
@@ -54,17 +54,17 @@ def test_what_the_template_writes_has_the_ids_of_the_tokenizer(
     if isinstance(normalizer, normalizers.Sequence):
         flags["normalized"] = False  # what begins every text begins the token too: it would be found there alone
     plain = tokenizer(AddedToken(IMAGE, special=True, **flags), normalizer)
-    assert guarded(plain).encode([Piece(text, False)], add_special_tokens=False) == plain.encode(text).ids
+    assert guarded(plain).encode([PromptSegment(text, False)], add_special_tokens=False) == plain.encode(text).ids
     between = [0, *sorted(cuts), len(text)]
     harmless = text.replace(IMAGE, "x")
-    pieces = [Piece(harmless[a:b], bool(i % 2)) for i, (a, b) in enumerate(itertools.pairwise(between))]
+    pieces = [PromptSegment(harmless[a:b], bool(i % 2)) for i, (a, b) in enumerate(itertools.pairwise(between))]
     assert guarded(plain).encode(pieces, add_special_tokens=False) == plain.encode(harmless).ids
 
 
 @pytest.mark.parametrize("text", ["<image>", "red <image>.", "red<image>", "<image>1 <image>"])
 def test_a_token_that_stands_alone_is_none_within_a_word(text: str) -> None:
     plain = tokenizer(AddedToken(IMAGE, special=True, single_word=True))
-    assert guarded(plain).encode([Piece(text, False)], add_special_tokens=False) == plain.encode(text).ids
+    assert guarded(plain).encode([PromptSegment(text, False)], add_special_tokens=False) == plain.encode(text).ids
 
 
 @pytest.mark.parametrize("normalizer", [None, normalizers.NFKC(), normalizers.Lowercase()])
@@ -75,7 +75,12 @@ def test_no_spelling_of_a_special_token_is_one_where_a_client_types_it(
 ) -> None:
     plain = tokenizer(AddedToken(IMAGE, special=True, **flags), normalizer)
     special = plain.token_to_id(IMAGE)
-    pieces = [Piece("a ", False), Piece(typed, True), Piece(IMAGE, False), Piece(typed, True)]
+    pieces = [
+        PromptSegment("a ", False),
+        PromptSegment(typed, True),
+        PromptSegment(IMAGE, False),
+        PromptSegment(typed, True),
+    ]
     assert guarded(plain).encode(pieces, add_special_tokens=False).count(special) == 1
     assert special not in guarded(plain).encode_plain(typed, add_special_tokens=False)
 
@@ -84,7 +89,7 @@ def test_a_token_of_the_template_stays_one_whatever_a_client_writes_beside_it() 
     plain = tokenizer(AddedToken(IMAGE, special=True, normalized=True), normalizers.NFC())
     special, overlay = plain.token_to_id(IMAGE), "\N{COMBINING LONG SOLIDUS OVERLAY}"
     assert special not in plain.encode(IMAGE + overlay).ids  # the last character of the token becomes another
-    ids = guarded(plain).encode([Piece(IMAGE, False), Piece(overlay, True)], add_special_tokens=False)
+    ids = guarded(plain).encode([PromptSegment(IMAGE, False), PromptSegment(overlay, True)], add_special_tokens=False)
     assert ids[0] == special
 
 
@@ -100,7 +105,7 @@ def test_a_word_that_became_a_special_token_is_not_merged_into_one() -> None:
     assert made.encode_plain(f"r{IMAGE}r", add_special_tokens=False) == [
         vocabulary[word] for word in ("r", "<ima", "ge>", "r")
     ]
-    assert made.encode([Piece(IMAGE, False)], add_special_tokens=False) == [special]
+    assert made.encode([PromptSegment(IMAGE, False)], add_special_tokens=False) == [special]
 
 
 def test_a_token_is_special_where_the_configuration_says_so() -> None:
@@ -108,5 +113,5 @@ def test_a_token_is_special_where_the_configuration_says_so() -> None:
     special = plain.token_to_id(IMAGE)
     for named in (IMAGE, special):
         assert special not in guarded(plain, named).encode_plain(IMAGE, add_special_tokens=False)
-        assert guarded(plain, named).encode([Piece(IMAGE, False)], add_special_tokens=False) == [special]
+        assert guarded(plain, named).encode([PromptSegment(IMAGE, False)], add_special_tokens=False) == [special]
     assert guarded(plain).encode_plain(IMAGE, add_special_tokens=False) == [special]  # nothing depends on it

@@ -16,12 +16,12 @@ from fovea.errors import InternalError
 from fovea.rpc.channel import message_options
 from fovea.v1 import encoder_pb2, llm_pb2, pruner_pb2, tensor_pb2
 from fovea.wire.tensors import to_message
-from gateway.clients.encoder import EncodeCall, Encoded, EncoderClient
+from gateway.clients.encoder import EncodeArgs, EncoderClient, EncodeResult
 from gateway.clients.llm import LLMClient, Sampling
 from tests.unit.gateway.conftest import png
 
-CALL = EncodeCall([png()], [1, 2], "desap", {}, 3, None, "float16", False)
-EXPLAINED = EncodeCall([png()], [1, 2], "desap", {}, 3, None, "float16", True)
+CALL = EncodeArgs([png()], [1, 2], "desap", {}, 3, None, "float16", False)
+EXPLAINED = EncodeArgs([png()], [1, 2], "desap", {}, 3, None, "float16", True)
 MESSAGE_BYTES = 2**26
 TIMEOUT_S = 60.0
 
@@ -73,7 +73,7 @@ async def llm(liar: Liar) -> AsyncIterator[LLMClient]:
 
 
 async def generate(llm: LLMClient, max_tokens: int = 4) -> list[Any]:
-    encoded = Encoded(encoder_pb2.EncodeResponse(visual_tokens=[tensor_pb2.VisualTokens(positions=[0])]))
+    encoded = EncodeResult(encoder_pb2.EncodeResponse(visual_tokens=[tensor_pb2.VisualTokens(positions=[0])]))
     return [event async for event in llm.generate([1], encoded, Sampling(max_tokens, 0, 1, None, []), TIMEOUT_S)]
 
 
@@ -151,11 +151,11 @@ async def test_visual_tokens_that_cannot_be_are_refused(
 ) -> None:
     liar.replies = lambda: iter([reply().SerializeToString()])
     assert (await encoder.encode(EXPLAINED, TIMEOUT_S)).num_tokens_kept == 3
-    assert Encoded.from_bytes(reply().SerializeToString(), EXPLAINED) is not None
+    assert EncodeResult.from_bytes(reply().SerializeToString(), EXPLAINED) is not None
     liar.replies = lambda: iter([reply(**changes).SerializeToString()])
     with pytest.raises(InternalError, match="without visual tokens for each picture"):
         await encoder.encode(EXPLAINED, TIMEOUT_S)
-    assert Encoded.from_bytes(reply(**changes).SerializeToString(), EXPLAINED) is None
+    assert EncodeResult.from_bytes(reply(**changes).SerializeToString(), EXPLAINED) is None
 
 
 async def test_a_parameter_whose_default_is_not_of_its_type_is_a_defect(

@@ -10,7 +10,7 @@ import pytest
 
 from fovea.errors import TooLarge
 from fovea.v1 import encoder_pb2, tensor_pb2
-from gateway.question import Source, Sources
+from gateway.question import MediaInput, MediaInputs
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
 from tests.unit.gateway.families import write_family
 from tests.unit.gateway.services import features_of
@@ -384,9 +384,9 @@ async def test_all_files_of_a_request_have_a_limit_together(start_gateway: Start
     response = await gateway.http.post("/v1/answer", json={"question": "What?", "images": big[:1]})
     assert response.status_code == 200, response.text
     # What is fetched does not pass the limit on bodies: only its sum can be held against it.
-    gatherer = gateway.app.state.pipeline._gatherer
+    media_loader = gateway.app.state.pipeline._media_loader
     with pytest.raises(TooLarge, match="more than the 1,000 bytes accepted for all"):
-        await gatherer.gather(Sources([Source(f"images.{i}", url) for i, url in enumerate(big)]))
+        await media_loader.load(MediaInputs([MediaInput(f"images.{i}", url) for i, url in enumerate(big)]))
 
 
 async def test_errors_of_services_name_the_fields_of_the_request(gateway: Gateway) -> None:
@@ -407,10 +407,10 @@ async def test_a_prompt_that_only_its_ends_of_lines_make_too_long(gateway: Gatew
     await gateway.answer()
     prompt = len(gateway.llm.calls[-1].input_ids) - 1 + 6
     gateway.llm.info.max_model_len = prompt + 1
-    gateway.app.state.pipeline.llm.forget_info()
+    gateway.app.state.pipeline.llm.invalidate_info()
     assert (await gateway.answer(cache="bypass"))["finish_reason"] == "stop"
     gateway.llm.info.max_model_len = prompt
-    gateway.app.state.pipeline.llm.forget_info()
+    gateway.app.state.pipeline.llm.invalidate_info()
     error = await gateway.refused(422, cache="bypass")
     assert f"the prompt has {prompt} tokens" in error["message"]
 
@@ -418,14 +418,14 @@ async def test_a_prompt_that_only_its_ends_of_lines_make_too_long(gateway: Gatew
 async def test_ready_means_that_video_tokens_agree(video_gateway: Gateway) -> None:
     assert (await video_gateway.http.get("/readyz")).status_code == 200
     video_gateway.llm.info.video_token_id += 1
-    video_gateway.app.state.pipeline.llm.forget_info()
+    video_gateway.app.state.pipeline.llm.invalidate_info()
     response = await video_gateway.http.get("/readyz")
     assert "tokenizes for another checkpoint" in response.json()["checks"]["fingerprints"]
 
 
 async def test_a_gateway_without_the_text_tower_that_is_needed_says_so(video_gateway: Gateway) -> None:
     video_gateway.encoder.info.text_tokenizer = encoder_pb2.TEXT_TOKENIZER_TEXT_TOWER
-    video_gateway.app.state.pipeline.encoder.forget_info()
+    video_gateway.app.state.pipeline.encoder.invalidate_info()
     response = await video_gateway.http.get("/readyz")
     assert "through a text tower" in response.json()["checks"]["fingerprints"]
     error = await video_gateway.refused(502)

@@ -19,7 +19,7 @@ from fovea.errors import DeadlineExceeded, InternalError, Unavailable
 from gateway.clients.base import ServiceClient
 from gateway.clients.llm import GenerateDone, Sampling
 
-__all__ = ["ask", "generate", "late"]
+__all__ = ["call_with_retry", "deadline_exceeded", "generate_with_retry"]
 
 _MAX_TRIES: Final = 6
 """Calls that reached the service and got no further. A request that ends its server must not end all the others."""
@@ -33,8 +33,8 @@ Generate = Callable[[Sampling, float], AsyncGenerator[str | GenerateDone]]
 """One call of the LLM service, with this sampling and this many seconds."""
 
 
-async def ask(
-    client: ServiceClient[Any], call: Callable[[float], Awaitable[Reply]], *, deadline: float, patience_s: float
+async def call_with_retry(
+    client: ServiceClient[Any], call: Callable[[float], Awaitable[Reply]], *, deadline: float, outage_timeout_s: float
 ) -> Reply:
     """The reply of a service or, while it is away, of it when it is back.
 
@@ -42,14 +42,14 @@ async def ask(
         client: Whose service `call` calls.
         call: With so many seconds; again after each break.
         deadline: Of the event loop's time.
-        patience_s: How long one outage may last.
+        outage_timeout_s: How long one outage may last.
 
     Raises:
-        Unavailable: It was away for longer than `patience_s`.
+        Unavailable: It was away for longer than `outage_timeout_s`.
         DeadlineExceeded: `deadline` has passed.
         ServiceError: It refused, or failed.
     """
-    outage = _Outage(client, deadline, patience_s)
+    outage = _Outage(client, deadline, outage_timeout_s)
     while True:
         try:
             return await call(_left(deadline))
@@ -57,13 +57,13 @@ async def ask(
             await outage.wait(error)
 
 
-async def generate(
+async def generate_with_retry(
     client: ServiceClient[Any],
     call: Generate,
     sampling: Sampling,
     *,
     deadline: float,
-    patience_s: float,
+    outage_timeout_s: float,
 ) -> AsyncGenerator[str | GenerateDone]:
     """Text as it is decoded, each piece once whatever happens to the link, then GenerateDone.
 
@@ -72,7 +72,7 @@ async def generate(
         call: Called again after each break.
         sampling: Where it is random without a seed it gets one: only then is the text the same the next time.
         deadline: Of the event loop's time.
-        patience_s: How long one outage may last.
+        outage_timeout_s: How long one outage may last.
 
     Raises:
         Unavailable: It did.
@@ -82,7 +82,7 @@ async def generate(
     """
     if sampling.temperature > 0 and sampling.seed is None:
         sampling = replace(sampling, seed=secrets.randbits(63))
-    outage = _Outage(client, deadline, patience_s)
+    outage = _Outage(client, deadline, outage_timeout_s)
     sent = ""
     while True:
         text = ""
@@ -116,13 +116,13 @@ class _Outage:
     Args:
         client: Of the service.
         deadline: Of the answer, in the event loop's time.
-        patience_s: From the first failure on.
+        outage_timeout_s: From the first failure on.
     """
 
-    def __init__(self, client: ServiceClient[Any], deadline: float, patience_s: float) -> None:
+    def __init__(self, client: ServiceClient[Any], deadline: float, outage_timeout_s: float) -> None:
         self._client = client
         self._deadline = deadline
-        self._patience_s = patience_s
+        self._patience_s = outage_timeout_s
         self._since: float | None = None
         self._tries = 0
 
@@ -155,7 +155,7 @@ class _Outage:
         raise error
 
 
-def late() -> DeadlineExceeded:
+def deadline_exceeded() -> DeadlineExceeded:
     """The answer's time is over."""
     return DeadlineExceeded("the answer was not done within timeout_s", param="timeout_s")
 
@@ -163,5 +163,5 @@ def late() -> DeadlineExceeded:
 def _left(deadline: float) -> float:
     left = deadline - asyncio.get_running_loop().time()
     if left <= 0:
-        raise late()
+        raise deadline_exceeded()
     return left

@@ -8,10 +8,10 @@ from typing import Final
 
 from fovea.errors import InvalidRequest, TooLarge
 from gateway.fetch import MediaFetcher
-from gateway.media import PICTURE, VIDEO, MediaFile, MediaKind, Video, decode_data_url, field_of, media_file
-from gateway.question import Source, Sources, VideoSource
+from gateway.media import IMAGE, VIDEO, MediaFile, MediaKind, Video, decode_data_url, media_file, top_level_field
+from gateway.question import MediaInput, MediaInputs, VideoInput
 
-__all__ = ["Gatherer", "Media", "MediaLimits"]
+__all__ = ["Media", "MediaLimits", "MediaLoader"]
 
 _AROUND_URLS: Final = " \t\r\n\f"  # as browsers drop it
 _NEITHER_URL: Final = "neither a data URL (data:{}...;base64,...) nor an https URL"
@@ -21,7 +21,7 @@ _NEITHER_URL: Final = "neither a data URL (data:{}...;base64,...) nor an https U
 class MediaLimits:
     """Most bytes of one picture, of one video, and of all files of a request."""
 
-    picture_bytes: int
+    image_bytes: int
     video_bytes: int
     total_bytes: int
 
@@ -41,7 +41,7 @@ class Media:
     field: str
 
 
-class Gatherer:
+class MediaLoader:
     """Reads what sources name.
 
     Args:
@@ -57,45 +57,47 @@ class Gatherer:
         """Closes the connections."""
         await self._fetcher.close()
 
-    async def gather(self, sources: Sources) -> Media:
-        """All files, at least one. Sources are taken out as they are read: encoded ones need not outlive that.
+    async def load(self, sources: MediaInputs) -> Media:
+        """All files, at least one. MediaInputs are taken out as they are read: encoded ones need not outlive that.
 
         Raises:
             ServiceError: A file is too large, of another kind, or cannot be had.
         """
         budget = _Budget(self._limits.total_bytes)
-        first = sources.images[0].name if sources.images else sources.videos[0].name
+        first = sources.images[0].field_path if sources.images else sources.videos[0].field_path
         images, videos = [], []
         while sources.images:
-            images.append(await self._read(sources.images.pop(0), PICTURE, self._limits.picture_bytes, budget))
+            images.append(await self._read(sources.images.pop(0), IMAGE, self._limits.image_bytes, budget))
         while sources.videos:
             videos.append(await self._video(sources.videos.pop(0), budget))
-        return Media(tuple(images), tuple(videos), field_of(first))
+        return Media(tuple(images), tuple(videos), top_level_field(first))
 
-    async def _video(self, source: VideoSource, budget: _Budget) -> Video:
+    async def _video(self, source: VideoInput, budget: _Budget) -> Video:
         if source.file is not None:
             return Video(await self._read(source.file, VIDEO, self._limits.video_bytes, budget))
-        frames = [await self._read(frame, PICTURE, self._limits.picture_bytes, budget) for frame in source.frames]
+        frames = [await self._read(frame, IMAGE, self._limits.image_bytes, budget) for frame in source.frames]
         return Video(frames=tuple(frames))
 
-    async def _read(self, source: Source, kind: MediaKind, max_bytes: int, budget: _Budget) -> MediaFile:
+    async def _read(self, source: MediaInput, kind: MediaKind, max_bytes: int, budget: _Budget) -> MediaFile:
         file = await self._file(source, kind, max_bytes)
-        budget.spend(len(file.data), field_of(source.name))
+        budget.spend(len(file.data), top_level_field(source.field_path))
         return file
 
-    async def _file(self, source: Source, kind: MediaKind, max_bytes: int) -> MediaFile:
+    async def _file(self, source: MediaInput, kind: MediaKind, max_bytes: int) -> MediaFile:
         # Decoding and hashing megabytes takes long enough to hold up everybody else, hence the threads.
-        name, content = source.name, source.content
+        field_path, content = source.field_path, source.content
         if isinstance(content, bytes):
-            return await asyncio.to_thread(media_file, content, kind, name=name, max_bytes=max_bytes)
+            return await asyncio.to_thread(media_file, content, kind, field_path=field_path, max_bytes=max_bytes)
         content = content.strip(_AROUND_URLS)
         scheme = content[:8].lower()
         if scheme.startswith("data:"):
-            return await asyncio.to_thread(decode_data_url, content, kind, name=name, max_bytes=max_bytes)
+            return await asyncio.to_thread(decode_data_url, content, kind, field_path=field_path, max_bytes=max_bytes)
         if scheme.startswith(("https://", "http://")):
-            data = await self._fetcher.fetch(content, kind, name=name, max_bytes=max_bytes)
-            return await asyncio.to_thread(media_file, data, kind, name=name, max_bytes=max_bytes)
-        raise InvalidRequest(f"{name} is {_NEITHER_URL.format(kind.media_types[0])}", param=field_of(name))
+            data = await self._fetcher.fetch(content, kind, field_path=field_path, max_bytes=max_bytes)
+            return await asyncio.to_thread(media_file, data, kind, field_path=field_path, max_bytes=max_bytes)
+        raise InvalidRequest(
+            f"{field_path} is {_NEITHER_URL.format(kind.media_types[0])}", param=top_level_field(field_path)
+        )
 
 
 class _Budget:

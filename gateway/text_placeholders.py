@@ -6,22 +6,22 @@ import re
 import secrets
 from typing import NamedTuple
 
-__all__ = ["Piece", "StandIns"]
+__all__ = ["PromptSegment", "TextPlaceholders"]
 
 
-class Piece(NamedTuple):
+class PromptSegment(NamedTuple):
     """A stretch of a prompt with one author.
 
     Attributes:
         text: characters of the stretch.
-        by_client: Whether the client wrote it; else the template did.
+        from_client: Whether the client wrote it; else the template did.
     """
 
     text: str
-    by_client: bool
+    from_client: bool
 
 
-class StandIns:
+class TextPlaceholders:
     """Names for the texts of one prompt, which nobody can guess.
 
     A template sees names alone, so where a name comes out, the client's text stands, and nowhere else. White space at
@@ -49,7 +49,10 @@ class StandIns:
         """Which names stand in `text`."""
         return set(self._pattern.findall(text))
 
-    def pieces(self, prompt: str) -> list[Piece]:
+    def pieces(self, prompt: str) -> list[PromptSegment]:
         """What a template wrote, the texts back in the place of their names; it begins and ends with the template's."""
         parts = self._pattern.split(prompt)
-        return [Piece(self._texts[int(part)], True) if i % 2 else Piece(part, False) for i, part in enumerate(parts)]
+        return [
+            PromptSegment(self._texts[int(part)], True) if i % 2 else PromptSegment(part, False)
+            for i, part in enumerate(parts)
+        ]

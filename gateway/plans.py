@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.clients.encoder import EncodeCall, EncoderInfo
-from gateway.clients.llm import LLMInfo, LlmPrunerCall, Sampling
+from gateway.clients.encoder import EncodeArgs, EncoderInfo
+from gateway.clients.llm import LLMInfo, LlmPrunerArgs, Sampling
 from gateway.schemas.answer import CacheMode
 
-__all__ = ["EncodePlan", "ExplainPlan", "MapsPlan", "Plan"]
+__all__ = ["ActivationMapsPlan", "AnswerPlan", "EncodePlan", "ExplainPlan"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class EncodePlan:
     """
 
     fields: Mapping[str, str]
-    encode: EncodeCall
+    encode: EncodeArgs
     encoder: EncoderInfo
     visual_tokens_key: str
     cache: CacheMode
@@ -34,7 +34,7 @@ class EncodePlan:
 
 
 @dataclass(frozen=True)
-class Plan(EncodePlan):
+class AnswerPlan(EncodePlan):
     """Everything that is to be done for one answer.
 
     Attributes:
@@ -48,7 +48,7 @@ class Plan(EncodePlan):
 
     input_ids: list[int]
     sampling: Sampling
-    llm_pruner: LlmPrunerCall | None
+    llm_pruner: LlmPrunerArgs | None
     llm: LLMInfo
     answer_key: str | None
     tokenize_ms: float
@@ -60,7 +60,7 @@ class Plan(EncodePlan):
 
 
 @dataclass(frozen=True)
-class MapsPlan:
+class ActivationMapsPlan:
     """What the activation maps take beyond the pruner that was asked for.
 
     Attributes:
@@ -85,4 +85,4 @@ class ExplainPlan(EncodePlan):
         maps: Where the activation maps are wanted.
     """
 
-    maps: MapsPlan | None
+    maps: ActivationMapsPlan | None

@@ -10,23 +10,23 @@ from typing import Any, Final
 from fovea.errors import CheckpointMismatch, InvalidRequest, NotFound
 from gateway.cache.keys import SamplingKey, answer_key, visual_tokens_key
 from gateway.clients.encoder import EncoderInfo
-from gateway.clients.llm import LLMInfo, LlmPrunerCall, Sampling
-from gateway.encode_call import encode_call, encode_key
-from gateway.gathering import Media
-from gateway.limits import check_explained, check_family, check_sources, check_text, video_field
-from gateway.plan import EncodePlan, ExplainPlan, MapsPlan, Plan
-from gateway.question import Question, Sources
-from gateway.schemas.answer import AnswerRequest, LlmPruner, PictureQuestion
+from gateway.clients.llm import LLMInfo, LlmPrunerArgs, Sampling
+from gateway.encode_args import build_encode_args, build_encode_key
+from gateway.limits import check_explained, check_family, check_media_inputs, check_text, video_field
+from gateway.media_loader import Media
+from gateway.plans import ActivationMapsPlan, AnswerPlan, EncodePlan, ExplainPlan
+from gateway.question import MediaInputs, Question
+from gateway.schemas.answer import AnswerRequest, LlmPrunerRequest, QuestionRequest
 from gateway.schemas.explain import ExplainRequest
 from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 
-__all__ = ["Planner"]
+__all__ = ["RequestPlanner"]
 
 _MAX_TEXT_IDS: Final = 8192  # that the encoder service accepts
 
 
-class Planner:
+class RequestPlanner:
     """Makes plans.
 
     Args:
@@ -49,7 +49,7 @@ class Planner:
         """Whether there is a tokenizer for the questions that this encoder reads."""
         return encoder.reads_language_model_ids or self._text_tower_tokenizer is not None
 
-    def check(self, request: PictureQuestion, question: Question, sources: Sources) -> float:
+    def check(self, request: QuestionRequest, question: Question, sources: MediaInputs) -> float:
         """Holds a request against this server's limits; returns its time in seconds.
 
         Raises:
@@ -60,7 +60,7 @@ class Planner:
         if request.model not in (None, settings.model_name):
             raise NotFound(f"model {request.model!r:.80} is not served here; {settings.model_name!r} is", param="model")
         check_text(question, settings)
-        check_sources(request, sources, settings)
+        check_media_inputs(request, sources, settings)
         if isinstance(request, ExplainRequest):
             check_explained(request, sources)
         if isinstance(request, AnswerRequest) and request.max_tokens > settings.max_tokens:
@@ -83,7 +83,7 @@ class Planner:
         encoder: EncoderInfo,
         llm: LLMInfo,
         deadline: float,
-    ) -> Plan:
+    ) -> AnswerPlan:
         """The plan for a request that passed `check`.
 
         Raises:
@@ -104,7 +104,7 @@ class Planner:
         text_ids = self._text_ids(question, name, encoder)
         tokenize_ms = (time.perf_counter() - start) * 1000
 
-        encode = encode_call(
+        encode = build_encode_args(
             request,
             media,
             encoder,
@@ -116,7 +116,7 @@ class Planner:
             max_wire_bytes=request.max_wire_bytes,
             explain=request.explain,
         )
-        key = encode_key(encode, media, request, encoder)
+        key = build_encode_key(encode, media, request, encoder)
         sampling = Sampling(request.max_tokens, request.temperature, request.top_p, request.seed, request.stop)
         cacheable = request.deterministic and request.cache != "bypass" and not request.explain
         whole_key = answer_key(
@@ -126,7 +126,7 @@ class Planner:
             llm.fingerprints,
             llm_pruner=None if llm_pruner is None else asdict(llm_pruner),
         )
-        return Plan(
+        return AnswerPlan(
             fields=_fields(question, media),
             encode=encode,
             input_ids=input_ids,
@@ -162,7 +162,7 @@ class Planner:
         input_ids = self._input_ids(question, media)
 
         def encoding(pruner: str, params: Mapping[str, Any], *, explain: bool = True) -> EncodePlan:
-            encode = encode_call(
+            encode = build_encode_args(
                 request.model_copy(
                     update={"pruner_params": params} | ({} if pruner == name else _without_auto(request))
                 ),
@@ -176,7 +176,7 @@ class Planner:
                 max_wire_bytes=None,
                 explain=explain,
             )
-            key = visual_tokens_key(encode_key(encode, media, request, encoder))
+            key = visual_tokens_key(build_encode_key(encode, media, request, encoder))
             return EncodePlan(_fields(question, media), encode, encoder, key, request.cache, deadline)
 
         maps = None
@@ -189,7 +189,7 @@ class Planner:
                     f"maps need the pruner {min(missing)!r}, which this encoder service does not offer", param="maps"
                 )
             params = request.pruner_params if name == "desap" else {}
-            maps = MapsPlan(
+            maps = ActivationMapsPlan(
                 vanilla=encoding("desap", {**params, "similarity": "vanilla"}),
                 decoupled=encoding("desap", {**params, "similarity": "decoupled"}),
                 every=encoding("none", {}, explain=False),
@@ -198,7 +198,7 @@ class Planner:
             )
         return ExplainPlan(**vars(encoding(name, request.pruner_params)), maps=maps)
 
-    def _pruner(self, request: PictureQuestion, encoder: EncoderInfo) -> str:
+    def _pruner(self, request: QuestionRequest, encoder: EncoderInfo) -> str:
         return request.pruner or self.settings.pruner or encoder.default_pruner
 
     def _input_ids(self, question: Question, media: Media) -> list[int]:
@@ -207,7 +207,7 @@ class Planner:
         return self.prompt_tokenizer.encode(question.text, num_images=len(media.images), num_videos=len(media.videos))
 
     def _order(self, input_ids: list[int], media: Media) -> list[int]:
-        return self.prompt_tokenizer.visual_order(input_ids, len(media.images))
+        return self.prompt_tokenizer.media_order(input_ids, len(media.images))
 
     def _text_ids(self, question: Question, pruner: str, encoder: EncoderInfo) -> list[int]:
         """The question for the encoder; empty for a pruner that does not read it."""
@@ -215,7 +215,7 @@ class Planner:
         # ones work on its family instead.
         if not all(offered.reads_text for offered in encoder.pruners if offered.name == pruner):
             return []
-        text = question.text if question.turns is not None else self.prompt_tokenizer.without_marks(question.text)
+        text = question.text if question.turns is not None else self.prompt_tokenizer.without_markers(question.text)
         text_ids = self._encode_text(text, encoder)
         if len(text_ids) > _MAX_TEXT_IDS:
             raise InvalidRequest(
@@ -239,12 +239,12 @@ def _fields(question: Question, media: Media) -> Mapping[str, str]:
     return {"question": question.param, "image": media.field, "video": video_field(media)}
 
 
-def _without_auto(request: PictureQuestion) -> dict[str, Any]:
+def _without_auto(request: QuestionRequest) -> dict[str, Any]:
     """For a pruner that the request does not name, and that cannot choose a budget."""
     return {"keep_tokens": None} if request.keep_tokens == "auto" else {}
 
 
-def _check_budget(request: PictureQuestion, name: str, encoder: EncoderInfo) -> None:
+def _check_budget(request: QuestionRequest, name: str, encoder: EncoderInfo) -> None:
     """Refuses to leave the budget to a pruner that cannot choose one."""
     able = [pruner.name for pruner in encoder.pruners if pruner.chooses_budget]
     if request.keep_tokens == "auto" and name not in able:
@@ -266,7 +266,7 @@ def _check_prompt_length(prompt_ids: int, llm: LLMInfo, param: str) -> None:
         )
 
 
-def _llm_pruner(asked: LlmPruner | None, llm: LLMInfo) -> LlmPrunerCall | None:
+def _llm_pruner(asked: LlmPrunerRequest | None, llm: LLMInfo) -> LlmPrunerArgs | None:
     if asked is None:
         return None
     names = [pruner.name for pruner in llm.pruners]
@@ -280,4 +280,4 @@ def _llm_pruner(asked: LlmPruner | None, llm: LLMInfo) -> LlmPrunerCall | None:
         raise NotFound(
             f"there is no llm_pruner {asked.name!r:.80}; accepted are {', '.join(names)}", param="llm_pruner"
         )
-    return LlmPrunerCall(asked.name, asked.params, asked.keep_tokens, asked.keep_ratio)
+    return LlmPrunerArgs(asked.name, asked.params, asked.keep_tokens, asked.keep_ratio)

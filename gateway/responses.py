@@ -8,25 +8,25 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from gateway.clients.encoder import Encoded, Explanation
+from gateway.clients.encoder import EncodeResult, Explanation
 from gateway.schemas.answer_response import (
     AnswerResponse,
     CacheReport,
-    Explain,
-    ExplainedVisual,
-    ExplainVisuals,
+    ImageExplanation,
     Lookup,
+    MediaExplanation,
+    MediaExplanations,
     TimingMs,
     Usage,
 )
 from gateway.schemas.explain import ActivationMaps, ExplainResponse, ExplainUsage
 
-__all__ = ["Computed", "StoredAnswer", "activation_maps", "explain", "explained", "respond"]
+__all__ = ["AnswerResult", "CachedAnswer", "activation_maps", "answer_response", "explain_response", "explanation"]
 
 Number = TypeVar("Number", int, float)
 
 
-class StoredAnswer(BaseModel):
+class CachedAnswer(BaseModel):
     """An answer as it lies in the cache."""
 
     answer: str
@@ -40,10 +40,10 @@ class StoredAnswer(BaseModel):
 
 
 @dataclass(frozen=True)
-class Computed:
+class AnswerResult:
     """An answer and what it took; the defaults are those of an answer that took nothing."""
 
-    stored: StoredAnswer
+    stored: CachedAnswer
     wire_bytes: int = 0
     answer: Lookup = "hit"
     visual_tokens: Lookup = "skip"
@@ -51,11 +51,11 @@ class Computed:
     queue_ms: float = 0.0
     encode_ms: float = 0.0
     generate_ms: float = 0.0
-    explain: Explain | ExplainVisuals | None = None
+    explain: ImageExplanation | MediaExplanations | None = None
 
 
-def respond(
-    computed: Computed, *, model: str, tokenize_ms: float, time_to_first_token_s: float, total_s: float
+def answer_response(
+    computed: AnswerResult, *, model: str, tokenize_ms: float, time_to_first_token_s: float, total_s: float
 ) -> AnswerResponse:
     """The answer to one request, under an id of its own."""
     stored = computed.stored
@@ -86,17 +86,17 @@ def respond(
     )
 
 
-def explain(encoded: Encoded) -> Explain | ExplainVisuals:
+def explanation(encoded: EncodeResult) -> ImageExplanation | MediaExplanations:
     """Maps and kept patches: of one plain picture, or of each of several, of tiled ones and of videos."""
     explanations = encoded.explanations
     if len(explanations) == 1 and explanations[0].grid[0] == 1 and not explanations[0].is_video:
-        return _explain_picture(encoded.pruner, explanations[0])
-    return ExplainVisuals(pruner=encoded.pruner, visuals=[_explain_visual(one) for one in explanations])
+        return _image_explanation(encoded.pruner, explanations[0])
+    return MediaExplanations(pruner=encoded.pruner, visuals=[_media_explanation(one) for one in explanations])
 
 
-def _explain_picture(pruner: str, why: Explanation) -> Explain:
+def _image_explanation(pruner: str, why: Explanation) -> ImageExplanation:
     _, rows, columns = why.grid
-    return Explain(
+    return ImageExplanation(
         pruner=pruner,
         grid=(rows, columns),
         kept=why.kept,
@@ -106,8 +106,8 @@ def _explain_picture(pruner: str, why: Explanation) -> Explain:
     )
 
 
-def _explain_visual(why: Explanation) -> ExplainedVisual:
-    return ExplainedVisual(
+def _media_explanation(why: Explanation) -> MediaExplanation:
+    return MediaExplanation(
         kind="video" if why.is_video else "image",
         grid=why.grid,
         kept=why.kept,
@@ -117,17 +117,17 @@ def _explain_visual(why: Explanation) -> ExplainedVisual:
     )
 
 
-def explained(encoded: Encoded, maps: ActivationMaps | None, *, model: str) -> ExplainResponse:
+def explain_response(encoded: EncodeResult, maps: ActivationMaps | None, *, model: str) -> ExplainResponse:
     """The answer to one request for an explanation."""
     return ExplainResponse(
         model=model,
         usage=ExplainUsage(visual_tokens_total=encoded.num_tokens_total, visual_tokens_kept=encoded.num_tokens_kept),
-        explain=explain(encoded),
+        explain=explanation(encoded),
         maps=maps,
     )
 
 
-def activation_maps(vanilla: Encoded, decoupled: Encoded, attention: list[float]) -> ActivationMaps:
+def activation_maps(vanilla: EncodeResult, decoupled: EncodeResult, attention: list[float]) -> ActivationMaps:
     """The four maps of figure 7 (arXiv 2604.11240), of one plain picture.
 
     Args:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from gateway.cache.keys import EncodeKey
-from gateway.clients.encoder import EncodeCall, EncoderInfo, VideoCall
-from gateway.gathering import Media
+from gateway.clients.encoder import EncodeArgs, EncoderInfo, VideoArgs
 from gateway.media import Video
-from gateway.schemas.answer import PictureQuestion
+from gateway.media_loader import Media
+from gateway.schemas.answer import QuestionRequest
 from gateway.settings import GatewaySettings
 
-__all__ = ["encode_call", "encode_key"]
+__all__ = ["build_encode_args", "build_encode_key"]
 
 
-def encode_call(
-    request: PictureQuestion,
+def build_encode_args(
+    request: QuestionRequest,
     media: Media,
     encoder: EncoderInfo,
     settings: GatewaySettings,
@@ -24,7 +24,7 @@ def encode_call(
     wire_dtype: str | None,
     max_wire_bytes: int | None,
     explain: bool,
-) -> EncodeCall:
+) -> EncodeArgs:
     """The call, with the defaults of this server and of the encoder.
 
     Args:
@@ -44,7 +44,7 @@ def encode_call(
         wire_dtype = wire_dtype or settings.wire_dtype or encoder.default_wire_dtype
         if request.keep_tokens is None and keep_ratio is None:
             keep_ratio = settings.keep_ratio or encoder.default_keep_ratio
-    return EncodeCall(
+    return EncodeArgs(
         images=[image.data for image in media.images],
         text_ids=text_ids,
         pruner=pruner,
@@ -60,7 +60,7 @@ def encode_call(
     )
 
 
-def encode_key(encode: EncodeCall, media: Media, request: PictureQuestion, encoder: EncoderInfo) -> EncodeKey:
+def build_encode_key(encode: EncodeArgs, media: Media, request: QuestionRequest, encoder: EncoderInfo) -> EncodeKey:
     """What a cached output of `encode` must agree in."""
     return EncodeKey(
         image_sha256=[image.sha256 for image in media.images],
@@ -80,10 +80,10 @@ def encode_key(encode: EncodeCall, media: Media, request: PictureQuestion, encod
     )
 
 
-def _video_call(video: Video, request: PictureQuestion) -> VideoCall:
+def _video_call(video: Video, request: QuestionRequest) -> VideoArgs:
     if video.file is not None:
-        return VideoCall(video.file.data, num_frames=request.num_frames)
-    return VideoCall(frames=[frame.data for frame in video.frames], seconds_per_frame=request.seconds_per_frame)
+        return VideoArgs(video.file.data, num_frames=request.num_frames)
+    return VideoArgs(frames=[frame.data for frame in video.frames], seconds_per_frame=request.seconds_per_frame)
 
 
 def _digests(video: Video) -> list[str]:

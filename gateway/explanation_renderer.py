@@ -18,7 +18,7 @@ from fovea.visualization.explanation import Explained
 from fovea.visualization.figures import draw_activation_maps, draw_explanations
 from gateway.schemas.explain import ExplainResponse
 
-__all__ = ["Drawing"]
+__all__ = ["ExplanationRenderer"]
 
 # Each holds up to two decoded images, 3 bytes a pixel: a few at a time bound the memory, the others wait.
 _WORKERS: Final = 2
@@ -37,7 +37,7 @@ class _Sheet:
 _Drawers: TypeAlias = WorkerPool[_Sheet, bytes]
 
 
-class Drawing:
+class ExplanationRenderer:
     """Draws what `/v1/explain` tells. The processes that do it start with the first drawing.
 
     Args:
