@@ -1,4 +1,4 @@
-"""Explanations as PNG files, drawn in processes of their own: drawing decodes the images once more."""
+"""Explanations as PNG files, rendered in worker processes, because rendering decodes the images again."""
 
 from __future__ import annotations
 
@@ -20,48 +20,54 @@ from gateway.schemas.explain import ExplainResponse
 
 __all__ = ["ExplanationRenderer"]
 
-# Each holds up to two decoded images, 3 bytes a pixel: a few at a time bound the memory, the others wait.
+# Each worker holds up to two decoded images of 3 bytes a pixel. Few workers bound the memory; other requests wait.
 _WORKERS: Final = 2
 _TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Sheet:
-    """One drawing: image files, the question, and the fields of an `ExplainResponse`."""
+class _RenderJob:
+    """Input of one drawing.
 
-    pictures: tuple[bytes, ...]
+    Attributes:
+        images: Image files.
+        question: The question.
+        response: Fields of an `ExplainResponse`.
+    """
+
+    images: tuple[bytes, ...]
     question: str
     response: dict[str, Any]
 
 
-_Drawers: TypeAlias = WorkerPool[_Sheet, bytes]
+_RenderPool: TypeAlias = WorkerPool[_RenderJob, bytes]
 
 
 class ExplanationRenderer:
-    """Draws what `/v1/explain` tells. The processes that do it start with the first drawing.
+    """Renderer of `/v1/explain`. Its worker processes start with the first drawing.
 
     Args:
-        max_bytes: Largest picture file.
-        max_pixels: Largest picture that is decoded.
+        max_bytes: Largest accepted image file in bytes.
+        max_pixels: Largest accepted image in pixels.
     """
 
     def __init__(self, *, max_bytes: int, max_pixels: int) -> None:
-        self._draw = functools.partial(_draw, max_bytes=max_bytes, max_pixels=max_pixels)
-        self._starting: asyncio.Future[_Drawers] | None = None
+        self._render = functools.partial(_render, max_bytes=max_bytes, max_pixels=max_pixels)
+        self._pool_start: asyncio.Future[_RenderPool] | None = None
 
-    async def png(self, pictures: Sequence[bytes], question: str, response: ExplainResponse) -> bytes:
-        """A PNG file: patches and both maps of each picture, or the activation maps where the response has them.
+    async def render_png(self, images: Sequence[bytes], question: str, response: ExplainResponse) -> bytes:
+        """A PNG file: patches and both score maps of each image, or the activation maps if `response` has them.
 
         Raises:
-            InvalidRequest: A picture was cut into tiles.
-            TooLarge: More pixels than are drawn, or more work than there is time for.
-            UnsupportedMedia: A picture cannot be decoded.
-            Unavailable: The gateway is shutting down, or cannot start a process.
+            InvalidRequest: An image was cut into tiles.
+            TooLarge: An image has too many pixels, or the drawing takes too long.
+            UnsupportedMedia: An image cannot be decoded.
+            Unavailable: The gateway is shutting down, or cannot start a worker process.
         """
-        sheet = _Sheet(tuple(pictures), question, response.model_dump())
+        job = _RenderJob(tuple(images), question, response.model_dump())
         try:
-            drawers = await self._started()
-            return (await drawers.run(sheet, timeout_s=_TIMEOUT_S)).result
+            pool = await self._started_pool()
+            return (await pool.run(job, timeout_s=_TIMEOUT_S)).result
         except WorkerTimeout:
             raise TooLarge(
                 f"the images take longer than {_TIMEOUT_S:g} seconds to draw; smaller ones are accepted", param="image"
@@ -73,30 +79,30 @@ class ExplanationRenderer:
         except PoolClosed:
             raise Unavailable("the gateway is shutting down", retry_after_s=1.0) from None
 
-    async def _started(self) -> _Drawers:
-        """The processes. Whoever leaves while they start does not end the start."""
-        if self._starting is None or (self._starting.done() and self._starting.exception() is not None):
-            self._starting = asyncio.ensure_future(self._start())
-        return await asyncio.shield(self._starting)
+    async def _started_pool(self) -> _RenderPool:
+        """The worker pool. A caller that is cancelled while the pool starts does not cancel the start."""
+        if self._pool_start is None or (self._pool_start.done() and self._pool_start.exception() is not None):
+            self._pool_start = asyncio.ensure_future(self._start_pool())
+        return await asyncio.shield(self._pool_start)
 
-    async def _start(self) -> _Drawers:
+    async def _start_pool(self) -> _RenderPool:
         await asyncio.to_thread(worker_process.preload, __name__)
-        return await WorkerPool(self._draw, size=_WORKERS).__aenter__()
+        return await WorkerPool(self._render, size=_WORKERS).__aenter__()
 
     async def close(self) -> None:
-        """Ends what is being drawn."""
-        if self._starting is None:
+        """Ends the drawings in progress and the worker processes."""
+        if self._pool_start is None:
             return
-        drawers = (await asyncio.gather(self._starting, return_exceptions=True))[0]
-        if isinstance(drawers, WorkerPool):
-            await drawers.__aexit__()
+        pool = (await asyncio.gather(self._pool_start, return_exceptions=True))[0]
+        if isinstance(pool, WorkerPool):
+            await pool.__aexit__()
 
 
-def _draw(sheet: _Sheet, *, max_bytes: int, max_pixels: int) -> bytes:
-    explained = Explained.of_pictures(sheet.question, sheet.response)
-    images = (decode(picture, max_bytes=max_bytes, max_pixels=max_pixels) for picture in sheet.pictures)
-    shown = zip(images, explained, strict=True)
-    drawing = (draw_explanations if sheet.response.get("maps") is None else draw_activation_maps)(shown)
+def _render(job: _RenderJob, *, max_bytes: int, max_pixels: int) -> bytes:
+    explained = Explained.of_pictures(job.question, job.response)
+    images = (decode(image, max_bytes=max_bytes, max_pixels=max_pixels) for image in job.images)
+    pairs = zip(images, explained, strict=True)
+    drawing = (draw_explanations if job.response.get("maps") is None else draw_activation_maps)(pairs)
     file = io.BytesIO()
     drawing.save(file, "PNG")
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""What is to be done for one request, everything resolved."""
+"""Plans: requests with all defaults resolved, ready to be carried out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["ActivationMapsPlan", "AnswerPlan", "EncodePlan", "ExplainPlan"]
 
 @dataclass(frozen=True)
 class EncodePlan:
-    """What is to be asked of the encoder service.
+    """Plan of one call to the encoder service.
 
     Attributes:
-        fields: What this request calls the fields `question`, `image` and `video`, of which services speak.
-        encode: The call to the encoder service.
-        encoder: Who it was when the key was made.
-        visual_tokens_key: Cache key of its output.
-        cache: How the caches are to be used.
-        deadline: Time of the event loop.
+        fields: Fields of this request that stand for `question`, `image` and `video` in errors of the services.
+        encode: Arguments of the call.
+        encoder: Info of the encoder service at the time the cache key was computed.
+        visual_tokens_key: Cache key of the result.
+        cache: Use of the caches.
+        deadline: Event-loop time in seconds.
     """
 
     fields: Mapping[str, str]
@@ -35,15 +35,15 @@ class EncodePlan:
 
 @dataclass(frozen=True)
 class AnswerPlan(EncodePlan):
-    """Everything that is to be done for one answer.
+    """Plan of one answer.
 
     Attributes:
-        input_ids: The prompt for the language model.
+        input_ids: Ids of the language model's prompt.
         sampling: Sampling parameters.
-        llm_pruner: What prunes inside the language model, if anything.
-        llm: Who the LLM service was when the keys were made.
-        answer_key: Cache key of the answer; None where it may neither be cached nor shared.
-        tokenize_ms: How long the ids took.
+        llm_pruner: Pruner inside the language model; None for none.
+        llm: Info of the LLM service at the time the cache keys were computed.
+        answer_key: Cache key of the answer; None if it may be neither cached nor shared.
+        tokenize_ms: Time spent on tokenization, in milliseconds.
     """
 
     input_ids: list[int]
@@ -55,34 +55,34 @@ class AnswerPlan(EncodePlan):
 
     @property
     def shared_key(self) -> str | None:
-        """Key under which the answer may come from a cache or from an identical request in progress."""
+        """Key under which the answer may come from the cache or from an identical request in progress."""
         return self.answer_key if self.cache == "use" else None
 
 
 @dataclass(frozen=True)
 class ActivationMapsPlan:
-    """What the activation maps take beyond the pruner that was asked for.
+    """Plan of the activation maps, in addition to the call with the request's pruner.
 
     Attributes:
-        vanilla, decoupled: DeSAP with the one similarity and the other.
-        every: All visual tokens, for the language model.
-        input_ids: The prompt for it.
-        layer: Whose attention is wanted; None: the LLM service's own choice.
+        vanilla, decoupled: Calls with DeSAP and its vanilla or decoupled similarity.
+        unpruned: Call that returns all visual tokens, for the language model.
+        input_ids: Ids of the language model's prompt.
+        layer: Layer of the language model whose attention is shown, from 0; None for the LLM service's default.
     """
 
     vanilla: EncodePlan
     decoupled: EncodePlan
-    every: EncodePlan
+    unpruned: EncodePlan
     input_ids: list[int]
     layer: int | None
 
 
 @dataclass(frozen=True)
 class ExplainPlan(EncodePlan):
-    """Everything that is to be done for one explanation.
+    """Plan of one explanation.
 
     Attributes:
-        maps: Where the activation maps are wanted.
+        maps: Plan of the activation maps; None if they were not requested.
     """
 
     maps: ActivationMapsPlan | None

@@ -1,4 +1,4 @@
-"""A request made definite: limits checked, defaults resolved, the question written as ids, cache keys made."""
+"""Planner of requests: checks limits, resolves defaults, tokenizes, and computes cache keys."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from fovea.errors import CheckpointMismatch, InvalidRequest, NotFound
-from gateway.cache.keys import SamplingKey, answer_key, visual_tokens_key
+from gateway.cache.keys import EncodeKey, SamplingKey, answer_key, visual_tokens_key
 from gateway.clients.encoder import EncoderInfo
 from gateway.clients.llm import LLMInfo, LlmPrunerArgs, Sampling
-from gateway.encode_args import build_encode_args, build_encode_key
+from gateway.encode_args import EncodeDefaults, EncodeOptions, build_encode_args, build_encode_key
 from gateway.limits import check_explained, check_family, check_media_inputs, check_text, video_field
 from gateway.media_loader import Media
 from gateway.plans import ActivationMapsPlan, AnswerPlan, EncodePlan, ExplainPlan
@@ -23,16 +23,17 @@ from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 
 __all__ = ["RequestPlanner"]
 
-_MAX_TEXT_IDS: Final = 8192  # that the encoder service accepts
+_MAX_TEXT_IDS: Final = 8192
+"""Most ids of a question that the encoder service accepts."""
 
 
 class RequestPlanner:
-    """Makes plans.
+    """Planner of answers and explanations.
 
     Args:
-        settings: Limits and defaults.
-        prompt_tokenizer: For the language model.
-        text_tower_tokenizer: For the encoder's text tower; None for families that have none.
+        settings: Limits and defaults of this gateway.
+        prompt_tokenizer: Tokenizer of the language model's prompts.
+        text_tower_tokenizer: Tokenizer of the encoder's text tower; None for families without one.
     """
 
     def __init__(
@@ -45,24 +46,24 @@ class RequestPlanner:
         self.prompt_tokenizer = prompt_tokenizer
         self._text_tower_tokenizer = text_tower_tokenizer
 
-    def writes_text_for(self, encoder: EncoderInfo) -> bool:
+    def can_tokenize_for(self, encoder: EncoderInfo) -> bool:
         """Whether there is a tokenizer for the questions that this encoder reads."""
         return encoder.reads_language_model_ids or self._text_tower_tokenizer is not None
 
-    def check(self, request: QuestionRequest, question: Question, sources: MediaInputs) -> float:
-        """Holds a request against this server's limits; returns its time in seconds.
+    def check(self, request: QuestionRequest, question: Question, media_inputs: MediaInputs) -> float:
+        """Timeout of the request in seconds, after a check of the request against the limits of this gateway.
 
         Raises:
-            NotFound: Another model was asked for.
-            InvalidRequest: A limit is passed.
+            NotFound: The request names a model that is not served.
+            InvalidRequest: The request exceeds a limit.
         """
         settings = self.settings
         if request.model not in (None, settings.model_name):
             raise NotFound(f"model {request.model!r:.80} is not served here; {settings.model_name!r} is", param="model")
         check_text(question, settings)
-        check_media_inputs(request, sources, settings)
+        check_media_inputs(request, media_inputs, settings)
         if isinstance(request, ExplainRequest):
-            check_explained(request, sources)
+            check_explained(request, media_inputs)
         if isinstance(request, AnswerRequest) and request.max_tokens > settings.max_tokens:
             raise InvalidRequest(
                 f"max_tokens is {request.max_tokens}; 1 to {settings.max_tokens} are accepted", param="max_tokens"
@@ -74,7 +75,7 @@ class RequestPlanner:
             )
         return timeout_s
 
-    def plan(
+    def plan_answer(
         self,
         request: AnswerRequest,
         question: Question,
@@ -84,48 +85,43 @@ class RequestPlanner:
         llm: LLMInfo,
         deadline: float,
     ) -> AnswerPlan:
-        """The plan for a request that passed `check`.
+        """Plan of an answer. The request has passed `check`.
 
         Raises:
-            NotFound: No such pruner inside the language model, or one of its pruners named on the encoder's side.
-            InvalidRequest: The model does not take that many pictures or videos, the question cannot be asked about
-                them, or it is too long whatever is pruned.
-            CheckpointMismatch: The encoder wants questions in ids that this gateway cannot write.
+            NotFound: The pruner inside the language model does not exist, or `pruner` names one of those.
+            InvalidRequest: The model does not take these media, the chat template refuses the question, or the prompt
+                is too long even when pruned to one visual token for each image and video.
+            CheckpointMismatch: The gateway has no tokenizer for the questions that the encoder reads.
         """
         check_family(request, media, encoder)
-        name = self._pruner(request, encoder)
-        if name in {pruner.name for pruner in llm.pruners}:
-            raise NotFound(f"pruner {name!r} works inside the language model; name it in llm_pruner", param="pruner")
-        _check_budget(request, name, encoder)
+        pruner = self._pruner(request, encoder)
+        if pruner in {offered.name for offered in llm.pruners}:
+            raise NotFound(f"pruner {pruner!r} works inside the language model; name it in llm_pruner", param="pruner")
+        _check_auto_budget(request, pruner, encoder)
         llm_pruner = _llm_pruner(request.llm_pruner, llm)
         start = time.perf_counter()
         input_ids = self._input_ids(question, media)
         _check_prompt_length(len(input_ids), llm, question.param)
-        text_ids = self._text_ids(question, name, encoder)
+        text_ids = self._text_ids(question, pruner, encoder)
         tokenize_ms = (time.perf_counter() - start) * 1000
 
         encode = build_encode_args(
             request,
             media,
-            encoder,
-            self.settings,
-            pruner=name,
+            EncodeOptions(
+                pruner=pruner,
+                pruner_params=request.pruner_params,
+                keep_tokens=request.keep_tokens,
+                wire_dtype=request.wire_dtype,
+                max_wire_bytes=request.max_wire_bytes,
+                explain=request.explain,
+            ),
+            EncodeDefaults.of(self.settings, encoder),
             text_ids=text_ids,
-            order=self._order(input_ids, media),
-            wire_dtype=request.wire_dtype,
-            max_wire_bytes=request.max_wire_bytes,
-            explain=request.explain,
+            media_order=self._media_order(input_ids, media),
         )
-        key = build_encode_key(encode, media, request, encoder)
+        encode_key = build_encode_key(encode, media, request, encoder)
         sampling = Sampling(request.max_tokens, request.temperature, request.top_p, request.seed, request.stop)
-        cacheable = request.deterministic and request.cache != "bypass" and not request.explain
-        whole_key = answer_key(
-            key,
-            input_ids,
-            SamplingKey(**asdict(sampling)),
-            llm.fingerprints,
-            llm_pruner=None if llm_pruner is None else asdict(llm_pruner),
-        )
         return AnswerPlan(
             fields=_fields(question, media),
             encode=encode,
@@ -134,14 +130,14 @@ class RequestPlanner:
             llm_pruner=llm_pruner,
             encoder=encoder,
             llm=llm,
-            visual_tokens_key=visual_tokens_key(key),
-            answer_key=whole_key if cacheable else None,
+            visual_tokens_key=visual_tokens_key(encode_key),
+            answer_key=_answer_key(request, encode_key, input_ids, sampling, llm, llm_pruner),
             cache=request.cache,
             deadline=deadline,
             tokenize_ms=tokenize_ms,
         )
 
-    def explain(
+    def plan_explanation(
         self,
         request: ExplainRequest,
         question: Question,
@@ -151,30 +147,24 @@ class RequestPlanner:
         llm: LLMInfo | None,
         deadline: float,
     ) -> ExplainPlan:
-        """The plan for a request that passed `check`; `llm` is needed for its maps alone.
+        """Plan of an explanation. The request has passed `check`; `llm` is required if it asks for activation maps.
 
         Raises:
-            InvalidRequest: As for `plan`; or the maps are wanted of an encoder without DeSAP.
+            InvalidRequest: See `plan_answer`; or activation maps were requested of an encoder without DeSAP.
         """
         check_family(request, media, encoder)
-        name = self._pruner(request, encoder)
-        _check_budget(request, name, encoder)
+        pruner = self._pruner(request, encoder)
+        _check_auto_budget(request, pruner, encoder)
         input_ids = self._input_ids(question, media)
 
-        def encoding(pruner: str, params: Mapping[str, Any], *, explain: bool = True) -> EncodePlan:
+        def plan_encode(options: EncodeOptions) -> EncodePlan:
             encode = build_encode_args(
-                request.model_copy(
-                    update={"pruner_params": params} | ({} if pruner == name else _without_auto(request))
-                ),
+                request,
                 media,
-                encoder,
-                self.settings,
-                pruner=pruner,
-                text_ids=self._text_ids(question, pruner, encoder),
-                order=self._order(input_ids, media),
-                wire_dtype=None,
-                max_wire_bytes=None,
-                explain=explain,
+                options,
+                EncodeDefaults.of(self.settings, encoder),
+                text_ids=self._text_ids(question, options.pruner, encoder),
+                media_order=self._media_order(input_ids, media),
             )
             key = visual_tokens_key(build_encode_key(encode, media, request, encoder))
             return EncodePlan(_fields(question, media), encode, encoder, key, request.cache, deadline)
@@ -183,20 +173,16 @@ class RequestPlanner:
         if request.maps:
             assert llm is not None
             _check_prompt_length(len(input_ids), llm, question.param)
-            missing = {"desap", "none"} - {offered.name for offered in encoder.pruners}
-            if missing:
-                raise InvalidRequest(
-                    f"maps need the pruner {min(missing)!r}, which this encoder service does not offer", param="maps"
-                )
-            params = request.pruner_params if name == "desap" else {}
+            options = _maps_options(request, pruner, encoder)
             maps = ActivationMapsPlan(
-                vanilla=encoding("desap", {**params, "similarity": "vanilla"}),
-                decoupled=encoding("desap", {**params, "similarity": "decoupled"}),
-                every=encoding("none", {}, explain=False),
+                vanilla=plan_encode(options["vanilla"]),
+                decoupled=plan_encode(options["decoupled"]),
+                unpruned=plan_encode(options["unpruned"]),
                 input_ids=input_ids,
                 layer=request.cross_attention_layer,
             )
-        return ExplainPlan(**vars(encoding(name, request.pruner_params)), maps=maps)
+        plan = plan_encode(EncodeOptions(pruner, request.pruner_params, request.keep_tokens))
+        return ExplainPlan(**vars(plan), maps=maps)
 
     def _pruner(self, request: QuestionRequest, encoder: EncoderInfo) -> str:
         return request.pruner or self.settings.pruner or encoder.default_pruner
@@ -206,13 +192,12 @@ class RequestPlanner:
             return self.prompt_tokenizer.encode_history(question.turns)
         return self.prompt_tokenizer.encode(question.text, num_images=len(media.images), num_videos=len(media.videos))
 
-    def _order(self, input_ids: list[int], media: Media) -> list[int]:
+    def _media_order(self, input_ids: list[int], media: Media) -> list[int]:
         return self.prompt_tokenizer.media_order(input_ids, len(media.images))
 
     def _text_ids(self, question: Question, pruner: str, encoder: EncoderInfo) -> list[int]:
-        """The question for the encoder; empty for a pruner that does not read it."""
-        # One that is not listed goes to the encoder all the same: it says whether there is none of that name, or which
-        # ones work on its family instead.
+        """Ids of the question for the encoder; empty for a pruner that reads no text."""
+        # An unknown pruner is sent to the encoder with text ids: the encoder's error names the pruners of its family.
         if not all(offered.reads_text for offered in encoder.pruners if offered.name == pruner):
             return []
         text = question.text if question.turns is not None else self.prompt_tokenizer.without_markers(question.text)
@@ -239,35 +224,71 @@ def _fields(question: Question, media: Media) -> Mapping[str, str]:
     return {"question": question.param, "image": media.field, "video": video_field(media)}
 
 
-def _without_auto(request: QuestionRequest) -> dict[str, Any]:
-    """For a pruner that the request does not name, and that cannot choose a budget."""
-    return {"keep_tokens": None} if request.keep_tokens == "auto" else {}
+def _answer_key(
+    request: AnswerRequest,
+    encode_key: EncodeKey,
+    input_ids: list[int],
+    sampling: Sampling,
+    llm: LLMInfo,
+    llm_pruner: LlmPrunerArgs | None,
+) -> str | None:
+    """Cache key of the answer; None if it may be neither cached nor shared."""
+    if not request.deterministic or request.cache == "bypass" or request.explain:
+        return None
+    return answer_key(
+        encode_key,
+        input_ids,
+        SamplingKey(**asdict(sampling)),
+        llm.fingerprints,
+        llm_pruner=None if llm_pruner is None else asdict(llm_pruner),
+    )
 
 
-def _check_budget(request: QuestionRequest, name: str, encoder: EncoderInfo) -> None:
-    """Refuses to leave the budget to a pruner that cannot choose one."""
-    able = [pruner.name for pruner in encoder.pruners if pruner.chooses_budget]
-    if request.keep_tokens == "auto" and name not in able:
+def _maps_options(request: ExplainRequest, pruner: str, encoder: EncoderInfo) -> dict[str, EncodeOptions]:
+    """Options of the encode calls of the activation maps, by attribute of `ActivationMapsPlan`."""
+    missing = {"desap", "none"} - {offered.name for offered in encoder.pruners}
+    if missing:
         raise InvalidRequest(
-            f"pruner {name!r:.80} cannot choose its budget; give keep_tokens as a count or keep_ratio."
+            f"maps need the pruner {min(missing)!r}, which this encoder service does not offer", param="maps"
+        )
+    params = request.pruner_params if pruner == "desap" else {}
+
+    def options(name: str, params: Mapping[str, Any], *, explain: bool = True) -> EncodeOptions:
+        # "auto" is dropped for a pruner that the request does not name, because it cannot choose a budget.
+        is_auto = request.keep_tokens == "auto" and name != pruner
+        return EncodeOptions(name, params, None if is_auto else request.keep_tokens, explain=explain)
+
+    return {
+        "vanilla": options("desap", {**params, "similarity": "vanilla"}),
+        "decoupled": options("desap", {**params, "similarity": "decoupled"}),
+        "unpruned": options("none", {}, explain=False),
+    }
+
+
+def _check_auto_budget(request: QuestionRequest, pruner: str, encoder: EncoderInfo) -> None:
+    """Refuses the budget `auto` for a pruner that cannot choose its budget."""
+    able = [offered.name for offered in encoder.pruners if offered.chooses_budget]
+    if request.keep_tokens == "auto" and pruner not in able:
+        raise InvalidRequest(
+            f"pruner {pruner!r:.80} cannot choose its budget; give keep_tokens as a count or keep_ratio."
             f" {', '.join(able) or 'no pruner of this server'} can",
             param="keep_tokens",
         )
 
 
 def _check_prompt_length(prompt_ids: int, llm: LLMInfo, param: str) -> None:
-    # A picture is one id here and at least one visual token later; one more position is for the answer.
+    # An image or video is one id here and at least one visual token later; one more position is for the answer.
     excess = prompt_ids + 1 - llm.max_model_len
     if excess > 0:
         raise InvalidRequest(
-            f"{param} is too long: with its prompt and one visual token for each picture it has {prompt_ids} tokens;"
+            f"{param} is too long: with its prompt and one visual token for each image it has {prompt_ids} tokens;"
             f" that is {excess} more than the model's context of {llm.max_model_len} leaves room for",
             param=param,
         )
 
 
-def _llm_pruner(asked: LlmPrunerRequest | None, llm: LLMInfo) -> LlmPrunerArgs | None:
-    if asked is None:
+def _llm_pruner(requested: LlmPrunerRequest | None, llm: LLMInfo) -> LlmPrunerArgs | None:
+    if requested is None:
         return None
     names = [pruner.name for pruner in llm.pruners]
     if not names:
@@ -276,8 +297,8 @@ def _llm_pruner(asked: LlmPrunerRequest | None, llm: LLMInfo) -> LlmPrunerArgs |
             " (--engine transformers of the LLM service can, in a Llama)",
             param="llm_pruner",
         )
-    if asked.name not in names:
+    if requested.name not in names:
         raise NotFound(
-            f"there is no llm_pruner {asked.name!r:.80}; accepted are {', '.join(names)}", param="llm_pruner"
+            f"there is no llm_pruner {requested.name!r:.80}; accepted are {', '.join(names)}", param="llm_pruner"
         )
-    return LlmPrunerArgs(asked.name, asked.params, asked.keep_tokens, asked.keep_ratio)
+    return LlmPrunerArgs(requested.name, requested.params, requested.keep_tokens, requested.keep_ratio)

@@ -153,7 +153,7 @@ async def test_redis_may_go_and_come_back_under_a_gateway(server: RedisServer, s
     server.stop()
     assert (await gateway.answer())["cache"]["answer"] == "miss"
     server.start()
-    gateway.app.state.pipeline._cache._paused_until = 0.0  # the pause is over
+    gateway.app.state.pipeline._cache._cache._paused_until = 0.0  # the pause is over
     await gateway.answer()
     assert (await gateway.answer())["cache"]["answer"] == "hit"
 

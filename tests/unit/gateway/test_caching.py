@@ -97,7 +97,7 @@ async def test_cached_visual_tokens_are_forwarded_as_they_were(gateway: Gateway)
 async def test_a_damaged_entry_of_visual_tokens_is_a_miss(start_gateway: StartGateway, damage: str) -> None:
     gateway = await start_gateway()
     await gateway.answer()
-    level = gateway.app.state.pipeline._cache._levels["visual_tokens"]
+    level = gateway.app.state.pipeline._cache._cache._levels["visual_tokens"]
     (key,) = level
     entry = encoder_pb2.EncodeResponse.FromString(level[key])
     if damage == "no tokens":
@@ -217,11 +217,9 @@ async def test_a_follower_takes_over_from_a_leader_with_less_time(gateway: Gatew
 
 @pytest.mark.parametrize(
     ("error", "attempts"),
-    [(UnsupportedMedia("no picture"), 1), (InternalError("defect"), 2), (DeadlineExceeded("slow"), 4)],
+    [(UnsupportedMedia("no image"), 1), (InternalError("defect"), 2), (DeadlineExceeded("slow"), 4)],
 )
-async def test_followers_try_again_only_what_may_turn_out_better(
-    gateway: Gateway, error: Exception, attempts: int
-) -> None:
+async def test_callers_retry_only_errors_that_may_not_recur(gateway: Gateway, error: Exception, attempts: int) -> None:
     gateway.encoder.gate.shut()
     gateway.encoder.error = error  # type: ignore[assignment]
     tasks = [asyncio.create_task(gateway.http.post("/v1/answer", json=ask())) for _ in range(4)]
@@ -251,5 +249,5 @@ async def test_no_computation_stays_behind(gateway: Gateway) -> None:
 async def following(gateway: Gateway, count: int) -> None:
     """Returns when `count` callers follow computations."""
     flights = gateway.app.state.pipeline._flights._flights
-    while sum(flight.followers for flight in flights.values()) < count:  # noqa: ASYNC110
+    while sum(flight.num_callers for flight in flights.values()) < count:  # noqa: ASYNC110
         await asyncio.sleep(0)

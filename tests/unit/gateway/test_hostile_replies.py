@@ -107,7 +107,7 @@ async def test_an_answer_that_never_ends_is_ended(liar: Liar, llm: LLMClient, de
 
 
 def reply(explained: bool = True, **changes: Any) -> encoder_pb2.EncodeResponse:
-    """A sound reply about a picture of 2 x 3 patches, with fields of its VisualTokens or Explanation changed."""
+    """A sound reply about an image of 2 x 3 patches, with fields of its VisualTokens or Explanation changed."""
     message = encoder_pb2.EncodeResponse(pruner="desap", num_tokens_total=[6])
     message.visual_tokens.add(
         features=to_message(np.ones((3, 8), np.float32), tensor_pb2.DTYPE_FLOAT16),
@@ -153,7 +153,7 @@ async def test_visual_tokens_that_cannot_be_are_refused(
     assert (await encoder.encode(EXPLAINED, TIMEOUT_S)).num_tokens_kept == 3
     assert EncodeResult.from_bytes(reply().SerializeToString(), EXPLAINED) is not None
     liar.replies = lambda: iter([reply(**changes).SerializeToString()])
-    with pytest.raises(InternalError, match="without visual tokens for each picture"):
+    with pytest.raises(InternalError, match="without visual tokens for each image"):
         await encoder.encode(EXPLAINED, TIMEOUT_S)
     assert EncodeResult.from_bytes(reply(**changes).SerializeToString(), EXPLAINED) is None
 

@@ -76,7 +76,7 @@ async def test_a_stream_that_breaks_goes_on_where_it_was(breaking: StartBreaking
     assert names == ("token", "token", "token", "token", "done")
     assert [event["text"] for event in data[:-1]] == ["red", " and", " blue", " stars"]
     assert data[-1]["answer"] == "red and blue stars"
-    assert len(gateway.encoder.calls) == 1  # the picture was encoded once
+    assert len(gateway.encoder.calls) == 1  # the image was encoded once
     assert len(llm.calls) == 4
     assert len({call.SerializeToString() for call in llm.calls}) == 1  # the same tokens and, if any, the same seed
     assert llm.calls[0].sampling.HasField("seed") == bool(sampling)
@@ -135,7 +135,7 @@ async def test_a_deadline_that_passes_meanwhile_is_a_504_that_says_who_was_away(
     await gateway.answer(question="Is it there?")
     await server.grpc.stop(0)
     error = await gateway.refused(504, timeout_s=0.5)
-    assert error["message"] == "the LLM service was away until timeout_s had passed"
+    assert error["message"] == "the LLM service was unavailable until timeout_s had passed"
 
 
 async def test_the_encoder_is_waited_for_as_well(start_gateway: StartGateway) -> None:

@@ -213,7 +213,7 @@ async def test_a_gateway_shows_on_each_leg_what_its_settings_say(
     write(sites, "# nobody\n")
     error = await gateway.refused(502, question="And now?")
     assert (error["code"], error["type"]) == ("unauthenticated", "server_error")
-    assert error["message"] == "the encoder service does not accept the token of this gateway"
+    assert error["message"] == "the encoder service does not accept the bearer token of this gateway"
 
 
 async def test_a_gateway_without_a_ca_refuses_to_start_with_a_token(
