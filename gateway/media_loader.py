@@ -1,4 +1,4 @@
-"""The files that a question is about: uploads, data URLs and https URLs to bytes, within limits."""
+"""Loading of images and videos: uploads, data URLs and https URLs to checked files, within limits."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from gateway.question import MediaInput, MediaInputs, VideoInput
 
 __all__ = ["Media", "MediaLimits", "MediaLoader"]
 
-_AROUND_URLS: Final = " \t\r\n\f"  # as browsers drop it
+_AROUND_URLS: Final = " \t\r\n\f"  # stripped from both ends of a URL, as browsers do
 _NEITHER_URL: Final = "neither a data URL (data:{}...;base64,...) nor an https URL"
 
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """Most bytes of one picture, of one video, and of all files of a request."""
+    """Largest accepted sizes in bytes.
+
+    Attributes:
+        image_bytes: One image file.
+        video_bytes: One video file.
+        total_bytes: All files of a request together.
+    """
 
     image_bytes: int
     video_bytes: int
@@ -28,12 +34,12 @@ class MediaLimits:
 
 @dataclass(frozen=True)
 class Media:
-    """Pictures and videos of a question, in the order in which it names them.
+    """Files of a request.
 
     Attributes:
-        images: Picture files.
-        videos: Videos.
-        field: The request field where the first of them stands.
+        images: Image files, in the order of the request.
+        videos: Videos, in the order of the request.
+        field: The request field of the first file, for errors.
     """
 
     images: tuple[MediaFile, ...]
@@ -42,11 +48,11 @@ class Media:
 
 
 class MediaLoader:
-    """Reads what sources name.
+    """Loader of a request's media.
 
     Args:
-        fetcher: For https URLs.
-        limits: What is accepted.
+        fetcher: Fetcher of https URLs.
+        limits: Largest accepted sizes.
     """
 
     def __init__(self, fetcher: MediaFetcher, limits: MediaLimits) -> None:
@@ -57,35 +63,41 @@ class MediaLoader:
         """Closes the connections."""
         await self._fetcher.close()
 
-    async def load(self, sources: MediaInputs) -> Media:
-        """All files, at least one. MediaInputs are taken out as they are read: encoded ones need not outlive that.
+    async def load(self, media_inputs: MediaInputs) -> Media:
+        """All files of a request, which has at least one.
+
+        Each input is removed from `media_inputs` once it is loaded, so that its encoded form is freed.
 
         Raises:
-            ServiceError: A file is too large, of another kind, or cannot be had.
+            ServiceError: A file is too large, of a format that is not accepted, or cannot be fetched.
         """
-        budget = _Budget(self._limits.total_bytes)
-        first = sources.images[0].field_path if sources.images else sources.videos[0].field_path
+        allowance = _ByteAllowance(self._limits.total_bytes)
+        first = (media_inputs.images or media_inputs.videos)[0]
         images, videos = [], []
-        while sources.images:
-            images.append(await self._read(sources.images.pop(0), IMAGE, self._limits.image_bytes, budget))
-        while sources.videos:
-            videos.append(await self._video(sources.videos.pop(0), budget))
-        return Media(tuple(images), tuple(videos), top_level_field(first))
+        while media_inputs.images:
+            images.append(await self._load_image(media_inputs.images.pop(0), allowance))
+        while media_inputs.videos:
+            videos.append(await self._load_video(media_inputs.videos.pop(0), allowance))
+        return Media(tuple(images), tuple(videos), top_level_field(first.field_path))
 
-    async def _video(self, source: VideoInput, budget: _Budget) -> Video:
-        if source.file is not None:
-            return Video(await self._read(source.file, VIDEO, self._limits.video_bytes, budget))
-        frames = [await self._read(frame, IMAGE, self._limits.image_bytes, budget) for frame in source.frames]
-        return Video(frames=tuple(frames))
+    async def _load_image(self, image: MediaInput, allowance: _ByteAllowance) -> MediaFile:
+        return await self._load_file(image, IMAGE, self._limits.image_bytes, allowance)
 
-    async def _read(self, source: MediaInput, kind: MediaKind, max_bytes: int, budget: _Budget) -> MediaFile:
-        file = await self._file(source, kind, max_bytes)
-        budget.spend(len(file.data), top_level_field(source.field_path))
+    async def _load_video(self, video: VideoInput, allowance: _ByteAllowance) -> Video:
+        if video.file is not None:
+            return Video(await self._load_file(video.file, VIDEO, self._limits.video_bytes, allowance))
+        return Video(frames=tuple([await self._load_image(frame, allowance) for frame in video.frames]))
+
+    async def _load_file(
+        self, media_input: MediaInput, kind: MediaKind, max_bytes: int, allowance: _ByteAllowance
+    ) -> MediaFile:
+        file = await self._read(media_input, kind, max_bytes)
+        allowance.spend(len(file.data), top_level_field(media_input.field_path))
         return file
 
-    async def _file(self, source: MediaInput, kind: MediaKind, max_bytes: int) -> MediaFile:
-        # Decoding and hashing megabytes takes long enough to hold up everybody else, hence the threads.
-        field_path, content = source.field_path, source.content
+    async def _read(self, media_input: MediaInput, kind: MediaKind, max_bytes: int) -> MediaFile:
+        # Threads, because decoding and hashing megabytes would block the event loop.
+        field_path, content = media_input.field_path, media_input.content
         if isinstance(content, bytes):
             return await asyncio.to_thread(media_file, content, kind, field_path=field_path, max_bytes=max_bytes)
         content = content.strip(_AROUND_URLS)
@@ -100,8 +112,8 @@ class MediaLoader:
         )
 
 
-class _Budget:
-    """Bytes that are left for one request's files."""
+class _ByteAllowance:
+    """Bytes left for the files of one request."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -111,6 +123,6 @@ class _Budget:
         self._left -= size
         if self._left < 0:
             raise TooLarge(
-                f"the pictures and videos have more than the {self._total:,} bytes accepted for all of a request",
+                f"the images and videos have more than the {self._total:,} bytes accepted for all of a request",
                 param=param,
             )

@@ -1,4 +1,4 @@
-"""`<image>` and `<video>` in a plain question: the places of its images and videos."""
+"""Media markers: `<image>` and `<video>` in a plain question show where its images and videos stand."""
 
 from __future__ import annotations
 
@@ -14,42 +14,45 @@ __all__ = ["MARKERS", "user_turn", "without_markers"]
 MARKERS: Final[Mapping[str, Modality]] = {"<image>": Modality.IMAGE, "<video>": Modality.VIDEO}
 
 
-def without_markers(question: str, places: Collection[Modality]) -> str:
-    """The text of a question in which the marks of `places` have a meaning; without any, as it is but for its ends."""
-    cut = _cut(question, places)
-    return cut[0].strip() if len(cut) == 1 else " ".join(" ".join(cut[::2]).split())
+def without_markers(question: str, modalities: Collection[Modality]) -> str:
+    """The text of a question without the markers of `modalities`.
+
+    White space is collapsed if there was a marker, else only stripped from both ends.
+    """
+    pieces = _split(question, modalities)
+    return pieces[0].strip() if len(pieces) == 1 else " ".join(" ".join(pieces[::2]).split())
 
 
 def user_turn(question: str, expected: Mapping[Modality, int]) -> Turn:
-    """The user's turn, with places where the marks are, and in front those of which no mark tells.
+    """The user turn of a plain question. Media without a marker come first.
 
     Args:
-        question: The user's text.
-        expected: Number of images and of videos; marks of others are text.
+        question: text of the user.
+        expected: number of images and of videos; a marker of another modality is plain text.
 
     Raises:
-        InvalidRequest: More marks than images or videos, or no text beside them.
+        InvalidRequest: more markers than images or videos, or no text beside the markers.
     """
     if not without_markers(question, expected):
         raise InvalidRequest("question is empty; a text of at least one character is needed", param="question")
-    pieces = [MARKERS[piece] if i % 2 else piece for i, piece in enumerate(_cut(question, expected))]
-    for place, count in expected.items():
-        _check_count(pieces.count(place), place, count)
-    unmarked = [place for place, count in expected.items() for _ in range(count - pieces.count(place))]
-    return Turn("user", (*unmarked, InterleavedText(tuple(pieces))))
+    segments = [MARKERS[piece] if i % 2 else piece for i, piece in enumerate(_split(question, expected))]
+    for modality, count in expected.items():
+        _check_count(segments.count(modality), modality, count)
+    unmarked = [modality for modality, count in expected.items() for _ in range(count - segments.count(modality))]
+    return Turn("user", (*unmarked, InterleavedText(tuple(segments))))
 
 
-def _cut(question: str, places: Collection[Modality]) -> list[str]:
-    """Texts and marks in turn, beginning and ending with a text."""
-    marks = [re.escape(mark) for mark, place in MARKERS.items() if place in places]
-    return re.split(f"({'|'.join(marks)})", question)
+def _split(question: str, modalities: Collection[Modality]) -> list[str]:
+    """Texts and markers in alternation; the first and the last are texts."""
+    markers = [re.escape(marker) for marker, modality in MARKERS.items() if modality in modalities]
+    return re.split(f"({'|'.join(markers)})", question)
 
 
-def _check_count(marks: int, place: Modality, count: int) -> None:
-    if marks > count:
-        noun = {Modality.IMAGE: "picture", Modality.VIDEO: "video"}[place]
+def _check_count(num_markers: int, modality: Modality, count: int) -> None:
+    if num_markers > count:
+        noun = modality.value
         raise InvalidRequest(
-            f"question has {marks} <{place.value}> marks for {count} {noun}{'s' * (count != 1)};"
+            f"question has {num_markers} <{noun}> markers for {count} {noun}{'s' * (count != 1)};"
             f" at most one for each {noun} is accepted",
             param="question",
         )

@@ -15,9 +15,9 @@ __all__ = ["router"]
 router = APIRouter()
 
 
-@router.get("/v1/pruners", summary="The ways to choose which visual tokens are kept")
+@router.get("/v1/pruners", summary="List the pruners")
 async def pruners(request: Request) -> PrunerList:
-    """Names, parameters with defaults, references; and what applies where a request does not say."""
+    """Lists the pruners with their parameters, and the defaults of this server."""
     pipeline = get_pipeline(request)
     settings = pipeline.settings
     info, llm = await asyncio.gather(pipeline.encoder.info(), pipeline.llm.info())

@@ -38,14 +38,14 @@ class Gate:
 
 
 def features_of(source: bytes, text_ids: Sequence[int], count: int, dtype: Any) -> tensor_pb2.Tensor:
-    """What the scripted encoder makes of a picture or video."""
+    """What the scripted encoder makes of an image or video."""
     digest = hashlib.sha256(source + str(list(text_ids)).encode()).digest()
     features = np.frombuffer(digest * count, np.uint8)[: count * CHANNELS].astype(np.float32)
     return to_message(features.reshape(count, CHANNELS), dtype)
 
 
 class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
-    """Keeps the first half of the patches; features depend on the picture and the text."""
+    """Keeps the first half of the patches; features depend on the image and the text."""
 
     def __init__(self) -> None:
         self.calls: list[encoder_pb2.EncodeRequest] = []

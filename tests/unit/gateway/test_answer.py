@@ -266,7 +266,7 @@ async def test_an_error_after_the_first_token_is_an_event(gateway: Gateway) -> N
 
 
 async def test_an_error_before_the_first_token_is_a_response(gateway: Gateway) -> None:
-    gateway.encoder.error = UnsupportedMedia("not a picture", param="image")
+    gateway.encoder.error = UnsupportedMedia("not an image", param="image")
     error = await gateway.refused(415, stream=True)
     assert error["param"] == "image"
 

@@ -41,7 +41,7 @@ def nested(depth: int) -> dict[str, Any]:
         ({"question": ""}, "question", "empty"),
         ({"question": "<image>"}, "question", "empty"),
         ({"question": "x" * 8001}, "question", "1 to 8,000 are accepted"),
-        ({"question": "<image><image> a"}, "question", "at most one for each picture"),
+        ({"question": "<image><image> a"}, "question", "at most one for each image"),
         ({"question": 5}, "question", "valid string"),
         ({"image": None}, "image", "data URL or upload a file"),
         ({"image": "cat.png"}, "image", "neither a data URL"),
@@ -160,18 +160,18 @@ async def test_malformed_json(gateway: Gateway, body: bytes, says: str) -> None:
         ("data:image/png,abc", 400, "not of the form data:image/"),
         ("data:", 400, "not of the form data:image/"),
         (data_url(b"hello, world"), 415, "JPEG, PNG, WebP, GIF and BMP are accepted"),
-        (data_url(b""), 415, "not a picture"),
+        (data_url(b""), 415, "not an image"),
         (data_url(png(), "text/plain"), 415, "another media type"),
     ],
 )
-async def test_what_is_no_picture(gateway: Gateway, image: str, status: int, says: str) -> None:
+async def test_what_is_no_image(gateway: Gateway, image: str, status: int, says: str) -> None:
     error = await gateway.refused(status, ask() | {"image": image})
     assert error["param"] == "image"
     assert says in error["message"]
     assert not gateway.encoder.calls
 
 
-async def test_a_text_file_upload_is_no_picture(gateway: Gateway) -> None:
+async def test_a_text_file_upload_is_no_image(gateway: Gateway) -> None:
     response = await gateway.http.post(
         "/v1/answer", data={"question": "What?"}, files={"image": ("a.png", b"hello", "image/png")}
     )
@@ -262,7 +262,7 @@ async def test_other_content_types(gateway: Gateway) -> None:
     assert "application/json nor multipart/form-data" in response.json()["error"]["message"]
 
 
-async def test_pictures_and_bodies_have_limits(start_gateway: StartGateway) -> None:
+async def test_images_and_bodies_have_limits(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(max_image_bytes=1000, max_body_bytes=4000)
     big = png() + bytes(1000)
     error = await gateway.refused(413, ask() | {"image": data_url(big)})

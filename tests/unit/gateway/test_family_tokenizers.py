@@ -52,7 +52,7 @@ def as_messages(*turns: Turn) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("num_images", [1, 3])
-def test_pictures_without_marks_stand_where_the_template_puts_them(
+def test_images_without_marks_stand_where_the_template_puts_them(
     checkpoints: dict[Family, Path], family: Family, num_images: int
 ) -> None:
     question = "Which  is red, <video> or café?" if family not in TAKE_VIDEOS else "Which  is red, or café?"
@@ -73,7 +73,7 @@ def test_a_video_has_a_token_of_its_own(checkpoints: dict[Family, Path], family:
         assert ids.count(tokenizer.image_token_id) == num_images
 
 
-def test_marks_are_the_places_of_pictures_and_videos_in_order(checkpoints: dict[Family, Path]) -> None:
+def test_marks_are_the_places_of_images_and_videos_in_order(checkpoints: dict[Family, Path]) -> None:
     parts = ("See ", VIDEO, " then ", IMAGE, IMAGE, "?")
     question = "See <video> then <image><image>?"
     tokenizer = PromptTokenizer(checkpoints["qwen2_5_vl"])  # its template leaves parts where they stand
@@ -119,8 +119,8 @@ def test_nobody_writes_special_tokens_into_a_history(checkpoints: dict[Family, P
 @pytest.mark.parametrize(
     ("family", "question", "says"),
     [
-        ("qwen2_5_vl", "<image><image> a", "2 <image> marks for 1 picture;"),
-        ("video_llava", "<video> a", "1 <video> marks for 0 videos;"),
+        ("qwen2_5_vl", "<image><image> a", "2 <image> markers for 1 image;"),
+        ("video_llava", "<video> a", "1 <video> markers for 0 videos;"),
         ("qwen2_5_vl", "<image>", "empty"),
         ("video_llava", "<image> <video> ", "empty"),
     ],

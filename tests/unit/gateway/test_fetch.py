@@ -1,4 +1,4 @@
-"""Pictures by URL: from allowed, public hosts, within limits, and nothing else."""
+"""Images by URL: from allowed, public hosts, within limits, and nothing else."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def transport() -> AsyncIterator[ToLoopback]:
     await server.wait_closed()
 
 
-async def fetch_picture(fetcher: MediaFetcher, url: str) -> bytes:
+async def fetch_image(fetcher: MediaFetcher, url: str) -> bytes:
     return await fetcher.fetch(url, IMAGE, field_path="image", max_bytes=4000)
 
 
@@ -81,10 +81,10 @@ async def fetcher(transport: ToLoopback) -> AsyncIterator[MediaFetcher]:
     await fetcher.close()
 
 
-async def test_an_allowed_picture_comes_from_the_address_that_was_checked(
+async def test_an_allowed_image_comes_from_the_address_that_was_checked(
     fetcher: MediaFetcher, transport: ToLoopback
 ) -> None:
-    assert await fetch_picture(fetcher, "https://Pictures.example/cat.png?size=1") == png()
+    assert await fetch_image(fetcher, "https://Pictures.example/cat.png?size=1") == png()
     (request,) = transport.asked
     assert (request.url.host, request.url.scheme) == (PUBLIC, "https")
     assert request.headers["host"] == "pictures.example"
@@ -119,7 +119,7 @@ async def test_an_allowed_picture_comes_from_the_address_that_was_checked(
         ("https:\\\\pictures.example/", "not a valid URL"),
         ("https://pictures.example\\@elsewhere.example/", "without user and password"),
         ("https://pictures.example/astray", "status 302"),
-        ("https://pictures.example/compressed", "compressed the picture"),
+        ("https://pictures.example/compressed", "compressed the image"),
         ("https://pictures.example/short", "could not be fetched"),
         ("https://pictures.example/length", "could not be fetched"),
         ("https://pictures.example/lengths", "could not be fetched"),
@@ -132,29 +132,29 @@ async def test_an_allowed_picture_comes_from_the_address_that_was_checked(
 )
 async def test_what_is_refused(fetcher: MediaFetcher, url: str, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says) as caught:
-        await fetch_picture(fetcher, url)
+        await fetch_image(fetcher, url)
     assert caught.value.param == "image"
     assert PUBLIC not in caught.value.message
 
 
 async def test_what_is_unusual_and_sound(fetcher: MediaFetcher, transport: ToLoopback) -> None:
-    assert await fetch_picture(fetcher, "https://pictures.example:443/cat.png?size=1#part") == png()
-    await fetch_picture(fetcher, "https://pictures.example/cookie")
-    await fetch_picture(fetcher, "https://pictures.example/cookie")
+    assert await fetch_image(fetcher, "https://pictures.example:443/cat.png?size=1#part") == png()
+    await fetch_image(fetcher, "https://pictures.example/cookie")
+    await fetch_image(fetcher, "https://pictures.example/cookie")
     assert not any("cookie" in request.headers for request in transport.asked)  # of one client to the next
 
 
 async def test_a_host_may_be_written_in_its_own_letters(transport: ToLoopback) -> None:
     fetcher = MediaFetcher(["bücher.example"], resolver=resolves_to(PUBLIC), transport=transport)
     for host in ("bücher.example", "BÜCHER.example", "xn--bcher-kva.example"):
-        assert await fetch_picture(fetcher, f"https://{host}/cat.png?size=1") == png()
+        assert await fetch_image(fetcher, f"https://{host}/cat.png?size=1") == png()
         assert transport.asked[-1].headers["host"] == "xn--bcher-kva.example"
     await fetcher.close()
 
 
 async def test_a_public_ipv6_address_is_reached(transport: ToLoopback) -> None:
     fetcher = MediaFetcher(["pictures.example"], resolver=resolves_to("2606:4700:4700::1111"), transport=transport)
-    assert await fetch_picture(fetcher, "https://pictures.example/cat.png?size=1") == png()
+    assert await fetch_image(fetcher, "https://pictures.example/cat.png?size=1") == png()
     assert transport.asked[-1].url.host == "2606:4700:4700::1111"
     await fetcher.close()
 
@@ -180,7 +180,7 @@ def test_whatever_is_written_as_url_is_fetched_from_the_allowed_host_or_refused(
 
     fetcher = MediaFetcher(["pictures.example"], resolver=resolves_to(PUBLIC), transport=httpx.MockTransport(respond))
     with contextlib.suppress(InvalidRequest):
-        assert asyncio.run(fetch_picture(fetcher, url)) == png()
+        assert asyncio.run(fetch_image(fetcher, url)) == png()
         assert asked
     for request in asked:
         assert (request.url.host, request.url.port, request.headers["host"]) == (PUBLIC, None, "pictures.example")
@@ -219,16 +219,16 @@ async def test_hosts_are_told_what_is_wanted_and_clients_where_it_stood(
     assert transport.asked[0].headers["accept"] == "video/*, image/gif"
 
 
-async def test_a_picture_is_not_read_past_the_limit(fetcher: MediaFetcher) -> None:
+async def test_an_image_is_not_read_past_the_limit(fetcher: MediaFetcher) -> None:
     with pytest.raises(TooLarge, match="4,000"):
-        await fetch_picture(fetcher, "https://pictures.example/big")
+        await fetch_image(fetcher, "https://pictures.example/big")
 
 
 @pytest.mark.parametrize("addresses", [["10.0.0.7"], [PUBLIC, "127.0.0.1"], ["169.254.169.254"], []])
 async def test_names_that_lead_inside_are_refused(transport: ToLoopback, addresses: list[str]) -> None:
     fetcher = MediaFetcher(["pictures.example"], resolver=resolves_to(*addresses), transport=transport)
     with pytest.raises(ServiceError, match="not on the public internet") as caught:
-        await fetch_picture(fetcher, "https://pictures.example/cat.png?size=1")
+        await fetch_image(fetcher, "https://pictures.example/cat.png?size=1")
     assert not any(address in caught.value.message for address in addresses)
     assert not transport.asked
     await fetcher.close()
@@ -237,7 +237,7 @@ async def test_names_that_lead_inside_are_refused(transport: ToLoopback, address
 async def test_without_hosts_fetching_is_off() -> None:
     fetcher = MediaFetcher([])
     with pytest.raises(InvalidRequest, match="fetching is off"):
-        await fetch_picture(fetcher, "https://pictures.example/cat.png")
+        await fetch_image(fetcher, "https://pictures.example/cat.png")
     await fetcher.close()
 
 

@@ -66,8 +66,8 @@ def padded(size: int) -> dict[str, str]:
             "at most 256 items, not 257",
         ),
         (lambda n: {"messages": [user(IMAGE, *[text("a")] * (n - 1))]}, 64, "at most 64 items, not 65"),
-        (lambda n: {"question": "a", "images": [URL] * n}, 8, "9 pictures; up to 8 are accepted"),
-        (lambda n: {"messages": [user(*[IMAGE] * n, text("a"))]}, 8, "9 pictures; up to 8 are accepted"),
+        (lambda n: {"question": "a", "images": [URL] * n}, 8, "9 images; up to 8 are accepted"),
+        (lambda n: {"messages": [user(*[IMAGE] * n, text("a"))]}, 8, "9 images; up to 8 are accepted"),
         (lambda n: ask(stop=["a"] * n), 8, "at most 8 items, not 9"),
         (lambda n: ask(stop=["\U0001f600" * n]), 256, "at most 256 characters"),
         (lambda n: ask(stop="a" * n), 256, "stop: string should have at most 256 characters"),
@@ -156,7 +156,7 @@ async def test_images_of_a_form(start_gateway: StartGateway, limit: int, as_file
         assert response.status_code == (200 if count == limit else 422), response.text
         if count > limit:
             error = response.json()["error"]
-            said = f"at least {limit + 1} pictures; up to {limit} are accepted"
+            said = f"at least {limit + 1} images; up to {limit} are accepted"
             assert (error["param"], error["message"]) == ("images", said)
 
 
@@ -173,8 +173,8 @@ async def test_bytes_of_bodies_and_files(start_gateway: StartGateway) -> None:
         content = json.dumps(ask()).ljust(size).encode()
         assert (await gateway.http.post("/v1/answer", content=content)).status_code == status
     for size, status in ((499, 200), (500, 200), (501, 413)):
-        picture = png().ljust(size, b"\0")
-        for body in (ask() | {"image": data_url(picture)}, {"question": "a", "images": [data_url(picture)]}):
+        image = png().ljust(size, b"\0")
+        for body in (ask() | {"image": data_url(image)}, {"question": "a", "images": [data_url(image)]}):
             assert (await gateway.http.post("/v1/answer", json=body)).status_code == status
-        files = {"question": (None, "a"), "image": ("a.png", picture)}
+        files = {"question": (None, "a"), "image": ("a.png", image)}
         assert (await gateway.http.post("/v1/answer", files=files)).status_code == status

@@ -1,4 +1,4 @@
-"""Questions about several pictures, about videos, and chat histories."""
+"""Questions about several images, about videos, and chat histories."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def video_gateway(start_gateway: StartGateway, qwen: Path) -> Gateway:
     return gateway
 
 
-async def test_several_pictures_go_to_both_services_in_their_order(gateway: Gateway) -> None:
+async def test_several_images_go_to_both_services_in_their_order(gateway: Gateway) -> None:
     answer = await post(gateway, question="Which is red?", images=URLS[:3])
     encode, generate = gateway.encoder.calls[0], gateway.llm.calls[0]
     assert list(encode.images) == [png(0), png(1), png(2)]
@@ -97,7 +97,7 @@ async def test_a_form_takes_several_files(gateway: Gateway) -> None:
     assert (await gateway.http.post("/v1/answer", files=urls)).json()["answer"] == same["answer"]
 
 
-async def test_order_and_number_of_pictures_tell_cached_answers_apart(gateway: Gateway) -> None:
+async def test_order_and_number_of_images_tell_cached_answers_apart(gateway: Gateway) -> None:
     asked = [URLS[:2], URLS[1::-1], URLS[:1], [URLS[0], URLS[0]]]
     for images in asked:
         assert (await post(gateway, question="What?", images=images))["cache"]["answer"] == "miss"
@@ -202,12 +202,12 @@ async def test_visual_tokens_come_in_the_order_of_the_prompt(video_gateway: Gate
         assert answer["cache"]["visual_tokens"] == cache
         request = video_gateway.llm.calls[-1]
         tokenizer = video_gateway.app.state.pipeline.planner.prompt_tokenizer
-        places = {tokenizer.video_token_id: "video", tokenizer.image_token_id: "image"}
-        assert [places[i] for i in request.input_ids if i in places] == ["video", "image"]
-        clip, picture = request.visual_tokens
-        assert clip.kind == tensor_pb2.VISUAL_KIND_VIDEO
+        media = {tokenizer.video_token_id: "video", tokenizer.image_token_id: "image"}
+        assert [media[i] for i in request.input_ids if i in media] == ["video", "image"]
+        video_tokens, image_tokens = request.visual_tokens
+        assert video_tokens.kind == tensor_pb2.VISUAL_KIND_VIDEO
         text_ids = video_gateway.encoder.calls[0].text_ids
-        assert picture.features == features_of(png(3), text_ids, 3, tensor_pb2.DTYPE_FLOAT32)
+        assert image_tokens.features == features_of(png(3), text_ids, 3, tensor_pb2.DTYPE_FLOAT32)
 
 
 async def test_questions_go_to_such_an_encoder_in_the_language_models_ids(video_gateway: Gateway) -> None:
@@ -216,16 +216,24 @@ async def test_questions_go_to_such_an_encoder_in_the_language_models_ids(video_
     assert list(video_gateway.encoder.calls[0].text_ids) == tokenizer.encode_plain("Is red?")
 
 
-async def test_explain_lists_several_pictures_and_videos(video_gateway: Gateway) -> None:
+async def test_explain_lists_several_images_and_videos(video_gateway: Gateway) -> None:
     answer = await post(
         video_gateway, question="<video> or <image>?", video=CLIP, image=URLS[0], pruner="desap", explain=True
     )
     assert answer["explain"]["pruner"] == "desap"
-    picture, clip = answer["explain"]["visuals"]
-    assert (picture["kind"], picture["grid"], picture["kept"]) == ("image", [1, 2, 3], [0, 1, 2])
-    assert (clip["kind"], clip["grid"], clip["kept"]) == ("video", [2, 2, 3], list(range(6)))
-    assert clip["task_map"] == [[[0.5] * 3] * 2] * 2
-    assert clip["merged_into"] == [[[0, 1, 2], [0, 1, -1]]] * 2
+    explained_image, explained_video = answer["explain"]["visuals"]
+    assert (explained_image["kind"], explained_image["grid"], explained_image["kept"]) == (
+        "image",
+        [1, 2, 3],
+        [0, 1, 2],
+    )
+    assert (explained_video["kind"], explained_video["grid"], explained_video["kept"]) == (
+        "video",
+        [2, 2, 3],
+        list(range(6)),
+    )
+    assert explained_video["task_map"] == [[[0.5] * 3] * 2] * 2
+    assert explained_video["merged_into"] == [[[0, 1, 2], [0, 1, -1]]] * 2
 
 
 FRAMES = {"question": "What?", "video": URLS[:2]}
@@ -240,16 +248,16 @@ TURN = {"messages": HISTORY}
         ({"question": "What?", "images": []}, 422, "images", "at least 1 item"),
         ({"question": "What?", "images": [5]}, 422, "images", "images.0: input should be a valid string"),
         ({"question": "What?", "images": URLS[0]}, 422, "images", "valid list"),
-        ({"question": "What?", "image": URLS[0], "images": URLS[:1]}, 422, "images", "one picture or a list"),
-        ({"question": "What?", "images": URLS[:9]}, 422, "images", "9 pictures; up to 8 are accepted"),
+        ({"question": "What?", "image": URLS[0], "images": URLS[:1]}, 422, "images", "one image or a list"),
+        ({"question": "What?", "images": URLS[:9]}, 422, "images", "9 images; up to 8 are accepted"),
         (
             {"question": "<image><image><image> a", "images": URLS[:2]},
             422,
             "question",
-            "3 <image> marks for 2 pictures",
+            "3 <image> markers for 2 images",
         ),
         ({"question": "What?", "images": [URLS[0], "cat.png"]}, 422, "images", "images.1 is neither a data URL"),
-        ({"question": "What?", "images": [URLS[0], data_url(b"x")]}, 415, "images", "images.1 is not a picture"),
+        ({"question": "What?", "images": [URLS[0], data_url(b"x")]}, 415, "images", "images.1 is not an image"),
         (
             {"question": "What?", "image": data_url(AVIF, "image/avif")},
             415,
@@ -265,7 +273,7 @@ TURN = {"messages": HISTORY}
         ({"question": "What?", "video": data_url(MP4, "image/gif")}, 422, "video", "family llava takes no videos"),
         ({"question": "What?", "video": [URLS[0], CLIP]}, 415, "video", "video.1 is a data URL of another media type"),
         ({"question": "What?", "video": URLS[:1] * 65}, 422, "video", "65 frames of a video; up to 64"),
-        (FRAMES, 422, "video", "family llava takes no videos; pictures are accepted"),
+        (FRAMES, 422, "video", "family llava takes no videos; images are accepted"),
         ({**FRAMES, "num_frames": 4}, 422, "num_frames", "goes with a video file"),
         ({"question": "What?", "video": CLIP, "num_frames": 65}, 422, "num_frames", "up to 64 are accepted"),
         ({"question": "What?", "video": CLIP, "num_frames": 0}, 422, "num_frames", "greater than or equal to 1"),
@@ -276,7 +284,7 @@ TURN = {"messages": HISTORY}
         ({"messages": "hello"}, 422, "messages", "valid list"),
         ({**TURN, "question": "What?"}, 422, "question", "beside messages"),
         ({**TURN, "image": URLS[0]}, 422, "image", "beside messages"),
-        ({"messages": [user(text("What?"))]}, 422, "messages", "no picture and no video"),
+        ({"messages": [user(text("What?"))]}, 422, "messages", "no image and no video"),
         ({"messages": [user(image(0))]}, 422, "messages", "the last user turn has no text"),
         ({"messages": HISTORY[:3]}, 422, "messages", "the last one is not the user's"),
         ({"messages": [{"role": "tool", "content": "x"}]}, 422, "messages", "'system', 'user' or 'assistant'"),
@@ -326,20 +334,20 @@ TURN = {"messages": HISTORY}
         ({"question": "What?", "image": URLS[0], "stop": ["a", ""]}, 422, "stop", "stop.1: string should have"),
         ({"question": "What?", "image": URLS[0], "llm_pruner": "x"}, 422, "llm_pruner", "llm_pruner: an object is"),
         ({"question": "What?", "image": URLS[0], "": 1}, 422, "", "there is no field ''; accepted are question"),
-        ({"messages": [user(text("a"), image(0))] * 9}, 422, "messages", "9 pictures; up to 8"),
+        ({"messages": [user(text("a"), image(0))] * 9}, 422, "messages", "9 images; up to 8"),
         ({"messages": [user(*[video()] * 9, text("What?"))]}, 422, "messages", "9 videos; up to 8 are accepted"),
         ({"messages": [user(video(), text("What?"))]}, 422, "messages", "family llava takes no videos"),
         (
             {"messages": [{"role": "assistant", "content": [image(0)]}, user(text("What?"))]},
             422,
             "messages",
-            "messages.0.content.0: pictures and videos are accepted in user turns only",
+            "messages.0.content.0: images and videos are accepted in user turns only",
         ),
         (
             {"messages": [user({"type": "image_url", "image_url": {"url": data_url(b"x")}}, text("What?"))]},
             415,
             "messages",
-            "messages.0.content.0 is not a picture",
+            "messages.0.content.0 is not an image",
         ),
     ],
 )
@@ -354,10 +362,10 @@ async def test_what_is_refused(gateway: Gateway, body: dict[str, Any], status: i
 @pytest.mark.parametrize(
     ("form", "says"),
     [
-        ([("image", ("a.png", png())), ("images", ("b.png", png()))], "one picture or a list"),
+        ([("image", ("a.png", png())), ("images", ("b.png", png()))], "one image or a list"),
         ([("video", ("a.mp4", MP4)), ("video", ("b.mp4", MP4))], "video was given 2 times"),
         ([("video", ("a.mp4", MP4)), ("video", (None, CLIP))], "given twice"),
-        ([("images", (f"{i}.png", png())) for i in range(9)], "9 pictures; up to 8"),
+        ([("images", (f"{i}.png", png())) for i in range(9)], "9 images; up to 8"),
         ([("question", (None, "b")), ("image", ("a.png", png()))], "2 times"),
     ],
 )

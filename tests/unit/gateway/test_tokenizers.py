@@ -31,7 +31,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def processor_ids(checkpoint: Path, content: list[dict[str, Any]]) -> list[int]:
-    """What transformers makes of it, with the picture's run of image tokens folded into one."""
+    """What transformers makes of it, with the image's run of image tokens folded into one."""
     processor = AutoProcessor.from_pretrained(checkpoint)
     image = np.zeros((28, 28, 3), np.uint8)
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -61,7 +61,7 @@ def test_the_templates_ids_are_those_of_tokenize_true(checkpoint: Path) -> None:
     assert theirs == ids[:image] + [ids[image]] * run + ids[image + 1 :]
 
 
-def test_a_mark_places_the_picture(checkpoint: Path) -> None:
+def test_a_mark_places_the_image(checkpoint: Path) -> None:
     question = "Is <image> red?"
     expected = processor_ids(checkpoint, [{"type": "text", "text": question}])
     assert PromptTokenizer(checkpoint).encode(question, num_images=1) == expected
@@ -86,7 +86,7 @@ def test_special_tokens_in_a_question_are_plain_text(checkpoint: Path, smuggled:
 
 @pytest.mark.parametrize(
     ("question", "fault"),
-    [("<image> or <image>?", "2 <image> marks for 1 picture"), ("<image>", "empty"), (" \n", "empty"), ("", "empty")],
+    [("<image> or <image>?", "2 <image> markers for 1 image"), ("<image>", "empty"), (" \n", "empty"), ("", "empty")],
 )
 def test_questions_that_are_refused(checkpoint: Path, question: str, fault: str) -> None:
     with pytest.raises(InvalidRequest, match=fault) as caught:
