@@ -104,18 +104,10 @@ class RequestPlanner:
         _check_prompt_length(len(input_ids), llm, question.param)
         text_ids = self._text_ids(question, pruner, encoder)
         tokenize_ms = (time.perf_counter() - start) * 1000
-
         encode = build_encode_args(
             request,
             media,
-            EncodeOptions(
-                pruner=pruner,
-                pruner_params=request.pruner_params,
-                keep_tokens=request.keep_tokens,
-                wire_dtype=request.wire_dtype,
-                max_wire_bytes=request.max_wire_bytes,
-                explain=request.explain,
-            ),
+            _answer_options(request, pruner),
             EncodeDefaults.of(self.settings, encoder),
             text_ids=text_ids,
             media_order=self._media_order(input_ids, media),
@@ -222,6 +214,17 @@ class RequestPlanner:
 
 def _fields(question: Question, media: Media) -> Mapping[str, str]:
     return {"question": question.param, "image": media.field, "video": video_field(media)}
+
+
+def _answer_options(request: AnswerRequest, pruner: str) -> EncodeOptions:
+    return EncodeOptions(
+        pruner=pruner,
+        pruner_params=request.pruner_params,
+        keep_tokens=request.keep_tokens,
+        wire_dtype=request.wire_dtype,
+        max_wire_bytes=request.max_wire_bytes,
+        explain=request.explain,
+    )
 
 
 def _answer_key(

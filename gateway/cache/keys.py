@@ -32,7 +32,8 @@ class EncodeKey:
         explain: Whether score maps are included.
         fingerprints: Fingerprints of the encoder's checkpoint, text tower and settings.
         max_wire_bytes: Most bytes of visual tokens; None for no limit.
-        videos: For each video, in order: the word `file` or `frames`, then the hex digests of the file or the frames.
+        videos: Digests of each video, in order: the word `file` or `frames`, then the hex digest of the file or of each
+            frame.
         num_frames, seconds_per_frame, video_budget: Sampling and budget of videos; None without videos, or if the
             request does not set them.
     """

@@ -188,7 +188,7 @@ class LLMClient(ServiceClient[LLMInfo]):
         async for data in call:
             events_left, bytes_left = events_left - 1, bytes_left - len(data)
             if events_left < 0 or bytes_left < 0:
-                raise InternalError("the LLM service answered with more than was asked for")
+                raise InternalError("the LLM service answered with more than was requested")
             yield await self.read(llm_pb2.GenerateResponse, data)
 
     async def cross_attention(
