@@ -1,4 +1,4 @@
-"""Questions about several images, about videos, and chat histories."""
+"""Questions about several images or videos, and chat histories."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def video_gateway(start_gateway: StartGateway, qwen: Path) -> Gateway:
-    """In front of services that take a video and read questions in the language model's ids; without a text tower."""
+    """A gateway without a text tower, in front of services that take a video and read the language model's ids."""
     gateway = await start_gateway(model=str(qwen), text_tower="")
     tokenizer = gateway.app.state.pipeline.planner.prompt_tokenizer
     gateway.encoder.info.family = "qwen2_5_vl"
@@ -92,27 +92,27 @@ async def test_a_form_takes_several_files(gateway: Gateway) -> None:
         response = await gateway.http.post("/v1/answer", files=files)
         assert response.status_code == 200, response.text
         assert response.json()["answer"] == same["answer"]
-    assert len(gateway.encoder.calls) == 1  # the same question, however it was sent
+    assert len(gateway.encoder.calls) == 1  # the forms of the request have the same cache key
     urls = [("question", (None, "Which is red?")), *[("images", (None, url)) for url in URLS[:2]]]
     assert (await gateway.http.post("/v1/answer", files=urls)).json()["answer"] == same["answer"]
 
 
 async def test_order_and_number_of_images_tell_cached_answers_apart(gateway: Gateway) -> None:
-    asked = [URLS[:2], URLS[1::-1], URLS[:1], [URLS[0], URLS[0]]]
-    for images in asked:
+    requests = [URLS[:2], URLS[1::-1], URLS[:1], [URLS[0], URLS[0]]]
+    for images in requests:
         assert (await post(gateway, question="What?", images=images))["cache"]["answer"] == "miss"
     assert (await post(gateway, question="What?", image=URLS[0]))["cache"]["answer"] == "hit"
     assert len(gateway.encoder.calls) == 4
 
 
-async def test_a_history_prunes_for_its_last_user_turn_alone(gateway: Gateway) -> None:
+async def test_a_history_is_pruned_for_its_last_user_turn(gateway: Gateway) -> None:
     await post(gateway, messages=HISTORY)
     history = gateway.encoder.calls[0]
     assert list(history.images) == [png(0), png(1), png(2)]
     await post(gateway, question="Which of these is like it?", images=URLS[:3])
     assert list(gateway.encoder.calls[-1].text_ids) == list(history.text_ids)
     plain, other = gateway.llm.calls[1].input_ids, gateway.llm.calls[0].input_ids
-    assert len(other) > len(plain)  # but the language model reads all turns
+    assert len(other) > len(plain)  # the language model reads all turns
 
 
 async def test_visual_tokens_of_a_history_are_shared_with_the_same_question_elsewhere(gateway: Gateway) -> None:
@@ -153,7 +153,7 @@ async def test_a_video_is_explained_in_numbers(video_gateway: Gateway) -> None:
         assert response.json()["error"]["param"] == param
 
 
-async def test_a_video_reaches_the_encoder_with_what_is_said_about_it(video_gateway: Gateway) -> None:
+async def test_a_video_reaches_the_encoder_with_its_fields(video_gateway: Gateway) -> None:
     answer = await post(video_gateway, question="What happens?", video=CLIP, num_frames=4, video_budget="whole")
     (call,) = video_gateway.encoder.calls
     assert not call.images
@@ -180,11 +180,11 @@ async def test_a_video_may_be_a_list_of_frames(video_gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     "change", [{"num_frames": 5}, {"video_budget": "whole"}, {"video": data_url(MP4 + b"!", "video/mp4")}]
 )
-async def test_whatever_changes_a_video_is_computed_anew(video_gateway: Gateway, change: dict[str, Any]) -> None:
-    asked = {"question": "What?", "video": CLIP}
-    await post(video_gateway, **asked)
-    assert (await post(video_gateway, **asked, video_budget="per_frame"))["cache"]["answer"] == "hit"
-    assert (await post(video_gateway, **asked | change))["cache"] == {
+async def test_changes_of_a_video_are_computed_again(video_gateway: Gateway, change: dict[str, Any]) -> None:
+    body = {"question": "What?", "video": CLIP}
+    await post(video_gateway, **body)
+    assert (await post(video_gateway, **body, video_budget="per_frame"))["cache"]["answer"] == "hit"
+    assert (await post(video_gateway, **body | change))["cache"] == {
         "answer": "miss",
         "visual_tokens": "miss",
         "features": "miss",
@@ -210,7 +210,7 @@ async def test_visual_tokens_come_in_the_order_of_the_prompt(video_gateway: Gate
         assert image_tokens.features == features_of(png(3), text_ids, 3, tensor_pb2.DTYPE_FLOAT32)
 
 
-async def test_questions_go_to_such_an_encoder_in_the_language_models_ids(video_gateway: Gateway) -> None:
+async def test_questions_are_sent_in_the_language_models_ids_if_the_encoder_reads_them(video_gateway: Gateway) -> None:
     await post(video_gateway, question="Is <image> red?", image=URLS[0])
     tokenizer = video_gateway.app.state.pipeline.planner.prompt_tokenizer
     assert list(video_gateway.encoder.calls[0].text_ids) == tokenizer.encode_plain("Is red?")
@@ -241,7 +241,7 @@ TURN = {"messages": HISTORY}
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "param", "says"),
+    ("body", "status", "param", "message"),
     [
         ({"question": "What?"}, 422, "image", "upload a file as image, images or video"),
         ({"image": URLS[0]}, 422, "question", "question is missing"),
@@ -351,16 +351,16 @@ TURN = {"messages": HISTORY}
         ),
     ],
 )
-async def test_what_is_refused(gateway: Gateway, body: dict[str, Any], status: int, param: str, says: str) -> None:
+async def test_what_is_refused(gateway: Gateway, body: dict[str, Any], status: int, param: str, message: str) -> None:
     error = await gateway.refused(status, body)
     assert error["param"] == param
-    assert says in error["message"]
+    assert message in error["message"]
     assert len(error["message"]) < 500
     assert not gateway.encoder.calls
 
 
 @pytest.mark.parametrize(
-    ("form", "says"),
+    ("form", "message"),
     [
         ([("image", ("a.png", png())), ("images", ("b.png", png()))], "one image or a list"),
         ([("video", ("a.mp4", MP4)), ("video", ("b.mp4", MP4))], "video was given 2 times"),
@@ -369,13 +369,13 @@ async def test_what_is_refused(gateway: Gateway, body: dict[str, Any], status: i
         ([("question", (None, "b")), ("image", ("a.png", png()))], "2 times"),
     ],
 )
-async def test_forms_that_are_refused(gateway: Gateway, form: list[Any], says: str) -> None:
+async def test_forms_that_are_refused(gateway: Gateway, form: list[Any], message: str) -> None:
     response = await gateway.http.post("/v1/answer", files=[("question", (None, "What?")), *form])
     assert response.status_code == 422, response.text
-    assert says in response.json()["error"]["message"]
+    assert message in response.json()["error"]["message"]
 
 
-async def test_the_models_own_limits_hold_too(video_gateway: Gateway) -> None:
+async def test_the_models_limits_on_media_are_enforced(video_gateway: Gateway) -> None:
     video_gateway.encoder.info.max_images = 2
     video_gateway.encoder.info.max_frames = 4
     error = await video_gateway.refused(422, {"question": "What?", "images": URLS[:3]})
@@ -386,12 +386,12 @@ async def test_the_models_own_limits_hold_too(video_gateway: Gateway) -> None:
     assert (error["param"], "takes up to 4" in error["message"]) == ("video", True)
 
 
-async def test_all_files_of_a_request_have_a_limit_together(start_gateway: StartGateway) -> None:
+async def test_all_files_of_a_request_share_one_limit(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(max_body_bytes=1000, max_image_bytes=900)
     big = [data_url(png(shade) + bytes(600)) for shade in range(2)]
     response = await gateway.http.post("/v1/answer", json={"question": "What?", "images": big[:1]})
     assert response.status_code == 200, response.text
-    # What is fetched does not pass the limit on bodies: only its sum can be held against it.
+    # Fetched files are not part of the body, so their total is limited separately.
     media_loader = gateway.app.state.pipeline._media_loader
     with pytest.raises(TooLarge, match="more than the 1,000 bytes accepted for all"):
         await media_loader.load(MediaInputs([MediaInput(f"images.{i}", url) for i, url in enumerate(big)]))
@@ -403,7 +403,7 @@ async def test_errors_of_services_name_the_fields_of_the_request(gateway: Gatewa
     assert (await gateway.refused(413, {"messages": HISTORY}))["param"] == "messages"
 
 
-async def test_a_prompt_that_only_its_ends_of_lines_make_too_long(gateway: Gateway) -> None:
+async def test_newline_tokens_count_in_the_length_of_the_prompt(gateway: Gateway) -> None:
     gateway.encoder.reply = encoder_pb2.EncodeResponse(num_tokens_total=[3], features_cached=[False])
     gateway.encoder.reply.visual_tokens.add(
         features=features_of(b"", [], 3, tensor_pb2.DTYPE_FLOAT16),
@@ -431,7 +431,7 @@ async def test_ready_means_that_video_tokens_agree(video_gateway: Gateway) -> No
     assert "tokenizes for another checkpoint" in response.json()["checks"]["fingerprints"]
 
 
-async def test_a_gateway_without_the_text_tower_that_is_needed_says_so(video_gateway: Gateway) -> None:
+async def test_a_missing_text_tower_is_reported(video_gateway: Gateway) -> None:
     video_gateway.encoder.info.text_tokenizer = encoder_pb2.TEXT_TOKENIZER_TEXT_TOWER
     video_gateway.app.state.pipeline.encoder.invalidate_info()
     response = await video_gateway.http.get("/readyz")
