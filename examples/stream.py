@@ -1,4 +1,4 @@
-"""Prints an answer while it is decoded:  FOVEA_URL=http://127.0.0.1:8000 python examples/stream.py PICTURE QUESTION"""
+"""Prints an answer while it is decoded:  FOVEA_URL=http://127.0.0.1:8000 python examples/stream.py IMAGE QUESTION"""
 
 import json
 import os
@@ -12,12 +12,12 @@ if len(sys.argv) != 3:
 path, question = sys.argv[1:]
 
 with (
-    open(path, "rb") as picture,
+    open(path, "rb") as image,
     httpx.stream(
         "POST",
         f"{url}/v1/answer",
         data={"question": question, "stream": "true"},
-        files={"image": picture},
+        files={"image": image},
         timeout=60,
     ) as response,
 ):
@@ -25,7 +25,7 @@ with (
         sys.exit(response.read().decode())
     received = b""
     for chunk in response.iter_bytes():
-        # An empty line ends an event. Not `iter_lines`, which also splits at characters that an answer may hold.
+        # An empty line ends an event. `iter_lines` would also split at characters inside an answer.
         *events, received = (received + chunk).split(b"\n\n")
         for event in events:
             name, text = (line.partition(b": ")[2] for line in event.split(b"\n"))
@@ -35,6 +35,6 @@ with (
             elif name == b"done":
                 usage = data["usage"]
                 kept, total = usage["visual_tokens_kept"], usage["visual_tokens_total"]
-                print(f"\n({kept} of {total} visual tokens, {usage['wire_bytes']} bytes shipped)")
+                print(f"\n({kept} of {total} visual tokens, {usage['wire_bytes']} bytes sent)")
             elif name == b"error":
                 sys.exit(data["error"]["message"])

@@ -1,1 +1,1 @@
-"""The gateway: one REST front that tokenizes, caches and composes encoder and LLM service. Never loads torch."""
+"""The gateway: REST API in front of the encoder service and the LLM service. Never loads torch."""

@@ -1,4 +1,4 @@
-"""`python -m gateway`. Processes that draw explanations import this file too: it must import nothing for them."""
+"""`python -m gateway`. Worker processes import this module too, so it imports nothing at its top level."""
 
 if __name__ == "__main__":
     import sys

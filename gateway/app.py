@@ -1,4 +1,4 @@
-"""The ASGI application: everything is made here, once, and closed here."""
+"""The ASGI application: creates and closes all objects of the process."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from gateway.cache.memory import MemoryCache
 from gateway.cache.redis import RedisCache
 from gateway.clients.encoder import EncoderClient
 from gateway.clients.llm import LLMClient
-from gateway.drawing import Drawing
+from gateway.explanation_renderer import ExplanationRenderer
 from gateway.fetch import MediaFetcher
-from gateway.gathering import Gatherer, MediaLimits
+from gateway.media_loader import MediaLimits, MediaLoader
 from gateway.pipeline import Pipeline
-from gateway.planner import Planner
+from gateway.request_planner import RequestPlanner
 from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer, TokenizerFiles
 
@@ -44,7 +44,7 @@ def _cache(settings: GatewaySettings) -> Cache:
     )
 
 
-def _planner(settings: GatewaySettings) -> Planner:
+def _planner(settings: GatewaySettings) -> RequestPlanner:
     model = checkpoints.resolve(settings.model, files=TokenizerFiles, revision=settings.revision)
     family = checked_family(model)
     if family not in DEFAULT_TEXT_TOWERS:
@@ -52,29 +52,23 @@ def _planner(settings: GatewaySettings) -> Planner:
     prompt_tokenizer = PromptTokenizer(model)
     name = settings.text_tower or DEFAULT_TEXT_TOWERS[family]
     if name is None:
-        return Planner(settings, prompt_tokenizer, None)
+        return RequestPlanner(settings, prompt_tokenizer, None)
     text_tower = checkpoints.resolve(name, files=TokenizerFiles)
-    return Planner(settings, prompt_tokenizer, TextTowerTokenizer(text_tower))
+    return RequestPlanner(settings, prompt_tokenizer, TextTowerTokenizer(text_tower))
 
 
-def create_app(settings: GatewaySettings) -> FastAPI:
-    """The gateway as an ASGI application. Services may be down; requests tell.
-
-    Raises:
-        FileNotFoundError: A checkpoint is not there, or lacks tokenizer, template or configuration.
-        ValueError: The checkpoint's family or layout is not supported; its template or the Redis URL cannot be used.
-        CredentialsError: A certificate, key or token file cannot be used.
-    """
-    planner = _planner(settings)
-    cache = _cache(settings)
-    encoder_access = Access.from_files(
+def _encoder_access(settings: GatewaySettings) -> Access:
+    return Access.from_files(
         ca=settings.encoder_tls_ca,
         cert=settings.encoder_tls_cert,
         key=settings.encoder_tls_key,
         server_name=settings.encoder_server_name,
         token_file=settings.encoder_token_file,
     )
-    llm_access = Access.from_files(
+
+
+def _llm_access(settings: GatewaySettings) -> Access:
+    return Access.from_files(
         ca=settings.llm_tls_ca,
         cert=settings.llm_tls_cert,
         key=settings.llm_tls_key,
@@ -82,20 +76,32 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         token_file=settings.llm_token_file,
     )
 
+
+def create_app(settings: GatewaySettings) -> FastAPI:
+    """The gateway as an ASGI application. It starts while the services are down; requests then fail.
+
+    Raises:
+        FileNotFoundError: A checkpoint, or its tokenizer, chat template or configuration, is missing.
+        ValueError: The checkpoint's family or layout is not supported, or its template or the Redis URL is invalid.
+        CredentialsError: A certificate, key or token file cannot be used.
+    """
+    planner = _planner(settings)
+    cache = _cache(settings)
+    encoder_access, llm_access = _encoder_access(settings), _llm_access(settings)
+    max_message_bytes = settings.max_message_bytes
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.pipeline = Pipeline(
             planner,
-            encoder=EncoderClient(
-                settings.encoder, max_message_bytes=settings.max_message_bytes, access=encoder_access
-            ),
-            llm=LLMClient(settings.llm, max_message_bytes=settings.max_message_bytes, access=llm_access),
+            encoder=EncoderClient(settings.encoder, max_message_bytes=max_message_bytes, access=encoder_access),
+            llm=LLMClient(settings.llm, max_message_bytes=max_message_bytes, access=llm_access),
             cache=cache,
-            gatherer=Gatherer(
+            media_loader=MediaLoader(
                 MediaFetcher(settings.fetch_hosts),
                 MediaLimits(settings.max_image_bytes, settings.max_video_bytes, settings.max_body_bytes),
             ),
-            drawing=Drawing(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+            renderer=ExplanationRenderer(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         )
         yield
         await app.state.pipeline.close()
@@ -103,21 +109,25 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app = FastAPI(
         title="Fovea",
         version=__version__,
-        description="Answers questions about pictures, with only the visual tokens that matter.",
+        description="Answers questions about images, with only the visual tokens that matter.",
         lifespan=lifespan,
-        docs_url=None,  # gateway.api.docs_page: these pages of FastAPI's load their scripts from elsewhere
+        docs_url=None,  # replaced by gateway.api.docs_page: FastAPI's pages load scripts from other hosts
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        redirect_slashes=False,  # a redirect would repeat whatever host the client named
+        redirect_slashes=False,  # a redirect would repeat the client's Host header
     )
+    _add_state(app, settings)
+    for endpoints in (answer, explain, pruners, health, docs_page):
+        app.include_router(endpoints.router)
+    install_error_handlers(app)
+    # The middleware added last is the outermost.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_total_bytes=settings.max_total_body_bytes)
+    app.add_middleware(RequestContext)
+    return app
+
+
+def _add_state(app: FastAPI, settings: GatewaySettings) -> None:
     answers = app.state.admission = Admission(settings.max_concurrent_requests, "answers in progress")
     telemetry.report_load(running=lambda: answers.num_admitted)
     app.state.body_admission = Admission(settings.max_concurrent_bodies, "bodies being read")
     app.state.drain = Drain()
-    for endpoints in (answer, explain, pruners, health, docs_page):
-        app.include_router(endpoints.router)
-    install_error_handlers(app)
-    # The last one added is the outermost.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_total_bytes=settings.max_total_body_bytes)
-    app.add_middleware(RequestContext)
-    return app

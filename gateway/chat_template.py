@@ -1,6 +1,6 @@
-"""A checkpoint's chat template, rendered as Hugging Face renders it, without transformers.
+"""Chat template of a checkpoint, rendered as transformers renders it, without that library.
 
-The template is somebody else's program: it runs in jinja2's immutable sandbox, once per request, on strings alone.
+A template is untrusted code. It runs in jinja2's immutable sandbox, once per request, on strings only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["ChatTemplate"]
 
 
 class _Generation(Extension):
-    """`{% generation %}...{% endgeneration %}` marks assistant text for training masks; here it is transparent."""
+    """The tag `{% generation %}`, which marks assistant text for training masks; it has no effect here."""
 
     tags = {"generation"}  # noqa: RUF012  (jinja2's own declaration)
 
@@ -37,7 +37,7 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    # jinja2's own filter escapes HTML, which no model was trained on.
+    # The filter of jinja2 escapes HTML, which no model was trained on.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
@@ -45,7 +45,7 @@ def _strftime_now(form: str) -> str:
     return datetime.now().strftime(form)
 
 
-def _source(checkpoint: Path) -> str | None:
+def _template_source(checkpoint: Path) -> str | None:
     jinja = checkpoint / "chat_template.jinja"
     if jinja.is_file():
         return jinja.read_text(encoding="utf-8")
@@ -54,22 +54,22 @@ def _source(checkpoint: Path) -> str | None:
         if not path.is_file():
             continue
         try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+            template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
         except (ValueError, AttributeError) as error:
             raise ValueError(f"the {name} of {shown_name(checkpoint)!r} is not a JSON object") from error
-        if isinstance(found, list):  # several named templates
-            found = {entry["name"]: entry["template"] for entry in found}.get("default")
-        if isinstance(found, str):
-            return found
+        if isinstance(template, list):  # several named templates
+            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        if isinstance(template, str):
+            return template
     return None
 
 
 class ChatTemplate:
-    """Messages to the prompt's text.
+    """Renderer of messages to the text of a prompt.
 
     Args:
         source: The jinja2 template.
-        special_tokens: Names that templates use (`bos_token`, `eos_token`, ...) and their strings.
+        special_tokens: Strings of the special tokens by the names that templates use (`bos_token`, `eos_token`, ...).
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
@@ -84,25 +84,28 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, checkpoint: Path, special_tokens: Mapping[str, str]) -> ChatTemplate:
-        """Reads chat_template.jinja, else chat_template.json, else `chat_template` of tokenizer_config.json.
+        """The template of a checkpoint, from the first of these files that holds one: chat_template.jinja,
+        chat_template.json, processor_config.json, tokenizer_config.json.
 
         Raises:
-            FileNotFoundError: None of the three.
-            ValueError: It cannot be read.
+            FileNotFoundError: No file holds a template.
+            ValueError: A file cannot be read, or is not a template.
         """
-        source = _source(checkpoint)
+        source = _template_source(checkpoint)
         if source is None:
             raise FileNotFoundError(f"{shown_name(checkpoint)!r} holds no chat template (chat_template.jinja)")
         try:
             return cls(source, special_tokens)
         except jinja2.TemplateSyntaxError as error:
-            raise ValueError(f"the chat template of {shown_name(checkpoint)!r} is no template: {error}") from error
+            raise ValueError(
+                f"the chat template of {shown_name(checkpoint)!r} is not a jinja2 template: {error}"
+            ) from error
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The prompt that asks for the assistant's next turn.
 
         Raises:
-            jinja2.TemplateError: The template refuses these messages, or fails over them.
+            jinja2.TemplateError: The template refuses these messages, or fails on them.
         """
         try:
             return self._template.render(
@@ -110,5 +113,5 @@ class ChatTemplate:
             )
         except jinja2.TemplateError:
             raise
-        except Exception as error:  # a list where the template wants a text raises whatever that operation raises
+        except Exception as error:  # an operation of the template on a list in place of a string may raise anything
             raise jinja2.TemplateRuntimeError(f"the template fails: {error}") from error

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer out of vocab.json and merges.txt, for checkpoints older than tokenizer.json (LanguageBind's)."""
+"""CLIP's tokenizer from vocab.json and merges.txt, for checkpoints without tokenizer.json (LanguageBind's)."""
 
 from __future__ import annotations
 
@@ -11,51 +11,42 @@ _BOS: Final = "<|startoftext|>"
 _EOS: Final = "<|endoftext|>"
 _WORDS: Final = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
+_NORMALIZER: Final = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "NFC"},
+        {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+        {"type": "Lowercase"},
+    ],
+}
+_PRE_TOKENIZER: Final = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": _WORDS}, "behavior": "Removed", "invert": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    ],
+}
+
 
 def clip_tokenizer_spec(vocabulary: Mapping[str, int], merges: str) -> dict[str, Any]:
-    """What a tokenizer.json of the same tokenizer would hold.
+    """Content of the equivalent tokenizer.json.
 
     Args:
-        vocabulary: Ids by token, of vocab.json.
-        merges: The text of merges.txt: a line for each pair, in their order, after one that begins with #version.
+        vocabulary: Ids by token, from vocab.json.
+        merges: Text of merges.txt: a first line that begins with #version, then one pair a line in order of priority.
 
     Raises:
         ValueError: BOS or EOS is not in the vocabulary.
     """
     if _BOS not in vocabulary or _EOS not in vocabulary:
         raise ValueError(f"vocab.json of the text tower does not hold {_BOS} and {_EOS}, as CLIP's does")
-    lines = [line for line in merges.splitlines() if line.strip() and not line.startswith("#version")]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {
-                "id": vocabulary[token],
-                "content": token,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for token in (_BOS, _EOS)
-        ],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "NFC"},
-                {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
-                {"type": "Lowercase"},
-            ],
-        },
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": _WORDS}, "behavior": "Removed", "invert": True},
-                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-            ],
-        },
+        "added_tokens": [_special_token(token, vocabulary[token]) for token in (_BOS, _EOS)],
+        "normalizer": _NORMALIZER,
+        "pre_tokenizer": _PRE_TOKENIZER,
         "post_processor": {
             "type": "RobertaProcessing",
             "sep": [_EOS, vocabulary[_EOS]],
@@ -73,6 +64,23 @@ def clip_tokenizer_spec(vocabulary: Mapping[str, int], merges: str) -> dict[str,
             "fuse_unk": False,
             "byte_fallback": False,
             "vocab": dict(vocabulary),
-            "merges": [line.split() for line in lines],
+            "merges": _merge_pairs(merges),
         },
     }
+
+
+def _special_token(token: str, token_id: int) -> dict[str, Any]:
+    return {
+        "id": token_id,
+        "content": token,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
+
+
+def _merge_pairs(merges: str) -> list[list[str]]:
+    lines = [line for line in merges.splitlines() if line.strip() and not line.startswith("#version")]
+    return [line.split() for line in lines]

@@ -1,4 +1,4 @@
-"""Errors that only an HTTP front has, and the one shape in which every error leaves it."""
+"""Errors of the HTTP layer, and the JSON body and headers of every error."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class RequestTimeout(DeadlineExceeded):
 
 
 class MethodNotAllowed(MalformedRequest):
-    """The path exists, the method does not."""
+    """The path does not accept this method."""
 
     code, http_status = "method_not_allowed", 405
 
 
 class UnknownRoute(NotFound):
-    """No such path."""
+    """The path does not exist."""
 
 
 class UnsupportedEncoding(UnsupportedMedia):
-    """The body is compressed."""
+    """The body has a Content-Encoding."""
 
 
 def _type(status: int) -> str:
@@ -38,15 +38,15 @@ def _type(status: int) -> str:
 
 
 def error_body(error: ServiceError) -> ErrorBody:
-    """`error` as the object that clients get."""
+    """The JSON body of an error response."""
     return ErrorBody(
         error=ErrorDetail(message=error.message, type=_type(error.http_status), param=error.param, code=error.code)
     )
 
 
 def error_headers(error: ServiceError) -> dict[str, str]:
-    """Retry-After in whole seconds, rounded up, where trying again is worth it; the encodings of bodies accepted where
-    it was another."""
+    """Headers of an error response: Retry-After in whole seconds, rounded up, for 429 and 503; Accept-Encoding for a
+    body with a Content-Encoding."""
     if isinstance(error, UnsupportedEncoding):
         return {"Accept-Encoding": "identity"}
     if error.http_status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):

@@ -1,8 +1,8 @@
-"""Pictures and videos by https URL, from allowed hosts only.
+"""Images and videos by https URL, from allowed hosts only.
 
-A server that fetches what strangers name is a way into its own network, so: off unless hosts are listed; https on
-its own port; every address that the name resolves to must be public; the connection goes to the address that was
-checked, not to a second look-up; no redirects; bounded bytes and time; no detail of the network in an error.
+These rules prevent server-side request forgery: fetching is off unless hosts are listed; only https on the standard
+port; every address that the host resolves to must be public; the connection goes to the checked address without a
+second look-up; no redirects; bounded bytes and time; errors carry no detail of the network.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import httpx
 
 from fovea import telemetry
 from fovea.errors import InvalidRequest, TooLarge
-from gateway.media import MediaKind, field_of
+from gateway.media import MediaKind, top_level_field
 from gateway.media_url import ascii_host, parse_media_url
 
 __all__ = ["MediaFetcher", "is_public", "resolve"]
@@ -31,7 +31,7 @@ _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet, the addresses that tunnel to others excluded."""
+    """Whether an IP address is public. Addresses that embed another address (6to4, Teredo, NAT64) are not."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
@@ -56,12 +56,12 @@ async def resolve(host: str) -> list[str]:
 
 
 class MediaFetcher:
-    """Fetches pictures and videos from allowed hosts.
+    """Fetcher of images and videos from allowed hosts.
 
     Args:
-        hosts: Host names allowed; empty turns fetching off.
-        resolver: Host name to IP addresses.
-        transport: How requests leave; the default is TLS with the system's certificates, without proxies.
+        hosts: Allowed host names; empty turns fetching off.
+        resolver: Function from a host name to its IP addresses.
+        transport: HTTP transport; the default uses TLS with the system's certificates and no proxy.
     """
 
     def __init__(
@@ -80,69 +80,75 @@ class MediaFetcher:
         if self._transport is not None:
             await self._transport.aclose()
 
-    def _connections(self) -> httpx.AsyncBaseTransport:
-        # Made when first needed: reading the system's certificates takes a while, and most servers never fetch.
-        # No client on top: it keeps cookies, reads redirects and decodes, all of it written by strangers.
+    def _get_transport(self) -> httpx.AsyncBaseTransport:
+        # Created on first use: reading the system's certificates is slow, and most servers never fetch.
+        # A bare transport instead of a client, which would handle cookies, redirects and encodings of untrusted hosts.
         if self._transport is None:
             self._transport = httpx.AsyncHTTPTransport(trust_env=False, limits=httpx.Limits(max_connections=16))
         return self._transport
 
-    async def fetch(self, url: str, kind: MediaKind, *, name: str, max_bytes: int) -> bytes:
-        """The body behind an https URL, within 10 s.
+    async def fetch(self, url: str, kind: MediaKind, *, field_path: str, max_bytes: int) -> bytes:
+        """The body of an https URL, fetched within 10 s.
 
         Args:
-            url: The URL as the client wrote it.
-            kind: What it has to be; nothing is checked here, the host is told.
-            name: Place of the URL in the request, for messages.
-            max_bytes: Most bytes.
+            url: The URL as the client sent it.
+            kind: Accepted formats; sent to the host in `Accept`, not checked here.
+            field_path: Path of the URL in the request, for messages.
+            max_bytes: Largest accepted body.
 
         Raises:
-            InvalidRequest: Fetching is off, the URL is not allowed, or its host did not deliver.
-            TooLarge: More than `max_bytes`.
+            InvalidRequest: Fetching is off, the URL is not allowed, or the host did not deliver the file.
+            TooLarge: The body has more than `max_bytes`.
         """
-        param = field_of(name)
-        wanted = self._allowed(url, name)
-        host = wanted.raw_host.decode("ascii")
+        param = top_level_field(field_path)
+        parsed_url = self._allowed(url, field_path)
+        host = parsed_url.raw_host.decode("ascii")
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 addresses = await self._resolve(host)
                 if not addresses or not all(map(is_public, addresses)):
-                    raise InvalidRequest(f"{name}: its host is not on the public internet", param=param)
-                return await self._get(wanted.copy_with(host=addresses[0]), host, kind, name, max_bytes)
-        except (OSError, httpx.HTTPError, TimeoutError, UnicodeError) as error:  # the last: names that DNS cannot spell
+                    raise InvalidRequest(f"{field_path}: its host is not on the public internet", param=param)
+                return await self._get(parsed_url.copy_with(host=addresses[0]), host, kind, field_path, max_bytes)
+        # UnicodeError: the host name cannot be encoded for DNS.
+        except (OSError, httpx.HTTPError, TimeoutError, UnicodeError) as error:
             telemetry.FAILURES.labels("fetch").inc()
             log.warning("a file could not be fetched: %s", type(error).__name__)
-            raise InvalidRequest(f"{name} could not be fetched from its host", param=param) from error
+            raise InvalidRequest(f"{field_path} could not be fetched from its host", param=param) from error
 
-    def _allowed(self, text: str, name: str) -> httpx.URL:
-        param = field_of(name)
+    def _allowed(self, text: str, field_path: str) -> httpx.URL:
+        param = top_level_field(field_path)
         if not self._hosts:
             raise InvalidRequest(
-                f"{name} is a URL, but fetching is off on this server; send a data URL or upload the file", param=param
+                f"{field_path} is a URL, but fetching is off on this server; send a data URL or upload the file",
+                param=param,
             )
-        url = parse_media_url(text, name=name)
+        url = parse_media_url(text, field_path=field_path)
         if url.raw_host.decode("ascii") not in self._hosts:
             raise InvalidRequest(
-                f"{name}: its host is not one from which this server fetches; send a data URL or upload the file",
+                f"{field_path}: its host is not one from which this server fetches; send a data URL or upload the file",
                 param=param,
             )
         return url
 
-    async def _get(self, target: httpx.URL, host: str, kind: MediaKind, name: str, max_bytes: int) -> bytes:
-        param, body = field_of(name), bytearray()
+    async def _get(self, target: httpx.URL, host: str, kind: MediaKind, field_path: str, max_bytes: int) -> bytes:
+        param, body = top_level_field(field_path), bytearray()
         async with self._response(target, host, kind) as response:
             if response.status_code != httpx.codes.OK:
                 raise InvalidRequest(
-                    f"{name}: its host answered with status {response.status_code} instead of a {kind.noun}",
+                    f"{field_path}: its host answered with status {response.status_code} instead of"
+                    f" {kind.article} {kind.noun}",
                     param=param,
                 )
             if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
-                raise InvalidRequest(f"{name}: its host compressed the {kind.noun}, which is not accepted", param=param)
+                raise InvalidRequest(
+                    f"{field_path}: its host compressed the {kind.noun}, which is not accepted", param=param
+                )
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > max_bytes:
                     raise TooLarge(
-                        f"{name} has more than the {max_bytes:,} bytes accepted for a {kind.noun}", param=param
+                        f"{field_path} has more than the {max_bytes:,} bytes accepted for {kind.article} {kind.noun}",
+                        param=param,
                     )
         return bytes(body)
 
@@ -156,10 +162,10 @@ class MediaFetcher:
                 "Accept": _accept(kind),
                 "Accept-Encoding": "identity",
             },
-            # The certificate is checked against the name, not the address.
+            # The certificate is checked against the host name, not the address.
             extensions={"sni_hostname": host, "timeout": httpx.Timeout(_TIMEOUT_S).as_dict()},
         )
-        response = await self._connections().handle_async_request(request)
+        response = await self._get_transport().handle_async_request(request)
         try:
             yield response
         finally:

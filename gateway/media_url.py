@@ -1,6 +1,6 @@
-"""https URLs of media as clients write them, within what this server fetches.
+"""https URLs of media: parsing and checks.
 
-One parser reads the URL, the one whose request goes out: two parsers may see two hosts in one text.
+The parser is that of the HTTP client which sends the request: two parsers may find two hosts in one text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 import httpx
 
 from fovea.errors import InvalidRequest
-from gateway.media import field_of
+from gateway.media import top_level_field
 
 __all__ = ["MAX_URL_CHARS", "ascii_host", "parse_media_url"]
 
@@ -20,45 +20,45 @@ _HOST: Final = re.compile(r"[a-z0-9._:-]+")
 
 
 def ascii_host(host: str) -> str:
-    """A host name in lower case as DNS spells it: `bücher.example` is `xn--bcher-kva.example`.
+    """A host name in lower case and ASCII: `bücher.example` is `xn--bcher-kva.example`.
 
     Raises:
-        ValueError: No host name.
+        ValueError: `host` is not a host name.
     """
     try:
         url = _parsed(f"https://{host}/")
     except ValueError as error:
         raise ValueError(f"{host!r} is not a host name") from error
     if url.userinfo or url.port is not None or url.path != "/" or url.query or url.fragment:
-        raise ValueError(f"{host!r} is not a host name alone")
+        raise ValueError(f"{host!r} is not a host name; a name without user, port and path is accepted")
     return url.raw_host.decode("ascii")
 
 
-def parse_media_url(text: str, *, name: str) -> httpx.URL:
+def parse_media_url(text: str, *, field_path: str) -> httpx.URL:
     """The URL in `text`.
 
     Args:
-        text: URL as the client wrote it.
-        name: Place of the URL in the request, for messages.
+        text: URL as the client sent it.
+        field_path: path of the URL in the request, for messages.
 
     Raises:
-        InvalidRequest: No URL, too long a one, or one with a port, a user or a password.
+        InvalidRequest: `text` is not an https URL, is too long, or names a port, user or password.
     """
-    param = field_of(name)
+    param = top_level_field(field_path)
     if len(text) > MAX_URL_CHARS:
         raise InvalidRequest(
-            f"{name} is a URL of {len(text):,} characters; up to {MAX_URL_CHARS:,} are accepted", param=param
+            f"{field_path} is a URL of {len(text):,} characters; up to {MAX_URL_CHARS:,} are accepted", param=param
         )
     try:
         url = _parsed(text)
     except ValueError as error:
         raise InvalidRequest(
-            f"{name} is not a valid URL; https://HOST/PATH without control characters is accepted", param=param
+            f"{field_path} is not a valid URL; https://HOST/PATH without control characters is accepted", param=param
         ) from error
-    # The parser leaves out a port that the scheme has anyway.
+    # The parser drops the default port of the scheme.
     if url.scheme != "https" or url.port is not None or url.userinfo:
         raise InvalidRequest(
-            f"{name}: a URL must be https on its standard port, without user and password", param=param
+            f"{field_path}: a URL must be https on its standard port, without user and password", param=param
         )
     return url
 
@@ -67,7 +67,7 @@ def _parsed(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
-        raise ValueError("no URL") from error
+        raise ValueError("not a URL") from error
     if not _HOST.fullmatch(url.raw_host.decode("ascii")):
         raise ValueError("no host")
     return url

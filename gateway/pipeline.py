@@ -1,7 +1,6 @@
-"""One question, from the request to the answer or to the explanation.
+"""Pipeline of a request: load media, plan, look up the answer cache, encode, generate, store.
 
-`Pipeline.answer` reads as the story: question and files, who serves, the answer cache, else `_compute`, shared with
-identical requests in progress: visual tokens, cached or encoded, then text, then the caches.
+`Pipeline.answer` shows the whole flow. The computation after the cache look-up is shared by identical requests.
 """
 
 from __future__ import annotations
@@ -9,300 +8,206 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Final
-
-from pydantic import ValidationError
 
 from fovea import telemetry
-from fovea.errors import CheckpointMismatch, InternalError, InvalidRequest, ServiceError
-from gateway.cache.base import LOOKUPS, Cache, Level
-from gateway.clients.encoder import Encoded, EncoderClient
-from gateway.clients.llm import GenerateDone, LLMClient, Sampling
-from gateway.drawing import Drawing
-from gateway.gathering import Gatherer
-from gateway.outages import ask, generate, late
-from gateway.plan import EncodePlan, MapsPlan, Plan
-from gateway.planner import Planner
+from fovea.errors import CheckpointMismatch, InvalidRequest, ServiceError
+from gateway.cache.base import Cache
+from gateway.clients.encoder import EncoderClient, EncodeResult
+from gateway.clients.llm import LLMClient
+from gateway.encode_stage import EncodeStage
+from gateway.explanation_renderer import ExplanationRenderer
+from gateway.generate_stage import GenerateStage
+from gateway.media_loader import MediaLoader
+from gateway.plans import ActivationMapsPlan, AnswerPlan, EncodePlan
 from gateway.question import Uploads, read_question
-from gateway.results import Computed, StoredAnswer, activation_maps, explain, explained, respond
+from gateway.request_planner import RequestPlanner
+from gateway.responses import (
+    AnswerResult,
+    CachedAnswer,
+    activation_maps,
+    answer_response,
+    explain_response,
+    explanation,
+)
+from gateway.result_cache import ResultCache
+from gateway.retry import deadline_exceeded
 from gateway.schemas.answer import AnswerRequest
-from gateway.schemas.answer_response import AnswerResponse, ExplainVisuals, Lookup, TokenEvent
+from gateway.schemas.answer_response import AnswerResponse, MediaExplanations, TokenEvent
 from gateway.schemas.explain import ActivationMaps, ExplainRequest, ExplainResponse
-from gateway.single_flight import Finished, SingleFlight
+from gateway.single_flight import FlightResult, SingleFlight
 
 __all__ = ["Pipeline"]
 
-_LOCK_POLL_S: Final = 0.05
-_LOCK_WAIT_S: Final = 2.0
-
-
-@dataclass(frozen=True)
-class _Generated:
-    """Text, how it ended, and the bytes of visual tokens that all calls for it shipped."""
-
-    text: str
-    done: GenerateDone
-    wire_bytes: int
-
 
 class Pipeline:
-    """Composes encoder, LLM and caches into answers.
+    """Pipeline of answers and explanations.
 
     Args:
-        planner: Checks requests and resolves their defaults.
+        planner: Planner of requests.
         encoder: Client of the encoder service.
         llm: Client of the LLM service.
-        cache: Both cache levels.
-        gatherer: Reads pictures and videos.
-        drawing: Draws explanations.
+        cache: Storage of both cache levels.
+        media_loader: Loader of images and videos.
+        renderer: Renderer of explanations.
     """
 
     def __init__(
         self,
-        planner: Planner,
+        planner: RequestPlanner,
         *,
         encoder: EncoderClient,
         llm: LLMClient,
         cache: Cache,
-        gatherer: Gatherer,
-        drawing: Drawing,
+        media_loader: MediaLoader,
+        renderer: ExplanationRenderer,
     ) -> None:
         self.planner = planner
         self.settings = planner.settings
         self.encoder = encoder
         self.llm = llm
-        self._cache = cache
-        self._gatherer = gatherer
-        self._drawing = drawing
-        self._flights: SingleFlight[Computed] = SingleFlight()
+        outage_timeout_s = self.settings.patience_s
+        self._cache = ResultCache(cache)
+        self._encode_stage = EncodeStage(encoder, self._cache, outage_timeout_s=outage_timeout_s)
+        self._generate_stage = GenerateStage(llm, outage_timeout_s=outage_timeout_s)
+        self._media_loader = media_loader
+        self._renderer = renderer
+        self._flights: SingleFlight[AnswerResult] = SingleFlight()
 
     async def answer(
         self, request: AnswerRequest, uploads: Uploads, *, arrived: float
     ) -> AsyncGenerator[TokenEvent | AnswerResponse]:
-        """Yields the answer's text as it comes, then the whole answer. Closing the generator cancels the work.
+        """Pieces of the answer's text as they are decoded, then the whole answer.
+
+        Closing the generator cancels the work.
 
         Args:
             request: A valid request.
-            uploads: What came as files.
-            arrived: Time of the event loop at which the request arrived; its deadline counts from there.
+            uploads: Uploaded files.
+            arrived: Event-loop time at which the request arrived, in seconds; its timeout starts there.
 
         Raises:
-            ServiceError: Anything that keeps the answer from being given.
+            ServiceError: The answer cannot be given.
         """
-        question, sources = read_question(request, uploads)
-        deadline = arrived + self.planner.check(request, question, sources)
+        question, media_inputs = read_question(request, uploads)
+        deadline = arrived + self.planner.check(request, question, media_inputs)
         async with _until(deadline):
-            media = await self._gatherer.gather(sources)
+            media = await self._media_loader.load(media_inputs)
             encoder, llm = await asyncio.gather(self.encoder.info(), self.llm.info())
-            plan = self.planner.plan(request, question, media, encoder=encoder, llm=llm, deadline=deadline)
-            stored = await self._stored_answer(plan)
-        if stored is not None:
-            if stored.answer:
-                yield TokenEvent(text=stored.answer)
-            yield self._respond(Computed(stored), plan, arrived, _now())
+            plan = self.planner.plan_answer(request, question, media, encoder=encoder, llm=llm, deadline=deadline)
+            cached = await self._cache.get_answer(plan)
+        if cached is not None:
+            if cached.answer:
+                yield TokenEvent(text=cached.answer)
+            yield self._response(AnswerResult(cached), plan, arrived, _now())
             return
 
         first_token_at = None
-        run = self._flights.run(plan.shared_key, lambda emit: self._compute_for(plan, emit), deadline=deadline)
+        run = self._flights.run(plan.shared_key, lambda emit: self._compute_answer(plan, emit), deadline=deadline)
         async with aclosing(run) as events:
             async for event in events:
                 first_token_at = first_token_at or _now()
-                if isinstance(event, Finished):
-                    computed = Computed(event.result.stored) if event.shared else event.result
-                    yield self._respond(computed, plan, arrived, first_token_at)
+                if isinstance(event, FlightResult):
+                    result = AnswerResult(event.result.cached) if event.shared else event.result
+                    yield self._response(result, plan, arrived, first_token_at)
                 else:
                     yield TokenEvent(text=event)
 
     async def explain(self, request: ExplainRequest, uploads: Uploads, *, arrived: float) -> ExplainResponse | bytes:
-        """What would be kept for a question, and why; no language model runs unless the maps are wanted.
+        """Explanation of the visual tokens kept for a question. The language model runs only for activation maps.
 
         Args:
             request: A valid request.
-            uploads: What came as files.
-            arrived: As for `answer`.
+            uploads: Uploaded files.
+            arrived: Event-loop time at which the request arrived, in seconds.
 
         Returns:
-            The numbers, or the file of a PNG, whichever the request wants.
+            The response, or a PNG file, as the request's `format` says.
 
         Raises:
-            ServiceError: Anything that keeps the explanation from being given.
+            ServiceError: The explanation cannot be given.
         """
-        question, sources = read_question(request, uploads)
-        deadline = arrived + self.planner.check(request, question, sources)
+        question, media_inputs = read_question(request, uploads)
+        deadline = arrived + self.planner.check(request, question, media_inputs)
         async with _until(deadline):
-            media = await self._gatherer.gather(sources)
+            media = await self._media_loader.load(media_inputs)
             encoder = await self.encoder.info()
             llm = await self.llm.info() if request.maps else None
-            plan = self.planner.explain(request, question, media, encoder=encoder, llm=llm, deadline=deadline)
-            with _fields_of(plan):
-                encoded, _ = await self._visual_tokens(plan)
+            plan = self.planner.plan_explanation(request, question, media, encoder=encoder, llm=llm, deadline=deadline)
+            with _request_fields(plan):
+                encoded, _ = await self._encode_stage.run(plan)
                 maps = None if plan.maps is None else await self._activation_maps(plan.maps, encoded)
-                response = explained(encoded, maps, model=self.settings.model_name)
+                response = explain_response(encoded, maps, model=self.settings.model_name)
                 if request.format == "json":
                     return response
-                return await self._drawing.png(plan.encode.images, question.text, response)
+                return await self._renderer.render_png(plan.encode.images, question.text, response)
 
-    async def _activation_maps(self, plan: MapsPlan, encoded: Encoded) -> ActivationMaps:
-        if isinstance(explain(encoded), ExplainVisuals):
-            raise InvalidRequest("maps show a picture that is not cut into tiles; this model cuts it", param="maps")
-        vanilla, decoupled, every = [
-            (await self._visual_tokens(one))[0] for one in (plan.vanilla, plan.decoupled, plan.every)
+    async def _activation_maps(self, plan: ActivationMapsPlan, encoded: EncodeResult) -> ActivationMaps:
+        if isinstance(explanation(encoded), MediaExplanations):
+            raise InvalidRequest("maps show an image that is not cut into tiles; this model cuts it", param="maps")
+        vanilla, decoupled, unpruned = [
+            (await self._encode_stage.run(encode_plan))[0]
+            for encode_plan in (plan.vanilla, plan.decoupled, plan.unpruned)
         ]
-        attention = await ask(
-            self.llm,
-            lambda timeout_s: self.llm.cross_attention(plan.input_ids, every, plan.layer, timeout_s),
-            deadline=plan.every.deadline,
-            patience_s=self.settings.patience_s,
-        )
+        attention = await self._generate_stage.cross_attention(plan, unpruned)
         return activation_maps(vanilla, decoupled, attention)
 
-    async def _compute_for(self, plan: Plan, emit: Callable[[str], None]) -> Computed:
-        with _fields_of(plan):
-            return await self._compute(plan, emit)
+    async def _compute_answer(self, plan: AnswerPlan, emit: Callable[[str], None]) -> AnswerResult:
+        """Computes and stores an answer. Runs in its own task, possibly for several callers."""
+        with _request_fields(plan):
+            async with self._cache.answer_lock(plan) as cached:
+                if cached is not None:
+                    emit(cached.answer)
+                    return AnswerResult(cached)
+                result, encoded = await self._encode_and_generate(plan, emit)
+                if plan.answer_key is not None and await self._matches_key(plan, encoded):
+                    await self._cache.put_answer(plan.answer_key, result.cached)
+                return result
 
-    async def _compute(self, plan: Plan, emit: Callable[[str], None]) -> Computed:
-        """The work itself: visual tokens, text, caches. Runs in a task of its own, possibly for many callers."""
-        async with self._turn(plan) as stored:
-            if stored is not None:
-                emit(stored.answer)
-                return Computed(stored)
-
-            start = _now()
-            encoded, level = await self._visual_tokens(plan)
-            encoded_at = _now()
-            _check_context(plan, encoded)
-            generated = await self._generate(plan, encoded, emit)
-            done = generated.done
-            fresh = level != "hit"
-            computed = Computed(
-                StoredAnswer(
-                    answer=generated.text,
-                    finish_reason=done.finish_reason,
-                    prompt_tokens=done.prompt_tokens,
-                    completion_tokens=done.completion_tokens,
-                    visual_tokens_total=encoded.num_tokens_total,
-                    visual_tokens_kept=encoded.num_tokens_kept,
-                    visual_tokens_by_layer=list(done.visual_tokens_by_layer),
-                    wire_dtype=encoded.wire_dtype,
-                ),
-                wire_bytes=generated.wire_bytes,
-                answer="miss" if plan.shared_key is not None else "skip",
-                visual_tokens=level,
-                features=("hit" if encoded.features_cached else "miss") if fresh else "skip",
-                queue_ms=(encoded.queue_ms if fresh else 0.0) + done.queue_ms,
-                encode_ms=(encoded_at - start) * 1000 if fresh else 0.0,
-                generate_ms=(_now() - encoded_at) * 1000,
-                explain=explain(encoded) if plan.encode.explain else None,
-            )
-            if plan.answer_key is not None and await self._same_services(plan, encoded):
-                await self._cache.put("answer", plan.answer_key, computed.stored.model_dump_json().encode())
-            return computed
-
-    @asynccontextmanager
-    async def _turn(self, plan: Plan) -> AsyncIterator[StoredAnswer | None]:
-        """Waits while another gateway computes this very answer: what it stored, or None, then it is ours to do.
-
-        A gateway that died holding the lock must cost a client neither its answer nor much time: the wait ends after
-        2 s, and after half of the time left.
-        """
-        key = plan.shared_key
-        if key is None:
-            yield None
-            return
+    async def _encode_and_generate(
+        self, plan: AnswerPlan, emit: Callable[[str], None]
+    ) -> tuple[AnswerResult, EncodeResult]:
         start = _now()
-        give_up_at = start + min(_LOCK_WAIT_S, (plan.deadline - start) / 2)
-        waited = False
-        while (lock := await self._cache.acquire(key)) is None and _now() < give_up_at:
-            waited = True
-            stored = await self._stored_answer(plan)
-            if stored is not None:
-                yield stored
-                return
-            await asyncio.sleep(_LOCK_POLL_S)
+        encoded, lookup = await self._encode_stage.run(plan)
+        encoded_at = _now()
         try:
-            yield await self._stored_answer(plan) if waited else None
-        finally:
-            if lock is not None:
-                await self._cache.release(key, lock)
-
-    async def _visual_tokens(self, plan: EncodePlan) -> tuple[Encoded, Lookup]:
-        if plan.cache == "use":
-            data = await self._look_up("visual_tokens", plan.visual_tokens_key)
-            cached = Encoded.from_bytes(data, plan.encode) if data is not None else None
-            if cached is not None:
-                return cached, "hit"
-            if data is not None:
-                telemetry.FAILURES.labels("cache_entry").inc()
-        encoded = await ask(
-            self.encoder,
-            lambda timeout_s: self.encoder.encode(plan.encode, timeout_s),
-            deadline=plan.deadline,
-            patience_s=self.settings.patience_s,
-        )
-        telemetry.VISUAL_TOKENS_TOTAL.inc(encoded.num_tokens_total)
-        telemetry.VISUAL_TOKENS_KEPT.inc(encoded.num_tokens_kept)
-        if plan.cache != "bypass" and await self._same_encoder(plan, encoded):
-            await self._cache.put("visual_tokens", plan.visual_tokens_key, encoded.to_bytes())
-        return encoded, "miss" if plan.cache == "use" else "skip"
-
-    async def _generate(self, plan: Plan, encoded: Encoded, emit: Callable[[str], None]) -> _Generated:
-        pieces: list[str] = []
-        wire_bytes = 0
-
-        def call(sampling: Sampling, timeout_s: float) -> AsyncGenerator[str | GenerateDone]:
-            nonlocal wire_bytes
-            wire_bytes += encoded.wire_bytes
-            telemetry.WIRE_BYTES.inc(encoded.wire_bytes)
-            return self.llm.generate(plan.input_ids, encoded, sampling, timeout_s, plan.llm_pruner)
-
-        generation = generate(
-            self.llm, call, plan.sampling, deadline=plan.deadline, patience_s=self.settings.patience_s
-        )
-        try:
-            async with aclosing(generation) as events:
-                async for event in events:
-                    if isinstance(event, GenerateDone):
-                        return _Generated("".join(pieces), event, wire_bytes)
-                    pieces.append(event)
-                    emit(event)
+            generation = await self._generate_stage.run(plan, encoded, emit)
         except CheckpointMismatch:
-            self.encoder.forget_info()  # one of the two has been replaced
+            self.encoder.invalidate_info()  # one of the two services has been replaced
             raise
-        raise InternalError("the LLM service ended its answer before it was done")
+        done = generation.done
+        computed = lookup != "hit"
+        result = AnswerResult(
+            CachedAnswer(
+                answer=generation.text,
+                finish_reason=done.finish_reason,
+                prompt_tokens=done.prompt_tokens,
+                completion_tokens=done.completion_tokens,
+                visual_tokens_total=encoded.num_tokens_total,
+                visual_tokens_kept=encoded.num_tokens_kept,
+                visual_tokens_by_layer=list(done.visual_tokens_by_layer),
+                wire_dtype=encoded.wire_dtype,
+            ),
+            wire_bytes=generation.wire_bytes,
+            answer="miss" if plan.shared_key is not None else "skip",
+            visual_tokens=lookup,
+            features=("hit" if encoded.features_cached else "miss") if computed else "skip",
+            queue_ms=(encoded.queue_ms if computed else 0.0) + done.queue_ms,
+            encode_ms=(encoded_at - start) * 1000 if computed else 0.0,
+            generate_ms=(_now() - encoded_at) * 1000,
+            explain=explanation(encoded) if plan.encode.explain else None,
+        )
+        return result, encoded
 
-    async def _same_services(self, plan: Plan, encoded: Encoded) -> bool:
-        """Whether the answer belongs under the plan's key: no service was replaced in the meantime."""
-        return await self._same_encoder(plan, encoded) and await self.llm.info() == plan.llm
+    async def _matches_key(self, plan: AnswerPlan, encoded: EncodeResult) -> bool:
+        """Whether the answer may be stored under the plan's key: no service was replaced meanwhile."""
+        return await self._encode_stage.matches_key(plan, encoded) and await self.llm.info() == plan.llm
 
-    async def _same_encoder(self, plan: EncodePlan, encoded: Encoded) -> bool:
-        """Whether the visual tokens belong under the plan's key: the encoder was not replaced in the meantime."""
-        if encoded.fingerprints != {plan.encoder.fingerprint}:
-            self.encoder.forget_info()
-            return False
-        return await self.encoder.info() == plan.encoder
-
-    async def _stored_answer(self, plan: Plan) -> StoredAnswer | None:
-        if plan.shared_key is None:
-            return None
-        data = await self._look_up("answer", plan.shared_key)
-        if data is None:
-            return None
-        try:
-            return StoredAnswer.model_validate_json(data)
-        except ValidationError:
-            telemetry.FAILURES.labels("cache_entry").inc()
-            return None
-
-    async def _look_up(self, level: Level, key: str) -> bytes | None:
-        data = await self._cache.get(level, key)
-        LOOKUPS.labels(level, "miss" if data is None else "hit").inc()
-        return data
-
-    def _respond(self, computed: Computed, plan: Plan, arrived: float, first_token_at: float) -> AnswerResponse:
+    def _response(
+        self, result: AnswerResult, plan: AnswerPlan, arrived: float, first_token_at: float
+    ) -> AnswerResponse:
         telemetry.TIME_TO_FIRST_TOKEN_SECONDS.observe(first_token_at - arrived)
-        return respond(
-            computed,
+        return answer_response(
+            result,
             model=self.settings.model_name,
             tokenize_ms=plan.tokenize_ms,
             time_to_first_token_s=first_token_at - arrived,
@@ -310,27 +215,15 @@ class Pipeline:
         )
 
     async def close(self) -> None:
-        """Cancels what is in progress and closes clients, cache, gatherer and drawing."""
+        """Cancels the work in progress and closes clients, cache, loader and renderer."""
         await self._flights.close()
-        await self._drawing.close()
-        await asyncio.gather(self.encoder.close(), self.llm.close(), self._cache.close(), self._gatherer.close())
-
-
-def _check_context(plan: Plan, encoded: Encoded) -> None:
-    """Refuses a prompt that leaves no room for a single token of answer."""
-    prompt_tokens = len(plan.input_ids) - plan.encode.num_visuals + encoded.prompt_positions
-    excess = prompt_tokens + 1 - plan.llm.max_model_len
-    if excess > 0:
-        raise InvalidRequest(
-            f"the prompt has {prompt_tokens} tokens, visual tokens included; that is {excess} more than the model's"
-            f" context of {plan.llm.max_model_len} leaves room for",
-            param="question",
-        )
+        await self._renderer.close()
+        await asyncio.gather(self.encoder.close(), self.llm.close(), self._cache.close(), self._media_loader.close())
 
 
 @contextmanager
-def _fields_of(plan: EncodePlan) -> Iterator[None]:
-    """Errors name the fields of this request."""
+def _request_fields(plan: EncodePlan) -> Iterator[None]:
+    """Translates the `param` of errors to the fields of this request."""
     try:
         yield
     except ServiceError as error:
@@ -345,8 +238,13 @@ def _now() -> float:
 
 @asynccontextmanager
 async def _until(deadline: float) -> AsyncIterator[None]:
+    """Cancels its body at `deadline`, in event-loop time.
+
+    Raises:
+        DeadlineExceeded: The body was cancelled.
+    """
     try:
         async with asyncio.timeout_at(deadline):
             yield
     except TimeoutError:
-        raise late() from None
+        raise deadline_exceeded() from None

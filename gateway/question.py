@@ -1,4 +1,4 @@
-"""What a request asks, in whichever way it was written, apart from the files that it is about."""
+"""The question and the media of a request, read from its fields or from its chat history."""
 
 from __future__ import annotations
 
@@ -8,56 +8,65 @@ from enum import Enum
 from typing import Final
 
 from fovea.errors import InvalidRequest
-from gateway.schemas.answer import PictureQuestion
+from gateway.schemas.answer import QuestionRequest
 from gateway.schemas.messages import ImagePart, Message, TextPart, VideoPart
 
 __all__ = [
     "FILE_FIELDS",
-    "MarkedText",
-    "Place",
+    "InterleavedText",
+    "MediaInput",
+    "MediaInputs",
+    "Modality",
     "Question",
-    "Source",
-    "Sources",
     "Turn",
     "Uploads",
-    "VideoSource",
+    "VideoInput",
     "read_question",
 ]
 
 
 FILE_FIELDS: Final = ("image", "images", "video")
-"""The request fields that may hold files."""
+"""Request fields that may hold files."""
 
 
-class Place(Enum):
-    """Where a picture or a video stands in a turn; the values are what chat templates call it."""
+class Modality(Enum):
+    """Image or video; the values are the content types of chat templates."""
 
     IMAGE = "image"
     VIDEO = "video"
 
 
 @dataclass(frozen=True)
-class MarkedText:
-    """One text with places inside it, as a plain question has them."""
+class InterleavedText:
+    """A text with images and videos inside it, written with markers.
 
-    pieces: tuple[str | Place, ...]
+    Attributes:
+        segments: texts and media in order.
+    """
+
+    segments: tuple[str | Modality, ...]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says at a time: texts and places, in order."""
+    """One message of a chat.
+
+    Attributes:
+        role: `system`, `user` or `assistant`.
+        parts: texts and media in order.
+    """
 
     role: str
-    parts: tuple[str | MarkedText | Place, ...]
+    parts: tuple[str | InterleavedText | Modality, ...]
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked.
+    """The text side of a request.
 
     Attributes:
-        text: What text-aware pruners read: the question, or the text of the last user turn alone.
-        turns: The chat history; None for a plain question, whose `text` may hold marks.
+        text: text that text-aware pruners read: the question, or the texts of the last user turn.
+        turns: chat history; None for a plain question, whose `text` may hold markers.
     """
 
     text: str
@@ -70,60 +79,60 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file, or the URL of one.
+class MediaInput:
+    """An image or video as the client sent it.
 
     Attributes:
-        name: Where it stands in the request: `image`, `images.1`, `messages.0.content.2`.
-        content: The file, or a data URL or https URL.
+        field_path: path in the request: `image`, `images.1`, `messages.0.content.2`.
+        content: bytes of an uploaded file, or a data URL or https URL.
     """
 
-    name: str
+    field_path: str
     content: bytes | str
 
 
 @dataclass(frozen=True)
-class VideoSource:
-    """A video: one file, or its frames.
+class VideoInput:
+    """A video as the client sent it: one file, or a list of frames.
 
     Attributes:
-        name: As of a `Source`.
-        file: None where there are frames.
-        frames: In the order of time.
+        field_path: path in the request, see `MediaInput`.
+        file: the video file; None for a list of frames.
+        frames: images in temporal order.
     """
 
-    name: str
-    file: Source | None = None
-    frames: tuple[Source, ...] = ()
+    field_path: str
+    file: MediaInput | None = None
+    frames: tuple[MediaInput, ...] = ()
 
 
 @dataclass
-class Sources:
-    """The files that a question is about, in the order in which the request names them."""
+class MediaInputs:
+    """Images and videos of a request, each in the order of the request."""
 
-    images: list[Source] = field(default_factory=list)
-    videos: list[VideoSource] = field(default_factory=list)
+    images: list[MediaInput] = field(default_factory=list)
+    videos: list[VideoInput] = field(default_factory=list)
 
 
 @dataclass
 class Uploads:
-    """Files of a form by their fields, `FILE_FIELDS`."""
+    """Files of a form, by field; the attributes are `FILE_FIELDS`."""
 
     image: list[bytes] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
     video: list[bytes] = field(default_factory=list)
 
     def clear(self) -> None:
-        """Lets go of the files."""
+        """Releases the files."""
         for files in (self.image, self.images, self.video):
             files.clear()
 
 
-def read_question(request: PictureQuestion, uploads: Uploads) -> tuple[Question, Sources]:
-    """What is asked and what about. The request and the uploads are left without their files: they are megabytes.
+def read_question(request: QuestionRequest, uploads: Uploads) -> tuple[Question, MediaInputs]:
+    """The question and the media of a request. Moves the media out of `request` and `uploads`, which frees megabytes.
 
     Raises:
-        InvalidRequest: Fields that exclude each other, or none of those that are needed.
+        InvalidRequest: fields that exclude each other, or a required field that is missing.
     """
     image, images, video, messages = request.image, request.images, request.video, request.messages
     request.image = request.images = request.video = request.messages = None
@@ -132,73 +141,77 @@ def read_question(request: PictureQuestion, uploads: Uploads) -> tuple[Question,
         for name, value in fields.items():
             if value is not None or getattr(uploads, name, None):
                 raise InvalidRequest(
-                    f"{name} was given beside messages, which hold texts, pictures and videos themselves", param=name
+                    f"{name} was given beside messages, which hold texts, images and videos themselves", param=name
                 )
         return _read_messages(messages)
     if request.question is None:
         raise InvalidRequest(
             "question is missing; send a text of at least one character, or messages", param="question"
         )
-    sources = Sources(_images(image, images, uploads), _videos(video, uploads))
+    media_inputs = MediaInputs(_images(image, images, uploads), _videos(video, uploads))
     uploads.clear()
-    if not sources.images and not sources.videos:
+    if not media_inputs.images and not media_inputs.videos:
         raise InvalidRequest(
             "image is missing; send a data URL or upload a file as image, images or video", param="image"
         )
-    return Question(request.question), sources
+    return Question(request.question), media_inputs
 
 
-def _images(image: str | None, images: list[str] | None, uploads: Uploads) -> list[Source]:
+def _images(image: str | None, images: list[str] | None, uploads: Uploads) -> list[MediaInput]:
     if (image is not None or uploads.image) and (images is not None or uploads.images):
-        raise InvalidRequest("image and images were both given; send one picture or a list", param="images")
+        raise InvalidRequest("image and images were both given; send one image or a list", param="images")
     for name, url, files in (("image", image, uploads.image), ("images", images, uploads.images)):
         if url is not None and files:
             raise InvalidRequest(f"{name} was given twice, as a file and as a field", param=name)
     if image is not None:
-        return [Source("image", image)]
+        return [MediaInput("image", image)]
     if len(uploads.image) == 1:
-        return [Source("image", uploads.image[0])]
+        return [MediaInput("image", uploads.image[0])]
     field_name = "image" if uploads.image else "images"
     contents: Sequence[bytes | str] = uploads.image or uploads.images or images or ()
-    return [Source(f"{field_name}.{number}", content) for number, content in enumerate(contents)]
+    return [MediaInput(f"{field_name}.{number}", content) for number, content in enumerate(contents)]
 
 
-def _videos(video: str | list[str] | None, uploads: Uploads) -> list[VideoSource]:
+def _videos(video: str | list[str] | None, uploads: Uploads) -> list[VideoInput]:
     if video is not None and uploads.video:
         raise InvalidRequest("video was given twice, as a file and as a field", param="video")
     if isinstance(video, list):
-        return [VideoSource("video", frames=tuple(Source(f"video.{i}", frame) for i, frame in enumerate(video)))]
+        return [VideoInput("video", frames=tuple(MediaInput(f"video.{i}", frame) for i, frame in enumerate(video)))]
     contents: Sequence[bytes | str] = uploads.video if video is None else [video]
-    return [VideoSource("video", Source("video", content)) for content in contents]
+    return [VideoInput("video", MediaInput("video", content)) for content in contents]
 
 
-def _read_messages(messages: Sequence[Message]) -> tuple[Question, Sources]:
+def _read_messages(messages: Sequence[Message]) -> tuple[Question, MediaInputs]:
     if messages[-1].role != "user":
-        raise InvalidRequest("messages: the last one is not the user's; the answer is to a user turn", param="messages")
-    sources = Sources()
-    turns = tuple(_turn(f"messages.{number}", message, sources) for number, message in enumerate(messages))
+        raise InvalidRequest(
+            "messages: the last one is not the user's; a history that ends with a user turn is accepted",
+            param="messages",
+        )
+    media_inputs = MediaInputs()
+    turns = tuple(_turn(f"messages.{number}", message, media_inputs) for number, message in enumerate(messages))
     text = "\n".join(part for part in turns[-1].parts if isinstance(part, str))
     if not text.strip():
         raise InvalidRequest(
             "messages: the last user turn has no text; at least one character is needed", param="messages"
         )
-    if not sources.images and not sources.videos:
-        raise InvalidRequest("messages hold no picture and no video; at least one is needed", param="messages")
-    return Question(text, turns), sources
+    if not media_inputs.images and not media_inputs.videos:
+        raise InvalidRequest("messages hold no image and no video; at least one is needed", param="messages")
+    return Question(text, turns), media_inputs
 
 
-def _turn(name: str, message: Message, sources: Sources) -> Turn:
-    parts: list[str | Place] = []
+def _turn(message_path: str, message: Message, media_inputs: MediaInputs) -> Turn:
+    """The turn of a message; appends its media to `media_inputs`."""
+    parts: list[str | Modality] = []
     for number, part in enumerate(message.content):
-        where = f"{name}.content.{number}"
+        path = f"{message_path}.content.{number}"
         if isinstance(part, TextPart):
             parts.append(part.text)
         elif message.role != "user":
-            raise InvalidRequest(f"{where}: pictures and videos are accepted in user turns only", param="messages")
+            raise InvalidRequest(f"{path}: images and videos are accepted in user turns only", param="messages")
         elif isinstance(part, ImagePart):
-            sources.images.append(Source(where, part.image_url.url))
-            parts.append(Place.IMAGE)
+            media_inputs.images.append(MediaInput(path, part.image_url.url))
+            parts.append(Modality.IMAGE)
         elif isinstance(part, VideoPart):
-            sources.videos.append(VideoSource(where, Source(where, part.video_url.url)))
-            parts.append(Place.VIDEO)
+            media_inputs.videos.append(VideoInput(path, MediaInput(path, part.video_url.url)))
+            parts.append(Modality.VIDEO)
     return Turn(message.role, tuple(parts))

@@ -18,24 +18,25 @@ MiB = 2**20
 
 
 class GatewaySettings(ServiceSettings):
-    """REST front of the encoder and LLM services: tokenizes, caches, composes. Needs no GPU and no torch."""
+    """REST API in front of the encoder service and the LLM service. Tokenizes and caches; needs no GPU and no torch."""
 
     model_config = settings_config("python -m gateway", "GATEWAY_")
 
     model: str
     """Checkpoint that both services serve: a local directory or a hub id. Only its tokenizer, chat template and
-    configuration are read (and fetched); never its weights."""
+    configuration are read or fetched, never its weights."""
 
     text_tower: str = ""
-    """Checkpoint whose tokenizer writes the question for the encoder's text tower: must be the encoder's own. Empty for
-    the family's: openai/clip-vit-large-patch14-336 for llava and llava_next, LanguageBind/LanguageBind_Image for
+    """Checkpoint of the text tower, whose tokenizer encodes the question; must be the encoder's own. Empty for the
+    family's: openai/clip-vit-large-patch14-336 for llava and llava_next, LanguageBind/LanguageBind_Image for
     video_llava; qwen2_5_vl needs none."""
 
     revision: str | None = None
     """Branch, tag or commit of `model` on the hub; left out: the default branch."""
 
     served_model_name: str = ""
-    """Name that clients use in `model`; empty: the hub id, or the directory's last part. Any other name is a 404."""
+    """Name that clients use in `model`; empty: the hub id, or the directory's last component. Any other name is a
+    404."""
 
     listen: str = "127.0.0.1:8000"
     """host:port of the REST server."""
@@ -48,129 +49,130 @@ class GatewaySettings(ServiceSettings):
     """host:port of the LLM service, or several as for --encoder."""
 
     encoder_tls_ca: str = ""
-    """PEM file with the CA of the encoder service's certificate, or the word system for the usual roots: TLS on this
-    leg. Empty: none. This and the next four are read again when the files change."""
+    """PEM file with the CA of the encoder service's certificate, or the word system for the system's roots. Turns on
+    TLS to that service. Empty: no TLS. This and the next four files are read again when they change."""
 
     encoder_tls_cert: str = ""
-    """PEM file with the certificate that the gateway shows to the encoder service (mutual TLS). Empty: none."""
+    """PEM file with the client certificate for the encoder service (mutual TLS). Empty: none."""
 
     encoder_tls_key: str = ""
     """PEM file with the private key of --encoder-tls-cert, not encrypted."""
 
     encoder_server_name: str = ""
-    """Name that the encoder service's certificate must bear. Empty: the host of --encoder."""
+    """Name required in the encoder service's certificate. Empty: the host of --encoder."""
 
     encoder_token_file: str = ""
-    """File with the token that the encoder service wants to see. Empty: none is sent."""
+    """File with the bearer token for the encoder service. Empty: no token is sent."""
 
     llm_tls_ca: str = ""
-    """As --encoder-tls-ca, for the LLM service."""
+    """PEM file with the CA of the LLM service's certificate; see --encoder-tls-ca."""
 
     llm_tls_cert: str = ""
-    """As --encoder-tls-cert, for the LLM service."""
+    """PEM file with the client certificate for the LLM service; see --encoder-tls-cert."""
 
     llm_tls_key: str = ""
-    """As --encoder-tls-key, for the LLM service."""
+    """PEM file with the private key of --llm-tls-cert, not encrypted."""
 
     llm_server_name: str = ""
-    """As --encoder-server-name, for the LLM service."""
+    """Name required in the LLM service's certificate. Empty: the host of --llm."""
 
     llm_token_file: str = ""
-    """As --encoder-token-file, for the LLM service."""
+    """File with the bearer token for the LLM service. Empty: no token is sent."""
 
     patience_s: float = Field(default=2.0, ge=0)
-    """Seconds that an answer waits for a service that went away, to go on when it is back; then 503. Visual tokens are
-    kept meanwhile and not encoded again. Over an unsteady link 60 outlasts a cut of half a minute. 0: no second
-    try."""
+    """Outage timeout: seconds that a request waits for an unavailable service, then 503. The request continues when the
+    service is back; its visual tokens are kept and not encoded again. Over an unsteady link, 60 outlasts a cut of half
+    a minute. 0: no retry."""
 
     redis_url: SecretStr = SecretStr("")
-    """redis:// or rediss:// URL of a cache shared by all gateways; empty: a cache inside this process. While Redis is
-    down or slow, answers are computed anew; no request fails by it."""
+    """redis:// or rediss:// URL of a cache shared by all gateways; empty: a cache in this process. While Redis is down
+    or slow, answers are computed again; no request fails because of it."""
 
     cache_ttl_s: float = Field(default=3600.0, gt=0)
-    """Seconds after which a cached answer or visual tokens are forgotten."""
+    """Time to live of cached answers and visual tokens, in seconds."""
 
     answer_cache_bytes: int = Field(default=16 * MiB, ge=0)
-    """Size of the embedded answer cache; beyond it the least recently used go. 0 turns it off. Unused with Redis."""
+    """Size of the answer cache in this process; beyond it the least recently used entries are removed. 0 turns it off.
+    Unused with Redis."""
 
     visual_token_cache_bytes: int = Field(default=256 * MiB, ge=0)
-    """Size of the embedded visual-token cache; beyond it the least recently used go. 0 turns it off. Unused with
-    Redis."""
+    """Size of the visual-token cache in this process; beyond it the least recently used entries are removed. 0 turns it
+    off. Unused with Redis."""
 
     pruner: str = ""
-    """Pruner of requests that name none; empty: the encoder's default."""
+    """Pruner for requests that name none; empty: the encoder's default."""
 
     keep_ratio: float | None = Field(default=None, gt=0, le=1)
     """Share of visual tokens kept for requests that set no budget; left out: the encoder's default."""
 
     wire_dtype: Literal["", "float32", "float16", "bfloat16", "int8", "int4", "entropy", "basis"] = ""
-    """How visual tokens travel for requests that do not say; empty: the encoder's default."""
+    """Wire format of visual tokens for requests that set none; empty: the encoder's default."""
 
     max_body_bytes: int = Field(default=20 * MiB, ge=1)
-    """Largest request body, and most bytes of all pictures and videos of a request, fetched ones too; beyond it 413,
+    """Largest request body, and most bytes of all images and videos of a request, fetched ones included; beyond it 413,
     without reading the rest."""
 
     max_total_body_bytes: int = Field(default=256 * MiB, ge=1)
-    """Bytes of request bodies in memory at once, all requests together; beyond it 429 with Retry-After."""
+    """Most bytes of request bodies in memory, of all requests together; beyond it 429 with Retry-After."""
 
     max_concurrent_bodies: int = Field(default=256, ge=1)
-    """Request bodies being read at once; beyond it 429 with Retry-After. Clients that send slowly hold these places,
-    not those of answers."""
+    """Most request bodies being read at once; beyond it 429 with Retry-After. Slow clients occupy these
+    slots, not those of answers."""
 
     body_timeout_s: float = Field(default=10.0, gt=0)
-    """Seconds in which a request's body must arrive; then 408."""
+    """Seconds within which a request's body must arrive; then 408."""
 
     max_image_bytes: int = Field(default=16 * MiB, ge=1)
-    """Largest picture file, uploaded, inline or fetched; beyond it 413."""
+    """Largest image file, uploaded, inline or fetched; beyond it 413."""
 
     max_image_pixels: int = Field(default=50_000_000, ge=1)
-    """Largest picture that `/v1/explain` draws, in pixels; beyond it 413."""
+    """Largest image that `/v1/explain` draws, in pixels; beyond it 413."""
 
     max_video_bytes: int = Field(default=16 * MiB, ge=1)
     """Largest video file, uploaded, inline or fetched; beyond it 413."""
 
     max_images: int = Field(default=8, ge=1, le=64)
-    """Most pictures in one request, all turns of `messages` together, up to 64; beyond it 422. The encoder service has
-    a limit of its own."""
+    """Most images in one request, all turns of `messages` together, up to 64; beyond it 422. The encoder service has
+    its own limit."""
 
     max_videos: int = Field(default=8, ge=1, le=16)
-    """Most videos in one request, up to 16; beyond it 422. The encoder service has a limit of its own."""
+    """Most videos in one request, up to 16; beyond it 422. The encoder service has its own limit."""
 
     max_video_frames: int = Field(default=64, ge=1, le=1024)
-    """Most frames of one video, as a list or in `num_frames`, up to 1024; beyond it 422. The encoder service has a
-    limit of its own."""
+    """Most frames of one video, as a list or in `num_frames`, up to 1024; beyond it 422. The encoder service has its
+    own limit."""
 
     max_question_chars: int = Field(default=8000, ge=1)
     """Longest question, or text of the last user turn of `messages`, in characters; beyond it 422."""
 
     max_messages_chars: int = Field(default=32_000, ge=1)
-    """Longest `messages`, the texts of all turns together, in characters; beyond it 422."""
+    """Longest chat history: characters of all texts in `messages`; beyond it 422."""
 
     max_tokens: int = Field(default=2048, ge=1)
-    """Most tokens a request may ask for; beyond it 422."""
+    """Largest `max_tokens` of a request; beyond it 422."""
 
     default_timeout_s: float = Field(default=60.0, gt=0)
-    """Deadline of an answer whose request sets none; then 504."""
+    """Deadline in seconds of a request that sets no `timeout_s`; then 504."""
 
     max_timeout_s: float = Field(default=600.0, gt=0)
-    """Longest deadline that a request may set; beyond it 422."""
+    """Largest `timeout_s` of a request; beyond it 422."""
 
     max_concurrent_requests: int = Field(default=64, ge=1)
-    """Answers in progress at once; beyond it 429 with Retry-After at once, before the body is read if they are in
-    progress by then."""
+    """Most answers in progress at once; beyond it 429 with Retry-After, before the body is read if the limit is reached
+    by then."""
 
     fetch_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Comma-separated host names from which https pictures and videos may be fetched. Empty: fetching is off, and https
+    """Comma-separated host names from which https images and videos may be fetched. Empty: fetching is off, and https
     URLs are a 422. Names that resolve to private addresses are refused, redirects are not followed."""
 
     max_message_bytes: int = Field(default=64 * MiB, ge=1)
     """Largest gRPC message to or from a service; beyond it the request fails with 413 or 502."""
 
     drain_grace_s: float = Field(default=20.0, ge=0)
-    """Seconds that answers in progress get when the process is told to stop; what is left is cancelled."""
+    """Seconds that answers in progress get when the process is stopped; then they are cancelled."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe log lines that are written."""
+    """Lowest severity of log lines that are written."""
 
     @field_validator("listen")
     @classmethod

@@ -1,36 +1,37 @@
-"""Identical requests in progress share one computation, text as it comes included.
+"""Single-flight: identical requests in progress share one computation, and its text while it is generated.
 
-A computation runs in a task of its own and belongs to no caller: callers follow it, and when the last one has gone it
-is cancelled. So a caller who leaves never takes the answer from the others. A computation that fails for a reason of
-its starter alone (its deadline was shorter) is taken over by a follower; one that fails for a service's reason is
-tried once more by them; one that fails because the request is wrong fails for all.
+A computation runs in its own task and is independent of its callers. It is cancelled when its last caller leaves, so
+one caller that leaves does not end it for the others. The other callers react to a failure by its cause: a failure of
+the caller that started it (a shorter deadline) starts a new computation; a failure of a service starts a new one once;
+an invalid request fails for all.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Generic, TypeVar
 
 from fovea.errors import Cancelled, DeadlineExceeded, InternalError, ServiceError, Unavailable
 
-__all__ = ["Compute", "Finished", "SingleFlight"]
+__all__ = ["Compute", "FlightResult", "SingleFlight"]
 
 T = TypeVar("T")
 
 Compute = Callable[[Callable[[str], None]], Awaitable[T]]
-"""Computes a result and hands text to its argument as it comes."""
+"""A computation of a result; its argument receives pieces of text as they are generated."""
 
 
 @dataclass(frozen=True)
-class Finished(Generic[T]):
-    """The last thing that `SingleFlight.run` yields.
+class FlightResult(Generic[T]):
+    """Final event of `SingleFlight.run`.
 
     Attributes:
-        result: What the computation returned.
-        shared: It was started by another caller.
+        result: Result of the computation.
+        shared: Whether another caller started the computation.
     """
 
     result: T
@@ -38,95 +39,104 @@ class Finished(Generic[T]):
 
 
 class _Flight(Generic[T]):
-    """One computation and those who follow it."""
+    """A computation in progress and the number of its callers."""
 
     def __init__(self, compute: Compute[T]) -> None:
-        self.followers = 0
+        self.num_callers = 0
         self.text = ""
         self._changed = asyncio.Event()
         self.task = asyncio.create_task(self._run(compute))
-        self.task.add_done_callback(self._done)
+        self.task.add_done_callback(self._on_done)
 
     async def _run(self, compute: Compute[T]) -> T:
         return await compute(self._append)
 
     def _append(self, text: str) -> None:
         self.text += text
-        self._publish()
+        self._notify()
 
-    def _publish(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _done(self, task: asyncio.Task[T]) -> None:
+    def _on_done(self, task: asyncio.Task[T]) -> None:
         if not task.cancelled():
-            task.exception()  # seen, even if the last follower has gone
-        self._publish()
+            task.exception()  # retrieved, so that asyncio does not log it if no caller is left
+        self._notify()
 
     async def wait(self, position: int) -> None:
-        """Returns when there is text after `position`, or the computation is over."""
+        """Returns when there is text after `position`, or when the computation has ended."""
         while len(self.text) <= position and not self.task.done():
             await self._changed.wait()
 
 
 class SingleFlight(Generic[T]):
-    """Computations in progress by key."""
+    """Computations in progress, by key."""
 
     def __init__(self) -> None:
         self._flights: dict[str, _Flight[T]] = {}
         self._private: set[_Flight[T]] = set()
 
-    async def run(self, key: str | None, compute: Compute[T], *, deadline: float) -> AsyncGenerator[str | Finished[T]]:
-        """Yields text as it comes, then Finished.
+    async def run(
+        self, key: str | None, compute: Compute[T], *, deadline: float
+    ) -> AsyncGenerator[str | FlightResult[T]]:
+        """Pieces of text as they are generated, then FlightResult.
 
         Args:
-            key: Requests with the same key get the same answer; None to share with nobody.
-            compute: Started if no computation of this key is in progress.
-            deadline: Time of the event loop until which this caller waits.
+            key: Key of the computation; None for a computation that is not shared.
+            compute: The computation, started if none with this key is in progress.
+            deadline: Event-loop time until which this caller waits, in seconds.
 
         Raises:
             DeadlineExceeded: `deadline` has passed.
             ServiceError: The computation failed.
         """
-        sent, tried_again = "", False
+        sent, retried = "", False
         while True:
-            flight = self._flights.get(key) if key is not None else None
-            if flight is not None and flight.task.done():  # over, but not yet forgotten
-                flight = None
-            shared = flight is not None
-            if flight is None:
-                flight = self._start(key, compute)
-            flight.followers += 1
+            flight, shared = self._join(key, compute)
             try:
-                while True:
-                    await self._wait(flight, len(sent), deadline)
-                    if len(flight.text) > len(sent):
-                        if not flight.text.startswith(sent):  # a second try that came out differently
-                            raise InternalError("the answer was interrupted; ask again")
-                        piece, sent = flight.text[len(sent) :], flight.text
+                async with aclosing(self._pieces(flight, sent, deadline)) as pieces:
+                    async for piece in pieces:
+                        sent += piece
                         yield piece
-                    elif flight.task.done():
-                        break
-                yield Finished(_result(flight.task), shared)
+                yield FlightResult(_result(flight.task), shared)
                 return
             except ServiceError as error:
-                over = flight.task.done() and not flight.task.cancelled()
-                if not shared or not over or _is_the_requests_fault(error):
+                ended = flight.task.done() and not flight.task.cancelled()
+                if not shared or not ended or _is_invalid_request(error):
                     raise
                 if not isinstance(error, (DeadlineExceeded, Cancelled)):
-                    if tried_again:
+                    if retried:
                         raise
-                    tried_again = True
+                    retried = True
             finally:
                 self._leave(key, flight)
 
+    def _join(self, key: str | None, compute: Compute[T]) -> tuple[_Flight[T], bool]:
+        """The computation of this key, started if none is in progress, and whether another caller started it."""
+        flight = self._flights.get(key) if key is not None else None
+        shared = flight is not None and not flight.task.done()
+        if flight is None or not shared:
+            flight = self._start(key, compute)
+        flight.num_callers += 1
+        return flight, shared
+
     @staticmethod
-    async def _wait(flight: _Flight[T], position: int, deadline: float) -> None:
-        try:
-            async with asyncio.timeout_at(deadline):
-                await flight.wait(position)
-        except TimeoutError:
-            raise DeadlineExceeded("the answer was not done within timeout_s", param="timeout_s") from None
+    async def _pieces(flight: _Flight[T], sent: str, deadline: float) -> AsyncGenerator[str]:
+        """Pieces of the computation's text after `sent`, until the computation ends."""
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await flight.wait(len(sent))
+            except TimeoutError:
+                raise DeadlineExceeded("the answer was not done within timeout_s", param="timeout_s") from None
+            if len(flight.text) > len(sent):
+                if not flight.text.startswith(sent):  # a new computation gave another text
+                    raise InternalError("the answer was interrupted; ask again")
+                piece, sent = flight.text[len(sent) :], flight.text
+                yield piece
+            elif flight.task.done():
+                return
 
     def _start(self, key: str | None, compute: Compute[T]) -> _Flight[T]:
         flight = _Flight(compute)
@@ -134,22 +144,22 @@ class SingleFlight(Generic[T]):
             self._private.add(flight)
         else:
             self._flights[key] = flight
-        flight.task.add_done_callback(lambda _: self._forget(key, flight))
+        flight.task.add_done_callback(lambda _: self._remove(key, flight))
         return flight
 
     def _leave(self, key: str | None, flight: _Flight[T]) -> None:
-        flight.followers -= 1
-        if flight.followers == 0 and not flight.task.done():
+        flight.num_callers -= 1
+        if flight.num_callers == 0 and not flight.task.done():
             flight.task.cancel()
-            self._forget(key, flight)
+            self._remove(key, flight)
 
-    def _forget(self, key: str | None, flight: _Flight[T]) -> None:
+    def _remove(self, key: str | None, flight: _Flight[T]) -> None:
         self._private.discard(flight)
         if key is not None and self._flights.get(key) is flight:
             del self._flights[key]
 
     async def close(self) -> None:
-        """Cancels what is in progress and waits for it to end."""
+        """Cancels the computations in progress and waits until they have ended."""
         tasks = [flight.task for flight in (*self._flights.values(), *self._private)]
         for task in tasks:
             task.cancel()
@@ -162,6 +172,6 @@ def _result(task: asyncio.Task[T]) -> T:
     return task.result()
 
 
-def _is_the_requests_fault(error: ServiceError) -> bool:
+def _is_invalid_request(error: ServiceError) -> bool:
     status = error.http_status
     return status < HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Cancelled)

@@ -1,4 +1,4 @@
-"""The life of `python -m gateway`: runs the REST server until SIGTERM or SIGINT."""
+"""Command line of the gateway: runs the REST server until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["main"]
 log = logging.getLogger("gateway")
 
 _SEND_GRACE_S: Final = 2
-"""Seconds in which errors of requests that the drain has ended must reach their clients."""
+"""Seconds after the drain in which the errors of ended requests are sent."""
 
 
 class _Server(uvicorn.Server):
-    """Ends what is in progress itself after `grace_s`: uvicorn alone would cancel it and answer with plain text."""
+    """Server that ends requests in progress after `grace_s` with an API error. uvicorn alone would send plain text."""
 
     def __init__(self, config: uvicorn.Config, drain: Drain, grace_s: float) -> None:
         super().__init__(config)
@@ -41,7 +41,7 @@ class _Server(uvicorn.Server):
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0 after a clean stop, 2 for settings that cannot work."""
+    """Runs the gateway. Returns the exit status: 0 after a clean stop, 2 for invalid settings."""
     settings = GatewaySettings.from_command_line(argv)
     telemetry.configure_logging("gateway", settings.log_level)
     log.info("settings %s", settings.describe())
@@ -56,11 +56,11 @@ def main(argv: list[str]) -> int:
         host=host,
         port=port,
         log_config=None,
-        access_log=False,  # gateway.api.request_context writes it, with request id and outcome
+        access_log=False,  # written by gateway.api.request_context, with request id and outcome
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.drain_grace_s) + _SEND_GRACE_S,
     )
-    # Once it has drained, uvicorn raises the signal that stopped it again; a clean stop is no death by signal.
+    # After the drain uvicorn raises the received signal again, which would end a clean stop with the signal's status.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     _Server(config, app.state.drain, settings.drain_grace_s).run()

@@ -29,7 +29,7 @@ _MAX_CALL_S: Final = 600.0
 _SERVICE_CONFIG: Final = {
     "methodConfig": [
         {
-            # gateway.outages retries the other calls, and excludes those that must not run twice.
+            # gateway.retry retries the other calls, and excludes those that must not run twice.
             "name": [
                 {"service": "fovea.v1.EncoderService", "method": "GetModelInfo"},
                 {"service": "fovea.v1.LLMService", "method": "GetModelInfo"},

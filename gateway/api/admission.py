@@ -1,4 +1,4 @@
-"""Shedding before work: what cannot be served soon is refused at once."""
+"""Admission control: requests beyond a limit are refused at once."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """At most `limit` requests in one stage of their way.
+    """Limit on the requests in one stage of processing.
 
     Args:
-        limit: Beyond it requests are refused.
-        stage: What they do there, for the message.
+        limit: Most requests in the stage.
+        stage: Name of the stage in the plural, for the message.
     """
 
     def __init__(self, limit: int, stage: str) -> None:
@@ -25,14 +25,14 @@ class Admission:
 
     @property
     def num_admitted(self) -> int:
-        """Requests in the stage now."""
+        """Number of requests in the stage."""
         return self._admitted
 
     def check(self) -> None:
-        """Refuses a request that could not be admitted now, before anything is spent on it.
+        """Refuses a request at the limit, before any work on it.
 
         Raises:
-            Overloaded: All permits are taken.
+            Overloaded: The stage is at its limit.
         """
         if self._admitted >= self._limit:
             raise Overloaded(
@@ -41,10 +41,10 @@ class Admission:
 
     @contextmanager
     def permit(self) -> Iterator[None]:
-        """Held while a request is in the stage.
+        """A permit, held while a request is in the stage.
 
         Raises:
-            Overloaded: All permits are taken.
+            Overloaded: The stage is at its limit.
         """
         self.check()
         self._admitted += 1

@@ -57,7 +57,7 @@ _ANSWER: Final = {
     },
 }
 _OK: Final[dict[str, Any]] = {
-    "description": "The answer; with `stream` the events `token`, `done`, `error`.",
+    "description": "The answer; with `stream`, the events `token`, `done` and `error`.",
     "content": {
         "application/json": {"example": _ANSWER},
         "text/event-stream": {"schema": {"type": "string"}, "example": 'event: token\ndata: {"text":"red"}\n\n'},
@@ -71,14 +71,14 @@ _OK: Final[dict[str, Any]] = {
     response_model_exclude_none=True,
     responses={200: _OK, **ERRORS},
     openapi_extra=request_body(AnswerRequest, _EXAMPLE),
-    summary="Answer a question about pictures or a video",
+    summary="Answer a question about images or a video",
 )
 async def answer(request: Request) -> Response:
-    """Send JSON with pictures and videos as data URLs, or multipart/form-data with them as files `image`, `images` (one
-    or more) and `video`.
+    """Answers a question about images or a video. The body is JSON with images and videos as data URLs, or
+    multipart/form-data with files `image`, `images` (one or more) and `video`.
 
-    With `stream` the answer comes as server-sent events. Whatever fails before the first token is an ordinary error
-    response; afterwards it is the event `error`.
+    With `stream` the answer is sent as server-sent events. An error before the first token is an ordinary error
+    response; a later one is the event `error`.
     """
     arrived = asyncio.get_running_loop().time()
     pipeline, admission, drain = get_pipeline(request), get_admission(request), get_drain(request)
@@ -99,9 +99,9 @@ async def answer(request: Request) -> Response:
             first = await until_disconnect(request.receive, _next(events))
             give_up_at = arrived + (parsed.timeout_s or settings.default_timeout_s) + _SEND_GRACE_S
             return EventStream(first, events, resources.pop_all(), drain, give_up_at=give_up_at)
-        whole = await until_disconnect(request.receive, _last(events))
-        return JSONResponse(whole.model_dump(exclude_none=True))
-    raise AssertionError("unreachable: the stack swallows no exception")
+        response = await until_disconnect(request.receive, _last(events))
+        return JSONResponse(response.model_dump(exclude_none=True))
+    raise AssertionError("unreachable: the stack suppresses no exception")
 
 
 async def _next(events: AsyncGenerator[Event]) -> Event:

@@ -1,4 +1,4 @@
-"""Middleware that bounds request bodies, each and all together, declared or not."""
+"""Middleware that bounds the size of each request body and of all together."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ __all__ = ["BodyLimit"]
 
 
 class BodyLimit:
-    """Refuses bodies above `max_bytes` with 413: by their Content-Length at once, chunked ones when they pass it.
+    """Limits on request bodies in bytes.
 
-    What has arrived counts until its request is over, for the picture in it lives as long. A body that would bring
-    all of them above `max_total_bytes` is refused with 429.
+    A body above `max_bytes` is a 413: at once if Content-Length declares it, otherwise when the received bytes pass the
+    limit. Received bytes count until the end of their request, because its images stay in memory until then. A body
+    that would raise the total above `max_total_bytes` is a 429.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, max_total_bytes: int) -> None:
@@ -34,15 +35,15 @@ class BodyLimit:
         if _declared_bytes(scope) > self._max_bytes:
             await error_response(scope, self._too_large())(scope, receive, send)
             return
-        read = 0
+        received = 0
 
         async def receive_limited() -> Message:
-            nonlocal read
+            nonlocal received
             message = await receive()
             size = len(message.get("body", b""))
-            read += size
+            received += size
             self._total += size
-            if read > self._max_bytes:
+            if received > self._max_bytes:
                 raise self._too_large()
             if self._total > self._max_total_bytes:
                 raise Overloaded(
@@ -55,10 +56,10 @@ class BodyLimit:
         try:
             await self._app(scope, receive_limited, send)
         finally:
-            self._total -= read
+            self._total -= received
 
 
 def _declared_bytes(scope: Scope) -> int:
-    """The Content-Length, as far as it is one: 0 for none, at least 10**18 for a number of more digits."""
+    """The Content-Length: 0 if it is missing or invalid, at least 10**18 for a number of more than 19 digits."""
     declared = Headers(scope=scope).get("content-length", "")
     return int(declared.lstrip("0")[:19] or 0) if declared.isascii() and declared.isdigit() else 0

@@ -1,4 +1,4 @@
-"""What the application made at its start, for endpoints."""
+"""Objects of the application, for endpoints."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["get_admission", "get_body_admission", "get_drain", "get_pipeline"]
 
 
 def get_pipeline(request: Request) -> Pipeline:
-    """The one pipeline of this process."""
+    """The pipeline of this process."""
     return cast(Pipeline, request.app.state.pipeline)
 
 
 def get_admission(request: Request) -> Admission:
-    """The permits for answers."""
+    """Admission of answers."""
     return cast(Admission, request.app.state.admission)
 
 
 def get_body_admission(request: Request) -> Admission:
-    """The permits for reading bodies."""
+    """Admission of request bodies."""
     return cast(Admission, request.app.state.body_admission)
 
 
 def get_drain(request: Request) -> Drain:
-    """Ends requests when the server stops."""
+    """The drain, which ends requests when the server stops."""
     return cast(Drain, request.app.state.drain)

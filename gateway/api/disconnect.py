@@ -1,4 +1,4 @@
-"""Work that ends when the client goes away."""
+"""Cancellation of work when the client disconnects."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled if the client disconnects first. The body must have been read.
+    """Result of `work`, which is cancelled if the client disconnects first. The body must have been read.
 
     Raises:
-        Cancelled: The client has gone.
+        Cancelled: The client disconnected.
     """
-    task, gone = asyncio.create_task(work), asyncio.create_task(_disconnected(receive))
+    task, disconnect = asyncio.create_task(work), asyncio.create_task(_disconnected(receive))
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         raise Cancelled("the client closed the connection before the answer was done")
     finally:
         task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        disconnect.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""`/docs`: the API to read and to try, with Swagger UI out of a package. A browser asks no other host for anything."""
+"""`/docs`: Swagger UI, served from an installed package, so that browsers load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["router"]
 
 router = APIRouter()
 
-# URLs are relative, for a proxy may serve the gateway under a prefix.
+# URLs are relative, because a proxy may serve the gateway under a prefix.
 _PAGE: Final = """<!doctype html>
 <html lang="en">
 <head>
@@ -37,7 +37,7 @@ _START: Final = """SwaggerUIBundle({
 });
 """
 _HEADERS: Final = {
-    # Swagger UI styles its elements in place, and draws with data URLs.
+    # Swagger UI uses inline styles and data URLs.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",

@@ -1,4 +1,4 @@
-"""The end of a drain: what is still in progress gets an answer of its own, not a closed connection."""
+"""End of a drain: requests still in progress get an error response instead of a closed connection."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ __all__ = ["Drain"]
 
 
 class Drain:
-    """Ends requests in progress once the time that they get when the server stops is over."""
+    """Switch that ends the requests in progress when the grace period of a stopping server is over."""
 
     def __init__(self) -> None:
         self._scopes: set[asyncio.Timeout] = set()
-        self._over = False
+        self._ended = False
 
     @asynccontextmanager
     async def scope(self) -> AsyncIterator[None]:
-        """Runs until the drain is over; entered and left by one task.
+        """Context that is cancelled at the end of the drain; entered and left by the same task.
 
         Raises:
-            Unavailable: The drain was over before the body was done, which has been cancelled.
+            Unavailable: The drain ended first.
         """
         try:
-            async with asyncio.timeout(0 if self._over else None) as scope:
+            async with asyncio.timeout(0 if self._ended else None) as scope:
                 self._scopes.add(scope)
                 try:
                     yield
@@ -38,8 +38,8 @@ class Drain:
             raise Unavailable("the server is stopping; try again shortly", retry_after_s=1.0) from None
 
     def end(self) -> None:
-        """The drain is over: ends every scope, and those entered from now on."""
-        self._over = True
+        """Cancels all scopes, and those entered later."""
+        self._ended = True
         now = asyncio.get_running_loop().time()
         for scope in self._scopes:
             scope.reschedule(now)

@@ -1,4 +1,4 @@
-"""Every error of every endpoint as {"error": {...}}."""
+"""Error responses of all endpoints, with the body {"error": {...}}."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["error_response", "install_error_handlers"]
 
 
 def error_response(scope: Scope, error: ServiceError) -> JSONResponse:
-    """`error` with its status and headers; leaves its code for log and metrics."""
+    """Response for `error`. Stores the error code in the scope, for log and metrics."""
     scope[OUTCOME] = error.code
     return JSONResponse(error_body(error).model_dump(), error.http_status, headers=error_headers(error))
 
@@ -50,7 +50,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Ours, the framework's and the router's errors all take the one shape."""
+    """Installs handlers for errors of the gateway, of FastAPI and of the router, so that all have the same body."""
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _validation_error)

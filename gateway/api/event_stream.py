@@ -1,4 +1,4 @@
-"""An answer as server-sent events."""
+"""Answers as server-sent events."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ __all__ = ["EventStream"]
 log = logging.getLogger(__name__)
 
 _LINE_ENDS: Final = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
-"""What JSON leaves as it is and readers of lines take for an end: Python's `str.splitlines`, JavaScript's `^` and `$`.
-JSON escapes the others (CR, LF, VT, FF and 1C to 1E)."""
+"""Escapes of characters that JSON keeps but some clients treat as line ends (Python's `str.splitlines`, JavaScript's
+`^` and `$`). JSON escapes the other line ends itself."""
 
 Event = TokenEvent | AnswerResponse
 
@@ -41,15 +41,15 @@ def _event(event: Event) -> bytes:
 
 
 class EventStream(Response):
-    """Sends `token` events, then `done` or `error`. A client that leaves cancels the work.
+    """Response with `token` events, then `done` or `error`. A disconnect of the client cancels the work.
 
     Args:
-        first: The first event, already there: what fails before it is an ordinary error response.
-        rest: The others.
-        resources: Closed at the end, whatever happens.
-        drain: Ends the stream, with the event `error`, when the server stops.
-        give_up_at: Time of the event loop. A client that reads too slowly to be done by then is cut off: it holds a
-            permit that others wait for.
+        first: First event. It is awaited by the caller, so that an earlier error is an ordinary error response.
+        rest: Following events.
+        resources: Resources that are closed at the end of the stream.
+        drain: Drain, which ends the stream with the event `error` when the server stops.
+        give_up_at: Event-loop time in seconds at which a client that reads too slowly is disconnected, because it holds
+            a permit.
     """
 
     media_type = "text/event-stream"
@@ -57,7 +57,7 @@ class EventStream(Response):
     def __init__(
         self, first: Event, rest: AsyncGenerator[Event], resources: AsyncExitStack, drain: Drain, *, give_up_at: float
     ) -> None:
-        # No proxy may hold events back to compress or collect them.
+        # Proxies must not buffer or compress events.
         super().__init__(headers={"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._first = first

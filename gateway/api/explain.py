@@ -26,7 +26,7 @@ _EXAMPLE: Final = {
 }
 _OK: Final[dict[str, Any]] = {
     "model": ExplainResponse,
-    "description": "A drawing, or with `format` json the numbers.",
+    "description": "A drawing; with `format` `json`, the numbers.",
     "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
 }
 
@@ -36,13 +36,15 @@ _OK: Final[dict[str, Any]] = {
     response_class=Response,
     responses={200: _OK, **ERRORS},
     openapi_extra=request_body(ExplainRequest, _EXAMPLE),
-    summary="Draw which parts of pictures are kept for a question, and why",
+    summary="Draw which patches of images are kept for a question, and why",
 )
 async def explain(request: Request) -> Response:
-    """The body is that of `/v1/answer` without what concerns the answer. The drawing shows what became of each patch
-    beside the task map and the saliency map, or with `maps` four activation maps; several pictures one below the other.
-    Videos, and pictures that the model cuts into tiles, are explained with `format` json alone. Admission is shared
-    with `/v1/answer`.
+    """Explains which visual tokens are kept for a question. The body has the fields of `/v1/answer` about question,
+    media, pruner and budget.
+
+    The drawing shows which patches are kept, merged and dropped, beside the task map and the saliency map; with `maps`,
+    four activation maps. Several images are drawn one below the other. Videos, and images that the model cuts into
+    tiles, are explained with `format` `json` only. The limit on concurrent requests is shared with `/v1/answer`.
     """
     arrived = asyncio.get_running_loop().time()
     pipeline, admission = get_pipeline(request), get_admission(request)
@@ -58,8 +60,8 @@ async def explain(request: Request) -> Response:
                 max_images=settings.max_images,
             )
         with admission.permit():
-            made = await until_disconnect(request.receive, pipeline.explain(parsed, uploads, arrived=arrived))
-        if isinstance(made, ExplainResponse):
-            return JSONResponse(made.model_dump(exclude_none=True))
-        return Response(made, media_type="image/png")
-    raise AssertionError("unreachable: the scope swallows no exception")
+            explained = await until_disconnect(request.receive, pipeline.explain(parsed, uploads, arrived=arrived))
+        if isinstance(explained, ExplainResponse):
+            return JSONResponse(explained.model_dump(exclude_none=True))
+        return Response(explained, media_type="image/png")
+    raise AssertionError("unreachable: the scope suppresses no exception")

@@ -1,4 +1,4 @@
-"""multipart/form-data of clients to fields and files, within bounds that hold while it is read."""
+"""Parsing of multipart/form-data bodies, with limits that are checked while the body is read."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _MAX_FIELDS: Final = 64
 _MAX_NAME_CHARS: Final = 80
 _ENCODING_HEADERS: Final = ("content-transfer-encoding", "content-encoding")
 _UNENCODED: Final = ("7bit", "8bit", "binary", "identity")
-_LIKE_ASCII: Final = re.compile(r"(us-)?ascii|iso-8859-\d+|latin-?1|windows-125\d", re.IGNORECASE)
+_ASCII_SUPERSETS: Final = re.compile(r"(us-)?ascii|iso-8859-\d+|latin-?1|windows-125\d", re.IGNORECASE)
 
 
 async def read_form(request: Request, *, max_bytes: int, max_images: int) -> tuple[dict[str, Any], Uploads]:
     """The text fields of a form, and its files.
 
     Args:
-        request: request whose body is still unread.
-        max_bytes: Largest single field.
-        max_images: Most images, files and URLs together; what comes after one more is not read.
+        request: Request whose body is still unread.
+        max_bytes: Largest single field in bytes.
+        max_images: Most images, files and URLs together; reading ends at the first one beyond.
 
     Raises:
-        MalformedRequest: No form, or more fields than accepted.
-        UnsupportedMedia: A part in an encoding, or in other characters than UTF-8.
-        InvalidRequest: Files where none are accepted, or too many.
+        MalformedRequest: The body is not a complete form, or has too many fields.
+        UnsupportedMedia: A part has a transfer encoding, or a charset other than UTF-8.
+        InvalidRequest: A file in a field that accepts none, or too many files.
     """
     parser = _FormParser(request, max_bytes, max_images)
     try:
@@ -51,7 +51,10 @@ async def read_form(request: Request, *, max_bytes: int, max_images: int) -> tup
 
 
 class _FormParser(MultiPartParser):
-    """Starlette's parser, which reads what is not UTF-8 as Latin-1 and a form cut short as a whole one."""
+    """Starlette's parser with checks of limits, charset and completeness.
+
+    Starlette alone reads invalid UTF-8 as Latin-1, and accepts a truncated form.
+    """
 
     complete = False
 
@@ -67,7 +70,7 @@ class _FormParser(MultiPartParser):
         name, is_file = self._current_part.field_name, self._current_part.file is not None
         if len(name) > _MAX_NAME_CHARS:
             raise InvalidRequest(f"there is no field {name[:_MAX_NAME_CHARS]!r}...")
-        if any(self._header(of, "identity").lower() not in _UNENCODED for of in _ENCODING_HEADERS):
+        if any(self._header(header, "identity").lower() not in _UNENCODED for header in _ENCODING_HEADERS):
             raise UnsupportedMedia(
                 f"{name} is sent in an encoding; it is accepted as it is (8bit or binary)", param=name
             )
@@ -82,7 +85,7 @@ class _FormParser(MultiPartParser):
         self._num_images += 1
         if self._num_images > self._max_images:
             raise InvalidRequest(
-                f"at least {self._num_images} pictures; up to {self._max_images} are accepted", param=name
+                f"at least {self._num_images} images; up to {self._max_images} are accepted", param=name
             )
 
     def _count_file(self, name: str) -> None:
@@ -109,7 +112,7 @@ class _FormParser(MultiPartParser):
     def _check_text(self, data: bytes) -> None:
         _, options = parse_options_header(self._header("content-type", "text/plain"))
         charset = options.get(b"charset", b"utf-8").decode("latin-1")
-        if charset.lower() not in ("utf-8", "utf8") and not (_LIKE_ASCII.fullmatch(charset) and data.isascii()):
+        if charset.lower() not in ("utf-8", "utf8") and not (_ASCII_SUPERSETS.fullmatch(charset) and data.isascii()):
             name = self._current_part.field_name
             raise UnsupportedMedia(f"the charset of {name} is not utf-8, the only one accepted", param=name)
         try:
@@ -121,7 +124,7 @@ class _FormParser(MultiPartParser):
         self.complete = True
 
     def close(self) -> None:
-        """Deletes the files, that of a part cut short too."""
+        """Deletes the files, including that of a truncated part."""
         for file in self._files_to_close_on_error:
             file.close()
 

@@ -25,17 +25,17 @@ _CHECK_TIMEOUT_S: Final = 2.0
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Liveness")
 async def healthz() -> Health:
-    """The process answers; says nothing about the services behind it."""
+    """Reports that the process responds. The services are not checked."""
     return Health()
 
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model_exclude_none=True, responses={503: {"model": Readiness}}, summary="Readiness")
 async def readyz(request: Request) -> Readiness:
-    """Whether encoder and LLM service serve, serve the same checkpoint, and have this gateway's ids of
-    the image token and, where it takes videos, of the video token.
+    """Checks that encoder service and LLM service are serving, have the same checkpoint, and use this gateway's ids of
+    the image token and, for models that take videos, of the video token.
 
-    Not checked: whether tokenizer and text tower are those of the services, who report fingerprints of weights that
+    Other differences of tokenizer or text tower are not detected: the services report fingerprints of weights, which
     the gateway does not have.
     """
     checks = await _checks(get_pipeline(request))
@@ -61,16 +61,16 @@ async def _agreement(pipeline: Pipeline) -> str:
     try:
         encoder, llm = await asyncio.gather(pipeline.encoder.info(), pipeline.llm.info())
     except ServiceError:
-        return "unknown: a service did not say which checkpoint it serves"
+        return "unknown: a service did not report its checkpoint"
     if encoder.fingerprint != llm.fingerprint:
         return "different: encoder and LLM service serve different checkpoints"
     if encoder.wire_basis not in ("", llm.wire_basis):
         return "different: encoder and LLM service have different wire bases"
     tokenizer = pipeline.planner.prompt_tokenizer
-    other_video_token = llm.video_token_id not in (None, tokenizer.video_token_id)
-    if llm.image_token_id != tokenizer.image_token_id or other_video_token:
+    differs_in_video_token = llm.video_token_id not in (None, tokenizer.video_token_id)
+    if llm.image_token_id != tokenizer.image_token_id or differs_in_video_token:
         return "different: the gateway tokenizes for another checkpoint than the services serve"
-    if not pipeline.planner.writes_text_for(encoder):
+    if not pipeline.planner.can_tokenize_for(encoder):
         return "different: the encoder reads questions through a text tower, and the gateway has none"
     return "ok"
 

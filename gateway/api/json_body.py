@@ -1,4 +1,4 @@
-"""JSON of clients to values, within bounds that hold before anything is made of it."""
+"""Parsing of JSON from clients, with limits that are checked before any object is created."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fovea.errors import MalformedRequest, UnsupportedMedia
 __all__ = ["MAX_VALUES", "json_object", "json_value"]
 
 MAX_VALUES: Final = 16_384
-"""Most values, at any depth: texts, numbers, true, false, null, lists and objects. Names of fields do not count."""
+"""Most values at any depth: strings, numbers, true, false, null, lists and objects. Field names do not count."""
 
 _TOKENS: Final = re.compile(
-    rb"""  "(?: [^"]*+(?<!\\)" | [^"\\]*+ (?:\\.[^"\\]*+)*+ "? )  # a text; those whose first quote ends them read fast
+    rb"""  "(?: [^"]*+(?<!\\)" | [^"\\]*+ (?:\\.[^"\\]*+)*+ "? )  # a string; fast path: no quote inside
         | [\[{][\ \t\r\n]*+[\]}]                            # an empty list or object
-        | ([,\[{])                                          # stands for one more value
+        | ([,\[{])                                          # one more value
     """,
     re.DOTALL | re.VERBOSE,
 )
@@ -30,46 +30,46 @@ _REASONS: Final = {
 }
 
 
-def json_object(text: bytes, what: str, param: str | None) -> dict[str, Any]:
-    """As `json_value`, of an object.
+def json_object(text: bytes, name: str, param: str | None) -> dict[str, Any]:
+    """A JSON object, see `json_value`.
 
     Raises:
-        MalformedRequest: Not an object.
+        MalformedRequest: The value is not an object.
     """
-    value = json_value(text, what, param)
+    value = json_value(text, name, param)
     if not isinstance(value, dict):
-        raise MalformedRequest(f"{what} is not a JSON object", param=param)
+        raise MalformedRequest(f"{name} is not a JSON object", param=param)
     return value
 
 
-def json_value(text: bytes, what: str, param: str | None) -> Any:
-    """The value that `text` writes.
+def json_value(text: bytes, name: str, param: str | None) -> Any:
+    """A JSON value.
 
     Args:
-        text: UTF-8, with or without a byte order mark.
-        what: Name for messages.
-        param: The request field.
+        text: JSON in UTF-8, with or without a byte order mark.
+        name: Name of the text, for messages.
+        param: Request field, for errors.
 
     Raises:
-        UnsupportedMedia: the body is UTF-16 or UTF-32.
-        MalformedRequest: Not JSON, or more than is accepted.
+        UnsupportedMedia: The text is UTF-16 or UTF-32.
+        MalformedRequest: The text is not JSON, or exceeds a limit.
     """
     text = text.removeprefix(codecs.BOM_UTF8)
     if text.startswith(_OTHER_UTF) or b"\0" in text[:4]:  # JSON begins with ASCII
-        raise UnsupportedMedia(f"{what} is not UTF-8, the only encoding of characters accepted", param=param)
+        raise UnsupportedMedia(f"{name} is not UTF-8, the only encoding of characters accepted", param=param)
     if _more_values_than(MAX_VALUES, text):
-        raise MalformedRequest(f"{what} holds more than the {MAX_VALUES:,} JSON values accepted", param=param)
+        raise MalformedRequest(f"{name} holds more than the {MAX_VALUES:,} JSON values accepted", param=param)
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError as error:
-        reason = next((said for start, said in _REASONS.items() if str(error).startswith(start)), None)
-        raise MalformedRequest(f"{what} {reason or f'is not valid JSON: {error}'}", param=param) from error
+        reason = next((reason for start, reason in _REASONS.items() if str(error).startswith(start)), None)
+        raise MalformedRequest(f"{name} {reason or f'is not valid JSON: {error}'}", param=param) from error
 
 
 def _more_values_than(limit: int, text: bytes) -> bool:
-    # Counting is quick; making millions of objects would hold up everybody else.
+    # Counting is fast; creating millions of objects would block the event loop.
     if 1 + sum(map(text.count, (b",", b"[", b"{"))) <= limit:
         return False
-    # Sound JSON has at most a text before and after each comma or bracket: beyond that the parser soon stops by itself.
+    # Valid JSON has at most one string before and after each comma or bracket; the parser refuses any other text early.
     tokens = islice(_TOKENS.finditer(text), 4 * limit)
     return 1 + sum(token.lastindex is not None for token in tokens) > limit

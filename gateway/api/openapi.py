@@ -1,10 +1,10 @@
-"""What endpoints that take pictures and videos say of themselves in the OpenAPI document."""
+"""OpenAPI descriptions shared by the endpoints that take images and videos."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from gateway.schemas.answer import PictureQuestion
+from gateway.schemas.answer import QuestionRequest
 from gateway.schemas.error import ErrorBody
 
 __all__ = ["ERRORS", "request_body"]
@@ -15,12 +15,12 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         400: "The body cannot be read.",
         404: "No such model or pruner.",
         408: "The body did not arrive in time.",
-        413: "Body, picture or video too large.",
-        415: "Not a picture or video; another content type or charset, or a Content-Encoding (see Accept-Encoding).",
-        422: "A field holds what is not accepted.",
+        413: "Body, image or video too large.",
+        415: "Not an image or video; another content type or charset, or a Content-Encoding (see Accept-Encoding).",
+        422: "A field has a value that is not accepted.",
         429: "Overloaded; see Retry-After.",
-        502: "A service answered nonsense.",
-        503: "A service is down; see Retry-After.",
+        502: "A service sent an invalid reply.",
+        503: "A service is unavailable; see Retry-After.",
         504: "Not done within timeout_s.",
     }.items()
 }
@@ -29,8 +29,8 @@ _FILE: Final = {"type": "string", "format": "binary"}
 _FORM_FIELDS: Final[dict[str, Any]] = {"image": _FILE, "images": {"type": "array", "items": _FILE}, "video": _FILE}
 
 
-def request_body(kind: type[PictureQuestion], example: dict[str, Any]) -> dict[str, Any]:
-    """The body, as JSON and as a form; the endpoints read it themselves, so FastAPI cannot tell."""
+def request_body(kind: type[QuestionRequest], example: dict[str, Any]) -> dict[str, Any]:
+    """Description of the request body, as JSON and as a form. The endpoints read it themselves, so FastAPI has none."""
     with_references = kind.model_json_schema()
     schema = {
         **_inlined(with_references, with_references.get("$defs", {})),
@@ -60,13 +60,13 @@ def request_body(kind: type[PictureQuestion], example: dict[str, Any]) -> dict[s
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """`schema` with each reference replaced by what it means: `$defs` cannot be reached inside an OpenAPI document."""
+    """`schema` with all references resolved, because `$defs` cannot be referenced inside an OpenAPI document."""
     if isinstance(schema, list):
         return [_inlined(item, definitions) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
         return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-    # A discriminator maps names to references, and each of the alternatives names its own type anyway.
+    # A discriminator holds references. It is redundant, because each alternative declares its own type.
     kept = {key: value for key, value in schema.items() if key not in ("$defs", "discriminator")}
     return {key: _inlined(value, definitions) for key, value in kept.items()}

@@ -8,21 +8,21 @@ from dataclasses import asdict
 from fastapi import APIRouter, Request
 
 from gateway.api.dependencies import get_pipeline
-from gateway.schemas.pruners import Pruner, PrunerList
+from gateway.schemas.pruners import PrunerDescription, PrunerList
 
 __all__ = ["router"]
 
 router = APIRouter()
 
 
-@router.get("/v1/pruners", summary="The ways to choose which visual tokens are kept")
+@router.get("/v1/pruners", summary="List the pruners")
 async def pruners(request: Request) -> PrunerList:
-    """Names, parameters with defaults, references; and what applies where a request does not say."""
+    """Lists the pruners with their parameters, and the defaults of this server."""
     pipeline = get_pipeline(request)
     settings = pipeline.settings
     info, llm = await asyncio.gather(pipeline.encoder.info(), pipeline.llm.info())
     return PrunerList(
-        pruners=[Pruner.model_validate(asdict(pruner)) for pruner in (*info.pruners, *llm.pruners)],
+        pruners=[PrunerDescription.model_validate(asdict(pruner)) for pruner in (*info.pruners, *llm.pruners)],
         default_pruner=settings.pruner or info.default_pruner,
         default_keep_ratio=settings.keep_ratio or info.default_keep_ratio,
         default_wire_dtype=settings.wire_dtype or info.default_wire_dtype,

@@ -1,4 +1,4 @@
-"""JSON and multipart/form-data bodies to validated requests."""
+"""Reading and validation of request bodies: JSON or multipart/form-data."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from gateway.api.form_body import read_form
 from gateway.api.json_body import json_object
 from gateway.errors import RequestTimeout, UnsupportedEncoding
 from gateway.question import Uploads
-from gateway.schemas.answer import PictureQuestion
+from gateway.schemas.answer import QuestionRequest
 from gateway.schemas.parsing import parse_request
 
 __all__ = ["read_request"]
 
-R = TypeVar("R", bound=PictureQuestion)
+R = TypeVar("R", bound=QuestionRequest)
 
 _LARGE_BYTES: Final = 64 * 1024
 
@@ -30,21 +30,21 @@ async def read_request(
     """Reads and validates the body.
 
     Args:
-        request: With its body unread.
-        kind: What the body must be.
-        timeout_s: How long the client may take to send it.
-        max_bytes: Largest single form field.
-        max_images: Most pictures; more files are not read.
+        request: Request whose body is still unread.
+        kind: Model of the request.
+        timeout_s: Seconds within which the body must arrive.
+        max_bytes: Largest single form field in bytes.
+        max_images: Most images; further files are not read.
 
     Returns:
-        The request, and what came as files.
+        The validated request, and the uploaded files.
 
     Raises:
-        MalformedRequest: Not JSON, not a form.
-        UnsupportedMedia: Another content type, a charset other than UTF-8, or an encoding such as gzip.
-        InvalidRequest: A field holds what is not accepted.
-        RequestTimeout: The client was too slow.
-        Cancelled: The client has gone.
+        MalformedRequest: The body is neither JSON nor a form.
+        UnsupportedMedia: The content type is another one, the charset is not UTF-8, or the body is compressed.
+        InvalidRequest: A field has a value that is not accepted.
+        RequestTimeout: The body did not arrive in time.
+        Cancelled: The client disconnected.
     """
     _check_encoding(request)
     media_type = _content_type(request)
@@ -62,7 +62,7 @@ async def read_request(
 
 
 def _check_encoding(request: Request) -> None:
-    # Nothing is decoded here: a small body may decode to any size, and media are compressed already.
+    # Content encodings are refused: a small body may decompress to any size, and media are compressed already.
     encodings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
     if any(encoding.strip() not in ("", "identity") for encoding in encodings):
         raise UnsupportedEncoding("the body is sent in a Content-Encoding; it is accepted as it is (identity)")
@@ -78,7 +78,7 @@ def _content_type(request: Request) -> str:
 
 
 async def _read_json(request: Request) -> dict[str, Any]:
-    # Not `request.body()`, which keeps the bytes as long as the request lives.
+    # Not `request.body()`, which keeps the bytes until the end of the request.
     body = b"".join([chunk async for chunk in request.stream()])
     if len(body) < _LARGE_BYTES:
         return json_object(body, "the request body", None)

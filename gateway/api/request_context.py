@@ -1,4 +1,4 @@
-"""The outermost middleware: request id, access log, metrics, and the last stop for unexpected errors."""
+"""Outermost middleware: request id, access log, metrics, and the handler of unexpected errors."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["OUTCOME", "RequestContext"]
 log = logging.getLogger(__name__)
 
 OUTCOME: Final = "fovea.outcome"
-"""Key of the ASGI scope under which an endpoint leaves the error code that the status line does not tell."""
+"""Key of the ASGI scope that holds the error code of a response, for log and metrics."""
 
-_SANE_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_VALID_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_QUIET: Final = ("/healthz", "/readyz", "/metrics")
+_QUIET_ROUTES: Final = ("/healthz", "/readyz", "/metrics")
 
 
 class RequestContext:
-    """Gives every request an id and every response the header `x-request-id`."""
+    """Middleware that gives each request an id and each response the header `x-request-id`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -38,7 +38,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get(telemetry.REQUEST_ID_KEY, "")
-        request_id = given if _SANE_ID.fullmatch(given) else telemetry.new_request_id()
+        request_id = given if _VALID_ID.fullmatch(given) else telemetry.new_request_id()
         telemetry.request_id.set(request_id)
         start, status = time.perf_counter(), 0
 
@@ -57,10 +57,10 @@ class RequestContext:
             if status == 0:
                 await _internal_error(scope, receive, send_with_id)
         finally:
-            self._account(scope, status, time.perf_counter() - start)
+            self._record(scope, status, time.perf_counter() - start)
 
     @staticmethod
-    def _account(scope: Scope, status: int, seconds: float) -> None:
+    def _record(scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
         outcome = scope.get(OUTCOME) or ("ok" if 0 < status < HTTPStatus.BAD_REQUEST else str(status or "aborted"))
         method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -68,12 +68,12 @@ class RequestContext:
         telemetry.REQUESTS.labels(label, outcome).inc()
         if outcome == "ok" and route:
             telemetry.REQUEST_LATENCY_SECONDS.labels(label).observe(seconds)
-        level = logging.DEBUG if route in _QUIET else logging.INFO
+        level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
         log.log(level, "%s %s %s %s %.1f ms", scope["method"], route or "-", status, outcome, seconds * 1000)
 
 
 def _route(scope: Scope) -> str:
-    """The route's template, so that metrics have few labels and logs hold nothing that a client made up."""
+    """Template of the route, so that metrics have few labels and logs hold no text of a client."""
     return str(getattr(scope.get("route"), "path", ""))
 
 

@@ -1,1 +1,1 @@
-"""Two cache levels, answers and visual tokens, embedded or in Redis."""
+"""Cache of answers and visual tokens, in this process or in Redis."""

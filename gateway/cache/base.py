@@ -1,7 +1,4 @@
-"""What the pipeline asks of a cache.
-
-A cache makes answers faster and never wrong or impossible: no method raises, a failure is a miss and is counted.
-"""
+"""Interface of the cache. Its methods do not raise: a failure is a miss, and is counted."""
 
 from __future__ import annotations
 
@@ -17,19 +14,19 @@ LOOKUPS = Counter("fovea_cache_lookups_total", "Look-ups in the gateway's caches
 
 
 class Cache(Protocol):
-    """Bytes by key on two levels, and a short lock by key."""
+    """Storage of bytes by key on two levels, and short locks by key."""
 
     async def get(self, level: Level, key: str) -> bytes | None:
-        """The value, or None."""
+        """The value; None on a miss."""
 
     async def put(self, level: Level, key: str, value: bytes) -> None:
-        """Stores a value for the cache's time to live, if it has room."""
+        """Stores a value for the cache's time to live, if there is room."""
 
     async def acquire(self, key: str) -> str | None:
-        """A lock under which the caller may compute `key`; None while another one is held, a few seconds at most."""
+        """A lock on the computation of `key`; None while another caller holds it, a few seconds at most."""
 
     async def release(self, key: str, lock: str) -> None:
-        """Gives back what `acquire` granted."""
+        """Releases a lock of `acquire`."""
 
     async def close(self) -> None:
         """Frees connections."""

@@ -1,8 +1,8 @@
-"""Names under which results are cached: pure functions of everything that can change the result.
+"""Cache keys: pure functions of everything that can change a result.
 
-A key is a readable prefix and the SHA-256 of a JSON list. JSON separates and types its parts, so different inputs
-never read the same; sorted keys and exact numbers make equal inputs read the same in every process. `VERSION` goes
-up whenever the meaning of a cached value changes.
+A key is a readable prefix and the SHA-256 of a JSON list. JSON separates and types its elements, so different inputs
+have different texts. Sorted keys and exact numbers give equal inputs the same text in every process. `VERSION` is
+raised whenever the meaning of a cached value changes.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ VERSION: Final = "5"
 
 @dataclass(frozen=True)
 class EncodeKey:
-    """What decides the encoder's output.
+    """Everything that determines the visual tokens.
 
     Attributes:
-        image_sha256: Hex digest of each picture file, in order.
-        videos: Of each video, in order, whether it is a `file` or `frames`, and the hex digests of its file or frames.
-        num_frames, seconds_per_frame, video_budget: How videos are read and pruned; None where there are none, or
-            where the request leaves it to the service.
-        text_ids: The question for the text tower; empty for pruners that read no text.
+        image_sha256: Hex digest of each image file, in order.
+        text_ids: Ids of the question; empty for pruners that read no text.
         pruner: Name of the pruner, never empty.
-        pruner_params: Its parameters as given.
-        keep_tokens, keep_ratio: The budget, one of the two.
-        wire_dtype: Name of the dtype that tokens travel in; None where the encoder chooses.
-        max_wire_bytes: Most bytes of the tokens; None for no limit.
-        explain: The output holds the score maps.
-        fingerprints: Of the encoder's checkpoint, text tower and settings.
+        pruner_params: Parameters of the pruner, as given.
+        keep_tokens, keep_ratio: Budget, one of the two.
+        wire_dtype: Wire format; None if the encoder chooses it.
+        explain: Whether score maps are included.
+        fingerprints: Fingerprints of the encoder's checkpoint, text tower and settings.
+        max_wire_bytes: Most bytes of visual tokens; None for no limit.
+        videos: Digests of each video, in order: the word `file` or `frames`, then the hex digest of the file or of each
+            frame.
+        num_frames, seconds_per_frame, video_budget: Sampling and budget of videos; None without videos, or if the
+            request does not set them.
     """
 
     image_sha256: Sequence[str]
@@ -55,7 +56,7 @@ class EncodeKey:
 
 @dataclass(frozen=True)
 class SamplingKey:
-    """What decides the text, given prompt and visual tokens."""
+    """Sampling parameters, which determine the text of a given prompt with visual tokens."""
 
     max_tokens: int
     temperature: float
@@ -64,13 +65,13 @@ class SamplingKey:
     stop: Sequence[str]
 
 
-def _digest(kind: str, parts: Sequence[Any]) -> str:
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return f"fovea:{VERSION}:{kind}:{hashlib.sha256(text.encode()).hexdigest()}"
+def _key(level: str, elements: Sequence[Any]) -> str:
+    text = json.dumps(elements, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"fovea:{VERSION}:{level}:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _plain(encode: EncodeKey) -> list[Any]:
-    # A ratio of 1 and one of 1.0 are the same request.
+def _elements(encode: EncodeKey) -> list[Any]:
+    # The ratios 1 and 1.0 are the same request.
     ratio = None if encode.keep_ratio is None else float(encode.keep_ratio)
     return [
         list(encode.image_sha256),
@@ -91,8 +92,8 @@ def _plain(encode: EncodeKey) -> list[Any]:
 
 
 def visual_tokens_key(encode: EncodeKey) -> str:
-    """Key of the encoder's output."""
-    return _digest("visual_tokens", _plain(encode))
+    """Cache key of the visual tokens."""
+    return _key("visual_tokens", _elements(encode))
 
 
 def answer_key(
@@ -102,19 +103,21 @@ def answer_key(
     llm_fingerprints: Sequence[str],
     llm_pruner: Mapping[str, Any] | None = None,
 ) -> str:
-    """Key of a whole answer.
+    """Cache key of an answer.
 
     Args:
-        encode: As for the visual tokens; `explain` has no say in an answer.
-        input_ids: The prompt for the language model.
+        encode: See `visual_tokens_key`; `explain` is ignored, because it does not change the answer.
+        input_ids: Ids of the language model's prompt.
         sampling: Sampling parameters.
-        llm_fingerprints: Of the LLM service's checkpoint and settings.
-        llm_pruner: What prunes inside the language model: its name, parameters and budget.
+        llm_fingerprints: Fingerprints of the LLM service's checkpoint and settings.
+        llm_pruner: Name, parameters and budget of the pruner inside the language model; None for none.
     """
     max_tokens, temperature, top_p, seed, stop = astuple(sampling)
-    if temperature == 0:  # greedy: the others have no say
+    if temperature == 0:  # greedy decoding ignores the other two
         top_p, seed = 1.0, None
-    plain_sampling = [max_tokens, float(temperature), float(top_p), seed, list(stop)]
-    plain_encode = _plain(replace(encode, explain=False))
-    plain_pruner = None if llm_pruner is None else dict(llm_pruner)
-    return _digest("answer", [plain_encode, list(input_ids), plain_sampling, list(llm_fingerprints), plain_pruner])
+    sampling_elements = [max_tokens, float(temperature), float(top_p), seed, list(stop)]
+    encode_elements = _elements(replace(encode, explain=False))
+    llm_pruner_elements = None if llm_pruner is None else dict(llm_pruner)
+    return _key(
+        "answer", [encode_elements, list(input_ids), sampling_elements, list(llm_fingerprints), llm_pruner_elements]
+    )

@@ -1,4 +1,4 @@
-"""The embedded cache: least recently used out first, bounded in bytes, entries expire."""
+"""Cache in this process: LRU, bounded in bytes, with expiring entries."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gateway.cache.base import Level
 
 __all__ = ["MemoryCache"]
 
-_ENTRY_OVERHEAD_BYTES: Final = 200  # key, dictionary slot and links
+_ENTRY_OVERHEAD_BYTES: Final = 200  # key, dictionary slot and list links
 
 
 class MemoryCache:
-    """A cache inside this process.
+    """Cache in this process.
 
     Args:
-        answer_bytes: Room for answers; 0 for none.
-        visual_token_bytes: Room for visual tokens; 0 for none.
-        ttl_s: Seconds until an entry is forgotten.
-        clock: Seconds that never go back.
+        answer_bytes: Size of the answer level in bytes; 0 turns it off.
+        visual_token_bytes: Size of the visual-token level in bytes; 0 turns it off.
+        ttl_s: Time to live of an entry in seconds.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(
@@ -33,32 +33,32 @@ class MemoryCache:
         ttl_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        def room(size: int) -> TTLCache[str, bytes]:
+        def level(size: int) -> TTLCache[str, bytes]:
             return TTLCache(size, ttl_s, timer=clock, getsizeof=lambda value: len(value) + _ENTRY_OVERHEAD_BYTES)
 
         self._levels: dict[Level, TTLCache[str, bytes]] = {
-            "answer": room(answer_bytes),
-            "visual_tokens": room(visual_token_bytes),
+            "answer": level(answer_bytes),
+            "visual_tokens": level(visual_token_bytes),
         }
 
     async def get(self, level: Level, key: str) -> bytes | None:
-        """The value, or None."""
+        """The value; None on a miss."""
         return self._levels[level].get(key)
 
     async def put(self, level: Level, key: str, value: bytes) -> None:
-        """Stores a value; one that is larger than the whole level is not stored."""
+        """Stores a value, unless it is larger than the whole level."""
         entries = self._levels[level]
         if len(value) + _ENTRY_OVERHEAD_BYTES <= entries.maxsize:
             entries[key] = value
 
     async def acquire(self, key: str) -> str | None:
-        """Always granted: within one process `gateway.single_flight` keeps identical requests together."""
+        """Always granted: within one process `gateway.single_flight` shares the computation."""
         return key
 
     async def release(self, key: str, lock: str) -> None:
-        """Nothing to give back."""
+        """No effect."""
 
     async def close(self) -> None:
-        """Forgets everything."""
+        """Removes all entries."""
         for entries in self._levels.values():
             entries.clear()

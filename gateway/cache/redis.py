@@ -1,7 +1,7 @@
-"""The cache in Redis, shared by all gateways. Redis down, slow or full means slower answers, never an error.
+"""Cache in Redis, shared by all gateways. If Redis is down, slow or full, answers are slower but do not fail.
 
-Every command has a short deadline. After a failed one Redis is left alone for a moment, so that a dead server costs
-one deadline now and then and not one per request. Values carry a checksum: what does not match is a miss.
+Each command has a short deadline. After a failure Redis is not used for a moment, so that requests do not all wait for
+a dead server. Values carry a checksum; a value that does not match it is a miss.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _MAX_CONNECTIONS: Final = 32
 _LOCK_S: Final = 10
 _CHECKSUM_BYTES: Final = 4
 
-# Delete only what is ours: a lock that expired may belong to somebody else by now.
-_RELEASE: Final = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+# Deletes the lock only if it is still held: after expiry another gateway may hold it.
+_RELEASE_SCRIPT: Final = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 
 
 class RedisCache:
-    """A cache in Redis.
+    """Cache in Redis.
 
     Args:
         url: redis:// or rediss:// URL, password included.
-        ttl_s: Seconds until an entry is forgotten.
-        timeout_s: Deadline of one command.
-        pause_s: How long Redis is left alone after a failure.
-        clock: Seconds that never go back.
+        ttl_s: Time to live of an entry in seconds.
+        timeout_s: Deadline of one command in seconds.
+        pause_s: Seconds without use of Redis after a failure.
+        clock: Monotonic clock in seconds.
 
     Raises:
         ValueError: `url` is not a Redis URL.
@@ -68,7 +68,7 @@ class RedisCache:
                 socket_connect_timeout=timeout_s,
                 retry=Retry(NoBackoff(), 0),
             )
-        except ValueError:  # its text may quote the password
+        except ValueError:  # the text of the error may quote the password
             raise ValueError("redis_url is not of the form redis://[:password@]host:port/database") from None
         self._redis = Redis.from_pool(pool)
         self._ttl_ms = max(1, round(ttl_s * 1000))
@@ -77,24 +77,24 @@ class RedisCache:
         self._clock = clock
         self._paused_until = -float("inf")
 
-    async def _try(self, command: Callable[[], Awaitable[Any]], otherwise: Any) -> Any:
-        """The command's result; `otherwise` if Redis fails now or failed a moment ago."""
+    async def _try(self, command: Callable[[], Awaitable[Any]], fallback: Any) -> Any:
+        """Result of a command; `fallback` if Redis fails now or failed within `pause_s`."""
         if self._clock() < self._paused_until:
-            return otherwise
+            return fallback
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await command()
-        except ResponseError as error:  # it answers, but refuses: full, read-only, loading
+        except ResponseError as error:  # Redis refuses the command: full, read-only, loading
             telemetry.FAILURES.labels("redis").inc()
             log.warning("redis refused a command: %s", type(error).__name__)
         except (RedisError, OSError, TimeoutError) as error:
             telemetry.FAILURES.labels("redis").inc()
             log.warning("redis failed (%s); not used for %g s", type(error).__name__, self._pause_s)
             self._paused_until = self._clock() + self._pause_s
-        return otherwise
+        return fallback
 
     async def get(self, level: Level, key: str) -> bytes | None:
-        """The value, or None; an entry whose checksum is wrong counts as none."""
+        """The value; None on a miss, or if the checksum does not match."""
         entry = await self._try(lambda: self._redis.get(key), None)
         if entry is None:
             return None
@@ -110,14 +110,14 @@ class RedisCache:
         await self._try(lambda: self._redis.set(key, entry, px=self._ttl_ms), None)
 
     async def acquire(self, key: str) -> str | None:
-        """A lock on `key` that nobody else holds; it expires after `_LOCK_S` seconds, should its holder die."""
+        """An exclusive lock on `key`, which expires after `_LOCK_S` seconds; None while another gateway holds it."""
         lock = secrets.token_hex(16)
         granted = await self._try(lambda: self._redis.set(f"{key}:lock", lock, nx=True, ex=_LOCK_S), True)
         return lock if granted is not None else None
 
     async def release(self, key: str, lock: str) -> None:
-        """Gives the lock back if it has not expired."""
-        await self._try(lambda: self._redis.eval(_RELEASE, 1, f"{key}:lock", lock), None)
+        """Releases the lock, unless it has expired."""
+        await self._try(lambda: self._redis.eval(_RELEASE_SCRIPT, 1, f"{key}:lock", lock), None)
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -1,5 +1,5 @@
-"""Calls to the encoder and the LLM service: the one place of the gateway that knows gRPC and the messages.
+"""Clients of the encoder service and the LLM service. Only this package of the gateway uses gRPC and the messages.
 
-Every call has a deadline, carries the request id, and fails with a ServiceError only. Visual tokens stay serialized:
-they are stored and forwarded, and their tensors are never read here.
+Each call has a deadline, carries the request id, and raises only ServiceError. Visual tokens stay serialized: they are
+cached and forwarded, and their tensors are never read.
 """

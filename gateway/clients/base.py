@@ -1,4 +1,4 @@
-"""What both legs share: channel, deadline, error mapping, health, and who is at the other end."""
+"""Base of both clients: channel, deadlines, error mapping, health checks and service info."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 INFO_TTL_S: Final = 5.0
 INFO_RETRY_S: Final = 1.0
 INFO_TIMEOUT_S: Final = 3.0
-_PATIENCE_S: Final = 0.2
+_INFO_WAIT_S: Final = 0.2
 
-# Services speak of the fields of their messages, clients of the gateway of the fields of their requests.
-_REST_NAMES: Final = {
+# REST fields by the field of a gRPC message that an error of a service names.
+_REST_FIELDS: Final = {
     "text_ids": "question",
     "input_ids": "question",
     "images": "image",
@@ -51,13 +51,17 @@ M = TypeVar("M", bound=Message)
 
 
 class ServiceClient(Generic[InfoT]):
-    """What both legs share.
+    """Client of one service. The info of the service is cached, and refreshed in the background of calls.
 
     Args:
-        target: host:port, or dns:///name:port.
-        max_message_bytes: Cap on a message in either direction.
-        access: TLS and token; None for neither.
-        clock: Seconds that never go back.
+        target: Address of the service: host:port, or dns:///name:port.
+        max_message_bytes: Largest message in either direction.
+        access: TLS and bearer token; None for neither.
+        clock: Monotonic clock in seconds.
+
+    Attributes:
+        name: Name of the service for messages.
+        service: Name of the gRPC service.
     """
 
     name: str
@@ -74,58 +78,59 @@ class ServiceClient(Generic[InfoT]):
         self.connection = Connection(target, max_message_bytes=max_message_bytes, access=access or Access())
         self._clock = clock
         self._info: InfoT | None = None
-        self._info_until = -float("inf")
-        self._asking: asyncio.Task[InfoT] | None = None
-        self._silent = False
+        self._info_expires_at = -float("inf")
+        self._info_task: asyncio.Task[InfoT] | None = None
+        self._unresponsive = False
 
     async def fetch_info(self) -> InfoT:
-        """Asks the service who it is."""
+        """Info of the service: checkpoint, limits and pruners."""
         raise NotImplementedError
 
     async def info(self) -> InfoT:
-        """Who is at the other end: asked again after `INFO_TTL_S`, and after a call that found it away or replaced.
+        """Info of the service, at most `INFO_TTL_S` old unless the service does not respond.
 
-        All callers share one question to the service. One that answers does so in milliseconds, and is waited for;
-        while it is away or hangs the last known answer holds, at once, so that what is cached can still be served.
+        Concurrent callers share one call. An expired info is refreshed first; a service that responds does so within
+        milliseconds. An unresponsive service is not waited for: the last info is returned at once, so that cached
+        answers are still served.
 
         Raises:
-            ServiceError: It has never answered.
+            ServiceError: The service has never responded.
         """
-        if self._info is not None and self._clock() < self._info_until:
+        if self._info is not None and self._clock() < self._info_expires_at:
             return self._info
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
-            self._asking.add_done_callback(self._asked)
-        asking = self._asking
+        if self._info_task is None:
+            self._info_task = asyncio.create_task(self._refresh_info())
+            self._info_task.add_done_callback(self._on_info_done)
+        task = self._info_task
         if self._info is None:
-            return await asyncio.shield(asking)
-        if not self._silent:
-            answered, _ = await asyncio.wait([asking], timeout=_PATIENCE_S)
-            self._silent = self._silent or not answered
+            return await asyncio.shield(task)
+        if not self._unresponsive:
+            done, _ = await asyncio.wait([task], timeout=_INFO_WAIT_S)
+            self._unresponsive = self._unresponsive or not done
         return self._info
 
-    async def _ask(self) -> InfoT:
+    async def _refresh_info(self) -> InfoT:
         try:
             self._info = await self.fetch_info()
         except ServiceError:
-            self._info_until, self._silent = self._clock() + INFO_RETRY_S, True
+            self._info_expires_at, self._unresponsive = self._clock() + INFO_RETRY_S, True
             if self._info is not None:
                 telemetry.FAILURES.labels("info").inc()
             raise
-        self._info_until, self._silent = self._clock() + INFO_TTL_S, False
+        self._info_expires_at, self._unresponsive = self._clock() + INFO_TTL_S, False
         return self._info
 
-    def _asked(self, asking: asyncio.Task[InfoT]) -> None:
-        self._asking = None
-        if not asking.cancelled():
-            asking.exception()  # seen, even if nobody waits for it
+    def _on_info_done(self, task: asyncio.Task[InfoT]) -> None:
+        self._info_task = None
+        if not task.cancelled():
+            task.exception()  # retrieved, so that asyncio does not log it if no caller waits
 
-    def forget_info(self) -> None:
-        """Makes the next `info` ask again."""
-        self._info_until = -float("inf")
+    def invalidate_info(self) -> None:
+        """Expires the info, so that the next `info` refreshes it."""
+        self._info_expires_at = -float("inf")
 
     async def serving(self, timeout_s: float) -> bool:
-        """Whether the service says through grpc.health.v1 that it serves."""
+        """Whether the service reports SERVING through grpc.health.v1."""
         stub = health_pb2_grpc.HealthStub(self.connection.channel)
         try:
             reply = await stub.Check(health_pb2.HealthCheckRequest(service=self.service), timeout=timeout_s)
@@ -134,13 +139,13 @@ class ServiceClient(Generic[InfoT]):
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def reachable(self, timeout_s: float) -> bool:
-        """Waits until a connection stands; False if none does within `timeout_s`."""
+        """Whether a connection is ready within `timeout_s` seconds; waits for it."""
         channel = None
         try:
             async with asyncio.timeout(timeout_s):
                 while channel is not self.connection.channel:
                     channel = self.connection.channel
-                    with contextlib.suppress(grpc.aio.UsageError):  # it has been replaced meanwhile
+                    with contextlib.suppress(grpc.aio.UsageError):  # the channel was replaced meanwhile
                         await channel.channel_ready()
         except TimeoutError:
             return False
@@ -148,36 +153,36 @@ class ServiceClient(Generic[InfoT]):
 
     async def close(self) -> None:
         """Closes the channel; calls in progress are cancelled."""
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._info_task is not None:
+            self._info_task.cancel()
         await self.connection.close()
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What every call carries: the request id, and the token if there is one."""
+        """Metadata of every call: the request id, and the bearer token if there is one."""
         return ((telemetry.REQUEST_ID_KEY, telemetry.request_id.get()), *self.connection.metadata())
 
     def error(self, error: grpc.aio.AioRpcError) -> ServiceError:
-        """The ServiceError behind a failed call, its `param` as clients of the gateway call it."""
+        """The ServiceError of a failed call, with the REST field as its `param`."""
         mapped = from_rpc_error(error, self.name)
-        if isinstance(mapped, Unauthenticated):  # the gateway's own affair, of which its client can mend nothing
+        if isinstance(mapped, Unauthenticated):  # a mistake in the gateway's settings, not in the request
             log.error("the %s does not accept the bearer token of this gateway", self.name)
             return Unauthenticated(f"the {self.name} does not accept the bearer token of this gateway")
-        if isinstance(mapped, Unavailable):  # names certificates that do not fit, and addresses: for the log alone
-            log.warning("the %s is away: %s", self.name, error.details())
+        if isinstance(mapped, Unavailable):  # the details name certificates and addresses: only for the log
+            log.warning("the %s is unavailable: %s", self.name, error.details())
         if mapped.param is not None:
-            field = mapped.param if mapped.param in _REST_NAMES else mapped.param.split(".")[0]
-            mapped.param = _REST_NAMES.get(field, mapped.param)
+            message_field = mapped.param if mapped.param in _REST_FIELDS else mapped.param.split(".")[0]
+            mapped.param = _REST_FIELDS.get(message_field, mapped.param)
         if isinstance(mapped, (Unavailable, CheckpointMismatch)):
-            self.forget_info()
+            self.invalidate_info()
         return mapped
 
     async def call(
         self, method: Callable[..., Awaitable[bytes]], request: Message, kind: type[M], timeout_s: float
     ) -> M:
-        """The reply, of type `kind`, to one unary call.
+        """Reply of type `kind` to a unary call.
 
         Raises:
-            ServiceError: It failed.
+            ServiceError: The call failed.
         """
         try:
             data = await method(request, timeout=timeout_s, metadata=self.metadata())
@@ -186,13 +191,13 @@ class ServiceClient(Generic[InfoT]):
         return await self.read(kind, data)
 
     async def read(self, kind: type[M], data: bytes) -> M:
-        """A message that the service has sent.
+        """Message of type `kind`, parsed from `data`.
 
         Raises:
-            InternalError: It cannot be read, or is larger than any that is right.
+            InternalError: The message cannot be parsed, or is larger than any valid one.
         """
         try:
             return await parse_off_loop(kind, data)
         except ServiceError as error:
-            log.error("the %s sent a message that is refused: %s", self.name, error.message)
+            log.error("the %s sent an invalid message: %s", self.name, error.message)
             raise InternalError(f"the {self.name} answered with a message that cannot be read") from None

@@ -1,4 +1,4 @@
-"""The encoder service's client and its results."""
+"""Client of the encoder service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.pruner_info import PrunerInfo
 from gateway.clients.replies import RawReplies, has_visual_tokens
 
-__all__ = ["EncodeCall", "Encoded", "EncoderClient", "EncoderInfo", "Explanation", "VideoCall"]
+__all__ = ["EncodeArgs", "EncodeResult", "EncoderClient", "EncoderInfo", "Explanation", "VideoArgs"]
 
 _VIDEO_BUDGETS: Final = {
     "per_frame": encoder_pb2.VIDEO_BUDGET_PER_FRAME,
@@ -26,31 +26,43 @@ _VIDEO_BUDGETS: Final = {
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What the encoder service says of itself."""
+    """Info of the encoder service.
+
+    Attributes:
+        family: Model family, `model_type` of config.json.
+        fingerprint: Fingerprint of the checkpoint.
+        fingerprints: Fingerprints of everything that changes results: checkpoint, text tower and settings.
+        max_images, max_videos: Most images and videos of a request.
+        max_frames: Most frames of a video; 0 if unknown.
+        reads_language_model_ids: Whether questions are ids of the language model's tokenizer, not of the text tower's.
+        pruners: Pruners on the encoder's side.
+        default_pruner, default_keep_ratio, default_wire_dtype: Values for requests that set none.
+        wire_basis: Digest of the basis of the wire format `basis`; empty if there is none.
+    """
 
     family: str
     fingerprint: str
-    fingerprints: tuple[str, ...]  # of all that changes its results
+    fingerprints: tuple[str, ...]
     max_images: int
     max_videos: int
-    max_frames: int  # of one video; 0: it does not say
-    reads_language_model_ids: bool  # questions come as ids of the checkpoint's own tokenizer, not the text tower's
+    max_frames: int
+    reads_language_model_ids: bool
     pruners: tuple[PrunerInfo, ...]
     default_pruner: str
     default_keep_ratio: float
     default_wire_dtype: str
-    wire_basis: str = ""  # digest of the one that it writes in; empty: none
+    wire_basis: str = ""
 
 
 @dataclass(frozen=True)
-class VideoCall:
-    """A video: a file, or frames that were sampled already.
+class VideoArgs:
+    """A video of an encode call: a file, or sampled frames.
 
     Attributes:
-        file: None where there are frames.
-        frames: Encoded pictures in the order of time.
-        num_frames: To sample from a file; None: the model's own number.
-        seconds_per_frame: From one of `frames` to the next; None: unknown.
+        file: Encoded video file; None for frames.
+        frames: Encoded images in temporal order.
+        num_frames: Number of frames to sample from a file; None for the model's default.
+        seconds_per_frame: Seconds between two of `frames`; None if unknown.
     """
 
     file: bytes | None = None
@@ -59,7 +71,7 @@ class VideoCall:
     seconds_per_frame: float | None = None
 
     def to_message(self) -> encoder_pb2.Video:
-        """The video on the wire."""
+        """The protobuf message."""
         if self.file is not None:
             return encoder_pb2.Video(file=self.file, num_frames=self.num_frames or 0)
         frames = encoder_pb2.Frames(images=self.frames, seconds_per_frame=self.seconds_per_frame or 0.0)
@@ -67,11 +79,22 @@ class VideoCall:
 
 
 @dataclass(frozen=True)
-class EncodeCall:
-    """Arguments of one call to the encoder service; all defaults resolved.
+class EncodeArgs:
+    """Arguments of one call to the encoder service, with all defaults resolved.
 
-    `order` is not sent: it says in which order the prompt reads the visual tokens that come back (those of the images,
-    then those of the videos); left out: in that one.
+    Attributes:
+        images: Encoded image files.
+        text_ids: Ids of the question; empty for pruners that read no text.
+        pruner: Name of the pruner.
+        pruner_params: Parameters of the pruner by name.
+        keep_tokens, keep_ratio: Budget of each image or video; at most one is set.
+        wire_dtype: Wire format; None if the encoder chooses one that fits `max_wire_bytes`.
+        explain: Whether score maps are returned.
+        max_wire_bytes: Most bytes of all visual tokens; None for no limit.
+        videos: Videos, after the images.
+        video_budget: `per_frame` or `whole`; None without videos.
+        media_order: Order of the media in the prompt, see `PromptTokenizer.media_order`; not sent to the encoder. None
+            for images first, then videos.
     """
 
     images: Sequence[bytes]
@@ -80,20 +103,20 @@ class EncodeCall:
     pruner_params: Mapping[str, Any]
     keep_tokens: int | Literal["auto"] | None
     keep_ratio: float | None
-    wire_dtype: str | None  # None: the encoder chooses what fits max_wire_bytes
+    wire_dtype: str | None
     explain: bool
     max_wire_bytes: int | None = None
-    videos: Sequence[VideoCall] = ()
+    videos: Sequence[VideoArgs] = ()
     video_budget: str | None = None
-    order: Sequence[int] | None = None
+    media_order: Sequence[int] | None = None
 
     @property
-    def num_visuals(self) -> int:
-        """Pictures and videos."""
+    def num_media(self) -> int:
+        """Number of images and videos."""
         return len(self.images) + len(self.videos)
 
     def to_message(self) -> encoder_pb2.EncodeRequest:
-        """The request on the wire."""
+        """The protobuf message."""
         params = struct_pb2.Struct()
         params.update(self.pruner_params)
         request = encoder_pb2.EncodeRequest(
@@ -118,99 +141,107 @@ class EncodeCall:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why tokens of one picture or video were kept; maps are flat, in raster order, empty where the pruner has none."""
+    """Explanation of the tokens kept of one image or video.
+
+    Attributes:
+        is_video: Whether the tokens are those of a video.
+        grid: Frames, rows and columns of the patch grid.
+        kept: Grid positions of the kept tokens.
+        task_map, saliency_map: Score of each patch in raster order; empty if the pruner has no such score.
+        merged_into: Index into `kept` for each patch in raster order, -1 for a dropped patch; empty if unknown.
+    """
 
     is_video: bool
-    grid: tuple[int, int, int]  # frames, rows, columns
+    grid: tuple[int, int, int]
     kept: list[int]
     task_map: list[float]
     saliency_map: list[float]
     merged_into: list[int]
 
 
-class Encoded:
-    """The encoder's output for one request: visual tokens, opaque, and what is said about them.
+class EncodeResult:
+    """Result of an encode call: serialized visual tokens and their properties.
 
     Args:
-        message: As the encoder answered.
-        order: See `EncodeCall`.
+        message: Reply of the encoder service.
+        media_order: Order of the media in the prompt, see `EncodeArgs`.
     """
 
-    def __init__(self, message: encoder_pb2.EncodeResponse, order: Sequence[int] | None = None) -> None:
+    def __init__(self, message: encoder_pb2.EncodeResponse, media_order: Sequence[int] | None = None) -> None:
         self._message = message
-        self._order = range(len(message.visual_tokens)) if order is None else order
+        self._media_order = range(len(message.visual_tokens)) if media_order is None else media_order
 
     @classmethod
-    def from_bytes(cls, data: bytes, call: EncodeCall) -> Self | None:
-        """What `to_bytes` wrote; None if it cannot be read, or is no answer to `call`."""
+    def from_bytes(cls, data: bytes, args: EncodeArgs) -> Self | None:
+        """Inverse of `to_bytes`; None if `data` cannot be parsed or is not a result of `args`."""
         try:
             message = parse(encoder_pb2.EncodeResponse, data)
         except ServiceError:
             return None
-        sound = has_visual_tokens(message, call.num_visuals, explain=call.explain)
-        return cls(message, call.order) if sound else None
+        is_valid = has_visual_tokens(message, args.num_media, explain=args.explain)
+        return cls(message, args.media_order) if is_valid else None
 
     def to_bytes(self) -> bytes:
-        """For a cache: without the timing, which belongs to one call."""
-        kept = encoder_pb2.EncodeResponse()
-        kept.CopyFrom(self._message)
-        kept.ClearField("timing")
-        kept.ClearField("features_cached")
-        return bytes(kept.SerializeToString())
+        """Serialized form for a cache, without timing and cache report, which belong to one call."""
+        message = encoder_pb2.EncodeResponse()
+        message.CopyFrom(self._message)
+        message.ClearField("timing")
+        message.ClearField("features_cached")
+        return bytes(message.SerializeToString())
 
     @property
     def visual_tokens(self) -> Sequence[Any]:
-        """VisualTokens messages, one per picture or video, in the order in which the prompt reads them."""
-        return [self._message.visual_tokens[i] for i in self._order]
+        """VisualTokens messages, one for each image or video, in prompt order."""
+        return [self._message.visual_tokens[i] for i in self._media_order]
 
     @property
     def wire_bytes(self) -> int:
-        """Serialized size of the visual tokens."""
+        """Serialized size of the visual tokens in bytes."""
         return sum(tokens.ByteSize() for tokens in self._message.visual_tokens)
 
     @property
     def wire_dtype(self) -> str:
-        """In which the visual tokens travel."""
+        """Wire format of the visual tokens."""
         return dtype_name(self._message.visual_tokens[0].features.dtype)
 
     @property
     def num_tokens_total(self) -> int:
-        """Visual tokens before pruning."""
+        """Number of visual tokens before pruning."""
         return sum(self._message.num_tokens_total)
 
     @property
     def num_tokens_kept(self) -> int:
-        """Visual tokens after pruning."""
+        """Number of visual tokens after pruning."""
         return sum(len(tokens.positions) for tokens in self._message.visual_tokens)
 
     @property
     def prompt_positions(self) -> int:
-        """Positions of the prompt that they take: the kept tokens, and the model's own tokens for ends of lines."""
+        """Number of prompt positions of the media: kept tokens, and the newline tokens that the model adds."""
         return self.num_tokens_kept + sum(len(tokens.newline_after) for tokens in self._message.visual_tokens)
 
     @property
     def fingerprints(self) -> set[str]:
-        """Of the checkpoints that made the tokens; one, unless something is wrong."""
+        """Fingerprints of the checkpoints that produced the tokens; more than one is an error."""
         return {tokens.fingerprint for tokens in self._message.visual_tokens}
 
     @property
     def pruner(self) -> str:
-        """The pruner that ran."""
+        """Name of the pruner that ran."""
         return str(self._message.pruner)
 
     @property
     def features_cached(self) -> bool:
-        """The vision tower did not run for any of the pictures and videos."""
+        """Whether the features of all images and videos came from the encoder's cache."""
         return bool(self._message.features_cached) and all(self._message.features_cached)
 
     @property
     def queue_ms(self) -> float:
-        """Wait for a place in a batch of the encoder."""
+        """Queue time in the encoder service, in milliseconds."""
         return float(self._message.timing.queue_ms)
 
     @property
     def explanations(self) -> list[Explanation]:
-        """One per picture, then one per video; empty unless asked for."""
+        """Explanations of the images, then of the videos; empty unless requested."""
         return [
             Explanation(
                 is_video=tokens.kind == tensor_pb2.VISUAL_KIND_VIDEO,
@@ -225,7 +256,7 @@ class Encoded:
 
 
 class EncoderClient(ServiceClient[EncoderInfo]):
-    """The encoder service."""
+    """Client of the encoder service."""
 
     name = "encoder service"
     service = "fovea.v1.EncoderService"
@@ -252,13 +283,13 @@ class EncoderClient(ServiceClient[EncoderInfo]):
             wire_basis=reply.wire_basis,
         )
 
-    async def encode(self, call: EncodeCall, timeout_s: float) -> Encoded:
-        """Visual tokens of the pictures and videos.
+    async def encode(self, args: EncodeArgs, timeout_s: float) -> EncodeResult:
+        """Visual tokens of images and videos.
 
         Raises:
-            ServiceError: The encoder refused, failed, or is away.
+            ServiceError: The encoder service refused the call, failed, or is unavailable.
         """
-        reply = await self.call(self._stub.Encode, call.to_message(), encoder_pb2.EncodeResponse, timeout_s)
-        if not has_visual_tokens(reply, call.num_visuals, explain=call.explain):
-            raise InternalError("the encoder service answered without visual tokens for each picture")
-        return Encoded(reply, call.order)
+        reply = await self.call(self._stub.Encode, args.to_message(), encoder_pb2.EncodeResponse, timeout_s)
+        if not has_visual_tokens(reply, args.num_media, explain=args.explain):
+            raise InternalError("the encoder service answered without visual tokens for each image and video")
+        return EncodeResult(reply, args.media_order)

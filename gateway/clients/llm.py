@@ -1,4 +1,4 @@
-"""The LLM service's client."""
+"""Client of the LLM service."""
 
 from __future__ import annotations
 
@@ -12,30 +12,40 @@ from google.protobuf import struct_pb2
 from fovea.errors import InternalError
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
-from gateway.clients.encoder import Encoded
+from gateway.clients.encoder import EncodeResult
 from gateway.clients.pruner_info import PrunerInfo
 from gateway.clients.replies import RawReplies
 
-__all__ = ["GenerateDone", "LLMClient", "LLMInfo", "LlmPrunerCall", "Sampling"]
+__all__ = ["GenerateDone", "LLMClient", "LLMInfo", "LlmPrunerArgs", "Sampling"]
 
-# Bounds an answer that never ends. The longest tokens of published vocabularies are runs of a few hundred blanks.
+# Bounds an answer that never ends. The longest tokens of published vocabularies are a few hundred spaces.
 _MAX_TOKEN_BYTES: Final = 2048
-_MORE_EVENTS: Final = 64  # than one for each token
-# The last message may hold numbers: a vocabulary of logarithms, attention to each visual token.
-_MAX_END_BYTES: Final = 16 * 2**20
+_EXTRA_EVENTS: Final = 64  # beyond one for each token
+# The last message may hold log-probabilities of a vocabulary and attention to each visual token.
+_MAX_DONE_BYTES: Final = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class LLMInfo:
-    """What the LLM service says of itself."""
+    """Info of the LLM service.
+
+    Attributes:
+        fingerprint: Fingerprint of the checkpoint.
+        fingerprints: Everything that changes results: fingerprints of checkpoint and settings, and the engine's name.
+        max_model_len: Context length in tokens.
+        image_token_id: Id of the image token.
+        video_token_id: Id of the video token; None if the model takes no videos.
+        pruners: Pruners inside the language model.
+        wire_basis: Digest of the basis of the wire format `basis`; empty if there is none.
+    """
 
     fingerprint: str
     fingerprints: tuple[str, ...]
     max_model_len: int
     image_token_id: int
-    video_token_id: int | None  # None where the model takes no videos
+    video_token_id: int | None
     pruners: tuple[PrunerInfo, ...]
-    wire_basis: str = ""  # digest of the one that it reads; empty: none
+    wire_basis: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,8 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class LlmPrunerCall:
-    """A pruner inside the language model; exactly one of the budgets is set."""
+class LlmPrunerArgs:
+    """A pruner inside the language model, with its parameters; exactly one of the two budgets is set."""
 
     name: str
     params: Mapping[str, Any]
@@ -59,7 +69,7 @@ class LlmPrunerCall:
     keep_ratio: float | None
 
     def to_message(self) -> llm_pb2.LlmPruner:
-        """The pruner on the wire."""
+        """The protobuf message."""
         params = struct_pb2.Struct()
         params.update(self.params)
         message = llm_pb2.LlmPruner(name=self.name, params=params)
@@ -72,10 +82,15 @@ class LlmPrunerCall:
 
 @dataclass(frozen=True)
 class GenerateDone:
-    """The end of a generation.
+    """Final event of a generation.
 
     Attributes:
-        visual_tokens_by_layer: That each layer attended over in the prefill; empty where none were pruned there.
+        finish_reason: `stop` or `length`.
+        prompt_tokens: Number of prompt tokens, visual tokens included.
+        completion_tokens: Number of generated tokens.
+        queue_ms: Queue time in the LLM service, in milliseconds.
+        visual_tokens_by_layer: Number of visual tokens that each layer attended over in the prefill; empty without a
+            pruner inside the language model.
     """
 
     finish_reason: str
@@ -87,9 +102,9 @@ class GenerateDone:
 
 def _generate_request(
     input_ids: Sequence[int],
-    encoded: Encoded,
+    encoded: EncodeResult,
     sampling: Sampling,
-    llm_pruner: LlmPrunerCall | None = None,
+    llm_pruner: LlmPrunerArgs | None = None,
     cross_attention: llm_pb2.CrossAttention | None = None,
 ) -> llm_pb2.GenerateRequest:
     return llm_pb2.GenerateRequest(
@@ -108,7 +123,7 @@ def _generate_request(
 
 
 class LLMClient(ServiceClient[LLMInfo]):
-    """The LLM service."""
+    """Client of the LLM service."""
 
     name = "LLM service"
     service = "fovea.v1.LLMService"
@@ -133,15 +148,15 @@ class LLMClient(ServiceClient[LLMInfo]):
     async def generate(
         self,
         input_ids: Sequence[int],
-        encoded: Encoded,
+        encoded: EncodeResult,
         sampling: Sampling,
         timeout_s: float,
-        llm_pruner: LlmPrunerCall | None = None,
+        llm_pruner: LlmPrunerArgs | None = None,
     ) -> AsyncGenerator[str | GenerateDone]:
-        """Yields text as it is decoded, then GenerateDone. Closing the generator cancels the call.
+        """Pieces of text as they are decoded, then GenerateDone. Closing the generator cancels the call.
 
         Raises:
-            ServiceError: The LLM service refused, failed, or is away.
+            ServiceError: The LLM service refused the call, failed, or is unavailable.
         """
         request = _generate_request(input_ids, encoded, sampling, llm_pruner)
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata())
@@ -155,7 +170,7 @@ class LLMClient(ServiceClient[LLMInfo]):
         except grpc.aio.AioRpcError as error:
             raise self.error(error) from error
         finally:
-            call.cancel()  # of no effect once the stream has ended
+            call.cancel()  # no effect once the stream has ended
         if done is None:
             raise InternalError("the LLM service ended its answer before it was done")
         yield GenerateDone(
@@ -167,21 +182,28 @@ class LLMClient(ServiceClient[LLMInfo]):
         )
 
     async def _events(self, call: AsyncIterable[bytes], max_tokens: int) -> AsyncIterator[llm_pb2.GenerateResponse]:
-        """What a stream says, as long as `max_tokens` tokens can have said it."""
-        events, room = max_tokens + _MORE_EVENTS, max_tokens * _MAX_TOKEN_BYTES + _MAX_END_BYTES
+        """Events of a stream, bounded by the number and size that `max_tokens` tokens can have."""
+        events_left = max_tokens + _EXTRA_EVENTS
+        bytes_left = max_tokens * _MAX_TOKEN_BYTES + _MAX_DONE_BYTES
         async for data in call:
-            events, room = events - 1, room - len(data)
-            if events < 0 or room < 0:
-                raise InternalError("the LLM service answered with more than was asked for")
+            events_left, bytes_left = events_left - 1, bytes_left - len(data)
+            if events_left < 0 or bytes_left < 0:
+                raise InternalError("the LLM service answered with more than was requested")
             yield await self.read(llm_pb2.GenerateResponse, data)
 
     async def cross_attention(
-        self, input_ids: Sequence[int], encoded: Encoded, layer: int | None, timeout_s: float
+        self, input_ids: Sequence[int], encoded: EncodeResult, layer: int | None, timeout_s: float
     ) -> list[float]:
-        """Attention of the last prompt token to each visual token in a layer; None: the service's own choice.
+        """Attention of the last prompt token to each visual token.
+
+        Args:
+            input_ids: Ids of the prompt.
+            encoded: Visual tokens of the prompt.
+            layer: Layer of the language model, from 0; None for the service's default.
+            timeout_s: Deadline of the call in seconds.
 
         Raises:
-            ServiceError: The LLM service refused, failed, or is away.
+            ServiceError: The LLM service refused the call, failed, or is unavailable.
         """
         request = _generate_request(
             input_ids, encoded, Sampling(1, 0.0, 1.0, None, ()), cross_attention=llm_pb2.CrossAttention(layer=layer)
@@ -194,7 +216,7 @@ class LLMClient(ServiceClient[LLMInfo]):
         except grpc.aio.AioRpcError as error:
             raise self.error(error) from error
         finally:
-            call.cancel()  # of no effect once the stream has ended
+            call.cancel()  # no effect once the stream has ended
         if len(attention) != encoded.num_tokens_kept:
             raise InternalError("the LLM service did not report attention to each visual token")
         return attention

@@ -1,4 +1,4 @@
-"""What the services say of their pruners."""
+"""Descriptions of pruners, as the services report them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["PrunerInfo", "PrunerParameterInfo"]
 
 @dataclass(frozen=True)
 class PrunerParameterInfo:
-    """A parameter of a pruner; the type is number, integer, boolean or string."""
+    """A parameter of a pruner; `type` is number, integer, boolean or string."""
 
     name: str
     type: str
@@ -24,10 +24,14 @@ class PrunerParameterInfo:
 
     @classmethod
     def of(cls, message: pruner_pb2.PrunerParameter, service: str) -> Self:
-        """As `service` (a name for people) describes it. All numbers travel as doubles.
+        """The parameter in `message`, whose numbers are all doubles.
+
+        Args:
+            message: Description of the parameter.
+            service: Name of the service, for messages.
 
         Raises:
-            InternalError: The default is not of the type.
+            InternalError: The default is not of the parameter's type.
         """
         try:
             default = json_format.MessageToDict(message.default)
@@ -40,7 +44,7 @@ class PrunerParameterInfo:
 
 @dataclass(frozen=True)
 class PrunerInfo:
-    """A pruner that a service offers."""
+    """A pruner of a service; see `gateway.schemas.pruners` for the fields."""
 
     name: str
     side: str
@@ -52,10 +56,14 @@ class PrunerInfo:
 
     @classmethod
     def of(cls, message: pruner_pb2.PrunerInfo, service: str) -> Self:
-        """As `service` (a name for people) describes it.
+        """The pruner in `message`.
+
+        Args:
+            message: Description of the pruner.
+            service: Name of the service, for messages.
 
         Raises:
-            InternalError: A default is not of its type.
+            InternalError: The default of a parameter is not of its type.
         """
         return cls(
             name=message.name,
@@ -63,6 +71,6 @@ class PrunerInfo:
             summary=message.summary,
             reference=message.reference,
             reads_text=message.reads_text,
-            parameters=tuple(PrunerParameterInfo.of(one, service) for one in message.parameters),
+            parameters=tuple(PrunerParameterInfo.of(parameter, service) for parameter in message.parameters),
             chooses_budget=message.chooses_budget,
         )

@@ -1,4 +1,4 @@
-"""What a reply must be before the gateway computes with it: a service that is broken must not break its callers."""
+"""Checks of replies, so that a broken service does not break the gateway."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ __all__ = ["RawReplies", "has_visual_tokens"]
 
 
 class RawReplies:
-    """A channel whose calls give replies as bytes, for stubs: gRPC's own parsing would make objects of any number."""
+    """A channel for stubs that returns replies as bytes. gRPC's own parsing would create objects without a limit."""
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
 
     def unary_unary(self, method: str, request_serializer: Callable[[Any], bytes], **options: Any) -> Any:
-        """A method that answers once."""
+        """A call with one reply."""
         return self._channel.unary_unary(method, request_serializer, **{**options, "response_deserializer": None})
 
     def unary_stream(self, method: str, request_serializer: Callable[[Any], bytes], **options: Any) -> Any:
-        """A method that answers several times."""
+        """A call with a stream of replies."""
         return self._channel.unary_stream(method, request_serializer, **{**options, "response_deserializer": None})
 
 
 def has_visual_tokens(reply: encoder_pb2.EncodeResponse, count: int, *, explain: bool) -> bool:
-    """Whether there are visual tokens, each with its position, for `count` pictures and videos; and explanations."""
+    """Whether a reply has valid visual tokens for `count` images and videos, and with `explain` their explanations."""
     tokens = reply.visual_tokens
     return (
         len(tokens) == len(reply.num_tokens_total) == count
         and all(map(_has_positions, tokens))
         and (not explain or len(reply.explanations) == count)
-        and all(map(_fits, reply.explanations, tokens))
+        and all(map(_matches_tokens, reply.explanations, tokens))
     )
 
 
@@ -49,13 +49,13 @@ def _has_positions(tokens: tensor_pb2.VisualTokens) -> bool:
     return bool(positions) and tokens.features.shape[:1] == [len(positions)] and max(positions) < end
 
 
-def _fits(explanation: encoder_pb2.Explanation, tokens: tensor_pb2.VisualTokens) -> bool:
-    """Maps are empty or have a finite number for each patch; patches were merged into tokens that there are."""
+def _matches_tokens(explanation: encoder_pb2.Explanation, tokens: tensor_pb2.VisualTokens) -> bool:
+    """Whether maps are empty or have one finite number for each patch, and merged patches point at existing tokens."""
     num_patches = tokens.grid.frames * tokens.grid.rows * tokens.grid.columns
     maps = (explanation.task_map, explanation.saliency_map)
     merged = np.array(explanation.merged_into, np.int64)
     return (
-        all(len(one) in (0, num_patches) and np.isfinite(one).all() for one in (*maps, merged))
+        all(len(values) in (0, num_patches) and np.isfinite(values).all() for values in (*maps, merged))
         and merged.min(initial=0) >= -1
         and merged.max(initial=0) < len(tokens.positions)
     )

@@ -1,1 +1,1 @@
-"""What goes over HTTP: pydantic models of requests and responses, nothing else."""
+"""Pydantic models of the requests and responses of the REST API."""

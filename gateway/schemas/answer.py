@@ -23,8 +23,8 @@ from gateway.schemas.params import BoundedParams
 __all__ = [
     "AnswerRequest",
     "CacheMode",
-    "LlmPruner",
-    "PictureQuestion",
+    "LlmPrunerRequest",
+    "QuestionRequest",
     "VideoBudget",
 ]
 
@@ -38,7 +38,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _url_or_frames(value: Any) -> Any:
-    # Before pydantic tries one and the other and complains about both.
+    # Before pydantic's union, whose error would list the failure of both types.
     frames = isinstance(value, list) and value and all(isinstance(frame, str) for frame in value)
     if value is None or isinstance(value, str) or frames:
         return value
@@ -58,7 +58,7 @@ def _auto_or_count(value: Any, count: ValidatorFunctionWrapHandler) -> Any:
 
 if TYPE_CHECKING:
     _KeepTokens = int | Literal["auto"]
-else:  # not a union, whose errors would speak of both of its members
+else:  # not a union, whose error would list the failure of both types
     _KeepTokens = Annotated[
         int,
         Field(ge=1, lt=2**32),
@@ -71,20 +71,20 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class LlmPruner(_Request):
+class LlmPrunerRequest(_Request):
     """A second pruner, inside the language model."""
 
     name: str = Field(min_length=1)
-    """A name from `GET /v1/pruners` with side `llm`."""
+    """Name of the pruner, from `GET /v1/pruners` with side `llm`."""
 
     keep_tokens: int | None = Field(default=None, ge=1, lt=2**32)
-    """Visual tokens to keep of those that the encoder-side pruner left, as a count."""
+    """Budget as a count: visual tokens to keep of those that the pruner on the encoder's side kept."""
 
     keep_ratio: float | None = Field(default=None, gt=0, le=1)
-    """The same as a share; exactly one of `keep_tokens` and `keep_ratio`."""
+    """Budget as a share; exactly one of `keep_tokens` and `keep_ratio` is required."""
 
     params: BoundedParams = Field(default_factory=dict)
-    """Parameters of that pruner by name; those left out keep their defaults."""
+    """Parameters of the pruner by name; a parameter left out keeps its default."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
@@ -93,61 +93,63 @@ class LlmPruner(_Request):
         return self
 
 
-class PictureQuestion(_Request):
-    """What every question about pictures or a video says."""
+class QuestionRequest(_Request):
+    """Fields of every question about images and videos."""
 
     question: str | None = None
-    """The question, required unless `messages` is given. Each `<image>` in it is the place of one picture, in their
-    order, and `<video>` that of the video where the model takes any; what has no mark comes first. Other special tokens
-    are read as plain text."""
+    """Text of the question; required unless `messages` is given. Each `<image>` marks the position of one image, in
+    order. If the model takes videos, each `<video>` marks that of one video. Media without a marker come first. Other
+    special tokens are plain text."""
 
     image: str | None = None
-    """The picture: a data URL (`data:image/jpeg;base64,...`), or an https URL where the server allows its host. In
-    multipart/form-data it is the uploaded file. JPEG, PNG, WebP, GIF and BMP are accepted."""
+    """Image: a data URL (`data:image/jpeg;base64,...`), or an https URL if the server allows its host. In
+    multipart/form-data: an uploaded file. JPEG, PNG, WebP, GIF and BMP are accepted."""
 
     images: Annotated[list[str] | None, Field(min_length=1)] = None
-    """Several pictures instead of `image`, each likewise; in multipart/form-data several files. Up to 8 unless set
-    otherwise."""
+    """Several images instead of `image`, in the same forms; in multipart/form-data: several files. Up to 8 by
+    default."""
 
     video: Annotated[str | list[str] | None, BeforeValidator(_url_or_frames)] = None
-    """A video, where the model takes any: a data URL (`data:video/mp4;base64,...`), an https URL, or a list of frames,
-    each as `image`; in multipart/form-data the uploaded file. MP4, WebM, MKV, AVI, MOV and GIF are accepted."""
+    """Video, if the model takes videos: a data URL (`data:video/mp4;base64,...`), an https URL, or a list of frames in
+    the forms of `image`; in multipart/form-data: an uploaded file. MP4, WebM, MKV, AVI, MOV and GIF are accepted."""
 
     messages: Annotated[list[Message] | None, Field(min_length=1, max_length=256)] = None
-    """A chat history in OpenAI's shape instead of question, pictures and video. The last message is the user's; visual
-    tokens are chosen for its text, those of earlier pictures too. In a form: a JSON list."""
+    """Chat history in OpenAI's format, instead of question, images and video. The last message must be the user's. The
+    visual tokens of all images, earlier ones included, are chosen for its text. In a form: a JSON list."""
 
     num_frames: int | None = Field(default=None, ge=1)
-    """Frames to sample from a video file; left out: the model's own number. Up to 64 unless set otherwise."""
+    """Number of frames to sample from a video file; left out: the model's default. Up to 64 by default."""
 
     seconds_per_frame: float | None = Field(default=None, gt=0, le=3600)
-    """Of a list of frames: the time from one to the next; left out: unknown."""
+    """Time from one frame of a list to the next, in seconds; left out: unknown."""
 
     video_budget: VideoBudget | None = None
-    """`per_frame` (the default): every frame keeps its share of the budget. `whole`: all frames compete for it."""
+    """Budget of a video: `per_frame` (the default), each frame keeps its share; or `whole`, all frames compete for one
+    budget."""
 
     model: str | None = None
-    """Must be the served model's name if given."""
+    """Name of the served model; another name is a 404."""
 
     pruner: str | None = Field(default=None, min_length=1)
-    """A name from `GET /v1/pruners`; left out: the server's default."""
+    """Name of the pruner, from `GET /v1/pruners`; left out: the server's default."""
 
     pruner_params: BoundedParams = Field(default_factory=dict)
-    """Parameters of that pruner by name; those left out keep their defaults. In a form: a JSON object. Numbers are
-    finite, nesting is up to 8 deep, and the whole up to 4096 bytes of JSON without spaces."""
+    """Parameters of the pruner by name; a parameter left out keeps its default. In a form: a JSON object. Finite
+    numbers, up to 8 levels of nesting and up to 4096 bytes of JSON without spaces are accepted."""
 
     keep_tokens: _KeepTokens | None = None
-    """Visual tokens to keep of each picture or video, as a count; at or above its own number nothing is pruned. `auto`:
-    the pruner decides for each picture and question, where `GET /v1/pruners` says that it chooses its budget."""
+    """Budget as a count: visual tokens to keep of each image or video; a count of all tokens or more prunes nothing.
+    `auto`: the pruner chooses for each image and question, if `GET /v1/pruners` lists it with `chooses_budget`."""
 
     keep_ratio: float | None = Field(default=None, gt=0, le=1)
-    """Visual tokens to keep of each picture or video, as a share; at most one of `keep_tokens` and `keep_ratio`."""
+    """Budget as a share of the visual tokens of each image or video; at most one of `keep_tokens` and `keep_ratio` may
+    be given."""
 
     timeout_s: float | None = Field(default=None, gt=0)
-    """Deadline of the whole request in seconds, up to the server's limit; left out: 60."""
+    """Deadline of the whole request in seconds, up to the server's limit; left out: 60 by default."""
 
     cache: CacheMode = "use"
-    """`use` reads and fills the caches, `refresh` only fills them, `bypass` does neither."""
+    """Use of the caches: `use` reads and fills them, `refresh` only fills them, `bypass` does neither."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
@@ -156,46 +158,47 @@ class PictureQuestion(_Request):
         return self
 
 
-class AnswerRequest(PictureQuestion):
-    """A question about pictures or a video."""
+class AnswerRequest(QuestionRequest):
+    """A question about images or a video."""
 
-    llm_pruner: LlmPruner | None = None
-    """A second pruner, inside the language model, on what the first one left; left out: none. In a form: a JSON
-    object."""
+    llm_pruner: LlmPrunerRequest | None = None
+    """Second pruner, inside the language model, on the tokens that the first one kept; left out: none. In a form: a
+    JSON object."""
 
     wire_dtype: WireDType | None = None
-    """How visual tokens travel to the language model; left out: the server's default, or with `max_wire_bytes` the
-    widest that fits."""
+    """Wire format of the visual tokens sent to the language model; left out: the server's default, or with
+    `max_wire_bytes` the widest that fits."""
 
     max_wire_bytes: int | None = Field(default=None, ge=1, lt=2**32)
-    """Most bytes of visual tokens to send to the language model. The server picks how many tokens in which dtype;
-    `keep_tokens` or `keep_ratio`, if given, is then the most that are kept, and `wire_dtype` the only dtype considered.
-    `usage` says what was chosen."""
+    """Most bytes of visual tokens sent to the language model. The server chooses the number of tokens and the wire
+    format; `keep_tokens` or `keep_ratio`, if given, is then an upper bound, and `wire_dtype` the only format
+    considered. `usage` reports the choice."""
 
     max_tokens: int = Field(default=128, ge=1)
-    """Most tokens to generate; the server's limit is 2048 unless set otherwise."""
+    """Most tokens to generate; up to 2048 by default."""
 
     temperature: float = Field(default=0.0, ge=0, le=2)
-    """0 is greedy; higher is more random."""
+    """Sampling temperature; 0 is greedy decoding."""
 
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Sample from the smallest set of tokens with this probability mass."""
+    """Nucleus sampling: probability mass of the smallest set of tokens that is sampled from."""
 
     seed: int | None = Field(default=None, ge=0, lt=2**64)
-    """Makes sampling repeatable, and its answer cacheable."""
+    """Seed that makes sampling reproducible, and the answer cacheable."""
 
     stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], BeforeValidator(_as_list)] = Field(
         default_factory=list, max_length=8
     )
-    """Up to 8 strings; the answer ends before the first that appears. One string may stand without a list."""
+    """Stop strings, up to 8; the answer ends before the first that appears. A single string needs no list."""
 
     stream: bool = False
-    """Send server-sent events: `token` as text is decoded, then `done` with the whole answer, or `error`."""
+    """Whether to send server-sent events: `token` while text is decoded, then `done` with the whole answer, or
+    `error`."""
 
     explain: bool = False
-    """Add the score maps and the kept tokens."""
+    """Whether to add the score maps and the kept tokens."""
 
     @property
     def deterministic(self) -> bool:
-        """Whether the same request always gets the same answer, so that the answer may be cached."""
+        """Whether the same request always has the same answer, which may then be cached."""
         return self.temperature == 0 or self.seed is not None

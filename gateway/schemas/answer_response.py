@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 __all__ = [
     "AnswerResponse",
     "CacheReport",
-    "Explain",
-    "ExplainVisuals",
-    "ExplainedVisual",
+    "ImageExplanation",
     "Lookup",
+    "MediaExplanation",
+    "MediaExplanations",
     "TimingMs",
     "TokenEvent",
     "Usage",
@@ -26,147 +26,149 @@ class _Response(BaseModel):
 
 
 class Usage(_Response):
-    """What the answer cost."""
+    """Tokens and bytes of the answer."""
 
     prompt_tokens: int
-    """Everything the language model prefilled, kept visual tokens included."""
+    """Tokens of the prompt, kept visual tokens included."""
 
     completion_tokens: int
-    """Tokens generated."""
+    """Generated tokens."""
 
     visual_tokens_total: int
-    """Visual tokens of all pictures and videos before pruning."""
+    """Visual tokens of all images and videos before pruning."""
 
     visual_tokens_kept: int
-    """Visual tokens of all of them that reached the language model."""
+    """Visual tokens of all images and videos that were sent to the language model."""
 
     visual_tokens_by_layer: list[int] | None = None
-    """With `llm_pruner`: how many of them each layer of the language model attended over."""
+    """Visual tokens that each layer of the language model attended over; only with `llm_pruner`."""
 
     wire_dtype: str
-    """How the visual tokens of this answer travelled when it was computed."""
+    """Wire format of the visual tokens when the answer was computed."""
 
     wire_bytes: int
-    """Bytes of visual tokens sent to the LLM service for this answer, again after each break of the link included; 0 on
-    an answer hit."""
+    """Bytes of visual tokens sent to the LLM service for this answer, retries included; 0 for a cached or shared
+    answer."""
 
 
 class CacheReport(_Response):
-    """Where the work of this answer was saved: `hit`, `miss`, or `skip` where a level was not asked."""
+    """Outcome of the look-up in each cache: `hit`, `miss`, or `skip` if there was no look-up."""
 
     answer: Lookup
-    """The whole answer. Also a hit: an identical request was in progress and its answer was shared."""
+    """Cache of answers. An answer shared with an identical request in progress counts as a hit."""
 
     visual_tokens: Lookup
-    """The encoder's output for these pictures, question, pruner and budget."""
+    """Cache of visual tokens, by images, videos, question, pruner and budget."""
 
     features: Lookup
-    """Features inside the encoder: a hit if it had those of every picture and video."""
+    """Feature cache of the encoder service; a hit if it held the features of all images and videos."""
 
 
 class TimingMs(_Response):
-    """Milliseconds, as seen from the gateway."""
+    """Durations in milliseconds, measured by the gateway."""
 
     queue: float
-    """Waiting for a place in a batch, at both services."""
+    """Queue time in both services."""
 
     tokenize: float
-    """Writing the question as ids, for both services."""
+    """Tokenization of the question for both services."""
 
     encode: float
-    """The call to the encoder service; 0 if it was not called."""
+    """Call to the encoder service; 0 without a call."""
 
     time_to_first_token: float
-    """From the request's arrival to the first text."""
+    """Time to first token (TTFT), from the arrival of the request."""
 
     generate: float
-    """The call to the LLM service; 0 if it was not called."""
+    """Call to the LLM service; 0 without a call."""
 
     total: float
-    """From the request's arrival to the end of the answer."""
+    """Time from the arrival of the request to the end of the answer."""
 
 
-class Explain(_Response):
-    """Why these visual tokens were kept, of a question about one plain picture."""
+class ImageExplanation(_Response):
+    """Explanation of the visual tokens kept of a single image that is not cut into tiles."""
 
     pruner: str
-    """The pruner that ran."""
+    """Name of the pruner that ran."""
 
     grid: tuple[int, int]
-    """Rows and columns of the picture's patches."""
+    """Rows and columns of the patch grid."""
 
     kept: list[int]
-    """The patches kept, as row * columns + column, in the order in which the language model reads them."""
+    """Grid positions of the kept patches, row * columns + column, in prompt order."""
 
     task_map: list[list[float]] | None = None
-    """[rows][columns] relevance to the question, where the pruner has it."""
+    """[rows][columns] Relevance of each patch to the question, if the pruner computes it."""
 
     saliency_map: list[list[float]] | None = None
-    """[rows][columns] attention of CLS, where the pruner has it."""
+    """[rows][columns] CLS attention to each patch, if the pruner computes it."""
 
     merged_into: list[list[int]] | None = None
-    """[rows][columns] index into `kept` of the token that each patch is or was merged into; -1: dropped."""
+    """[rows][columns] Index into `kept` of the token that each patch is or was merged into; -1 for a dropped patch."""
 
 
-class ExplainedVisual(_Response):
-    """What was kept of one picture or video."""
+class MediaExplanation(_Response):
+    """Explanation of the visual tokens kept of one image or video."""
 
     kind: Literal["image", "video"]
+    """Modality of this entry."""
 
     grid: tuple[int, int, int]
-    """Frames, rows and columns of the patches. Of a picture cut into tiles each tile is a frame, the whole picture made
-    small the first."""
+    """Frames, rows and columns of the patch grid. For an image cut into tiles the frames are its tiles, the base tile
+    first."""
 
     kept: list[int]
-    """The patches kept, as frame * rows * columns + row * columns + column, in the order in which the language model
-    reads them. Numbers after the last patch stand for tokens that are no patches."""
+    """Grid positions of the kept patches, frame * rows * columns + row * columns + column, in prompt order. Positions
+    after the last patch stand for tokens that are not patches."""
 
     task_map: list[list[list[float]]] | None = None
-    """[frames][rows][columns] relevance to the question, where the pruner has it. Padding has 0."""
+    """[frames][rows][columns] Relevance of each patch to the question, if the pruner computes it; 0 for padding."""
 
     saliency_map: list[list[list[float]]] | None = None
-    """[frames][rows][columns] attention of CLS, where the pruner has it. Padding has 0."""
+    """[frames][rows][columns] CLS attention to each patch, if the pruner computes it; 0 for padding."""
 
     merged_into: list[list[list[int]]] | None = None
-    """[frames][rows][columns] index into `kept` of the token that each patch is or was merged into; -1: dropped, or
-    padding."""
+    """[frames][rows][columns] Index into `kept` of the token that each patch is or was merged into; -1 for a dropped
+    patch and for padding."""
 
 
-class ExplainVisuals(_Response):
-    """Why these visual tokens were kept, of a question about several pictures, a tiled one or a video."""
+class MediaExplanations(_Response):
+    """Explanations of the visual tokens kept of several images, of an image cut into tiles, or of videos."""
 
     pruner: str
-    """The pruner that ran."""
+    """Name of the pruner that ran."""
 
-    visuals: list[ExplainedVisual]
-    """One for each picture, then for each video, in the order in which the request names them."""
+    visuals: list[MediaExplanation]
+    """Explanations of the images, then of the videos, in the order of the request."""
 
 
 class AnswerResponse(_Response):
-    """The answer and what it took."""
+    """An answer, its usage and its timing."""
 
     id: str
-    """Of this answer; different for each request."""
+    """Id of the response, unique for each request."""
 
     model: str
-    """The served model's name."""
+    """Name of the served model."""
 
     answer: str
-    """The answer's text."""
+    """Text of the answer."""
 
     finish_reason: str
-    """`stop`: the model ended or a stop string came. `length`: `max_tokens` reached."""
+    """Reason for the end of the answer: `stop` (end of sequence or a stop string) or `length` (`max_tokens`
+    reached)."""
 
     usage: Usage
     cache: CacheReport
     timing_ms: TimingMs
 
-    explain: Explain | ExplainVisuals | None = None
-    """Only if asked for."""
+    explain: ImageExplanation | MediaExplanations | None = None
+    """Explanation of the kept tokens; only if requested."""
 
 
 class TokenEvent(_Response):
     """Data of the SSE event `token`."""
 
     text: str
-    """The next piece of the answer."""
+    """Next piece of the answer's text."""

@@ -1,4 +1,4 @@
-"""The one shape of every error."""
+"""Body of every error response."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ __all__ = ["ErrorBody", "ErrorDetail"]
 
 
 class ErrorDetail(BaseModel):
-    """What was wrong and what is accepted."""
+    """Description of an error."""
 
-    message: str = Field(description="For people: what was wrong and what is accepted.")
-    type: str = Field(description="invalid_request_error, rate_limit_error or server_error.")
-    param: str | None = Field(default=None, description="The request field at fault, if there is one.")
-    code: str = Field(description="For programs: malformed_request, too_large, overloaded, ...")
+    message: str = Field(description="Text for people: what is wrong and what is accepted.")
+    type: str = Field(description="Class of the error: invalid_request_error, rate_limit_error or server_error.")
+    param: str | None = Field(default=None, description="Field of the request that is wrong, if there is one.")
+    code: str = Field(description="Code for programs: malformed_request, too_large, overloaded, ...")
 
 
 class ErrorBody(BaseModel):
-    """The body of every response that is not a success."""
+    """Body of every error response."""
 
     error: ErrorDetail

@@ -6,27 +6,28 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.schemas.answer import PictureQuestion
-from gateway.schemas.answer_response import Explain, ExplainVisuals
+from gateway.schemas.answer import QuestionRequest
+from gateway.schemas.answer_response import ImageExplanation, MediaExplanations
 
 __all__ = ["ActivationMaps", "ExplainRequest", "ExplainResponse", "ExplainUsage"]
 
-Rows = list[list[float]]
+Map = list[list[float]]
 
 
-class ExplainRequest(PictureQuestion):
-    """Which visual tokens would be kept for a question, and why. Nothing is answered."""
+class ExplainRequest(QuestionRequest):
+    """Request to explain which visual tokens are kept for a question. No answer is generated."""
 
     maps: bool = False
-    """Add the four activation maps of the DeSAP paper's figure 7, of one picture; the drawing then shows these. The
-    language model runs once."""
+    """Whether to add the four activation maps of figure 7 of the DeSAP paper, for one image; the drawing then shows
+    them. The language model runs one prefill."""
 
     cross_attention_layer: int | None = Field(default=None, ge=0, lt=2**32)
     """Layer of the language model, from 0, whose attention `maps` shows; left out: layer 2 of 32, scaled to the model's
-    depth."""
+    number of layers."""
 
     format: Literal["png", "json"] = "png"
-    """`png`: a drawing, of pictures that the model does not cut into tiles; `json`: the numbers, of anything."""
+    """Format of the response: `png`, a drawing of images that the model does not cut into tiles, or `json`, the numbers
+    for all media."""
 
 
 class _Response(BaseModel):
@@ -34,39 +35,40 @@ class _Response(BaseModel):
 
 
 class ExplainUsage(_Response):
-    """Counts."""
+    """Numbers of visual tokens."""
 
     visual_tokens_total: int
-    """Visual tokens of all pictures and videos before pruning."""
+    """Visual tokens of all images and videos before pruning."""
 
     visual_tokens_kept: int
-    """Visual tokens of all of them that would reach the language model."""
+    """Visual tokens of all images and videos after pruning."""
 
 
 class ActivationMaps(_Response):
-    """Four ways to see what matters in the picture, each [rows][columns]."""
+    """Four activation maps of an image, each [rows][columns]."""
 
-    cls_attention: Rows | None = None
-    """Attention of CLS in the vision tower's last layer, mean over the heads."""
+    cls_attention: Map | None = None
+    """CLS attention in the last layer of the vision tower, averaged over the heads."""
 
-    cross_attention: Rows
-    """Attention of the last prompt token in an early layer of the language model, mean over the heads, unpruned."""
+    cross_attention: Map
+    """Attention of the last prompt token in an early layer of the language model, averaged over the heads, without
+    pruning."""
 
-    vanilla_similarity: Rows | None = None
-    """DeSAP's task map, taken on the output of the whole last layer."""
+    vanilla_similarity: Map | None = None
+    """Task map of DeSAP with the vanilla similarity: computed on the output of the whole last layer."""
 
-    decoupled_similarity: Rows | None = None
-    """DeSAP's task map."""
+    decoupled_similarity: Map | None = None
+    """Task map of DeSAP with its decoupled similarity."""
 
 
 class ExplainResponse(_Response):
-    """What would be kept, and why."""
+    """Explanation of the visual tokens kept for a question."""
 
     model: str
-    """The served model's name."""
+    """Name of the served model."""
 
     usage: ExplainUsage
-    explain: Explain | ExplainVisuals
+    explain: ImageExplanation | MediaExplanations
 
     maps: ActivationMaps | None = None
-    """Only if asked for."""
+    """Activation maps; only if requested."""

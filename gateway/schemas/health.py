@@ -12,20 +12,21 @@ __all__ = ["Health", "Readiness"]
 
 
 class Health(BaseModel):
-    """The process answers."""
+    """Liveness of the process."""
 
     status: Literal["ok"] = "ok"
 
 
 class Readiness(BaseModel):
-    """Whether an answer can be given now, and if not, what is missing."""
+    """Readiness of the gateway and both services."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     status: Literal["ready", "not_ready"]
+    """Whether requests can be answered now."""
 
     checks: dict[str, str]
-    """`encoder`, `llm`, `fingerprints`: "ok" or what is wrong."""
+    """Outcome of the checks `encoder`, `llm` and `fingerprints`: "ok" or what is wrong."""
 
     error: ErrorDetail | None = None
-    """Only where the status is not_ready."""
+    """Error; only if the status is not_ready."""

@@ -1,4 +1,4 @@
-"""A chat history as OpenAI's API writes it."""
+"""Chat history in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ class _Part(BaseModel):
 
 
 class TextPart(_Part):
-    """A piece of text."""
+    """Text part of a message."""
 
     type: Literal["text"]
 
     text: str
-    """The text. Nothing in it has a special meaning."""
+    """The text. Markers and special tokens in it are plain text."""
 
 
 class _ImageUrl(_Part):
     url: str
-    """A data URL, or an https URL where the server allows its host."""
+    """Data URL, or an https URL if the server allows its host."""
 
     detail: Literal["auto", "low", "high", "original"] = "auto"
-    """Accepted as OpenAI does, and without effect: the family decides how it looks at an image. `keep_tokens` and
-    `keep_ratio` say how many visual tokens it may have."""
+    """Detail level of OpenAI's API; accepted, without effect. `keep_tokens` and `keep_ratio` set the number of visual
+    tokens."""
 
 
 class ImagePart(_Part):
-    """A picture, where it stands in the turn."""
+    """Image part of a message."""
 
     type: Literal["image_url"]
     image_url: _ImageUrl
@@ -46,11 +46,11 @@ class ImagePart(_Part):
 
 class _VideoUrl(_Part):
     url: str
-    """A data URL, or an https URL where the server allows its host."""
+    """Data URL, or an https URL if the server allows its host."""
 
 
 class VideoPart(_Part):
-    """A video, where it stands in the turn."""
+    """Video part of a message."""
 
     type: Literal["video_url"]
     video_url: _VideoUrl
@@ -64,10 +64,10 @@ def _text_as_part(content: Any) -> Any:
 
 
 class Message(_Part):
-    """One turn."""
+    """One turn of the chat history."""
 
     role: Literal["system", "user", "assistant"]
-    """Who speaks. Pictures and videos stand in the user's turns."""
+    """Author of the turn. Images and videos are accepted in turns of `user` only."""
 
     content: Annotated[list[Part], Field(min_length=1, max_length=64), BeforeValidator(_text_as_part)]
-    """A text, or a list of parts."""
+    """Text, or a list of parts."""

@@ -1,4 +1,4 @@
-"""Parameters of a pruner as a client sends them: any JSON object within bounds that every later step can rely on."""
+"""Parameters of a pruner in a request: any JSON object of bounded depth, size and numbers."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _MAX_PARAMS_BYTES: Final = 4096
 
 
 def _depth(value: Any) -> int:
-    """Objects and lists inside each other. Recursion is bounded: JSON of clients is up to 200 deep."""
+    """Nesting depth of objects and lists. The recursion is bounded: request bodies have at most 200 levels."""
     if isinstance(value, (dict, list)):
         return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
     return 0
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether all numbers are finite doubles."""
+    """Whether all numbers are in the range of a finite double."""
     if isinstance(value, (dict, list)):
         return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, (int, float)) or abs(value) <= sys.float_info.max
 
 
 def _num_bytes(params: dict[str, Any]) -> int:
-    """Bytes as JSON without spaces.
+    """Size in bytes as JSON without spaces.
 
     Raises:
-        PydanticCustomError: A text is not Unicode.
+        PydanticCustomError: A text is not valid Unicode.
     """
     try:
         return len(json.dumps(params, ensure_ascii=False, separators=(",", ":")).encode())

@@ -1,4 +1,4 @@
-"""Fields of clients to requests, or to an error in their words."""
+"""Validation of the fields of a request, with errors that name the client's fields."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from fovea.errors import InvalidRequest
-from gateway.schemas.answer import LlmPruner, PictureQuestion
+from gateway.schemas.answer import LlmPrunerRequest, QuestionRequest
 from gateway.schemas.messages import MESSAGE_FIELDS, PARTS_ACCEPTED
 
 __all__ = ["parse_request"]
 
-R = TypeVar("R", bound=PictureQuestion)
+R = TypeVar("R", bound=QuestionRequest)
 
 _MAX_CHARS: Final = 80
-_SAID: Final = {
-    "model_type": "an object is accepted",  # pydantic's own words name a class of ours
+_MESSAGES: Final = {
+    "model_type": "an object is accepted",  # pydantic's own message names a Python class
     "model_attributes_type": "an object is accepted",
     "union_tag_invalid": PARTS_ACCEPTED,
     "union_tag_not_found": PARTS_ACCEPTED,
@@ -30,12 +30,13 @@ def parse_request(kind: type[R], fields: Mapping[str, Any], *, strict: bool) -> 
     """Validates the fields of a request.
 
     Args:
-        kind: model that the fields are validated against.
-        fields: Field names and values, as read from JSON or a form.
-        strict: Types must match (JSON). A form knows text alone, so there "0.5" is a number and "true" a truth value.
+        kind: Model of the request.
+        fields: Values by field name, from JSON or a form.
+        strict: Whether types must match (JSON). The values of a form are texts, so "0.5" is accepted as a number and
+            "true" as a boolean.
 
     Raises:
-        InvalidRequest: The first field that is wrong, with what is accepted.
+        InvalidRequest: A field is wrong; the error names the first one and what is accepted.
     """
     try:
         return kind.model_validate(dict(fields), strict=strict)
@@ -43,42 +44,42 @@ def parse_request(kind: type[R], fields: Mapping[str, Any], *, strict: bool) -> 
         raise _error(kind, error.errors(include_url=False, include_input=False)[0], fields) from None
 
 
-def _error(kind: type[PictureQuestion], first: ErrorDetails, fields: Mapping[str, Any]) -> InvalidRequest:
-    path = _written_path(first["loc"], fields)
-    where = ".".join(map(str, path))[:_MAX_CHARS]
+def _error(kind: type[QuestionRequest], first: ErrorDetails, fields: Mapping[str, Any]) -> InvalidRequest:
+    path = _client_path(first["loc"], fields)
+    name = ".".join(map(str, path))[:_MAX_CHARS]
     if first["type"] == "extra_forbidden":
-        return InvalidRequest(f"there is no field {where!r}; accepted are {_accepted(kind, path)}", param=where)
+        return InvalidRequest(f"there is no field {name!r}; accepted are {_accepted(kind, path)}", param=name)
     if first["type"] == "one_budget":
         return InvalidRequest(first["msg"], param="keep_ratio")
-    said = _SAID.get(first["type"], first["msg"].replace(" after validation", ""))
+    message = _MESSAGES.get(first["type"], first["msg"].replace(" after validation", ""))
     param = str(path[0])[:_MAX_CHARS] if path else None
-    return InvalidRequest(f"{where}: {said[:1].lower()}{said[1:300]}", param=param)
+    return InvalidRequest(f"{name}: {message[:1].lower()}{message[1:300]}", param=param)
 
 
-def _accepted(kind: type[PictureQuestion], path: Sequence[int | str]) -> str:
+def _accepted(kind: type[QuestionRequest], path: Sequence[int | str]) -> str:
     if len(path) == 1:
         return ", ".join(kind.model_fields)
-    return ", ".join(LlmPruner.model_fields) if path[0] == "llm_pruner" else MESSAGE_FIELDS
+    return ", ".join(LlmPrunerRequest.model_fields) if path[0] == "llm_pruner" else MESSAGE_FIELDS
 
 
-def _written_path(loc: Sequence[int | str], fields: Mapping[str, Any]) -> Sequence[int | str]:
-    """The way to what is wrong in the client's own data.
+def _client_path(loc: Sequence[int | str], fields: Mapping[str, Any]) -> Sequence[int | str]:
+    """Path of the error in the client's data.
 
-    A `loc` of pydantic names besides which member of a union was tried, and what validators made. The way is the
-    longest part of it that leads through what was sent; its end, where possible, is that of `loc`.
+    A `loc` of pydantic also names the member of a union that was tried, and values made by validators. The path is the
+    longest subsequence of `loc` that exists in the client's data, preferably one that ends as `loc` does.
     """
-    parts = [part for length in range(len(loc), 0, -1) for part in combinations(loc, length)]
-    ways = [part for part in parts if _leads(part, fields)]
-    return next((way for way in ways if way[-1] == loc[-1]), ways[0] if ways else ())
+    candidates = [path for length in range(len(loc), 0, -1) for path in combinations(loc, length)]
+    paths = [path for path in candidates if _exists(path, fields)]
+    return next((path for path in paths if path[-1] == loc[-1]), paths[0] if paths else ())
 
 
-def _leads(part: Sequence[int | str], value: Any) -> bool:
-    """Whether there is something at each step; in an object the last may be what is missing."""
-    for step in part[:-1]:
+def _exists(path: Sequence[int | str], value: Any) -> bool:
+    """Whether `value` has each step of the path; the last step may be a missing field of an object."""
+    for step in path[:-1]:
         if not _has(value, step):
             return False
         value = value[step]
-    return _has(value, part[-1]) or (isinstance(value, Mapping) and isinstance(part[-1], str))
+    return _has(value, path[-1]) or (isinstance(value, Mapping) and isinstance(path[-1], str))
 
 
 def _has(value: Any, step: int | str) -> bool:

@@ -6,53 +6,67 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Pruner", "PrunerList", "PrunerParameter"]
+__all__ = ["PrunerDescription", "PrunerList", "PrunerParameterDescription"]
 
 
-class PrunerParameter(BaseModel):
-    """One entry of `pruner_params`."""
+class PrunerParameterDescription(BaseModel):
+    """Parameter of a pruner: an entry of `pruner_params`."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
+    """Name of the parameter."""
+
     type: str
-    """`number`, `integer`, `boolean` or `string`; null besides, where the description says so."""
+    """Type of the value: `number`, `integer`, `boolean` or `string`; also null if the description says so."""
 
     default: Any
+    """Default value."""
+
     description: str
-    """Values accepted and what they do."""
+    """Accepted values and their effect."""
 
 
-class Pruner(BaseModel):
-    """One way to choose which visual tokens are kept."""
+class PrunerDescription(BaseModel):
+    """Pruner: a method that chooses which visual tokens are kept."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
-    """As used in `pruner` (side `encoder`) or in `llm_pruner` (side `llm`)."""
+    """Name for `pruner` (side `encoder`) or for `llm_pruner` (side `llm`)."""
 
     side: Literal["encoder", "llm"]
-    """Where it runs."""
+    """Side on which the pruner runs: encoder service or language model."""
 
     summary: str
+    """Description in one sentence."""
+
     reference: str
-    """The paper."""
+    """Paper or source of the method."""
 
     reads_text: bool
-    """Its choice depends on the question."""
+    """Whether the choice depends on the question."""
 
-    parameters: list[PrunerParameter]
+    parameters: list[PrunerParameterDescription]
+    """Parameters for `pruner_params`, or for `params` of `llm_pruner`."""
 
     chooses_budget: bool
-    """It takes `keep_tokens: "auto"`."""
+    """Whether the pruner accepts `keep_tokens: "auto"`."""
 
 
 class PrunerList(BaseModel):
-    """The pruners that the two services offer, and what applies where a request does not say."""
+    """Pruners of both services, and the defaults of this server."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
-    pruners: list[Pruner]
+    pruners: list[PrunerDescription]
+    """All pruners, those of the encoder service first."""
+
     default_pruner: str
+    """Pruner of requests that name none."""
+
     default_keep_ratio: float
+    """Budget of requests that set none, as a share of the visual tokens."""
+
     default_wire_dtype: str
+    """Wire format of requests that set none."""

@@ -15,7 +15,7 @@ from benchmarks.scaling.clients import Asked, open_loop
 from benchmarks.scaling.cpu_caps import cpu_seconds
 from benchmarks.scaling.deployment import FLAGS
 from fovea.processes.stack import Stack, free_port
-from gateway.clients.encoder import EncodeCall, Encoded, EncoderClient
+from gateway.clients.encoder import EncodeArgs, EncoderClient, EncodeResult
 from gateway.clients.llm import GenerateDone, LLMClient, Sampling
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 
@@ -57,9 +57,9 @@ async def _measure(stack: Stack, model: Path, text_tower: Path, files: Sequence[
     input_ids = PromptTokenizer(model).encode(_QUESTION, num_images=1)
     picture = itertools.cycle(files)
 
-    async def encode(count: int) -> Encoded:
+    async def encode(count: int) -> EncodeResult:
         some = [next(picture) for _ in range(count)]
-        call = EncodeCall(some, text_ids, PRUNER, {}, None, KEEP_RATIO, "float16", False)
+        call = EncodeArgs(some, text_ids, PRUNER, {}, None, KEEP_RATIO, "float16", False)
         return await encoder.encode(call, _TIMEOUT_S)
 
     encoded = await encode(1)

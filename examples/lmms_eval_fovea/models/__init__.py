@@ -1,3 +1,3 @@
-"""What lmms-eval looks for in a plugin."""
+"""Models of the plugin, read by lmms-eval."""
 
 AVAILABLE_MODELS = {"fovea": "Fovea"}

@@ -1,4 +1,4 @@
-"""Sends each question of an lmms-eval task to a running Fovea, with the pruner and budget given as model arguments."""
+"""Model of lmms-eval that sends each question to a running Fovea, with pruner and budget from the model arguments."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from lmms_eval.api.registry import register_model
 
 @register_model("fovea")
 class Fovea(lmms):
-    """`--model_args url=http://127.0.0.1:8000,pruner=desap,keep_tokens=64,concurrency=16`.
+    """Client of a running Fovea: `--model_args url=http://127.0.0.1:8000,pruner=desap,keep_tokens=64,concurrency=16`.
 
-    Further arguments are fields of `/v1/answer`; `pruner_params` is a JSON object without commas, or a file with one.
+    Further arguments are fields of `/v1/answer`. `pruner_params` is a JSON object without commas, or a file with one.
     """
 
     def __init__(
@@ -41,31 +41,31 @@ class Fovea(lmms):
     def _answer(self, request: Any) -> str:
         question, options, doc_to_visual, doc_id, task, split = request.args
         body = {**self._fields, "question": question, "max_tokens": options.get("max_new_tokens", 128)}
-        visuals = doc_to_visual(self.task_dict[task][split][doc_id])
-        if images := [_picture(visual) for visual in visuals if not isinstance(visual, str)]:
+        media = doc_to_visual(self.task_dict[task][split][doc_id])
+        if images := [_image_url(item) for item in media if not isinstance(item, str)]:
             body["images"] = images
-        if videos := [_video(visual) for visual in visuals if isinstance(visual, str)]:
+        if videos := [_video_url(item) for item in media if isinstance(item, str)]:
             (body["video"],) = videos
-        reply = self._client.post("/v1/answer", json=body)
-        if reply.is_error:
-            raise RuntimeError(f"{reply.status_code}: {reply.text}")
-        answer: str = reply.json()["answer"]
+        response = self._client.post("/v1/answer", json=body)
+        if response.is_error:
+            raise RuntimeError(f"{response.status_code}: {response.text}")
+        answer: str = response.json()["answer"]
         for stop in options.get("until", []):
             answer = answer.split(stop)[0] if stop else answer
         return answer
 
     def loglikelihood(self, requests: list[Any]) -> Any:
-        raise NotImplementedError("Fovea generates; choose a task with output_type generate_until")
+        raise NotImplementedError("Fovea only generates text; choose a task with output_type generate_until")
 
     def generate_until_multi_round(self, requests: list[Any]) -> Any:
-        raise NotImplementedError("one round only")
+        raise NotImplementedError("Fovea accepts single-round tasks only")
 
 
-def _picture(image: Any) -> str:
+def _image_url(image: Any) -> str:
     file = io.BytesIO()
     image.convert("RGB").save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _video(path: str) -> str:
+def _video_url(path: str) -> str:
     return "data:video/mp4;base64," + base64.b64encode(Path(path).read_bytes()).decode()

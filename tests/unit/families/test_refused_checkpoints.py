@@ -184,7 +184,7 @@ def test_a_vision_tower_that_cannot_be_made_is_told(tmp_path: Path, capsys: pyte
         ("tokenizer.json", "{", "the tokenizer.json of 'mine' is not valid JSON"),
         ("tokenizer.json", "{}", "'mine' has no tokenizer.json that can be read"),
         ("tokenizer_config.json", "[]", "the tokenizer_config.json of 'mine' is not a JSON object"),
-        ("chat_template.jinja", "{% for %}", "the chat template of 'mine' is no template"),
+        ("chat_template.jinja", "{% for %}", "the chat template of 'mine' is not a jinja2 template"),
         ("chat_template.jinja", "{{ 1 / 0 }}", "a question with an image cannot be written"),
         ("chat_template.jinja", "{{ messages[0]['role'] }}", "a question with an image cannot be written"),
     ],

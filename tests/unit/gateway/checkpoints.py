@@ -1,4 +1,4 @@
-"""Tokenizer halves of tiny checkpoints, written by the real transformers classes; no weights."""
+"""Tokenizer files of tiny checkpoints without weights, written by classes of transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind = Literal["byte_level", "sentencepiece", "metaspace_with_bos_in_template"]
 SPECIALS = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
 CORPUS = ["USER: what colour is the red circle in this picture? ASSISTANT: it is a cat on a mat"] * 20
 
-# As the hub's LLaVA-1.5 has it.
+# Template of llava-1.5 on the hub.
 HUB_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
     "{# Render all images first #}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
@@ -93,7 +93,7 @@ def write_clip(folder: Path) -> Path:
         end_of_word_suffix="</w>",
         show_progress=False,
     )
-    # Every character also as a word of its own, so that none is unknown: CLIP's unknown token is its EOS.
+    # Each character is also a word, so that none is unknown: CLIP's unknown token is its EOS.
     tokenizer.train_from_iterator([*CORPUS, " ".join(map(chr, range(33, 127)))], trainer)
     ids = {name: tokenizer.token_to_id(name) for name in ("<|startoftext|>", "<|endoftext|>")}
     tokenizer.post_processor = processors.RobertaProcessing(

@@ -44,7 +44,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def png(shade: int = 0) -> bytes:
-    """A real picture of one pixel."""
+    """A PNG file of one pixel."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -78,13 +78,13 @@ class Gateway:
     servers: dict[str, GrpcServer]
 
     async def answer(self, **fields: Any) -> dict[str, Any]:
-        """The answer to `ask(**fields)`, which must succeed."""
+        """Response to `ask(**fields)`, which must succeed."""
         response = await self.http.post("/v1/answer", json=ask(**fields))
         assert response.status_code == 200, response.text
         return dict(response.json())
 
     async def refused(self, status: int, body: Any = None, **fields: Any) -> dict[str, Any]:
-        """The error of a request that must fail with `status`."""
+        """Error of a request that must fail with `status`."""
         response = await self.http.post("/v1/answer", json=ask(**fields) if body is None else body)
         assert response.status_code == status, response.text
         assert response.headers["x-request-id"]
@@ -97,7 +97,7 @@ StartGateway = Callable[..., Awaitable[Gateway]]
 
 @pytest.fixture
 async def start_gateway(llava: Path, clip: Path) -> AsyncIterator[StartGateway]:
-    """Starts gateways with the settings given; several share the services of the first."""
+    """Function that starts a gateway with the given settings. All gateways share the services."""
     async with AsyncExitStack() as stack:
         encoder, llm = ScriptedEncoder(), ScriptedLLM()
         servers = {"encoder": await serve(encoder), "llm": await serve(llm)}

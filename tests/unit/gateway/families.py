@@ -1,4 +1,4 @@
-"""Tokenizer halves of tiny checkpoints of every family: real configuration classes and chat templates, no weights."""
+"""Tokenizer files of tiny checkpoints of every family without weights, with configuration classes of transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Family = Literal["llava", "llava_next", "video_llava", "qwen2_5_vl"]
 FAMILIES: Final[tuple[Family, ...]] = get_args(Family)
 TAKE_VIDEOS: Final[tuple[Family, ...]] = ("video_llava", "qwen2_5_vl")
 
-# Mistral's, of llava-v1.6-mistral-7b-hf: no role names, strict alternation.
+# Template of llava-v1.6-mistral-7b-hf: no role names, strict alternation.
 _MISTRAL: Final = (
     "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
@@ -49,7 +49,7 @@ _QWEN_SPECIALS: Final = (
 
 
 def write_family(folder: Path, family: Family) -> Path:
-    """tokenizer.json, chat template and config.json; returns `folder`."""
+    """Writes tokenizer.json, chat template and config.json to `folder`, and returns it."""
     if family == "qwen2_5_vl":
         names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
         tokenizer = language_tokenizer(_QWEN_SPECIALS, names)

@@ -1,4 +1,4 @@
-"""Scripted encoder and LLM services: real gRPC, small answers."""
+"""Scripted encoder and LLM services: gRPC servers with small replies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHANNELS = 8
 
 
 class Gate:
-    """Lets calls through at once, or holds them until it is opened."""
+    """A gate that holds calls while it is shut."""
 
     def __init__(self) -> None:
         self._open = asyncio.Event()
@@ -37,15 +37,15 @@ class Gate:
         await self._open.wait()
 
 
-def features_of(source: bytes, text_ids: Sequence[int], count: int, dtype: Any) -> tensor_pb2.Tensor:
-    """What the scripted encoder makes of a picture or video."""
-    digest = hashlib.sha256(source + str(list(text_ids)).encode()).digest()
+def features_of(file: bytes, text_ids: Sequence[int], count: int, dtype: Any) -> tensor_pb2.Tensor:
+    """Features that the scripted encoder returns for an image or video file."""
+    digest = hashlib.sha256(file + str(list(text_ids)).encode()).digest()
     features = np.frombuffer(digest * count, np.uint8)[: count * CHANNELS].astype(np.float32)
     return to_message(features.reshape(count, CHANNELS), dtype)
 
 
 class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
-    """Keeps the first half of the patches; features depend on the picture and the text."""
+    """Encoder service that keeps the first half of the patches. Features depend on file and text."""
 
     def __init__(self) -> None:
         self.calls: list[encoder_pb2.EncodeRequest] = []
@@ -123,13 +123,13 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
             response.visual_tokens[-1].kind = tensor_pb2.VISUAL_KIND_VIDEO
         return response
 
-    def _add(self, response: encoder_pb2.EncodeResponse, request: Any, source: bytes, *, frames: int) -> None:
+    def _add(self, response: encoder_pb2.EncodeResponse, request: Any, file: bytes, *, frames: int) -> None:
         total = frames * GRID[0] * GRID[1]
         kept = list(range(total if request.pruner == "none" else total // 2))
         response.num_tokens_total.append(total)
         response.features_cached.append(False)
         response.visual_tokens.add(
-            features=features_of(source, request.text_ids, len(kept), request.wire_dtype or tensor_pb2.DTYPE_FLOAT16),
+            features=features_of(file, request.text_ids, len(kept), request.wire_dtype or tensor_pb2.DTYPE_FLOAT16),
             positions=kept,
             grid=tensor_pb2.Grid(frames=frames, rows=GRID[0], columns=GRID[1]),
             fingerprint=self.info.fingerprint,
@@ -141,7 +141,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
 
 
 class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
-    """Answers with a word, `first`, and a hash of prompt and features, in three pieces."""
+    """LLM service whose answer is the word `first`, then a hash of prompt and features, in three pieces."""
 
     def __init__(self) -> None:
         self.calls: list[llm_pb2.GenerateRequest] = []
@@ -151,8 +151,8 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         self.late_error: ServiceError | None = None  # after the first piece
         self.stops_early = False
         self.first = "red"
-        self.silent = False
-        self.looks_away = False  # reports no attention
+        self.no_text = False
+        self.no_attention = False
         self.info = llm_pb2.GetLLMInfoResponse(
             model="tiny",
             family="llava",
@@ -179,7 +179,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
             raise self.error
         features = b"".join(tokens.features.data for tokens in request.visual_tokens)
         seen = hashlib.sha256(str(list(request.input_ids)).encode() + features)
-        if not self.silent:
+        if not self.no_text:
             yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=self.first))
         try:
             await self.gate.pass_through()
@@ -188,7 +188,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
             raise
         if self.late_error is not None:
             raise self.late_error
-        for text in () if self.silent else (" ", seen.hexdigest()[:8]):
+        for text in () if self.no_text else (" ", seen.hexdigest()[:8]):
             yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=text))
         if self.stops_early:
             return
@@ -204,7 +204,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         )
 
     def _attention(self, request: Any) -> list[float]:
-        if not request.HasField("cross_attention") or self.looks_away:
+        if not request.HasField("cross_attention") or self.no_attention:
             return []
         return [0.01 * position for position in request.visual_tokens[0].positions]
 
@@ -212,7 +212,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
 async def serve(
     servicer: ScriptedEncoder | ScriptedLLM, port: int = 0, max_concurrent_rpcs: int = 64, **options: Any
 ) -> GrpcServer:
-    """A running server for `servicer`, ready; on a free port unless one is given."""
+    """A ready server for `servicer`, on a free port by default."""
     if isinstance(servicer, ScriptedEncoder):
         name, add = "fovea.v1.EncoderService", encoder_pb2_grpc.add_EncoderServiceServicer_to_server
     else:

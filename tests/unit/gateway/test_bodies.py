@@ -1,4 +1,4 @@
-"""Bodies in encodings and character sets: as they are and in UTF-8, or an error that says so."""
+"""Encodings and charsets of bodies: only unencoded UTF-8 is accepted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def body(**fields: Any) -> bytes:
     "encoding", ["gzip", "GZip", "x-gzip", "deflate", "br", "zstd", "identity, gzip", "gzip, gzip", "aes128gcm", "\xff"]
 )
 @pytest.mark.parametrize("path", ["/v1/answer", "/v1/explain"])
-async def test_bodies_in_an_encoding_are_refused_by_name(gateway: Gateway, path: str, encoding: str) -> None:
+async def test_encoded_bodies_are_refused(gateway: Gateway, path: str, encoding: str) -> None:
     content = {"deflate": zlib.compress}.get(encoding, gzip.compress)(body())
     headers = {b"content-encoding": encoding.encode("latin-1"), b"content-type": b"application/json"}
     response = await gateway.http.post(path, content=content, headers=headers)
@@ -43,7 +43,7 @@ async def test_other_errors_name_no_encoding(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["identity", "Identity", "", " , identity"])
-async def test_bodies_as_they_are_are_read(gateway: Gateway, encoding: str) -> None:
+async def test_unencoded_bodies_are_read(gateway: Gateway, encoding: str) -> None:
     response = await gateway.http.post("/v1/answer", content=body(), headers={"content-encoding": encoding})
     assert response.status_code == 200, response.text
 
@@ -54,7 +54,7 @@ async def test_a_byte_order_mark_of_utf8_is_skipped(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("charset", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
-async def test_json_in_other_characters_is_told_as_such(gateway: Gateway, charset: str) -> None:
+async def test_json_in_another_charset_is_refused(gateway: Gateway, charset: str) -> None:
     response = await gateway.http.post("/v1/answer", content=body().decode().encode(charset))
     assert response.status_code == 415, response.text
     assert "is not UTF-8, the only encoding of characters accepted" in response.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""The embedded cache's bounds, and Redis in good and bad days."""
+"""Limits of the embedded cache, and behaviour of the Redis cache when Redis works and fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Clock:
         return self.now
 
 
-async def test_memory_forgets_the_least_recently_used_beyond_its_bytes() -> None:
+async def test_memory_evicts_the_least_recently_used_entry() -> None:
     cache = MemoryCache(answer_bytes=3000, visual_token_bytes=0, ttl_s=10)
     for key in "ab":
         await cache.put("answer", key, bytes(1000))
@@ -30,7 +30,7 @@ async def test_memory_forgets_the_least_recently_used_beyond_its_bytes() -> None
     assert [await cache.get("answer", key) is not None for key in "abc"] == [True, False, True]
 
 
-async def test_memory_takes_nothing_larger_than_itself_and_level_zero_takes_nothing() -> None:
+async def test_memory_does_not_store_values_larger_than_a_level() -> None:
     cache = MemoryCache(answer_bytes=3000, visual_token_bytes=0, ttl_s=10)
     await cache.put("answer", "a", bytes(100))
     await cache.put("answer", "big", bytes(3000))
@@ -91,12 +91,12 @@ async def test_a_full_redis_still_answers_reads(redis: RedisCache) -> None:
     assert await redis.get("answer", "small") == b"1"
 
 
-async def test_one_gateway_computes_at_a_time_and_a_foreign_lock_is_left_alone(server: RedisServer) -> None:
+async def test_a_lock_is_exclusive_and_released_by_its_holder_only(server: RedisServer) -> None:
     a, b = RedisCache(server.url, ttl_s=10, timeout_s=5), RedisCache(server.url, ttl_s=10, timeout_s=5)
     lock = await a.acquire("k")
     assert lock is not None
     assert await b.acquire("k") is None
-    assert await a.acquire("k") is None  # nor does a second request of the same gateway get it
+    assert await a.acquire("k") is None  # the lock excludes the same gateway too
     await b.release("k", "another")
     assert await b.acquire("k") is None
     await a.release("k", lock)
@@ -114,7 +114,7 @@ async def test_a_dead_redis_costs_one_attempt_per_pause(server: RedisServer) -> 
     before = failures("redis")
     for _ in range(5):
         assert await cache.get("answer", "k") is None
-        assert await cache.acquire("k")  # nobody waits for a lock that cannot be had
+        assert await cache.acquire("k")  # without Redis the lock is granted
     assert failures("redis") == before + 1
     server.start()
     clock.now = 2.1
@@ -123,7 +123,7 @@ async def test_a_dead_redis_costs_one_attempt_per_pause(server: RedisServer) -> 
     await cache.close()
 
 
-async def test_a_redis_that_never_answers_costs_its_deadline(server: RedisServer) -> None:
+async def test_an_unresponsive_redis_costs_one_deadline(server: RedisServer) -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -153,7 +153,7 @@ async def test_redis_may_go_and_come_back_under_a_gateway(server: RedisServer, s
     server.stop()
     assert (await gateway.answer())["cache"]["answer"] == "miss"
     server.start()
-    gateway.app.state.pipeline._cache._paused_until = 0.0  # the pause is over
+    gateway.app.state.pipeline._cache._cache._paused_until = 0.0  # ends the pause
     await gateway.answer()
     assert (await gateway.answer())["cache"]["answer"] == "hit"
 
@@ -174,7 +174,9 @@ async def test_two_gateways_share_answers_and_work(server: RedisServer, start_ga
     assert len(a.encoder.calls) == len(a.llm.calls) == 1
 
 
-async def test_the_lock_of_a_dead_gateway_costs_no_answer(server: RedisServer, start_gateway: StartGateway) -> None:
+async def test_the_lock_of_a_dead_gateway_does_not_prevent_an_answer(
+    server: RedisServer, start_gateway: StartGateway
+) -> None:
     gateway = await start_gateway(redis_url=server.url)
     gateway.encoder.gate.shut()
     first = asyncio.create_task(gateway.answer())

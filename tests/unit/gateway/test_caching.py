@@ -1,4 +1,4 @@
-"""Both cache levels and single-flight, as a client sees them; every test with the embedded cache and with Redis."""
+"""Both cache levels and single-flight, seen by a client, with the embedded cache and with Redis."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def gateway(request: pytest.FixtureRequest, redis: RedisServer, start_gate
 
 
 def calls(gateway: Gateway) -> tuple[int, int]:
-    """How often the encoder and the LLM service were asked."""
+    """Number of calls to the encoder service and to the LLM service."""
     return len(gateway.encoder.calls), len(gateway.llm.calls)
 
 
@@ -67,12 +67,14 @@ async def test_an_answer_hit_can_be_streamed(gateway: Gateway) -> None:
         ({"temperature": 0.5, "seed": 1}, (1, 2)),
         ({"temperature": 0.5}, (1, 2)),
         ({"seed": 7}, (1, 1)),  # greedy: a seed changes nothing
-        ({"keep_ratio": 0.5}, (1, 1)),  # the default, spelt out
+        ({"keep_ratio": 0.5}, (1, 1)),  # equal to the default
         ({"cache": "bypass"}, (2, 2)),
         ({"cache": "refresh"}, (2, 2)),
     ],
 )
-async def test_what_is_computed_anew(gateway: Gateway, change: dict[str, object], expected: tuple[int, int]) -> None:
+async def test_requests_that_are_computed_again(
+    gateway: Gateway, change: dict[str, object], expected: tuple[int, int]
+) -> None:
     await gateway.answer()
     await gateway.answer(**change)  # type: ignore[arg-type]
     assert calls(gateway) == expected
@@ -97,7 +99,7 @@ async def test_cached_visual_tokens_are_forwarded_as_they_were(gateway: Gateway)
 async def test_a_damaged_entry_of_visual_tokens_is_a_miss(start_gateway: StartGateway, damage: str) -> None:
     gateway = await start_gateway()
     await gateway.answer()
-    level = gateway.app.state.pipeline._cache._levels["visual_tokens"]
+    level = gateway.app.state.pipeline._cache._cache._levels["visual_tokens"]
     (key,) = level
     entry = encoder_pb2.EncodeResponse.FromString(level[key])
     if damage == "no tokens":
@@ -112,10 +114,10 @@ async def test_a_damaged_entry_of_visual_tokens_is_a_miss(start_gateway: StartGa
     assert (await gateway.answer(max_tokens=6))["cache"]["visual_tokens"] == "hit"
 
 
-async def test_a_service_that_hangs_holds_up_no_cached_answer(gateway: Gateway) -> None:
+async def test_an_unresponsive_service_does_not_delay_cached_answers(gateway: Gateway) -> None:
     first = await gateway.answer()
     for client in (gateway.app.state.pipeline.encoder, gateway.app.state.pipeline.llm):
-        client.forget_info()
+        client.invalidate_info()
     gateway.encoder.info_gate.shut()
     gateway.encoder.gate.shut()
     async with asyncio.timeout(base.INFO_TIMEOUT_S):
@@ -124,7 +126,7 @@ async def test_a_service_that_hangs_holds_up_no_cached_answer(gateway: Gateway) 
 
 
 async def test_an_empty_answer_is_streamed_without_a_token(gateway: Gateway) -> None:
-    gateway.llm.silent = True
+    gateway.llm.no_text = True
     for expected in ("miss", "hit"):
         response = await gateway.http.post("/v1/answer", json=ask(stream=True))
         assert response.text.startswith("event: done\n")
@@ -138,7 +140,7 @@ async def test_pruners_that_read_no_text_share_visual_tokens_between_questions(g
     assert calls(gateway) == (1, 2)
 
 
-async def test_bypass_leaves_no_trace_and_refresh_replaces(gateway: Gateway) -> None:
+async def test_bypass_does_not_fill_the_cache_and_refresh_does(gateway: Gateway) -> None:
     await gateway.answer(cache="bypass")
     assert (await gateway.answer())["cache"]["answer"] == "miss"
     refreshed = await gateway.answer(cache="refresh")
@@ -151,15 +153,15 @@ async def test_another_checkpoint_makes_other_keys(gateway: Gateway, leg: str, m
     await gateway.answer()
     monkeypatch.setattr(base, "INFO_TTL_S", 0.0)
     pipeline = gateway.app.state.pipeline
-    pipeline.encoder.forget_info()
-    pipeline.llm.forget_info()
+    pipeline.encoder.invalidate_info()
+    pipeline.llm.invalidate_info()
     getattr(gateway, leg).info.fingerprint = "bbbb"
     answer = await gateway.answer()
     assert answer["cache"]["answer"] == "miss"
     assert answer["cache"]["visual_tokens"] == ("miss" if leg == "encoder" else "hit")
 
 
-async def test_tokens_of_a_service_replaced_unnoticed_are_not_stored(gateway: Gateway) -> None:
+async def test_visual_tokens_of_a_replaced_encoder_are_not_stored(gateway: Gateway) -> None:
     await gateway.answer(shade=1)
     gateway.encoder.info.fingerprint = "bbbb"  # restarted with another checkpoint a moment ago
     await gateway.answer(shade=2)
@@ -190,42 +192,40 @@ async def test_requests_that_may_not_be_shared_are_not(gateway: Gateway) -> None
     assert all(answer["cache"]["answer"] == "skip" for answer in answers)
 
 
-async def test_a_leader_that_leaves_does_not_take_the_answer_along(gateway: Gateway) -> None:
+async def test_a_first_caller_that_leaves_does_not_cancel_the_answer(gateway: Gateway) -> None:
     gateway.encoder.gate.shut()
-    leader = asyncio.create_task(gateway.answer())
+    first = asyncio.create_task(gateway.answer())
     await gateway.encoder.gate.reached.wait()
-    follower = asyncio.create_task(gateway.answer())
-    await following(gateway, 2)
-    leader.cancel()
-    await asyncio.wait([leader])
+    second = asyncio.create_task(gateway.answer())
+    await until_callers(gateway, 2)
+    first.cancel()
+    await asyncio.wait([first])
     gateway.encoder.gate.open()
-    assert (await follower)["answer"].startswith("red")
+    assert (await second)["answer"].startswith("red")
     assert calls(gateway) == (1, 1)
 
 
-async def test_a_follower_takes_over_from_a_leader_with_less_time(gateway: Gateway) -> None:
+async def test_a_later_caller_takes_over_from_one_with_an_earlier_deadline(gateway: Gateway) -> None:
     gateway.llm.gate.shut()
-    leader = asyncio.create_task(gateway.http.post("/v1/answer", json=ask(timeout_s=0.3)))
+    first = asyncio.create_task(gateway.http.post("/v1/answer", json=ask(timeout_s=0.3)))
     await gateway.llm.gate.reached.wait()
-    follower = asyncio.create_task(gateway.answer())
-    await following(gateway, 2)
-    assert (await leader).status_code == 504
+    second = asyncio.create_task(gateway.answer())
+    await until_callers(gateway, 2)
+    assert (await first).status_code == 504
     gateway.llm.gate.open()
-    assert (await follower)["answer"].startswith("red")
+    assert (await second)["answer"].startswith("red")
     assert len(gateway.llm.calls) <= 2
 
 
 @pytest.mark.parametrize(
     ("error", "attempts"),
-    [(UnsupportedMedia("no picture"), 1), (InternalError("defect"), 2), (DeadlineExceeded("slow"), 4)],
+    [(UnsupportedMedia("no image"), 1), (InternalError("defect"), 2), (DeadlineExceeded("slow"), 4)],
 )
-async def test_followers_try_again_only_what_may_turn_out_better(
-    gateway: Gateway, error: Exception, attempts: int
-) -> None:
+async def test_callers_retry_only_errors_that_may_not_recur(gateway: Gateway, error: Exception, attempts: int) -> None:
     gateway.encoder.gate.shut()
     gateway.encoder.error = error  # type: ignore[assignment]
     tasks = [asyncio.create_task(gateway.http.post("/v1/answer", json=ask())) for _ in range(4)]
-    await following(gateway, 4)
+    await until_callers(gateway, 4)
     gateway.encoder.gate.open()
     responses: list[httpx.Response] = await asyncio.gather(*tasks)
     assert {response.json()["error"]["message"] for response in responses} == {str(error)}
@@ -240,7 +240,7 @@ async def test_explanations_are_not_mixed_with_plain_visual_tokens(gateway: Gate
     assert gateway.encoder.calls[0].wire_dtype == tensor_pb2.DTYPE_FLOAT16
 
 
-async def test_no_computation_stays_behind(gateway: Gateway) -> None:
+async def test_finished_computations_are_removed(gateway: Gateway) -> None:
     await gateway.answer()
     await gateway.refused(404, ask(pruner="magic"))
     flights = gateway.app.state.pipeline._flights
@@ -248,8 +248,8 @@ async def test_no_computation_stays_behind(gateway: Gateway) -> None:
     assert not flights._private
 
 
-async def following(gateway: Gateway, count: int) -> None:
-    """Returns when `count` callers follow computations."""
+async def until_callers(gateway: Gateway, count: int) -> None:
+    """Returns when `count` callers wait for computations."""
     flights = gateway.app.state.pipeline._flights._flights
-    while sum(flight.followers for flight in flights.values()) < count:  # noqa: ASYNC110
+    while sum(flight.num_callers for flight in flights.values()) < count:  # noqa: ASYNC110
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Who wrote what in a prompt, and that nothing of a client is left out."""
+"""Authors of a prompt's segments, and texts that a template would leave out."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ import pytest
 
 from gateway.chat_prompt import ChatPrompt, LostText
 from gateway.chat_template import ChatTemplate
-from gateway.question import MarkedText, Place, Turn
-from gateway.stand_ins import Piece
+from gateway.question import InterleavedText, Modality, Turn
+from gateway.text_placeholders import PromptSegment
 
 LOOP = "{% for m in messages %}"
 TEXTS = "{% for p in m['content'] if p['type'] == 'text' %}"
 
 
-def write(source: str, *turns: Turn) -> list[Piece]:
-    return ChatPrompt(ChatTemplate(source, {}), {Place.IMAGE: "<image>"}).write(turns)
+def write(source: str, *turns: Turn) -> list[PromptSegment]:
+    return ChatPrompt(ChatTemplate(source, {}), {Modality.IMAGE: "<image>"}).write(turns)
 
 
-def text(pieces: list[Piece]) -> str:
-    return "".join(piece.text for piece in pieces)
+def text(segments: list[PromptSegment]) -> str:
+    return "".join(segment.text for segment in segments)
 
 
-def test_pieces_tell_template_from_client() -> None:
+def test_segments_separate_template_and_client_text() -> None:
     source = f"<s>{LOOP}{{{{ m['role'] | upper }}}}: {TEXTS}{{{{ p['text'] }}}} {{% endfor %}}{{% endfor %}}"
     assert write(source, Turn("user", ("<s> ", "USER: a", ""))) == [
-        Piece("<s>USER: ", False),
-        Piece("<s>", True),
-        Piece("  ", False),
-        Piece("USER: a", True),
-        Piece("  ", False),
+        PromptSegment("<s>USER: ", False),
+        PromptSegment("<s>", True),
+        PromptSegment("  ", False),
+        PromptSegment("USER: a", True),
+        PromptSegment("  ", False),
     ]
 
 
-def test_places_in_a_text_are_no_words_of_the_client() -> None:
+def test_media_in_a_text_are_not_client_text() -> None:
     source = f"{LOOP}{TEXTS}{{{{ p['text'] | trim }}}}{{% endfor %}}{{% endfor %}}"
-    marked = MarkedText((" a ", Place.IMAGE, "<image>", Place.IMAGE, " "))
-    pieces = write(source, Turn("user", (marked,)))
-    assert text(pieces) == "a <image><image><image>"
-    assert [piece.text for piece in pieces if piece.by_client] == ["a", "<image>"]
+    interleaved = InterleavedText((" a ", Modality.IMAGE, "<image>", Modality.IMAGE, " "))
+    segments = write(source, Turn("user", (interleaved,)))
+    assert text(segments) == "a <image><image><image>"
+    assert [segment.text for segment in segments if segment.from_client] == ["a", "<image>"]
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,12 @@ def test_places_in_a_text_are_no_words_of_the_client() -> None:
         ("m['content'] | map(attribute='text') | join('-')", "{Be -brief.}{a-b}"),
     ],
 )
-def test_whatever_a_template_reads_of_a_turn_it_gets_all_texts(reading: str, prompt: str) -> None:
+def test_no_text_is_lost_whichever_part_of_a_turn_a_template_reads(reading: str, prompt: str) -> None:
     source = f"{LOOP}{{{{ '{{' ~ ({reading}) ~ '}}' }}}}{{% endfor %}}"
     assert text(write(source, Turn("system", ("Be ", "brief.")), Turn("user", ("a", "b")))) == prompt
 
 
-def test_only_the_turn_that_loses_something_is_written_otherwise() -> None:
+def test_only_a_turn_with_lost_text_is_reshaped() -> None:
     source = (
         f"{LOOP}{{% if m['role'] == 'user' %}}{TEXTS}{{{{ p['text'] }}}}|{{% endfor %}}"
         "{% else %}{{ m['content'][0]['text'] }}|{% endif %}{% endfor %}"
@@ -67,21 +67,21 @@ def test_only_the_turn_that_loses_something_is_written_otherwise() -> None:
     assert text(write(source, *turns)) == "a|b|cd|e|f|"
 
 
-def test_media_stay_where_texts_are_put_together() -> None:
+def test_media_are_kept_when_texts_are_joined() -> None:
     source = (
         f"{LOOP}{{% for p in m['content'] if p['type'] == 'image' %}}<image>{{% endfor %}}"
         "{{ (m['content'] | selectattr('type', 'equalto', 'text') | first)['text'] }}{% endfor %}"
     )
-    assert text(write(source, Turn("user", (Place.IMAGE, "a", Place.IMAGE, "b")))) == "<image><image>ab"
+    assert text(write(source, Turn("user", (Modality.IMAGE, "a", Modality.IMAGE, "b")))) == "<image><image>ab"
 
 
 @pytest.mark.parametrize("source", ["{{ messages[1]['content'][0]['text'] }}", "{{ messages[0]['role'] }}"])
-def test_a_template_that_leaves_out_a_turn_is_found_out(source: str) -> None:
+def test_a_template_that_leaves_out_a_text_is_detected(source: str) -> None:
     with pytest.raises(LostText) as caught:
         write(source, Turn("system", ("Be brief.",)), Turn("user", ("a",)))
     assert caught.value.turn == 0
 
 
-def test_a_template_that_fails_over_a_turn_refuses_it() -> None:
+def test_a_template_that_fails_on_a_turn_raises_a_template_error() -> None:
     with pytest.raises(jinja2.TemplateError):
         write("{{ 'Now: ' + messages[0]['content'] }}", Turn("user", ("a",)))

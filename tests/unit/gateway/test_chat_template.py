@@ -1,4 +1,4 @@
-"""Where a chat template is found, and that it runs as somebody else's program."""
+"""Files that hold a chat template, and the sandbox in which it runs."""
 
 from __future__ import annotations
 

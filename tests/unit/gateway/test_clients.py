@@ -1,4 +1,4 @@
-"""What the clients make of services in trouble."""
+"""Clients of services that are overloaded, unavailable or unresponsive."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fovea.errors import InternalError, Overloaded, ServiceError, TooLarge, Unav
 from fovea.v1 import encoder_pb2
 from gateway.clients import base
 from gateway.clients.base import INFO_RETRY_S, INFO_TTL_S
-from gateway.clients.encoder import EncodeCall, Encoded, EncoderClient
+from gateway.clients.encoder import EncodeArgs, EncoderClient, EncodeResult
 from gateway.clients.llm import LLMClient, Sampling
 from tests.unit.gateway.conftest import png
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
-CALL = EncodeCall([png()], [1, 2], "desap", {}, 3, None, "float16", False)
+ARGS = EncodeArgs([png()], [1, 2], "desap", {}, 3, None, "float16", False)
 
 
 class Clock:
@@ -38,7 +38,7 @@ async def test_a_service_with_all_calls_in_progress_is_overloaded(encoder: tuple
     servicer, target = encoder
     servicer.gate.shut()
     client = EncoderClient(target, max_message_bytes=2**20)
-    calls = [asyncio.create_task(client.encode(CALL, 30)) for _ in range(2)]
+    calls = [asyncio.create_task(client.encode(ARGS, 30)) for _ in range(2)]
     (refused,), (accepted,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
     with pytest.raises(Overloaded, match="as many calls in progress as it accepts") as caught:
         refused.result()
@@ -51,11 +51,11 @@ async def test_a_service_with_all_calls_in_progress_is_overloaded(encoder: tuple
 async def test_a_message_above_the_cap_is_too_large(encoder: tuple[ScriptedEncoder, str]) -> None:
     client = EncoderClient(encoder[1], max_message_bytes=10)
     with pytest.raises(TooLarge, match="larger than it accepts"):
-        await client.encode(CALL, 30)
+        await client.encode(ARGS, 30)
     await client.close()
 
 
-async def test_info_is_asked_again_after_its_time_and_holds_while_the_service_is_away() -> None:
+async def test_info_is_refreshed_after_its_ttl_and_kept_during_an_outage() -> None:
     servicer, clock = ScriptedEncoder(), Clock()
     server = await serve(servicer)
     client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
@@ -71,7 +71,7 @@ async def test_info_is_asked_again_after_its_time_and_holds_while_the_service_is
     await client.close()
 
 
-async def test_one_question_about_who_it_is_serves_everybody_who_waits() -> None:
+async def test_concurrent_callers_share_one_info_call() -> None:
     servicer, clock = ScriptedEncoder(), Clock()
     servicer.info_gate.shut()
     server = await serve(servicer)
@@ -85,7 +85,7 @@ async def test_one_question_about_who_it_is_serves_everybody_who_waits() -> None
     await server.grpc.stop(0)
 
 
-async def test_a_service_that_hangs_is_asked_once_while_what_is_known_is_served(
+async def test_an_unresponsive_service_gets_one_call_while_its_last_info_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     servicer, clock = ScriptedEncoder(), Clock()
@@ -96,9 +96,9 @@ async def test_a_service_that_hangs_is_asked_once_while_what_is_known_is_served(
     clock.now = INFO_TTL_S
     answers = await asyncio.gather(*(client.info() for _ in range(64)))
     assert {info.fingerprint for info in answers} == {"aaaa"}
-    monkeypatch.setattr(base, "_PATIENCE_S", 3600.0)
+    monkeypatch.setattr(base, "_INFO_WAIT_S", 3600.0)
     async with asyncio.timeout(10):
-        assert (await client.info()).fingerprint == "aaaa"  # known to hang: nobody waits for it again
+        assert (await client.info()).fingerprint == "aaaa"  # not waited for again
     assert servicer.info_calls == 2
     servicer.info.fingerprint = "bbbb"
     servicer.info_gate.open()
@@ -110,7 +110,7 @@ async def test_a_service_that_hangs_is_asked_once_while_what_is_known_is_served(
     await server.grpc.stop(0)
 
 
-async def test_a_service_that_is_away_is_asked_again_after_a_second() -> None:
+async def test_the_info_of_a_failed_service_is_refreshed_after_a_second() -> None:
     servicer, clock = ScriptedEncoder(), Clock()
     server = await serve(servicer)
     client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
@@ -129,14 +129,14 @@ async def test_a_service_that_is_away_is_asked_again_after_a_second() -> None:
     await server.grpc.stop(0)
 
 
-async def test_a_failed_call_makes_the_next_info_ask_again() -> None:
+async def test_a_failed_call_invalidates_the_info() -> None:
     servicer = ScriptedEncoder()
     server = await serve(servicer)
     client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=Clock())
     await client.info()
     servicer.error = Unavailable("draining")
     with pytest.raises(ServiceError, match="draining"):
-        await client.encode(CALL, 30)
+        await client.encode(ARGS, 30)
     servicer.info.fingerprint = "bbbb"
     assert (await client.info()).fingerprint == "bbbb"
     await client.close()
@@ -150,7 +150,7 @@ async def test_closing_a_generation_between_two_texts_cancels_the_call() -> None
     client = LLMClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20)
     visual_tokens = encoder_pb2.EncodeResponse()
     visual_tokens.visual_tokens.add(positions=[0])
-    generation = client.generate([1], Encoded(visual_tokens), Sampling(4, 0.0, 1.0, None, []), 30)
+    generation = client.generate([1], EncodeResult(visual_tokens), Sampling(4, 0.0, 1.0, None, []), 30)
     assert await anext(generation) == "red"
     await servicer.gate.reached.wait()
     await generation.aclose()

@@ -1,4 +1,4 @@
-"""Data URLs as browsers, command lines and libraries write them."""
+"""Data URLs in the spellings of browsers, command lines and libraries."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fovea.errors import MalformedRequest, ServiceError, TooLarge, UnsupportedMedia
-from gateway.media import PICTURE, VIDEO, decode_data_url
+from gateway.media import IMAGE, VIDEO, decode_data_url
 from tests.unit.gateway.conftest import Gateway, ask, png
 
-FILE = (png() + b"\xfb\xef\xff" * 100)[:200]  # whose base64 has + and / and padding
+FILE = (png() + b"\xfb\xef\xff" * 100)[:200]  # its base64 has +, / and padding
 BASE64 = base64.b64encode(FILE).decode()
 URL_SAFE = base64.urlsafe_b64encode(FILE).decode()
 
 
 def decode(url: str, max_bytes: int = 1000) -> bytes:
-    return decode_data_url(url, PICTURE, name="image", max_bytes=max_bytes).data
+    return decode_data_url(url, IMAGE, field_path="image", max_bytes=max_bytes).data
 
 
 def wrapped(end: str, width: int = 76) -> str:
@@ -58,7 +58,7 @@ def test_it_is_read(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "error", "says"),
+    ("url", "error", "message"),
     [
         (f"data:image/png,{BASE64}", MalformedRequest, "not of the form data:image/...;base64,..."),
         (f"data:image/png;base64;x=1,{BASE64}", MalformedRequest, "not of the form"),
@@ -69,7 +69,7 @@ def test_it_is_read(url: str) -> None:
         (f"data:text/plain;base64,{BASE64}", UnsupportedMedia, "another media type"),
         (f"data:video/mp4;base64,{BASE64}", UnsupportedMedia, "another media type"),
         ("data:;base64,aGVsbG8=", UnsupportedMedia, "JPEG, PNG, WebP, GIF and BMP are accepted"),
-        ("data:image/png;base64,", UnsupportedMedia, "is not a picture"),
+        ("data:image/png;base64,", UnsupportedMedia, "is not an image"),
         (f"data:image/png;base64,{BASE64[:-3]}", MalformedRequest, "not valid base64"),
         (f"data:image/png;base64,{BASE64}=A", MalformedRequest, "not valid base64"),
         (f"data:image/png;base64,{BASE64[:8]}={BASE64[8:]}", MalformedRequest, "not valid base64"),
@@ -81,14 +81,14 @@ def test_it_is_read(url: str) -> None:
         (f"data:image/png;base64,{BASE64}!", MalformedRequest, "not valid base64"),
     ],
 )
-def test_it_is_refused(url: str, error: type[ServiceError], says: str) -> None:
-    with pytest.raises(error, match=says) as caught:
+def test_it_is_refused(url: str, error: type[ServiceError], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
         decode(url)
     assert caught.value.param == "image"
 
 
 @pytest.mark.parametrize("size", [196, 197, 198, 199, 200])
-def test_bytes_of_the_file_are_counted_whatever_stands_between_them(size: int) -> None:
+def test_the_size_limit_counts_decoded_bytes(size: int) -> None:
     for text in (base64.b64encode(FILE[:size]).decode(), base64.b64encode(FILE[:size]).decode().rstrip("=")):
         url = "data:image/png;base64," + " \n".join(text)
         assert decode(url, max_bytes=size) == FILE[:size]
@@ -97,10 +97,10 @@ def test_bytes_of_the_file_are_counted_whatever_stands_between_them(size: int) -
 
 
 @given(st.text() | st.text().map("data:".__add__) | st.text().map("data:image/png;base64,".__add__))
-def test_whatever_is_written_is_a_file_or_refused(url: str) -> None:
-    for kind in (PICTURE, VIDEO):
+def test_any_data_url_is_decoded_or_refused(url: str) -> None:
+    for kind in (IMAGE, VIDEO):
         with contextlib.suppress(MalformedRequest, UnsupportedMedia, TooLarge):
-            assert len(decode_data_url(url, kind, name="image", max_bytes=1000).data) <= 1000
+            assert len(decode_data_url(url, kind, field_path="image", max_bytes=1000).data) <= 1000
 
 
 async def test_white_space_around_a_url_is_dropped(gateway: Gateway) -> None:

@@ -1,4 +1,4 @@
-"""`/docs` works without a network: whatever the page loads, this server has."""
+"""`/docs` without a network: the page loads only files of this server."""
 
 from __future__ import annotations
 

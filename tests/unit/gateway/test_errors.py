@@ -1,4 +1,4 @@
-"""Every error of the contract, with its message."""
+"""Errors of the API, with their messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.unit.gateway.services import serve
 
 
 def nested(depth: int) -> dict[str, Any]:
-    """An object of `depth` objects."""
+    """An object with `depth` levels of nesting."""
     value: dict[str, Any] = {}
     for _ in range(depth - 1):
         value = {"a": value}
@@ -36,12 +36,12 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "says"),
+    ("fields", "param", "message"),
     [
         ({"question": ""}, "question", "empty"),
         ({"question": "<image>"}, "question", "empty"),
         ({"question": "x" * 8001}, "question", "1 to 8,000 are accepted"),
-        ({"question": "<image><image> a"}, "question", "at most one for each picture"),
+        ({"question": "<image><image> a"}, "question", "at most one for each image"),
         ({"question": 5}, "question", "valid string"),
         ({"image": None}, "image", "data URL or upload a file"),
         ({"image": "cat.png"}, "image", "neither a data URL"),
@@ -87,17 +87,17 @@ def nested(depth: int) -> dict[str, Any]:
         ({"max_wire_bytes": 0}, "max_wire_bytes", "greater than or equal to 1"),
     ],
 )
-async def test_invalid_fields(gateway: Gateway, fields: dict[str, Any], param: str, says: str) -> None:
+async def test_invalid_fields(gateway: Gateway, fields: dict[str, Any], param: str, message: str) -> None:
     error = await gateway.refused(422, ask() | fields)
     assert error["code"] == "invalid_request"
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
-    assert says in error["message"]
+    assert message in error["message"]
     assert not gateway.encoder.calls
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999"])
-async def test_numbers_that_are_infinite_are_told(gateway: Gateway, number: str) -> None:
+async def test_infinite_numbers_are_refused(gateway: Gateway, number: str) -> None:
     body = json.dumps(ask(pruner_params={"x": "number"})).replace('"number"', number)
     response = await gateway.http.post("/v1/answer", content=body)
     assert response.status_code == 422, response.text
@@ -111,19 +111,19 @@ async def test_parameters_within_the_bounds_reach_the_encoder(gateway: Gateway) 
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "says"),
+    ("fields", "param", "message"),
     [
         ({"model": "gpt"}, "model", "'tiny-llava' is"),
         ({"pruner": "magic"}, "pruner", "accepted: none, desap"),
     ],
 )
-async def test_unknown_names(gateway: Gateway, fields: dict[str, Any], param: str, says: str) -> None:
+async def test_unknown_names(gateway: Gateway, fields: dict[str, Any], param: str, message: str) -> None:
     error = await gateway.refused(404, ask() | fields)
     assert (error["code"], error["param"]) == ("not_found", param)
-    assert says in error["message"]
+    assert message in error["message"]
 
 
-async def test_a_pruner_that_the_family_cannot_run_is_a_wrong_choice_not_a_wrong_name(gateway: Gateway) -> None:
+async def test_a_pruner_that_the_family_cannot_run_is_a_422_not_a_404(gateway: Gateway) -> None:
     gateway.encoder.unsuitable.add("visionzip")
     error = await gateway.refused(422, ask(pruner="visionzip"))
     assert (error["param"], error["message"]) == (
@@ -133,7 +133,7 @@ async def test_a_pruner_that_the_family_cannot_run_is_a_wrong_choice_not_a_wrong
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "message"),
     [
         (b"{", "not valid JSON"),
         (b"", "not valid JSON"),
@@ -147,31 +147,31 @@ async def test_a_pruner_that_the_family_cannot_run_is_a_wrong_choice_not_a_wrong
         (b"[" + b"1," * 20_000 + b"1]", "more than the 16,384 JSON values"),
     ],
 )
-async def test_malformed_json(gateway: Gateway, body: bytes, says: str) -> None:
+async def test_malformed_json(gateway: Gateway, body: bytes, message: str) -> None:
     response = await gateway.http.post("/v1/answer", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 400
-    assert says in response.json()["error"]["message"]
+    assert message in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
-    ("image", "status", "says"),
+    ("image", "status", "message"),
     [
         ("data:image/png;base64,%%%", 400, "not valid base64"),
         ("data:image/png,abc", 400, "not of the form data:image/"),
         ("data:", 400, "not of the form data:image/"),
         (data_url(b"hello, world"), 415, "JPEG, PNG, WebP, GIF and BMP are accepted"),
-        (data_url(b""), 415, "not a picture"),
+        (data_url(b""), 415, "not an image"),
         (data_url(png(), "text/plain"), 415, "another media type"),
     ],
 )
-async def test_what_is_no_picture(gateway: Gateway, image: str, status: int, says: str) -> None:
+async def test_files_that_are_not_images_are_refused(gateway: Gateway, image: str, status: int, message: str) -> None:
     error = await gateway.refused(status, ask() | {"image": image})
     assert error["param"] == "image"
-    assert says in error["message"]
+    assert message in error["message"]
     assert not gateway.encoder.calls
 
 
-async def test_a_text_file_upload_is_no_picture(gateway: Gateway) -> None:
+async def test_an_uploaded_text_file_is_refused(gateway: Gateway) -> None:
     response = await gateway.http.post(
         "/v1/answer", data={"question": "What?"}, files={"image": ("a.png", b"hello", "image/png")}
     )
@@ -179,7 +179,7 @@ async def test_a_text_file_upload_is_no_picture(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "status", "says"),
+    ("form", "status", "message"),
     [
         (
             {"question": (None, "a"), "picture": ("a.png", png())},
@@ -194,10 +194,10 @@ async def test_a_text_file_upload_is_no_picture(gateway: Gateway) -> None:
         ({"image": ("a.png", png())}, 422, "question"),
     ],
 )
-async def test_malformed_forms(gateway: Gateway, form: Any, status: int, says: str) -> None:
+async def test_malformed_forms(gateway: Gateway, form: Any, status: int, message: str) -> None:
     response = await gateway.http.post("/v1/answer", files=form)
     assert response.status_code == status, response.text
-    assert says in response.json()["error"]["message"]
+    assert message in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("charset", ["unicode_escape", "utf-7", "undefined", "utf-16", '"utf-16"', "latin-1", "none"])
@@ -231,7 +231,7 @@ async def test_forms_in_utf8_are_read(gateway: Gateway, charset: str) -> None:
 
 
 @pytest.mark.parametrize("end", [b"", b"--b", b"--b\r\n"])
-async def test_a_form_cut_short_is_not_answered(gateway: Gateway, end: bytes) -> None:
+async def test_a_truncated_form_is_refused(gateway: Gateway, end: bytes) -> None:
     response = await post_form(gateway, form_body(end=end))
     assert response.status_code == 400, response.text
     assert "closing boundary" in response.json()["error"]["message"]
@@ -244,7 +244,7 @@ async def test_form_fields_are_utf8(gateway: Gateway) -> None:
     assert "not UTF-8" in response.json()["error"]["message"]
 
 
-async def test_a_field_whose_name_is_no_text_is_named_nevertheless(gateway: Gateway) -> None:
+async def test_a_field_whose_name_is_not_utf8_is_named_in_the_error(gateway: Gateway) -> None:
     response = await post_form(gateway, QUESTION + form_body(name="\ud800".encode(errors="surrogatepass")))
     assert response.status_code == 422
     assert response.json()["error"]["message"].startswith("there is no field '")
@@ -262,7 +262,7 @@ async def test_other_content_types(gateway: Gateway) -> None:
     assert "application/json nor multipart/form-data" in response.json()["error"]["message"]
 
 
-async def test_pictures_and_bodies_have_limits(start_gateway: StartGateway) -> None:
+async def test_images_and_bodies_have_limits(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(max_image_bytes=1000, max_body_bytes=4000)
     big = png() + bytes(1000)
     error = await gateway.refused(413, ask() | {"image": data_url(big)})
@@ -290,7 +290,7 @@ async def test_chunked_bodies_are_limited_too(start_gateway: StartGateway) -> No
     ("length", "status"),
     [(b"9" * 5000, 413), (b"20971521", 413), (b"20971520", 200), (b"0" * 5000, 200), (b"\xb2", 200), (b"-1", 200)],
 )
-async def test_whatever_stands_in_content_length_is_no_defect(gateway: Gateway, length: bytes, status: int) -> None:
+async def test_any_content_length_is_handled(gateway: Gateway, length: bytes, status: int) -> None:
     response = await gateway.http.post("/v1/answer", json=ask(), headers={b"content-length": length})
     assert response.status_code == status, response.text
 
@@ -330,7 +330,7 @@ async def test_a_service_that_is_down_is_a_503_and_comes_back(gateway: Gateway, 
     message = response.json()["error"]["message"]
     assert ("encoder service" if leg == "encoder" else "LLM service") in message
     assert "127.0.0.1" not in message
-    assert (await gateway.answer(shade=1))["cache"]["answer"] == "hit"  # what is cached needs no service
+    assert (await gateway.answer(shade=1))["cache"]["answer"] == "hit"  # cached answers need no service
 
     gateway.servers[leg] = await serve(getattr(gateway, leg), old.port)
     async with asyncio.timeout(30):
@@ -354,7 +354,7 @@ async def test_a_deadline_is_a_504(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("fault", ["no tokens", "no end"])
-async def test_a_service_that_answers_nonsense_is_a_502(gateway: Gateway, fault: str) -> None:
+async def test_an_invalid_reply_is_a_502(gateway: Gateway, fault: str) -> None:
     if fault == "no tokens":
         gateway.encoder.reply = encoder_pb2.EncodeResponse(num_tokens_total=[6])
     else:
@@ -389,7 +389,7 @@ async def test_a_question_longer_than_the_context_is_refused_before_it_is_encode
     assert not gateway.encoder.calls
 
 
-async def test_a_question_longer_than_the_text_tower_takes_is_the_questions_fault(
+async def test_a_question_too_long_for_the_text_tower_is_an_invalid_request(
     start_gateway: StartGateway,
 ) -> None:
     gateway = await start_gateway(max_question_chars=20_000)
@@ -410,7 +410,7 @@ async def test_a_question_longer_than_the_text_tower_takes_is_the_questions_faul
         ("llm", "temperature", "temperature"),
     ],
 )
-async def test_fields_of_services_are_told_by_the_names_of_the_request(
+async def test_fields_of_messages_are_reported_as_fields_of_the_request(
     gateway: Gateway, leg: str, theirs: str, ours: str
 ) -> None:
     getattr(gateway, leg).error = InvalidRequest("not accepted", param=theirs)
@@ -428,7 +428,7 @@ async def test_beyond_the_limit_requests_are_shed_before_work(start_gateway: Sta
     assert response.json()["error"]["type"] == "rate_limit_error"
     gateway.encoder.gate.open()
     await first
-    await gateway.answer(stream=False)  # the permit came back
+    await gateway.answer(stream=False)  # the permit is free again
     for _ in range(2):
         assert (await gateway.http.post("/v1/answer", json=ask(stream=True))).status_code == 200
 
@@ -453,7 +453,7 @@ class Stalled:
         await asyncio.Event().wait()
 
 
-async def test_bodies_that_do_not_arrive_hold_no_place_of_an_answer(start_gateway: StartGateway) -> None:
+async def test_stalled_bodies_do_not_occupy_slots_of_answers(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(max_concurrent_requests=1, max_concurrent_bodies=3)
     bodies = [Stalled() for _ in range(2)]
     stalled = [asyncio.create_task(gateway.http.post("/v1/answer", content=body)) for body in bodies]
@@ -467,10 +467,10 @@ async def test_bodies_that_do_not_arrive_hold_no_place_of_an_answer(start_gatewa
     for task in stalled:
         task.cancel()
     await asyncio.wait(stalled)
-    await gateway.answer(shade=2)  # and their places came back
+    await gateway.answer(shade=2)  # their slots are free again
 
 
-async def test_bodies_together_are_limited_while_their_requests_live(start_gateway: StartGateway) -> None:
+async def test_all_bodies_in_memory_share_one_limit(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(max_total_body_bytes=1000)
     body = Stalled(bytes(900))
     stalled = asyncio.create_task(gateway.http.post("/v1/answer", content=body))
@@ -483,7 +483,7 @@ async def test_bodies_together_are_limited_while_their_requests_live(start_gatew
     await gateway.answer()
 
 
-async def test_what_is_in_progress_when_the_drain_ends_is_a_503(gateway: Gateway) -> None:
+async def test_requests_in_progress_at_the_end_of_the_drain_are_a_503(gateway: Gateway) -> None:
     gateway.encoder.gate.shut()
     request = asyncio.create_task(gateway.http.post("/v1/answer", json=ask()))
     await gateway.encoder.gate.reached.wait()

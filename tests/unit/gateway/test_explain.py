@@ -1,4 +1,4 @@
-"""`POST /v1/explain`: what it draws, what it asks of whom, what it refuses."""
+"""`POST /v1/explain`: drawings, calls to the services, errors."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ async def test_the_numbers_are_those_of_the_encoder(gateway: Gateway) -> None:
     assert call.keep_tokens == 3
 
 
-async def test_the_sheet_shows_the_question_and_greys_what_was_dropped(gateway: Gateway) -> None:
-    """One panel is drawn by the tests of the overlay; here, that this picture and this question are in it."""
+async def test_the_drawing_depends_on_image_and_question(gateway: Gateway) -> None:
+    """The content of a panel is tested with the figures; this test compares drawings of other inputs."""
     one, other, longer = [
         np.asarray(sheet(await post(gateway, question=question, shade=shade)))
         for question, shade in (("Is it?", 0), ("Is it?", 255), ("Is it so?", 0))
@@ -89,11 +89,11 @@ async def test_the_sheet_shows_the_question_and_greys_what_was_dropped(gateway: 
 
 
 async def test_maps_ask_for_both_similarities_and_for_the_attention_to_all_tokens(gateway: Gateway) -> None:
-    made = await numbers(gateway, maps=True, cross_attention_layer=3, pruner_params={"beta": 0.25})
-    assert {name: np.shape(rows) for name, rows in made["maps"].items()} == dict.fromkeys(
+    response = await numbers(gateway, maps=True, cross_attention_layer=3, pruner_params={"beta": 0.25})
+    assert {name: np.shape(rows) for name, rows in response["maps"].items()} == dict.fromkeys(
         ("cls_attention", "cross_attention", "vanilla_similarity", "decoupled_similarity"), (2, 3)
     )
-    assert made["maps"]["cross_attention"][1] == pytest.approx([0.03, 0.04, 0.05])
+    assert response["maps"]["cross_attention"][1] == pytest.approx([0.03, 0.04, 0.05])
     assert [(call.pruner, dict(call.pruner_params)) for call in gateway.encoder.calls] == [
         ("desap", {"beta": 0.25}),
         ("desap", {"beta": 0.25, "similarity": "vanilla"}),
@@ -106,7 +106,7 @@ async def test_maps_ask_for_both_similarities_and_for_the_attention_to_all_token
     assert len(generate.visual_tokens[0].positions) == 6
 
 
-async def test_maps_of_a_pruner_that_reads_no_text_compare_desaps_similarities_all_the_same(gateway: Gateway) -> None:
+async def test_maps_use_desap_with_any_pruner(gateway: Gateway) -> None:
     image = sheet(await post(gateway, maps=True, pruner="none"))
     assert [dict(call.pruner_params) for call in gateway.encoder.calls[1:]] == [
         {"similarity": "vanilla"},
@@ -117,18 +117,18 @@ async def test_maps_of_a_pruner_that_reads_no_text_compare_desaps_similarities_a
     assert image.width > 4 * image.height / 2
 
 
-async def pictures(gateway: Gateway, status: int = 200, **fields: Any) -> httpx.Response:
-    """About several pictures."""
+async def explain_images(gateway: Gateway, status: int = 200, **fields: Any) -> httpx.Response:
+    """The response about several images."""
     response = await gateway.http.post("/v1/explain", json={"question": "Which is red?", **fields})
     assert response.status_code == status, response.text
     return response
 
 
-async def test_several_pictures_are_told_and_drawn_one_below_the_other(gateway: Gateway) -> None:
-    made = (await pictures(gateway, images=URLS[:2], format="json")).json()
-    assert made["usage"] == {"visual_tokens_total": 12, "visual_tokens_kept": 6}
-    (picture, _) = made["explain"]["visuals"]
-    assert picture == {
+async def test_several_images_are_explained_and_drawn_one_below_the_other(gateway: Gateway) -> None:
+    response = (await explain_images(gateway, images=URLS[:2], format="json")).json()
+    assert response["usage"] == {"visual_tokens_total": 12, "visual_tokens_kept": 6}
+    (image, _) = response["explain"]["visuals"]
+    assert image == {
         "kind": "image",
         "grid": [1, 2, 3],
         "kept": [0, 1, 2],
@@ -137,7 +137,8 @@ async def test_several_pictures_are_told_and_drawn_one_below_the_other(gateway: 
         "merged_into": [[[0, 1, 2], [0, 1, -1]]],
     }
     one, two, other = [
-        np.asarray(sheet(await pictures(gateway, images=urls))) for urls in ([URLS[0]], URLS[:2], [URLS[0], URLS[2]])
+        np.asarray(sheet(await explain_images(gateway, images=urls)))
+        for urls in ([URLS[0]], URLS[:2], [URLS[0], URLS[2]])
     ]
     assert len(two) > 1.5 * len(one)
     assert (two[:200] == other[:200]).all()
@@ -151,20 +152,20 @@ async def test_a_history_is_explained_for_its_last_question(gateway: Gateway) ->
 
     history = [turn(URLS[0], "And this?"), {"role": "assistant", "content": "Red."}, turn(URLS[1], "Is it red?")]
     response = await gateway.http.post("/v1/explain", json={"messages": history})
-    asked = await pictures(gateway, images=URLS[:2], question="Is it red?")
-    assert (np.asarray(sheet(response)) == np.asarray(sheet(asked))).all()
-    assert len(gateway.encoder.calls) == 1  # the same pictures and the same text
+    plain = await explain_images(gateway, images=URLS[:2], question="Is it red?")
+    assert (np.asarray(sheet(response)) == np.asarray(sheet(plain))).all()
+    assert len(gateway.encoder.calls) == 1  # the same images and the same text
     history[0]["content"][0]["image_url"]["url"] = data_url(png()[:20])
     assert (await refused(gateway, 415, body={"messages": history}))["param"] == "messages"
 
 
-async def test_maps_are_of_one_plain_picture(gateway: Gateway) -> None:
-    error = (await pictures(gateway, 422, images=URLS[:2], maps=True)).json()["error"]
+async def test_maps_are_refused_for_several_images(gateway: Gateway) -> None:
+    error = (await explain_images(gateway, 422, images=URLS[:2], maps=True)).json()["error"]
     assert error["param"] == "maps"
-    assert "2 pictures" in error["message"]
+    assert "2 images" in error["message"]
 
 
-async def test_a_picture_in_tiles_is_told_and_not_drawn(gateway: Gateway) -> None:
+async def test_a_tiled_image_is_explained_in_numbers_and_not_drawn(gateway: Gateway) -> None:
     total, kept = 18, list(range(9))
     reply = encoder_pb2.EncodeResponse(pruner="desap", num_tokens_total=[total])
     reply.visual_tokens.add(
@@ -175,9 +176,9 @@ async def test_a_picture_in_tiles_is_told_and_not_drawn(gateway: Gateway) -> Non
     )
     reply.explanations.add(task_map=[0.5] * total)
     gateway.encoder.reply = reply
-    (picture,) = (await numbers(gateway))["explain"]["visuals"]
-    assert picture["grid"] == [3, 2, 3]
-    assert np.shape(picture["task_map"]) == (3, 2, 3)
+    (image,) = (await numbers(gateway))["explain"]["visuals"]
+    assert image["grid"] == [3, 2, 3]
+    assert np.shape(image["task_map"]) == (3, 2, 3)
     for fields, param in (({}, "format"), ({"maps": True}, "maps"), ({"maps": True, "format": "json"}, "maps")):
         error = await refused(gateway, 422, **fields)
         assert error["param"] == param
@@ -186,12 +187,12 @@ async def test_a_picture_in_tiles_is_told_and_not_drawn(gateway: Gateway) -> Non
 
 
 async def test_errors_name_the_field_of_this_request(gateway: Gateway) -> None:
-    broken = data_url(png()[:20])  # the scripted encoder reads nothing; the drawing does
-    response = await pictures(gateway, 415, images=[URLS[0], broken])
+    broken = data_url(png()[:20])  # the scripted encoder does not decode; the renderer does
+    response = await explain_images(gateway, 415, images=[URLS[0], broken])
     assert response.json()["error"]["param"] == "images"
 
 
-async def test_a_form_with_an_uploaded_picture_is_taken(gateway: Gateway) -> None:
+async def test_a_form_with_an_uploaded_image_is_taken(gateway: Gateway) -> None:
     fields = {"question": "Is it?", "format": "json", "maps": "true", "pruner_params": json.dumps({"beta": 0.25})}
     response = await gateway.http.post("/v1/explain", data=fields, files={"image": png()})
     assert response.status_code == 200, response.text
@@ -210,8 +211,8 @@ async def test_the_visual_token_cache_is_shared_with_explained_answers(gateway: 
     ("fields", "status", "param", "text"),
     [
         ({"question": ""}, 422, "question", "at least one character"),
-        ({"question": "<image> <image> two?"}, 422, "question", "2 <image> marks for 1 picture"),
-        ({"image": data_url(b"no picture")}, 415, "image", "not a picture"),
+        ({"question": "<image> <image> two?"}, 422, "question", "2 <image> markers for 1 image"),
+        ({"image": data_url(b"no image")}, 415, "image", "not an image"),
         ({"image": "data:image/png;base64,???"}, 400, "image", "base64"),
         ({"pruner": "sharpest"}, 404, "pruner", "accepted: none, desap"),
         ({"model": "other"}, 404, "model", "tiny-llava"),
@@ -227,7 +228,7 @@ async def test_the_visual_token_cache_is_shared_with_explained_answers(gateway: 
         ({"video": CLIP, "format": "json"}, 422, "video", "takes no videos"),
     ],
 )
-async def test_what_is_not_accepted_is_refused_as_by_answer(
+async def test_invalid_fields_are_refused(
     gateway: Gateway, fields: dict[str, Any], status: int, param: str, text: str
 ) -> None:
     error = await refused(gateway, status, body={**ask(), **fields})
@@ -236,18 +237,18 @@ async def test_what_is_not_accepted_is_refused_as_by_answer(
 
 
 @pytest.mark.parametrize("missing", ["question", "image"])
-async def test_question_and_picture_are_needed(gateway: Gateway, missing: str) -> None:
+async def test_question_and_image_are_needed(gateway: Gateway, missing: str) -> None:
     error = await refused(gateway, 422, body={name: value for name, value in ask().items() if name != missing})
     assert error["param"] == missing
 
 
-async def test_a_picture_that_only_begins_like_one_is_no_picture(gateway: Gateway) -> None:
-    """The scripted encoder reads nothing; the drawing does."""
+async def test_a_truncated_image_is_refused(gateway: Gateway) -> None:
+    """The scripted encoder does not decode the image; the renderer does."""
     error = await refused(gateway, 415, body={**ask(), "image": data_url(png()[:20])})
     assert error["param"] == "image"
 
 
-async def test_a_picture_with_too_many_pixels_is_not_drawn(start_gateway: StartGateway) -> None:
+async def test_an_image_with_too_many_pixels_is_not_drawn(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(max_image_pixels=99)
     file = io.BytesIO()
     Image.new("RGB", (10, 10)).save(file, "PNG")
@@ -272,12 +273,12 @@ async def test_maps_need_the_language_model(gateway: Gateway) -> None:
     assert response.headers["retry-after"] == "2"
 
 
-async def test_a_language_model_that_reports_no_attention_answers_nonsense(gateway: Gateway) -> None:
-    gateway.llm.looks_away = True
+async def test_missing_attention_is_a_502(gateway: Gateway) -> None:
+    gateway.llm.no_attention = True
     assert (await refused(gateway, 502, maps=True))["code"] == "internal_error"
 
 
-async def test_permits_are_those_of_answers(start_gateway: StartGateway) -> None:
+async def test_the_limit_on_concurrent_requests_is_shared_with_answers(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(max_concurrent_requests=1)
     gateway.encoder.gate.shut()
     first = asyncio.create_task(post(gateway))
@@ -294,7 +295,7 @@ async def test_the_deadline_holds(gateway: Gateway) -> None:
     assert (await refused(gateway, 504, timeout_s=0.2))["param"] == "timeout_s"
 
 
-async def test_the_document_describes_it(gateway: Gateway) -> None:
+async def test_openapi_describes_explain(gateway: Gateway) -> None:
     paths = (await gateway.http.get("/openapi.json")).json()["paths"]
     described = paths["/v1/explain"]["post"]
     fields = described["requestBody"]["content"]["application/json"]["schema"]

@@ -1,4 +1,4 @@
-"""Prompts of every family: ids are those of the checkpoint's own template and tokenizer as transformers reads them."""
+"""Prompts of every family have the ids of the checkpoint's template and tokenizer in transformers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from transformers import AutoTokenizer, CLIPTokenizer
 
 from fovea.errors import InvalidRequest
 from gateway.app import create_app
-from gateway.question import Place, Turn
+from gateway.question import Modality, Turn
 from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 from tests.unit.gateway.families import FAMILIES, TAKE_VIDEOS, Family, write_family
 
-IMAGE, VIDEO = Place.IMAGE, Place.VIDEO
+IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
 HISTORY = (
     Turn("user", (IMAGE, "What is this?")),
     Turn("assistant", ("A red circle.",)),
@@ -31,7 +31,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[Family, Path]:
 
 
 def reference(checkpoint: Path, messages: list[dict[str, Any]]) -> list[int]:
-    """As a processor of transformers writes it, before it repeats image and video tokens."""
+    """Ids of a processor of transformers, before it repeats image and video tokens."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return list(tokenizer(prompt)["input_ids"])
@@ -42,7 +42,7 @@ def as_messages(*turns: Turn) -> list[dict[str, Any]]:
         {
             "role": turn.role,
             "content": [
-                {"type": part.value} if isinstance(part, Place) else {"type": "text", "text": part}
+                {"type": part.value} if isinstance(part, Modality) else {"type": "text", "text": part}
                 for part in turn.parts
             ],
         }
@@ -52,14 +52,14 @@ def as_messages(*turns: Turn) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("num_images", [1, 3])
-def test_pictures_without_marks_stand_where_the_template_puts_them(
+def test_the_template_positions_images_without_markers(
     checkpoints: dict[Family, Path], family: Family, num_images: int
 ) -> None:
     question = "Which  is red, <video> or café?" if family not in TAKE_VIDEOS else "Which  is red, or café?"
     expected = reference(checkpoints[family], as_messages(Turn("user", (*[IMAGE] * num_images, question))))
     tokenizer = PromptTokenizer(checkpoints[family])
     assert tokenizer.encode(question, num_images=num_images) == expected
-    assert tokenizer.visual_order(expected, num_images) == list(range(num_images))
+    assert tokenizer.media_order(expected, num_images) == list(range(num_images))
 
 
 @pytest.mark.parametrize("family", TAKE_VIDEOS)
@@ -73,21 +73,21 @@ def test_a_video_has_a_token_of_its_own(checkpoints: dict[Family, Path], family:
         assert ids.count(tokenizer.image_token_id) == num_images
 
 
-def test_marks_are_the_places_of_pictures_and_videos_in_order(checkpoints: dict[Family, Path]) -> None:
+def test_markers_set_the_positions_of_images_and_videos(checkpoints: dict[Family, Path]) -> None:
     parts = ("See ", VIDEO, " then ", IMAGE, IMAGE, "?")
     question = "See <video> then <image><image>?"
-    tokenizer = PromptTokenizer(checkpoints["qwen2_5_vl"])  # its template leaves parts where they stand
+    tokenizer = PromptTokenizer(checkpoints["qwen2_5_vl"])  # its template keeps the order of parts
     ids = tokenizer.encode(question, num_images=3, num_videos=1)
     assert ids == reference(checkpoints["qwen2_5_vl"], as_messages(Turn("user", (IMAGE, *parts))))
-    assert tokenizer.visual_order(ids, 3) == [0, 3, 1, 2]
-    tokenizer = PromptTokenizer(checkpoints["video_llava"])  # its marks are its tokens
+    assert tokenizer.media_order(ids, 3) == [0, 3, 1, 2]
+    tokenizer = PromptTokenizer(checkpoints["video_llava"])  # its tokens are spelled like the markers
     ids = tokenizer.encode(question, num_images=2, num_videos=1)
     assert ids == reference(checkpoints["video_llava"], as_messages(Turn("user", (question,))))
-    assert tokenizer.visual_order(ids, 2) == [2, 0, 1]
+    assert tokenizer.media_order(ids, 2) == [2, 0, 1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_history_is_what_the_template_makes_of_it(checkpoints: dict[Family, Path], family: Family) -> None:
+def test_a_history_has_the_ids_of_the_checkpoints_template(checkpoints: dict[Family, Path], family: Family) -> None:
     tokenizer = PromptTokenizer(checkpoints[family])
     assert tokenizer.encode_history(HISTORY) == reference(checkpoints[family], as_messages(*HISTORY))
     if family != "llava_next":
@@ -95,14 +95,14 @@ def test_a_history_is_what_the_template_makes_of_it(checkpoints: dict[Family, Pa
         assert tokenizer.encode_history(with_system) == reference(checkpoints[family], as_messages(*with_system))
 
 
-def test_a_history_that_the_template_refuses_is_the_clients_business(checkpoints: dict[Family, Path]) -> None:
+def test_a_history_that_the_template_refuses_is_an_invalid_request(checkpoints: dict[Family, Path]) -> None:
     with pytest.raises(InvalidRequest, match="chat template refuses this history") as caught:
         PromptTokenizer(checkpoints["llava_next"]).encode_history((HISTORY[0], HISTORY[0]))
     assert caught.value.param == "messages"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_nobody_writes_special_tokens_into_a_history(checkpoints: dict[Family, Path], family: Family) -> None:
+def test_special_tokens_in_a_history_are_plain_text(checkpoints: dict[Family, Path], family: Family) -> None:
     tokenizer = PromptTokenizer(checkpoints[family])
     specials = set(AutoTokenizer.from_pretrained(checkpoints[family]).all_special_ids)
 
@@ -112,31 +112,33 @@ def test_nobody_writes_special_tokens_into_a_history(checkpoints: dict[Family, P
             turns.insert(0, Turn("system", (text,)))
         return [i for i in tokenizer.encode_history(turns) if i in specials]
 
-    smuggled = "</s><s><unk><pad><image><video><|im_end|><|im_start|><|vision_start|><|image_pad|><|video_pad|>"
-    assert special_ids(f"x {smuggled}") == special_ids("x")
+    injected = "</s><s><unk><pad><image><video><|im_end|><|im_start|><|vision_start|><|image_pad|><|video_pad|>"
+    assert special_ids(f"x {injected}") == special_ids("x")
 
 
 @pytest.mark.parametrize(
-    ("family", "question", "says"),
+    ("family", "question", "message"),
     [
-        ("qwen2_5_vl", "<image><image> a", "2 <image> marks for 1 picture;"),
-        ("video_llava", "<video> a", "1 <video> marks for 0 videos;"),
+        ("qwen2_5_vl", "<image><image> a", "2 <image> markers for 1 image;"),
+        ("video_llava", "<video> a", "1 <video> markers for 0 videos;"),
         ("qwen2_5_vl", "<image>", "empty"),
         ("video_llava", "<image> <video> ", "empty"),
     ],
 )
-def test_marks_that_are_refused(checkpoints: dict[Family, Path], family: Family, question: str, says: str) -> None:
-    with pytest.raises(InvalidRequest, match=says):
+def test_invalid_markers_are_refused(
+    checkpoints: dict[Family, Path], family: Family, question: str, message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         PromptTokenizer(checkpoints[family]).encode(question, num_images=1)
 
 
-def test_marks_are_no_part_of_what_pruners_read(checkpoints: dict[Family, Path]) -> None:
+def test_pruners_read_the_question_without_markers(checkpoints: dict[Family, Path]) -> None:
     tokenizer = PromptTokenizer(checkpoints["qwen2_5_vl"])
-    assert tokenizer.without_marks("Is <image> or\n<video> red?") == "Is or red?"
-    assert PromptTokenizer(checkpoints["llava"]).without_marks("a <video> b") == "a <video> b"
+    assert tokenizer.without_markers("Is <image> or\n<video> red?") == "Is or red?"
+    assert PromptTokenizer(checkpoints["llava"]).without_markers("a <video> b") == "a <video> b"
 
 
-def test_the_language_models_ids_of_a_question_are_its_words_alone(checkpoints: dict[Family, Path]) -> None:
+def test_encode_plain_adds_no_special_tokens(checkpoints: dict[Family, Path]) -> None:
     plain = AutoTokenizer.from_pretrained(checkpoints["qwen2_5_vl"])
     tokenizer = PromptTokenizer(checkpoints["qwen2_5_vl"])
     assert tokenizer.encode_plain("what is red?") == plain("what is red?", add_special_tokens=False)["input_ids"]
@@ -145,7 +147,7 @@ def test_the_language_models_ids_of_a_question_are_its_words_alone(checkpoints: 
     assert not specials & set(PromptTokenizer(checkpoints["llava"]).encode_plain("no BOS"))
 
 
-def test_a_clip_tokenizer_of_two_files_is_that_of_one(clip: Path, tmp_path: Path) -> None:
+def test_vocab_and_merges_give_the_same_clip_tokenizer_as_tokenizer_json(clip: Path, tmp_path: Path) -> None:
     model = json.loads((clip / "tokenizer.json").read_text())["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = "\n".join(" ".join(pair) for pair in model["merges"])
@@ -156,7 +158,7 @@ def test_a_clip_tokenizer_of_two_files_is_that_of_one(clip: Path, tmp_path: Path
         assert ours.encode(text) == theirs(text)["input_ids"]
 
 
-def test_a_family_that_is_not_served_is_refused_whatever_text_tower_is_named(tmp_path: Path, clip: Path) -> None:
+def test_an_unsupported_family_is_refused_with_any_text_tower(tmp_path: Path, clip: Path) -> None:
     checkpoint = write_family(tmp_path / "tiny", "llava")
     config = json.loads((checkpoint / "config.json").read_text()) | {"model_type": "idefics"}
     (checkpoint / "config.json").write_text(json.dumps(config))

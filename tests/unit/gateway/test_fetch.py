@@ -1,4 +1,4 @@
-"""Pictures by URL: from allowed, public hosts, within limits, and nothing else."""
+"""Images by URL: only from allowed public hosts, within limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fovea.errors import InvalidRequest, ServiceError, TooLarge
 from gateway.fetch import MediaFetcher, is_public
-from gateway.media import PICTURE, VIDEO
+from gateway.media import IMAGE, VIDEO
 from gateway.media_url import ascii_host
 from gateway.settings import GatewaySettings
 from tests.unit.gateway.conftest import StartGateway, ask, png
@@ -22,15 +22,15 @@ PUBLIC = "93.184.215.14"
 
 
 class ToLoopback(httpx.AsyncHTTPTransport):
-    """Carries what would go to the public internet over TLS to a plain server on this machine."""
+    """Transport that sends all requests to a plain HTTP server on this machine."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
         self.port = port
-        self.asked: list[httpx.Request] = []
+        self.requests: list[httpx.Request] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request)
+        self.requests.append(request)
         url = request.url.copy_with(scheme="http", host="127.0.0.1", port=self.port)
         return await super().handle_async_request(httpx.Request(request.method, url, headers=request.headers))
 
@@ -63,8 +63,8 @@ async def transport() -> AsyncIterator[ToLoopback]:
     await server.wait_closed()
 
 
-async def fetch_picture(fetcher: MediaFetcher, url: str) -> bytes:
-    return await fetcher.fetch(url, PICTURE, name="image", max_bytes=4000)
+async def fetch_image(fetcher: MediaFetcher, url: str) -> bytes:
+    return await fetcher.fetch(url, IMAGE, field_path="image", max_bytes=4000)
 
 
 def resolves_to(*addresses: str) -> Callable[[str], Awaitable[list[str]]]:
@@ -81,18 +81,18 @@ async def fetcher(transport: ToLoopback) -> AsyncIterator[MediaFetcher]:
     await fetcher.close()
 
 
-async def test_an_allowed_picture_comes_from_the_address_that_was_checked(
+async def test_an_allowed_image_comes_from_the_address_that_was_checked(
     fetcher: MediaFetcher, transport: ToLoopback
 ) -> None:
-    assert await fetch_picture(fetcher, "https://Pictures.example/cat.png?size=1") == png()
-    (request,) = transport.asked
+    assert await fetch_image(fetcher, "https://Pictures.example/cat.png?size=1") == png()
+    (request,) = transport.requests
     assert (request.url.host, request.url.scheme) == (PUBLIC, "https")
     assert request.headers["host"] == "pictures.example"
     assert request.extensions["sni_hostname"] == "pictures.example"
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         ("https://elsewhere.example/a.png", "not one from which this server fetches"),
         ("http://pictures.example/a.png", "must be https"),
@@ -119,7 +119,7 @@ async def test_an_allowed_picture_comes_from_the_address_that_was_checked(
         ("https:\\\\pictures.example/", "not a valid URL"),
         ("https://pictures.example\\@elsewhere.example/", "without user and password"),
         ("https://pictures.example/astray", "status 302"),
-        ("https://pictures.example/compressed", "compressed the picture"),
+        ("https://pictures.example/compressed", "compressed the image"),
         ("https://pictures.example/short", "could not be fetched"),
         ("https://pictures.example/length", "could not be fetched"),
         ("https://pictures.example/lengths", "could not be fetched"),
@@ -130,32 +130,34 @@ async def test_an_allowed_picture_comes_from_the_address_that_was_checked(
         ("https://pictures.example/away", "status 302"),
     ],
 )
-async def test_what_is_refused(fetcher: MediaFetcher, url: str, says: str) -> None:
-    with pytest.raises(InvalidRequest, match=says) as caught:
-        await fetch_picture(fetcher, url)
+async def test_what_is_refused(fetcher: MediaFetcher, url: str, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        await fetch_image(fetcher, url)
     assert caught.value.param == "image"
     assert PUBLIC not in caught.value.message
 
 
-async def test_what_is_unusual_and_sound(fetcher: MediaFetcher, transport: ToLoopback) -> None:
-    assert await fetch_picture(fetcher, "https://pictures.example:443/cat.png?size=1#part") == png()
-    await fetch_picture(fetcher, "https://pictures.example/cookie")
-    await fetch_picture(fetcher, "https://pictures.example/cookie")
-    assert not any("cookie" in request.headers for request in transport.asked)  # of one client to the next
+async def test_unusual_but_valid_urls(fetcher: MediaFetcher, transport: ToLoopback) -> None:
+    assert await fetch_image(fetcher, "https://pictures.example:443/cat.png?size=1#part") == png()
+    await fetch_image(fetcher, "https://pictures.example/cookie")
+    await fetch_image(fetcher, "https://pictures.example/cookie")
+    assert not any(
+        "cookie" in request.headers for request in transport.requests
+    )  # no cookies from one request to the next
 
 
-async def test_a_host_may_be_written_in_its_own_letters(transport: ToLoopback) -> None:
+async def test_a_host_may_be_an_internationalized_name(transport: ToLoopback) -> None:
     fetcher = MediaFetcher(["bücher.example"], resolver=resolves_to(PUBLIC), transport=transport)
     for host in ("bücher.example", "BÜCHER.example", "xn--bcher-kva.example"):
-        assert await fetch_picture(fetcher, f"https://{host}/cat.png?size=1") == png()
-        assert transport.asked[-1].headers["host"] == "xn--bcher-kva.example"
+        assert await fetch_image(fetcher, f"https://{host}/cat.png?size=1") == png()
+        assert transport.requests[-1].headers["host"] == "xn--bcher-kva.example"
     await fetcher.close()
 
 
 async def test_a_public_ipv6_address_is_reached(transport: ToLoopback) -> None:
     fetcher = MediaFetcher(["pictures.example"], resolver=resolves_to("2606:4700:4700::1111"), transport=transport)
-    assert await fetch_picture(fetcher, "https://pictures.example/cat.png?size=1") == png()
-    assert transport.asked[-1].url.host == "2606:4700:4700::1111"
+    assert await fetch_image(fetcher, "https://pictures.example/cat.png?size=1") == png()
+    assert transport.requests[-1].url.host == "2606:4700:4700::1111"
     await fetcher.close()
 
 
@@ -171,23 +173,23 @@ URLS = st.text() | st.lists(
 
 @settings(deadline=None)
 @given(URLS.map("https://pictures.example".__add__) | URLS.map("https:".__add__) | URLS)
-def test_whatever_is_written_as_url_is_fetched_from_the_allowed_host_or_refused(url: str) -> None:
-    asked: list[httpx.Request] = []
+def test_any_url_is_fetched_from_the_allowed_host_or_refused(url: str) -> None:
+    requests: list[httpx.Request] = []
 
     def respond(request: httpx.Request) -> httpx.Response:
-        asked.append(request)
+        requests.append(request)
         return httpx.Response(200, stream=httpx.ByteStream(png()))
 
     fetcher = MediaFetcher(["pictures.example"], resolver=resolves_to(PUBLIC), transport=httpx.MockTransport(respond))
     with contextlib.suppress(InvalidRequest):
-        assert asyncio.run(fetch_picture(fetcher, url)) == png()
-        assert asked
-    for request in asked:
+        assert asyncio.run(fetch_image(fetcher, url)) == png()
+        assert requests
+    for request in requests:
         assert (request.url.host, request.url.port, request.headers["host"]) == (PUBLIC, None, "pictures.example")
 
 
 @pytest.mark.parametrize("host", ["a b@c", "a/b", "a:8443", "xn--\u2488", "a?"])
-def test_what_is_no_host_name_is_told_at_the_start(host: str) -> None:
+def test_invalid_host_names_are_refused_at_the_start(host: str) -> None:
     with pytest.raises(ValueError, match="not a host name"):
         ascii_host(host)
     with pytest.raises(ValueError, match="not a host name"):
@@ -210,34 +212,34 @@ async def test_urls_that_cannot_be_parsed_are_a_422(start_gateway: StartGateway,
         assert (error["param"], "accepted" in error["message"]) == (param, True)
 
 
-async def test_hosts_are_told_what_is_wanted_and_clients_where_it_stood(
+async def test_the_accept_header_and_errors_name_media_types_and_field_path(
     fetcher: MediaFetcher, transport: ToLoopback
 ) -> None:
     with pytest.raises(InvalidRequest, match=r"messages\.0\.content\.1: its host .* instead of a video") as caught:
-        await fetcher.fetch("https://pictures.example/x", VIDEO, name="messages.0.content.1", max_bytes=4000)
+        await fetcher.fetch("https://pictures.example/x", VIDEO, field_path="messages.0.content.1", max_bytes=4000)
     assert caught.value.param == "messages"
-    assert transport.asked[0].headers["accept"] == "video/*, image/gif"
+    assert transport.requests[0].headers["accept"] == "video/*, image/gif"
 
 
-async def test_a_picture_is_not_read_past_the_limit(fetcher: MediaFetcher) -> None:
+async def test_an_image_is_not_read_past_the_limit(fetcher: MediaFetcher) -> None:
     with pytest.raises(TooLarge, match="4,000"):
-        await fetch_picture(fetcher, "https://pictures.example/big")
+        await fetch_image(fetcher, "https://pictures.example/big")
 
 
 @pytest.mark.parametrize("addresses", [["10.0.0.7"], [PUBLIC, "127.0.0.1"], ["169.254.169.254"], []])
-async def test_names_that_lead_inside_are_refused(transport: ToLoopback, addresses: list[str]) -> None:
+async def test_hosts_with_private_addresses_are_refused(transport: ToLoopback, addresses: list[str]) -> None:
     fetcher = MediaFetcher(["pictures.example"], resolver=resolves_to(*addresses), transport=transport)
     with pytest.raises(ServiceError, match="not on the public internet") as caught:
-        await fetch_picture(fetcher, "https://pictures.example/cat.png?size=1")
+        await fetch_image(fetcher, "https://pictures.example/cat.png?size=1")
     assert not any(address in caught.value.message for address in addresses)
-    assert not transport.asked
+    assert not transport.requests
     await fetcher.close()
 
 
 async def test_without_hosts_fetching_is_off() -> None:
     fetcher = MediaFetcher([])
     with pytest.raises(InvalidRequest, match="fetching is off"):
-        await fetch_picture(fetcher, "https://pictures.example/cat.png")
+        await fetch_image(fetcher, "https://pictures.example/cat.png")
     await fetcher.close()
 
 

@@ -14,7 +14,7 @@ async def test_ready_when_both_serve_the_same_checkpoint(gateway: Gateway) -> No
 
 
 @pytest.mark.parametrize("leg", ["encoder", "llm"])
-async def test_a_service_that_is_away_is_named(gateway: Gateway, leg: str) -> None:
+async def test_an_unavailable_service_is_named(gateway: Gateway, leg: str) -> None:
     await gateway.servers[leg].grpc.stop(0)
     response = await gateway.http.get("/readyz")
     assert response.status_code == 503
@@ -44,7 +44,7 @@ async def test_an_encoder_whose_basis_the_llm_service_cannot_read_is_not_ready(g
     assert "different wire bases" in response.json()["error"]["message"]
 
 
-async def test_a_basis_that_the_encoder_does_not_write_in_is_no_matter(gateway: Gateway) -> None:
+async def test_a_wire_basis_of_the_llm_service_alone_does_not_affect_readiness(gateway: Gateway) -> None:
     gateway.llm.info.wire_basis = "0011223344556677"
     assert (await gateway.http.get("/readyz")).status_code == 200
 
@@ -84,7 +84,7 @@ async def test_methods_that_a_client_makes_up_are_one_metric(gateway: Gateway) -
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-async def test_probes_may_ask_for_the_head_alone(gateway: Gateway, path: str) -> None:
+async def test_probes_may_use_head_requests(gateway: Gateway, path: str) -> None:
     assert (await gateway.http.head(path)).status_code == 200
     operations = (await gateway.http.get("/openapi.json")).json()["paths"][path]
     assert set(operations) == {"get"}

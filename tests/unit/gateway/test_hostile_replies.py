@@ -1,4 +1,4 @@
-"""A service that is broken, or is not what it says, costs the gateway one error and nothing else."""
+"""Invalid replies of a service: each is one error, within bounded memory."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from fovea.errors import InternalError
 from fovea.rpc.channel import message_options
 from fovea.v1 import encoder_pb2, llm_pb2, pruner_pb2, tensor_pb2
 from fovea.wire.tensors import to_message
-from gateway.clients.encoder import EncodeCall, Encoded, EncoderClient
+from gateway.clients.encoder import EncodeArgs, EncoderClient, EncodeResult
 from gateway.clients.llm import LLMClient, Sampling
 from tests.unit.gateway.conftest import png
 
-CALL = EncodeCall([png()], [1, 2], "desap", {}, 3, None, "float16", False)
-EXPLAINED = EncodeCall([png()], [1, 2], "desap", {}, 3, None, "float16", True)
+ARGS = EncodeArgs([png()], [1, 2], "desap", {}, 3, None, "float16", False)
+EXPLAIN_ARGS = EncodeArgs([png()], [1, 2], "desap", {}, 3, None, "float16", True)
 MESSAGE_BYTES = 2**26
 TIMEOUT_S = 60.0
 
 
-class Liar:
-    """A server whose methods answer with the bytes that it is told."""
+class HostileServer:
+    """A server whose methods reply with the bytes of `replies`."""
 
     def __init__(self) -> None:
         self.replies: Callable[[], Iterator[bytes]] = lambda: iter(())
@@ -51,29 +51,29 @@ class Liar:
 
 
 @pytest.fixture
-async def liar() -> AsyncIterator[Liar]:
-    liar = Liar()
-    await liar.server.start()
-    yield liar
-    await liar.server.stop(0)
+async def hostile() -> AsyncIterator[HostileServer]:
+    hostile = HostileServer()
+    await hostile.server.start()
+    yield hostile
+    await hostile.server.stop(0)
 
 
 @pytest.fixture
-async def encoder(liar: Liar) -> AsyncIterator[EncoderClient]:
-    client = EncoderClient(liar.target, max_message_bytes=MESSAGE_BYTES)
+async def encoder(hostile: HostileServer) -> AsyncIterator[EncoderClient]:
+    client = EncoderClient(hostile.target, max_message_bytes=MESSAGE_BYTES)
     yield client
     await client.close()
 
 
 @pytest.fixture
-async def llm(liar: Liar) -> AsyncIterator[LLMClient]:
-    client = LLMClient(liar.target, max_message_bytes=MESSAGE_BYTES)
+async def llm(hostile: HostileServer) -> AsyncIterator[LLMClient]:
+    client = LLMClient(hostile.target, max_message_bytes=MESSAGE_BYTES)
     yield client
     await client.close()
 
 
 async def generate(llm: LLMClient, max_tokens: int = 4) -> list[Any]:
-    encoded = Encoded(encoder_pb2.EncodeResponse(visual_tokens=[tensor_pb2.VisualTokens(positions=[0])]))
+    encoded = EncodeResult(encoder_pb2.EncodeResponse(visual_tokens=[tensor_pb2.VisualTokens(positions=[0])]))
     return [event async for event in llm.generate([1], encoded, Sampling(max_tokens, 0, 1, None, []), TIMEOUT_S)]
 
 
@@ -82,32 +82,32 @@ IDS = ["noise", "tiny elements", "unknown fields", "cut"]
 
 
 @pytest.mark.parametrize("reply", NOISE, ids=IDS)
-async def test_what_is_no_reply_is_a_defect_of_the_service(
-    liar: Liar, encoder: EncoderClient, llm: LLMClient, reply: bytes, caplog: pytest.LogCaptureFixture
+async def test_invalid_replies_are_internal_errors(
+    hostile: HostileServer, encoder: EncoderClient, llm: LLMClient, reply: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    liar.replies = lambda: iter([reply])
-    for asked in (encoder.encode(CALL, TIMEOUT_S), encoder.info(), llm.info(), generate(llm)):
+    hostile.replies = lambda: iter([reply])
+    for call in (encoder.encode(ARGS, TIMEOUT_S), encoder.info(), llm.info(), generate(llm)):
         caplog.clear()
         tracemalloc.start()
         with pytest.raises(InternalError, match="service answered with"):
-            await asked
+            await call
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 3 * len(reply) + 2**20  # on its way through gRPC
+        assert peak < 3 * len(reply) + 2**20  # copies inside gRPC
         assert len(caplog.records) <= 1
         assert not any(record.exc_info for record in caplog.records)
 
 
 @pytest.mark.parametrize("delta", ["", "x", "x" * 100_000])
-async def test_an_answer_that_never_ends_is_ended(liar: Liar, llm: LLMClient, delta: str) -> None:
+async def test_an_answer_that_never_ends_is_ended(hostile: HostileServer, llm: LLMClient, delta: str) -> None:
     message = llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=delta)) if delta else llm_pb2.GenerateResponse()
-    liar.replies = lambda: repeat(message.SerializeToString())
-    with pytest.raises(InternalError, match="more than was asked for"):
+    hostile.replies = lambda: repeat(message.SerializeToString())
+    with pytest.raises(InternalError, match="more than was requested"):
         await generate(llm)
 
 
 def reply(explained: bool = True, **changes: Any) -> encoder_pb2.EncodeResponse:
-    """A sound reply about a picture of 2 x 3 patches, with fields of its VisualTokens or Explanation changed."""
+    """A valid reply for an image of 2 x 3 patches, with changed fields of its VisualTokens or Explanation."""
     message = encoder_pb2.EncodeResponse(pruner="desap", num_tokens_total=[6])
     message.visual_tokens.add(
         features=to_message(np.ones((3, 8), np.float32), tensor_pb2.DTYPE_FLOAT16),
@@ -116,13 +116,13 @@ def reply(explained: bool = True, **changes: Any) -> encoder_pb2.EncodeResponse:
     )
     message.explanations.add(task_map=[0.5] * 6, merged_into=[0, 1, 2, 0, -1, -1])
     for name, value in changes.items():
-        part = (
+        target = (
             message.explanations[0] if name in ("task_map", "saliency_map", "merged_into") else message.visual_tokens[0]
         )
         if name == "grid":
-            part.grid.CopyFrom(value)
+            target.grid.CopyFrom(value)
         else:
-            getattr(part, name)[:] = value
+            getattr(target, name)[:] = value
     return message
 
 
@@ -146,20 +146,20 @@ def grid(*sides: int) -> tensor_pb2.Grid:
     ],
     ids=str,
 )
-async def test_visual_tokens_that_cannot_be_are_refused(
-    liar: Liar, encoder: EncoderClient, changes: dict[str, Any]
+async def test_invalid_visual_tokens_are_refused(
+    hostile: HostileServer, encoder: EncoderClient, changes: dict[str, Any]
 ) -> None:
-    liar.replies = lambda: iter([reply().SerializeToString()])
-    assert (await encoder.encode(EXPLAINED, TIMEOUT_S)).num_tokens_kept == 3
-    assert Encoded.from_bytes(reply().SerializeToString(), EXPLAINED) is not None
-    liar.replies = lambda: iter([reply(**changes).SerializeToString()])
-    with pytest.raises(InternalError, match="without visual tokens for each picture"):
-        await encoder.encode(EXPLAINED, TIMEOUT_S)
-    assert Encoded.from_bytes(reply(**changes).SerializeToString(), EXPLAINED) is None
+    hostile.replies = lambda: iter([reply().SerializeToString()])
+    assert (await encoder.encode(EXPLAIN_ARGS, TIMEOUT_S)).num_tokens_kept == 3
+    assert EncodeResult.from_bytes(reply().SerializeToString(), EXPLAIN_ARGS) is not None
+    hostile.replies = lambda: iter([reply(**changes).SerializeToString()])
+    with pytest.raises(InternalError, match="without visual tokens for each image"):
+        await encoder.encode(EXPLAIN_ARGS, TIMEOUT_S)
+    assert EncodeResult.from_bytes(reply(**changes).SerializeToString(), EXPLAIN_ARGS) is None
 
 
 async def test_a_parameter_whose_default_is_not_of_its_type_is_a_defect(
-    liar: Liar, encoder: EncoderClient, llm: LLMClient
+    hostile: HostileServer, encoder: EncoderClient, llm: LLMClient
 ) -> None:
     for kind, value in (("integer", float("inf")), ("number", float("nan")), ("integer", "x"), ("number", [1])):
         parameter = pruner_pb2.PrunerParameter(name="beta", type=kind)
@@ -170,9 +170,13 @@ async def test_a_parameter_whose_default_is_not_of_its_type_is_a_defect(
         else:
             parameter.default.number_value = value
         info = pruner_pb2.PrunerInfo(name="desap", parameters=[parameter])
-        liar.replies = lambda info=info: iter([encoder_pb2.GetEncoderInfoResponse(pruners=[info]).SerializeToString()])
+        hostile.replies = lambda info=info: iter(
+            [encoder_pb2.GetEncoderInfoResponse(pruners=[info]).SerializeToString()]
+        )
         with pytest.raises(InternalError, match="default is not of its type"):
             await encoder.info()
-        liar.replies = lambda info=info: iter([llm_pb2.GetLLMInfoResponse(llm_pruner_infos=[info]).SerializeToString()])
+        hostile.replies = lambda info=info: iter(
+            [llm_pb2.GetLLMInfoResponse(llm_pruner_infos=[info]).SerializeToString()]
+        )
         with pytest.raises(InternalError, match="default is not of its type"):
             await llm.info()

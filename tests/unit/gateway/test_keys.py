@@ -1,4 +1,4 @@
-"""Keys: different inputs never share one, equal inputs always do."""
+"""Cache keys: equal for equal inputs, different for all others."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ requests = st.tuples(encodes, ids, samplings, st.lists(words, max_size=2))
 
 
 def typed(value: Any) -> Any:
-    """`value` such that True and 1 differ, as they do in JSON."""
+    """`value` with its types, so that True and 1 differ."""
     if isinstance(value, dict):
         return {key: typed(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -71,7 +71,7 @@ def test_answer_keys_are_equal_only_for_equal_inputs(a: Any, b: Any) -> None:
 
 @settings(deadline=None)
 @given(requests)
-def test_levels_never_share_a_key_and_order_of_parameters_is_nothing(request: Any) -> None:
+def test_levels_share_no_key_and_the_order_of_parameters_is_ignored(request: Any) -> None:
     encode = request[0]
     reordered = replace(encode, pruner_params=dict(reversed(encode.pruner_params.items())))
     assert visual_tokens_key(reordered) == visual_tokens_key(encode)
@@ -79,7 +79,7 @@ def test_levels_never_share_a_key_and_order_of_parameters_is_nothing(request: An
     assert visual_tokens_key(encode).startswith(f"fovea:{VERSION}:visual_tokens:")
 
 
-def test_what_stands_side_by_side_is_not_run_together() -> None:
+def test_adjacent_elements_of_a_key_are_separated() -> None:
     one = EncodeKey(["ab"], [1, 23], "p", {}, None, 1.0, "float32", False, ["x", "yz"])
     for other in (
         replace(one, text_ids=[12, 3]),

@@ -1,4 +1,4 @@
-"""Each limit counts what it names: at it a request is read, one beyond it is refused by the name of that limit."""
+"""Limits: a request at a limit is accepted, one beyond it is refused with an error that names the limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, pn
 
 URL = data_url(png())
 UNREAD = {"pruner": "none"}
-"""A pruner that does not read the text, whose tokens for the encoder have a limit of their own."""
+"""A pruner that reads no text; text ids for the encoder have their own limit."""
 IMAGE = {"type": "image_url", "image_url": {"url": URL}}
 
 
@@ -26,7 +26,7 @@ def user(*content: Any) -> dict[str, Any]:
 
 
 def values(count: int) -> dict[str, Any]:
-    """A body of `count` JSON values, in texts of which nothing is counted."""
+    """A body of `count` JSON values, with strings full of brackets and commas."""
     params = {"list": [',[{:}]\\"' * 3] * (count - 5)}  # the body, question, image, params and its list
     return {"question": "[,{" * 1000, "image": URL, "pruner_params": params}
 
@@ -44,7 +44,7 @@ def padded(size: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("make", "limit", "says"),
+    ("make", "limit", "message"),
     [
         (lambda n: ask(question="é" * n), 8000, "question has 8,001 characters; 1 to 8,000 are accepted"),
         (lambda n: ask(question="\U0001f600" * n), 8000, "question has 8,001 characters; 1 to 8,000 are accepted"),
@@ -66,8 +66,8 @@ def padded(size: int) -> dict[str, str]:
             "at most 256 items, not 257",
         ),
         (lambda n: {"messages": [user(IMAGE, *[text("a")] * (n - 1))]}, 64, "at most 64 items, not 65"),
-        (lambda n: {"question": "a", "images": [URL] * n}, 8, "9 pictures; up to 8 are accepted"),
-        (lambda n: {"messages": [user(*[IMAGE] * n, text("a"))]}, 8, "9 pictures; up to 8 are accepted"),
+        (lambda n: {"question": "a", "images": [URL] * n}, 8, "9 images; up to 8 are accepted"),
+        (lambda n: {"messages": [user(*[IMAGE] * n, text("a"))]}, 8, "9 images; up to 8 are accepted"),
         (lambda n: ask(stop=["a"] * n), 8, "at most 8 items, not 9"),
         (lambda n: ask(stop=["\U0001f600" * n]), 256, "at most 256 characters"),
         (lambda n: ask(stop="a" * n), 256, "stop: string should have at most 256 characters"),
@@ -80,7 +80,7 @@ def padded(size: int) -> dict[str, str]:
     ],
 )
 async def test_a_field_at_its_limit_and_one_beyond(
-    start_gateway: StartGateway, make: Callable[[int], dict[str, Any]], limit: int, says: str
+    start_gateway: StartGateway, make: Callable[[int], dict[str, Any]], limit: int, message: str
 ) -> None:
     gateway = await start_gateway()
     gateway.llm.info.max_model_len = 2**20
@@ -88,7 +88,7 @@ async def test_a_field_at_its_limit_and_one_beyond(
         response = await gateway.http.post("/v1/answer", json=make(size) | UNREAD)
         assert response.status_code == 200, response.text[:300]
     error = await gateway.refused(422, make(limit + 1))
-    assert says in error["message"]
+    assert message in error["message"]
 
 
 @pytest.mark.parametrize("numbers", [{"x": 1.7976931348623157e308}, {"x": -(2**1023)}])
@@ -98,8 +98,8 @@ async def test_parameters_up_to_the_largest_number(gateway: Gateway, numbers: di
     assert error["message"] == "pruner_params: finite numbers are accepted, up to 1.8e308"
 
 
-async def test_json_values_are_counted_and_not_the_characters_of_texts(gateway: Gateway) -> None:
-    for size in (16_383, 16_384):  # read; another limit holds the parameters
+async def test_the_limit_on_json_values_ignores_characters_inside_strings(gateway: Gateway) -> None:
+    for size in (16_383, 16_384):  # accepted as JSON; refused by the limit on parameters
         assert "4096 bytes" in (await gateway.refused(422, values(size)))["message"]
     error = await gateway.refused(400, values(16_385))
     assert error["message"] == "the request body holds more than the 16,384 JSON values accepted"
@@ -121,7 +121,7 @@ async def test_a_text_may_hold_any_number_of_commas_and_brackets(start_gateway: 
     ("container", "per_copy"), [("[{}]", 2), ("[[ ]]", 2), ('[{"a,b": "c,d"}]', 3), ('{"k%d": [1]}', 3)]
 )
 async def test_lists_and_objects_count_as_one_value_each(gateway: Gateway, container: str, per_copy: int) -> None:
-    count, left = divmod(16_384 - 2, per_copy)  # beside the body and its one list
+    count, left = divmod(16_384 - 2, per_copy)  # without the body and its list
     for extra, status in ((left, 422), (left + 1, 400)):
         copies = [container.replace("%d", str(number)) for number in range(count)] + ["1"] * extra
         response = await gateway.http.post("/v1/answer", content=f'{{"colour": [{",".join(copies)}]}}')
@@ -156,15 +156,15 @@ async def test_images_of_a_form(start_gateway: StartGateway, limit: int, as_file
         assert response.status_code == (200 if count == limit else 422), response.text
         if count > limit:
             error = response.json()["error"]
-            said = f"at least {limit + 1} pictures; up to {limit} are accepted"
-            assert (error["param"], error["message"]) == ("images", said)
+            expected = f"at least {limit + 1} images; up to {limit} are accepted"
+            assert (error["param"], error["message"]) == ("images", expected)
 
 
 async def test_videos_and_other_files_of_a_form(gateway: Gateway) -> None:
-    for field, says in (("video", "video was given 2 times; once is accepted"), ("clip", "files are accepted in")):
+    for field, message in (("video", "video was given 2 times; once is accepted"), ("clip", "files are accepted in")):
         form = [("question", (None, "What?")), *[(field, ("a", b"x"))] * 12]
         response = await gateway.http.post("/v1/answer", files=form)
-        assert (response.status_code, says in response.text) == (422, True), response.text
+        assert (response.status_code, message in response.text) == (422, True), response.text
 
 
 async def test_bytes_of_bodies_and_files(start_gateway: StartGateway) -> None:
@@ -173,8 +173,8 @@ async def test_bytes_of_bodies_and_files(start_gateway: StartGateway) -> None:
         content = json.dumps(ask()).ljust(size).encode()
         assert (await gateway.http.post("/v1/answer", content=content)).status_code == status
     for size, status in ((499, 200), (500, 200), (501, 413)):
-        picture = png().ljust(size, b"\0")
-        for body in (ask() | {"image": data_url(picture)}, {"question": "a", "images": [data_url(picture)]}):
+        image = png().ljust(size, b"\0")
+        for body in (ask() | {"image": data_url(image)}, {"question": "a", "images": [data_url(image)]}):
             assert (await gateway.http.post("/v1/answer", json=body)).status_code == status
-        files = {"question": (None, "a"), "image": ("a.png", picture)}
+        files = {"question": (None, "a"), "image": ("a.png", image)}
         assert (await gateway.http.post("/v1/answer", files=files)).status_code == status

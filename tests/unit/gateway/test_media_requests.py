@@ -1,4 +1,4 @@
-"""Questions about several pictures, about videos, and chat histories."""
+"""Questions about several images or videos, and chat histories."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from fovea.errors import TooLarge
 from fovea.v1 import encoder_pb2, tensor_pb2
-from gateway.question import Source, Sources
+from gateway.question import MediaInput, MediaInputs
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
 from tests.unit.gateway.families import write_family
 from tests.unit.gateway.services import features_of
@@ -62,7 +62,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def video_gateway(start_gateway: StartGateway, qwen: Path) -> Gateway:
-    """In front of services that take a video and read questions in the language model's ids; without a text tower."""
+    """A gateway without a text tower, in front of services that take a video and read the language model's ids."""
     gateway = await start_gateway(model=str(qwen), text_tower="")
     tokenizer = gateway.app.state.pipeline.planner.prompt_tokenizer
     gateway.encoder.info.family = "qwen2_5_vl"
@@ -73,7 +73,7 @@ async def video_gateway(start_gateway: StartGateway, qwen: Path) -> Gateway:
     return gateway
 
 
-async def test_several_pictures_go_to_both_services_in_their_order(gateway: Gateway) -> None:
+async def test_several_images_go_to_both_services_in_their_order(gateway: Gateway) -> None:
     answer = await post(gateway, question="Which is red?", images=URLS[:3])
     encode, generate = gateway.encoder.calls[0], gateway.llm.calls[0]
     assert list(encode.images) == [png(0), png(1), png(2)]
@@ -92,27 +92,27 @@ async def test_a_form_takes_several_files(gateway: Gateway) -> None:
         response = await gateway.http.post("/v1/answer", files=files)
         assert response.status_code == 200, response.text
         assert response.json()["answer"] == same["answer"]
-    assert len(gateway.encoder.calls) == 1  # the same question, however it was sent
+    assert len(gateway.encoder.calls) == 1  # the forms of the request have the same cache key
     urls = [("question", (None, "Which is red?")), *[("images", (None, url)) for url in URLS[:2]]]
     assert (await gateway.http.post("/v1/answer", files=urls)).json()["answer"] == same["answer"]
 
 
-async def test_order_and_number_of_pictures_tell_cached_answers_apart(gateway: Gateway) -> None:
-    asked = [URLS[:2], URLS[1::-1], URLS[:1], [URLS[0], URLS[0]]]
-    for images in asked:
+async def test_order_and_number_of_images_tell_cached_answers_apart(gateway: Gateway) -> None:
+    requests = [URLS[:2], URLS[1::-1], URLS[:1], [URLS[0], URLS[0]]]
+    for images in requests:
         assert (await post(gateway, question="What?", images=images))["cache"]["answer"] == "miss"
     assert (await post(gateway, question="What?", image=URLS[0]))["cache"]["answer"] == "hit"
     assert len(gateway.encoder.calls) == 4
 
 
-async def test_a_history_prunes_for_its_last_user_turn_alone(gateway: Gateway) -> None:
+async def test_a_history_is_pruned_for_its_last_user_turn(gateway: Gateway) -> None:
     await post(gateway, messages=HISTORY)
     history = gateway.encoder.calls[0]
     assert list(history.images) == [png(0), png(1), png(2)]
     await post(gateway, question="Which of these is like it?", images=URLS[:3])
     assert list(gateway.encoder.calls[-1].text_ids) == list(history.text_ids)
     plain, other = gateway.llm.calls[1].input_ids, gateway.llm.calls[0].input_ids
-    assert len(other) > len(plain)  # but the language model reads all turns
+    assert len(other) > len(plain)  # the language model reads all turns
 
 
 async def test_visual_tokens_of_a_history_are_shared_with_the_same_question_elsewhere(gateway: Gateway) -> None:
@@ -153,7 +153,7 @@ async def test_a_video_is_explained_in_numbers(video_gateway: Gateway) -> None:
         assert response.json()["error"]["param"] == param
 
 
-async def test_a_video_reaches_the_encoder_with_what_is_said_about_it(video_gateway: Gateway) -> None:
+async def test_a_video_reaches_the_encoder_with_its_fields(video_gateway: Gateway) -> None:
     answer = await post(video_gateway, question="What happens?", video=CLIP, num_frames=4, video_budget="whole")
     (call,) = video_gateway.encoder.calls
     assert not call.images
@@ -180,11 +180,11 @@ async def test_a_video_may_be_a_list_of_frames(video_gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     "change", [{"num_frames": 5}, {"video_budget": "whole"}, {"video": data_url(MP4 + b"!", "video/mp4")}]
 )
-async def test_whatever_changes_a_video_is_computed_anew(video_gateway: Gateway, change: dict[str, Any]) -> None:
-    asked = {"question": "What?", "video": CLIP}
-    await post(video_gateway, **asked)
-    assert (await post(video_gateway, **asked, video_budget="per_frame"))["cache"]["answer"] == "hit"
-    assert (await post(video_gateway, **asked | change))["cache"] == {
+async def test_changes_of_a_video_are_computed_again(video_gateway: Gateway, change: dict[str, Any]) -> None:
+    body = {"question": "What?", "video": CLIP}
+    await post(video_gateway, **body)
+    assert (await post(video_gateway, **body, video_budget="per_frame"))["cache"]["answer"] == "hit"
+    assert (await post(video_gateway, **body | change))["cache"] == {
         "answer": "miss",
         "visual_tokens": "miss",
         "features": "miss",
@@ -202,30 +202,38 @@ async def test_visual_tokens_come_in_the_order_of_the_prompt(video_gateway: Gate
         assert answer["cache"]["visual_tokens"] == cache
         request = video_gateway.llm.calls[-1]
         tokenizer = video_gateway.app.state.pipeline.planner.prompt_tokenizer
-        places = {tokenizer.video_token_id: "video", tokenizer.image_token_id: "image"}
-        assert [places[i] for i in request.input_ids if i in places] == ["video", "image"]
-        clip, picture = request.visual_tokens
-        assert clip.kind == tensor_pb2.VISUAL_KIND_VIDEO
+        media = {tokenizer.video_token_id: "video", tokenizer.image_token_id: "image"}
+        assert [media[i] for i in request.input_ids if i in media] == ["video", "image"]
+        video_tokens, image_tokens = request.visual_tokens
+        assert video_tokens.kind == tensor_pb2.VISUAL_KIND_VIDEO
         text_ids = video_gateway.encoder.calls[0].text_ids
-        assert picture.features == features_of(png(3), text_ids, 3, tensor_pb2.DTYPE_FLOAT32)
+        assert image_tokens.features == features_of(png(3), text_ids, 3, tensor_pb2.DTYPE_FLOAT32)
 
 
-async def test_questions_go_to_such_an_encoder_in_the_language_models_ids(video_gateway: Gateway) -> None:
+async def test_questions_are_sent_in_the_language_models_ids_if_the_encoder_reads_them(video_gateway: Gateway) -> None:
     await post(video_gateway, question="Is <image> red?", image=URLS[0])
     tokenizer = video_gateway.app.state.pipeline.planner.prompt_tokenizer
     assert list(video_gateway.encoder.calls[0].text_ids) == tokenizer.encode_plain("Is red?")
 
 
-async def test_explain_lists_several_pictures_and_videos(video_gateway: Gateway) -> None:
+async def test_explain_lists_several_images_and_videos(video_gateway: Gateway) -> None:
     answer = await post(
         video_gateway, question="<video> or <image>?", video=CLIP, image=URLS[0], pruner="desap", explain=True
     )
     assert answer["explain"]["pruner"] == "desap"
-    picture, clip = answer["explain"]["visuals"]
-    assert (picture["kind"], picture["grid"], picture["kept"]) == ("image", [1, 2, 3], [0, 1, 2])
-    assert (clip["kind"], clip["grid"], clip["kept"]) == ("video", [2, 2, 3], list(range(6)))
-    assert clip["task_map"] == [[[0.5] * 3] * 2] * 2
-    assert clip["merged_into"] == [[[0, 1, 2], [0, 1, -1]]] * 2
+    explained_image, explained_video = answer["explain"]["visuals"]
+    assert (explained_image["kind"], explained_image["grid"], explained_image["kept"]) == (
+        "image",
+        [1, 2, 3],
+        [0, 1, 2],
+    )
+    assert (explained_video["kind"], explained_video["grid"], explained_video["kept"]) == (
+        "video",
+        [2, 2, 3],
+        list(range(6)),
+    )
+    assert explained_video["task_map"] == [[[0.5] * 3] * 2] * 2
+    assert explained_video["merged_into"] == [[[0, 1, 2], [0, 1, -1]]] * 2
 
 
 FRAMES = {"question": "What?", "video": URLS[:2]}
@@ -233,23 +241,23 @@ TURN = {"messages": HISTORY}
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "param", "says"),
+    ("body", "status", "param", "message"),
     [
         ({"question": "What?"}, 422, "image", "upload a file as image, images or video"),
         ({"image": URLS[0]}, 422, "question", "question is missing"),
         ({"question": "What?", "images": []}, 422, "images", "at least 1 item"),
         ({"question": "What?", "images": [5]}, 422, "images", "images.0: input should be a valid string"),
         ({"question": "What?", "images": URLS[0]}, 422, "images", "valid list"),
-        ({"question": "What?", "image": URLS[0], "images": URLS[:1]}, 422, "images", "one picture or a list"),
-        ({"question": "What?", "images": URLS[:9]}, 422, "images", "9 pictures; up to 8 are accepted"),
+        ({"question": "What?", "image": URLS[0], "images": URLS[:1]}, 422, "images", "one image or a list"),
+        ({"question": "What?", "images": URLS[:9]}, 422, "images", "9 images; up to 8 are accepted"),
         (
             {"question": "<image><image><image> a", "images": URLS[:2]},
             422,
             "question",
-            "3 <image> marks for 2 pictures",
+            "3 <image> markers for 2 images",
         ),
         ({"question": "What?", "images": [URLS[0], "cat.png"]}, 422, "images", "images.1 is neither a data URL"),
-        ({"question": "What?", "images": [URLS[0], data_url(b"x")]}, 415, "images", "images.1 is not a picture"),
+        ({"question": "What?", "images": [URLS[0], data_url(b"x")]}, 415, "images", "images.1 is not an image"),
         (
             {"question": "What?", "image": data_url(AVIF, "image/avif")},
             415,
@@ -265,7 +273,7 @@ TURN = {"messages": HISTORY}
         ({"question": "What?", "video": data_url(MP4, "image/gif")}, 422, "video", "family llava takes no videos"),
         ({"question": "What?", "video": [URLS[0], CLIP]}, 415, "video", "video.1 is a data URL of another media type"),
         ({"question": "What?", "video": URLS[:1] * 65}, 422, "video", "65 frames of a video; up to 64"),
-        (FRAMES, 422, "video", "family llava takes no videos; pictures are accepted"),
+        (FRAMES, 422, "video", "family llava takes no videos; images are accepted"),
         ({**FRAMES, "num_frames": 4}, 422, "num_frames", "goes with a video file"),
         ({"question": "What?", "video": CLIP, "num_frames": 65}, 422, "num_frames", "up to 64 are accepted"),
         ({"question": "What?", "video": CLIP, "num_frames": 0}, 422, "num_frames", "greater than or equal to 1"),
@@ -276,7 +284,7 @@ TURN = {"messages": HISTORY}
         ({"messages": "hello"}, 422, "messages", "valid list"),
         ({**TURN, "question": "What?"}, 422, "question", "beside messages"),
         ({**TURN, "image": URLS[0]}, 422, "image", "beside messages"),
-        ({"messages": [user(text("What?"))]}, 422, "messages", "no picture and no video"),
+        ({"messages": [user(text("What?"))]}, 422, "messages", "no image and no video"),
         ({"messages": [user(image(0))]}, 422, "messages", "the last user turn has no text"),
         ({"messages": HISTORY[:3]}, 422, "messages", "the last one is not the user's"),
         ({"messages": [{"role": "tool", "content": "x"}]}, 422, "messages", "'system', 'user' or 'assistant'"),
@@ -326,48 +334,48 @@ TURN = {"messages": HISTORY}
         ({"question": "What?", "image": URLS[0], "stop": ["a", ""]}, 422, "stop", "stop.1: string should have"),
         ({"question": "What?", "image": URLS[0], "llm_pruner": "x"}, 422, "llm_pruner", "llm_pruner: an object is"),
         ({"question": "What?", "image": URLS[0], "": 1}, 422, "", "there is no field ''; accepted are question"),
-        ({"messages": [user(text("a"), image(0))] * 9}, 422, "messages", "9 pictures; up to 8"),
+        ({"messages": [user(text("a"), image(0))] * 9}, 422, "messages", "9 images; up to 8"),
         ({"messages": [user(*[video()] * 9, text("What?"))]}, 422, "messages", "9 videos; up to 8 are accepted"),
         ({"messages": [user(video(), text("What?"))]}, 422, "messages", "family llava takes no videos"),
         (
             {"messages": [{"role": "assistant", "content": [image(0)]}, user(text("What?"))]},
             422,
             "messages",
-            "messages.0.content.0: pictures and videos are accepted in user turns only",
+            "messages.0.content.0: images and videos are accepted in user turns only",
         ),
         (
             {"messages": [user({"type": "image_url", "image_url": {"url": data_url(b"x")}}, text("What?"))]},
             415,
             "messages",
-            "messages.0.content.0 is not a picture",
+            "messages.0.content.0 is not an image",
         ),
     ],
 )
-async def test_what_is_refused(gateway: Gateway, body: dict[str, Any], status: int, param: str, says: str) -> None:
+async def test_what_is_refused(gateway: Gateway, body: dict[str, Any], status: int, param: str, message: str) -> None:
     error = await gateway.refused(status, body)
     assert error["param"] == param
-    assert says in error["message"]
+    assert message in error["message"]
     assert len(error["message"]) < 500
     assert not gateway.encoder.calls
 
 
 @pytest.mark.parametrize(
-    ("form", "says"),
+    ("form", "message"),
     [
-        ([("image", ("a.png", png())), ("images", ("b.png", png()))], "one picture or a list"),
+        ([("image", ("a.png", png())), ("images", ("b.png", png()))], "one image or a list"),
         ([("video", ("a.mp4", MP4)), ("video", ("b.mp4", MP4))], "video was given 2 times"),
         ([("video", ("a.mp4", MP4)), ("video", (None, CLIP))], "given twice"),
-        ([("images", (f"{i}.png", png())) for i in range(9)], "9 pictures; up to 8"),
+        ([("images", (f"{i}.png", png())) for i in range(9)], "9 images; up to 8"),
         ([("question", (None, "b")), ("image", ("a.png", png()))], "2 times"),
     ],
 )
-async def test_forms_that_are_refused(gateway: Gateway, form: list[Any], says: str) -> None:
+async def test_forms_that_are_refused(gateway: Gateway, form: list[Any], message: str) -> None:
     response = await gateway.http.post("/v1/answer", files=[("question", (None, "What?")), *form])
     assert response.status_code == 422, response.text
-    assert says in response.json()["error"]["message"]
+    assert message in response.json()["error"]["message"]
 
 
-async def test_the_models_own_limits_hold_too(video_gateway: Gateway) -> None:
+async def test_the_models_limits_on_media_are_enforced(video_gateway: Gateway) -> None:
     video_gateway.encoder.info.max_images = 2
     video_gateway.encoder.info.max_frames = 4
     error = await video_gateway.refused(422, {"question": "What?", "images": URLS[:3]})
@@ -378,15 +386,15 @@ async def test_the_models_own_limits_hold_too(video_gateway: Gateway) -> None:
     assert (error["param"], "takes up to 4" in error["message"]) == ("video", True)
 
 
-async def test_all_files_of_a_request_have_a_limit_together(start_gateway: StartGateway) -> None:
+async def test_all_files_of_a_request_share_one_limit(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(max_body_bytes=1000, max_image_bytes=900)
     big = [data_url(png(shade) + bytes(600)) for shade in range(2)]
     response = await gateway.http.post("/v1/answer", json={"question": "What?", "images": big[:1]})
     assert response.status_code == 200, response.text
-    # What is fetched does not pass the limit on bodies: only its sum can be held against it.
-    gatherer = gateway.app.state.pipeline._gatherer
+    # Fetched files are not part of the body, so their total is limited separately.
+    media_loader = gateway.app.state.pipeline._media_loader
     with pytest.raises(TooLarge, match="more than the 1,000 bytes accepted for all"):
-        await gatherer.gather(Sources([Source(f"images.{i}", url) for i, url in enumerate(big)]))
+        await media_loader.load(MediaInputs([MediaInput(f"images.{i}", url) for i, url in enumerate(big)]))
 
 
 async def test_errors_of_services_name_the_fields_of_the_request(gateway: Gateway) -> None:
@@ -395,7 +403,7 @@ async def test_errors_of_services_name_the_fields_of_the_request(gateway: Gatewa
     assert (await gateway.refused(413, {"messages": HISTORY}))["param"] == "messages"
 
 
-async def test_a_prompt_that_only_its_ends_of_lines_make_too_long(gateway: Gateway) -> None:
+async def test_newline_tokens_count_in_the_length_of_the_prompt(gateway: Gateway) -> None:
     gateway.encoder.reply = encoder_pb2.EncodeResponse(num_tokens_total=[3], features_cached=[False])
     gateway.encoder.reply.visual_tokens.add(
         features=features_of(b"", [], 3, tensor_pb2.DTYPE_FLOAT16),
@@ -407,10 +415,10 @@ async def test_a_prompt_that_only_its_ends_of_lines_make_too_long(gateway: Gatew
     await gateway.answer()
     prompt = len(gateway.llm.calls[-1].input_ids) - 1 + 6
     gateway.llm.info.max_model_len = prompt + 1
-    gateway.app.state.pipeline.llm.forget_info()
+    gateway.app.state.pipeline.llm.invalidate_info()
     assert (await gateway.answer(cache="bypass"))["finish_reason"] == "stop"
     gateway.llm.info.max_model_len = prompt
-    gateway.app.state.pipeline.llm.forget_info()
+    gateway.app.state.pipeline.llm.invalidate_info()
     error = await gateway.refused(422, cache="bypass")
     assert f"the prompt has {prompt} tokens" in error["message"]
 
@@ -418,14 +426,14 @@ async def test_a_prompt_that_only_its_ends_of_lines_make_too_long(gateway: Gatew
 async def test_ready_means_that_video_tokens_agree(video_gateway: Gateway) -> None:
     assert (await video_gateway.http.get("/readyz")).status_code == 200
     video_gateway.llm.info.video_token_id += 1
-    video_gateway.app.state.pipeline.llm.forget_info()
+    video_gateway.app.state.pipeline.llm.invalidate_info()
     response = await video_gateway.http.get("/readyz")
     assert "tokenizes for another checkpoint" in response.json()["checks"]["fingerprints"]
 
 
-async def test_a_gateway_without_the_text_tower_that_is_needed_says_so(video_gateway: Gateway) -> None:
+async def test_a_missing_text_tower_is_reported(video_gateway: Gateway) -> None:
     video_gateway.encoder.info.text_tokenizer = encoder_pb2.TEXT_TOKENIZER_TEXT_TOWER
-    video_gateway.app.state.pipeline.encoder.forget_info()
+    video_gateway.app.state.pipeline.encoder.invalidate_info()
     response = await video_gateway.http.get("/readyz")
     assert "through a text tower" in response.json()["checks"]["fingerprints"]
     error = await video_gateway.refused(502)

@@ -1,4 +1,4 @@
-"""The gateway as a program: what it imports, its flags, how it refuses to start."""
+"""The gateway as a process: imports, flags, errors at the start."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_help_describes_every_setting() -> None:
         assert field.description
 
 
-def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_reported_in_one_line(tmp_path: Path) -> None:
     result = python("-m", "gateway", "--model", str(tmp_path))
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
@@ -44,7 +44,7 @@ def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("listen", ["8000", "host:", "host:99999"])
-def test_a_wrong_address_is_told_by_flag_and_variable(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_address_is_reported_with_flag_and_variable(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         GatewaySettings.from_command_line(["--model", "m", "--listen", listen])
     assert caught.value.code == 2
@@ -95,7 +95,7 @@ def test_a_signal_stops_it_cleanly_and_its_log_is_json_lines(number: int, llava:
     assert "secret" not in json.dumps(lines)
 
 
-async def test_what_is_in_progress_when_the_drain_ends_is_told_so(llava: Path, clip: Path) -> None:
+async def test_requests_in_progress_when_the_process_stops_are_a_503(llava: Path, clip: Path) -> None:
     encoder, llm = ScriptedEncoder(), ScriptedLLM()
     servers = await serve(encoder), await serve(llm)
     encoder.gate.shut()

@@ -27,7 +27,7 @@ def target(servers: list[GrpcServer]) -> str:
 
 
 async def until_both_work(gateway: Gateway, replicas: list[ScriptedEncoder] | list[ScriptedLLM]) -> None:
-    """The connections of a channel come up one after the other."""
+    """Returns when both replicas get calls; the connections of a channel open one by one."""
     shade = 0
     async with asyncio.timeout(30):
         while not all(replica.calls for replica in replicas):
@@ -43,7 +43,7 @@ async def test_replicas_take_turns(start_gateway: StartGateway, encoders: Replic
     await until_both_work(gateway, servicers)
     for shade in range(10):
         await gateway.answer(shade=shade, cache="bypass")
-    assert sorted(len(servicer.calls) for servicer in servicers) in ([4, 6], [5, 5])  # `info` takes its turn as well
+    assert sorted(len(servicer.calls) for servicer in servicers) in ([4, 6], [5, 5])  # info calls count too
 
 
 async def test_llm_services_take_turns(start_gateway: StartGateway) -> None:
@@ -56,19 +56,17 @@ async def test_llm_services_take_turns(start_gateway: StartGateway) -> None:
     await asyncio.gather(*(server.grpc.stop(0) for server in servers))
 
 
-async def test_when_one_replica_dies_the_other_goes_on_and_no_answer_is_lost(
-    start_gateway: StartGateway, encoders: Replicas
-) -> None:
+async def test_no_answer_is_lost_when_one_replica_dies(start_gateway: StartGateway, encoders: Replicas) -> None:
     servicers, servers = encoders
     gateway = await start_gateway(encoder=target(servers))
     await until_both_work(gateway, servicers)
     for servicer in servicers:
         servicer.gate.shut()
-    asked = [asyncio.create_task(gateway.answer(shade=shade, cache="bypass")) for shade in range(4)]
+    tasks = [asyncio.create_task(gateway.answer(shade=shade, cache="bypass")) for shade in range(4)]
     await asyncio.gather(*(servicer.gate.reached.wait() for servicer in servicers))
-    await servers[0].grpc.stop(0)  # with questions under way
+    await servers[0].grpc.stop(0)  # with calls in progress
     servicers[1].gate.open()
-    answers = await asyncio.gather(*asked)
+    answers = await asyncio.gather(*tasks)
     assert len({answer["answer"] for answer in answers}) == 4
     for shade in range(6):
         await gateway.answer(shade=shade, cache="bypass")

@@ -1,4 +1,4 @@
-"""Whatever a client writes, no answer is a 5xx: nothing reaches an exception that nobody catches."""
+"""Random requests: no response is a 5xx."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ PATH = st.sampled_from(sorted(PATHS))
 
 @pytest.fixture
 async def open_gateway(start_gateway: StartGateway) -> Gateway:
-    """One that would fetch."""
+    """A gateway that may fetch URLs."""
     return await start_gateway(fetch_hosts="pictures.example")
 
 
@@ -148,7 +148,7 @@ async def test_parts(open_gateway: Gateway, path: str, headers: list[bytes], con
     ],
 )
 @pytest.mark.parametrize("path", sorted(PATHS))
-async def test_what_is_hard_to_come_by_at_random(open_gateway: Gateway, path: str, body: bytes) -> None:
+async def test_bodies_that_random_tests_rarely_find(open_gateway: Gateway, path: str, body: bytes) -> None:
     response = await open_gateway.http.post(path, content=body)
     assert response.status_code in (400, 422), response.text
 

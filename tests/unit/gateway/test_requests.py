@@ -1,4 +1,4 @@
-"""Whatever a client sends as fields is either a request or an error that it may see."""
+"""Random fields: either a valid request or an error for the client."""
 
 from __future__ import annotations
 

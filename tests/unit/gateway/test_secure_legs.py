@@ -1,4 +1,4 @@
-"""TLS, client certificates and tokens on a gRPC leg, with a real server and a real client."""
+"""TLS, client certificates and bearer tokens between the gateway and a service."""
 
 from __future__ import annotations
 
@@ -63,15 +63,13 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-async def test_both_ends_with_certificates_talk(leg: Leg, authority: Authority) -> None:
+async def test_mutual_tls_works(leg: Leg, authority: Authority) -> None:
     client = leg.client(await leg.serve(tls=authority.server()), authority.client())
     assert (await client.fetch_info()).fingerprint == "aaaa"
     assert await client.serving(10)
 
 
-async def test_a_client_without_a_certificate_is_refused_only_where_one_is_asked_for(
-    leg: Leg, authority: Authority
-) -> None:
+async def test_a_client_without_a_certificate_is_refused_only_under_mutual_tls(leg: Leg, authority: Authority) -> None:
     bare = authority.client(own=False)
     with pytest.raises(Unavailable) as caught:
         await leg.client(await leg.serve(tls=authority.server()), bare).fetch_info()
@@ -79,7 +77,9 @@ async def test_a_client_without_a_certificate_is_refused_only_where_one_is_asked
     assert await leg.client(await leg.serve(tls=authority.server(mutual=False)), bare).fetch_info()
 
 
-async def test_a_stranger_is_refused_by_either_end(leg: Leg, authority: Authority, tmp_path: Path) -> None:
+async def test_a_certificate_of_another_ca_is_refused_by_both_ends(
+    leg: Leg, authority: Authority, tmp_path: Path
+) -> None:
     target = await leg.serve(tls=authority.server())
     (tmp_path / "other").mkdir()
     other = Authority(tmp_path / "other").client()
@@ -88,16 +88,14 @@ async def test_a_stranger_is_refused_by_either_end(leg: Leg, authority: Authorit
             await leg.client(target, tls).fetch_info()
 
 
-async def test_the_name_in_the_certificate_counts(leg: Leg, authority: Authority) -> None:
+async def test_the_name_in_the_certificate_is_checked(leg: Leg, authority: Authority) -> None:
     target = await leg.serve(tls=authority.server())
     assert await leg.client(target, authority.client(), server_name="llm.test").fetch_info()
     with pytest.raises(Unavailable):
-        await leg.client(target, authority.client(), server_name="somebody.test").fetch_info()
+        await leg.client(target, authority.client(), server_name="other.test").fetch_info()
 
 
-async def test_new_certificates_are_taken_at_both_ends_without_a_restart(
-    leg: Leg, authority: Authority, tmp_path: Path
-) -> None:
+async def test_renewed_certificates_are_used_without_a_restart(leg: Leg, authority: Authority, tmp_path: Path) -> None:
     target = await leg.serve(tls=authority.server())
     client = leg.client(target, authority.client())
     await client.fetch_info()
@@ -114,7 +112,7 @@ async def test_new_certificates_are_taken_at_both_ends_without_a_restart(
         await outdated.fetch_info()
 
 
-async def test_half_written_certificates_change_nothing(
+async def test_invalid_new_certificates_are_ignored(
     leg: Leg, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = authority.server()
@@ -147,20 +145,20 @@ def sites(tmp_path: Path) -> Path:
     return Path(write(tmp_path / "sites", token_line("berlin", TOKEN)))
 
 
-async def test_a_site_is_let_in_by_its_token_until_its_line_goes(
+async def test_a_site_is_accepted_until_its_token_is_removed(
     leg: Leg, authority: Authority, sites: Path, tmp_path: Path
 ) -> None:
     target = await leg.serve(tls=authority.server(), token_file=str(sites))
     token = write(tmp_path / "token", TOKEN)
     client = leg.client(target, authority.client(), token_file=token)
     assert await client.fetch_info()
-    write(sites, "# nobody\n")
+    write(sites, "# empty\n")
     with pytest.raises(Unauthenticated):
         await client.fetch_info()
 
 
 @pytest.mark.parametrize("token", ["", TOKEN + "x"])
-async def test_without_a_right_token_nobody_gets_further_than_health(
+async def test_without_a_valid_token_only_health_checks_are_answered(
     leg: Leg, authority: Authority, sites: Path, tmp_path: Path, token: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     target = await leg.serve(tls=authority.server(), token_file=str(sites))
@@ -173,8 +171,8 @@ async def test_without_a_right_token_nobody_gets_further_than_health(
     assert TOKEN not in caplog.text + str(caught.value)
 
 
-async def test_a_stranger_learns_nothing_and_sends_nothing(leg: Leg, sites: Path) -> None:
-    """Whatever the method, known or not, and before the message is read: this one is above the server's cap."""
+async def test_a_call_without_a_token_is_refused_before_its_message_is_read(leg: Leg, sites: Path) -> None:
+    """Any method is refused before the message is read; this message is larger than the server accepts."""
     channel = connect(await leg.serve(token_file=str(sites)), max_message_bytes=2**28)
     large = llm_pb2.GenerateRequest(visual_tokens=[{"features": {"data": bytes(2**26 + 1)}}])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -194,11 +192,11 @@ async def test_a_probe_with_a_certificate_sees_health_without_a_token(
     tls = authority.client()
     files = ["--tls-ca", tls.ca, "--tls-cert", tls.cert, "--tls-key", tls.key]
     assert await asyncio.to_thread(probe.main, [target, *files]) == 0
-    assert await asyncio.to_thread(probe.main, [target, *files, "--server-name", "somebody.test"]) == 1
+    assert await asyncio.to_thread(probe.main, [target, *files, "--server-name", "other.test"]) == 1
     assert await asyncio.to_thread(probe.main, [target]) == 1
 
 
-async def test_a_gateway_shows_on_each_leg_what_its_settings_say(
+async def test_the_settings_of_each_leg_are_used(
     leg: Leg, authority: Authority, sites: Path, tmp_path: Path, start_gateway: StartGateway
 ) -> None:
     tls, token = authority.client(), write(tmp_path / "token", TOKEN)
@@ -210,7 +208,7 @@ async def test_a_gateway_shows_on_each_leg_what_its_settings_say(
     gateway = await start_gateway(**settings)
     assert (await gateway.answer())["answer"].startswith("red")
     assert (await gateway.http.get("/readyz")).status_code == 200
-    write(sites, "# nobody\n")
+    write(sites, "# empty\n")
     error = await gateway.refused(502, question="And now?")
     assert (error["code"], error["type"]) == ("unauthenticated", "server_error")
     assert error["message"] == "the encoder service does not accept the bearer token of this gateway"

@@ -1,4 +1,4 @@
-"""A service that goes away in the middle: what the client of the gateway sees, and what is computed twice."""
+"""Outages of a service: the client's view, and what is computed again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DONE = llm_pb2.GenerateResponse(
 
 
 class Breaking(ScriptedLLM):
-    """Plays one script a call; a script is pieces of text and errors. The last one goes on for ever."""
+    """LLM service that plays one script of texts and errors a call, and repeats the last one."""
 
     def __init__(self, *scripts: list[str | ServiceError]) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ StartBreaking = Callable[..., Awaitable[tuple[Gateway, Breaking, GrpcServer]]]
 
 @pytest.fixture
 async def breaking(start_gateway: StartGateway) -> AsyncIterator[StartBreaking]:
-    """Starts a gateway with a service that plays the scripts given."""
+    """Function that starts a gateway in front of a service with the given scripts."""
     async with AsyncExitStack() as stack:
 
         async def start(*scripts: list[str | ServiceError], **settings: Any) -> tuple[Gateway, Breaking, GrpcServer]:
@@ -66,7 +66,9 @@ def events(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7}, {"temperature": 0.7, "seed": 3}])
-async def test_a_stream_that_breaks_goes_on_where_it_was(breaking: StartBreaking, sampling: dict[str, Any]) -> None:
+async def test_a_broken_stream_continues_without_repeating_text(
+    breaking: StartBreaking, sampling: dict[str, Any]
+) -> None:
     gateway, llm, _ = await breaking(
         ["red", " and", BREAK], [BREAK], ["r", "ed and", " blue", BREAK], ["red and blue", " stars"]
     )
@@ -76,16 +78,16 @@ async def test_a_stream_that_breaks_goes_on_where_it_was(breaking: StartBreaking
     assert names == ("token", "token", "token", "token", "done")
     assert [event["text"] for event in data[:-1]] == ["red", " and", " blue", " stars"]
     assert data[-1]["answer"] == "red and blue stars"
-    assert len(gateway.encoder.calls) == 1  # the picture was encoded once
+    assert len(gateway.encoder.calls) == 1  # the image was encoded once
     assert len(llm.calls) == 4
-    assert len({call.SerializeToString() for call in llm.calls}) == 1  # the same tokens and, if any, the same seed
+    assert len({call.SerializeToString() for call in llm.calls}) == 1  # with the same tokens and seed
     assert llm.calls[0].sampling.HasField("seed") == bool(sampling)
     assert failures("outage") - before == 3
     shipped = sum(tokens.ByteSize() for call in llm.calls for tokens in call.visual_tokens)
     assert data[-1]["usage"]["wire_bytes"] == shipped
 
 
-async def test_a_second_try_that_says_something_else_ends_the_answer(breaking: StartBreaking) -> None:
+async def test_a_retry_with_another_text_ends_the_answer(breaking: StartBreaking) -> None:
     gateway, llm, _ = await breaking(["red", BREAK], ["green"])
     response = await gateway.http.post("/v1/answer", json=ask(stream=True))
     (first, text), (last, error) = events(response.text)
@@ -94,13 +96,13 @@ async def test_a_second_try_that_says_something_else_ends_the_answer(breaking: S
     assert len(llm.calls) == 2
 
 
-async def test_a_shorter_second_try_is_noticed_too(breaking: StartBreaking) -> None:
+async def test_a_retry_with_a_shorter_text_ends_the_answer(breaking: StartBreaking) -> None:
     gateway, _, _ = await breaking(["red star", BREAK], ["red"])
     response = await gateway.http.post("/v1/answer", json=ask(stream=True))
     assert [name for name, _ in events(response.text)] == ["token", "error"]
 
 
-async def test_a_request_that_fails_again_and_again_is_given_up(breaking: StartBreaking) -> None:
+async def test_a_request_without_progress_ends_after_six_attempts(breaking: StartBreaking) -> None:
     gateway, llm, _ = await breaking(["red", BREAK], patience_s=3600.0)
     error = await gateway.refused(503)
     assert error["message"] == "the link is gone"
@@ -108,7 +110,7 @@ async def test_a_request_that_fails_again_and_again_is_given_up(breaking: StartB
     assert len(gateway.encoder.calls) == 1
 
 
-async def test_without_patience_there_is_no_second_try(breaking: StartBreaking) -> None:
+async def test_without_an_outage_timeout_there_is_no_retry(breaking: StartBreaking) -> None:
     gateway, llm, _ = await breaking([BREAK], patience_s=0.0)
     await gateway.refused(503)
     assert len(llm.calls) == 1
@@ -130,15 +132,15 @@ async def test_an_answer_waits_for_a_service_that_comes_back(breaking: StartBrea
     await again.grpc.stop(0)
 
 
-async def test_a_deadline_that_passes_meanwhile_is_a_504_that_says_who_was_away(breaking: StartBreaking) -> None:
+async def test_a_deadline_that_passes_during_an_outage_is_a_504_that_names_the_service(breaking: StartBreaking) -> None:
     gateway, _, server = await breaking(["red"], patience_s=3600.0)
     await gateway.answer(question="Is it there?")
     await server.grpc.stop(0)
     error = await gateway.refused(504, timeout_s=0.5)
-    assert error["message"] == "the LLM service was away until timeout_s had passed"
+    assert error["message"] == "the LLM service was unavailable until timeout_s had passed"
 
 
-async def test_the_encoder_is_waited_for_as_well(start_gateway: StartGateway) -> None:
+async def test_an_outage_of_the_encoder_is_waited_for(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(patience_s=3600.0)
     await gateway.answer(question="Is it there?")
     gateway.encoder.error = Unavailable("draining")

@@ -1,0 +1,199 @@
+"""Retries during an outage of a service: a request keeps its visual tokens, waits, and continues.
+
+A broken stream is generated again from the start, from the same visual tokens and with the same seed. Its text then
+begins with the text already sent, which is skipped. See docs/adr/0012-resume-by-generating-again.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from fovea import telemetry
+from fovea.errors import DeadlineExceeded, InternalError, Unavailable
+from gateway.clients.base import ServiceClient
+from gateway.clients.llm import GenerateDone, Sampling
+
+__all__ = ["call_with_retry", "deadline_exceeded", "generate_with_retry"]
+
+_MAX_ATTEMPTS: Final = 6
+"""Attempts without progress. The limit keeps a request that crashes its service from crashing it without end."""
+_FIRST_DELAY_S: Final = 0.1
+_MAX_DELAY_S: Final = 2.0
+_REPORT_MARGIN_S: Final = 0.1
+"""Time before the deadline at which waiting ends, so that the client still gets the error which names the service."""
+
+Reply = TypeVar("Reply")
+Generate = Callable[[Sampling, float], AsyncGenerator[str | GenerateDone]]
+"""One call of the LLM service, with sampling parameters and a timeout in seconds."""
+
+
+async def call_with_retry(
+    client: ServiceClient[Any], call: Callable[[float], Awaitable[Reply]], *, deadline: float, outage_timeout_s: float
+) -> Reply:
+    """Reply of a unary call, repeated while the service is unavailable.
+
+    Args:
+        client: Client of the called service.
+        call: The call, given its timeout in seconds.
+        deadline: Event-loop time in seconds.
+        outage_timeout_s: Longest outage in seconds.
+
+    Raises:
+        Unavailable: The outage lasted longer than `outage_timeout_s`.
+        DeadlineExceeded: `deadline` has passed.
+        ServiceError: The service refused the call, or failed.
+    """
+    outage = _Outage(client, deadline, outage_timeout_s)
+    while True:
+        try:
+            return await call(_time_left(deadline))
+        except Unavailable as error:
+            await outage.wait(error)
+
+
+async def generate_with_retry(
+    client: ServiceClient[Any],
+    call: Generate,
+    sampling: Sampling,
+    *,
+    deadline: float,
+    outage_timeout_s: float,
+) -> AsyncGenerator[str | GenerateDone]:
+    """Pieces of text as they are decoded, each sent once even if the stream breaks, then GenerateDone.
+
+    Args:
+        client: Client of the called service.
+        call: The call, repeated after each break.
+        sampling: Sampling parameters. Random sampling without a seed gets one, so that each attempt gives the same
+            text.
+        deadline: Event-loop time in seconds.
+        outage_timeout_s: Longest outage in seconds.
+
+    Raises:
+        Unavailable: The outage lasted longer than `outage_timeout_s`.
+        InternalError: A later attempt gave another text.
+        DeadlineExceeded: `deadline` has passed.
+        ServiceError: The service refused the call, or failed.
+    """
+    if sampling.temperature > 0 and sampling.seed is None:
+        sampling = replace(sampling, seed=secrets.randbits(63))
+    outage = _Outage(client, deadline, outage_timeout_s)
+    resumable = _ResumableText()
+    while True:
+        resumable.restart()
+        try:
+            async with aclosing(call(sampling, _time_left(deadline))) as events:
+                async for event in events:
+                    if isinstance(event, GenerateDone):
+                        resumable.check_complete()
+                        yield event
+                        return
+                    if piece := resumable.append(event):
+                        outage.reset()
+                        yield piece
+            raise InternalError(f"the {client.name} ended its answer before it was done")
+        except Unavailable as error:
+            await outage.wait(error)
+
+
+class _ResumableText:
+    """Text of a generation over several attempts, each of which must begin with the text sent before."""
+
+    def __init__(self) -> None:
+        self._sent = ""
+        self._text = ""
+
+    def restart(self) -> None:
+        """Begins another attempt."""
+        self._text = ""
+
+    def append(self, piece: str) -> str:
+        """The part of the text that has not been sent yet; empty while the attempt repeats sent text.
+
+        Raises:
+            InternalError: The text differs from the sent one.
+        """
+        self._text += piece
+        if len(self._text) <= len(self._sent):
+            return ""
+        if not self._text.startswith(self._sent):
+            raise _different_text()
+        unsent, self._sent = self._text[len(self._sent) :], self._text
+        return unsent
+
+    def check_complete(self) -> None:
+        """Checks the text at the end of an attempt.
+
+        Raises:
+            InternalError: The text differs from the sent one.
+        """
+        if self._text != self._sent:
+            raise _different_text()
+
+
+def _different_text() -> InternalError:
+    return InternalError("the answer was interrupted, and came out differently the second time; ask again")
+
+
+class _Outage:
+    """Outage of one service during one request.
+
+    Args:
+        client: Client of the service.
+        deadline: Deadline of the request, in event-loop time.
+        timeout_s: Longest outage in seconds, from the first failure.
+    """
+
+    def __init__(self, client: ServiceClient[Any], deadline: float, timeout_s: float) -> None:
+        self._client = client
+        self._deadline = deadline
+        self._timeout_s = timeout_s
+        self._started_at: float | None = None
+        self._attempts = 0
+
+    def reset(self) -> None:
+        """Ends the outage, because the service made progress. The next failure starts another one."""
+        self._started_at, self._attempts = None, 0
+
+    async def wait(self, error: Unavailable) -> None:
+        """Returns when another attempt may succeed.
+
+        Raises:
+            Unavailable: `error`, if the outage timeout has passed or there were too many attempts.
+            DeadlineExceeded: The request's deadline is reached.
+        """
+        now = asyncio.get_running_loop().time()
+        self._started_at = now if self._started_at is None else self._started_at
+        self._attempts += 1
+        outage_ends_at = self._started_at + self._timeout_s
+        wait_until = min(outage_ends_at, self._deadline - _REPORT_MARGIN_S)
+        # Random delays, so that the gateways do not all call a recovered service at once.
+        delay = min(_FIRST_DELAY_S * 2 ** (self._attempts - 1), _MAX_DELAY_S) * random.uniform(0.5, 1.0)
+        if self._attempts < _MAX_ATTEMPTS:
+            await asyncio.sleep(max(min(delay, wait_until - now), 0))
+            if now + delay < wait_until and await self._client.reachable(wait_until - now - delay):
+                telemetry.FAILURES.labels("outage").inc()
+                return
+        if wait_until < outage_ends_at and self._attempts < _MAX_ATTEMPTS:
+            raise DeadlineExceeded(
+                f"the {self._client.name} was unavailable until timeout_s had passed", param="timeout_s"
+            ) from error
+        raise error
+
+
+def deadline_exceeded() -> DeadlineExceeded:
+    """The error of a request whose deadline has passed."""
+    return DeadlineExceeded("the answer was not done within timeout_s", param="timeout_s")
+
+
+def _time_left(deadline: float) -> float:
+    left = deadline - asyncio.get_running_loop().time()
+    if left <= 0:
+        raise deadline_exceeded()
+    return left
