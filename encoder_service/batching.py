@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from fovea import telemetry
+from encoder_service import metrics
 from fovea.errors import DeadlineExceeded, Overloaded, Unavailable
 
 __all__ = ["Batched", "Batcher", "Computes"]
@@ -81,7 +81,7 @@ def _wait_s(entry: _Entry[Any, Any], now: float) -> float:
 
 
 def _observe_wait(entry: _Entry[Any, Any], now: float) -> None:
-    telemetry.ENCODER_QUEUE_WAIT_SECONDS.observe(_wait_s(entry, now))
+    metrics.QUEUE_WAIT_SECONDS.observe(_wait_s(entry, now))
 
 
 def _shutting_down() -> Unavailable:

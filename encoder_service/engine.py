@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 import torch
 
+from encoder_service import metrics
 from encoder_service.assembly import EncodedMedia
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.joint_frames import join_frames
@@ -22,7 +23,7 @@ from encoder_service.pruners.tower_outputs import TowerOutput
 from encoder_service.pruning import keep_in_tower, prune
 from encoder_service.videos import VideoLimits, VideoSource
 from encoder_service.visual import MediaFeatures, TowerInputs
-from fovea import telemetry
+from fovea.telemetry import FailureKind, count_failure
 
 __all__ = ["EncodeRequest", "EncoderEngine", "PreparedMedia", "PreparedRequest"]
 
@@ -184,7 +185,7 @@ class EncoderEngine:
                 outcomes.append(_prune(prepared, visuals, text))
             except Exception as error:  # a bad row must not take its batch-mates along
                 outcomes.append(error)
-        telemetry.ENCODER_FORWARD_SECONDS.observe(time.perf_counter() - start)
+        metrics.FORWARD_SECONDS.observe(time.perf_counter() - start)
         return outcomes
 
     def _look_again(self, prepared: PreparedRequest) -> PreparedRequest:
@@ -271,7 +272,7 @@ def _isolated(compute: Callable[[list[Item]], list[Made]], items: list[Item]) ->
     except Exception as error:
         if len(items) == 1:
             return [error]
-        telemetry.FAILURES.labels("encoder_batch").inc()
+        count_failure(FailureKind.BATCH_SPLIT)
         return [outcome for item in items for outcome in _isolated(compute, [item])]
 
 
@@ -304,6 +305,6 @@ def _prune(
                 features_cached=visual.features is not None,
             )
         )
-        telemetry.VISUAL_TOKENS_TOTAL.inc(encoded[-1].num_tokens_total)
-        telemetry.VISUAL_TOKENS_KEPT.inc(len(encoded[-1].positions))
+        metrics.VISUAL_TOKENS_TOTAL.inc(encoded[-1].num_tokens_total)
+        metrics.VISUAL_TOKENS_KEPT.inc(len(encoded[-1].positions))
     return tuple(encoded)

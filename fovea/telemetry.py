@@ -1,4 +1,7 @@
-"""Request ids, JSON logs and Prometheus metrics of all services."""
+"""Request ids, JSON logs, and the Prometheus metrics that mean the same in all services.
+
+What one service alone measures stands in its own `metrics.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,21 @@ import logging
 import sys
 import uuid
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
 __all__ = [
-    "ENCODER_FORWARD_SECONDS",
-    "ENCODER_QUEUE_WAIT_SECONDS",
     "FAILURES",
     "NUM_REQUESTS_RUNNING",
     "NUM_REQUESTS_WAITING",
-    "QUEUE_WAIT_SECONDS",
     "REQUESTS",
     "REQUEST_ID_KEY",
     "REQUEST_LATENCY_SECONDS",
-    "TIME_TO_FIRST_TOKEN_SECONDS",
-    "VISUAL_TOKENS_KEPT",
-    "VISUAL_TOKENS_TOTAL",
-    "WIRE_BYTES",
+    "FailureKind",
     "configure_logging",
+    "count_failure",
     "new_request_id",
     "report_load",
     "request_id",
@@ -39,27 +38,53 @@ request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", d
 REQUESTS = Counter("fovea_requests_total", "Finished calls, by method and outcome.", ["method", "code"])
 FAILURES = Counter("fovea_failures_total", "Failures that are not errors of a call, by kind.", ["kind"])
 REQUEST_LATENCY_SECONDS = Histogram("fovea_request_latency_seconds", "Time from arrival to the last byte.", ["method"])
-TIME_TO_FIRST_TOKEN_SECONDS = Histogram("fovea_time_to_first_token_seconds", "Time from arrival to the first token.")
 NUM_REQUESTS_WAITING = Gauge("fovea_num_requests_waiting", "Requests that wait for the model.")
-NUM_REQUESTS_RUNNING = Gauge(
-    "fovea_num_requests_running", "Requests that the model runs; in a gateway: answers in progress."
-)
-# Requests that are aborted in the queue count too, so that a service that serves none in time does not look idle.
-QUEUE_WAIT_SECONDS = Histogram("fovea_queue_wait_seconds", "Queue time of requests to the language model.")
-ENCODER_QUEUE_WAIT_SECONDS = Histogram("fovea_encoder_queue_wait_seconds", "Queue time of requests to the encoder.")
-ENCODER_FORWARD_SECONDS = Histogram(
-    "fovea_encoder_forward_seconds", "Time of vision tower, text tower and pruner per batch."
-)
-VISUAL_TOKENS_TOTAL = Counter("fovea_visual_tokens_total", "Visual tokens before pruning.")
-VISUAL_TOKENS_KEPT = Counter("fovea_visual_tokens_kept_total", "Visual tokens after pruning.")
-WIRE_BYTES = Counter("fovea_wire_bytes_total", "Bytes of visual tokens sent to the LLM service.")
+NUM_REQUESTS_RUNNING = Gauge("fovea_num_requests_running", "Requests that the model runs.")
 
 
-def report_load(*, waiting: Callable[[], int] = lambda: 0, running: Callable[[], int]) -> None:
+class FailureKind(StrEnum):
+    """Kind of a failure that is not the error of a call: something was retried, replaced, dropped or done without."""
+
+    BATCH_SPLIT = "encoder_batch"
+    """A batch of the encoder failed and was repeated request by request."""
+    CACHE_ENTRY = "cache_entry"
+    """An entry of the gateway's caches could not be read, or was not that of the key."""
+    CREDENTIALS = "credentials"
+    """Renewed certificates, keys or tokens could not be used; the ones before stay."""
+    ENGINE_DIED = "engine_died"
+    """The engine of the LLM service ended."""
+    FETCH = "fetch"
+    """Media behind a URL could not be fetched."""
+    GENERATION_ABORTED = "generation_abandoned"
+    """A caller left, or its deadline passed, while its sequence was running."""
+    GENERATION_ABORTED_WAITING = "generation_abandoned_in_queue"
+    """A caller left, or its deadline passed, while its request was waiting."""
+    MODEL_INFO = "info"
+    """A service did not tell its model and limits."""
+    OUTAGE = "outage"
+    """A service could not be reached in the middle of a request."""
+    PREFILL_SPLIT = "prefill_apart"
+    """A prefill of several prompts failed and was repeated prompt by prompt."""
+    REDIS = "redis"
+    """Redis did not answer; the request went on without it."""
+    WORKER_DIED = "worker_died"
+    """A worker process ended in the middle of its task."""
+    WORKER_START = "worker_start"
+    """A worker process could not be started."""
+    WORKER_TIMEOUT = "worker_timeout"
+    """A worker process took too long and was killed."""
+
+
+def count_failure(kind: FailureKind, count: int = 1) -> None:
+    """Adds `count` to the failures of a kind."""
+    FAILURES.labels(kind).inc(count)
+
+
+def report_load(*, waiting: Callable[[], int], running: Callable[[], int]) -> None:
     """Sets the functions that the gauges of waiting and running requests read at each scrape, in the scraping thread.
 
     Args:
-        waiting: number of waiting requests; left out by a service without a queue.
+        waiting: number of waiting requests.
         running: number of running requests.
     """
     NUM_REQUESTS_WAITING.set_function(waiting)

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from fovea import __version__, checkpoints, telemetry
+from fovea import __version__, checkpoints
 from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
 from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
 from fovea.rpc.channel import Access
+from gateway import metrics
 from gateway.api import answer, docs_page, explain, health, pruners
 from gateway.api.admission import Admission
 from gateway.api.body_limit import BodyLimit
@@ -128,6 +129,6 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
 def _add_state(app: FastAPI, settings: GatewaySettings) -> None:
     answers = app.state.admission = Admission(settings.max_concurrent_requests, "answers in progress")
-    telemetry.report_load(running=lambda: answers.num_admitted)
+    metrics.ANSWERS_RUNNING.set_function(lambda: answers.num_admitted)
     app.state.body_admission = Admission(settings.max_concurrent_bodies, "bodies being read")
     app.state.drain = Drain()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fovea import telemetry
+from gateway import metrics
 from gateway.clients.encoder import EncoderClient, EncodeResult
 from gateway.plans import EncodePlan
 from gateway.result_cache import ResultCache
@@ -42,8 +42,8 @@ class EncodeStage:
             deadline=plan.deadline,
             outage_timeout_s=self._outage_timeout_s,
         )
-        telemetry.VISUAL_TOKENS_TOTAL.inc(encoded.num_tokens_total)
-        telemetry.VISUAL_TOKENS_KEPT.inc(encoded.num_tokens_kept)
+        metrics.VISUAL_TOKENS_TOTAL.inc(encoded.num_tokens_total)
+        metrics.VISUAL_TOKENS_KEPT.inc(encoded.num_tokens_kept)
         if plan.cache != "bypass" and await self.matches_key(plan, encoded):
             await self._cache.put_visual_tokens(plan.visual_tokens_key, encoded)
         return encoded, "miss" if plan.cache == "use" else "skip"

@@ -111,7 +111,7 @@ class MediaFetcher:
                 return await self._get(parsed_url.copy_with(host=addresses[0]), host, kind, field_path, max_bytes)
         # UnicodeError: the host name cannot be encoded for DNS.
         except (OSError, httpx.HTTPError, TimeoutError, UnicodeError) as error:
-            telemetry.FAILURES.labels("fetch").inc()
+            telemetry.count_failure(telemetry.FailureKind.FETCH)
             log.warning("a file could not be fetched: %s", type(error).__name__)
             raise InvalidRequest(f"{field_path} could not be fetched from its host", param=param) from error
 

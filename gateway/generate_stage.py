@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from fovea import telemetry
 from fovea.errors import InternalError, InvalidRequest
+from gateway import metrics
 from gateway.clients.encoder import EncodeResult
 from gateway.clients.llm import GenerateDone, LLMClient, Sampling
 from gateway.plans import ActivationMapsPlan, AnswerPlan
@@ -57,7 +57,7 @@ class GenerateStage:
         def call(sampling: Sampling, timeout_s: float) -> AsyncGenerator[str | GenerateDone]:
             nonlocal wire_bytes
             wire_bytes += encoded.wire_bytes
-            telemetry.WIRE_BYTES.inc(encoded.wire_bytes)
+            metrics.WIRE_BYTES.inc(encoded.wire_bytes)
             return self._llm.generate(plan.input_ids, encoded, sampling, timeout_s, plan.llm_pruner)
 
         generation = generate_with_retry(

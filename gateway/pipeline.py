@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
-from fovea import telemetry
 from fovea.errors import CheckpointMismatch, InvalidRequest, ServiceError
+from gateway import metrics
 from gateway.cache.base import Cache
 from gateway.clients.encoder import EncoderClient, EncodeResult
 from gateway.clients.llm import LLMClient
@@ -205,7 +205,7 @@ class Pipeline:
     def _response(
         self, result: AnswerResult, plan: AnswerPlan, arrived: float, first_token_at: float
     ) -> AnswerResponse:
-        telemetry.TIME_TO_FIRST_TOKEN_SECONDS.observe(first_token_at - arrived)
+        metrics.TIME_TO_FIRST_TOKEN_SECONDS.observe(first_token_at - arrived)
         return answer_response(
             result,
             model=self.settings.model_name,

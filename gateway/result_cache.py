@@ -10,8 +10,9 @@ from typing import Final
 from pydantic import ValidationError
 
 from fovea import telemetry
-from gateway.cache.base import LOOKUPS, Cache, Level
+from gateway.cache.base import Cache, Level
 from gateway.clients.encoder import EncodeResult
+from gateway.metrics import CACHE_LOOKUPS
 from gateway.plans import AnswerPlan, EncodePlan
 from gateway.responses import CachedAnswer
 
@@ -41,7 +42,7 @@ class ResultCache:
         try:
             return CachedAnswer.model_validate_json(data)
         except ValidationError:
-            telemetry.FAILURES.labels("cache_entry").inc()
+            telemetry.count_failure(telemetry.FailureKind.CACHE_ENTRY)
             return None
 
     async def put_answer(self, key: str, answer: CachedAnswer) -> None:
@@ -55,7 +56,7 @@ class ResultCache:
             return None
         encoded = EncodeResult.from_bytes(data, plan.encode)
         if encoded is None:
-            telemetry.FAILURES.labels("cache_entry").inc()
+            telemetry.count_failure(telemetry.FailureKind.CACHE_ENTRY)
         return encoded
 
     async def put_visual_tokens(self, key: str, encoded: EncodeResult) -> None:
@@ -95,7 +96,7 @@ class ResultCache:
 
     async def _get(self, level: Level, key: str) -> bytes | None:
         data = await self._cache.get(level, key)
-        LOOKUPS.labels(level, "miss" if data is None else "hit").inc()
+        CACHE_LOOKUPS.labels(level, "miss" if data is None else "hit").inc()
         return data
 
 

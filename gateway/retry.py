@@ -178,7 +178,7 @@ class _Outage:
         if self._attempts < _MAX_ATTEMPTS:
             await asyncio.sleep(max(min(delay, wait_until - now), 0))
             if now + delay < wait_until and await self._client.reachable(wait_until - now - delay):
-                telemetry.FAILURES.labels("outage").inc()
+                telemetry.count_failure(telemetry.FailureKind.OUTAGE)
                 return
         if wait_until < outage_ends_at and self._attempts < _MAX_ATTEMPTS:
             raise DeadlineExceeded(

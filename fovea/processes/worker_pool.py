@@ -149,7 +149,7 @@ class WorkerPool(Generic[Task, Result]):
             raise
         if not done:
             self._replace(worker)
-            telemetry.FAILURES.labels("worker_timeout").inc()
+            telemetry.count_failure(telemetry.FailureKind.WORKER_TIMEOUT)
             raise WorkerTimeout(f"a task took longer than {timeout_s:g} s")
         return *self._outcome(worker, call), started_at
 
@@ -162,7 +162,7 @@ class WorkerPool(Generic[Task, Result]):
         self._replace(worker)
         if self._closed:
             raise PoolClosed
-        telemetry.FAILURES.labels("worker_died").inc()
+        telemetry.count_failure(telemetry.FailureKind.WORKER_DIED)
         raise error
 
     async def _take(self) -> Worker:
@@ -220,7 +220,7 @@ class WorkerPool(Generic[Task, Result]):
                 await self._start_worker()
             except Exception:  # processes or memory that are short now may be available in a moment
                 log.exception("a worker process did not start; trying again")
-                telemetry.FAILURES.labels("worker_start").inc()
+                telemetry.count_failure(telemetry.FailureKind.WORKER_START)
                 await asyncio.sleep(_START_RETRY_S)
             else:
                 return

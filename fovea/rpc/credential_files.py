@@ -51,7 +51,7 @@ class CredentialFiles(Generic[T]):
                 try:
                     self._value = self._load()
                 except CredentialsError as error:
-                    telemetry.FAILURES.labels("credentials").inc()
+                    telemetry.count_failure(telemetry.FailureKind.CREDENTIALS)
                     log.error("keeping the last good credentials: %s", error)
                 else:
                     log.info("read again: %s", ", ".join(path.name for path in self._paths))

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from prometheus_client import Counter
-
-__all__ = ["LOOKUPS", "Cache", "Level"]
+__all__ = ["Cache", "Level"]
 
 Level = Literal["answer", "visual_tokens"]
-
-LOOKUPS = Counter("fovea_cache_lookups_total", "Look-ups in the gateway's caches.", ["level", "outcome"])
 
 
 class Cache(Protocol):

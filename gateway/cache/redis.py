@@ -85,10 +85,10 @@ class RedisCache:
             async with asyncio.timeout(self._timeout_s):
                 return await command()
         except ResponseError as error:  # Redis refuses the command: full, read-only, loading
-            telemetry.FAILURES.labels("redis").inc()
+            telemetry.count_failure(telemetry.FailureKind.REDIS)
             log.warning("redis refused a command: %s", type(error).__name__)
         except (RedisError, OSError, TimeoutError) as error:
-            telemetry.FAILURES.labels("redis").inc()
+            telemetry.count_failure(telemetry.FailureKind.REDIS)
             log.warning("redis failed (%s); not used for %g s", type(error).__name__, self._pause_s)
             self._paused_until = self._clock() + self._pause_s
         return fallback
@@ -100,7 +100,7 @@ class RedisCache:
             return None
         checksum, value = bytes(entry[:_CHECKSUM_BYTES]), bytes(entry[_CHECKSUM_BYTES:])
         if zlib.crc32(value).to_bytes(_CHECKSUM_BYTES, "big") != checksum:
-            telemetry.FAILURES.labels("cache_entry").inc()
+            telemetry.count_failure(telemetry.FailureKind.CACHE_ENTRY)
             return None
         return value
 

@@ -115,7 +115,7 @@ class ServiceClient(Generic[InfoT]):
         except ServiceError:
             self._info_expires_at, self._unresponsive = self._clock() + INFO_RETRY_S, True
             if self._info is not None:
-                telemetry.FAILURES.labels("info").inc()
+                telemetry.count_failure(telemetry.FailureKind.MODEL_INFO)
             raise
         self._info_expires_at, self._unresponsive = self._clock() + INFO_TTL_S, False
         return self._info

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from fovea.errors import InternalError, ServiceError
-from fovea.telemetry import FAILURES
+from fovea.telemetry import FailureKind, count_failure
 from llm_service.engines.errors import fail, internal_error, overflow_error, to_service_error
 from llm_service.engines.sequence import Sequence
 from llm_service.sampling import sample
@@ -67,7 +67,7 @@ class RunningBatch(Generic[Inputs]):
         if len(prepared) == 1:
             fail([prepared[0][0]], error)
             return
-        FAILURES.labels("prefill_apart").inc()
+        count_failure(FailureKind.PREFILL_SPLIT)
         for sequence, inputs in prepared:
             if (error := self._try_prefill([(sequence, inputs)])) is not None:
                 fail([sequence], error)
@@ -108,7 +108,7 @@ class RunningBatch(Generic[Inputs]):
         """Removes finished and aborted sequences."""
         unfinished = [i for i, sequence in enumerate(self._sequences) if not sequence.finished]
         kept = [i for i in unfinished if not self._sequences[i].aborted]
-        FAILURES.labels("generation_abandoned").inc(len(unfinished) - len(kept))
+        count_failure(FailureKind.GENERATION_ABORTED, len(unfinished) - len(kept))
         if len(kept) < len(self._sequences):
             self._runner.keep(kept)
             self._sequences = [self._sequences[i] for i in kept]

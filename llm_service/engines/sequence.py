@@ -11,9 +11,9 @@ import torch
 from tokenizers import Tokenizer
 
 from fovea.errors import DeadlineExceeded, ServiceError
-from fovea.telemetry import TIME_TO_FIRST_TOKEN_SECONDS
 from llm_service.detokenizer import IncrementalDetokenizer
 from llm_service.engines.base import Delta, Done, GenerationRequest, GenerationTiming
+from llm_service.metrics import TIME_TO_FIRST_TOKEN_SECONDS
 from llm_service.pruners.plan import PruningPlan
 from llm_service.sampling import make_generator
 from llm_service.stop_strings import StopStrings

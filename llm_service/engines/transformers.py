@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 
 from fovea.errors import DeadlineExceeded, InvalidRequest
-from fovea.telemetry import FAILURES
+from fovea.telemetry import FailureKind, count_failure
 from llm_service.engines.base import Generation, GenerationRequest
 from llm_service.engines.errors import fail, unavailable
 from llm_service.engines.model_runner import ModelRunner
@@ -149,7 +149,7 @@ class TransformersEngine:
                 self.step()
         except Exception:
             log.critical("the model thread has died", exc_info=True)
-            FAILURES.labels("engine_died").inc()
+            count_failure(FailureKind.ENGINE_DIED)
             self._fail_all(self._waiting.close(), "has lost its engine")
             self._on_death()
 

@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Iterable
 
 from fovea.errors import Overloaded
-from fovea.telemetry import FAILURES, QUEUE_WAIT_SECONDS
+from fovea.telemetry import FailureKind, count_failure
 from llm_service.engines.errors import RETRY_AFTER_S, unavailable
 from llm_service.engines.sequence import Sequence
+from llm_service.metrics import QUEUE_WAIT_SECONDS
 
 __all__ = ["WaitingQueue"]
 
@@ -74,7 +75,7 @@ class WaitingQueue:
 
     def _remove_aborted(self) -> None:
         aborted = {sequence for sequence in self._sequences if sequence.aborted}
-        FAILURES.labels("generation_abandoned_in_queue").inc(len(aborted))
+        count_failure(FailureKind.GENERATION_ABORTED_WAITING, len(aborted))
         _observe_queue_time(aborted)
         self._sequences = deque(sequence for sequence in self._sequences if sequence not in aborted)
 

@@ -27,7 +27,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, Overloaded, ServiceError
 from fovea.modeling.errors import CheckpointError
-from fovea.telemetry import FAILURES
+from fovea.telemetry import FailureKind, count_failure
 from llm_service.engines.base import Generation, GenerationRequest
 from llm_service.engines.errors import fail, internal_error, unavailable
 from llm_service.engines.sequence import Sequence
@@ -174,7 +174,7 @@ class VllmEngine:
                 await self._llm.check_health()
                 await asyncio.sleep(_HEALTH_CHECK_INTERVAL_S)
         log.critical("vLLM has died; its log has the reason")
-        FAILURES.labels("engine_died").inc()
+        count_failure(FailureKind.ENGINE_DIED)
         fail(self._waiting.close(), unavailable("has lost its engine"))
         await self._started.wait()
         self._on_death()
@@ -205,7 +205,7 @@ class VllmEngine:
             if self._stopping.is_set():
                 fail([sequence], unavailable("is shutting down"))
             else:
-                FAILURES.labels("generation_abandoned").inc()
+                count_failure(FailureKind.GENERATION_ABORTED)
         except ServiceError as error:
             sequence.fail(error)
         except EngineDeadError:

@@ -8,9 +8,13 @@ import promql_parser
 import pytest
 import yaml
 
+import encoder_service.metrics
+import gateway.metrics
+import llm_service.metrics
 from fovea import telemetry
 from tests.unit.deploy.kubernetes.manifests import KUSTOMIZE, Manifests
 
+RUNNING = {"gateway": "fovea_gateway_answers_running"}
 # What a service lets run at once.
 LIMITS = {"encoder": "max_batch_size", "llm": "max_batch_size", "gateway": "max_concurrent_requests"}
 
@@ -43,7 +47,12 @@ def series(query: str) -> set[str]:
 
 @pytest.mark.parametrize("name", rules())
 def test_a_rule_reads_series_that_the_services_have(name: str) -> None:
-    metrics = [telemetry.NUM_REQUESTS_RUNNING, telemetry.QUEUE_WAIT_SECONDS, telemetry.ENCODER_QUEUE_WAIT_SECONDS]
+    metrics = [
+        telemetry.NUM_REQUESTS_RUNNING,
+        gateway.metrics.ANSWERS_RUNNING,
+        llm_service.metrics.QUEUE_WAIT_SECONDS,
+        encoder_service.metrics.QUEUE_WAIT_SECONDS,
+    ]
     registered = {sample.name for metric in metrics for family in metric.collect() for sample in family.samples}
     rule = rules()[name]
     query = rule["metricsQuery"].replace("<<.GroupBy>>", "pod").replace("<<.LabelMatchers>>", 'namespace="fovea"')
@@ -64,7 +73,7 @@ def test_autoscalers_ask_for_what_the_adapter_makes(manifests: Manifests) -> Non
 def test_autoscalers_act_before_a_service_is_full(manifests: Manifests, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, autoscaler in manifests.of("HorizontalPodAutoscaler").items():
         limit = getattr(manifests.settings(name, monkeypatch), LIMITS[name])
-        assert 0 < int(targets(autoscaler)["fovea_num_requests_running"]) < limit
+        assert 0 < int(targets(autoscaler)[RUNNING.get(name, "fovea_num_requests_running")]) < limit
 
 
 def test_autoscalers_own_the_number_of_pods_within_bounds(manifests: Manifests) -> None:
