@@ -14,7 +14,7 @@ from fovea.media.images import decode
 from fovea.processes import worker_process
 from fovea.processes.worker_pool import PoolClosed, WorkerPool, WorkerTimeout
 from fovea.processes.worker_process import WorkerDied
-from fovea.visualization.explanation import ImageExplanation
+from fovea.visualization.explanation import ExplainedImage
 from fovea.visualization.figures import draw_activation_maps, draw_explanations
 from gateway.schemas.explain import ExplainResponse
 
@@ -99,7 +99,7 @@ class ExplanationRenderer:
 
 
 def _render(job: _RenderJob, *, max_bytes: int, max_pixels: int) -> bytes:
-    explained = ImageExplanation.list_from_response(job.question, job.response)
+    explained = ExplainedImage.list_from_response(job.question, job.response)
     images = (decode(image, max_bytes=max_bytes, max_pixels=max_pixels) for image in job.images)
     pairs = zip(images, explained, strict=True)
     drawing = (draw_explanations if job.response.get("maps") is None else draw_activation_maps)(pairs)

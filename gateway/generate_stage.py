@@ -13,11 +13,11 @@ from gateway.clients.llm import GenerateDone, LLMClient, Sampling
 from gateway.plans import ActivationMapsPlan, AnswerPlan
 from gateway.retry import call_with_retry, generate_with_retry
 
-__all__ = ["GenerateStage", "Generation"]
+__all__ = ["GenerateResult", "GenerateStage"]
 
 
 @dataclass(frozen=True)
-class Generation:
+class GenerateResult:
     """Result of a generation.
 
     Attributes:
@@ -43,7 +43,7 @@ class GenerateStage:
         self._llm = llm
         self._outage_timeout_s = outage_timeout_s
 
-    async def run(self, plan: AnswerPlan, encoded: EncodeResult, emit: Callable[[str], None]) -> Generation:
+    async def run(self, plan: AnswerPlan, encoded: EncodeResult, emit: Callable[[str], None]) -> GenerateResult:
         """Generated text; `emit` receives each piece as it is decoded.
 
         Raises:
@@ -66,7 +66,7 @@ class GenerateStage:
         async with aclosing(generation) as events:
             async for event in events:
                 if isinstance(event, GenerateDone):
-                    return Generation("".join(pieces), event, wire_bytes)
+                    return GenerateResult("".join(pieces), event, wire_bytes)
                 pieces.append(event)
                 emit(event)
         raise InternalError("the LLM service ended its answer before it was done")

@@ -17,7 +17,7 @@ from fovea.cli.values import image_file
 from fovea.client import ask
 from fovea.media.images import decode
 from fovea.processes.stack import Stack, StackError, free_port
-from fovea.visualization.explanation import ImageExplanation
+from fovea.visualization.explanation import ExplainedImage
 from fovea.visualization.figures import draw_overlay
 
 __all__ = ["add"]
@@ -105,7 +105,7 @@ def _ask_questions(
         if overlay and number == 0:
             data = image.read_bytes()
             pixels = decode(data, max_bytes=len(data), max_pixels=10**6)
-            draw_overlay(pixels, ImageExplanation.from_response(case["question"], response)).save(overlay)
+            draw_overlay(pixels, ExplainedImage.from_response(case["question"], response)).save(overlay)
     return wrong
 
 

@@ -14,7 +14,7 @@ from fovea.client import AnswerError
 from fovea.client.form_parts import Medium
 from fovea.errors import ServiceError
 from fovea.media.images import decode
-from fovea.visualization.explanation import ImageExplanation
+from fovea.visualization.explanation import ExplainedImage
 
 __all__ = ["decode_image", "read_explanation", "require_folder", "require_local"]
 
@@ -29,14 +29,14 @@ def require_local(word: str) -> None:
         raise UsageError("the image is a URL; accepted for a drawing: a file, or - for standard input")
 
 
-def read_explanation(question: str, response: dict[str, Any]) -> ImageExplanation:
+def read_explanation(question: str, response: dict[str, Any]) -> ExplainedImage:
     """Explanation of the only image of a response.
 
     Raises:
         AnswerError: the image cannot be drawn.
     """
     try:
-        return ImageExplanation.from_response(question, response)
+        return ExplainedImage.from_response(question, response)
     except ServiceError as error:
         raise AnswerError(error.message) from error
 

@@ -10,11 +10,11 @@ from typing import Any, Self
 from fovea.errors import InvalidRequest
 from fovea.visualization.overlay import kept_patches
 
-__all__ = ["ImageExplanation"]
+__all__ = ["ExplainedImage"]
 
 
 @dataclass(frozen=True)
-class ImageExplanation:
+class ExplainedImage:
     """One question, and the kept, merged and dropped patches of one image.
 
     Maps are flat in raster order, and empty where the response has none.

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fovea.visualization.explanation import ImageExplanation
+from fovea.visualization.explanation import ExplainedImage
 from fovea.visualization.overlay import crop_to_grid, draw_heatmap, draw_patches, heatmap_colors
 
 __all__ = ["draw_activation_maps", "draw_explanations", "draw_overlay"]
@@ -39,7 +39,7 @@ _INK: Final = (20, 20, 24)
 _FAINT: Final = (105, 105, 112)
 
 
-def draw_overlay(image: Image.Image, explanation: ImageExplanation) -> Image.Image:
+def draw_overlay(image: Image.Image, explanation: ExplainedImage) -> Image.Image:
     """Kept, merged and dropped patches of an image, without text.
 
     Args:
@@ -50,7 +50,7 @@ def draw_overlay(image: Image.Image, explanation: ImageExplanation) -> Image.Ima
     return draw_patches(cropped, explanation.grid, explanation.kept, explanation.merged_into)
 
 
-def draw_explanations(explanations: Iterable[tuple[Image.Image, ImageExplanation]]) -> Image.Image:
+def draw_explanations(explanations: Iterable[tuple[Image.Image, ExplainedImage]]) -> Image.Image:
     """Page with a row for each explanation (patches, task map, saliency map), and a legend.
 
     Args:
@@ -75,7 +75,7 @@ def draw_explanations(explanations: Iterable[tuple[Image.Image, ImageExplanation
     return _page([*blocks, _legend(blocks[-1].width)])
 
 
-def draw_activation_maps(explanations: Iterable[tuple[Image.Image, ImageExplanation]]) -> Image.Image:
+def draw_activation_maps(explanations: Iterable[tuple[Image.Image, ExplainedImage]]) -> Image.Image:
     """Page like the paper's figure 7: a row for each explanation, with its image and the four activation maps.
 
     Args:
@@ -98,7 +98,7 @@ def draw_activation_maps(explanations: Iterable[tuple[Image.Image, ImageExplanat
 
 
 def _map_panel(
-    cropped: Image.Image, explanation: ImageExplanation, values: Sequence[float], name: str, reason: str
+    cropped: Image.Image, explanation: ExplainedImage, values: Sequence[float], name: str, reason: str
 ) -> tuple[Image.Image, str]:
     """Panel of a map, or of the reason for its absence, with a caption."""
     if not values:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fovea.errors import InvalidRequest
-from fovea.visualization.explanation import ImageExplanation
+from fovea.visualization.explanation import ExplainedImage
 from fovea.visualization.figures import draw_activation_maps, draw_explanations
 
 GRID = [2, 3]
@@ -30,8 +30,8 @@ RESPONSE = {
 }
 
 
-def explained(question: str = "Is it red?", **changes: object) -> ImageExplanation:
-    return ImageExplanation.from_response(question, {**RESPONSE, "explain": {**RESPONSE["explain"], **changes}})
+def explained(question: str = "Is it red?", **changes: object) -> ExplainedImage:
+    return ExplainedImage.from_response(question, {**RESPONSE, "explain": {**RESPONSE["explain"], **changes}})
 
 
 def test_the_counts_cover_every_patch() -> None:
@@ -65,12 +65,12 @@ def several(*grids: list[int], kind: str = "image") -> dict[str, Any]:
 
 def test_several_images_are_under_their_question() -> None:
     response = several([1, 2, 3], [1, 2, 3])
-    first, second = ImageExplanation.list_from_response("Is it red?", response)
+    first, second = ExplainedImage.list_from_response("Is it red?", response)
     assert first.counts.startswith("image 1 of 2, desap: 2 of 6 visual tokens kept")
     assert second.task_map == [0.1, 0.9, 0.2, 0.3, 0.4, 0.0]
     one, both, apart = (
         draw_explanations([(IMAGE, explained) for explained in page]).height
-        for page in ([first], [first, second], [first, ImageExplanation.list_from_response("Is it blue?", response)[1]])
+        for page in ([first], [first, second], [first, ExplainedImage.list_from_response("Is it blue?", response)[1]])
     )
     assert 1.5 * one < both < apart
 
@@ -78,13 +78,11 @@ def test_several_images_are_under_their_question() -> None:
 @pytest.mark.parametrize(("grid", "kind"), [([3, 2, 3], "image"), ([1, 2, 3], "video")])
 def test_tiles_and_videos_are_not_drawn(grid: list[int], kind: str) -> None:
     with pytest.raises(InvalidRequest, match="format json"):
-        ImageExplanation.from_response("Is it red?", several(grid, kind=kind))
+        ExplainedImage.from_response("Is it red?", several(grid, kind=kind))
 
 
 def test_a_response_without_maps_is_read_too() -> None:
-    bare = ImageExplanation.from_response(
-        "?", {"explain": {"pruner": "none", "grid": GRID, "kept": [0, 1, 2, 3, 4, 5]}}
-    )
+    bare = ExplainedImage.from_response("?", {"explain": {"pruner": "none", "grid": GRID, "kept": [0, 1, 2, 3, 4, 5]}})
     assert bare.counts == "none: 6 of 6 visual tokens kept, 0 patches merged into them, 0 dropped"
     assert not bare.task_map
     assert not bare.activation_maps
