@@ -7,7 +7,7 @@ PROTO := limits tensor pruner encoder llm
 LISTEN ?= 127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt lint types imports proto proto-check test test-e2e test-vllm demo up bench train ci
+.PHONY: help install fmt lint types imports proto proto-check test test-fast test-e2e test-vllm demo up bench train ci
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -47,11 +47,17 @@ proto-check: $(STAMP)  ## the committed generated code is what proto/ says
 	  $(PROTO:%=proto/fovea/v1/%.proto) && \
 	diff -r -x __init__.py -x __pycache__ $$out/fovea/v1 fovea/v1 && echo "fovea/v1 is up to date"
 
-test: $(STAMP)  ## all tests
-	$(BIN)/python -m pytest -q
+# Each worker runs services of its own. More than eight would start more processes than they save time.
+WORKERS := -n logical --maxprocesses 8 --dist loadgroup
+
+test: $(STAMP)  ## all tests (minutes)
+	$(BIN)/python -m pytest -q $(WORKERS)
+
+test-fast: $(STAMP)  ## the tests that take less than two seconds each
+	$(BIN)/python -m pytest -q $(WORKERS) -m "not e2e and not slow"
 
 test-e2e: $(STAMP)  ## only the tests that start the real services
-	$(BIN)/python -m pytest -q -m e2e
+	$(BIN)/python -m pytest -q $(WORKERS) -m e2e
 
 VLLM_VENV ?= .venv-vllm
 
