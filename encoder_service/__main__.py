@@ -1,4 +1,4 @@
-"""`python -m encoder_service`. Processes that decode media import this file too: it must import nothing for them."""
+"""`python -m encoder_service`. Worker processes import this file too, so it imports nothing at its top level."""
 
 if __name__ == "__main__":
     from encoder_service.startup import main

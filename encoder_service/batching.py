@@ -2,8 +2,9 @@
 
     submit -> prepare (worker processes) -> queue -> batch -> run (model thread) -> result
 
-A request that comes while too many wait is refused at once. One whose caller has left, or whose deadline has passed,
-leaves the queue before anything is computed for it. The event loop only ever waits, so health answers during inference.
+A request is refused at once while too many others wait. An aborted request, and one whose deadline has passed, leaves
+the queue before anything is computed for it. The event loop never computes, so health checks are answered during
+inference.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from encoder_service import metrics
 from fovea.errors import DeadlineExceeded, Overloaded, Unavailable
 
-__all__ = ["Batched", "Batcher", "Computes"]
+__all__ = ["BatchExecutor", "BatchedResult", "Batcher"]
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Request = TypeVar("Request")
@@ -34,28 +35,36 @@ class Sized(Protocol):
 
     @property
     def size(self) -> int:
-        """Places that it takes in a batch."""
+        """Number of tower inputs that the request adds to a batch."""
         ...
 
 
 Job = TypeVar("Job", bound=Sized)
 
 
-class Computes(Protocol[Request_contra, Job, Result_co]):
-    """What a batcher drives."""
+class BatchExecutor(Protocol[Request_contra, Job, Result_co]):
+    """Preparation of single requests, and computation of batches."""
 
     async def prepare(self, request: Request_contra) -> tuple[Job, float]:
-        """A request that is ready for `run`, and the seconds that its preparation worked, without those it waited."""
+        """A request that is ready for `run`, and the seconds of work on it, without the time it waited for a worker."""
         ...
 
     def run(self, batch: Sequence[Job]) -> Sequence[Result_co | Exception]:
-        """The model; called from one thread. One outcome for each job."""
+        """One outcome for each job. Called from one thread."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Batched(Generic[Result]):
-    """A result and how it came about. Durations in ms; all waiting counts as queue; `batch_size` in requests."""
+class BatchedResult(Generic[Result]):
+    """Result of a request, with its timing.
+
+    Attributes:
+        result: Result of `BatchExecutor.run`.
+        prepare_ms: Work on its preparation, in ms.
+        queue_ms: Queue time in ms, the wait for a worker process included.
+        run_ms: Computation of its batch, in ms.
+        batch_size: Number of requests in its batch.
+    """
 
     result: Result
     prepare_ms: float
@@ -65,56 +74,62 @@ class Batched(Generic[Result]):
 
 
 @dataclass(eq=False, slots=True)
-class _Entry(Generic[Job, Result]):
+class _QueuedRequest(Generic[Job, Result]):
+    """A prepared request. Times are the event loop's, in seconds."""
+
     job: Job
     deadline: float
     arrived_at: float
     queued_at: float
     prepare_s: float
-    future: asyncio.Future[Batched[Result]]
-    started: bool = field(default=False)
+    future: asyncio.Future[BatchedResult[Result]]
+    is_running: bool = field(default=False)
 
 
-def _wait_s(entry: _Entry[Any, Any], now: float) -> float:
-    """Queue time in seconds: since arrival, less the work of the preparation. Waiting for a worker counts."""
-    return now - entry.arrived_at - entry.prepare_s
+def _queue_time_s(request: _QueuedRequest[Any, Any], now: float) -> float:
+    """Queue time in seconds: time since arrival, less the work on the preparation. Waiting for a worker counts."""
+    return now - request.arrived_at - request.prepare_s
 
 
-def _observe_wait(entry: _Entry[Any, Any], now: float) -> None:
-    metrics.QUEUE_WAIT_SECONDS.observe(_wait_s(entry, now))
+def _observe_queue_time(request: _QueuedRequest[Any, Any], now: float) -> None:
+    metrics.QUEUE_WAIT_SECONDS.observe(_queue_time_s(request, now))
 
 
 def _shutting_down() -> Unavailable:
     return Unavailable("the encoder service is shutting down", retry_after_s=1.0)
 
 
+def _deadline_exceeded() -> DeadlineExceeded:
+    return DeadlineExceeded("the request was not encoded within the deadline")
+
+
 class Batcher(Generic[Request, Job, Result]):
-    """See the module. Use as an async context manager; leaving it refuses whoever still waits.
+    """See the module. Use as an async context manager; leaving it refuses the requests that still wait.
 
     Args:
-        compute: Prepares and runs.
-        max_batch_size: Most places in a batch; a larger request runs by itself.
-        max_batch_delay_s: Longest that the first of a batch waits for requests that are being prepared.
-        max_queue_size: Most requests that wait (being prepared or queued); more are refused.
+        executor: Executor of preparations and batches.
+        max_batch_size: Largest number of tower inputs in a batch; a larger request runs by itself.
+        max_batch_delay_s: Longest time that the first request of a batch waits for requests that are being prepared.
+        max_queue_size: Largest number of waiting requests (being prepared or queued); more are refused.
     """
 
     def __init__(
         self,
-        compute: Computes[Request, Job, Result],
+        executor: BatchExecutor[Request, Job, Result],
         *,
         max_batch_size: int,
         max_batch_delay_s: float,
         max_queue_size: int,
     ) -> None:
-        self._compute = compute
+        self._executor = executor
         self._max_batch_size = max_batch_size
         self._max_batch_delay_s = max_batch_delay_s
         self._max_queue_size = max_queue_size
-        self._queue: deque[_Entry[Job, Result]] = deque()
-        self._arrival = asyncio.Event()
-        self._running: list[_Entry[Job, Result]] = []
+        self._queue: deque[_QueuedRequest[Job, Result]] = deque()
+        self._changed = asyncio.Event()  # set whenever the queue or the number of waiting requests changes
+        self._running: list[_QueuedRequest[Job, Result]] = []
         self._num_waiting = 0
-        self._batch_s = 0.1  # how long the last one took
+        self._batch_s = 0.1  # duration of the last batch
         self._closed = False
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._loop_task: asyncio.Task[None] | None = None
@@ -129,63 +144,68 @@ class Batcher(Generic[Request, Job, Result]):
         self._loop_task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._loop_task
-        for entry in (*self._running, *self._queue):
-            if not entry.future.done():
-                entry.future.set_exception(_shutting_down())
+        for request in (*self._running, *self._queue):
+            if not request.future.done():
+                request.future.set_exception(_shutting_down())
         self._model_thread.shutdown(wait=False, cancel_futures=True)
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait for compute."""
+        """Number of requests that wait for compute."""
         return self._num_waiting
 
     @property
     def num_running(self) -> int:
-        """Requests in the batch that is computed now."""
+        """Number of requests in the batch that is being computed."""
         return len(self._running)
 
-    async def submit(self, request: Request, *, timeout_s: float) -> Batched[Result]:
+    async def submit(self, request: Request, *, timeout_s: float) -> BatchedResult[Result]:
         """The result of `request`.
 
         Raises:
-            Overloaded: Too many wait already; says when to come back.
-            DeadlineExceeded: Not done within `timeout_s`.
-            Unavailable: Shutting down.
-            Exception: Whatever `prepare` or `run` found wrong with this request.
+            Overloaded: Too many requests wait already; carries a time after which to retry.
+            DeadlineExceeded: The result is not there within `timeout_s`.
+            Unavailable: The batcher is being closed.
+            Exception: The error of `prepare` or `run` for this request.
         """
         if self._closed:
             raise _shutting_down()
         if self._num_waiting >= self._max_queue_size:
             raise Overloaded(
                 f"the encoder service has {self._num_waiting} requests waiting, as many as it accepts",
-                retry_after_s=self._expected_wait_s(),
+                retry_after_s=self._expected_queue_time_s(),
             )
         loop = asyncio.get_running_loop()
         arrived_at = loop.time()
         deadline = arrived_at + timeout_s
-        entry: _Entry[Job, Result] | None = None
+        queued: _QueuedRequest[Job, Result] | None = None
         self._num_waiting += 1
         try:
             async with asyncio.timeout_at(deadline):
-                job, prepare_s = await self._compute.prepare(request)
+                job, prepare_s = await self._executor.prepare(request)
                 if self._closed:
                     raise _shutting_down()
-                entry = _Entry(job, deadline, arrived_at, loop.time(), prepare_s, loop.create_future())
-                self._queue.append(entry)
-                self._arrival.set()
-                return await entry.future
+                queued = _QueuedRequest(job, deadline, arrived_at, loop.time(), prepare_s, loop.create_future())
+                self._queue.append(queued)
+                self._changed.set()
+                return await queued.future
         except TimeoutError:
-            raise DeadlineExceeded("the picture was not encoded within the deadline") from None
+            raise _deadline_exceeded() from None
         finally:
-            if entry is None or not entry.started:
-                self._num_waiting -= 1
-                if entry is not None:
-                    _observe_wait(entry, loop.time())
-                    if entry in self._queue:
-                        self._queue.remove(entry)
-                self._arrival.set()
+            self._remove_if_waiting(queued, loop.time())
 
-    def _expected_wait_s(self) -> float:
+    def _remove_if_waiting(self, queued: _QueuedRequest[Job, Result] | None, now: float) -> None:
+        """Settles the counts for a request that ends before it runs; None if it was not queued yet."""
+        if queued is not None and queued.is_running:
+            return
+        self._num_waiting -= 1
+        if queued is not None:
+            _observe_queue_time(queued, now)
+            if queued in self._queue:
+                self._queue.remove(queued)
+        self._changed.set()
+
+    def _expected_queue_time_s(self) -> float:
         batches = math.ceil(self._num_waiting / self._max_batch_size)
         return max(0.1, round(batches * self._batch_s, 1))
 
@@ -196,58 +216,61 @@ class Batcher(Generic[Request, Job, Result]):
             if not batch:
                 continue
             started_at, start = loop.time(), time.perf_counter()
-            jobs = [entry.job for entry in batch]
-            outcomes: list[tuple[_Entry[Job, Result], Result | Exception]]
-            try:
-                results = await loop.run_in_executor(self._model_thread, self._compute.run, jobs)
-                outcomes = list(zip(batch, results, strict=True))
-            except Exception as error:  # this loop must outlive every batch
-                outcomes = [(entry, error) for entry in batch]
+            outcomes = await self._run(batch)
             self._batch_s = time.perf_counter() - start
             self._running = []
-            for entry, outcome in outcomes:
-                if entry.future.done():
-                    continue  # the caller left meanwhile
+            for request, outcome in zip(batch, outcomes, strict=True):
+                if request.future.done():
+                    continue  # aborted meanwhile
                 if isinstance(outcome, Exception):
-                    entry.future.set_exception(outcome)
+                    request.future.set_exception(outcome)
                     continue
-                queue_s = _wait_s(entry, started_at)
-                entry.future.set_result(
-                    Batched(outcome, 1000 * entry.prepare_s, 1000 * queue_s, 1000 * self._batch_s, len(batch))
+                queue_s = _queue_time_s(request, started_at)
+                request.future.set_result(
+                    BatchedResult(outcome, 1000 * request.prepare_s, 1000 * queue_s, 1000 * self._batch_s, len(batch))
                 )
 
-    async def _next_batch(self) -> list[_Entry[Job, Result]]:
-        """Waits for the first, then for those about to join it, until the batch is full or the delay is over."""
+    async def _run(self, batch: Sequence[_QueuedRequest[Job, Result]]) -> Sequence[Result | Exception]:
+        """One outcome for each request of a batch."""
+        jobs = [request.job for request in batch]
+        try:
+            outcomes = await asyncio.get_running_loop().run_in_executor(self._model_thread, self._executor.run, jobs)
+            return [outcome for _, outcome in zip(batch, outcomes, strict=True)]
+        except Exception as error:  # the batcher must survive every batch
+            return [error] * len(batch)
+
+    async def _next_batch(self) -> list[_QueuedRequest[Job, Result]]:
+        """The next batch: once a request is queued, until the batch is full, nothing can join it, or the delay ends."""
         loop = asyncio.get_running_loop()
         while not self._queue:
-            self._arrival.clear()
-            await self._arrival.wait()
+            self._changed.clear()
+            await self._changed.wait()
         due = self._queue[0].queued_at + self._max_batch_delay_s
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(due):
-                while self._company_is_near():
-                    self._arrival.clear()
-                    await self._arrival.wait()
-        return self._take(loop.time())
+                while self._batch_may_still_fill():
+                    self._changed.clear()
+                    await self._changed.wait()
+        return self._take_batch(loop.time())
 
-    def _company_is_near(self) -> bool:
-        """There is room in the batch, and a request being prepared will soon want it: an idle service never waits."""
-        room = sum(entry.job.size for entry in self._queue) < self._max_batch_size
-        return room and self._num_waiting > len(self._queue) > 0
+    def _batch_may_still_fill(self) -> bool:
+        """Whether the batch has room and a request is being prepared. In an idle service none is: no delay."""
+        has_room = sum(request.job.size for request in self._queue) < self._max_batch_size
+        return has_room and self._num_waiting > len(self._queue) > 0
 
-    def _take(self, now: float) -> list[_Entry[Job, Result]]:
-        batch: list[_Entry[Job, Result]] = []
+    def _take_batch(self, now: float) -> list[_QueuedRequest[Job, Result]]:
+        batch: list[_QueuedRequest[Job, Result]] = []
         size = 0
         while self._queue and (not batch or size + self._queue[0].job.size <= self._max_batch_size):
-            entry = self._queue.popleft()
-            if entry.future.done():
-                continue  # cancelled in this very turn of the loop; `submit` settles the count
-            if entry.deadline <= now:
-                entry.future.set_exception(DeadlineExceeded("the picture was not encoded within the deadline"))
+            request = self._queue.popleft()
+            if request.future.done():
+                continue  # aborted in this very turn of the event loop; `submit` settles the count
+            if request.deadline <= now:
+                request.future.set_exception(_deadline_exceeded())
                 continue
-            entry.started = True
+            request.is_running = True
             self._num_waiting -= 1
-            _observe_wait(entry, now)
-            size += entry.job.size
-            batch.append(entry)
+            _observe_queue_time(request, now)
+            size += request.job.size
+            batch.append(request)
         return batch

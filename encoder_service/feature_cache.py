@@ -1,4 +1,4 @@
-"""Features of pictures seen lately, so that a second question about one does not run the vision tower."""
+"""Cache of the features of images and videos, so that a second question about one does not run the vision tower."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from collections.abc import Set
 
 from cachetools import LRUCache
 
+from encoder_service.media_features import MediaFeatures
 from encoder_service.pruners.base import TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
-from encoder_service.visual import MediaFeatures
 
 __all__ = ["FeatureCache"]
 
 
 class FeatureCache:
-    """Least-recently-used features before pruning, bounded by their bytes. Any thread may use it.
+    """Least-recently-used cache of features before pruning, bounded by their bytes. Any thread may use it.
 
-    One entry a picture and tower, under the SHA-256 of the file and what prunes inside the tower (None for nothing); it
-    answers for every set of views that it covers. What is cached lies where the tower made it: in device memory on a
-    GPU.
+    The key is the SHA-256 of the file together with the pruner inside the tower (None for none). An entry serves every
+    request whose tower outputs it has. The tensors stay where the tower computed them: in device memory on a GPU.
 
     Args:
-        max_bytes: Bound of all entries together; 0 switches the cache off. The oldest make room; a picture that is
-            larger alone is not kept.
+        max_bytes: Bound of all entries together; 0 disables the cache. The oldest entries are evicted. Features that
+            are larger by themselves are not kept.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -37,18 +36,18 @@ class FeatureCache:
     def get(
         self, digest: bytes, outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
     ) -> MediaFeatures | None:
-        """The features of a picture if they are there with all `views`, made by the same tower."""
+        """Features of an image or video if they are cached with all `outputs`, from a tower pruned the same way."""
         with self._lock:
-            found = self._entries.get((digest, in_tower))
-        return found if found is not None and found.have(outputs) else None
+            entry = self._entries.get((digest, in_tower))
+        return entry if entry is not None and entry.have(outputs) else None
 
     def put(self, digest: bytes, features: MediaFeatures, in_tower: InTowerPruner | None = None) -> None:
-        """Keeps features, together with the views that an earlier question left of the same picture."""
+        """Adds features; their tower outputs are merged with those that are cached for the same image or video."""
         with self._lock:
-            known = self._entries.get((digest, in_tower))
-            if known is not None:
-                parts = tuple(map(_with_views_of, known.parts, features.parts))
-                features = dataclasses.replace(known, parts=parts)
+            cached = self._entries.get((digest, in_tower))
+            if cached is not None:
+                merged = tuple(map(_with_outputs_of, cached.tower_features, features.tower_features))
+                features = dataclasses.replace(cached, tower_features=merged)
             if features.nbytes <= self._entries.maxsize:
                 self._entries[digest, in_tower] = features
 
@@ -59,5 +58,5 @@ class FeatureCache:
             return int(self._entries.currsize)
 
 
-def _with_views_of(known: TowerFeatures, new: TowerFeatures) -> TowerFeatures:
-    return dataclasses.replace(known, outputs={**known.outputs, **new.outputs})
+def _with_outputs_of(cached: TowerFeatures, new: TowerFeatures) -> TowerFeatures:
+    return dataclasses.replace(cached, outputs={**cached.outputs, **new.outputs})

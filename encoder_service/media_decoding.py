@@ -1,4 +1,4 @@
-"""From the bytes of a media file to what the vision tower takes: decoding and preprocessing, one function."""
+"""Decoding and preprocessing: from the bytes of a media file to the inputs of the vision tower, in one function."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Final, TypeAlias
 import torch
 
 from encoder_service import videos
+from encoder_service.media_features import TowerInputs
 from encoder_service.models.media import MediaProcessor
 from encoder_service.videos import FrameList, VideoFile, VideoLimits
-from encoder_service.visual import TowerInputs
 from fovea.media import images
 from fovea.processes.worker_pool import WorkerPool
 
-__all__ = ["MediaDecoder", "MediaPool", "MediaSource", "media_pool"]
+__all__ = ["MediaDecoder", "MediaItem", "MediaPool", "media_pool"]
 
-MediaSource: TypeAlias = bytes | VideoFile | FrameList
+MediaItem: TypeAlias = bytes | VideoFile | FrameList
 """An image file, a video file, or a video as a list of image files."""
 
-MediaPool: TypeAlias = WorkerPool[MediaSource, TowerInputs]
+MediaPool: TypeAlias = WorkerPool[MediaItem, TowerInputs]
 
 _DEFAULT_VIDEO_LIMITS: Final = VideoLimits()
 
@@ -30,10 +30,10 @@ class MediaDecoder:
     """Decoder of media for one model. It can be pickled, and holds no state, so any thread or process may call it.
 
     Attributes:
-        media: what the model's family makes of decoded media.
-        max_image_bytes: most bytes of an image file.
-        max_image_pixels: most pixels of an image.
-        video_limits: what videos may be.
+        media: Media processor of the model's family.
+        max_image_bytes: Largest size of an image file, in bytes.
+        max_image_pixels: Largest number of pixels of an image.
+        video_limits: Limits of videos.
     """
 
     media: MediaProcessor
@@ -41,19 +41,19 @@ class MediaDecoder:
     max_image_pixels: int
     video_limits: VideoLimits = field(default=_DEFAULT_VIDEO_LIMITS)
 
-    def __call__(self, source: MediaSource) -> TowerInputs:
-        """Pixel values of an image or a video.
+    def __call__(self, item: MediaItem) -> TowerInputs:
+        """Tower inputs of an image or video.
 
         Raises:
-            ServiceError: see `images.decode` and `videos.decode`.
+            ServiceError: See `images.decode` and `videos.decode`.
         """
-        if isinstance(source, bytes):
-            image = images.decode(source, max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
+        if isinstance(item, bytes):
+            image = images.decode(item, max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
             return self.media.image(image)
-        return self.media.video(videos.decode(source, self.media.num_frames, self.video_limits))
+        return self.media.video(videos.decode(item, self.media.num_frames, self.video_limits))
 
 
 def media_pool(decoder: MediaDecoder, *, size: int) -> MediaPool:
-    """Processes that decode media with `decoder`, one file at a time each."""
+    """Worker processes that decode media with `decoder`, each one file at a time."""
     one_thread = functools.partial(torch.set_num_threads, 1)  # there is a worker for each core
     return WorkerPool(decoder, size=size, initialize=one_thread)

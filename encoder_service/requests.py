@@ -1,7 +1,8 @@
-"""From an EncodeRequest message to what the engine takes, everything checked."""
+"""Reading of EncodeRequest messages: every field is checked on its way to the engine."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Final
 
@@ -12,8 +13,9 @@ from encoder_service.models.base import EncoderModel
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, FeatureRequirements
 from encoder_service.settings import EncoderSettings
-from encoder_service.videos import FrameList, VideoFile, VideoSource
-from encoder_service.wire_budget import most_tokens
+from encoder_service.videos import FrameList, VideoFile, VideoItem
+from encoder_service.wire_budget import max_tokens_for_bytes
+from fovea.budget import Budget
 from fovea.errors import InvalidRequest, NotFound
 from fovea.parameters import InvalidParameter
 from fovea.v1 import encoder_pb2, tensor_pb2
@@ -22,8 +24,8 @@ from fovea.wire.basis import WireBasis
 
 __all__ = ["pruners_of", "read_request"]
 
-# Bounds what one question costs the text tower, 110 windows of 75 words. The gateway's longest question, 8,000
-# characters, fits as prose; not always in scripts and symbols that take several ids a character, emoji up to four.
+# Bounds the cost of one question in the text tower: 110 windows of 75 words. The gateway's longest question, 8,000
+# characters, fits as prose, but not always in scripts and symbols that take several ids a character, emoji up to four.
 _MAX_TEXT_IDS: Final = 8192
 _MAX_SECONDS_PER_FRAME: Final = 3600.0
 
@@ -34,10 +36,10 @@ def read_request(
     settings: EncoderSettings,
     basis: WireBasis | None = None,
 ) -> EncodeRequest:
-    """The question in a message.
+    """The request in a message.
 
     Raises:
-        InvalidRequest: A field holds what is not accepted.
+        InvalidRequest: A field has a value that is not accepted.
         NotFound: No such pruner.
     """
     _check_counts(len(request.images), len(request.videos), model)
@@ -50,25 +52,24 @@ def read_request(
             param="wire_dtype",
         )
     pruner = _read_pruner(request, model, settings)
-    keep_tokens, keep_ratio = _read_budget(request, pruner, settings)
+    budget = _read_budget(request, pruner, settings)
     return EncodeRequest(
         images=tuple(request.images),
         text_ids=_read_text(request.text_ids, model),
         pruner=pruner,
-        keep_tokens=keep_tokens,
-        keep_ratio=keep_ratio,
         videos=tuple(_read_video(video, settings) for video in request.videos),
-        joint_frames=_read_video_budget(request, model, pruner),
-        most_tokens=_read_most_tokens(request, model, basis),
+        joins_frames=_read_video_budget(request, model, pruner),
+        budget=dataclasses.replace(budget, max_tokens=_read_max_tokens(request, model, basis)),
     )
 
 
-def _read_most_tokens(request: encoder_pb2.EncodeRequest, model: EncoderModel, basis: WireBasis | None) -> int | None:
+def _read_max_tokens(request: encoder_pb2.EncodeRequest, model: EncoderModel, basis: WireBasis | None) -> int | None:
+    """Upper bound on the visual tokens of each image or video that `max_wire_bytes` implies."""
     if not request.max_wire_bytes:
         return None
-    return most_tokens(
+    return max_tokens_for_bytes(
         request.max_wire_bytes,
-        visuals=len(request.images) + len(request.videos),
+        num_media=len(request.images) + len(request.videos),
         channels=model.hidden_size,
         fingerprint=model.fingerprint,
         grid=None if request.videos else model.grid,
@@ -86,26 +87,27 @@ def _check_counts(num_images: int, num_videos: int, model: EncoderModel) -> None
     if num_images > model.max_images or not num_images + num_videos:
         videos = f", or up to {model.max_videos} videos," if model.max_videos else ""
         raise InvalidRequest(
-            f"{num_images} pictures; 1 to {model.max_images}{videos} are accepted in one question", param="images"
+            f"{num_images} images; 1 to {model.max_images}{videos} are accepted in one question", param="images"
         )
 
 
-def _read_video(video: encoder_pb2.Video, settings: EncoderSettings) -> VideoSource:
-    most = settings.max_video_frames
+def _read_video(video: encoder_pb2.Video, settings: EncoderSettings) -> VideoItem:
+    max_frames = settings.max_video_frames
     match video.WhichOneof("source"):
         case "file":
-            if video.num_frames > most:
+            if video.num_frames > max_frames:
                 raise InvalidRequest(
-                    f"num_frames {video.num_frames} is not accepted; 1 to {most}, or 0 for the model's own number",
+                    f"num_frames {video.num_frames} is not accepted; 1 to {max_frames}, or 0 for the model's own"
+                    " number",
                     param="num_frames",
                 )
             return VideoFile(video.file, video.num_frames)
         case "frames":
             if video.num_frames:
-                raise InvalidRequest("num_frames goes with a file; a list of frames is taken whole", param="num_frames")
-            if not 1 <= len(video.frames.images) <= most:
+                raise InvalidRequest("num_frames goes with a file; all frames of a list are taken", param="num_frames")
+            if not 1 <= len(video.frames.images) <= max_frames:
                 raise InvalidRequest(
-                    f"{len(video.frames.images)} frames of a video; 1 to {most} are accepted", param="videos"
+                    f"{len(video.frames.images)} frames of a video; 1 to {max_frames} are accepted", param="videos"
                 )
             if not 0 <= video.frames.seconds_per_frame <= _MAX_SECONDS_PER_FRAME:  # also refuses NaN
                 raise InvalidRequest(
@@ -116,17 +118,18 @@ def _read_video(video: encoder_pb2.Video, settings: EncoderSettings) -> VideoSou
 
 
 def _read_video_budget(request: encoder_pb2.EncodeRequest, model: EncoderModel, pruner: BoundPruner) -> bool:
+    """Whether all frames of a video compete for one budget."""
     if request.video_budget not in encoder_pb2.VideoBudget.values():
         raise InvalidRequest("video_budget is not one of per_frame, whole", param="video_budget")
-    joint = request.video_budget == encoder_pb2.VIDEO_BUDGET_WHOLE
-    if joint and pruner.requirements.in_tower is not None:
+    is_whole = request.video_budget == encoder_pb2.VIDEO_BUDGET_WHOLE
+    if is_whole and pruner.requirements.in_tower is not None:
         others = [name for name in pruners_of(model) if PRUNERS[name].bind({}).requirements.in_tower is None]
         raise InvalidRequest(
-            f"pruner {pruner.name} works inside the vision tower, where frames never meet: video_budget per_frame is"
+            f"pruner {pruner.name} works inside the vision tower, one frame at a time: video_budget per_frame is"
             f" accepted; whole with {', '.join(others)}",
             param="video_budget",
         )
-    return joint
+    return is_whole
 
 
 def _read_text(ids: Sequence[int], model: EncoderModel) -> tuple[int, ...]:
@@ -157,7 +160,7 @@ def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
         raise InvalidRequest(f"pruner {name}: {error}", param="pruner_params") from error
     if not _serves(model, pruner.requirements):
         raise InvalidRequest(
-            f"pruner {name}, with these parameters, looks at what the towers of family {model.family} do not have;"
+            f"pruner {name}, with these parameters, requires features that family {model.family} does not have;"
             f" accepted: {', '.join(pruners_of(model))}",
             param="pruner",
         )
@@ -165,37 +168,35 @@ def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, settin
 
 
 def _serves(model: EncoderModel, requirements: FeatureRequirements) -> bool:
-    """Whether a model has what a pruner must see."""
-    if requirements.eos_attention and model.reads_language_model_ids:  # nothing attends inside a question
+    """Whether a model computes the features that a pruner requires."""
+    if requirements.eos_attention and model.reads_language_model_ids:  # there is no text tower with attention
         return False
     return requirements.outputs <= model.outputs and (requirements.in_tower is None or model.prunes_in_tower)
 
 
 def pruners_of(model: EncoderModel) -> list[str]:
-    """Those that work on this family, with their default parameters."""
+    """Names of the pruners that work on this family with their default parameters."""
     return [name for name, pruner in PRUNERS.items() if _serves(model, pruner.bind({}).requirements)]
 
 
-def _read_budget(
-    request: encoder_pb2.EncodeRequest, pruner: BoundPruner, settings: EncoderSettings
-) -> tuple[int | None, float | None]:
-    """A count, a share, or neither: the pruner decides."""
+def _read_budget(request: encoder_pb2.EncodeRequest, pruner: BoundPruner, settings: EncoderSettings) -> Budget:
+    """The budget in a message, yet without `max_tokens`."""
     match request.WhichOneof("budget"):
         case "keep_tokens":
             if request.keep_tokens < 1:
                 raise InvalidRequest("keep_tokens 0 is not accepted; at least 1", param="keep_tokens")
-            return request.keep_tokens, None
+            return Budget(keep_tokens=request.keep_tokens)
         case "keep_ratio":
             if not 0 < request.keep_ratio <= 1:
                 raise InvalidRequest(f"keep_ratio {request.keep_ratio:g} is not in (0, 1]", param="keep_ratio")
-            return None, request.keep_ratio
+            return Budget(keep_ratio=request.keep_ratio)
         case "keep_auto" if request.keep_auto:
             if pruner.choose_keep is None:
-                able = ", ".join(name for name, one in PRUNERS.items() if one.choose_keep is not None)
+                able = ", ".join(name for name, other in PRUNERS.items() if other.choose_keep is not None)
                 raise InvalidRequest(
                     f"pruner {pruner.name} cannot choose its budget; give keep_tokens or keep_ratio, or take {able}",
                     param="keep_tokens",
                 )
-            return None, None
-    # Under a budget of bytes everything is kept that fits.
-    return None, 1.0 if request.max_wire_bytes else settings.keep_ratio
+            return Budget()
+    # With a budget of bytes alone, as many tokens are kept as fit.
+    return Budget(keep_ratio=1.0 if request.max_wire_bytes else settings.keep_ratio)

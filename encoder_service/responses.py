@@ -1,4 +1,4 @@
-"""What the encoder service says of a result and of itself, as messages."""
+"""EncodeResponse and GetEncoderInfoResponse messages."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from encoder_service.assembly import EncodedMedia
-from encoder_service.batching import Batched
+from encoder_service.batching import BatchedResult
+from encoder_service.encoded_media import EncodedMedia
+from encoder_service.media_features import PatchLayout
 from encoder_service.models.base import EncoderModel
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import Pruner
 from encoder_service.requests import pruners_of
 from encoder_service.settings import EncoderSettings
-from encoder_service.visual import PatchLayout
-from encoder_service.wire_budget import widest
+from encoder_service.wire_budget import fit_messages
 from fovea import checkpoints
 from fovea.errors import InternalError, InvalidRequest
 from fovea.v1 import encoder_pb2, tensor_pb2
@@ -24,16 +24,19 @@ from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
 from fovea.wire.pruner_info import describe_pruner
 
-__all__ = ["Wire", "describe", "write_response"]
+__all__ = ["WireFormat", "describe", "write_response"]
 
 log = logging.getLogger("encoder_service")
 
 
 @dataclass(frozen=True)
-class Wire:
-    """How visual tokens are to travel: in `dtype`; with a budget of `max_bytes` in any that fits where `dtype` is 0.
+class WireFormat:
+    """Form in which visual tokens travel.
 
-    `basis` is the one that is loaded.
+    Attributes:
+        dtype: Wire format; 0 with `max_bytes`: the widest that fits.
+        max_bytes: Budget of bytes of all messages together; 0 for none.
+        basis: Wire basis that is loaded.
     """
 
     dtype: tensor_pb2.DType
@@ -42,49 +45,56 @@ class Wire:
 
 
 def write_response(
-    done: Batched[tuple[EncodedMedia, ...]],
+    result: BatchedResult[tuple[EncodedMedia, ...]],
     pruner: str,
     fingerprint: str,
-    wire: Wire,
+    wire_format: WireFormat,
     *,
     explain: bool,
 ) -> encoder_pb2.EncodeResponse:
-    """The message of a result.
+    """The response with a result.
 
     Raises:
-        InvalidRequest: A feature is too large for the dtype, or the tokens do not fit the budget of bytes.
+        InvalidRequest: A feature is too large for the wire format, or the tokens do not fit the budget of bytes.
         InternalError: A feature is NaN or infinite.
     """
 
-    def write(dtype: tensor_pb2.DType, step: int | None = None) -> list[tensor_pb2.VisualTokens]:
-        return [_visual_tokens(visual, fingerprint, dtype, wire.basis, step) for visual in done.result]
+    encoded = result.result
 
-    features = [visual.features for visual in done.result]
+    def write(dtype: tensor_pb2.DType, step: int | None = None) -> list[tensor_pb2.VisualTokens]:
+        return [_visual_tokens(media, fingerprint, dtype, wire_format.basis, step) for media in encoded]
+
+    features = [media.features for media in encoded]
     return encoder_pb2.EncodeResponse(
         visual_tokens=(
-            widest(write, features, wire.max_bytes, wire.dtype, wire.basis) if wire.max_bytes else write(wire.dtype)
+            fit_messages(write, features, wire_format.max_bytes, wire_format.dtype, wire_format.basis)
+            if wire_format.max_bytes
+            else write(wire_format.dtype)
         ),
         pruner=pruner,
-        num_tokens_total=[visual.num_tokens_total for visual in done.result],
-        explanations=[_explanation(visual) for visual in done.result] if explain else [],
+        num_tokens_total=[media.num_tokens_total for media in encoded],
+        explanations=[_explanation(media) for media in encoded] if explain else [],
         timing=encoder_pb2.EncodeTiming(
-            queue_ms=done.queue_ms, decode_ms=done.prepare_ms, forward_ms=done.run_ms, batch_size=done.batch_size
+            queue_ms=result.queue_ms,
+            decode_ms=result.prepare_ms,
+            forward_ms=result.run_ms,
+            batch_size=result.batch_size,
         ),
-        features_cached=[visual.features_cached for visual in done.result],
+        features_cached=[media.features_cached for media in encoded],
     )
 
 
 def _visual_tokens(
-    visual: EncodedMedia, fingerprint: str, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
+    media: EncodedMedia, fingerprint: str, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
 ) -> tensor_pb2.VisualTokens:
     return tensor_pb2.VisualTokens(
-        features=_features(visual.features, wire_dtype, basis, step),
-        positions=visual.positions.tolist(),
-        grid=_grid(visual.layout),
+        features=_features(media.features, wire_dtype, basis, step),
+        positions=media.positions.tolist(),
+        grid=_grid(media.layout),
         fingerprint=fingerprint,
-        newline_after=visual.newline_after.tolist(),
-        kind=tensor_pb2.VISUAL_KIND_VIDEO if visual.layout.is_video else tensor_pb2.VISUAL_KIND_IMAGE,
-        seconds_per_frame=visual.layout.seconds_per_frame,
+        newline_after=media.newline_after.tolist(),
+        kind=tensor_pb2.VISUAL_KIND_VIDEO if media.layout.is_video else tensor_pb2.VISUAL_KIND_IMAGE,
+        seconds_per_frame=media.layout.seconds_per_frame,
     )
 
 
@@ -92,14 +102,14 @@ def _features(
     features: tensors.Float32Array, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
 ) -> tensor_pb2.Tensor:
     if not (finite := np.isfinite(features)).all():
-        # No choice of the caller's: a computation in half precision has overflowed, or a weight is broken.
+        # Not the client's fault: a computation in half precision has overflowed, or a weight is broken.
         log.error("%d of %d features are not finite; --dtype bfloat16 has more room", (~finite).sum(), finite.size)
         raise InternalError("the encoder service computed features that are not finite")
     try:
         return tensors.to_message(features, wire_dtype, basis=basis, step=step)
     except InvalidRequest as error:
         raise InvalidRequest(
-            f"a feature of this picture is too large for {tensors.dtype_name(wire_dtype)};"
+            f"a feature of this image is too large for {tensors.dtype_name(wire_dtype)};"
             f" accepted: {', '.join(name for name, dtype in tensors.DTYPES.items() if _holds(dtype, features, basis))}",
             param="wire_dtype",
         ) from error
@@ -119,18 +129,18 @@ def _grid(layout: PatchLayout) -> tensor_pb2.Grid:
     )
 
 
-def _explanation(visual: EncodedMedia) -> encoder_pb2.Explanation:
+def _explanation(media: EncodedMedia) -> encoder_pb2.Explanation:
     return encoder_pb2.Explanation(
-        task_map=[] if visual.task_map is None else visual.task_map.tolist(),
-        saliency_map=[] if visual.saliency_map is None else visual.saliency_map.tolist(),
-        merged_into=visual.cluster_of_patch.tolist(),
+        task_map=[] if media.task_map is None else media.task_map.tolist(),
+        saliency_map=[] if media.saliency_map is None else media.saliency_map.tolist(),
+        merged_into=media.cluster_of_patch.tolist(),
     )
 
 
 def describe(
     model: EncoderModel, settings: EncoderSettings, basis: WireBasis | None = None
 ) -> encoder_pb2.GetEncoderInfoResponse:
-    """What the service runs and with which defaults."""
+    """Description of the model, its pruners and the defaults of the service."""
     wire_basis = basis.digest.hex() if basis is not None else ""
     return encoder_pb2.GetEncoderInfoResponse(
         model=settings.served_model_name or checkpoints.public_name(settings.model),

@@ -1,15 +1,15 @@
-"""gRPC to the encoder and back: message > dataclass > batcher > message."""
+"""gRPC methods of the encoder service: from a message to a request, to the batcher, and back to a message."""
 
 from __future__ import annotations
 
 import grpc.aio
 
-from encoder_service.assembly import EncodedMedia
 from encoder_service.batching import Batcher
+from encoder_service.encoded_media import EncodedMedia
 from encoder_service.engine import EncodeRequest, PreparedRequest
 from encoder_service.models.base import EncoderModel
 from encoder_service.requests import read_request
-from encoder_service.responses import Wire, describe, write_response
+from encoder_service.responses import WireFormat, describe, write_response
 from encoder_service.settings import EncoderSettings
 from fovea.errors import Unavailable
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc
@@ -22,7 +22,7 @@ EncoderBatcher = Batcher[EncodeRequest, PreparedRequest, tuple[EncodedMedia, ...
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
-    """Until `attach` is called every method answers UNAVAILABLE: the door opens before the model is loaded."""
+    """Methods of the service. They answer UNAVAILABLE until `attach`: the port opens before the model is loaded."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         self._settings = settings
@@ -30,7 +30,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self._basis: WireBasis | None = None
 
     def attach(self, model: EncoderModel, batcher: EncoderBatcher, basis: WireBasis | None = None) -> None:
-        """Starts to answer."""
+        """Makes the methods answer with a loaded model."""
         self._basis = basis
         self._attached = (model, batcher)
 
@@ -43,12 +43,16 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self, request: encoder_pb2.EncodeRequest, context: grpc.aio.ServicerContext
     ) -> encoder_pb2.EncodeResponse:
         model, batcher = self._loaded()
-        wire = Wire(request.wire_dtype, request.max_wire_bytes, self._basis)
-        if not wire.max_bytes:
-            wire = Wire(request.wire_dtype or tensors.parse_dtype(self._settings.wire_dtype), basis=self._basis)
-        job = read_request(request, model, self._settings, self._basis)
-        done = await batcher.submit(job, timeout_s=self._time_left(context))
-        return write_response(done, job.pruner.name, model.fingerprint, wire, explain=request.explain)
+        wire_format = WireFormat(request.wire_dtype, request.max_wire_bytes, self._basis)
+        if not wire_format.max_bytes:
+            wire_format = WireFormat(
+                request.wire_dtype or tensors.parse_dtype(self._settings.wire_dtype), basis=self._basis
+            )
+        encode_request = read_request(request, model, self._settings, self._basis)
+        result = await batcher.submit(encode_request, timeout_s=self._time_left(context))
+        return write_response(
+            result, encode_request.pruner.name, model.fingerprint, wire_format, explain=request.explain
+        )
 
     async def GetModelInfo(  # noqa: N802
         self, request: encoder_pb2.GetEncoderInfoRequest, context: grpc.aio.ServicerContext

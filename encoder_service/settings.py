@@ -29,15 +29,15 @@ class EncoderSettings(GrpcSettings):
     revision: str | None = None
     """Branch, tag or commit of the model on the hub."""
     served_model_name: str = ""
-    """Name that clients see. Empty for the value of --model, its last part if that is a directory."""
+    """Model name that clients see. Empty for the value of --model, its last part if that is a directory."""
     listen: str = "127.0.0.1:50051"
     """host:port of the gRPC server. Port 0 takes a free one and logs it."""
     metrics_listen: str = ""
     """host:port of the Prometheus endpoint. Empty for none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes CUDA where there is one. cuda without one stops the service at start."""
+    """Device to compute on; auto takes CUDA where there is one. cuda without one stops the service at start."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What to compute in; auto is float32 on the CPU and the checkpoint's own dtype on CUDA."""
+    """Compute dtype; auto is float32 on the CPU and the checkpoint's own dtype on CUDA."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention of the vision tower's layers. eager holds whole attention maps in memory."""
     num_threads: Annotated[int, Field(ge=0)] = 0
@@ -46,36 +46,36 @@ class EncoderSettings(GrpcSettings):
     pruner: str = "desap"
     """Pruner of requests that name none."""
     keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.111
-    """Budget of requests that name none: the share of a picture's tokens to keep, at least one token."""
+    """Budget of requests that name none: the share of an image's tokens to keep, at least one token."""
     wire_dtype: Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy", "basis"] = "float16"
-    """How features travel for requests that name no dtype. A picture with a value beyond float16 is refused in it."""
+    """Wire format of requests that name none. An image with a value beyond float16 is refused in float16."""
     wire_basis: str = ""
-    """File that `python -m encoder_service.calibrate` made for this model, for the wire dtype basis; the LLM service
+    """File that `python -m encoder_service.calibrate` made for this model, for the wire format basis; the LLM service
     must load the same. Empty for wire.basis of the checkpoint, if it has one."""
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
-    """Most pictures in one forward. A request with more of them runs by itself, in several."""
+    """Most tower inputs (images, tiles, frames) in one forward. A request with more runs by itself, in several."""
     max_batch_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0
-    """Longest that the first request of a batch waits for others whose pictures are being decoded. A full batch, or one
-    that nobody is about to join, goes at once."""
+    """Longest that the first request of a batch waits for others whose media are being decoded. A full batch, or one
+    that no such request can join, runs at once."""
     max_queue_size: Annotated[int, Field(ge=1)] = 64
     """Most requests that wait for compute. The next is refused at once with RESOURCE_EXHAUSTED and a time to retry.
-    Each holds its picture files in memory."""
+    Each holds its media files in memory."""
     max_image_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20
-    """Most bytes of a picture file; a larger one is refused with OUT_OF_RANGE."""
+    """Most bytes of an image file; a larger one is refused with OUT_OF_RANGE."""
     max_image_pixels: Annotated[int, Field(ge=1)] = 50_000_000
-    """Most pixels of a picture; a larger one is refused with OUT_OF_RANGE by its header, before it is decoded."""
+    """Most pixels of an image; a larger one is refused with OUT_OF_RANGE by its header, before it is decoded."""
     max_video_bytes: Annotated[int, Field(ge=1)] = _VIDEO.max_bytes
     """Most bytes of a video file, or of all frames of a video together; more is refused with OUT_OF_RANGE. A request
     must fit --max-message-bytes as well."""
     max_video_frames: Annotated[int, Field(ge=1, le=1024)] = _VIDEO.max_frames
-    """Most frames that are sampled of a video, or that it may bring as a list."""
+    """Most frames that are sampled of a video, or that a list of frames may have."""
     max_video_frame_pixels: Annotated[int, Field(ge=1)] = _VIDEO.max_frame_pixels
     """Most pixels of a video's frame; a video of larger ones is refused with OUT_OF_RANGE by its header."""
     max_video_pixels: Annotated[int, Field(ge=1)] = _VIDEO.max_pixels
     """Most pixels of all sampled frames of a video together, refused with OUT_OF_RANGE; they take 3 bytes each. The
     default holds 64 frames of 1920 x 1080."""
     max_video_seconds: Annotated[float, Field(gt=0)] = _VIDEO.max_seconds
-    """Longest video file, in its own time; a longer one is refused with OUT_OF_RANGE before it is decoded."""
+    """Longest duration of a video file; a longer one is refused with OUT_OF_RANGE before it is decoded."""
     video_decode_timeout_s: Annotated[float, Field(gt=0)] = _VIDEO.timeout_s
     """Longest that one video file may take to decode; then it is refused with OUT_OF_RANGE."""
     image_decode_timeout_s: Annotated[float, Field(gt=0)] = 20.0
@@ -87,17 +87,17 @@ class EncoderSettings(GrpcSettings):
     max_decode_wait_s: Annotated[float, Field(gt=0)] = 10.0
     """Health says NOT_SERVING while an image or video has waited longer than this for a process that decodes it."""
     feature_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20
-    """Memory, on the device, for features of pictures seen lately; the oldest make room. 0 for none."""
+    """Memory, on the device, for the cache of features; the oldest are evicted. 0 for none."""
     default_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """Deadline of a call that carries none. What is not computed by then is dropped."""
+    """Deadline of a call that carries none. A request that is not computed by then is aborted."""
     max_message_bytes: Annotated[int, Field(ge=2**16)] = 64 * 2**20
     """Most bytes of one gRPC message, in or out; a larger one is refused by gRPC with RESOURCE_EXHAUSTED."""
     max_concurrent_rpcs: Annotated[int, Field(ge=2)] = 256
-    """Most calls under way at once, health checks included; the next one is refused with RESOURCE_EXHAUSTED."""
+    """Most calls in flight at once, health checks included; the next one is refused with RESOURCE_EXHAUSTED."""
     drain_grace_s: Annotated[float, Field(ge=0)] = 30.0
-    """After SIGTERM, how long calls under way may go on; then they are cancelled."""
+    """After SIGTERM, how long calls in flight may continue; then they are cancelled."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least level that is logged."""
+    """Lowest level that is logged."""
 
     @field_validator("pruner")
     @classmethod

@@ -1,4 +1,4 @@
-"""The life of `python -m encoder_service --model ...`: settings, model, server, until SIGTERM."""
+"""`python -m encoder_service --model ...`: reads settings, loads the model, serves until SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Final
 from encoder_service import models
 from encoder_service.batching import Batcher
 from encoder_service.engine import EncoderEngine
+from encoder_service.executor import EncoderExecutor
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.media_decoding import MediaPool, media_pool
 from encoder_service.models.base import LoadOptions
-from encoder_service.preparation import EncoderCompute
 from encoder_service.servicer import EncoderBatcher, EncoderServicer
 from encoder_service.settings import EncoderSettings
 from encoder_service.videos import VideoLimits
@@ -78,7 +78,7 @@ async def serve(settings: EncoderSettings) -> None:
     Raises:
         CheckpointError, FileNotFoundError, BasisError: The model or its wire basis cannot be loaded.
         BindError: The address is taken.
-        CredentialsError: A certificate, key or token file cannot be used.
+        CredentialsError: A certificate, key or bearer-token file cannot be used.
         WorkerDied: No process that decodes media can be started.
     """
     stop = stop_signal()
@@ -129,7 +129,7 @@ async def serve(settings: EncoderSettings) -> None:
 
 def _batcher(settings: EncoderSettings, engine: EncoderEngine, pool: MediaPool) -> EncoderBatcher:
     return Batcher(
-        EncoderCompute(engine, pool, image_timeout_s=settings.image_decode_timeout_s),
+        EncoderExecutor(engine, pool, image_timeout_s=settings.image_decode_timeout_s),
         max_batch_size=settings.max_batch_size,
         max_batch_delay_s=settings.max_batch_delay_ms / 1000,
         max_queue_size=settings.max_queue_size,
@@ -137,13 +137,13 @@ def _batcher(settings: EncoderSettings, engine: EncoderEngine, pool: MediaPool) 
 
 
 async def _watch(pool: MediaPool, server: GrpcServer, stopped: asyncio.Task[bool], *, max_wait_s: float) -> None:
-    """Until `stopped`: health says NOT_SERVING while media wait too long to be decoded."""
+    """Until `stopped`, reports NOT_SERVING while media wait too long to be decoded."""
     serving = True
     while not stopped.done():
         await asyncio.wait([stopped], timeout=_WATCH_INTERVAL_S)
         if (pool.num_workers > 0 and pool.longest_wait_s <= max_wait_s) != serving:
             serving = not serving
-            log.warning("decoding is held up" if not serving else "decoding goes on")
+            log.warning("media wait too long to be decoded" if not serving else "media are decoded in time again")
             await server.report_serving(serving)
 
 

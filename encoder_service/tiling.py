@@ -1,4 +1,4 @@
-"""Tiles of a picture: their padding is cut away, and they are seen together by methods that look across them."""
+"""Tiles of an image: removal of their padding, and what a pruner sees that allocates its budget across them."""
 
 from __future__ import annotations
 
@@ -6,46 +6,39 @@ from collections.abc import Sequence
 
 import torch
 
+from encoder_service.media_features import MediaFeatures, PatchLayout
 from encoder_service.pruners.base import TiledImage, TowerFeatures
-from encoder_service.visual import MediaFeatures, PatchLayout
 
-__all__ = ["as_one_part", "tiled_image", "without_padding"]
+__all__ = ["tiled_image", "without_padding"]
 
 
 def without_padding(layout: PatchLayout, tiles: Sequence[TowerFeatures]) -> MediaFeatures:
-    """A picture whose tiles have gone through the tower whole: what is padding is no patch of theirs any more.
+    """A tiled image without the patches that are padding.
 
-    What is shown of a tile is a rectangle, which becomes its grid. A tile that is padding throughout is left out.
+    The patches that remain of a tile are a rectangle, which becomes its grid. A tile that is all padding is left out.
+
+    Args:
+        layout: Grid of the patches.
+        tiles: Features of all tiles, padding included.
     """
-    parts, places = [], []
-    for number, (tile, shown) in enumerate(zip(tiles, layout.places(), strict=True)):
-        if not len(shown):
+    tower_features, patch_positions = [], []
+    for number, (tile, positions) in enumerate(zip(tiles, layout.patch_positions(), strict=True)):
+        if not len(positions):
             continue
-        patches = shown - number * layout.rows * layout.columns
+        patches = positions - number * layout.rows * layout.columns
         num_rows = len(torch.unique(patches // layout.columns))
         is_whole = len(patches) == tile.num_patches
-        parts.append(tile if is_whole else tile.take(patches, (num_rows, len(patches) // num_rows)))
-        places.append(shown)
-    return MediaFeatures(layout, tuple(parts), tuple(places))
+        tower_features.append(tile if is_whole else tile.take(patches, (num_rows, len(patches) // num_rows)))
+        patch_positions.append(positions)
+    return MediaFeatures(layout, tuple(tower_features), tuple(patch_positions))
 
 
-def tiled_image(visual: MediaFeatures) -> TiledImage:
-    """What a method sees that deals its budget out over the tiles; of a picture in tiles."""
-    layout = visual.layout
+def tiled_image(image: MediaFeatures) -> TiledImage:
+    """Tiles of an image and their arrangement, for a pruner that allocates its budget across tiles."""
+    layout = image.layout
     assert layout.mosaic is not None
-    part_of = torch.zeros(layout.num_inputs, dtype=torch.int64)
-    for part, places in enumerate(visual.places):
-        part_of[places[0] // (layout.rows * layout.columns)] = part
-    return TiledImage(visual.parts, part_of[layout.mosaic // (layout.rows * layout.columns)])
-
-
-def as_one_part(visual: MediaFeatures) -> MediaFeatures:
-    """A picture in tiles as one row of patches, in the order in which the language model reads them."""
-    layout = visual.layout
-    assert layout.mosaic is not None
-    places = torch.cat(visual.places)
-    number = torch.empty(layout.num_patches, dtype=torch.int64)
-    number[places] = torch.arange(len(places))
-    in_order = torch.cat([visual.places[0], layout.mosaic.flatten()])
-    joined = TowerFeatures.concatenated(visual.parts)
-    return MediaFeatures(layout, (joined.take(number[in_order], joined.grid),), (in_order,))
+    tile_size = layout.rows * layout.columns
+    index_of_tile = torch.zeros(layout.num_inputs, dtype=torch.int64)
+    for index, positions in enumerate(image.patch_positions):
+        index_of_tile[positions[0] // tile_size] = index
+    return TiledImage(image.tower_features, index_of_tile[layout.mosaic // tile_size])

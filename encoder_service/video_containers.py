@@ -1,4 +1,4 @@
-"""Opening a video file with FFmpeg, which was not written for files from strangers: nothing is left for it to guess."""
+"""Opening of video files with FFmpeg, restricted to known containers and codecs, since files may be hostile."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ from fovea.errors import ServiceError, TooLarge, UnsupportedMedia
 from fovea.media import images
 from fovea.media.file_formats import detect_format
 
-__all__ = ["FORMATS", "broken", "opened"]
+__all__ = ["FORMATS", "broken_video", "open_video"]
 
 FORMATS: Final = ("MP4", "WebM", "MKV", "AVI", "MOV", "GIF")
 
-# The demuxer is told by the first bytes: some that FFmpeg knows read lists of other files and addresses to open.
+# The first bytes select the demuxer: some of FFmpeg's demuxers open other files and addresses that a file lists.
 _MATROSKA_START: Final = b"\x1aE\xdf\xa3"
 _MOV_ATOMS: Final = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-# What those containers carry in practice; every other decoder stays shut.
+# Codecs that those containers have in practice; no other decoder is used.
 _CODECS: Final = (
     "h264,hevc,vp8,vp9,av1,libdav1d,mpeg4,msmpeg4v2,msmpeg4v3,mpeg1video,mpeg2video,h263,mjpeg,gif,prores,png,rawvideo"
 )
-# Tables of MP4 and MOV that may name any number of samples in a few bytes, and where after the tag they do. FFmpeg
-# makes an index of 24 bytes a sample of them as it opens the file.
+# Tables of MP4 and MOV that may declare any number of samples in a few bytes, and the offset of that number after the
+# tag. FFmpeg builds an index of 24 bytes a sample from them when it opens the file.
 _SAMPLE_TABLES: Final = ((b"stsz", 12), (b"stz2", 12), (b"trun", 8))
 _STILLS: Final = Disposition.attached_pic | Disposition.timed_thumbnails
 _MAX_SAMPLES: Final = 4_000_000
 
 
 @contextmanager
-def opened(data: bytes, *, max_pixels: int) -> Iterator[tuple[Any, Any]]:
-    """A container and its video stream. What is raised on hostile bytes while it is open becomes `UnsupportedMedia`.
+def open_video(data: bytes, *, max_pixels: int) -> Iterator[tuple[Any, Any]]:
+    """A container and its video stream. Errors of FFmpeg while it is open become `UnsupportedMedia`.
 
     Args:
-        data: A file.
-        max_pixels: Most pixels of a frame; by the header here, by the decoder at about twice as many.
+        data: Bytes of the file.
+        max_pixels: Largest number of pixels of a frame. The header is checked against it, frames by the decoder against
+            about twice as many.
 
     Raises:
-        UnsupportedMedia: Another format or codec, no video in it, or broken.
-        TooLarge: Larger frames than that, or millions of them.
-        InvalidRequest: Frames more than 100 times as long as wide, or the reverse.
+        UnsupportedMedia: The format or codec is another, there is no video in the file, or it is broken.
+        TooLarge: Frames are larger than `max_pixels`, or there are millions of them.
+        InvalidRequest: Frames are more than 100 times as long as wide, or the reverse.
     """
     demuxer = _demuxer(data)
     if demuxer == "mov":
         _check_sample_tables(data)
-    # Also of frames that are larger than the header says. FFmpeg counts rows that it pads, hence the slack.
+    # Checked by the decoder too, for frames larger than the header declares. FFmpeg counts padding, hence the slack.
     decoder_options = {"max_pixels": str(2 * max_pixels + 2**20)}
     options = decoder_options | {"codec_whitelist": _CODECS, "protocol_whitelist": "none"}
     try:
         file = io.BytesIO(_without_background(data) if demuxer == "gif" else data)
         with av.open(file, format=demuxer, options=options, metadata_errors="replace") as container:
-            stream = _moving(container)
+            stream = _video_stream(container)
             context = stream.codec_context
             if context is None or context.name not in _CODECS.split(","):
                 raise UnsupportedMedia(f"the video's codec is not accepted; accepted: {_CODECS}", param="video")
@@ -66,11 +67,11 @@ def opened(data: bytes, *, max_pixels: int) -> Iterator[tuple[Any, Any]]:
     except ServiceError:
         raise
     except (FFmpegError, ValueError, OSError, EOFError) as error:
-        raise broken() from error
+        raise broken_video() from error
 
 
-def _moving(container: Any) -> Any:
-    """The video stream that a player shows: no cover, no preview, and rather one that is switched on."""
+def _video_stream(container: Any) -> Any:
+    """The video stream that a player shows: no cover or preview image; a default stream first."""
     streams = [stream for stream in container.streams.video if not stream.disposition & _STILLS]
     if not streams:
         cover = " but a cover image" if container.streams.video else ""
@@ -78,8 +79,8 @@ def _moving(container: Any) -> Any:
     return next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
 
 
-def broken() -> UnsupportedMedia:
-    """What to raise where a file turns out to be broken."""
+def broken_video() -> UnsupportedMedia:
+    """Error for a file that turns out to be broken."""
     return UnsupportedMedia(
         f"the video is broken, incomplete or of no accepted kind; accepted: whole files of {', '.join(FORMATS)}",
         param="video",
@@ -93,20 +94,20 @@ def _demuxer(data: bytes) -> str:
         return "avi"
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "gif"
-    what = detect_format(data)
-    # An image in the container of videos may lie there in tiles, and turned by what is no display matrix.
-    if data[4:8] in _MOV_ATOMS and not (what and what.endswith("image")):
+    kind = detect_format(data)
+    # AVIF and HEIC images are refused: they may be stored in tiles and have an orientation without a display matrix.
+    if data[4:8] in _MOV_ATOMS and not (kind and kind.endswith("image")):
         return "mov"
-    problem = f"the file is {what}" if what else "these bytes are no video that can be read"
+    problem = f"the file is {kind}" if kind else "these bytes are no video that can be read"
     raise UnsupportedMedia(
         f"{problem if data else 'the video is empty'}; accepted: {', '.join(FORMATS)}", param="video"
     )
 
 
 def _without_background(gif: bytes) -> bytes:
-    """A GIF whose background is an unused colour, which FFmpeg takes for transparent; browsers show no background.
+    """A GIF with an unused colour as background: FFmpeg takes that for transparent, and browsers show no background.
 
-    One whose palette is full keeps its own.
+    A GIF whose palette is full keeps its background.
     """
     palette_bits = (gif[10] & 7) + 1 if len(gif) > 11 else 8
     return gif if palette_bits == 8 else gif[:11] + b"\xff" + gif[12:]
@@ -124,14 +125,13 @@ def _check_sample_tables(data: bytes) -> None:
                 at = header.find(tag, at + 4)
     if samples > _MAX_SAMPLES:
         raise TooLarge(
-            f"the file says that it has {samples:,} samples of picture and sound;"
-            f" at most {_MAX_SAMPLES:,} are accepted",
+            f"the file declares {samples:,} samples of video and sound; at most {_MAX_SAMPLES:,} are accepted",
             param="video",
         )
 
 
 def _headers(data: bytes) -> Iterator[bytes]:
-    """The boxes of the file that hold no pictures, in which a tag could stand by chance; all of what is no box."""
+    """Boxes of the file without `mdat`, whose frames could contain a tag by chance; and all that is no box."""
     start = 0
     while start + 8 <= len(data):
         size = int.from_bytes(data[start : start + 4], "big")

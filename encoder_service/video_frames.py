@@ -1,4 +1,4 @@
-"""From a decoded frame to an RGB image as a player shows it: its colours, the shape of its pixels, its orientation."""
+"""RGB images of decoded frames as a player shows them: colours, shape of the pixels, orientation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fovea.media import images, orientation
 
 __all__ = ["display_size", "to_image"]
 
-# Pixels that are longer than that by their own account are taken for square: films have at most 2.
+# Pixels with a larger aspect ratio are taken for square: films have at most 2.
 _MAX_PIXEL_ASPECT: Final = 4
-# Sine of an angle up to which a display matrix counts as one of the eight orientations, as in ffmpeg.
+# Sine of the largest angle at which a display matrix still counts as one of the eight orientations, as in ffmpeg.
 _MAX_SKEW: Final = 0.0175
 
-# Matrices from brightness and colour differences to RGB, by their numbers in ITU-T H.273. FFmpeg knows the first kind;
-# where none is specified it takes BT.601. Constant luminance is taken for the other kind of BT.2020.
+# Matrices from YCbCr to RGB, by their numbers in ITU-T H.273. FFmpeg applies the known ones itself, and BT.601 where
+# none is specified. BT.2020 with constant luminance is treated like BT.2020 with non-constant luminance.
 _KNOWN_MATRICES: Final = frozenset({0, 1, 2, 3, 4, 5, 6, 7, 9})
 _BT2020_CONSTANT: Final = 10
 _BY_PRIMARIES: Final = frozenset({12, 13})
@@ -29,12 +29,12 @@ _BT2020_PRIMARIES: Final = 9
 
 
 def display_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple[int, int]:
-    """Width and height in square pixels, before the frame is turned. No pixel is lost: the short side is stretched.
+    """Width and height in square pixels, before rotation. One side is stretched and none shrunk, so no pixel is lost.
 
     Args:
-        width: stored width of the frame, in pixels.
-        height: The same.
-        pixel_aspect: Width of a pixel by its height; None or 0: unknown.
+        width: Stored width of the frame, in pixels.
+        height: Stored height of the frame, in pixels.
+        pixel_aspect: Ratio of a pixel's width to its height; None or 0: unknown.
     """
     if not pixel_aspect or not 1 / _MAX_PIXEL_ASPECT <= pixel_aspect <= _MAX_PIXEL_ASPECT:
         return width, height
@@ -44,14 +44,14 @@ def display_size(width: int, height: int, pixel_aspect: Fraction | None) -> tupl
 
 
 def to_image(frame: Any, size: tuple[int, int]) -> Image.Image:
-    """A frame in RGB and upright; transparent parts lie on white.
+    """A frame in RGB and upright; transparent areas become white.
 
     Args:
-        frame: decoded frame of PyAV.
-        size: Its `display_size`.
+        frame: Decoded frame of PyAV.
+        size: `display_size` of the frame.
 
     Raises:
-        UnsupportedMedia: Its colours are in a form that is not known.
+        UnsupportedMedia: The colour space is not known.
     """
     has_alpha = any(component.is_alpha for component in frame.format.components) or frame.format.has_palette
     pixels = frame.to_ndarray(
@@ -65,7 +65,7 @@ def to_image(frame: Any, size: tuple[int, int]) -> Image.Image:
 
 
 def _matrix(frame: Any) -> Colorspace | None:
-    """What FFmpeg is told; None where it finds it in the frame."""
+    """Colour space to pass to FFmpeg; None where FFmpeg reads it from the frame."""
     if frame.colorspace in _KNOWN_MATRICES:
         return None
     if frame.colorspace == _BT2020_CONSTANT:
@@ -80,10 +80,10 @@ def _matrix(frame: Any) -> Colorspace | None:
 
 
 def _orientation(frame: Any) -> int:
-    """Of the display matrix that came with the frame or its file, as EXIF numbers it; upright where it is another."""
+    """EXIF orientation of the display matrix of the frame or its file; upright where it is none of the eight."""
     try:
         side_data = list(frame.side_data)
-    except ValueError:  # PyAV lists none where one is of a kind that it does not know, such as EXIF
+    except ValueError:  # PyAV lists none where one is of an unknown kind, such as EXIF
         return {90: 8, 180: 3, 270: 6}.get(frame.rotation % 360, orientation.UPRIGHT)
     for data in side_data:
         if data.type is SideDataType.DISPLAYMATRIX:
@@ -92,7 +92,7 @@ def _orientation(frame: Any) -> int:
 
 
 def _orientation_of_matrix(matrix: tuple[int, ...]) -> int:
-    """A pixel at (x, y) is shown at (a x + c y, b x + d y). What is moved by the other numbers is not turned."""
+    """EXIF orientation of a matrix that maps (x, y) to (a x + c y, b x + d y); its other numbers are ignored."""
     a, b, _, c, d, *_ = matrix
     if a and d and max(abs(b / a), abs(c / d)) < _MAX_SKEW:
         return {(False, False): 1, (True, False): 2, (True, True): 3, (False, True): 4}[a < 0, d < 0]

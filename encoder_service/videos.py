@@ -1,8 +1,8 @@
-"""From the bytes of a video file, or of its frames, to sampled RGB frames, with limits on memory and time.
+"""Decoding of videos: from a video file, or a list of frames, to sampled RGB frames, with limits on memory and time.
 
-Of T frames n are sampled: those with the numbers floor(i * T / n), i = 0 .. n - 1. That is transformers' own rule
+Of T frames n are sampled, those with the indices floor(i * T / n), i = 0 .. n - 1. That is transformers' own rule
 (`default_sample_indices_fn`, and `torch.arange(0, T, T / n).int()` of Qwen's processor): the first frame of each of n
-equal stretches. Of a video that has fewer frames some come several times. T is the number of frames that can be shown.
+equal intervals. Where n > T, some frames are repeated. T is the number of frames that can be shown.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from typing import Any, Final, TypeAlias
 
 from PIL import Image
 
-from encoder_service.video_containers import broken, opened
+from encoder_service.media_features import VideoFrames
+from encoder_service.video_containers import broken_video, open_video
 from encoder_service.video_frames import display_size, to_image
-from encoder_service.visual import VideoFrames
 from fovea.errors import InvalidRequest, ServiceError, TooLarge
 from fovea.media import images
 
-__all__ = ["FrameList", "VideoFile", "VideoLimits", "VideoSource", "decode", "sample_indices"]
+__all__ = ["FrameList", "VideoFile", "VideoItem", "VideoLimits", "decode", "sample_indices"]
 
 _NO_SECONDS: Final = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class VideoLimits:
-    """What is accepted.
+    """Limits of videos.
 
     Attributes:
-        max_bytes: Of a file, or of all frames together.
-        max_frames: Sampled, or brought as a list.
-        max_frame_pixels: Of one frame. A decoder may hold 17 of them at twice that size.
-        max_pixels: Of all sampled frames together, which lie in memory at once, 3 bytes each.
-        max_seconds: Of a file.
-        timeout_s: Longest that a file may take to decode.
+        max_bytes: Bytes of a file, or of all frames of a list together.
+        max_frames: Number of frames that are sampled, or that a list has.
+        max_frame_pixels: Pixels of one frame. A decoder may hold 17 frames of twice that size.
+        max_pixels: Pixels of all sampled frames together, which are in memory at once, 3 bytes each.
+        max_seconds: Duration of a file, in seconds.
+        timeout_s: Longest time to decode a file, in seconds.
     """
 
     max_bytes: int = 32 * 2**20
@@ -53,8 +53,8 @@ class VideoFile:
     """A video as a file.
 
     Attributes:
-        data: MP4, WebM, MKV, AVI, MOV or GIF.
-        num_frames: To sample; 0 for the model's own number.
+        data: Bytes of an MP4, WebM, MKV, AVI, MOV or GIF file.
+        num_frames: Number of frames to sample; 0 for the model's own number.
     """
 
     data: bytes
@@ -62,7 +62,7 @@ class VideoFile:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of all that decides which frames are seen."""
+        """SHA-256 of the file and of the number of frames to sample."""
         return hashlib.sha256(b"file %d " % self.num_frames + hashlib.sha256(self.data).digest()).digest()
 
 
@@ -71,8 +71,8 @@ class FrameList:
     """A video as frames that were sampled already.
 
     Attributes:
-        images: Picture files of one size, in the order of time.
-        seconds_per_frame: From one to the next; 0: unknown.
+        images: Image files of one size, in the order of time.
+        seconds_per_frame: Time from one frame to the next; 0: unknown.
     """
 
     images: tuple[bytes, ...]
@@ -80,91 +80,91 @@ class FrameList:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the frames and of their distance in time."""
+        """SHA-256 of the frames and of the time between them."""
         frames = b"".join(hashlib.sha256(image).digest() for image in self.images)
         return hashlib.sha256(b"frames %s " % self.seconds_per_frame.hex().encode() + frames).digest()
 
 
-VideoSource: TypeAlias = VideoFile | FrameList
+VideoItem: TypeAlias = VideoFile | FrameList
 _ChooseNumFrames: TypeAlias = Callable[[int, float], int]
 
 
-def decode(source: VideoSource, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> VideoFrames:
+def decode(video: VideoItem, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> VideoFrames:
     """The sampled frames of a video as a player shows them: upright, with square pixels, in RGB and of one size.
 
-    Transparent parts lie on white, as with pictures. HDR is not mapped to SDR.
+    Transparent areas become white, as in images. HDR is not mapped to SDR.
 
     Args:
-        source: A file or frames.
-        choose_num_frames: From the frames and the seconds (0: unknown) of a file to how many are sampled, where the
-            file does not say; cut to `limits.max_frames`.
-        limits: What is accepted.
+        video: A video file or a list of frames.
+        choose_num_frames: Function from the frames and the seconds (0: unknown) of a file to the number of frames to
+            sample, for a video without `num_frames`; at most `limits.max_frames` are sampled.
+        limits: Limits of videos.
 
     Raises:
-        TooLarge: More bytes, pixels or time than that.
-        UnsupportedMedia: Another format, no video in it, or broken.
-        InvalidRequest: Frames of different sizes, too many, none, or more than 100 times as long as wide.
+        TooLarge: The bytes, pixels or duration exceed the limits.
+        UnsupportedMedia: The format is another, there is no video in the file, or it is broken.
+        InvalidRequest: Frames have different sizes, are too many, none, or more than 100 times as long as wide.
     """
-    match source:
+    match video:
         case VideoFile():
-            return _decode_file(source, choose_num_frames, limits)
+            return _decode_file(video, choose_num_frames, limits)
         case FrameList():
-            return _decode_list(source, limits)
+            return _decode_list(video, limits)
 
 
 def sample_indices(total: int, num_frames: int) -> list[int]:
-    """Numbers of the frames that are sampled of `total`, ascending."""
+    """Indices of the frames that are sampled of `total`, ascending."""
     return [i * total // num_frames for i in range(num_frames)]
 
 
-def _decode_list(source: FrameList, limits: VideoLimits) -> VideoFrames:
-    if not source.images:
+def _decode_list(video: FrameList, limits: VideoLimits) -> VideoFrames:
+    if not video.images:
         raise InvalidRequest("the video has no frames; at least 1 is needed", param="video")
-    _check_frames(len(source.images), limits)
-    _check_bytes(sum(map(len, source.images)), limits)
+    _check_frames(len(video.images), limits)
+    _check_bytes(sum(map(len, video.images)), limits)
     frames: list[Image.Image] = []
-    for number, data in enumerate(source.images):
+    for number, data in enumerate(video.images):
         try:
             frames.append(images.decode(data, max_bytes=limits.max_bytes, max_pixels=limits.max_frame_pixels))
         except ServiceError as error:
             raise type(error)(f"frame {number} of the video: {error.message}", param="video") from error
         if not number:
-            _check_pixels(*frames[0].size, len(source.images), limits)
+            _check_pixels(*frames[0].size, len(video.images), limits)
         _check_same_size(frames[0], frames[-1])
-    return VideoFrames(tuple(frames), source.seconds_per_frame)
+    return VideoFrames(tuple(frames), video.seconds_per_frame)
 
 
-def _decode_file(source: VideoFile, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> VideoFrames:
-    _check_bytes(len(source.data), limits)
+def _decode_file(video: VideoFile, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> VideoFrames:
+    _check_bytes(len(video.data), limits)
     clock = _Clock(limits.timeout_s)
-    total, rate, first = _measure(source.data, clock, limits)
-    if source.num_frames:
-        _check_frames(source.num_frames, limits)
+    total, rate, first = _measure(video.data, clock, limits)
+    if video.num_frames:
+        _check_frames(video.num_frames, limits)
 
     def indices() -> list[int]:
         seconds = total / rate if rate else _NO_SECONDS
         return sample_indices(
-            total, source.num_frames or max(1, min(choose_num_frames(total, seconds), limits.max_frames))
+            total, video.num_frames or max(1, min(choose_num_frames(total, seconds), limits.max_frames))
         )
 
-    wanted = indices()
-    frames, decoded = _frames_at(source.data, first, wanted, clock, limits)
-    if len(frames) < len(wanted):
-        # Packets that show nothing (VP8 has some, and a file may be cut off): now it is known how many do show.
+    first_indices = indices()
+    frames, decoded = _frames_at(video.data, first, first_indices, clock, limits)
+    if len(frames) < len(first_indices):
+        # Some packets show no frame (VP8 has such, and a file may be truncated); now the number of frames is known.
         if not decoded:
-            raise broken()
+            raise broken_video()
         total = decoded
-        frames, _ = _frames_at(source.data, first, indices(), clock, limits)
+        frames, _ = _frames_at(video.data, first, indices(), clock, limits)
     return VideoFrames(tuple(frames), total / (rate * len(frames)) if rate else _NO_SECONDS)
 
 
 def _measure(data: bytes, clock: _Clock, limits: VideoLimits) -> tuple[int, float, int]:
-    """Frames of a file, how many there are a second (0: unknown), and the number of the first packet to decode.
+    """Number of frames of a file, frame rate (0: unknown), and number of the first packet to decode.
 
-    Without decoding, for headers often do not tell. What comes before the first key frame, as in a film that was cut
-    anywhere, cannot be decoded; where no packet is marked as one, all are.
+    The packets are counted without decoding, since headers are often wrong. Packets before the first key frame, as in a
+    film that was cut anywhere, cannot be decoded and do not count; where no key frame is marked, all packets count.
     """
-    with opened(data, max_pixels=limits.max_frame_pixels) as (container, stream):
+    with open_video(data, max_pixels=limits.max_frame_pixels) as (container, stream):
         total, first = 0, None
         for number, packet in enumerate(container.demux(stream)):
             clock.check()
@@ -173,7 +173,7 @@ def _measure(data: bytes, clock: _Clock, limits: VideoLimits) -> tuple[int, floa
             total += bool(packet.size) and not packet.is_discard
         rate = float(stream.average_rate or 0)
     if not total:
-        raise broken()
+        raise broken_video()
     if rate and total / rate > limits.max_seconds:
         raise TooLarge(
             f"the video lasts {total / rate:,.0f} seconds; at most {limits.max_seconds:,.0f} are accepted",
@@ -185,13 +185,13 @@ def _measure(data: bytes, clock: _Clock, limits: VideoLimits) -> tuple[int, floa
 def _frames_at(
     data: bytes, first: int, indices: list[int], clock: _Clock, limits: VideoLimits
 ) -> tuple[list[Image.Image], int]:
-    """The frames with the given numbers, ascending, as far as the file has them, and how many were decoded for that.
+    """Frames at the given ascending indices, as far as the file has them, and the number of decoded frames.
 
-    Numbers count from the packet with the number `first`.
+    Indices count from the packet with the number `first`.
     """
     frames: list[Image.Image] = []
     decoded = 0
-    with opened(data, max_pixels=limits.max_frame_pixels) as (container, stream):
+    with open_video(data, max_pixels=limits.max_frame_pixels) as (container, stream):
         aspect = stream.sample_aspect_ratio
         size = display_size(stream.codec_context.width, stream.codec_context.height, aspect)
         _check_pixels(*size, len(set(indices)), limits)
@@ -217,7 +217,7 @@ def _decoded(packets: Iterable[Any], clock: _Clock) -> Iterator[Any]:
 
 
 class _Clock:
-    """Decoding in a thread cannot be stopped from outside; it asks this instead."""
+    """Timeout of decoding, checked between frames: the decoder cannot be interrupted from outside."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s

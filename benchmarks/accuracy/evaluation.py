@@ -16,7 +16,7 @@ import numpy.typing as npt
 from benchmarks.accuracy.system import Asked, Method, System
 from benchmarks.harness.intervals import Floats, clustered_mean
 from benchmarks.harness.output import add_output
-from encoder_service.assembly import EncodedMedia
+from encoder_service.encoded_media import EncodedMedia
 from fovea.checkpoints.shipped import shipped_checkpoint
 from lab.questions import GROUPS, Question, evaluation_questions, score
 

@@ -17,16 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from encoder_service import models
-from encoder_service.assembly import EncodedMedia
+from encoder_service.encoded_media import EncodedMedia
 from encoder_service.engine import EncoderEngine, EncodeRequest
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
+from fovea.budget import Budget
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 from llm_service.engines.base import Delta, Done, GenerationRequest, PruningParams
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
-from llm_service.pruners.plan import Budget, bind
+from llm_service.pruners.plan import bind
 from llm_service.sampling import SamplingParams
 from llm_service.settings import LLMSettings
 from llm_service.startup import load as load_language_model
@@ -69,7 +70,7 @@ class LlmMethod:
 
 @dataclass(frozen=True)
 class Method:
-    """A pruner with its budget: `keep_ratio` 1 keeps everything, but never more than `most_tokens`.
+    """A pruner with its budget: `keep_ratio` 1 keeps everything, but never more than `max_tokens`.
 
     `llm` prunes further inside the language model.
     """
@@ -78,7 +79,7 @@ class Method:
     keep_ratio: float = 1.0
     params: Mapping[str, object] = field(default_factory=dict)
     llm: LlmMethod | None = None
-    most_tokens: int | None = None
+    max_tokens: int | None = None
 
 
 class System:
@@ -142,8 +143,7 @@ class System:
                         (one.picture,),
                         tuple(self._texts.encode(one.question)),
                         pruner,
-                        keep_ratio=method.keep_ratio,
-                        most_tokens=method.most_tokens,
+                        Budget(keep_ratio=method.keep_ratio, max_tokens=method.max_tokens),
                     )
                 )
                 for one in asked[start : start + self._max_batch_size]

@@ -180,7 +180,7 @@ def _measure(
         seed = question.scene.seed
         if seed not in seen:
             (visual,) = encoder.encode([encoder.media.image(question.image)], _VIEWS)
-            seen = {seed: visual.parts[0]}
+            seen = {seed: visual.tower_features[0]}
         (text,) = encoder.encode_texts([texts.encode(question.text)], eos_attention=True)
         on_object = torch.from_numpy(np.isin(label_patches(question.scene), objects))
         if on_object.any():

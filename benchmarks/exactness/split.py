@@ -39,8 +39,8 @@ from benchmarks.exactness.unsplit import Clip, Unsplit, UnsplitRun
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
 from encoder_service import models as encoder_models
+from encoder_service.media_features import VideoFrames
 from encoder_service.models.base import LoadOptions
-from encoder_service.visual import VideoFrames
 from fovea.processes.stack import Stack, free_port
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
 from gateway.tokenizers import PromptTokenizer

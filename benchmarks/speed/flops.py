@@ -24,9 +24,9 @@ from benchmarks.speed.flops_report import markdown
 from benchmarks.speed.operations import Decoder, TextTower, VisionTower, fcma, merging, projector
 from encoder_service.pruners import PRUNERS as ENCODER_PRUNERS
 from encoder_service.pruners.prumerge_plus import released_sample
-from fovea.budget import resolve_budget
+from fovea.budget import Budget
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
-from llm_service.pruners.plan import Budget, UnreachableBudget, bind
+from llm_service.pruners.plan import UnreachableBudget, bind
 
 __all__ = ["Setting", "left_after", "llm_side", "main", "parts"]
 
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     tokens = args.tokens or vision.num_patches
-    budgets = args.budgets or [resolve_budget(tokens, keep_ratio=share) for share in _SHARES]
+    budgets = args.budgets or [Budget(keep_ratio=share).resolve(tokens) for share in _SHARES]
     if max(budgets) > tokens:
         parser.error(f"--budgets: 1 to {tokens}, the visual tokens that there are")
     settings = [Setting(keep, tokens) for keep in budgets]

@@ -27,9 +27,9 @@ from benchmarks.harness.intervals import Floats, clustered_mean
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
 from benchmarks.wire.tradeoff_report import markdown, plot
-from encoder_service.assembly import EncodedMedia
+from encoder_service.encoded_media import EncodedMedia
 from encoder_service.pruners import PRUNERS
-from encoder_service.wire_budget import most_tokens, widest
+from encoder_service.wire_budget import fit_messages, max_tokens_for_bytes
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.v1 import tensor_pb2
 from fovea.wire import basis_file, tensors
@@ -166,22 +166,22 @@ class Split:
     def budget(self, pruner: str, max_bytes: int, rule: str) -> dict[str, Any]:
         """The row of a budget of bytes, of which `rule` names the only dtype; "any": the service chooses."""
         dtype = tensor_pb2.DTYPE_UNSPECIFIED if rule == _ANY else tensors.parse_dtype(rule)
-        most = most_tokens(
+        max_tokens = max_tokens_for_bytes(
             max_bytes,
-            visuals=1,
+            num_media=1,
             channels=self._system.visual_hidden_size,
             fingerprint=_FINGERPRINT,
             grid=self._system.grid,
             wire_dtype=dtype,
             basis=self._basis,
         )
-        pictures = self._system.encode(self.asked, Method(pruner, 1.0, most_tokens=most))
+        pictures = self._system.encode(self.asked, Method(pruner, 1.0, max_tokens=max_tokens))
 
         def write(picture: EncodedMedia) -> tensor_pb2.VisualTokens:
             def written(dtype: tensor_pb2.DType, step: int | None) -> list[tensor_pb2.VisualTokens]:
                 return [_message(picture, dtype, self._basis, step)]
 
-            return widest(written, [picture.features], max_bytes, dtype, self._basis)[0]
+            return fit_messages(written, [picture.features], max_bytes, dtype, self._basis)[0]
 
         sent = [send(picture, write, self._basis) for picture in pictures]
         got = self.scores(f"{pruner} {max_bytes} bytes {rule}", self.asked, [one.tokens for one in sent])

@@ -1,4 +1,4 @@
-"""The model families by the `model_type` of their checkpoints. To add one: write its file, add its line."""
+"""Model families by the `model_type` of their checkpoints. To add one: write its file, add its line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def load(model: str, options: LoadOptions) -> EncoderModel:
-    """Loads what the encoder runs of a checkpoint (directory or hub id).
+    """Loads the towers of a checkpoint (directory or hub id).
 
     Raises:
         CheckpointError: Not a checkpoint that this service can run.

@@ -1,4 +1,4 @@
-"""Any resolution: a picture as tiles of the size that the tower takes, as LLaVA-NeXT cuts it."""
+"""AnyRes: an image as tiles of the size that the tower takes, as in LLaVA-NeXT."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["TileCutter"]
 
 
 class TileCutter:
-    """The numbers of transformers' PIL processor of LLaVA-NeXT, without copies of a large picture.
+    """Tiles as transformers' PIL processor of LLaVA-NeXT makes them, without copies of a large image.
 
-    The first tile is the whole picture, pressed into a square. The others are cut out of the picture scaled to the
-    canvas (one of the checkpoint's resolutions) that shows most of it, centred on black.
+    The first tile is the base tile: the whole image, resized to a square. The others are cut out of the image on the
+    canvas (one of the checkpoint's resolutions) that preserves most of it, scaled to fit and centred on black.
 
     Args:
         checkpoint: Directory with preprocessor_config.json or processor_config.json.
-        canvases: `image_grid_pinpoints` of its config, heights and widths; None for transformers' default.
+        canvases: Heights and widths, `image_grid_pinpoints` of its config; None for transformers' default.
         tile_size: Side of the square that the tower takes.
 
     Raises:
@@ -56,7 +56,7 @@ class TileCutter:
             )
 
     def __call__(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
-        """Tiles of an RGB picture, [1 + rows * columns, 3, H, W] float32, and rows and columns without the first one.
+        """Tiles of an RGB image, [1 + rows * columns, 3, H, W] float32, and rows and columns without the base tile.
 
         Keeps no state, so any thread may call it.
         """
@@ -70,21 +70,21 @@ class TileCutter:
 
     def _on_canvas(self, image: Image.Image, height: int, width: int) -> Image.Image:
         # Rounded as transformers rounds: the shorter side upwards.
-        across, down = width / image.width, height / image.height
-        if across < down:
-            fitted = (width, min(math.ceil(image.height * across), height))
+        scale_x, scale_y = width / image.width, height / image.height
+        if scale_x < scale_y:
+            fitted = (width, min(math.ceil(image.height * scale_x), height))
         else:
-            fitted = (min(math.ceil(image.width * down), width), height)
+            fitted = (min(math.ceil(image.width * scale_y), width), height)
         canvas = Image.new("RGB", (width, height))
         canvas.paste(image.resize(fitted, self._resample), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
         return canvas
 
     def describe(self) -> str:
-        """Its configuration, the same text for the same numbers."""
+        """Configuration as text; equal for processors that give equal results."""
         return f"{self._normalized.describe()} {self._canvases}"
 
 
 def _sides(size: Any) -> set[int | None]:
-    """Height and width of what the processor resizes a tile to."""
+    """Height and width to which the processor resizes a tile."""
     edge = size.get("shortest_edge")
     return {edge} if edge else {size.get("height"), size.get("width")}

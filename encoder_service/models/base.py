@@ -1,4 +1,4 @@
-"""What a model family offers the engine."""
+"""Interface of a model family to the engine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Protocol
 
 import torch
 
+from encoder_service.media_features import MediaFeatures, TowerInputs
 from encoder_service.models.media import MediaProcessor
 from encoder_service.pruners.base import TextFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
-from encoder_service.visual import MediaFeatures, TowerInputs
 
 __all__ = ["EncoderModel", "LoadOptions"]
 
@@ -24,9 +24,9 @@ class LoadOptions:
     Attributes:
         text_tower: Directory or hub id of the CLIP checkpoint; "" for the family's own.
         revision: Branch, tag or commit of the main checkpoint on the hub.
-        device: cpu, cuda or auto.
-        dtype: float32, bfloat16, float16 or auto: float32 on the CPU, else the checkpoint's own.
-        attn_implementation: sdpa or eager.
+        device: Device, cpu, cuda or auto.
+        dtype: Compute dtype, float32, bfloat16, float16 or auto: float32 on the CPU, else the checkpoint's own.
+        attn_implementation: Attention implementation, sdpa or eager.
     """
 
     text_tower: str = ""
@@ -40,24 +40,24 @@ class EncoderModel(Protocol):
     """Vision tower, text tower and image processor of one family. The `encode_*` methods belong to the model thread.
 
     Attributes:
-        family: llava, ...
-        fingerprint: Of the checkpoint; what the LLM service compares with its own.
-        text_tower_fingerprint: Of the text tower's checkpoint.
-        settings_fingerprint: Of everything else that changes results.
-        grid: Rows and columns of one picture's patches; None where pictures differ.
-        hidden_size: C.
+        family: Name of the family, such as llava.
+        fingerprint: Fingerprint of the checkpoint, compared with that of the LLM service.
+        text_tower_fingerprint: Fingerprint of the text tower's checkpoint.
+        settings_fingerprint: Fingerprint of everything else that changes results.
+        grid: Rows and columns of the patches of an image; None where images differ.
+        hidden_size: Channels C of a visual token.
         max_text_ids: Positions of the text tower, BOS and EOS included; longer texts are read in windows.
-        min_text_ids: Fewer ids are no question.
-        text_vocab_size: Ids of the text tower are below it.
-        reads_language_model_ids: Questions come as ids of the language model's tokenizer, not the text tower's.
-        views: What pruners can see of its tower.
-        prunes_in_tower: `encode` takes an in-tower pruner.
-        max_images: Most pictures in one question.
-        max_videos: Most videos in one question; 0 where the family takes none.
-        device: Where it computes.
-        dtype: In what it computes.
-        media: makes of images and videos what the towers take.
-        num_parameters: number of weights in vision and text tower.
+        min_text_ids: Smallest number of ids of a question.
+        text_vocab_size: Size of the text tower's vocabulary; ids are below it.
+        reads_language_model_ids: Whether questions come as ids of the language model's tokenizer, not the text tower's.
+        outputs: Tower outputs that it can compute.
+        prunes_in_tower: Whether `encode` takes an in-tower pruner.
+        max_images: Largest number of images in a question.
+        max_videos: Largest number of videos in a question; 0 where the family takes none.
+        device: Device of the towers.
+        dtype: Compute dtype.
+        media: Processor of decoded images and videos.
+        num_parameters: Number of weights in vision and text tower.
     """
 
     family: str
@@ -82,9 +82,9 @@ class EncoderModel(Protocol):
     def encode(
         self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
     ) -> list[MediaFeatures]:
-        """Features of a batch with the views asked for, or of a tower that `in_tower` shortens."""
+        """Features of each image and video with the given outputs, or from a tower that `in_tower` prunes."""
         ...
 
     def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:
-        """Features of questions as ids, at least `min_text_ids` each, each as if it were alone."""
+        """Features of questions of at least `min_text_ids` ids; independent of the other questions of the batch."""
         ...

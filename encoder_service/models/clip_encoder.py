@@ -1,7 +1,7 @@
-"""What the LLaVA families share: a vision tower of CLIP's kind out of their checkpoint, text tower and projections out
-of a CLIP checkpoint.
+"""Base of the LLaVA families: a CLIP vision tower from their checkpoint, text tower and projections from a CLIP
+checkpoint.
 
-Never the language model, never the projector: those live in the LLM service.
+Language model and projector are not loaded: they belong to the LLM service.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _WEIGHTS = (*checkpoints.CONFIG_FILES, "*.safetensors")
 
 
 class ClipEncoder:
-    """See `EncoderModel`; what is missing is how a picture becomes parts.
+    """See `EncoderModel`; a family adds `encode`, from tower inputs to features.
 
     Args:
         checkpoint: Directory of the checkpoint.
         options: How to load it.
-        media: maker of what prepares media, from the side of the square that the tower takes and its grid.
+        media: Factory of the media processor, from the image size of the tower and its grid of patches.
 
     Raises:
-        CheckpointError: Another layout than LLaVA's, a text tower that is missing or does not fit.
+        CheckpointError: The layout is not LLaVA's, or the text tower is missing or does not fit.
         FileNotFoundError: The text tower's checkpoint cannot be found.
     """
 
     family: str
-    text_tower_types: tuple[str, ...] = ("clip",)  # `model_type` of checkpoints with the tensors of a CLIP
+    text_tower_types: tuple[str, ...] = ("clip",)  # `model_type` of checkpoints with CLIP's tensors
     tower_name = "vision_tower"
     max_images = 8
     max_videos = 0
@@ -131,18 +131,18 @@ def _vision_model(checkpoint: Path, config: dict[str, Any], attn_implementation:
             config_part(CLIPVisionConfig, config["vision_config"], what="vision tower"),
             attn_implementation=attn_implementation,
         )
-    # The hub's checkpoints say <name>.vision_model.*, transformers 5 saves <name>.* or model.<name>.*.
-    starts = (f"{start}{name}.{end}" for end in ("vision_model.", "") for start in ("", "model."))
-    tensors = read_tensors(checkpoint, dict.fromkeys(starts, ""))
+    # The hub's checkpoints have <name>.vision_model.*, transformers 5 saves <name>.* or model.<name>.*.
+    prefixes = (f"{start}{name}.{end}" for end in ("vision_model.", "") for start in ("", "model."))
+    tensors = read_tensors(checkpoint, dict.fromkeys(prefixes, ""))
     _fill(model, model.embeddings, tensors, name.replace("_", " "))
     return model
 
 
 def _text_model(clip: Path, config: dict[str, Any]) -> CLIPTextModel:
-    # The vision half is not looked at: LanguageBind's has settings of its own.
-    text_half = {key: value for key, value in config.items() if not key.startswith("vision_config")}
+    # The vision config is left out: LanguageBind's has settings that CLIP's has not.
+    text_part = {key: value for key, value in config.items() if not key.startswith("vision_config")}
     with torch.device("meta"):
-        text_config = config_part(CLIPConfig, text_half, what="text tower").text_config
+        text_config = config_part(CLIPConfig, text_part, what="text tower").text_config
         model = CLIPTextModel._from_config(text_config, attn_implementation="sdpa")
     _fill(model, model.embeddings, read_tensors(clip, {"text_model.": ""}), "text tower")
     return model
@@ -151,7 +151,7 @@ def _text_model(clip: Path, config: dict[str, Any]) -> CLIPTextModel:
 def _fill(model: nn.Module, embeddings: Any, tensors: dict[str, Tensor], what: str) -> None:
     """Loads a tower that was built on the meta device, where a random initialisation costs neither time nor memory."""
     assign_weights(model, tensors, what=what)
-    # The one buffer that is computed, not stored.
+    # The only buffer that is computed rather than stored.
     embeddings.position_ids = torch.arange(embeddings.position_ids.shape[-1]).expand((1, -1))
 
 
@@ -159,12 +159,12 @@ def _projection(clip: Path, name: str, width: int, tower: str) -> nn.Linear:
     tensors = read_tensors(clip, {f"{name}.weight": "weight"})
     if "weight" not in tensors:
         raise CheckpointError(f"the text tower {clip.name!r} holds no {name}; a whole CLIP checkpoint is needed")
-    made, taken = tensors["weight"].shape
-    if taken != width:
+    out_channels, in_channels = tensors["weight"].shape
+    if in_channels != width:
         raise CheckpointError(
-            f"{name} of {clip.name!r} takes {taken} channels, the {tower} has {width};"
+            f"{name} of {clip.name!r} takes {in_channels} channels, the {tower} has {width};"
             " --text-tower must name the CLIP that this LLaVA was built on"
         )
-    linear = nn.Linear(taken, made, bias=False, device="meta")
+    linear = nn.Linear(in_channels, out_channels, bias=False, device="meta")
     assign_weights(linear, tensors, what=name)
     return linear

@@ -1,4 +1,4 @@
-"""CLIP's vision tower, run as far as a pruner looks and no further."""
+"""CLIP's vision tower, run only as far as the requested outputs need it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = ["ClipVisionTower"]
 
 
 class ClipVisionTower(nn.Module):
-    """X[V-1] of a V-layer tower, and of the last layer only the views asked for.
+    """X[V-1] of a V-layer tower, and of the last layer only the requested outputs.
 
-    The language model reads X[V-1] (LLaVA's "layer -2"), so the last layer exists for the pruner alone: never its FFN
-    unless its vanilla view is wanted, never a full attention map.
+    The language model reads X[V-1] (LLaVA's "layer -2"), so the last layer is computed for pruners alone: its FFN only
+    for the output JOINT of the whole layer, and never a full attention map.
 
     Args:
         vision_model: transformers' own tower; its layers run with the attention implementation of its config.
@@ -55,22 +55,22 @@ class ClipVisionTower(nn.Module):
     def forward(
         self, pixel_values: Tensor, outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
     ) -> list[TowerFeatures]:
-        """Pixel values [B, 3, H, W] to the features of B pictures.
+        """Features of B tower inputs.
 
         Args:
-            pixel_values: As the checkpoint's processor makes them.
-            views: What to compute beyond X[V-1].
-            in_tower: Shortens the sequence after each layer as it likes. Each picture then goes through by itself,
-                because no two keep the same rows.
+            pixel_values: [B, 3, H, W], as the checkpoint's processor makes them.
+            outputs: Outputs to compute beside X[V-1].
+            in_tower: Pruner that may drop patches after each layer. Each tower input then goes through by itself,
+                because no two keep the same patches.
 
         Raises:
-            ValueError: Views of a tower that is pruned inside.
+            ValueError: Outputs are requested of a tower that is pruned inside.
         """
         if in_tower is None:
             return self._whole(pixel_values, outputs)
         if outputs:
             names = ", ".join(map(str, sorted(outputs)))
-            raise ValueError(f"a tower that is pruned inside offers no outputs, {names} were asked for")
+            raise ValueError(f"a tower that is pruned inside offers no outputs, {names} were requested")
         return [self._pruned(pixel_values[i : i + 1], in_tower) for i in range(len(pixel_values))]
 
     def _embed(self, pixel_values: Tensor) -> Tensor:
@@ -85,32 +85,30 @@ class ClipVisionTower(nn.Module):
             hidden = layer(hidden, None)
         computed = self._outputs(hidden, second_last, first, outputs)
         return [
-            # Copies: a row of a batch would keep the whole batch alive in the cache.
+            # Copies: a slice of a batch would keep the whole batch alive in the cache.
             TowerFeatures(
-                hidden[i, 1:].clone(),
-                self.grid,
-                {output_name: rows[i].clone() for output_name, rows in computed.items()},
+                hidden[i, 1:].clone(), self.grid, {output: values[i].clone() for output, values in computed.items()}
             )
             for i in range(len(hidden))
         ]
 
     def _pruned(self, pixel_values: Tensor, in_tower: InTowerPruner) -> TowerFeatures:
-        """One picture [1, 3, H, W] through a tower that drops rows on the way."""
+        """Features of one tower input [1, 3, H, W], with patches dropped between layers."""
         hidden = self._embed(pixel_values)
         kept_in_tower = torch.arange(hidden.shape[1] - 1, device=hidden.device)
         hook, layers = in_tower.new_hook(), self.vision_model.encoder.layers
         for index, layer in enumerate(layers[:-1]):
             before, hidden = hidden, layer(hidden, None)
-            going_on = hook.after_layer(_ObservedLayer(layer, before, index, len(layers)))
-            if going_on is not None:
-                kept_in_tower = kept_in_tower[going_on]
-                hidden = torch.cat([hidden[:, :1], hidden[:, 1:][:, going_on]], dim=1)
+            kept = hook.after_layer(_ObservedLayer(layer, before, index, len(layers)))
+            if kept is not None:
+                kept_in_tower = kept_in_tower[kept]
+                hidden = torch.cat([hidden[:, :1], hidden[:, 1:][:, kept]], dim=1)
         return TowerFeatures(hidden[0, 1:].clone(), self.grid, {}, kept_in_tower)
 
     def _outputs(
         self, hidden: Tensor, second_last: Tensor, first: Tensor, outputs: Set[TowerOutput]
     ) -> dict[TowerOutput, Tensor]:
-        """The views of X[V-1] `hidden`, X[V-2] `second_last` and X[0] `first`, all [B, 1 + N, C]; each [B, ...]."""
+        """Outputs, each [B, ...], from X[V-1] `hidden`, X[V-2] `second_last` and X[0] `first`, all [B, 1 + N, C]."""
         layer = self.vision_model.encoder.layers[-1]
         normed = layer.layer_norm1(hidden)
         computed: dict[TowerOutput, Tensor] = {}
@@ -133,7 +131,7 @@ class ClipVisionTower(nn.Module):
     def _decoupled_outputs(
         self, layer: CLIPEncoderLayer, normed: Tensor, outputs: Set[TowerOutput], number: int
     ) -> dict[TowerOutput, Tensor]:
-        """The decoupled attention of a layer on LN1 of what enters it, as the views whose names end in `suffix`."""
+        """Decoupled attention of layer `number` on LN1 of its input."""
         computed: dict[TowerOutput, Tensor] = {}
         for variant in VARIANTS:
             joint, attention = (TowerOutput(kind, number, variant) for kind in (OutputKind.JOINT, OutputKind.ATTENTION))
@@ -163,14 +161,14 @@ class ClipVisionTower(nn.Module):
             computed[SALIENCY_FIRST] = cls_attention(layer, layer.layer_norm1(first)).mean(dim=1)
         return computed
 
-    def _to_joint_space(self, rows: Tensor) -> Tensor:
-        projected: Tensor = self.visual_projection(self.vision_model.post_layernorm(rows))
+    def _to_joint_space(self, hidden: Tensor) -> Tensor:
+        projected: Tensor = self.visual_projection(self.vision_model.post_layernorm(hidden))
         return projected
 
 
-def _heads(rows: Tensor, head_dim: int) -> Tensor:
+def _heads(hidden: Tensor, head_dim: int) -> Tensor:
     """[B, S, C] to [B, H, S, d]."""
-    split: Tensor = rows.unflatten(-1, (-1, head_dim))
+    split: Tensor = hidden.unflatten(-1, (-1, head_dim))
     return split.transpose(1, 2)
 
 
@@ -179,15 +177,15 @@ def decoupled_attention(layer: CLIPEncoderLayer, normed: Tensor, variant: str) -
 
     Args:
         layer: An encoder layer.
-        normed: LN1 of what enters it, [B, 1 + N, C].
+        normed: LN1 of its input, [B, 1 + N, C].
         variant: Three of the letters q, k, v.
 
     Returns:
         [B, 1 + N, C].
     """
     attn = layer.self_attn
-    source = {"q": attn.q_proj, "k": attn.k_proj, "v": attn.v_proj}
-    heads = {letter: _heads(source[letter](normed), attn.head_dim) for letter in set(variant)}
+    projections = {"q": attn.q_proj, "k": attn.k_proj, "v": attn.v_proj}
+    heads = {letter: _heads(projections[letter](normed), attn.head_dim) for letter in set(variant)}
     query, key, value = (heads[letter] for letter in variant)
     mixed = nn.functional.scaled_dot_product_attention(query, key, value)
     output: Tensor = attn.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -195,11 +193,11 @@ def decoupled_attention(layer: CLIPEncoderLayer, normed: Tensor, variant: str) -
 
 
 def cls_attention(layer: CLIPEncoderLayer, normed: Tensor, *, head_dim: int | None = None) -> Tensor:
-    """Row of CLS in the layer's ordinary attention, CLS column dropped and not renormalised.
+    """Attention of CLS to the patches in the layer's ordinary attention; not renormalised without CLS itself.
 
     Args:
         layer: An encoder layer.
-        normed: LN1 of what enters it, [B, 1 + N, C].
+        normed: LN1 of its input, [B, 1 + N, C].
         head_dim: Width of a head; None for the layer's own.
 
     Returns:
@@ -216,13 +214,13 @@ def cls_attention(layer: CLIPEncoderLayer, normed: Tensor, *, head_dim: int | No
 
 @dataclass(frozen=True, slots=True)
 class _ObservedLayer:
-    """See `TowerLayer`. Computed from the layer's weights when a hook asks: one that is done costs nothing.
+    """See `TowerLayer`. Values are computed from the layer's weights on demand, at no cost for a hook that needs none.
 
     Attributes:
         layer: The encoder layer that has run.
-        hidden: What entered it, [1, 1 + n, C].
-        index: Its place in the tower.
-        num_layers: V.
+        hidden: Its input, [1, 1 + n, C].
+        index: Its index in the tower.
+        num_layers: Number V of layers.
     """
 
     layer: CLIPEncoderLayer

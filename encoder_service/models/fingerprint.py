@@ -1,4 +1,4 @@
-"""The fingerprint of everything but the checkpoint that changes an encoder's results."""
+"""Fingerprint of everything but the checkpoint that changes an encoder's results."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def settings_fingerprint(options: LoadOptions, device: torch.device, dtype: torc
     """16 hex digits that change when the same checkpoint may give other features.
 
     Args:
-        options: How it was loaded.
-        device: Where it computes.
-        dtype: In what.
-        processors: What turns pictures into pixel values, in words.
+        options: Options of loading.
+        device: Device of the towers.
+        dtype: Compute dtype.
+        processors: Descriptions of the media processors.
     """
     changes_results = (fovea.__version__, device.type, str(dtype), options.attn_implementation, *processors)
     return hashlib.sha256("|".join(changes_results).encode()).hexdigest()[:16]

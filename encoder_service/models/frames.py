@@ -1,7 +1,7 @@
-"""From the frames of a video to pixel values, as transformers' video processors make them, without torchvision.
+"""Pixel values of the frames of a video, as transformers' video processors make them, without torchvision.
 
-They resize with torch's antialiased interpolation on 8-bit values, which torchvision merely calls. It rounds otherwise
-than Pillow, through which pictures go: by a grey level here and there.
+They are resized with torch's antialiased interpolation on 8-bit values, which torchvision calls too. Images are resized
+with Pillow, which rounds differently: some values differ by one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from fovea.modeling.errors import CheckpointError
 
 __all__ = ["RESAMPLINGS", "FrameProcessor", "read_video_config", "resize"]
 
-# Pillow's numbers of what `resize` can do, and torch's names.
+# Filters of `resize`: Pillow's numbers and torch's names.
 RESAMPLINGS: Final = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
-# Of transformers' VideoLlavaVideoProcessor.
+# Defaults of transformers' VideoLlavaVideoProcessor.
 _DEFAULTS: Final[Mapping[str, Any]] = {
     "do_resize": True,
     "size": {"shortest_edge": 224},
@@ -48,14 +48,14 @@ def resize(frames: Tensor, height: int, width: int, resample: int) -> Tensor:
 
 
 class FrameProcessor:
-    """A CLIP-like video processor: short side to a size, middle square, normalised.
+    """A CLIP-like video processor: the short side is resized, a centre square cropped, the values normalised.
 
     Args:
         checkpoint: Directory with video_preprocessor_config.json, processor_config.json or preprocessor_config.json.
         image_size: Side of the square that the tower takes.
 
     Raises:
-        CheckpointError: It makes frames of another size, or works otherwise.
+        CheckpointError: The checkpoint's processor makes frames of another size, or has other steps.
     """
 
     def __init__(self, checkpoint: Path, image_size: int) -> None:
@@ -85,7 +85,7 @@ class FrameProcessor:
         return pixel_values
 
     def _square(self, frame: Image.Image) -> Tensor:
-        """[3, side, side] uint8. Frame by frame: a whole clip at its own size would be in memory several times."""
+        """[3, side, side] uint8 of one frame. A whole clip at its own size would be in memory several times."""
         pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1).contiguous()[None]
         short = min(frame.size)
         width, height = (self._edge if side == short else int(self._edge * side / short) for side in frame.size)
@@ -94,19 +94,19 @@ class FrameProcessor:
         return pixels[:, top : top + self._side, left : left + self._side]
 
     def describe(self) -> str:
-        """Its configuration, the same text for the same numbers."""
+        """Configuration as text; equal for processors that give equal results."""
         return f"{self._edge} {self._side} {self._resample} {self._mean.tolist()} {self._std.tolist()}"
 
 
 def read_video_config(checkpoint: Path) -> dict[str, Any]:
-    """Of the video processor, where transformers looks, in its order: the newest layout, the video's own file, that of
-    pictures.
+    """Config of the video processor, from the first file that exists, in the order of transformers: the newest layout,
+    the video processor's own file, the image processor's.
 
     Raises:
-        CheckpointError: None of them is there, or one cannot be read.
+        CheckpointError: None of the files exists, or one cannot be read.
     """
-    sources = (("processor_config.json", "video_processor"), ("video_preprocessor_config.json", None))
-    for name, key in (*sources, ("preprocessor_config.json", None)):
+    candidates = (("processor_config.json", "video_processor"), ("video_preprocessor_config.json", None))
+    for name, key in (*candidates, ("preprocessor_config.json", None)):
         path = checkpoint / name
         if not path.is_file():
             continue

@@ -1,4 +1,4 @@
-"""LLaVA-1.5: a picture is the middle square, one part."""
+"""LLaVA-1.5: the centre square of an image is one tower input."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
+from encoder_service.media_features import MediaFeatures, TowerInputs
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.models.media import SquareMedia
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
-from encoder_service.visual import MediaFeatures, TowerInputs
 
 __all__ = ["LlavaEncoder"]
 
@@ -34,9 +34,9 @@ class LlavaEncoder(ClipEncoder):
     def encode(
         self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
     ) -> list[MediaFeatures]:
-        pixel_values = torch.cat([one.pixel_values for one in inputs])
+        pixel_values = torch.cat([image.pixel_values for image in inputs])
         features = self.vision_tower(pixel_values.to(self.device, self.dtype), outputs, in_tower)
         return [
-            MediaFeatures(one.layout, (part,), (torch.arange(part.num_patches),))
-            for one, part in zip(inputs, features, strict=True)
+            MediaFeatures(image.layout, (tower_features,), image.layout.patch_positions())
+            for image, tower_features in zip(inputs, features, strict=True)
         ]

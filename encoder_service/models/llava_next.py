@@ -1,4 +1,4 @@
-"""LLaVA-NeXT: a picture is a small version of the whole and the tiles of a large one, each a part."""
+"""LLaVA-NeXT: the tower inputs of an image are its base tile and the tiles of a large version."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from encoder_service.media_features import MediaFeatures, TowerInputs
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
@@ -15,7 +16,6 @@ from encoder_service.models.media import TiledMedia
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
 from encoder_service.tiling import without_padding
-from encoder_service.visual import MediaFeatures, TowerInputs
 from fovea.modeling.configs import read_config
 
 __all__ = ["LlavaNextEncoder"]
@@ -40,6 +40,8 @@ class LlavaNextEncoder(ClipEncoder):
     def encode(
         self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
     ) -> list[MediaFeatures]:
-        pixel_values = torch.cat([one.pixel_values for one in inputs])
+        pixel_values = torch.cat([image.pixel_values for image in inputs])
         tiles = iter(self.vision_tower(pixel_values.to(self.device, self.dtype), outputs, in_tower))
-        return [without_padding(one.layout, list(itertools.islice(tiles, one.layout.num_inputs))) for one in inputs]
+        return [
+            without_padding(image.layout, list(itertools.islice(tiles, image.layout.num_inputs))) for image in inputs
+        ]

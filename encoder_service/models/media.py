@@ -1,6 +1,6 @@
-"""From decoded images and videos to what a vision tower takes, one class for each way in which families do it.
+"""Media processors: from decoded images and videos to tower inputs, one class for each kind of family.
 
-None of them holds a weight or a device, and all can be pickled: they work in the processes that decode media.
+They hold no weights and no device, and can be pickled: they run in the processes that decode media.
 """
 
 from __future__ import annotations
@@ -10,42 +10,42 @@ from typing import Final, Protocol
 
 from PIL import Image
 
+from encoder_service.media_features import PatchLayout, TowerInputs, VideoFrames
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.frames import FrameProcessor
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.models.qwen_pixels import QwenPixels
 from encoder_service.pruners.tile_mosaic import mosaic
-from encoder_service.visual import PatchLayout, TowerInputs, VideoFrames
 
 __all__ = ["MediaProcessor", "QwenMedia", "SquareMedia", "TiledMedia"]
 
 _VIDEO_LLAVA_FRAMES: Final = 8
-# What transformers takes where a video does not say how its frames lie in time.
+# Default of transformers for a video of unknown frame rate.
 _DEFAULT_SECONDS_PER_FRAME: Final = 1 / 24
 
 
 class MediaProcessor(Protocol):
-    """What a family makes of its media."""
+    """Processor of the images and videos of a family."""
 
     def image(self, image: Image.Image) -> TowerInputs:
-        """An RGB image as the tower takes it."""
+        """Tower inputs of an RGB image."""
         ...
 
     def video(self, video: VideoFrames) -> TowerInputs:
-        """A video as the tower takes it, where the family takes any."""
+        """Tower inputs of a video, where the family takes videos."""
         ...
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
-        """Frames to sample of a video file, unless the request says; the service cuts it to its own limit.
+        """Number of frames to sample of a video file, where the request has none; before the limit of the service.
 
         Args:
-            total_frames: number of frames in the file, at least 1.
-            seconds: duration of the file; 0 where it is not known.
+            total_frames: Number of frames in the file, at least 1.
+            seconds: Duration of the file; 0 where it is unknown.
         """
         ...
 
     def describe(self) -> str:
-        """Configuration, the same text for the same numbers."""
+        """Configuration as text; equal for processors that give equal results."""
         ...
 
 
@@ -59,12 +59,12 @@ class _ImagesOnly:
 
 @dataclass(frozen=True, slots=True)
 class SquareMedia:
-    """The middle square of an image, or of each frame of a video (LLaVA-1.5, Video-LLaVA).
+    """Centre square of an image, or of each frame of a video (LLaVA-1.5, Video-LLaVA).
 
     Attributes:
-        images: processor of images.
-        grid: rows and columns of patches of a square.
-        frames: processor of frames; None for a family that takes no videos.
+        images: Processor of images.
+        grid: Rows and columns of patches of a square.
+        frames: Processor of frames; None for a family that takes no videos.
     """
 
     images: ImageProcessor
@@ -90,11 +90,11 @@ class SquareMedia:
 
 @dataclass(frozen=True, slots=True)
 class TiledMedia(_ImagesOnly):
-    """The base tile of an image and the tiles of a large version of it (LLaVA-NeXT).
+    """Base tile of an image and the tiles of a large version of it (LLaVA-NeXT).
 
     Attributes:
-        tiles: cutter of the tiles.
-        grid: rows and columns of patches of a tile.
+        tiles: Cutter of the tiles.
+        grid: Rows and columns of patches of a tile.
     """
 
     tiles: TileCutter
@@ -116,15 +116,15 @@ class QwenMedia:
     """Patches of an image or a video at their own resolution (Qwen2.5-VL).
 
     Attributes:
-        pixels: processor of both.
-        frames_per_step: frames of a video that make one step in time.
+        pixels: Processor of both.
+        frames_per_step: Frames of a video that make one step in time.
     """
 
     pixels: QwenPixels
     frames_per_step: int
 
     def image(self, image: Image.Image) -> TowerInputs:
-        patches, grid = self.pixels.picture(image)
+        patches, grid = self.pixels.image(image)
         return TowerInputs(patches, PatchLayout(1, *grid))
 
     def video(self, video: VideoFrames) -> TowerInputs:

@@ -1,15 +1,15 @@
-"""Qwen2.5-VL: the vision tower with its merger, and the rows of the language model's embedding table.
+"""Qwen2.5-VL: the vision tower with its merger, and the input embeddings of the language model.
 
-Never the language model itself. What is shipped is as wide as the language model, and a pruner's patch is a visual
-token, that is a whole group of 2 x 2 patches.
+The rest of the language model is not loaded. Visual tokens are as wide as the language model, and a pruner's patch is a
+visual token, that is a group of 2 x 2 patches of the tower.
 
-There is no text tower and no CLS. A question is read as rows of the table that the language model embeds words with,
-since the merger's output lives among them; that is our interpretation of DeSAP for this family, whose authors do not
-say what they took.
+There is no text tower and no CLS. A question is read as the language model's input embeddings, since the merger's
+output lies in their space. That is our interpretation of DeSAP for this family: the paper does not describe it.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLVisionRotaryEmbedding,
 )
 
+from encoder_service.media_features import MediaFeatures, TowerInputs
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.fingerprint import settings_fingerprint
 from encoder_service.models.media import QwenMedia
@@ -30,7 +31,6 @@ from encoder_service.models.qwen_vision import QWEN_OUTPUTS, QwenVisionTower
 from encoder_service.pruners.base import TextFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
-from encoder_service.visual import MediaFeatures, TowerInputs
 from fovea import checkpoints
 from fovea.modeling.compute import for_inference, num_parameters, resolve_device, resolve_dtype
 from fovea.modeling.configs import config_part, read_config
@@ -56,14 +56,14 @@ class QwenEncoder:
         options: How to load it; `text_tower` must be empty.
 
     Raises:
-        CheckpointError: Tensors are missing or do not fit the config; a text tower is given.
+        CheckpointError: Tensors are missing or do not fit the config, or a text tower is given.
     """
 
     family = "qwen2_5_vl"
     grid: tuple[int, int] | None = None
     max_images = 8
     max_videos = 4
-    max_text_ids = 8192  # a table has no positions to run out of
+    max_text_ids = 8192  # an embedding table has no limit of positions
     min_text_ids = 1
     reads_language_model_ids = True
     outputs = QWEN_OUTPUTS
@@ -76,11 +76,11 @@ class QwenEncoder:
             )
         vision_config = _vision_config(read_config(checkpoint))
         self.device = resolve_device(options.device)
-        visual = _visual(checkpoint, vision_config, options.attn_implementation)
-        self.dtype = resolve_dtype(options.dtype, self.device, visual.patch_embed.proj.weight.dtype)
-        self.vision_tower = for_inference(QwenVisionTower(visual), self.device, self.dtype)
-        # No checkpoint holds this table. It stays float32 in any compute dtype, so it comes after `for_inference`.
-        visual.rotary_pos_emb = Qwen2_5_VLVisionRotaryEmbedding(vision_config).to(self.device)
+        tower = _vision_tower(checkpoint, vision_config, options.attn_implementation)
+        self.dtype = resolve_dtype(options.dtype, self.device, tower.patch_embed.proj.weight.dtype)
+        self.vision_tower = for_inference(QwenVisionTower(tower), self.device, self.dtype)
+        # This table is in no checkpoint. It stays float32 in any dtype, so it is set after `for_inference`.
+        tower.rotary_pos_emb = Qwen2_5_VLVisionRotaryEmbedding(vision_config).to(self.device)
         self.media = QwenMedia(QwenPixels(checkpoint, vision_config), int(vision_config.temporal_patch_size))
         self._embeddings = _embeddings(checkpoint, vision_config.out_hidden_size).to(self.device)
 
@@ -95,16 +95,12 @@ class QwenEncoder:
     ) -> list[MediaFeatures]:
         if in_tower is not None:
             raise ValueError("the tower of family qwen2_5_vl cannot be pruned inside")
-        patches = torch.cat([one.pixel_values.flatten(0, 1) for one in inputs]).to(self.device, self.dtype)
-        layouts = [one.layout for one in inputs]
+        patches = torch.cat([media.pixel_values.flatten(0, 1) for media in inputs]).to(self.device, self.dtype)
+        layouts = [media.layout for media in inputs]
         grids = [(layout.rows, layout.columns) for layout in layouts for _ in range(layout.num_inputs)]
-        parts = iter(self.vision_tower(patches, grids, outputs))
+        features = iter(self.vision_tower(patches, grids, outputs))
         return [
-            MediaFeatures(
-                layout,
-                tuple(next(parts) for _ in range(layout.num_inputs)),
-                torch.arange(layout.num_patches).split(layout.rows * layout.columns),
-            )
+            MediaFeatures(layout, tuple(itertools.islice(features, layout.num_inputs)), layout.patch_positions())
             for layout in layouts
         ]
 
@@ -115,34 +111,34 @@ class QwenEncoder:
         return [self._encode_text(ids) for ids in texts]
 
     def _encode_text(self, ids: Sequence[int]) -> TextFeatures:
-        rows = self._embeddings[torch.tensor(ids, device=self.device)].to(self.dtype)
-        # No end-of-text row speaks for the whole: the mean does.
-        return TextFeatures(rows, rows.mean(dim=0, keepdim=True), torch.ones(len(ids), dtype=torch.bool))
+        tokens = self._embeddings[torch.tensor(ids, device=self.device)].to(self.dtype)
+        # There is no EOS that represents the whole text; the mean takes its place.
+        return TextFeatures(tokens, tokens.mean(dim=0, keepdim=True), torch.ones(len(ids), dtype=torch.bool))
 
 
 def _vision_config(config: dict[str, Any]) -> Any:
     vision = config_part(Qwen2_5_VLConfig, config, what="checkpoint").vision_config
     if vision.depth - 1 not in vision.fullatt_block_indexes:
         raise CheckpointError(
-            f"the last of {vision.depth} vision layers looks into windows only; family qwen2_5_vl reads saliency off"
-            f" a last layer that sees the whole picture, fullatt_block_indexes are {list(vision.fullatt_block_indexes)}"
+            f"the last of {vision.depth} vision layers attends to windows only; family qwen2_5_vl reads saliency off a"
+            f" last layer with full attention; fullatt_block_indexes are {list(vision.fullatt_block_indexes)}"
         )
     return vision
 
 
-def _visual(checkpoint: Path, vision_config: Any, attn_implementation: str) -> Any:
-    """Tower and merger, yet without the table of rotary frequencies."""
+def _vision_tower(checkpoint: Path, vision_config: Any, attn_implementation: str) -> Any:
+    """Vision tower with merger, without the table of rotary frequencies."""
     with torch.device("meta"):
-        visual = Qwen2_5_VisionTransformerPretrainedModel._from_config(
+        tower = Qwen2_5_VisionTransformerPretrainedModel._from_config(
             vision_config, attn_implementation=attn_implementation
         )
-    visual.rotary_pos_emb = None
-    assign_weights(visual, read_tensors(checkpoint, _VISION_TOWER), what="vision tower")
-    return visual
+    tower.rotary_pos_emb = None
+    assign_weights(tower, read_tensors(checkpoint, _VISION_TOWER), what="vision tower")
+    return tower
 
 
 def _embeddings(checkpoint: Path, width: int) -> Tensor:
-    """[V, D], as stored."""
+    """Input embeddings of the language model, [V, D], in the stored dtype."""
     tensors = read_tensors(checkpoint, _EMBEDDINGS)
     if "weight" not in tensors:
         raise CheckpointError("the checkpoint holds no embed_tokens.weight of the language model")

@@ -1,4 +1,4 @@
-"""From RGB pictures and frames to the patches of Qwen2.5-VL, at the resolution that they have themselves."""
+"""Patches of RGB images and frames for Qwen2.5-VL, at their own resolution."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from fovea.modeling.errors import CheckpointError
 
 __all__ = ["QwenPixels"]
 
-# Of transformers' Qwen2VLVideoProcessor, where the checkpoint says nothing.
+# Defaults of transformers' Qwen2VLVideoProcessor.
 _VIDEO_SIZE: Final = {"shortest_edge": 128 * 28 * 28, "longest_edge": 28 * 28 * 768}
 _MAX_VIDEO_TOKENS: Final = 128_000
 _MIN_FRAMES, _MAX_FRAMES = 4, 768
-# How the model was made to be used; transformers leaves it to the caller.
+# The rate for which the model was trained; transformers leaves it to the caller.
 _FRAMES_PER_SECOND: Final = 2.0
 _UNKNOWN_FRAME_RATE: Final = 24.0
 
 
 class QwenPixels:
-    """The checkpoint's image processor, in its PIL form, and the arithmetic of its video processor, which exists in
-    transformers on torchvision alone. The numbers are theirs.
+    """Patches as transformers makes them, by the checkpoint's image processor in its PIL form. Its video processor
+    exists in transformers on torchvision alone; here its arithmetic is repeated.
 
     Args:
         checkpoint: Directory with preprocessor_config.json or processor_config.json.
-        vision_config: Of the tower that reads the patches.
+        vision_config: Config of the vision tower.
 
     Raises:
-        CheckpointError: Neither file is there, or it makes other patches than the tower takes.
+        CheckpointError: Neither file exists, or the processor makes other patches than the tower takes.
     """
 
     def __init__(self, checkpoint: Path, vision_config: Any) -> None:
         video_config = read_video_config(checkpoint)
         try:
-            self._picture = Qwen2VLImageProcessorPil.from_pretrained(checkpoint, local_files_only=True)
+            self._image = Qwen2VLImageProcessorPil.from_pretrained(checkpoint, local_files_only=True)
             self._video = Qwen2VLImageProcessorPil.from_dict({"size": _VIDEO_SIZE} | video_config)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.name!r} has no readable preprocessor_config.json") from error
         self._merge, self._patch = int(vision_config.spatial_merge_size), int(vision_config.patch_size)
         self._frames = int(vision_config.temporal_patch_size)
-        for processor in (self._picture, self._video):
-            made = processor.patch_size, processor.temporal_patch_size, processor.merge_size
-            if made != (self._patch, self._frames, self._merge):
+        for processor in (self._image, self._video):
+            sizes = processor.patch_size, processor.temporal_patch_size, processor.merge_size
+            if sizes != (self._patch, self._frames, self._merge):
                 raise CheckpointError(
-                    f"the processor of {checkpoint.name!r} makes patches of side, frames and group {made},"
+                    f"the processor of {checkpoint.name!r} makes patches of side, frames and group {sizes},"
                     f" its vision tower takes {(self._patch, self._frames, self._merge)}"
                 )
         if self._video.resample not in list(RESAMPLINGS):
@@ -65,35 +65,36 @@ class QwenPixels:
         self._caps_video = bool(video_config.get("cap_pixels_per_frame"))
         self._max_video_tokens = int(video_config.get("max_video_tokens", _MAX_VIDEO_TOKENS))
 
-    def picture(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
-        """Patches [1, h w, P] of a picture in RGB, and the grid of its visual tokens (h and w are twice as many).
+    def image(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
+        """Patches [1, h w, P] of an image in RGB, and the grid of its visual tokens (h and w are twice as many).
 
         Keeps no state, so any thread may call it.
         """
-        size = self._picture.size
+        size = self._image.size
         height, width = self._target(image.size, size["shortest_edge"], size["longest_edge"])
-        # Here and not in the processor, which would copy the whole picture to numpy and back for it.
-        image = image.resize((width, height), self._picture.resample)
-        patches = self._picture(images=image, do_resize=False, return_tensors="pt")["pixel_values"]
+        # Resized here: the processor would copy the whole image to numpy and back first.
+        image = image.resize((width, height), self._image.resample)
+        patches = self._image(images=image, do_resize=False, return_tensors="pt")["pixel_values"]
         return torch.as_tensor(patches, dtype=torch.float32)[None], self._grid(height, width)
 
     def video(self, frames: Sequence[Image.Image]) -> tuple[Tensor, tuple[int, int]]:
-        """Patches [T, h w, P] of frames in RGB, two of which make one step in time (the last is doubled if they are
-        odd), and the grid of a step's visual tokens.
+        """Patches [T, h w, P] of frames in RGB, and the grid of a temporal step's visual tokens.
+
+        Two frames make one temporal step; the last frame is doubled where their number is odd.
 
         Raises:
-            InvalidRequest: Frames of several sizes.
+            InvalidRequest: The frames have several sizes.
         """
         if len({frame.size for frame in frames}) > 1:
             raise InvalidRequest("the frames of a video must all have the same width and height", param="video")
         processor, size = self._video, self._video.size
-        most = size["longest_edge"]
+        max_pixels = size["longest_edge"]
         if self._caps_video:
             factor = self._patch * self._merge
             share = int(self._max_video_tokens * factor * factor * 0.9) * self._frames // len(frames)
-            most = max(min(most, share), int(size["shortest_edge"] * 1.05))
-        height, width = self._target(frames[0].size, size["shortest_edge"], most)
-        # One by one: a whole clip at its own size would be in memory several times.
+            max_pixels = max(min(max_pixels, share), int(size["shortest_edge"] * 1.05))
+        height, width = self._target(frames[0].size, size["shortest_edge"], max_pixels)
+        # Frame by frame: a whole clip at its own size would be in memory several times.
         pixels = torch.cat([resize(_channels_first(frame), height, width, processor.resample) for frame in frames])
         scale = 1.0 / processor.rescale_factor
         mean, std = (
@@ -102,14 +103,14 @@ class QwenPixels:
         return self._patches((pixels.to(torch.float32) - mean) / std), self._grid(height, width)
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
-        """Frames to sample of a file: so many a second within bounds, whole steps, no more than there are."""
-        fps, least, most = self._sampling
+        """Number of frames to sample of a file: by frame rate, within bounds, a multiple of a step, at most all."""
+        fps, min_frames, max_frames = self._sampling
         wanted = fps * (seconds or total_frames / _UNKNOWN_FRAME_RATE)
-        count = int(min(max(wanted, least), most, total_frames))
+        count = int(min(max(wanted, min_frames), max_frames, total_frames))
         return max(count // self._frames * self._frames, 1)
 
     def _patches(self, pixels: Tensor) -> Tensor:
-        """[F, 3, H, W] to [T, h w, P]: groups of patches in raster order, inside a group likewise."""
+        """[F, 3, H, W] to [T, h w, P]: groups of patches in raster order, and in raster order inside a group."""
         missing = -len(pixels) % self._frames
         pixels = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
         steps = pixels.unflatten(0, (-1, self._frames))
@@ -118,11 +119,11 @@ class QwenPixels:
         patches: Tensor = steps.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).flatten(5).flatten(1, 4).contiguous()
         return patches
 
-    def _target(self, size: tuple[int, int], least: int, most: int) -> tuple[int, int]:
-        """Height and width to which a picture of `size` (width, height) is brought."""
+    def _target(self, size: tuple[int, int], min_pixels: int, max_pixels: int) -> tuple[int, int]:
+        """Height and width to which an image of `size` (width, height) is resized."""
         width, height = size
         try:
-            target = smart_resize(height, width, self._patch * self._merge, least, most)
+            target = smart_resize(height, width, self._patch * self._merge, min_pixels, max_pixels)
         except ValueError as error:
             raise InvalidRequest(
                 f"{width:,} x {height:,} pixels: the longer side may be at most 200 times the shorter", param="image"
@@ -134,8 +135,8 @@ class QwenPixels:
         return height // factor, width // factor
 
     def describe(self) -> str:
-        """Its configuration, the same text for the same numbers."""
-        return f"{self._picture.to_json_string()}{self._video.to_json_string()}{self._caps_video}{self._sampling}"
+        """Configuration as text; equal for processors that give equal results."""
+        return f"{self._image.to_json_string()}{self._video.to_json_string()}{self._caps_video}{self._sampling}"
 
 
 def _channels_first(frame: Image.Image) -> Tensor:

@@ -1,8 +1,8 @@
-"""Qwen2.5-VL's vision tower, and what a pruner may see of its last layer.
+"""Qwen2.5-VL's vision tower, with the tower outputs that pruners require.
 
-There is no CLS, and the language model reads the tower's very end, so all layers run. Patches pass through it sorted by
-windows; the merger makes one visual token of each group of 2 x 2. Everything that leaves this module has one row a
-visual token, in raster order: scores and features are brought back from the windows by the same permutation.
+There is no CLS, and the language model reads the output of the last layer, so all layers run. Patches pass through it
+sorted by windows; the merger makes one visual token of each group of 2 x 2. All results have one vector or score for
+each visual token, in raster order: the same permutation brings them back from the order of the windows.
 """
 
 from __future__ import annotations
@@ -44,96 +44,82 @@ QWEN_OUTPUTS: Final = frozenset(
     }
 )
 
-# Scores of one step of `attention_received`: 256 MiB in float32. A large picture has 65,536 patches before the merger.
+# Scores of one step of `attention_received`: 256 MiB in float32. A large image has 65,536 patches before the merger.
 _MAX_SCORES: Final = 2**26
 
 
 class QwenVisionTower(nn.Module):
     """V layers and the merger, which takes groups of M = 4 patches of width C to the width D of the language model.
 
-    What the views mean here, with N visual tokens and no CLS:
+    Tower outputs for N visual tokens, in a tower without CLS:
 
-    * JOINT_*: the last layer's attention output through the merger, [1 + N, D], a space that it shares with the rows of
-      the language model's embedding table. Row 0, elsewhere CLS, is the mean of the others. Queries and keys are
-      rotated as in the layer itself. JOINT_VANILLA: the features themselves.
-    * ATTENTION_*, KEYS: [N, M C], the group's patches side by side, as the merger reads them. Keys are not rotated:
-      they are compared as to content, not place.
+    * JOINT with an attention variant: the last layer's attention output through the merger, [1 + N, D], in the space of
+      the language model's input embeddings. Vector 0, elsewhere CLS, is the mean of the others. Queries and keys are
+      rotated as in the layer itself. JOINT without a variant: the features themselves.
+    * ATTENTION, KEYS: [N, M C], the group's patches side by side, as the merger reads them. Keys are not rotated, so
+      that their similarity depends on content and not on position.
     * SALIENCY_LAST: [N], attention received in the last layer, mean over heads and queries, then over the group.
-    * SALIENCY_SECOND_LAST: the same numbers. Layer V-2 looks into windows of 4 x 4 tokens only, so that its attention
-      cannot rank the tokens of a picture; HoloV's own recipe for this family takes the last layer as well.
-    * SALIENCY_FIRST: attention received in the first layer, whose queries look into such windows.
+    * SALIENCY_SECOND_LAST: the same numbers. Layer V-2 has window attention over 4 x 4 tokens, which cannot rank the
+      tokens of an image; HoloV's code for this family takes the last layer as well.
+    * SALIENCY_FIRST: attention received in the first layer, which has window attention.
 
     Args:
-        visual: transformers' own tower; its layers run with the attention implementation of its config.
+        vision_model: transformers' own tower; its layers run with the attention implementation of its config.
     """
 
-    def __init__(self, visual: Qwen2_5_VisionTransformerPretrainedModel) -> None:
+    def __init__(self, vision_model: Qwen2_5_VisionTransformerPretrainedModel) -> None:
         super().__init__()
-        self.visual = visual
+        self.vision_model = vision_model
 
     @torch.inference_mode()
     def forward(
         self, patches: Tensor, grids: Sequence[tuple[int, int]], outputs: Set[TowerOutput]
     ) -> list[TowerFeatures]:
-        """Patches of several parts (pictures, pairs of frames), none of which sees another.
+        """Features of several tower inputs (images, pairs of frames), none of which attends to another.
 
         Args:
-            patches: [S, P] pixel values, part after part, as the checkpoint's processor makes them.
-            grids: Rows and columns of each part's visual tokens.
-            views: What to compute beyond the features.
+            patches: [S, P] pixel values, one tower input after the other, as the checkpoint's processor makes them.
+            grids: Rows and columns of each tower input's visual tokens.
+            outputs: Outputs to compute beside the features.
         """
-        visual, merge = self.visual, self.visual.spatial_merge_size
+        vision_model, merge = self.vision_model, self.vision_model.spatial_merge_size
         grid_thw = torch.tensor([(1, rows * merge, columns * merge) for rows, columns in grids], device=patches.device)
-        whole = get_vision_cu_seqlens(grid_thw)
-        to_windows, windows = get_vision_window_index(grid_thw, merge, visual.window_size, visual.patch_size)
+        input_bounds = get_vision_cu_seqlens(grid_thw)
+        to_windows, window_bounds = get_vision_window_index(
+            grid_thw, merge, vision_model.window_size, vision_model.patch_size
+        )
         to_windows = to_windows.to(patches.device)
 
-        def by_windows(rows: Tensor) -> Tensor:
-            sorted_rows: Tensor = rows.unflatten(0, (-1, merge**2))[to_windows].flatten(0, 1)
-            return sorted_rows
+        def by_windows(values: Tensor) -> Tensor:
+            in_order: Tensor = values.unflatten(0, (-1, merge**2))[to_windows].flatten(0, 1)
+            return in_order
 
-        first = last = hidden = by_windows(visual.patch_embed(patches))
-        cos, sin = visual.rotary_pos_emb(hidden, get_vision_position_ids(grid_thw, merge))
+        first = last = hidden = by_windows(vision_model.patch_embed(patches))
+        cos, sin = vision_model.rotary_pos_emb(hidden, get_vision_position_ids(grid_thw, merge))
         rotary = by_windows(cos), by_windows(sin)
-        for index, block in enumerate(visual.blocks):
-            spans = whole if index in visual.fullatt_block_indexes else windows
-            last, hidden = hidden, block(hidden, cu_seqlens=spans, position_embeddings=rotary)
-        features = visual.merger(hidden)
+        for index, block in enumerate(vision_model.blocks):
+            bounds = input_bounds if index in vision_model.fullatt_block_indexes else window_bounds
+            last, hidden = hidden, block(hidden, cu_seqlens=bounds, position_embeddings=rotary)
+        features = vision_model.merger(hidden)
 
-        lengths = whole.diff()
+        lengths = input_bounds.diff()
         computed = self._outputs_of_last(last, rotary, lengths, outputs) if outputs else {}
         if TowerOutput(OutputKind.JOINT) in outputs:
             computed[TowerOutput(OutputKind.JOINT)] = features
         if SALIENCY_FIRST in outputs:
-            spans = whole if 0 in visual.fullatt_block_indexes else windows
-            query, key, _ = _heads(visual.blocks[0], first, rotary)
-            computed[SALIENCY_FIRST] = self._saliency(query, key, spans.diff(), lengths)
-
-        to_raster = torch.argsort(to_windows)
-        sizes = [rows * columns for rows, columns in grids]
-        by_part = features[to_raster].split(sizes)
-        views_by_part = {output_name: rows[to_raster].split(sizes) for output_name, rows in computed.items()}
-        return [
-            # Copies: a part of a batch would keep the whole batch alive in the cache.
-            TowerFeatures(
-                by_part[i].clone(),
-                grid,
-                {
-                    output_name: _with_mean(rows[i]) if output_name.has_cls else rows[i].clone()
-                    for output_name, rows in views_by_part.items()
-                },
-            )
-            for i, grid in enumerate(grids)
-        ]
+            bounds = input_bounds if 0 in vision_model.fullatt_block_indexes else window_bounds
+            query, key, _ = _heads(vision_model.blocks[0], first, rotary)
+            computed[SALIENCY_FIRST] = self._saliency(query, key, bounds.diff(), lengths)
+        return _split_by_input(features, computed, torch.argsort(to_windows), grids)
 
     def _outputs_of_last(
         self, hidden: Tensor, rotary: tuple[Tensor, Tensor], lengths: Tensor, outputs: Set[TowerOutput]
     ) -> dict[TowerOutput, Tensor]:
-        """The views of the last layer, which `hidden` [S, C] enters; `lengths` are the patches of each part.
+        """Outputs of the last layer, whose input is `hidden` [S, C]; `lengths` are the patches of each tower input.
 
-        One row a visual token, sorted by windows still; the joint views yet without row 0.
+        One vector or score for each visual token, still sorted by windows; JOINT yet without vector 0.
         """
-        block, group = self.visual.blocks[-1], self.visual.spatial_merge_unit
+        block, group = self.vision_model.blocks[-1], self.vision_model.spatial_merge_unit
         computed: dict[TowerOutput, Tensor] = {}
         query, key, value = _heads(block, hidden, rotary)
         if saliencies := outputs & {SALIENCY_LAST, SALIENCY_SECOND_LAST}:
@@ -147,50 +133,71 @@ class QwenVisionTower(nn.Module):
             if joint in outputs or attention in outputs:
                 output = block.attn.proj(_mixed([letters[letter] for letter in variant], lengths))
                 if joint in outputs:
-                    computed[joint] = self.visual.merger(output)
+                    computed[joint] = self.vision_model.merger(output)
                 if attention in outputs:
                     computed[attention] = output.unflatten(0, (-1, group)).flatten(1)
         return computed
 
     def _saliency(self, query: Tensor, key: Tensor, spans: Tensor, lengths: Tensor) -> Tensor:
-        """Attention received, mean over heads, over all queries of a part and over the group: [S, H, d] to [S / M].
+        """Attention received, mean over heads, over all queries of a tower input and over the group: [S / M].
 
         Args:
-            query, key: Of a layer.
-            spans: Lengths of the runs of patches that see each other.
-            lengths: Of the parts.
+            query, key: Queries and keys of a layer, [S, H, d].
+            spans: Lengths of the runs of patches that attend to each other.
+            lengths: Lengths of the tower inputs.
         """
         pairs = zip(query.split(spans.tolist()), key.split(spans.tolist()), strict=True)
         received = torch.cat([attention_received(*pair) for pair in pairs])
         mean = received / torch.repeat_interleave(lengths, lengths)
-        saliency: Tensor = mean.unflatten(0, (-1, self.visual.spatial_merge_unit)).mean(dim=1)
+        saliency: Tensor = mean.unflatten(0, (-1, self.vision_model.spatial_merge_unit)).mean(dim=1)
         return saliency
 
 
 def _heads(block: Qwen2_5_VLVisionBlock, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Query, key (both rotated) and value of a layer that `hidden` [S, C] enters, [S, H, d] each."""
+    """Query, key (both rotated) and value of a layer with input `hidden` [S, C], [S, H, d] each."""
     attn = block.attn
     query, key, value = attn.qkv(block.norm1(hidden)).unflatten(-1, (3, attn.num_heads, -1)).unbind(1)
     return *apply_rotary_pos_emb_vision(query, key, *rotary), value
 
 
-def _with_mean(rows: Tensor) -> Tensor:
-    return torch.cat([rows.mean(dim=0, keepdim=True), rows])
+def _split_by_input(
+    features: Tensor, computed: dict[TowerOutput, Tensor], to_raster: Tensor, grids: Sequence[tuple[int, int]]
+) -> list[TowerFeatures]:
+    """Features and outputs of each tower input in raster order, from those of all, sorted by windows."""
+    sizes = [rows * columns for rows, columns in grids]
+    features_by_input = features[to_raster].split(sizes)
+    outputs_by_input = {output: values[to_raster].split(sizes) for output, values in computed.items()}
+    return [
+        # Copies: a slice of a batch would keep the whole batch alive in the cache.
+        TowerFeatures(
+            features_by_input[i].clone(),
+            grid,
+            {
+                output: _with_mean(values[i]) if output.has_cls else values[i].clone()
+                for output, values in outputs_by_input.items()
+            },
+        )
+        for i, grid in enumerate(grids)
+    ]
+
+
+def _with_mean(vectors: Tensor) -> Tensor:
+    return torch.cat([vectors.mean(dim=0, keepdim=True), vectors])
 
 
 def _mixed(heads: Sequence[Tensor], lengths: Tensor) -> Tensor:
-    """softmax(A B^T / sqrt(d)) C of `heads` A, B, C inside each part: [S, H, d] to [S, H d]."""
-    parts = zip(*(rows.transpose(0, 1).split(lengths.tolist(), dim=1) for rows in heads), strict=True)
-    mixed = [nn.functional.scaled_dot_product_attention(*(rows[None] for rows in part))[0] for part in parts]
+    """softmax(A B^T / sqrt(d)) C of `heads` A, B, C inside each tower input: [S, H, d] to [S, H d]."""
+    by_input = zip(*(head.transpose(0, 1).split(lengths.tolist(), dim=1) for head in heads), strict=True)
+    mixed = [nn.functional.scaled_dot_product_attention(*(head[None] for head in abc))[0] for abc in by_input]
     return torch.cat(mixed, dim=1).transpose(0, 1).flatten(1)
 
 
 def attention_received(query: Tensor, key: Tensor) -> Tensor:
-    """Column sums of softmax(Q K^T / sqrt(d)), mean over heads, without ever holding the whole map.
+    """Column sums of softmax(Q K^T / sqrt(d)), mean over heads; the whole map is never in memory.
 
     Args:
-        query: [S, H, d].
-        key: [S, H, d].
+        query: Queries, [S, H, d].
+        key: Keys, [S, H, d].
 
     Returns:
         [S], at least float32; 1 on average.

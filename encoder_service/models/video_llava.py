@@ -1,8 +1,8 @@
-"""Video-LLaVA (arXiv 2311.10122): a tower for pictures and one for the frames of videos, both of CLIP's kind.
+"""Video-LLaVA (arXiv 2311.10122): a CLIP tower for images and another for the frames of videos.
 
-As in transformers, the video tower reads each frame like a picture, without attention over time. Of a video the
-language model reads CLS and patches of every frame (1 + 256 rows), of a picture the patches alone. A pruned video has
-no CLS rows: scores come from them, and the budget goes to patches.
+As in transformers, the video tower reads each frame like an image, without attention over time. Of a video the language
+model reads CLS and patches of every frame (1 + 256 tokens), of an image only the patches. A pruned video has no CLS
+tokens: they only score patches, and the budget goes to patches.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from encoder_service.media_features import MediaFeatures, PatchLayout, TowerInputs
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.models.clip_vision import ClipVisionTower
@@ -22,7 +23,6 @@ from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.pruners.base import TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import CLS_HIDDEN, TowerOutput
-from encoder_service.visual import MediaFeatures, PatchLayout, TowerInputs
 
 __all__ = ["VideoLlavaEncoder"]
 
@@ -31,7 +31,7 @@ class VideoLlavaEncoder(ClipEncoder):
     """See `EncoderModel`.
 
     The text tower is LanguageBind's, which was frozen while its towers were bound to it and is the same in all its
-    checkpoints; the projection is that of pictures, since frames are read like pictures.
+    checkpoints; the projection is that of images, since frames are read like images.
 
     Raises:
         CheckpointError: See `ClipEncoder`, `ImageProcessor` and `FrameProcessor`.
@@ -54,15 +54,16 @@ class VideoLlavaEncoder(ClipEncoder):
     def encode(
         self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
     ) -> list[MediaFeatures]:
-        pictures = self._through(
-            self.vision_tower, [one for one in inputs if not one.layout.is_video], outputs, in_tower
+        images, videos = (
+            [media for media in inputs if media.layout.is_video == is_video] for is_video in (False, True)
         )
-        # The CLS rows that the language model reads where nothing is pruned.
-        of_frames = outputs if in_tower is not None else {*outputs, CLS_HIDDEN}
-        videos = self._through(self.video_tower, [one for one in inputs if one.layout.is_video], of_frames, in_tower)
-        return [next(videos if one.layout.is_video else pictures) for one in inputs]
+        image_features = self._run_tower(self.vision_tower, images, outputs, in_tower)
+        # The language model reads the CLS tokens of an unpruned video.
+        frame_outputs = outputs if in_tower is not None else {*outputs, CLS_HIDDEN}
+        video_features = self._run_tower(self.video_tower, videos, frame_outputs, in_tower)
+        return [next(video_features if media.layout.is_video else image_features) for media in inputs]
 
-    def _through(
+    def _run_tower(
         self,
         tower: ClipVisionTower,
         inputs: Sequence[TowerInputs],
@@ -71,14 +72,16 @@ class VideoLlavaEncoder(ClipEncoder):
     ) -> Iterator[MediaFeatures]:
         if not inputs:
             return
-        pixel_values = torch.cat([one.pixel_values for one in inputs])
+        pixel_values = torch.cat([media.pixel_values for media in inputs])
         features = iter(tower(pixel_values.to(self.device, self.dtype), outputs, in_tower))
-        for one in inputs:
-            parts = tuple(itertools.islice(features, one.layout.num_inputs))
-            yield MediaFeatures(one.layout, parts, one.layout.places(), _cls_rows(one.layout, parts))
+        for media in inputs:
+            layout = media.layout
+            tower_features = tuple(itertools.islice(features, layout.num_inputs))
+            yield MediaFeatures(layout, tower_features, layout.patch_positions(), _cls_tokens(layout, tower_features))
 
 
-def _cls_rows(layout: PatchLayout, parts: Sequence[TowerFeatures]) -> torch.Tensor | None:
-    if not layout.cls_per_input or CLS_HIDDEN not in parts[0].outputs:
+def _cls_tokens(layout: PatchLayout, frames: Sequence[TowerFeatures]) -> torch.Tensor | None:
+    """CLS tokens that the language model reads, [num_inputs, C]; None where it reads none."""
+    if not layout.cls_per_input or CLS_HIDDEN not in frames[0].outputs:
         return None
-    return torch.stack([part.outputs[CLS_HIDDEN] for part in parts])
+    return torch.stack([frame.outputs[CLS_HIDDEN] for frame in frames])

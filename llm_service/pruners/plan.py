@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fovea.budget import resolve_budget
+from fovea.budget import Budget
 from fovea.parameters import parse
 from llm_service.pruners.base import AnyLlmPruningMethod, PruningContext, PruningResult, Stage
 
@@ -18,30 +18,6 @@ _BISECTIONS: Final = 30
 
 class UnreachableBudget(ValueError):
     """No schedule of the method comes near the budget. The message is meant for the caller."""
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Number of visual tokens to keep, all images and videos of a prompt together.
-
-    Attributes:
-        keep_tokens: Count, at least 1; a count of n or more prunes nothing.
-        keep_ratio: Share in (0, 1] instead of a count: max(1, floor(ratio n + 0.5)) of n tokens.
-
-    Raises:
-        ValueError: Not exactly one of the two is given, or it is out of range.
-    """
-
-    keep_tokens: int | None = None
-    keep_ratio: float | None = None
-
-    def __post_init__(self) -> None:
-        self.resolve(1)
-
-    def resolve(self, num_visual: int) -> int:
-        """Number of tokens to keep of `num_visual`."""
-        keep = resolve_budget(num_visual, keep_tokens=self.keep_tokens, keep_ratio=self.keep_ratio)
-        return min(num_visual, keep)
 
 
 @dataclass(frozen=True, slots=True)

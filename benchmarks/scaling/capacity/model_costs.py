@@ -17,6 +17,7 @@ from encoder_service.engine import EncoderEngine, EncodeRequest
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
+from fovea.budget import Budget
 from llm_service.engines.model_runner import ModelRunner
 from llm_service.models import load_model
 from llm_service.models.base import ModelInputs
@@ -72,7 +73,7 @@ def encoder_costs(model: Path, text_tower: Path, files: Sequence[bytes], repeats
     pruner = PRUNERS[PRUNER].bind({})
 
     def request(first: int, count: int) -> EncodeRequest:
-        return EncodeRequest(tuple(files[first : first + count]), _TEXT_IDS, pruner, keep_ratio=KEEP_RATIO)
+        return EncodeRequest(tuple(files[first : first + count]), _TEXT_IDS, pruner, Budget(keep_ratio=KEEP_RATIO))
 
     def forward(questions: int, count: int) -> float:
         batch = [engine.prepare(request(i * count, count)) for i in range(questions)]

@@ -32,7 +32,7 @@ class Job:
 
 
 class Held:
-    """Computes nothing, and not before it is let."""
+    """Batch executor that returns the sizes of a batch once its gate is open."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()

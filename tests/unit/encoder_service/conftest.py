@@ -1,4 +1,4 @@
-"""Tiny random checkpoints, written by the real transformers classes, and what runs on them."""
+"""Tiny random checkpoints, written by the real transformers classes, and engines and services on them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from encoder_service.batching import Batcher
 from encoder_service.engine import EncoderEngine
+from encoder_service.executor import EncoderExecutor
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.media_decoding import media_pool
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
-from encoder_service.preparation import EncoderCompute
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
 from fovea.processes import worker_process
@@ -148,7 +148,7 @@ def model(checkpoints: Checkpoints) -> EncoderModel:
     return load(str(checkpoints.hub), LoadOptions(text_tower=str(checkpoints.clip), device="cpu"))
 
 
-def picture(seed: int, *, size: tuple[int, int] = (60, 52), form: str = "PNG") -> bytes:
+def image(seed: int, *, size: tuple[int, int] = (60, 52), form: str = "PNG") -> bytes:
     """A file of coloured noise with large patches, different for each seed."""
     noise = np.random.default_rng(seed).integers(0, 255, (7, 7, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -157,8 +157,8 @@ def picture(seed: int, *, size: tuple[int, int] = (60, 52), form: str = "PNG") -
 
 
 @pytest.fixture
-def make_picture() -> Callable[..., bytes]:
-    return picture
+def make_image() -> Callable[..., bytes]:
+    return image
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def start(checkpoints: Checkpoints) -> Callable[..., AbstractAsyncContextManager
         worker_process.preload("encoder_service.media_decoding")
         pool = media_pool(engine.decoder, size=settings.decode_workers or 1)
         batcher = Batcher(
-            EncoderCompute(engine, pool, settings.image_decode_timeout_s),
+            EncoderExecutor(engine, pool, settings.image_decode_timeout_s),
             max_batch_size=settings.max_batch_size,
             max_batch_delay_s=settings.max_batch_delay_ms / 1000,
             max_queue_size=settings.max_queue_size,

@@ -1,4 +1,4 @@
-"""The batcher with a backend that the test holds by the hand: events instead of time."""
+"""The batcher with an executor under the test's control: events instead of time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Job:
 
 @dataclass
 class Backend:
-    """Doubles names. `run` goes on when `gate` is open, `prepare` of a name in `held` when its event is set."""
+    """Doubles names. `run` continues when `gate` is open, `prepare` of a name in `held` when its event is set."""
 
     gate: threading.Event = field(default_factory=threading.Event)
     entered: threading.Event = field(default_factory=threading.Event)
@@ -36,8 +36,8 @@ class Backend:
         job = request if isinstance(request, Job) else Job(request)
         if job.name in self.held:
             await asyncio.wait_for(self.held[job.name].wait(), FOREVER_S)
-        if job.name == "bad picture":
-            raise InvalidRequest("a bad picture")
+        if job.name == "bad image":
+            raise InvalidRequest("a bad image")
         return job, 0.0
 
     def run(self, batch: Sequence[Job]) -> list[str | Exception]:
@@ -48,7 +48,7 @@ class Backend:
             raise RuntimeError("the whole batch is lost")
         if any(job.name == "short" for job in batch):
             return []
-        return [ValueError("bad row") if job.name == "bad row" else job.name * 2 for job in batch]
+        return [ValueError("bad request") if job.name == "bad request" else job.name * 2 for job in batch]
 
 
 Start = Callable[..., Batcher[Any, Any, Any]]
@@ -81,7 +81,7 @@ async def start(backend: Backend) -> AsyncIterator[Callable[..., Any]]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Lets the other tasks run until something that is sure to happen has happened."""
+    """Lets the other tasks run until `condition`, which is sure to become true."""
     async with asyncio.timeout(FOREVER_S):
         while not condition():  # noqa: ASYNC110  # there is no event for "the other task has come this far"
             await asyncio.sleep(0)
@@ -114,7 +114,7 @@ async def test_requests_that_wait_for_the_model_share_a_batch(backend: Backend, 
     await first
 
 
-async def test_a_request_waits_for_one_whose_picture_is_being_decoded(backend: Backend, start: Any) -> None:
+async def test_a_request_waits_for_one_whose_image_is_being_decoded(backend: Backend, start: Any) -> None:
     batcher = await start()
     backend.gate.set()
     backend.held["slow"] = asyncio.Event()
@@ -128,7 +128,7 @@ async def test_a_request_waits_for_one_whose_picture_is_being_decoded(backend: B
     assert backend.batches == [["quick", "slow"]]
 
 
-async def test_the_delay_bounds_that_wait(backend: Backend, start: Any) -> None:
+async def test_the_batch_delay_bounds_that_wait(backend: Backend, start: Any) -> None:
     batcher = await start(max_batch_delay_s=0.0)
     backend.gate.set()
     backend.held["slow"] = asyncio.Event()
@@ -153,7 +153,7 @@ async def test_batches_respect_sizes_and_a_large_request_runs_alone(backend: Bac
     assert backend.batches == [["first"], ["a", "b"], ["c"], ["d"], ["e"]]
 
 
-async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(backend: Backend, start: Any) -> None:
+async def test_a_full_queue_refuses_at_once_with_a_time_to_retry(backend: Backend, start: Any) -> None:
     batcher = await start(max_queue_size=2)
     first = await occupy(batcher, backend)
     waiting = [asyncio.create_task(batcher.submit(name, timeout_s=FOREVER_S)) for name in "ab"]
@@ -167,7 +167,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(backend: 
     assert (await batcher.submit("c", timeout_s=FOREVER_S)).result == "cc"
 
 
-async def test_a_request_being_prepared_holds_a_place(backend: Backend, start: Any) -> None:
+async def test_a_request_being_prepared_counts_as_waiting(backend: Backend, start: Any) -> None:
     batcher = await start(max_queue_size=1)
     backend.gate.set()
     backend.held["slow"] = asyncio.Event()
@@ -179,7 +179,7 @@ async def test_a_request_being_prepared_holds_a_place(backend: Backend, start: A
     await slow
 
 
-async def test_callers_who_left_are_not_computed(backend: Backend, start: Any) -> None:
+async def test_aborted_requests_are_not_computed(backend: Backend, start: Any) -> None:
     batcher = await start()
     first = await occupy(batcher, backend)
     gone, stays = (asyncio.create_task(batcher.submit(name, timeout_s=FOREVER_S)) for name in ("gone", "stays"))
@@ -193,7 +193,7 @@ async def test_callers_who_left_are_not_computed(backend: Backend, start: Any) -
     assert backend.batches == [["first"], ["stays"]]
 
 
-async def test_whoever_waited_is_in_the_histogram_once_also_who_gave_up(backend: Backend, start: Any) -> None:
+async def test_every_queue_time_is_observed_once_also_of_aborted_requests(backend: Backend, start: Any) -> None:
     def waits() -> float:
         return REGISTRY.get_sample_value("fovea_encoder_queue_wait_seconds_count") or 0.0
 
@@ -211,7 +211,7 @@ async def test_whoever_waited_is_in_the_histogram_once_also_who_gave_up(backend:
     assert (batcher.num_running, waits()) == (0, before + 3)
 
 
-async def test_a_caller_who_leaves_during_compute_harms_nobody(backend: Backend, start: Any) -> None:
+async def test_a_request_aborted_while_running_does_not_affect_others(backend: Backend, start: Any) -> None:
     batcher = await start()
     first = await occupy(batcher, backend)
     first.cancel()
@@ -220,7 +220,7 @@ async def test_a_caller_who_leaves_during_compute_harms_nobody(backend: Backend,
     assert first.cancelled() or first.cancelling()
 
 
-async def test_what_is_past_its_deadline_is_not_computed(backend: Backend, start: Any) -> None:
+async def test_a_request_past_its_deadline_is_not_computed(backend: Backend, start: Any) -> None:
     batcher = await start()
     first = await occupy(batcher, backend)
     with pytest.raises(DeadlineExceeded, match="within the deadline"):
@@ -237,35 +237,35 @@ async def test_a_deadline_that_passes_as_the_batch_is_formed_still_counts(backen
     first = await occupy(batcher, backend)
     late = asyncio.create_task(batcher.submit("late", timeout_s=FOREVER_S))
     await until(lambda: len(batcher._queue) == 1)
-    assert batcher._take(now=float("inf")) == []
+    assert batcher._take_batch(now=float("inf")) == []
     with pytest.raises(DeadlineExceeded):
         await late
     backend.gate.set()
     await first
 
 
-async def test_a_bad_row_fails_alone(backend: Backend, start: Any) -> None:
+async def test_a_bad_request_fails_alone(backend: Backend, start: Any) -> None:
     batcher = await start()
     first = await occupy(batcher, backend)
-    bad, good = (asyncio.create_task(batcher.submit(name, timeout_s=FOREVER_S)) for name in ("bad row", "good"))
+    bad, good = (asyncio.create_task(batcher.submit(name, timeout_s=FOREVER_S)) for name in ("bad request", "good"))
     await until(lambda: len(batcher._queue) == 2)
     backend.gate.set()
     assert (await good).result == "goodgood"
-    with pytest.raises(ValueError, match="bad row"):
+    with pytest.raises(ValueError, match="bad request"):
         await bad
     await first
 
 
-async def test_what_cannot_be_prepared_leaves_the_line(backend: Backend, start: Any) -> None:
+async def test_a_request_that_cannot_be_prepared_leaves_the_queue(backend: Backend, start: Any) -> None:
     batcher = await start(max_queue_size=1)
     backend.gate.set()
-    with pytest.raises(InvalidRequest, match="a bad picture"):
-        await batcher.submit("bad picture", timeout_s=FOREVER_S)
+    with pytest.raises(InvalidRequest, match="a bad image"):
+        await batcher.submit("bad image", timeout_s=FOREVER_S)
     assert batcher.num_waiting == 0
     assert (await batcher.submit("a", timeout_s=FOREVER_S)).result == "aa"
 
 
-async def test_a_lost_batch_fails_its_requests_and_the_next_is_served(backend: Backend, start: Any) -> None:
+async def test_a_failed_batch_fails_its_requests_and_the_next_is_computed(backend: Backend, start: Any) -> None:
     batcher = await start()
     backend.gate.set()
     with pytest.raises(RuntimeError, match="lost"):
@@ -275,7 +275,7 @@ async def test_a_lost_batch_fails_its_requests_and_the_next_is_served(backend: B
     assert (await batcher.submit("a", timeout_s=FOREVER_S)).result == "aa"
 
 
-async def test_after_closing_everybody_is_told(backend: Backend) -> None:
+async def test_closing_refuses_all_waiting_requests(backend: Backend) -> None:
     batcher: Batcher[Any, Any, Any] = Batcher(backend, max_batch_size=4, max_batch_delay_s=0, max_queue_size=8)
     async with batcher:
         first = await occupy(batcher, backend)

@@ -12,20 +12,21 @@ import torch
 
 from encoder_service.engine import EncoderEngine, EncodeRequest, PreparedMedia
 from encoder_service.feature_cache import FeatureCache
+from encoder_service.media_features import MediaFeatures, PatchLayout, TowerInputs
 from encoder_service.models import load
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, FeatureRequirements, PrunerInput, TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_LAST, OutputKind, TowerOutput
-from encoder_service.visual import MediaFeatures, PatchLayout, TowerInputs
 from fovea import telemetry
+from fovea.budget import Budget
 
 TEXT = (98, 5, 17, 40, 99)
 
 
 class CountingModel:
-    """A real model that remembers what it was asked for."""
+    """A real model that records its forwards."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -40,7 +41,7 @@ class CountingModel:
     ) -> list[MediaFeatures]:
         self.forwards.append((len(inputs), outputs))
         if not all(one.pixel_values.isfinite().all() for one in inputs):
-            raise FloatingPointError("a poisoned picture")
+            raise FloatingPointError("a poisoned image")
         return self._model.encode(inputs, outputs, in_tower)
 
     def encode_texts(self, texts: Sequence[Sequence[int]], **options: Any) -> Any:
@@ -54,11 +55,11 @@ def counting(model: Any) -> CountingModel:
 
 
 @pytest.fixture
-def ask(make_picture: Callable[..., bytes]) -> Callable[..., EncodeRequest]:
-    def request(*pictures: int, pruner: str = "desap", text: tuple[int, ...] = TEXT, **params: Any) -> EncodeRequest:
-        budget = {"keep_tokens": params.pop("keep_tokens", 6)}
-        files = tuple(make_picture(i) for i in pictures)
-        return EncodeRequest(files, text, PRUNERS[pruner].bind(params), **budget)
+def ask(make_image: Callable[..., bytes]) -> Callable[..., EncodeRequest]:
+    def request(*images: int, pruner: str = "desap", text: tuple[int, ...] = TEXT, **params: Any) -> EncodeRequest:
+        budget = Budget(keep_tokens=params.pop("keep_tokens", 6))
+        files = tuple(make_image(i) for i in images)
+        return EncodeRequest(files, text, PRUNERS[pruner].bind(params), budget)
 
     return request
 
@@ -73,7 +74,7 @@ def assert_same(got: Any, want: Any) -> None:
     np.testing.assert_allclose(got.features, want.features, atol=1e-4, rtol=1e-5)
 
 
-def test_a_batch_gives_each_what_it_gets_alone(make_engine: Any, ask: Any) -> None:
+def test_a_request_has_the_same_result_in_a_batch_as_alone(make_engine: Any, ask: Any) -> None:
     requests = [
         ask(0),
         ask(1, pruner="cls"),
@@ -94,7 +95,7 @@ def test_a_batch_gives_each_what_it_gets_alone(make_engine: Any, ask: Any) -> No
             assert_same(got, want)
 
 
-def test_one_forward_serves_a_batch_and_the_tower_is_asked_for_no_more_than_is_needed(
+def test_one_forward_computes_a_batch_and_only_the_required_outputs(
     make_engine: Any, ask: Any, counting: CountingModel
 ) -> None:
     compute(make_engine(towers=counting), ask(0), ask(1, text=(98, 3, 99)), ask(2))
@@ -102,7 +103,7 @@ def test_one_forward_serves_a_batch_and_the_tower_is_asked_for_no_more_than_is_n
     assert counting.texts == 1
 
 
-def test_the_same_picture_in_two_questions_goes_through_the_tower_once(
+def test_the_same_image_in_two_questions_goes_through_the_tower_once(
     make_engine: Any, ask: Any, counting: CountingModel
 ) -> None:
     first, second = compute(make_engine(towers=counting), ask(0), ask(0, text=(98, 3, 99), pruner="cls"))
@@ -111,11 +112,11 @@ def test_the_same_picture_in_two_questions_goes_through_the_tower_once(
     assert not second[0].features_cached
 
 
-def test_a_second_question_runs_no_tower_and_no_decoder(make_engine: Any, ask: Any, counting: CountingModel) -> None:
+def test_a_second_question_runs_neither_tower_nor_decoder(make_engine: Any, ask: Any, counting: CountingModel) -> None:
     engine = make_engine(towers=counting)
     compute(engine, ask(0))
     prepared = engine.prepare(ask(0, text=(98, 3, 99)))
-    assert prepared.visuals[0].pixels is None
+    assert prepared.media[0].tower_inputs is None
     (second,) = engine.run([prepared])
     assert second[0].features_cached
     assert len(counting.forwards) == 1
@@ -123,7 +124,7 @@ def test_a_second_question_runs_no_tower_and_no_decoder(make_engine: Any, ask: A
     assert_same(second[0], fresh[0])
 
 
-def test_a_picture_whose_features_appear_while_it_waits_runs_no_tower(
+def test_an_image_whose_features_are_cached_while_it_waits_runs_no_tower(
     make_engine: Any, ask: Any, counting: CountingModel
 ) -> None:
     engine = make_engine(towers=counting)
@@ -145,7 +146,7 @@ def test_cached_features_serve_every_pruner_that_they_cover(
     (other,) = compute(engine, ask(0, attn_variant="vvv"))
     assert not other[0].features_cached
     (again,) = compute(engine, ask(0))
-    assert again[0].features_cached  # the views of both are kept
+    assert again[0].features_cached  # the outputs of both are kept
 
 
 @pytest.mark.parametrize("name", sorted(PRUNERS))
@@ -153,7 +154,7 @@ def test_cached_features_serve_every_pruner_that_they_cover(
 def test_every_pruner_sends_what_the_language_model_accepts(
     name: str, keep_tokens: int, make_engine: Any, ask: Any
 ) -> None:
-    """Different positions inside the grid, one a row, as many as were asked for."""
+    """Different positions inside the grid, one a token, as many as the budget."""
     (answer,) = compute(make_engine(), ask(3, pruner=name, keep_tokens=keep_tokens))
     positions = answer[0].positions.tolist()
     assert len(set(positions)) == len(positions)
@@ -164,7 +165,7 @@ def test_every_pruner_sends_what_the_language_model_accepts(
 
 
 @pytest.mark.parametrize("name", sorted(PRUNERS))
-def test_rows_are_sent_in_the_order_in_which_the_method_emits_them(name: str, make_engine: Any, ask: Any) -> None:
+def test_tokens_are_sent_in_the_order_in_which_the_pruner_emits_them(name: str, make_engine: Any, ask: Any) -> None:
     request, emitted = ask(3, pruner=name, keep_tokens=9), []
 
     def prune(job: PrunerInput) -> Any:
@@ -191,7 +192,7 @@ def test_every_pruner_takes_the_features_of_a_tower_in_half_precision(
     assert len(answer[0].features) == (36 if name == "none" else 6)
 
 
-def test_a_tower_that_is_pruned_inside_shares_features_with_no_other(
+def test_features_of_a_tower_that_is_pruned_inside_are_cached_separately(
     make_engine: Any, ask: Any, counting: CountingModel
 ) -> None:
     engine = make_engine(towers=counting)
@@ -210,7 +211,7 @@ def test_a_tower_that_is_pruned_inside_shares_features_with_no_other(
     assert len(unpruned[0].positions) == 36
 
 
-def test_pictures_that_a_tower_prunes_alike_share_its_forward(
+def test_images_that_a_tower_prunes_alike_share_its_forward(
     make_engine: Any, ask: Any, counting: CountingModel
 ) -> None:
     requests = [ask(0, 1, pruner="flowcut"), ask(2, pruner="flowcut"), ask(0, pruner="cls"), ask(0, pruner="none")]
@@ -233,20 +234,18 @@ def test_without_a_cache_every_question_runs_the_tower(make_engine: Any, ask: An
     assert len(counting.forwards) == 2
 
 
-def test_the_tower_takes_no_more_pictures_at_once_than_allowed(
-    make_engine: Any, ask: Any, counting: CountingModel
-) -> None:
+def test_a_forward_has_at_most_max_batch_size_images(make_engine: Any, ask: Any, counting: CountingModel) -> None:
     (answer,) = compute(make_engine(towers=counting), ask(*range(6)))
     assert [count for count, _ in counting.forwards] == [4, 2]
     assert len(answer) == 6
 
 
-def test_a_poisoned_picture_fails_alone(make_engine: Any, ask: Any, counting: CountingModel) -> None:
+def test_a_poisoned_image_fails_alone(make_engine: Any, ask: Any, counting: CountingModel) -> None:
     engine = make_engine(towers=counting)
     good, bad = engine.prepare(ask(0)), engine.prepare(ask(1))
-    digest, pixels = bad.visuals[0].digest, good.visuals[0].pixels
-    pixels = dataclasses.replace(pixels, pixel_values=torch.full_like(pixels.pixel_values, torch.nan))
-    bad = dataclasses.replace(bad, visuals=(PreparedMedia(digest, pixels=pixels),))
+    digest, tower_inputs = bad.media[0].digest, good.media[0].tower_inputs
+    tower_inputs = dataclasses.replace(tower_inputs, pixel_values=torch.full_like(tower_inputs.pixel_values, torch.nan))
+    bad = dataclasses.replace(bad, media=(PreparedMedia(digest, tower_inputs=tower_inputs),))
     before = telemetry.FAILURES.labels("encoder_batch")._value.get()
     first, second, third = engine.run([good, bad, engine.prepare(ask(2))])
     assert isinstance(second, FloatingPointError)
@@ -260,7 +259,9 @@ def test_a_pruner_that_fails_fails_alone(make_engine: Any, ask: Any) -> None:
     def explode(job: PrunerInput) -> Any:
         raise ZeroDivisionError
 
-    broken = EncodeRequest(ask(1).images, TEXT, BoundPruner("broken", FeatureRequirements(), explode), keep_tokens=3)
+    broken = EncodeRequest(
+        ask(1).images, TEXT, BoundPruner("broken", FeatureRequirements(), explode), Budget(keep_tokens=3)
+    )
     first, second = compute(make_engine(), ask(0), broken)
     assert len(first[0].positions) == 6
     assert isinstance(second, ZeroDivisionError)
@@ -274,13 +275,13 @@ def test_a_question_without_words_falls_back_to_saliency(text: tuple[int, ...], 
 
 
 def features(num_bytes: int, *outputs: TowerOutput) -> MediaFeatures:
-    part = TowerFeatures(
-        torch.zeros(num_bytes // 4, 1), (1, 1), {output_name: torch.zeros(0) for output_name in outputs}
+    tower_features = TowerFeatures(
+        torch.zeros(num_bytes // 4, 1), (1, 1), {output: torch.zeros(0) for output in outputs}
     )
-    return MediaFeatures(PatchLayout(1, 1, 1), (part,), (torch.zeros(0, dtype=torch.int64),))
+    return MediaFeatures(PatchLayout(1, 1, 1), (tower_features,), (torch.zeros(0, dtype=torch.int64),))
 
 
-def test_the_cache_forgets_the_oldest_first_and_stays_within_its_bytes() -> None:
+def test_the_cache_evicts_the_oldest_first_and_stays_within_its_bytes() -> None:
     cache = FeatureCache(1000)
     for name in (b"a", b"b"):
         cache.put(name, features(400))
@@ -294,7 +295,7 @@ def test_the_cache_forgets_the_oldest_first_and_stays_within_its_bytes() -> None
     assert cache.nbytes == 800
 
 
-def test_the_cache_answers_only_with_all_views_asked_for() -> None:
+def test_the_cache_returns_features_only_with_all_requested_outputs() -> None:
     cache = FeatureCache(1000)
     cache.put(b"a", features(40, KEYS))
     assert cache.get(b"a", frozenset({KEYS})) is not None

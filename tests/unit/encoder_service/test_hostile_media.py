@@ -43,7 +43,7 @@ def slow_image() -> bytes:
 
 @dataclass
 class Service:
-    """A running encoder service and what can be seen of it from outside."""
+    """A running encoder service with its observable state."""
 
     process: psutil.Process
     stub: encoder_pb2_grpc.EncoderServiceStub
@@ -77,7 +77,7 @@ class Service:
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Asks until the answer is yes."""
+    """Polls until `condition` holds."""
     async with asyncio.timeout(TIMEOUT_S):
         while True:
             answer = condition()
@@ -87,7 +87,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Whether a process computes nothing any more; its parent may not have waited for it yet."""
+    """Whether a process has stopped computing; its parent may not have waited for it yet."""
     try:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -128,7 +128,7 @@ async def running(checkpoints: Any, *flags: str) -> AsyncIterator[Service]:
 
 
 async def occupied(service: Service, image: bytes) -> list[asyncio.Task[Any]]:
-    """Two requests whose workers are in the middle of decoding and will never be done."""
+    """Two requests whose workers are decoding and will never finish."""
     tasks = [asyncio.create_task(service.encode(image)) for _ in range(2)]
     idle = {worker: worker.cpu_times().user for worker in service.workers()}
     assert len(idle) == 2
@@ -138,8 +138,8 @@ async def occupied(service: Service, image: bytes) -> list[asyncio.Task[Any]]:
     return tasks
 
 
-async def test_a_decode_that_never_ends_is_ended_by_its_deadline(
-    checkpoints: Any, slow_image: bytes, make_picture: Callable[..., bytes]
+async def test_a_decode_that_never_ends_is_stopped_by_its_deadline(
+    checkpoints: Any, slow_image: bytes, make_image: Callable[..., bytes]
 ) -> None:
     async with running(checkpoints, "--image-decode-timeout-s", "2") as service:
         first = service.workers()
@@ -149,19 +149,19 @@ async def test_a_decode_that_never_ends_is_ended_by_its_deadline(
             assert outcome.code() == grpc.StatusCode.OUT_OF_RANGE
             assert "the image takes longer than 2 seconds to decode; a smaller one is" in (outcome.details() or "")
         await until(lambda: all(map(has_ended, first)))
-        assert (await service.encode(make_picture(0))).visual_tokens
+        assert (await service.encode(make_image(0))).visual_tokens
         assert await service.metric("fovea_num_requests_waiting") == 0
         assert await service.metric('fovea_failures_total{kind="worker_timeout"}') == 2
 
 
-async def test_health_tells_while_media_wait_for_a_worker_and_a_caller_who_leaves_frees_it(
-    checkpoints: Any, slow_image: bytes, make_picture: Callable[..., bytes]
+async def test_health_is_not_serving_while_media_wait_for_a_worker_and_an_aborted_request_frees_it(
+    checkpoints: Any, slow_image: bytes, make_image: Callable[..., bytes]
 ) -> None:
     flags = ("--image-decode-timeout-s", "600", "--max-decode-wait-s", "0.5")
     async with running(checkpoints, *flags) as service:
         held, before = service.workers(), service.process.memory_info().rss
         tasks = await occupied(service, slow_image)
-        waiting = asyncio.create_task(service.encode(make_picture(0)))
+        waiting = asyncio.create_task(service.encode(make_image(0)))
 
         async def is_not_serving() -> bool:
             return await service.health() == NOT_SERVING
@@ -198,7 +198,7 @@ async def test_sigterm_ends_the_service_in_the_middle_of_decodes_that_never_end(
 
 
 async def test_a_worker_that_crashes_fails_its_own_request_alone(
-    checkpoints: Any, slow_image: bytes, make_picture: Callable[..., bytes]
+    checkpoints: Any, slow_image: bytes, make_image: Callable[..., bytes]
 ) -> None:
     async with running(checkpoints, "--image-decode-timeout-s", "600") as service:
         first, second = await occupied(service, slow_image)
@@ -210,7 +210,7 @@ async def test_a_worker_that_crashes_fails_its_own_request_alone(
         error = failed.exception()
         assert isinstance(error, grpc.aio.AioRpcError)
         assert (error.code(), error.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "the image cannot be decoded")
-        assert (await service.encode(make_picture(0))).visual_tokens
+        assert (await service.encode(make_image(0))).visual_tokens
         assert await service.metric('fovea_failures_total{kind="worker_died"}') == 1
         (first if failed is second else second).cancel()
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, LlavaForConditionalGeneration
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from encoder_service.media_features import PatchLayout, TowerInputs
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners.base import TowerFeatures
@@ -34,25 +35,24 @@ from encoder_service.pruners.tower_outputs import (
     OutputKind,
     TowerOutput,
 )
-from encoder_service.visual import PatchLayout, TowerInputs
 from fovea.modeling.errors import CheckpointError
 
-ALL_VIEWS = ALL_OUTPUTS
-NO_VIEWS: frozenset[TowerOutput] = frozenset()
+REQUESTED_OUTPUTS = ALL_OUTPUTS
+NO_OUTPUTS: frozenset[TowerOutput] = frozenset()
 
 
 def encoded(
     model: EncoderModel, pixel_values: torch.Tensor, outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
 ) -> list[TowerFeatures]:
-    """What `encode` gives of each picture, which has one part."""
+    """Features of each image, which has one tower input."""
     inputs = [TowerInputs(pixels[None], PatchLayout(1, *model.grid)) for pixels in pixel_values]
-    return [visual.parts[0] for visual in model.encode(inputs, outputs, in_tower)]
+    return [media.tower_features[0] for media in model.encode(inputs, outputs, in_tower)]
 
 
 @pytest.fixture
-def pixel_values(model: EncoderModel, make_picture: Callable[..., bytes]) -> torch.Tensor:
+def pixel_values(model: EncoderModel, make_image: Callable[..., bytes]) -> torch.Tensor:
     return torch.cat(
-        [model.media.image(Image.open(io.BytesIO(make_picture(i))).convert("RGB")).pixel_values for i in range(3)]
+        [model.media.image(Image.open(io.BytesIO(make_image(i))).convert("RGB")).pixel_values for i in range(3)]
     )
 
 
@@ -82,7 +82,9 @@ def test_every_key_layout_gives_the_same_features(
     layout: str, checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
 ) -> None:
     other = load(str(getattr(checkpoints, layout)), LoadOptions(text_tower=str(checkpoints.clip), device="cpu"))
-    for got, want in zip(encoded(other, pixel_values, NO_VIEWS), encoded(model, pixel_values, NO_VIEWS), strict=True):
+    for got, want in zip(
+        encoded(other, pixel_values, NO_OUTPUTS), encoded(model, pixel_values, NO_OUTPUTS), strict=True
+    ):
         # The hub layout is stored in float16.
         torch.testing.assert_close(got.hidden, want.hidden, atol=5e-2 if layout == "saved" else 0, rtol=0)
 
@@ -93,13 +95,13 @@ def test_hidden_states_are_those_that_llava_projects(
     llava = LlavaForConditionalGeneration.from_pretrained(checkpoints.hub, dtype=torch.float32).eval()
     with torch.inference_mode():
         states = llava.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
-    for i, features in enumerate(encoded(model, pixel_values, NO_VIEWS)):
+    for i, features in enumerate(encoded(model, pixel_values, NO_OUTPUTS)):
         torch.testing.assert_close(features.hidden, states[-2][i, 1:], atol=1e-5, rtol=1e-5)
         assert features.outputs == {}
         assert features.grid == (6, 6)
 
 
-def test_saliency_is_the_cls_row_of_eager_attention(
+def test_saliency_is_the_cls_attention_of_eager_attention(
     checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
 ) -> None:
     llava = LlavaForConditionalGeneration.from_pretrained(
@@ -107,14 +109,14 @@ def test_saliency_is_the_cls_row_of_eager_attention(
     ).eval()
     with torch.inference_mode():
         attentions = llava.model.vision_tower(pixel_values, output_attentions=True).attentions
-    for i, features in enumerate(encoded(model, pixel_values, ALL_VIEWS)):
-        for output_name, layer in ((SALIENCY_LAST, -1), (SALIENCY_SECOND_LAST, -2)):
+    for i, features in enumerate(encoded(model, pixel_values, REQUESTED_OUTPUTS)):
+        for output, layer in ((SALIENCY_LAST, -1), (SALIENCY_SECOND_LAST, -2)):
             torch.testing.assert_close(
-                features.outputs[output_name], attentions[layer][i].mean(0)[0, 1:], atol=1e-6, rtol=1e-4
+                features.outputs[output], attentions[layer][i].mean(0)[0, 1:], atol=1e-6, rtol=1e-4
             )
 
 
-def test_views_of_other_layers_and_head_widths_are_what_they_say(
+def test_outputs_of_other_layers_and_head_widths_match_the_unsplit_tower(
     checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
 ) -> None:
     llava = LlavaForConditionalGeneration.from_pretrained(
@@ -122,24 +124,24 @@ def test_views_of_other_layers_and_head_widths_are_what_they_say(
     ).eval()
     tower = llava.model.vision_tower
     with torch.inference_mode():
-        output = tower(pixel_values, output_attentions=True, output_hidden_states=True)
+        unsplit = tower(pixel_values, output_attentions=True, output_hidden_states=True)
         second_last, last = model.vision_tower.vision_model.encoder.layers[-2:]  # type: ignore[attr-defined]
-        normed = last.layer_norm1(output.hidden_states[-2])
-        keys = second_last.self_attn.k_proj(second_last.layer_norm1(output.hidden_states[-3]))
+        normed = last.layer_norm1(unsplit.hidden_states[-2])
+        keys = second_last.self_attn.k_proj(second_last.layer_norm1(unsplit.hidden_states[-3]))
         query, key = last.self_attn.q_proj(normed[:, :1]), last.self_attn.k_proj(normed)
         one_head = (query @ key.transpose(1, 2) / 32**0.5).softmax(-1)
-    for i, features in enumerate(encoded(model, pixel_values, ALL_VIEWS)):
-        for output_name, want in (
-            (CLS_HIDDEN, output.hidden_states[-2][i, 0]),
-            (SALIENCY_FIRST, output.attentions[0][i].mean(0)[0, 1:]),
+    for i, features in enumerate(encoded(model, pixel_values, REQUESTED_OUTPUTS)):
+        for output, want in (
+            (CLS_HIDDEN, unsplit.hidden_states[-2][i, 0]),
+            (SALIENCY_FIRST, unsplit.attentions[0][i].mean(0)[0, 1:]),
             (SALIENCY_ONE_HEAD, one_head[i, 0, 1:]),
             (MEAN_KEYS_SECOND_LAST, keys[i, 1:].view(36, 4, 8).mean(1)),
         ):
-            torch.testing.assert_close(features.outputs[output_name], want, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(features.outputs[output], want, atol=1e-5, rtol=1e-4)
 
 
 class Watcher:
-    """Goes into the tower, looks at every layer and lets the patches of `leaving` go after one of them."""
+    """In-tower pruner that records every layer and drops the patches of `leaving` after one of them."""
 
     def __init__(self, leave_after: int = -1, leaving: tuple[int, ...] = ()) -> None:
         self.seen: list[tuple[int, int, torch.Tensor, torch.Tensor]] = []
@@ -164,20 +166,20 @@ def test_a_hook_sees_each_layer_that_the_language_model_reads(
     with torch.inference_mode():
         attentions = llava.model.vision_tower(pixel_values[:1], output_attentions=True).attentions
     watcher = Watcher()
-    (features,) = encoded(model, pixel_values[:1], NO_VIEWS, watcher)
+    (features,) = encoded(model, pixel_values[:1], NO_OUTPUTS, watcher)
     assert [(index, num_layers) for index, num_layers, _, _ in watcher.seen] == [(0, 3), (1, 3)]
     for (_, _, attention, values), want in zip(watcher.seen, attentions[:-1], strict=True):
         torch.testing.assert_close(attention, want[0, :, 0, 1:], atol=1e-6, rtol=1e-4)
         assert values.shape == (4, 37, 8)
-    (whole,) = encoded(model, pixel_values[:1], NO_VIEWS)
+    (whole,) = encoded(model, pixel_values[:1], NO_OUTPUTS)
     assert torch.equal(features.hidden, whole.hidden)
     assert features.kept_in_tower is not None
     assert features.kept_in_tower.tolist() == list(range(36))
 
 
-def test_rows_that_leave_are_seen_by_no_later_layer(model: EncoderModel, pixel_values: torch.Tensor) -> None:
+def test_dropped_patches_are_not_attended_to_by_later_layers(model: EncoderModel, pixel_values: torch.Tensor) -> None:
     watcher = Watcher(leave_after=0, leaving=(0, 7, 35))
-    (features,) = encoded(model, pixel_values[:1], NO_VIEWS, watcher)
+    (features,) = encoded(model, pixel_values[:1], NO_OUTPUTS, watcher)
     staying = [i for i in range(36) if i not in (0, 7, 35)]
     assert features.kept_in_tower is not None
     assert features.kept_in_tower.tolist() == staying
@@ -189,7 +191,7 @@ def test_rows_that_leave_are_seen_by_no_later_layer(model: EncoderModel, pixel_v
     assert watcher.seen[1][3].shape[1] == 34
 
 
-def test_a_pruned_tower_offers_no_views(model: EncoderModel, pixel_values: torch.Tensor) -> None:
+def test_a_pruned_tower_offers_no_outputs(model: EncoderModel, pixel_values: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="offers no outputs, keys"):
         encoded(model, pixel_values, {KEYS}, Watcher())
 
@@ -198,11 +200,11 @@ def test_layer_identity(checkpoints: Any, model: EncoderModel, pixel_values: tor
     """X[V] = X + A + FFN(LN2(X + A)) with the ordinary attention output A (eq. 1 of the paper)."""
     tower = model.vision_tower.vision_model  # type: ignore[attr-defined]
     layer = tower.encoder.layers[-1]
-    features = encoded(model, pixel_values, ALL_VIEWS)
+    features = encoded(model, pixel_values, REQUESTED_OUTPUTS)
     with torch.inference_mode():
         states = tower(pixel_values, output_hidden_states=True).hidden_states
-        for i, picture in enumerate(features):
-            after = picture.hidden + picture.outputs[TowerOutput(OutputKind.ATTENTION, qkv="qkv")]
+        for i, image in enumerate(features):
+            after = image.hidden + image.outputs[TowerOutput(OutputKind.ATTENTION, qkv="qkv")]
             torch.testing.assert_close(
                 after + layer.mlp(layer.layer_norm2(after)), states[-1][i, 1:], atol=1e-5, rtol=1e-4
             )
@@ -211,10 +213,10 @@ def test_layer_identity(checkpoints: Any, model: EncoderModel, pixel_values: tor
 def test_the_layer_before_the_last_is_seen_likewise(
     checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
 ) -> None:
-    """Layer V-2 on X[V-2]; with the ordinary attention output eq. 1 leads to X[V-1], which is its vanilla view."""
+    """Layer V-2 on X[V-2]; with the ordinary attention output eq. 1 leads to X[V-1], which is its vanilla output."""
     vision = model.vision_tower  # type: ignore[attr-defined]
     layer = vision.vision_model.encoder.layers[-2]
-    features = encoded(model, pixel_values, ALL_VIEWS)
+    features = encoded(model, pixel_values, REQUESTED_OUTPUTS)
     with torch.inference_mode():
         states = vision.vision_model(pixel_values, output_hidden_states=True).hidden_states
         normed = layer.layer_norm1(states[-3])
@@ -229,27 +231,27 @@ def test_the_layer_before_the_last_is_seen_likewise(
             projected: torch.Tensor = vision.visual_projection(vision.vision_model.post_layernorm(rows))
             return projected
 
-        for i, picture in enumerate(features):
-            after = states[-3][i, 1:] + picture.outputs[TowerOutput(OutputKind.ATTENTION, layer=-2, qkv="qkv")]
+        for i, image in enumerate(features):
+            after = states[-3][i, 1:] + image.outputs[TowerOutput(OutputKind.ATTENTION, layer=-2, qkv="qkv")]
             for got, want in (
-                (after + layer.mlp(layer.layer_norm2(after)), picture.hidden),
-                (picture.outputs[TowerOutput(OutputKind.ATTENTION, layer=-2, qkv="qqv")], decoupled[i, 1:]),
-                (picture.outputs[TowerOutput(OutputKind.JOINT, layer=-2, qkv="qqv")], joint(decoupled)[i]),
-                (picture.outputs[TowerOutput(OutputKind.JOINT, layer=-2)], joint(states[-2])[i]),
+                (after + layer.mlp(layer.layer_norm2(after)), image.hidden),
+                (image.outputs[TowerOutput(OutputKind.ATTENTION, layer=-2, qkv="qqv")], decoupled[i, 1:]),
+                (image.outputs[TowerOutput(OutputKind.JOINT, layer=-2, qkv="qqv")], joint(decoupled)[i]),
+                (image.outputs[TowerOutput(OutputKind.JOINT, layer=-2)], joint(states[-2])[i]),
             ):
                 torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
 
 
 def test_images_in_a_batch_equal_images_alone(model: EncoderModel, pixel_values: torch.Tensor) -> None:
-    together = encoded(model, pixel_values, ALL_VIEWS)
+    together = encoded(model, pixel_values, REQUESTED_OUTPUTS)
     for i, batched in enumerate(together):
-        (alone,) = encoded(model, pixel_values[i : i + 1], ALL_VIEWS)
+        (alone,) = encoded(model, pixel_values[i : i + 1], REQUESTED_OUTPUTS)
         torch.testing.assert_close(batched.hidden, alone.hidden, atol=1e-5, rtol=1e-5)
-        for output_name in ALL_VIEWS:
-            torch.testing.assert_close(batched.outputs[output_name], alone.outputs[output_name], atol=1e-5, rtol=1e-4)
+        for output in REQUESTED_OUTPUTS:
+            torch.testing.assert_close(batched.outputs[output], alone.outputs[output], atol=1e-5, rtol=1e-4)
 
 
-def test_eos_row_is_clips_text_embedding(checkpoints: Any, model: EncoderModel) -> None:
+def test_the_eos_token_is_clips_text_embedding(checkpoints: Any, model: EncoderModel) -> None:
     clip = CLIPModel.from_pretrained(checkpoints.clip).eval()
     ids = [98, 5, 17, 40, 99]
     (text,) = model.encode_texts([ids])
@@ -289,7 +291,7 @@ def test_eos_attention_is_that_of_eager_attention(checkpoints: Any, model: Encod
     torch.testing.assert_close(text.eos_attention, attention, atol=1e-6, rtol=1e-4)
 
 
-def test_a_large_picture_is_resized_without_copies_of_it(model: EncoderModel) -> None:
+def test_a_large_image_is_resized_without_copies_of_it(model: EncoderModel) -> None:
     image = Image.new("RGB", (2000, 2000))
     tracemalloc.start()
     try:
@@ -334,7 +336,9 @@ def test_eager_attention_gives_the_same_features(
 ) -> None:
     options = LoadOptions(text_tower=str(checkpoints.clip), device="cpu", attn_implementation="eager")
     eager = load(str(checkpoints.hub), options)
-    for got, want in zip(encoded(eager, pixel_values, ALL_VIEWS), encoded(model, pixel_values, ALL_VIEWS), strict=True):
+    for got, want in zip(
+        encoded(eager, pixel_values, REQUESTED_OUTPUTS), encoded(model, pixel_values, REQUESTED_OUTPUTS), strict=True
+    ):
         torch.testing.assert_close(got.hidden, want.hidden, atol=1e-5, rtol=1e-4)
 
 
@@ -356,7 +360,7 @@ def test_configs_as_the_hub_has_them_are_read(
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_keeps_scores_in_float32(dtype: str, checkpoints: Any, pixel_values: torch.Tensor) -> None:
     half = load(str(checkpoints.hub), LoadOptions(text_tower=str(checkpoints.clip), device="cpu", dtype=dtype))
-    (features,) = encoded(half, pixel_values[:1], ALL_VIEWS)
+    (features,) = encoded(half, pixel_values[:1], REQUESTED_OUTPUTS)
     assert features.hidden.dtype == getattr(torch, dtype)
     assert features.outputs[SALIENCY_LAST].dtype == torch.float32
 
@@ -378,7 +382,7 @@ def _set(**values: Any) -> Callable[[dict[str, Any]], None]:
         ("clip", None, "visual_projection", "holds no visual_projection"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_one_sentence(
+def test_checkpoints_that_cannot_be_run_are_refused_in_one_sentence(
     kind: str, change: Any, drop: str, message: str, copy_of: Callable[..., Path], checkpoints: Any
 ) -> None:
     changed = copy_of(kind, config=change, drop=drop)

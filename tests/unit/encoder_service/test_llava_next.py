@@ -1,4 +1,4 @@
-"""LLaVA-NeXT's side of the encoder service, beside transformers' processor and vision tower."""
+"""LLaVA-NeXT in the encoder service, compared with transformers' processor and vision tower."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from transformers import AutoTokenizer, LlavaNextForConditionalGeneration, Llava
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
 from benchmarks.checkpoints.tiny import clip, llava_next
-from encoder_service.assembly import EncodedMedia
+from encoder_service.encoded_media import EncodedMedia
 from encoder_service.engine import EncoderEngine, EncodeRequest
 from encoder_service.feature_cache import FeatureCache
+from encoder_service.media_features import PatchLayout
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunerInput
 from encoder_service.pruners.tile_mosaic import mosaic
 from encoder_service.pruners.tower_outputs import ALL_OUTPUTS, CLS_HIDDEN, KEYS, SALIENCY_LAST, OutputKind, TowerOutput
-from encoder_service.visual import PatchLayout
-from fovea.budget import allocate_budget
+from fovea.budget import Budget, allocate_budget
 from fovea.modeling.errors import CheckpointError
 
 N = 16  # patches of a tile, 4 x 4
@@ -94,11 +94,11 @@ def question(folders: tuple[Path, Path]) -> tuple[int, ...]:
 
 @pytest.fixture
 def encode(towers: EncoderModel, question: tuple[int, ...]) -> Callable[..., EncodedMedia]:
-    """One picture through the engine."""
+    """One image through the engine."""
 
     def run(image: Image.Image, pruner: str, *, params: dict[str, Any] | None = None, **budget: Any) -> EncodedMedia:
         engine = EncoderEngine(towers, FeatureCache(0), max_batch_size=4, max_image_bytes=10**8, max_image_pixels=10**8)
-        request = EncodeRequest((png(image),), question, PRUNERS[pruner].bind(params or {}), **budget)
+        request = EncodeRequest((png(image),), question, PRUNERS[pruner].bind(params or {}), Budget(**budget))
         (outcome,) = engine.run([engine.prepare(request)])
         if isinstance(outcome, Exception):
             raise outcome
@@ -121,19 +121,19 @@ def test_pixel_values_are_those_of_the_checkpoints_processor(
 
 
 @pytest.mark.parametrize("size", SHAPES)
-def test_a_whole_picture_is_what_transformers_packs(
+def test_an_unpruned_image_is_what_transformers_packs(
     size: tuple[int, int], encode: Callable[..., EncodedMedia], processor: Any, unsplit: Any
 ) -> None:
     inputs = processor(images=noise(size), text="<image>", return_tensors="pt")
     with torch.inference_mode():
         (want,) = unsplit.get_image_features(inputs["pixel_values"], inputs["image_sizes"]).pooler_output
-        visual = encode(noise(size), "none", keep_ratio=0.1)
-        rows = list(unsplit.model.multi_modal_projector(torch.from_numpy(visual.features)))
-    for count, row in enumerate(visual.newline_after.tolist()):
+        media = encode(noise(size), "none", keep_ratio=0.1)
+        rows = list(unsplit.model.multi_modal_projector(torch.from_numpy(media.features)))
+    for count, row in enumerate(media.newline_after.tolist()):
         rows.insert(row + 1 + count, unsplit.model.image_newline)
     torch.testing.assert_close(torch.stack(rows), want, atol=1e-4, rtol=1e-4)
     assert int((inputs["input_ids"] == unsplit.config.image_token_id).sum()) == len(rows)
-    assert visual.num_tokens_total == len(visual.positions)
+    assert media.num_tokens_total == len(media.positions)
 
 
 @given(width=st.integers(1, 4000), height=st.integers(1, 4000))
@@ -146,52 +146,52 @@ def test_the_mosaic_of_the_published_size_is_that_of_transformers(width: int, he
     assert torch.equal(mosaic((24, 24), (rows, columns), (height, width)), unpad_image(stitched, (height, width))[0])
 
 
-def test_a_ninth_of_a_square_picture_of_the_published_size_is_320_tokens() -> None:
+def test_a_ninth_of_a_square_image_of_the_published_size_is_320_tokens() -> None:
     layout = PatchLayout(5, 24, 24, mosaic=mosaic((24, 24), (2, 2), (672, 672)))
-    sizes = [len(places) for places in layout.places()]
+    sizes = [len(positions) for positions in layout.patch_positions()]
     assert sum(sizes) == 2880
-    assert allocate_budget(sizes, keep_ratio=1 / 9) == (64,) * 5
-    assert allocate_budget(sizes, keep_tokens=320) == (64,) * 5
+    assert allocate_budget(sizes, Budget(keep_ratio=1 / 9)) == (64,) * 5
+    assert allocate_budget(sizes, Budget(keep_tokens=320)) == (64,) * 5
 
 
 def test_what_a_pruner_sees_of_a_tile_is_the_tower_without_padding(towers: EncoderModel, unsplit: Any) -> None:
-    made = towers.media.image(noise((112, 60)))  # 4 lines of the mosaic's 8: of each tile two rows
-    (visual,) = towers.encode([made], ALL_OUTPUTS)
-    output = tower_of(unsplit, made.pixel_values)
-    assert [part.grid for part in visual.parts] == [(4, 4), *[(2, 4)] * 4]
-    assert visual.places[1].tolist() == list(range(N + 8, 2 * N))
-    for tile, (part, places) in enumerate(zip(visual.parts, visual.places, strict=True)):
-        patches = places - tile * N
+    inputs = towers.media.image(noise((112, 60)))  # 4 lines of the mosaic's 8: of each tile two rows
+    (media,) = towers.encode([inputs], ALL_OUTPUTS)
+    output = tower_of(unsplit, inputs.pixel_values)
+    assert [features.grid for features in media.tower_features] == [(4, 4), *[(2, 4)] * 4]
+    assert media.patch_positions[1].tolist() == list(range(N + 8, 2 * N))
+    for tile, (features, positions) in enumerate(zip(media.tower_features, media.patch_positions, strict=True)):
+        patches = positions - tile * N
         hidden = output.hidden_states[-2][tile]
-        torch.testing.assert_close(part.hidden, hidden[1 + patches], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(part.outputs[CLS_HIDDEN], hidden[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(features.hidden, hidden[1 + patches], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(features.outputs[CLS_HIDDEN], hidden[0], atol=1e-5, rtol=1e-4)
         attention = output.attentions[-1][tile].mean(0)[0, 1:]
-        torch.testing.assert_close(part.outputs[SALIENCY_LAST], attention[patches], atol=1e-6, rtol=1e-4)
-        assert part.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")].shape == (1 + len(patches), 32)
-        assert part.outputs[KEYS].shape == (len(patches), 64)
+        torch.testing.assert_close(features.outputs[SALIENCY_LAST], attention[patches], atol=1e-6, rtol=1e-4)
+        assert features.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")].shape == (1 + len(patches), 32)
+        assert features.outputs[KEYS].shape == (len(patches), 64)
 
 
-def test_pictures_in_a_batch_equal_pictures_alone(towers: EncoderModel) -> None:
-    made = [towers.media.image(noise(size)) for size in ((112, 60), (56, 112), (1, 1))]
-    for together, one in zip(towers.encode(made, ALL_OUTPUTS), made, strict=True):
+def test_images_in_a_batch_equal_images_alone(towers: EncoderModel) -> None:
+    inputs = [towers.media.image(noise(size)) for size in ((112, 60), (56, 112), (1, 1))]
+    for together, one in zip(towers.encode(inputs, ALL_OUTPUTS), inputs, strict=True):
         (alone,) = towers.encode([one], ALL_OUTPUTS)
-        for got, want in zip(together.parts, alone.parts, strict=True):
+        for got, want in zip(together.tower_features, alone.tower_features, strict=True):
             torch.testing.assert_close(got.hidden, want.hidden, atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(dict(got.outputs), dict(want.outputs), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("pruner", [name for name in PRUNERS if name != "none"])
 @pytest.mark.parametrize("size", [(112, 112), (300, 120), (40, 100), (1000, 10)])
-def test_no_row_stands_for_padding_and_a_share_is_a_share_of_each_tile(
+def test_no_token_stands_for_padding_and_a_ratio_applies_to_each_tile(
     pruner: str, size: tuple[int, int], encode: Callable[..., EncodedMedia], towers: EncoderModel
 ) -> None:
-    visual = encode(noise(size), pruner, keep_ratio=0.25)
-    places = towers.media.image(noise(size)).layout.places()
-    assert len(np.unique(visual.positions)) == len(visual.positions)
-    assert np.isin(visual.positions, torch.cat(places).numpy()).all()
-    assert not len(visual.newline_after)
-    kept = [int(np.isin(visual.positions, tile.numpy()).sum()) for tile in places]
-    share = [max(1, (len(tile) + 2) // 4) if len(tile) else 0 for tile in places]
+    media = encode(noise(size), pruner, keep_ratio=0.25)
+    positions = towers.media.image(noise(size)).layout.patch_positions()
+    assert len(np.unique(media.positions)) == len(media.positions)
+    assert np.isin(media.positions, torch.cat(positions).numpy()).all()
+    assert not len(media.newline_after)
+    kept = [int(np.isin(media.positions, tile.numpy()).sum()) for tile in positions]
+    share = [max(1, (len(tile) + 2) // 4) if len(tile) else 0 for tile in positions]
     if pruner in ("hired", "holov"):
         assert sum(kept) == sum(share)
     elif pruner == "flowcut":
@@ -199,8 +199,8 @@ def test_no_row_stands_for_padding_and_a_share_is_a_share_of_each_tile(
         assert kept[0] == N // 4
     else:
         assert kept == share
-    dropped = np.setdiff1d(np.arange(visual.layout.num_patches), torch.cat(places).numpy())
-    assert (visual.cluster_of_patch[dropped] == -1).all()
+    dropped = np.setdiff1d(np.arange(media.layout.num_patches), torch.cat(positions).numpy())
+    assert (media.cluster_of_patch[dropped] == -1).all()
 
 
 @pytest.mark.parametrize("pruner", [name for name in PRUNERS if name != "none"])
@@ -208,15 +208,17 @@ def test_a_full_budget_changes_nothing(pruner: str, encode: Callable[..., Encode
     image = noise((300, 120))
     whole = encode(image, "none", keep_ratio=1.0)
     for budget in ({"keep_ratio": 1.0}, {"keep_tokens": len(whole.positions)}):
-        visual = encode(image, pruner, **budget)
-        assert visual.positions.tolist() == whole.positions.tolist()
-        assert visual.newline_after.tolist() == whole.newline_after.tolist()
-        np.testing.assert_allclose(visual.features, whole.features, atol=1e-5)
+        media = encode(image, pruner, **budget)
+        assert media.positions.tolist() == whole.positions.tolist()
+        assert media.newline_after.tolist() == whole.newline_after.tolist()
+        np.testing.assert_allclose(media.features, whole.features, atol=1e-5)
 
 
-def test_a_count_is_shared_over_the_tiles_by_what_they_show(encode: Callable[..., EncodedMedia]) -> None:
-    visual = encode(noise((112, 60)), "cls", keep_tokens=12)  # 16 patches, then four times 8
-    assert np.bincount(visual.positions // N).tolist() == [4, 2, 2, 2, 2]
+def test_a_count_is_allocated_to_the_tiles_by_their_patches_without_padding(
+    encode: Callable[..., EncodedMedia],
+) -> None:
+    media = encode(noise((112, 60)), "cls", keep_tokens=12)  # 16 patches, then four times 8
+    assert np.bincount(media.positions // N).tolist() == [4, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("pruner", [name for name in PRUNERS if name != "none"])
@@ -233,21 +235,21 @@ def test_a_count_is_kept_exactly_and_by_flowcut_at_most(
 
 
 @pytest.mark.parametrize("pruner", ["desap", "cls", "uniform", "random"])
-def test_merged_rows_are_means_of_the_unsplit_towers_features(
+def test_merged_tokens_are_means_of_the_unsplit_towers_features(
     pruner: str, encode: Callable[..., EncodedMedia], processor: Any, unsplit: Any
 ) -> None:
     image = noise((300, 120))
-    visual = encode(image, pruner, keep_ratio=0.2)
+    media = encode(image, pruner, keep_ratio=0.2)
     pixel_values = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
     hidden = tower_of(unsplit, pixel_values).hidden_states[-2][:, 1:].flatten(0, 1).numpy()
-    for row, position in enumerate(visual.positions):
-        members = np.flatnonzero(visual.cluster_of_patch == row)
+    for row, position in enumerate(media.positions):
+        members = np.flatnonzero(media.cluster_of_patch == row)
         assert position in members
         assert len(np.unique(members // N)) == 1  # nothing is merged across tiles
-        np.testing.assert_allclose(visual.features[row], hidden[members].mean(0), atol=1e-4)
+        np.testing.assert_allclose(media.features[row], hidden[members].mean(0), atol=1e-4)
 
 
-def test_the_rows_of_plain_methods_lie_in_the_order_of_the_mosaic(encode: Callable[..., EncodedMedia]) -> None:
+def test_the_tokens_of_plain_methods_are_in_the_order_of_the_mosaic(encode: Callable[..., EncodedMedia]) -> None:
     image = noise((300, 120))
     whole = encode(image, "none", keep_ratio=1.0).positions.tolist()
     for pruner in ("desap", "cls", "uniform", "random", "hired", "flowcut"):
@@ -255,23 +257,27 @@ def test_the_rows_of_plain_methods_lie_in_the_order_of_the_mosaic(encode: Callab
         assert [whole.index(position) for position in positions] == sorted(map(whole.index, positions)), pruner
 
 
-def parts_of(towers: EncoderModel, image: Image.Image, pruner: str) -> Any:
-    made = towers.media.image(image)
-    (visual,) = towers.encode([made], made.layout.outputs(PRUNERS[pruner].bind({}).requirements))
-    return visual
+def features_of(towers: EncoderModel, image: Image.Image, pruner: str) -> Any:
+    inputs = towers.media.image(image)
+    (media,) = towers.encode([inputs], inputs.layout.outputs(PRUNERS[pruner].bind({}).requirements))
+    return media
 
 
-def alone(visual: Any, pruner: str, keeps: Sequence[int]) -> list[Any]:
-    """Each tile as if it were a picture of its own."""
+def alone(media: Any, pruner: str, keeps: Sequence[int]) -> list[Any]:
+    """Each tile as if it were an image of its own."""
     bound = PRUNERS[pruner].bind({})
-    return [bound.prune(PrunerInput(part, keep)) for part, keep in zip(visual.parts, keeps, strict=True)]
+    return [
+        bound.prune(PrunerInput(features, keep)) for features, keep in zip(media.tower_features, keeps, strict=True)
+    ]
 
 
 def test_visionzip_reads_base_then_dominant_then_cls_then_context(
     towers: EncoderModel, encode: Callable[..., EncodedMedia]
 ) -> None:
     image = noise((112, 112))
-    base, *tiles = alone(parts_of(towers, image, "visionzip"), "visionzip", [8] * 5)  # CLS, 6 dominant, 1 context row
+    base, *tiles = alone(
+        features_of(towers, image, "visionzip"), "visionzip", [8] * 5
+    )  # CLS, 6 dominant, 1 context row
     got = encode(image, "visionzip", keep_ratio=0.5).features
     rank = {number: i for i, number in enumerate(encode(image, "none", keep_ratio=1.0).positions.tolist())}
     dominant = [
@@ -291,7 +297,7 @@ def test_visionzip_reads_base_then_dominant_then_cls_then_context(
 @pytest.mark.parametrize("pruner", ["prumerge", "prumerge_plus"])
 def test_prumerge_is_tile_after_tile(pruner: str, towers: EncoderModel, encode: Callable[..., EncodedMedia]) -> None:
     image = noise((112, 60))
-    want = torch.cat([t.features for t in alone(parts_of(towers, image, pruner), pruner, [4, 2, 2, 2, 2])])
+    want = torch.cat([t.features for t in alone(features_of(towers, image, pruner), pruner, [4, 2, 2, 2, 2])])
     np.testing.assert_allclose(encode(image, pruner, keep_ratio=0.25).features, want.numpy(), atol=1e-5)
 
 
@@ -302,13 +308,13 @@ def test_holov_cuts_its_crops_out_of_base_and_mosaic_together(
     whole = encode(image, "none", keep_ratio=1.0).positions
     pixel_values = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
     attention = tower_of(unsplit, pixel_values).attentions[-2].mean(1)[:, 0, 1:].flatten().numpy()[whole]
-    visual = encode(image, "holov", params={"crops": 2}, keep_tokens=12)
+    media = encode(image, "holov", params={"crops": 2}, keep_tokens=12)
     half = (len(whole) + 1) // 2
     crops = [attention[:half], attention[half:]]
     means = [crop.mean() for crop in crops]
     first = int(12 * means[0] / sum(means) + (means[0] > means[1]))
     want = [*whole[np.argsort(-crops[0])[:first]], *whole[half + np.argsort(-crops[1])[: 12 - first]]]
-    assert visual.positions.tolist() == want
+    assert media.positions.tolist() == want
 
 
 def test_hired_gives_the_base_tile_alpha_and_keeps_the_best_of_each_tile(
@@ -318,45 +324,45 @@ def test_hired_gives_the_base_tile_alpha_and_keeps_the_best_of_each_tile(
     pixel_values = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
     attention = tower_of(unsplit, pixel_values).attentions[-2].mean(1)[:, 0, 1:].numpy()
     for alpha in (0.25, 0.5):
-        visual = encode(image, "hired", params={"alpha": alpha}, keep_tokens=16)
-        assert len(visual.positions) == 16
-        assert (visual.positions < N).sum() == 16 * alpha
-        for tile, places in enumerate(visual.layout.places()):
-            kept = visual.positions[np.isin(visual.positions, places.numpy())] - tile * N
+        media = encode(image, "hired", params={"alpha": alpha}, keep_tokens=16)
+        assert len(media.positions) == 16
+        assert (media.positions < N).sum() == 16 * alpha
+        for tile, positions in enumerate(media.layout.patch_positions()):
+            kept = media.positions[np.isin(media.positions, positions.numpy())] - tile * N
             if len(kept):
-                shown = places.numpy() - tile * N
+                shown = positions.numpy() - tile * N
                 assert set(kept) == set(shown[np.argsort(-attention[tile][shown])[: len(kept)]])
 
 
-def test_hired_after_a_method_with_the_same_needs_but_for_tiles(
+def test_hired_after_a_method_with_the_same_requirements_but_for_tiles(
     towers: EncoderModel, encode: Callable[..., EncodedMedia]
 ) -> None:
-    """HoloV leaves features in the cache that lack what deals the budget out."""
+    """HoloV leaves features in the cache without the outputs that HiRED allocates its budget by."""
     engine = EncoderEngine(towers, FeatureCache(2**20), max_batch_size=4, max_image_bytes=10**8, max_image_pixels=10**8)
     image = noise((300, 120))
     cached, positions = [], []
     for name in ("holov", "hired", "hired"):
-        request = EncodeRequest((png(image),), (), PRUNERS[name].bind({}), keep_tokens=16)
-        ((visual,),) = engine.run([engine.prepare(request)])
-        cached.append(visual.features_cached)
-        positions.append(visual.positions.tolist())
+        request = EncodeRequest((png(image),), (), PRUNERS[name].bind({}), Budget(keep_tokens=16))
+        ((media,),) = engine.run([engine.prepare(request)])
+        cached.append(media.features_cached)
+        positions.append(media.positions.tolist())
     assert cached == [False, False, True]
     assert positions[1] == positions[2] == encode(image, "hired", keep_tokens=16).positions.tolist()
 
 
 @pytest.mark.parametrize("name", sorted(set(PRUNERS) - {"none"}))
 @pytest.mark.parametrize("size", [(56, 56), (61, 47), (300, 120), (1000, 10)])
-def test_a_limit_holds_over_all_tiles_and_ends_of_lines(
+def test_max_tokens_holds_for_all_tiles_and_newlines(
     encode: Callable[..., EncodedMedia], name: str, size: tuple[int, int]
 ) -> None:
     image = noise(size)
     whole = encode(image, name, keep_ratio=1.0)
     total = len(whole.positions) + len(whole.newline_after)
     for most in (1, 3, 20, total - 1):
-        visual = encode(image, name, keep_ratio=1.0, most_tokens=most)
-        assert 1 <= len(visual.positions) <= most
-        assert not len(visual.newline_after)
-    assert encode(image, name, keep_ratio=1.0, most_tokens=total).positions.tolist() == whole.positions.tolist()
+        media = encode(image, name, keep_ratio=1.0, max_tokens=most)
+        assert 1 <= len(media.positions) <= most
+        assert not len(media.newline_after)
+    assert encode(image, name, keep_ratio=1.0, max_tokens=total).positions.tolist() == whole.positions.tolist()
 
 
 def test_hired_counts_as_released_on_demand(encode: Callable[..., EncodedMedia]) -> None:
@@ -366,23 +372,23 @@ def test_hired_counts_as_released_on_demand(encode: Callable[..., EncodedMedia])
     assert len(released.positions) <= 17
 
 
-def test_flowcut_prunes_each_tile_whole_and_loses_what_was_padding(
+def test_flowcut_prunes_each_tile_with_its_padding_and_drops_the_padding_afterwards(
     towers: EncoderModel, encode: Callable[..., EncodedMedia]
 ) -> None:
     image = noise((112, 60))
-    visual = encode(image, "flowcut", keep_ratio=0.5)
+    media = encode(image, "flowcut", keep_ratio=0.5)
     bound = PRUNERS["flowcut"].bind({})
     assert bound.requirements.in_tower is not None
-    made = towers.media.image(image)
-    tiles = towers.vision_tower(made.pixel_values, frozenset(), bound.requirements.in_tower(8))  # type: ignore[attr-defined]
-    shown = set(torch.cat(made.layout.places()).tolist())
+    inputs = towers.media.image(image)
+    tiles = towers.vision_tower(inputs.pixel_values, frozenset(), bound.requirements.in_tower(8))  # type: ignore[attr-defined]
+    shown = set(torch.cat(inputs.layout.patch_positions()).tolist())
     want = {
         n: row for t, tile in enumerate(tiles) for n, row in zip(tile.kept_in_tower + t * N, tile.hidden, strict=True)
     }
     want = {int(number): row for number, row in want.items() if int(number) in shown}
-    assert set(visual.positions.tolist()) == set(want)
+    assert set(media.positions.tolist()) == set(want)
     assert len(want) < 5 * 8
-    for position, row in zip(visual.positions.tolist(), visual.features, strict=True):
+    for position, row in zip(media.positions.tolist(), media.features, strict=True):
         np.testing.assert_allclose(row, want[position].numpy(), atol=1e-5)
 
 
@@ -398,9 +404,10 @@ def test_the_hubs_layout_in_half_precision_loads_and_nothing_but_the_vision_towe
     )
     save_file({f"model.{name}": tensor.float() for name, tensor in tower.items()}, saved / "model.safetensors")
     got, want = (load(str(one), LoadOptions(text_tower=str(folders[1]), device="cpu")) for one in (hub, saved))
-    made = got.media.image(noise((60, 60)))
+    inputs = got.media.image(noise((60, 60)))
     assert torch.equal(
-        got.encode([made], frozenset())[0].parts[1].hidden, want.encode([made], frozenset())[0].parts[1].hidden
+        got.encode([inputs], frozenset())[0].tower_features[1].hidden,
+        want.encode([inputs], frozenset())[0].tower_features[1].hidden,
     )
 
 
@@ -463,7 +470,7 @@ def _config(**values: Any) -> Callable[[Path], None]:
         ([_processor(crop_size={"height": 28, "width": 28})], "its vision tower takes"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_one_sentence(
+def test_checkpoints_that_cannot_be_run_are_refused_in_one_sentence(
     changes: list[Callable[[Path], None]], message: str, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     changed = Path(shutil.copytree(folders[0], tmp_path / "changed"))

@@ -42,7 +42,7 @@ def own_logging() -> Iterator[None]:
 
 
 async def test_the_service_starts_answers_and_stops_on_sigterm(
-    checkpoints: Any, make_picture: Callable[..., bytes], caplog: pytest.LogCaptureFixture
+    checkpoints: Any, make_image: Callable[..., bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     settings = EncoderSettings(
@@ -60,7 +60,7 @@ async def test_the_service_starts_answers_and_stops_on_sigterm(
     channel = connect(f"127.0.0.1:{port}", max_message_bytes=2**24)
     health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
     assert health.status == health_pb2.HealthCheckResponse.SERVING
-    request = encoder_pb2.EncodeRequest(images=[make_picture(0)], text_ids=[98, 3, 99])
+    request = encoder_pb2.EncodeRequest(images=[make_image(0)], text_ids=[98, 3, 99])
     assert (await encoder_pb2_grpc.EncoderServiceStub(channel).Encode(request, timeout=TIMEOUT_S)).visual_tokens
     await channel.close()
     os.kill(os.getpid(), signal.SIGTERM)

@@ -15,7 +15,7 @@ from encoder_service.pruners.fcma import fcma_relevance, mean_relevance
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
 from encoder_service.pruners.selection import select_by_two_scores
 from encoder_service.pruners.text_filter import words_by_eos_attention
-from fovea.budget import resolve_budget
+from fovea.budget import Budget
 from fovea.modeling.numerics import top_k
 
 JOINT = 6
@@ -26,17 +26,17 @@ JOINT = 6
     [(576, 0.111, 64), (576, 1 / 9, 64), (144, 0.111, 16), (144, 1.0, 144), (144, 1e-9, 1), (5, 0.5, 3), (3, 0.5, 2)],
 )
 def test_a_ratio_is_rounded_half_up_to_at_least_one(num_tokens: int, ratio: float, keep: int) -> None:
-    assert resolve_budget(num_tokens, keep_ratio=ratio) == keep
+    assert Budget(keep_ratio=ratio).resolve(num_tokens) == keep
 
 
 def test_a_count_is_limited_to_the_number_of_tokens() -> None:
-    assert [resolve_budget(10, keep_tokens=k) for k in (1, 9, 10, 11, 10**9)] == [1, 9, 10, 10, 10]
+    assert [Budget(keep_tokens=k).resolve(10) for k in (1, 9, 10, 11, 10**9)] == [1, 9, 10, 10, 10]
 
 
 @pytest.mark.parametrize("budget", [{}, {"keep_tokens": 0}, {"keep_ratio": 0.0}, {"keep_ratio": 1.1}])
 def test_missing_or_invalid_budgets_are_refused(budget: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="keep_"):
-        resolve_budget(10, **budget)
+        Budget(**budget).resolve(10)
 
 
 @given(

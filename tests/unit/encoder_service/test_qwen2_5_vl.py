@@ -1,4 +1,4 @@
-"""The qwen2_5_vl family: patches, features and views are those of the unsplit model, without its language model."""
+"""The qwen2_5_vl family: patches, features and outputs are those of the unsplit model, without its language model."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from transformers.utils import is_torchvision_available
 
 from benchmarks.checkpoints.tiny import qwen2_5_vl
 from encoder_service.engine import EncodedMedia, EncoderEngine, EncodeRequest
+from encoder_service.media_features import VideoFrames
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
@@ -35,7 +36,7 @@ from encoder_service.requests import read_request
 from encoder_service.responses import describe
 from encoder_service.settings import EncoderSettings
 from encoder_service.videos import FrameList
-from encoder_service.visual import VideoFrames
+from fovea.budget import Budget
 from fovea.errors import InvalidRequest
 from fovea.modeling.errors import CheckpointError
 from fovea.v1 import encoder_pb2
@@ -59,13 +60,13 @@ SHAPES = [
 OFFERED = {"none", "desap", "fovea", "holov", "hired", "cls", "uniform", "random"}
 
 
-def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
+def image(size: tuple[int, int], seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.NEAREST)
 
 
 def frames(count: int, size: tuple[int, int]) -> tuple[Image.Image, ...]:
-    return tuple(picture(size, seed) for seed in range(count))
+    return tuple(image(size, seed) for seed in range(count))
 
 
 def load_encoder(checkpoint: Path, **options: Any) -> EncoderModel:
@@ -105,11 +106,11 @@ def copy_of(checkpoint: Path, tmp_path: Path) -> Callable[..., Path]:
     return copy
 
 
-def test_patches_of_pictures_are_those_of_the_checkpoints_processor(checkpoint: Path, encoder: EncoderModel) -> None:
+def test_patches_of_images_are_those_of_the_checkpoints_processor(checkpoint: Path, encoder: EncoderModel) -> None:
     processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
     for size in SHAPES:
-        want = processor(images=picture(size), return_tensors="pt")
-        got = encoder.media.image(picture(size))
+        want = processor(images=image(size), return_tensors="pt")
+        got = encoder.media.image(image(size))
         assert torch.equal(got.pixel_values[0], want["pixel_values"]), size
         assert want["image_grid_thw"].tolist() == [[1, 2 * got.layout.rows, 2 * got.layout.columns]]
 
@@ -158,21 +159,21 @@ def test_a_video_that_says_nothing_of_time_is_taken_at_24_frames_a_second(encode
 
 def test_frames_of_several_sizes_are_refused(encoder: EncoderModel) -> None:
     with pytest.raises(InvalidRequest, match="same width and height"):
-        encoder.media.video(VideoFrames((picture((56, 56)), picture((56, 57)))))
+        encoder.media.video(VideoFrames((image((56, 56)), image((56, 57)))))
 
 
 def test_features_are_what_the_unsplit_model_puts_among_its_words(
     checkpoint: Path, encoder: EncoderModel, unsplit: Any
 ) -> None:
     processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
-    together = encoder.encode([encoder.media.image(picture(size)) for size in SHAPES], frozenset())
+    together = encoder.encode([encoder.media.image(image(size)) for size in SHAPES], frozenset())
     for size, got in zip(SHAPES, together, strict=True):
-        inputs = processor(images=picture(size), return_tensors="pt")
+        inputs = processor(images=image(size), return_tensors="pt")
         with torch.inference_mode():
             want = unsplit.get_image_features(**inputs).pooler_output[0]
-        torch.testing.assert_close(got.parts[0].hidden, want, atol=1e-4, rtol=1e-5)
-        assert got.parts[0].grid == (got.layout.rows, got.layout.columns)
-        assert got.parts[0].outputs == {}
+        torch.testing.assert_close(got.tower_features[0].hidden, want, atol=1e-4, rtol=1e-5)
+        assert got.tower_features[0].grid == (got.layout.rows, got.layout.columns)
+        assert got.tower_features[0].outputs == {}
 
 
 @pytest.mark.parametrize(("count", "size"), [(4, (56, 56)), (7, (200, 150))])
@@ -185,12 +186,14 @@ def test_features_of_a_video_are_those_of_the_unsplit_model(
     with torch.inference_mode():
         want = unsplit.get_video_features(video.pixel_values.flatten(0, 1), grid).pooler_output[0]
     [got] = encoder.encode([video], frozenset())
-    torch.testing.assert_close(torch.cat([part.hidden for part in got.parts]), want, atol=1e-4, rtol=1e-5)
-    assert torch.equal(torch.cat(got.places), torch.arange(layout.num_patches))
+    torch.testing.assert_close(
+        torch.cat([features.hidden for features in got.tower_features]), want, atol=1e-4, rtol=1e-5
+    )
+    assert torch.equal(torch.cat(got.patch_positions), torch.arange(layout.num_patches))
 
 
 class PlainViews:
-    """All views of one picture, by loops and whole maps, from the hidden states of the unsplit tower."""
+    """All outputs of one image, by loops and whole maps, from the hidden states of the unsplit tower."""
 
     def __init__(self, unsplit: Any, patches: torch.Tensor, rows: int, columns: int) -> None:
         self.tower = unsplit.model.visual
@@ -210,7 +213,7 @@ class PlainViews:
         self.window_of = torch.tensor(
             [(i // columns // 4) * 1000 + i % columns // 4 for i in range(rows * columns)]
         ).repeat_interleave(4)
-        places = [
+        positions = [
             (2 * row + down, 2 * column + right)
             for row in range(rows)
             for column in range(columns)
@@ -218,7 +221,7 @@ class PlainViews:
             for right in range(2)
         ]
         frequencies = 10000.0 ** (-torch.arange(4) / 4)
-        angles = torch.tensor(places)[:, :, None] * frequencies
+        angles = torch.tensor(positions)[:, :, None] * frequencies
         self.angles = angles.flatten(1)  # [S, 8]
 
     def heads(self, layer: int) -> dict[str, torch.Tensor]:
@@ -251,10 +254,12 @@ class PlainViews:
 
 
 @pytest.mark.parametrize("size", [(56, 84), (252, 168)])  # inside one window; 3 x 2 windows, cut at the edges
-def test_views_are_what_they_say(encoder: EncoderModel, unsplit: Any, size: tuple[int, int]) -> None:
-    inputs = [encoder.media.image(picture((140, 28))), encoder.media.image(picture(size))]
+def test_outputs_match_loops_over_whole_attention_maps(
+    encoder: EncoderModel, unsplit: Any, size: tuple[int, int]
+) -> None:
+    inputs = [encoder.media.image(image((140, 28))), encoder.media.image(image(size))]
     layout = inputs[1].layout
-    got = encoder.encode(inputs, encoder.outputs)[1].parts[0].outputs
+    got = encoder.encode(inputs, encoder.outputs)[1].tower_features[0].outputs
     assert got.keys() == encoder.outputs
     with torch.inference_mode():
         plain = PlainViews(unsplit, inputs[1].pixel_values[0], layout.rows, layout.columns)
@@ -269,24 +274,22 @@ def test_views_are_what_they_say(encoder: EncoderModel, unsplit: Any, size: tupl
             output = plain.attention(variant)
             wanted[TowerOutput(OutputKind.JOINT, qkv=variant)] = plain.joint(output)
             wanted[TowerOutput(OutputKind.ATTENTION, qkv=variant)] = output.unflatten(0, (-1, 4)).flatten(1)
-    for output_name in encoder.outputs:
+    for output in encoder.outputs:
         torch.testing.assert_close(
-            got[output_name], wanted[output_name], atol=1e-4, rtol=1e-4, msg=lambda m, v=output_name: f"{v}: {m}"
+            got[output], wanted[output], atol=1e-4, rtol=1e-4, msg=lambda m, v=output: f"{v}: {m}"
         )
 
 
-def test_saliency_of_a_large_picture_is_computed_in_steps(
-    encoder: EncoderModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs = [encoder.media.image(picture((252, 168)))]
+def test_saliency_of_a_large_image_is_computed_in_steps(encoder: EncoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [encoder.media.image(image((252, 168)))]
     outputs = frozenset({SALIENCY_LAST})
-    whole = encoder.encode(inputs, outputs)[0].parts[0].outputs[SALIENCY_LAST]
+    whole = encoder.encode(inputs, outputs)[0].tower_features[0].outputs[SALIENCY_LAST]
     monkeypatch.setattr("encoder_service.models.qwen_vision._MAX_SCORES", 5000)
-    steps = encoder.encode(inputs, outputs)[0].parts[0].outputs[SALIENCY_LAST]
+    steps = encoder.encode(inputs, outputs)[0].tower_features[0].outputs[SALIENCY_LAST]
     torch.testing.assert_close(steps, whole, atol=1e-7, rtol=1e-5)
 
 
-def test_a_question_is_rows_of_the_embedding_table(encoder: EncoderModel, unsplit: Any) -> None:
+def test_a_question_is_read_as_input_embeddings(encoder: EncoderModel, unsplit: Any) -> None:
     [text] = encoder.encode_texts([[20, 30, 30, 40]])
     rows = unsplit.get_input_embeddings().weight[[20, 30, 30, 40]]
     assert torch.equal(text.tokens, rows)
@@ -296,13 +299,13 @@ def test_a_question_is_rows_of_the_embedding_table(encoder: EncoderModel, unspli
 
 def png(size: tuple[int, int] = (252, 168), seed: int = 0) -> bytes:
     buffer = io.BytesIO()
-    picture(size, seed).save(buffer, "PNG")
+    image(size, seed).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 @pytest.fixture
 def run(encoder: EncoderModel, make_engine: Callable[..., EncoderEngine]) -> Callable[..., EncodedMedia]:
-    """What the service makes of one picture, or of one video of four frames."""
+    """Visual tokens of one image, or of one video of four frames."""
 
     def encode(
         name: str,
@@ -320,9 +323,9 @@ def run(encoder: EncoderModel, make_engine: Callable[..., EncoderEngine]) -> Cal
             () if video else (png(),),
             text_ids,
             PRUNERS[name].bind(params),
-            keep_tokens=keep,
+            Budget(keep_tokens=keep),
             videos=(clip,) if video else (),
-            joint_frames=joint,
+            joins_frames=joint,
         )
         [outcome] = engine.run([engine.prepare(request)])
         if isinstance(outcome, Exception):
@@ -333,7 +336,7 @@ def run(encoder: EncoderModel, make_engine: Callable[..., EncoderEngine]) -> Cal
 
 
 @pytest.mark.parametrize("name", sorted(OFFERED - {"none"}))
-def test_pruners_keep_whole_groups_with_their_places(
+def test_pruners_keep_whole_groups_with_their_positions(
     run: Callable[..., EncodedMedia], encoder: EncoderModel, name: str
 ) -> None:
     got = run(name, {}, 6)
@@ -346,10 +349,10 @@ def test_pruners_keep_whole_groups_with_their_places(
 @pytest.mark.parametrize("name", sorted(OFFERED))
 def test_a_full_budget_changes_nothing(run: Callable[..., EncodedMedia], encoder: EncoderModel, name: str) -> None:
     got = run(name, {}, 54)
-    [whole] = encoder.encode([encoder.media.image(picture((252, 168)))], frozenset())
+    [whole] = encoder.encode([encoder.media.image(image((252, 168)))], frozenset())
     order = np.argsort(got.positions)
     np.testing.assert_array_equal(got.positions[order], np.arange(54))
-    np.testing.assert_allclose(got.features[order], whole.parts[0].hidden.numpy(), atol=1e-5)
+    np.testing.assert_allclose(got.features[order], whole.tower_features[0].hidden.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -392,12 +395,12 @@ def test_a_file_is_sampled_twice_a_second_in_whole_steps(encoder: EncoderModel) 
 
 
 def test_the_token_that_a_word_means_is_kept(run: Callable[..., EncodedMedia], checkpoint: Path) -> None:
-    """A word whose embedding is what token 37 says of itself draws the budget to token 37, and to no other place."""
+    """A word whose embedding equals the features of token 37 draws the budget to token 37, and nowhere else."""
     encoder = load_encoder(checkpoint)
-    visual = encoder.media.image(picture((252, 168)))
+    media = encoder.media.image(image((252, 168)))
     own = (
-        encoder.encode([visual], frozenset({TowerOutput(OutputKind.JOINT, qkv="qqv")}))[0]
-        .parts[0]
+        encoder.encode([media], frozenset({TowerOutput(OutputKind.JOINT, qkv="qqv")}))[0]
+        .tower_features[0]
         .outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")]
     )
     for token in (5, 37):
@@ -420,7 +423,7 @@ def test_a_filter_that_reads_a_text_towers_attention_is_refused(encoder: Encoder
         read_request(request, encoder, EncoderSettings(model="x"))
 
 
-def test_clients_are_told_whose_ids_to_send(encoder: EncoderModel) -> None:
+def test_model_info_names_the_tokenizer_of_the_text_ids(encoder: EncoderModel) -> None:
     info = describe(encoder, EncoderSettings(model="x"))
     assert info.text_tokenizer == encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL
     assert info.max_text_ids == 8192
@@ -429,7 +432,7 @@ def test_clients_are_told_whose_ids_to_send(encoder: EncoderModel) -> None:
 
 
 def features_of(encoder: EncoderModel) -> torch.Tensor:
-    return encoder.encode([encoder.media.image(picture((140, 112)))], frozenset())[0].parts[0].hidden
+    return encoder.encode([encoder.media.image(image((140, 112)))], frozenset())[0].tower_features[0].hidden
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -452,7 +455,7 @@ def test_every_key_layout_and_stored_dtype_gives_the_same_features(
 
 
 def test_the_language_model_is_not_read(copy_of: Callable[..., Path], encoder: EncoderModel) -> None:
-    """All of it but the embedding table is in a shard that is no safetensors file, and nobody notices."""
+    """All tensors but the embedding table are in a shard that is no safetensors file, and loading succeeds."""
     copy = copy_of()
     tensors = load_file(copy / "model.safetensors")
     (copy / "model.safetensors").unlink()
@@ -465,12 +468,12 @@ def test_the_language_model_is_not_read(copy_of: Callable[..., Path], encoder: E
     assert torch.equal(features_of(load_encoder(copy)), features_of(encoder))
 
 
-def test_half_precision_computes_all_views(checkpoint: Path, encoder: EncoderModel) -> None:
+def test_half_precision_computes_all_outputs(checkpoint: Path, encoder: EncoderModel) -> None:
     half = load_encoder(checkpoint, dtype="bfloat16")
-    inputs = [half.media.image(picture((140, 112)))]
-    got = half.encode(inputs, half.outputs)[0].parts[0]
+    inputs = [half.media.image(image((140, 112)))]
+    got = half.encode(inputs, half.outputs)[0].tower_features[0]
     assert got.hidden.dtype == torch.bfloat16
-    want = encoder.encode(inputs, frozenset({SALIENCY_LAST}))[0].parts[0]
+    want = encoder.encode(inputs, frozenset({SALIENCY_LAST}))[0].tower_features[0]
     spread = want.hidden.std()
     assert (got.hidden.float() - want.hidden).abs().mean() < 0.1 * spread
     saliency, exact = got.outputs[SALIENCY_LAST], want.outputs[SALIENCY_LAST]

@@ -31,7 +31,7 @@ NUM_PATCHES = 36
 
 
 class GatedEngine(EncoderEngine):
-    """A real engine whose model thread stands still until the gate opens."""
+    """A real engine whose model thread waits until the gate opens."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,9 +53,9 @@ def gated(make_engine: Any) -> Iterator[GatedEngine]:
 
 
 @pytest.fixture
-def request_for(make_picture: Callable[..., bytes]) -> Callable[..., encoder_pb2.EncodeRequest]:
-    def make(*pictures: int, params: dict[str, Any] | None = None, **fields: Any) -> encoder_pb2.EncodeRequest:
-        fields = {"images": [make_picture(i) for i in pictures], "text_ids": TEXT} | fields
+def request_for(make_image: Callable[..., bytes]) -> Callable[..., encoder_pb2.EncodeRequest]:
+    def make(*images: int, params: dict[str, Any] | None = None, **fields: Any) -> encoder_pb2.EncodeRequest:
+        fields = {"images": [make_image(i) for i in images], "text_ids": TEXT} | fields
         message = encoder_pb2.EncodeRequest(**fields)
         if params is not None:
             message.pruner_params.update(params)
@@ -70,7 +70,7 @@ def scale_features(engine: EncoderEngine, factor: float, monkeypatch: pytest.Mon
 
     def scaled(batch: Sequence[PreparedRequest]) -> Any:
         return [
-            tuple(dataclasses.replace(picture, features=picture.features * np.float32(factor)) for picture in outcome)
+            tuple(dataclasses.replace(image, features=image.features * np.float32(factor)) for image in outcome)
             for outcome in run(batch)
         ]
 
@@ -84,7 +84,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def refused(call: Any) -> ServiceError:
-    """The error that a client makes of a failed call."""
+    """The client's error for a failed call."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return from_rpc_error(caught.value, "encoder service")
@@ -110,9 +110,7 @@ async def test_encode_answers_with_the_tokens_of_the_default_budget(
     assert reply.timing.batch_size == 1
 
 
-async def test_encode_of_several_pictures_answers_in_their_order(
-    start: Any, make_engine: Any, request_for: Any
-) -> None:
+async def test_encode_of_several_images_answers_in_their_order(start: Any, make_engine: Any, request_for: Any) -> None:
     async with start(make_engine()) as service:
         both = await service.stub.Encode(request_for(0, 1), timeout=TIMEOUT_S)
         second = await service.stub.Encode(request_for(1), timeout=TIMEOUT_S)
@@ -123,7 +121,7 @@ async def test_encode_of_several_pictures_answers_in_their_order(
 @pytest.mark.parametrize(
     ("budget", "kept"), [({"keep_tokens": 1}, 1), ({"keep_tokens": 999}, 36), ({"keep_ratio": 0.5}, 18)]
 )
-async def test_encode_keeps_what_was_asked_for(
+async def test_encode_keeps_the_budget_of_the_request(
     budget: dict[str, Any], kept: int, start: Any, make_engine: Any, request_for: Any
 ) -> None:
     async with start(make_engine()) as service:
@@ -189,7 +187,7 @@ async def test_a_budget_of_bytes_is_kept_and_spent_on_tokens_before_bits(
     assert (tokens.features.dtype == tensor_pb2.DTYPE_FLOAT16) == (max_wire_bytes >= 3000)
 
 
-async def test_with_a_budget_of_bytes_what_was_asked_for_is_a_bound(
+async def test_with_a_budget_of_bytes_the_requested_budget_is_a_bound(
     start: Any, make_engine: Any, request_for: Any
 ) -> None:
     async with start(make_engine()) as service:
@@ -236,7 +234,7 @@ async def test_pruner_parameters_reach_the_pruner(start: Any, make_engine: Any, 
         assert await positions(params={"task_share": 1}) != saliency
 
 
-async def test_a_second_question_on_a_picture_is_served_from_its_features(
+async def test_a_second_question_on_an_image_uses_its_cached_features(
     start: Any, make_engine: Any, request_for: Any
 ) -> None:
     async with start(make_engine()) as service:
@@ -249,8 +247,8 @@ async def test_a_second_question_on_a_picture_is_served_from_its_features(
 @pytest.mark.parametrize(
     ("fields", "code", "param", "message"),
     [
-        ({"images": []}, "invalid_request", "images", "0 pictures; 1 to 8"),
-        ({"images": [b"x"] * 9}, "invalid_request", "images", "9 pictures"),
+        ({"images": []}, "invalid_request", "images", "0 images; 1 to 8"),
+        ({"images": [b"x"] * 9}, "invalid_request", "images", "9 images"),
         ({"images": [b"hello"]}, "unsupported_media", "image", "JPEG, PNG, WebP, GIF, BMP"),
         ({"images": [b""]}, "unsupported_media", "image", "empty"),
         ({"images": [bytes(2**20 + 1)]}, "too_large", "image", "1,048,577 bytes"),
@@ -428,7 +426,7 @@ async def test_a_call_without_a_deadline_gets_the_services_own(
         await first
 
 
-async def test_model_info_tells_everything_a_gateway_needs(start: Any, make_engine: Any) -> None:
+async def test_model_info_has_everything_a_gateway_needs(start: Any, make_engine: Any) -> None:
     async with start(make_engine(), keep_ratio=0.25, wire_dtype="bfloat16", pruner="cls") as service:
         info = await service.stub.GetModelInfo(encoder_pb2.GetEncoderInfoRequest(), timeout=TIMEOUT_S)
     model = service.engine.model

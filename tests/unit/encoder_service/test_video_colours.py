@@ -95,7 +95,7 @@ def test_hdr_of_av1_keeps_its_values() -> None:
 
 
 def tagged(file: bytes, matrix: int, primaries: int) -> bytes:
-    """An H.264 file that says that its matrix and primaries are others."""
+    """An H.264 file that declares another matrix and primaries."""
     buffer = io.BytesIO()
     with av.open(io.BytesIO(file)) as source, av.open(buffer, "w", format="mp4") as output:
         stream = source.streams.video[0]
@@ -133,7 +133,7 @@ def test_layouts_of_pixels(pixel_format: str) -> None:
 
 
 @pytest.mark.parametrize(("codec", "pixel_format"), [("prores_ks", "yuva444p10le"), ("png", "rgba")])
-def test_transparent_parts_of_a_film_lie_on_white(codec: str, pixel_format: str) -> None:
+def test_transparent_areas_of_a_film_become_white(codec: str, pixel_format: str) -> None:
     pixels = np.zeros((64, 128, 4), np.uint8)
     pixels[:, :64] = (255, 0, 0, 255)
     frame = av.VideoFrame.from_ndarray(pixels, "rgba").reformat(format=pixel_format)

@@ -1,4 +1,4 @@
-"""What cameras, phones and browsers write: colours, shapes of pixels, covers, cuts. Each shows as a player shows it."""
+"""Videos as cameras, phones and browsers write them: colours, pixel shapes, covers, cuts; decoded as a player does."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_film_is_stretched_before_it_is_turned() -> None:
     assert corners(image) == ("blue", "red", "white", "green")
 
 
-def test_limits_hold_for_what_is_stretched() -> None:
+def test_limits_apply_to_stretched_frames() -> None:
     file = video([quadrants()] * 2, sample_aspect_ratio=Fraction(2))
     decode(VideoFile(file, 2), lambda total, seconds: 2, VideoLimits(max_frame_pixels=256 * 64))
     refused(file, TooLarge, "256 x 64 pixels", max_frame_pixels=256 * 64 - 1)

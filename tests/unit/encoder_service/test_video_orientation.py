@@ -37,7 +37,7 @@ def shows(file: bytes, name: str) -> bool:
 @pytest.mark.parametrize("name", MATRICES)
 @pytest.mark.parametrize("scale", [ONE, ONE // 2, 3 * ONE])
 @pytest.mark.parametrize("moved", [(0, 0), (WIDTH, HEIGHT), (-7, 2**30)])
-def test_all_eight_whatever_their_scale_and_place(name: str, scale: int, moved: tuple[int, int]) -> None:
+def test_all_eight_orientations_whatever_their_scale_and_offset(name: str, scale: int, moved: tuple[int, int]) -> None:
     a, b, c, d = MATRICES[name][0]
     file = with_matrix(FILE, a * scale, b * scale, 0, c * scale, d * scale, 0, *moved, 1 << 30)
     assert shows(file, name)

@@ -1,4 +1,4 @@
-"""Requests with videos over a real channel, and what the service says about itself."""
+"""Requests with videos over a real channel, and the service's model info."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.videos import VideoFile
+from fovea.budget import Budget
 from fovea.errors import InvalidRequest, ServiceError, UnsupportedMedia, from_rpc_error
 from fovea.v1 import encoder_pb2
 
@@ -55,10 +56,10 @@ async def refusal(service: Any, **fields: Any) -> ServiceError:
     return from_rpc_error(caught.value, "encoder")
 
 
-async def test_videos_come_after_pictures(service: Any, make_picture: Callable[..., bytes]) -> None:
+async def test_videos_come_after_images(service: Any, make_image: Callable[..., bytes]) -> None:
     frames = encoder_pb2.Frames(images=[png(frame) for frame in clip_frames(3)], seconds_per_frame=0.5)
     request = encoder_pb2.EncodeRequest(
-        images=[make_picture(0)],
+        images=[make_image(0)],
         videos=[clip_message(), clip_message(num_frames=5), encoder_pb2.Video(frames=frames)],
         text_ids=TEXT,
         keep_ratio=0.5,
@@ -90,32 +91,34 @@ async def test_one_budget_for_the_whole_video(service: Any) -> None:
 
 @pytest.mark.parametrize("pruner", ["desap", "flowcut"])
 @pytest.mark.parametrize("max_wire_bytes", [400, 1000, 2500, 4000, 6000, 8000])
-async def test_a_budget_of_bytes_holds_for_pictures_and_videos_together(
-    service: Any, make_picture: Callable[..., bytes], pruner: str, max_wire_bytes: int
+async def test_a_budget_of_bytes_holds_for_images_and_videos_together(
+    service: Any, make_image: Callable[..., bytes], pruner: str, max_wire_bytes: int
 ) -> None:
     request = encoder_pb2.EncodeRequest(
-        images=[make_picture(0)], videos=[clip_message()], text_ids=TEXT, pruner=pruner, max_wire_bytes=max_wire_bytes
+        images=[make_image(0)], videos=[clip_message()], text_ids=TEXT, pruner=pruner, max_wire_bytes=max_wire_bytes
     )
     reply = await service.stub.Encode(request, timeout=TIMEOUT_S)
     assert sum(tokens.ByteSize() for tokens in reply.visual_tokens) <= max_wire_bytes
-    picture, video = (len(tokens.positions) for tokens in reply.visual_tokens)
-    assert 1 <= picture <= 16
+    image, video = (len(tokens.positions) for tokens in reply.visual_tokens)
+    assert 1 <= image <= 16
     assert 1 <= video <= 8 * 17
     if max_wire_bytes == 8000:
-        assert (picture, video) == (16, 8 * 17)
+        assert (image, video) == (16, 8 * 17)
 
 
 @pytest.mark.parametrize("most", [128, 135, 136])
-def test_cls_rows_count_where_a_whole_video_sends_them(videos_model: EncoderModel, make_engine: Any, most: int) -> None:
+def test_cls_tokens_count_where_an_unpruned_video_sends_them(
+    videos_model: EncoderModel, make_engine: Any, most: int
+) -> None:
     request = EncodeRequest(
-        (), (), PRUNERS["cls"].bind({}), keep_ratio=1.0, videos=(VideoFile(clip_file(12), 0),), most_tokens=most
+        (), (), PRUNERS["cls"].bind({}), Budget(keep_ratio=1.0, max_tokens=most), videos=(VideoFile(clip_file(12), 0),)
     )
     engine = make_engine(towers=videos_model)
     (outcome,) = engine.run([engine.prepare(request)])
     assert len(outcome[0].positions) == (136 if most == 136 else 127)
 
 
-async def test_a_method_inside_the_tower_cannot_weigh_frames_against_each_other(service: Any) -> None:
+async def test_a_pruner_inside_the_tower_cannot_compare_frames(service: Any) -> None:
     error = await refusal(
         service, videos=[clip_message()], pruner="flowcut", video_budget=encoder_pb2.VIDEO_BUDGET_WHOLE
     )
@@ -128,7 +131,7 @@ async def test_a_method_inside_the_tower_cannot_weigh_frames_against_each_other(
 @pytest.mark.parametrize(
     ("fields", "kind", "param", "words"),
     [
-        ({}, InvalidRequest, "images", "0 pictures; 1 to 8, or up to 4 videos,"),
+        ({}, InvalidRequest, "images", "0 images; 1 to 8, or up to 4 videos,"),
         ({"videos": [encoder_pb2.Video()]}, InvalidRequest, "videos", "neither a file nor frames"),
         ({"videos": [encoder_pb2.Video(file=b"x")] * 5}, InvalidRequest, "videos", "5 videos; .* at most 4"),
         ({"videos": [clip_message(num_frames=17)]}, InvalidRequest, "num_frames", "17 is not accepted; 1 to 16"),

@@ -1,4 +1,4 @@
-"""Video files and lists of frames: what is sampled, and what is refused."""
+"""Video files and lists of frames: sampling and refusals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUM_FRAMES, RATE, SIZE = 12, 6, (64, 48)
 def grey_file(
     levels: list[int], *, container: str = "mp4", codec: str = "mpeg4", size: tuple[int, int] = SIZE, rate: int = RATE
 ) -> bytes:
-    """A video whose frames are plain greys: which one was sampled can be read off it."""
+    """A video whose frames are plain greys, which identify the sampled frames."""
     buffer = io.BytesIO()
     pixel_format = {"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
     with av.open(buffer, "w", format=container) as output:
@@ -103,7 +103,7 @@ def test_a_video_with_too_few_frames_shows_some_of_them_several_times() -> None:
     assert seen(video.frames) == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
-def test_pictures_that_are_never_shown_are_not_counted_as_frames() -> None:
+def test_packets_that_show_no_frame_are_not_counted_as_frames() -> None:
     """VP8 has such, and containers count them like others."""
     buffer = io.BytesIO()
     file = grey_file(greys(), container="webm", codec="libvpx")
@@ -143,7 +143,7 @@ def test_a_film_that_a_phone_took_upright_stands_upright() -> None:
     assert pixels[24:].mean() < 50
 
 
-def test_transparent_parts_of_an_animation_lie_on_white() -> None:
+def test_transparent_areas_of_an_animation_become_white() -> None:
     frames = [Image.new("RGBA", (40, 40), (0, 0, 0, 0)) for _ in range(2)]
     for i, frame in enumerate(frames):
         frame.paste((255, 0, 0, 255), (0, 10 * i, 10, 10 * i + 10))
@@ -154,7 +154,7 @@ def test_transparent_parts_of_an_animation_lie_on_white() -> None:
     assert np.asarray(video.frames[1])[15, 5].tolist() == [255, 0, 0]
 
 
-def test_frames_may_come_as_pictures() -> None:
+def test_frames_may_come_as_images() -> None:
     files = tuple(png(Image.new("RGB", SIZE, (level, level, level))) for level in greys(5))
     video = decode(FrameList(files, 0.5), eight, VideoLimits())
     assert seen(video.frames) == [0, 1, 2, 3, 4]
@@ -206,7 +206,7 @@ def test_what_is_no_whole_video_is_refused(data: bytes) -> None:
     refused(VideoFile(data), UnsupportedMedia, "accepted: (whole files of )?MP4, WebM, MKV, AVI, MOV, GIF")
 
 
-def test_a_file_whose_pictures_are_broken_is_refused() -> None:
+def test_a_file_whose_frames_are_broken_is_refused() -> None:
     file = bytearray(clip_file(12, container="mp4"))
     start = file.index(b"mdat") + 4
     file[start : start + 1500] = np.random.default_rng(1).bytes(1500)
@@ -221,7 +221,7 @@ def test_a_table_of_countless_samples_is_refused_before_it_is_made() -> None:
     refused(VideoFile(bytes(file)), TooLarge, "80,000,000 samples .* at most 4,000,000")
 
 
-def test_what_looks_like_a_table_among_the_pictures_is_none() -> None:
+def test_a_sample_table_tag_inside_frame_data_is_ignored() -> None:
     file = clip_file(4, container="mov")
     media = file.index(b"mdat") - 4
     extra = b"stsz" + b"\xff" * 30 + b"cmov"
@@ -232,7 +232,7 @@ def test_what_looks_like_a_table_among_the_pictures_is_none() -> None:
     assert len(decode(VideoFile(grown), eight, VideoLimits()).frames) == 8
 
 
-def test_sound_without_a_picture_is_no_video() -> None:
+def test_sound_without_a_video_stream_is_refused() -> None:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as output:
         stream: Any = output.add_stream("aac", rate=16000, layout="mono")
@@ -256,7 +256,7 @@ def test_what_is_too_much_is_refused_before_it_is_decoded() -> None:
     )
 
 
-def test_frames_of_a_list_are_checked_like_pictures() -> None:
+def test_frames_of_a_list_are_checked_like_images() -> None:
     frame = png(Image.new("RGB", (32, 16)))
     refused(FrameList(()), InvalidRequest, "at least 1")
     refused(FrameList((frame,) * 3), InvalidRequest, "3 frames of a video; at most 2", max_frames=2)
@@ -266,8 +266,8 @@ def test_frames_of_a_list_are_checked_like_pictures() -> None:
     refused(FrameList((frame, png(Image.new("RGB", (16, 32))))), InvalidRequest, "different sizes")
 
 
-def test_a_video_that_grows_on_the_way_is_refused() -> None:
-    """The header says 64 x 48; later pictures are larger."""
+def test_a_video_whose_frames_grow_is_refused() -> None:
+    """The header declares 64 x 48; later frames are larger."""
     small, large = grey_file([50] * 3, container="avi", codec="mjpeg"), None
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="avi") as output, av.open(io.BytesIO(small), format="avi") as source:

@@ -1,4 +1,4 @@
-"""A wire basis in the service: learned from pictures, used where asked for, named where it can be compared."""
+"""A wire basis in the service: learned from images, used on request, reported with its digest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoder_service.basis_learning import learn
+from encoder_service.basis_learning import learn_basis
 from encoder_service.calibrate import main as calibrate
 from encoder_service.settings import EncoderSettings
 from encoder_service.startup import serve
@@ -29,8 +29,8 @@ TIMEOUT_S = 60.0
 
 @pytest.fixture(scope="session")
 def file(tmp_path_factory: pytest.TempPathFactory, checkpoints: Any) -> Path:
-    """What the command makes of eight pictures."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Wire basis that the command learns from eight images."""
+    folder = tmp_path_factory.mktemp("images")
     for seed in range(8):
         pixels = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
         Image.fromarray(pixels).resize((60, 52), Image.Resampling.BICUBIC).save(folder / f"{seed}.png")
@@ -46,11 +46,11 @@ def basis(file: Path) -> WireBasis:
 
 
 @pytest.fixture
-def request_for(make_picture: Callable[..., bytes]) -> Callable[..., encoder_pb2.EncodeRequest]:
-    """A question about the pictures of some seeds."""
+def request_for(make_image: Callable[..., bytes]) -> Callable[..., encoder_pb2.EncodeRequest]:
+    """A question about the images of some seeds."""
 
     def make(*seeds: int, **fields: Any) -> encoder_pb2.EncodeRequest:
-        return encoder_pb2.EncodeRequest(images=map(make_picture, seeds), text_ids=[98, 5, 6, 99], **fields)
+        return encoder_pb2.EncodeRequest(images=map(make_image, seeds), text_ids=[98, 5, 6, 99], **fields)
 
     return make
 
@@ -94,7 +94,7 @@ async def test_a_budget_of_bytes_is_spent_on_all_tokens_before_it_is_spent_on_bi
     assert tokens.features.dtype == expected.get(max_wire_bytes, tensor_pb2.DTYPE_BASIS)
 
 
-async def test_several_pictures_share_a_budget_and_a_step(
+async def test_several_images_share_a_budget_and_a_step(
     start: Any, make_engine: Any, request_for: Any, basis: WireBasis
 ) -> None:
     async with start(make_engine(), basis=basis) as service:
@@ -147,7 +147,7 @@ async def test_a_service_that_cannot_have_its_basis_does_not_start(
             await serve(given)
 
 
-async def test_a_service_loads_the_basis_that_it_is_told_of(
+async def test_a_service_loads_the_basis_of_its_settings(
     checkpoints: Any, file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -168,27 +168,27 @@ async def test_a_service_loads_the_basis_that_it_is_told_of(
     await asyncio.wait([service])
 
 
-def test_pictures_that_cannot_be_read_or_too_few_are_named(
+def test_images_that_cannot_be_read_or_are_too_few_are_reported(
     tmp_path: Path, checkpoints: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--model", str(checkpoints.hub), "--text-tower", str(checkpoints.clip), "--device", "cpu"]
     arguments += ["--pictures", str(tmp_path), "--out", str(tmp_path.parent / "x")]
     assert calibrate(arguments) == 1
-    assert "no pictures" in capsys.readouterr().err
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert "no images" in capsys.readouterr().err
+    (tmp_path / "broken.png").write_bytes(b"no image")
     assert calibrate(arguments) == 1
     assert "broken.png" in capsys.readouterr().err
 
 
 def test_the_noise_lies_where_the_reader_does_not_look() -> None:
     random = np.random.default_rng(0)
-    pictures = [random.standard_normal((30, 8)).astype(np.float32) for _ in range(40)]
+    images = [random.standard_normal((30, 8)).astype(np.float32) for _ in range(40)]
     reader = np.diag([10, 10, 10, 10, 0.1, 0.1, 0.1, 0.1]).astype(np.float32)
     error = np.zeros(8)
-    basis = basis_file.from_bytes(learn(pictures, reader))
-    for one in pictures:
+    basis = basis_file.from_bytes(learn_basis(images, reader))
+    for one in images:
         message = tensors.to_message(one, tensor_pb2.DTYPE_BASIS, basis=basis, step=basis.step - 8)
         error += np.square(tensors.from_message(message, max_bytes=2**20, basis=basis) - one).mean(axis=0)
     assert error[:4].max() < 0.2 * error[4:].min()
     with pytest.raises(ValueError, match="3 tokens are too few for 8 channels"):
-        learn([pictures[0][:3]])
+        learn_basis([images[0][:3]])

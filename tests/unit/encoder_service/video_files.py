@@ -55,9 +55,9 @@ def video(
             setattr(stream.codec_context, name, value)
         prepare(stream)
         for number, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(frame, "rgb24") if isinstance(frame, np.ndarray) else frame
-            picture.pts, picture.time_base = number, Fraction(1, 6)
-            output.mux(stream.encode(picture))
+            image = av.VideoFrame.from_ndarray(frame, "rgb24") if isinstance(frame, np.ndarray) else frame
+            image.pts, image.time_base = number, Fraction(1, 6)
+            output.mux(stream.encode(image))
         output.mux(stream.encode())
     return buffer.getvalue()
 
@@ -73,7 +73,7 @@ def first_frame(file: bytes) -> Image.Image:
 
 
 def corners(image: Image.Image) -> tuple[str, ...]:
-    """The colours next to the corners, as `QUADRANTS`; `other` what is none of them."""
+    """Colours next to the corners, by the names of `QUADRANTS`; `other` for any other colour."""
     x, y = image.width // 8, image.height // 8
     places = ((x, y), (-x - 1, y), (x, -y - 1), (-x - 1, -y - 1))
     pixels = np.asarray(image).astype(int)
@@ -84,7 +84,7 @@ def corners(image: Image.Image) -> tuple[str, ...]:
 
 
 def numbers(file: bytes, count: int) -> list[int]:
-    """Which frames of a file of greys 20, 38, 56 ... are sampled."""
+    """Indices of the frames that are sampled of a file of greys 20, 38, 56 ..."""
     frames = decode(VideoFile(file, count), lambda total, seconds: 1, VideoLimits()).frames
     return [round((float(np.asarray(frame).mean()) - 20) / 18) for frame in frames]
 

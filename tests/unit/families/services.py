@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
-from encoder_service.batching import Batched
+from encoder_service.batching import BatchedResult
 from encoder_service.engine import EncoderEngine, EncodeRequest
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.models import load as load_encoder
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.responses import Wire, write_response
-from encoder_service.videos import VideoLimits, VideoSource
+from encoder_service.responses import WireFormat, write_response
+from encoder_service.videos import VideoItem, VideoLimits
+from fovea.budget import Budget
 from fovea.v1 import tensor_pb2
 from llm_service.engines.base import Done, GenerationRequest, PruningParams
 from llm_service.engines.model_runner import ModelRunner
@@ -29,7 +30,7 @@ from llm_service.models import load_model
 from llm_service.models.base import VisionLanguageModel
 from llm_service.prompts import Prompt, read_prompt
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
-from llm_service.pruners.plan import Budget, bind
+from llm_service.pruners.plan import bind
 from llm_service.sampling import SamplingParams
 from llm_service.servicer import ServedModel
 from llm_service.settings import LLMSettings
@@ -91,12 +92,12 @@ class Services:
     def visual_tokens(
         self,
         images: Sequence[Image.Image] = (),
-        videos: Sequence[VideoSource] = (),
+        videos: Sequence[VideoItem] = (),
         *,
         question: str = "what is on the left?",
         pruner: str = "none",
         params: dict[str, Any] | None = None,
-        joint_frames: bool = False,
+        joins_frames: bool = False,
         **budget: Any,
     ) -> list[tensor_pb2.VisualTokens]:
         """What the encoder service answers."""
@@ -105,14 +106,18 @@ class Services:
             tuple(map(png, images)),
             tuple(self.text_tokenizer(question)["input_ids"]),
             PRUNERS[pruner].bind(params or {}),
-            **(budget or {"keep_ratio": 1.0}),
+            Budget(**(budget or {"keep_ratio": 1.0})),
             videos=tuple(videos),
-            joint_frames=joint_frames,
+            joins_frames=joins_frames,
         )
         (outcome,) = engine.run([engine.prepare(request)])
         assert not isinstance(outcome, Exception), outcome
         response = write_response(
-            Batched(outcome, 0, 0, 0, 1), pruner, self.encoder.fingerprint, Wire(tensor_pb2.DTYPE_FLOAT32), explain=True
+            BatchedResult(outcome, 0, 0, 0, 1),
+            pruner,
+            self.encoder.fingerprint,
+            WireFormat(tensor_pb2.DTYPE_FLOAT32),
+            explain=True,
         )
         return list(response.visual_tokens)
 

@@ -22,8 +22,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import is_torchvision_available
 
 from benchmarks.checkpoints.tiny import qwen2_5_vl
+from encoder_service.media_features import VideoFrames
 from encoder_service.videos import FrameList
-from encoder_service.visual import VideoFrames
 from llm_service.prompts import Prompt
 from tests.unit.families.services import MAX_DIFFERENCE, NEW_TOKENS, Services, assert_same, generate, png
 
@@ -211,6 +211,6 @@ def test_what_is_kept_as_it_is_is_what_the_unsplit_tower_made(split: Split) -> N
 
 def test_all_steps_of_a_video_may_compete_for_one_budget(split: Split) -> None:
     asked = Asked(videos=[clip(6, (112, 84))])
-    prompt = split.prompt(asked, "desap", joint_frames=True, keep_tokens=9)
+    prompt = split.prompt(asked, "desap", joins_frames=True, keep_tokens=9)
     assert prompt.visual_tokens[0].grid == (3, 3, 4)
     assert_same(split.services.answer(prompt), fed_with_kept(split, asked, prompt))

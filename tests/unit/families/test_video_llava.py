@@ -22,12 +22,13 @@ from transformers import VideoLlavaForConditionalGeneration, VideoLlavaImageProc
 from benchmarks.checkpoints.tiny import video_llava
 from benchmarks.checkpoints.tiny.clips import clip_file, clip_frames
 from encoder_service.engine import EncodeRequest
+from encoder_service.media_features import VideoFrames
 from encoder_service.models import load as load_encoder
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.tower_outputs import SALIENCY_LAST
-from encoder_service.videos import FrameList, VideoFile, VideoLimits, VideoSource, decode
-from encoder_service.visual import VideoFrames
+from encoder_service.videos import FrameList, VideoFile, VideoItem, VideoLimits, decode
+from fovea.budget import Budget
 from fovea.modeling.errors import CheckpointError
 from fovea.v1 import tensor_pb2
 from llm_service.models import load_model
@@ -54,7 +55,7 @@ class Split:
     processor: Any
 
     def visual_tokens(
-        self, images: Sequence[Image.Image] = (), videos: Sequence[VideoSource] = (), pruner: str = "none", **how: Any
+        self, images: Sequence[Image.Image] = (), videos: Sequence[VideoItem] = (), pruner: str = "none", **how: Any
     ) -> list[tensor_pb2.VisualTokens]:
         """What the encoder service answers."""
         question = "what happens in the video?"
@@ -173,12 +174,12 @@ def test_another_number_of_frames(num_frames: int, split: Split) -> None:
     split.assert_same(split.prompt(text, tokens), **split.whole_inputs(text, videos=[clip]))
 
 
-@pytest.mark.parametrize("joint_frames", [False, True])
+@pytest.mark.parametrize("joins_frames", [False, True])
 @pytest.mark.parametrize("pruner", ["hired", "holov", "random"])
-def test_pruned_is_the_unsplit_model_fed_with_the_kept_positions(pruner: str, joint_frames: bool, split: Split) -> None:
+def test_pruned_is_the_unsplit_model_fed_with_the_kept_positions(pruner: str, joins_frames: bool, split: Split) -> None:
     image, clip = noise((60, 60)), clip_frames(8, size=SIZE)
     params = {"keep_ratio": 1 / 4}
-    tokens = split.visual_tokens([image], [frame_list(clip)], pruner, joint_frames=joint_frames, **params)
+    tokens = split.visual_tokens([image], [frame_list(clip)], pruner, joins_frames=joins_frames, **params)
     if pruner == "random":  # what it drops is merged: the places are checked, the rows are as sent
         with torch.inference_mode():
             rows = [
@@ -193,7 +194,7 @@ def test_pruned_is_the_unsplit_model_fed_with_the_kept_positions(pruner: str, jo
     frames = np.bincount(np.array(tokens[1].positions) // PATCHES, minlength=8)
     assert len(tokens[0].positions) == 4
     assert frames.sum() == 32
-    if not joint_frames:
+    if not joins_frames:
         assert frames.tolist() == [4] * 8
     elif pruner == "hired":
         assert frames.max() > 4 > frames.min()
@@ -210,10 +211,10 @@ def test_every_method_keeps_its_share_of_every_frame(pruner: str, split: Split) 
 
 def test_with_one_budget_for_the_whole_video_all_frames_compete(split: Split) -> None:
     clip = frame_list(clip_frames(8, seed=4, size=SIZE))
-    (tokens,) = split.visual_tokens(videos=[clip], pruner="cls", keep_tokens=20, joint_frames=True)
+    (tokens,) = split.visual_tokens(videos=[clip], pruner="cls", keep_tokens=20, joins_frames=True)
     frames = split.services.encoder.media.video(decode(clip, lambda *_: 8, VideoLimits()))
     (features,) = split.services.encoder.encode([frames], {SALIENCY_LAST})
-    saliency = torch.cat([part.outputs[SALIENCY_LAST] for part in features.parts])
+    saliency = torch.cat([part.outputs[SALIENCY_LAST] for part in features.tower_features])
     assert sorted(tokens.positions) == sorted(saliency.argsort(descending=True, stable=True)[:20].tolist())
 
 
@@ -223,9 +224,9 @@ def test_pictures_and_videos_share_a_batch_and_the_cache(split: Split) -> None:
     ids = tuple(split.services.text_tokenizer("where is the circle?")["input_ids"])
     clip, image = frame_list(clip_frames(8, size=SIZE)), png(noise((60, 60)))
     requests = [
-        EncodeRequest((image,), ids, bound, keep_ratio=0.5),
-        EncodeRequest((), ids, bound, keep_ratio=0.5, videos=(clip,)),
-        EncodeRequest((image,), ids, bound, keep_ratio=0.5, videos=(clip,)),
+        EncodeRequest((image,), ids, bound, Budget(keep_ratio=0.5)),
+        EncodeRequest((), ids, bound, Budget(keep_ratio=0.5), videos=(clip,)),
+        EncodeRequest((image,), ids, bound, Budget(keep_ratio=0.5), videos=(clip,)),
     ]
     alone, clips, both = engine.run([engine.prepare(request) for request in requests])
     assert not isinstance(both, Exception)
@@ -234,7 +235,7 @@ def test_pictures_and_videos_share_a_batch_and_the_cache(split: Split) -> None:
     (again,) = engine.run([engine.prepare(requests[2])])
     assert [one.features_cached for one in again] == [True, True]
     np.testing.assert_array_equal(again[1].features, both[1].features)
-    other = EncodeRequest((), ids, bound, keep_ratio=1.0, videos=(clip,))
+    other = EncodeRequest((), ids, bound, Budget(keep_ratio=1.0), videos=(clip,))
     (whole,) = engine.run([engine.prepare(other)])
     assert whole[0].features_cached
     assert len(whole[0].positions) == 8 * 17
@@ -260,7 +261,7 @@ def test_checkpoints_of_other_layouts_and_dtypes(split: Split, tmp_path: Path) -
     encoder = load_encoder(str(folder), LoadOptions(text_tower=str(text_tower), device="cpu"))
     frames = decode(frame_list(clip_frames(8, size=SIZE)), lambda *_: 8, VideoLimits())
     got, want = (one.encode([one.media.video(frames)], set())[0] for one in (encoder, split.services.encoder))
-    for part, other in zip(got.parts, want.parts, strict=True):
+    for part, other in zip(got.tower_features, want.tower_features, strict=True):
         assert torch.nn.functional.cosine_similarity(part.hidden, other.hidden).min() > 0.999
     model = load_model(folder, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa")
     assert model.video_token_id == split.services.model.video_token_id == 4

@@ -166,4 +166,4 @@ def test_a_ratio_is_rounded_and_leaves_at_least_one():
 )
 def test_invalid_budgets_are_refused(fields):
     with pytest.raises(ValueError, match="keep_"):
-        Budget(**fields)
+        Budget(**fields).resolve(1)

@@ -1,0 +1,131 @@
+"""Images and videos in the encoder: as inputs of the vision tower, and as its features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from encoder_service.pruners.base import FeatureRequirements, TowerFeatures
+from encoder_service.pruners.tower_outputs import TowerOutput
+
+__all__ = ["MediaFeatures", "PatchLayout", "TowerInputs", "VideoFrames"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrames:
+    """Frames sampled from a video, in RGB.
+
+    Attributes:
+        frames: Frames in the order of time, at least one.
+        seconds_per_frame: Time from one frame to the next; 0 where it is unknown.
+    """
+
+    frames: tuple[Image.Image, ...]
+    seconds_per_frame: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PatchLayout:
+    """Grid of the patches of an image or video before pruning. All its tower inputs have the same grid.
+
+    The position of a patch is tower_input * rows * columns + row * columns + column, as on the wire.
+
+    Attributes:
+        num_inputs: Number of tiles (the base tile first) or frames; 1 for an untiled image.
+        rows, columns: Size of one tower input in patches.
+        cls_per_input: Number of CLS tokens of each tower input that the language model reads where nothing is pruned.
+        mosaic: [rows, columns of the mosaic] int64, positions of the patches of the tiles after the base tile, in the
+            order in which the language model reads them, without padding: of each tile a rectangle. A size may be 0
+            where the image is very narrow. None for media without tiles.
+        is_video: Whether it is a video.
+        seconds_per_frame: Time from one tower input of a video to the next; 0 where it does not matter.
+    """
+
+    num_inputs: int
+    rows: int
+    columns: int
+    cls_per_input: int = 0
+    mosaic: Tensor | None = None
+    is_video: bool = False
+    seconds_per_frame: float = 0.0
+
+    @property
+    def num_patches(self) -> int:
+        """Number of patches of all tower inputs, padding included."""
+        return self.num_inputs * self.rows * self.columns
+
+    def outputs(self, requirements: FeatureRequirements) -> frozenset[TowerOutput]:
+        """Tower outputs that a pruner requires of media with this layout."""
+        return requirements.outputs if self.mosaic is None else requirements.outputs | requirements.tile_outputs
+
+    def patch_positions(self) -> tuple[Tensor, ...]:
+        """Positions of the patches of each tower input, without padding, ascending; empty for a tile of padding."""
+        is_patch = torch.ones(self.num_patches, dtype=torch.bool)
+        if self.mosaic is not None:
+            is_patch[self.rows * self.columns :] = False
+            is_patch[self.mosaic.flatten()] = True
+        size = self.rows * self.columns
+        return tuple(
+            start + is_input_patch.nonzero().squeeze(1)
+            for start, is_input_patch in zip(range(0, self.num_patches, size), is_patch.split(size), strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TowerInputs:
+    """An image or video as the tower takes it: its tiles or frames.
+
+    Attributes:
+        pixel_values: Float32 on the CPU, tower inputs first; the other axes depend on the family.
+        layout: Grid of the patches.
+    """
+
+    pixel_values: Tensor
+    layout: PatchLayout
+
+    def __reduce__(self) -> tuple[Callable[..., TowerInputs], tuple[object, PatchLayout]]:
+        # A numpy array takes a seventh of a tensor's time from a decoding process to this one.
+        return _from_array, (self.pixel_values.numpy(), self.layout)
+
+
+def _from_array(pixel_values: npt.NDArray[np.float32], layout: PatchLayout) -> TowerInputs:
+    return TowerInputs(torch.from_numpy(pixel_values), layout)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFeatures:
+    """Features of an image or video, before pruning.
+
+    Attributes:
+        layout: Grid of the patches.
+        tower_features: Features of each tower input, without padding. A tile that is all padding is left out.
+        patch_positions: For each of `tower_features` the positions of its patches in the layout, [N_i] int64 on the
+            CPU.
+        cls_tokens: [num_inputs * cls_per_input, C] where the layout has CLS tokens.
+    """
+
+    layout: PatchLayout
+    tower_features: tuple[TowerFeatures, ...]
+    patch_positions: tuple[Tensor, ...]
+    cls_tokens: Tensor | None = None
+
+    @property
+    def num_patches(self) -> int:
+        """Number of patches of all tower inputs, without padding."""
+        return sum(map(len, self.patch_positions))
+
+    def have(self, outputs: Set[TowerOutput]) -> bool:
+        """Whether all of `outputs` were computed."""
+        return all(outputs <= features.outputs.keys() for features in self.tower_features)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        tensors = (*self.patch_positions, *(() if self.cls_tokens is None else (self.cls_tokens,)))
+        return sum(features.nbytes for features in self.tower_features) + sum(int(tensor.nbytes) for tensor in tensors)
