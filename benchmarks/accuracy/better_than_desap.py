@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.accuracy.better_than_desap_report import markdown
 from benchmarks.accuracy.evaluation import SPLITS, Evaluation, Split, add_options, shipped_system
-from benchmarks.accuracy.system import Method, System
+from benchmarks.accuracy.system import InProcessSystem, Method
 from benchmarks.harness.intervals import Floats, clustered_mean, clustered_ratio
 from benchmarks.harness.output import publish
 from benchmarks.harness.provenance import provenance
@@ -46,7 +46,7 @@ def _row(questions: Sequence[Question], ours: Floats, theirs: Floats, unpruned: 
     return cells
 
 
-def _measure(system: System, split: Split, args: argparse.Namespace) -> dict[str, Any]:
+def _measure(system: InProcessSystem, split: Split, args: argparse.Namespace) -> dict[str, Any]:
     evaluation = Evaluation(system, split, seed=args.seed, num_scenes=args.scenes)
 
     def scores(pruner: str, budget: Fraction) -> Floats:

@@ -13,14 +13,14 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.accuracy.system import Asked, Method, System
+from benchmarks.accuracy.system import ImageQuestion, InProcessSystem, Method
 from benchmarks.harness.intervals import Floats, clustered_mean
 from benchmarks.harness.output import add_output
 from encoder_service.assembly import EncodedMedia
 from fovea.checkpoints.shipped import shipped_checkpoint
 from lab.questions import GROUPS, Question, evaluation_questions, score
 
-__all__ = ["SPLITS", "Evaluation", "Outcome", "Split", "add_options", "png", "shipped_system", "with_pictures"]
+__all__ = ["SPLITS", "Evaluation", "MethodOutcome", "Split", "add_options", "png", "shipped_system", "with_pictures"]
 
 Split = Literal["easy", "crowded"]
 SPLITS: Final[tuple[Split, ...]] = ("easy", "crowded")
@@ -34,13 +34,13 @@ def add_options(parser: argparse.ArgumentParser, **smoke: Any) -> None:
     add_output(parser, scenes=1, splits=["easy"], **smoke)
 
 
-def shipped_system() -> System:
+def shipped_system() -> InProcessSystem:
     """The model that ships with the code."""
-    return System(shipped_checkpoint("llava"), shipped_checkpoint("clip"))
+    return InProcessSystem(shipped_checkpoint("llava"), shipped_checkpoint("clip"))
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MethodOutcome:
     """What a method made of all questions.
 
     Attributes:
@@ -62,17 +62,17 @@ class Evaluation:
         num_scenes: Pictures; each is asked about once in each group that it allows.
     """
 
-    def __init__(self, system: System, split: Split, *, seed: int, num_scenes: int) -> None:
+    def __init__(self, system: InProcessSystem, split: Split, *, seed: int, num_scenes: int) -> None:
         self.split, self.num_scenes = split, num_scenes
         self.questions = evaluation_questions(split, seed, num_scenes)
         self._system = system
         self._asked = with_pictures(self.questions)
         self._clusters = np.array([question.scene.seed for question in self.questions])
         self._groups = np.array([question.group for question in self.questions])
-        self._outcomes: dict[str, Outcome] = {}
-        self._sent: tuple[Method, list[EncodedMedia]] | None = None
+        self._outcomes: dict[str, MethodOutcome] = {}
+        self._sent: tuple[Method, list[EncodedVisual]] | None = None
 
-    def run(self, method: Method, label: str) -> Outcome:
+    def run(self, method: Method, label: str) -> MethodOutcome:
         """Asks everything and says so on standard error; a method that was asked before is remembered.
 
         Raises:
@@ -83,7 +83,7 @@ class Evaluation:
             self._outcomes[key] = self._run(method, label)
         return self._outcomes[key]
 
-    def _run(self, method: Method, label: str) -> Outcome:
+    def _run(self, method: Method, label: str) -> MethodOutcome:
         start = time.perf_counter()
         answers = self._system.decode(self._asked, self._encoded(method), method.llm)
         scores = np.array([score(q, answer.text) for q, answer in zip(self.questions, answers, strict=True)])
@@ -94,7 +94,7 @@ class Evaluation:
             file=sys.stderr,
             flush=True,
         )
-        return Outcome(scores, visual_tokens)
+        return MethodOutcome(scores, visual_tokens)
 
     def cell(self, scores: Floats, **others: Floats) -> dict[str, dict[str, Any]]:
         """Over all questions and by group: how many, the score, and under its name the paired difference to another.
@@ -143,10 +143,10 @@ def png(question: Question) -> bytes:
     return file.getvalue()
 
 
-def with_pictures(questions: Sequence[Question], draw: Callable[[Question], bytes] = png) -> list[Asked]:
+def with_pictures(questions: Sequence[Question], draw: Callable[[Question], bytes] = png) -> list[ImageQuestion]:
     """The questions with their picture files, each picture drawn once."""
     drawn: dict[int, bytes] = {}
     for question in questions:
         if question.scene.seed not in drawn:
             drawn[question.scene.seed] = draw(question)
-    return [Asked(drawn[question.scene.seed], question.text) for question in questions]
+    return [ImageQuestion(drawn[question.scene.seed], question.text) for question in questions]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Final
 
-from benchmarks.accuracy.evaluation import Evaluation, Outcome
+from benchmarks.accuracy.evaluation import Evaluation, MethodOutcome
 from benchmarks.accuracy.system import LlmMethod, Method
 from benchmarks.harness.intervals import Floats
 from fovea.errors import InvalidRequest
@@ -64,7 +64,7 @@ def _inside(name: str, share: Fraction, counting: str) -> LlmMethod:
     return LlmMethod(name, float(share), {"counting": counting})
 
 
-def _run(evaluation: Evaluation, method: Method, label: str) -> Outcome | str:
+def _run(evaluation: Evaluation, method: Method, label: str) -> MethodOutcome | str:
     try:
         return evaluation.run(method, label)
     except InvalidRequest as error:
@@ -76,7 +76,7 @@ def _row(
     label: str,
     counting: str | None,
     budget: Fraction,
-    outcome: Outcome | str,
+    outcome: MethodOutcome | str,
     base: Floats,
     against: Floats,
 ) -> dict[str, Any]:

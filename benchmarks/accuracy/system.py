@@ -31,14 +31,14 @@ from llm_service.sampling import SamplingParams
 from llm_service.settings import LLMSettings
 from llm_service.startup import load as load_language_model
 
-__all__ = ["Answer", "Asked", "LlmMethod", "Method", "System"]
+__all__ = ["Answer", "ImageQuestion", "InProcessSystem", "LlmMethod", "Method"]
 
 _CHUNK = 256  # questions in flight: enough to keep the language model's batch full
 _NEVER_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Asked:
+class ImageQuestion:
     """A question about a picture file."""
 
     picture: bytes
@@ -81,7 +81,7 @@ class Method:
     most_tokens: int | None = None
 
 
-class System:
+class InProcessSystem:
     """Encoder, LLM and tokenizers of one checkpoint, in float32.
 
     Args:
@@ -105,7 +105,7 @@ class System:
         self._prompts, self._texts = PromptTokenizer(llava), TextTowerTokenizer(clip)
         self._max_batch_size = max_batch_size
 
-    def answers(self, asked: Sequence[Asked], method: Method, *, max_tokens: int = 96) -> list[str]:
+    def answers(self, asked: Sequence[ImageQuestion], method: Method, *, max_tokens: int = 96) -> list[str]:
         """Greedy answers, in the order of the questions.
 
         Raises:
@@ -127,7 +127,7 @@ class System:
         """Ends the language model's thread."""
         self._llm.engine.stop()
 
-    def encode(self, asked: Sequence[Asked], method: Method) -> list[EncodedMedia]:
+    def encode(self, asked: Sequence[ImageQuestion], method: Method) -> list[EncodedVisual]:
         """What the encoder sends for each question; `method.llm` has no part in it.
 
         Raises:
@@ -155,7 +155,11 @@ class System:
         return made
 
     def decode(
-        self, asked: Sequence[Asked], pictures: Sequence[EncodedMedia], llm: LlmMethod | None, max_tokens: int = 96
+        self,
+        asked: Sequence[ImageQuestion],
+        pictures: Sequence[EncodedVisual],
+        llm: LlmMethod | None,
+        max_tokens: int = 96,
     ) -> list[Answer]:
         """Greedy answers from what the encoder sent, in the order of the questions.
 
@@ -172,7 +176,11 @@ class System:
         return answers
 
     async def _generate(
-        self, asked: Sequence[Asked], pictures: Sequence[EncodedMedia], pruning: PruningParams | None, max_tokens: int
+        self,
+        asked: Sequence[ImageQuestion],
+        pictures: Sequence[EncodedVisual],
+        pruning: Pruning | None,
+        max_tokens: int,
     ) -> list[Answer]:
         async def one(question: str, picture: EncodedMedia) -> Answer:
             ids = np.array(self._prompts.encode(question, num_images=1), dtype=np.int64)

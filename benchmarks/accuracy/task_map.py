@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.accuracy.cross_attention import AttentionReader
-from benchmarks.accuracy.task_map_report import BEST, CHANCE, DEFAULT, GROUPS, Row, report
+from benchmarks.accuracy.task_map_report import BEST, CHANCE, DEFAULT, GROUPS, MapScores, report
 from benchmarks.harness.intervals import clustered_mean
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
@@ -147,7 +147,7 @@ class _Split:
             values.auc.append(_auc(scores, on_object))
             values.lower_third.append(lower[best].float().mean().item())
 
-    def rows(self) -> dict[str, Row]:
+    def rows(self) -> dict[str, MapScores]:
         """Means with intervals."""
         clusters, labels = np.array(self._scenes), np.array(self._groups)
         default = np.array(self._values[DEFAULT].precision)
@@ -155,7 +155,7 @@ class _Split:
         for name, values in self._values.items():
             precision = np.array(values.precision)
             groups = {"all": np.ones(len(labels), bool)} | {group: labels == group for group in GROUPS}
-            made[name] = Row(
+            made[name] = MapScores(
                 precision={
                     group: clustered_mean(precision[rows], clusters[rows])
                     for group, rows in groups.items()
@@ -171,8 +171,8 @@ class _Split:
 @torch.inference_mode()
 def _measure(
     encoder: EncoderModel, reader: AttentionReader, texts: TextTowerTokenizer, questions: Sequence[Question], k: int
-) -> dict[str, Row]:
-    values, seen = _Split(k), dict[int, TowerFeatures]()
+) -> dict[str, MapScores]:
+    values, seen = _Split(k), dict[int, VisionFeatures]()
     for question in questions:
         objects = named_things(question)
         if not objects:
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     llava, clip = shipped_checkpoint("llava"), shipped_checkpoint("clip")
     encoder, texts = models.load(str(llava), LoadOptions(text_tower=str(clip))), TextTowerTokenizer(clip)
     with AttentionReader(llava) as reader:
-        splits: dict[str, dict[str, Row]] = {
+        splits: dict[str, dict[str, MapScores]] = {
             split: _measure(
                 encoder, reader, texts, evaluation_questions(split, args.seed, args.scenes, groups=GROUPS), args.top
             )

@@ -9,7 +9,7 @@ from typing import Any, Final
 from benchmarks.harness.intervals import Interval
 from benchmarks.harness.report import table
 
-__all__ = ["BEST", "CHANCE", "DEFAULT", "GROUPS", "Row", "report"]
+__all__ = ["BEST", "CHANCE", "DEFAULT", "GROUPS", "MapScores", "report"]
 
 GROUPS: Final = ("color", "shape", "existence", "count", "side", "reading")
 CHANCE: Final = "chance"
@@ -18,7 +18,7 @@ DEFAULT: Final = "decoupled similarity"
 
 
 @dataclass(frozen=True)
-class Row:
+class MapScores:
     """One map on one split.
 
     Attributes:
@@ -42,7 +42,7 @@ class Row:
         }
 
 
-def report(splits: Mapping[str, Mapping[str, Row]], *, top: int) -> str:
+def report(splits: Mapping[str, Mapping[str, MapScores]], *, top: int) -> str:
     """Markdown: a table for each split."""
     intro = (
         f"In per cent, 95 % intervals over pictures. *All* and the groups of questions: share of the {top} best\n"
@@ -55,7 +55,7 @@ def report(splits: Mapping[str, Mapping[str, Row]], *, top: int) -> str:
     return "\n".join([intro, *(f"## {split}\n\n{_table(rows)}" for split, rows in splits.items())]).rstrip()
 
 
-def _table(rows: Mapping[str, Row]) -> str:
+def _table(rows: Mapping[str, MapScores]) -> str:
     header = ("map", "all", "to the default", "AUC", "lower third", *GROUPS)
     cells = [
         [

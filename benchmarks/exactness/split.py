@@ -47,7 +47,7 @@ from gateway.tokenizers import PromptTokenizer
 from llm_service.models import load_model
 from llm_service.prompts import PromptLimits, read_prompt
 
-__all__ = ["BOUND", "FAMILIES", "Case", "main"]
+__all__ = ["BOUND", "FAMILIES", "ExactnessCase", "main"]
 
 BOUND: Final = 1e-4
 MAX_TOKENS: Final = 32
@@ -84,7 +84,7 @@ SHAPES: Final = (
 
 
 @dataclass(frozen=True)
-class Case:
+class ExactnessCase:
     """A question with pictures and videos, in the order of their marks."""
 
     name: str
@@ -119,21 +119,21 @@ def _picture(size: tuple[int, int], seed: int) -> Image.Image:
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
-def _cases(takes_videos: bool) -> Iterator[Case]:
+def _cases(takes_videos: bool) -> Iterator[ExactnessCase]:
     for i, size in enumerate(SHAPES):
-        yield Case(f"{size[0]} x {size[1]}", "what colour is the cat on the mat?", (_picture(size, i),))
+        yield ExactnessCase(f"{size[0]} x {size[1]}", "what colour is the cat on the mat?", (_picture(size, i),))
     two = (_picture((300, 200), 100), _picture((64, 400), 101))
-    yield Case("two pictures, adjacent", "<image><image>what differs?", two)
-    yield Case("two pictures, apart", "this is a cat: <image> and this? <image> say it", two)
-    yield Case("three pictures, no marks", "how many objects?", (*two, _picture((80, 80), 102)))
+    yield ExactnessCase("two pictures, adjacent", "<image><image>what differs?", two)
+    yield ExactnessCase("two pictures, apart", "this is a cat: <image> and this? <image> say it", two)
+    yield ExactnessCase("three pictures, no marks", "how many objects?", (*two, _picture((80, 80), 102)))
     if takes_videos:
         clips = [
             Clip(tuple(_picture(size, seed + i) for i in range(count)), seconds)
             for size, seed, count, seconds in (((320, 240), 200, 8, 0.5), ((90, 200), 300, 4, _UNKNOWN_SECONDS))
         ]
-        yield Case("video of 8 frames", "what happens in the video?", clips=(clips[0],))
-        yield Case("video of 4 frames", "what happens in the video?", clips=(clips[1],))
-        yield Case("a picture and a video", "<image> is it in <video>?", two[:1], (clips[1],))
+        yield ExactnessCase("video of 8 frames", "what happens in the video?", clips=(clips[0],))
+        yield ExactnessCase("video of 4 frames", "what happens in the video?", clips=(clips[1],))
+        yield ExactnessCase("a picture and a video", "<image> is it in <video>?", two[:1], (clips[1],))
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -142,7 +142,7 @@ def _png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-class Split:
+class SplitServices:
     """The running services of a checkpoint, and their own loaders for what they do not tell over the wire."""
 
     def __init__(self, folder: Path, stack: Stack, text_tower: Path | None) -> None:
@@ -154,17 +154,17 @@ class Split:
         self._llm = load_model(folder, device=cpu, dtype="float32", attn_implementation="sdpa")
         self._text = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
-    def ids(self, case: Case) -> list[int]:
+    def ids(self, case: ExactnessCase) -> list[int]:
         """As the gateway writes them."""
         return self._tokenizer.encode(case.question, num_images=len(case.pictures), num_videos=len(case.clips))
 
-    def pixel_values(self, case: Case) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    def pixel_values(self, case: ExactnessCase) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
         """Of each picture, then of each video, as the encoder prepares them."""
         made = [self._encoder.media.image(picture) for picture in case.pictures]
         made += [self._encoder.media.video(VideoFrames(c.frames, c.seconds_per_frame)) for c in case.clips]
         return [one.pixel_values.numpy() for one in made]
 
-    def encode(self, case: Case) -> list[tensor_pb2.VisualTokens]:
+    def encode(self, case: ExactnessCase) -> list[tensor_pb2.VisualTokens]:
         """Over gRPC, nothing pruned."""
         request = encoder_pb2.EncodeRequest(
             images=[_png(picture) for picture in case.pictures],
@@ -209,7 +209,7 @@ class Split:
         )
         return model.embed(read_prompt(ids, visual_tokens, limits))
 
-    def answer(self, case: Case) -> str | None:
+    def answer(self, case: ExactnessCase) -> str | None:
         """Over REST; None where REST cannot ask the same."""
         if any(clip.seconds_per_frame != _UNKNOWN_SECONDS for clip in case.clips):
             return None
@@ -246,7 +246,7 @@ def _channel(address: str) -> Iterator[grpc.Channel]:
         yield channel
 
 
-def _in_reading_order(case: Case, visual_tokens: list[Any]) -> list[Any]:
+def _in_reading_order(case: ExactnessCase, visual_tokens: list[Any]) -> list[Any]:
     """Encoded images come first, then videos; the prompt may have them otherwise."""
     images, videos = iter(visual_tokens[: len(case.pictures)]), iter(visual_tokens[len(case.pictures) :])
     marks = [part.split(">")[0] for part in case.question.split("<")[1:]]
@@ -265,7 +265,7 @@ def _flat(arrays: Sequence[Any]) -> list[Any]:
     return [array.ravel() for array in arrays]
 
 
-def compare(case: Case, split: Split, unsplit: Unsplit) -> Differences:
+def compare(case: ExactnessCase, split: SplitServices, unsplit: Unsplit) -> Differences:
     """Both answer; how far are they apart?"""
     ids = split.ids(case)
     theirs: UnsplitRun = unsplit.run(ids, case.pictures, case.clips, MAX_TOKENS)
@@ -303,7 +303,7 @@ def measure(family: str, scratch: Path, num_cases: int | None = None) -> list[Di
     )
     with stack:
         stack.wait_ready(_TIMEOUT_S)
-        split, unsplit = Split(folder, stack, text_tower), Unsplit(folder)
+        split, unsplit = SplitServices(folder, stack, text_tower), Unsplit(folder)
         differences = []
         if unsplit.video_token_id is not None and not unsplit.takes_videos:
             print(f"{family}: no videos; transformers' processor of them needs torchvision", file=sys.stderr)

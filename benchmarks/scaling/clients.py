@@ -12,13 +12,13 @@ import httpx
 import numpy as np
 from PIL import Image
 
-__all__ = ["Asked", "Load", "closed_loop", "open_loop", "pictures"]
+__all__ = ["Load", "RequestShape", "closed_loop", "open_loop", "pictures"]
 
 _TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestShape:
     """What the requests say.
 
     Attributes:
@@ -65,7 +65,7 @@ def pictures(count: int, *, size: tuple[int, int] = (480, 360), seed: int = 0) -
 class _Clients:
     """Asks, and notes what ended when."""
 
-    def __init__(self, http: httpx.AsyncClient, asked: Asked, files: Iterable[bytes]) -> None:
+    def __init__(self, http: httpx.AsyncClient, asked: RequestShape, files: Iterable[bytes]) -> None:
         self._http = http
         self._asked = asked
         self._files: Iterator[bytes] = itertools.cycle(files)
@@ -102,7 +102,7 @@ class _Clients:
 
 
 async def closed_loop(
-    url: str, asked: Asked, files: Iterable[bytes], *, clients: int, warm_up_s: float, window_s: float
+    url: str, asked: RequestShape, files: Iterable[bytes], *, clients: int, warm_up_s: float, window_s: float
 ) -> Load:
     """`clients` at once, until the window that follows the warm-up is over; what is under way then is cancelled."""
 
@@ -123,7 +123,7 @@ async def closed_loop(
         return crowd.load(start + warm_up_s, start + warm_up_s + window_s)
 
 
-async def open_loop(url: str, asked: Asked, files: Iterable[bytes], *, arrivals: Sequence[float]) -> Load:
+async def open_loop(url: str, asked: RequestShape, files: Iterable[bytes], *, arrivals: Sequence[float]) -> Load:
     """A request at each of these moments, in seconds, whatever became of the others; waits for all."""
 
     async def ask_at(moment: float) -> None:

@@ -14,7 +14,7 @@ from typing import Final, Self
 from benchmarks.scaling.cpu_caps import CpuCaps, cpu_seconds
 from fovea.processes.stack import Stack, free_port
 
-__all__ = ["FLAGS", "Deployment", "Shape"]
+__all__ = ["FLAGS", "ReplicaDeployment", "Shape"]
 
 _STARTUP_S: Final = 240.0
 
@@ -36,7 +36,7 @@ class Shape:
         return f"{self.encoders}x{self.llms}"
 
 
-class Deployment:
+class ReplicaDeployment:
     """Encoders, LLM services, and a gateway for each shape; who is not used costs nothing but memory.
 
     Args:

@@ -26,9 +26,9 @@ import numpy as np
 from benchmarks.checkpoints import scaled
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
-from benchmarks.scaling.clients import Asked, Load, closed_loop, open_loop, pictures
+from benchmarks.scaling.clients import Load, RequestShape, closed_loop, open_loop, pictures
 from benchmarks.scaling.cpu_caps import choose
-from benchmarks.scaling.deployment import FLAGS, Deployment, Shape
+from benchmarks.scaling.deployment import FLAGS, ReplicaDeployment, Shape
 from benchmarks.scaling.replicas_report import markdown
 
 __all__ = ["SCENARIOS", "SHAPES", "Scenario", "main"]
@@ -49,7 +49,7 @@ class Scenario:
         bottleneck: "encoder" or "llm".
     """
 
-    asked: Asked
+    asked: RequestShape
     clients: int
     encoder_cores: float
     llm_cores: float
@@ -63,8 +63,8 @@ class Scenario:
 
 _CLIENTS: Final = 16
 SCENARIOS: Final = {
-    "encoder": Scenario(Asked(2, (1,)), _CLIENTS, 0.3, 0.4, 1.3, "encoder"),
-    "llm": Scenario(Asked(1, (24, 32, 40, 48, 56)), _CLIENTS, 0.4, 0.3, 0.9, "llm"),
+    "encoder": Scenario(RequestShape(2, (1,)), _CLIENTS, 0.3, 0.4, 1.3, "encoder"),
+    "llm": Scenario(RequestShape(1, (24, 32, 40, 48, 56)), _CLIENTS, 0.4, 0.3, 0.9, "llm"),
 }
 
 Run = Callable[[str], Coroutine[Any, Any, Load]]
@@ -76,7 +76,7 @@ def arrival_times(rate: float, duration_s: float, seed: int) -> list[float]:
     return list(np.cumsum(rng.exponential(1 / rate, size=max(round(rate * duration_s), 1))).tolist())
 
 
-def _cell(deployment: Deployment, shape: Shape, run: Run) -> dict[str, Any]:
+def _cell(deployment: ReplicaDeployment, shape: Shape, run: Run) -> dict[str, Any]:
     before = deployment.cpu()
     load = asyncio.run(run(deployment.url(shape)))
     after = deployment.cpu()
@@ -99,7 +99,7 @@ def _measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, 
     cores = {"encoder_cores": scenario.encoder_cores, "llm_cores": scenario.llm_cores}
     closed: list[dict[str, Any]] = []
     below: list[dict[str, Any]] = []
-    with caps, Deployment(model, text_tower, shapes, caps=caps, log=folder / "log", **cores) as deployment:
+    with caps, ReplicaDeployment(model, text_tower, shapes, caps=caps, log=folder / "log", **cores) as deployment:
         for number in range(options.rounds):
             for shape in shapes:
 

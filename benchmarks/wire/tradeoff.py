@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.accuracy.evaluation import with_pictures
-from benchmarks.accuracy.system import Asked, Method, System
+from benchmarks.accuracy.system import ImageQuestion, InProcessSystem, Method
 from benchmarks.harness.intervals import Floats, clustered_mean
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
@@ -103,7 +103,7 @@ def jpeg(question: Question, quality: int) -> bytes:
     return file.getvalue()
 
 
-class Split:
+class WireSplit:
     """The questions of one split, and their scores under each way of sending.
 
     Args:
@@ -114,14 +114,14 @@ class Split:
         basis: Of the model.
     """
 
-    def __init__(self, system: System, name: str, seed: int, scenes: int, basis: WireBasis) -> None:
+    def __init__(self, system: InProcessSystem, name: str, seed: int, scenes: int, basis: WireBasis) -> None:
         self._system, self._name, self._basis = system, name, basis
         self.questions = evaluation_questions(name, seed, scenes)  # type: ignore[arg-type]  # one of SPLITS
         self.asked = with_pictures(self.questions)
         self._clusters = np.array([question.scene.seed for question in self.questions])
         self._unpruned: Floats | None = None
 
-    def scores(self, label: str, asked: Sequence[Asked], pictures: Sequence[EncodedMedia]) -> Floats:
+    def scores(self, label: str, asked: Sequence[ImageQuestion], pictures: Sequence[EncodedVisual]) -> Floats:
         """Of the answers to what arrived."""
         start = time.perf_counter()
         texts = [answer.text for answer in self._system.decode(asked, pictures, None)]
@@ -207,8 +207,8 @@ def _cost(sent: Sequence[Sent]) -> dict[str, Any]:
     }
 
 
-def _measure(system: System, name: str, args: argparse.Namespace, basis: WireBasis) -> dict[str, Any]:
-    split = Split(system, name, args.seed, args.scenes, basis)
+def _measure(system: InProcessSystem, name: str, args: argparse.Namespace, basis: WireBasis) -> dict[str, Any]:
+    split = WireSplit(system, name, args.seed, args.scenes, basis)
     # Where everything is kept the pruner has no say.
     points = [(keep, pruner) for keep in args.keep for pruner in (args.pruners[:1] if keep == 1 else args.pruners)]
     rows = [row for keep, pruner in points for row in split.tokens(pruner, keep, args.dtypes)]
@@ -268,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     llava = shipped_checkpoint("llava")
     basis = basis_file.load(llava / basis_file.FILE)
-    system = System(llava, shipped_checkpoint("clip"))
+    system = InProcessSystem(llava, shipped_checkpoint("clip"))
     try:
         splits = {name: _measure(system, name, args, basis) for name in args.splits}
     finally:

@@ -64,9 +64,10 @@ SHORT: dict[str, list[str]] = {
     "llm_service": ["--help"],
     "make help": [],
 }
+TRANSFERS = "tests/unit/benchmarks/wire/test_link.py::test_kept_tokens_are_as_much_smaller"
 ELSEWHERE = {
-    "benchmarks.wire.link_transfer send": "tests/unit/benchmarks/test_link.py::test_kept_tokens_are_as_much_smaller",
-    "benchmarks.wire.link_transfer sink": "tests/unit/benchmarks/test_link.py::test_kept_tokens_are_as_much_smaller",
+    "benchmarks.wire.link_transfer send": TRANSFERS,
+    "benchmarks.wire.link_transfer sink": TRANSFERS,
     "fovea ask": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",
     "fovea demo": "tests/e2e/test_cli.py::test_the_demo_is_right_about_its_picture",
     "fovea explain": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",

@@ -16,14 +16,14 @@ import torch
 from transformers.utils import logging
 
 from benchmarks.exactness.golden import encoder_side, llm_side
-from benchmarks.exactness.golden.case import Case, Context, compare, load_cases
+from benchmarks.exactness.golden.case import Context, GoldenCase, compare, load_cases
 
 __all__ = ["main"]
 
 METHODS = {**encoder_side.METHODS, **llm_side.METHODS}
 
 
-def _judge(case: Case, context: Context, precision: str) -> tuple[str, str, str, str]:
+def _judge(case: GoldenCase, context: Context, precision: str) -> tuple[str, str, str, str]:
     """Difference, tolerance, verdict and a remark."""
     if precision == "float32" and not case.float32_decisive:
         return "-", "-", "undecided", "rounding may decide a choice in float32"

@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPModel, LlamaForCausalLM
 
-__all__ = ["Array", "Case", "Comparison", "Context", "compare", "load_cases"]
+__all__ = ["Array", "Comparison", "Context", "GoldenCase", "compare", "load_cases"]
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Case:
+class GoldenCase:
     """One entry of the manifest.
 
     Attributes:
@@ -55,7 +55,7 @@ class Case:
             return {name: stored[f"{self.id}/{name}"] for name in self.arrays}
 
 
-def load_cases(root: Path) -> list[Case]:
+def load_cases(root: Path) -> list[GoldenCase]:
     """All cases of the directory's manifest, in its order.
 
     Raises:
@@ -65,7 +65,7 @@ def load_cases(root: Path) -> list[Case]:
     manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
     try:
         return [
-            Case(
+            GoldenCase(
                 root,
                 entry["id"],
                 entry["method"],
@@ -93,7 +93,7 @@ class Context:
         self.dtype = dtype
         self._inputs: dict[Path, dict[str, Array]] = {}
 
-    def inputs(self, case: Case) -> dict[str, Array]:
+    def inputs(self, case: GoldenCase) -> dict[str, Array]:
         """The arrays that the case runs on."""
         return self.load(case.inputs_file)
 
@@ -153,7 +153,7 @@ class Comparison:
         return self.difference <= self.tolerance
 
 
-def compare(case: Case, got: Mapping[str, Array], precision: str) -> Comparison:
+def compare(case: GoldenCase, got: Mapping[str, Array], precision: str) -> Comparison:
     """Every expected array against what was computed, in `precision` float64 or float32; returns the worst."""
     comparisons = []
     for name, want in case.expected().items():

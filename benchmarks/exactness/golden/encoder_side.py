@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from benchmarks.exactness.golden.case import Array, Case, Context
+from benchmarks.exactness.golden.case import Array, Context, GoldenCase
 from benchmarks.exactness.golden.full_llm import read_visual_tokens
 from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
@@ -59,7 +59,7 @@ def _vision(context: Context, inputs_file: Path, image: int) -> TowerFeatures:
 class _Run:
     """A case on the towers of its context."""
 
-    case: Case
+    case: GoldenCase
     context: Context
 
     @property
@@ -273,11 +273,11 @@ def _hired_tiles(
     return run.report(PrunedTokens(features, kept, cluster_of_patch), with_llm=with_llm, tile_mask=mask)
 
 
-def _method(function: Callable[..., Arrays]) -> Callable[[Case, Context], Arrays]:
+def _method(function: Callable[..., Arrays]) -> Callable[[GoldenCase, Context], Arrays]:
     return lambda case, context: function(_Run(case, context), **case.params)
 
 
-METHODS: Final[Mapping[str, Callable[[Case, Context], Arrays]]] = {
+METHODS: Final[Mapping[str, Callable[[GoldenCase, Context], Arrays]]] = {
     "encoder": _method(_encoder),
     "text": _method(_text),
     "desap": _method(_desap),

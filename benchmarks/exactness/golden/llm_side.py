@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.exactness.golden.case import Array, Case, Context
+from benchmarks.exactness.golden.case import Array, Context, GoldenCase
 from llm_service.engines.pruned_decoding import PrunedCache
 from llm_service.engines.pruned_prefill import PrunedInputs, prefill
 from llm_service.models.base import ModelInputs
@@ -84,8 +84,8 @@ def _unpruned(params: Mapping[str, Any], num_visual: int) -> _Pruning:
     return _Pruning("fastv", (), {})
 
 
-def _runs(read: Reader) -> Callable[[Case, Context], dict[str, Array]]:
-    def run(case: Case, context: Context) -> dict[str, Array]:
+def _runs(read: Reader) -> Callable[[GoldenCase, Context], dict[str, Array]]:
+    def run(case: GoldenCase, context: Context) -> dict[str, Array]:
         inputs = context.inputs(case)
         decoder = LayeredDecoder(context.llama)
         embeds = context.tensor(inputs["inputs_embeds"])[0]
@@ -117,7 +117,7 @@ def _layout(start: int, count: int) -> VisualLayout:
     return VisualLayout(start + patches, torch.zeros_like(patches), patches // side, patches % side, ((side, side),))
 
 
-METHODS: Final[Mapping[str, Callable[[Case, Context], dict[str, Array]]]] = {
+METHODS: Final[Mapping[str, Callable[[GoldenCase, Context], dict[str, Array]]]] = {
     "unpruned": _runs(_unpruned),
     "fastv": _runs(_once("fastv")),
     "adaptprune": _runs(_once("adaptprune")),

@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 
 from benchmarks.scaling.capacity.profile import Profile
-from benchmarks.scaling.capacity.simulation import Outcome, open_loop
-from benchmarks.scaling.capacity.system import Deployment, Redis
+from benchmarks.scaling.capacity.simulation import SimulationOutcome, open_loop
+from benchmarks.scaling.capacity.system import Redis, SimulatedDeployment
 from benchmarks.scaling.capacity.workload import Workload, bursts, poisson
 
-__all__ = ["REDIS", "Goal", "Plan", "Planner", "Unreachable", "cost_per_million", "limits"]
+__all__ = ["REDIS", "CapacityPlan", "CapacityPlanner", "Goal", "Unreachable", "cost_per_million", "limits"]
 
 REDIS: Final = "Redis, all together"
 _STEP: Final = 0.04
@@ -37,13 +37,13 @@ class Goal:
     percent: float = 95.0
     refused: float = 0.001
 
-    def kept(self, outcome: Outcome) -> bool:
+    def kept(self, outcome: SimulationOutcome) -> bool:
         """Whether a run did."""
         return outcome.percentile(self.percent) <= self.seconds and outcome.refused_share <= self.refused
 
 
 @dataclass(frozen=True)
-class Plan:
+class CapacityPlan:
     """A deployment of several equal cells, and what it does.
 
     Attributes:
@@ -57,8 +57,8 @@ class Plan:
 
     rate: float
     cells: int
-    deployment: Deployment
-    outcome: Outcome
+    deployment: SimulatedDeployment
+    outcome: SimulationOutcome
     fails_at: float
     fails_first: str
 
@@ -79,7 +79,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Planner:
+class CapacityPlanner:
     """Plans for rates, each from that for the next smaller one.
 
     Attributes:
@@ -97,13 +97,13 @@ class Planner:
     profile: Profile
     workload: Workload
     goal: Goal
-    base: Deployment
+    base: SimulatedDeployment
     burst_factor: float = 1.0
     most_in_a_cell: float = 100.0
     window_s: float = 15.0
     seed: int = 0
 
-    def plans(self, rates: Sequence[float]) -> Iterator[Plan]:
+    def plans(self, rates: Sequence[float]) -> Iterator[CapacityPlan]:
         """One for each rate, in rising order.
 
         Raises:
@@ -113,16 +113,16 @@ class Planner:
         longest = max(alone.seconds)
         if longest > self.goal.seconds:
             raise Unreachable(f"a request alone takes {longest:.2f} s, longer than the goal of {self.goal.seconds:g} s")
-        found: Deployment | None = None
+        found: SimulatedDeployment | None = None
         for rate in sorted(rates):
             cells = math.ceil(rate / self.most_in_a_cell)
             start = self._least(rate, cells)
             if found is not None and cells == 1:
                 start = _at_least(start, found)
             found, outcome = self._grow(start, rate / cells, alone)
-            yield Plan(rate, cells, found, outcome, *self._failure(found, rate / cells, alone))
+            yield CapacityPlan(rate, cells, found, outcome, *self._failure(found, rate / cells, alone))
 
-    def _least(self, rate: float, cells: int) -> Deployment:
+    def _least(self, rate: float, cells: int) -> SimulatedDeployment:
         """One cell that could not keep up with its part of the rate if it had less, and its part of Redis."""
         most = limits(self.profile, self.base, self.workload)
         redis = self.base.redis
@@ -137,7 +137,7 @@ class Planner:
             redis=redis,
         )
 
-    def run(self, deployment: Deployment, rate: float) -> Outcome:
+    def run(self, deployment: SimulatedDeployment, rate: float) -> SimulationOutcome:
         """One cell under its load."""
         rng = np.random.default_rng(self.seed)
         arrivals = poisson(rate, rng) if self.burst_factor == 1 else bursts(rate, rng, factor=self.burst_factor)
@@ -152,7 +152,9 @@ class Planner:
             seed=self.seed,
         )
 
-    def _grow(self, deployment: Deployment, rate: float, alone: Outcome) -> tuple[Deployment, Outcome]:
+    def _grow(
+        self, deployment: SimulatedDeployment, rate: float, alone: SimulationOutcome
+    ) -> tuple[SimulatedDeployment, SimulationOutcome]:
         for _ in range(_MOST_TRIES):
             outcome = self.run(deployment, rate)
             if self.goal.kept(outcome):
@@ -166,7 +168,7 @@ class Planner:
             deployment = replace(deployment, **{name: count + max(1, round(_STEP * count))})
         raise Unreachable(f"not within {_MOST_TRIES} trials at {rate:g} requests/s")
 
-    def _short(self, outcome: Outcome, alone: Outcome) -> str:
+    def _short(self, outcome: SimulationOutcome, alone: SimulationOutcome) -> str:
         """Where answers spend most beyond what they would alone; else the place that refuses most."""
         more = {place: spent - alone.spent_s.get(place, 0.0) for place, spent in outcome.spent_s.items()}
         place = max(more, key=lambda name: more[name])
@@ -177,7 +179,7 @@ class Planner:
         quick = outcome.percentile(self.goal.percent) <= self.goal.seconds and refusing in _LEVEL
         return refusing if quick or more[place] < _SHORT * self.goal.seconds else place
 
-    def _failure(self, deployment: Deployment, rate: float, alone: Outcome) -> tuple[float, str]:
+    def _failure(self, deployment: SimulatedDeployment, rate: float, alone: SimulationOutcome) -> tuple[float, str]:
         """The last tenth more of the rate at which the goal is kept, and what is short beyond."""
         for tenths in range(1, 31):
             outcome = self.run(deployment, rate * (1 + tenths / 10))
@@ -185,7 +187,7 @@ class Planner:
                 return 1 + (tenths - 1) / 10, self._short(outcome, alone)
         return 4.0, "nothing up to four times the rate"
 
-    def _alone(self) -> Outcome:
+    def _alone(self) -> SimulationOutcome:
         """One answer of each length, each with everything for itself."""
         one = replace(self.base, encoders=1, llms=1, gateways=1)
         workload = replace(self.workload, answer_hits=0.0, visual_token_hits=0.0)
@@ -193,7 +195,7 @@ class Planner:
         return open_loop(self.profile, one, workload, moments, window_s=_APART_S * (len(moments) + 1))
 
 
-def _at_least(one: Deployment, other: Deployment) -> Deployment:
+def _at_least(one: SimulatedDeployment, other: SimulatedDeployment) -> SimulatedDeployment:
     return replace(
         one,
         encoders=max(one.encoders, other.encoders),
@@ -202,7 +204,7 @@ def _at_least(one: Deployment, other: Deployment) -> Deployment:
     )
 
 
-def limits(profile: Profile, deployment: Deployment, workload: Workload) -> dict[str, float]:
+def limits(profile: Profile, deployment: SimulatedDeployment, workload: Workload) -> dict[str, float]:
     """Requests a second that one replica of each kind can do at the most, and Redis altogether; caches counted in."""
     pictures, answer = workload.pictures, workload.mean_answer_tokens
     generated = 1 - workload.answer_hits
@@ -232,6 +234,6 @@ def limits(profile: Profile, deployment: Deployment, workload: Workload) -> dict
     return most
 
 
-def cost_per_million(plan: Plan, price_per_gpu_hour: float) -> float:
+def cost_per_million(plan: CapacityPlan, price_per_gpu_hour: float) -> float:
     """Price of the GPUs of both stages while they give a million answers."""
     return (plan.encoders + plan.llms) * price_per_gpu_hour / 3600 / plan.rate * 1e6

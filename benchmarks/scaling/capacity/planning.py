@@ -8,10 +8,17 @@ from typing import Any, Final
 
 from benchmarks.scaling.capacity.encoder import EncoderRules
 from benchmarks.scaling.capacity.llm import LLMRules
-from benchmarks.scaling.capacity.planner import Goal, Plan, Planner, Unreachable, cost_per_million, limits
+from benchmarks.scaling.capacity.planner import (
+    CapacityPlan,
+    CapacityPlanner,
+    Goal,
+    Unreachable,
+    cost_per_million,
+    limits,
+)
 from benchmarks.scaling.capacity.profile import Profile
 from benchmarks.scaling.capacity.roofline import Gpu, derive
-from benchmarks.scaling.capacity.system import Deployment, Redis
+from benchmarks.scaling.capacity.system import Redis, SimulatedDeployment
 from benchmarks.scaling.capacity.workload import Workload
 
 __all__ = ["plan_for"]
@@ -40,7 +47,7 @@ def plan_for(gpu: Gpu, cpu: Profile, options: argparse.Namespace) -> dict[str, A
         tokens = {"visual_tokens": str(profile.visual_tokens)}
         fit = profile.rows_in_memory(profile.prompt_tokens(workload.pictures) + max(workload.answer_tokens))
         base = _base(fit, options)
-        planner = Planner(
+        planner = CapacityPlanner(
             profile,
             workload,
             Goal(options.goal_s),
@@ -77,13 +84,13 @@ def plan_for(gpu: Gpu, cpu: Profile, options: argparse.Namespace) -> dict[str, A
     }
 
 
-def _base(fit: int | None, options: argparse.Namespace) -> Deployment:
+def _base(fit: int | None, options: argparse.Namespace) -> SimulatedDeployment:
     """The settings of every replica; `fit` rows of the longest kind have room in an LLM service."""
     rows = options.max_batch_size if fit is None else min(fit, options.max_batch_size)
     redis = None
     if options.redis_calls:
         redis = Redis(options.redis_calls, options.redis_gbit_s * 1e9)
-    return Deployment(
+    return SimulatedDeployment(
         encoders=1,
         llms=1,
         encoder_cores=options.pod_cores,
@@ -95,7 +102,7 @@ def _base(fit: int | None, options: argparse.Namespace) -> Deployment:
     )
 
 
-def _plans(planner: Planner, options: argparse.Namespace) -> list[dict[str, Any]]:
+def _plans(planner: CapacityPlanner, options: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     found = planner.plans(options.rates)
     for rate in sorted(options.rates):
@@ -108,7 +115,7 @@ def _plans(planner: Planner, options: argparse.Namespace) -> list[dict[str, Any]
     return rows
 
 
-def _variants(planner: Planner, options: argparse.Namespace) -> list[dict[str, Any]]:
+def _variants(planner: CapacityPlanner, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The same at one rate, with arrivals or caches that are not those of the plans."""
     rate = max([rate for rate in options.rates if rate <= _VARIANTS_AT], default=min(options.rates))
     workload = planner.workload
@@ -131,7 +138,7 @@ def _variants(planner: Planner, options: argparse.Namespace) -> list[dict[str, A
     return rows
 
 
-def _row(plan: Plan, price: float) -> dict[str, Any]:
+def _row(plan: CapacityPlan, price: float) -> dict[str, Any]:
     outcome = plan.outcome
     return {
         "rate": plan.rate,
@@ -152,7 +159,7 @@ def _row(plan: Plan, price: float) -> dict[str, Any]:
     }
 
 
-def _curve(planner: Planner, most: float) -> dict[str, Any]:
+def _curve(planner: CapacityPlanner, most: float) -> dict[str, Any]:
     """p95 of one encoder and one LLM service, with gateways to spare, over the rate."""
     one = replace(planner.base, encoders=1, llms=1, gateways=4, redis=None)
     planner = replace(planner, window_s=4 * planner.window_s)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.scaling.capacity.model_costs import KEEP_RATIO, PRUNER
-from benchmarks.scaling.clients import Asked, open_loop
+from benchmarks.scaling.clients import RequestShape, open_loop
 from benchmarks.scaling.cpu_caps import cpu_seconds
 from benchmarks.scaling.deployment import FLAGS
 from fovea.processes.stack import Stack, free_port
@@ -83,7 +83,7 @@ async def _measure(stack: Stack, model: Path, text_tower: Path, files: Sequence[
 
         await asyncio.gather(*(client() for _ in range(FLOW_CLIENTS)))
 
-    async def ask(asked: Asked) -> None:
+    async def ask(asked: RequestShape) -> None:
         await open_loop(stack.url, asked, [next(picture) for _ in range(asked.pictures)], arrivals=[0.0])
 
     kinds: dict[str, tuple[str, Callable[[], Awaitable[object]]]] = {
@@ -95,9 +95,9 @@ async def _measure(stack: Stack, model: Path, text_tower: Path, files: Sequence[
         "many rows": ("llm_service", lambda: rows(MANY_ROWS, 1)),
         "many long rows": ("llm_service", lambda: rows(MANY_ROWS, LONG_ANSWER)),
         "a flow of answers": ("llm_service", flow),
-        "request": ("gateway", lambda: ask(Asked(1, (1,)))),
-        "request of two pictures": ("gateway", lambda: ask(Asked(2, (1,)))),
-        "request of a long answer": ("gateway", lambda: ask(Asked(1, (LONG_ANSWER,)))),
+        "request": ("gateway", lambda: ask(RequestShape(1, (1,)))),
+        "request of two pictures": ("gateway", lambda: ask(RequestShape(2, (1,)))),
+        "request of a long answer": ("gateway", lambda: ask(RequestShape(1, (LONG_ANSWER,)))),
     }
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number in range(rounds + 1):

@@ -11,14 +11,14 @@ import numpy as np
 import simpy
 
 from benchmarks.scaling.capacity.profile import Profile
-from benchmarks.scaling.capacity.system import Deployment, System
-from benchmarks.scaling.capacity.workload import Question, Workload
+from benchmarks.scaling.capacity.system import SimulatedDeployment, SimulatedSystem
+from benchmarks.scaling.capacity.workload import SimulatedQuestion, Workload
 
-__all__ = ["Outcome", "closed_loop", "open_loop"]
+__all__ = ["SimulationOutcome", "closed_loop", "open_loop"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SimulationOutcome:
     """What came of a load, in the window that is measured.
 
     Attributes:
@@ -59,9 +59,11 @@ class Outcome:
 class _Run:
     """A system, its load, and what is noted in the window."""
 
-    def __init__(self, profile: Profile, deployment: Deployment, questions: Iterator[Question]) -> None:
+    def __init__(
+        self, profile: Profile, deployment: SimulatedDeployment, questions: Iterator[SimulatedQuestion]
+    ) -> None:
         self.env = simpy.Environment()
-        self.system = System(self.env, profile, deployment)
+        self.system = SimulatedSystem(self.env, profile, deployment)
         self._questions = questions
         self.seconds: list[float] = []
         self.arrived = 0
@@ -85,7 +87,7 @@ class _Run:
         self._since = self.env.now
         self._in_system += change
 
-    def measure(self, warm_up_s: float, window_s: float) -> Outcome:
+    def measure(self, warm_up_s: float, window_s: float) -> SimulationOutcome:
         """Runs through the warm-up and the window."""
         if warm_up_s:
             self.env.run(warm_up_s)
@@ -95,7 +97,7 @@ class _Run:
         self.env.run(warm_up_s + window_s)
         self._count(0)
         answered = max(self.system.finished, 1)
-        return Outcome(
+        return SimulationOutcome(
             window_s=window_s,
             arrived=self.arrived - arrived,
             seconds=tuple(self.seconds),
@@ -126,14 +128,14 @@ def _mean(values: Iterable[float]) -> float:
 
 def open_loop(
     profile: Profile,
-    deployment: Deployment,
+    deployment: SimulatedDeployment,
     workload: Workload,
     arrivals: Iterable[float],
     *,
     window_s: float,
     warm_up_s: float = 0.0,
     seed: int = 0,
-) -> Outcome:
+) -> SimulationOutcome:
     """Requests at given moments, whatever became of the others."""
     run = _Run(profile, deployment, workload.questions(np.random.default_rng(seed)))
 
@@ -148,7 +150,7 @@ def open_loop(
 
 def closed_loop(
     profile: Profile,
-    deployment: Deployment,
+    deployment: SimulatedDeployment,
     workload: Workload,
     *,
     clients: int,
@@ -156,7 +158,7 @@ def closed_loop(
     warm_up_s: float = 0.0,
     retry_s: float = 1.0,
     seed: int = 0,
-) -> Outcome:
+) -> SimulationOutcome:
     """So many clients, each of which asks again once it has its answer, or `retry_s` after it was refused."""
     run = _Run(profile, deployment, workload.questions(np.random.default_rng(seed)))
 

@@ -16,9 +16,9 @@ from benchmarks.scaling.capacity.llm import LLMReplica, LLMRules
 from benchmarks.scaling.capacity.processor import Processor
 from benchmarks.scaling.capacity.profile import Profile
 from benchmarks.scaling.capacity.refusal import Refused
-from benchmarks.scaling.capacity.workload import Question
+from benchmarks.scaling.capacity.workload import SimulatedQuestion
 
-__all__ = ["Deployment", "Redis", "System"]
+__all__ = ["Redis", "SimulatedDeployment", "SimulatedSystem"]
 
 # Calls that one answer makes to Redis: look the answer up, take its lock, look the tokens up; keep the tokens, the
 # answer, give the lock back.
@@ -40,7 +40,7 @@ class Redis:
 
 
 @dataclass(frozen=True)
-class Deployment:
+class SimulatedDeployment:
     """Replicas and their limits.
 
     Attributes:
@@ -68,7 +68,7 @@ class Deployment:
 class _Gateway:
     """One process: one core, a line to each stage, and its own turn of their replicas."""
 
-    def __init__(self, env: simpy.Environment, system: System) -> None:
+    def __init__(self, env: simpy.Environment, system: SimulatedSystem) -> None:
         deployment = system.deployment
         bits, delay = deployment.link_bits_per_second, deployment.link_delay_s
         self.cpu = Processor(env, 1.0)
@@ -79,7 +79,7 @@ class _Gateway:
         self.in_progress = 0
 
 
-class System:
+class SimulatedSystem:
     """See the module.
 
     Args:
@@ -88,7 +88,7 @@ class System:
         deployment: What there is.
     """
 
-    def __init__(self, env: simpy.Environment, profile: Profile, deployment: Deployment) -> None:
+    def __init__(self, env: simpy.Environment, profile: Profile, deployment: SimulatedDeployment) -> None:
         self._env = env
         self._profile = profile
         self.deployment = deployment
@@ -107,7 +107,7 @@ class System:
         self.spent_s: defaultdict[str, float] = defaultdict(float)
         self.finished = self.started = 0
 
-    def answer(self, question: Question) -> Generator[simpy.Event, Any, bool]:
+    def answer(self, question: SimulatedQuestion) -> Generator[simpy.Event, Any, bool]:
         """One request from its arrival to its end; whether it was answered."""
         gateway = next(self._turns)
         self.started += 1
@@ -125,7 +125,7 @@ class System:
         self.finished += 1
         return True
 
-    def _answer(self, gateway: _Gateway, question: Question) -> Generator[simpy.Event, Any, None]:
+    def _answer(self, gateway: _Gateway, question: SimulatedQuestion) -> Generator[simpy.Event, Any, None]:
         profile = self._profile
         more_pictures = profile.gateway_per_picture * (question.pictures - 1)
         yield from self._work(gateway, (profile.gateway_request + more_pictures) / 2)
@@ -136,7 +136,7 @@ class System:
             yield from self._generate(gateway, question)
         yield from self._work(gateway, (profile.gateway_request + more_pictures) / 2)
 
-    def _encode(self, gateway: _Gateway, question: Question) -> Generator[simpy.Event, Any, None]:
+    def _encode(self, gateway: _Gateway, question: SimulatedQuestion) -> Generator[simpy.Event, Any, None]:
         yield from self._send(
             "link to the encoders", gateway.to_encoders, question.pictures * self._profile.request_bytes
         )
@@ -146,7 +146,7 @@ class System:
         yield from self._send("link from the encoders", gateway.from_encoders, self._token_bytes(question))
         yield from self._ask_redis(_REDIS_AFTER, self._token_bytes(question))
 
-    def _generate(self, gateway: _Gateway, question: Question) -> Generator[simpy.Event, Any, None]:
+    def _generate(self, gateway: _Gateway, question: SimulatedQuestion) -> Generator[simpy.Event, Any, None]:
         yield from self._send("link to the LLM services", gateway.to_llms, self._token_bytes(question))
         first = self._env.event()
         passing_on = self._env.process(self._pass_on(gateway, question.answer_tokens, first))
@@ -167,7 +167,7 @@ class System:
         if came is not False:
             yield from self._work(gateway, self._profile.gateway_per_token * tokens)
 
-    def _token_bytes(self, question: Question) -> float:
+    def _token_bytes(self, question: SimulatedQuestion) -> float:
         return question.pictures * self._profile.visual_tokens * self._profile.token_bytes
 
     def _work(self, gateway: _Gateway, seconds: float) -> Generator[simpy.Event, Any, None]:

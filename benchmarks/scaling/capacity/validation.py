@@ -10,7 +10,7 @@ from benchmarks.scaling.capacity.encoder import EncoderRules
 from benchmarks.scaling.capacity.llm import LLMRules
 from benchmarks.scaling.capacity.profile import Profile
 from benchmarks.scaling.capacity.simulation import closed_loop, open_loop
-from benchmarks.scaling.capacity.system import Deployment
+from benchmarks.scaling.capacity.system import SimulatedDeployment
 from benchmarks.scaling.capacity.workload import Workload
 from benchmarks.scaling.replicas_report import cells_of
 
@@ -25,10 +25,10 @@ def _flag(flags: Sequence[str], name: str, default: int) -> int:
     return int(flags[flags.index(name) + 1]) if name in flags else default
 
 
-def _deployment(result: dict[str, Any], shape: str) -> Deployment:
+def _deployment(result: dict[str, Any], shape: str) -> SimulatedDeployment:
     encoders, llms = map(int, shape.split("x"))
     scenario, flags = result["scenario"], result["flags"]
-    return Deployment(
+    return SimulatedDeployment(
         encoders,
         llms,
         encoder_cores=scenario["encoder_cores"],

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Question", "Workload", "bursts", "poisson"]
+__all__ = ["SimulatedQuestion", "Workload", "bursts", "poisson"]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SimulatedQuestion:
     """One request.
 
     Attributes:
@@ -42,14 +42,14 @@ class Workload:
     answer_hits: float = 0.0
     visual_token_hits: float = 0.0
 
-    def questions(self, rng: np.random.Generator) -> Iterator[Question]:
+    def questions(self, rng: np.random.Generator) -> Iterator[SimulatedQuestion]:
         """Without end."""
         for tokens in itertools.cycle(self.answer_tokens):
             draw = rng.random()
             cached = "answer" if draw < self.answer_hits else ""
             if self.answer_hits <= draw < self.answer_hits + self.visual_token_hits:
                 cached = "visual_tokens"
-            yield Question(self.pictures, tokens, cached)
+            yield SimulatedQuestion(self.pictures, tokens, cached)
 
     @property
     def mean_answer_tokens(self) -> float:

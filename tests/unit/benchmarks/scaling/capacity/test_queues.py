@@ -15,15 +15,15 @@ from benchmarks.scaling.capacity.link import Link
 from benchmarks.scaling.capacity.llm import LLMRules
 from benchmarks.scaling.capacity.processor import Processor
 from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill
-from benchmarks.scaling.capacity.simulation import Outcome, closed_loop, open_loop
-from benchmarks.scaling.capacity.system import Deployment
+from benchmarks.scaling.capacity.simulation import SimulationOutcome, closed_loop, open_loop
+from benchmarks.scaling.capacity.system import SimulatedDeployment
 from benchmarks.scaling.capacity.workload import Workload, bursts, poisson
-from tests.unit.benchmarks.capacity_profiles import FREE, costs
+from tests.unit.benchmarks.scaling.capacity.profiles import FREE, costs
 
 ONE = Workload(1, (1,))
 # One at a time, first come first served, nobody refused.
 SINGLE = EncoderRules(max_batch_size=1, max_batch_delay_s=0, max_queue_size=10**6, decode_workers=10**6)
-PATIENT = Deployment(1, 1, encoder_rules=SINGLE, max_concurrent_requests=10**6, link_delay_s=0)
+PATIENT = SimulatedDeployment(1, 1, encoder_rules=SINGLE, max_concurrent_requests=10**6, link_delay_s=0)
 LONG_S = 20_000.0
 
 
@@ -122,7 +122,7 @@ MIX = Workload(2, (4, 8, 16), answer_hits=0.2, visual_token_hits=0.2)
 def test_every_request_is_answered_refused_or_still_there(
     rate: float, encoders: int, llms: int, queue: int, places: int
 ) -> None:
-    deployment = Deployment(
+    deployment = SimulatedDeployment(
         encoders,
         llms,
         encoder_rules=EncoderRules(max_queue_size=queue),
@@ -138,21 +138,21 @@ def test_every_request_is_answered_refused_or_still_there(
     assert len(cut.seconds) + sum(cut.refused.values()) <= cut.arrived
 
 
-def little(outcome: Outcome) -> tuple[float, float]:
+def little(outcome: SimulationOutcome) -> tuple[float, float]:
     """Requests in the system: seen, and as Little's law says."""
     return outcome.in_system, outcome.per_second * float(np.mean(outcome.seconds))
 
 
 @pytest.mark.parametrize("rate", [1.0, 4.0, 7.0])
 def test_littles_law_holds_for_arrivals_at_random(rate: float) -> None:
-    outcome = open_loop(BUSY, Deployment(1, 1), MIX, arrivals(rate), warm_up_s=100, window_s=1500)
+    outcome = open_loop(BUSY, SimulatedDeployment(1, 1), MIX, arrivals(rate), warm_up_s=100, window_s=1500)
     seen, said = little(outcome)
     assert not outcome.refused
     assert seen == pytest.approx(said, rel=0.03)
 
 
 def test_littles_law_holds_for_clients_that_ask_again() -> None:
-    outcome = closed_loop(BUSY, Deployment(1, 1), MIX, clients=12, warm_up_s=50, window_s=800)
+    outcome = closed_loop(BUSY, SimulatedDeployment(1, 1), MIX, clients=12, warm_up_s=50, window_s=800)
     seen, said = little(outcome)
     assert seen == pytest.approx(12, rel=1e-6)
     assert said == pytest.approx(12, rel=0.01)
@@ -163,7 +163,7 @@ def test_another_replica_helps_where_it_is_short_and_nowhere_else() -> None:
 
     def throughput(encoders: int, llms: int) -> float:
         return closed_loop(
-            profile, Deployment(encoders, llms), Workload(1, (8,)), clients=32, warm_up_s=20, window_s=200
+            profile, SimulatedDeployment(encoders, llms), Workload(1, (8,)), clients=32, warm_up_s=20, window_s=200
         ).per_second
 
     one = throughput(1, 1)
@@ -174,14 +174,16 @@ def test_another_replica_helps_where_it_is_short_and_nowhere_else() -> None:
 def test_what_is_cached_costs_no_stage() -> None:
     profile = costs(encode=Encode(0, 0, 0, 1.0), decode=Decode(0, 0, 1.0, 0))
     hits = Workload(1, (3,), answer_hits=1.0)
-    assert open_loop(profile, Deployment(1, 1), hits, [0.0], window_s=100).percentile(50) == 0
+    assert open_loop(profile, SimulatedDeployment(1, 1), hits, [0.0], window_s=100).percentile(50) == 0
     tokens = Workload(1, (3,), visual_token_hits=1.0)
     # The first token comes with the prefill, which is free here.
     assert open_loop(profile, PATIENT, tokens, [0.0], window_s=100).percentile(50) == pytest.approx(2.002)
 
 
 def test_a_message_waits_for_those_before_it_on_the_link_and_travels() -> None:
-    slow = Deployment(1, 1, link_bits_per_second=8000, link_delay_s=0.5, llm_rules=LLMRules(max_batch_delay_s=0))
+    slow = SimulatedDeployment(
+        1, 1, link_bits_per_second=8000, link_delay_s=0.5, llm_rules=LLMRules(max_batch_delay_s=0)
+    )
     profile = costs(token_bytes=50)  # of 20 tokens: 1000 bytes, one second
     outcome = open_loop(profile, slow, ONE, [0.0], window_s=100)
     # To the encoder and back, to the LLM service and back: four ways, and the tokens sent twice.

@@ -10,14 +10,14 @@ import pytest
 
 from benchmarks.scaling.capacity.__main__ import main
 from benchmarks.scaling.capacity.llm import LLMRules
-from benchmarks.scaling.capacity.planner import REDIS, Goal, Planner, Unreachable, cost_per_million, limits
+from benchmarks.scaling.capacity.planner import REDIS, CapacityPlanner, Goal, Unreachable, cost_per_million, limits
 from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill, Profile
 from benchmarks.scaling.capacity.roofline import GPUS, Assumptions, derive
 from benchmarks.scaling.capacity.simulation import closed_loop
-from benchmarks.scaling.capacity.system import Deployment, Redis
+from benchmarks.scaling.capacity.system import Redis, SimulatedDeployment
 from benchmarks.scaling.capacity.validation import compare
 from benchmarks.scaling.capacity.workload import Workload
-from tests.unit.benchmarks.capacity_profiles import costs
+from tests.unit.benchmarks.scaling.capacity.profiles import costs
 
 # 0.1 s of the encoder, 0.05 s and 4 times 0.01 s of an LLM service, 0.005 s of a gateway.
 SMALL = costs(
@@ -31,9 +31,11 @@ SMALL = costs(
 FOUR = Workload(1, (4,))
 
 
-def planner(**changes: Any) -> Planner:
-    base = Deployment(1, 1, llm_rules=LLMRules(max_batch_size=1))
-    return Planner(**{"profile": SMALL, "workload": FOUR, "goal": Goal(2.0), "base": base, "window_s": 30.0, **changes})
+def planner(**changes: Any) -> CapacityPlanner:
+    base = SimulatedDeployment(1, 1, llm_rules=LLMRules(max_batch_size=1))
+    return CapacityPlanner(
+        **{"profile": SMALL, "workload": FOUR, "goal": Goal(2.0), "base": base, "window_s": 30.0, **changes}
+    )
 
 
 def test_more_requests_never_need_fewer_replicas() -> None:
@@ -84,7 +86,7 @@ def test_bursts_need_more_than_the_same_rate_at_random() -> None:
 
 
 def test_one_redis_is_shared_by_all_cells_and_left_out_where_it_is_too_little() -> None:
-    base = Deployment(1, 1, llm_rules=LLMRules(max_batch_size=1), redis=Redis(150.0, 1e9))
+    base = SimulatedDeployment(1, 1, llm_rules=LLMRules(max_batch_size=1), redis=Redis(150.0, 1e9))
     assert limits(SMALL, base, FOUR)[REDIS] == pytest.approx(1 / (6 / 150 + 20_000 * 8 / 1e9))
     few, many = planner(base=base, most_in_a_cell=15.0).plans([10.0, 40.0])
     assert few.deployment.redis is not None
@@ -93,7 +95,9 @@ def test_one_redis_is_shared_by_all_cells_and_left_out_where_it_is_too_little() 
 
 @pytest.mark.parametrize("stage", ["encoder", "LLM"])
 def test_what_one_replica_can_do_at_the_most_is_what_it_does_under_many_clients(stage: str) -> None:
-    base = Deployment(1 if stage == "encoder" else 9, 1 if stage == "LLM" else 9, llm_rules=LLMRules(max_batch_size=4))
+    base = SimulatedDeployment(
+        1 if stage == "encoder" else 9, 1 if stage == "LLM" else 9, llm_rules=LLMRules(max_batch_size=4)
+    )
     outcome = closed_loop(SMALL, base, FOUR, clients=40, warm_up_s=20, window_s=200)
     assert outcome.per_second == pytest.approx(limits(SMALL, base, FOUR)[stage], rel=0.05)
 

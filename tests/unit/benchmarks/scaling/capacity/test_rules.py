@@ -17,13 +17,13 @@ from benchmarks.scaling.capacity.encoder import EncoderReplica, EncoderRules
 from benchmarks.scaling.capacity.llm import LLMReplica, LLMRules
 from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill, Regroup
 from benchmarks.scaling.capacity.refusal import Refused
-from benchmarks.scaling.capacity.system import Deployment
+from benchmarks.scaling.capacity.system import SimulatedDeployment
 from encoder_service.batching import Batcher
 from encoder_service.settings import EncoderSettings
 from fovea.errors import Overloaded
 from gateway.settings import GatewaySettings
 from llm_service.settings import LLMSettings
-from tests.unit.benchmarks.capacity_profiles import costs
+from tests.unit.benchmarks.scaling.capacity.profiles import costs
 
 
 @dataclass(frozen=True)
@@ -197,4 +197,4 @@ def test_the_rules_begin_as_the_services_settings_do() -> None:
         encoder.max_batch_size, encoder.max_batch_delay_ms / 1e3, encoder.max_queue_size, encoder.decode_workers
     )
     assert LLMRules() == LLMRules(llm.max_batch_size, llm.max_batch_delay_ms / 1e3, llm.max_queue_size)
-    assert Deployment(1, 1).max_concurrent_requests == GatewaySettings(model="m").max_concurrent_requests
+    assert SimulatedDeployment(1, 1).max_concurrent_requests == GatewaySettings(model="m").max_concurrent_requests

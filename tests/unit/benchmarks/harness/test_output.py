@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.harness.output import add_output, publish
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[4] / "benchmarks"
 
 
 def test_without_a_folder_a_report_is_printed_and_nothing_written(
