@@ -1,4 +1,4 @@
-"""Whether the simulation says of one and two replicas what the real services did (`benchmarks.replicas`)."""
+"""Comparison of the simulation of one and two replicas with the real services (`benchmarks.replicas`)."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def compare(profile: Profile, result: dict[str, Any]) -> list[dict[str, Any]]:
     """Real and simulated throughput and median seconds, for each shape of a scenario.
 
     Args:
-        profile: Measured on the machine of the runs.
-        result: What `benchmarks.replicas` has written.
+        profile: Profile that was measured on the machine of the runs.
+        result: Result of `benchmarks.replicas`.
     """
     scenario = result["scenario"]
-    workload = Workload(scenario["asked"]["pictures"], tuple(scenario["asked"]["max_tokens"]))
+    workload = Workload(scenario["request"]["images"], tuple(scenario["request"]["max_tokens"]))
     rows = []
     for shape in dict.fromkeys(cell["shape"] for cell in result["closed_loop"]):
         cells = cells_of(result, shape)

@@ -24,7 +24,7 @@ SMALL = costs(
     encode=Encode(0, 0, 0, 0.1),
     prefill=Prefill(0, 0.05, 0, 0, 0),
     decode=Decode(0, 0.01, 0, 0),
-    prepare_per_picture=0.001,
+    prepare_per_image=0.001,
     gateway_request=0.005,
     token_bytes=1000,
 )
@@ -116,7 +116,7 @@ def test_a_derived_profile_says_that_nothing_was_measured_on_the_gpu() -> None:
     assert pruned.origin == "derived"
     assert any(note.startswith("assumed") for note in pruned.notes)
     assert (pruned.visual_tokens, whole.visual_tokens) == (64, 576)
-    assert pruned.prepare_per_picture == SMALL.prepare_per_picture
+    assert pruned.prepare_per_image == SMALL.prepare_per_image
     # LLaVA-1.5-7B: 13.5 GB of weights in 16 bits, half a megabyte of key-value cache a position.
     assert pruned.kv_bytes == pytest.approx(0.9 * 80e9 - 13.5e9, rel=0.01)
     assert pruned.kv_bytes_per_token == 524_288
@@ -130,13 +130,13 @@ def test_a_derived_profile_says_that_nothing_was_measured_on_the_gpu() -> None:
 
 def test_assumptions_change_what_is_derived() -> None:
     slow, fast = (derive(GPUS["l4"], 64, SMALL, Assumptions(compute=share)) for share in (0.2, 0.8))
-    assert slow.encode.per_picture == pytest.approx(4 * fast.encode.per_picture)
+    assert slow.encode.per_image == pytest.approx(4 * fast.encode.per_image)
 
 
 def test_memory_for_the_caches_limits_the_rows() -> None:
     profile = costs(kv_bytes_per_token=10, kv_bytes=1000)
-    assert profile.rows_in_memory(25) == 4
-    assert costs().rows_in_memory(25) is None
+    assert profile.sequences_in_memory(25) == 4
+    assert costs().sequences_in_memory(25) is None
 
 
 def test_plan_writes_what_is_needed_with_and_without_pruning(tmp_path: Path) -> None:
@@ -152,12 +152,12 @@ def test_plan_writes_what_is_needed_with_and_without_pruning(tmp_path: Path) -> 
 
 
 def test_a_run_that_is_what_the_simulation_says_is_within_and_another_is_not() -> None:
-    """A real encoder of 0.1 s a picture at half a core: 5 questions of one picture a second."""
-    profile = dataclasses.replace(SMALL, shares_cores=True, prepare_per_picture=0.0)
+    """A real encoder of 0.1 s a image at half a core: 5 questions of one image a second."""
+    profile = dataclasses.replace(SMALL, shares_cores=True, prepare_per_image=0.0)
     result = {
         "scenario": {
             "name": "encoder",
-            "asked": {"pictures": 1, "max_tokens": [1]},
+            "request": {"images": 1, "max_tokens": [1]},
             "clients": 10,
             "encoder_cores": 0.5,
             "llm_cores": 0.5,

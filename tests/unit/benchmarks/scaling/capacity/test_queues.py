@@ -23,7 +23,7 @@ from tests.unit.benchmarks.scaling.capacity.profiles import FREE, costs
 ONE = Workload(1, (1,))
 # One at a time, first come first served, nobody refused.
 SINGLE = EncoderRules(max_batch_size=1, max_batch_delay_s=0, max_queue_size=10**6, decode_workers=10**6)
-PATIENT = SimulatedDeployment(1, 1, encoder_rules=SINGLE, max_concurrent_requests=10**6, link_delay_s=0)
+UNBOUNDED = SimulatedDeployment(1, 1, encoder_rules=SINGLE, max_concurrent_requests=10**6, link_delay_s=0)
 LONG_S = 20_000.0
 
 
@@ -34,7 +34,7 @@ def arrivals(rate: float, seed: int = 0) -> Iterator[float]:
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 def test_one_encoder_of_constant_time_is_an_m_d_1_queue(load: float) -> None:
     profile = costs(encode=Encode(0, 0, 0, 1.0))
-    outcome = open_loop(profile, PATIENT, ONE, arrivals(load), window_s=LONG_S)
+    outcome = open_loop(profile, UNBOUNDED, ONE, arrivals(load), window_s=LONG_S)
     waited = load / (2 * (1 - load))  # Pollaczek and Khinchine, in service times
     assert outcome.spent_s["encoder"] - 1 == pytest.approx(waited, rel=0.1)
     assert np.mean(outcome.seconds) == pytest.approx(1 + waited, rel=0.05)
@@ -101,7 +101,7 @@ BUSY = costs(
     encode=Encode(0, 0.01, 0.01, 0.05),
     prefill=Prefill(0, 0.01, 0.001, 0.0001, 0),
     decode=Decode(0, 0.004, 0.001, 0),
-    prepare_per_picture=0.01,
+    prepare_per_image=0.01,
     llm_call=0.002,
     gateway_request=0.005,
     gateway_per_token=0.0002,
@@ -133,7 +133,7 @@ def test_every_request_is_answered_refused_or_still_there(
     everything = open_loop(BUSY, deployment, MIX, moments, window_s=10_000)
     assert everything.arrived == 100
     assert len(everything.seconds) + sum(everything.refused.values()) == 100
-    assert set(everything.refused) <= {"gateway places", "encoder queue", "LLM queue"}
+    assert set(everything.refused) <= {"gateway limit", "encoder queue", "LLM queue"}
     cut = open_loop(BUSY, deployment, MIX, moments, window_s=moments[50])
     assert len(cut.seconds) + sum(cut.refused.values()) <= cut.arrived
 
@@ -177,7 +177,7 @@ def test_what_is_cached_costs_no_stage() -> None:
     assert open_loop(profile, SimulatedDeployment(1, 1), hits, [0.0], window_s=100).percentile(50) == 0
     tokens = Workload(1, (3,), visual_token_hits=1.0)
     # The first token comes with the prefill, which is free here.
-    assert open_loop(profile, PATIENT, tokens, [0.0], window_s=100).percentile(50) == pytest.approx(2.002)
+    assert open_loop(profile, UNBOUNDED, tokens, [0.0], window_s=100).percentile(50) == pytest.approx(2.002)
 
 
 def test_a_message_waits_for_those_before_it_on_the_link_and_travels() -> None:
@@ -202,5 +202,5 @@ def test_bursts_come_as_often_as_the_rate_says_and_in_their_time() -> None:
 
 
 def test_a_free_system_answers_at_once() -> None:
-    outcome = open_loop(FREE, PATIENT, Workload(1, (5,)), [0.0, 1.0], window_s=10)
+    outcome = open_loop(FREE, UNBOUNDED, Workload(1, (5,)), [0.0, 1.0], window_s=10)
     assert outcome.percentile(100) == pytest.approx(0.002)  # the LLM service waits that long for company

@@ -78,7 +78,7 @@ def simulated_batches(sizes: list[int], max_batch_size: int, max_queue_size: int
         try:
             yield from replica.encode(size)
         except Refused as error:
-            refused.append(error.place)
+            refused.append(error.queue)
 
     for number, size in enumerate(sizes):
         env.process(ask(size, 0.0 if number == 0 else 0.5))
@@ -98,9 +98,9 @@ def test_batches_are_those_of_the_real_batcher(sizes: list[int], max_batch_size:
 
 
 def times(delay_s: float, prepare_s: float) -> list[float]:
-    """When two pictures are done of which the second is decoded after the first."""
+    """When two images are done of which the second is decoded after the first."""
     env, ended = simpy.Environment(), []
-    profile = costs(encode=Encode(0, 1.0, 0, 0), prepare_per_picture=prepare_s)
+    profile = costs(encode=Encode(0, 1.0, 0, 0), prepare_per_image=prepare_s)
     replica = EncoderReplica(env, profile, EncoderRules(8, delay_s, 64, decode_workers=1), cores=1.0)
 
     def ask() -> Generator[simpy.Event, Any, None]:
@@ -132,7 +132,7 @@ def generated(rules: LLMRules, asked: list[tuple[float, int]]) -> tuple[dict[int
             yield from replica.generate(10, tokens, first)
             told[number] = at[0], env.now
         except Refused as error:
-            refused.append(error.place)
+            refused.append(error.queue)
 
     for number, (moment, tokens) in enumerate(asked):
         env.process(ask(number, moment, tokens))
