@@ -122,7 +122,7 @@ def _to_hub_layout(source: Path, target: Path) -> None:
 
 
 def _shard(source: Path, target: Path) -> None:
-    """Copies a checkpoint as two shards and an index; the shard without vision tensors is garbage, which no load reads."""
+    """Copies a checkpoint as two shards and an index; the shard without vision tensors is garbage."""
     shutil.copytree(source, target)
     tensors = load_file(target / "model.safetensors")
     (target / "model.safetensors").unlink()

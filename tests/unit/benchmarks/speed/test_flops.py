@@ -162,7 +162,7 @@ def test_a_shape_by_hand(tmp_path: Path) -> None:
     assert flops.main([*shape, "--budgets", "30", "--tiles", "1", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "flops.json").read_text())
     assert result["rows"][0]["cells"][0]["processed"]["flops"] == 4 * (4 * 10_000 + 2 * 100_000 + 3 * 20_000)
-    assert result["picture"] is None  # nothing is known of a tower that makes 100 tokens
+    assert result["image"] is None  # the tower of 100 tokens is unknown
 
 
 @pytest.mark.parametrize(
