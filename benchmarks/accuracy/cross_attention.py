@@ -50,7 +50,7 @@ class AttentionReader:
     ) -> None:
         self._engine.stop()
 
-    def read(self, vision: VisionFeatures, question: str) -> list[Tensor]:
+    def read(self, vision: TowerFeatures, question: str) -> list[Tensor]:
         """[N] attention of the last prompt token to each patch, mean over the heads, for each layer."""
         return asyncio.run(self._read(vision, question))
 

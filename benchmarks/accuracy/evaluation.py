@@ -79,7 +79,7 @@ class Evaluation:
         self._clusters = np.array([question.scene.seed for question in self.questions])
         self._groups = np.array([question.group for question in self.questions])
         self._outcomes: dict[str, MethodOutcome] = {}
-        self._sent: tuple[Method, list[EncodedVisual]] | None = None
+        self._sent: tuple[Method, list[EncodedMedia]] | None = None
 
     def run(self, method: Method, label: str) -> MethodOutcome:
         """Asks all questions, and prints the score to standard error; a method that was run before is not run again.
@@ -130,7 +130,7 @@ class Evaluation:
     def _summary(self, values: Floats, rows: npt.NDArray[np.bool_]) -> dict[str, float]:
         return clustered_mean(values[rows], self._clusters[rows]).summary()
 
-    def _encoded(self, method: Method) -> list[EncodedVisual]:
+    def _encoded(self, method: Method) -> list[EncodedMedia]:
         """Visual tokens of all questions. The last result is kept, as many LLM-side methods read the same."""
         encoder_side = replace(method, llm=None)
         if self._sent is None or self._sent[0] != encoder_side:

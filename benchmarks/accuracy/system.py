@@ -126,14 +126,14 @@ class InProcessSystem:
         """Ends the language model's thread."""
         self._llm.engine.stop()
 
-    def encode(self, asked: Sequence[ImageQuestion], method: Method) -> list[EncodedVisual]:
+    def encode(self, asked: Sequence[ImageQuestion], method: Method) -> list[EncodedMedia]:
         """Visual tokens that the encoder sends for each question; `method.llm` has no effect.
 
         Raises:
             ServiceError: The encoder refuses a question.
         """
         pruner = PRUNERS[method.pruner].bind(method.params)
-        encoded: list[EncodedVisual] = []
+        encoded: list[EncodedMedia] = []
         for start in range(0, len(asked), self._max_batch_size):
             batch = [
                 self._encoder.prepare(
@@ -156,7 +156,7 @@ class InProcessSystem:
     def decode(
         self,
         asked: Sequence[ImageQuestion],
-        encoded: Sequence[EncodedVisual],
+        encoded: Sequence[EncodedMedia],
         llm: LlmMethod | None,
         max_tokens: int = 96,
     ) -> list[Answer]:
@@ -177,11 +177,11 @@ class InProcessSystem:
     async def _generate(
         self,
         asked: Sequence[ImageQuestion],
-        encoded: Sequence[EncodedVisual],
+        encoded: Sequence[EncodedMedia],
         pruning: Pruning | None,
         max_tokens: int,
     ) -> list[Answer]:
-        async def answer(question: str, image: EncodedVisual) -> Answer:
+        async def answer(question: str, image: EncodedMedia) -> Answer:
             ids = np.array(self._prompts.encode(question, num_images=1), dtype=np.int64)
             tokens = VisualTokens(image.features, image.positions, (1, image.layout.rows, image.layout.columns))
             request = GenerationRequest(

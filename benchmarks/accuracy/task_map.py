@@ -66,7 +66,7 @@ READINGS: Final = {
     "decoupled, FCMA, words alone": DesapParameters(text_rows="words"),
     "decoupled, FCMA, words that EOS attends to": DesapParameters(text_filter="eot_attention"),
 }
-_VIEWS: Final = frozenset(
+_OUTPUTS: Final = frozenset(
     {
         TowerOutput(OutputKind.JOINT, qkv="qqv"),
         TowerOutput(OutputKind.JOINT),
@@ -95,8 +95,11 @@ def _maps(vision: TowerFeatures, text: TextFeatures, attention: Sequence[Tensor]
     for name, params in READINGS.items():
         yield name, task_map(vision.outputs[joint_output(params)], text, params)
     query = normalize(question_vector(text.eos), dim=-1)
-    for name, view in (("decoupled", View.JOINT_QQV), ("vanilla", View.JOINT_VANILLA)):
-        yield f"{name}, EOS alone", normalize(vision.views[view][1:], dim=-1) @ query
+    for name, output in (
+        ("decoupled", TowerOutput(OutputKind.JOINT, qkv="qqv")),
+        ("vanilla", TowerOutput(OutputKind.JOINT)),
+    ):
+        yield f"{name}, EOS alone", normalize(vision.outputs[output][1:], dim=-1) @ query
     for layer, scores in enumerate(attention):
         if layer != early:
             yield f"cross-attention, layer {layer} of {len(attention)}", scores
@@ -172,14 +175,14 @@ class _Split:
 def _measure(
     encoder: EncoderModel, reader: AttentionReader, texts: TextTowerTokenizer, questions: Sequence[Question], k: int
 ) -> dict[str, MapScores]:
-    values, seen = _Split(k), dict[int, VisionFeatures]()
+    values, seen = _Split(k), dict[int, TowerFeatures]()
     for question in questions:
         objects = named_things(question)
         if not objects:
             continue
         seed = question.scene.seed
         if seed not in seen:
-            (visual,) = encoder.encode([encoder.media.image(question.image)], _VIEWS)
+            (visual,) = encoder.encode([encoder.media.image(question.image)], _OUTPUTS)
             seen = {seed: visual.parts[0]}
         (text,) = encoder.encode_texts([texts.encode(question.text)], eos_attention=True)
         on_object = torch.from_numpy(np.isin(label_patches(question.scene), objects))

@@ -66,7 +66,7 @@ class Sent:
 
 
 def _message(
-    image: EncodedVisual, dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None = None
+    image: EncodedMedia, dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None = None
 ) -> tensor_pb2.VisualTokens:
     return tensor_pb2.VisualTokens(
         features=tensors.to_message(image.features, dtype, basis=basis, step=step),
@@ -77,7 +77,7 @@ def _message(
 
 
 def send(
-    image: EncodedVisual, write: Callable[[EncodedVisual], tensor_pb2.VisualTokens], basis: WireBasis | None
+    image: EncodedMedia, write: Callable[[EncodedMedia], tensor_pb2.VisualTokens], basis: WireBasis | None
 ) -> Sent:
     """Encodes the visual tokens of an image with `write`, and decodes the message."""
     start = time.perf_counter()
@@ -115,7 +115,7 @@ class WireSplit:
         self._clusters = np.array([question.scene.seed for question in self.questions])
         self._unpruned: Floats | None = None
 
-    def scores(self, label: str, asked: Sequence[ImageQuestion], encoded: Sequence[EncodedVisual]) -> Floats:
+    def scores(self, label: str, asked: Sequence[ImageQuestion], encoded: Sequence[EncodedMedia]) -> Floats:
         """[Q] scores of the answers to questions about these visual tokens."""
         start = time.perf_counter()
         texts = [answer.text for answer in self._system.decode(asked, encoded, None)]
@@ -171,7 +171,7 @@ class WireSplit:
         )
         encoded = self._system.encode(self.asked, Method(pruner, 1.0, most_tokens=most))
 
-        def write(image: EncodedVisual) -> tensor_pb2.VisualTokens:
+        def write(image: EncodedMedia) -> tensor_pb2.VisualTokens:
             def messages(dtype: tensor_pb2.DType, step: int | None) -> list[tensor_pb2.VisualTokens]:
                 return [_message(image, dtype, self._basis, step)]
 

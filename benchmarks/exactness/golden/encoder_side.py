@@ -48,8 +48,8 @@ def _tower(context: Context) -> ClipVisionTower:
 
 
 @lru_cache(maxsize=8)
-def _vision(context: Context, inputs_file: Path, image: int) -> VisionFeatures:
-    """Tower output of one image of the inputs with all views, computed once for all cases."""
+def _vision(context: Context, inputs_file: Path, image: int) -> TowerFeatures:
+    """Tower output of one image of the inputs with everything that a pruner reads, computed once for all cases."""
     pixel_values = context.tensor(context.load(inputs_file)["pixel_values"][image : image + 1])
     features: TowerFeatures = _tower(context)(pixel_values, ALL_OUTPUTS)[0]
     return features
@@ -70,7 +70,7 @@ class _Run:
         """[1, 3, H, W] pixel values of the image."""
         return self.context.tensor(self.inputs["pixel_values"][:1])
 
-    def vision(self, image: int = 0) -> VisionFeatures:
+    def vision(self, image: int = 0) -> TowerFeatures:
         """Tower output of one image of the inputs: 0 is the image and the base tile, the others are tiles."""
         return _vision(self.context, self.case.inputs_file, image)
 
@@ -93,7 +93,7 @@ class _Run:
             more: Further arrays of the case.
         """
         features = pruned.features if projected is None else projected
-        arrays = {"kept_index": pruned.kept_index, "features": features, "assign": pruned.merged_into, **more}
+        arrays = {"kept_index": pruned.origins, "features": features, "assign": pruned.cluster_of_patch, **more}
         if with_llm:
             visual_tokens = self.context.projector(features) if projected is None else projected
             arrays |= read_visual_tokens(self.context, self.inputs, visual_tokens)
@@ -229,7 +229,7 @@ def _holov(
     bound = PRUNERS["holov"].bind({"crops": crops, "fidelity": overflow == "zero"})
     pruned = bound.prune(PrunerInput(vision, budget))
     # The authors fill up with zeros after the projector, which does not map zeros to zeros.
-    projected = run.context.projector(pruned.features) * (pruned.kept_index != Row.ZERO)[:, None]
+    projected = run.context.projector(pruned.features) * (pruned.origins != TokenOrigin.ZERO)[:, None]
 
     sizes = holov.crop_sizes(vision.num_patches, crops)
     granted, by_weight = holov.crop_quotas(vision.outputs[SALIENCY_SECOND_LAST], sizes, budget)
@@ -261,7 +261,7 @@ def _hired_tiles(
     patch_grid = tile_outputs[0].grid
     sizes = [patch_grid[0] * patch_grid[1]] * num_tiles
     counts = hired.deal_by_marks(
-        tile_outputs[0].views[View.SALIENCY_FIRST],
+        tile_outputs[0].outputs[SALIENCY_FIRST],
         math.floor(sum(sizes) * rate),
         alpha=alpha,
         sizes=sizes,
@@ -270,7 +270,7 @@ def _hired_tiles(
     )
     mask = torch.zeros(num_tiles, sizes[0], dtype=torch.bool)
     for tile, (output, count) in enumerate(zip(tile_outputs, counts, strict=True)):
-        mask[tile, top_k(output.views[View.SALIENCY_SECOND_LAST], count)] = True
+        mask[tile, top_k(output.outputs[SALIENCY_SECOND_LAST], count)] = True
     shown = torch.cat([torch.arange(mask.shape[1]), tiles.mosaic(patch_grid, grid, image_size).flatten()])
     kept = shown[mask.flatten()[shown]]
     features = torch.cat([output.hidden for output in tile_outputs])[kept]

@@ -62,7 +62,7 @@ def _median_of(repeats: int, action: Callable[[], object]) -> float:
 
 def encoder_costs(model: Path, text_tower: Path, files: Sequence[bytes], repeats: int) -> tuple[Encode, float]:
     """Costs of the encoder's forward, and seconds of preparing an image."""
-    engine = Engine(
+    engine = EncoderEngine(
         models.load(str(model), LoadOptions(text_tower=str(text_tower), device="cpu", dtype="float32")),
         FeatureCache(0),
         max_batch_size=max(questions * count for questions, count in _ENCODE_GRID),
