@@ -33,7 +33,7 @@ def context(request: pytest.FixtureRequest) -> Context:
 
 
 def without_llm(case: GoldenCase) -> GoldenCase:
-    """The case as far as it goes without the language model."""
+    """The case without its arrays of the language model."""
     return dataclasses.replace(
         case,
         params={**case.params, "with_llm": False},
@@ -96,7 +96,7 @@ def golden(tmp_path: Path) -> Path:
     """A directory of a few cases; its manifest may be edited."""
     (tmp_path / "clip24").symlink_to(GOLDEN / "clip24")
     (tmp_path / "projector.safetensors").symlink_to(GOLDEN / "projector.safetensors")
-    # Another name than seed0: nothing may hang on it.
+    # Another name than seed0, as no name is special.
     shutil.copytree(GOLDEN / "seed0", tmp_path / "seed7")
     manifest = json.loads((GOLDEN / "manifest.json").read_text())
     manifest["cases"] = [case for case in manifest["cases"] if case["id"] in FEW]

@@ -1,4 +1,4 @@
-"""Profiles of models that do nothing but what a test wants to see."""
+"""Profiles of models for tests, free but for given costs."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ FREE = Profile(
 
 
 def costs(**changes: Any) -> Profile:
-    """FREE, but for these."""
+    """FREE with these costs."""
     return dataclasses.replace(FREE, **changes)

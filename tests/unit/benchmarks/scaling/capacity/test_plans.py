@@ -133,7 +133,7 @@ def test_assumptions_change_what_is_derived() -> None:
     assert slow.encode.per_image == pytest.approx(4 * fast.encode.per_image)
 
 
-def test_memory_for_the_caches_limits_the_rows() -> None:
+def test_memory_for_the_caches_limits_the_sequences() -> None:
     profile = costs(kv_bytes_per_token=10, kv_bytes=1000)
     assert profile.sequences_in_memory(25) == 4
     assert costs().sequences_in_memory(25) is None

@@ -1,4 +1,4 @@
-"""The simulation against what queueing theory says, and against itself: nothing is lost, nothing comes from nowhere."""
+"""The simulation against queueing theory, and its conservation of requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmarks.scaling.capacity.workload import Workload, bursts, poisson
 from tests.unit.benchmarks.scaling.capacity.profiles import FREE, costs
 
 ONE = Workload(1, (1,))
-# One at a time, first come first served, nobody refused.
+# One at a time, first come first served, no refusals.
 SINGLE = EncoderRules(max_batch_size=1, max_batch_delay_s=0, max_queue_size=10**6, decode_workers=10**6)
 UNBOUNDED = SimulatedDeployment(1, 1, encoder_rules=SINGLE, max_concurrent_requests=10**6, link_delay_s=0)
 LONG_S = 20_000.0
@@ -81,7 +81,7 @@ def test_a_shared_processor_stretches_jobs_alike_whatever_their_size(load: float
         assert np.mean(seconds) == pytest.approx(work / (1 - load), rel=0.1)
 
 
-def test_nobody_runs_faster_than_a_core_and_a_part_of_one_is_a_part() -> None:
+def test_no_job_is_faster_than_a_core_and_a_share_of_one_is_a_share() -> None:
     env, ended = simpy.Environment(), []
 
     def job(processor: Processor, work: float) -> Iterator[simpy.Event]:
@@ -117,17 +117,17 @@ MIX = Workload(2, (4, 8, 16), answer_hits=0.2, visual_token_hits=0.2)
     encoders=st.integers(1, 3),
     llms=st.integers(1, 3),
     queue=st.integers(1, 8),
-    places=st.integers(1, 32),
+    limit=st.integers(1, 32),
 )
 def test_every_request_is_answered_refused_or_still_there(
-    rate: float, encoders: int, llms: int, queue: int, places: int
+    rate: float, encoders: int, llms: int, queue: int, limit: int
 ) -> None:
     deployment = SimulatedDeployment(
         encoders,
         llms,
         encoder_rules=EncoderRules(max_queue_size=queue),
         llm_rules=LLMRules(max_batch_size=2, max_queue_size=queue),
-        max_concurrent_requests=places,
+        max_concurrent_requests=limit,
     )
     moments = [moment for _, moment in zip(range(100), arrivals(rate), strict=False)]
     everything = open_loop(BUSY, deployment, MIX, moments, window_s=10_000)
@@ -139,7 +139,7 @@ def test_every_request_is_answered_refused_or_still_there(
 
 
 def little(outcome: SimulationOutcome) -> tuple[float, float]:
-    """Requests in the system: seen, and as Little's law says."""
+    """Requests in the system: measured, and by Little's law."""
     return outcome.in_system, outcome.per_second * float(np.mean(outcome.seconds))
 
 
@@ -180,7 +180,7 @@ def test_what_is_cached_costs_no_stage() -> None:
     assert open_loop(profile, UNBOUNDED, tokens, [0.0], window_s=100).percentile(50) == pytest.approx(2.002)
 
 
-def test_a_message_waits_for_those_before_it_on_the_link_and_travels() -> None:
+def test_a_message_waits_for_those_before_it_on_the_link_and_has_a_delay() -> None:
     slow = SimulatedDeployment(
         1, 1, link_bits_per_second=8000, link_delay_s=0.5, llm_rules=LLMRules(max_batch_delay_s=0)
     )
@@ -203,4 +203,4 @@ def test_bursts_come_as_often_as_the_rate_says_and_in_their_time() -> None:
 
 def test_a_free_system_answers_at_once() -> None:
     outcome = open_loop(FREE, UNBOUNDED, Workload(1, (5,)), [0.0, 1.0], window_s=10)
-    assert outcome.percentile(100) == pytest.approx(0.002)  # the LLM service waits that long for company
+    assert outcome.percentile(100) == pytest.approx(0.002)  # delay of the LLM service's batch
