@@ -165,7 +165,7 @@ def test_a_sequence_that_joins_or_leaves_a_batch_costs_a_copy() -> None:
     env.process(ask(0.0, 4))
     env.process(ask(0.05, 2))
     env.run(1000)
-    # 0.1: a step of the first alone, then 12 positions. Two sequences of 12 are put together: 13 s. A step, and the second
+    # 0.1: a step of the first alone, then 12 positions. Two sequences of 12 are joined: 13 s. A step, and the second
     # ends; the first, of 13 positions, is left: 7.5 s. Its last step.
     assert ended == pytest.approx([13.2, 20.8])
 
