@@ -178,7 +178,7 @@ class InProcessSystem:
         self,
         asked: Sequence[ImageQuestion],
         encoded: Sequence[EncodedMedia],
-        pruning: Pruning | None,
+        pruning: PruningParams | None,
         max_tokens: int,
     ) -> list[Answer]:
         async def answer(question: str, image: EncodedMedia) -> Answer:

@@ -1,6 +1,6 @@
 """`python -m benchmarks.engine`: throughput and TTFT of each engine of the LLM service, pruned and unpruned.
 
-Closed loops: N clients, each of which sends its next request when the last one is answered. Requests go to the `Engine`
+Closed loops: N clients, each of which sends its next request after an answer. Requests go to the `LLMEngine`
 interface, without sockets. Each has an image of its own, so that no prefix cache helps. One engine runs at a time, in a
 process of its own: transformers, vLLM, transformers, vLLM, ... Inside a process pruned and unpruned runs alternate.
 Needs the environment of `make test-vllm`, which has the CPU build of vLLM.
@@ -85,7 +85,7 @@ async def _answer(engine: LLMEngine, request: GenerationRequest) -> Done:
     raise RuntimeError("the engine ended an answer without a last event")
 
 
-async def _measure(engine: Engine, requests: list[GenerationRequest], clients: int) -> dict[str, Any]:
+async def _measure(engine: LLMEngine, requests: list[GenerationRequest], clients: int) -> dict[str, Any]:
     """Measurement of all requests, `clients` of them at a time: duration, tokens, and the TTFT of each answer."""
     remaining, answers = iter(requests), list[Done]()
 

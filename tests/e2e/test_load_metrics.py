@@ -15,6 +15,7 @@ from tests.e2e.conftest import STARTUP_S, Client, Pictures, make_stack
 
 PATIENCE_S = 60
 WAITING, RUNNING = "fovea_num_requests_waiting", "fovea_num_requests_running"
+ANSWERS = "fovea_gateway_answers_running"
 # At this temperature an answer reaches its limit of tokens, so it is still running when the test scrapes.
 LONG = {"temperature": 2, "max_tokens": 300, "cache": "bypass"}
 

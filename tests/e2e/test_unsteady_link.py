@@ -55,7 +55,7 @@ class Site:
 
     def noticed(self) -> bool:
         """Whether the gateway has logged an outage of the LLM service since the last time that this was true."""
-        count = self._log.read_text().count("the LLM service is away")
+        count = self._log.read_text().count("the LLM service is unavailable")
         new, self._seen = count > self._seen, max(count, self._seen)
         return new
 

@@ -260,7 +260,7 @@ def _hired_tiles(
     tile_outputs = [run.vision(image) for image in range(num_tiles)]
     patch_grid = tile_outputs[0].grid
     sizes = [patch_grid[0] * patch_grid[1]] * num_tiles
-    counts = hired.deal_by_marks(
+    counts = hired.allocate_by_early_attention(
         tile_outputs[0].outputs[SALIENCY_FIRST],
         math.floor(sum(sizes) * rate),
         alpha=alpha,
@@ -271,7 +271,7 @@ def _hired_tiles(
     mask = torch.zeros(num_tiles, sizes[0], dtype=torch.bool)
     for tile, (output, count) in enumerate(zip(tile_outputs, counts, strict=True)):
         mask[tile, top_k(output.outputs[SALIENCY_SECOND_LAST], count)] = True
-    shown = torch.cat([torch.arange(mask.shape[1]), tiles.mosaic(patch_grid, grid, image_size).flatten()])
+    shown = torch.cat([torch.arange(mask.shape[1]), tile_mosaic.mosaic(patch_grid, grid, image_size).flatten()])
     kept = shown[mask.flatten()[shown]]
     features = torch.cat([output.hidden for output in tile_outputs])[kept]
     # -1 for patches in the padding and for dropped ones.

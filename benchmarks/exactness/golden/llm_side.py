@@ -100,7 +100,7 @@ def _runs(read: Reader) -> Callable[[GoldenCase, Context], dict[str, Array]]:
         cache_lengths = cache.lengths[0]
         decoded = [cache.decode(embed[None])[0] for embed in context.tensor(inputs["next_embeds"])]
         return {
-            **{f"stage{i}_visual": origin.numpy() for i, origin in enumerate(sequence.survivors)},
+            **{f"stage{i}_visual": kept.numpy() for i, kept in enumerate(sequence.kept_per_stage)},
             "processed": cache_lengths - (len(embeds) - len(layout)),
             "cache_lengths": cache_lengths,
             "prefill_last": sequence.last_hidden.numpy(),

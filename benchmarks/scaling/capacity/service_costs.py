@@ -71,13 +71,13 @@ class _Requests:
         """Closes the connections."""
         await asyncio.gather(self._encoder.close(), self._llm.close())
 
-    async def encode(self, count: int) -> Encoded:
+    async def encode(self, count: int) -> EncodeResult:
         """Encodes a question about some images."""
         images = [next(self._images) for _ in range(count)]
-        call = EncodeCall(images, self._text_ids, PRUNER, {}, None, KEEP_RATIO, "float16", False)
+        call = EncodeArgs(images, self._text_ids, PRUNER, {}, None, KEEP_RATIO, "float16", False)
         return await self._encoder.encode(call, _TIMEOUT_S)
 
-    async def generate(self, encoded: Encoded, tokens: int, extra_tokens: int = 0) -> GenerateDone:
+    async def generate(self, encoded: EncodeResult, tokens: int, extra_tokens: int = 0) -> GenerateDone:
         """Generates an answer of some tokens; the prompt is longer by `extra_tokens`."""
         ids = [*self._input_ids, *self._input_ids[-1:] * extra_tokens]
         async for event in self._llm.generate(ids, encoded, Sampling(tokens, 0.0, 1.0, None, ()), _TIMEOUT_S):
@@ -85,11 +85,11 @@ class _Requests:
                 return event
         raise RuntimeError("the answer has no last event")
 
-    async def generate_many(self, encoded: Encoded, count: int, tokens: int) -> None:
+    async def generate_many(self, encoded: EncodeResult, count: int, tokens: int) -> None:
         """Generates answers at once; the prompts differ in length, so that the batch is padded."""
         await asyncio.gather(*(self.generate(encoded, tokens, extra) for extra in range(count)))
 
-    async def generate_flow(self, encoded: Encoded) -> None:
+    async def generate_flow(self, encoded: EncodeResult) -> None:
         """Generates the answers of FLOW with several clients."""
         lengths = iter(FLOW)
 
@@ -105,7 +105,7 @@ class _Requests:
         await open_loop(self._url, request, [next(self._images) for _ in range(images)], arrivals=[0.0])
 
 
-def _kinds(requests: _Requests, encoded: Encoded) -> dict[str, tuple[str, Callable[[], Awaitable[object]]]]:
+def _kinds(requests: _Requests, encoded: EncodeResult) -> dict[str, tuple[str, Callable[[], Awaitable[object]]]]:
     """Kinds of requests: the service that each is for, and the function that sends it."""
 
     def sequences(count: int, tokens: int) -> Callable[[], Awaitable[object]]:

@@ -132,7 +132,7 @@ class Services:
 
     async def answer_pruned_inside(self, prompt: Prompt, llm_pruner: str, keep_ratio: float) -> Done:
         """The last event of an answer whose visual tokens `llm_pruner` drops inside the language model."""
-        pruning = Pruning(bind(LLM_PRUNERS[llm_pruner], {}), Budget(keep_ratio=keep_ratio))
+        pruning = PruningParams(bind(LLM_PRUNERS[llm_pruner], {}), Budget(keep_ratio=keep_ratio))
         request = GenerationRequest(
             prompt, SamplingParams(max_tokens=8), deadline=time.monotonic() + 60, pruning=pruning
         )

@@ -14,6 +14,7 @@ import llm_service.metrics
 from fovea import telemetry
 from tests.unit.deploy.kubernetes.manifests import KUSTOMIZE, Manifests
 
+RUNNING = {"gateway": "fovea_gateway_answers_running"}
 # Setting of a service that bounds its running requests.
 LIMITS = {"encoder": "max_batch_size", "llm": "max_batch_size", "gateway": "max_concurrent_requests"}
 
