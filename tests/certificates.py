@@ -1,4 +1,4 @@
-"""An authority and its certificates, as files."""
+"""A certificate authority and its certificates, as files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Files:
 
 
 class Authority:
-    """A certificate authority that keeps its files in `folder`; the next one may take the same names."""
+    """A certificate authority that keeps its files in `folder`; another one may use the same names."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,11 +38,11 @@ class Authority:
         return files
 
     def server(self, *, mutual: bool = True) -> ServerTLS:
-        """Of a server on loopback; `mutual`: clients must show a certificate of this authority."""
+        """TLS files of a server on loopback; `mutual`: clients need a certificate of this authority."""
         files = self.issue("server", "127.0.0.1", "localhost", "llm.test")
         return ServerTLS(files.cert, files.key, self.ca if mutual else "")
 
     def client(self, *, own: bool = True) -> ClientTLS:
-        """Of a client; `own`: with a certificate to show."""
+        """TLS files of a client; `own`: with a certificate of its own."""
         files = self.issue("client", "edge.test")
         return ClientTLS(self.ca, files.cert, files.key) if own else ClientTLS(self.ca)

@@ -9,7 +9,13 @@ import pytest
 # Tests of these files start what they need by themselves, so they need not run in one worker.
 _APART: Final = ("test_documented_commands.py", "test_every_family.py", "test_cli.py", "test_hostile_media.py")
 # Tests that set up network namespaces or control groups of the machine run one after the other.
-_OF_THE_MACHINE: Final = ("test_unsteady_link.py", "test_link.py", "test_cpu_caps.py", "[benchmarks.link]", "[benchmarks.replicas]")
+_OF_THE_MACHINE: Final = (
+    "test_unsteady_link.py",
+    "test_link.py",
+    "test_cpu_caps.py",
+    "[benchmarks.link]",
+    "[benchmarks.replicas]",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

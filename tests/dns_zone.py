@@ -1,4 +1,4 @@
-"""A DNS server on loopback that knows one name: what CoreDNS is to a headless Kubernetes service."""
+"""A DNS server on loopback with one name, in the role of CoreDNS for a headless Kubernetes service."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Zone"]
 
 
 class Zone(BaseResolver):
-    """Every name has `addresses`, which the test may change at any time; `asked` counts the questions."""
+    """Every name has `addresses`, which the test may change at any time; `asked` counts the queries."""
 
     def __init__(self) -> None:
         self.addresses: list[str] = []
@@ -27,11 +27,11 @@ class Zone(BaseResolver):
         self._server.server.server_close()
 
     def target(self, port: int) -> str:
-        """For a gRPC channel: all addresses, at `port`."""
+        """gRPC target of all addresses, at `port`."""
         return f"dns://127.0.0.1:{self._server.server.server_address[1]}/service.test:{port}"
 
     def resolve(self, request: DNSRecord, handler: DNSHandler) -> DNSRecord:
-        """As dnslib calls it."""
+        """Resolves a query; called by dnslib."""
         reply = request.reply()
         if request.q.qtype == QTYPE.A:
             self.asked += 1

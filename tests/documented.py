@@ -1,4 +1,4 @@
-"""Commands that documents, docstrings and deployment files tell people to type."""
+"""Commands in documents, docstrings and deployment files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# What was true of a version that has gone.
+# Documents about earlier versions.
 _HISTORY = {"CHANGELOG.md", "benchmarks/LOG.md"}
 _PACKAGES = ("fovea", "encoder_service", "llm_service", "gateway", "lab", "benchmarks")
 _COMMAND = re.compile(
@@ -27,7 +27,7 @@ _WITH_SUBCOMMANDS = ("benchmarks.capacity", "benchmarks.wire.link_transfer", "la
 
 @dataclass(frozen=True)
 class Documented:
-    """A command and where it stands.
+    """A command and its place.
 
     Attributes:
         place: file, from the root of the repository.
@@ -39,17 +39,17 @@ class Documented:
 
     @cached_property
     def words(self) -> list[str]:
-        """As a shell splits it."""
+        """Words of the command, split as by a shell."""
         return shlex.split(self.text, comments=True)
 
     @property
     def options(self) -> set[str]:
-        """Names of the options in it."""
+        """Names of its options."""
         return {word.split("=")[0] for word in self.words if re.match(r"--[a-z]", word)}
 
     @property
     def key(self) -> str:
-        """Which command it is, whatever its options: "benchmarks.capacity plan", "fovea ask", "make demo"."""
+        """The command without its options: "benchmarks.capacity plan", "fovea ask", "make demo"."""
         first, second, *rest = self.words
         if first in ("fovea", "make"):
             return f"{first} {second}"
@@ -58,7 +58,7 @@ class Documented:
 
 
 def documented() -> list[Documented]:
-    """Every such command in the files that are under version control."""
+    """Every command in the files under version control."""
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     found = []
     for name in names:
@@ -82,7 +82,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _of_prose(text: str) -> Iterator[str]:
-    """Lines of code blocks, and what stands between backticks."""
+    """Lines of code blocks, and texts between backticks."""
     for block in _BLOCK.findall(text):
         yield from (line.removeprefix("$ ") for line in block.replace("\\\n", " ").splitlines())
     rest = _BLOCK.sub("", text)

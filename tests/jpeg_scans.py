@@ -10,7 +10,7 @@ __all__ = ["progressive"]
 
 
 def progressive(size: tuple[int, int], *, mode: str = "L", repeat_last_scan: int = 0) -> bytes:
-    """A grey image of the given width and height whose last scan, with its Huffman table, comes so many times more."""
+    """A grey image of the given width and height whose last scan, with its Huffman table, is repeated some times."""
     file = io.BytesIO()
     Image.new(mode, size, 128 if mode == "L" else (90, 120, 150)).save(file, "JPEG", progressive=True, quality=50)
     data = file.getvalue()

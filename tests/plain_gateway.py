@@ -1,4 +1,4 @@
-"""A gateway without a model: an HTTP server that answers every request with what it was told."""
+"""A gateway without a model: an HTTP server that answers every request with a given reply."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def event(name: str, data: dict[str, Any]) -> str:
 
 
 class PlainGateway(ThreadingHTTPServer):
-    """Answers with `reply` once `released` is set; keeps what was asked."""
+    """Answers with `reply` once `released` is set; records the requests."""
 
     daemon_threads = True
     status, content_type, reply = 200, "text/event-stream; charset=utf-8", ""
@@ -33,7 +33,7 @@ class PlainGateway(ThreadingHTTPServer):
         self.forms: list[list[tuple[str, bytes]]] = []
 
     def answers(self, value: Any, status: int = 200) -> None:
-        """From now on, with this JSON."""
+        """Sets the reply to this JSON."""
         self.status, self.content_type, self.reply = status, "application/json", json.dumps(value)
 
     @property
@@ -42,7 +42,7 @@ class PlainGateway(ThreadingHTTPServer):
 
     @property
     def form(self) -> list[tuple[str, bytes]]:
-        """Names and contents of the last form, in order."""
+        """Names and contents of the fields of the last form, in order."""
         return self.forms[-1]
 
     def __enter__(self) -> Self:

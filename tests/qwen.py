@@ -1,4 +1,4 @@
-"""Prompts for a tiny Qwen2.5-VL, and what transformers' unsplit model says to them, pruned or whole."""
+"""Prompts for a tiny Qwen2.5-VL, and the answers of the unsplit model of transformers, pruned and unpruned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEW_TOKENS = 32
 
 @dataclass
 class Visual:
-    """A picture or video: the grid of its visual tokens, and how many seconds one step of it takes."""
+    """An image or video: the grid of its visual tokens, and the seconds of one temporal step."""
 
     frames: int
     rows: int
@@ -39,7 +39,7 @@ PROMPTS = [
     ([START, 20, VISION, IMAGE, VISION_END, 60, 61, 62], [Visual(1, 6, 9)]),
     ([VISION, IMAGE, VISION_END, 70, VISION, IMAGE, VISION_END, 80], [Visual(1, 2, 11), Visual(1, 5, 3)]),
     ([START, VISION, VIDEO, VISION_END, 90, 91], [Visual(3, 2, 4, 1.0)]),
-    # A video so slow that its time reaches further than its rows and columns.
+    # A video so slow that its temporal positions exceed those of rows and columns.
     ([VISION, VIDEO, VISION_END, 33], [Visual(4, 3, 2, 7.3)]),
     (
         [VISION, VIDEO, VISION_END, 40, VISION, IMAGE, VISION_END, 41, VISION, VIDEO, VISION_END, 42],
@@ -50,18 +50,18 @@ PROMPTS = [
 
 
 def inputs_of(ids, visuals):
-    """What transformers' processor hands to the unsplit model, but for the patches."""
+    """Inputs of the unsplit model from the processor of transformers, without the patches."""
     waiting = iter(visuals)
     expanded = [i for token in ids for i in ([token] * _count(token, waiting))]
-    pictures = [visual for visual in visuals if visual.token == IMAGE]
+    images = [visual for visual in visuals if visual.token == IMAGE]
     videos = [visual for visual in visuals if visual.token == VIDEO]
     inputs = {
         "input_ids": torch.tensor([expanded]),
         "attention_mask": torch.ones(1, len(expanded), dtype=torch.long),
         "mm_token_type_ids": torch.tensor([[{IMAGE: 1, VIDEO: 2}.get(i, 0) for i in expanded]]),
     }
-    if pictures:
-        inputs["image_grid_thw"] = torch.tensor([[v.frames, 2 * v.rows, 2 * v.columns] for v in pictures])
+    if images:
+        inputs["image_grid_thw"] = torch.tensor([[v.frames, 2 * v.rows, 2 * v.columns] for v in images])
     if videos:
         inputs["video_grid_thw"] = torch.tensor([[v.frames, 2 * v.rows, 2 * v.columns] for v in videos])
         inputs["second_per_grid_ts"] = torch.tensor([v.seconds for v in videos])
@@ -74,7 +74,7 @@ def _count(token, waiting):
 
 @torch.inference_mode()
 def merged(unsplit, visuals):
-    """What the vision tower makes of each, [N, H]."""
+    """[N, H] visual tokens of each image and video."""
     return [
         unsplit.model.visual(
             v.patches(seed), grid_thw=torch.tensor([[v.frames, 2 * v.rows, 2 * v.columns]])
@@ -84,7 +84,7 @@ def merged(unsplit, visuals):
 
 
 def a_third(visuals, seed=5):
-    """Positions of a third of each one's tokens, in any order (some methods emit them as they rank them)."""
+    """Positions of a third of the tokens of each image and video, in any order, as methods may emit them by rank."""
     random = np.random.default_rng(seed)
     counts = [math.prod(visual.grid) for visual in visuals]
     return [random.permutation(count)[: max(1, count // 3)].tolist() for count in counts]

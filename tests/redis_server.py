@@ -16,7 +16,7 @@ __all__ = ["RedisServer", "find_redis_server"]
 
 
 def find_redis_server() -> str | None:
-    """Path of a redis-server binary; None if this machine has none."""
+    """Path of a redis-server binary; None if there is none on this machine."""
     on_path = shutil.which("redis-server")
     if on_path is not None:
         return on_path

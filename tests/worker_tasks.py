@@ -1,4 +1,4 @@
-"""What the workers of tests do: functions that a worker process can import."""
+"""Tasks of the worker processes of tests, in a module that they can import."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _initialized = False
 
 
 class NeedsTwo(Exception):
-    """Cannot be made anew from its only argument, as pickle tries."""
+    """An error that pickle cannot restore, as its constructor needs two arguments."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(first + second)
 
 
 def initialize() -> None:
-    """Sets what the task "initialized" asks for."""
+    """Sets the value that the task "initialized" returns."""
     global _initialized
     _initialized = True
 
 
 def do(task: tuple[str, Any]) -> Any:
-    """The task's verb says what."""
+    """Runs a task by its verb."""
     verb, value = task
     if verb == "echo":
         return value

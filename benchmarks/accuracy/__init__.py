@@ -1,1 +1,1 @@
-"""Right answers: by pruner, budget and group of questions, in the small world of `lab/`."""
+"""Accuracy by pruner, budget and group of questions, in the small world of `lab/`."""

@@ -1,12 +1,12 @@
 """`python -m benchmarks.ablation NAME`: the ablations of DeSAP's paper (arXiv 2604.11240), in the small world.
 
-* `task_share`: table 4 (a), how much of the budget the question chooses, the rest going to saliency;
-* `attention_source`: table 4 (b), which projections attend to which in the decoupled layer;
-* `alignment`: table 5, similarity with and without fine-grained alignment (FCMA), chosen by the question alone;
+* `task_share`: table 4 (a), the share of the budget that the task map chooses; saliency chooses the rest;
+* `attention_source`: table 4 (b), the sources of query, key and value in the decoupled layer;
+* `alignment`: table 5, similarity with and without fine-grained alignment (FCMA); the task map chooses everything;
 * `budget_sweep`: figure 5, several pruners over the share of tokens kept.
 
-All rows answer the same fresh questions, so differences are paired; intervals (95 %) resample whole pictures. Writes
-`ablation_NAME.json` and `.md` into --out, of the sweep a plot as well.
+All rows answer the same questions, so differences are paired. Intervals (95 %) resample whole images. Writes
+`ablation_NAME.json` and `.md` into --out, and a plot of the sweep.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from functools import partial
 from typing import Any, Final
 
 from benchmarks.accuracy import ablation_report, published
-from benchmarks.accuracy.evaluation import Evaluation, add_options, shipped_system
+from benchmarks.accuracy.evaluation import Evaluation, add_evaluation_arguments, shipped_system
+from benchmarks.accuracy.report import plot_pruners
 from benchmarks.accuracy.system import Method
+from benchmarks.harness.arguments import command_parser, share
 from benchmarks.harness.output import publish
 from benchmarks.harness.provenance import provenance
-from benchmarks.harness.report import plot_pruners
 from encoder_service.pruners import PRUNERS
 
 __all__ = ["ABLATIONS", "SWEEP", "main"]
@@ -36,7 +37,7 @@ SWEEP_PRUNERS: Final = ("desap", "visionzip", "flowcut", "holov", "hired", "unif
 
 @dataclass(frozen=True)
 class Variant:
-    """One setting of DeSAP, and what the paper reports of it, if anything."""
+    """One setting of DeSAP, with the figures that the paper reports of it, if any."""
 
     label: str
     params: Mapping[str, object]
@@ -60,9 +61,9 @@ def _alignment(label: str, published_as: str, **params: object) -> Variant:
 ABLATIONS: Final = {
     "task_share": Ablation(
         "DeSAP's shares of question and saliency (table 4 a)",
-        "Share of the budget that the task map chooses (the paper's T); saliency chooses the rest (S).",
+        "The share of the budget that the task map chooses (the paper's T); saliency chooses the rest (S).",
         "0.5",
-        [Variant(share, {"task_share": float(share)}, figures) for share, figures in published.TASK_SHARE.items()],
+        [Variant(label, {"task_share": float(label)}, figures) for label, figures in published.TASK_SHARE.items()],
     ),
     "attention_source": Ablation(
         "DeSAP's decoupled attention (table 4 b)",
@@ -73,9 +74,9 @@ ABLATIONS: Final = {
     ),
     "alignment": Ablation(
         "DeSAP's similarity and alignment (table 5)",
-        "The question chooses the whole budget (`task_share` 1), which the paper's figures show to be its own setting"
-        " too. Without alignment a patch counts by the plain mean over the words. The paper prints alignment on signed"
-        " cosines; ours takes them from 0 to 1 by default (ADR 7), so its figures stand beside both.",
+        "The task map chooses the whole budget (`task_share` 1), as in the paper's figures. Without alignment a patch"
+        " scores by the mean over the words. The paper states alignment on signed cosines; ours takes them from 0 to 1"
+        " by default (ADR 7), so its figures stand beside both.",
         "decoupled + alignment",
         [
             _alignment("vanilla", "Vanilla-Simi", similarity="vanilla", fcma=False),
@@ -125,21 +126,22 @@ def _sweep_rows(evaluation: Evaluation, pruners: Sequence[str], budgets: Sequenc
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ablation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("benchmarks.ablation", __doc__)
     names = [*ABLATIONS, SWEEP]
     parser.add_argument("names", nargs="+", choices=names, metavar="NAME", help=f"one or more of {', '.join(names)}")
     parser.add_argument(
         "--budget",
-        type=_share,
+        type=share,
         default=Fraction(1, 9),
         help="share of tokens kept in the tables (default: %(default)s)",
     )
     parser.add_argument(
-        "--budgets", nargs="+", type=_share, default=list(SWEEP_BUDGETS), metavar="SHARE", help="of the sweep"
+        "--budgets",
+        nargs="+",
+        type=share,
+        default=list(SWEEP_BUDGETS),
+        metavar="SHARE",
+        help="shares of tokens kept in the sweep",
     )
     parser.add_argument(
         "--pruners",
@@ -147,21 +149,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=list(SWEEP_PRUNERS),
         choices=[name for name in PRUNERS if name != "none"],
         metavar="NAME",
-        help=f"of the sweep, desap always among them (default: {' '.join(SWEEP_PRUNERS)})",
+        help=f"pruners of the sweep; desap is always added (default: {' '.join(SWEEP_PRUNERS)})",
     )
-    add_options(parser, budgets=[Fraction(1, 9)], pruners=["random"])
+    add_evaluation_arguments(parser, budgets=[Fraction(1, 9)], pruners=["random"])
     return parser.parse_args(argv)
 
 
-def _share(text: str) -> Fraction:
-    share = Fraction(text)
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError("a share is above 0 and at most 1, such as 0.25 or 1/9")
-    return share
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures; prints the tables of each ablation, and writes them where --out says."""
+    """Measures the ablations named; prints their tables, and writes them into --out."""
     args = _arguments(argv)
     facts = provenance("benchmarks.ablation")
     system = shipped_system()

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.better_than_desap`: is a pruner better than DeSAP, on questions that nothing was tuned on?
+"""`python -m benchmarks.better_than_desap`: whether a pruner is better than DeSAP, on images that nothing was tuned on.
 
-Both answer the same fresh questions, as does the unpruned model. Differences are paired, 95 % intervals resample whole
-pictures. Prints the verdict, and writes `better_than_desap.json` and `better_than_desap.md` into --out.
+Both pruners and the unpruned model answer the same questions. Differences are paired, 95 % intervals resample whole
+images. Prints the verdict, and writes `better_than_desap.json` and `better_than_desap.md` into --out.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy.better_than_desap_report import markdown
-from benchmarks.accuracy.evaluation import SPLITS, Evaluation, Split, add_options, shipped_system
-from benchmarks.accuracy.system import Method, System
+from benchmarks.accuracy.evaluation import SPLITS, Evaluation, Split, add_evaluation_arguments, shipped_system
+from benchmarks.accuracy.system import InProcessSystem, Method
+from benchmarks.harness.arguments import command_parser, share
 from benchmarks.harness.intervals import Floats, clustered_mean, clustered_ratio
 from benchmarks.harness.output import publish
 from benchmarks.harness.provenance import provenance
@@ -27,26 +28,26 @@ __all__ = ["main"]
 
 
 def _row(questions: Sequence[Question], ours: Floats, theirs: Floats, unpruned: Floats) -> dict[str, Any]:
-    """Scores, paired difference and share of the unpruned score, over all questions and by group."""
+    """Scores, paired difference and share of the unpruned score, for all questions and by group."""
     clusters = np.array([question.scene.seed for question in questions])
     groups = np.array([question.group for question in questions])
     cells = {}
     for name in ("all", *GROUPS):
         rows = np.ones(len(questions), bool) if name == "all" else groups == name
         if rows.any():
-            mine, other, base, pictures = ours[rows], theirs[rows], unpruned[rows], clusters[rows]
+            mine, other, base, images = ours[rows], theirs[rows], unpruned[rows], clusters[rows]
             cells[name] = {
                 "questions": int(rows.sum()),
-                "unpruned": clustered_mean(base, pictures).summary(),
-                "against": clustered_mean(other, pictures).summary(),
-                "score": clustered_mean(mine, pictures).summary(),
-                "difference": clustered_mean(mine - other, pictures).summary(),
-                "of_unpruned": clustered_ratio(mine, base, pictures).summary(),
+                "unpruned": clustered_mean(base, images).summary(),
+                "against": clustered_mean(other, images).summary(),
+                "score": clustered_mean(mine, images).summary(),
+                "difference": clustered_mean(mine - other, images).summary(),
+                "of_unpruned": clustered_ratio(mine, base, images).summary(),
             }
     return cells
 
 
-def _measure(system: System, split: Split, args: argparse.Namespace) -> dict[str, Any]:
+def _measure(system: InProcessSystem, split: Split, args: argparse.Namespace) -> dict[str, Any]:
     evaluation = Evaluation(system, split, seed=args.seed, num_scenes=args.scenes)
 
     def scores(pruner: str, budget: Fraction) -> Floats:
@@ -61,7 +62,7 @@ def _measure(system: System, split: Split, args: argparse.Namespace) -> dict[str
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.better_than_desap", description=__doc__)
+    parser = command_parser("benchmarks.better_than_desap", __doc__)
     parser.add_argument("--pruner", default="fovea", choices=list(PRUNERS), metavar="NAME", help="default: %(default)s")
     parser.add_argument(
         "--against", default="desap", choices=list(PRUNERS), metavar="NAME", help="default: %(default)s"
@@ -69,21 +70,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--budgets",
         nargs="+",
-        type=Fraction,
+        type=share,
         default=[Fraction(1, 18), Fraction(1, 9), Fraction(2, 9), Fraction(1, 3)],
         metavar="SHARE",
         help="shares of the visual tokens kept (default: 1/18 1/9 2/9 1/3)",
     )
-    add_options(parser, budgets=[Fraction(1, 9)])
+    add_evaluation_arguments(parser, budgets=[Fraction(1, 9)])
     parser.set_defaults(seed=2, scenes=540, splits=list(reversed(SPLITS)))
-    args = parser.parse_args(argv)
-    if not all(0 < budget <= 1 for budget in args.budgets):
-        parser.error("--budgets: a share is above 0 and at most 1")
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures; prints the tables, and writes them where --out says."""
+    """Measures; prints the tables, and writes them into --out."""
     args = _arguments(argv)
     system = shipped_system()
     try:

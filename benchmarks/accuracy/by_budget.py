@@ -1,8 +1,8 @@
-"""`python -m benchmarks.accuracy`: how much accuracy each pruner keeps at each budget, by group of questions.
+"""`python -m benchmarks.accuracy`: accuracy of each pruner at each budget, by group of questions.
 
-Every method answers the same fresh questions of the small world, so differences are paired; intervals (95 %) resample
-whole pictures. Writes `accuracy.json`, `.md` and `.png` (encoder side) and the same of `accuracy_llm` (inside the
-language model) into --out.
+Every method answers the same questions of the small world, so differences are paired. Intervals (95 %) resample whole
+images. Writes `accuracy.json`, `.md` and `.png` (encoder side) and the same of `accuracy_llm` (inside the language
+model) into --out.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.accuracy import encoder_side_report, llm_side, llm_side_report
-from benchmarks.accuracy.evaluation import Evaluation, add_options, shipped_system
+from benchmarks.accuracy.evaluation import Evaluation, add_evaluation_arguments, shipped_system
+from benchmarks.accuracy.report import plot_pruners
 from benchmarks.accuracy.system import Method
+from benchmarks.harness.arguments import command_parser, share
 from benchmarks.harness.output import publish
 from benchmarks.harness.provenance import provenance
-from benchmarks.harness.report import plot_pruners
 from encoder_service.pruners import PRUNERS
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
 
@@ -31,7 +32,7 @@ DEFAULT_BUDGETS: Final = (Fraction(1, 18), Fraction(1, 9), Fraction(2, 9), Fract
 
 
 def _encoder_rows(evaluation: Evaluation, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Unpruned, then all pruners budget by budget."""
+    """Rows of the encoder side: unpruned, then all pruners budget by budget."""
     base = evaluation.run(Method("none"), "none").scores
     rows: list[dict[str, Any]] = [
         {"pruner": "none", "budget": "1", "keep_ratio": 1.0, "groups": evaluation.cell(base, minus_unpruned=base)}
@@ -46,12 +47,12 @@ def _encoder_rows(evaluation: Evaluation, args: argparse.Namespace) -> list[dict
 
 
 def _llm_rows(evaluation: Evaluation, args: argparse.Namespace) -> list[dict[str, Any]]:
-    return llm_side.rows(evaluation, args.llm_pruners, args.budgets)
+    return llm_side.llm_side_rows(evaluation, args.llm_pruners, args.budgets)
 
 
 @dataclass(frozen=True)
 class _Side:
-    """What is measured on one side, and how it is shown."""
+    """Measurement and report of one side."""
 
     file: str
     rows: Callable[[Evaluation, argparse.Namespace], list[dict[str, Any]]]
@@ -66,7 +67,7 @@ SIDES: Final = {
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser = command_parser("benchmarks.accuracy", __doc__)
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--pruners", nargs="+", default=list(PRUNERS), choices=list(PRUNERS), metavar="NAME")
     parser.add_argument(
@@ -75,28 +76,25 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--budgets",
         nargs="+",
-        type=Fraction,
+        type=share,
         metavar="SHARE",
         help="shares of the visual tokens kept, such as 1/9 (default: 1/18 1/9 2/9 1/3; averages over the layers of the"
         " language model: 1/9 2/9 1/3 1/2)",
     )
-    smoke_budgets = [Fraction(1, 2)]  # in reach of every pruner inside the language model
-    add_options(parser, pruners=["desap"], llm_pruners=["fastv"], budgets=smoke_budgets)
-    args = parser.parse_args(argv)
-    if not all(0 < budget <= 1 for budget in args.budgets or ()):
-        parser.error("--budgets: a share is above 0 and at most 1")
-    return args
+    smoke_budgets = [Fraction(1, 2)]  # every pruner inside the language model can reach it
+    add_evaluation_arguments(parser, pruners=["desap"], llm_pruners=["fastv"], budgets=smoke_budgets)
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures; prints the tables, and writes three files a side where --out says."""
+    """Measures; prints the tables, and writes three files for each side into --out."""
     args = _arguments(argv)
     facts = provenance("benchmarks.accuracy")
     system = shipped_system()
     try:
         evaluations = [Evaluation(system, split, seed=args.seed, num_scenes=args.scenes) for split in args.splits]
         for side in (SIDES[name] for name in args.sides):
-            splits = {one.split: one.summary(side.rows(one, args)) for one in evaluations}
+            splits = {evaluation.split: evaluation.summary(side.rows(evaluation, args)) for evaluation in evaluations}
             result = {"provenance": facts, "seed": args.seed, "splits": splits}
             publish(args.out, side.file, result, side.markdown(result), partial(side.plot, result))
     finally:

@@ -1,4 +1,4 @@
-"""What the language model attends to, layer by layer and unpruned: the LLM service's own core in this process."""
+"""Cross-attention of the unpruned language model, layer by layer, from the LLM service's own engine in this process."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from llm_service.startup import load
 
 __all__ = ["AttentionReader"]
 
-_NEVER_S: Final = 3600.0
+_DEADLINE_S: Final = 3600.0  # longer than any run
 
 
 class AttentionReader:
-    """Use it as a context manager.
+    """The engine of a LLaVA; a context manager that starts and stops it.
 
     Args:
-        checkpoint: Of a LLaVA.
+        checkpoint: Directory of the LLaVA.
 
     Attributes:
-        num_layers: Of its language model.
+        num_layers: Layers of its language model.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -51,7 +51,7 @@ class AttentionReader:
         self._engine.stop()
 
     def read(self, vision: TowerFeatures, question: str) -> list[Tensor]:
-        """For each layer [N]: attention of the last prompt token to each patch, mean over the heads."""
+        """[N] attention of the last prompt token to each patch, mean over the heads, for each layer."""
         return asyncio.run(self._read(vision, question))
 
     async def _read(self, vision: TowerFeatures, question: str) -> list[Tensor]:
@@ -59,14 +59,14 @@ class AttentionReader:
         features = vision.hidden.float().numpy()
         tokens = VisualTokens(features, np.arange(len(features)), (1, *vision.grid))
 
-        async def one(layer: int) -> Tensor:
+        async def read_layer(layer: int) -> Tensor:
             request = GenerationRequest(
                 Prompt(ids, (tokens,)),
                 SamplingParams(1),
-                deadline=time.monotonic() + _NEVER_S,
+                deadline=time.monotonic() + _DEADLINE_S,
                 cross_attention=CrossAttention(layer),
             )
             (done,) = [event async for event in self._engine.submit(request) if isinstance(event, Done)]
             return torch.tensor(done.cross_attention)
 
-        return await asyncio.gather(*(one(layer) for layer in range(self.num_layers)))
+        return await asyncio.gather(*(read_layer(layer) for layer in range(self.num_layers)))

@@ -1,9 +1,8 @@
-"""The same fresh questions of the small world, put to one method after the other, so that scores compare in pairs."""
+"""An evaluation: every method answers the same questions of the small world, so that scores compare in pairs."""
 
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,39 +12,49 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.accuracy.system import Asked, Method, System
+from benchmarks.accuracy.system import ImageQuestion, InProcessSystem, Method
+from benchmarks.harness.arguments import add_seed, positive
+from benchmarks.harness.images import png
 from benchmarks.harness.intervals import Floats, clustered_mean
 from benchmarks.harness.output import add_output
 from encoder_service.encoded_media import EncodedMedia
 from fovea.checkpoints.shipped import shipped_checkpoint
 from lab.questions import GROUPS, Question, evaluation_questions, score
 
-__all__ = ["SPLITS", "Evaluation", "Outcome", "Split", "add_options", "png", "shipped_system", "with_pictures"]
+__all__ = [
+    "SPLITS",
+    "Evaluation",
+    "MethodOutcome",
+    "Split",
+    "add_evaluation_arguments",
+    "shipped_system",
+    "with_images",
+]
 
 Split = Literal["easy", "crowded"]
 SPLITS: Final[tuple[Split, ...]] = ("easy", "crowded")
 
 
-def add_options(parser: argparse.ArgumentParser, **smoke: Any) -> None:
-    """Which images are asked about, and where results go; `smoke` are further values of the short form."""
-    parser.add_argument("--seed", type=int, default=1, help="of the evaluation pictures (default: %(default)s)")
-    parser.add_argument("--scenes", type=_positive, default=500, help="pictures a split (default: %(default)s)")
+def add_evaluation_arguments(parser: argparse.ArgumentParser, **smoke: Any) -> None:
+    """Adds --seed, --scenes, --splits, --out and --smoke; `smoke` are further values of the short form."""
+    add_seed(parser, 1, "the evaluation images")
+    parser.add_argument("--scenes", type=positive, default=500, help="images of each split (default: %(default)s)")
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
     add_output(parser, scenes=1, splits=["easy"], **smoke)
 
 
-def shipped_system() -> System:
+def shipped_system() -> InProcessSystem:
     """The model that ships with the code."""
-    return System(shipped_checkpoint("llava"), shipped_checkpoint("clip"))
+    return InProcessSystem(shipped_checkpoint("llava"), shipped_checkpoint("clip"))
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a method made of all questions.
+class MethodOutcome:
+    """Scores of one method on all questions.
 
     Attributes:
-        scores: [Q], 0 to 1.
-        visual_tokens: That a layer of the language model processed in the prefill, mean over layers and questions.
+        scores: [Q] scores, 0 to 1.
+        visual_tokens: Visual tokens that a layer of the language model processed, mean over layers and questions.
     """
 
     scores: Floats
@@ -53,27 +62,27 @@ class Outcome:
 
 
 class Evaluation:
-    """The questions of one split, and what became of them.
+    """The questions of one split, and the scores of the methods that have answered them.
 
     Args:
-        system: What answers.
+        system: System that answers.
         split: One of `SPLITS`.
-        seed: Of the pictures.
-        num_scenes: Pictures; each is asked about once in each group that it allows.
+        seed: Seed of the images.
+        num_scenes: Images; each has one question of each group that it allows.
     """
 
-    def __init__(self, system: System, split: Split, *, seed: int, num_scenes: int) -> None:
+    def __init__(self, system: InProcessSystem, split: Split, *, seed: int, num_scenes: int) -> None:
         self.split, self.num_scenes = split, num_scenes
         self.questions = evaluation_questions(split, seed, num_scenes)
         self._system = system
-        self._asked = with_pictures(self.questions)
+        self._asked = with_images(self.questions)
         self._clusters = np.array([question.scene.seed for question in self.questions])
         self._groups = np.array([question.group for question in self.questions])
-        self._outcomes: dict[str, Outcome] = {}
+        self._outcomes: dict[str, MethodOutcome] = {}
         self._sent: tuple[Method, list[EncodedMedia]] | None = None
 
-    def run(self, method: Method, label: str) -> Outcome:
-        """Asks everything and says so on standard error; a method that was asked before is remembered.
+    def run(self, method: Method, label: str) -> MethodOutcome:
+        """Asks all questions, and prints the score to standard error; a method that was run before is not run again.
 
         Raises:
             InvalidRequest: `method.llm` cannot reach its budget.
@@ -83,7 +92,7 @@ class Evaluation:
             self._outcomes[key] = self._run(method, label)
         return self._outcomes[key]
 
-    def _run(self, method: Method, label: str) -> Outcome:
+    def _run(self, method: Method, label: str) -> MethodOutcome:
         start = time.perf_counter()
         answers = self._system.decode(self._asked, self._encoded(method), method.llm)
         scores = np.array([score(q, answer.text) for q, answer in zip(self.questions, answers, strict=True)])
@@ -94,14 +103,14 @@ class Evaluation:
             file=sys.stderr,
             flush=True,
         )
-        return Outcome(scores, visual_tokens)
+        return MethodOutcome(scores, visual_tokens)
 
     def cell(self, scores: Floats, **others: Floats) -> dict[str, dict[str, Any]]:
-        """Over all questions and by group: how many, the score, and under its name the paired difference to another.
+        """Cells of a row, for all questions and by group: number of questions, score, and paired differences to others.
 
         Args:
-            scores: [Q], 0 to 1.
-            others: Names such as `minus_unpruned`, and the [Q] scores to subtract.
+            scores: [Q] scores, 0 to 1.
+            others: [Q] scores to subtract, by name of the difference, such as `minus_unpruned`.
         """
         cells = {}
         for group in ("all", *GROUPS):
@@ -115,38 +124,28 @@ class Evaluation:
         return cells
 
     def summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """A split of a results file."""
-        return {"pictures": self.num_scenes, "questions": len(self.questions), "rows": rows}
+        """The split as a result file holds it."""
+        return {"images": self.num_scenes, "questions": len(self.questions), "rows": rows}
 
     def _summary(self, values: Floats, rows: npt.NDArray[np.bool_]) -> dict[str, float]:
         return clustered_mean(values[rows], self._clusters[rows]).summary()
 
     def _encoded(self, method: Method) -> list[EncodedMedia]:
-        """What the encoder sends; kept until the next other one, as many LLM-side methods read the same."""
+        """Visual tokens of all questions. The last result is kept, as many LLM-side methods read the same."""
         encoder_side = replace(method, llm=None)
         if self._sent is None or self._sent[0] != encoder_side:
             self._sent = encoder_side, self._system.encode(self._asked, encoder_side)
         return self._sent[1]
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
+def _png(question: Question) -> bytes:
+    return png(question.image)
 
 
-def png(question: Question) -> bytes:
-    """Its picture as a file."""
-    file = io.BytesIO()
-    question.image.save(file, "PNG")
-    return file.getvalue()
-
-
-def with_pictures(questions: Sequence[Question], draw: Callable[[Question], bytes] = png) -> list[Asked]:
-    """The questions with their picture files, each picture drawn once."""
+def with_images(questions: Sequence[Question], draw: Callable[[Question], bytes] = _png) -> list[ImageQuestion]:
+    """The questions with their image files; each image is drawn once."""
     drawn: dict[int, bytes] = {}
     for question in questions:
         if question.scene.seed not in drawn:
             drawn[question.scene.seed] = draw(question)
-    return [Asked(drawn[question.scene.seed], question.text) for question in questions]
+    return [ImageQuestion(drawn[question.scene.seed], question.text) for question in questions]

@@ -1,4 +1,4 @@
-"""The accuracy of pruners inside the language model as Markdown tables and as a plot."""
+"""The report of the accuracy of pruners inside the language model: Markdown tables and a plot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.accuracy.llm_side import COUNTINGS, REFERENCE
-from benchmarks.harness.report import Curve, Panel, head, interval, plot_panels, table
+from benchmarks.accuracy.report import head
+from benchmarks.harness.plots import Curve, Panel, plot_panels
+from benchmarks.harness.tables import interval, points, signed_points, split_title, table
 
 __all__ = ["markdown", "plot"]
 
@@ -22,19 +24,23 @@ def _label(row: dict[str, Any]) -> str:
     return _REFERENCE_LABEL if name == REFERENCE else name
 
 
+def _cell(row: dict[str, Any], group: str, key: str) -> str:
+    value = row["groups"][group][key]
+    return points(value) if key == "score" else signed_points(value)
+
+
 def _by_budget(rows: list[dict[str, Any]], key: str, *, with_average: bool) -> str:
-    """All questions: a line a method, a column a budget."""
+    """A table over all questions: a line for each method, a column for each budget."""
     budgets = list(dict.fromkeys(row["budget"] for row in rows))
-    by_place = {(_label(row), row["budget"]): row for row in rows}
+    row_of = {(_label(row), row["budget"]): row for row in rows}
 
     def cell(label: str, budget: str) -> str:
-        row = by_place.get((label, budget))
+        row = row_of.get((label, budget))
         if row is None:
             return ""
         if "refused" in row:
             return "-"
-        value = interval(row["groups"]["all"][key])
-        text = value.points() if key == "score" else value.signed_points()
+        text = _cell(row, "all", key)
         return f"{text} ({row['visual_tokens']:.1f})" if with_average else text
 
     labels = dict.fromkeys(_label(row) for row in rows if key == "score" or row["pruner"] != REFERENCE)
@@ -45,10 +51,9 @@ def _counting_tables(counting: str, rows: list[dict[str, Any]]) -> str:
     notes = {
         "average": (
             "A dash: not reachable, since the layers before the first prune process all tokens and set a floor. A line"
-            " such as `desap 2/9, fastv` prunes on both sides; its average counts what is left of all tokens of the"
-            " picture."
+            " such as `desap 2/9, fastv` prunes on both sides; its average is a share of all tokens of the image."
         ),
-        "first": "In brackets what a layer processes on average, of 144: the methods do not cost the same here.",
+        "first": "In brackets the tokens that a layer processes on average, of 144: the methods differ in cost.",
     }
     average = counting == "first"
     return (
@@ -64,8 +69,7 @@ def _by_group(rows: list[dict[str, Any]], key: str) -> str:
     lines = []
     for row in rows:
         if "refused" not in row:
-            values = (interval(row["groups"][group][key]) for group in groups)
-            cells = [value.points() if key == "score" else value.signed_points() for value in values]
+            cells = [_cell(row, group, key) for group in groups]
             lines.append([row["counting"] or "", row["budget"], _label(row), f"{row['visual_tokens']:.1f}", *cells])
     return table(["counting", "kept", "method", "average", *groups], lines, num_labels=3)
 
@@ -73,16 +77,16 @@ def _by_group(rows: list[dict[str, Any]], key: str) -> str:
 def _split_tables(name: str, split: dict[str, Any]) -> str:
     base, *rest = split["rows"]
     sizes = ", ".join(f"{group} {cell['questions']}" for group, cell in base["groups"].items())
-    parts = [
+    countings = [
         _counting_tables(counting, rows)
         for counting in COUNTINGS
         if (rows := [row for row in rest if row["counting"] == counting])
     ]
     return (
-        f"## {name}: {split['questions']} questions on {split['pictures']} pictures\n\n"
-        "Right answers in per cent (captions: F1 of the things named), with 95 % intervals. Unpruned"
-        f" {interval(base['groups']['all']['score']).points()}.\n\n"
-        + "\n".join(parts)
+        f"{split_title(name, split)}"
+        "Correct answers in per cent (captions: F1 of the things named), with 95 % intervals. Unpruned"
+        f" {points(base['groups']['all']['score'])}.\n\n"
+        + "\n".join(countings)
         + f"\n### By group\n\nQuestions: {sizes}.\n\n{_by_group(split['rows'], 'score')}\n"
         f"Paired difference to unpruned, in points:\n\n{_by_group(rest, 'minus_unpruned')}"
     )
@@ -96,7 +100,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Score over budget: a column a split, a row a way to count, a line a method."""
+    """Score over budget: a column for each split, a row for each counting, a line for each method."""
     rows = []
     for counting, x_label in (
         ("average", "share of visual tokens that a layer processes, mean"),

@@ -1,9 +1,9 @@
-"""What DeSAP's paper (arXiv 2604.11240) reports of its own ablations: LLaVA-1.5-7B, 64 of 576 visual tokens kept.
+"""Figures of the ablations in DeSAP's paper (arXiv 2604.11240): LLaVA-1.5-7B, 64 of 576 visual tokens kept.
 
-Figures are quoted as printed. They are of another model and other data than ours, so only the order of rows compares.
-The paper disagrees with itself in the last digit: its task share of 100 % is 58.1 / 85.6 / 1686 in table 4 (a) and
-58.3 / 85.7 / 1686 in table 5, its default 85.8 and 85.9 on POPE in tables 4 (a) and 4 (b). Figure 5 is printed without
-figures.
+Figures are quoted as printed. Model and data differ from ours, so only the order of rows compares.
+The tables of the paper differ in the last digit: its task share of 100 % is 58.1 / 85.6 / 1686 in table 4 (a) and
+58.3 / 85.7 / 1686 in table 5, its default 85.8 and 85.9 on POPE in tables 4 (a) and 4 (b). Figure 5 is a plot
+without figures.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""The three services' own cores in one process, without sockets: the fastest way to answer many thousand questions.
+"""The engines of the three services in one process, without sockets: the fastest way to answer thousands of questions.
 
 Nothing is reimplemented: gateway.tokenizers writes the ids, encoder_service.engine encodes and prunes,
-llm_service.engines decodes. Visual tokens pass from one to the other as float32, unless a
-caller of `encode` and `decode` does something to them in between. That the services give the same
-answers over gRPC is what `tests/e2e` shows.
+llm_service.engines decodes. Visual tokens pass from one to the other as float32, unless a caller of `encode` and
+`decode` changes them in between. `tests/e2e` shows that the services give the same answers over gRPC.
 """
 
 from __future__ import annotations
@@ -32,27 +31,27 @@ from llm_service.sampling import SamplingParams
 from llm_service.settings import LLMSettings
 from llm_service.startup import load as load_language_model
 
-__all__ = ["Answer", "Asked", "LlmMethod", "Method", "System"]
+__all__ = ["Answer", "ImageQuestion", "InProcessSystem", "LlmMethod", "Method"]
 
 _CHUNK = 256  # questions in flight: enough to keep the language model's batch full
-_NEVER_S = 3600.0
+_DEADLINE_S = 3600.0  # longer than any run
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question about a picture file."""
+class ImageQuestion:
+    """A question about an image file."""
 
-    picture: bytes
+    image: bytes
     question: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """One answer.
 
     Attributes:
-        text: Without blanks at the ends.
-        visual_tokens: That a layer of the language model attended over in the prefill, mean over the layers.
+        text: Text of the answer, without blanks at the ends.
+        visual_tokens: Visual tokens that a layer attended over in the prefill, mean over the layers.
     """
 
     text: str
@@ -61,7 +60,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class LlmMethod:
-    """A pruner inside the language model; `keep_ratio` is a share of what the encoder sent."""
+    """A pruner inside the language model; `keep_ratio` is a share of the visual tokens that the encoder sent."""
 
     pruner: str
     keep_ratio: float
@@ -82,13 +81,13 @@ class Method:
     max_tokens: int | None = None
 
 
-class System:
+class InProcessSystem:
     """Encoder, LLM and tokenizers of one checkpoint, in float32.
 
     Args:
         llava: Checkpoint directory.
-        clip: Its text tower's.
-        max_batch_size: Rows of a batch, in both halves.
+        clip: Checkpoint directory of its text tower.
+        max_batch_size: Largest batch, in the encoder and in the language model.
     """
 
     def __init__(self, llava: Path, clip: Path, *, max_batch_size: int = 64) -> None:
@@ -106,11 +105,11 @@ class System:
         self._prompts, self._texts = PromptTokenizer(llava), TextTowerTokenizer(clip)
         self._max_batch_size = max_batch_size
 
-    def answers(self, asked: Sequence[Asked], method: Method, *, max_tokens: int = 96) -> list[str]:
+    def answers(self, asked: Sequence[ImageQuestion], method: Method, *, max_tokens: int = 96) -> list[str]:
         """Greedy answers, in the order of the questions.
 
         Raises:
-            ServiceError: A question that the services refuse.
+            ServiceError: The services refuse a question.
         """
         return [answer.text for answer in self.decode(asked, self.encode(asked, method), method.llm, max_tokens)]
 
@@ -121,43 +120,47 @@ class System:
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of patches; None where pictures differ."""
+        """Rows and columns of patches; None where images differ."""
         return self._encoder.model.grid
 
     def close(self) -> None:
         """Ends the language model's thread."""
         self._llm.engine.stop()
 
-    def encode(self, asked: Sequence[Asked], method: Method) -> list[EncodedMedia]:
-        """What the encoder sends for each question; `method.llm` has no part in it.
+    def encode(self, asked: Sequence[ImageQuestion], method: Method) -> list[EncodedMedia]:
+        """Visual tokens that the encoder sends for each question; `method.llm` has no effect.
 
         Raises:
-            ServiceError: A question that the encoder refuses.
+            ServiceError: The encoder refuses a question.
         """
         pruner = PRUNERS[method.pruner].bind(method.params)
-        made: list[EncodedMedia] = []
+        encoded: list[EncodedMedia] = []
         for start in range(0, len(asked), self._max_batch_size):
             batch = [
                 self._encoder.prepare(
                     EncodeRequest(
-                        (one.picture,),
-                        tuple(self._texts.encode(one.question)),
+                        (question.image,),
+                        tuple(self._texts.encode(question.question)),
                         pruner,
                         Budget(keep_ratio=method.keep_ratio, max_tokens=method.max_tokens),
                     )
                 )
-                for one in asked[start : start + self._max_batch_size]
+                for question in asked[start : start + self._max_batch_size]
             ]
             for outcome in self._encoder.run(batch):
                 if isinstance(outcome, Exception):
                     raise outcome
-                made.append(outcome[0])
-        return made
+                encoded.append(outcome[0])
+        return encoded
 
     def decode(
-        self, asked: Sequence[Asked], pictures: Sequence[EncodedMedia], llm: LlmMethod | None, max_tokens: int = 96
+        self,
+        asked: Sequence[ImageQuestion],
+        encoded: Sequence[EncodedMedia],
+        llm: LlmMethod | None,
+        max_tokens: int = 96,
     ) -> list[Answer]:
-        """Greedy answers from what the encoder sent, in the order of the questions.
+        """Greedy answers from the visual tokens of the encoder, in the order of the questions.
 
         Raises:
             InvalidRequest: `llm` cannot reach its budget.
@@ -168,19 +171,23 @@ class System:
         answers: list[Answer] = []
         for start in range(0, len(asked), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            answers += asyncio.run(self._generate(asked[chunk], pictures[chunk], pruning, max_tokens))
+            answers += asyncio.run(self._generate(asked[chunk], encoded[chunk], pruning, max_tokens))
         return answers
 
     async def _generate(
-        self, asked: Sequence[Asked], pictures: Sequence[EncodedMedia], pruning: PruningParams | None, max_tokens: int
+        self,
+        asked: Sequence[ImageQuestion],
+        encoded: Sequence[EncodedMedia],
+        pruning: PruningParams | None,
+        max_tokens: int,
     ) -> list[Answer]:
-        async def one(question: str, picture: EncodedMedia) -> Answer:
+        async def answer(question: str, image: EncodedMedia) -> Answer:
             ids = np.array(self._prompts.encode(question, num_images=1), dtype=np.int64)
-            tokens = VisualTokens(picture.features, picture.positions, (1, picture.layout.rows, picture.layout.columns))
+            tokens = VisualTokens(image.features, image.positions, (1, image.layout.rows, image.layout.columns))
             request = GenerationRequest(
                 Prompt(ids, (tokens,)),
                 SamplingParams(max_tokens),
-                deadline=time.monotonic() + _NEVER_S,
+                deadline=time.monotonic() + _DEADLINE_S,
                 pruning=pruning,
             )
             text, by_layer = "", np.zeros(0)
@@ -190,6 +197,6 @@ class System:
                         text += event.text
                     case Done():
                         by_layer = np.array(event.visual_tokens_by_layer)
-            return Answer(text.strip(), float(by_layer.mean()) if len(by_layer) else float(len(picture.features)))
+            return Answer(text.strip(), float(by_layer.mean()) if len(by_layer) else float(len(image.features)))
 
-        return await asyncio.gather(*(one(a.question, p) for a, p in zip(asked, pictures, strict=True)))
+        return await asyncio.gather(*(answer(item.question, image) for item, image in zip(asked, encoded, strict=True)))

@@ -1,19 +1,21 @@
-"""`python -m benchmarks.task_map`: does a map point at what is asked? The four maps of the paper's figure 7, measured.
+"""`python -m benchmarks.task_map`: whether a map points at the object asked about, for the four maps of figure 7.
 
-For each question that names an object on a fresh picture: the share of the map's k best patches that lie on it
-(precision; chance is the share of the picture that the object covers, and below 1 is the best reachable where it covers
-fewer than k patches), the area under the ROC curve over all patches (chance 0.5), and the share of the k best that lie
-in the lower third of the picture, where arXiv 2604.11240 sees the attention of language models go.
+Three figures for each map, over questions that name an object of their image:
+
+* precision: the share of the map's k best patches that lie on the object. Chance is the share of the image that the
+  object covers; the best reachable is below 1 where the object covers fewer than k patches;
+* the area under the ROC curve over all patches (chance 0.5);
+* the share of the k best patches in the lower third of the image, towards which the attention of language models drifts
+  according to arXiv 2604.11240.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -21,7 +23,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.accuracy.cross_attention import AttentionReader
-from benchmarks.accuracy.task_map_report import BEST, CHANCE, DEFAULT, GROUPS, Row, report
+from benchmarks.accuracy.task_map_report import BEST, CHANCE, DEFAULT, GROUPS, MapScores, report
+from benchmarks.harness.arguments import add_seed, command_parser, positive
 from benchmarks.harness.intervals import clustered_mean
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
@@ -40,7 +43,7 @@ from llm_service.pruners.schedule import scaled_layers
 __all__ = ["main", "named_things"]
 
 SPLITS: Final = ("easy", "crowded")
-# The ways to read the question off a picture that `desap` offers, one switch at a time.
+# The ways in which `desap` can compute its task map, one switch at a time.
 READINGS: Final = {
     "vanilla similarity": DesapParameters(similarity="vanilla"),
     DEFAULT: DesapParameters(),
@@ -63,7 +66,7 @@ READINGS: Final = {
     "decoupled, FCMA, words alone": DesapParameters(text_rows="words"),
     "decoupled, FCMA, words that EOS attends to": DesapParameters(text_filter="eot_attention"),
 }
-_VIEWS: Final = frozenset(
+_OUTPUTS: Final = frozenset(
     {
         TowerOutput(OutputKind.JOINT, qkv="qqv"),
         TowerOutput(OutputKind.JOINT),
@@ -74,7 +77,7 @@ _VIEWS: Final = frozenset(
 
 
 def named_things(question: Question) -> list[int]:
-    """Indices of the objects that fit all colour and shape words of the question; none if it names nothing there."""
+    """Indices of the objects that fit all colour and shape words of the question; none where it names none."""
     words = {word.strip("?.,") for word in question.text.lower().split()}
     words |= {word.removesuffix("es") for word in words} | {word.removesuffix("s") for word in words}
     colors, shapes = words & set(COLORS), words & set(SHAPES)
@@ -92,25 +95,25 @@ def _maps(vision: TowerFeatures, text: TextFeatures, attention: Sequence[Tensor]
     for name, params in READINGS.items():
         yield name, task_map(vision.outputs[joint_output(params)], text, params)
     query = normalize(question_vector(text.eos), dim=-1)
-    for name, output_name in (
+    for name, output in (
         ("decoupled", TowerOutput(OutputKind.JOINT, qkv="qqv")),
         ("vanilla", TowerOutput(OutputKind.JOINT)),
     ):
-        yield f"{name}, EOS alone", normalize(vision.outputs[output_name][1:], dim=-1) @ query
-    for layer, row in enumerate(attention):
+        yield f"{name}, EOS alone", normalize(vision.outputs[output][1:], dim=-1) @ query
+    for layer, scores in enumerate(attention):
         if layer != early:
-            yield f"cross-attention, layer {layer} of {len(attention)}", row
+            yield f"cross-attention, layer {layer} of {len(attention)}", scores
 
 
 def _auc(scores: Tensor, on_object: Tensor) -> float:
-    """Chance that a patch on the object scores above one that is not; equal scores count half."""
+    """Probability that a patch on the object scores above one beside it; equal scores count half."""
     above = scores[on_object][:, None] - scores[~on_object][None]
     return ((above > 0).double() + 0.5 * (above == 0).double()).mean().item()
 
 
 @dataclass
 class _Values:
-    """Of one map, a value a question."""
+    """Values of one map, one for each question."""
 
     precision: list[float] = field(default_factory=list)
     auc: list[float] = field(default_factory=list)
@@ -118,10 +121,10 @@ class _Values:
 
 
 class _Split:
-    """Collects values of all maps on one split.
+    """Values of all maps on one split.
 
     Args:
-        k: Patches counted.
+        k: Number of best patches counted.
     """
 
     def __init__(self, k: int) -> None:
@@ -134,7 +137,7 @@ class _Split:
         return len(self._groups)
 
     def add(self, question: Question, on_object: Tensor, maps: Iterator[tuple[str, Tensor]]) -> None:
-        """One question: which patches [N] lie on what it names, and the maps [N]."""
+        """Adds a question: [N] whether each patch lies on the object asked about, and the maps [N] by name."""
         self._groups.append(question.group)
         self._scenes.append(question.scene.seed)
         self._values[CHANCE].precision.append(on_object.float().mean().item())
@@ -147,15 +150,15 @@ class _Split:
             values.auc.append(_auc(scores, on_object))
             values.lower_third.append(lower[best].float().mean().item())
 
-    def rows(self) -> dict[str, Row]:
-        """Means with intervals."""
+    def rows(self) -> dict[str, MapScores]:
+        """Means with intervals, by map."""
         clusters, labels = np.array(self._scenes), np.array(self._groups)
         default = np.array(self._values[DEFAULT].precision)
-        made = {}
+        scores = {}
         for name, values in self._values.items():
             precision = np.array(values.precision)
             groups = {"all": np.ones(len(labels), bool)} | {group: labels == group for group in GROUPS}
-            made[name] = Row(
+            scores[name] = MapScores(
                 precision={
                     group: clustered_mean(precision[rows], clusters[rows])
                     for group, rows in groups.items()
@@ -165,13 +168,13 @@ class _Split:
                 auc=clustered_mean(np.array(values.auc), clusters) if values.auc else None,
                 lower_third=clustered_mean(np.array(values.lower_third), clusters) if values.auc else None,
             )
-        return made
+        return scores
 
 
 @torch.inference_mode()
 def _measure(
     encoder: EncoderModel, reader: AttentionReader, texts: TextTowerTokenizer, questions: Sequence[Question], k: int
-) -> dict[str, Row]:
+) -> dict[str, MapScores]:
     values, seen = _Split(k), dict[int, TowerFeatures]()
     for question in questions:
         objects = named_things(question)
@@ -179,41 +182,36 @@ def _measure(
             continue
         seed = question.scene.seed
         if seed not in seen:
-            (visual,) = encoder.encode([encoder.media.image(question.image)], _VIEWS)
-            seen = {seed: visual.tower_features[0]}
+            (media,) = encoder.encode([encoder.media.image(question.image)], _OUTPUTS)
+            seen = {seed: media.tower_features[0]}
         (text,) = encoder.encode_texts([texts.encode(question.text)], eos_attention=True)
         on_object = torch.from_numpy(np.isin(label_patches(question.scene), objects))
         if on_object.any():
             values.add(question, on_object, _maps(seen[seed], text, reader.read(seen[seed], question.text)))
-    print(f"{len(values)} questions name something that is there", file=sys.stderr)
+    print(f"{len(values)} questions name an object of their image", file=sys.stderr)
     return values.rows()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures; prints the tables, and writes them where --out says."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.task_map", description=__doc__)
-    parser.add_argument("--scenes", type=int, default=60, help="pictures of each split (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=2, help="of the evaluation pictures (default: %(default)s)")
-    parser.add_argument("--top", type=int, default=8, help="patches counted, k (default: %(default)s)")
+    """Measures; prints the tables, and writes them into --out."""
+    parser = command_parser("benchmarks.task_map", __doc__)
+    parser.add_argument("--scenes", type=positive, default=60, help="images of each split (default: %(default)s)")
+    add_seed(parser, 2, "the evaluation images")
+    parser.add_argument("--top", type=positive, default=8, help="best patches counted, k (default: %(default)s)")
     add_output(parser, scenes=1)
     args = parser.parse_args(argv)
     llava, clip = shipped_checkpoint("llava"), shipped_checkpoint("clip")
     encoder, texts = models.load(str(llava), LoadOptions(text_tower=str(clip))), TextTowerTokenizer(clip)
     with AttentionReader(llava) as reader:
-        splits: dict[str, dict[str, Row]] = {
+        splits: dict[str, dict[str, MapScores]] = {
             split: _measure(
                 encoder, reader, texts, evaluation_questions(split, args.seed, args.scenes, groups=GROUPS), args.top
             )
             for split in SPLITS
         }
-    facts: dict[str, Any] = provenance("benchmarks.task_map")
     summary = {split: {name: row.to_json() for name, row in rows.items()} for split, rows in splits.items()}
-    head = (
-        "# Does the map point at what is asked?\n\n"
-        f"`{facts['command']}`, commit {facts['commit']}, {facts['date']}.\n\n"
-    )
-    result = {"provenance": facts, "top": args.top, "splits": summary}
-    publish(args.out, "task_map", result, head + report(splits, top=args.top) + "\n")
+    result = {"provenance": provenance("benchmarks.task_map"), "top": args.top, "splits": summary}
+    publish(args.out, "task_map", result, report(result, splits) + "\n")
     return 0
 
 

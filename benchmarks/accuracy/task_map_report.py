@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.task_map`."""
+"""The report of `benchmarks.task_map`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from benchmarks.harness.intervals import Interval
-from benchmarks.harness.report import table
+from benchmarks.harness.provenance import origin
+from benchmarks.harness.tables import table
 
-__all__ = ["BEST", "CHANCE", "DEFAULT", "GROUPS", "Row", "report"]
+__all__ = ["BEST", "CHANCE", "DEFAULT", "GROUPS", "MapScores", "report"]
 
 GROUPS: Final = ("color", "shape", "existence", "count", "side", "reading")
 CHANCE: Final = "chance"
@@ -18,14 +19,14 @@ DEFAULT: Final = "decoupled similarity"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One map on one split.
+class MapScores:
+    """Scores of one map on one split. All but `precision` are None for CHANCE and BEST, which are no maps.
 
     Attributes:
-        precision: By group of questions and "all": share of the best patches that lie on the object.
-        difference: Paired, of all, to DEFAULT; this and the others None where there is no map.
+        precision: Share of the best patches that lie on the object, by group of questions and "all".
+        difference: Paired difference of "all" to DEFAULT.
         auc: Area under the ROC curve.
-        lower_third: Share of the best patches that lie in the lower third of the picture.
+        lower_third: Share of the best patches in the lower third of the image.
     """
 
     precision: Mapping[str, Interval]
@@ -34,7 +35,7 @@ class Row:
     lower_third: Interval | None
 
     def to_json(self) -> dict[str, Any]:
-        """As it lies in the results."""
+        """The scores as a result file holds them."""
         others = {"difference": self.difference, "auc": self.auc, "lower_third": self.lower_third}
         return {
             "precision": {group: vars(cell) for group, cell in self.precision.items()},
@@ -42,20 +43,27 @@ class Row:
         }
 
 
-def report(splits: Mapping[str, Mapping[str, Row]], *, top: int) -> str:
-    """Markdown: a table for each split."""
+def report(result: dict[str, Any], splits: Mapping[str, Mapping[str, MapScores]]) -> str:
+    """The report in Markdown: a table for each split.
+
+    Args:
+        result: Result with `provenance` and `top`.
+        splits: Scores by split and map.
+    """
+    top = result["top"]
     intro = (
-        f"In per cent, 95 % intervals over pictures. *All* and the groups of questions: share of the {top} best\n"
+        f"# Does the map point at the object asked about?\n\n{origin(result)}\n\n"
+        f"In per cent, 95 % intervals over images. *All* and the groups of questions: share of the {top} best\n"
         "patches that lie on the object asked about. *To the default*: paired difference of *all* to\n"
-        f"*{DEFAULT}*, which is `desap`'s task map. *AUC*: chance that a patch on the object scores above one\n"
-        f"that is not. *Lower third*: share of the {top} best in the lower third of the picture, 33.3 without a bias.\n"
-        "The first four maps are those of the paper's figure 7; *vanilla similarity* too is taken with FCMA. Layers\n"
+        f"*{DEFAULT}*, which is `desap`'s task map. *AUC*: probability that a patch on the object scores above\n"
+        f"one beside it. *Lower third*: share of the {top} best in the lower third of the image, 33.3 without a bias.\n"
+        "The first four maps are those of the paper's figure 7; *vanilla similarity* has FCMA too. Layers\n"
         "of the language model count from 0; its attention is that of the last prompt token.\n"
     )
     return "\n".join([intro, *(f"## {split}\n\n{_table(rows)}" for split, rows in splits.items())]).rstrip()
 
 
-def _table(rows: Mapping[str, Row]) -> str:
+def _table(rows: Mapping[str, MapScores]) -> str:
     header = ("map", "all", "to the default", "AUC", "lower third", *GROUPS)
     cells = [
         [

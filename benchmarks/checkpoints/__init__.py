@@ -1,1 +1,1 @@
-"""Checkpoints without trained weights: tiny random ones of every family, larger ones, full-size ones of zeros."""
+"""Checkpoints without trained weights: tiny random ones of every family, larger ones, and full-size ones of zeros."""

@@ -1,4 +1,4 @@
-"""A random LLaVA: the pictures of LLaVA-1.5, a language model that two cores can carry. It never ends an answer."""
+"""A random LLaVA: visual tokens of LLaVA-1.5, and a language model for two cores, which never ends an answer."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _LAYERS: Final = 3
 
 
 def write(folder: Path, *, width: int = WIDTH, seed: int = 0) -> dict[str, Any]:
-    """Writes config, weights in bfloat16 and tokenizer; returns what a report says about the model.
+    """Writes config, weights in bfloat16 and tokenizer; returns the facts of the model for a report.
 
-    The vision tower has one layer: nobody runs it.
+    The vision tower has one layer, as it is never run.
 
     Args:
-        folder: for the checkpoint.
+        folder: directory of the checkpoint.
         width: hidden size of the language model, a multiple of 64.
-        seed: of the weights.
+        seed: seed of the weights.
     """
     torch.manual_seed(seed)
     tokenizer = vicuna_tokenizer(SPECIALS, image_token=SPECIALS[-1])

@@ -1,7 +1,7 @@
-"""Checkpoints of real size without their weights: the hub's configs and tensor names, and zeros that take no disk.
+"""Checkpoints of full size without their weights: the hub's configs and tensor names, and zeros that take no disk.
 
-Only the shards that hold a wanted tensor are written, as sparse files. The others are named in the index and do not
-exist, so whoever reads more than its part fails.
+Only the shards with a needed tensor are written, as sparse files. The index names the others, which do not exist, so
+that a service that reads more than its part fails.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class FullSize:
     """A published checkpoint.
 
     Attributes:
-        config: Makes its config.
-        model: transformers' class.
-        rename: Names of transformers 5 to those on the hub: replacements of beginnings, the first that fits.
-        needs: Which tensors, by their names on the hub, a service reads.
-        processor: Makes its image processor.
-        has_text_tower: The encoder reads questions with a CLIP text tower.
+        config: Function that makes its config.
+        model: Class of transformers.
+        rename: Prefixes of tensor names in transformers 5, and those on the hub; the first that fits is replaced.
+        needs: Predicate on a tensor's name on the hub, by service: whether the service reads the tensor.
+        processor: Function that makes its image processor.
+        has_text_tower: Whether the encoder reads questions with a CLIP text tower.
     """
 
     config: Callable[[], Any]
@@ -68,7 +68,7 @@ def _clip_vision() -> Any:
 
 
 def _llava() -> Any:
-    text = LlamaConfig(vocab_size=32064, max_position_embeddings=4096)  # by default that of Llama-7B
+    text = LlamaConfig(vocab_size=32064, max_position_embeddings=4096)  # the defaults are those of Llama-7B
     return LlavaConfig(vision_config=_clip_vision(), text_config=text, image_token_index=32000)
 
 
@@ -129,7 +129,7 @@ MODELS: Final = {
 
 
 def write(folder: Path, name: str, service: str) -> tuple[int, int]:
-    """Writes what `service` needs of a checkpoint of MODELS; returns the bytes of that part and of the whole."""
+    """Writes the part of a checkpoint that a service needs; returns the bytes of the part and of the whole."""
     spec = MODELS[name]
     config = spec.config()
     config.dtype = torch.bfloat16
@@ -139,7 +139,7 @@ def write(folder: Path, name: str, service: str) -> tuple[int, int]:
 
 
 def write_clip(folder: Path) -> int:
-    """Writes CLIP ViT-L/14-336 as far as a text tower is needed of it; returns the bytes."""
+    """Writes the text tower of CLIP ViT-L/14-336; returns its bytes."""
     text = CLIPTextConfig(
         hidden_size=768,
         intermediate_size=3072,
@@ -159,10 +159,10 @@ def write_clip(folder: Path) -> int:
     return part
 
 
-def _shapes(model: Any, config: Any, rename: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+def _shapes(model_class: Any, config: Any, rename: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        made = model(config)
-    return {_renamed(name, rename): tuple(tensor.shape) for name, tensor in made.state_dict().items()}
+        model = model_class(config)
+    return {_renamed(name, rename): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _renamed(name: str, rename: Mapping[str, str]) -> str:
@@ -173,14 +173,14 @@ def _write_shards(
     folder: Path, shapes: Mapping[str, tuple[int, ...]], needed: Callable[[str], bool]
 ) -> tuple[int, int]:
     shards: list[tuple[bool, list[str]]] = []
-    room = 0
+    free_bytes = 0
     for name in sorted(shapes, key=lambda name: not needed(name)):
         size = _BYTES * math.prod(shapes[name])
-        if not shards or shards[-1][0] != needed(name) or size > room:
+        if not shards or shards[-1][0] != needed(name) or size > free_bytes:
             shards.append((needed(name), []))
-            room = _SHARD_BYTES
+            free_bytes = _SHARD_BYTES
         shards[-1][1].append(name)
-        room -= size
+        free_bytes -= size
     weight_map: dict[str, str] = {}
     part = 0
     for i, (is_needed, names) in enumerate(shards, 1):
@@ -195,7 +195,7 @@ def _write_shards(
 
 
 def _write_zeros(path: Path, shapes: Mapping[str, Sequence[int]]) -> int:
-    """A safetensors file whose data is a hole; returns the bytes that it stands for."""
+    """Writes a safetensors file whose data is a hole; returns the size of the data."""
     header, offset = {}, 0
     for name, shape in shapes.items():
         size = _BYTES * math.prod(shape)

@@ -1,6 +1,6 @@
-"""A random LLaVA between the tiny ones and the real: 576 visual tokens, tens of milliseconds of a CPU for each stage.
+"""A random LLaVA between the tiny and the full size: 576 visual tokens, tens of milliseconds of a CPU for each stage.
 
-Its answers are noise and never end by themselves, so that every one is as long as it may be.
+Its answers are noise. They contain no end token, so every answer has its full length.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from benchmarks.checkpoints.tiny.tokenizers import vicuna_tokenizer
 
 __all__ = ["CHANNELS", "IMAGE_SIZE", "write", "write_wide"]
 
-CHANNELS: Final = 128  # of a visual token
+CHANNELS: Final = 128  # channels of a visual token
 IMAGE_SIZE: Final = 336  # 24 x 24 patches, as LLaVA-1.5
 
 
 def write(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
-    """Writes the checkpoint and a CLIP whose text tower goes with it; returns both folders."""
+    """Writes the checkpoint and a CLIP for its text tower; returns both folders."""
     vision = clip.vision_config(
         hidden_size=CHANNELS, intermediate_size=4 * CHANNELS, num_hidden_layers=6, image_size=IMAGE_SIZE
     )
@@ -29,8 +29,8 @@ def write(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
 
 
 def write_wide(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
-    """A wider one, with layers as large as a real model's smallest: 57 million parameters of the tower, 103 million of
-    the language model."""
+    """Writes a wider LLaVA, of 57 million parameters in the tower and 103 million in the language model, and its CLIP;
+    returns both folders."""
     vision = clip.vision_config(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=8, num_attention_heads=12, image_size=IMAGE_SIZE
     )

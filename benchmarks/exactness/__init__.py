@@ -1,1 +1,1 @@
-"""Equality: the split services against the unsplit model, pruners against golden cases."""
+"""Exactness: the split services against the unsplit model, pruners against golden cases."""

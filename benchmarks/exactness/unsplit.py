@@ -1,7 +1,7 @@
-"""The unsplit model of transformers, fed by its own processors: what the split services are compared with.
+"""The unsplit model of transformers with its own processors, the reference of the split services.
 
-Pictures go through the PIL image processors. transformers' video processors need torchvision, which Fovea does not:
-where it is missing, videos cannot be compared (benchmarks/README.md tells how to set it up beside).
+Images go through the PIL image processors. The video processors of transformers need torchvision, which Fovea does not
+need. Without it videos are not compared (benchmarks/README.md describes an environment that has it).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames of a video as the model is to see them."""
+    """Sampled frames of a video, and the seconds between two of them."""
 
     frames: tuple[Image.Image, ...]
     seconds_per_frame: float
@@ -37,14 +37,14 @@ class Clip:
 
 @dataclass(frozen=True)
 class UnsplitRun:
-    """What the unsplit model made of one prompt.
+    """Inputs and answer of the unsplit model for one prompt.
 
     Attributes:
-        pixel_values: Of each picture, then of each video, as its tower takes them.
-        inputs_embeds: [L, H], visual tokens among words.
-        position_ids: [L] or [3, L].
-        logprobs: [V] of the first token.
-        token_ids: Greedy, the end token included where it came.
+        pixel_values: Pixel values of each image, then of each video, in the shape that the tower takes.
+        inputs_embeds: [L, H] embeddings of text and visual tokens.
+        position_ids: [L] or [3, L] positions.
+        logprobs: [V] log-probabilities of the first token.
+        token_ids: Greedy tokens, with the end token where the answer ended.
     """
 
     pixel_values: list[FloatArray]
@@ -56,7 +56,7 @@ class UnsplitRun:
 
 @dataclass(frozen=True)
 class _Media:
-    """Model inputs, and how many tokens each picture and each video takes."""
+    """Model inputs of images and videos, and the number of visual tokens of each."""
 
     inputs: dict[str, Any]
     pixel_values: list[FloatArray]
@@ -65,10 +65,10 @@ class _Media:
 
 
 class Unsplit:
-    """A checkpoint in float32.
+    """The unsplit model of a checkpoint, in float32.
 
     Args:
-        folder: As `benchmarks.checkpoints.tiny` writes it.
+        folder: Checkpoint directory, as `benchmarks.checkpoints.tiny` writes it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -88,20 +88,20 @@ class Unsplit:
 
     @property
     def takes_videos(self) -> bool:
-        """The family takes videos, and transformers' processor of them runs here."""
+        """Whether the family takes videos and its video processor runs here."""
         return self._video_processor is not None
 
     def _video(self, clip: Clip) -> Any:
-        """What transformers' processor makes of a clip."""
+        """Model inputs of a clip, from the video processor of transformers."""
         frames = np.stack([np.asarray(frame) for frame in clip.frames])
         return self._video_processor(videos=[frames], do_sample_frames=False, return_tensors="pt")
 
     @torch.inference_mode()
     def run(
-        self, ids: Sequence[int], pictures: Sequence[Image.Image], clips: Sequence[Clip], max_tokens: int
+        self, ids: Sequence[int], images: Sequence[Image.Image], clips: Sequence[Clip], max_tokens: int
     ) -> UnsplitRun:
-        """Answers a prompt that has one image or video token for each picture or clip."""
-        media = self._media(pictures, clips)
+        """Answers a prompt that has one image or video token for each image or clip."""
+        media = self._media(images, clips)
         expanded = self._expand(ids, media)
         inputs: dict[str, Any] = {
             "input_ids": torch.tensor([expanded]),
@@ -111,24 +111,24 @@ class Unsplit:
         if self.family == "qwen2_5_vl":
             kinds = [1 if i == self.image_token_id else 2 if i == self.video_token_id else 0 for i in expanded]
             inputs["mm_token_type_ids"] = torch.tensor([kinds], dtype=torch.int32)
-        seen: dict[str, Tensor] = {}
+        recorded: dict[str, Tensor] = {}
 
-        def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-            seen.update({k: kwargs[k] for k in ("inputs_embeds", "position_ids") if kwargs.get(k) is not None})
+        def record(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            recorded.update({k: kwargs[k] for k in ("inputs_embeds", "position_ids") if kwargs.get(k) is not None})
 
-        hook = self.model.model.language_model.register_forward_pre_hook(look, with_kwargs=True)
+        hook = self.model.model.language_model.register_forward_pre_hook(record, with_kwargs=True)
         try:
             logits = self.model(**inputs).logits[0, -1]
         finally:
             hook.remove()
-        made = self.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
-        positions = seen.get("position_ids", torch.arange(len(expanded))[None])
+        generated = self.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+        positions = recorded.get("position_ids", torch.arange(len(expanded))[None])
         return UnsplitRun(
             pixel_values=media.pixel_values,
-            inputs_embeds=seen["inputs_embeds"][0].numpy(),
+            inputs_embeds=recorded["inputs_embeds"][0].numpy(),
             position_ids=(positions[-3:, 0] if positions.ndim == 3 else positions[0]).numpy(),
             logprobs=torch.log_softmax(logits.double(), dim=-1).numpy(),
-            token_ids=made[0, len(expanded) :].tolist(),
+            token_ids=generated[0, len(expanded) :].tolist(),
         )
 
     def _expand(self, ids: Sequence[int], media: _Media) -> list[int]:
@@ -139,62 +139,64 @@ class Unsplit:
             expanded += [i] * count
         return expanded
 
-    def _media(self, pictures: Sequence[Image.Image], clips: Sequence[Clip]) -> _Media:
-        return getattr(self, f"_media_{self.family}")(pictures, clips)  # type: ignore[no-any-return]
+    def _media(self, images: Sequence[Image.Image], clips: Sequence[Clip]) -> _Media:
+        return getattr(self, f"_media_{self.family}")(images, clips)  # type: ignore[no-any-return]
 
-    def _pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """[n, 3, H, W] of a processor that makes all pictures alike."""
-        return torch.cat([self._processor(images=one, return_tensors="pt")["pixel_values"] for one in pictures])
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """[n, 3, H, W] pixel values of a processor that gives all images one size."""
+        return torch.cat([self._processor(images=image, return_tensors="pt")["pixel_values"] for image in images])
 
-    def _media_llava(self, pictures: Sequence[Image.Image], clips: Sequence[Clip]) -> _Media:
-        if not pictures:
+    def _media_llava(self, images: Sequence[Image.Image], clips: Sequence[Clip]) -> _Media:
+        if not images:
             return _Media({}, [], [], [])
-        pixels = self._pixels(pictures)
+        pixels = self._pixels(images)
         vision = self.model.config.vision_config
         return _Media(
             {"pixel_values": pixels},
-            [one.numpy() for one in pixels],
-            [(vision.image_size // vision.patch_size) ** 2] * len(pictures),
+            [values.numpy() for values in pixels],
+            [(vision.image_size // vision.patch_size) ** 2] * len(images),
             [],
         )
 
-    def _media_llava_next(self, pictures: Sequence[Image.Image], clips: Sequence[Clip]) -> _Media:
-        made = self._processor(images=list(pictures), return_tensors="pt")
-        inputs = {"pixel_values": made["pixel_values"], "image_sizes": made["image_sizes"]}
-        alone = [self._processor(images=one, return_tensors="pt")["pixel_values"][0].numpy() for one in pictures]
+    def _media_llava_next(self, images: Sequence[Image.Image], clips: Sequence[Clip]) -> _Media:
+        processed = self._processor(images=list(images), return_tensors="pt")
+        inputs = {"pixel_values": processed["pixel_values"], "image_sizes": processed["image_sizes"]}
+        # Each image by itself: in a batch, the processor pads to the largest number of tiles.
+        unpadded = [self._processor(images=image, return_tensors="pt")["pixel_values"][0].numpy() for image in images]
         features = self.model.get_image_features(**inputs).pooler_output
-        return _Media(inputs, alone, [len(one) for one in features], [])
+        return _Media(inputs, unpadded, [len(tokens) for tokens in features], [])
 
-    def _media_video_llava(self, pictures: Sequence[Image.Image], clips: Sequence[Clip]) -> _Media:
+    def _media_video_llava(self, images: Sequence[Image.Image], clips: Sequence[Clip]) -> _Media:
         vision = self.model.config.vision_config
         patches = (vision.image_size // vision.patch_size) ** 2
         inputs, pixels = {}, []
-        if pictures:
-            inputs["pixel_values_images"] = self._pixels(pictures)
-            pixels += [one.numpy() for one in inputs["pixel_values_images"]]
+        if images:
+            inputs["pixel_values_images"] = self._pixels(images)
+            pixels += [values.numpy() for values in inputs["pixel_values_images"]]
         if clips:
             inputs["pixel_values_videos"] = torch.cat([self._video(clip)["pixel_values_videos"] for clip in clips])
-            pixels += [one.numpy() for one in inputs["pixel_values_videos"]]
+            pixels += [values.numpy() for values in inputs["pixel_values_videos"]]
         counts = [len(clip.frames) * (patches + 1) for clip in clips]
-        return _Media(inputs, pixels, [patches] * len(pictures), counts)
+        return _Media(inputs, pixels, [patches] * len(images), counts)
 
-    def _media_qwen2_5_vl(self, pictures: Sequence[Image.Image], clips: Sequence[Clip]) -> _Media:
+    def _media_qwen2_5_vl(self, images: Sequence[Image.Image], clips: Sequence[Clip]) -> _Media:
         vision = self.model.config.vision_config
         group, depth = vision.spatial_merge_size**2, vision.temporal_patch_size
         inputs: dict[str, Any] = {}
         pixels: list[FloatArray] = []
         image_counts, video_counts = [], []
-        if pictures:
-            made = self._processor(images=list(pictures), return_tensors="pt")
-            inputs |= {"pixel_values": made["pixel_values"], "image_grid_thw": made["image_grid_thw"]}
-            image_counts = (made["image_grid_thw"].prod(dim=-1) // group).tolist()
-            pixels += [p.numpy() for p in made["pixel_values"].split(made["image_grid_thw"].prod(dim=-1).tolist())]
+        if images:
+            processed = self._processor(images=list(images), return_tensors="pt")
+            grids, patches = processed["image_grid_thw"], processed["pixel_values"]
+            inputs |= {"pixel_values": patches, "image_grid_thw": grids}
+            image_counts = (grids.prod(dim=-1) // group).tolist()
+            pixels += [values.numpy() for values in patches.split(grids.prod(dim=-1).tolist())]
         if clips:
-            made = [self._video(clip) for clip in clips]
-            patches = [one["pixel_values_videos"] for one in made]
-            grids = [one["video_grid_thw"][0].tolist() for one in made]
-            inputs |= {"pixel_values_videos": torch.cat(patches), "video_grid_thw": torch.tensor(grids)}
+            videos = [self._video(clip) for clip in clips]
+            video_patches = [video["pixel_values_videos"] for video in videos]
+            video_grids = [video["video_grid_thw"][0].tolist() for video in videos]
+            inputs |= {"pixel_values_videos": torch.cat(video_patches), "video_grid_thw": torch.tensor(video_grids)}
             inputs["second_per_grid_ts"] = torch.tensor([depth * clip.seconds_per_frame for clip in clips])
-            video_counts = [t * h * w // group for t, h, w in grids]
-            pixels += [one.numpy() for one in patches]
+            video_counts = [t * h * w // group for t, h, w in video_grids]
+            pixels += [values.numpy() for values in video_patches]
         return _Media(inputs, pixels, image_counts, video_counts)

@@ -1,1 +1,1 @@
-"""What every benchmark uses: options, results, provenance, intervals, tables."""
+"""What every benchmark uses: arguments, provenance, tables, intervals, plots, result files."""

@@ -1,4 +1,4 @@
-"""Means with 95 % intervals where questions come in clusters: several about the same picture are not independent."""
+"""Means with 95 % intervals for clustered questions: several questions about one image are not independent."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ class Interval:
     high: float
 
     def points(self) -> str:
-        """In percentage points: "93.2 [92.1, 94.0]"."""
+        """The mean in percentage points: "93.2 [92.1, 94.0]"."""
         return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
     def signed_points(self) -> str:
-        """A difference in percentage points: "-3.1 [-4.0, -2.2]"."""
+        """The mean of a difference in percentage points: "-3.1 [-4.0, -2.2]"."""
         return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
+    def text(self, digits: int = 2) -> str:
+        """The mean as a plain number: "1.92 [1.85, 1.99]"."""
+        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
     def summary(self) -> dict[str, float]:
-        """For a results file."""
+        """The interval as a result file holds it."""
         return {name: round(value, 6) for name, value in vars(self).items()}
 
 
@@ -39,9 +43,9 @@ def clustered_mean(values: Floats, clusters: npt.NDArray[np.int64], *, seed: int
     """Mean of `values` with a bootstrap interval that resamples whole clusters (Efron & Tibshirani 1993, ch. 8).
 
     Args:
-        values: [Q] one score, or one paired difference, a question.
-        clusters: [Q] which picture each belongs to.
-        seed: Of the resampling.
+        values: [Q] score or paired difference of each question.
+        clusters: [Q] index of each question's image.
+        seed: seed of the resampling.
     """
     index, weights = _resampled(clusters, seed)
     totals = weights @ np.bincount(index, weights=values)
@@ -54,19 +58,19 @@ def clustered_ratio(values: Floats, base: Floats, clusters: npt.NDArray[np.int64
     """Ratio of the means of `values` and `base`, both resampled together; see `clustered_mean`.
 
     Args:
-        values: [Q].
-        base: [Q], whose mean is above 0 in every resample.
-        clusters: [Q].
-        seed: Of the resampling.
+        values: [Q] numerator of each question.
+        base: [Q] denominator of each question; its mean is above 0 in every resample.
+        clusters: [Q] index of each question's image.
+        seed: seed of the resampling.
     """
     index, weights = _resampled(clusters, seed)
-    totals, bases = (weights @ np.bincount(index, weights=one) for one in (values, base))
+    totals, bases = (weights @ np.bincount(index, weights=terms) for terms in (values, base))
     low, high = np.percentile(totals / bases, [2.5, 97.5])
     return Interval(float(values.mean() / base.mean()), float(low), float(high))
 
 
 def _resampled(clusters: npt.NDArray[np.int64], seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Each value's cluster as 0..L-1, and how often each of L clusters is drawn in each resample: [Q], [R, L]."""
+    """[Q] cluster of each value as 0..L-1, and [R, L] how often each cluster is drawn in each resample."""
     labels, index = np.unique(clusters, return_inverse=True)
     drawn = np.random.default_rng(seed).multinomial(len(labels), np.full(len(labels), 1 / len(labels)), _RESAMPLES)
     return index, drawn

@@ -1,4 +1,4 @@
-"""What the command lines of all benchmarks have: results only where --out says, and a short form of the run."""
+"""Output of the benchmarks: --out with the result files, and --smoke, a short form of the run."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["add_output", "publish"]
+__all__ = ["add_output", "publish", "read_result"]
+
+# Parts of keys in older result files, and what they are called now.
+_FORMER_KEYS: Final = {"picture": "image", "per_row": "per_sequence", "asked": "request"}
 
 
 class _Smoke(argparse.Action):
-    """Sets several options at once; what stands behind it on the command line still counts."""
+    """Sets several options at once; options after it on the command line override it."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
         assert isinstance(self.const, dict)
@@ -22,17 +25,17 @@ class _Smoke(argparse.Action):
 
 
 def add_output(parser: argparse.ArgumentParser, **smoke: Any) -> None:
-    """Options --out and, where there is a short form, --smoke.
+    """Adds --out and, where there is a short form, --smoke.
 
     Args:
-        parser: of the benchmark, after its other options.
-        smoke: values of those options in the short form, which shows in seconds that everything runs.
+        parser: parser of the benchmark, with its other options.
+        smoke: values of those options in the short form, which runs everything in seconds.
     """
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder for the results (left out: the report is printed, no file is written)",
+        help="folder for the result files (default: no file is written, the report is only printed)",
     )
     if smoke:
         parser.add_argument(
@@ -41,7 +44,7 @@ def add_output(parser: argparse.ArgumentParser, **smoke: Any) -> None:
             nargs=0,
             const=smoke,
             default=argparse.SUPPRESS,
-            help="run everything in seconds; the figures mean nothing. Overrides what stands before it",
+            help="run everything in seconds; the figures mean nothing. Overrides the options before it",
         )
 
 
@@ -55,18 +58,37 @@ def publish(
     """Prints the report; with a folder also writes NAME.json and NAME.md, and NAME.png where there is a plot.
 
     Args:
-        out: the folder, made if it is missing; None: nothing is written.
-        name: of the files, without suffix.
+        out: folder of the files, created if it is missing; None: no file is written.
+        name: name of the files, without suffix.
         result: all figures.
-        report: Markdown.
-        plot: draws into the file whose path it is given.
+        report: report in Markdown.
+        plot: function that draws into the file of a given path.
     """
     print(report)
     if out is None:
         return
     out.mkdir(parents=True, exist_ok=True)
-    # Not Path.with_suffix, which takes a point in a name for one.
+    # Path.with_suffix would replace what follows a point in the name.
     (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (out / f"{name}.md").write_text(report, encoding="utf-8")
     if plot is not None:
         plot(out / f"{name}.png")
+
+
+def read_result(path: Path) -> Any:
+    """The figures of a result file, with today's keys: older files call an image picture and a sequence row."""
+    return _with_current_keys(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _with_current_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_current_key(key): _with_current_keys(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_current_keys(entry) for entry in value]
+    return value
+
+
+def _current_key(key: str) -> str:
+    for former, current in _FORMER_KEYS.items():
+        key = key.replace(former, current)
+    return key

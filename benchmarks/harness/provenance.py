@@ -1,4 +1,4 @@
-"""Where a figure comes from: commit, versions, machine, command. Stands in every file of `results/`."""
+"""Provenance of a figure: command, commit, versions and machine. Every file of `results/` holds it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-__all__ = ["provenance"]
+__all__ = ["origin", "provenance"]
 
 _PACKAGES = ("torch", "transformers", "numpy", "grpcio", "pillow", "tokenizers")
 
 
 def _git(*words: str) -> str:
     try:
-        done = subprocess.run(
+        finished = subprocess.run(
             ["git", *words],  # noqa: S607
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -27,7 +28,7 @@ def _git(*words: str) -> str:
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
+    return finished.stdout.strip()
 
 
 def _processor() -> str:
@@ -39,14 +40,14 @@ def _processor() -> str:
 
 
 def _command(module: str) -> str:
-    """Without --out: where somebody keeps results is nobody else's business."""
+    """The command line without --out, whose folder is of no interest to readers."""
     words = iter(sys.argv[1:])
     kept = [word for word in words if not (word == "--out" and next(words, None)) and not word.startswith("--out=")]
     return " ".join(["python", "-m", module, *kept])
 
 
 def provenance(module: str, *, packages: Sequence[str] = ()) -> dict[str, object]:
-    """Facts about this run of `python -m <module>`; `packages` are those whose versions matter besides the usual."""
+    """Facts about this run of `python -m <module>`; `packages` adds to the packages whose versions are recorded."""
     return {
         "command": _command(module),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -60,3 +61,21 @@ def provenance(module: str, *, packages: Sequence[str] = ()) -> dict[str, object
             "accelerator": "none",
         },
     }
+
+
+def origin(result: dict[str, Any], *, packages: Sequence[str] = ()) -> str:
+    """The first sentence of a report: command, seed where there is one, commit, machine and date of its figures.
+
+    Args:
+        result: a result, with `provenance` and perhaps `seed`.
+        packages: packages whose versions matter to the figures; those that were not recorded are left out.
+    """
+    facts = result["provenance"]
+    machine = facts["machine"]
+    parts = [f"`{facts['command']}`"]
+    if "seed" in result:
+        parts.append(f"seed {result['seed']}")
+    parts.append(f"commit {facts['commit']}")
+    parts += [f"{name} {facts['versions'][name]}" for name in packages if name in facts["versions"]]
+    parts += [machine["processor"], f"{machine['cores']} cores", "no accelerator", facts["date"]]
+    return ", ".join(parts) + "."

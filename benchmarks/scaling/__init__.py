@@ -1,1 +1,1 @@
-"""Replicas: measured on this machine, and simulated for more."""
+"""Scaling with the number of replicas: measured on this machine, and simulated for larger deployments."""

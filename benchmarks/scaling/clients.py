@@ -1,43 +1,43 @@
-"""Clients of a gateway: a closed loop, where each asks again once it has its answer, or arrivals at given times."""
+"""Clients of a gateway: a closed loop, where each sends its next request after an answer, or given arrival times."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import httpx
 import numpy as np
-from PIL import Image
 
-__all__ = ["Asked", "Load", "closed_loop", "open_loop", "pictures"]
+from benchmarks.harness.images import jpeg, noise_image
+
+__all__ = ["Load", "RequestShape", "closed_loop", "jpeg_files", "open_loop"]
 
 _TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the requests say.
+class RequestShape:
+    """Size of the requests and of their answers.
 
     Attributes:
-        pictures: Of one question.
-        max_tokens: Of the answers, one after the other, over and over.
+        images: Images of each question.
+        max_tokens: Tokens of the answers, in turns.
     """
 
-    pictures: int
+    images: int
     max_tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Load:
-    """What came of some load in a window of time.
+    """Answers in a window of time.
 
     Attributes:
-        window_s: Its length.
+        window_s: Length of the window.
         finished: Answers that ended in it.
-        seconds: [finished] from request to answer.
+        seconds: [finished] seconds from request to answer.
     """
 
     window_s: float
@@ -46,37 +46,31 @@ class Load:
 
     @property
     def per_second(self) -> float:
-        """Answers."""
+        """Answers a second."""
         return self.finished / self.window_s
 
 
-def pictures(count: int, *, size: tuple[int, int] = (480, 360), seed: int = 0) -> list[bytes]:
-    """JPEG files of coarse coloured noise, all different; `size` is width and height."""
+def jpeg_files(count: int, *, size: tuple[int, int] = (480, 360), seed: int = 0) -> list[bytes]:
+    """JPEG files of coarse coloured noise, all different; `size` is width and height in pixels."""
     rng = np.random.default_rng(seed)
-    files = []
-    for _ in range(count):
-        noise = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8))
-        file = io.BytesIO()
-        noise.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
-        files.append(file.getvalue())
-    return files
+    return [jpeg(noise_image(size, rng, coarse=(12, 16)), 90) for _ in range(count)]
 
 
 class _Clients:
-    """Asks, and notes what ended when."""
+    """Sends requests, and records when their answers ended."""
 
-    def __init__(self, http: httpx.AsyncClient, asked: Asked, files: Iterable[bytes]) -> None:
+    def __init__(self, http: httpx.AsyncClient, request: RequestShape, files: Iterable[bytes]) -> None:
         self._http = http
-        self._asked = asked
+        self._request = request
         self._files: Iterator[bytes] = itertools.cycle(files)
-        self._max_tokens = itertools.cycle(asked.max_tokens)
-        self.ended: list[tuple[float, float]] = []  # moment and duration
+        self._max_tokens = itertools.cycle(request.max_tokens)
+        self.finished: list[tuple[float, float]] = []  # time of the end, and duration
 
-    async def ask(self) -> None:
-        """One question.
+    async def send(self) -> None:
+        """Sends one request, and waits for its answer.
 
         Raises:
-            RuntimeError: It was not answered at full length.
+            RuntimeError: The gateway refused the request, or the answer is shorter than asked for.
         """
         loop = asyncio.get_running_loop()
         start, max_tokens = loop.time(), next(self._max_tokens)
@@ -86,56 +80,56 @@ class _Clients:
             "max_tokens": str(max_tokens),
             "timeout_s": str(_TIMEOUT_S),
         }
-        name = "image" if self._asked.pictures == 1 else "images"
-        files = [(name, ("picture.jpg", next(self._files))) for _ in range(self._asked.pictures)]
+        name = "image" if self._request.images == 1 else "images"
+        files = [(name, ("image.jpg", next(self._files))) for _ in range(self._request.images)]
         response = await self._http.post("/v1/answer", data=form, files=files)
         if response.status_code != httpx.codes.OK:
-            raise RuntimeError(f"no answer but {response.status_code}: {response.text}")
+            raise RuntimeError(f"the gateway replied {response.status_code}: {response.text}")
         if response.json()["usage"]["completion_tokens"] != max_tokens:
             raise RuntimeError(f"an answer ended early: {response.text}")
-        self.ended.append((loop.time(), loop.time() - start))
+        self.finished.append((loop.time(), loop.time() - start))
 
     def load(self, since: float, until: float) -> Load:
-        """What ended in a window."""
-        seconds = [duration for moment, duration in self.ended if since <= moment < until]
+        """The load in a window."""
+        seconds = [duration for end, duration in self.finished if since <= end < until]
         return Load(until - since, len(seconds), seconds)
 
 
 async def closed_loop(
-    url: str, asked: Asked, files: Iterable[bytes], *, clients: int, warm_up_s: float, window_s: float
+    url: str, request: RequestShape, files: Iterable[bytes], *, clients: int, warm_up_s: float, window_s: float
 ) -> Load:
-    """`clients` at once, until the window that follows the warm-up is over; what is under way then is cancelled."""
+    """The load of some clients in the window after a warm-up; requests that run at its end are cancelled."""
 
-    async def ask_on() -> None:
+    async def send_requests() -> None:
         while True:
-            await crowd.ask()
+            await senders.send()
 
     async with _http(url) as http:
-        crowd = _Clients(http, asked, files)
+        senders = _Clients(http, request, files)
         start = asyncio.get_running_loop().time()
-        tasks = [asyncio.create_task(ask_on()) for _ in range(clients)]
+        tasks = [asyncio.create_task(send_requests()) for _ in range(clients)]
         done, _ = await asyncio.wait(tasks, timeout=warm_up_s + window_s, return_when=asyncio.FIRST_EXCEPTION)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
             task.result()
-        return crowd.load(start + warm_up_s, start + warm_up_s + window_s)
+        return senders.load(start + warm_up_s, start + warm_up_s + window_s)
 
 
-async def open_loop(url: str, asked: Asked, files: Iterable[bytes], *, arrivals: Sequence[float]) -> Load:
-    """A request at each of these moments, in seconds, whatever became of the others; waits for all."""
+async def open_loop(url: str, request: RequestShape, files: Iterable[bytes], *, arrivals: Sequence[float]) -> Load:
+    """The load of requests at given times, in seconds from the start, independent of answers; waits for all answers."""
 
-    async def ask_at(moment: float) -> None:
-        await asyncio.sleep(max(start + moment - loop.time(), 0))
-        await crowd.ask()
+    async def send_at(arrival: float) -> None:
+        await asyncio.sleep(max(start + arrival - loop.time(), 0))
+        await senders.send()
 
     async with _http(url) as http:
-        crowd = _Clients(http, asked, files)
+        senders = _Clients(http, request, files)
         loop = asyncio.get_running_loop()
         start = loop.time()
-        await asyncio.gather(*(ask_at(moment) for moment in arrivals))
-        return crowd.load(start, loop.time() + 1e-3)
+        await asyncio.gather(*(send_at(arrival) for arrival in arrivals))
+        return senders.load(start, loop.time() + 1e-3)
 
 
 def _http(url: str) -> httpx.AsyncClient:

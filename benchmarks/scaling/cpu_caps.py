@@ -1,4 +1,4 @@
-"""Caps on the CPU of processes, all threads together: a quota of the scheduler (cgroup v1), else a governor of ours."""
+"""Caps on the CPU of processes, all threads together: a quota of the scheduler (cgroup v1), else our own governor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROOT: Final = Path("/sys/fs/cgroup/cpu")
 _PERIOD_S: Final = 0.02
 _PROBE_S: Final = 2.0
 _TOLERANCE: Final = 0.1
-# Two threads that hash: hashlib lets go of the interpreter's lock, so together they want two cores.
+# Two threads that hash: hashlib releases the interpreter's lock, so together they use two cores.
 _BUSY: Final = """
 import hashlib, threading
 def burn():
@@ -35,7 +35,7 @@ def cpu_seconds(pid: int) -> float:
     """CPU time of a process, all its threads together: its clock, see clock_getcpuclockid(3).
 
     Raises:
-        OSError: There is no such process.
+        OSError: No process has this id.
     """
     return time.clock_gettime((~pid << 3) | 2)
 
@@ -45,11 +45,11 @@ class CpuCaps(Protocol):
 
     @property
     def name(self) -> str:
-        """What enforces them."""
+        """Name of the mechanism."""
         ...
 
     def cap(self, pid: int, cores: float) -> None:
-        """From now on the process gets at most so many cores."""
+        """Limits a process to some cores, or to a share of one, from now on."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -72,7 +72,7 @@ class Quota:
         """See `CpuCaps`.
 
         Raises:
-            OSError: This machine has no such groups, or they are not ours to make.
+            OSError: This machine has no such groups, or this user may not make them.
         """
         group = _ROOT / f"fovea-{os.getpid()}-{next(self._numbers)}"
         group.mkdir()
@@ -93,15 +93,15 @@ class Quota:
 
 
 class Governor:
-    """Stops a process (SIGSTOP) that has had more than its share, and lets it go on when it is due."""
+    """Stops a process (SIGSTOP) that has used more than its share, and continues it (SIGCONT) when its share allows."""
 
     name: Final = "SIGSTOP and SIGCONT by a governor"
     _TICK_S: Final = 0.005
 
     def __init__(self) -> None:
-        self._caps: dict[int, tuple[float, float, float]] = {}  # cores, and wall and CPU time at the beginning
+        self._caps: dict[int, tuple[float, float, float]] = {}  # cores, and wall and CPU time at the start
         self._stopped: set[int] = set()
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="governor", daemon=True)
 
     def cap(self, pid: int, cores: float) -> None:
@@ -113,15 +113,15 @@ class Governor:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._ending.set()
+        self._stopping.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ending.wait(self._TICK_S):
+        while not self._stopping.wait(self._TICK_S):
             for pid, allowance in list(self._caps.items()):
                 try:
                     self._govern(pid, *allowance)
-                except OSError:  # it has ended
+                except OSError:  # the process has ended
                     self._caps.pop(pid, None)
                     self._stopped.discard(pid)
         for pid in self._stopped:
@@ -131,7 +131,7 @@ class Governor:
     def _govern(self, pid: int, cores: float, since: float, used_then: float) -> None:
         now, used = time.monotonic(), cpu_seconds(pid)
         left = cores * (now - since) - (used - used_then)
-        if left > cores * _PERIOD_S:  # what was not used is not saved up
+        if left > cores * _PERIOD_S:  # unused time does not add up
             self._caps[pid] = cores, now - _PERIOD_S, used
         if left < 0 and pid not in self._stopped:
             os.kill(pid, signal.SIGSTOP)
@@ -142,7 +142,7 @@ class Governor:
 
 
 def share_under(caps: CpuCaps, cores: float, seconds: float = _PROBE_S) -> float:
-    """Cores that a process of two busy threads gets under a cap."""
+    """The cores that a process of two busy threads gets under a cap."""
     busy = subprocess.Popen([sys.executable, "-c", _BUSY])
     try:
         caps.cap(busy.pid, cores)
@@ -156,17 +156,17 @@ def share_under(caps: CpuCaps, cores: float, seconds: float = _PROBE_S) -> float
 
 
 def choose(cores: float) -> tuple[CpuCaps, float]:
-    """The first way that holds a busy process of two threads to `cores`, and what that one got.
+    """The first mechanism that holds a process of two busy threads to `cores`, and the cores that the process got.
 
-    Less, down to half, is no sign against it: where others are busy a cap is not reached.
+    It may get less, down to half: on a busy machine a process does not reach its cap.
 
     Raises:
-        RuntimeError: None does.
+        RuntimeError: No mechanism works on this machine.
     """
-    for way in (Quota, Governor):
-        caps: CpuCaps = way()
+    for mechanism in (Quota, Governor):
+        caps: CpuCaps = mechanism()
         try:
-            with way() as trial:
+            with mechanism() as trial:
                 share = share_under(trial, cores)
         except OSError:
             continue

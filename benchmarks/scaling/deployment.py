@@ -1,4 +1,4 @@
-"""Replicas of the services on this machine, each held to a share of a core, behind gateways that use so many."""
+"""Replicas of the services on this machine, each held to a share of a core, behind one gateway for each shape."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Final, Self
 from benchmarks.scaling.cpu_caps import CpuCaps, cpu_seconds
 from fovea.processes.stack import Stack, free_port
 
-__all__ = ["FLAGS", "Deployment", "Shape"]
+__all__ = ["FLAGS", "ReplicaDeployment", "Shape"]
 
 _STARTUP_S: Final = 240.0
 
-# No feature cache: every picture costs the vision tower. One thread a model: a cap is below one core.
+# No feature cache: every image costs the vision tower. One thread for each model: a cap is below one core.
 FLAGS: Final = {
     "encoder_service": ["--feature-cache-bytes", "0", "--num-threads", "1", "--max-batch-size", "4"],
     "llm_service": ["--num-threads", "1", "--max-batch-size", "4"],
@@ -27,7 +27,7 @@ FLAGS: Final = {
 
 @dataclass(frozen=True, order=True)
 class Shape:
-    """How many replicas of each stage a gateway uses."""
+    """Number of replicas of each stage that a gateway uses."""
 
     encoders: int
     llms: int
@@ -36,17 +36,17 @@ class Shape:
         return f"{self.encoders}x{self.llms}"
 
 
-class Deployment:
-    """Encoders, LLM services, and a gateway for each shape; who is not used costs nothing but memory.
+class ReplicaDeployment:
+    """Encoder services, LLM services, and a gateway for each shape; an unused replica costs memory only.
 
     Args:
         model: LLaVA checkpoint.
         text_tower: CLIP checkpoint.
-        shapes: Of the gateways.
+        shapes: Shapes, one for each gateway.
         encoder_cores: Cap of each encoder service.
         llm_cores: Cap of each LLM service.
-        caps: How they are held to it; the gateways are not.
-        log: File for all logs.
+        caps: Mechanism of the caps; the gateways have none.
+        log: File of all logs.
     """
 
     def __init__(
@@ -68,6 +68,11 @@ class Deployment:
         self._llms = [self._stack() for _ in range(max(shape.llms for shape in shapes))]
         self._gateways = {shape: self._gateway(shape) for shape in shapes}
 
+    @property
+    def shapes(self) -> list[Shape]:
+        """Shapes of the gateways."""
+        return list(self._gateways)
+
     def _stack(self) -> Stack:
         return Stack(
             *self._files,
@@ -79,21 +84,21 @@ class Deployment:
         )
 
     def _gateway(self, shape: Shape) -> Stack:
-        stack = self._stack()
-        stack.encoder_address = _target([pod.encoder_address for pod in self._encoders[: shape.encoders]])
-        stack.llm_address = _target([pod.llm_address for pod in self._llms[: shape.llms]])
-        return stack
+        gateway = self._stack()
+        gateway.encoder_address = _target([stack.encoder_address for stack in self._encoders[: shape.encoders]])
+        gateway.llm_address = _target([stack.llm_address for stack in self._llms[: shape.llms]])
+        return gateway
 
     def url(self, shape: Shape) -> str:
-        """Of the gateway that uses so many replicas."""
+        """URL of the gateway of a shape."""
         return self._gateways[shape].url
 
     def cpu(self) -> dict[str, float]:
-        """CPU seconds since its start, by process; of the gateways together; our own; and `wall`, a clock's seconds."""
-        pods = [("encoder", self._encoders), ("llm", self._llms)]
+        """CPU seconds so far: each service, all gateways, the clients (this process); and `wall` time."""
+        services = [("encoder", self._encoders), ("llm", self._llms)]
         used = {
             f"{name} {number}": cpu_seconds(process.pid)
-            for name, stacks in pods
+            for name, stacks in services
             for number, stack in enumerate(stacks, 1)
             for process in stack.processes.values()
         }
@@ -113,7 +118,7 @@ class Deployment:
                 stack.start("gateway")
             for stack in self._gateways.values():
                 stack.wait_ready(_STARTUP_S)
-            for stack in (*self._encoders, *self._llms):  # only now: loading is not what is measured
+            for stack in (*self._encoders, *self._llms):  # loading is not measured, and not capped
                 for service, process in stack.processes.items():
                     self._caps.cap(process.pid, self._cores[service])
         except BaseException:
@@ -132,5 +137,5 @@ class Deployment:
 
 
 def _target(addresses: Sequence[str]) -> str:
-    """For gRPC: one address, or a list of which each call takes the next."""
+    """gRPC target of one address, or of several that calls use in turns."""
     return addresses[0] if len(addresses) == 1 else f"ipv4:{','.join(addresses)}"

@@ -1,1 +1,1 @@
-"""Time and work: answers a second, engines, loading, multiply-adds."""
+"""Speed: answers a second, engines, loading, multiply-adds."""

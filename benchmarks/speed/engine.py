@@ -1,10 +1,9 @@
-"""`python -m benchmarks.engine`: what each engine of the LLM service makes of pruned and unpruned requests.
+"""`python -m benchmarks.engine`: throughput and TTFT of each engine of the LLM service, pruned and unpruned.
 
-Closed loops: N clients, each of which sends its next request when the last one is answered. Requests go to the
-`LLMEngine` interface, without sockets; each brings a picture of its own, so that no prefix cache helps. One engine runs
-at a time, in a process of its own: transformers, vLLM, transformers, vLLM, ... Inside a process pruned and
-unpruned take turns.
-Needs vLLM, and its CPU build here: the environment of `make test-vllm`.
+Closed loops: N clients, each of which sends its next request after an answer. Requests go to the `LLMEngine`
+interface, without sockets. Each has an image of its own, so that no prefix cache helps. One engine runs at a time, in a
+process of its own: transformers, vLLM, transformers, vLLM, ... Inside a process pruned and unpruned runs alternate.
+Needs the environment of `make test-vllm`, which has the CPU build of vLLM.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import asyncio
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +24,8 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.checkpoints import engine_model
+from benchmarks.harness.arguments import add_seed, command_parser, positive
+from benchmarks.harness.children import run_child
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
 from benchmarks.speed.engine_report import ENGINES, markdown, plot, summary
@@ -37,19 +37,19 @@ from llm_service.startup import load
 
 __all__ = ["main"]
 
-# Clients, and how many requests they send together in one measurement.
+# Number of clients, and the requests that they send together in one measurement.
 _REQUESTS: Final = {1: 3, 4: 8, 16: 32, 64: 64}
 _BUDGETS: Final = (576, 64)
 _NUM_WORDS: Final = 40
 _ANSWER_TOKENS: Final = 16
-# vLLM's own choice on a CPU: it leaves a core to its processes that do not compute.
+# vLLM's own choice on a CPU: one core is left to its processes that do not compute.
 _NUM_THREADS: Final = max(1, (os.cpu_count() or 1) - 1)
-_NEVER_S: Final = 3600.0
+_DEADLINE_S: Final = 3600.0  # longer than any run
 _TIMEOUT_S: Final = 1800.0
 
 
 def _settings(engine: str, checkpoint: str) -> LLMSettings:
-    """Both engines compute with the same threads and may hold all requests at once."""
+    """Settings of an engine; both compute with the same number of threads and may run all requests at once."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     return LLMSettings(
         model=checkpoint,
@@ -64,7 +64,7 @@ def _settings(engine: str, checkpoint: str) -> LLMSettings:
 
 
 def _requests(count: int, kept: int, image_token_id: int, random: np.random.Generator) -> list[GenerationRequest]:
-    """Questions of the same length about pictures that never come twice."""
+    """Questions of the same length, each about a new image."""
     patches = int(np.prod(engine_model.GRID))
     first_word = image_token_id + 1
     requests = []
@@ -74,7 +74,7 @@ def _requests(count: int, kept: int, image_token_id: int, random: np.random.Gene
         positions = np.sort(random.permutation(patches)[:kept])
         prompt = Prompt(np.array([1, image_token_id, *words]), (VisualTokens(features, positions, engine_model.GRID),))
         sampling = SamplingParams(max_tokens=_ANSWER_TOKENS)
-        requests.append(GenerationRequest(prompt, sampling, time.monotonic() + _NEVER_S))
+        requests.append(GenerationRequest(prompt, sampling, time.monotonic() + _DEADLINE_S))
     return requests
 
 
@@ -82,16 +82,16 @@ async def _answer(engine: LLMEngine, request: GenerationRequest) -> Done:
     async for event in engine.submit(request):
         if isinstance(event, Done):
             return event
-    raise RuntimeError("the engine ended an answer without saying so")
+    raise RuntimeError("the engine ended an answer without a last event")
 
 
 async def _measure(engine: LLMEngine, requests: list[GenerationRequest], clients: int) -> dict[str, Any]:
-    """All requests, `clients` of them at a time: how long it took, and every answer's first token."""
-    waiting, answers = iter(requests), list[Done]()
+    """Measurement of all requests, `clients` of them at a time: duration, tokens, and the TTFT of each answer."""
+    remaining, answers = iter(requests), list[Done]()
 
     async def client() -> None:
-        for request in waiting:
-            answers.append(await _answer(engine, request))  # clients take turns
+        for request in remaining:
+            answers.append(await _answer(engine, request))
 
     start = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -110,7 +110,7 @@ async def _run(
     random = np.random.default_rng(seed)
     runs = []
     warm_up = min(16, max(clients_at_once))
-    for kept in _BUDGETS:  # not counted: memory is allocated, kernels are chosen
+    for kept in _BUDGETS:  # warm-up, not counted: memory is allocated, kernels are chosen
         await _measure(engine, _requests(warm_up, kept, image_token_id, random), warm_up)
     for repeat in range(repeats):
         for clients in clients_at_once:
@@ -122,7 +122,7 @@ async def _run(
 
 
 def _child(engine: str, checkpoint: str, args: argparse.Namespace) -> None:
-    """Loads one engine, measures, and writes the runs to the last line of stdout."""
+    """Loads one engine, measures, and prints the runs as the last line."""
     served = load(_settings(engine, checkpoint))
     served.engine.start()
     try:
@@ -133,31 +133,30 @@ def _child(engine: str, checkpoint: str, args: argparse.Namespace) -> None:
 
 
 def _rounds(checkpoint: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Runs of all rounds, each engine in a process of its own."""
     for number in range(args.rounds):
         for engine in args.engines:
             print(f"round {number}: {engine}", file=sys.stderr)
-            words = ["--child", engine, str(checkpoint), "--repeats", str(args.repeats)]
+            words = [engine, str(checkpoint), "--repeats", str(args.repeats)]
             words += ["--seed", str(args.seed + number), "--clients", *map(str, args.clients)]
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.engine", *words],
-                stdout=subprocess.PIPE,
-                text=True,
-                timeout=_TIMEOUT_S,
-                check=True,
-            )
-            for run in json.loads(done.stdout.splitlines()[-1]):
+            for run in run_child("benchmarks.engine", words, timeout_s=_TIMEOUT_S):
                 yield {"engine": engine, "round": number, **run}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures; prints the tables, and writes them and a plot where --out says."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2, help="how often each engine is started (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=2, help="measurements a round (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("benchmarks.engine", __doc__)
+    parser.add_argument("--rounds", type=positive, default=2, help="starts of each engine (default: %(default)s)")
+    parser.add_argument("--repeats", type=positive, default=2, help="measurements of each round (default: %(default)s)")
+    add_seed(parser, 0, "the requests")
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES, help="(default: both)")
     parser.add_argument(
-        "--clients", type=int, nargs="+", default=list(_REQUESTS), choices=list(_REQUESTS), metavar="N", help="at once"
+        "--clients",
+        type=int,
+        nargs="+",
+        default=list(_REQUESTS),
+        choices=list(_REQUESTS),
+        metavar="N",
+        help="numbers of clients",
     )
     parser.add_argument(
         "--width",
@@ -167,6 +166,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_output(parser, rounds=1, repeats=1, clients=[1], engines=["transformers"], width=64)
     parser.add_argument("--child", nargs=2, metavar=("ENGINE", "CHECKPOINT"), help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures; prints the tables, and writes them and a plot into --out."""
+    parser = _parser()
     args = parser.parse_args(argv)
     if args.child:
         engine, checkpoint = args.child

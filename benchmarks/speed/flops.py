@@ -1,7 +1,7 @@
-"""`python -m benchmarks.flops`: multiply-adds of a prefill by method and budget, and what pruning costs in the encoder.
+"""`python -m benchmarks.flops`: multiply-adds of a prefill by method and budget, and those of pruning in the encoder.
 
-Nothing is run or timed: schedules are those that the LLM service would use, the rest is arithmetic (`operations.py`).
-Counted as in DeSAP's appendix (arXiv 2604.11240, B.2), the language model's layers on visual tokens alone. Writes
+Nothing is run or timed: schedules are those of the LLM service, the rest is arithmetic (`operations.py`). The count is
+that of DeSAP's appendix (arXiv 2604.11240, B.2): the layers of the language model, on visual tokens alone. Writes
 `flops.json` and `flops.md` into --out.
 """
 
@@ -18,6 +18,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig
 
+from benchmarks.harness.arguments import command_parser, positive
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
 from benchmarks.speed.flops_report import markdown
@@ -36,7 +37,7 @@ _EXACT: Final = [name for name in ENCODER_PRUNERS if name != "none"]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A budget: `keep` of `tokens` visual tokens, in `tiles` equal parts that the encoder prunes one by one."""
+    """A budget: `keep` of `tokens` visual tokens, in `tiles` equal tiles that the encoder prunes one by one."""
 
     keep: int
     tokens: int
@@ -48,12 +49,12 @@ class Setting:
 
 
 def left_after(processed: Sequence[int]) -> list[int]:
-    """The other counting: tokens left after each layer, where `processed` are those that it attends over."""
+    """The other counting: tokens left after each layer, from the tokens that each layer attends over."""
     return [*processed[1:], processed[-1]]
 
 
 def llm_side(name: str, counting: str, keep: int, tokens: int, num_layers: int) -> list[int] | None:
-    """Visual tokens that each layer attends over, by the method's own schedule; None for a budget out of its reach."""
+    """Visual tokens that each layer attends over, by the method's own schedule; None for a budget out of reach."""
     try:
         plan = bind(LLM_PRUNERS[name], {"counting": counting}).plan(Budget(keep_tokens=keep), tokens, num_layers)
     except UnreachableBudget:
@@ -62,17 +63,17 @@ def llm_side(name: str, counting: str, keep: int, tokens: int, num_layers: int) 
 
 
 def _flowcut_in_both(setting: Setting, num_layers: int) -> list[int] | None:
-    """Of a tiled picture FlowCut keeps half the whole budget of each tile in the tower, the budget in the LLM."""
+    """Tokens by layer of a tiled image: FlowCut keeps half a tile's budget in the tower, the budget in the LLM."""
     tokens = setting.tiles * (setting.keep // 2)
     if setting.tiles == 1 or tokens >= setting.tokens:
         return None
     return llm_side("flowcut_llm", "own", setting.keep, tokens, num_layers)
 
 
-def _prumerge_plus_rows(setting: Setting) -> int:
-    """Rows that the released code's sampling makes of a fixed budget."""
+def _prumerge_plus_tokens(setting: Setting) -> int:
+    """Tokens that the sampling of the released code keeps at a fixed budget."""
     tokens, keep = setting.tokens // setting.tiles, setting.keep // setting.tiles
-    if not 2 <= keep < tokens:  # then it does not sample
+    if not 2 <= keep < tokens:  # nothing is sampled
         return setting.keep
     return setting.tiles * (1 + len(released_sample(torch.arange(keep // 2), tokens)))
 
@@ -85,7 +86,7 @@ def _rows(settings: Sequence[Setting], decoder: Decoder) -> Iterator[dict[str, A
     layers = decoder.num_layers
     yield row("none", "encoder", "", [[setting.tokens] * layers for setting in settings])
     yield row(", ".join(_EXACT), "encoder", "exact", [[setting.keep] * layers for setting in settings])
-    released = [[_prumerge_plus_rows(setting)] * layers for setting in settings]
+    released = [[_prumerge_plus_tokens(setting)] * layers for setting in settings]
     yield row("prumerge_plus, fidelity", "encoder", "its grid", released)
     both = [_flowcut_in_both(setting, layers) for setting in settings]
     if any(both):
@@ -110,30 +111,30 @@ def _cell(processed: Sequence[int], decoder: Decoder) -> dict[str, Any]:
 def parts(
     decoder: Decoder, vision: VisionTower, text: TextTower, keep: int | None, *, words: int, transformers: bool = False
 ) -> dict[str, int]:
-    """One picture and one question, part by part in the order of their run; 0 for what is not run.
+    """Multiply-adds of one image and one question, by step in their order; 0 for a step that is not run.
 
     Args:
         decoder: Language model.
         vision: Vision tower.
         text: Text tower.
-        keep: Tokens that DeSAP keeps with its default parameters; None where nothing is pruned.
+        keep: Visual tokens that DeSAP keeps with its default parameters; None: nothing is pruned.
         words: Tokens of the question in the text tower, BOS and EOS included.
-        transformers: The unsplit model as transformers runs it, with the layer that nothing reads.
+        transformers: Whether to count the unsplit model of transformers, with the layer that nothing reads.
     """
     patches = vision.num_patches
     tokens = patches if keep is None else keep
-    made = {
+    steps = {
         "vision tower up to the layer that LLaVA reads": vision.up_to_the_last_layer(),
         "the last layer, which it does not read": vision.last_layer() if transformers else 0,
     }
-    asked = 0 if keep is None else 1
-    return made | {
-        "decoupled attention of the last layer": asked * vision.decoupled_branch(),
-        "its projection to the joint space": asked * vision.joint_projection(text.joint_size),
-        "attention of CLS in the last layer": asked * vision.cls_attention(),
-        "text tower": asked * text.whole(words),
-        "FCMA": asked * fcma(patches, words, text.joint_size),
-        "merging": asked * merging(patches, tokens, vision.hidden_size),
+    prunes = 0 if keep is None else 1
+    return steps | {
+        "decoupled attention of the last layer": prunes * vision.decoupled_branch(),
+        "its projection to the joint space": prunes * vision.joint_projection(text.joint_size),
+        "attention of CLS in the last layer": prunes * vision.cls_attention(),
+        "text tower": prunes * text.whole(words),
+        "FCMA": prunes * fcma(patches, words, text.joint_size),
+        "merging": prunes * merging(patches, tokens, vision.hidden_size),
         "projector": projector(tokens, vision.hidden_size, decoder.hidden_size),
         "prefill of the visual tokens": decoder.prefill([tokens] * decoder.num_layers),
     }
@@ -159,33 +160,33 @@ def _encoder(
     }
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not accepted; a whole number of at least 1")
-    return value
-
-
 def _arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.flops", description=__doc__)
-    parser.add_argument("--model", type=Path, metavar="DIR", help="take the shapes from this LLaVA's config.json")
-    parser.add_argument("--text-tower", type=Path, metavar="DIR", help="and from this CLIP's (default: ViT-L/14's)")
+    parser = command_parser("benchmarks.flops", __doc__)
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="directory of a LLaVA whose config.json gives the shapes"
+    )
+    parser.add_argument(
+        "--text-tower", type=Path, metavar="DIR", help="directory of a CLIP for the text tower (default: ViT-L/14)"
+    )
     shape = parser.add_argument_group("shape by hand (default: LLaVA-1.5-7B)")
-    shape.add_argument("--hidden-size", type=_positive, metavar="D", help="of the language model (4096)")
-    shape.add_argument("--intermediate-size", type=_positive, metavar="M", help="inside its FFN (11008)")
-    shape.add_argument("--layers", type=_positive, metavar="L", help="its layers (32)")
-    shape.add_argument("--tokens", type=_positive, metavar="N", help="visual tokens of a picture (576)")
+    shape.add_argument("--hidden-size", type=positive, metavar="D", help="hidden size of the language model (4096)")
+    shape.add_argument("--intermediate-size", type=positive, metavar="M", help="width inside its FFN (11008)")
+    shape.add_argument("--layers", type=positive, metavar="L", help="number of its layers (32)")
+    shape.add_argument("--tokens", type=positive, metavar="N", help="visual tokens of an image (576)")
     parser.add_argument(
         "--budgets",
         nargs="+",
-        type=_positive,
+        type=positive,
         metavar="K",
         help="visual tokens kept (default: 1/3, 2/9 and 1/9 of all; 192 128 64)",
     )
     parser.add_argument(
-        "--tiles", type=_positive, default=5, help="and one more column: the last budget in each of so many tiles"
+        "--tiles",
+        type=positive,
+        default=5,
+        help="tiles of one more column, which has the last budget in each tile (default: %(default)s)",
     )
-    parser.add_argument("--text-tokens", type=_positive, default=30, help="of a question, for FCMA (default: 30)")
+    parser.add_argument("--text-tokens", type=positive, default=30, help="tokens of a question, for FCMA (default: 30)")
     add_output(parser, budgets=[64], tiles=1)
     args = parser.parse_args(argv)
     by_hand = (args.hidden_size, args.intermediate_size, args.layers, args.tokens)
@@ -195,7 +196,11 @@ def _arguments(argv: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
 
 
 def _config(folder: Path, model_type: str) -> Any:
-    """Raises ValueError where the folder holds no such model's configuration."""
+    """The configuration in a folder.
+
+    Raises:
+        ValueError: The folder holds no configuration of this model type.
+    """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -218,7 +223,7 @@ def _shapes(args: argparse.Namespace) -> tuple[Decoder, VisionTower, TextTower]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Counts; prints the report, and writes it where --out says."""
+    """Counts; prints the report, and writes it into --out."""
     parser, args = _arguments(argv)
     try:
         decoder, vision, text = _shapes(args)
@@ -227,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = args.tokens or vision.num_patches
     budgets = args.budgets or [Budget(keep_ratio=share).resolve(tokens) for share in _SHARES]
     if max(budgets) > tokens:
-        parser.error(f"--budgets: 1 to {tokens}, the visual tokens that there are")
+        parser.error(f"--budgets: 1 to {tokens}, the number of visual tokens")
     settings = [Setting(keep, tokens) for keep in budgets]
     if args.tiles > 1:
         settings.append(Setting(args.tiles * budgets[-1], args.tiles * tokens, args.tiles))
@@ -238,8 +243,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "text_tower": dataclasses.asdict(text),
         "settings": [{"label": setting.label, **dataclasses.asdict(setting)} for setting in settings],
         "rows": list(_rows(settings, decoder)),
-        # Another number of tokens is another tower than the one that is known.
-        "picture": _encoder(decoder, vision, text, budgets, args.text_tokens) if tokens == vision.num_patches else None,
+        # Another number of tokens is that of another tower, whose shape is unknown.
+        "image": _encoder(decoder, vision, text, budgets, args.text_tokens) if tokens == vision.num_patches else None,
     }
     publish(args.out, "flops", result, markdown(result))
     return 0

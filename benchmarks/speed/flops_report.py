@@ -1,11 +1,12 @@
-"""The multiply-adds as Markdown tables."""
+"""The report of `benchmarks.flops`, as Markdown tables."""
 
 from __future__ import annotations
 
 import itertools
 from typing import Any, Final
 
-from benchmarks.harness.report import table
+from benchmarks.harness.provenance import origin
+from benchmarks.harness.tables import table
 
 __all__ = ["markdown"]
 
@@ -17,11 +18,11 @@ def _unit(flops: float) -> tuple[float, str, str]:
 
 
 def _pair(cell: dict[str, Any] | None, what: str, scale: float, digits: int) -> str:
-    """Both countings where they differ as they are printed."""
+    """A cell with both countings where their printed figures differ."""
     if cell is None:
         return "-"
-    shown = [f"{cell[convention][what] / scale:.{digits}f}" for convention in ("processed", "after")]
-    return " / ".join(dict.fromkeys(shown))
+    figures = [f"{cell[convention][what] / scale:.{digits}f}" for convention in ("processed", "after")]
+    return " / ".join(dict.fromkeys(figures))
 
 
 def _layers(cell: dict[str, Any] | None) -> str:
@@ -44,8 +45,8 @@ def _methods(result: dict[str, Any]) -> str:
     return (
         f"## Prefill of the visual tokens in the language model, {letter}FLOPs ({power})\n\n"
         "Two figures where the countings differ: tokens that a layer attends over / tokens left after it.\n"
-        "`own` is a budget as the method's authors count it, `average` the mean over the layers of what they attend\n"
-        "over. A dash: out of the method's reach, or not made for it.\n\n"
+        "`own` is a budget as the method's authors count it, `average` the mean number of tokens that a layer attends\n"
+        "over. A dash: the method cannot reach the budget, or does not apply.\n\n"
         f"{table(header, cost, num_labels=2)}\n"
         "## Visual tokens, mean over the layers\n\n"
         f"{table(header, average, num_labels=2)}\n"
@@ -54,8 +55,8 @@ def _methods(result: dict[str, Any]) -> str:
     )
 
 
-def _picture(picture: dict[str, Any]) -> str:
-    columns: dict[str, dict[str, int]] = picture["columns"]
+def _image(image: dict[str, Any]) -> str:
+    columns: dict[str, dict[str, int]] = image["columns"]
     scale, letter, power = _unit(max(max(column.values()) for column in columns.values()) / 1000)
     rows = [
         [name, *(f"{column[name] / scale:.3f}" if column[name] else "" for column in columns.values())]
@@ -64,26 +65,26 @@ def _picture(picture: dict[str, Any]) -> str:
     rows.append(["sum", *(f"{sum(column.values()) / scale:.3f}" for column in columns.values())])
     desap = list(columns.values())[-1]
     return (
-        f"\n## One picture and a question of {picture['text_tokens']} tokens, {letter}FLOPs ({power})\n\n"
-        f"{table(['part', *columns], rows, num_labels=1)}\n"
-        f"The last layer's FFN, which is never run here, is {picture['last_ffn'] / scale:.3f} of the"
-        f" {picture['last_layer'] / scale:.3f} of the whole layer;\n"
-        f"what DeSAP computes of that layer instead is {picture['last_layer_in_desap'] / scale:.3f}. FCMA is"
+        f"\n## One image and a question of {image['text_tokens']} tokens, {letter}FLOPs ({power})\n\n"
+        f"{table(['step', *columns], rows, num_labels=1)}\n"
+        f"The last layer's FFN, which is never run here, is {image['last_ffn'] / scale:.3f} of the"
+        f" {image['last_layer'] / scale:.3f} of the whole layer;\n"
+        f"what DeSAP computes of that layer instead is {image['last_layer_in_desap'] / scale:.3f}. FCMA is"
         f" {desap['FCMA']:.3e} multiply-adds; with multiplications and\n"
-        f"additions apart, as the paper counts here alone, {picture['fcma_as_the_paper_counts']:.3e}.\n"
-        "FlowCut runs the later layers of the vision tower on fewer tokens; how many depends on the picture.\n"
+        f"additions apart, as the paper counts here alone, {image['fcma_as_the_paper_counts']:.3e}.\n"
+        "FlowCut runs the later layers of the vision tower on fewer tokens; their number depends on the image.\n"
     )
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The whole report."""
-    facts, model = result["provenance"], result["language_model"]
+    """The report in Markdown."""
+    model = result["language_model"]
     head = (
         "# Multiply-adds by method and budget\n\n"
-        f"`{facts['command']}`, commit {facts['commit']}, {facts['date']}. Arithmetic, nothing was run or timed.\n"
+        f"{origin(result)} Arithmetic, nothing was run or timed.\n"
         "Per layer 4 n d^2 + 2 n^2 d + 3 n d m (arXiv 2604.11240, eq. 6), a multiply-add counted once, visual tokens\n"
         f"alone: d {model['hidden_size']}, m {model['intermediate_size']}, {model['num_layers']} layers. Text of the"
-        " prompt, norms, softmaxes and what a method\nspends on choosing inside the language model are not counted.\n\n"
+        " prompt, norms, softmaxes and the\nselection of tokens inside the language model are not counted.\n\n"
     )
-    picture = result["picture"]
-    return head + _methods(result) + ("" if picture is None else _picture(picture))
+    image = result["image"]
+    return head + _methods(result) + ("" if image is None else _image(image))

@@ -1,13 +1,13 @@
-"""`python -m benchmarks.speed.load`: new questions about one image a second, as the services choose their threads.
+"""`python -m benchmarks.speed.load`: answers a second by the number of threads of each service.
 
-Three arrangements of the same three services on this machine take turns, in rounds:
+Three arrangements of the three services on this machine alternate, in rounds:
 
-* `chosen`: threads as the services choose them, and threads that wait asleep, as `fovea up` arranges it;
+* `chosen`: threads as the services choose them; idle threads sleep, as under `fovea up`;
 * `one`: one thread for each model;
-* `all`: what was the default before: all cores for each model, and threads that wait spinning.
+* `all`: the former default: all cores for each model; idle threads spin.
 
-The questions differ, the image does not: the encoder finds its features in its cache, as in a chat about one image.
-With --model wide, a random model of 160 million parameters runs instead, and each question brings an image of its own.
+All questions are about one image, whose features the encoder finds in its cache, as in a chat. With --model wide, a
+random model of 160 million parameters runs instead, and each question has an image of its own.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from typing import Any, Final
 import httpx
 
 from benchmarks.checkpoints import scaled
+from benchmarks.harness.arguments import command_parser, positive
 from benchmarks.harness.output import add_output, publish
-from benchmarks.harness.provenance import provenance
-from benchmarks.harness.report import table
-from benchmarks.scaling.clients import pictures
+from benchmarks.harness.provenance import origin, provenance
+from benchmarks.harness.tables import Spread, table
+from benchmarks.scaling.clients import jpeg_files
 from fovea.checkpoints.shipped import demo_folder, shipped_checkpoint
 from fovea.processes.stack import Stack, free_port
 
@@ -46,15 +47,20 @@ _NUM_IMAGES: Final = 64
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Threads of the services: `num_threads` of each model (0: as they choose), and variables of their environment."""
+    """Threads of the services.
+
+    Attributes:
+        num_threads: Threads of each model; 0: the service chooses.
+        environment: Variables of the services' environment.
+    """
 
     num_threads: int
     environment: dict[str, str]
 
 
 def arrangements() -> dict[str, Arrangement]:
-    """What takes turns, by name."""
-    # libgomp's own count of spins where OMP_WAIT_POLICY is not set.
+    """The arrangements that are compared, by name."""
+    # The number of spins of libgomp where OMP_WAIT_POLICY is not set.
     spinning = {"GOMP_SPINCOUNT": "300000", "OMP_WAIT_POLICY": "PASSIVE"}
     return {
         "chosen": Arrangement(0, {}),
@@ -64,15 +70,15 @@ def arrangements() -> dict[str, Arrangement]:
 
 
 @dataclass(frozen=True)
-class Run:
-    """Answers a second in one window, and the median time of one, in seconds."""
+class LoadRun:
+    """Answers a second in one window, and the median time of an answer in seconds."""
 
     per_second: float
     median_s: float
 
 
 def _requests(images: Sequence[bytes]) -> Iterator[dict[str, Any]]:
-    """Requests of which no two ask the same."""
+    """Requests with different questions, without end."""
     for number in itertools.count():
         yield {
             "data": {"question": f"Is there a red star? Question {number}.", "max_tokens": str(_MAX_TOKENS)},
@@ -80,29 +86,29 @@ def _requests(images: Sequence[bytes]) -> Iterator[dict[str, Any]]:
         }
 
 
-async def closed_loop(url: str, requests: Iterator[dict[str, Any]], in_flight: int, window_s: float) -> Run:
-    """`in_flight` clients, each of which asks again once it has its answer, for `window_s` seconds."""
+async def closed_loop(url: str, requests: Iterator[dict[str, Any]], in_flight: int, window_s: float) -> LoadRun:
+    """A run of `window_s` seconds with `in_flight` clients, each of which sends its next request after an answer."""
     seconds: list[float] = []
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False, limits=limits) as client:
         start = time.perf_counter()
 
-        async def ask_on() -> None:
+        async def send_requests() -> None:
             while time.perf_counter() - start < window_s:
-                asked = time.perf_counter()
+                sent_at = time.perf_counter()
                 response = await client.post("/v1/answer", **next(requests))
                 response.raise_for_status()
-                seconds.append(time.perf_counter() - asked)
+                seconds.append(time.perf_counter() - sent_at)
 
-        await asyncio.gather(*(ask_on() for _ in range(in_flight)))
-        return Run(len(seconds) / (time.perf_counter() - start), statistics.median(seconds))
+        await asyncio.gather(*(send_requests() for _ in range(in_flight)))
+        return LoadRun(len(seconds) / (time.perf_counter() - start), statistics.median(seconds))
 
 
 def _model(name: str, folder: Path) -> tuple[str, str, list[bytes]]:
     """Checkpoint, text tower and images."""
     if name == "wide":
         model, text_tower = scaled.write_wide(folder)
-        return str(model), str(text_tower), pictures(_NUM_IMAGES)
+        return str(model), str(text_tower), jpeg_files(_NUM_IMAGES)
     image = demo_folder() / "demo.png"
     return str(shipped_checkpoint("llava")), str(shipped_checkpoint("clip")), [image.read_bytes()]
 
@@ -120,14 +126,14 @@ def _measure(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                     listen=f"127.0.0.1:{free_port()}",
                     name="load",
                     flags={
-                        service: ["--num-threads", str(one.num_threads)]
+                        service: ["--num-threads", str(arrangement.num_threads)]
                         for service in ("encoder_service", "llm_service")
                     },
-                    environment=one.environment,
+                    environment=arrangement.environment,
                     log_to=folder / "log",
                 )
             )
-            for name, one in arrangements().items()
+            for name, arrangement in arrangements().items()
             if name in args.threads
         }
         for stack in stacks.values():
@@ -149,38 +155,34 @@ def _ratios(cells: Sequence[dict[str, Any]], in_flight: int, name: str, base: st
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table of a results file."""
+    """The report in Markdown."""
     measured = {cell["threads"] for cell in result["cells"]}
     names, rows = [name for name in arrangements() if name in measured], []
     for in_flight in sorted({cell["in_flight"] for cell in result["cells"]}):
         row = [str(in_flight)]
         for name in names:
-            some = [c for c in result["cells"] if (c["in_flight"], c["threads"]) == (in_flight, name)]
-            rate, seconds = (statistics.median(c[key] for c in some) for key in ("per_second", "median_s"))
+            cells = [c for c in result["cells"] if (c["in_flight"], c["threads"]) == (in_flight, name)]
+            rate, seconds = (statistics.median(c[key] for c in cells) for key in ("per_second", "median_s"))
             row.append(f"{rate:.1f} ({1000 * seconds:.0f} ms)")
-        for base in names[1:]:
-            ratios = _ratios(result["cells"], in_flight, names[0], base)
-            row.append(f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
-        rows.append(row)
-    head = ["in flight", *(f"{name}: answers/s (p50)" for name in names)]
-    head += [f"{names[0]} / {base}" for base in names[1:]]
-    facts = result["provenance"]
+        ratios = (Spread.of(_ratios(result["cells"], in_flight, names[0], base)) for base in names[1:])
+        rows.append([*row, *(ratio.text() for ratio in ratios)])
+    header = ["in flight", *(f"{name}: answers/s (p50)" for name in names)]
+    header += [f"{names[0]} / {base}" for base in names[1:]]
     return (
-        f"# Threads that share a machine\n\n`{facts['command']}`, commit {facts['commit']}, {facts['date']}, "
-        f"{facts['machine']['processor']}, {facts['machine']['cores']} cores. Medians of {result['rounds']} rounds;"
-        " ratios of answers a second with the smallest and the largest of the rounds.\n\n"
-    ) + table(head, rows, num_labels=1)
+        f"# Threads that share a machine\n\n{origin(result)} Medians of {result['rounds']} rounds; ratios of answers a"
+        " second with the lowest and the highest of the rounds.\n\n"
+    ) + table(header, rows, num_labels=1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures, and prints the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed.load", description="Threads that share a machine."
-    )
+    """Measures; prints the table, and writes it into --out."""
+    parser = command_parser("benchmarks.speed.load", __doc__)
     parser.add_argument("--model", choices=("shipped", "wide"), default="shipped")
     parser.add_argument("--threads", nargs="+", choices=list(arrangements()), default=list(arrangements()))
-    parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 8, 32], help="requests at once")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--in-flight", type=positive, nargs="+", default=[1, 8, 32], help="numbers of concurrent requests"
+    )
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--window-s", type=float, default=6.0)
     add_output(parser, threads=["chosen"], in_flight=[2], rounds=1, window_s=0.5)
     args = parser.parse_args(argv)

@@ -1,1 +1,1 @@
-"""Bytes on the link: against accuracy, against a JPEG, on links of different rates."""
+"""Bytes on the link: accuracy for them, a JPEG in comparison, and links of different rates."""

@@ -1,14 +1,13 @@
-"""Visual tokens of real size over a link, without a model: `send` ships them, `sink` says that they came.
+"""Messages of visual tokens of real size over a link, without a model: `send` sends them, `sink` answers each.
 
-They travel as in an answer, in a GenerateRequest on the channel and to the server that the services use.
+They travel as in an answer: in a GenerateRequest, on the channel and to the server of the services.
 
     python -m benchmarks.wire.link_transfer sink HOST:PORT
-    python -m benchmarks.wire.link_transfer send HOST:PORT ROWS CHANNELS DTYPE TIMES
+    python -m benchmarks.wire.link_transfer send HOST:PORT COUNT CHANNELS DTYPE TIMES
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.harness.arguments import command_parser
 from fovea.rpc.channel import connect
 from fovea.rpc.lifecycle import stop_signal
 from fovea.rpc.server import GrpcServer, ServerConfig
@@ -26,19 +26,19 @@ from fovea.wire.tensors import DTYPES, parse_dtype, to_message
 
 __all__ = ["TRANSFER_DTYPES", "main", "visual_tokens"]
 
-# A basis is learned from the features of one model, and messages without a model have none.
+# All but basis: a basis is learned from the features of a model, and there is no model here.
 TRANSFER_DTYPES: Final = tuple(dtype for dtype in DTYPES if dtype != "basis")
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 
 
-def visual_tokens(rows: int, channels: int, dtype: str) -> tensor_pb2.VisualTokens:
-    """Normal random numbers, without structure that a coder could use, at distinct places."""
-    features = np.random.default_rng(0).standard_normal((rows, channels)).astype(np.float32)
-    places = np.sort(np.random.default_rng(1).permutation(576)[:rows])
+def visual_tokens(count: int, channels: int, dtype: str) -> tensor_pb2.VisualTokens:
+    """A message of `count` visual tokens: normal random numbers, which do not compress, at distinct positions."""
+    features = np.random.default_rng(0).standard_normal((count, channels)).astype(np.float32)
+    positions = np.sort(np.random.default_rng(1).permutation(576)[:count])
     return tensor_pb2.VisualTokens(
         features=to_message(features, parse_dtype(dtype)),
-        positions=places.tolist(),
+        positions=positions.tolist(),
         grid=tensor_pb2.Grid(frames=1, rows=24, columns=24),
         fingerprint="0" * 16,
     )
@@ -80,22 +80,22 @@ async def _send(target: str, tokens: tensor_pb2.VisualTokens, times: int) -> dic
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.wire.link_transfer", description=__doc__.split("\n")[0])
+    """Runs one end of the link."""
+    parser = command_parser("benchmarks.wire.link_transfer", __doc__)
     roles = parser.add_subparsers(dest="role", required=True)
     sink = roles.add_parser("sink", help="answer every message")
     send = roles.add_parser("send", help="send messages, and print how long each took")
     for role in (sink, send):
         role.add_argument("address", metavar="HOST:PORT")
-    send.add_argument("rows", type=int, help="visual tokens")
+    send.add_argument("count", type=int, help="visual tokens of a message")
     send.add_argument("channels", type=int)
     send.add_argument("dtype", choices=TRANSFER_DTYPES)
-    send.add_argument("times", type=int, help="messages")
+    send.add_argument("times", type=int, help="number of messages")
     args = parser.parse_args(argv)
     if args.role == "sink":
         asyncio.run(_sink(args.address))
     else:
-        sent = asyncio.run(_send(args.address, visual_tokens(args.rows, args.channels, args.dtype), args.times))
+        sent = asyncio.run(_send(args.address, visual_tokens(args.count, args.channels, args.dtype), args.times))
         print(json.dumps(sent))
     return 0
 

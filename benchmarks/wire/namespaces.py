@@ -1,7 +1,7 @@
 """A link that can be narrowed and cut: two network namespaces of this machine, joined by a veth pair and `tc tbf`.
 
-Linux only, and only as root. There is no propagation delay (that would take netem); what a slow link costs here is the
-time that bytes take, plus a queue of up to 200 ms.
+Linux only, and only as root. There is no propagation delay, which would need netem. A slow link costs the time that the
+bytes take, and a queue of up to 200 ms.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _BURST_S: Final = 0.004
 
 
 def why_not() -> str:
-    """Why no link can be made here; empty if one can."""
+    """The reason why no link can be made here; empty if one can be made."""
     if os.name != "posix" or not Path("/proc/self/ns/net").exists():
-        return "network namespaces are a matter of Linux"
+        return "network namespaces exist on Linux only"
     if os.geteuid() != 0:
-        return "network namespaces are made by root only"
+        return "only root can make network namespaces"
     if not shutil.which("ip") or not shutil.which("tc"):
         return "ip and tc (iproute2) are not installed"
     try:
@@ -51,7 +51,7 @@ def _run(*words: str) -> str:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that crossed the link since it was made, headers of Ethernet included."""
+    """Bytes that crossed the link since it was made, with Ethernet headers."""
 
     to_cloud: int
     to_edge: int
@@ -65,7 +65,7 @@ class NarrowLink:
     """Namespaces `edge` and `cloud`; a context that removes them at its end.
 
     Raises:
-        subprocess.CalledProcessError: By entering it, where `why_not` says something.
+        subprocess.CalledProcessError: No link can be made; see `why_not`. Raised on entering the context.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class NarrowLink:
                 # Whole packets, as on a wire: counters would see one header for 64 KiB.
                 words = ["address", _HARDWARE[side], "gso_max_segs", "1", "up"]
                 self._ip(side, "link", "set", "dev", device, *words)
-            self._introduce()
+            self._set_neighbours()
         except BaseException:
             self._remove()
             raise
@@ -100,9 +100,9 @@ class NarrowLink:
         for name in self._names.values():
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)  # noqa: S607
 
-    def _introduce(self) -> None:
-        """Tells each end the other's hardware address, as if a router stood between them that is never away: with ARP
-        a cut would be an error, no route to host, after three seconds."""
+    def _set_neighbours(self) -> None:
+        """Sets the hardware address of the other end at each end. With ARP, a cut would end in an error, no route to
+        host, after three seconds."""
         others: dict[Side, Side] = {"edge": "cloud", "cloud": "edge"}
         for side, other in others.items():
             words = [_ADDRESSES[other], "lladdr", _HARDWARE[other], "dev", self._devices[side], "nud", "permanent"]
@@ -112,37 +112,37 @@ class NarrowLink:
         return _run("ip", "-n", self._names[side], *words)
 
     def limit(self, mbit_s: float) -> None:
-        """Lets at most `mbit_s` through, in each direction."""
+        """Limits the rate in each direction to `mbit_s` Mbit/s."""
         burst = max(_LEAST_BURST_BYTES, round(mbit_s * 1e6 / 8 * _BURST_S))
         rate = ["tbf", "rate", f"{round(mbit_s * 1e6)}bit", "burst", f"{burst}b", "latency", "200ms"]
         for side, name in self._names.items():
             _run("tc", "-n", name, "qdisc", "replace", "dev", self._devices[side], "root", *rate)
 
     def cut(self) -> None:
-        """From here on nothing arrives; nobody is told."""
+        """Cuts the link: nothing arrives any more, and neither end sees an error."""
         self._ip("cloud", "link", "set", "dev", self._devices["cloud"], "down")
 
     def mend(self) -> None:
         """Undoes `cut`."""
         self._ip("cloud", "link", "set", "dev", self._devices["cloud"], "up")
-        self._introduce()
+        self._set_neighbours()
 
     def traffic(self) -> Traffic:
-        """The counters of the interface at the edge."""
+        """Traffic so far, from the counters of the interface at the edge."""
         (link,) = json.loads(self._ip("edge", "-s", "-j", "link", "show", "dev", self._devices["edge"]))
         stats: dict[str, Any] = link["stats64"]
         return Traffic(to_cloud=stats["tx"]["bytes"], to_edge=stats["rx"]["bytes"])
 
     @contextlib.contextmanager
     def at(self, side: Side) -> Iterator[None]:
-        """Sockets and processes of this thread that are made in the context belong to `side`, for good."""
+        """A context in which sockets and processes that this thread makes belong to `side`, also after its end."""
         before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         try:
-            there = os.open(f"/run/netns/{self._names[side]}", os.O_RDONLY)
+            namespace = os.open(f"/run/netns/{self._names[side]}", os.O_RDONLY)
             try:
-                self._enter(there)
+                self._enter(namespace)
             finally:
-                os.close(there)
+                os.close(namespace)
             try:
                 yield
             finally:

@@ -1,4 +1,4 @@
-"""The three services as real processes on loopback, on the shipped model; started once for all tests that only ask."""
+"""The three services as real processes on loopback, with the shipped model; started once for tests that only ask."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lab.questions import Question, evaluation_questions
 from tests.redis_server import RedisServer
 
 STARTUP_S = 240
-# One thread each: three processes share the machine, and threads that wait for each other cost more than they bring.
+# One thread each: three processes share the machine, and more threads would slow each other down.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -55,7 +55,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 class Client:
-    """Speaks to a gateway as an ordinary HTTP client does."""
+    """An ordinary HTTP client of a gateway."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -94,7 +94,7 @@ def png(question: Question) -> bytes:
 
 
 class Pictures:
-    """Fresh pictures of the small world, each handed out once, so that no test warms another one's cache."""
+    """Images of the small world, each given out once, so that no test fills the cache for another."""
 
     def __init__(self) -> None:
         self._questions = iter(evaluation_questions("easy", 77, 300, groups=("existence",)))

@@ -1,4 +1,4 @@
-"""What a client of `POST /v1/answer` gets from the three real services."""
+"""Answers of the three real services to `POST /v1/answer`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_budget_is_kept_exactly(client: Client, picture: bytes, budget: dict
 def test_a_pruner_that_chooses_its_budget_takes_more_for_a_description_than_for_a_thing(
     client: Client, pictures: Pictures
 ) -> None:
-    some = [pictures.fresh() for _ in range(16)]  # of a few alone it need not be so
+    some = [pictures.fresh() for _ in range(16)]  # over a few images alone it may not hold
     asked = {"pruner": "fovea", "keep_tokens": "auto", "max_tokens": 1}
     kept = {
         question: [client.ask(picture, question, **asked)["usage"]["visual_tokens_kept"] for picture in some]
@@ -219,7 +219,7 @@ def test_identical_requests_at_once_are_computed_once(client: Client, picture: b
 
 
 def test_a_client_that_leaves_a_stream_frees_the_model(client: Client, picture: bytes) -> None:
-    # Sampling this hot runs to the limit of tokens, so the stream is certainly under way when it is left.
+    # At this temperature an answer reaches its limit of tokens, so the stream is still running when the client leaves.
     body = {"temperature": 2, "seed": 3, "max_tokens": 300, "cache": "bypass", "stream": True}
     with client.http.stream(
         "POST", "/v1/answer", data={"question": "Describe the picture.", **body}, files={"image": picture}

@@ -1,4 +1,4 @@
-"""The `fovea` command as a person types it."""
+"""The `fovea` command in a shell."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Every command that a document, a docstring or a deployment file names is run here in a short form.
 
-`SHORT` has the words of the short forms. `ELSEWHERE` names the test that runs a command instead, `NOT_RUN` says why one
-cannot be run where tests run. A documented command that is in none of them fails, and so does an entry that no document
-names any more. Whatever runs, no file of the repository changes.
+`SHORT` has the words of the short forms. `ELSEWHERE` names the test that runs a command instead, `NOT_RUN` the reason
+why a command is not run. A documented command that is in none of them fails, and so does an entry that no document
+names any more. No command may change a file of the repository.
 """
 
 from __future__ import annotations
@@ -64,9 +64,10 @@ SHORT: dict[str, list[str]] = {
     "llm_service": ["--help"],
     "make help": [],
 }
+TRANSFERS = "tests/unit/benchmarks/wire/test_link.py::test_kept_tokens_are_as_much_smaller"
 ELSEWHERE = {
-    "benchmarks.wire.link_transfer send": "tests/unit/benchmarks/test_link.py::test_kept_tokens_are_as_much_smaller",
-    "benchmarks.wire.link_transfer sink": "tests/unit/benchmarks/test_link.py::test_kept_tokens_are_as_much_smaller",
+    "benchmarks.wire.link_transfer send": TRANSFERS,
+    "benchmarks.wire.link_transfer sink": TRANSFERS,
     "fovea ask": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",
     "fovea demo": "tests/e2e/test_cli.py::test_the_demo_is_right_about_its_picture",
     "fovea explain": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",
@@ -120,7 +121,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(module: str, words: list[str]) -> str:
-    """What `python -m MODULE WORDS` prints, without the seconds that another process would take to import torch."""
+    """The output of `python -m MODULE WORDS`, run in this process, which has imported torch already."""
     spec = importlib.util.find_spec(module)
     assert spec is not None, f"there is no module {module}"
     name = f"{module}.__main__" if spec.submodule_search_locations else module

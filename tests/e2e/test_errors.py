@@ -1,4 +1,4 @@
-"""Every refusal tells what was wrong and what is accepted, in one shape, and harms nobody else."""
+"""Every refusal names what is wrong and what is accepted, in one shape, and affects no other request."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def bomb(side: int) -> bytes:
-    """A few hundred kilobytes that unfold to side x side grey pixels."""
+    """A file of a few hundred kilobytes that decodes to side x side grey pixels."""
     rows = zlib.compressobj(9)
     packed = b"".join(rows.compress(bytes(side + 1)) for _ in range(side)) + rows.flush()
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Every family over three real processes says what the unsplit model says, whatever the picture's shape."""
+"""Every family over three real processes gives the answers of the unsplit model, for images of every shape."""
 
 from __future__ import annotations
 

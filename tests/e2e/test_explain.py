@@ -1,4 +1,4 @@
-"""`/v1/explain` and `fovea explain` against the real services: the drawing shows what the answer's numbers say."""
+"""`/v1/explain` and `fovea explain` against the real services: the drawing agrees with the numbers of the answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.e2e.conftest import Client, data_url, png
 from tests.e2e.test_cli import fovea
 
 DEMO = demo_folder() / "demo.png"
-SIDE, CELL = 360, 30  # of a panel of 12 x 12 patches
+SIDE, CELL = 360, 30  # pixels of a panel of 12 x 12 patches, and of a patch
 QUESTION = "What color is the moon?"
 
 

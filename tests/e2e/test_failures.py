@@ -1,4 +1,4 @@
-"""Services that go away and come back, and a Redis that does."""
+"""Outages of the services and of Redis, and their end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fragile_client(fragile: Stack) -> Iterator[Client]:
 
 
 def ask_until_answered(client: Client, picture: bytes, **fields: Any) -> dict[str, Any]:
-    """Asks as a patient client does: again after each 503, for a minute."""
+    """Asks until there is an answer: again after each 503, for a minute."""
     deadline = time.monotonic() + 60
     while (response := client.post(picture, QUESTION, **fields)).status_code == 503:
         assert time.monotonic() < deadline, response.text

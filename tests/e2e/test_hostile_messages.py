@@ -1,4 +1,4 @@
-"""Messages that would stop a service: memory and health of the real process are looked at while they are under way."""
+"""Messages that would stop a service, with memory and health of the real process while it handles them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.e2e.conftest import Client
 GENERATE, ENCODE = "/fovea.v1.LLMService/Generate", "/fovea.v1.EncoderService/Encode"
 MiB = 2**20
 TIMEOUT_S = 120.0
-# Far above what a check takes on a busy machine, far below the seconds for which a process used to be silent.
+# Far above the time of a check on a busy machine, far below the seconds for which a process once did not answer.
 HEALTH_S = 2.0
 # gRPC holds the message twice while it hands it over: 100 MiB for 50 MB. As objects it was 1,100 to 2,200.
 MAX_GROWTH_MIB = 250
@@ -42,7 +42,7 @@ class Process:
     target: str
 
     def memory_mib(self, name: str) -> int:
-        """VmRSS, what it takes, or VmHWM, the most since `forget_peak`."""
+        """VmRSS, the memory in use, or VmHWM, its peak since `forget_peak`."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(name)) // 1024
 
@@ -157,7 +157,7 @@ async def test_noise_leaves_no_traceback_in_the_log(
 
 
 async def describe(stub: llm_pb2_grpc.LLMServiceStub) -> tuple[llm_pb2.GetLLMInfoResponse, tensor_pb2.VisualTokens]:
-    """What the LLM service says of itself, and visual tokens that it takes."""
+    """The description of the LLM service, and visual tokens that it accepts."""
     info = await stub.GetModelInfo(llm_pb2.GetLLMInfoRequest(), timeout=TIMEOUT_S)
     features = np.random.default_rng(0).standard_normal((8, info.visual_hidden_size), dtype=np.float32)
     return info, tensor_pb2.VisualTokens(
@@ -171,7 +171,7 @@ async def describe(stub: llm_pb2_grpc.LLMServiceStub) -> tuple[llm_pb2.GetLLMInf
 def question(
     info: llm_pb2.GetLLMInfoResponse, tokens: tensor_pb2.VisualTokens, grid: tensor_pb2.Grid | None = None
 ) -> llm_pb2.GenerateRequest:
-    """One that is prefilled layer by layer, where visual tokens are placed in their grid."""
+    """A request that is prefilled layer by layer, in which visual tokens are put on their grid."""
     request = llm_pb2.GenerateRequest(
         input_ids=[1, info.image_token_id, 5, 6, 7],
         visual_tokens=[tokens],

@@ -20,7 +20,7 @@ TIMEOUT_S = 20
 
 
 class Deployed:
-    """Where the services of a bundle are here."""
+    """Addresses of the services of a bundle on this machine."""
 
     def __init__(self, manifests: Manifests, grpc_addresses: dict[str, str], metrics: dict[str, str], url: str) -> None:
         self.manifests = manifests
@@ -29,7 +29,7 @@ class Deployed:
         self.url = url
 
     def healthy(self, name: str, probe: dict[str, Any]) -> bool:
-        """What the kubelet would find."""
+        """Result of the kubelet's probe."""
         if "httpGet" in probe:
             return bool(httpx.get(self.url + probe["httpGet"]["path"], trust_env=False).status_code == 200)
         with grpc.insecure_channel(self.grpc[name]) as channel:

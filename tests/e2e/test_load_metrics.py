@@ -1,4 +1,4 @@
-"""What autoscalers read: the gauges and histograms of the queues, from the endpoints that Prometheus scrapes."""
+"""The metrics of the autoscalers: gauges and histograms of the queues, from the endpoints of Prometheus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.e2e.conftest import STARTUP_S, Client, Pictures, make_stack
 PATIENCE_S = 60
 WAITING, RUNNING = "fovea_num_requests_waiting", "fovea_num_requests_running"
 ANSWERS = "fovea_gateway_answers_running"
-# Sampling this hot runs to the limit of tokens, so that these answers are under way while the test looks.
+# At this temperature an answer reaches its limit of tokens, so it is still running when the test scrapes.
 LONG = {"temperature": 2, "max_tokens": 300, "cache": "bypass"}
 
 
@@ -33,7 +33,7 @@ class Loaded:
         return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
     def until(self, service: str, condition: Callable[[dict[str, float]], bool]) -> None:
-        """Scrapes until the samples are as expected."""
+        """Scrapes until the samples are the expected ones."""
         self.wait_for(lambda: condition(self.scrape(service)))
 
     def idle(self, service: str) -> None:

@@ -1,4 +1,4 @@
-"""What the README tells people to type works, word for word."""
+"""The commands of the README work, word for word."""
 
 from __future__ import annotations
 

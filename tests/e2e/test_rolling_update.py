@@ -25,7 +25,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 class Replicas:
-    """LLM services on loopback addresses of their own, and a name that has those which are ready."""
+    """LLM services on loopback addresses of their own, and a name that resolves to the ready ones."""
 
     def __init__(self, folder: Path, zone: Zone) -> None:
         self._folder = folder
@@ -43,7 +43,7 @@ class Replicas:
         self._zone.addresses = [*self._zone.addresses, address]
 
     def stop(self, *addresses: str) -> None:
-        """Out of the name, and SIGTERM, as Kubernetes does it: in no order that anybody can rely on."""
+        """Removes a replica from the name and sends SIGTERM, as Kubernetes does, in no fixed order."""
         for address in addresses or list(self._running):
             ending = threading.Thread(target=self._running.pop(address).stop)
             ending.start()
@@ -52,7 +52,7 @@ class Replicas:
 
 
 class Asking(threading.Thread):
-    """A client that asks again and again, until it has had enough."""
+    """A client that asks again and again, until it is stopped."""
 
     def __init__(self, url: str, picture: bytes) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Asking(threading.Thread):
                 self.statuses.append(response.status_code)
 
     def some_more(self) -> None:
-        """Returns after several more answers."""
+        """Waits for several more answers."""
         enough = len(self.statuses) + SEVERAL
         wait_for(lambda: len(self.statuses) >= enough)
 

@@ -1,4 +1,4 @@
-"""Several pictures in one question, through three processes, say what the unsplit model says with its own processor."""
+"""Several images in one question: the answers of three processes are those of the unsplit model with its processor."""
 
 from __future__ import annotations
 

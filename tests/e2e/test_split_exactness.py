@@ -1,4 +1,4 @@
-"""Three services say what the unsplit model says: same checkpoint, nothing pruned, float32."""
+"""Three services give the answers of the unsplit model: same checkpoint, nothing pruned, float32."""
 
 from __future__ import annotations
 

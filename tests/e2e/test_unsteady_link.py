@@ -1,4 +1,4 @@
-"""Gateway and encoder at the edge, the LLM service beyond a link with TLS, certificates and tokens, that is cut."""
+"""Gateway and encoder at the edge, and cuts of their link to the LLM service, which has TLS and bearer tokens."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUESTION = "What do you see?"
 
 
 class Site:
-    """The edge's gateway, seen by a client beside it."""
+    """The gateway at the edge, and a client there."""
 
     def __init__(self, link: NarrowLink, stack: Stack, log: Path, metrics: str) -> None:
         self.link = link
@@ -54,7 +54,7 @@ class Site:
             time.sleep(0.05)
 
     def noticed(self) -> bool:
-        """Whether the gateway has logged, since the last time this was true, that the LLM service is away."""
+        """Whether the gateway has logged an outage of the LLM service since the last time that this was true."""
         count = self._log.read_text().count("the LLM service is unavailable")
         new, self._seen = count > self._seen, max(count, self._seen)
         return new

@@ -1,4 +1,4 @@
-"""A CLIP checkpoint whose projections fit the vision towers of the other families here."""
+"""A tiny CLIP, whose projections fit the vision towers of the other tiny checkpoints."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def vision_config(**changes: Any) -> Any:
         "image_size": IMAGE_SIZE,
         "patch_size": 14,
         "projection_dim": _JOINT,
-        "initializer_factor": 3.0,  # peaked attention: scores lie apart
+        "initializer_factor": 3.0,  # peaked attention, so that scores differ clearly
     }
     return CLIPVisionConfig(**(values | changes))
 
 
 def write(folder: Path, *, seed: int = 0, vision: Any = None) -> Path:
-    """Writes config, weights and tokenizer, with another vision tower where one is given; returns `folder`."""
+    """Writes config, weights and tokenizer; `vision` replaces the config of the vision tower. Returns `folder`."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer()
     text = CLIPTextConfig(

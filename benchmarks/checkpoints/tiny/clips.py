@@ -15,7 +15,7 @@ from lab.scenes import IMAGE_SIZE, sample_scene
 
 __all__ = ["clip_file", "clip_frames"]
 
-# Container by the name of FFmpeg's muxer: the codec that is usual in it, and its pixel format.
+# Codec and pixel format that are usual in a container, by the name of FFmpeg's muxer.
 _CODECS: Final = {
     "mp4": ("libx264", "yuv420p"),
     "webm": ("libvpx-vp9", "yuv420p"),
@@ -28,7 +28,7 @@ _SIZE: Final = (IMAGE_SIZE, IMAGE_SIZE)
 
 
 def clip_frames(num_frames: int = 16, *, seed: int = 0, size: tuple[int, int] = _SIZE) -> list[Image.Image]:
-    """Frames of `size` (width, height) in which the first object of a scene goes from the left edge to the right."""
+    """Frames of `size` (width, height) in which the first object of a scene moves from the left edge to the right."""
     scene = sample_scene("simple", seed)
     thing = scene.things[0]
     half = thing.size // 2 + 1
@@ -47,7 +47,7 @@ def clip_file(
     seed: int = 0,
     size: tuple[int, int] = _SIZE,
 ) -> bytes:
-    """The same as a video file: `container` is mp4, webm, matroska, avi, mov or gif."""
+    """A video file of the same frames; `container` is mp4, webm, matroska, avi, mov or gif."""
     codec, pixel_format = _CODECS[container]
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:

@@ -9,23 +9,13 @@ import torch
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from benchmarks.checkpoints.tiny import templates
 from benchmarks.checkpoints.tiny.clip import vision_config
 from benchmarks.checkpoints.tiny.tokenizers import vicuna_tokenizer
 
-__all__ = ["SPECIALS", "TEMPLATE", "llama_config", "save", "write"]
+__all__ = ["SPECIALS", "llama_config", "save", "write"]
 
-SPECIALS: Final = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
-
-# Of the hub's llava-1.5-7b-hf.
-TEMPLATE: Final = (
-    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
-    "{# Render all images first #}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
-    "{{ '<image>\n' }}{% endfor %}{# Render all text next #}{% if message['role'] != 'assistant' %}"
-    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}"
-    "{% endfor %}{% else %}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}"
-    "{% generation %}{{ content['text'] + ' '}}{% endgeneration %}{% endfor %}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-)
+SPECIALS: Final = templates.LLAVA_SPECIALS
 
 
 def llama_config(tokenizer: Any) -> Any:
@@ -39,7 +29,7 @@ def llama_config(tokenizer: Any) -> Any:
         head_dim=32,  # the narrowest that vLLM's kernels for CPUs take
         vocab_size=len(tokenizer),
         max_position_embeddings=4096,
-        initializer_range=0.2,  # logits lie apart
+        initializer_range=0.2,  # logits differ clearly
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
@@ -70,6 +60,6 @@ def save(model: Any, tokenizer: Any, folder: Path) -> Path:
         vision_feature_select_strategy="default",
         image_token=SPECIALS[-1],
         num_additional_image_tokens=1,
-        chat_template=TEMPLATE,
+        chat_template=templates.LLAVA,
     ).save_pretrained(folder)
     return folder

@@ -10,42 +10,18 @@ import torch
 from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from benchmarks.checkpoints.tiny import templates
 from benchmarks.checkpoints.tiny.tokenizers import language_tokenizer
 
-__all__ = ["SPECIALS", "TEMPLATE", "write"]
+__all__ = ["SPECIALS", "write"]
 
-SPECIALS: Final = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-
-# Of the hub's Qwen2.5-VL-7B-Instruct.
-TEMPLATE: Final = (
-    "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
-    "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
-    "{% for content in message['content'] %}"
-    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
-    "{% set image_count.value = image_count.value + 1 %}"
-    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif content['type'] == 'video' or 'video' in content %}{% set video_count.value = video_count.value + 1 %}"
-    "{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}<|vision_start|><|video_pad|><|vision_end|>"
-    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+SPECIALS: Final = templates.QWEN2_5_VL_SPECIALS
 
 _WIDTH: Final = 128
 
 
 def _config(tokenizer: Any) -> Any:
-    """4 vision layers of which 2 see the whole picture, windows of 4 x 4 visual tokens; 3 language layers."""
+    """4 vision layers, 2 of them with full attention, windows of 4 x 4 visual tokens; 3 language layers."""
     ids = tokenizer.convert_tokens_to_ids
     return Qwen2_5_VLConfig(
         text_config={
@@ -56,7 +32,7 @@ def _config(tokenizer: Any) -> Any:
             "num_key_value_heads": 2,
             "vocab_size": len(tokenizer),
             "max_position_embeddings": 4096,
-            "initializer_range": 0.15,  # logits lie apart
+            "initializer_range": 0.15,  # logits differ clearly
             "rms_norm_eps": 1e-6,
             "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
             "rope_theta": 1e6,
@@ -75,7 +51,7 @@ def _config(tokenizer: Any) -> Any:
             "window_size": 112,
             "fullatt_block_indexes": [1, 3],
             "tokens_per_second": 2,
-            "initializer_range": 0.2,  # peaked attention: scores lie apart
+            "initializer_range": 0.2,  # peaked attention, so that scores differ clearly
         },
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),
@@ -88,8 +64,8 @@ def _config(tokenizer: Any) -> Any:
 def write(folder: Path, *, seed: int = 0) -> Path:
     """Writes config, weights, tokenizer and the files of the processor; returns `folder`.
 
-    The processor as a whole is not saved: transformers builds it, and that of videos, with torchvision alone. It reads
-    preprocessor_config.json for both, as in the hub's checkpoints.
+    The processor as a whole is not saved: transformers builds it with torchvision only, for its video processor. For
+    images and videos it reads preprocessor_config.json, as in the hub's checkpoints.
     """
     torch.manual_seed(seed)
     tokenizer = language_tokenizer(
@@ -101,7 +77,7 @@ def write(folder: Path, *, seed: int = 0) -> Path:
             "video_token": "<|video_pad|>",
         },
     )
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = templates.QWEN2_5_VL
     Qwen2_5_VLForConditionalGeneration(_config(tokenizer)).save_pretrained(folder)
     ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     GenerationConfig(eos_token_id=ends, pad_token_id=ends[1]).save_pretrained(folder)

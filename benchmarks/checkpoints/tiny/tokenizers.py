@@ -1,4 +1,4 @@
-"""Tokenizers of a few hundred ids: byte-level BPE for language models, CLIP's own kind for text towers."""
+"""Tokenizers of a few hundred ids: byte-level BPE for language models, and CLIP's for text towers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def language_tokenizer(specials: Sequence[str], names: Mapping[str, str], *, bos
 
     Args:
         specials: Special tokens; their ids are 0, 1, 2, ...
-        names: What transformers calls them (`eos_token`, `image_token`, ...).
-        bos: Written in front of every text.
+        names: Special tokens by their names in transformers (`eos_token`, `image_token`, ...).
+        bos: Special token in front of every text; None: no such token.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -46,13 +46,18 @@ def language_tokenizer(specials: Sequence[str], names: Mapping[str, str], *, bos
 
 
 def vicuna_tokenizer(specials: Sequence[str], **visuals: str) -> Any:
-    """That of the LLaVA families: BOS in front, and tokens for what `visuals` names (`image_token`, `video_token`)."""
+    """The tokenizer of the LLaVA families, with BOS in front.
+
+    Args:
+        specials: Special tokens; their ids are 0, 1, 2, ...
+        visuals: Tokens of images and videos by their names in transformers (`image_token`, `video_token`).
+    """
     names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     return language_tokenizer(specials, names | visuals, bos="<s>")
 
 
 def clip_tokenizer() -> Any:
-    """CLIP's: lower case, end-of-word marks, BOS and EOS around every text."""
+    """CLIP's tokenizer: lower case, end-of-word marks, BOS and EOS around every text."""
     start, end = "<|startoftext|>", "<|endoftext|>"
     tokenizer = Tokenizer(models.BPE(unk_token=end, end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence(

@@ -1,4 +1,4 @@
-"""Video-LLaVA scaled down, and a CLIP checkpoint named as LanguageBind's are."""
+"""Video-LLaVA scaled down, and a CLIP checkpoint in the layout of LanguageBind."""
 
 from __future__ import annotations
 
@@ -10,23 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration, VideoLlavaImageProcessor
 
-from benchmarks.checkpoints.tiny import clip
+from benchmarks.checkpoints.tiny import clip, templates
 from benchmarks.checkpoints.tiny.clip import IMAGE_SIZE, vision_config
-from benchmarks.checkpoints.tiny.llava import TEMPLATE as LLAVA_TEMPLATE
 from benchmarks.checkpoints.tiny.llava import llama_config
 from benchmarks.checkpoints.tiny.tokenizers import vicuna_tokenizer
 
-__all__ = ["SPECIALS", "TEMPLATE", "write", "write_text_tower"]
+__all__ = ["SPECIALS", "write", "write_text_tower"]
 
 SPECIALS: Final = ("<unk>", "<s>", "</s>", "<image>", "<video>", "<pad>")
-
-_TEXT: Final = "{# Render all text next #}"
-# LLaVA-1.5's, and videos after the pictures.
-TEMPLATE: Final = LLAVA_TEMPLATE.replace(
-    _TEXT,
-    "{# Render all video then #}{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}"
-    "{{ '<video>\n' }}{% endfor %}" + _TEXT,
-)
 
 
 def write(folder: Path, *, seed: int = 0) -> Path:
@@ -47,11 +38,11 @@ def write(folder: Path, *, seed: int = 0) -> Path:
         video_seq_length=8 * 17,
     )
     model = VideoLlavaForConditionalGeneration(config)
-    # Its own initialisation puts all CLS rows near 0; CLIP's is of the size of a patch.
+    # Its own initialisation puts the CLS embedding near 0; CLIP's has the size of a patch embedding.
     for tower in (model.model.image_tower, model.model.video_tower):
         torch.nn.init.normal_(tower.embeddings.class_embedding, std=clip.HIDDEN_SIZE**-0.5)
     model.save_pretrained(folder)
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = templates.VIDEO_LLAVA
     tokenizer.save_pretrained(folder)
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = VideoLlavaImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=side)
@@ -75,9 +66,9 @@ def write_text_tower(folder: Path, *, seed: int = 0, model_type: str = "Language
     """Writes a text tower as LanguageBind publishes it: a pytorch_model.bin and a config of its own; returns `folder`.
 
     Args:
-        folder: Made where it is missing.
-        seed: Of the weights.
-        model_type: LanguageBindImage or LanguageBindVideo.
+        folder: Directory of the checkpoint, created if it is missing.
+        seed: Seed of the weights.
+        model_type: Name in the config, LanguageBindImage or LanguageBindVideo.
     """
     clip.write(folder, seed=seed)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")

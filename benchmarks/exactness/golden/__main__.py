@@ -1,12 +1,11 @@
-"""python -m benchmarks.golden DIR: every case of a golden directory through our code.
+"""`python -m benchmarks.golden DIR`: every case of a golden directory through our code.
 
-One line a case: its name, the largest difference of its worst array, that array's tolerance, whether it passes. A case
-whose method or parameters are not known fails.
+Prints one line for each case: its name, the largest difference of its worst array, the tolerance of that array, and
+whether it passes. A case whose method or parameters are unknown fails.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -16,22 +15,23 @@ import torch
 from transformers.utils import logging
 
 from benchmarks.exactness.golden import encoder_side, llm_side
-from benchmarks.exactness.golden.case import Case, Context, compare, load_cases
+from benchmarks.exactness.golden.case import Context, GoldenCase, compare, load_cases
+from benchmarks.harness.arguments import command_parser
 
 __all__ = ["main"]
 
 METHODS = {**encoder_side.METHODS, **llm_side.METHODS}
 
 
-def _judge(case: Case, context: Context, precision: str) -> tuple[str, str, str, str]:
-    """Difference, tolerance, verdict and a remark."""
+def _judge(case: GoldenCase, context: Context, precision: str) -> tuple[str, str, str, str]:
+    """Difference, tolerance, verdict and remark of a case."""
     if precision == "float32" and not case.float32_decisive:
         return "-", "-", "undecided", "rounding may decide a choice in float32"
     if case.method not in METHODS:
         return "-", "-", "FAIL", f"no method {case.method!r}; known: {', '.join(sorted(METHODS))}"
     try:
         worst = compare(case, METHODS[case.method](case, context), precision)
-    except Exception as error:  # a case that breaks is a case that fails, and the others still run
+    except Exception as error:  # an error fails the case, and the others still run
         return "-", "-", "FAIL", f"{type(error).__name__}: {error}"
     return (
         f"{worst.difference:.2e}",
@@ -42,11 +42,11 @@ def _judge(case: Case, context: Context, precision: str) -> tuple[str, str, str,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0 when every case passes, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.golden", description=__doc__.split("\n")[0])
-    parser.add_argument("directory", type=Path, help="holds manifest.json")
+    """Runs the cases. Exit status 0 if every case passes, else 1."""
+    parser = command_parser("benchmarks.golden", __doc__)
+    parser.add_argument("directory", type=Path, help="directory with a manifest.json")
     parser.add_argument("--float32", action="store_true", help="compute in float32, with its wider tolerances")
-    parser.add_argument("--method", nargs="+", metavar="NAME", help="only cases of these methods")
+    parser.add_argument("--method", nargs="+", metavar="NAME", help="run only the cases of these methods")
     args = parser.parse_args(argv)
     try:
         cases = load_cases(args.directory)

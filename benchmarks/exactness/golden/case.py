@@ -1,4 +1,4 @@
-"""A golden directory: its cases, what they run on, and how a result is compared with what is expected."""
+"""A golden directory: its cases, their networks and inputs, and the comparison of a result with the expected arrays."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPModel, LlamaForCausalLM
 
-__all__ = ["Array", "Case", "Comparison", "Context", "compare", "load_cases"]
+__all__ = ["Array", "Comparison", "Context", "GoldenCase", "compare", "load_cases"]
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Case:
+class GoldenCase:
     """One entry of the manifest.
 
     Attributes:
         root: The golden directory.
-        id: Unique in it.
+        id: Name of the case, unique in the directory.
         method: A key of `METHODS`.
-        params: Of the method, exactly as the manifest has them.
-        file: The npz of the expected arrays, relative to `root`; `inputs.npz` lies beside it.
-        arrays: By name: shape, dtype, tolerances.
-        float32_decisive: Every choice of the case is clear enough for a float32 run to be compared.
+        params: Parameters of the method, exactly as the manifest has them.
+        file: Path of the npz of the expected arrays, relative to `root`; `inputs.npz` lies in the same folder.
+        arrays: Shape, dtype and tolerances of each array, by name.
+        float32_decisive: Whether every choice of the case is clear enough for a run in float32.
     """
 
     root: Path
@@ -46,26 +46,26 @@ class Case:
 
     @property
     def inputs_file(self) -> Path:
-        """The npz of what it runs on."""
+        """Path of the npz of its inputs."""
         return (self.root / self.file).with_name("inputs.npz")
 
     def expected(self) -> dict[str, Array]:
-        """The arrays by name."""
+        """The expected arrays by name."""
         with np.load(self.root / self.file) as stored:
             return {name: stored[f"{self.id}/{name}"] for name in self.arrays}
 
 
-def load_cases(root: Path) -> list[Case]:
+def load_cases(root: Path) -> list[GoldenCase]:
     """All cases of the directory's manifest, in its order.
 
     Raises:
-        OSError: There is no manifest.
-        ValueError: It is not one.
+        OSError: The directory has no manifest.
+        ValueError: The file is not a golden manifest.
     """
     manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
     try:
         return [
-            Case(
+            GoldenCase(
                 root,
                 entry["id"],
                 entry["method"],
@@ -81,11 +81,11 @@ def load_cases(root: Path) -> list[Case]:
 
 
 class Context:
-    """The networks and inputs of a golden directory in one precision, loaded when first asked for.
+    """The networks and inputs of a golden directory in one precision, loaded on first use.
 
     Args:
         root: The golden directory.
-        dtype: float64 or float32.
+        dtype: Precision, float64 or float32.
     """
 
     def __init__(self, root: Path, dtype: torch.dtype = torch.float64) -> None:
@@ -93,8 +93,8 @@ class Context:
         self.dtype = dtype
         self._inputs: dict[Path, dict[str, Array]] = {}
 
-    def inputs(self, case: Case) -> dict[str, Array]:
-        """The arrays that the case runs on."""
+    def inputs(self, case: GoldenCase) -> dict[str, Array]:
+        """The input arrays of a case."""
         return self.load(case.inputs_file)
 
     def load(self, inputs_file: Path) -> dict[str, Array]:
@@ -105,42 +105,42 @@ class Context:
         return self._inputs[inputs_file]
 
     def tensor(self, array: Array) -> Tensor:
-        """Floating-point numbers in this precision, integers as int64."""
+        """The array as a tensor: floating-point numbers in this precision, integers as int64."""
         if array.dtype.kind in "iu":
             return torch.from_numpy(array.astype(np.int64))
         return torch.from_numpy(array.astype(np.float64)).to(self.dtype)
 
     @cached_property
     def clip(self) -> CLIPModel:
-        """`clip24`: vision tower, text tower, projections."""
+        """The CLIP in `clip24`: vision tower, text tower, projections."""
         return CLIPModel.from_pretrained(self.root / "clip24", dtype=self.dtype).eval().requires_grad_(False)
 
     @cached_property
     def llama(self) -> LlamaForCausalLM:
-        """`llama32`."""
+        """The language model in `llama32`."""
         return LlamaForCausalLM.from_pretrained(self.root / "llama32", dtype=self.dtype).eval().requires_grad_(False)
 
     @cached_property
     def projector(self) -> nn.Sequential:
-        """Between them: linear, exact GELU, linear."""
+        """The projector between the two: linear, exact GELU, linear."""
         weights = load_file(self.root / "projector.safetensors")
         layers = {}
         for name in ("linear_1", "linear_2"):
-            made, taken = weights[f"{name}.weight"].shape
-            layers[name] = nn.Linear(taken, made)
-            layers[name].load_state_dict({part: weights[f"{name}.{part}"] for part in ("weight", "bias")})
+            out_features, in_features = weights[f"{name}.weight"].shape
+            layers[name] = nn.Linear(in_features, out_features)
+            layers[name].load_state_dict({key: weights[f"{name}.{key}"] for key in ("weight", "bias")})
         projector = nn.Sequential(layers["linear_1"], nn.GELU(), layers["linear_2"])
         return projector.to(self.dtype).eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The array of a case that lies worst.
+    """The worst array of a case.
 
     Attributes:
-        array: Its name.
-        difference: The largest absolute difference; inf for another shape, a missing array or NaN.
-        tolerance: 0 for integers and masks.
+        array: Name of the array.
+        difference: Largest absolute difference; inf for another shape, a missing array or NaN.
+        tolerance: Accepted difference; 0 for integers and masks.
     """
 
     array: str
@@ -149,17 +149,23 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Within the tolerance."""
+        """Whether the difference is within the tolerance."""
         return self.difference <= self.tolerance
 
 
-def compare(case: Case, got: Mapping[str, Array], precision: str) -> Comparison:
-    """Every expected array against what was computed, in `precision` float64 or float32; returns the worst."""
+def compare(case: GoldenCase, got: Mapping[str, Array], precision: str) -> Comparison:
+    """Compares every expected array with the computed one; returns the worst.
+
+    Args:
+        case: The case.
+        got: Computed arrays by name.
+        precision: Precision of the run, "float64" or "float32".
+    """
     comparisons = []
     for name, want in case.expected().items():
         tolerance = 0.0 if want.dtype.kind in "iub" else float(case.arrays[name]["tolerance"][precision])
         comparisons.append(Comparison(name, _difference(got.get(name), want), tolerance))
-    return max(comparisons, key=lambda one: (not one.passed, one.difference / (one.tolerance or 1.0)))
+    return max(comparisons, key=lambda worst: (not worst.passed, worst.difference / (worst.tolerance or 1.0)))
 
 
 def _difference(got: Array | None, want: Array) -> float:

@@ -1,6 +1,6 @@
-"""Methods that prune before the language model, and the states of the towers that they share.
+"""Golden cases of methods that prune before the language model, and of the states of the towers that they share.
 
-A function here takes the parameters of its cases by name, so that one that it does not know is an error.
+Each function takes the parameters of its cases by name, so an unknown parameter is an error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from benchmarks.exactness.golden.case import Array, Case, Context
+from benchmarks.exactness.golden.case import Array, Context, GoldenCase
 from benchmarks.exactness.golden.full_llm import read_visual_tokens
 from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
@@ -49,7 +49,7 @@ def _tower(context: Context) -> ClipVisionTower:
 
 @lru_cache(maxsize=8)
 def _vision(context: Context, inputs_file: Path, image: int) -> TowerFeatures:
-    """An item of the inputs with every view there is, computed once for all cases."""
+    """Tower output of one image of the inputs with everything that a pruner reads, computed once for all cases."""
     pixel_values = context.tensor(context.load(inputs_file)["pixel_values"][image : image + 1])
     features: TowerFeatures = _tower(context)(pixel_values, ALL_OUTPUTS)[0]
     return features
@@ -57,9 +57,9 @@ def _vision(context: Context, inputs_file: Path, image: int) -> TowerFeatures:
 
 @dataclass(frozen=True)
 class _Run:
-    """A case on the towers of its context."""
+    """A case, with the towers of its context."""
 
-    case: Case
+    case: GoldenCase
     context: Context
 
     @property
@@ -67,15 +67,15 @@ class _Run:
         return self.context.inputs(self.case)
 
     def pixel_values(self) -> Tensor:
-        """[1, 3, H, W] of the picture."""
+        """[1, 3, H, W] pixel values of the image."""
         return self.context.tensor(self.inputs["pixel_values"][:1])
 
     def vision(self, image: int = 0) -> TowerFeatures:
-        """Item 0 is the picture and the base tile, the others are sub-images."""
+        """Tower output of one image of the inputs: 0 is the image and the base tile, the others are tiles."""
         return _vision(self.context, self.case.inputs_file, image)
 
     def text(self, name: str, *, eos_attention: bool = False) -> TextFeatures:
-        """A question of the inputs."""
+        """Text features of a question of the inputs."""
         clip = self.context.clip
         tower = ClipTextTower(clip.text_model, clip.text_projection)
         features: TextFeatures = tower([self.inputs[f"text_ids_{name}"].tolist()], eos_attention=eos_attention)[0]
@@ -84,11 +84,18 @@ class _Run:
     def report(
         self, pruned: PrunedTokens, *, projected: Tensor | None = None, with_llm: bool = False, **more: Any
     ) -> Arrays:
-        """The arrays of an encoder-side case; `projected` where its rows are compared after the projector."""
-        rows = pruned.features if projected is None else projected
-        arrays = {"kept_index": pruned.origins, "features": rows, "assign": pruned.cluster_of_patch, **more}
+        """The arrays of an encoder-side case.
+
+        Args:
+            pruned: Result of the method.
+            projected: [K, D] visual tokens after the projector, for cases that compare them instead of `features`.
+            with_llm: Whether the case also compares the states of the language model.
+            more: Further arrays of the case.
+        """
+        features = pruned.features if projected is None else projected
+        arrays = {"kept_index": pruned.origins, "features": features, "assign": pruned.cluster_of_patch, **more}
         if with_llm:
-            visual_tokens = self.context.projector(rows) if projected is None else projected
+            visual_tokens = self.context.projector(features) if projected is None else projected
             arrays |= read_visual_tokens(self.context, self.inputs, visual_tokens)
         return _arrays(arrays)
 
@@ -98,7 +105,7 @@ def _arrays(values: Mapping[str, Any]) -> Arrays:
 
 
 def _encoder(run: _Run) -> Arrays:
-    """What the vision tower shows to several methods."""
+    """States of the vision tower that several methods read."""
     vision = run.vision()
     return _arrays(
         {
@@ -113,13 +120,13 @@ def _encoder(run: _Run) -> Arrays:
 
 
 def _text(run: _Run, *, text: str) -> Arrays:
-    """A question after the text tower."""
+    """Text tower output of a question."""
     features = run.text(text)
     return _arrays({"tokens": features.tokens, "query": question_vector(features.eos)})
 
 
 def _desap(run: _Run, *, text: str, budget: int, with_llm: bool = False, **switches: Any) -> Arrays:
-    """DeSAP takes its formula to the letter here: cosines keep their sign."""
+    """DeSAP with its formula exactly as printed: cosines keep their sign."""
     switches = {"attn_variant" if name == "variant" else name: value for name, value in switches.items()}
     bound = PRUNERS["desap"].bind({"fcma_cosines": "signed", **switches})
     question = run.text(text, eos_attention=bound.requirements.eos_attention)
@@ -179,7 +186,7 @@ def _prumerge(
 
 @dataclass(frozen=True)
 class _Recorded:
-    """A `FlowCut` that writes down what it leaves after which layer."""
+    """A `FlowCut` that records how many patches are left after which layer."""
 
     flowcut: FlowCut
     schedule: list[tuple[int, int]] = field(compare=False, default_factory=list)
@@ -194,14 +201,14 @@ class _RecordedFlow:
     schedule: list[tuple[int, int]]
 
     def after_layer(self, layer: TowerLayer) -> Tensor | None:
-        going_on = self.flow.after_layer(layer)
-        if going_on is not None:
-            self.schedule.append((layer.index, len(going_on)))
-        return going_on
+        kept = self.flow.after_layer(layer)
+        if kept is not None:
+            self.schedule.append((layer.index, len(kept)))
+        return kept
 
 
 def _flowcut(run: _Run, *, budget: int, with_llm: bool = False) -> Arrays:
-    """The stage inside the tower."""
+    """FlowCut's stage inside the tower."""
     recorded = _Recorded(FlowCut(budget))
     vision = _tower(run.context)(run.pixel_values(), frozenset(), recorded)[0]
     pruned = PRUNERS["flowcut"].bind({}).prune(PrunerInput(vision, budget))
@@ -221,7 +228,7 @@ def _holov(
         vision = dataclasses.replace(vision, outputs={SALIENCY_SECOND_LAST: scores})
     bound = PRUNERS["holov"].bind({"crops": crops, "fidelity": overflow == "zero"})
     pruned = bound.prune(PrunerInput(vision, budget))
-    # The authors fill up after the projector: there a row of zeros is one, before it it is not.
+    # The authors fill up with zeros after the projector, which does not map zeros to zeros.
     projected = run.context.projector(pruned.features) * (pruned.origins != TokenOrigin.ZERO)[:, None]
 
     sizes = holov.crop_sizes(vision.num_patches, crops)
@@ -231,11 +238,11 @@ def _holov(
     return run.report(pruned, projected=projected, with_llm=with_llm, crop_quota=granted)
 
 
-def _hired(run: _Run, *, tiles: int, **how: Any) -> Arrays:
-    return _hired_tiles(run, tiles, **how) if tiles > 1 else _hired_picture(run, **how)
+def _hired(run: _Run, *, tiles: int, **params: Any) -> Arrays:
+    return _hired_tiles(run, tiles, **params) if tiles > 1 else _hired_image(run, **params)
 
 
-def _hired_picture(run: _Run, *, keep: int, with_llm: bool = False) -> Arrays:
+def _hired_image(run: _Run, *, keep: int, with_llm: bool = False) -> Arrays:
     return run.report(PRUNERS["hired"].bind({}).prune(PrunerInput(run.vision(), keep)), with_llm=with_llm)
 
 
@@ -249,12 +256,12 @@ def _hired_tiles(
     image_size: tuple[int, int],
     with_llm: bool = False,
 ) -> Arrays:
-    """Base tile, then the mosaic without its padding. Marks are counted as the authors' code counts them."""
-    pictures = [run.vision(image) for image in range(num_tiles)]
-    patch_grid = pictures[0].grid
+    """Base tile, then the mosaic without its padding. Marks are counted as in the authors' code."""
+    tile_outputs = [run.vision(image) for image in range(num_tiles)]
+    patch_grid = tile_outputs[0].grid
     sizes = [patch_grid[0] * patch_grid[1]] * num_tiles
     counts = hired.allocate_by_early_attention(
-        pictures[0].outputs[SALIENCY_FIRST],
+        tile_outputs[0].outputs[SALIENCY_FIRST],
         math.floor(sum(sizes) * rate),
         alpha=alpha,
         sizes=sizes,
@@ -262,22 +269,22 @@ def _hired_tiles(
         fidelity=True,
     )
     mask = torch.zeros(num_tiles, sizes[0], dtype=torch.bool)
-    for tile, (picture, count) in enumerate(zip(pictures, counts, strict=True)):
-        mask[tile, top_k(picture.outputs[SALIENCY_SECOND_LAST], count)] = True
+    for tile, (output, count) in enumerate(zip(tile_outputs, counts, strict=True)):
+        mask[tile, top_k(output.outputs[SALIENCY_SECOND_LAST], count)] = True
     shown = torch.cat([torch.arange(mask.shape[1]), tile_mosaic.mosaic(patch_grid, grid, image_size).flatten()])
     kept = shown[mask.flatten()[shown]]
-    features = torch.cat([picture.hidden for picture in pictures])[kept]
-    # Of a patch in the padding nothing is left, of the others only those that were kept.
+    features = torch.cat([output.hidden for output in tile_outputs])[kept]
+    # -1 for patches in the padding and for dropped ones.
     cluster_of_patch = torch.full((mask.numel(),), -1)
     cluster_of_patch[kept] = torch.arange(len(kept))
     return run.report(PrunedTokens(features, kept, cluster_of_patch), with_llm=with_llm, tile_mask=mask)
 
 
-def _method(function: Callable[..., Arrays]) -> Callable[[Case, Context], Arrays]:
+def _method(function: Callable[..., Arrays]) -> Callable[[GoldenCase, Context], Arrays]:
     return lambda case, context: function(_Run(case, context), **case.params)
 
 
-METHODS: Final[Mapping[str, Callable[[Case, Context], Arrays]]] = {
+METHODS: Final[Mapping[str, Callable[[GoldenCase, Context], Arrays]]] = {
     "encoder": _method(_encoder),
     "text": _method(_text),
     "desap": _method(_desap),

@@ -1,4 +1,4 @@
-"""The golden language model, unpruned: what it makes of the rows that an encoder-side method leaves."""
+"""The golden language model, unpruned, on the visual tokens that an encoder-side method leaves."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from benchmarks.exactness.golden.case import Array, Context
 __all__ = ["read_visual_tokens"]
 
 
-def read_visual_tokens(context: Context, inputs: Mapping[str, Array], rows: Tensor) -> dict[str, Tensor]:
-    """Prefills the prompt with `rows` in place of its visual tokens, then feeds the further tokens one by one.
+def read_visual_tokens(context: Context, inputs: Mapping[str, Array], visual_tokens: Tensor) -> dict[str, Tensor]:
+    """Prefills the prompt with `visual_tokens` in place of its own, then feeds the further tokens one by one.
 
     Args:
-        context: Holds the language model.
-        inputs: Prompt and further tokens, embedded.
-        rows: [K, D], projected.
+        context: Context with the language model.
+        inputs: Embedded prompt and further tokens.
+        visual_tokens: [K, D] visual tokens after the projector.
 
     Returns:
-        `llm_prefill_last` [D], `llm_decode` [T, D]: hidden states after the final norm.
+        `llm_prefill_last` [D] and `llm_decode` [T, D], hidden states after the final norm.
     """
     embeds = context.tensor(inputs["inputs_embeds"])
     start, count = int(inputs["visual_start"]), int(inputs["visual_count"])
-    prompt = torch.cat([embeds[:, :start], rows[None], embeds[:, start + count :]], dim=1)
+    prompt = torch.cat([embeds[:, :start], visual_tokens[None], embeds[:, start + count :]], dim=1)
     model = context.llama.model
     output = model(inputs_embeds=prompt, use_cache=True)
     prefill_last, decoded = output.last_hidden_state[0, -1], []

@@ -1,4 +1,4 @@
-"""Methods that prune inside the language model: the prefill and the decoding of the LLM service, on its layers."""
+"""Golden cases of methods that prune inside the language model, through the LLM service's prefill and decoding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.exactness.golden.case import Array, Case, Context
+from benchmarks.exactness.golden.case import Array, Context, GoldenCase
 from llm_service.engines.pruned_decoding import PrunedCache
 from llm_service.engines.pruned_prefill import PrunedInputs, prefill
 from llm_service.models.base import ModelInputs
@@ -24,7 +24,7 @@ __all__ = ["METHODS"]
 
 @dataclass(frozen=True)
 class _Pruning:
-    """What a case asks for: a pruner of the registry, its parameters, and its stages."""
+    """Pruning of a case: a pruner of the registry, its parameters, and its stages."""
 
     pruner: str
     stages: tuple[Stage, ...]
@@ -34,7 +34,7 @@ class _Pruning:
 Reader = Callable[[Mapping[str, Any], int], _Pruning]
 
 
-def _only(params: Mapping[str, Any], *known: str) -> None:
+def _check_names(params: Mapping[str, Any], *known: str) -> None:
     if unknown := params.keys() - set(known):
         raise ValueError(f"unknown parameters {', '.join(sorted(unknown))}; known: {', '.join(known) or 'none'}")
 
@@ -46,23 +46,23 @@ def _stages(layers: Sequence[int], keep: Sequence[int]) -> tuple[Stage, ...]:
 
 
 def _once(pruner: str, *, offset: int = 0) -> Reader:
-    """One prune at the input of `layer` + offset."""
+    """Reader of the cases of a method that prunes once, at the input of `layer` + offset."""
 
     def read(params: Mapping[str, Any], num_visual: int) -> _Pruning:
-        _only(params, "layer", "keep")
+        _check_names(params, "layer", "keep")
         return _Pruning(pruner, _stages([params["layer"] + offset], [params["keep"]]), {})
 
     return read
 
 
 def _pyramiddrop(params: Mapping[str, Any], num_visual: int) -> _Pruning:
-    _only(params, "layers", "keep", "ratios")
+    _check_names(params, "layers", "keep", "ratios")
     keep = params.get("keep") or [max(1, math.floor(num_visual * ratio)) for ratio in params["ratios"]]
     return _Pruning("pyramiddrop", _stages(params["layers"], keep), {})
 
 
 def _v2drop(params: Mapping[str, Any], num_visual: int) -> _Pruning:
-    _only(params, "layers", "ratios")
+    _check_names(params, "layers", "ratios")
     keep, count = [], num_visual
     for ratio in params["ratios"]:
         count = num_kept(count, ratio)
@@ -71,21 +71,21 @@ def _v2drop(params: Mapping[str, Any], num_visual: int) -> _Pruning:
 
 
 def _sparsevlm(params: Mapping[str, Any], num_visual: int) -> _Pruning:
-    _only(params, "budget", "plus", "layers", "keep")
+    _check_names(params, "budget", "plus", "layers", "keep")
     stages = _stages([layer + 1 for layer in params["layers"]], params["keep"])
-    # The data was made by the released code, which takes 14 heads whatever the model has.
+    # The released code, which computed the data, takes 14 heads whatever the model has.
     return (
         _Pruning("sparsevlm_plus", stages, {"heads": 14}) if params.get("plus") else _Pruning("sparsevlm", stages, {})
     )
 
 
 def _unpruned(params: Mapping[str, Any], num_visual: int) -> _Pruning:
-    _only(params)
+    _check_names(params)
     return _Pruning("fastv", (), {})
 
 
-def _runs(read: Reader) -> Callable[[Case, Context], dict[str, Array]]:
-    def run(case: Case, context: Context) -> dict[str, Array]:
+def _runs(read: Reader) -> Callable[[GoldenCase, Context], dict[str, Array]]:
+    def run(case: GoldenCase, context: Context) -> dict[str, Array]:
         inputs = context.inputs(case)
         decoder = LayeredDecoder(context.llama)
         embeds = context.tensor(inputs["inputs_embeds"])[0]
@@ -111,13 +111,13 @@ def _runs(read: Reader) -> Callable[[Case, Context], dict[str, Array]]:
 
 
 def _layout(start: int, count: int) -> VisualLayout:
-    """One picture on a square grid."""
+    """Layout of one image on a square grid."""
     side = math.isqrt(count)
     patches = torch.arange(count)
     return VisualLayout(start + patches, torch.zeros_like(patches), patches // side, patches % side, ((side, side),))
 
 
-METHODS: Final[Mapping[str, Callable[[Case, Context], dict[str, Array]]]] = {
+METHODS: Final[Mapping[str, Callable[[GoldenCase, Context], dict[str, Array]]]] = {
     "unpruned": _runs(_unpruned),
     "fastv": _runs(_once("fastv")),
     "adaptprune": _runs(_once("adaptprune")),

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.capacity`: how many replicas of each stage a rate of requests needs, by simulation.
+"""`python -m benchmarks.capacity`: replicas of each stage that a rate of requests needs, by simulation.
 
-`profile` says what each stage costs, measured here (`measure`) or derived for a GPU (`roofline`). `processor`, `link`,
-`encoder`, `llm` and `system` are the services' own rules in simulated time (SimPy); `simulation` runs a load through
-them. `planner` finds the smallest deployment that keeps a latency goal, `validation` compares with runs of the real
-services. `report` and `plots` write the results.
+`profile` holds the costs of each stage, measured here (`measure`) or derived for a GPU (`roofline`). `processor`,
+`link`, `encoder`, `llm` and `system` are the services' own rules in simulated time (SimPy); `simulation` runs a load
+through them. `planner` finds the smallest deployment that keeps a latency goal, `validation` compares with runs of the
+real services. `report` and `plots` write the results.
 """

@@ -28,25 +28,25 @@ class EncoderRules:
     decode_workers: int = 0
 
     def workers(self, cores: float) -> int:
-        """Processes that decode in a pod with these cores."""
+        """Decoding processes of a pod with these cores."""
         return self.decode_workers or max(1, math.ceil(cores))
 
 
 @dataclass(eq=False, slots=True)
 class _Entry:
-    pictures: int
+    images: int
     queued_at: float
     done: simpy.Event
 
 
 class EncoderReplica:
-    """One pod.
+    """One pod of the encoder service.
 
     Args:
         env: The simulation.
-        profile: What things cost.
-        rules: The service's settings.
-        cores: CPU of the pod.
+        profile: Costs of the stages.
+        rules: Settings of the service.
+        cores: CPU cores of the pod.
     """
 
     def __init__(self, env: simpy.Environment, profile: Profile, rules: EncoderRules, cores: float) -> None:
@@ -59,21 +59,21 @@ class EncoderReplica:
         self._queue: deque[_Entry] = deque()
         self._arrival = env.event()
         self._num_waiting = 0
-        self.batches: list[list[int]] = []  # pictures of the questions in each
+        self.batches: list[list[int]] = []  # images of each question, for each batch
         env.process(self._serve())
 
-    def encode(self, pictures: int) -> Generator[simpy.Event, Any, None]:
-        """One call.
+    def encode(self, images: int) -> Generator[simpy.Event, Any, None]:
+        """One call for a question with some images.
 
         Raises:
-            Refused: Too many wait already.
+            Refused: The queue is full.
         """
         if self._num_waiting >= self._rules.max_queue_size:
             raise Refused("encoder queue")
         self._num_waiting += 1
         yield self.cpu.run(self._profile.encoder_call / 2)
-        yield self._env.all_of([self._env.process(self._decode()) for _ in range(pictures)])
-        entry = _Entry(pictures, self._env.now, self._env.event())
+        yield self._env.all_of([self._env.process(self._decode()) for _ in range(images)])
+        entry = _Entry(images, self._env.now, self._env.event())
         self._queue.append(entry)
         self._signal()
         yield entry.done
@@ -83,7 +83,7 @@ class EncoderReplica:
         """One image, in a worker process."""
         with self._workers.request() as worker:
             yield worker
-            yield self.cpu.run(self._profile.prepare_per_picture)
+            yield self.cpu.run(self._profile.prepare_per_image)
 
     def _signal(self) -> None:
         arrival, self._arrival = self._arrival, self._env.event()
@@ -95,25 +95,25 @@ class EncoderReplica:
                 yield self._arrival
             due = self._queue[0].queued_at + self._rules.max_batch_delay_s
             over = self._env.timeout(max(due - self._env.now, 0.0))
-            while self._env.now < due and self._company_is_near():
+            while self._env.now < due and self._request_is_being_prepared():
                 yield self._arrival | over
             batch = self._take()
-            pictures = [entry.pictures for entry in batch]
-            self.batches.append(pictures)
-            yield self.device.run(self._profile.encode.seconds(len(batch), sum(pictures)))
+            images = [entry.images for entry in batch]
+            self.batches.append(images)
+            yield self.device.run(self._profile.encode.seconds(len(batch), sum(images)))
             for entry in batch:
                 entry.done.succeed()
 
-    def _company_is_near(self) -> bool:
-        room = sum(entry.pictures for entry in self._queue) < self._rules.max_batch_size
-        return room and self._num_waiting > len(self._queue)
+    def _request_is_being_prepared(self) -> bool:
+        has_room = sum(entry.images for entry in self._queue) < self._rules.max_batch_size
+        return has_room and self._num_waiting > len(self._queue)
 
     def _take(self) -> list[_Entry]:
         batch: list[_Entry] = []
         size = 0
-        while self._queue and (not batch or size + self._queue[0].pictures <= self._rules.max_batch_size):
+        while self._queue and (not batch or size + self._queue[0].images <= self._rules.max_batch_size):
             entry = self._queue.popleft()
             self._num_waiting -= 1
-            size += entry.pictures
+            size += entry.images
             batch.append(entry)
         return batch

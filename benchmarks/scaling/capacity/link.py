@@ -1,4 +1,4 @@
-"""What carries bytes: one message after the other, then the way."""
+"""Links: messages one after the other, each followed by a propagation delay."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Link:
 
     Args:
         env: The simulation.
-        bits_per_second: Of the line.
-        delay_s: From one end to the other.
+        bits_per_second: Bandwidth of the line.
+        delay_s: Propagation delay from one end to the other.
     """
 
     def __init__(self, env: simpy.Environment, bits_per_second: float, delay_s: float = 0.0) -> None:
@@ -24,7 +24,7 @@ class Link:
         self._busy_s = 0.0
 
     def send(self, size: float, *, occupied_s: float = 0.0) -> simpy.Timeout:
-        """An event of the arrival of `size` bytes, which take `occupied_s` of the line besides."""
+        """The event of the arrival of `size` bytes, which occupy the line for another `occupied_s` seconds."""
         duration = size / self._bytes_per_second + occupied_s
         start = max(self._env.now, self._free_at)
         self._free_at = start + duration
@@ -37,5 +37,5 @@ class Link:
 
     @property
     def waiting_s(self) -> float:
-        """How long a message would wait now."""
+        """Queue time of a message that is sent now."""
         return max(self._free_at - self._env.now, 0.0)

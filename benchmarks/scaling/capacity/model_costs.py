@@ -1,4 +1,4 @@
-"""Costs of the model of `checkpoints/scaled.py` in this process: CPU time of many batches, with a line fitted."""
+"""Costs of the model of `checkpoints/scaled.py` in this process: a line fitted to the CPU time of many batches."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = ["KEEP_RATIO", "PRUNER", "encoder_costs", "fit", "language_model_costs
 PRUNER: Final = "desap"
 KEEP_RATIO: Final = 0.111
 _TEXT_IDS: Final = tuple(range(1, 9))
-# Questions and pictures in each; rows and positions.
+# Questions and images of each; sequences and positions.
 _ENCODE_GRID: Final = ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 1))
 _PREFILL_GRID: Final = ((1, 40), (1, 90), (1, 160), (2, 90), (4, 90), (4, 160))
 _DECODE_GRID: Final = ((1, 90), (1, 250), (2, 90), (4, 90), (4, 250))
-_SHORTER: Final = 3  # positions of each row against the one before it: rows of a batch are padded, as they are in use
+_SHORTER: Final = 3  # positions by which each sequence is shorter than the one before it, as batches in use are padded
 _STEPS: Final = 12
 
 
 def fit(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
-    """Coefficients of a line that are not below 0: those that would be are left out (relative errors count)."""
+    """Coefficients of a line by least squares of the relative errors; terms with a negative one are left out."""
     matrix, target = np.array(rows, dtype=float), np.array(seconds)
     kept = list(range(matrix.shape[1]))
     while True:
@@ -62,7 +62,7 @@ def _median_of(repeats: int, action: Callable[[], object]) -> float:
 
 
 def encoder_costs(model: Path, text_tower: Path, files: Sequence[bytes], repeats: int) -> tuple[Encode, float]:
-    """The forward, and the preparation of a picture."""
+    """Costs of the encoder's forward, and seconds of preparing an image."""
     engine = EncoderEngine(
         models.load(str(model), LoadOptions(text_tower=str(text_tower), device="cpu", dtype="float32")),
         FeatureCache(0),
@@ -81,34 +81,34 @@ def encoder_costs(model: Path, text_tower: Path, files: Sequence[bytes], repeats
 
     seconds = [forward(*at) for at in _ENCODE_GRID]
     rows = [(1, questions, questions * count) for questions, count in _ENCODE_GRID]
-    fixed, per_question, per_picture = fit(rows, seconds)
+    fixed, per_question, per_image = fit(rows, seconds)
     prepare = _median_of(repeats, lambda: engine.prepare(request(0, 4))) / 4
-    return Encode(0.0, fixed, per_question, per_picture), prepare
+    return Encode(0.0, fixed, per_question, per_image), prepare
 
 
 def language_model_costs(model: Path, repeats: int) -> tuple[Prefill, Decode]:
-    """Prefill and decoding of rows of different lengths, tokens not sent."""
+    """Costs of prefill and decoding of sequences of different lengths, without sending tokens."""
     language_model = load_model(model, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa")
     width = language_model.causal_lm.config.hidden_size
 
-    def newcomers(rows: int, length: int) -> list[ModelInputs]:
-        lengths = [length - _SHORTER * row for row in range(rows)]
-        return [ModelInputs(0.02 * torch.randn(one, width), torch.arange(one), one) for one in lengths]
+    def new_sequences(count: int, length: int) -> list[ModelInputs]:
+        lengths = [length - _SHORTER * number for number in range(count)]
+        return [ModelInputs(0.02 * torch.randn(size, width), torch.arange(size), size) for size in lengths]
 
-    def prefill(rows: int, length: int) -> float:
-        batch = newcomers(rows, length)
+    def prefill(count: int, length: int) -> float:
+        batch = new_sequences(count, length)
         return _median_of(repeats, lambda: ModelRunner(language_model).prefill(batch))
 
-    def decode(rows: int, length: int) -> float:
+    def decode(count: int, length: int) -> float:
         runner = ModelRunner(language_model)
-        runner.prefill(newcomers(rows, length))
-        runner.decode([5] * rows)
-        return statistics.median(_cpu_s(lambda: runner.decode([5] * rows)) for _ in range(_STEPS * repeats))
+        runner.prefill(new_sequences(count, length))
+        runner.decode([5] * count)
+        return statistics.median(_cpu_s(lambda: runner.decode([5] * count)) for _ in range(_STEPS * repeats))
 
     with torch.inference_mode():
         prefills = [prefill(*at) for at in _PREFILL_GRID]
         steps = [decode(*at) for at in _DECODE_GRID]
-    terms = [(1, rows, rows * length, rows * length**2) for rows, length in _PREFILL_GRID]
+    terms = [(1, count, count * length, count * length**2) for count, length in _PREFILL_GRID]
     fitted = Prefill(0.0, *fit(terms, prefills))
-    fixed, per_row, per_position = fit([(1, rows, rows * length) for rows, length in _DECODE_GRID], steps)
-    return fitted, Decode(0.0, fixed, per_row, per_position)
+    fixed, per_sequence, per_position = fit([(1, count, count * length) for count, length in _DECODE_GRID], steps)
+    return fitted, Decode(0.0, fixed, per_sequence, per_position)

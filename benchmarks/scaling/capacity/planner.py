@@ -10,19 +10,19 @@ from typing import Final
 import numpy as np
 
 from benchmarks.scaling.capacity.profile import Profile
-from benchmarks.scaling.capacity.simulation import Outcome, open_loop
-from benchmarks.scaling.capacity.system import Deployment, Redis
+from benchmarks.scaling.capacity.simulation import SimulationOutcome, open_loop
+from benchmarks.scaling.capacity.system import Redis, SimulatedDeployment
 from benchmarks.scaling.capacity.workload import Workload, bursts, poisson
 
-__all__ = ["REDIS", "Goal", "Plan", "Planner", "Unreachable", "cost_per_million", "limits"]
+__all__ = ["REDIS", "CapacityPlan", "CapacityPlanner", "Goal", "Unreachable", "cost_per_million", "limits"]
 
 REDIS: Final = "Redis, all together"
 _STEP: Final = 0.04
 _MOST_TRIES: Final = 100
 _APART_S: Final = 1000.0
-# Less than this part of the goal explains no refusal.
-_SHORT: Final = 0.05
-_LEVEL: Final = {"encoder queue": "encoders", "encoder": "encoders", "LLM queue": "llms", "LLM": "llms"}
+# Share of the goal below which extra time in a stage explains no refusal.
+_MIN_EXTRA_SHARE: Final = 0.05
+_REPLICAS_OF: Final = {"encoder queue": "encoders", "encoder": "encoders", "LLM queue": "llms", "LLM": "llms"}
 
 
 class Unreachable(RuntimeError):
@@ -31,99 +31,99 @@ class Unreachable(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the answers must keep: a percentile of their seconds, and the share of requests refused at most."""
+    """Goal of a plan: a percentile of the seconds of an answer, and the largest share of refused requests."""
 
     seconds: float
     percent: float = 95.0
     refused: float = 0.001
 
-    def kept(self, outcome: Outcome) -> bool:
-        """Whether a run did."""
+    def kept(self, outcome: SimulationOutcome) -> bool:
+        """Whether a run keeps the goal."""
         return outcome.percentile(self.percent) <= self.seconds and outcome.refused_share <= self.refused
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A deployment of several equal cells, and what it does.
+class CapacityPlan:
+    """A deployment of equal cells, and its simulated performance.
 
     Attributes:
-        rate: Requests a second, all cells together.
-        cells: How many times `deployment` stands there.
-        deployment: Of one cell. Where one Redis is too little for the rate it has none: caches are in the gateways.
-        outcome: Of one cell, simulated.
-        fails_at: How many times the rate it still keeps the goal, and no more.
-        fails_first: What is then short.
+        rate: Requests a second of all cells together.
+        cells: Number of cells.
+        deployment: Deployment of one cell. Where one Redis cannot serve the rate, caches are in the gateways.
+        outcome: Simulated result of one cell.
+        fails_at: Largest multiple of the rate at which it keeps the goal.
+        fails_first: Bottleneck above it.
     """
 
     rate: float
     cells: int
-    deployment: Deployment
-    outcome: Outcome
+    deployment: SimulatedDeployment
+    outcome: SimulationOutcome
     fails_at: float
     fails_first: str
 
     @property
     def encoders(self) -> int:
-        """In all cells."""
+        """Encoder services in all cells."""
         return self.cells * self.deployment.encoders
 
     @property
     def llms(self) -> int:
-        """In all cells."""
+        """LLM services in all cells."""
         return self.cells * self.deployment.llms
 
     @property
     def gateways(self) -> int:
-        """In all cells."""
+        """Gateways in all cells."""
         return self.cells * self.deployment.gateways
 
 
 @dataclass(frozen=True)
-class Planner:
-    """Plans for rates, each from that for the next smaller one.
+class CapacityPlanner:
+    """Plans for rates, each of which starts from the plan for the next smaller rate.
 
     Attributes:
-        profile: What things cost.
-        workload: What is asked.
-        goal: What to keep.
-        base: A deployment whose replicas are counted anew; everything else in it stays.
-        burst_factor: Of the arrivals, in a tenth of the time; 1: at random and no more.
-        most_in_a_cell: Requests a second that are simulated together. A larger rate is that of several equal cells,
-            which share nothing but Redis: that is larger than one system of all would need, as cells do not help out.
-        window_s: Of the simulation; a third of it goes before as warm-up.
-        seed: Of arrivals and questions, the same for all trials.
+        profile: Costs of the stages.
+        workload: Distribution of the questions.
+        goal: Goal that a plan must keep.
+        base: Deployment whose settings a plan keeps; its numbers of replicas are replaced.
+        burst_factor: Rate in bursts, a tenth of the time, over the mean rate; 1: no bursts.
+        most_in_a_cell: Requests a second that are simulated together. A larger rate is split over equal cells, which
+            share nothing but Redis. They need more replicas than one system would, as cells do not help each other.
+        window_s: Simulated seconds of a trial; a third of it precedes as warm-up.
+        seed: Seed of arrivals and questions, the same for all trials.
     """
 
     profile: Profile
     workload: Workload
     goal: Goal
-    base: Deployment
+    base: SimulatedDeployment
     burst_factor: float = 1.0
     most_in_a_cell: float = 100.0
     window_s: float = 15.0
     seed: int = 0
 
-    def plans(self, rates: Sequence[float]) -> Iterator[Plan]:
-        """One for each rate, in rising order.
+    def plans(self, rates: Sequence[float]) -> Iterator[CapacityPlan]:
+        """A plan for each rate, in rising order.
 
         Raises:
-            Unreachable: A request alone is too slow, or more of everything does not help.
+            Unreachable: A request alone is too slow, or more replicas do not help.
         """
         alone = self._alone()
         longest = max(alone.seconds)
         if longest > self.goal.seconds:
             raise Unreachable(f"a request alone takes {longest:.2f} s, longer than the goal of {self.goal.seconds:g} s")
-        found: Deployment | None = None
+        found: SimulatedDeployment | None = None
         for rate in sorted(rates):
             cells = math.ceil(rate / self.most_in_a_cell)
             start = self._least(rate, cells)
             if found is not None and cells == 1:
                 start = _at_least(start, found)
             found, outcome = self._grow(start, rate / cells, alone)
-            yield Plan(rate, cells, found, outcome, *self._failure(found, rate / cells, alone))
+            yield CapacityPlan(rate, cells, found, outcome, *self._failure(found, rate / cells, alone))
 
-    def _least(self, rate: float, cells: int) -> Deployment:
-        """One cell that could not keep up with its part of the rate if it had less, and its part of Redis."""
+    def _least(self, rate: float, cells: int) -> SimulatedDeployment:
+        """The smallest cell whose capacity is its share of the rate, with its share of Redis."""
         most = limits(self.profile, self.base, self.workload)
         redis = self.base.redis
         if redis is not None:
@@ -137,8 +137,8 @@ class Planner:
             redis=redis,
         )
 
-    def run(self, deployment: Deployment, rate: float) -> Outcome:
-        """One cell under its load."""
+    def run(self, deployment: SimulatedDeployment, rate: float) -> SimulationOutcome:
+        """The simulated result of one cell at its rate."""
         rng = np.random.default_rng(self.seed)
         arrivals = poisson(rate, rng) if self.burst_factor == 1 else bursts(rate, rng, factor=self.burst_factor)
         warm_up_s = self.window_s / 3
@@ -152,74 +152,76 @@ class Planner:
             seed=self.seed,
         )
 
-    def _grow(self, deployment: Deployment, rate: float, alone: Outcome) -> tuple[Deployment, Outcome]:
+    def _grow(
+        self, deployment: SimulatedDeployment, rate: float, alone: SimulationOutcome
+    ) -> tuple[SimulatedDeployment, SimulationOutcome]:
         for _ in range(_MOST_TRIES):
             outcome = self.run(deployment, rate)
             if self.goal.kept(outcome):
                 return deployment, outcome
-            short = self._short(outcome, alone)
-            if short == "Redis":
+            bottleneck = self._bottleneck(outcome, alone)
+            if bottleneck == "Redis":
                 deployment = replace(deployment, redis=None)
                 continue
-            name = _LEVEL.get(short, "gateways")
+            name = _REPLICAS_OF.get(bottleneck, "gateways")
             count = getattr(deployment, name)
             deployment = replace(deployment, **{name: count + max(1, round(_STEP * count))})
         raise Unreachable(f"not within {_MOST_TRIES} trials at {rate:g} requests/s")
 
-    def _short(self, outcome: Outcome, alone: Outcome) -> str:
-        """Where answers spend most beyond what they would alone; else the place that refuses most."""
-        more = {place: spent - alone.spent_s.get(place, 0.0) for place, spent in outcome.spent_s.items()}
-        place = max(more, key=lambda name: more[name])
+    def _bottleneck(self, outcome: SimulationOutcome, alone: SimulationOutcome) -> str:
+        """The stage in which answers spend most time beyond that of a request alone, or the queue that refuses most."""
+        extra_s = {stage: spent - alone.spent_s.get(stage, 0.0) for stage, spent in outcome.spent_s.items()}
+        slowest = max(extra_s, key=lambda stage: extra_s[stage])
         if not outcome.refused:
-            return place
+            return slowest
         refusing = max(outcome.refused, key=lambda name: outcome.refused[name])
-        # A stage's own queue speaks for itself; the places of a gateway fill up behind whatever is slow.
-        quick = outcome.percentile(self.goal.percent) <= self.goal.seconds and refusing in _LEVEL
-        return refusing if quick or more[place] < _SHORT * self.goal.seconds else place
+        # A full queue of a stage names the bottleneck; the limit of a gateway is reached behind any slow stage.
+        is_stage = outcome.percentile(self.goal.percent) <= self.goal.seconds and refusing in _REPLICAS_OF
+        return refusing if is_stage or extra_s[slowest] < _MIN_EXTRA_SHARE * self.goal.seconds else slowest
 
-    def _failure(self, deployment: Deployment, rate: float, alone: Outcome) -> tuple[float, str]:
-        """The last tenth more of the rate at which the goal is kept, and what is short beyond."""
+    def _failure(self, deployment: SimulatedDeployment, rate: float, alone: SimulationOutcome) -> tuple[float, str]:
+        """The largest multiple of the rate, in tenths, that keeps the goal, and the bottleneck above it."""
         for tenths in range(1, 31):
             outcome = self.run(deployment, rate * (1 + tenths / 10))
             if not self.goal.kept(outcome):
-                return 1 + (tenths - 1) / 10, self._short(outcome, alone)
+                return 1 + (tenths - 1) / 10, self._bottleneck(outcome, alone)
         return 4.0, "nothing up to four times the rate"
 
-    def _alone(self) -> Outcome:
-        """One answer of each length, each with everything for itself."""
-        one = replace(self.base, encoders=1, llms=1, gateways=1)
+    def _alone(self) -> SimulationOutcome:
+        """The result of one answer of each length, with the whole system for itself."""
+        single = replace(self.base, encoders=1, llms=1, gateways=1)
         workload = replace(self.workload, answer_hits=0.0, visual_token_hits=0.0)
-        moments = [_APART_S * number for number in range(len(workload.answer_tokens))]
-        return open_loop(self.profile, one, workload, moments, window_s=_APART_S * (len(moments) + 1))
+        arrivals = [_APART_S * number for number in range(len(workload.answer_tokens))]
+        return open_loop(self.profile, single, workload, arrivals, window_s=_APART_S * (len(arrivals) + 1))
 
 
-def _at_least(one: Deployment, other: Deployment) -> Deployment:
+def _at_least(deployment: SimulatedDeployment, smaller: SimulatedDeployment) -> SimulatedDeployment:
     return replace(
-        one,
-        encoders=max(one.encoders, other.encoders),
-        llms=max(one.llms, other.llms),
-        gateways=max(one.gateways, other.gateways),
+        deployment,
+        encoders=max(deployment.encoders, smaller.encoders),
+        llms=max(deployment.llms, smaller.llms),
+        gateways=max(deployment.gateways, smaller.gateways),
     )
 
 
-def limits(profile: Profile, deployment: Deployment, workload: Workload) -> dict[str, float]:
-    """Requests a second that one replica of each kind can do at the most, and Redis altogether; caches counted in."""
-    pictures, answer = workload.pictures, workload.mean_answer_tokens
+def limits(profile: Profile, deployment: SimulatedDeployment, workload: Workload) -> dict[str, float]:
+    """Capacity of one replica of each kind, and of Redis as a whole, in requests a second; caches are counted in."""
+    images, answer = workload.images, workload.mean_answer_tokens
     generated = 1 - workload.answer_hits
     encoded = generated - workload.visual_token_hits
-    rules, rows = deployment.encoder_rules, deployment.llm_rules.max_batch_size
-    questions = max(rules.max_batch_size // pictures, 1)
-    prepare = profile.prepare_per_picture * pictures
+    rules, sequences = deployment.encoder_rules, deployment.llm_rules.max_batch_size
+    questions = max(rules.max_batch_size // images, 1)
+    prepare = profile.prepare_per_image * images
     encoder_cpu = 1 / max(
         prepare / rules.workers(deployment.encoder_cores), (prepare + profile.encoder_call) / deployment.encoder_cores
     )
-    prompt = profile.prompt_tokens(pictures)
-    step = profile.step_s(rows, round(prompt + answer / 2))
-    llm = (profile.prefill_s(rows, prompt) + (answer - 1) * step) / rows  # the prefill gives the first token
-    token_bits = 8 * pictures * profile.visual_tokens * profile.token_bytes
-    gateway = profile.gateway_request + profile.gateway_per_picture * (pictures - 1)
+    prompt = profile.prompt_tokens(images)
+    step = profile.step_s(sequences, round(prompt + answer / 2))
+    llm = (profile.prefill_s(sequences, prompt) + (answer - 1) * step) / sequences  # the prefill gives the first token
+    token_bits = 8 * images * profile.visual_tokens * profile.token_bytes
+    gateway = profile.gateway_request + profile.gateway_per_image * (images - 1)
     most = {
-        "encoder": questions / profile.encode.seconds(questions, questions * pictures) / max(encoded, 1e-9),
+        "encoder": questions / profile.encode.seconds(questions, questions * images) / max(encoded, 1e-9),
         "encoder CPU": encoder_cpu / max(encoded, 1e-9),
         "LLM": 1 / llm / max(generated, 1e-9),
         "gateway CPU": 1 / (gateway + profile.gateway_per_token * answer * generated),
@@ -232,6 +234,6 @@ def limits(profile: Profile, deployment: Deployment, workload: Workload) -> dict
     return most
 
 
-def cost_per_million(plan: Plan, price_per_gpu_hour: float) -> float:
-    """Price of the GPUs of both stages while they give a million answers."""
+def cost_per_million(plan: CapacityPlan, price_per_gpu_hour: float) -> float:
+    """Price of the GPUs of both stages for a million answers."""
     return (plan.encoders + plan.llms) * price_per_gpu_hour / 3600 / plan.rate * 1e6

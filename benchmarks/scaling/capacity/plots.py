@@ -1,95 +1,92 @@
-"""Pictures of plans and of the validation."""
+"""Plots of the plans and of the validation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from benchmarks.harness.plots import pyplot, save_figure
 
 __all__ = ["plot_plans", "plot_validation"]
 
-
-def _pyplot() -> Any:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+_COLORS: Final = ("C0", "C1", "C2", "C3")
 
 
 def plot_plans(plans: Sequence[dict[str, Any]], curves: Sequence[dict[str, Any]], path: Path, *, goal_s: float) -> None:
-    """Left: GPUs of each stage over the rate, all visual tokens beside the pruned. Right: p95 of one replica each.
+    """Left: GPUs of each stage over the rate, with all visual tokens and with the kept ones. Right: p95 over the rate.
 
     Args:
         plans: Rows of the report.
         curves: `visual_tokens`, `rates` a second, `p95_s` and `refused_share` of one encoder and one LLM service.
-        path: PNG.
-        goal_s: Drawn as a line.
+        path: PNG file.
+        goal_s: Goal for p95, drawn as a line.
     """
-    plt = _pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4.2), layout="constrained")
-    reached = [row for row in plans if "encoders" in row]
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(11.5, 4.2), layout="constrained")
+    _plot_gpus(left, plans)
+    _plot_latency(right, curves, goal_s)
+    save_figure(figure, path)
+
+
+def _plot_gpus(axis: Any, plans: Sequence[dict[str, Any]]) -> None:
     rates = sorted({row["rate"] for row in plans})
     kinds = list(dict.fromkeys(row["visual_tokens"] for row in plans))
     width = 0.8 / len(kinds)
-    colors = ["C0", "C1", "C2", "C3"]
     for number, kind in enumerate(kinds):
-        for row in (row for row in reached if row["visual_tokens"] == kind):
-            x = rates.index(row["rate"]) + (number - (len(kinds) - 1) / 2) * width
-            first = row["rate"] == min(one["rate"] for one in reached if one["visual_tokens"] == kind)
-            llm_label = f"LLM services, {kind} visual tokens" if first else None
-            left.bar(x - width / 4, row["llms"], width / 2.2, color=colors[number], label=llm_label)
-            left.bar(
-                x + width / 4,
-                row["encoders"],
-                width / 2.2,
-                color=colors[number],
-                alpha=0.45,
-                label=f"encoders, {kind} visual tokens" if first else None,
-            )
-            left.text(
-                x, max(row["llms"], row["encoders"]) * 1.08, f"{row['llms']}+{row['encoders']}", ha="center", size=8
-            )
-    left.set_yscale("log")
-    left.set_xticks(range(len(rates)), [f"{rate:,.0f}" for rate in rates])
-    left.margins(y=0.25)
-    left.set(xlabel="requests/s", ylabel="GPUs (log scale)", title="GPUs that keep the goal: LLM + encoder")
-    if left.has_data():  # no plan may keep the goal
-        left.legend(fontsize=8, loc="upper left")
+        shift = (number - (len(kinds) - 1) / 2) * width
+        labels: dict[str, str | None] = {
+            "llms": f"LLM services, {kind} visual tokens",
+            "encoders": f"encoders, {kind} visual tokens",
+        }
+        for row in sorted((row for row in plans if row["visual_tokens"] == kind), key=lambda row: row["rate"]):
+            if "encoders" not in row:  # no plan keeps the goal
+                continue
+            x = rates.index(row["rate"]) + shift
+            for stage, side, alpha in (("llms", -1, 1.0), ("encoders", 1, 0.45)):
+                bar = {"color": _COLORS[number], "alpha": alpha, "label": labels[stage]}
+                axis.bar(x + side * width / 4, row[stage], width / 2.2, **bar)
+            labels = {"llms": None, "encoders": None}  # one entry of the legend for each kind
+            text = f"{row['llms']}+{row['encoders']}"
+            axis.text(x, max(row["llms"], row["encoders"]) * 1.08, text, ha="center", size=8)
+    axis.set_yscale("log")
+    axis.set_xticks(range(len(rates)), [f"{rate:,.0f}" for rate in rates])
+    axis.margins(y=0.25)
+    axis.set(xlabel="requests/s", ylabel="GPUs (log scale)", title="GPUs that keep the goal: LLM + encoder")
+    if axis.has_data():  # it is empty where no plan keeps the goal
+        axis.legend(fontsize=8, loc="upper left")
+
+
+def _plot_latency(axis: Any, curves: Sequence[dict[str, Any]], goal_s: float) -> None:
     for number, curve in enumerate(curves):
-        label = f"{curve['visual_tokens']} visual tokens"
-        right.plot(curve["rates"], curve["p95_s"], "-", color=colors[number], label=label)
+        color = _COLORS[number]
+        axis.plot(curve["rates"], curve["p95_s"], "-", color=color, label=f"{curve['visual_tokens']} visual tokens")
         points = list(zip(curve["rates"], curve["p95_s"], curve["refused_share"], strict=True))
-        for some, fill in ((True, "white"), (False, colors[number])):
-            chosen = [(rate, p95) for rate, p95, refused in points if (refused > 0) == some]
-            right.plot(*zip(*chosen, strict=True), "o", ms=5, color=colors[number], mfc=fill) if chosen else None
-    right.plot([], [], "o", color="0.4", mfc="white", label="some are refused")
-    right.axhline(goal_s, color="0.4", linestyle="--", label="goal")
-    right.set(xlabel="requests/s", ylabel="p95 of an answer, s", title="One encoder and one LLM service")
-    right.set_ylim(0, 3 * goal_s)
-    right.grid(alpha=0.3)
-    right.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        for refuses, fill in ((True, "white"), (False, color)):
+            if chosen := [(rate, p95) for rate, p95, refused in points if (refused > 0) == refuses]:
+                axis.plot(*zip(*chosen, strict=True), "o", ms=5, color=color, mfc=fill)
+    axis.plot([], [], "o", color="0.4", mfc="white", label="some requests are refused")
+    axis.axhline(goal_s, color="0.4", linestyle="--", label="goal")
+    axis.set(xlabel="requests/s", ylabel="p95 of an answer, s", title="One encoder and one LLM service")
+    axis.set_ylim(0, 3 * goal_s)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
 
 
 def plot_validation(rows: Sequence[dict[str, Any]], path: Path, *, tolerance: float) -> None:
-    """How far off the simulation is, a line a run; the band is the tolerance."""
-    plt = _pyplot()
+    """Relative error of the simulation, a line for each run; the band is the tolerance."""
     runs = list(dict.fromkeys((row["scenario"], row["load"], row["shape"]) for row in rows))
-    figure, axis = plt.subplots(figsize=(8.5, 0.8 + 0.32 * len(runs)), layout="constrained")
+    figure, axis = pyplot().subplots(figsize=(8.5, 0.8 + 0.32 * len(runs)), layout="constrained")
     axis.axvspan(-100 * tolerance, 100 * tolerance, color="0.92", label=f"within {tolerance:.0%}")
     axis.axvline(0, color="0.5", lw=1)
     for number, (what, label) in enumerate({"answers/s": "answers per second", "p50, s": "median seconds"}.items()):
-        some = [row for row in rows if row["what"] == what]
-        places = [runs.index((row["scenario"], row["load"], row["shape"])) for row in some]
-        axis.plot([100 * row["off_by"] for row in some], places, "os"[number], color=f"C{number}", label=label)
-    axis.set_yticks(range(len(runs)), [f"{name} is short, {load}, {shape}" for name, load, shape in runs], fontsize=8)
+        chosen = [row for row in rows if row["what"] == what]
+        lines = [runs.index((row["scenario"], row["load"], row["shape"])) for row in chosen]
+        axis.plot([100 * row["off_by"] for row in chosen], lines, "os"[number], color=f"C{number}", label=label)
+    names = [f"{name} is the bottleneck, {load}, {shape}" for name, load, shape in runs]
+    axis.set_yticks(range(len(runs)), names, fontsize=8)
     axis.invert_yaxis()
     most = max(30.0, 1.1 * max(abs(100 * row["off_by"]) for row in rows))
     axis.set(xlabel="simulated against real, %", xlim=(-most, most), title="encoders x LLM services")
     axis.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""Cores that all who run on them share evenly, as threads under the scheduler and a quota do."""
+"""Cores that all jobs on them share evenly, as threads under the scheduler and a quota do."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Processor"]
 
 
 class Processor:
-    """Egalitarian processor sharing; nobody is faster than one core.
+    """Egalitarian processor sharing; no job is faster than one core.
 
-    Kept in virtual time (Parekh & Gallager 1993): it advances by what each job receives, so that a job ends when it has
-    advanced by the job's work, whoever comes and goes meanwhile.
+    Kept in virtual time (Parekh & Gallager 1993), which advances by the work that each job receives. A job ends when
+    virtual time has advanced by the job's work, whichever other jobs start and end meanwhile.
 
     Args:
         env: The simulation.
-        cores: How many, or which part of one.
+        cores: Number of cores, or a share of one.
     """
 
     def __init__(self, env: simpy.Environment, cores: float) -> None:
@@ -29,10 +29,10 @@ class Processor:
         self._numbers = itertools.count()
         self._virtual = self._updated_at = 0.0
         self._busy_s = 0.0
-        self._wake_number = 0
+        self._timer_number = 0
 
     def run(self, seconds: float) -> simpy.Event:
-        """An event of the moment at which so much work of one core is done."""
+        """The event of the end of a job of `seconds` of one core."""
         self._advance()
         done = self._env.event()
         heapq.heappush(self._jobs, (self._virtual + seconds, next(self._numbers), done))
@@ -46,7 +46,7 @@ class Processor:
 
     @property
     def cores(self) -> float:
-        """How many."""
+        """Number of cores."""
         return self._cores
 
     def _rate(self) -> float:
@@ -59,14 +59,14 @@ class Processor:
         self._updated_at = self._env.now
 
     def _schedule(self) -> None:
-        self._wake_number += 1
+        self._timer_number += 1
         if self._jobs:
             wait = max(self._jobs[0][0] - self._virtual, 0.0) / self._rate()
-            wake: Any = self._env.timeout(wait, value=self._wake_number)
-            wake.callbacks.append(self._wake)
+            timer: Any = self._env.timeout(wait, value=self._timer_number)
+            timer.callbacks.append(self._on_timer)
 
-    def _wake(self, wake: Any) -> None:
-        if wake.value != self._wake_number:  # somebody came meanwhile
+    def _on_timer(self, timer: Any) -> None:
+        if timer.value != self._timer_number:  # another job has started meanwhile
             return
         self._advance()
         self._virtual = max(self._virtual, self._jobs[0][0])  # rounding must not leave the first unfinished

@@ -1,4 +1,4 @@
-"""A request that found a bounded queue full."""
+"""Refusal of a request by a full queue."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ __all__ = ["Refused"]
 
 
 class Refused(Exception):
-    """The caller is told at once to come back later; `args[0]` is the place that was full."""
+    """A queue is full, and refuses the request at once; `args[0]` is its name."""
 
     @property
-    def place(self) -> str:
-        """For the count."""
+    def queue(self) -> str:
+        """Name of the queue."""
         return str(self.args[0])

@@ -1,8 +1,8 @@
-"""A profile of LLaVA-1.5-7B on a GPU that is not here: operations and bytes over what a data sheet promises.
+"""A derived profile of LLaVA-1.5-7B on a GPU: operations and bytes over the peaks of a data sheet.
 
-Nothing in it is measured on a GPU. Operations are those of `benchmarks/speed/operations.py`; how much of the peaks is
-reached, and what an eager layer costs at least, are assumptions and stand in the profile's notes. What the CPU does is
-taken from a profile that was measured.
+Nothing in it is measured on a GPU. Operations are those of `benchmarks/speed/operations.py`. The shares of the peaks
+that are reached and the least time of an eager layer are assumptions, which the profile's notes name. Costs on the CPU
+are those of a measured profile.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill, Profile, Regroup
 from benchmarks.speed.operations import Decoder, TextTower, VisionTower, merging, projector
 
 __all__ = ["GPUS", "Assumptions", "Gpu", "derive"]
 
-_WORDS: Final = 30  # of a question, in the text tower
+_WORDS: Final = 30  # tokens of a question in the text tower
 _VOCABULARY: Final = 32064
-_BYTES: Final = 2  # of a value in 16 bits
-_OPERATIONS: Final = 2  # a multiplication and an addition
-# A token of float16 channels, and what the message says about it; see benchmarks/results/link.md.
+_BYTES: Final = 2  # bytes of a value in 16 bits
+_OPERATIONS: Final = 2  # of a multiply-add
+# A visual token as float16 with its share of the message; see benchmarks/results/link.md.
 _TOKEN_BYTES: Final = 131_244 / 64
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Peaks of a data sheet."""
+    """Peaks of a GPU in its data sheet."""
 
     name: str
     flops_per_second: float
@@ -46,16 +46,17 @@ GPUS: Final = _gpus()
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What no data sheet says.
+    """Assumptions, as no data sheet has these figures.
 
     Attributes:
-        compute: Share of the peak that the towers and the prefill reach.
-        bandwidth: Share of the peak that decoding reaches.
-        layer_s: What a layer takes at least: Python and launches, as the models run eagerly.
-        question_s: Pruning a question, row by row, and its text tower's launches.
-        cache_passes: How often a step reads or writes the key-value cache: transformers' DynamicCache appends by
-            copying it, and attention reads it.
-        regroup_passes: Likewise when a row joins or leaves: all rows are copied, padded or cut to another length.
+        compute: Share of the peak operations that the towers and the prefill reach.
+        bandwidth: Share of the peak bandwidth that decoding reaches.
+        layer_s: Least seconds of a layer, for Python and kernel launches, as the models run eagerly.
+        question_s: Seconds of the pruner and of the text tower's launches for a question.
+        cache_passes: Reads and writes of the KV cache in a step: transformers' DynamicCache appends by copying it, and
+            attention reads it.
+        regroup_passes: Reads and writes of the KV cache when a sequence joins or leaves: all sequences are copied,
+            padded or cut to another length.
         memory: Share of the memory that may be used.
     """
 
@@ -68,41 +69,32 @@ class Assumptions:
     memory: float = 0.9
 
     def notes(self) -> tuple[str, ...]:
-        """For people."""
+        """The assumptions as sentences of a report."""
         return (
             f"assumed: {self.compute:.0%} of the peak operations in towers and prefill, {self.bandwidth:.0%} of the"
             " peak bandwidth in decoding",
             f"assumed: an eager layer takes at least {1e3 * self.layer_s:g} ms; text tower and pruner"
             f" {1e3 * self.question_s:g} ms a question",
-            f"derived from the engine's code: the key-value caches of all rows are passed over {self.cache_passes}"
-            f" times a step (they grow by copying), and {self.regroup_passes} times when a row joins or leaves",
-            f"assumed: {self.memory:.0%} of the memory for weights and key-value caches",
+            f"derived from the engine's code: the KV caches of all sequences are read or written {self.cache_passes}"
+            f" times a step (they grow by copying), and {self.regroup_passes} times when a sequence joins or leaves",
+            f"assumed: {self.memory:.0%} of the memory for weights and KV caches",
         )
 
 
 def derive(gpu: Gpu, keep: int | None, cpu: Profile, assumed: Assumptions | None = None) -> Profile:
-    """LLaVA-1.5-7B in 16 bits, each stage on a GPU of its own.
+    """The profile of LLaVA-1.5-7B in 16 bits, each stage on a GPU of its own.
 
     Args:
-        gpu: Which.
+        gpu: The GPU.
         keep: Visual tokens that DeSAP keeps of 576; None: nothing is pruned.
-        cpu: Where the costs on the CPU come from, and the size of a picture file.
-        assumed: Instead of the defaults.
+        cpu: Profile with the costs on the CPU and the size of an image file.
+        assumed: Assumptions; None: the defaults.
     """
     assumed = assumed or Assumptions()
-    decoder, vision, text = Decoder(), VisionTower(), TextTower()
-    flops = gpu.flops_per_second * assumed.compute / _OPERATIONS  # multiply-adds a second
-    stream = gpu.bytes_per_second * assumed.bandwidth
+    decoder, vision = Decoder(), VisionTower()
     tokens = vision.num_patches if keep is None else keep
-    tower = vision.up_to_the_last_layer()
-    if keep is not None:
-        tower += vision.decoupled_branch() + vision.joint_projection(text.joint_size) + vision.cls_attention()
-        tower += merging(vision.num_patches, keep, vision.hidden_size)
-    width, layers = decoder.hidden_size, decoder.num_layers
-    per_token = layers * (decoder.layer(1) - 2 * width)
-    head = width * _VOCABULARY
-    weights = per_token + 2 * head + projector(1, vision.hidden_size, width)
-    kv_bytes = 2 * layers * decoder.key_value_size * _BYTES
+    kv_bytes = 2 * decoder.num_layers * decoder.key_value_size * _BYTES
+    weight_bytes = _BYTES * (_per_token(decoder) + 2 * _head(decoder) + _projector(1))
     return dataclasses.replace(
         cpu,
         name=f"LLaVA-1.5-7B on {gpu.name}, {'all 576' if keep is None else keep} visual tokens",
@@ -111,32 +103,70 @@ def derive(gpu: Gpu, keep: int | None, cpu: Profile, assumed: Assumptions | None
             f"data sheet: {gpu.flops_per_second / 1e12:g} TFLOP/s, {gpu.bytes_per_second / 1e9:g} GB/s,"
             f" {gpu.memory_bytes / 1e9:g} GB",
             *assumed.notes(),
-            "measured on the CPU of this project's machine: pictures decoded, calls, tokens passed on, gateway",
+            "measured on the CPU of this project's machine: decoding of images, calls, tokens passed on, gateway",
         ),
         shares_cores=False,
-        encode=Encode(
-            floor=vision.num_layers * assumed.layer_s,
-            fixed=0.0,
-            per_question=0.0 if keep is None else assumed.question_s + text.whole(_WORDS) / flops,
-            per_picture=tower / flops,
-        ),
-        prefill=Prefill(
-            floor=max(layers * assumed.layer_s, weights * _BYTES / stream),
-            fixed=0.0,
-            per_row=(head + projector(tokens, vision.hidden_size, width)) / flops,
-            per_token=per_token / flops,
-            per_square=2 * width * layers / flops,
-        ),
-        decode=Decode(
-            floor=layers * assumed.layer_s,
-            fixed=weights * _BYTES / stream,
-            per_row=(per_token + head) / flops,
-            per_position=assumed.cache_passes * kv_bytes / stream,
-        ),
-        regroup=Regroup(fixed=0.0, per_position=assumed.regroup_passes * kv_bytes / stream),
+        encode=_encode(gpu, keep, assumed),
         visual_tokens=tokens,
         text_tokens=2 * _WORDS,
         token_bytes=_TOKEN_BYTES,
         kv_bytes_per_token=kv_bytes,
-        kv_bytes=max(int(assumed.memory * gpu.memory_bytes - weights * _BYTES), 0),
+        kv_bytes=max(int(assumed.memory * gpu.memory_bytes - weight_bytes), 0),
+        **_language_model(gpu, tokens, assumed, weight_bytes, kv_bytes),
     )
+
+
+def _per_token(decoder: Decoder) -> int:
+    """Multiply-adds of a token in all layers without attention, which is also their number of weights."""
+    return decoder.num_layers * (decoder.layer(1) - 2 * decoder.hidden_size)
+
+
+def _head(decoder: Decoder) -> int:
+    """Multiply-adds and weights of the language model's head."""
+    return decoder.hidden_size * _VOCABULARY
+
+
+def _projector(tokens: int) -> int:
+    return projector(tokens, VisionTower().hidden_size, Decoder().hidden_size)
+
+
+def _multiply_adds(gpu: Gpu, assumed: Assumptions) -> float:
+    """Multiply-adds a second in the towers and in the prefill."""
+    return gpu.flops_per_second * assumed.compute / _OPERATIONS
+
+
+def _encode(gpu: Gpu, keep: int | None, assumed: Assumptions) -> Encode:
+    vision, text, rate = VisionTower(), TextTower(), _multiply_adds(gpu, assumed)
+    tower = vision.up_to_the_last_layer()
+    if keep is not None:
+        tower += vision.decoupled_branch() + vision.joint_projection(text.joint_size) + vision.cls_attention()
+        tower += merging(vision.num_patches, keep, vision.hidden_size)
+    return Encode(
+        floor=vision.num_layers * assumed.layer_s,
+        fixed=0.0,
+        per_question=0.0 if keep is None else assumed.question_s + text.whole(_WORDS) / rate,
+        per_image=tower / rate,
+    )
+
+
+def _language_model(gpu: Gpu, tokens: int, assumed: Assumptions, weight_bytes: int, kv_bytes: int) -> dict[str, Any]:
+    """Prefill, decoding and regrouping, as fields of a profile."""
+    decoder, rate = Decoder(), _multiply_adds(gpu, assumed)
+    bytes_per_second = gpu.bytes_per_second * assumed.bandwidth
+    layers_s, weights_s = decoder.num_layers * assumed.layer_s, weight_bytes / bytes_per_second
+    return {
+        "prefill": Prefill(
+            floor=max(layers_s, weights_s),
+            fixed=0.0,
+            per_sequence=(_head(decoder) + _projector(tokens)) / rate,
+            per_token=_per_token(decoder) / rate,
+            per_square=2 * decoder.hidden_size * decoder.num_layers / rate,
+        ),
+        "decode": Decode(
+            floor=layers_s,
+            fixed=weights_s,
+            per_sequence=(_per_token(decoder) + _head(decoder)) / rate,
+            per_position=assumed.cache_passes * kv_bytes / bytes_per_second,
+        ),
+        "regroup": Regroup(fixed=0.0, per_position=assumed.regroup_passes * kv_bytes / bytes_per_second),
+    }

@@ -1,4 +1,4 @@
-"""Costs of the running services: CPU time of their processes for one request of each kind after the other."""
+"""Costs of the running services: CPU time of their processes for requests of each kind, one after the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.scaling.capacity.model_costs import KEEP_RATIO, PRUNER
-from benchmarks.scaling.clients import Asked, open_loop
+from benchmarks.scaling.clients import RequestShape, open_loop
 from benchmarks.scaling.cpu_caps import cpu_seconds
 from benchmarks.scaling.deployment import FLAGS
 from fovea.processes.stack import Stack, free_port
@@ -19,10 +19,10 @@ from gateway.clients.encoder import EncodeArgs, EncoderClient, EncodeResult
 from gateway.clients.llm import GenerateDone, LLMClient, Sampling
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 
-__all__ = ["FLOW", "FLOW_CLIENTS", "LONG_ANSWER", "MANY_ROWS", "ServiceCosts", "service_costs"]
+__all__ = ["FLOW", "FLOW_CLIENTS", "LONG_ANSWER", "MANY_SEQUENCES", "ServiceCosts", "service_costs"]
 
 LONG_ANSWER: Final = 41
-MANY_ROWS: Final = 4
+MANY_SEQUENCES: Final = 4
 FLOW: Final = (20, 30, 50) * 5  # tokens of answers that join and leave a full batch at different times
 FLOW_CLIENTS: Final = 8
 _QUESTION: Final = "what colour is it?"
@@ -34,13 +34,13 @@ _MESSAGE_BYTES: Final = 64 * 2**20
 
 @dataclass(frozen=True)
 class ServiceCosts:
-    """What the running services took.
+    """Costs of requests to the running services.
 
     Attributes:
-        seconds: CPU seconds of the service that does most for a kind of request.
-        prompt_tokens: Of a question about one picture.
-        visual_tokens: In it.
-        wire_bytes: Of these.
+        seconds: CPU seconds of the service that a kind of request is for, by kind.
+        prompt_tokens: Tokens of the prompt of a question about one image.
+        visual_tokens: Visual tokens in it.
+        wire_bytes: Bytes of these visual tokens.
     """
 
     seconds: Mapping[str, float]
@@ -49,67 +49,98 @@ class ServiceCosts:
     wire_bytes: int
 
 
-async def _measure(stack: Stack, model: Path, text_tower: Path, files: Sequence[bytes], rounds: int) -> ServiceCosts:
-    """CPU seconds of the running services for one request of each kind, or for several at once; medians over rounds."""
-    encoder = EncoderClient(stack.encoder_address, max_message_bytes=_MESSAGE_BYTES)
-    llm = LLMClient(stack.llm_address, max_message_bytes=_MESSAGE_BYTES)
-    text_ids = TextTowerTokenizer(text_tower).encode(_QUESTION)
-    input_ids = PromptTokenizer(model).encode(_QUESTION, num_images=1)
-    picture = itertools.cycle(files)
+class _Requests:
+    """Requests of all kinds to the running services.
 
-    async def encode(count: int) -> EncodeResult:
-        some = [next(picture) for _ in range(count)]
-        call = EncodeArgs(some, text_ids, PRUNER, {}, None, KEEP_RATIO, "float16", False)
-        return await encoder.encode(call, _TIMEOUT_S)
+    Args:
+        stack: The running services.
+        model: LLaVA checkpoint.
+        text_tower: CLIP checkpoint.
+        files: Image files, used in turns.
+    """
 
-    encoded = await encode(1)
+    def __init__(self, stack: Stack, model: Path, text_tower: Path, files: Sequence[bytes]) -> None:
+        self._url = stack.url
+        self._encoder = EncoderClient(stack.encoder_address, max_message_bytes=_MESSAGE_BYTES)
+        self._llm = LLMClient(stack.llm_address, max_message_bytes=_MESSAGE_BYTES)
+        self._text_ids = TextTowerTokenizer(text_tower).encode(_QUESTION)
+        self._input_ids = PromptTokenizer(model).encode(_QUESTION, num_images=1)
+        self._images = itertools.cycle(files)
 
-    async def generate(tokens: int, longer: int = 0) -> GenerateDone:
-        ids = [*input_ids, *input_ids[-1:] * longer]
-        async for event in llm.generate(ids, encoded, Sampling(tokens, 0.0, 1.0, None, ()), _TIMEOUT_S):
+    async def close(self) -> None:
+        """Closes the connections."""
+        await asyncio.gather(self._encoder.close(), self._llm.close())
+
+    async def encode(self, count: int) -> EncodeResult:
+        """Encodes a question about some images."""
+        images = [next(self._images) for _ in range(count)]
+        call = EncodeArgs(images, self._text_ids, PRUNER, {}, None, KEEP_RATIO, "float16", False)
+        return await self._encoder.encode(call, _TIMEOUT_S)
+
+    async def generate(self, encoded: EncodeResult, tokens: int, extra_tokens: int = 0) -> GenerateDone:
+        """Generates an answer of some tokens; the prompt is longer by `extra_tokens`."""
+        ids = [*self._input_ids, *self._input_ids[-1:] * extra_tokens]
+        async for event in self._llm.generate(ids, encoded, Sampling(tokens, 0.0, 1.0, None, ()), _TIMEOUT_S):
             if isinstance(event, GenerateDone):
                 return event
-        raise RuntimeError("an answer without an end")
+        raise RuntimeError("the answer has no last event")
 
-    async def rows(count: int, tokens: int) -> None:  # of different lengths: those of a batch are padded
-        await asyncio.gather(*(generate(tokens, longer) for longer in range(count)))
+    async def generate_many(self, encoded: EncodeResult, count: int, tokens: int) -> None:
+        """Generates answers at once; the prompts differ in length, so that the batch is padded."""
+        await asyncio.gather(*(self.generate(encoded, tokens, extra) for extra in range(count)))
 
-    async def flow() -> None:
+    async def generate_flow(self, encoded: EncodeResult) -> None:
+        """Generates the answers of FLOW with several clients."""
         lengths = iter(FLOW)
 
         async def client() -> None:
             for tokens in lengths:
-                await generate(tokens)
+                await self.generate(encoded, tokens)
 
         await asyncio.gather(*(client() for _ in range(FLOW_CLIENTS)))
 
-    async def ask(asked: Asked) -> None:
-        await open_loop(stack.url, asked, [next(picture) for _ in range(asked.pictures)], arrivals=[0.0])
+    async def ask(self, images: int, tokens: int) -> None:
+        """Asks the gateway a question."""
+        request = RequestShape(images, (tokens,))
+        await open_loop(self._url, request, [next(self._images) for _ in range(images)], arrivals=[0.0])
 
-    kinds: dict[str, tuple[str, Callable[[], Awaitable[object]]]] = {
-        "one picture": ("encoder_service", lambda: encode(1)),
-        "two pictures": ("encoder_service", lambda: encode(2)),
-        "four pictures": ("encoder_service", lambda: encode(4)),
-        "one row": ("llm_service", lambda: rows(1, 1)),
-        "one long row": ("llm_service", lambda: rows(1, LONG_ANSWER)),
-        "many rows": ("llm_service", lambda: rows(MANY_ROWS, 1)),
-        "many long rows": ("llm_service", lambda: rows(MANY_ROWS, LONG_ANSWER)),
-        "a flow of answers": ("llm_service", flow),
-        "request": ("gateway", lambda: ask(Asked(1, (1,)))),
-        "request of two pictures": ("gateway", lambda: ask(Asked(2, (1,)))),
-        "request of a long answer": ("gateway", lambda: ask(Asked(1, (LONG_ANSWER,)))),
+
+def _kinds(requests: _Requests, encoded: EncodeResult) -> dict[str, tuple[str, Callable[[], Awaitable[object]]]]:
+    """Kinds of requests: the service that each is for, and the function that sends it."""
+
+    def sequences(count: int, tokens: int) -> Callable[[], Awaitable[object]]:
+        return lambda: requests.generate_many(encoded, count, tokens)
+
+    return {
+        "one image": ("encoder_service", lambda: requests.encode(1)),
+        "two images": ("encoder_service", lambda: requests.encode(2)),
+        "four images": ("encoder_service", lambda: requests.encode(4)),
+        "one sequence": ("llm_service", sequences(1, 1)),
+        "one long sequence": ("llm_service", sequences(1, LONG_ANSWER)),
+        "many sequences": ("llm_service", sequences(MANY_SEQUENCES, 1)),
+        "many long sequences": ("llm_service", sequences(MANY_SEQUENCES, LONG_ANSWER)),
+        "a flow of answers": ("llm_service", lambda: requests.generate_flow(encoded)),
+        "request": ("gateway", lambda: requests.ask(1, 1)),
+        "request of two images": ("gateway", lambda: requests.ask(2, 1)),
+        "request of a long answer": ("gateway", lambda: requests.ask(1, LONG_ANSWER)),
     }
+
+
+async def _measure(stack: Stack, requests: _Requests, rounds: int) -> ServiceCosts:
+    """CPU seconds of the running services for each kind of request; medians over the rounds."""
+    encoded = await requests.encode(1)
+    kinds = _kinds(requests, encoded)
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number in range(rounds + 1):
-        for kind, (service, action) in kinds.items():
+        for kind, (service, send) in kinds.items():
             pid = stack.processes[service].pid
             before = cpu_seconds(pid)
-            await action()
-            await asyncio.sleep(_SETTLE_S)  # what is done after the reply belongs to the request
+            await send()
+            await asyncio.sleep(_SETTLE_S)  # work after the reply belongs to the request
             if number:  # the first round warms up
                 seconds[kind].append(cpu_seconds(pid) - before)
-    prompt_tokens = (await generate(1)).prompt_tokens
-    await asyncio.gather(encoder.close(), llm.close())
+    prompt_tokens = (await requests.generate(encoded, 1)).prompt_tokens
+    await requests.close()
     return ServiceCosts(
         {kind: statistics.median(values) for kind, values in seconds.items()},
         prompt_tokens,
@@ -119,14 +150,14 @@ async def _measure(stack: Stack, model: Path, text_tower: Path, files: Sequence[
 
 
 def service_costs(model: Path, text_tower: Path, files: Sequence[bytes], rounds: int, log: Path) -> ServiceCosts:
-    """Starts the three services, asks, and stops them.
+    """Starts the three services, measures, and stops them.
 
     Args:
         model: LLaVA checkpoint.
         text_tower: CLIP checkpoint.
-        files: Pictures, in turns.
-        rounds: Of a request of each kind.
-        log: File for their logs.
+        files: Image files, used in turns.
+        rounds: Number of measurements of each kind of request.
+        log: File of the services' logs.
     """
     stack = Stack(
         str(model),
@@ -136,6 +167,10 @@ def service_costs(model: Path, text_tower: Path, files: Sequence[bytes], rounds:
         environment={"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
         log_to=log,
     )
+
+    async def measure() -> ServiceCosts:  # the clients need a running loop
+        return await _measure(stack, _Requests(stack, model, text_tower, files), rounds)
+
     with stack:
         stack.wait_ready(_STARTUP_S)
-        return asyncio.run(_measure(stack, model, text_tower, files, rounds))
+        return asyncio.run(measure())

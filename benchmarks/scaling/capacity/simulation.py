@@ -1,4 +1,4 @@
-"""Runs a load through a system in simulated time, and says what came of it."""
+"""Runs of a load through a system in simulated time."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 import simpy
 
 from benchmarks.scaling.capacity.profile import Profile
-from benchmarks.scaling.capacity.system import Deployment, System
-from benchmarks.scaling.capacity.workload import Question, Workload
+from benchmarks.scaling.capacity.system import SimulatedDeployment, SimulatedSystem
+from benchmarks.scaling.capacity.workload import SimulatedQuestion, Workload
 
-__all__ = ["Outcome", "closed_loop", "open_loop"]
+__all__ = ["SimulationOutcome", "closed_loop", "open_loop"]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a load, in the window that is measured.
+class SimulationOutcome:
+    """Result of a load in the window that is measured.
 
     Attributes:
-        window_s: Its length.
-        arrived: Requests in it.
-        seconds: Of each answer that ended in it, from arrival to end.
-        refused: Requests refused in it, by the place that was full.
+        window_s: Length of the window.
+        arrived: Requests that arrived in it.
+        seconds: Seconds from arrival to end, of each answer that ended in it.
+        refused: Requests refused in it, by the queue that was full.
         in_system: Requests in progress, mean over the window.
-        spent_s: Seconds of an answer by place, what is waited for included, mean over the answers of the whole run.
-        busy: Share of the window that something was in use, mean over its replicas.
-        most_rows: That one LLM replica had at once.
+        spent_s: Seconds of an answer by stage, queue time included, mean over the answers of the whole run.
+        busy: Share of the window in which a resource was in use, mean over its replicas.
+        most_sequences: Largest number of sequences that one LLM replica ran at once.
     """
 
     window_s: float
@@ -39,29 +39,31 @@ class Outcome:
     in_system: float
     spent_s: dict[str, float]
     busy: dict[str, float]
-    most_rows: int
+    most_sequences: int
 
     @property
     def per_second(self) -> float:
-        """Answers."""
+        """Answers a second."""
         return len(self.seconds) / self.window_s
 
     @property
     def refused_share(self) -> float:
-        """Of the requests that arrived."""
+        """Share of the requests that were refused."""
         return sum(self.refused.values()) / max(self.arrived, 1)
 
     def percentile(self, percent: float) -> float:
-        """Of the seconds of an answer; infinite where none ended."""
+        """A percentile of the seconds of an answer; infinite where none ended."""
         return float(np.percentile(self.seconds, percent)) if self.seconds else float("inf")
 
 
 class _Run:
-    """A system, its load, and what is noted in the window."""
+    """A system, its load, and the measurements in the window."""
 
-    def __init__(self, profile: Profile, deployment: Deployment, questions: Iterator[Question]) -> None:
+    def __init__(
+        self, profile: Profile, deployment: SimulatedDeployment, questions: Iterator[SimulatedQuestion]
+    ) -> None:
         self.env = simpy.Environment()
-        self.system = System(self.env, profile, deployment)
+        self.system = SimulatedSystem(self.env, profile, deployment)
         self._questions = questions
         self.seconds: list[float] = []
         self.arrived = 0
@@ -70,7 +72,7 @@ class _Run:
         self._measuring = False
 
     def ask(self) -> Generator[simpy.Event, Any, bool]:
-        """One request."""
+        """One request; returns whether it was answered."""
         start = self.env.now
         self.arrived += 1
         self._count(+1)
@@ -85,8 +87,8 @@ class _Run:
         self._since = self.env.now
         self._in_system += change
 
-    def measure(self, warm_up_s: float, window_s: float) -> Outcome:
-        """Runs through the warm-up and the window."""
+    def measure(self, warm_up_s: float, window_s: float) -> SimulationOutcome:
+        """Runs the warm-up and the window, and returns the result of the window."""
         if warm_up_s:
             self.env.run(warm_up_s)
         self._count(0)
@@ -95,28 +97,28 @@ class _Run:
         self.env.run(warm_up_s + window_s)
         self._count(0)
         answered = max(self.system.finished, 1)
-        return Outcome(
+        return SimulationOutcome(
             window_s=window_s,
             arrived=self.arrived - arrived,
             seconds=tuple(self.seconds),
             refused=dict(self.system.refused - refused),
             in_system=(self._area - area) / window_s,
-            spent_s={place: spent / answered for place, spent in self.system.spent_s.items()},
+            spent_s={stage: spent / answered for stage, spent in self.system.spent_s.items()},
             busy={name: (after - busy[name]) / window_s for name, after in self._busy_s().items()},
-            most_rows=max((llm.most_rows for llm in self.system.llms), default=0),
+            most_sequences=max((llm.most_sequences for llm in self.system.llms), default=0),
         )
 
     def _busy_s(self) -> dict[str, float]:
         system, gateways = self.system, self.system.gateways
         redis = {} if system.redis is None else {"Redis": system.redis.busy_s()}
         return redis | {
-            "encoder": _mean(one.device.busy_s() for one in system.encoders),
-            "encoder CPU": _mean(one.cpu.busy_s() / one.cpu.cores for one in system.encoders),
-            "LLM": _mean(one.device.busy_s() for one in system.llms),
-            "gateway CPU": _mean(one.cpu.busy_s() for one in gateways),
-            "link to the encoders": _mean(one.to_encoders.busy_s() for one in gateways),
-            "link from the encoders": _mean(one.from_encoders.busy_s() for one in gateways),
-            "link to the LLM services": _mean(one.to_llms.busy_s() for one in gateways),
+            "encoder": _mean(replica.device.busy_s() for replica in system.encoders),
+            "encoder CPU": _mean(replica.cpu.busy_s() / replica.cpu.cores for replica in system.encoders),
+            "LLM": _mean(replica.device.busy_s() for replica in system.llms),
+            "gateway CPU": _mean(gateway.cpu.busy_s() for gateway in gateways),
+            "link to the encoders": _mean(gateway.to_encoders.busy_s() for gateway in gateways),
+            "link from the encoders": _mean(gateway.from_encoders.busy_s() for gateway in gateways),
+            "link to the LLM services": _mean(gateway.to_llms.busy_s() for gateway in gateways),
         }
 
 
@@ -126,20 +128,20 @@ def _mean(values: Iterable[float]) -> float:
 
 def open_loop(
     profile: Profile,
-    deployment: Deployment,
+    deployment: SimulatedDeployment,
     workload: Workload,
     arrivals: Iterable[float],
     *,
     window_s: float,
     warm_up_s: float = 0.0,
     seed: int = 0,
-) -> Outcome:
-    """Requests at given moments, whatever became of the others."""
+) -> SimulationOutcome:
+    """The result of requests at given times, independent of answers."""
     run = _Run(profile, deployment, workload.questions(np.random.default_rng(seed)))
 
     def arrive() -> Generator[simpy.Event, Any, None]:
-        for moment in arrivals:
-            yield run.env.timeout(moment - run.env.now)
+        for arrival in arrivals:
+            yield run.env.timeout(arrival - run.env.now)
             run.env.process(run.ask())
 
     run.env.process(arrive())
@@ -148,7 +150,7 @@ def open_loop(
 
 def closed_loop(
     profile: Profile,
-    deployment: Deployment,
+    deployment: SimulatedDeployment,
     workload: Workload,
     *,
     clients: int,
@@ -156,8 +158,8 @@ def closed_loop(
     warm_up_s: float = 0.0,
     retry_s: float = 1.0,
     seed: int = 0,
-) -> Outcome:
-    """So many clients, each of which asks again once it has its answer, or `retry_s` after it was refused."""
+) -> SimulationOutcome:
+    """The result of some clients, each of which asks again after its answer, or `retry_s` seconds after a refusal."""
     run = _Run(profile, deployment, workload.questions(np.random.default_rng(seed)))
 
     def client() -> Generator[simpy.Event, Any, None]:

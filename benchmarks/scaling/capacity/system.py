@@ -16,12 +16,12 @@ from benchmarks.scaling.capacity.llm import LLMReplica, LLMRules
 from benchmarks.scaling.capacity.processor import Processor
 from benchmarks.scaling.capacity.profile import Profile
 from benchmarks.scaling.capacity.refusal import Refused
-from benchmarks.scaling.capacity.workload import Question
+from benchmarks.scaling.capacity.workload import SimulatedQuestion
 
-__all__ = ["Deployment", "Redis", "System"]
+__all__ = ["Redis", "SimulatedDeployment", "SimulatedSystem"]
 
-# Calls that one answer makes to Redis: look the answer up, take its lock, look the tokens up; keep the tokens, the
-# answer, give the lock back.
+# Calls of one answer to Redis. Before: get the answer, take its lock, get the visual tokens. After: set the visual
+# tokens, set the answer, release the lock.
 _REDIS_BEFORE: Final = 3
 _REDIS_AFTER: Final = 3
 
@@ -31,8 +31,8 @@ class Redis:
     """One cache server for all gateways.
 
     Attributes:
-        calls_per_second: That it answers.
-        bits_per_second: Of its network.
+        calls_per_second: Calls that it can answer.
+        bits_per_second: Bandwidth of its network.
     """
 
     calls_per_second: float
@@ -40,16 +40,21 @@ class Redis:
 
 
 @dataclass(frozen=True)
-class Deployment:
+class SimulatedDeployment:
     """Replicas and their limits.
 
     Attributes:
-        encoders, llms, gateways: How many.
-        encoder_cores, llm_cores: CPU of each pod.
-        max_concurrent_requests: Answers that a gateway has in progress at most.
-        link_bits_per_second: Of each gateway's line to the encoders, and of that to the LLM services.
-        link_delay_s: Of these, one way.
-        redis: None for caches inside the gateways.
+        encoders: Number of encoder services.
+        llms: Number of LLM services.
+        gateways: Number of gateways.
+        encoder_cores: CPU cores of each pod of the encoder service.
+        llm_cores: CPU cores of each pod of the LLM service.
+        encoder_rules: Settings of the encoder services.
+        llm_rules: Settings of the LLM services.
+        max_concurrent_requests: Answers in progress in a gateway at most.
+        link_bits_per_second: Bandwidth of each gateway's link to the encoders, and of its link to the LLM services.
+        link_delay_s: Propagation delay of these links, one way.
+        redis: Cache server; None: caches inside the gateways.
     """
 
     encoders: int
@@ -66,29 +71,28 @@ class Deployment:
 
 
 class _Gateway:
-    """One process: one core, a line to each stage, and its own turn of their replicas."""
+    """One gateway: one core, links to each stage, and replicas that it uses in turns."""
 
-    def __init__(self, env: simpy.Environment, system: System) -> None:
+    def __init__(self, env: simpy.Environment, system: SimulatedSystem) -> None:
         deployment = system.deployment
         bits, delay = deployment.link_bits_per_second, deployment.link_delay_s
         self.cpu = Processor(env, 1.0)
-        # What the encoders send comes in by the first, what the LLM services get goes out by the second.
         self.to_encoders, self.from_encoders, self.to_llms = (Link(env, bits, delay) for _ in range(3))
         self.encoders = itertools.cycle(system.encoders)
         self.llms = itertools.cycle(system.llms)
         self.in_progress = 0
 
 
-class System:
-    """See the module.
+class SimulatedSystem:
+    """All gateways, links, caches and replicas of a deployment.
 
     Args:
         env: The simulation.
-        profile: What things cost.
-        deployment: What there is.
+        profile: Costs of the stages.
+        deployment: Replicas and their limits.
     """
 
-    def __init__(self, env: simpy.Environment, profile: Profile, deployment: Deployment) -> None:
+    def __init__(self, env: simpy.Environment, profile: Profile, deployment: SimulatedDeployment) -> None:
         self._env = env
         self._profile = profile
         self.deployment = deployment
@@ -107,50 +111,50 @@ class System:
         self.spent_s: defaultdict[str, float] = defaultdict(float)
         self.finished = self.started = 0
 
-    def answer(self, question: Question) -> Generator[simpy.Event, Any, bool]:
-        """One request from its arrival to its end; whether it was answered."""
+    def answer(self, question: SimulatedQuestion) -> Generator[simpy.Event, Any, bool]:
+        """One request from its arrival to its end; returns whether it was answered."""
         gateway = next(self._turns)
         self.started += 1
         try:
             if gateway.in_progress >= self.deployment.max_concurrent_requests:
-                raise Refused("gateway places")
+                raise Refused("gateway limit")
             gateway.in_progress += 1
             try:
                 yield from self._answer(gateway, question)
             finally:
                 gateway.in_progress -= 1
         except Refused as refused:
-            self.refused[refused.place] += 1
+            self.refused[refused.queue] += 1
             return False
         self.finished += 1
         return True
 
-    def _answer(self, gateway: _Gateway, question: Question) -> Generator[simpy.Event, Any, None]:
+    def _answer(self, gateway: _Gateway, question: SimulatedQuestion) -> Generator[simpy.Event, Any, None]:
         profile = self._profile
-        more_pictures = profile.gateway_per_picture * (question.pictures - 1)
-        yield from self._work(gateway, (profile.gateway_request + more_pictures) / 2)
+        more_images = profile.gateway_per_image * (question.images - 1)
+        yield from self._work(gateway, (profile.gateway_request + more_images) / 2)
         yield from self._ask_redis(_REDIS_BEFORE, 0)
         if question.cached != "answer":
             if question.cached != "visual_tokens":
                 yield from self._encode(gateway, question)
             yield from self._generate(gateway, question)
-        yield from self._work(gateway, (profile.gateway_request + more_pictures) / 2)
+        yield from self._work(gateway, (profile.gateway_request + more_images) / 2)
 
-    def _encode(self, gateway: _Gateway, question: Question) -> Generator[simpy.Event, Any, None]:
+    def _encode(self, gateway: _Gateway, question: SimulatedQuestion) -> Generator[simpy.Event, Any, None]:
         yield from self._send(
-            "link to the encoders", gateway.to_encoders, question.pictures * self._profile.request_bytes
+            "link to the encoders", gateway.to_encoders, question.images * self._profile.request_bytes
         )
         start = self._env.now
-        yield from next(gateway.encoders).encode(question.pictures)
+        yield from next(gateway.encoders).encode(question.images)
         self.spent_s["encoder"] += self._env.now - start
         yield from self._send("link from the encoders", gateway.from_encoders, self._token_bytes(question))
         yield from self._ask_redis(_REDIS_AFTER, self._token_bytes(question))
 
-    def _generate(self, gateway: _Gateway, question: Question) -> Generator[simpy.Event, Any, None]:
+    def _generate(self, gateway: _Gateway, question: SimulatedQuestion) -> Generator[simpy.Event, Any, None]:
         yield from self._send("link to the LLM services", gateway.to_llms, self._token_bytes(question))
         first = self._env.event()
-        passing_on = self._env.process(self._pass_on(gateway, question.answer_tokens, first))
-        prompt = self._profile.prompt_tokens(question.pictures)
+        forwarding = self._env.process(self._forward_text(gateway, question.answer_tokens, first))
+        prompt = self._profile.prompt_tokens(question.images)
         start = self._env.now
         try:
             yield from next(gateway.llms).generate(prompt, question.answer_tokens, first)
@@ -159,16 +163,16 @@ class System:
             raise
         self.spent_s["LLM"] += self._env.now - start
         yield self._env.timeout(self.deployment.link_delay_s)
-        yield passing_on
+        yield forwarding
 
-    def _pass_on(self, gateway: _Gateway, tokens: int, first: simpy.Event) -> Generator[simpy.Event, Any, None]:
-        """The gateway's work on the text, while it comes."""
-        came = yield first
-        if came is not False:
+    def _forward_text(self, gateway: _Gateway, tokens: int, first: simpy.Event) -> Generator[simpy.Event, Any, None]:
+        """The gateway's work on the text of an answer, from its first token on."""
+        answered = yield first
+        if answered is not False:
             yield from self._work(gateway, self._profile.gateway_per_token * tokens)
 
-    def _token_bytes(self, question: Question) -> float:
-        return question.pictures * self._profile.visual_tokens * self._profile.token_bytes
+    def _token_bytes(self, question: SimulatedQuestion) -> float:
+        return question.images * self._profile.visual_tokens * self._profile.token_bytes
 
     def _work(self, gateway: _Gateway, seconds: float) -> Generator[simpy.Event, Any, None]:
         start = self._env.now

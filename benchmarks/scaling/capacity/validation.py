@@ -1,4 +1,4 @@
-"""Whether the simulation says of one and two replicas what the real services did (`benchmarks.replicas`)."""
+"""Comparison of the simulation of one and two replicas with the real services (`benchmarks.replicas`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.scaling.capacity.encoder import EncoderRules
 from benchmarks.scaling.capacity.llm import LLMRules
 from benchmarks.scaling.capacity.profile import Profile
 from benchmarks.scaling.capacity.simulation import closed_loop, open_loop
-from benchmarks.scaling.capacity.system import Deployment
+from benchmarks.scaling.capacity.system import SimulatedDeployment
 from benchmarks.scaling.capacity.workload import Workload
 from benchmarks.scaling.replicas_report import cells_of
 
@@ -25,10 +25,10 @@ def _flag(flags: Sequence[str], name: str, default: int) -> int:
     return int(flags[flags.index(name) + 1]) if name in flags else default
 
 
-def _deployment(result: dict[str, Any], shape: str) -> Deployment:
+def _deployment(result: dict[str, Any], shape: str) -> SimulatedDeployment:
     encoders, llms = map(int, shape.split("x"))
     scenario, flags = result["scenario"], result["flags"]
-    return Deployment(
+    return SimulatedDeployment(
         encoders,
         llms,
         encoder_cores=scenario["encoder_cores"],
@@ -55,11 +55,11 @@ def compare(profile: Profile, result: dict[str, Any]) -> list[dict[str, Any]]:
     """Real and simulated throughput and median seconds, for each shape of a scenario.
 
     Args:
-        profile: Measured on the machine of the runs.
-        result: What `benchmarks.replicas` has written.
+        profile: Profile that was measured on the machine of the runs.
+        result: Result of `benchmarks.replicas`.
     """
     scenario = result["scenario"]
-    workload = Workload(scenario["asked"]["pictures"], tuple(scenario["asked"]["max_tokens"]))
+    workload = Workload(scenario["request"]["images"], tuple(scenario["request"]["max_tokens"]))
     rows = []
     for shape in dict.fromkeys(cell["shape"] for cell in result["closed_loop"]):
         cells = cells_of(result, shape)

@@ -1,4 +1,4 @@
-"""No container engine runs here: what can be checked without one is names, users, health, and that settings exist."""
+"""Container files, checked without a container engine: names, users, health checks, settings."""
 
 from __future__ import annotations
 

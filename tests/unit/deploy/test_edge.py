@@ -1,4 +1,4 @@
-"""The box at the edge. No container engine and no systemd run here; where their checkers are, they read the files."""
+"""Files of the edge box, read by the checkers of systemd and Docker where they are installed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_unit_runs_its_service_as_an_ordinary_user_and_again_when_it_ends(serv
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze (package systemd) is not here")
 def test_systemd_finds_nothing_to_complain_about(tmp_path: Path) -> None:
-    """But for the program, which is not where it will be on the box."""
+    """No finding but the missing program, which is installed on the box only."""
     units = []
     for unit in (EDGE / "systemd").glob("*.service"):
         units.append(tmp_path / unit.name)

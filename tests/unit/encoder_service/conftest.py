@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc.aio
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from transformers import (
-    CLIPConfig,
-    CLIPModel,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from benchmarks.checkpoints.tiny.llava_layouts import LlavaLayouts, write_layouts
 from encoder_service.batching import Batcher
 from encoder_service.engine import EncoderEngine
 from encoder_service.executor import EncoderExecutor
@@ -42,109 +28,14 @@ from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import encoder_pb2_grpc
 from fovea.wire.basis import WireBasis
 
-IMAGE_SIZE, PATCH_SIZE = 48, 8
-BOS, EOS = 98, 99
 
-# As OpenAI's CLIP checkpoints have it: transformers then finds EOS as the largest id.
-_LEGACY_EOS = 2
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """Directories: LLaVA in the hub's layout, the same as transformers saves it, sharded, and CLIP."""
-
-    hub: Path
-    saved: Path
-    sharded: Path
-    clip: Path
-
-
-def _to_hub_layout(source: Path, target: Path) -> None:
-    """Renames as on the hub: vision_tower.vision_model.*, language_model.model.*, language_model.lm_head.weight."""
-    shutil.copytree(source, target)
-    tensors = load_file(source / "model.safetensors")
-    renamed = {}
-    for key, tensor in tensors.items():
-        name = key.removeprefix("model.")
-        if name.startswith("vision_tower.") and not name.startswith("vision_tower.vision_model."):
-            name = name.replace("vision_tower.", "vision_tower.vision_model.", 1)
-        elif name.startswith("language_model.") and not name.startswith("language_model.model."):
-            name = name.replace("language_model.", "language_model.model.", 1)
-        elif name == "lm_head.weight":
-            name = "language_model.lm_head.weight"
-        renamed[name] = tensor.to(torch.float16)
-    save_file(renamed, target / "model.safetensors", metadata={"format": "pt"})
-
-
-def _shard(source: Path, target: Path) -> None:
-    """Two shards and an index; the one without vision tensors is garbage, so that reading it would show."""
-    shutil.copytree(source, target)
-    tensors = load_file(target / "model.safetensors")
-    (target / "model.safetensors").unlink()
-    vision = {key: tensor for key, tensor in tensors.items() if "vision_tower" in key}
-    save_file(vision, target / "model-00001-of-00002.safetensors")
-    (target / "model-00002-of-00002.safetensors").write_bytes(b"not a safetensors file")
-    weight_map = {key: f"model-0000{1 if key in vision else 2}-of-00002.safetensors" for key in tensors}
-    (target / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> LlavaLayouts:
+    return write_layouts(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
-    torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("checkpoints")
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "image_size": IMAGE_SIZE,
-        "patch_size": PATCH_SIZE,
-        "projection_dim": 16,
-        # Larger than usual, so that attention is peaked and scores are far apart.
-        "initializer_factor": 3.0,
-    }
-    llava = LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=CLIPVisionConfig(**vision),
-            text_config=LlamaConfig(
-                hidden_size=32,
-                intermediate_size=48,
-                num_hidden_layers=1,
-                num_attention_heads=4,
-                num_key_value_heads=4,
-                vocab_size=64,
-            ),
-            image_token_index=63,
-            vision_feature_layer=-2,
-            vision_feature_select_strategy="default",
-        )
-    )
-    llava.save_pretrained(root / "saved")
-    CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    ).save_pretrained(root / "saved")
-    _to_hub_layout(root / "saved", root / "hub")
-    _shard(root / "hub", root / "sharded")
-    text = {
-        "hidden_size": 24,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "vocab_size": 100,
-        "max_position_embeddings": 16,
-        "projection_dim": 16,
-        "bos_token_id": 0,
-        "eos_token_id": _LEGACY_EOS,
-        "initializer_factor": 3.0,
-    }
-    CLIPModel(
-        CLIPConfig(text_config=CLIPTextConfig(**text), vision_config=CLIPVisionConfig(**vision), projection_dim=16)
-    ).save_pretrained(root / "clip")
-    return Checkpoints(root / "hub", root / "saved", root / "sharded", root / "clip")
-
-
-@pytest.fixture(scope="session")
-def model(checkpoints: Checkpoints) -> EncoderModel:
+def model(checkpoints: LlavaLayouts) -> EncoderModel:
     return load(str(checkpoints.hub), LoadOptions(text_tower=str(checkpoints.clip), device="cpu"))
 
 
@@ -186,7 +77,7 @@ class Service:
 
 
 @pytest.fixture
-def start(checkpoints: Checkpoints) -> Callable[..., AbstractAsyncContextManager[Service]]:
+def start(checkpoints: LlavaLayouts) -> Callable[..., AbstractAsyncContextManager[Service]]:
     """Starts the service of an engine on a free port of the loopback interface, with settings as given."""
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Both services in one process, with the messages of the wire in between, beside the unsplit model of transformers."""
+"""Both services in one process, with the messages of the wire in between, and the unsplit model of transformers."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def engine_of(encoder: EncoderModel, cache_bytes: int = 0) -> EncoderEngine:
 
 @dataclasses.dataclass(frozen=True)
 class Services:
-    """The models of both, and what the gateway would read text with."""
+    """The models of both services, and the tokenizers of the gateway."""
 
     encoder: EncoderModel
     llm: ServedModel
@@ -78,7 +78,7 @@ class Services:
 
     @classmethod
     def load(cls, folder: Path, text_tower: Path | None = None) -> Services:
-        """Of a checkpoint; without a text tower questions go to the encoder in the language model's ids."""
+        """Loads a checkpoint; without a text tower, questions go to the encoder in the ids of the language model."""
         torch.set_num_threads(1)
         options = LoadOptions(text_tower="" if text_tower is None else str(text_tower), device="cpu")
         return cls(
@@ -100,7 +100,7 @@ class Services:
         joins_frames: bool = False,
         **budget: Any,
     ) -> list[tensor_pb2.VisualTokens]:
-        """What the encoder service answers."""
+        """Visual tokens in the response of the encoder service."""
         engine = engine_of(self.encoder)
         request = EncodeRequest(
             tuple(map(png, images)),
@@ -122,12 +122,12 @@ class Services:
         return list(response.visual_tokens)
 
     def prompt(self, text: str, tokens: Sequence[tensor_pb2.VisualTokens]) -> Prompt:
-        """What the LLM service reads."""
+        """The prompt as the LLM service reads it."""
         return read_prompt(self.tokenizer(text)["input_ids"], tokens, self.llm.limits)
 
     @torch.inference_mode()
     def answer(self, prompt: Prompt) -> Answer:
-        """What the LLM service answers."""
+        """First-token logits and greedy tokens of the LLM service."""
         runner = ModelRunner(self.model)
         logits = runner.prefill([self.model.embed(prompt)])
         tokens = [int(logits[0].argmax())]
@@ -136,7 +136,7 @@ class Services:
         return logits[0], tokens
 
     async def answer_pruned_inside(self, prompt: Prompt, llm_pruner: str, keep_ratio: float) -> Done:
-        """The end of an answer of which `llm_pruner` drops visual tokens inside the language model."""
+        """The last event of an answer whose visual tokens `llm_pruner` drops inside the language model."""
         pruning = PruningParams(bind(LLM_PRUNERS[llm_pruner], {}), Budget(keep_ratio=keep_ratio))
         request = GenerationRequest(
             prompt, SamplingParams(max_tokens=8), deadline=time.monotonic() + 60, pruning=pruning
@@ -152,7 +152,7 @@ class Services:
 
 @torch.inference_mode()
 def generate(unsplit: Any, **inputs: Any) -> Answer:
-    """What the unsplit model answers."""
+    """First-token logits and greedy tokens of the unsplit model."""
     output = unsplit.generate(
         **inputs,
         max_new_tokens=NEW_TOKENS,

@@ -1,4 +1,4 @@
-"""White space before an answer: left out where the family's prompt makes it, else as transformers decodes it."""
+"""White space before an answer: left out where it comes from the family's prompt, else as transformers decodes it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ ASKED: Final = "?"
 
 
 def reciter(folder: Path, write: Callable[[Path], Any]) -> Any:
-    """A tiny checkpoint that says SAID to whatever ends in ASKED; returns its tokenizer.
+    """Writes a tiny checkpoint that answers SAID to a prompt that ends in ASKED; returns its tokenizer.
 
-    Its layers add nothing, so a token's embedding alone decides; the head answers to it with the token's successor.
+    Its layers add nothing, so the embedding of a token alone decides; the head maps it to the token's successor.
     """
     write(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)

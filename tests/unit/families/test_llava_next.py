@@ -1,6 +1,6 @@
-"""LLaVA-NeXT split over both services says what the unsplit model of transformers says, fed by its own processor.
+"""LLaVA-NeXT split over both services gives the answers of the unsplit model of transformers, fed by its own processor.
 
-The services' own code from picture file to token ids, in one process, with the messages of the wire in between.
+The services' own code from image file to token ids, in one process, with the messages of the wire in between.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Split:
     processor: Any
 
     def prompt(self, images: Sequence[Image.Image], text: str, pruner: str = "none", **options: Any) -> Prompt:
-        """What the LLM service reads."""
+        """The prompt as the LLM service reads it."""
         tokens = self.services.visual_tokens(images, question=text, pruner=pruner, **options)
         return self.services.prompt(text, tokens)
 
     def spliced(self, prompt: Prompt, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The unsplit model's inputs with `rows` in the place of the picture."""
+        """The unsplit model's inputs with `rows` in place of the visual tokens of the image."""
         ids = torch.tensor(prompt.input_ids)
         place = int((ids == self.unsplit.config.image_token_id).nonzero())
         words = self.unsplit.get_input_embeddings()(ids)
@@ -89,7 +89,7 @@ def chat(split: Split, question: str, num_images: int) -> str:
 
 
 @pytest.mark.parametrize("size", SHAPES)
-def test_one_picture(size: tuple[int, int], make: Callable[[str], Split]) -> None:
+def test_one_image(size: tuple[int, int], make: Callable[[str], Split]) -> None:
     split = make("llama")
     text = chat(split, "what colour is the circle?", 1)
     prompt = split.prompt([noise(size)], text)
@@ -100,7 +100,7 @@ def test_one_picture(size: tuple[int, int], make: Callable[[str], Split]) -> Non
 
 @pytest.mark.parametrize("text_model", ["llama", "mistral"])
 @pytest.mark.parametrize("sizes", [[(61, 47), (300, 100)], [(10, 1000), (56, 56), (120, 120)]])
-def test_several_pictures(text_model: str, sizes: list[tuple[int, int]], make: Callable[[str], Split]) -> None:
+def test_several_images(text_model: str, sizes: list[tuple[int, int]], make: Callable[[str], Split]) -> None:
     split = make(text_model)
     images = [noise(size, seed) for seed, size in enumerate(sizes)]
     for text in (chat(split, "which is larger?", len(sizes)), "first <image> then" + "<image>" * (len(sizes) - 1)):
@@ -110,7 +110,7 @@ def test_several_pictures(text_model: str, sizes: list[tuple[int, int]], make: C
 
 @torch.inference_mode()
 def packed(split: Split, image: Image.Image) -> dict[int, torch.Tensor]:
-    """The projected row of each patch as transformers makes it, under its number on the wire."""
+    """The projected visual token of each patch from transformers, by its position on the wire."""
     pixel_values = split.processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
     hidden = split.unsplit.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states[-2][:, 1:]
     return dict(enumerate(split.unsplit.model.multi_modal_projector(hidden).flatten(0, 1)))

@@ -1,9 +1,9 @@
-"""Qwen2.5-VL split over both services says what the unsplit model of transformers says.
+"""Qwen2.5-VL split over both services gives the answers of the unsplit model of transformers.
 
-The services' own code from picture and video files to token ids, in one process, with the messages of the wire in
-between. transformers' processor needs torchvision, and is taken where that is installed; elsewhere its parts stand in:
+The services' own code from image and video files to token ids, in one process, with the messages of the wire in
+between. transformers' processor needs torchvision, and is used where that is installed. Elsewhere its parts are used:
 the image processor in its PIL form, ids with one placeholder repeated, and for videos the encoder's own patches, which
-tests/unit/encoder_service compares by themselves.
+tests/unit/encoder_service compares on their own.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def clip(count: int, size: tuple[int, int]) -> list[Image.Image]:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """Pictures, then videos, then the question."""
+    """Images, then videos, then the question."""
 
-    pictures: Sequence[Image.Image] = ()
+    images: Sequence[Image.Image] = ()
     videos: Sequence[Sequence[Image.Image]] = ()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        content = [{"type": "image"} for _ in self.pictures] + [{"type": "video"} for _ in self.videos]
+        content = [{"type": "image"} for _ in self.images] + [{"type": "video"} for _ in self.videos]
         return [{"role": "user", "content": [*content, {"type": "text", "text": QUESTION}]}]
 
 
@@ -78,19 +78,19 @@ class Split:
         return str(tokenizer.apply_chat_template(asked.messages, tokenize=False, add_generation_prompt=True))
 
     def prompt(self, asked: Asked, pruner: str = "none", **options: Any) -> Prompt:
-        """What the LLM service reads."""
+        """The prompt as the LLM service reads it."""
         videos = [FrameList(tuple(map(png, frames)), SECONDS_PER_FRAME) for frames in asked.videos]
-        tokens = self.services.visual_tokens(asked.pictures, videos, question=QUESTION, pruner=pruner, **options)
+        tokens = self.services.visual_tokens(asked.images, videos, question=QUESTION, pruner=pruner, **options)
         return self.services.prompt(self.text(asked), tokens)
 
     def inputs(self, asked: Asked) -> dict[str, Any]:
-        """What the processor of transformers makes of it."""
+        """Inputs of the unsplit model from the processor of transformers."""
         if self.processor is not None:
             return self._processed(asked)
         inputs: dict[str, Any] = {}
         grids = []
-        if asked.pictures:
-            inputs |= self.image_processor(images=list(asked.pictures), return_tensors="pt")
+        if asked.images:
+            inputs |= self.image_processor(images=list(asked.images), return_tensors="pt")
             grids += inputs["image_grid_thw"].tolist()
         if asked.videos:
             clips = [
@@ -116,8 +116,8 @@ class Split:
 
     def _processed(self, asked: Asked) -> dict[str, Any]:
         media: dict[str, Any] = {}
-        if asked.pictures:
-            media["images"] = list(asked.pictures)
+        if asked.images:
+            media["images"] = list(asked.images)
         if asked.videos:
             media["videos"] = [np.stack([np.array(frame) for frame in frames]) for frames in asked.videos]
             media["video_metadata"] = [
@@ -154,7 +154,7 @@ def test_nothing_pruned_the_answer_is_that_of_the_unsplit_model(split: Split, as
 
 @torch.inference_mode()
 def fed_with_kept(split: Split, asked: Asked, prompt: Prompt) -> tuple[torch.Tensor, list[int]]:
-    """The unsplit language model on its own whole sequence, out of which the tokens that were dropped are taken."""
+    """Answer of the unsplit language model on its whole sequence without the dropped tokens."""
     inputs = split.inputs(asked)
     ids = inputs["input_ids"][0]
     grids = {
@@ -202,7 +202,7 @@ def test_pruned_it_is_that_of_the_unsplit_model_fed_with_the_kept_positions(
 def test_what_is_kept_as_it_is_is_what_the_unsplit_tower_made(split: Split) -> None:
     asked = Asked([noise((252, 168))])
     [tokens] = split.prompt(asked, "hired", keep_tokens=7).visual_tokens
-    inputs = split.image_processor(images=list(asked.pictures), return_tensors="pt")
+    inputs = split.image_processor(images=list(asked.images), return_tensors="pt")
     with torch.inference_mode():
         whole = split.unsplit.get_image_features(**inputs).pooler_output[0]
     assert len(tokens.positions) == 7

@@ -1,4 +1,4 @@
-"""A checkpoint that is not served ends all three services at start, and the first sentence says so."""
+"""A checkpoint that is not served ends all three services at start, with the reason in the first sentence."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Main = Callable[[list[str]], int]
 
 @pytest.fixture(autouse=True)
 def _own_logging_and_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A `main` takes the root logger over; gives it back."""
+    """Restores the root logger, which a `main` configures."""
     for name in list(os.environ):
         if name.startswith(("GATEWAY_", "ENCODER_", "LLM_")):
             monkeypatch.delenv(name)
@@ -48,7 +48,7 @@ def _encoder(flags: list[str]) -> int:
 
 
 def _llm(flags: list[str]) -> int:
-    # All of `main` but its last word: it may end the process in the middle of a load.
+    # `main` without its end, which may end the process in the middle of a load.
     configure_logging("llm", "info")
     return asyncio.run(serve(LLMSettings.from_command_line([*flags, "--device", "cpu"])))
 
@@ -62,7 +62,7 @@ SERVICES: Final[dict[str, tuple[Main, int]]] = {
 
 
 def refusal(service: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """Starts the service; returns the last line that it writes, without what logging puts around it."""
+    """Starts the service; returns its last line, without the prefix of logging."""
     main, status = SERVICES[service]
     assert main(["--model", str(checkpoint), "--listen", "127.0.0.1:0"]) == status
     written = capsys.readouterr().err
@@ -139,7 +139,7 @@ def test_the_process_ends_with_that_sentence(module: str, status: int, tmp_path:
 
 
 def altered(tmp_path: Path, change: dict[str, Any]) -> Path:
-    """The shipped checkpoint with other entries in its config.json."""
+    """Copies the shipped checkpoint with changed entries in config.json."""
     made = tmp_path / "mine"
     shutil.copytree(SHIPPED, made)
     (made / "config.json").write_text(json.dumps(CONFIG | change))

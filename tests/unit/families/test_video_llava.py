@@ -1,6 +1,6 @@
-"""Video-LLaVA split over both services says what the unsplit model of transformers says.
+"""Video-LLaVA split over both services gives the answers of the unsplit model of transformers.
 
-The services' own code from picture and video files to token ids, in one process, with the messages of the wire in
+The services' own code from image and video files to token ids, in one process, with the messages of the wire in
 between. transformers' video processor needs torchvision. Its image processor, which does not, makes the same numbers
 where nothing is resized: clips have the size of the tower here.
 """
@@ -36,7 +36,7 @@ from llm_service.prompts import Prompt
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
 from tests.unit.families.services import Services, assert_same, engine_of, generate, noise, png
 
-PATCHES = 16  # of a frame
+PATCHES = 16  # patches of a frame
 SIZE = (56, 56)
 SHAPES = [(56, 56), (112, 112), (60, 52), (52, 60), (168, 56), (61, 47), (113, 56), (97, 131), (333, 217), (640, 480)]
 SHAPES += [(5, 7), (57, 56), (999, 331)]
@@ -57,12 +57,12 @@ class Split:
     def visual_tokens(
         self, images: Sequence[Image.Image] = (), videos: Sequence[VideoItem] = (), pruner: str = "none", **how: Any
     ) -> list[tensor_pb2.VisualTokens]:
-        """What the encoder service answers."""
+        """Visual tokens in the response of the encoder service."""
         question = "what happens in the video?"
         return self.services.visual_tokens(images, videos, question=question, pruner=pruner, **how)
 
     def prompt(self, text: str, tokens: Sequence[tensor_pb2.VisualTokens]) -> Prompt:
-        """What the LLM service reads."""
+        """The prompt as the LLM service reads it."""
         return self.services.prompt(text, tokens)
 
     def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -73,7 +73,7 @@ class Split:
     def whole_inputs(
         self, text: str, images: Sequence[Image.Image] = (), videos: Sequence[Sequence[Image.Image]] = ()
     ) -> dict[str, Any]:
-        """As transformers' processor makes them, placeholders repeated."""
+        """Inputs of the unsplit model as the processor of transformers makes them, placeholders repeated."""
         for frames in videos:
             text = text.replace("<video>", "<frame>" * (len(frames) * (PATCHES + 1)), 1)
         text = text.replace("<image>", "<image>" * PATCHES).replace("<frame>", "<video>")
@@ -86,7 +86,7 @@ class Split:
 
     @torch.inference_mode()
     def projected(self, images: Sequence[Image.Image], tower: str) -> torch.Tensor:
-        """Rows of the unsplit model before its language model, CLS first: [images, 1 + PATCHES, H]."""
+        """[images, 1 + PATCHES, H] visual tokens before the unsplit language model, CLS first."""
         hidden = getattr(self.unsplit.model, tower)(self.pixel_values(images), output_hidden_states=True)
         rows: torch.Tensor = self.unsplit.model.multi_modal_projector(hidden.hidden_states[-2])
         return rows
@@ -95,7 +95,7 @@ class Split:
         assert_same(self.services.answer(prompt), generate(self.unsplit, **inputs))
 
     def spliced(self, prompt: Prompt, rows: Sequence[torch.Tensor]) -> dict[str, Any]:
-        """The unsplit model's inputs with `rows` in the places of the tokens that stand for pictures and videos."""
+        """The unsplit model's inputs with `rows` in place of the tokens of images and videos."""
         embed = self.unsplit.get_input_embeddings()
         config, parts, rest = self.unsplit.config, [], iter(rows)
         for token in prompt.input_ids.tolist():
@@ -124,7 +124,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 
 
 @pytest.mark.parametrize("size", SHAPES)
-def test_one_picture(size: tuple[int, int], split: Split) -> None:
+def test_one_image(size: tuple[int, int], split: Split) -> None:
     image = noise(size)
     difference = split.services.encoder.media.image(image).pixel_values - split.pixel_values([image])
     assert difference.abs().max() <= 1e-6
@@ -146,7 +146,7 @@ def test_a_video_file_of_sampled_frames(seed: int, split: Split) -> None:
     split.assert_same(split.prompt(text, [tokens]), **split.whole_inputs(text, videos=[sampled]))
 
 
-def test_pictures_and_videos_in_one_question(split: Split) -> None:
+def test_images_and_videos_in_one_question(split: Split) -> None:
     images, clips = (
         [noise((61, 47)), noise((100, 90), 1)],
         [clip_frames(8, seed=2, size=SIZE), clip_frames(8, seed=3, size=SIZE)],
@@ -157,7 +157,7 @@ def test_pictures_and_videos_in_one_question(split: Split) -> None:
 
 
 @pytest.mark.parametrize("size", [(144, 144), (96, 80), (80, 100), (320, 57), (64, 300), (57, 56)])
-def test_frames_are_resized_like_pictures_but_for_rounding(size: tuple[int, int], split: Split) -> None:
+def test_frames_are_resized_like_images_but_for_rounding(size: tuple[int, int], split: Split) -> None:
     """torch and Pillow round an antialiased resize differently."""
     clip = clip_frames(3, size=size)
     made = split.services.encoder.media.video(VideoFrames(tuple(clip))).pixel_values
@@ -180,7 +180,7 @@ def test_pruned_is_the_unsplit_model_fed_with_the_kept_positions(pruner: str, jo
     image, clip = noise((60, 60)), clip_frames(8, size=SIZE)
     params = {"keep_ratio": 1 / 4}
     tokens = split.visual_tokens([image], [frame_list(clip)], pruner, joins_frames=joins_frames, **params)
-    if pruner == "random":  # what it drops is merged: the places are checked, the rows are as sent
+    if pruner == "random":  # dropped tokens are merged: positions are compared, features are those that were sent
         with torch.inference_mode():
             rows = [
                 split.unsplit.model.multi_modal_projector(
@@ -206,7 +206,7 @@ def test_pruned_is_the_unsplit_model_fed_with_the_kept_positions(pruner: str, jo
 def test_every_method_keeps_its_share_of_every_frame(pruner: str, split: Split) -> None:
     (tokens,) = split.visual_tokens(videos=[frame_list(clip_frames(8, size=SIZE))], pruner=pruner, keep_ratio=0.5)
     counts = np.bincount(np.array(tokens.positions) // PATCHES).tolist()
-    assert counts == ([8] * 8 if pruner != "none" else [PATCHES] * 8 + [8])  # numbers after the patches: CLS rows
+    assert counts == ([8] * 8 if pruner != "none" else [PATCHES] * 8 + [8])  # positions after the patches: CLS tokens
 
 
 def test_with_one_budget_for_the_whole_video_all_frames_compete(split: Split) -> None:
@@ -218,7 +218,7 @@ def test_with_one_budget_for_the_whole_video_all_frames_compete(split: Split) ->
     assert sorted(tokens.positions) == sorted(saliency.argsort(descending=True, stable=True)[:20].tolist())
 
 
-def test_pictures_and_videos_share_a_batch_and_the_cache(split: Split) -> None:
+def test_images_and_videos_share_a_batch_and_the_cache(split: Split) -> None:
     engine = engine_of(split.services.encoder, cache_bytes=2**24)
     bound = PRUNERS["desap"].bind({})
     ids = tuple(split.services.text_tokenizer("where is the circle?")["input_ids"])

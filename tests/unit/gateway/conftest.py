@@ -19,10 +19,10 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
+from benchmarks.checkpoints.tiny.tokenizers_only import write_clip, write_llava
 from fovea.rpc.server import GrpcServer
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
-from tests.unit.gateway.checkpoints import write_clip, write_llava
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
 

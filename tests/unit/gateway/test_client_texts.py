@@ -14,12 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from benchmarks.checkpoints.tiny.tokenizers_only import FAMILIES, Kind, write_family, write_llava
 from fovea.errors import InvalidRequest
 from gateway.question import Modality, Turn
 from gateway.tokenizers import PromptTokenizer
-from tests.unit.gateway.checkpoints import Kind, write_llava
 from tests.unit.gateway.conftest import Gateway, StartGateway, data_url, png
-from tests.unit.gateway.families import FAMILIES, write_family
 
 # Template of llava-v1.6-mistral on the hub: reads only the first part of system and assistant turns.
 FIRST_PART_ONLY: Final = (

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, CLIPTokenizer
 
+from benchmarks.checkpoints.tiny.tokenizers_only import FAMILIES, TAKE_VIDEOS, Family, write_family
 from fovea.errors import InvalidRequest
 from gateway.app import create_app
 from gateway.question import Modality, Turn
 from gateway.settings import GatewaySettings
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
-from tests.unit.gateway.families import FAMILIES, TAKE_VIDEOS, Family, write_family
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
 HISTORY = (

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.checkpoints.tiny.tokenizers_only import write_family
 from fovea.errors import TooLarge
 from fovea.v1 import encoder_pb2, tensor_pb2
 from gateway.question import MediaInput, MediaInputs
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
-from tests.unit.gateway.families import write_family
 from tests.unit.gateway.services import features_of
 
 MP4 = b"\x00\x00\x00\x18ftypisom" + bytes(20)

@@ -11,9 +11,9 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoProcessor
 
+from benchmarks.checkpoints.tiny.tokenizers_only import SPECIALS, Kind, write_llava
 from fovea.errors import InvalidRequest
 from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
-from tests.unit.gateway.checkpoints import SPECIALS, Kind, write_llava
 
 QUESTIONS = [
     "What colour is it?",

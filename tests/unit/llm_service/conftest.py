@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,10 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
+from tokenizers import Tokenizer
+from transformers import LlavaForConditionalGeneration, MistralConfig
 
+from benchmarks.checkpoints.tiny.llava_language import (
+    RECITED,
+    make_llava,
+    make_peaked_llava,
+    make_reciting_llava,
+    make_tokenizer,
+    save,
+)
 from fovea.rpc.channel import connect
 from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
@@ -25,62 +31,7 @@ from llm_service.servicer import LLMServicer, ServedModel
 from llm_service.settings import LLMSettings
 from llm_service.startup import load
 
-SPECIALS = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
-BOS, EOS, IMAGE = 1, 2, 4
 GRID = (1, 4, 4)
-
-# Answer of `recite_checkpoint`. No byte occurs twice, so each token has one successor.
-RECITED = "Hi 🙂,é_漢STOP!"
-
-
-def make_tokenizer() -> Tokenizer:
-    """Byte-level BPE with a few merges, so that some characters take several tokens."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=290,
-        show_progress=False,
-        special_tokens=[AddedToken(s, special=True) for s in SPECIALS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(["what is the content of this image? a cat on a mat"] * 20, trainer)
-    return tokenizer
-
-
-def make_llava(vocab_size: int, num_layers: int = 3, text_config: type[Any] = LlamaConfig) -> Any:
-    vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=56, patch_size=14
-    )
-    text = text_config(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=num_layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=vocab_size,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-    )
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE))
-    # A logit of 0 is never the largest: answers run to max_tokens.
-    model.lm_head.weight.data[EOS] = 0
-    return model.eval()
-
-
-def save(model: LlavaForConditionalGeneration, directory: Path, tokenizer: Tokenizer) -> Path:
-    """Writes the hub's key layout."""
-    model.save_pretrained(directory)
-    weights = directory / "model.safetensors"
-    renamed = {
-        name.replace("vision_tower.", "vision_tower.vision_model.", 1): t for name, t in load_file(weights).items()
-    }
-    save_file(renamed, weights, metadata={"format": "pt"})
-    tokenizer.save(str(directory / "tokenizer.json"))
-    return directory
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -107,12 +58,7 @@ def checkpoint(llava: LlavaForConditionalGeneration, tokenizer: Tokenizer, tmp_p
 @pytest.fixture(scope="session")
 def deep_checkpoint(tokenizer: Tokenizer, tmp_path_factory: Any) -> Path:
     """Twelve layers: every method has room for all of its steps."""
-    model = make_llava(tokenizer.get_vocab_size(), num_layers=12)
-    # Peaked attention, so that choices are clear.
-    for layer in model.model.language_model.layers:
-        layer.self_attn.q_proj.weight.data *= 2
-        layer.self_attn.k_proj.weight.data *= 2
-    return save(model, tmp_path_factory.mktemp("deep"), tokenizer)
+    return save(make_peaked_llava(tokenizer.get_vocab_size()), tmp_path_factory.mktemp("deep"), tokenizer)
 
 
 @pytest.fixture(scope="session")
@@ -125,22 +71,7 @@ def mistral_checkpoint(tokenizer: Tokenizer, tmp_path_factory: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def recite_checkpoint(tokenizer: Tokenizer, tmp_path_factory: Any) -> Path:
-    """A model that answers RECITED to every prompt that ends with BOS.
-
-    Its layers add nothing to the residual stream, so logits depend on the last token only; the head maps it to its
-    successor.
-    """
-    model = make_llava(tokenizer.get_vocab_size())
-    llama = model.model.language_model
-    for layer in llama.layers:
-        layer.self_attn.o_proj.weight.data.zero_()
-        layer.mlp.down_proj.weight.data.zero_()
-    chain = [BOS, *tokenizer.encode(RECITED).ids, EOS]
-    assert len(set(chain)) == len(chain)
-    model.lm_head.weight.data.zero_()
-    for token, successor in itertools.pairwise(chain):
-        model.lm_head.weight.data[successor] = llama.embed_tokens.weight.data[token]
-    return save(model, tmp_path_factory.mktemp("recite"), tokenizer)
+    return save(make_reciting_llava(tokenizer), tmp_path_factory.mktemp("recite"), tokenizer)
 
 
 @pytest.fixture(scope="session")

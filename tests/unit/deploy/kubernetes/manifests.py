@@ -1,4 +1,4 @@
-"""What deploy/kustomize holds: the base as its files say, and the overlays as kustomize renders them."""
+"""Manifests of deploy/kustomize: the base from its files, and the overlays as kustomize renders them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Service:
-    """One of ours: Python package, settings class and the name that its health service knows."""
+    """One of our services: Python package, settings class and name in its health service."""
 
     package: str
     settings_class: str
@@ -52,12 +52,12 @@ class Manifests:
 
     @property
     def ours(self) -> list[str]:
-        """Our services in it."""
+        """Our services in the bundle."""
         return [name for name in self.of("Deployment") if name in SERVICES]
 
     @property
     def pods(self) -> dict[str, Document]:
-        """Templates of the pods, by the name of what makes them."""
+        """Pod templates, by the name of their Deployment, StatefulSet or Job."""
         return {name: one["spec"]["template"] for kind in ("Deployment", "Job") for name, one in self.of(kind).items()}
 
     def container(self, name: str) -> Document:
@@ -65,7 +65,7 @@ class Manifests:
         return dict(container)
 
     def environment(self, name: str) -> dict[str, str]:
-        """As the container gets it: a variable of its own wins over one of its ConfigMaps."""
+        """Environment of the container; its own variables override those of its ConfigMaps."""
         container = self.container(name)
         found: dict[str, str] = {}
         for source in container.get("envFrom", []):
@@ -73,13 +73,13 @@ class Manifests:
         return found | {one["name"]: one["value"] for one in container.get("env", []) if "value" in one}
 
     def settings(self, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-        """The service's own settings, read from that environment."""
+        """Settings of the service, read from that environment."""
         for variable, value in self.environment(name).items():
             monkeypatch.setenv(variable, value)
         return SERVICES[name].settings.from_command_line([])
 
     def replicas(self, name: str) -> int:
-        """Fewest that there are."""
+        """Least number of pods."""
         scaler = self.of("HorizontalPodAutoscaler").get(name)
         number = scaler["spec"]["minReplicas"] if scaler else self.of("Deployment")[name]["spec"]["replicas"]
         return int(number)
@@ -106,7 +106,7 @@ def _config_map(path: Path) -> Document:
 
 @functools.cache
 def render(folder: str) -> list[Document]:
-    """What `kubectl apply -k` would send; skips the test where neither kubectl nor kustomize is there."""
+    """Documents that `kubectl apply -k` would send; skips the test without kubectl and kustomize."""
     if kubectl := shutil.which("kubectl"):
         command = [kubectl, "kustomize"]
     elif kustomize := shutil.which("kustomize"):

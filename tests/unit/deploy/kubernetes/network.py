@@ -1,7 +1,7 @@
-"""What NetworkPolicies let through, as the API's documentation defines it.
+"""An evaluator of NetworkPolicies, as the API's documentation defines them.
 
-A pod that a policy selects lets through what one of its policies allows, another lets everything through; a connection
-must be let through at both of its ends.
+A pod that a policy selects allows what one of its policies allows; any other pod allows everything. A connection must
+be allowed at both ends.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def allowed(manifests: Manifests, source: Peer, target: Peer, port: Port) -> boo
 
 def _lets(policies: list[Rule], direction: str, peers: str, own: Peer, other: Peer, port: Port) -> bool:
     if own.namespace or own.address:
-        return True  # policies of a namespace are about its own pods
+        return True  # policies of a namespace apply to its own pods
     ours = [
         policy["spec"]
         for policy in policies

@@ -1,4 +1,4 @@
-"""NetworkPolicies let through what the services do, and nothing else."""
+"""NetworkPolicies allow the connections of the services, and no others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ports_of(manifests: Manifests, name: str) -> list[Port]:
 
 
 def reached(manifests: Manifests, source: Peer) -> set[tuple[str, str]]:
-    """Pods and the names of their ports that `source` gets through to."""
+    """Pods, and the names of their ports, that `source` can reach."""
     return {
         (name, port.name)
         for name, target in pods(manifests).items()

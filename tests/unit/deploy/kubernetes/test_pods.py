@@ -1,4 +1,4 @@
-"""Every pod: what it may do, how it is asked for its health, how it ends."""
+"""Every pod: its rights, its probes, its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.deploy.kubernetes.manifests import SERVICES, WITH_GATEWAY, Manif
 
 ROOT = Path(__file__).parents[4]
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
-# Of the server after its grace: closing what is left, stopping the model's thread.
+# Seconds after the server's grace, for closing connections and stopping the model's thread.
 END_S = 5
 
 
@@ -91,7 +91,7 @@ def test_the_gateways_probes_are_paths_that_it_serves(bundle: str) -> None:
     assert {one["port"] for one in asked.values()} == {"http"}
     assert {probe: one["path"] for probe, one in asked.items()} == {
         "startupProbe": "/readyz",
-        "readinessProbe": "/healthz",  # not /readyz: gateways that know their services outlast them
+        "readinessProbe": "/healthz",  # not /readyz: a gateway stays ready during an outage of its services
         "livenessProbe": "/healthz",
     }
     assert {one["path"] for one in asked.values()} <= served

@@ -1,4 +1,4 @@
-"""Autoscalers ask for metrics that the adapter makes of metrics that the services have."""
+"""Autoscalers use metrics that the adapter derives from metrics of the services."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fovea import telemetry
 from tests.unit.deploy.kubernetes.manifests import KUSTOMIZE, Manifests
 
 RUNNING = {"gateway": "fovea_gateway_answers_running"}
-# What a service lets run at once.
+# Setting of a service that bounds its running requests.
 LIMITS = {"encoder": "max_batch_size", "llm": "max_batch_size", "gateway": "max_concurrent_requests"}
 
 
@@ -32,7 +32,7 @@ def targets(autoscaler: dict[str, Any]) -> dict[str, str]:
 
 
 def series(query: str) -> set[str]:
-    """Names of the series in a query; fails on one that is no PromQL."""
+    """Names of the series in a query; fails on a query that is no PromQL."""
     found = set()
 
     def visit(expression: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Every document is what Kubernetes 1.32 takes; cert-manager's by a schema of the fields that we use."""
+"""Every document is valid for Kubernetes 1.32; those of cert-manager by a schema of the fields that we use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT = {"type": "string"}
 
 
 def closed(required: str, optional: str = "", **properties: Any) -> dict[str, Any]:
-    """An object with these properties and no others; texts, unless said otherwise."""
+    """Schema of an object with these properties and no others; texts are the default."""
     names = [*required.split(), *optional.split()]
     return {
         "type": "object",

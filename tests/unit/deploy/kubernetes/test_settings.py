@@ -1,4 +1,4 @@
-"""The services understand what the manifests tell them, and find each other by it."""
+"""The manifests' variables are settings of the services, and their addresses lead to each other."""
 
 from __future__ import annotations
 

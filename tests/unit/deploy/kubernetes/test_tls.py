@@ -1,4 +1,4 @@
-"""The overlays with TLS: services, probes and gateway get on, with files as the mounted secrets hold them."""
+"""The overlays with TLS: services, probes and gateway connect, with the files of the mounted secrets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMEOUT_S = 20.0
 
 
 class Secrets:
-    """Fills the secrets that a bundle's pods mount, each in a folder in the place of its mount."""
+    """Secrets that a bundle's pods mount, each in a folder that replaces its mount."""
 
     def __init__(self, manifests: Manifests, folder: Path) -> None:
         self._manifests = manifests
@@ -47,7 +47,7 @@ class Secrets:
         return self._folder / f"{pod}{path.replace('/', '-')}"
 
     def at(self, pod: str, text: str) -> str:
-        """`text` with the mounts' paths as they are here."""
+        """`text` with the paths of these folders instead of the mounts."""
         return re.sub(r"/run/(tls|sites)(?=/)", lambda match: str(self._place(pod, match[0])), text)
 
 
@@ -59,7 +59,7 @@ def settings_of(manifests: Manifests, secrets: Secrets, name: str, monkeypatch: 
 
 @asynccontextmanager
 async def serving(settings: Any, health: str) -> AsyncIterator[int]:
-    """A server as `__main__` makes it, without a model; its port."""
+    """A server as `__main__` makes it, without a model; yields its port."""
     server = GrpcServer(
         ServerConfig(
             "127.0.0.1:0",
@@ -112,7 +112,7 @@ async def test_the_gateway_trusts_the_service_at_the_name_that_it_calls(
         ca=getattr(gateway, f"{name}_tls_ca"),
         cert=getattr(gateway, f"{name}_tls_cert"),
         key=getattr(gateway, f"{name}_tls_key"),
-        server_name=getattr(gateway, f"{name}_server_name") or host,  # here the pod has no name but loopback
+        server_name=getattr(gateway, f"{name}_server_name") or host,  # in this test the pod's only name is loopback
     )
     async with serving(settings_of(manifests, secrets, name, monkeypatch), SERVICES[name].health) as port:
         client = CLIENTS[name](f"127.0.0.1:{port}", max_message_bytes=2**20, access=access)

@@ -90,7 +90,7 @@ def test_desap_spends_less_in_the_last_layer_than_transformers_does() -> None:
 
 
 def _counted(run: Callable[[], object]) -> int:
-    """Multiply-adds of what `run` does, as torch counts them; it sees into one kernel of attention only."""
+    """Multiply-adds of what `run` does, as torch counts them, which it can for one attention kernel only."""
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         run()
     return counter.get_total_flops() // 2
@@ -115,14 +115,14 @@ def test_formulas_agree_with_what_torch_counts_in_clip() -> None:
     config = CLIPConfig.from_pretrained(shipped_checkpoint("clip"))
     clip = CLIPModel(config).eval()
     vision, text = VisionTower.of(config.vision_config), TextTower.of(config)
-    picture = torch.randn(1, 3, vision.image_size, vision.image_size)
+    image = torch.randn(1, 3, vision.image_size, vision.image_size)
     whole = CLIPVisionModel(config.vision_config).eval()
-    assert _counted(lambda: whole(picture)) == vision.up_to_the_last_layer() + vision.last_layer()
+    assert _counted(lambda: whole(image)) == vision.up_to_the_last_layer() + vision.last_layer()
 
     tower = ClipVisionTower(whole, clip.visual_projection)
     outputs = PRUNERS["desap"].bind({}).requirements.outputs
     spent = vision.decoupled_branch() + vision.joint_projection(text.joint_size) + vision.cls_attention()
-    assert _counted(lambda: tower(picture, outputs)) == vision.up_to_the_last_layer() + spent
+    assert _counted(lambda: tower(image, outputs)) == vision.up_to_the_last_layer() + spent
 
     words = ClipTextTower(clip.text_model, clip.text_projection)
     assert _counted(lambda: words([list(range(9))])) == text.whole(9)
@@ -162,7 +162,7 @@ def test_a_shape_by_hand(tmp_path: Path) -> None:
     assert flops.main([*shape, "--budgets", "30", "--tiles", "1", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "flops.json").read_text())
     assert result["rows"][0]["cells"][0]["processed"]["flops"] == 4 * (4 * 10_000 + 2 * 100_000 + 3 * 20_000)
-    assert result["picture"] is None  # nothing is known of a tower that makes 100 tokens
+    assert result["image"] is None  # the tower of 100 tokens is unknown
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from benchmarks.exactness.golden.case import Context, compare, load_cases
 from benchmarks.exactness.golden.llm_side import METHODS
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[4] / "golden"
 CASES = {case.id: case for case in load_cases(GOLDEN) if case.method in METHODS}
 
 

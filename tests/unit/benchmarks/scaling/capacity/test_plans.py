@@ -10,30 +10,32 @@ import pytest
 
 from benchmarks.scaling.capacity.__main__ import main
 from benchmarks.scaling.capacity.llm import LLMRules
-from benchmarks.scaling.capacity.planner import REDIS, Goal, Planner, Unreachable, cost_per_million, limits
+from benchmarks.scaling.capacity.planner import REDIS, CapacityPlanner, Goal, Unreachable, cost_per_million, limits
 from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill, Profile
 from benchmarks.scaling.capacity.roofline import GPUS, Assumptions, derive
 from benchmarks.scaling.capacity.simulation import closed_loop
-from benchmarks.scaling.capacity.system import Deployment, Redis
+from benchmarks.scaling.capacity.system import Redis, SimulatedDeployment
 from benchmarks.scaling.capacity.validation import compare
 from benchmarks.scaling.capacity.workload import Workload
-from tests.unit.benchmarks.capacity_profiles import costs
+from tests.unit.benchmarks.scaling.capacity.profiles import costs
 
 # 0.1 s of the encoder, 0.05 s and 4 times 0.01 s of an LLM service, 0.005 s of a gateway.
 SMALL = costs(
     encode=Encode(0, 0, 0, 0.1),
     prefill=Prefill(0, 0.05, 0, 0, 0),
     decode=Decode(0, 0.01, 0, 0),
-    prepare_per_picture=0.001,
+    prepare_per_image=0.001,
     gateway_request=0.005,
     token_bytes=1000,
 )
 FOUR = Workload(1, (4,))
 
 
-def planner(**changes: Any) -> Planner:
-    base = Deployment(1, 1, llm_rules=LLMRules(max_batch_size=1))
-    return Planner(**{"profile": SMALL, "workload": FOUR, "goal": Goal(2.0), "base": base, "window_s": 30.0, **changes})
+def planner(**changes: Any) -> CapacityPlanner:
+    base = SimulatedDeployment(1, 1, llm_rules=LLMRules(max_batch_size=1))
+    return CapacityPlanner(
+        **{"profile": SMALL, "workload": FOUR, "goal": Goal(2.0), "base": base, "window_s": 30.0, **changes}
+    )
 
 
 def test_more_requests_never_need_fewer_replicas() -> None:
@@ -84,7 +86,7 @@ def test_bursts_need_more_than_the_same_rate_at_random() -> None:
 
 
 def test_one_redis_is_shared_by_all_cells_and_left_out_where_it_is_too_little() -> None:
-    base = Deployment(1, 1, llm_rules=LLMRules(max_batch_size=1), redis=Redis(150.0, 1e9))
+    base = SimulatedDeployment(1, 1, llm_rules=LLMRules(max_batch_size=1), redis=Redis(150.0, 1e9))
     assert limits(SMALL, base, FOUR)[REDIS] == pytest.approx(1 / (6 / 150 + 20_000 * 8 / 1e9))
     few, many = planner(base=base, most_in_a_cell=15.0).plans([10.0, 40.0])
     assert few.deployment.redis is not None
@@ -93,7 +95,9 @@ def test_one_redis_is_shared_by_all_cells_and_left_out_where_it_is_too_little() 
 
 @pytest.mark.parametrize("stage", ["encoder", "LLM"])
 def test_what_one_replica_can_do_at_the_most_is_what_it_does_under_many_clients(stage: str) -> None:
-    base = Deployment(1 if stage == "encoder" else 9, 1 if stage == "LLM" else 9, llm_rules=LLMRules(max_batch_size=4))
+    base = SimulatedDeployment(
+        1 if stage == "encoder" else 9, 1 if stage == "LLM" else 9, llm_rules=LLMRules(max_batch_size=4)
+    )
     outcome = closed_loop(SMALL, base, FOUR, clients=40, warm_up_s=20, window_s=200)
     assert outcome.per_second == pytest.approx(limits(SMALL, base, FOUR)[stage], rel=0.05)
 
@@ -112,7 +116,7 @@ def test_a_derived_profile_says_that_nothing_was_measured_on_the_gpu() -> None:
     assert pruned.origin == "derived"
     assert any(note.startswith("assumed") for note in pruned.notes)
     assert (pruned.visual_tokens, whole.visual_tokens) == (64, 576)
-    assert pruned.prepare_per_picture == SMALL.prepare_per_picture
+    assert pruned.prepare_per_image == SMALL.prepare_per_image
     # LLaVA-1.5-7B: 13.5 GB of weights in 16 bits, half a megabyte of key-value cache a position.
     assert pruned.kv_bytes == pytest.approx(0.9 * 80e9 - 13.5e9, rel=0.01)
     assert pruned.kv_bytes_per_token == 524_288
@@ -126,13 +130,13 @@ def test_a_derived_profile_says_that_nothing_was_measured_on_the_gpu() -> None:
 
 def test_assumptions_change_what_is_derived() -> None:
     slow, fast = (derive(GPUS["l4"], 64, SMALL, Assumptions(compute=share)) for share in (0.2, 0.8))
-    assert slow.encode.per_picture == pytest.approx(4 * fast.encode.per_picture)
+    assert slow.encode.per_image == pytest.approx(4 * fast.encode.per_image)
 
 
-def test_memory_for_the_caches_limits_the_rows() -> None:
+def test_memory_for_the_caches_limits_the_sequences() -> None:
     profile = costs(kv_bytes_per_token=10, kv_bytes=1000)
-    assert profile.rows_in_memory(25) == 4
-    assert costs().rows_in_memory(25) is None
+    assert profile.sequences_in_memory(25) == 4
+    assert costs().sequences_in_memory(25) is None
 
 
 def test_plan_writes_what_is_needed_with_and_without_pruning(tmp_path: Path) -> None:
@@ -148,12 +152,12 @@ def test_plan_writes_what_is_needed_with_and_without_pruning(tmp_path: Path) -> 
 
 
 def test_a_run_that_is_what_the_simulation_says_is_within_and_another_is_not() -> None:
-    """A real encoder of 0.1 s a picture at half a core: 5 questions of one picture a second."""
-    profile = dataclasses.replace(SMALL, shares_cores=True, prepare_per_picture=0.0)
+    """A real encoder of 0.1 s a image at half a core: 5 questions of one image a second."""
+    profile = dataclasses.replace(SMALL, shares_cores=True, prepare_per_image=0.0)
     result = {
         "scenario": {
             "name": "encoder",
-            "asked": {"pictures": 1, "max_tokens": [1]},
+            "request": {"images": 1, "max_tokens": [1]},
             "clients": 10,
             "encoder_cores": 0.5,
             "llm_cores": 0.5,

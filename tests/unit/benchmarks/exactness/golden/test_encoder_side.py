@@ -15,13 +15,13 @@ import torch
 
 from benchmarks.exactness.golden import __main__ as command
 from benchmarks.exactness.golden import encoder_side
-from benchmarks.exactness.golden.case import Case, Context, compare, load_cases
+from benchmarks.exactness.golden.case import Context, GoldenCase, compare, load_cases
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunerInput, TowerFeatures
 from encoder_service.pruners.tower_outputs import ALL_OUTPUTS
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[4] / "golden"
 HAS_LLM = (GOLDEN / "llama32").is_dir()
 CASES = [case for case in load_cases(GOLDEN) if case.method in encoder_side.METHODS]
 FEW = ("visionzip_k64", "prumerge_plus_fixed_64", "holov_overflow_zero", "text_windows")
@@ -32,8 +32,8 @@ def context(request: pytest.FixtureRequest) -> Context:
     return Context(GOLDEN, getattr(torch, request.param))
 
 
-def without_llm(case: Case) -> Case:
-    """The case as far as it goes without the language model."""
+def without_llm(case: GoldenCase) -> GoldenCase:
+    """The case without its arrays of the language model."""
     return dataclasses.replace(
         case,
         params={**case.params, "with_llm": False},
@@ -42,7 +42,7 @@ def without_llm(case: Case) -> Case:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
-def test_case(case: Case, context: Context) -> None:
+def test_case(case: GoldenCase, context: Context) -> None:
     if case.params.get("with_llm") and not HAS_LLM:
         case = without_llm(case)
     precision = str(context.dtype).removeprefix("torch.")
@@ -96,7 +96,7 @@ def golden(tmp_path: Path) -> Path:
     """A directory of a few cases; its manifest may be edited."""
     (tmp_path / "clip24").symlink_to(GOLDEN / "clip24")
     (tmp_path / "projector.safetensors").symlink_to(GOLDEN / "projector.safetensors")
-    # Another name than seed0: nothing may hang on it.
+    # Another name than seed0, as no name is special.
     shutil.copytree(GOLDEN / "seed0", tmp_path / "seed7")
     manifest = json.loads((GOLDEN / "manifest.json").read_text())
     manifest["cases"] = [case for case in manifest["cases"] if case["id"] in FEW]
@@ -174,7 +174,7 @@ def test_a_directory_without_a_manifest_is_named(tmp_path: Path, capsys: pytest.
 def test_a_missing_array_another_shape_nan_and_a_difference_do_not_pass(got: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **{"case/a": np.zeros(3, dtype=np.float32)})
     spec = {"a": {"tolerance": {"float64": 1e-6, "float32": 1e-4}}}
-    case = Case(tmp_path, "case", "visionzip", {}, "x.npz", spec)
+    case = GoldenCase(tmp_path, "case", "visionzip", {}, "x.npz", spec)
     assert not compare(case, got, "float64").passed
     assert compare(case, {"a": np.full(3, 5e-7)}, "float64").passed
     assert compare(case, {"a": np.full(3, 5e-5)}, "float32").passed
@@ -182,6 +182,6 @@ def test_a_missing_array_another_shape_nan_and_a_difference_do_not_pass(got: Any
 
 def test_integers_must_be_equal(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **{"case/a": np.array([1, 2], dtype=np.int16)})
-    case = Case(tmp_path, "case", "visionzip", {}, "x.npz", {"a": {}})
+    case = GoldenCase(tmp_path, "case", "visionzip", {}, "x.npz", {"a": {}})
     assert compare(case, {"a": np.array([1, 2])}, "float64").passed
     assert not compare(case, {"a": np.array([1, 3])}, "float64").passed

@@ -16,7 +16,7 @@ def test_a_constant_difference_has_no_width() -> None:
     assert (interval.low, interval.mean, interval.high) == (-0.25, -0.25, -0.25)
 
 
-def test_copies_of_a_question_about_the_same_picture_add_no_certainty() -> None:
+def test_copies_of_a_question_about_the_same_image_add_no_certainty() -> None:
     values = np.random.default_rng(0).random(50)
     once = clustered_mean(values, np.arange(50))
     often = clustered_mean(np.repeat(values, 8), np.repeat(np.arange(50), 8))
@@ -29,8 +29,8 @@ def test_about_95_of_100_intervals_hold_the_truth() -> None:
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(300):
-        pictures = rng.normal(0.3, 1.0, 60)
-        values = np.repeat(pictures, 4) + rng.normal(0, 0.5, 240)
+        images = rng.normal(0.3, 1.0, 60)
+        values = np.repeat(images, 4) + rng.normal(0, 0.5, 240)
         interval = clustered_mean(values, np.repeat(np.arange(60), 4))
         hits += interval.low <= 0.3 <= interval.high
     assert 0.90 < hits / 300 < 0.98
@@ -43,9 +43,9 @@ def test_intervals_read_as_points() -> None:
 
 def test_a_ratio_is_that_of_the_means_and_narrow_where_both_vary_together() -> None:
     base = np.random.default_rng(2).uniform(0.2, 1, 120)
-    pictures = np.arange(120) // 4
-    ratio = clustered_ratio(0.9 * base, base, pictures)
+    images = np.arange(120) // 4
+    ratio = clustered_ratio(0.9 * base, base, images)
     assert np.allclose([ratio.low, ratio.mean, ratio.high], 0.9)
     other = np.random.default_rng(3).uniform(0.2, 1, 120)
-    ratio = clustered_ratio(other, base, pictures)
+    ratio = clustered_ratio(other, base, images)
     assert ratio.low < other.mean() / base.mean() < ratio.high

@@ -15,7 +15,7 @@ def test_a_process_of_two_busy_threads_gets_no_more_than_its_cap(way: type[CpuCa
         try:
             share = share_under(caps, 0.2, seconds=1.0)
         except OSError:
-            pytest.skip("this machine lets nobody make control groups of cgroup v1")
+            pytest.skip("this machine has no control groups of cgroup v1 that this user may make")
     assert 0 < share < 0.25
 
 
@@ -35,7 +35,7 @@ def test_after_the_caps_a_process_runs_on(way: type[CpuCaps]) -> None:
             try:
                 caps.cap(process.pid, 0.05)
             except OSError:
-                pytest.skip("this machine lets nobody make control groups of cgroup v1")
+                pytest.skip("this machine has no control groups of cgroup v1 that this user may make")
         assert process.communicate("\n", timeout=60)[0] == "still here\n"
     finally:
         process.kill()

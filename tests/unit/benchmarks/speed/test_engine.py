@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.engine` makes of its runs."""
+"""Summary, report and plot of `python -m benchmarks.engine`."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_engines_are_compared_by_their_medians():
     assert "| 1 | 1.50 | 1.50 |" in text
 
 
-def test_a_picture_is_drawn(tmp_path):
+def test_a_plot_is_drawn(tmp_path):
     plot(result_of(lambda name, clients, kept, number, repeat: kept), tmp_path / "engine.png")
     assert (tmp_path / "engine.png").stat().st_size > 1000
 

@@ -54,7 +54,7 @@ def test_bytes_are_counted_with_their_headers(ends: tuple[NarrowLink, socket.soc
 
 
 @needs_namespaces
-def test_a_cut_link_delivers_nothing_and_tells_nobody_until_it_is_mended(
+def test_a_cut_link_delivers_nothing_and_gives_no_error_until_it_is_mended(
     ends: tuple[NarrowLink, socket.socket, socket.socket],
 ) -> None:
     narrow, edge, cloud = ends

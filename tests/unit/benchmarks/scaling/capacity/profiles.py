@@ -1,4 +1,4 @@
-"""Profiles of models that do nothing but what a test wants to see."""
+"""Profiles of models for tests, free but for given costs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FREE = Profile(
     prefill=Prefill(0, 0, 0, 0, 0),
     decode=Decode(0, 0, 0, 0),
     regroup=Regroup(0, 0),
-    prepare_per_picture=0,
+    prepare_per_image=0,
     encoder_call=0,
     llm_call=0,
     llm_per_token=0,
     gateway_request=0,
-    gateway_per_picture=0,
+    gateway_per_image=0,
     gateway_per_token=0,
     text_tokens=10,
     visual_tokens=20,
@@ -33,5 +33,5 @@ FREE = Profile(
 
 
 def costs(**changes: Any) -> Profile:
-    """FREE, but for these."""
+    """FREE with these costs."""
     return dataclasses.replace(FREE, **changes)

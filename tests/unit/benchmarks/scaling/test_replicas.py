@@ -11,20 +11,20 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.requests import ClientDisconnect
 
-from benchmarks.scaling.clients import Asked, closed_loop, open_loop, pictures
+from benchmarks.scaling.clients import RequestShape, closed_loop, jpeg_files, open_loop
 from benchmarks.scaling.deployment import Shape
 from benchmarks.scaling.replicas import SCENARIOS, arrival_times
 from benchmarks.scaling.replicas_report import markdown, ratio
 
 
 class Gateway:
-    """Answers every form with what it asks for, and counts how many it has before it at once."""
+    """A gateway that gives every answer its full length, and counts concurrent requests."""
 
     def __init__(self) -> None:
         self.app = FastAPI()
         self.app.post("/v1/answer")(self.answer)
         self.most_at_once = self.now = 0
-        self.asked: list[tuple[int, int]] = []  # pictures and tokens
+        self.requests: list[tuple[int, int]] = []  # different images, and images
 
     async def answer(self, request: Request) -> Any:
         self.now += 1
@@ -33,7 +33,7 @@ class Gateway:
             async with request.form() as form:
                 files = form.getlist("image") + form.getlist("images")
                 different = {await file.read() for file in files if not isinstance(file, str)}
-                self.asked.append((len(different), len(files)))
+                self.requests.append((len(different), len(files)))
                 return {"usage": {"completion_tokens": int(str(form["max_tokens"]))}}
         except ClientDisconnect:
             return None
@@ -55,23 +55,23 @@ async def gateway() -> AsyncIterator[tuple[Gateway, str]]:
     await server.shutdown()
 
 
-async def test_as_many_ask_at_once_as_there_are_clients(gateway: tuple[Gateway, str]) -> None:
+async def test_each_client_has_one_request_at_a_time(gateway: tuple[Gateway, str]) -> None:
     scripted, url = gateway
-    load = await closed_loop(url, Asked(2, (1,)), pictures(8), clients=3, warm_up_s=0.1, window_s=0.5)
+    load = await closed_loop(url, RequestShape(2, (1,)), jpeg_files(8), clients=3, warm_up_s=0.1, window_s=0.5)
     assert load.finished == len(load.seconds) > 3
     assert load.per_second == pytest.approx(load.finished / 0.5)
     assert scripted.most_at_once <= 3
-    assert set(scripted.asked) == {(2, 2)}  # two pictures, not the same twice
+    assert set(scripted.requests) == {(2, 2)}  # two different images
 
 
-async def test_an_arrival_waits_for_nobody(gateway: tuple[Gateway, str]) -> None:
-    load = await open_loop(gateway[1], Asked(1, (4, 8)), pictures(4), arrivals=[0.0] * 10)
+async def test_an_arrival_does_not_wait_for_other_answers(gateway: tuple[Gateway, str]) -> None:
+    load = await open_loop(gateway[1], RequestShape(1, (4, 8)), jpeg_files(4), arrivals=[0.0] * 10)
     assert load.finished == 10
 
 
 async def test_a_run_with_an_answer_that_failed_is_no_run() -> None:
     with pytest.raises(httpx.ConnectError):
-        await open_loop("http://127.0.0.1:9", Asked(1, (1,)), pictures(1), arrivals=[0.0])
+        await open_loop("http://127.0.0.1:9", RequestShape(1, (1,)), jpeg_files(1), arrivals=[0.0])
 
 
 def test_arrivals_are_as_many_as_the_rate_says_and_the_same_for_a_seed() -> None:
