@@ -9,6 +9,7 @@ one batched product.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,3 +127,20 @@ def schedule(step: int, total: int, warmup: int = 150, decay_share: float = 0.3)
     decay_start = total * (1 - decay_share)
     decay = 1.0 if step < decay_start else 0.01 + 0.99 * max(0.0, (total - step) / (total - decay_start))
     return min(1.0, (step + 1) / warmup) * decay
+
+
+def resume(file: Path, optimizer: MasterOptimizer) -> int:
+    """Step of a saved run, whose state `optimizer` takes over; 0 where there is no `file`."""
+    if not file.exists():
+        return 0
+    state = torch.load(file, weights_only=True)
+    optimizer.load_state_dict(state["optimizer"])
+    print(f"resumed at step {state['step']}", flush=True)
+    return int(state["step"])
+
+
+def save_state(file: Path, optimizer: MasterOptimizer, step: int) -> None:
+    """Writes the state of a run after `step` steps, such that `file` is whole at any time."""
+    partial = file.with_suffix(".tmp")
+    torch.save({"optimizer": optimizer.state_dict(), "step": step}, partial)
+    partial.rename(file)

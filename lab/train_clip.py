@@ -21,7 +21,7 @@ from lab.dataset import Dataset, load, training_split
 from lab.decoupled import alignment_report
 from lab.models import WIDTH, build_clip
 from lab.offset import add_positive_offset
-from lab.optimizer import MasterOptimizer, schedule
+from lab.optimizer import MasterOptimizer, resume, save_state, schedule
 from lab.towers import encode_texts, normalize_pixels, tower_of, vision_states
 
 STEPS = 3000
@@ -67,12 +67,8 @@ def train(
     head.bfloat16()
     named = list(model.named_parameters()) + [(f"head.{name}", p) for name, p in head.named_parameters()]
     optimizer = MasterOptimizer(named, _muon_names(model))
-    state_file, step = work / "clip.pt", 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
-        step = int(state["step"])
-        print(f"resumed at step {step}", flush=True)
+    state_file = work / "clip.pt"
+    step = resume(state_file, optimizer)
     tower = tower_of(model)
     states = torch.compile(vision_states, dynamic=False) if compile_model else vision_states
     sums: Counter[str] = Counter()
@@ -118,9 +114,7 @@ def train(
             print(f"{step} {time.time() - began:.0f}s fade={fade:.2f} scale={scale.item():.1f} {line}", flush=True)
             sums.clear()
         if step % 500 == 0 or step == steps:
-            partial = state_file.with_suffix(".tmp")
-            torch.save({"optimizer": optimizer.state_dict(), "step": step}, partial)
-            partial.rename(state_file)
+            save_state(state_file, optimizer, step)
             with torch.no_grad():
                 print(f"{step} alignment {alignment_report(model, tokenizer)}", flush=True)
     return finish(optimizer, data, tokenizer, out)

@@ -21,7 +21,7 @@ from lab import question_pool
 from lab.checkpoint import save_llava
 from lab.dataset import Dataset, load, training_split
 from lab.models import WIDTH, adopt_vision_tower, build_llava
-from lab.optimizer import MasterOptimizer, schedule
+from lab.optimizer import MasterOptimizer, resume, save_state, schedule
 from lab.packed import packed_hidden, packed_layer
 from lab.question_pool import EXTRAS_PER_IMAGE, GROUP_NAMES, PER_IMAGE, SHORT_LENGTH, BlockEncoder, Blocks
 from lab.questions import GROUPS, evaluation_questions
@@ -198,12 +198,8 @@ def train(
     trained = [(n, p) for n, p in model.named_parameters() if "vision_tower" not in n]
     muon = [n for n, p in trained if p.dim() == 2 and "embed_tokens" not in n and "lm_head" not in n]
     optimizer = MasterOptimizer(trained, muon)
-    state_file, step = work / "llava.pt", 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
-        step = int(state["step"])
-        print(f"resumed at step {step}", flush=True)
+    state_file = work / "llava.pt"
+    step = resume(state_file, optimizer)
     layer: Callable[..., Tensor] = torch.compile(packed_layer, dynamic=False) if compile_model else packed_layer
     head_ids = torch.tensor(tokenizer(PROMPT_HEAD, add_special_tokens=False)["input_ids"])
     right: dict[str, list[float]] = defaultdict(list)
@@ -235,9 +231,7 @@ def train(
             right.clear()
             losses.clear()
         if step % 250 == 0 or step == steps:
-            partial = state_file.with_suffix(".tmp")
-            torch.save({"optimizer": optimizer.state_dict(), "step": step}, partial)
-            partial.rename(state_file)
+            save_state(state_file, optimizer, step)
             print(f"{step} {time.time() - began:.0f}s validation {validate(model, head_ids)}", flush=True)
             full = _assemble(optimizer, out, tokenizer, seed)
             save_llava(full, tokenizer, out / "llava")
