@@ -51,7 +51,7 @@ STAGES = {"data": _data, "clip": _clip, "llava": _llava}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line of `python -m lab`."""
+    """Command line of the training."""
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     parser.add_argument("stage", choices=["train", *STAGES], help="train: all three in turn")
     parser.add_argument("--work", type=Path, default=Path("runs/lab"), help="folder for images, features and state")
