@@ -1,6 +1,6 @@
 """Pipeline of a request: load media, plan, look up the answer cache, encode, generate, store.
 
-`Pipeline.answer` shows the whole flow. The computation after the cache look-up is shared by identical requests.
+`Pipeline.answer` shows the whole flow. Identical requests share the computation after the cache look-up.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Pipeline:
         planner: Planner of requests.
         encoder: Client of the encoder service.
         llm: Client of the LLM service.
-        cache: Storage of both cache levels.
+        cache: Storage of cached answers and visual tokens.
         media_loader: Loader of images and videos.
         renderer: Renderer of explanations.
     """
@@ -78,7 +78,7 @@ class Pipeline:
     ) -> AsyncGenerator[TokenEvent | AnswerResponse]:
         """Pieces of the answer's text as they are decoded, then the whole answer.
 
-        Closing the generator cancels the work.
+        Closing the generator cancels the computation, unless other requests share it.
 
         Args:
             request: A valid request.
@@ -121,7 +121,7 @@ class Pipeline:
             arrived: Event-loop time at which the request arrived, in seconds.
 
         Returns:
-            The response, or a PNG file, as the request's `format` says.
+            The response, or a PNG file if the request's `format` is `png`.
 
         Raises:
             ServiceError: The explanation cannot be given.
@@ -133,7 +133,7 @@ class Pipeline:
             encoder = await self.encoder.info()
             llm = await self.llm.info() if request.maps else None
             plan = self.planner.plan_explanation(request, question, media, encoder=encoder, llm=llm, deadline=deadline)
-            with _request_fields(plan):
+            with _errors_for_client(plan):
                 encoded, _ = await self._encode_stage.run(plan)
                 maps = None if plan.maps is None else await self._activation_maps(plan.maps, encoded)
                 response = explain_response(encoded, maps, model=self.settings.model_name)
@@ -152,8 +152,8 @@ class Pipeline:
         return activation_maps(vanilla, decoupled, attention)
 
     async def _compute_answer(self, plan: AnswerPlan, emit: Callable[[str], None]) -> AnswerResult:
-        """Computes and stores an answer. Runs in its own task, possibly for several callers."""
-        with _request_fields(plan):
+        """Computes an answer and stores it in the cache. It runs in its own task, which several callers may share."""
+        with _errors_for_client(plan):
             async with self._cache.answer_lock(plan) as cached:
                 if cached is not None:
                     emit(cached.answer)
@@ -172,7 +172,7 @@ class Pipeline:
         try:
             generation = await self._generate_stage.run(plan, encoded, emit)
         except CheckpointMismatch:
-            self.encoder.invalidate_info()  # one of the two services has been replaced
+            self.encoder.invalidate_info()  # outdated: one of the two services has been replaced
             raise
         done = generation.done
         computed = lookup != "hit"
@@ -199,7 +199,7 @@ class Pipeline:
         return result, encoded
 
     async def _matches_key(self, plan: AnswerPlan, encoded: EncodeResult) -> bool:
-        """Whether the answer may be stored under the plan's key: no service was replaced meanwhile."""
+        """Whether no service was replaced since the plan was made, so that the answer belongs to the plan's key."""
         return await self._encode_stage.matches_key(plan, encoded) and await self.llm.info() == plan.llm
 
     def _response(
@@ -222,8 +222,8 @@ class Pipeline:
 
 
 @contextmanager
-def _request_fields(plan: EncodePlan) -> Iterator[None]:
-    """Translates the `param` of errors to the fields of this request."""
+def _errors_for_client(plan: EncodePlan) -> Iterator[None]:
+    """Replaces the `param` of an error, a field of a service's request, by the field of the client's request."""
     try:
         yield
     except ServiceError as error:
@@ -238,7 +238,7 @@ def _now() -> float:
 
 @asynccontextmanager
 async def _until(deadline: float) -> AsyncIterator[None]:
-    """Cancels its body at `deadline`, in event-loop time.
+    """Cancels the body of the `with` statement at `deadline`, an event-loop time in seconds.
 
     Raises:
         DeadlineExceeded: The body was cancelled.

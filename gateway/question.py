@@ -38,7 +38,7 @@ class Modality(Enum):
 
 @dataclass(frozen=True)
 class InterleavedText:
-    """A text with images and videos inside it, written with markers.
+    """Text of a question with markers such as `<image>`, split at the markers.
 
     Attributes:
         segments: texts and media in order.
@@ -62,11 +62,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Question:
-    """The text side of a request.
+    """Text of a request: a question or a chat history.
 
     Attributes:
         text: text that text-aware pruners read: the question, or the texts of the last user turn.
-        turns: chat history; None for a plain question, whose `text` may hold markers.
+        turns: chat history; None for a question without history. The `text` of such a question may hold markers.
     """
 
     text: str
@@ -74,7 +74,7 @@ class Question:
 
     @property
     def param(self) -> str:
-        """The request field that holds the text."""
+        """Field of the request that holds the text."""
         return "question" if self.turns is None else "messages"
 
 
@@ -116,7 +116,7 @@ class MediaInputs:
 
 @dataclass
 class Uploads:
-    """Files of a form, by field; the attributes are `FILE_FIELDS`."""
+    """Uploaded files of a form. The attributes are the fields in `FILE_FIELDS`."""
 
     image: list[bytes] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
@@ -129,10 +129,10 @@ class Uploads:
 
 
 def read_question(request: QuestionRequest, uploads: Uploads) -> tuple[Question, MediaInputs]:
-    """The question and the media of a request. Moves the media out of `request` and `uploads`, which frees megabytes.
+    """The question and the media of a request. The media are moved out of `request` and `uploads`, to free memory.
 
     Raises:
-        InvalidRequest: fields that exclude each other, or a required field that is missing.
+        InvalidRequest: fields exclude each other, or a required field is missing.
     """
     image, images, video, messages = request.image, request.images, request.video, request.messages
     request.image = request.images = request.video = request.messages = None
@@ -200,7 +200,7 @@ def _read_messages(messages: Sequence[Message]) -> tuple[Question, MediaInputs]:
 
 
 def _turn(message_path: str, message: Message, media_inputs: MediaInputs) -> Turn:
-    """The turn of a message; appends its media to `media_inputs`."""
+    """Turn of a message. The media of the message are appended to `media_inputs`."""
     parts: list[str | Modality] = []
     for number, part in enumerate(message.content):
         path = f"{message_path}.content.{number}"

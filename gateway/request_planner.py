@@ -24,7 +24,7 @@ from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
 __all__ = ["RequestPlanner"]
 
 _MAX_TEXT_IDS: Final = 8192
-"""Most ids of a question that the encoder service accepts."""
+"""Maximum number of a question's token ids that the encoder service accepts."""
 
 
 class RequestPlanner:
@@ -51,7 +51,7 @@ class RequestPlanner:
         return encoder.reads_language_model_ids or self._text_tower_tokenizer is not None
 
     def check(self, request: QuestionRequest, question: Question, media_inputs: MediaInputs) -> float:
-        """Timeout of the request in seconds, after a check of the request against the limits of this gateway.
+        """Checks a request against the limits of this gateway, and returns its timeout in seconds.
 
         Raises:
             NotFound: The request names a model that is not served.
@@ -88,7 +88,7 @@ class RequestPlanner:
         """Plan of an answer. The request has passed `check`.
 
         Raises:
-            NotFound: The pruner inside the language model does not exist, or `pruner` names one of those.
+            NotFound: `llm_pruner` names an unknown pruner, or `pruner` names one that works inside the language model.
             InvalidRequest: The model does not take these media, the chat template refuses the question, or the prompt
                 is too long even when pruned to one visual token for each image and video.
             CheckpointMismatch: The gateway has no tokenizer for the questions that the encoder reads.
@@ -142,7 +142,8 @@ class RequestPlanner:
         """Plan of an explanation. The request has passed `check`; `llm` is required if it asks for activation maps.
 
         Raises:
-            InvalidRequest: See `plan_answer`; or activation maps were requested of an encoder without DeSAP.
+            InvalidRequest: See `plan_answer`, or the encoder does not offer the pruners that activation maps need.
+            CheckpointMismatch: See `plan_answer`.
         """
         check_family(request, media, encoder)
         pruner = self._pruner(request, encoder)
@@ -189,7 +190,7 @@ class RequestPlanner:
 
     def _text_ids(self, question: Question, pruner: str, encoder: EncoderInfo) -> list[int]:
         """Ids of the question for the encoder; empty for a pruner that reads no text."""
-        # An unknown pruner is sent to the encoder with text ids: the encoder's error names the pruners of its family.
+        # An unknown pruner counts as one that reads text. The encoder refuses the request and lists its pruners.
         if not all(offered.reads_text for offered in encoder.pruners if offered.name == pruner):
             return []
         text = question.text if question.turns is not None else self.prompt_tokenizer.without_markers(question.text)
@@ -213,6 +214,7 @@ class RequestPlanner:
 
 
 def _fields(question: Question, media: Media) -> Mapping[str, str]:
+    """Fields of the client's request, by the `param` of errors."""
     return {"question": question.param, "image": media.field, "video": video_field(media)}
 
 
@@ -248,7 +250,7 @@ def _answer_key(
 
 
 def _maps_options(request: ExplainRequest, pruner: str, encoder: EncoderInfo) -> dict[str, EncodeOptions]:
-    """Options of the encode calls of the activation maps, by attribute of `ActivationMapsPlan`."""
+    """Options of the encode calls that activation maps need, by attribute of `ActivationMapsPlan`."""
     missing = {"desap", "none"} - {offered.name for offered in encoder.pruners}
     if missing:
         raise InvalidRequest(
@@ -257,7 +259,7 @@ def _maps_options(request: ExplainRequest, pruner: str, encoder: EncoderInfo) ->
     params = request.pruner_params if pruner == "desap" else {}
 
     def options(name: str, params: Mapping[str, Any], *, explain: bool = True) -> EncodeOptions:
-        # "auto" is dropped for a pruner that the request does not name, because it cannot choose a budget.
+        # "auto" is meant for the pruner of the request. The other pruners of the maps cannot choose a budget.
         is_auto = request.keep_tokens == "auto" and name != pruner
         return EncodeOptions(name, params, None if is_auto else request.keep_tokens, explain=explain)
 
@@ -270,21 +272,21 @@ def _maps_options(request: ExplainRequest, pruner: str, encoder: EncoderInfo) ->
 
 def _check_auto_budget(request: QuestionRequest, pruner: str, encoder: EncoderInfo) -> None:
     """Refuses the budget `auto` for a pruner that cannot choose its budget."""
-    able = [offered.name for offered in encoder.pruners if offered.chooses_budget]
-    if request.keep_tokens == "auto" and pruner not in able:
+    auto_pruners = [offered.name for offered in encoder.pruners if offered.chooses_budget]
+    if request.keep_tokens == "auto" and pruner not in auto_pruners:
         raise InvalidRequest(
             f"pruner {pruner!r:.80} cannot choose its budget; give keep_tokens as a count or keep_ratio."
-            f" {', '.join(able) or 'no pruner of this server'} can",
+            f" {', '.join(auto_pruners) or 'no pruner of this server'} can",
             param="keep_tokens",
         )
 
 
-def _check_prompt_length(prompt_ids: int, llm: LLMInfo, param: str) -> None:
-    # An image or video is one id here and at least one visual token later; one more position is for the answer.
-    excess = prompt_ids + 1 - llm.max_model_len
+def _check_prompt_length(num_ids: int, llm: LLMInfo, param: str) -> None:
+    # Each image or video has one id here and at least one visual token later. The answer needs one more position.
+    excess = num_ids + 1 - llm.max_model_len
     if excess > 0:
         raise InvalidRequest(
-            f"{param} is too long: with its prompt and one visual token for each image it has {prompt_ids} tokens;"
+            f"{param} is too long: with its prompt and one visual token for each image it has {num_ids} tokens;"
             f" that is {excess} more than the model's context of {llm.max_model_len} leaves room for",
             param=param,
         )

@@ -1,7 +1,7 @@
 """Retries during an outage of a service: a request keeps its visual tokens, waits, and continues.
 
-A broken stream is generated again from the start, from the same visual tokens and with the same seed. Its text then
-begins with the text already sent, which is skipped. See docs/adr/0012-resume-by-generating-again.md.
+After a stream breaks, the answer is generated again from the start, with the same visual tokens and the same seed. The
+new text begins with the text already sent, which is skipped. See docs/adr/0012-resume-by-generating-again.md.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from gateway.clients.llm import GenerateDone, Sampling
 __all__ = ["call_with_retry", "deadline_exceeded", "generate_with_retry"]
 
 _MAX_ATTEMPTS: Final = 6
-"""Attempts without progress. The limit keeps a request that crashes its service from crashing it without end."""
+"""Maximum number of attempts without progress. It limits how often one request can crash a service."""
 _FIRST_DELAY_S: Final = 0.1
 _MAX_DELAY_S: Final = 2.0
 _REPORT_MARGIN_S: Final = 0.1
-"""Time before the deadline at which waiting ends, so that the client still gets the error which names the service."""
+"""Waiting ends this long before the deadline, in time to send the client an error that names the service."""
 
 Reply = TypeVar("Reply")
 Generate = Callable[[Sampling, float], AsyncGenerator[str | GenerateDone]]
-"""One call of the LLM service, with sampling parameters and a timeout in seconds."""
+"""Function that calls the LLM service, given the sampling parameters and a timeout in seconds."""
 
 
 async def call_with_retry(
@@ -40,7 +40,7 @@ async def call_with_retry(
 
     Args:
         client: Client of the called service.
-        call: The call, given its timeout in seconds.
+        call: Function that makes the call, given its timeout in seconds.
         deadline: Event-loop time in seconds.
         outage_timeout_s: Longest outage in seconds.
 
@@ -65,11 +65,11 @@ async def generate_with_retry(
     deadline: float,
     outage_timeout_s: float,
 ) -> AsyncGenerator[str | GenerateDone]:
-    """Pieces of text as they are decoded, each sent once even if the stream breaks, then GenerateDone.
+    """Pieces of text as they are decoded, then GenerateDone. No text is sent twice, even if the stream breaks.
 
     Args:
         client: Client of the called service.
-        call: The call, repeated after each break.
+        call: Function that makes the call. It is called again after each break of the stream.
         sampling: Sampling parameters. Random sampling without a seed gets one, so that each attempt gives the same
             text.
         deadline: Event-loop time in seconds.
@@ -77,7 +77,7 @@ async def generate_with_retry(
 
     Raises:
         Unavailable: The outage lasted longer than `outage_timeout_s`.
-        InternalError: A later attempt gave another text.
+        InternalError: A later attempt produced a different text.
         DeadlineExceeded: `deadline` has passed.
         ServiceError: The service refused the call, or failed.
     """
@@ -103,7 +103,7 @@ async def generate_with_retry(
 
 
 class _ResumableText:
-    """Text of a generation over several attempts, each of which must begin with the text sent before."""
+    """Text of an answer over several attempts. The text of each attempt must begin with the text already sent."""
 
     def __init__(self) -> None:
         self._sent = ""
@@ -117,7 +117,7 @@ class _ResumableText:
         """The part of the text that has not been sent yet; empty while the attempt repeats sent text.
 
         Raises:
-            InternalError: The text differs from the sent one.
+            InternalError: The text differs from the text already sent.
         """
         self._text += piece
         if len(self._text) <= len(self._sent):
@@ -131,7 +131,7 @@ class _ResumableText:
         """Checks the text at the end of an attempt.
 
         Raises:
-            InternalError: The text differs from the sent one.
+            InternalError: The text differs from the text already sent.
         """
         if self._text != self._sent:
             raise _different_text()
@@ -162,7 +162,7 @@ class _Outage:
         self._started_at, self._attempts = None, 0
 
     async def wait(self, error: Unavailable) -> None:
-        """Returns when another attempt may succeed.
+        """Waits until another attempt may succeed.
 
         Raises:
             Unavailable: `error`, if the outage timeout has passed or there were too many attempts.
@@ -173,7 +173,7 @@ class _Outage:
         self._attempts += 1
         outage_ends_at = self._started_at + self._timeout_s
         wait_until = min(outage_ends_at, self._deadline - _REPORT_MARGIN_S)
-        # Random delays, so that the gateways do not all call a recovered service at once.
+        # The delays are random, so that not all gateways call a recovered service at once.
         delay = min(_FIRST_DELAY_S * 2 ** (self._attempts - 1), _MAX_DELAY_S) * random.uniform(0.5, 1.0)
         if self._attempts < _MAX_ATTEMPTS:
             await asyncio.sleep(max(min(delay, wait_until - now), 0))

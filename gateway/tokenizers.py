@@ -1,11 +1,11 @@
-"""Tokenizers: prompts of the language model, written by its chat template, and questions for the CLIP text tower.
+"""Tokenizers of the language model's prompts, which its chat template writes, and of questions for the CLIP text tower.
 
-Only the `tokenizers` library is used, because `AutoTokenizer` imports torch where it is installed. For a question
-without special-token strings the ids are those of the checkpoint's own processor, with one image token for each image
-and one video token for each video.
+Only the `tokenizers` library is used, because `AutoTokenizer` imports torch if torch is installed. If a question has no
+special-token strings, its ids equal those of the checkpoint's own processor, with one image token for each image and
+one video token for each video.
 
-Text of a client never becomes a special token. Placeholders stand for it while the template runs (`TextPlaceholders`),
-and special tokens are recognised in the text of the template only (`GuardedTokenizer`).
+Text of a client never becomes a special token. While the template runs, placeholders replace the client's text
+(`TextPlaceholders`). Special tokens are recognized only in the text of the template (`GuardedTokenizer`).
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def _read_tokenizer(checkpoint: Path, named: Collection[str | int]) -> GuardedTokenizer:
+def _read_tokenizer(checkpoint: Path, special_tokens: Collection[str | int]) -> GuardedTokenizer:
     spec = _read_json(checkpoint / "tokenizer.json")
     try:
-        return GuardedTokenizer(spec, named)
+        return GuardedTokenizer(spec, special_tokens)
     except Exception as error:  # the library raises no narrower type
         raise ValueError(f"{checkpoints.shown_name(checkpoint)!r} has no tokenizer.json that can be read") from error
 
 
 def _special_token_strings(config: Mapping[str, Any]) -> dict[str, str]:
-    """Special-token strings by name, from tokenizer_config.json, which holds strings or {"content": ...}."""
+    """Special-token strings by name, from tokenizer_config.json, where each is a string or {"content": ...}."""
     tokens = {name: config[name] for name in _SPECIAL_TOKEN_NAMES if config.get(name)}
     return {name: value["content"] if isinstance(value, dict) else value for name, value in tokens.items()}
 
@@ -97,10 +97,10 @@ class PromptTokenizer:
     def __init__(self, checkpoint: Path) -> None:
         config = _read_json(checkpoint / "config.json")
         tokenizer_config = checkpoint / "tokenizer_config.json"
-        names = _special_token_strings(_read_json(tokenizer_config)) if tokenizer_config.is_file() else {}
-        named = {*names.values(), *(config[name] for name in _TOKEN_ID_FIELDS if name in config)}
-        self._tokenizer = _read_tokenizer(checkpoint, named)
-        self._bos = names.get("bos_token")
+        strings = _special_token_strings(_read_json(tokenizer_config)) if tokenizer_config.is_file() else {}
+        special_tokens = {*strings.values(), *(config[name] for name in _TOKEN_ID_FIELDS if name in config)}
+        self._tokenizer = _read_tokenizer(checkpoint, special_tokens)
+        self._bos = strings.get("bos_token")
         self.family = str(config.get("model_type"))
         self.image_token_id: int = config.get("image_token_index", config.get("image_token_id", -1))
         if self.image_token_id not in self._tokenizer.contents:
@@ -114,7 +114,7 @@ class PromptTokenizer:
             if token_id is not None
         }
         self._modalities = tuple(media_tokens)
-        self._prompt = ChatPrompt(ChatTemplate.load(checkpoint, names), media_tokens)
+        self._prompt = ChatPrompt(ChatTemplate.load(checkpoint, strings), media_tokens)
         self._check_template()
 
     def _check_template(self) -> None:
@@ -125,23 +125,23 @@ class PromptTokenizer:
             raise ValueError(f"a question with an image cannot be written: {reason}") from error
 
     def _media_token(self, token_id: int, config: Mapping[str, Any]) -> str:
-        """Text that replaces a marker: the token, between the vision start and end tokens where the checkpoint has
-        them (Qwen)."""
+        """Text that replaces a marker such as `<image>`: the media token. If the checkpoint has tokens for the start
+        and end of vision (Qwen), they enclose it."""
         ids = [config.get("vision_start_token_id"), token_id, config.get("vision_end_token_id")]
         return "".join(self._tokenizer.contents[i] for i in ids if i in self._tokenizer.contents)
 
     def encode(self, question: str, *, num_images: int, num_videos: int = 0) -> list[int]:
-        """Ids of a plain question's prompt, with one image token for each image and one video token for each video.
+        """Ids of the prompt of one question, with one image token for each image and one video token for each video.
 
         Args:
             question: Text of the user. Each `<image>` marks the position of one image and, if the checkpoint has a
                 video token, each `<video>` that of one video. Media without a marker come first, images before videos.
             num_images: Number of images.
-            num_videos: Number of videos; above 0 only if there is a video token.
+            num_videos: Number of videos; must be 0 if the checkpoint has no video token.
 
         Raises:
-            InvalidRequest: More markers than images or videos, no text beside the markers, or the template refuses the
-                question.
+            InvalidRequest: The question has more markers than images or videos, the question has no text beside the
+                markers, or the template refuses the question.
         """
         expected = {Modality.IMAGE: num_images, Modality.VIDEO: num_videos}
         turn = user_turn(question, {modality: expected[modality] for modality in self._modalities})
@@ -150,7 +150,7 @@ class PromptTokenizer:
     def encode_history(self, turns: Sequence[Turn]) -> list[int]:
         """Ids of a chat history's prompt, with one image token for each image and one video token for each video.
 
-        Images stay in their turn. The template decides on their position in it: LLaVA's puts them before the text.
+        Images stay in their turn. Their position in the turn depends on the template: LLaVA's puts them first.
 
         Raises:
             InvalidRequest: The template refuses the history, or leaves out a part of it.
@@ -160,7 +160,7 @@ class PromptTokenizer:
 
     def _ids(self, turns: Sequence[Turn], num_images: int, num_videos: int, param: str) -> list[int]:
         segments = self._segments(turns, param)
-        # As in the checkpoint's processor, a template that writes BOS itself does not get a second one.
+        # If the template writes BOS itself, no second BOS is added. The checkpoint's processor does the same.
         starts_with_bos = self._bos is not None and segments[0].text.startswith(self._bos)
         ids = self._tokenizer.encode(segments, add_special_tokens=not starts_with_bos)
         media = [i for i in ids if i in (self.image_token_id, self.video_token_id)]
@@ -188,7 +188,7 @@ class PromptTokenizer:
             ) from error
 
     def media_order(self, input_ids: Sequence[int], num_images: int) -> list[int]:
-        """Order of the media in a prompt. Images are numbered from 0, videos from `num_images`."""
+        """Numbers of the media in the order of a prompt. Images are numbered from 0, videos from `num_images`."""
         images, videos = itertools.count(), itertools.count(num_images)
         counters = {self.image_token_id: images}
         if self.video_token_id is not None:
@@ -200,7 +200,7 @@ class PromptTokenizer:
         return without_markers(question, self._modalities)
 
     def encode_plain(self, text: str) -> list[int]:
-        """Ids of `text` without special tokens, for encoders that use the language model's text embeddings."""
+        """Ids of `text`, without special tokens, for encoders that use the language model's input embeddings."""
         return self._tokenizer.encode_plain(text, add_special_tokens=False)
 
 

@@ -1,7 +1,7 @@
 """Validation of a request's prompt.
 
-A wrong count, a wrong width or NaN can make an engine answer nonsense, fail the whole batch or die. Everything is
-validated here, so that the engines need no checks of their own.
+A wrong count, a wrong width or NaN can make an engine produce nonsense, fail the whole batch or crash. Everything is
+validated here, so that the engines need no checks.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class PromptLimits:
 
     Attributes:
         vocab_size: Number of token ids.
-        image_token_id: Placeholder id of an image.
-        visual_hidden_size: Channels C of visual tokens.
-        max_visual_tokens: Most visual tokens in a request, all images and videos together.
-        max_model_len: Positions of prompt and answer together.
+        image_token_id: Token id of the placeholder of an image.
+        visual_hidden_size: Number of channels C of a visual token.
+        max_visual_tokens: Maximum number of visual tokens in a request, all images and videos together.
+        max_model_len: Maximum number of positions of prompt and answer together.
         fingerprint: Fingerprint of the checkpoint; visual tokens of another one are refused.
-        video_token_id: Placeholder id of a video; None for a model without video.
-        has_newline: Flag: the model has a line-end token for tiled images.
-        has_grid_positions: Flag: position ids follow the grid, so that every visual token must be a patch.
-        wire_basis: Basis of the wire format `basis`; without it tokens in that format are refused.
+        video_token_id: Token id of the placeholder of a video; None for a model without video.
+        has_newline: Whether the model has a line-end token for tiled images.
+        has_grid_positions: Whether position ids follow the grid. Every visual token must then be a patch.
+        wire_basis: Basis of the wire format `basis`; if None, tokens in that format are refused.
     """
 
     vocab_size: int
@@ -57,7 +57,7 @@ class PromptLimits:
 
     @property
     def visual_token_ids(self) -> tuple[int, ...]:
-        """Placeholder ids of images and videos."""
+        """Token ids of the placeholders of images and videos."""
         return (self.image_token_id,) if self.video_token_id is None else (self.image_token_id, self.video_token_id)
 
 
@@ -69,10 +69,10 @@ class VisualTokens:
         features: [K, C] float32, finite.
         positions: [K] int64, distinct grid positions; a token without a patch has a number after all patches.
         grid: (frames, rows, columns) before pruning.
-        newline_after: Ascending token indices after which a line-end token is inserted; a repeated index inserts one
-            more.
-        is_video: Flag: a video, not an image.
-        seconds_per_frame: Seconds between frames of a video; 0 if unknown.
+        newline_after: Ascending indices of the visual tokens after which a line-end token is inserted. A repeated index
+            inserts one more.
+        is_video: Whether the tokens belong to a video.
+        seconds_per_frame: Seconds from one frame of a video to the next; 0 if unknown.
     """
 
     features: tensors.Float32Array
@@ -122,7 +122,7 @@ def read_prompt(
     """Validates a prompt, cheapest checks first, and decodes its tensors.
 
     Raises:
-        InvalidRequest: Ids, placeholders, tensors or the length are not accepted; the message names what is.
+        InvalidRequest: Ids, placeholders, tensors or the length are not accepted. The message states what is accepted.
         CheckpointMismatch: The visual tokens come from another checkpoint or use another wire basis.
     """
     if not input_ids:
@@ -188,7 +188,7 @@ def _read_visual_tokens(index: int, message: tensor_pb2.VisualTokens, limits: Pr
         seconds_per_frame = _read_seconds(message)
         max_bytes = limits.max_visual_tokens * limits.visual_hidden_size * 4
         features = tensors.from_message(message.features, max_bytes=max_bytes, basis=limits.wire_basis)
-    except CheckpointMismatch:  # the services do not share a wire basis, which is no error of the request
+    except CheckpointMismatch:  # the services have different wire bases, which is not an error in the request
         raise
     except ServiceError as error:
         raise InvalidRequest(f"visual_tokens[{index}]: {error.message}", param="visual_tokens") from error

@@ -1,11 +1,11 @@
-"""DeSAP: decoupled similarity-aware pruning (arXiv 2604.11240). Half the tokens by the question, half by saliency.
+"""DeSAP: decoupled similarity-aware pruning (arXiv 2604.11240). It selects tokens by the question and by saliency.
 
-In the last layer, attention of queries with queries replaces attention of queries with keys, which preserves each
-patch's own meaning. Its output in CLIP's joint space is compared with the words of the question (task map). The
-attention of CLS is the saliency map. Dropped tokens are averaged into the most similar kept token.
+In the last layer, query-query attention replaces query-key attention, which preserves each patch's own meaning. The
+task map compares the output of this attention, in CLIP's joint space, with the words of the question. The saliency map
+is the attention of CLS. Dropped tokens are averaged into the most similar kept token.
 
-The authors' code is not public. The defaults follow the paper's text where it is explicit. Each switch is an ablation
-of the paper or a reading of a point that it leaves open.
+The authors' code is not public. The defaults follow the paper's text where it is explicit. Each parameter selects
+an ablation of the paper or an interpretation of a point that the paper leaves open.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _metric_output(params: DesapParameters) -> TowerOutput | None:
 
 
 def requirements(params: DesapParameters) -> FeatureRequirements:
-    """Requirements of these parameters. Saliency is always among them, since it is used alone without a question."""
+    """Feature requirements of these parameters. Saliency is always required: without a question it selects alone."""
     outputs = (joint_output(params), _saliency_output(params), _metric_output(params))
     return FeatureRequirements(
         outputs=frozenset(output for output in outputs if output is not None),
@@ -144,7 +144,9 @@ def requirements(params: DesapParameters) -> FeatureRequirements:
 
 
 def question_vector(eos: Tensor) -> Tensor:
-    """Embedding q of the question: EOS of its window, or the normalised mean of the normalised EOS of several windows.
+    """Embedding q of the question: the EOS embedding of its only window.
+
+    For several windows: the normalized mean of their normalized EOS embeddings.
 
     Args:
         eos: EOS embeddings of the windows, [W, D].
@@ -157,7 +159,7 @@ def question_vector(eos: Tensor) -> Tensor:
 
 
 def compared_tokens(text: TextFeatures, params: DesapParameters) -> Tensor:
-    """Text tokens that patches are compared with: at least one of the T tokens, in order, [n, D]."""
+    """Text tokens that patches are compared with, [n, D]: at least one of the T tokens, in their order."""
     if params.text_filter == "eot_attention" and len(text.tokens) > params.text_filter_over:
         assert text.eos_attention is not None
         return text.tokens[words_by_eos_attention(text.eos_attention, text.is_word)]
@@ -201,7 +203,7 @@ def task_map(joint: Tensor, text: TextFeatures, params: DesapParameters) -> Tens
 
 
 def prune(inputs: PrunerInput, params: DesapParameters) -> PrunedTokens:
-    """Selects by both maps (eq. 5), then merges. Without a question saliency selects the whole budget."""
+    """Selects tokens by both maps (eq. 5) and merges the others. Without a question, saliency selects all tokens."""
     vision = inputs.vision
     saliency = at_least_float32(vision.outputs[_saliency_output(params)])
     relevance = None

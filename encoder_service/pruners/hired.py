@@ -1,8 +1,8 @@
-"""HiRED (AAAI 2025): tokens with the most CLS attention; early attention allocates the budget over an image's tiles.
+"""HiRED (AAAI 2025) keeps the tokens with the most CLS attention. Early attention allocates the budget over tiles.
 
-In each tower input it keeps the patches with the most CLS attention in layer V-2. Of an image in tiles the base tile
-takes a share of the budget. The rest goes to the other tiles (the paper's sub-images) by the CLS attention of the base
-tile's *first* layer.
+In each tower input it keeps the patches with the most CLS attention in the second-last layer. If an image is cut into
+tiles, the base tile gets a share of the budget. The rest is allocated to the other tiles (the paper's sub-images) by
+the CLS attention in the *first* layer of the base tile.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ class HiredParameters:
 
 
 def tile_by_raster_index(num_patches: int, num_tiles: int) -> Tensor:
-    """Tile of each patch of the base tile as in the authors' code, [N] int64, from 0.
+    """Tile to which each patch of the base tile is assigned in the authors' code, [N] int64, from 0.
 
-    Each tile has a run of raster positions (a horizontal strip) of the base tile, wherever the tile lies in the image.
+    Each tile has a run of raster positions of the base tile (a horizontal strip), regardless of its own position in the
+    image.
 
     Args:
         num_patches: N, number of patches of the base tile.
@@ -49,16 +50,16 @@ def tile_by_raster_index(num_patches: int, num_tiles: int) -> Tensor:
 
 
 def tile_by_position(patch_grid: tuple[int, int], tile_at: Tensor) -> Tensor:
-    """Tile that shows the centre of each patch of the base tile, [N] int64, from 0 without the base tile.
+    """Tile that shows the center of each patch of the base tile, [N] int64, from 0 without the base tile.
 
     Args:
         patch_grid: rows and columns of the base tile's patches, N = rows * columns.
         tile_at: tile of each patch of the mosaic (see `TiledImage`), not empty.
     """
-    (rows, columns), (lines, line_length) = patch_grid, tile_at.shape
-    line = (2 * torch.arange(rows) + 1) * lines // (2 * rows)
-    column = (2 * torch.arange(columns) + 1) * line_length // (2 * columns)
-    return tile_at[line][:, column].flatten() - 1
+    (rows, columns), (mosaic_rows, mosaic_columns) = patch_grid, tile_at.shape
+    row = (2 * torch.arange(rows) + 1) * mosaic_rows // (2 * rows)
+    column = (2 * torch.arange(columns) + 1) * mosaic_columns // (2 * columns)
+    return tile_at[row][:, column].flatten() - 1
 
 
 def allocate_by_early_attention(
@@ -81,7 +82,7 @@ def allocate_by_early_attention(
         sizes: number of patches of the base tile and of each other tile.
         tile_of_patch: tile, from 0, that each patch of the base tile counts for, [N] int64.
         fidelity: whether quotas are only rounded down and cut to the tile's size, as in the authors' code. Otherwise
-            the remainder goes to the largest quotas, and the excess of a full tile to the other tiles.
+            the remainder is added to the largest quotas, and the excess of a full tile is allocated to other tiles.
 
     Returns:
         One budget for each tile, at most its size; together K, or less with `fidelity`.

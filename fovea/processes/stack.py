@@ -24,20 +24,20 @@ __all__ = ["SERVICES", "Stack", "StackError", "free_port"]
 SERVICES: Final = ("encoder_service", "llm_service", "gateway")
 _POLL_S: Final = 0.1
 # Longer than the drain of any service, so that requests in progress end within the drain.
-_STOP_S: Final = 40.0
+_STOP_TIMEOUT_S: Final = 40.0
 
 
 class StackError(RuntimeError):
-    """A service that ended by itself, did not become ready in time, or cannot be started."""
+    """A service ended by itself, did not become ready in time, or cannot be started."""
 
 
-def _shared_cores() -> dict[str, str]:
-    """Environment of services that share a machine: idle OpenMP threads sleep instead of spinning on their cores."""
+def _passive_openmp() -> dict[str, str]:
+    """Environment of services on one machine, where idle OpenMP threads must not spin on cores that others need."""
     return {} if "GOMP_SPINCOUNT" in os.environ else {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def free_port() -> int:
-    """A loopback port that is free right now."""
+    """Number of a TCP port that is free on the loopback interface at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -55,7 +55,7 @@ class Stack:
         name: served model name; None for the default of each service.
         flags: further flags by service, for example {"gateway": ["--redis-url", "redis://..."]}.
         environment: further environment variables of all three services.
-        log_to: file for the logs; None for stderr of this process.
+        log_to: file for the logs of all services; None for stderr of this process.
 
     Attributes:
         processes: running services by name.
@@ -118,8 +118,8 @@ class Stack:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**_shared_cores(), **os.environ, **self.environment},
-                    # Ctrl-C goes to the whole foreground group, and `stop` has to stop the services in its order.
+                    env={**_passive_openmp(), **os.environ, **self.environment},
+                    # Ctrl-C would reach the whole foreground process group, but `stop` must end the services in order.
                     start_new_session=True,
                     preexec_fn=lambda: end_with_parent(signal.SIGTERM),
                 )
@@ -128,7 +128,7 @@ class Stack:
                     log.close()
 
     def _require_free_address(self) -> None:
-        """Checks the gateway's address, since `wait_ready` would mistake another gateway there for the started one."""
+        """Checks that the gateway's address is free, because `wait_ready` would accept another gateway there."""
         host, port = split_address(self.listen)
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -178,12 +178,12 @@ class Stack:
             time.sleep(_POLL_S)
         raise StackError(f"not ready after {timeout_s:.0f} s: {reason}")
 
-    def stop(self, *services: str, grace_s: float = _STOP_S) -> None:
-        """Stops the named services, or all, with SIGTERM. The gateway is first: its drain needs the other two.
+    def stop(self, *services: str, grace_s: float = _STOP_TIMEOUT_S) -> None:
+        """Stops the named services, or all, with SIGTERM. The gateway ends first, because its drain needs the others.
 
         Args:
             services: names of services; none for all.
-            grace_s: seconds until services that still run get SIGKILL.
+            grace_s: seconds from SIGTERM to SIGKILL, for services that still run.
         """
         chosen = [service for service in SERVICES if service in self.processes and service in (services or SERVICES)]
         for group in (["gateway"], ["encoder_service", "llm_service"]):

@@ -1,7 +1,8 @@
 """Pool of worker processes for untrusted input: a worker can be killed in the middle of its task.
 
-A thread that decodes a hostile file cannot be stopped. It keeps its core busy, and its process from ending, as long as
-the file lasts. A process can be killed inside any C code, and a crash fails only the task of that process.
+A thread that decodes a hostile file cannot be stopped. Until the decoding ends, the thread occupies a core and prevents
+its process from ending. A process can be killed even in the middle of C code. A crash fails only the task of that
+process.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _START_RETRY_S: Final = 1.0
-# After a cancellation a short wait for a task that is almost done costs less than a new worker.
+# Time that a cancelled task gets to finish. Waiting for a task that is almost done costs less than a new worker.
 _CANCEL_GRACE_S: Final = 0.1
 
 
 class WorkerTimeout(Exception):
-    """A task that took longer than its time limit, and whose worker was killed."""
+    """A task exceeded its time limit, and its worker was killed."""
 
 
 class PoolClosed(Exception):
-    """A pool that accepts no more tasks."""
+    """The pool accepts no more tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,9 @@ def _no_initialization() -> None:
 
 
 class WorkerPool(Generic[Task, Result]):
-    """A fixed number of worker processes, each with one task at a time. For one use as an async context manager.
+    """Pool of a fixed number of worker processes, each with one task at a time.
+
+    A pool is an async context manager and can be entered only once.
 
     Tasks, results and exceptions are pickled. When a task is cancelled or exceeds its time limit, its worker is killed
     and replaced.
@@ -116,11 +119,11 @@ class WorkerPool(Generic[Task, Result]):
         return time.monotonic() - self._waiting[0][0] if self._waiting else 0.0
 
     async def run(self, task: Task, *, timeout_s: float) -> TaskResult[Result]:
-        """Result of `task`. Tasks run in the order of their arrival.
+        """Result of `task`. Tasks start in the order of their arrival.
 
         Args:
             task: picklable task.
-            timeout_s: longest run in seconds, without the queue time.
+            timeout_s: time limit of the run in seconds, queue time not included.
 
         Raises:
             WorkerTimeout: the task took longer than `timeout_s`.
@@ -133,7 +136,8 @@ class WorkerPool(Generic[Task, Result]):
             return TaskResult(value, started_at, asyncio.get_running_loop().time())
         try:
             raise value
-        finally:  # the exception's traceback would keep this frame's variables until the cycle is collected
+        finally:
+            # The exception's traceback refers to this frame. The reference cycle would keep the data alive.
             del value, task
 
     async def _run(self, task: Task, timeout_s: float) -> tuple[bool, Any, float]:
@@ -199,7 +203,7 @@ class WorkerPool(Generic[Task, Result]):
         self._idle.append(worker)
 
     async def _finish_or_replace(self, worker: Worker, call: asyncio.Future[Outcome]) -> None:
-        """Waits a moment for the task of a cancelled caller, then replaces the worker."""
+        """Waits briefly for the task of a cancelled caller. Replaces the worker if the task does not finish."""
         done, _ = await asyncio.wait([call], timeout=_CANCEL_GRACE_S)
         if done and call.exception() is None:
             self._give_back(worker)
@@ -218,7 +222,7 @@ class WorkerPool(Generic[Task, Result]):
         while True:
             try:
                 await self._start_worker()
-            except Exception:  # processes or memory that are short now may be available in a moment
+            except Exception:  # a shortage of processes or memory may be temporary
                 log.exception("a worker process did not start; trying again")
                 telemetry.count_failure(telemetry.FailureKind.WORKER_START)
                 await asyncio.sleep(_START_RETRY_S)
@@ -228,13 +232,13 @@ class WorkerPool(Generic[Task, Result]):
     async def _start_worker(self) -> None:
         loop = asyncio.get_running_loop()
         starting = loop.run_in_executor(self._starts, self._new_worker)
-        starting.add_done_callback(self._adopt)
+        starting.add_done_callback(self._register)
         worker = await asyncio.shield(starting)
         await loop.run_in_executor(self._starts, worker.wait_ready)
         self._give_back(worker)
 
-    def _adopt(self, starting: asyncio.Future[Worker]) -> None:
-        """Registers a worker as soon as its process runs, so that closing the pool ends it."""
+    def _register(self, starting: asyncio.Future[Worker]) -> None:
+        """Registers a worker as soon as its process runs, so that closing the pool kills it."""
         if starting.cancelled() or starting.exception() is not None:
             return
         worker = starting.result()
@@ -250,6 +254,6 @@ class WorkerPool(Generic[Task, Result]):
 
 
 def _retrieve_exception(call: asyncio.Future[Any]) -> None:
-    """Marks the exception of a call as retrieved, since its caller may have been cancelled."""
+    """Retrieves the exception of a call whose caller may have been cancelled. Otherwise asyncio would log it."""
     if not call.cancelled():
         call.exception()

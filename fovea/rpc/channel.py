@@ -1,4 +1,4 @@
-"""The client end of a gRPC leg."""
+"""Client side of a gRPC connection."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["KEEPALIVE_TIMEOUT_S", "KEEPALIVE_TIME_S", "Access", "Connection", "c
 KEEPALIVE_TIME_S: Final = 10
 """Seconds between pings on an idle connection."""
 KEEPALIVE_TIMEOUT_S: Final = 10
-"""Seconds to wait for the reply to a ping. A call on a link that fails silently ends after at most both times."""
+"""Seconds to wait for the reply to a ping. If a link fails silently, its calls end after at most the sum of both."""
 
 _CONNECT_TIMEOUT_S: Final = 5
-_RENEW_AFTER_S: Final = 15.0  # enough for two attempts to connect
+_RENEW_AFTER_S: Final = 15.0  # minimum age of a replaced channel; leaves time for two connection attempts
 _MAX_CALL_S: Final = 600.0
 
 _SERVICE_CONFIG: Final = {
     "methodConfig": [
         {
-            # gateway.retry retries the other calls, and excludes those that must not run twice.
+            # The other methods are not retried here: gateway.retry retries them unless they must not run twice.
             "name": [
                 {"service": "fovea.v1.EncoderService", "method": "GetModelInfo"},
                 {"service": "fovea.v1.LLMService", "method": "GetModelInfo"},
@@ -48,17 +48,17 @@ _SERVICE_CONFIG: Final = {
 }
 _CONNECTION_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    # With gRPC's defaults a pod that comes back is found only after up to two minutes. The minimum backoff is also the
-    # time limit of one attempt to connect, and a handshake over a slow link takes seconds.
+    # With gRPC's defaults it takes up to two minutes to reconnect to a restarted pod. The minimum backoff is also the
+    # timeout of one connection attempt, and a handshake over a slow link takes seconds.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_S * 1000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A pod that replaces another has a new address, and by default a name is looked up once in 30 s at most.
+    # A new pod has a new address, and by default a name is resolved at most once in 30 s.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # The server allows one ping in 5 s (fovea.rpc.server) and answers more frequent ones with GOAWAY.
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_S * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
-    # A client sends no data while an answer streams, and by default it would stop pinging after two pings.
+    # By default a client stops pinging after two pings without data, and it sends no data while an answer streams.
     ("grpc.http2.max_pings_without_data", 0),
 )
 
@@ -66,11 +66,11 @@ _CONNECTION_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
 def message_options(max_message_bytes: int) -> list[tuple[str, Any]]:
     """Channel arguments for the size of messages, the same at both ends.
 
-    gRPC's own cap of 4 MiB is below 576 x 4096 values in float16. Compression is off: gRPC inflates a whole message, up
-    to a thousandfold, before it checks the size.
+    gRPC's default limit of 4 MiB is less than 576 x 4096 values in float16. Compression is off, because gRPC inflates a
+    whole message, by a factor of up to 1000, before it checks the size.
 
     Args:
-        max_message_bytes: most bytes of a message in either direction.
+        max_message_bytes: maximum size of a message in bytes, in either direction.
     """
     return [
         ("grpc.max_send_message_length", max_message_bytes),
@@ -81,12 +81,12 @@ def message_options(max_message_bytes: int) -> list[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class Access:
-    """Credentials with which a client calls a service; by default no TLS and no token.
+    """Credentials with which a client calls a service. The default has no TLS and no bearer token.
 
     Attributes:
         credentials: TLS credentials; None for no TLS.
         token: bearer token of the site; None for none.
-        server_name: name in the server's certificate, where it differs from that of the target; else empty.
+        server_name: name in the server's certificate; empty if it is the name of the target.
     """
 
     credentials: CredentialFiles[grpc.ChannelCredentials] | None = None
@@ -102,10 +102,10 @@ class Access:
         Args:
             ca, cert, key: PEM files, see `ClientTLS`; empty for none.
             server_name: name in the server's certificate; empty for that of the target.
-            token_file: file with the site's token, see fovea.rpc.bearer_tokens; empty for none.
+            token_file: file with the site's bearer token, see fovea.rpc.bearer_tokens; empty for none.
 
         Raises:
-            CredentialsError: a file cannot be used, or the files do not go together.
+            CredentialsError: a file cannot be used, or a file that another one needs is missing.
         """
         if bool(cert) != bool(key):
             raise CredentialsError("a certificate and its key go together; one of them is missing")
@@ -136,7 +136,7 @@ def connect(
 
     Args:
         target: "host:port"; "dns:///name:port" for a headless Kubernetes service; "ipv4:a:port,b:port" for a list.
-        max_message_bytes: most bytes of a message in either direction.
+        max_message_bytes: maximum size of a message in bytes, in either direction.
         credentials: TLS credentials; None for no TLS.
         server_name: name in the server's certificate; empty for that of `target`.
     """
@@ -149,14 +149,14 @@ def connect(
 
 
 class Connection:
-    """A channel that is replaced when its certificates change, or when a call finds it without a server for a while.
+    """Channel that is replaced when its certificates change, or when it has not reached a server for a while.
 
-    gRPC looks a name without addresses up ever less often, down to once in two minutes. A service whose pods are all
-    loading has such a name. A new channel looks the name up at once. Calls on the old channel go on.
+    While the pods of a service load, its name has no addresses. gRPC resolves such a name less and less often, down to
+    once in two minutes. A new channel resolves the name at once. Calls on the old channel continue.
 
     Args:
         target: address of the service, see `connect`.
-        max_message_bytes: most bytes of a message in either direction.
+        max_message_bytes: maximum size of a message in bytes, in either direction.
         access: TLS and bearer token.
     """
 
@@ -170,7 +170,7 @@ class Connection:
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """Channel for the next call. Read it anew for each call."""
+        """Channel for the next call. Read the property for each call, because the channel may have been replaced."""
         credentials = self._access.credentials.get() if self._access.credentials else None
         if credentials is not self._credentials or self._has_lost_server():
             self._credentials = credentials
@@ -200,7 +200,7 @@ class Connection:
         )
 
     async def close(self) -> None:
-        """Closes all channels; calls in progress are cancelled."""
+        """Closes all channels and cancels the calls in progress."""
         retiring = list(self._retiring)
         for task in retiring:
             task.cancel()

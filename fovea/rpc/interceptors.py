@@ -1,8 +1,8 @@
-"""Interceptors of the gRPC server: bearer tokens, messages from bytes, statuses from exceptions, a count of each call.
+"""Interceptors of the gRPC server. They check bearer tokens, parse messages, map exceptions to statuses, count calls.
 
 A handler gets its message only after the message's sizes were checked and its bytes were counted as in flight. gRPC
-hands a message over once it is complete; until then `max_message_bytes` times `max_concurrent_rpcs` bounds the bytes
-that gRPC holds.
+delivers only complete messages. The bytes of incomplete messages are bounded by `max_message_bytes` times
+`max_concurrent_rpcs`.
 """
 
 from __future__ import annotations
@@ -40,22 +40,24 @@ __all__ = ["ANY_METHOD", "CallInterceptor", "TokenInterceptor", "abort"]
 log = logging.getLogger(__name__)
 
 ANY_METHOD: Final = "any"
-"""Method label of calls to other services. Names that a caller chooses freely must not become labels of a metric."""
+"""Method label of calls that are refused early or are not to a Fovea service.
 
-# The text of an error travels as a header, and a client refuses headers beyond 8 KiB.
+A caller can send any method name, so such names must not become labels of a metric."""
+
+# The text of an error is sent as a header, and clients refuse headers of more than 8 KiB.
 _MAX_ERROR_CHARS: Final = 1000
 _COPIES: Final = 2  # a message is held as bytes and as an object
-_MAX_FOREIGN_BYTES: Final = 4096  # a message of health or reflection
-# A call without a message would count as a call in progress, without end if it has no deadline.
+_MAX_FOREIGN_BYTES: Final = 4096  # limit of a message to the health or reflection service
+# Without this limit, a call that sends no message and has no deadline would stay in progress forever.
 _RECEIVE_TIMEOUT_S: Final = 300.0
 
 
 async def abort(method: str, error: BaseException, context: grpc.aio.ServicerContext) -> None:
-    """Ends a call with an error and counts it. Every exception becomes a status here, and every defect is logged here.
+    """Ends a call with the status of an error, and counts the call. An unexpected exception is also logged.
 
     Args:
         method: label of the method in metrics.
-        error: exception of the call; one that is no ServiceError is a defect of the service.
+        error: exception that the call raised; any but a ServiceError or a cancellation is unexpected.
         context: context of the call.
     """
     if isinstance(error, asyncio.CancelledError):
@@ -79,7 +81,7 @@ class _Call:
 
     Attributes:
         label: name of the method in metrics.
-        is_fovea: whether the method is of a Fovea service, not of health or reflection.
+        is_fovea: whether the method belongs to a Fovea service, not to health or reflection.
         request_type: type of the method's request messages.
         request_id: id of the request as the caller sent it; may be empty.
         in_flight: count of the bytes of all messages in progress.
@@ -91,14 +93,14 @@ class _Call:
     request_id: str
     in_flight: BytesInFlight
 
-    def unary(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    def unary_unary(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Any:
         """Handler of a method with one request and one response."""
 
         async def call(_: object, context: grpc.aio.ServicerContext) -> Any:
             start = self._begin()
             try:
                 response = await method(await self._receive(context), context)
-            except grpc.aio.AbortError:  # health has set NOT_FOUND itself
+            except grpc.aio.AbortError:  # the health service has already set NOT_FOUND
                 raise
             except (Exception, asyncio.CancelledError) as error:
                 await abort(self.label, error, context)
@@ -108,7 +110,7 @@ class _Call:
 
         return call
 
-    def stream(self, method: Callable[[Any, Any], AsyncIterator[Any]]) -> Any:
+    def unary_stream(self, method: Callable[[Any, Any], AsyncIterator[Any]]) -> Any:
         """Handler of a method with one request and a stream of responses."""
 
         async def call(_: object, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
@@ -123,7 +125,7 @@ class _Call:
 
         return call
 
-    def write(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Any:
+    def context_writer(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Any:
         """Handler of a method with one request that writes its responses through the context."""
 
         async def call(_: object, context: grpc.aio.ServicerContext) -> None:
@@ -162,7 +164,7 @@ class _Call:
             telemetry.REQUEST_LATENCY_SECONDS.labels(self.label).observe(time.perf_counter() - start)
 
     async def _receive(self, context: grpc.aio.ServicerContext) -> Any:
-        """The call's request message, read only once there is room for it."""
+        """Request message of the call. It is read only if the bytes in flight leave room for it."""
         if self.is_fovea:
             self.in_flight.require_room()
         try:
@@ -183,10 +185,10 @@ class _Call:
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):
-    """Refuses calls without the bearer token of a site. Health checks, which reveal nothing, need no token.
+    """Refuses calls without the bearer token of a site. Health checks need none, because they reveal nothing.
 
     Args:
-        tokens: accepted sites.
+        tokens: bearer tokens of the accepted sites.
     """
 
     def __init__(self, tokens: SiteTokens) -> None:
@@ -202,15 +204,15 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
             error = Unauthenticated("no token of an accepted site; send authorization: Bearer TOKEN")
             await abort(ANY_METHOD, error, context)
 
-        # A handler of a stream does not read the request's message into memory.
+        # With a handler of a request stream, gRPC does not read the request message into memory.
         return grpc.stream_unary_rpc_method_handler(refuse)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler: reads its message, counts the call, and turns its exceptions into statuses.
 
-    A handler of one message becomes a handler of a stream. gRPC then reads the message only when the handler asks for
-    it, and keeps no copy of it.
+    A handler of one request message is registered as a handler of a request stream. gRPC then reads the message only
+    when the wrapper asks for it, and keeps no copy.
 
     Args:
         in_flight: count of the bytes of all messages in progress.
@@ -224,7 +226,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             telemetry.REQUESTS.labels(ANY_METHOD, "unimplemented").inc()
             return None
-        if handler.request_deserializer is None:  # takes bytes
+        if handler.request_deserializer is None:  # the handler takes serialized messages
             return handler
         is_fovea = details.method.startswith("/fovea.")
         call = _Call(
@@ -238,8 +240,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler.stream_stream:
             return grpc.stream_stream_rpc_method_handler(call.stream_stream(handler.stream_stream), None, serializer)
         if handler.unary_unary:
-            return grpc.stream_unary_rpc_method_handler(call.unary(handler.unary_unary), None, serializer)
-        wrap = call.write if inspect.iscoroutinefunction(handler.unary_stream) else call.stream
+            return grpc.stream_unary_rpc_method_handler(call.unary_unary(handler.unary_unary), None, serializer)
+        wrap = call.context_writer if inspect.iscoroutinefunction(handler.unary_stream) else call.unary_stream
         return grpc.stream_stream_rpc_method_handler(wrap(handler.unary_stream), None, serializer)
 
 

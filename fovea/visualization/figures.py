@@ -1,7 +1,7 @@
-"""Figures of explanations: question, counts, patches and maps side by side, with a legend.
+"""Figures of explanations, with question, counts, patches, maps and a legend.
 
-`draw_explanations` follows figures 6, 8 and 9 of arXiv 2604.11240: kept, merged and dropped patches next to the two
-maps that select them. `draw_activation_maps` follows figure 7: four activation maps.
+`draw_explanations` follows figures 6, 8 and 9 of arXiv 2604.11240. It shows kept, merged and dropped patches beside the
+two maps that select the kept ones. `draw_activation_maps` follows figure 7, which shows four activation maps.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ ACTIVATION_MAPS: Final = {
 _PANEL: Final = 360  # pixels of a panel's longer side, where its grid allows
 _SMALL_PANEL: Final = 264
 _OVERLAY: Final = 576
-_MIN_TEXT_WIDTH: Final = 720  # pixels of a line of text
+_MIN_TEXT_WIDTH: Final = 720  # minimum width of a line of text in pixels
 _MARGIN: Final = 16
 _TEXT: Final = 15
 _TITLE: Final = 19
-_LINE: Final = 1.35
-_TITLE_LINES: Final = 3
+_LINE: Final = 1.35  # line height as a multiple of the font size
+_MAX_TITLE_LINES: Final = 3
 _PAPER: Final = (255, 255, 255)
 _INK: Final = (20, 20, 24)
 _FAINT: Final = (105, 105, 112)
@@ -67,7 +67,7 @@ def draw_explanations(explanations: Iterable[tuple[Image.Image, ExplainedImage]]
             _map_panel(cropped, explanation, explanation.saliency_map, "saliency map", "does not use one"),
         ]
         row = _side_by_side([_captioned(panel, caption) for panel, caption in panels])
-        # Several images under the same question have its text once.
+        # Consecutive images with the same question have one heading with its text.
         is_repeated = explanation.question == last_question and explanation.name != ""
         question = "" if is_repeated else explanation.question
         last_question = explanation.question
@@ -76,7 +76,7 @@ def draw_explanations(explanations: Iterable[tuple[Image.Image, ExplainedImage]]
 
 
 def draw_activation_maps(explanations: Iterable[tuple[Image.Image, ExplainedImage]]) -> Image.Image:
-    """Page like the paper's figure 7: a row for each explanation, with its image and the four activation maps.
+    """Page like figure 7 of the paper. Each explanation has a row with its image and its four activation maps.
 
     Args:
         explanations: images in RGB with their explanations, which have `activation_maps`; at least one.
@@ -100,7 +100,7 @@ def draw_activation_maps(explanations: Iterable[tuple[Image.Image, ExplainedImag
 def _map_panel(
     cropped: Image.Image, explanation: ExplainedImage, values: Sequence[float], name: str, reason: str
 ) -> tuple[Image.Image, str]:
-    """Panel of a map, or of the reason for its absence, with a caption."""
+    """Panel and its caption. The panel shows a map, or the reason for its absence."""
     if not values:
         return _placeholder(cropped.size, f"no {name}: {explanation.pruner} {reason}"), name
     return draw_heatmap(cropped, explanation.grid, values), f"{name}, {min(values):.3g} to {max(values):.3g}"
@@ -129,7 +129,7 @@ def _captioned(panel: Image.Image, caption: str) -> Image.Image:
 
 def _heading(question: str, counts: str, width: int) -> Image.Image:
     """Question in up to three lines, with the counts below it."""
-    title = _wrapped(question, _font(_TITLE), width, limit=_TITLE_LINES) if question else []
+    title = _wrapped(question, _font(_TITLE), width, limit=_MAX_TITLE_LINES) if question else []
     lines = [(line, _TITLE, _INK) for line in title]
     if counts:
         lines.append((counts, _TEXT, _FAINT))
@@ -142,7 +142,7 @@ def _heading(question: str, counts: str, width: int) -> Image.Image:
 
 
 def _legend(width: int) -> Image.Image:
-    """Swatches of a kept, a merged and a dropped patch, drawn like patches, and the scale of the maps."""
+    """Swatches of a kept, a merged and a dropped patch, and the color scale of the maps."""
     patches = draw_patches(Image.new("RGB", (72, 24), (150, 150, 150)), (1, 3), [0], [0, 0, -1])
     labels = ("kept", "merged into the token whose frame has this colour", "dropped")
     # The crop leaves out the border line between two patches.
@@ -189,12 +189,12 @@ def _page(blocks: Sequence[Image.Image]) -> Image.Image:
 
 @functools.lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font, which is on every machine. It has Latin letters; others are drawn as boxes."""
+    """Font of Pillow, which needs no font files. It has Latin letters only; other letters are drawn as boxes."""
     return ImageFont.load_default(size)
 
 
 def _wrapped(text: str, font: Any, width: float, *, limit: int) -> list[str]:
-    """Up to `limit` lines of a text, cut with an ellipsis; line breaks and control characters become blanks."""
+    """Up to `limit` lines of a text. A longer text ends in an ellipsis. Control characters become spaces."""
     words = _split_long_words("".join(c if c.isprintable() else " " for c in text).split(), font, width)
     lines = [""]
     for word in words:
@@ -212,7 +212,7 @@ def _wrapped(text: str, font: Any, width: float, *, limit: int) -> list[str]:
 
 
 def _split_long_words(words: Iterable[str], font: Any, width: float) -> Iterable[str]:
-    """Words; a word that is wider than a line is split into pieces that fit."""
+    """The words, where each word that is wider than a line is split into pieces that fit."""
     for word in words:
         rest = word
         while font.getlength(rest) > width and len(rest) > 1:

@@ -1,8 +1,8 @@
-"""Codec of the wire format `basis`: bodies of tensors in a learned basis. The layout is in docs/wire.md.
+"""Codec of the wire format `basis`, which stores tokens in a learned basis. The layout is in docs/wire.md.
 
-A token becomes coefficients in the directions of a `WireBasis`. They are divided by one step, rounded to integer codes,
-and entropy-coded with a table chosen by each coefficient's known spread. This is transform coding as of images (Goyal
-2001), with a learned transform instead of a fixed one.
+A token is transformed to coefficients in the directions of a `WireBasis`. The coefficients are divided by one step,
+rounded to integer codes, and entropy-coded. The spread of a coefficient, which the basis records, selects its frequency
+table. This is transform coding (Goyal 2001), as in image compression, with a learned transform instead of a fixed one.
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ Float32Array = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 VERSION: Final = 1
-_HEADER: Final = struct.Struct(f"<Bb2s{DIGEST_BYTES}sI")  # version, step, 0, basis, exceptions
+_HEADER: Final = struct.Struct(
+    f"<Bb2s{DIGEST_BYTES}sI"
+)  # version, step, reserved, digest of the basis, number of exceptions
 _EXCEPTION: Final = np.dtype([("index", "<u4"), ("code", "<i4")])
 _LARGEST_CODE: Final = 2**30
-# Largest code that is dropped where its class is not coded. From 3 on the error is worth an exception's 64 bits.
+# Codes of the classes that are not coded are dropped up to this magnitude. Dropping a larger code would cause an error
+# that is worth the 64 bits of an exception.
 _MAX_DROPPED_CODE: Final = 2
-# Rounding up from 0.6 instead of 0.5 of a step: a tenth fewer bytes for a tenth of a decibel (benchmarks/LOG.md).
+# Codes are rounded up from 0.6 of a step instead of 0.5, which saves bytes for little noise (benchmarks/LOG.md).
 _ROUNDING: Final = 0.4
 
 
 class _CodingPlan:
-    """How each of the R * C codes of a tensor is coded, from the levels of the basis and the step.
+    """Coding of the R * C codes of a tensor. It follows from the levels of the basis and the step.
 
     Attributes:
-        is_coded: whether a code is sent, [R, C]; the others are 0.
-        table: index of each sent code's frequency table, [n].
-        low_bits: number of each sent code's low bits that are not entropy-coded, [n].
+        is_coded: whether each code is in the stream, [R, C]; the other codes are 0 or exceptions.
+        table: index of the frequency table of each code in the stream, [n].
+        low_bits: number of low bits of each code in the stream, which are stored without entropy coding, [n].
     """
 
     def __init__(self, basis: WireBasis, num_tokens: int, step: int) -> None:
@@ -53,12 +56,12 @@ class _CodingPlan:
 
     @property
     def half(self) -> Ints:
-        """Half of the range of the low bits, [n]. It is added before they are split off, so symbols center on 0."""
+        """Half of the range of each code's low bits, [n]. It is added before the split, so that symbols center on 0."""
         return (1 << self.low_bits) >> 1
 
 
 def encode(array: Float32Array, basis: WireBasis, step: int) -> bytes:
-    """Body of a tensor.
+    """Body of a tensor: the bytes of `Tensor.data`.
 
     Args:
         array: finite tokens, [R, C].
@@ -77,13 +80,13 @@ def encode(array: Float32Array, basis: WireBasis, step: int) -> bytes:
 
 
 def decode(data: bytes, num_tokens: int, channels: int, basis: WireBasis) -> Float32Array:
-    """Tokens of a body, [num_tokens, channels].
+    """Tokens decoded from a body, [num_tokens, channels].
 
-    The caller has bounded `num_tokens * channels` and verified the checksum.
+    The caller must bound `num_tokens * channels` and verify the checksum first.
 
     Raises:
-        InvalidRequest: the body does not have the layout of `encode`.
-        CheckpointMismatch: the body is written in another basis.
+        InvalidRequest: the body does not have the layout that `encode` writes.
+        CheckpointMismatch: the body was written in another basis.
     """
     step, num_exceptions = _read_header(data, channels, basis)
     plan = _CodingPlan(basis, num_tokens, step)
@@ -107,7 +110,7 @@ def decode(data: bytes, num_tokens: int, channels: int, basis: WireBasis) -> Flo
 
 
 def _read_header(data: bytes, channels: int, basis: WireBasis) -> tuple[int, int]:
-    """Step and number of exceptions of a body, whose header must fit the tensor and the basis."""
+    """Step and number of exceptions from a body's header, which is checked against the tensor and the basis."""
     if len(data) < _HEADER.size:
         raise InvalidRequest(f"a tensor of dtype basis has a header of {_HEADER.size} bytes, not {len(data)}")
     version, step, reserved, digest, num_exceptions = _HEADER.unpack_from(data)
@@ -126,7 +129,7 @@ def _read_header(data: bytes, channels: int, basis: WireBasis) -> tuple[int, int
 
 
 def symbols(array: Float32Array, basis: WireBasis, step: int) -> tuple[Ints, Ints]:
-    """Table indices [n] and symbols [n], counted from 0, that `encode` codes. Tables are learned from them."""
+    """Table index [n] and symbol [n], both from 0, of each code in the stream. They are used to learn the tables."""
     plan = _CodingPlan(basis, len(array), step)
     return plan.table, _split(_codes(_coefficients(array, basis), step), plan)[1] + MAX_SYMBOL
 
@@ -142,12 +145,12 @@ def expected_bytes(num_tokens: int, basis: WireBasis, step: int) -> int:
 
 
 def finest_step(arrays: Sequence[Float32Array], basis: WireBasis, max_bytes: int) -> int:
-    """Smallest step with which the bodies of all arrays take about `max_bytes` together; the coarsest if none does.
+    """Smallest step with which the estimated bytes of all bodies are at most `max_bytes`; the coarsest if none is.
 
     Args:
         arrays: finite tokens, [R, C] each.
         basis: basis of C channels.
-        max_bytes: most bytes of all bodies together.
+        max_bytes: upper limit of the bytes of all bodies together.
 
     Raises:
         InvalidRequest: the number of channels is not that of the basis, or a value is too large for the step.
@@ -157,7 +160,7 @@ def finest_step(arrays: Sequence[Float32Array], basis: WireBasis, max_bytes: int
     def fits(step: int) -> bool:
         return sum(_body_bytes(values, basis, step) for values in coefficients) <= max_bytes
 
-    low, high = basis.finest - 1, basis.coarsest  # `low` never fits
+    low, high = basis.finest - 1, basis.coarsest  # invariant: `low` does not fit
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle, high)
@@ -174,7 +177,7 @@ def _body_bytes(coefficients: Float32Array, basis: WireBasis, step: int) -> int:
 
 
 def _stream_overhead(num_symbols: int) -> int:
-    """Bytes of a stream beyond its symbols: of the 4 bytes of a state about one holds symbols."""
+    """Bytes of a stream beyond its symbols. About 1 of the 4 bytes of each state holds symbols; 3 are overhead."""
     return 3 * rans.num_states(num_symbols)
 
 
@@ -188,14 +191,17 @@ def _coefficients(array: Float32Array, basis: WireBasis) -> Float32Array:
 
 def _codes(coefficients: Float32Array, step: int) -> Ints:
     """Integer codes of coefficients, [R, C]."""
-    steps = np.abs(coefficients) / np.float32(step_size(step))
-    if not (steps < _LARGEST_CODE).all():  # also of NaN
+    magnitudes = np.abs(coefficients) / np.float32(step_size(step))
+    if not (magnitudes < _LARGEST_CODE).all():  # also refuses NaN
         raise InvalidRequest("a value is too large for the wire basis")
-    return np.copysign(np.floor(steps + _ROUNDING), coefficients).astype(np.int64)
+    return np.copysign(np.floor(magnitudes + _ROUNDING), coefficients).astype(np.int64)
 
 
 def _split(codes: Ints, plan: _CodingPlan) -> tuple[Ints, Ints, npt.NDArray[np.void]]:
-    """Low bits [n], symbols [n] of -MAX_SYMBOL to MAX_SYMBOL, and exceptions: the codes that do not fit, coded as 0."""
+    """Low bits [n], symbols [n] from -MAX_SYMBOL to MAX_SYMBOL, and exceptions.
+
+    An exception is a code that does not fit the plan. The stream has a 0 in its place if its class is coded.
+    """
     codes = codes.copy()
     high = (codes[plan.is_coded] + plan.half) >> plan.low_bits
     is_exception = ~plan.is_coded & (np.abs(codes) > _MAX_DROPPED_CODE)
@@ -209,7 +215,7 @@ def _split(codes: Ints, plan: _CodingPlan) -> tuple[Ints, Ints, npt.NDArray[np.v
 
 
 def _pack(low: Ints, low_bits: Ints) -> bytes:
-    """Low bits as bytes: bit plane by bit plane, lowest bits first, most significant bit of a byte first."""
+    """Low bits as bytes: one bit plane after the other, from the lowest bits up. Bytes fill from their highest bit."""
     planes = [low[low_bits > bit] >> bit & 1 for bit in range(low_bits.max(initial=0))]
     return np.packbits(np.concatenate([*planes, np.empty(0, np.int64)]).astype(np.uint8)).tobytes()
 

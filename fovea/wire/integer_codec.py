@@ -1,4 +1,4 @@
-"""Codec of the integer wire formats: bodies of tensors with small integer codes. The layout is in docs/wire.md.
+"""Codec of the integer wire formats, which store small integer codes. The layout is in docs/wire.md.
 
 A value is mean[channel] + scale[token, group] * code. Codes are packed to the bit or Huffman-coded, whichever is
 shorter.
@@ -28,9 +28,9 @@ _PACKED: Final = 0
 _DEFLATED: Final = 1
 _HAS_MEAN: Final = 1
 _TRANSFORMED: Final = 2
-_HEADER: Final = struct.Struct("<BBBBHH")  # version, coding, flags, 0, channels per scale, outliers per token
+_HEADER: Final = struct.Struct("<BBBBHH")  # version, coding, flags, reserved, channels per scale, outliers per token
 _MAX_CHANNELS: Final = 65535
-# The mean token costs 16 bits per channel and saves each token about a quarter of a bit (benchmarks/LOG.md).
+# The mean token costs 16 bits per channel and saves about a quarter of a bit per value (benchmarks/LOG.md).
 _MIN_TOKENS_FOR_MEAN: Final = 96
 
 
@@ -39,13 +39,13 @@ class Scheme:
     """Quantization of one integer dtype.
 
     Attributes:
-        bits: bits of a code; codes are -limit to limit with limit = 2 ** (bits - 1) - 1.
-        group: channels that share a scale; 0 for all channels of a token, -1 for the whole tensor.
-        outliers_per: channels for each outlier of a token, a value that is sent in float16; 0 for no outliers.
-        step: smallest scale as a multiple of the root mean square of the values; 0 for the scale that the range needs.
+        bits: number of bits of a code; codes are -limit to limit with limit = 2 ** (bits - 1) - 1.
+        group: number of channels that share a scale; 0 for all channels of a token, -1 for the whole tensor.
+        outliers_per: number of channels per outlier, a value that is sent as float16; 0 for no outliers.
+        step: lower limit of the scale as a multiple of the root mean square of the values; 0 for none.
         subtracts_mean: whether the mean of many tokens is sent once and subtracted from each.
-        transforms: whether a cosine transform along the tokens follows the mean: neighbours in an image are alike.
-        coded_bits: expected bits of a Huffman-coded value; 0 for `bits`.
+        transforms: whether a cosine transform along the tokens follows, since neighboring tokens are similar.
+        coded_bits: expected number of bits of a Huffman-coded code; if 0, `bits` is expected.
     """
 
     bits: int
@@ -65,20 +65,21 @@ class Scheme:
 INT8: Final = Scheme(bits=8, group=0)
 INT4: Final = Scheme(bits=4, group=64, outliers_per=256, subtracts_mean=True)
 # A uniform quantizer with one step for all channels and Huffman-coded codes is close to the optimum at these rates
-# (Gish & Pierce 1968): channels of high variance take more bits without further means. With this step a Gaussian
+# (Gish & Pierce 1968): channels of high variance take more bits by themselves. With this step a Gaussian
 # channel has 2.46 bits of entropy, and a channel with heavier tails has less.
 ENTROPY: Final = Scheme(bits=8, group=-1, step=0.75, subtracts_mean=True, transforms=True, coded_bits=2.6)
 _HUFFMAN_TABLE_BYTES: Final = 96
 
 
 def expected_bytes(num_tokens: int, channels: int, scheme: Scheme) -> int:
-    """Bytes of the body of a [num_tokens, channels] tensor: an upper limit; for ENTROPY an estimate."""
+    """Upper limit of the bytes of the body of a [num_tokens, channels] tensor; for ENTROPY an estimate."""
     scales, outliers, has_mean = _sections(num_tokens, channels, scheme)
-    side = _HEADER.size + 2 * scales + 4 * outliers * num_tokens + 2 * channels * has_mean
-    codes = math.ceil(num_tokens * channels * scheme.bits / 8)
+    side_bytes = _HEADER.size + 2 * scales + 4 * outliers * num_tokens + 2 * channels * has_mean
+    code_bytes = math.ceil(num_tokens * channels * scheme.bits / 8)
     if scheme.coded_bits:
-        codes = min(codes, math.ceil(num_tokens * channels * scheme.coded_bits / 8) + _HUFFMAN_TABLE_BYTES)
-    return side + codes
+        coded_bytes = math.ceil(num_tokens * channels * scheme.coded_bits / 8) + _HUFFMAN_TABLE_BYTES
+        code_bytes = min(code_bytes, coded_bytes)
+    return side_bytes + code_bytes
 
 
 def _sections(num_tokens: int, channels: int, scheme: Scheme) -> tuple[int, int, bool]:
@@ -94,12 +95,12 @@ class _Quantized:
     """Quantized tensor of R tokens and C channels: the sections of a body.
 
     Attributes:
-        mean: mean token, [C]; empty where none is sent.
+        mean: mean token, [C]; empty if none is sent.
         scales: scale of each group, [R, groups] or [1, 1].
         outlier_channels: channels of the outliers, [R, M], ascending in each token.
         outliers: values of the outliers, [R, M].
         codes: codes of all values, [R, C]; 0 for outliers.
-        is_transformed: whether the codes are of the cosine transform along the tokens.
+        is_transformed: whether the codes are those of the cosine transform along the tokens.
     """
 
     mean: npt.NDArray[np.float16]
@@ -111,15 +112,15 @@ class _Quantized:
 
 
 def encode(array: Float32Array, scheme: Scheme, *, packing: Packing = "shorter") -> bytes:
-    """Body of a tensor.
+    """Body of a tensor: the bytes of `Tensor.data`.
 
     The error of a value is at most half its scale, plus the rounding of a mean or an outlier to float16. With a
-    transform half the scale is the limit on the root mean square of each channel's errors instead.
+    transform, half the scale limits the root mean square of the errors of each channel instead.
 
     Args:
         array: finite tokens, [R, C].
         scheme: quantization.
-        packing: `shorter` for Huffman coding where it needs fewer bytes, `packed` for none.
+        packing: `shorter` for Huffman coding if it needs fewer bytes, `packed` for no Huffman coding.
 
     Raises:
         InvalidRequest: there are more than 65,535 channels, or a value is too large for a scale in float16.
@@ -157,13 +158,13 @@ def _quantize(array: Float32Array, scheme: Scheme) -> _Quantized:
         if not all(np.isfinite(part).all() for part in (mean, outliers, scales)):
             raise InvalidRequest("a value is too large for the scales of this dtype, which are float16")
         scale_of_value = _by_value(scales.astype(np.float32), num_tokens, channels, scheme)
-        steps = np.divide(rest, scale_of_value, out=np.zeros_like(rest), where=scale_of_value > 0)
-        codes = np.rint(steps).astype(np.int8)
+        exact_codes = np.divide(rest, scale_of_value, out=np.zeros_like(rest), where=scale_of_value > 0)
+        codes = np.rint(exact_codes).astype(np.int8)
     return _Quantized(mean if has_mean else mean[:0], scales, index, outliers, codes, is_transformed)
 
 
 def _largest(rest: Float32Array, count: int) -> npt.NDArray[np.intp]:
-    """Channels of the largest magnitudes of each token, [R, count], ascending."""
+    """Channels with the largest magnitudes in each token, [R, count], ascending."""
     if count == 0:
         return np.empty((len(rest), 0), np.intp)
     return np.sort(np.argpartition(-np.abs(rest), count - 1, axis=1)[:, :count], axis=1)
@@ -210,13 +211,13 @@ def _unpack(data: bytes, count: int, bits: int) -> npt.NDArray[np.int8]:
 
 
 def _deflate(codes: npt.NDArray[np.int8]) -> bytes:
-    # Huffman coding only: repeats are chance here, and a search for them makes the result longer and slower.
+    # Huffman coding only: repeats occur by chance here, and a search for them makes the result longer and takes time.
     coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
     return coder.compress(codes.tobytes()) + coder.flush()
 
 
 def _inflate(data: bytes, count: int) -> bytes:
-    """Inflated data of exactly `count` bytes; at most one byte more is ever held in memory."""
+    """Inflated data of exactly `count` bytes. At most `count` + 1 bytes are inflated."""
     coder = zlib.decompressobj(-15)
     try:
         codes = coder.decompress(data, count + 1)
@@ -253,12 +254,12 @@ class _Reader:
 
 
 def decode(data: bytes, num_tokens: int, channels: int, bits: int) -> Float32Array:
-    """Tokens of a body, [num_tokens, channels].
+    """Tokens decoded from a body, [num_tokens, channels].
 
-    The caller has bounded `num_tokens * channels` and verified the checksum.
+    The caller must bound `num_tokens * channels` and verify the checksum first.
 
     Raises:
-        InvalidRequest: the body does not have the layout of `encode`, or holds values that `encode` never writes.
+        InvalidRequest: the body has a layout or values that `encode` never writes.
     """
     coding, flags, group, num_outliers = _read_header(data, num_tokens, channels)
     reader = _Reader(data, _HEADER.size)
@@ -280,7 +281,7 @@ def decode(data: bytes, num_tokens: int, channels: int, bits: int) -> Float32Arr
 
 
 def _read_header(data: bytes, num_tokens: int, channels: int) -> tuple[int, int, int, int]:
-    """Coding, flags, channels per scale and outliers per token of a body, whose header must fit the tensor."""
+    """Coding, flags, channels per scale and outliers per token from a body's header, which must fit the tensor."""
     if len(data) < _HEADER.size:
         raise InvalidRequest(f"a tensor of an integer dtype has a header of {_HEADER.size} bytes, not {len(data)}")
     version, coding, flags, reserved, group, num_outliers = _HEADER.unpack_from(data)

@@ -35,7 +35,7 @@ INFO_RETRY_S: Final = 1.0
 INFO_TIMEOUT_S: Final = 3.0
 _INFO_WAIT_S: Final = 0.2
 
-# REST fields by the field of a gRPC message that an error of a service names.
+# REST fields by the field of the gRPC message, which is the field that an error of a service names.
 _REST_FIELDS: Final = {
     "text_ids": "question",
     "input_ids": "question",
@@ -51,16 +51,16 @@ M = TypeVar("M", bound=Message)
 
 
 class ServiceClient(Generic[InfoT]):
-    """Client of one service. The info of the service is cached, and refreshed in the background of calls.
+    """Client of one service. The info of the service is cached, and refreshed in a background task.
 
     Args:
         target: Address of the service: host:port, or dns:///name:port.
-        max_message_bytes: Largest message in either direction.
+        max_message_bytes: Maximum size of a message in bytes, in either direction.
         access: TLS and bearer token; None for neither.
         clock: Monotonic clock in seconds.
 
     Attributes:
-        name: Name of the service for messages.
+        name: Name of the service in error texts and logs.
         service: Name of the gRPC service.
     """
 
@@ -89,9 +89,8 @@ class ServiceClient(Generic[InfoT]):
     async def info(self) -> InfoT:
         """Info of the service, at most `INFO_TTL_S` old unless the service does not respond.
 
-        Concurrent callers share one call. An expired info is refreshed first; a service that responds does so within
-        milliseconds. An unresponsive service is not waited for: the last info is returned at once, so that cached
-        answers are still served.
+        Concurrent callers share one call. Expired info is refreshed first, which takes milliseconds. If the service
+        does not respond, the last info is returned at once, so that cached answers are still served.
 
         Raises:
             ServiceError: The service has never responded.
@@ -123,10 +122,10 @@ class ServiceClient(Generic[InfoT]):
     def _on_info_done(self, task: asyncio.Task[InfoT]) -> None:
         self._info_task = None
         if not task.cancelled():
-            task.exception()  # retrieved, so that asyncio does not log it if no caller waits
+            task.exception()  # retrieves the exception, so that asyncio does not log it if no caller waits
 
     def invalidate_info(self) -> None:
-        """Expires the info, so that the next `info` refreshes it."""
+        """Marks the info as expired, so that the next call of `info` refreshes it."""
         self._info_expires_at = -float("inf")
 
     async def serving(self, timeout_s: float) -> bool:
@@ -139,7 +138,7 @@ class ServiceClient(Generic[InfoT]):
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def reachable(self, timeout_s: float) -> bool:
-        """Whether a connection is ready within `timeout_s` seconds; waits for it."""
+        """Whether a connection becomes ready within `timeout_s` seconds."""
         channel = None
         try:
             async with asyncio.timeout(timeout_s):
@@ -152,7 +151,7 @@ class ServiceClient(Generic[InfoT]):
         return True
 
     async def close(self) -> None:
-        """Closes the channel; calls in progress are cancelled."""
+        """Closes the channel and cancels the calls in progress."""
         if self._info_task is not None:
             self._info_task.cancel()
         await self.connection.close()
@@ -162,12 +161,12 @@ class ServiceClient(Generic[InfoT]):
         return ((telemetry.REQUEST_ID_KEY, telemetry.request_id.get()), *self.connection.metadata())
 
     def error(self, error: grpc.aio.AioRpcError) -> ServiceError:
-        """The ServiceError of a failed call, with the REST field as its `param`."""
+        """ServiceError for a failed call, with the REST field as its `param`."""
         mapped = from_rpc_error(error, self.name)
         if isinstance(mapped, Unauthenticated):  # a mistake in the gateway's settings, not in the request
             log.error("the %s does not accept the bearer token of this gateway", self.name)
             return Unauthenticated(f"the {self.name} does not accept the bearer token of this gateway")
-        if isinstance(mapped, Unavailable):  # the details name certificates and addresses: only for the log
+        if isinstance(mapped, Unavailable):  # the details contain certificates and addresses, so they are only logged
             log.warning("the %s is unavailable: %s", self.name, error.details())
         if mapped.param is not None:
             message_field = mapped.param if mapped.param in _REST_FIELDS else mapped.param.split(".")[0]
@@ -194,7 +193,7 @@ class ServiceClient(Generic[InfoT]):
         """Message of type `kind`, parsed from `data`.
 
         Raises:
-            InternalError: The message cannot be parsed, or is larger than any valid one.
+            InternalError: The message cannot be parsed, or is larger than any valid message.
         """
         try:
             return await parse_off_loop(kind, data)

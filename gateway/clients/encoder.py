@@ -32,11 +32,11 @@ class EncoderInfo:
         family: Model family, `model_type` of config.json.
         fingerprint: Fingerprint of the checkpoint.
         fingerprints: Fingerprints of everything that changes results: checkpoint, text tower and settings.
-        max_images, max_videos: Most images and videos of a request.
-        max_frames: Most frames of a video; 0 if unknown.
+        max_images, max_videos: Maximum numbers of images and videos in a request.
+        max_frames: Maximum number of frames in a video; 0 if unknown.
         reads_language_model_ids: Whether questions are ids of the language model's tokenizer, not of the text tower's.
-        pruners: Pruners on the encoder's side.
-        default_pruner, default_keep_ratio, default_wire_dtype: Values for requests that set none.
+        pruners: Pruners of the encoder service.
+        default_pruner, default_keep_ratio, default_wire_dtype: Defaults of requests.
         wire_basis: Digest of the basis of the wire format `basis`; empty if there is none.
     """
 
@@ -56,13 +56,13 @@ class EncoderInfo:
 
 @dataclass(frozen=True)
 class VideoArgs:
-    """A video of an encode call: a file, or sampled frames.
+    """Video of an encode call: a file, or a list of frames.
 
     Attributes:
         file: Encoded video file; None for frames.
         frames: Encoded images in temporal order.
         num_frames: Number of frames to sample from a file; None for the model's default.
-        seconds_per_frame: Seconds between two of `frames`; None if unknown.
+        seconds_per_frame: Seconds from one of `frames` to the next; None if unknown.
     """
 
     file: bytes | None = None
@@ -88,13 +88,13 @@ class EncodeArgs:
         pruner: Name of the pruner.
         pruner_params: Parameters of the pruner by name.
         keep_tokens, keep_ratio: Budget of each image or video; at most one is set.
-        wire_dtype: Wire format; None if the encoder chooses one that fits `max_wire_bytes`.
+        wire_dtype: Wire format; None if the encoder service chooses a format that fits `max_wire_bytes`.
         explain: Whether score maps are returned.
-        max_wire_bytes: Most bytes of all visual tokens; None for no limit.
-        videos: Videos, after the images.
+        max_wire_bytes: Maximum number of bytes of all visual tokens; None for no limit.
+        videos: Videos; their visual tokens follow those of the images.
         video_budget: `per_frame` or `whole`; None without videos.
-        media_order: Order of the media in the prompt, see `PromptTokenizer.media_order`; not sent to the encoder. None
-            for images first, then videos.
+        media_order: Order of the media in the prompt, see `PromptTokenizer.media_order`. None for images first, then
+            videos. It is not sent to the encoder service.
     """
 
     images: Sequence[bytes]
@@ -141,10 +141,10 @@ class EncodeArgs:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Explanation of the tokens kept of one image or video.
+    """Explanation of the pruning of one image or video.
 
     Attributes:
-        is_video: Whether the tokens are those of a video.
+        is_video: Whether the explanation is of a video.
         grid: Frames, rows and columns of the patch grid.
         kept: Grid positions of the kept tokens.
         task_map, saliency_map: Score of each patch in raster order; empty if the pruner has no such score.
@@ -182,7 +182,7 @@ class EncodeResult:
         return cls(message, args.media_order) if is_valid else None
 
     def to_bytes(self) -> bytes:
-        """Serialized form for a cache, without timing and cache report, which belong to one call."""
+        """Serialized form for a cache. Timing and cache report are left out, because they belong to one call."""
         message = encoder_pb2.EncodeResponse()
         message.CopyFrom(self._message)
         message.ClearField("timing")
@@ -216,12 +216,12 @@ class EncodeResult:
 
     @property
     def prompt_positions(self) -> int:
-        """Number of prompt positions of the media: kept tokens, and the newline tokens that the model adds."""
+        """Number of prompt positions of the media: kept tokens and the line-end tokens that the model adds."""
         return self.num_tokens_kept + sum(len(tokens.newline_after) for tokens in self._message.visual_tokens)
 
     @property
     def fingerprints(self) -> set[str]:
-        """Fingerprints of the checkpoints that produced the tokens; more than one is an error."""
+        """Fingerprints of the checkpoints that produced the tokens. There must be only one."""
         return {tokens.fingerprint for tokens in self._message.visual_tokens}
 
     @property

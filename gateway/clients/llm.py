@@ -18,10 +18,10 @@ from gateway.clients.replies import RawReplies
 
 __all__ = ["GenerateDone", "LLMClient", "LLMInfo", "LlmPrunerArgs", "Sampling"]
 
-# Bounds an answer that never ends. The longest tokens of published vocabularies are a few hundred spaces.
+# Bounds an endless answer. The longest tokens of published vocabularies are runs of a few hundred spaces.
 _MAX_TOKEN_BYTES: Final = 2048
-_EXTRA_EVENTS: Final = 64  # beyond one for each token
-# The last message may hold log-probabilities of a vocabulary and attention to each visual token.
+_EXTRA_EVENTS: Final = 64  # number of events of a stream besides one for each token
+# The last message may hold log-probabilities of the whole vocabulary and the attention to each visual token.
 _MAX_DONE_BYTES: Final = 16 * 2**20
 
 
@@ -61,7 +61,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class LlmPrunerArgs:
-    """A pruner inside the language model, with its parameters; exactly one of the two budgets is set."""
+    """Pruner inside the language model, its parameters and its budget. Exactly one budget field is set."""
 
     name: str
     params: Mapping[str, Any]
@@ -89,8 +89,8 @@ class GenerateDone:
         prompt_tokens: Number of prompt tokens, visual tokens included.
         completion_tokens: Number of generated tokens.
         queue_ms: Queue time in the LLM service, in milliseconds.
-        visual_tokens_by_layer: Number of visual tokens that each layer attended over in the prefill; empty without a
-            pruner inside the language model.
+        visual_tokens_by_layer: Number of visual tokens in each layer during the prefill; empty without a pruner inside
+            the language model.
     """
 
     finish_reason: str
@@ -182,7 +182,7 @@ class LLMClient(ServiceClient[LLMInfo]):
         )
 
     async def _events(self, call: AsyncIterable[bytes], max_tokens: int) -> AsyncIterator[llm_pb2.GenerateResponse]:
-        """Events of a stream, bounded by the number and size that `max_tokens` tokens can have."""
+        """Events of a stream. Their number and bytes are bounded by what `max_tokens` tokens can need."""
         events_left = max_tokens + _EXTRA_EVENTS
         bytes_left = max_tokens * _MAX_TOKEN_BYTES + _MAX_DONE_BYTES
         async for data in call:
@@ -200,7 +200,7 @@ class LLMClient(ServiceClient[LLMInfo]):
             input_ids: Ids of the prompt.
             encoded: Visual tokens of the prompt.
             layer: Layer of the language model, from 0; None for the service's default.
-            timeout_s: Deadline of the call in seconds.
+            timeout_s: Timeout of the call in seconds.
 
         Raises:
             ServiceError: The LLM service refused the call, failed, or is unavailable.

@@ -1,4 +1,4 @@
-"""The running sequences: they join with a prefill, get one token a step, and leave when they finish."""
+"""Batch of the running sequences. Sequences are added by a prefill, decoded together, and removed when they finish."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Inputs_contra = TypeVar("Inputs_contra", contravariant=True)
 
 
 class Runner(Protocol[Inputs_contra]):
-    """The forward passes of a batch, whose sequences are in order of joining; see `ModelRunner`."""
+    """Runner of a batch's forward passes; its sequences are in the order of their prefills. See `ModelRunner`."""
 
     def clear(self) -> None: ...
 
@@ -36,7 +36,7 @@ class Runner(Protocol[Inputs_contra]):
 
 
 class RunningBatch(Generic[Inputs]):
-    """Running sequences and the runner that holds their key-value cache, kept in the same order.
+    """Running sequences, in the order in which the runner holds their key-value cache.
 
     Args:
         runner: Runner of the forward passes.
@@ -54,14 +54,15 @@ class RunningBatch(Generic[Inputs]):
     def prefill(self, waiting: list[Sequence]) -> None:
         """Admits sequences and gives them their first token.
 
-        A prompt that fails ends its own sequence only. If a joint prefill fails, each prompt is prefilled alone.
+        If the prefill of several prompts fails, each prompt is prefilled alone. A failing prompt thus ends only its own
+        sequence.
         """
         for sequence in waiting:
             sequence.admit()
         prepared = [(sequence, inputs) for sequence in waiting if (inputs := self._prepared(sequence)) is not None]
         if not prepared or (error := self._try_prefill(prepared)) is None:
             return
-        # Not inside an `except`: its frames would keep the tensors of the failed attempt alive.
+        # The retry is outside the `except` block, whose exception would keep the tensors of the failed attempt alive.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(prepared) == 1:
@@ -73,7 +74,7 @@ class RunningBatch(Generic[Inputs]):
                 fail([sequence], error)
 
     def _prepared(self, sequence: Sequence) -> Inputs | None:
-        """Inputs of a sequence for the runner; None, and a failed sequence, if they cannot be computed."""
+        """Inputs of a sequence for the runner. If they cannot be computed, the sequence fails and None is returned."""
         try:
             return self._prepare(sequence)
         except Exception as error:

@@ -1,8 +1,8 @@
-"""The engine that runs a model of transformers on a thread of this process, with continuous batching.
+"""Engine that runs a transformers model on a thread of this process, with continuous batching.
 
-Requests join the batch between two decoding steps and leave it when they finish, so short answers do not wait for long
-ones. `TransformersEngine.step` is one such step. Sequences that run layer by layer, to prune or to report attention,
-form a batch of their own; the code path of all others is unchanged by them.
+Sequences are added to the batch between two decoding steps and removed when they finish, so short answers do not wait
+for long ones. `TransformersEngine.step` is one step. Sequences that run layer by layer, to prune or to report
+attention, have a batch of their own. The other sequences do not run that code.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ __all__ = ["TransformersEngine"]
 
 log = logging.getLogger(__name__)
 
-# Default layer, of 32, of reported attention: the first whose attention SparseVLM prunes by.
+# Default layer of reported attention, for 32 layers. It is the first whose attention SparseVLM uses.
 _DEFAULT_ATTENTION_LAYER: Final = 2
 
 
 class TransformersEngine:
-    """An `LLMEngine`.
+    """An `LLMEngine` on transformers.
 
     Args:
         model: Language model and visual embedder of a checkpoint.
         tokenizer: Tokenizer of the same checkpoint.
-        max_model_len: Positions of prompt and answer together; a longer answer is cut.
-        max_batch_size: Most running sequences.
-        max_batch_delay_ms: Time that an idle engine waits for its first batch to fill.
-        max_queue_size: Most waiting sequences.
+        max_model_len: Maximum number of positions of prompt and answer together; a longer answer is cut.
+        max_batch_size: Maximum number of running sequences.
+        max_batch_delay_ms: Maximum time in milliseconds that an idle engine waits for further requests after the first.
+        max_queue_size: Maximum number of waiting sequences.
     """
 
     name: Final = "transformers"
@@ -98,7 +98,7 @@ class TransformersEngine:
 
     @property
     def pruners(self) -> Mapping[str, AnyLlmPruningMethod]:
-        """All pruning methods, for a model that can run layer by layer; none for others."""
+        """All pruning methods if the model can run layer by layer; otherwise none."""
         return {} if self._layered_batch is None else PRUNERS
 
     def start(self, on_death: Callable[[], object] = lambda: None) -> None:
@@ -155,7 +155,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One step: prefills the sequences that there is room for, then decodes one token of every running one."""
+        """Prefills waiting sequences up to the maximum batch size, then decodes one token of every running sequence."""
         for batch in self._batches:
             self._attempt(batch, batch.remove_finished)
         admitted = self._waiting.pop(self._max_batch_size - self.num_running)
@@ -169,7 +169,7 @@ class TransformersEngine:
             self._attempt(batch, batch.decode)
 
     def _attempt(self, batch: RunningBatch[Any], action: Callable[[], None]) -> None:
-        """Runs an action of a batch; if it fails, only the sequences of this batch end."""
+        """Runs an action of a batch. If it fails, all sequences of this batch fail, but no others."""
         try:
             action()
         except Exception:
@@ -188,11 +188,11 @@ class TransformersEngine:
         requested = sequence.request.cross_attention
         if requested is None:
             return None
-        in_layout = prunable_mask(sequence.request.prompt, self._model.visual_token_ids)
+        is_prunable = prunable_mask(sequence.request.prompt, self._model.visual_token_ids)
 
         def report(attention: torch.Tensor) -> None:
-            weights = attention.new_zeros(len(in_layout))
-            weights[torch.from_numpy(in_layout).to(weights.device)] = attention
+            weights = attention.new_zeros(len(is_prunable))
+            weights[torch.from_numpy(is_prunable).to(weights.device)] = attention
             sequence.cross_attention = weights.tolist()
 
         layer = requested.layer

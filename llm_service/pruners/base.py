@@ -1,12 +1,12 @@
-"""Interface of the pruners inside the language model: which visual tokens are kept at the inputs of some layers.
+"""Interface of the pruners inside the language model, which drop visual tokens at the inputs of some layers.
 
-A pruner works on tensors only. The engine runs the layers of the model and stops before those that the plan names.
+A pruner works on tensors only. The engine runs the layers of the model and stops before each layer of the pruning plan.
 There the pruner receives a `PruningContext` and returns a `PruningResult`. Attention weights are computed on request,
-from the layer's own projections, for the queries that the pruner needs. The full attention map is never computed, and
-no model is patched.
+from the layer's own projections, for the queries that the pruner needs. The full attention map is never computed. The
+model's code is not patched.
 
-T is the length of the sequence at a stage, n the number of its visual tokens, N their number in the unpruned prompt, D
-the width of the model.
+T is the length of the sequence at a stage, n is the number of its visual tokens, N is their number in the unpruned
+prompt, D is the hidden size and L is the number of layers of the model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class LayerAttention(Protocol):
-    """Attention of one layer on the sequence at a stage. H heads of size d, rotary positions applied."""
+    """Attention of one layer on the sequence at a stage, with H heads of size d. Queries and keys are rotated."""
 
     @property
     def rotary(self) -> tuple[Tensor, Tensor]:
@@ -45,16 +45,16 @@ class LayerAttention(Protocol):
         ...
 
     def keys(self) -> Tensor:
-        """[H, T, d] keys; those shared by several heads are repeated."""
+        """[H, T, d] keys; a key that several heads share is repeated."""
         ...
 
     def values(self) -> Tensor:
-        """[H, T, d] values; those shared by several heads are repeated."""
+        """[H, T, d] values; a value that several heads share is repeated."""
         ...
 
     def raw_keys(self, indices: Tensor) -> Tensor:
-        """[R, width of the keys] key projection of the hidden states without the layer's norm and without rotation,
-        heads concatenated."""
+        """[R, width of the keys] keys of the tokens at R indices, without the layer's norm and without rotation. Heads
+        are concatenated."""
         ...
 
 
@@ -89,8 +89,8 @@ class PruningContext:
         hidden_states: [T, D] input of layer k.
         previous_hidden_states: [T, D] input of layer k - 1, of the same tokens.
         visual_indices: [n] int64, ascending indices of the visual tokens in the sequence.
-        original_indices: [n] int64, number of each visual token among the N; merged ones are N, N + 1, ... in order of
-            creation.
+        original_indices: [n] int64, index of each visual token among the N of the unpruned prompt. Merged tokens have
+            the indices N, N + 1, ... in order of creation.
         previous: Attention of layer k - 1, which has run.
         upcoming: Attention of layer k, which has not run.
         inputs_embeds: [T0, D] input embeddings of the unpruned prompt.
@@ -108,7 +108,7 @@ class PruningContext:
 
     @property
     def last_index(self) -> Tensor:
-        """[1] index of the last prompt token."""
+        """[1] index of the last prompt token in the sequence."""
         return torch.tensor([len(self.hidden_states) - 1], device=self.hidden_states.device)
 
 
@@ -119,7 +119,8 @@ class PruningResult:
     Attributes:
         kept: [K] int64, ascending indices into `PruningContext.visual_indices`.
         merged: [q, D] new tokens, merged from dropped ones; they follow the last visual token of the prompt.
-        duplicates_cache: Flag: the cache of layer k - 1 is repeated, as a defect in some released code does.
+        duplicates_cache: Whether the key-value cache of layer k - 1 is appended to itself. Some released code has this
+            defect.
     """
 
     kept: Tensor
@@ -142,7 +143,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class PrunerParameters:
-    """Parameters of every method."""
+    """Parameters that every method has."""
 
     counting: str = choice(
         "own",
@@ -164,14 +165,15 @@ class LlmPruningMethod(Generic[P]):
         name: Name in requests.
         summary: Description in one sentence.
         reference: Paper of the method.
-        reads_text: Flag: the result depends on the question.
-        compact: Flag: rotary positions are renumbered without gaps after each stage; otherwise tokens keep theirs.
+        reads_text: Whether the result depends on the question.
+        compact: Whether position ids are renumbered without gaps after each stage. Otherwise each token keeps its own.
         parameters: Dataclass of the parameters.
         schedule: Function `(share, n, L, params)` that returns the stages for n visual tokens and L layers. The share,
-            0 to 1, is the budget over n as the authors count it. A larger share never keeps less on average, and a
-            share of 1 keeps all.
-        prune: Pure function `(context, keep, params)` that returns the result; `keep` is clamped to what is possible.
-        num_merged: Function `(n, keep)` that returns how many merged tokens a stage from n to `keep` tokens adds.
+            0 to 1, is the budget divided by n, where the budget is counted as the authors do. A larger share never
+            keeps fewer tokens on average. A share of 1 keeps all tokens.
+        prune: Pure function `(context, keep, params)` that returns the result. It clamps `keep` to the possible range.
+        num_merged: Function `(n, keep)` that returns the number of merged tokens that a stage adds when it prunes n
+            tokens to `keep`.
     """
 
     name: str

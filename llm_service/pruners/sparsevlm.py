@@ -1,9 +1,9 @@
 """SparseVLM (Zhang et al., ICML 2025, arXiv 2410.04417), version 1.5, and SparseVLM+, its version 2.0.
 
-Raters are the text tokens after the image that are most related to it. At three layers the tokens with the least
-attention of the raters are dropped; the better part of them is recycled, that is, clustered into a few tokens that
-follow the image. SparseVLM+ recycles nothing. It divides attention by the scores of rotary positions alone, so that
-nearness to the text weighs less, and uses only the heads with the most attention to the image.
+Raters are the text tokens after the image that are most related to it. At three layers, the visual tokens that get the
+least attention from the raters are dropped. The best of the dropped tokens are recycled: they are clustered into a few
+tokens that follow the image. SparseVLM+ recycles nothing. It divides the attention by a score that depends on rotary
+positions alone, so that proximity to the text counts less. It uses only the heads with the most attention to the image.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _AFTER_LAYERS: Final = (2, 6, 15)
-# Published counts, of 576 tokens, for the averages that they are published as.
+# Published counts of kept tokens in the three stages, of 576, by the published average budget.
 _KEPT: Final[Knots] = (
     (0, (0, 0, 0)),
     (64 / 576, (66, 30, 17)),
@@ -58,7 +58,7 @@ _KEPT_PLUS: Final[Knots] = (
     (192 / 576, (300, 200, 118)),
     (1, (576, 576, 576)),
 )
-# Attention is computed for this many raters at a time, so that memory does not grow with the question.
+# Attention is computed for this many raters at a time, so that memory does not grow with the length of the question.
 _RATERS_PER_CHUNK: Final = 64
 # SparseVLM+ uses 14 of the 32 heads of a LLaMA-7B.
 _HEADS: Final = 14 / 32
@@ -66,7 +66,7 @@ _HEADS: Final = 14 / 32
 
 @dataclass(frozen=True, slots=True)
 class SparseVlmParameters(PrunerParameters):
-    """No parameters besides the common ones."""
+    """Parameters of SparseVLM: only the common ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _schedule(knots: Knots, share: float, num_visual: int, num_layers: int) -> t
 
 
 def schedule(share: float, num_visual: int, num_layers: int, params: SparseVlmParameters) -> tuple[Stage, ...]:
-    """Three stages; the budget is the average over the layers of what each keeps."""
+    """Three stages. The budget is the number of visual tokens in a layer, averaged over all layers."""
     return _schedule(_KEPT, share, num_visual, num_layers)
 
 
@@ -110,7 +110,7 @@ def raters(inputs_embeds: Tensor, visual_indices: Tensor) -> Tensor:
     embeddings = at_least_float32(inputs_embeds)
     votes = (embeddings[visual_indices] @ embeddings[text].T).softmax(dim=-1).mean(dim=0)
     chosen = text[votes > votes.mean()]
-    # With equal votes, as with a single text token, no token is above the mean; then the last token is the rater.
+    # If all votes are equal, as with a single text token, no token is above the mean. The last token is then the rater.
     return chosen if len(chosen) else text[-1:]
 
 
@@ -124,17 +124,17 @@ def _num_candidates(num_dropped: int) -> int:
 
 
 def _rater_indices(context: PruningContext) -> Tensor:
-    """Indices of the raters in the shortened sequence, where text after the images keeps its distance from the end."""
+    """Indices of the raters in the pruned sequence. Its text after the images has kept its distance from the end."""
     offset = len(context.hidden_states) - len(context.inputs_embeds)
     return raters(context.inputs_embeds, context.layout.indices) + offset
 
 
 def prune(context: PruningContext, keep: int, params: SparseVlmParameters) -> PruningResult:
-    """Keeps the tokens with the most attention of the raters and clusters the best of the others."""
+    """Keeps the tokens that get the most attention from the raters, and clusters the best of the others."""
     visual = context.visual_indices
     keep = min(keep, len(visual) - 1)
     chunks = _rater_indices(context).split(_RATERS_PER_CHUNK)
-    # Sums over heads and raters rank like means.
+    # Only the order matters, so sums over heads and raters replace means.
     scores = torch.stack([_attention_sum(context.previous, visual, chunk) for chunk in chunks]).sum(dim=0)
     order = torch.sort(scores, descending=True, stable=True).indices
     candidates = order[keep:][: _num_candidates(len(order) - keep)]
@@ -145,12 +145,12 @@ def prune(context: PruningContext, keep: int, params: SparseVlmParameters) -> Pr
 
 
 def prune_plus(context: PruningContext, keep: int, params: SparseVlmPlusParameters) -> PruningResult:
-    """Keeps the tokens with the most position-corrected attention of the raters, in the heads that look most at the
-    image."""
+    """Keeps the tokens that get the most position-corrected attention from the raters, in the heads with the most
+    attention to the image."""
     visual = context.visual_indices
     keep = min(keep, len(visual) - 1)
     chunks = _rater_indices(context).split(_RATERS_PER_CHUNK)
-    # [H, n]; sums over raters rank like means.
+    # [H, n]; only the order matters, so sums over raters replace means.
     mass = torch.stack([_corrected_attention_sum(context.previous, visual, chunk) for chunk in chunks]).sum(dim=0)
     heads = top_k(mass.sum(dim=-1), params.heads or max(1, round(_HEADS * len(mass))))
     return PruningResult(top_k(mass[heads].mean(dim=0), keep))
@@ -162,16 +162,16 @@ def _attention_sum(layer: LayerAttention, visual_indices: Tensor, rater_indices:
 
 
 def _corrected_attention_sum(layer: LayerAttention, visual_indices: Tensor, rater_indices: Tensor) -> Tensor:
-    """[H, n] attention to the visual tokens over their rotary scores, summed over some raters."""
+    """[H, n] attention to the visual tokens, divided by their rotary scores and summed over some raters."""
     weights = attention_weights(layer, rater_indices)[:, :, visual_indices]
     return (weights / rotary_scores(layer.rotary, rater_indices, visual_indices)).sum(dim=1)
 
 
 def rotary_scores(rotary: tuple[Tensor, Tensor], query_indices: Tensor, key_indices: Tensor) -> Tensor:
-    """[R, n] scaled scores of queries and keys that are all ones before their rotation.
+    """[R, n] scaled dot products of queries and keys that are all ones before the rotary embedding.
 
-    As in the authors' code there is no softmax. The dot product of two rotated vectors of ones is twice the sum of the
-    cosines of the angles between them; it is larger for nearer tokens.
+    There is no softmax, as in the authors' code. The dot product of two rotated vectors of ones is twice the sum of the
+    cosines of the angles between them. It is larger for tokens that are nearer to each other.
     """
     cos, sin = (at_least_float32(table)[:, : table.shape[-1] // 2] for table in rotary)
     products = cos[query_indices] @ cos[key_indices].T + sin[query_indices] @ sin[key_indices].T

@@ -1,8 +1,8 @@
-"""The engine that runs the language model with vLLM, in vLLM's own processes.
+"""Engine that runs the language model with vLLM, in vLLM's own processes.
 
-A thread with an event loop talks to vLLM. A request waits in the bounded queue until fewer than `max_batch_size`
-requests run, then becomes a task on that loop, which embeds its visual tokens and generates. vLLM batches the running
-requests continuously.
+One thread runs an event loop that calls vLLM. A request waits in the bounded queue until fewer than `max_batch_size`
+requests run. A task on the event loop then embeds the request's visual tokens and generates the answer. vLLM batches
+the running requests continuously.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ __all__ = ["VllmEngine"]
 
 log = logging.getLogger(__name__)
 
-# Interval of health checks. With running requests a death of vLLM is noticed at once.
+# Interval of health checks. While requests run, the death of vLLM is noticed at once.
 _HEALTH_CHECK_INTERVAL_S: Final = 1.0
 _MAX_ERROR_CHARS: Final = 500
 
 
 class VllmEngine:
-    """An `LLMEngine`. The constructor loads the model and starts vLLM's processes.
+    """An `LLMEngine` on vLLM. The constructor loads the model and starts vLLM's processes.
 
     Args:
         embedder: Visual embedder of the checkpoint's family.
         tokenizer: Tokenizer of the same checkpoint.
         arguments: vLLM's arguments, from `engine_arguments`.
-        max_model_len: Positions of prompt and answer together; a longer answer is cut.
-        max_batch_size: Most running requests.
-        max_queue_size: Most waiting requests.
+        max_model_len: Maximum number of positions of prompt and answer together; a longer answer is cut.
+        max_batch_size: Maximum number of running requests.
+        max_queue_size: Maximum number of waiting requests.
 
     Raises:
         CheckpointError: vLLM does not start.
@@ -101,11 +101,11 @@ class VllmEngine:
 
     @property
     def pruners(self) -> Mapping[str, AnyLlmPruningMethod]:
-        """No methods: vLLM's layers cannot be interrupted."""
+        """No pruners, because vLLM cannot stop between layers."""
         return {}
 
     def start(self, on_death: Callable[[], object] = lambda: None) -> None:
-        """Sets the callback for a dead engine. Requests are served from construction on."""
+        """Sets the callback for the death of vLLM. Requests are served from construction on."""
         self._on_death = on_death
         self._call_soon(self._started.set)
 
@@ -133,13 +133,13 @@ class VllmEngine:
         self._thread.join()
         self._embedding_thread.shutdown()
 
-    # Called on the engine's thread.
+    # All methods below except `_call_soon` run on the engine's thread.
 
     def _run(self, arguments: AsyncEngineArgs, loaded: concurrent.futures.Future[None]) -> None:
         asyncio.run(self._load_and_serve(arguments, loaded))
 
     async def _load_and_serve(self, arguments: AsyncEngineArgs, loaded: concurrent.futures.Future[None]) -> None:
-        """Life of vLLM's processes, from loading to shutdown."""
+        """Loads vLLM, serves until `stop` is called, and shuts vLLM down."""
         self._loop = asyncio.get_running_loop()
         self._started, self._stop_requested = asyncio.Event(), asyncio.Event()
         try:
@@ -185,7 +185,7 @@ class VllmEngine:
             self._loop.call_soon_threadsafe(function)
 
     def _admit(self) -> None:
-        """Admits as many waiting requests as there is room for."""
+        """Admits waiting requests until `max_batch_size` requests run."""
         for sequence in self._waiting.pop(self._max_batch_size - len(self._running)):
             sequence.admit()
             task = self._loop.create_task(self._generate(sequence))
@@ -210,7 +210,7 @@ class VllmEngine:
             sequence.fail(error)
         except EngineDeadError:
             fail([sequence], unavailable("has lost its engine"))
-        except GracefulHTTPError as error:  # vLLM's admission control, where the operator has set one
+        except GracefulHTTPError as error:  # from vLLM's admission control, if the operator has enabled it
             sequence.fail(Overloaded(_one_line(error), retry_after_s=1.0))
         except VLLMClientError as error:
             sequence.fail(InvalidRequest(_one_line(error), param="input_ids"))
@@ -236,10 +236,10 @@ class VllmEngine:
             raise InternalError(f"vLLM ended the answer early ({output.outputs[0].finish_reason})")
 
     async def _first_token_logprobs(self, prompt: Any) -> list[float]:
-        """[V] log-probabilities of the first token, from a prefill of its own.
+        """[V] log-probabilities of the first token, from a separate prefill.
 
-        Within the answer vLLM would report the distribution of every token. The answer's prefill then hits the prefix
-        cache.
+        In the answer's own call, vLLM would have to report the distribution of every token. The prefill of the answer
+        hits the prefix cache afterwards.
         """
         async with contextlib.aclosing(self._llm.generate(prompt, first_token_params(), uuid.uuid4().hex)) as outputs:
             async for output in outputs:
@@ -251,8 +251,8 @@ class VllmEngine:
 def _warm_up_prompt(embedder: VisualEmbedder) -> Prompt:
     """Prompt with an image of one token, run before the engine is ready.
 
-    It shows that vLLM's kernels support the model and that embeddings arrive, and it compiles what vLLM would otherwise
-    compile during the first requests.
+    It verifies that vLLM's kernels support the model and that vLLM receives the embeddings. It also triggers the
+    compilation that would otherwise slow down the first requests.
     """
     image = VisualTokens(np.zeros((1, embedder.visual_hidden_size), np.float32), np.zeros(1, np.int64), (1, 1, 1))
     return Prompt(np.array([min(embedder.eos_token_ids), embedder.image_token_id]), (image,))

@@ -74,7 +74,7 @@ def test_the_example_prints_any_text(gateway: Gateway, image: Path) -> None:
     environment = {**os.environ, "FOVEA_URL": gateway.url, "PYTHONIOENCODING": "utf-8"}
     example = Path(__file__).parents[4] / "examples" / "stream.py"
     done = subprocess.run([sys.executable, example, image, "what?"], capture_output=True, env=environment, check=True)
-    assert done.stdout.decode() == f"{text}\n(1 of 2 visual tokens, 3 bytes shipped)\n"
+    assert done.stdout.decode() == f"{text}\n(1 of 2 visual tokens, 3 bytes sent)\n"
 
 
 @given(st.data())
