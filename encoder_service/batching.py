@@ -1,10 +1,10 @@
-"""Dynamic batching: requests that arrive close together are computed together, on a thread of their own.
+"""Dynamic batching: requests that arrive close together are computed together, on the model thread.
 
     submit -> prepare (worker processes) -> queue -> batch -> run (model thread) -> result
 
-A request is refused at once while too many others wait. An aborted request, and one whose deadline has passed, leaves
-the queue before anything is computed for it. The event loop never computes, so health checks are answered during
-inference.
+A request is refused at once if too many others are waiting. An aborted request, and one whose deadline has passed,
+leaves the queue before anything is computed for it. Nothing is computed on the event loop, so health checks are
+answered during inference.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class BatchExecutor(Protocol[Request_contra, Job, Result_co]):
     """Preparation of single requests, and computation of batches."""
 
     async def prepare(self, request: Request_contra) -> tuple[Job, float]:
-        """A request that is ready for `run`, and the seconds of work on it, without the time it waited for a worker."""
+        """The request ready for `run`, and its preparation time in seconds, without the wait for a worker process."""
         ...
 
     def run(self, batch: Sequence[Job]) -> Sequence[Result_co | Exception]:
-        """One outcome for each job. Called from one thread."""
+        """One outcome for each job. All calls come from one thread."""
         ...
 
 
@@ -60,9 +60,9 @@ class BatchedResult(Generic[Result]):
 
     Attributes:
         result: Result of `BatchExecutor.run`.
-        prepare_ms: Work on its preparation, in ms.
-        queue_ms: Queue time in ms, the wait for a worker process included.
-        run_ms: Computation of its batch, in ms.
+        prepare_ms: Preparation time in ms, without the wait for a worker process.
+        queue_ms: Queue time in ms, including the wait for a worker process.
+        run_ms: Time to compute its batch, in ms.
         batch_size: Number of requests in its batch.
     """
 
@@ -75,7 +75,7 @@ class BatchedResult(Generic[Result]):
 
 @dataclass(eq=False, slots=True)
 class _QueuedRequest(Generic[Job, Result]):
-    """A prepared request. Times are the event loop's, in seconds."""
+    """A prepared request. `deadline`, `arrived_at` and `queued_at` are event-loop times in seconds."""
 
     job: Job
     deadline: float
@@ -87,7 +87,7 @@ class _QueuedRequest(Generic[Job, Result]):
 
 
 def _queue_time_s(request: _QueuedRequest[Any, Any], now: float) -> float:
-    """Queue time in seconds: time since arrival, less the work on the preparation. Waiting for a worker counts."""
+    """Queue time in seconds: time since arrival minus preparation time. It includes the wait for a worker process."""
     return now - request.arrived_at - request.prepare_s
 
 
@@ -104,7 +104,7 @@ def _deadline_exceeded() -> DeadlineExceeded:
 
 
 class Batcher(Generic[Request, Job, Result]):
-    """See the module. Use as an async context manager; leaving it refuses the requests that still wait.
+    """Dynamic batching, see the module. Exit of the async context fails all waiting and running requests.
 
     Args:
         executor: Executor of preparations and batches.
@@ -163,8 +163,8 @@ class Batcher(Generic[Request, Job, Result]):
         """The result of `request`.
 
         Raises:
-            Overloaded: Too many requests wait already; carries a time after which to retry.
-            DeadlineExceeded: The result is not there within `timeout_s`.
+            Overloaded: Too many requests are waiting. The error has a time after which to retry.
+            DeadlineExceeded: There is no result within `timeout_s` seconds.
             Unavailable: The batcher is being closed.
             Exception: The error of `prepare` or `run` for this request.
         """
@@ -195,7 +195,7 @@ class Batcher(Generic[Request, Job, Result]):
             self._remove_if_waiting(queued, loop.time())
 
     def _remove_if_waiting(self, queued: _QueuedRequest[Job, Result] | None, now: float) -> None:
-        """Settles the counts for a request that ends before it runs; None if it was not queued yet."""
+        """Removes a request that ends before it runs from the count and the queue; None if it was not queued yet."""
         if queued is not None and queued.is_running:
             return
         self._num_waiting -= 1
@@ -240,7 +240,7 @@ class Batcher(Generic[Request, Job, Result]):
             return [error] * len(batch)
 
     async def _next_batch(self) -> list[_QueuedRequest[Job, Result]]:
-        """The next batch: once a request is queued, until the batch is full, nothing can join it, or the delay ends."""
+        """The next batch. It starts when it is full, when no request is being prepared, or after the longest delay."""
         loop = asyncio.get_running_loop()
         while not self._queue:
             self._changed.clear()
@@ -254,7 +254,7 @@ class Batcher(Generic[Request, Job, Result]):
         return self._take_batch(loop.time())
 
     def _batch_may_still_fill(self) -> bool:
-        """Whether the batch has room and a request is being prepared. In an idle service none is: no delay."""
+        """Whether the batch has room and another request is being prepared. In an idle service there is no delay."""
         has_room = sum(request.job.size for request in self._queue) < self._max_batch_size
         return has_room and self._num_waiting > len(self._queue) > 0
 
@@ -264,7 +264,7 @@ class Batcher(Generic[Request, Job, Result]):
         while self._queue and (not batch or size + self._queue[0].job.size <= self._max_batch_size):
             request = self._queue.popleft()
             if request.future.done():
-                continue  # aborted in this very turn of the event loop; `submit` settles the count
+                continue  # aborted in this iteration of the event loop; `submit` corrects the count
             if request.deadline <= now:
                 request.future.set_exception(_deadline_exceeded())
                 continue

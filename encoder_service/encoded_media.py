@@ -1,4 +1,4 @@
-"""Visual tokens of an image or video, assembled from its pruned tiles or frames in the order of the language model."""
+"""Visual tokens of an image or video, assembled from its pruned tiles or frames in reading order."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _Map = npt.NDArray[np.float32] | None
 
 @dataclass(frozen=True, slots=True)
 class EncodedMedia:
-    """Visual tokens of an image or video, in numpy.
+    """Visual tokens of an image or video, as numpy arrays.
 
     Attributes:
         features: [K, C] float32, in the order in which the language model reads them.
         positions: [K] int64, grid positions as on the wire, all different.
-        newline_after: Indices of the tokens after which a row of the mosaic ends, ascending; an index occurs once for
-            each row that ends there.
-        cluster_of_patch: [num_patches] int64, index of the token that a patch is or was merged into; -1 where it was
+        newline_after: Indices of the tokens after which a row of the mosaic ends, ascending. An index is repeated if
+            several rows end there.
+        cluster_of_patch: [num_patches] int64, index of the token that a patch is or was merged into; -1 if it was
             dropped or is padding.
-        task_map, saliency_map: [num_patches] float32, 0 at padding; None where the pruner has no such map.
+        task_map, saliency_map: [num_patches] float32, 0 at padding; None if the pruner has no such map.
         layout: Grid of the patches.
         num_tokens_total: Number of visual tokens before pruning.
         features_cached: Whether the features come from the cache.
@@ -61,12 +61,12 @@ def assemble(
 ) -> EncodedMedia:
     """Visual tokens of an image or video from those of its tower inputs.
 
-    Where no tower input is pruned the result is what the unsplit model reads, with CLS tokens and newlines. Pruned
+    If no tower input is pruned, the result is what the unsplit model reads, including CLS tokens and newlines. Pruned
     media have neither.
 
     Args:
         media: Features before pruning.
-        pruned: Tokens that remain of each tower input; None where none remains.
+        pruned: Tokens of each tower input after pruning; None if there are none.
         features_cached: Whether the features come from the cache.
     """
     layout = media.layout
@@ -123,7 +123,7 @@ def _in_reading_order(media: MediaFeatures, pruned: Sequence[PrunedTokens | None
 
 
 def _reading_groups(tokens: PrunedTokens, *, is_base: bool, is_whole: bool) -> Tensor:
-    """`PrunedTokens.reading_group`, and -1 for the base tile, which comes first."""
+    """Reading group of each token: -1 for the base tile, which comes first, else `PrunedTokens.reading_group`."""
     if is_base:
         return torch.full_like(tokens.origins, -1, device="cpu")
     if is_whole or tokens.reading_group is None:
@@ -132,7 +132,7 @@ def _reading_groups(tokens: PrunedTokens, *, is_base: bool, is_whole: bool) -> T
 
 
 def _reading_order(positions: Tensor, groups: Tensor, layout: PatchLayout) -> Tensor:
-    """Order of the tokens: of tiles group by group, and in group 0 row by row of the mosaic."""
+    """Indices of the tokens in reading order: for tiles by group, with group 0 in raster order of the mosaic."""
     if layout.mosaic is None:
         return torch.arange(len(positions))
     rank = torch.zeros(layout.num_patches, dtype=torch.int64)
@@ -150,7 +150,7 @@ def _newline_after(layout: PatchLayout) -> Tensor:
 
 
 def _with_cls_tokens(tokens: _Tokens, cls_tokens: Tensor, layout: PatchLayout) -> _Tokens:
-    """The CLS tokens of each frame in front of its patches."""
+    """`tokens` with the CLS tokens of each frame before its patches."""
     patches, count = layout.rows * layout.columns, layout.cls_per_input
     by_frame = tokens.features.view(layout.num_inputs, patches, -1)
     cls = cls_tokens.to(tokens.features).view(layout.num_inputs, count, -1)
@@ -163,7 +163,7 @@ def _with_cls_tokens(tokens: _Tokens, cls_tokens: Tensor, layout: PatchLayout) -
 
 
 def _joint_map(maps: Sequence[Tensor | None], media: MediaFeatures) -> _Map:
-    """Scores of all patches from the maps of the tower inputs; None where there is none."""
+    """Scores of all patches from the maps of the tower inputs; None if no tower input has a map."""
     if all(scores is None for scores in maps):
         return None
     joint = np.zeros(media.layout.num_patches, np.float32)

@@ -1,4 +1,4 @@
-"""Engine: from a batch of requests to their visual tokens; one forward of the towers, then each request's pruner."""
+"""Engine that computes the visual tokens of a batch: forwards of the towers, then the pruner of each request."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class EncodeRequest:
 
     Attributes:
         images: Image files.
-        text_ids: The question as ids of the model's tokenizer; fewer than its `min_text_ids` are no question.
+        text_ids: Ids of the question. Fewer than the model's `min_text_ids` count as no question.
         pruner: The pruner with its parameters.
-        budget: Budget of each image or video; auto only where the pruner has `choose_keep`.
+        budget: Budget of each image or video; auto only if the pruner has `choose_keep`.
         videos: Videos, which come after the images.
-        joins_frames: Whether all frames of a video compete for one budget; otherwise each frame has its share. Not for
-            pruners inside the tower, which see one frame at a time.
+        joins_frames: Whether the frames of a video are pruned together; otherwise each frame is pruned with its share
+            of the budget. False for pruners inside the tower, which process one frame at a time.
     """
 
     images: tuple[bytes, ...]
@@ -64,10 +64,10 @@ class EncodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class PreparedMedia:
-    """An image or video ready for the tower (`tower_inputs`) or past it (`features`); with neither it must be decoded.
+    """An image or video with its tower inputs, or with its features. With neither, it must still be decoded.
 
     Attributes:
-        digest: SHA-256 of the file and of how it was read.
+        digest: SHA-256 of the image file, or the digest of the video.
         features: Features from the cache.
         tower_inputs: Decoded image or video.
         in_tower: Pruner inside the tower; None for none.
@@ -86,25 +86,25 @@ class PreparedMedia:
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """A request with its media decoded, in its order."""
+    """A request with its prepared media, in the order of the request."""
 
     request: EncodeRequest
     media: tuple[PreparedMedia, ...]
 
     @property
     def size(self) -> int:
-        """Number of tower inputs that must go through the tower, at least one."""
+        """Number of tower inputs to compute, counted as at least 1."""
         tower_inputs = [media.tower_inputs for media in self.media if media.tower_inputs is not None]
         return max(1, sum(inputs.layout.num_inputs for inputs in tower_inputs))
 
 
 class EncoderEngine:
-    """Preparation and computation of requests; it has no queue.
+    """Preparation of requests and computation of batches. The queue is in `Batcher`.
 
     Args:
         model: Towers of the model.
         cache: Cache of features.
-        max_batch_size: Largest number of tower inputs in one forward, but for an image or video that has more.
+        max_batch_size: Largest number of tower inputs in one forward. An image or video with more has its own forward.
         max_image_bytes: Largest size of an image file, in bytes.
         max_image_pixels: Largest number of pixels of an image.
         video_limits: Limits of videos.
@@ -126,7 +126,7 @@ class EncoderEngine:
         self.decoder = MediaDecoder(model.media, max_image_bytes, max_image_pixels, video_limits)
 
     def prepare(self, request: EncodeRequest) -> PreparedRequest:
-        """A request with the media decoded whose features are not cached, in this thread.
+        """The request with its prepared media. Media without cached features are decoded in the calling thread.
 
         Raises:
             ServiceError: See `MediaDecoder`.
@@ -141,16 +141,16 @@ class EncoderEngine:
         return PreparedRequest(request, tuple(media))
 
     def look_up(self, item: MediaItem, request: EncodeRequest) -> PreparedMedia:
-        """An image or video with its features where they are cached; otherwise it must be decoded. Any thread."""
+        """The image or video, with its features if they are cached. Any thread may call this."""
         digest = hashlib.sha256(item).digest() if isinstance(item, bytes) else item.digest
         requirements = request.pruner.requirements
-        # With a pruner inside the tower, the key depends on the number of patches, so on the decoded image.
+        # With a pruner inside the tower, the key depends on the number of patches, which is known after decoding.
         return PreparedMedia(digest, self._cached(digest, requirements) if requirements.in_tower is None else None)
 
     def with_tower_inputs(
         self, prepared: PreparedMedia, tower_inputs: TowerInputs, request: EncodeRequest
     ) -> PreparedMedia:
-        """A decoded image or video, with its features where they turn out to be cached.
+        """The decoded image or video, or its cached features if a pruner inside the tower has some.
 
         Raises:
             ValueError: See `allocate_budget`.
@@ -171,7 +171,7 @@ class EncoderEngine:
 
     @torch.inference_mode()
     def run(self, batch: Sequence[PreparedRequest]) -> list[tuple[EncodedMedia, ...] | Exception]:
-        """Visual tokens of each request's media, or the error of that request alone. Model thread."""
+        """Visual tokens of each request's media, or the error of that request. Runs in the model thread."""
         start = time.perf_counter()
         batch = [self._with_newly_cached(prepared) for prepared in batch]
         features = self._encode_media(batch)
@@ -186,7 +186,7 @@ class EncoderEngine:
         return outcomes
 
     def _with_newly_cached(self, prepared: PreparedRequest) -> PreparedRequest:
-        """A request with the features that an earlier batch has cached while it waited."""
+        """The request with the features that earlier batches have cached since it was prepared."""
         requirements = prepared.request.pruner.requirements
         media = []
         for item in prepared.media:
@@ -195,7 +195,7 @@ class EncoderEngine:
         return dataclasses.replace(prepared, media=tuple(media))
 
     def _encode_media(self, batch: Sequence[PreparedRequest]) -> dict[_FeatureKey, MediaFeatures | Exception]:
-        """Features of media that were not cached: one forward for all that need the same outputs of one tower."""
+        """Features of media that were not cached. Media with equal outputs and in-tower pruner share a forward."""
         required: dict[_FeatureKey, frozenset[TowerOutput]] = {}
         tower_inputs: dict[bytes, TowerInputs] = {}
         for prepared in batch:
@@ -227,7 +227,7 @@ class EncoderEngine:
         return features
 
     def _chunks(self, digests: Sequence[bytes], tower_inputs: dict[bytes, TowerInputs]) -> list[list[bytes]]:
-        """`digests` in runs of at most `max_batch_size` tower inputs; media with more are a run by themselves."""
+        """`digests` in chunks of at most `max_batch_size` tower inputs. Media with more are a chunk by themselves."""
         chunks: list[list[bytes]] = []
         room = 0
         for digest in digests:
@@ -240,7 +240,7 @@ class EncoderEngine:
         return chunks
 
     def _encode_texts(self, requests: Sequence[EncodeRequest]) -> list[TextFeatures | Exception | None]:
-        """Features of the questions that pruners read: one forward for all that need the same of the text tower."""
+        """Features of the questions that pruners read. Questions with equal `eos_attention` share a forward."""
         features: list[TextFeatures | Exception | None] = [None] * len(requests)
         for eos_attention in (False, True):
             indices = [
@@ -261,7 +261,7 @@ class EncoderEngine:
 
 
 def _retry_individually(compute: Callable[[list[Item]], list[Result]], items: list[Item]) -> list[Result | Exception]:
-    """`compute(items)`; if that fails, `compute` of each item by itself, so that only a faulty item has the error."""
+    """`compute(items)`. If it fails, each item is computed by itself, so that only a faulty item has an error."""
     if not items:
         return []
     try:

@@ -1,4 +1,4 @@
-"""Images and videos in the encoder: as inputs of the vision tower, and as its features."""
+"""Images and videos as inputs of the vision tower, and as features that it computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class VideoFrames:
 
     Attributes:
         frames: Frames in the order of time, at least one.
-        seconds_per_frame: Time from one frame to the next; 0 where it is unknown.
+        seconds_per_frame: Time from one frame to the next; 0 if it is unknown.
     """
 
     frames: tuple[Image.Image, ...]
@@ -39,12 +39,13 @@ class PatchLayout:
     Attributes:
         num_inputs: Number of tiles (the base tile first) or frames; 1 for an untiled image.
         rows, columns: Size of one tower input in patches.
-        cls_per_input: Number of CLS tokens of each tower input that the language model reads where nothing is pruned.
-        mosaic: [rows, columns of the mosaic] int64, positions of the patches of the tiles after the base tile, in the
-            order in which the language model reads them, without padding: of each tile a rectangle. A size may be 0
-            where the image is very narrow. None for media without tiles.
+        cls_per_input: Number of CLS tokens of each tower input that the language model reads if nothing is pruned.
+        mosaic: [rows, columns of the mosaic] int64, positions of the patches of all tiles but the base tile, without
+            padding, in the order in which the language model reads them. The patches of each tile are a rectangle. A
+            size may be 0 if the image is very narrow. None for media without tiles.
         is_video: Whether it is a video.
-        seconds_per_frame: Time from one tower input of a video to the next; 0 where it does not matter.
+        seconds_per_frame: Time from one tower input of a video to the next; 0 for images and for families that do not
+            read it.
     """
 
     num_inputs: int
@@ -65,7 +66,7 @@ class PatchLayout:
         return requirements.outputs if self.mosaic is None else requirements.outputs | requirements.tile_outputs
 
     def patch_positions(self) -> tuple[Tensor, ...]:
-        """Positions of the patches of each tower input, without padding, ascending; empty for a tile of padding."""
+        """Positions of the patches of each tower input, ascending, without padding; a tile may be all padding."""
         is_patch = torch.ones(self.num_patches, dtype=torch.bool)
         if self.mosaic is not None:
             is_patch[self.rows * self.columns :] = False
@@ -79,10 +80,10 @@ class PatchLayout:
 
 @dataclass(frozen=True, slots=True)
 class TowerInputs:
-    """An image or video as the tower takes it: its tiles or frames.
+    """Tower inputs of an image or video: its tiles or frames.
 
     Attributes:
-        pixel_values: Float32 on the CPU, tower inputs first; the other axes depend on the family.
+        pixel_values: Float32 on the CPU. The first axis is the tower input; the others depend on the family.
         layout: Grid of the patches.
     """
 
@@ -90,7 +91,7 @@ class TowerInputs:
     layout: PatchLayout
 
     def __reduce__(self) -> tuple[Callable[..., TowerInputs], tuple[object, PatchLayout]]:
-        # A numpy array takes a seventh of a tensor's time from a decoding process to this one.
+        # A decoding process sends a numpy array to this one in a seventh of the time of a tensor.
         return _from_array, (self.pixel_values.numpy(), self.layout)
 
 
@@ -105,8 +106,9 @@ class MediaFeatures:
     Attributes:
         layout: Grid of the patches.
         tower_features: Features of each tower input, without padding. A tile that is all padding is left out.
-        patch_positions: Grid positions of the patches of each of `tower_features`, [N_i] int64 on the CPU.
-        cls_tokens: [num_inputs * cls_per_input, C] where the layout has CLS tokens.
+        patch_positions: For each of `tower_features` the positions of its patches in the layout, [N_i] int64 on the
+            CPU.
+        cls_tokens: [num_inputs * cls_per_input, C]; None if the layout has no CLS tokens.
     """
 
     layout: PatchLayout

@@ -1,4 +1,4 @@
-"""A request's pruner on an image or video: its budget is allocated to tiles or frames, and each of them is pruned."""
+"""Pruning of an image or video: the budget is allocated to its tiles or frames, and each of them is pruned."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["keep_in_tower", "prune"]
 
 
 def keep_in_tower(layout: PatchLayout, budget: Budget) -> int | None:
-    """Patches that a pruner inside the tower keeps of each tower input; None where nothing is pruned.
+    """Number of patches that a pruner inside the tower keeps of each tower input; None if nothing is pruned.
 
-    The tower prunes before padding is removed. A count, and likewise `max_tokens`, is allocated to the tower inputs
-    that are not all padding, at least 1 to each.
+    The tower prunes before padding is removed. A count and `max_tokens` are allocated to the tower inputs that are not
+    all padding, at least 1 to each.
 
     Raises:
         ValueError: See `allocate_budget`.
@@ -44,11 +44,11 @@ def prune(
     """Pruned visual tokens of an image or video, in the order in which the language model reads them.
 
     Args:
-        media: Features before pruning, or from a tower that was pruned inside.
+        media: Features before pruning, or features of a tower that was pruned inside.
         pruner: The request's pruner.
-        budget: Budget of the image or video; auto where the pruner decides, for each tile or frame.
+        budget: Budget of the image or video. If it is auto, the pruner decides for each tile or frame.
         text: Features of the question.
-        seed: Seed of the first tower input; the others count on from it.
+        seed: Seed of the first tower input. Each further one has the next integer.
         features_cached: Whether the features come from the cache.
 
     Raises:
@@ -86,7 +86,7 @@ def _allocate(
 def _capped(allocated: Sequence[int], sizes: Sequence[int], layout: PatchLayout, max_tokens: int | None) -> list[int]:
     """`allocated`, reduced in proportion to at most `max_tokens`.
 
-    What is sent only with unpruned media counts too: the CLS tokens, and each newline, a few bytes, as one token.
+    CLS tokens and newlines, which only unpruned media have, count too. A newline, a few bytes, counts as one token.
     """
     if max_tokens is None:
         return list(allocated)

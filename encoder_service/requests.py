@@ -1,4 +1,4 @@
-"""Reading of EncodeRequest messages: every field is checked on its way to the engine."""
+"""Conversion of EncodeRequest messages to requests of the engine, with a check of every field."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from fovea.wire.basis import WireBasis
 
 __all__ = ["pruners_of", "read_request"]
 
-# Bounds the cost of one question in the text tower: 110 windows of 75 words. The gateway's longest question, 8,000
-# characters, fits as prose, but not always in scripts and symbols that take several ids a character, emoji up to four.
+# Limits the cost of one question in the text tower to 110 windows of 75 ids. The gateway's longest question, 8,000
+# characters, fits if it is prose. It may not fit in scripts and symbols with several ids a character, such as emoji.
 _MAX_TEXT_IDS: Final = 8192
 _MAX_SECONDS_PER_FRAME: Final = 3600.0
 
@@ -36,7 +36,7 @@ def read_request(
     settings: EncoderSettings,
     basis: WireBasis | None = None,
 ) -> EncodeRequest:
-    """The request in a message.
+    """The engine's request for a message.
 
     Raises:
         InvalidRequest: A field has a value that is not accepted.
@@ -118,7 +118,7 @@ def _read_video(video: encoder_pb2.Video, settings: EncoderSettings) -> VideoIte
 
 
 def _read_video_budget(request: encoder_pb2.EncodeRequest, model: EncoderModel, pruner: BoundPruner) -> bool:
-    """Whether all frames of a video compete for one budget."""
+    """Whether all frames of a video share one budget."""
     if request.video_budget not in encoder_pb2.VideoBudget.values():
         raise InvalidRequest("video_budget is not one of per_frame, whole", param="video_budget")
     is_whole = request.video_budget == encoder_pb2.VIDEO_BUDGET_WHOLE
@@ -180,7 +180,7 @@ def pruners_of(model: EncoderModel) -> list[str]:
 
 
 def _read_budget(request: encoder_pb2.EncodeRequest, pruner: BoundPruner, settings: EncoderSettings) -> Budget:
-    """The budget in a message, yet without `max_tokens`."""
+    """The budget in a message, without `max_tokens`."""
     match request.WhichOneof("budget"):
         case "keep_tokens":
             if request.keep_tokens < 1:

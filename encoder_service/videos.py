@@ -1,8 +1,8 @@
 """Decoding of videos: from a video file, or a list of frames, to sampled RGB frames, with limits on memory and time.
 
-Of T frames n are sampled, those with the indices floor(i * T / n), i = 0 .. n - 1. That is transformers' own rule
-(`default_sample_indices_fn`, and `torch.arange(0, T, T / n).int()` of Qwen's processor): the first frame of each of n
-equal intervals. Where n > T, some frames are repeated. T is the number of frames that can be shown.
+n of T frames are sampled: those with the indices floor(i * T / n), i = 0 .. n - 1, the first frame of each of n equal
+intervals. This is the rule of transformers (`default_sample_indices_fn`, and `torch.arange(0, T, T / n).int()` of
+Qwen's processor). If n > T, some frames are repeated. T is the number of frames that can be shown.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class VideoLimits:
         max_bytes: Bytes of a file, or of all frames of a list together.
         max_frames: Number of frames that are sampled, or that a list has.
         max_frame_pixels: Pixels of one frame. A decoder may hold 17 frames of twice that size.
-        max_pixels: Pixels of all sampled frames together, which are in memory at once, 3 bytes each.
+        max_pixels: Pixels of all sampled frames together. They are in memory at once, with 3 bytes a pixel.
         max_seconds: Duration of a file, in seconds.
         timeout_s: Longest time to decode a file, in seconds.
     """
@@ -68,7 +68,7 @@ class VideoFile:
 
 @dataclass(frozen=True, slots=True)
 class FrameList:
-    """A video as frames that were sampled already.
+    """A video as a list of sampled frames.
 
     Attributes:
         images: Image files of one size, in the order of time.
@@ -96,14 +96,14 @@ def decode(video: VideoItem, choose_num_frames: _ChooseNumFrames, limits: VideoL
 
     Args:
         video: A video file or a list of frames.
-        choose_num_frames: Function from the frames and the seconds (0: unknown) of a file to the number of frames to
-            sample, for a video without `num_frames`; at most `limits.max_frames` are sampled.
+        choose_num_frames: Function from the number of frames and the duration of a file in seconds (0: unknown) to the
+            number of frames to sample. It is used for a video without `num_frames`, up to `limits.max_frames`.
         limits: Limits of videos.
 
     Raises:
         TooLarge: The bytes, pixels or duration exceed the limits.
-        UnsupportedMedia: The format is another, there is no video in the file, or it is broken.
-        InvalidRequest: Frames have different sizes, are too many, none, or more than 100 times as long as wide.
+        UnsupportedMedia: The format is not supported, or the file has no video or is broken.
+        InvalidRequest: There are no frames, too many, frames of different sizes, or of a side ratio above 100.
     """
     match video:
         case VideoFile():
@@ -150,7 +150,7 @@ def _decode_file(video: VideoFile, choose_num_frames: _ChooseNumFrames, limits: 
     first_indices = indices()
     frames, decoded = _frames_at(video.data, first, first_indices, clock, limits)
     if len(frames) < len(first_indices):
-        # Some packets show no frame (VP8 has such, and a file may be truncated); now the number of frames is known.
+        # Some packets show no frame, as in VP8 or in a truncated file. The number of frames is now known.
         if not decoded:
             raise broken_video()
         total = decoded
@@ -162,7 +162,8 @@ def _measure(data: bytes, clock: _Clock, limits: VideoLimits) -> tuple[int, floa
     """Number of frames of a file, frame rate (0: unknown), and number of the first packet to decode.
 
     The packets are counted without decoding, since headers are often wrong. Packets before the first key frame, as in a
-    film that was cut anywhere, cannot be decoded and do not count; where no key frame is marked, all packets count.
+    video that was cut between key frames, cannot be decoded and do not count. If no key frame is marked, all packets
+    count.
     """
     with open_video(data, max_pixels=limits.max_frame_pixels) as (container, stream):
         total, first = 0, None
@@ -185,7 +186,7 @@ def _measure(data: bytes, clock: _Clock, limits: VideoLimits) -> tuple[int, floa
 def _frames_at(
     data: bytes, first: int, indices: list[int], clock: _Clock, limits: VideoLimits
 ) -> tuple[list[Image.Image], int]:
-    """Frames at the given ascending indices, as far as the file has them, and the number of decoded frames.
+    """Frames at the given ascending indices, up to the end of the file, and the number of decoded frames.
 
     Indices count from the packet with the number `first`.
     """
@@ -217,7 +218,7 @@ def _decoded(packets: Iterable[Any], clock: _Clock) -> Iterator[Any]:
 
 
 class _Clock:
-    """Timeout of decoding, checked between frames: the decoder cannot be interrupted from outside."""
+    """Timeout of decoding. It is checked between packets, because the decoder cannot be interrupted."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s

@@ -1,7 +1,8 @@
-"""Diagnosis of a CLIP's maps for pruners: how well the decoupled branch and CLS attention locate the asked object.
+"""Diagnosis of a CLIP's maps for pruners: how well they locate the object that is asked about.
 
-Nothing here is used in training. The branch is ClearCLIP's (arXiv 2407.12442) as DeSAP uses it: the last layer's
-attention with queries in the place of keys, without residual and MLP.
+The maps are those of CLS attention and of the decoupled branch. That branch is ClearCLIP's (arXiv 2407.12442) as DeSAP
+uses it: the last layer's attention with queries in place of keys, without residual and MLP. Nothing here is used in
+training.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ def last_layer_maps(tower: Any, projection: Any, second_last: Tensor) -> tuple[T
     layer = tower.encoder.layers[-1]
     attention = layer.self_attn
     normed = layer.layer_norm1(second_last)
-    batch, rows, width = normed.shape
+    batch, length, width = normed.shape
     heads = attention.num_heads
     q, k, v = (
-        linear(normed).view(batch, rows, heads, width // heads).transpose(1, 2)
+        linear(normed).view(batch, length, heads, width // heads).transpose(1, 2)
         for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     scale = (width // heads) ** -0.5
-    mixed = functional.scaled_dot_product_attention(q, q, v).transpose(1, 2).reshape(batch, rows, width)
+    mixed = functional.scaled_dot_product_attention(q, q, v).transpose(1, 2).reshape(batch, length, width)
     decoupled = projection(tower.post_layernorm(attention.out_proj(mixed)))
     saliency = ((q[:, :, :1] * scale) @ k.mT).float().softmax(-1).mean(1)[:, 0, 1:]
     return functional.normalize(decoupled.float(), dim=-1), saliency
@@ -59,12 +60,13 @@ def fcma(patches: Tensor, tokens: Tensor, eos: Tensor, start: Tensor, clamp: boo
 def alignment_report(
     model: CLIPModel, tokenizer: PreTrainedTokenizerFast, num_scenes: int = 40, seed: int = 900
 ) -> dict[str, float]:
-    """Precision of each map's best 8 patches on the asked object, for questions about crowded images.
+    """Share of each map's best 8 patches on the object asked about, for questions about crowded images.
 
-    Precision of: `chance`; `cls` (CLS attention); `eos` and `mean` (decoupled cosine with the question's EOS, with all
-    its tokens); `fcma` as printed and `fcma+` with cosines clamped at zero. Other figures: `negative`, share of patches
-    whose cosine with EOS is below zero; `alpha`, mean of that cosine; `salient`, share of distractor patches among the
-    16 patches of highest CLS attention; `covered`, share of objects that these 16 patches touch.
+    Maps: `cls`, CLS attention; `eos`, decoupled cosine with the question's EOS; `mean`, the same, mean over all its
+    tokens; `fcma`, as printed in the paper; `fcma+`, with cosines clamped at zero. `chance` is the share of random
+    patches. Other figures: `negative`, share of patches whose cosine with EOS is below zero; `alpha`, mean of that
+    cosine; `salient`, share of distractor patches among the 16 patches of highest CLS attention; `covered`, share of
+    objects that these 16 patches touch.
     """
     questions = evaluation_questions("crowded", seed, num_scenes, groups=("color", "shape", "side", "reading"))
     tower = tower_of(model)
@@ -73,7 +75,7 @@ def alignment_report(
     second_last, _ = vision_states(tower, pixels)
     decoupled, saliency = last_layer_maps(tower, model.visual_projection, second_last)
     alphas, figures = [], defaultdict(list)
-    for row, question in enumerate(questions):
+    for index, question in enumerate(questions):
         ids = tokenizer(question.text, return_tensors="pt")["input_ids"]
         tokens = functional.normalize(
             model.text_projection(text_token_states(model.text_model, ids))[0].float(), dim=-1
@@ -81,22 +83,22 @@ def alignment_report(
         things, thing_of_patch = question.scene.things, label_patches(question.scene)
         asked = [i for i, thing in enumerate(things) if not thing.distractor and _is_asked(question.text, thing)]
         on_asked = torch.from_numpy(np.isin(thing_of_patch, asked)).float()
-        on_salient = torch.from_numpy(
+        on_distractor = torch.from_numpy(
             np.isin(thing_of_patch, [i for i, thing in enumerate(things) if thing.distractor])
         ).float()
-        patches, eos = decoupled[row, 1:], tokens[-1]
+        patches, eos = decoupled[index, 1:], tokens[-1]
         maps = {
-            "cls": saliency[row],
+            "cls": saliency[index],
             "eos": patches @ eos,
             "mean": (patches @ tokens.T).mean(1),
-            "fcma": fcma(patches, tokens, eos, decoupled[row, 0]),
-            "fcma+": fcma(patches, tokens, eos, decoupled[row, 0], clamp=True),
+            "fcma": fcma(patches, tokens, eos, decoupled[index, 0]),
+            "fcma+": fcma(patches, tokens, eos, decoupled[index, 0], clamp=True),
         }
         figures["chance"].append(on_asked.mean().item())
         for name, scores in maps.items():
             figures[name].append(on_asked[scores.topk(8).indices].mean().item())
-        top = saliency[row].topk(16).indices
-        figures["salient"].append(on_salient[top].mean().item())
+        top = saliency[index].topk(16).indices
+        figures["salient"].append(on_distractor[top].mean().item())
         objects = {i for i, thing in enumerate(things) if not thing.distractor}
         figures["covered"].append(len(objects & set(thing_of_patch[top.numpy()].tolist())) / len(objects))
         alphas.append(maps["eos"])

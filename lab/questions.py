@@ -1,7 +1,8 @@
-"""Questions about a scene with exact answers, in eight groups, and how answers are scored.
+"""Questions with exact answers about a scene, in eight groups, and the score of an answer.
 
-Every question has exactly one right answer. An object is named by a phrase that fits no other object, sides are clear
-of the middle line, and relations are clear of ties. Distractors are never asked about.
+Every question has exactly one right answer. An object is named by a phrase that fits no other object. No question is
+about the side of an object near the middle line, or about a relation that is nearly a tie. Distractors are never asked
+about.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "caption": ("Describe the picture.", "What is in the picture?", "What do you see?", "List everything you see."),
 }
 RELATIONS = ("left of", "right of", "above", "below")
-# Least distance in pixels of a side from the middle line, and least difference in pixels of two centres in a relation.
+# Least distance from the middle line for a side, and least difference of two centres for a relation, in pixels.
 SIDE_MARGIN = 10
 RELATION_MARGIN = 14
 MAX_COUNT = 5
@@ -48,12 +49,12 @@ Candidate = tuple[str, tuple[str, ...], str]
 
 
 def with_article(name: str) -> str:
-    """ "a red star", "an orange star"."""
+    """Name with its article: "a red star", "an orange star"."""
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def plural(name: str) -> str:
-    """ "red objects", "crosses"."""
+    """Plural of a name: "red objects", "crosses"."""
     return f"{name}es" if name.endswith("s") else f"{name}s"
 
 
@@ -94,7 +95,7 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
     looks, shapes = sorted({look for look, _ in present}), sorted({shape for _, shape in present})
     for look, shape in sorted(present):
         yield "existence", (with_article(f"{look} {shape}"),), "yes"
-    # Hard negatives: colour and shape are both in the image, but not together. Without any: only one of them is.
+    # Hard negatives: colour and shape are both in the image, but not together. If there are none, only one of them is.
     hard = [(look, shape) for look in looks for shape in shapes if (look, shape) not in present]
     if not hard:
         hard = [(look, str(rng.choice(SHAPES))) for look in looks] + [
@@ -174,15 +175,15 @@ def draw(
 ) -> Question:
     """One of the candidate questions.
 
-    The answer is drawn first, with equal probability, so that answers are balanced. With `asked` the least used answers
-    are drawn from, which balances a whole set.
+    The answer is drawn first, with equal probability, so that answers are balanced. With `asked` only the least used
+    answers are drawn, which balances a whole set.
 
     Args:
         scene: scene of the question.
         group: group of the question.
         possible: candidate questions, at least one.
         rng: random generator.
-        asked: number of uses of each "group:answer", updated here; None for none.
+        asked: number of uses of each "group:answer", updated here; None to draw from all answers.
     """
     by_answer: dict[str, list[Candidate]] = {}
     for candidate in possible:
@@ -209,7 +210,7 @@ def ask(scene: Scene, group: Group, rng: np.random.Generator, asked: Counter[str
 def evaluation_questions(
     split: Literal["easy", "crowded"], seed: int, num_scenes: int, groups: Sequence[Group] = GROUPS
 ) -> list[Question]:
-    """Questions about images that are not in the training data: for each image one of each group, if there is one.
+    """Questions about images that are not in the training data: for each image one of each group that it allows.
 
     The result depends on the arguments only. Answers are balanced over the set. Questions about the same image are
     adjacent.

@@ -1,4 +1,4 @@
-"""An evaluation: every method answers the same questions of the small world, so that scores compare in pairs."""
+"""Evaluation of methods on the same questions of the small world, so that differences of scores are paired."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SPLITS: Final[tuple[Split, ...]] = ("easy", "crowded")
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser, **smoke: Any) -> None:
-    """Adds --seed, --scenes, --splits, --out and --smoke; `smoke` are further values of the short form."""
+    """Adds --seed, --scenes, --splits, --out and --smoke; `smoke` sets further options of the short form."""
     add_seed(parser, 1, "the evaluation images")
     parser.add_argument("--scenes", type=positive, default=500, help="images of each split (default: %(default)s)")
     parser.add_argument("--splits", nargs="+", default=list(SPLITS), choices=SPLITS)
@@ -68,7 +68,7 @@ class Evaluation:
         system: System that answers.
         split: One of `SPLITS`.
         seed: Seed of the images.
-        num_scenes: Images; each has one question of each group that it allows.
+        num_scenes: Number of images; each has one question of each group that its scene allows.
     """
 
     def __init__(self, system: InProcessSystem, split: Split, *, seed: int, num_scenes: int) -> None:
@@ -131,7 +131,7 @@ class Evaluation:
         return clustered_mean(values[rows], self._clusters[rows]).summary()
 
     def _encoded(self, method: Method) -> list[EncodedMedia]:
-        """Visual tokens of all questions. The last result is kept, as many LLM-side methods read the same."""
+        """Visual tokens of all questions. The last result is cached, as many LLM-side methods read the same."""
         encoder_side = replace(method, llm=None)
         if self._sent is None or self._sent[0] != encoder_side:
             self._sent = encoder_side, self._system.encode(self._asked, encoder_side)

@@ -1,7 +1,7 @@
 """`python -m benchmarks.split_exactness`: the three running services against the unsplit model, nothing pruned.
 
-For every family a tiny random checkpoint is served by real processes in float32 and asked about images of many shapes,
-several images and videos. Compared with transformers' own classes (`unsplit.py`):
+Real processes serve a tiny random checkpoint of each family in float32. The questions are about images of many shapes,
+several images and videos. The following are compared with transformers' own classes (`unsplit.py`):
 
 * pixel values of each image and video;
 * inputs of the language model: embeddings of text and visual tokens, and positions;
@@ -88,7 +88,7 @@ def _largest(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
 
 
 def _flat(arrays: Sequence[Any]) -> list[Any]:
-    """The arrays without their axes: tiles, frames and patches are axes of one side only, the order is the same."""
+    """The arrays without their axes. Only one side has axes for tiles, frames and patches; the order is the same."""
     return [array.ravel() for array in arrays]
 
 
@@ -133,7 +133,7 @@ def measure(family: str, scratch: Path, num_cases: int | None = None) -> list[Di
             print(f"{family}: no videos; the video processor of transformers needs torchvision", file=sys.stderr)
         for case in islice(exactness_cases(unsplit.takes_videos), num_cases):
             differences.append(compare(case, services, unsplit))
-            # A run takes minutes, so each row is printed as soon as it is there.
+            # A run takes minutes, so each row is printed at once.
             print(" | ".join(_row(family, differences[-1])), file=sys.stderr, flush=True)
     return differences
 

@@ -1,1 +1,1 @@
-"""What every benchmark uses: arguments, provenance, tables, intervals, plots, result files."""
+"""Shared code of the benchmarks: arguments, provenance, tables, intervals, plots, result files."""

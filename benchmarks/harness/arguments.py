@@ -1,4 +1,4 @@
-"""Command-line arguments of the benchmarks: the parser, --seed, and types that name what they accept.
+"""Command-line arguments of the benchmarks: the parser, --seed, and types whose errors list the accepted values.
 
 --out and --smoke are in `output.py`.
 """
@@ -14,7 +14,7 @@ __all__ = ["add_seed", "command_parser", "count", "existing_file", "number", "po
 
 
 def command_parser(module: str, description: str | None) -> argparse.ArgumentParser:
-    """The parser of `python -m <module>`; the description's lines are kept as they are."""
+    """The parser of `python -m <module>`; the line breaks of the description are kept."""
     return argparse.ArgumentParser(
         prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -26,7 +26,7 @@ def add_seed(parser: argparse.ArgumentParser, default: int, what: str) -> None:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1."""
+    """A whole number of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not accepted; a whole number of at least 1")

@@ -1,4 +1,4 @@
-"""Measurements in a process of their own, whose result is the last line that the process prints, as JSON."""
+"""Measurements in a child process, which prints the result as JSON in its last line."""
 
 from __future__ import annotations
 

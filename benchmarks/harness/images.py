@@ -1,4 +1,4 @@
-"""Images for questions: files of them, and coloured noise."""
+"""Images for questions: PNG and JPEG files, and coloured noise."""
 
 from __future__ import annotations
 

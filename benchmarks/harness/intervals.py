@@ -70,7 +70,7 @@ def clustered_ratio(values: Floats, base: Floats, clusters: npt.NDArray[np.int64
 
 
 def _resampled(clusters: npt.NDArray[np.int64], seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """[Q] cluster of each value as 0..L-1, and [R, L] how often each cluster is drawn in each resample."""
+    """Index of each value's cluster, [Q] in 0..L-1, and number of draws of each cluster in each resample, [R, L]."""
     labels, index = np.unique(clusters, return_inverse=True)
     drawn = np.random.default_rng(seed).multinomial(len(labels), np.full(len(labels), 1 / len(labels)), _RESAMPLES)
     return index, drawn

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 __all__ = ["add_output", "publish", "read_result"]
 
-# Parts of keys in older result files, and what they are called now.
+# Parts of keys in older result files, and their current names.
 _FORMER_KEYS: Final = {"picture": "image", "per_row": "per_sequence", "asked": "request"}
 
 
@@ -68,7 +68,7 @@ def publish(
     if out is None:
         return
     out.mkdir(parents=True, exist_ok=True)
-    # Path.with_suffix would replace what follows a point in the name.
+    # Path.with_suffix would replace the part of the name after a dot.
     (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (out / f"{name}.md").write_text(report, encoding="utf-8")
     if plot is not None:
@@ -76,7 +76,7 @@ def publish(
 
 
 def read_result(path: Path) -> Any:
-    """The figures of a result file, with today's keys: older files call an image picture and a sequence row."""
+    """The figures of a result file, with current keys. Older files have former keys, such as `picture`."""
     return _with_current_keys(json.loads(path.read_text(encoding="utf-8")))
 
 

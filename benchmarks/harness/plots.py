@@ -13,7 +13,7 @@ __all__ = ["Curve", "Panel", "error_bars", "plot_panels", "pyplot", "save_figure
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, which draws into files only; imported here, as most runs draw nothing."""
+    """matplotlib's pyplot for files only. The import is here because most runs draw nothing."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -23,7 +23,7 @@ def pyplot() -> Any:
 
 
 def save_figure(figure: Any, path: Path, *, dpi: int = 110) -> None:
-    """Writes a figure as PNG, and frees it."""
+    """Writes a figure as a PNG file and closes it."""
     figure.savefig(path, dpi=dpi)
     pyplot().close(figure)
 

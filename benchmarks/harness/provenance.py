@@ -40,7 +40,7 @@ def _processor() -> str:
 
 
 def _command(module: str) -> str:
-    """The command line without --out, whose folder is of no interest to readers."""
+    """The command line without --out, since the folder does not matter to readers."""
     words = iter(sys.argv[1:])
     kept = [word for word in words if not (word == "--out" and next(words, None)) and not word.startswith("--out=")]
     return " ".join(["python", "-m", module, *kept])

@@ -1,4 +1,4 @@
-"""Markdown tables, and cells of them."""
+"""Markdown tables and their cells."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def interval(summary: dict[str, float]) -> Interval:
 
 
 def points(summary: dict[str, float]) -> str:
-    """A cell of a score: "93.2 [92.1, 94.0]"."""
+    """Table cell of a score: "93.2 [92.1, 94.0]"."""
     return interval(summary).points()
 
 
 def signed_points(summary: dict[str, float]) -> str:
-    """A cell of a difference of scores: "-3.1 [-4.0, -2.2]"."""
+    """Table cell of a difference of scores: "-3.1 [-4.0, -2.2]"."""
     return interval(summary).signed_points()
 
 
 def split_title(name: str, split: dict[str, Any]) -> str:
-    """The heading of a split of the small world: its name, and how much was asked."""
+    """The heading of a split of the small world: its name and its numbers of questions and images."""
     return f"## {name}: {split['questions']} questions on {split['images']} images\n\n"
 
 
@@ -52,7 +52,7 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def text(self, digits: int = 2) -> str:
-        """A cell: "1.52 [1.40, 1.61]"."""
+        """Table cell: "1.52 [1.40, 1.61]"."""
         return f"{self.median:.{digits}f} [{self.lowest:.{digits}f}, {self.highest:.{digits}f}]"
 
     def summary(self, digits: int = 3) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """`python -m benchmarks.engine`: throughput and TTFT of each engine of the LLM service, pruned and unpruned.
 
-Closed loops: N clients, each of which sends its next request after an answer. Requests go to the `LLMEngine`
-interface, without sockets. Each has an image of its own, so that no prefix cache helps. One engine runs at a time, in a
-process of its own: transformers, vLLM, transformers, vLLM, ... Inside a process pruned and unpruned runs alternate.
-Needs the environment of `make test-vllm`, which has the CPU build of vLLM.
+The load is a closed loop: each of N clients sends its next request after an answer. Requests go to the `LLMEngine`
+interface, without sockets. Each request has its own image, so that no prefix cache helps. One engine runs at a time, in
+its own process: transformers, vLLM, transformers, vLLM, ... In a process, pruned and unpruned runs alternate. The
+benchmark needs the environment of `make test-vllm`, which has the CPU build of vLLM.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from llm_service.startup import load
 
 __all__ = ["main"]
 
-# Number of clients, and the requests that they send together in one measurement.
+# Number of requests in one measurement, by number of clients.
 _REQUESTS: Final = {1: 3, 4: 8, 16: 32, 64: 64}
 _BUDGETS: Final = (576, 64)
 _NUM_WORDS: Final = 40
 _ANSWER_TOKENS: Final = 16
-# vLLM's own choice on a CPU: one core is left to its processes that do not compute.
+# This is vLLM's own choice on a CPU. One core is left to its processes that do not compute.
 _NUM_THREADS: Final = max(1, (os.cpu_count() or 1) - 1)
 _DEADLINE_S: Final = 3600.0  # longer than any run
 _TIMEOUT_S: Final = 1800.0

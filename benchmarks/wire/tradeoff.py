@@ -1,8 +1,9 @@
 """`python -m benchmarks.wire`: bytes on the narrow link, accuracy and time for every wire format, and for a JPEG.
 
-All rows answer the same questions of the small world, so differences are paired. Intervals (95 %) resample whole
-images. Bytes are those of the serialized VisualTokens message, or of a JPEG file that the unpruned model reads. Times
-are those of one core for one image, visual tokens to bytes and back. Writes NAME.json, NAME.md and NAME.png into --out.
+All rows are measured on the same questions of the small world, so differences are paired. The 95 % intervals resample
+whole images. Bytes are those of the serialized VisualTokens message, or of a JPEG file that the unpruned model reads.
+Times are for one image on one core, from visual tokens to bytes and back. Writes NAME.json, NAME.md and NAME.png into
+--out.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ _NO_LIMIT: Final = 2**40
 
 @dataclass(frozen=True)
 class Sent:
-    """The visual tokens of one image after the wire.
+    """Visual tokens of one image as decoded from their message, with the cost of the message.
 
     Attributes:
         tokens: Visual tokens, as the LLM service reads them.
         dtype: Wire format of the message.
         num_bytes: Size of the message.
-        bits: Bits of `Tensor.data` for each value.
+        bits: Bits of `Tensor.data` a value.
         encode_ms: Time from visual tokens to bytes.
         decode_ms: Time from bytes to visual tokens.
     """
@@ -98,7 +99,7 @@ def send(
 
 
 class WireSplit:
-    """The questions of one split, and their scores under each way of sending.
+    """The questions of one split, and their scores for each wire format.
 
     Args:
         system: System that answers.
@@ -116,7 +117,7 @@ class WireSplit:
         self._unpruned: Floats | None = None
 
     def scores(self, label: str, asked: Sequence[ImageQuestion], encoded: Sequence[EncodedMedia]) -> Floats:
-        """[Q] scores of the answers to questions about these visual tokens."""
+        """[Q] scores of the answers that are decoded from `encoded`."""
         start = time.perf_counter()
         texts = [answer.text for answer in self._system.decode(asked, encoded, None)]
         got = np.array([score(question, text) for question, text in zip(self.questions, texts, strict=True)])
@@ -125,14 +126,14 @@ class WireSplit:
         return got
 
     def unpruned(self) -> Floats:
-        """[Q] scores of the model that gets all visual tokens of the PNG file, as float32."""
+        """[Q] scores of the model with all visual tokens of the PNG file in float32."""
         if self._unpruned is None:
             encoded = self._system.encode(self.asked, Method("none"))
             self._unpruned = self.scores("unpruned", self.asked, encoded)
         return self._unpruned
 
     def row(self, scores: Floats, same_tokens: Floats | None, **facts: Any) -> dict[str, Any]:
-        """A row of the table: score, paired differences, and costs in `facts`."""
+        """A row of the table: score, paired differences, and `facts` such as the costs."""
         row: dict[str, Any] = {**facts, "score": self._interval(scores)}
         row["minus_unpruned"] = self._interval(scores - self.unpruned())
         row["minus_float32"] = None if same_tokens is None else self._interval(scores - same_tokens)
@@ -142,7 +143,7 @@ class WireSplit:
         return clustered_mean(values, self._clusters).summary()
 
     def tokens(self, pruner: str, keep: Fraction, dtypes: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows of one budget of tokens in each wire format."""
+        """Rows of one token budget, one for each wire format."""
         method = Method("none") if keep == 1 else Method(pruner, float(keep))
         encoded = self._system.encode(self.asked, method)
         label = f"{method.pruner} {keep}"
@@ -182,7 +183,7 @@ class WireSplit:
         return self.row(got, None, way="budget", keep=f"{max_bytes} B", rule=rule, pruner=pruner, **_cost(sent))
 
     def jpeg(self, quality: int) -> dict[str, Any]:
-        """The row of a JPEG file that is sent to the unpruned model."""
+        """The row of JPEG files that are sent to the unpruned model."""
         asked = with_images(self.questions, lambda question: jpeg(question.image, quality, optimize=True))
         got = self.scores(f"JPEG {quality}", asked, self._system.encode(asked, Method("none")))
         mean = float(np.mean([len(question.image) for question in asked]))
@@ -203,7 +204,7 @@ def _cost(sent: Sequence[Sent]) -> dict[str, Any]:
 
 def _measure(system: InProcessSystem, name: str, args: argparse.Namespace, basis: WireBasis) -> dict[str, Any]:
     split = WireSplit(system, name, args.seed, args.scenes, basis)
-    # Where everything is kept, all pruners are the same.
+    # With all tokens kept, all pruners give the same result.
     budgets = [(keep, pruner) for keep in args.keep for pruner in (args.pruners[:1] if keep == 1 else args.pruners)]
     rows = [row for keep, pruner in budgets for row in split.tokens(pruner, keep, args.dtypes)]
     rows += [split.budget(args.pruners[0], max_bytes, rule) for rule in args.rules for max_bytes in args.max_wire_bytes]

@@ -29,14 +29,14 @@ __all__ = ["ClipVisionTower"]
 
 
 class ClipVisionTower(nn.Module):
-    """X[V-1] of a V-layer tower, and of the last layer only the requested outputs.
+    """CLIP's vision tower of V layers, which computes X[V-1] and only the requested outputs of the last layer.
 
-    The language model reads X[V-1] (LLaVA's "layer -2"), so the last layer is computed for pruners alone: its FFN only
-    for the output JOINT of the whole layer, and never a full attention map.
+    The language model reads X[V-1] (LLaVA's "layer -2"), so the last layer is computed only for pruners. Its FFN is
+    computed only for the output JOINT of the whole layer. A full attention map is never computed.
 
     Args:
         vision_model: transformers' own tower; its layers run with the attention implementation of its config.
-        visual_projection: [D, C] to the joint space, no bias.
+        visual_projection: Projection to the joint space, [D, C], without bias.
     """
 
     def __init__(self, vision_model: CLIPVisionModel, visual_projection: nn.Linear) -> None:
@@ -59,9 +59,9 @@ class ClipVisionTower(nn.Module):
 
         Args:
             pixel_values: [B, 3, H, W], as the checkpoint's processor makes them.
-            outputs: Outputs to compute beside X[V-1].
-            in_tower: Pruner that may drop patches after each layer. Each tower input then goes through by itself,
-                because no two keep the same patches.
+            outputs: Outputs to compute besides X[V-1].
+            in_tower: Pruner that may drop patches after each layer. Each tower input is then computed by itself,
+                because each keeps other patches.
 
         Raises:
             ValueError: Outputs are requested of a tower that is pruned inside.
@@ -173,7 +173,7 @@ def _heads(hidden: Tensor, head_dim: int) -> Tensor:
 
 
 def decoupled_attention(layer: CLIPEncoderLayer, normed: Tensor, variant: str) -> Tensor:
-    """OutProj(softmax(A B^T / sqrt(d)) C) for the variant's letters ABC; no residual, no FFN (eq. 2 for qqv).
+    """OutProj(softmax(A B^T / sqrt(d)) C) for the variant's letters ABC; no residual, no FFN (DeSAP's eq. 2 for qqv).
 
     Args:
         layer: An encoder layer.
@@ -193,7 +193,7 @@ def decoupled_attention(layer: CLIPEncoderLayer, normed: Tensor, variant: str) -
 
 
 def cls_attention(layer: CLIPEncoderLayer, normed: Tensor, *, head_dim: int | None = None) -> Tensor:
-    """Attention of CLS to the patches in the layer's ordinary attention; not renormalised without CLS itself.
+    """Attention of CLS to the patches, as the layer computes it. CLS itself is left out without renormalising.
 
     Args:
         layer: An encoder layer.
@@ -214,12 +214,12 @@ def cls_attention(layer: CLIPEncoderLayer, normed: Tensor, *, head_dim: int | No
 
 @dataclass(frozen=True, slots=True)
 class _ObservedLayer:
-    """See `TowerLayer`. Values are computed from the layer's weights on demand, at no cost for a hook that needs none.
+    """See `TowerLayer`. Attention and values are computed on demand, so a hook that reads neither costs nothing.
 
     Attributes:
         layer: The encoder layer that has run.
-        hidden: Its input, [1, 1 + n, C].
-        index: Its index in the tower.
+        hidden: Input of the layer, [1, 1 + n, C].
+        index: Index of the layer in the tower.
         num_layers: Number V of layers.
     """
 

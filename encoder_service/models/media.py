@@ -1,6 +1,6 @@
 """Media processors: from decoded images and videos to tower inputs, one class for each kind of family.
 
-They hold no weights and no device, and can be pickled: they run in the processes that decode media.
+Processors run in the processes that decode media. They can be pickled, and have no weights and no device.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class MediaProcessor(Protocol):
         ...
 
     def video(self, video: VideoFrames) -> TowerInputs:
-        """Tower inputs of a video, where the family takes videos."""
+        """Tower inputs of a video. Only for a family that takes videos."""
         ...
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
-        """Number of frames to sample of a video file, where the request has none; before the limit of the service.
+        """Number of frames to sample of a video file if the request has none, before the service's limit is applied.
 
         Args:
             total_frames: Number of frames in the file, at least 1.
-            seconds: Duration of the file; 0 where it is unknown.
+            seconds: Duration of the file; 0 if it is unknown.
         """
         ...
 
@@ -59,7 +59,7 @@ class _ImagesOnly:
 
 @dataclass(frozen=True, slots=True)
 class SquareMedia:
-    """Centre square of an image, or of each frame of a video (LLaVA-1.5, Video-LLaVA).
+    """Processor of the centre square of an image or of each frame of a video (LLaVA-1.5, Video-LLaVA).
 
     Attributes:
         images: Processor of images.
@@ -90,7 +90,7 @@ class SquareMedia:
 
 @dataclass(frozen=True, slots=True)
 class TiledMedia(_ImagesOnly):
-    """Base tile of an image and the tiles of a large version of it (LLaVA-NeXT).
+    """Processor of the base tile of an image and of the tiles of a large version of it (LLaVA-NeXT).
 
     Attributes:
         tiles: Cutter of the tiles.
@@ -113,11 +113,11 @@ class TiledMedia(_ImagesOnly):
 
 @dataclass(frozen=True, slots=True)
 class QwenMedia:
-    """Patches of an image or a video at their own resolution (Qwen2.5-VL).
+    """Processor of images and videos at their own resolution (Qwen2.5-VL).
 
     Attributes:
-        pixels: Processor of both.
-        frames_per_step: Frames of a video that make one step in time.
+        pixels: Processor of the pixels of images and videos.
+        frames_per_step: Number of frames of a video in one tower input.
     """
 
     pixels: QwenPixels

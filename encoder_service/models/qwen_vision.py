@@ -1,8 +1,8 @@
 """Qwen2.5-VL's vision tower, with the tower outputs that pruners require.
 
-There is no CLS, and the language model reads the output of the last layer, so all layers run. Patches pass through it
-sorted by windows; the merger makes one visual token of each group of 2 x 2. All results have one vector or score for
-each visual token, in raster order: the same permutation brings them back from the order of the windows.
+The tower has no CLS. The language model reads the output of the last layer, so all layers run. Patches are computed
+sorted by windows, and the merger makes one visual token of each group of 2 x 2 patches. All results have one vector or
+score for each visual token, sorted back into raster order.
 """
 
 from __future__ import annotations
@@ -44,23 +44,24 @@ QWEN_OUTPUTS: Final = frozenset(
     }
 )
 
-# Scores of one step of `attention_received`: 256 MiB in float32. A large image has 65,536 patches before the merger.
+# Largest number of scores in one step of `attention_received`: 256 MiB in float32. A large image has 65,536 patches
+# before the merger.
 _MAX_SCORES: Final = 2**26
 
 
 class QwenVisionTower(nn.Module):
-    """V layers and the merger, which takes groups of M = 4 patches of width C to the width D of the language model.
+    """V layers and the merger, which maps groups of M = 4 patches of width C to the width D of the language model.
 
     Tower outputs for N visual tokens, in a tower without CLS:
 
     * JOINT with an attention variant: the last layer's attention output through the merger, [1 + N, D], in the space of
-      the language model's input embeddings. Vector 0, elsewhere CLS, is the mean of the others. Queries and keys are
-      rotated as in the layer itself. JOINT without a variant: the features themselves.
+      the language model's input embeddings. Vector 0, in other towers CLS, is the mean of the others. Queries
+      and keys are rotated as in the layer itself. JOINT without a variant: the features themselves.
     * ATTENTION, KEYS: [N, M C], the group's patches side by side, as the merger reads them. Keys are not rotated, so
       that their similarity depends on content and not on position.
     * SALIENCY_LAST: [N], attention received in the last layer, mean over heads and queries, then over the group.
-    * SALIENCY_SECOND_LAST: the same numbers. Layer V-2 has window attention over 4 x 4 tokens, which cannot rank the
-      tokens of an image; HoloV's code for this family takes the last layer as well.
+    * SALIENCY_SECOND_LAST: equal to SALIENCY_LAST. Layer V-2 has window attention over 4 x 4 tokens, which cannot rank
+      the tokens of an image. HoloV's code for this family takes the last layer as well.
     * SALIENCY_FIRST: attention received in the first layer, which has window attention.
 
     Args:
@@ -75,12 +76,12 @@ class QwenVisionTower(nn.Module):
     def forward(
         self, patches: Tensor, grids: Sequence[tuple[int, int]], outputs: Set[TowerOutput]
     ) -> list[TowerFeatures]:
-        """Features of several tower inputs (images, pairs of frames), none of which attends to another.
+        """Features of several tower inputs (images, pairs of frames), which do not attend to each other.
 
         Args:
             patches: [S, P] pixel values, one tower input after the other, as the checkpoint's processor makes them.
             grids: Rows and columns of each tower input's visual tokens.
-            outputs: Outputs to compute beside the features.
+            outputs: Outputs to compute besides the features.
         """
         vision_model, merge = self.vision_model, self.vision_model.spatial_merge_size
         grid_thw = torch.tensor([(1, rows * merge, columns * merge) for rows, columns in grids], device=patches.device)
@@ -115,9 +116,9 @@ class QwenVisionTower(nn.Module):
     def _outputs_of_last(
         self, hidden: Tensor, rotary: tuple[Tensor, Tensor], lengths: Tensor, outputs: Set[TowerOutput]
     ) -> dict[TowerOutput, Tensor]:
-        """Outputs of the last layer, whose input is `hidden` [S, C]; `lengths` are the patches of each tower input.
+        """Outputs of the last layer, from its input `hidden` [S, C] and the number of patches of each tower input.
 
-        One vector or score for each visual token, still sorted by windows; JOINT yet without vector 0.
+        They have one vector or score for each visual token, sorted by windows. JOINT does not have vector 0 yet.
         """
         block, group = self.vision_model.blocks[-1], self.vision_model.spatial_merge_unit
         computed: dict[TowerOutput, Tensor] = {}
@@ -144,7 +145,7 @@ class QwenVisionTower(nn.Module):
         Args:
             query, key: Queries and keys of a layer, [S, H, d].
             spans: Lengths of the runs of patches that attend to each other.
-            lengths: Lengths of the tower inputs.
+            lengths: Number of patches of each tower input.
         """
         pairs = zip(query.split(spans.tolist()), key.split(spans.tolist()), strict=True)
         received = torch.cat([attention_received(*pair) for pair in pairs])
@@ -163,7 +164,7 @@ def _heads(block: Qwen2_5_VLVisionBlock, hidden: Tensor, rotary: tuple[Tensor, T
 def _split_by_input(
     features: Tensor, computed: dict[TowerOutput, Tensor], to_raster: Tensor, grids: Sequence[tuple[int, int]]
 ) -> list[TowerFeatures]:
-    """Features and outputs of each tower input in raster order, from those of all, sorted by windows."""
+    """Features and outputs of each tower input in raster order, from those of all inputs sorted by windows."""
     sizes = [rows * columns for rows, columns in grids]
     features_by_input = features[to_raster].split(sizes)
     outputs_by_input = {output: values[to_raster].split(sizes) for output, values in computed.items()}

@@ -79,7 +79,7 @@ class TowerFeatures:
 
     @property
     def num_patches(self) -> int:
-        """N, the size of the grid, also where the tower was pruned inside."""
+        """N, the size of the grid, even if the tower was pruned inside."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -92,8 +92,8 @@ class TowerFeatures:
         """Features of some patches as a tower input of their own.
 
         Args:
-            patches: raster indices in the order of the result, [n] int64; ascending if the tower was pruned inside. Of
-                such a tower the result holds those of `patches` that the tower kept.
+            patches: raster indices in the order of the result, [n] int64. If the tower was pruned inside, they are
+                ascending, and the result has only those that the tower kept.
             grid: rows and columns of the result, n = rows * columns.
         """
         patches = patches.to(self.hidden.device)
@@ -118,7 +118,7 @@ class TowerFeatures:
     def concatenated(cls, features: Sequence[TowerFeatures]) -> TowerFeatures:
         """Patches of several tower inputs, one input after the other, as a grid of one row.
 
-        Their CLS vectors are averaged. The result has the outputs that all of them have.
+        CLS vectors are averaged. The result has the outputs that all inputs have.
 
         Args:
             features: features of one or more tower inputs, none of them pruned inside the tower.
@@ -144,7 +144,7 @@ class TiledImage:
 
     Attributes:
         tiles: the base tile (the downscaled image), then each other tile that is not all padding, in raster order.
-        tile_at: index into `tiles` of each patch of the mosaic, [lines, columns] int64; empty if the image is too
+        tile_at: index into `tiles` of each patch of the mosaic, [rows, columns] int64; empty if the image is too
             narrow for one patch. The mosaic is the grid of all tiles but the base tile, side by side.
     """
 
@@ -157,7 +157,7 @@ class TextFeatures:
     """Features of one question after the text tower, which reads a long text in W windows.
 
     Attributes:
-        tokens: every position of every window (BOS, words, EOS) in the joint space, [T, D], not normalised.
+        tokens: all positions of all windows (BOS, words, EOS) in the joint space, [T, D], not normalised.
         eos: EOS embedding of each window, [W, D].
         is_word: mask of words, [T] bool; False for BOS and EOS.
         eos_attention: attention of the window's EOS to each position in the last text layer, mean over the heads, [T];
@@ -251,11 +251,11 @@ class Pruner(Generic[P]):
         reference: paper; "" for a baseline.
         reads_text: whether the choice of tokens depends on the question.
         joins_tiles: whether all tiles of an image are pruned as one sequence, the base tile and then the mosaic in
-            raster order, and the order of tokens that results is final. Otherwise each tile is pruned by itself.
+            raster order. The order of the resulting tokens is then final. If False, each tile is pruned by itself.
         allocate_budget: function from an image in tiles and its total budget to the budget of each tile; None to share
             the budget by the tiles' sizes.
-        choose_keep: function to K for a request whose budget is `auto`; the `keep` of its input is N. None for a pruner
-            without it.
+        choose_keep: function that chooses K for a request with the budget `auto`; the `keep` of its input is N. None if
+            the pruner cannot choose K.
     """
 
     name: str

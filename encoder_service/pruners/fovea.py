@@ -1,9 +1,9 @@
-"""Fovea's own pruner: the kept tokens together represent all patches, in more detail where it matters. Training-free.
+"""Fovea's own training-free pruner: the kept tokens together represent all patches, important ones in more detail.
 
 DeSAP spends half of the budget on the highest scores of the question and half on those of saliency. The highest scores
-of a map lie on few objects, and near-duplicates use up the budget of other objects. Here each patch is chosen for how
-much better it represents all patches than those chosen before (facility location). The question, saliency and an equal
-share for all patches are weights of the patches to be represented, not shares of the tokens.
+of a map lie on few objects, and near-duplicates use up the budget of other objects. Here each next patch is the one
+that most improves how well the chosen patches represent all patches (facility location). The question, saliency and an
+equal share for all patches weight the patches to be represented. They are not shares of the tokens.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def relevance(joint: Tensor, text: TextFeatures) -> Tensor:
 def _peak_weights(scores: Tensor) -> Tensor:
     """Squares of the scores' [N] excess over their median, scaled to sum to 1; all zero if no score exceeds it."""
     above = (scores - scores.median()).clamp_min(0)
-    # Divided by the largest first, since squares of tiny differences would underflow.
+    # The excess is divided by the largest first, since squares of tiny differences would underflow.
     return _normalised((above / above.max().clamp_min(torch.finfo(above.dtype).tiny)).square())
 
 
@@ -97,7 +97,7 @@ def importance(saliency: Tensor, scores: Tensor | None, keep: int, params: Fovea
         saliency: attention of CLS to each patch, [N], not negative.
         scores: relevance to the question, [N]; None without a question.
         keep: K, number of tokens to keep.
-        params: shares of the question and of all patches.
+        params: parameters with the question's share and the equal share of all patches.
 
     Returns:
         [N], not negative.
@@ -112,10 +112,10 @@ def importance(saliency: Tensor, scores: Tensor | None, keep: int, params: Fovea
 
 
 def representativeness(hidden: Tensor, grid: tuple[int, int], ratio: float, reach: float) -> tuple[Tensor, Tensor]:
-    """How well patch c represents patch i: their cosine, reduced by a Gaussian of their distance on the grid.
+    """Representativeness of patch c for patch i: their cosine, reduced by a Gaussian of their distance on the grid.
 
-    The mean of all patches is subtracted first, since it hides how they differ. Distance counts because similar patches
-    that are far apart are separate objects.
+    The mean of all patches is subtracted first, since it hides their differences. Distance counts because similar
+    patches that are far apart are separate objects.
 
     Args:
         hidden: features of the patches, [N, C], at least float32.
@@ -192,7 +192,7 @@ def _select(
 
 
 def choose_keep(inputs: PrunerInput, params: FoveaParameters) -> int:
-    """K for an image and a question (see `auto_budget`)."""
+    """Automatic budget K for an image and a question (see `auto_budget`)."""
     vision = inputs.vision
     hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.outputs[SALIENCY_LAST])
     peaks, clarity = torch.zeros_like(saliency), 0.0

@@ -87,15 +87,15 @@ def zip_tokens(
 
 def _context_tokens(features: Tensor, clusters: Tensor, centres: Tensor) -> Tensor:
     """Feature of each centre plus the mean of its cluster's other members: [|R|, C] to [num_context, C]."""
-    # A product with a 0/1 matrix, since index_add_ on CUDA adds in a different order on every run.
+    # The sum is a product with a 0/1 matrix, since index_add_ on CUDA adds in a different order on every run.
     member = one_hot(clusters, len(centres)).T.to(features.dtype)
     member[torch.arange(len(centres), device=features.device), centres] = 0
-    # clamp_min, so that a cluster of one is its centre's feature.
+    # clamp_min avoids a division by zero: the token of a cluster of one is its centre's feature.
     return features[centres] + (member @ features) / member.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 def prune(inputs: PrunerInput, params: VisionZipParameters) -> PrunedTokens:
-    """Keeps CLS, dominant patches and context tokens, K together. The full budget changes nothing and adds no CLS."""
+    """Keeps CLS, dominant patches and context tokens, K in all. The full budget changes nothing and adds no CLS."""
     vision = inputs.vision
     if inputs.keep >= vision.num_patches:
         return PrunedTokens.unpruned(vision)

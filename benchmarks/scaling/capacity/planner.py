@@ -1,4 +1,4 @@
-"""The smallest deployment that keeps a latency goal at a rate, found by simulation."""
+"""Deployments that meet a latency goal at a rate: in a simulation, the bottleneck gets replicas until they do."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ from benchmarks.scaling.capacity.workload import Workload, bursts, poisson
 __all__ = ["REDIS", "CapacityPlan", "CapacityPlanner", "Goal", "Unreachable", "cost_per_million", "limits"]
 
 REDIS: Final = "Redis, all together"
+# Replicas that a trial adds to the bottleneck, as a share of those that it has.
 _STEP: Final = 0.04
-_MOST_TRIES: Final = 100
-_APART_S: Final = 1000.0
-# Share of the goal below which extra time in a stage explains no refusal.
+_MAX_TRIALS: Final = 100
+# Seconds between requests that do not affect each other.
+_SPACING_S: Final = 1000.0
+# A stage is the cause of refusals only if its extra time is at least this share of the goal.
 _MIN_EXTRA_SHARE: Final = 0.05
 _REPLICAS_OF: Final = {"encoder queue": "encoders", "encoder": "encoders", "LLM queue": "llms", "LLM": "llms"}
 
 
 class Unreachable(RuntimeError):
-    """No number of replicas keeps the goal."""
+    """No number of replicas meets the goal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """Goal of a plan: a percentile of the seconds of an answer, and the largest share of refused requests."""
+    """Goal of a plan: the largest latency in seconds at a percentile, and the largest share of refused requests."""
 
     seconds: float
     percent: float = 95.0
     refused: float = 0.001
 
     def kept(self, outcome: SimulationOutcome) -> bool:
-        """Whether a run keeps the goal."""
+        """Whether a run meets the goal."""
         return outcome.percentile(self.percent) <= self.seconds and outcome.refused_share <= self.refused
 
 
@@ -49,10 +51,10 @@ class CapacityPlan:
     Attributes:
         rate: Requests a second of all cells together.
         cells: Number of cells.
-        deployment: Deployment of one cell. Where one Redis cannot serve the rate, caches are in the gateways.
+        deployment: Deployment of one cell. If one Redis cannot serve the rate, caches are in the gateways.
         outcome: Simulated result of one cell.
-        fails_at: Largest multiple of the rate at which it keeps the goal.
-        fails_first: Bottleneck above it.
+        fails_at: Largest multiple of the rate at which a cell still meets the goal.
+        fails_first: Bottleneck above that rate.
     """
 
     rate: float
@@ -85,12 +87,12 @@ class CapacityPlanner:
     Attributes:
         profile: Costs of the stages.
         workload: Distribution of the questions.
-        goal: Goal that a plan must keep.
+        goal: Goal that a plan must meet.
         base: Deployment whose settings a plan keeps; its numbers of replicas are replaced.
-        burst_factor: Rate in bursts, a tenth of the time, over the mean rate; 1: no bursts.
-        most_in_a_cell: Requests a second that are simulated together. A larger rate is split over equal cells, which
-            share nothing but Redis. They need more replicas than one system would, as cells do not help each other.
-        window_s: Simulated seconds of a trial; a third of it precedes as warm-up.
+        burst_factor: Ratio of the rate in bursts, which take a tenth of the time, to the mean rate; 1: no bursts.
+        most_in_a_cell: Largest rate of one cell in requests a second. A larger rate is split over equal cells, which
+            share only Redis. Cells need more replicas than one system would, as they do not share replicas.
+        window_s: Simulated seconds that a trial measures, after a warm-up of a third of them.
         seed: Seed of arrivals and questions, the same for all trials.
     """
 
@@ -107,7 +109,7 @@ class CapacityPlanner:
         """A plan for each rate, in rising order.
 
         Raises:
-            Unreachable: A request alone is too slow, or more replicas do not help.
+            Unreachable: A single request is too slow, or more replicas do not help.
         """
         alone = self._alone()
         longest = max(alone.seconds)
@@ -123,7 +125,7 @@ class CapacityPlanner:
             yield CapacityPlan(rate, cells, found, outcome, *self._failure(found, rate / cells, alone))
 
     def _least(self, rate: float, cells: int) -> SimulatedDeployment:
-        """The smallest cell whose capacity is its share of the rate, with its share of Redis."""
+        """The smallest cell with the capacity for its share of the rate, and with its share of Redis."""
         most = limits(self.profile, self.base, self.workload)
         redis = self.base.redis
         if redis is not None:
@@ -155,7 +157,7 @@ class CapacityPlanner:
     def _grow(
         self, deployment: SimulatedDeployment, rate: float, alone: SimulationOutcome
     ) -> tuple[SimulatedDeployment, SimulationOutcome]:
-        for _ in range(_MOST_TRIES):
+        for _ in range(_MAX_TRIALS):
             outcome = self.run(deployment, rate)
             if self.goal.kept(outcome):
                 return deployment, outcome
@@ -166,21 +168,21 @@ class CapacityPlanner:
             name = _REPLICAS_OF.get(bottleneck, "gateways")
             count = getattr(deployment, name)
             deployment = replace(deployment, **{name: count + max(1, round(_STEP * count))})
-        raise Unreachable(f"not within {_MOST_TRIES} trials at {rate:g} requests/s")
+        raise Unreachable(f"not within {_MAX_TRIALS} trials at {rate:g} requests/s")
 
     def _bottleneck(self, outcome: SimulationOutcome, alone: SimulationOutcome) -> str:
-        """The stage in which answers spend most time beyond that of a request alone, or the queue that refuses most."""
+        """The stage with the most time beyond that of a single request, or the queue with the most refusals."""
         extra_s = {stage: spent - alone.spent_s.get(stage, 0.0) for stage, spent in outcome.spent_s.items()}
         slowest = max(extra_s, key=lambda stage: extra_s[stage])
         if not outcome.refused:
             return slowest
         refusing = max(outcome.refused, key=lambda name: outcome.refused[name])
-        # A full queue of a stage names the bottleneck; the limit of a gateway is reached behind any slow stage.
+        # The full queue of a stage shows the bottleneck. The limit of a gateway does not: any slow stage fills it.
         is_stage = outcome.percentile(self.goal.percent) <= self.goal.seconds and refusing in _REPLICAS_OF
         return refusing if is_stage or extra_s[slowest] < _MIN_EXTRA_SHARE * self.goal.seconds else slowest
 
     def _failure(self, deployment: SimulatedDeployment, rate: float, alone: SimulationOutcome) -> tuple[float, str]:
-        """The largest multiple of the rate, in tenths, that keeps the goal, and the bottleneck above it."""
+        """The largest multiple of the rate, in tenths, that meets the goal, and the bottleneck above it."""
         for tenths in range(1, 31):
             outcome = self.run(deployment, rate * (1 + tenths / 10))
             if not self.goal.kept(outcome):
@@ -188,11 +190,11 @@ class CapacityPlanner:
         return 4.0, "nothing up to four times the rate"
 
     def _alone(self) -> SimulationOutcome:
-        """The result of one answer of each length, with the whole system for itself."""
+        """The result of single requests on an idle system, one for each answer length."""
         single = replace(self.base, encoders=1, llms=1, gateways=1)
         workload = replace(self.workload, answer_hits=0.0, visual_token_hits=0.0)
-        arrivals = [_APART_S * number for number in range(len(workload.answer_tokens))]
-        return open_loop(self.profile, single, workload, arrivals, window_s=_APART_S * (len(arrivals) + 1))
+        arrivals = [_SPACING_S * number for number in range(len(workload.answer_tokens))]
+        return open_loop(self.profile, single, workload, arrivals, window_s=_SPACING_S * (len(arrivals) + 1))
 
 
 def _at_least(deployment: SimulatedDeployment, smaller: SimulatedDeployment) -> SimulatedDeployment:
@@ -205,7 +207,7 @@ def _at_least(deployment: SimulatedDeployment, smaller: SimulatedDeployment) -> 
 
 
 def limits(profile: Profile, deployment: SimulatedDeployment, workload: Workload) -> dict[str, float]:
-    """Capacity of one replica of each kind, and of Redis as a whole, in requests a second; caches are counted in."""
+    """Capacity of one replica of each kind, and of Redis as a whole, in requests a second, with cache hits."""
     images, answer = workload.images, workload.mean_answer_tokens
     generated = 1 - workload.answer_hits
     encoded = generated - workload.visual_token_hits

@@ -1,4 +1,4 @@
-"""Runs of a load through a system in simulated time."""
+"""Simulation of a load on a deployment."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["SimulationOutcome", "closed_loop", "open_loop"]
 
 @dataclass(frozen=True)
 class SimulationOutcome:
-    """Result of a load in the window that is measured.
+    """Result of a simulated load in the measured window.
 
     Attributes:
         window_s: Length of the window.
-        arrived: Requests that arrived in it.
-        seconds: Seconds from arrival to end, of each answer that ended in it.
-        refused: Requests refused in it, by the queue that was full.
-        in_system: Requests in progress, mean over the window.
-        spent_s: Seconds of an answer by stage, queue time included, mean over the answers of the whole run.
+        arrived: Number of requests that arrived in the window.
+        seconds: Latency in seconds of each answer that ended in the window.
+        refused: Number of requests refused in the window, by the queue that was full.
+        in_system: Number of requests in progress, mean over the window.
+        spent_s: Seconds of an answer in each stage, including queue time, mean over the answers of the whole run.
         busy: Share of the window in which a resource was in use, mean over its replicas.
         most_sequences: Largest number of sequences that one LLM replica ran at once.
     """
@@ -52,7 +52,7 @@ class SimulationOutcome:
         return sum(self.refused.values()) / max(self.arrived, 1)
 
     def percentile(self, percent: float) -> float:
-        """A percentile of the seconds of an answer; infinite where none ended."""
+        """A percentile of the latency in seconds; infinite if no answer ended."""
         return float(np.percentile(self.seconds, percent)) if self.seconds else float("inf")
 
 
@@ -136,7 +136,7 @@ def open_loop(
     warm_up_s: float = 0.0,
     seed: int = 0,
 ) -> SimulationOutcome:
-    """The result of requests at given times, independent of answers."""
+    """The result of requests that arrive at given times, independent of answers."""
     run = _Run(profile, deployment, workload.questions(np.random.default_rng(seed)))
 
     def arrive() -> Generator[simpy.Event, Any, None]:
@@ -159,7 +159,7 @@ def closed_loop(
     retry_s: float = 1.0,
     seed: int = 0,
 ) -> SimulationOutcome:
-    """The result of some clients, each of which asks again after its answer, or `retry_s` seconds after a refusal."""
+    """The result of `clients` that send the next request after each answer, or `retry_s` seconds after a refusal."""
     run = _Run(profile, deployment, workload.questions(np.random.default_rng(seed)))
 
     def client() -> Generator[simpy.Event, Any, None]:
