@@ -48,7 +48,7 @@ proto-check: $(STAMP)  ## the committed generated code is what proto/ says
 	diff -r -x __init__.py -x __pycache__ $$out/fovea/v1 fovea/v1 && echo "fovea/v1 is up to date"
 
 # Each worker runs services of its own. More than eight would start more processes than they save time.
-WORKERS := -n logical --maxprocesses 8 --dist loadgroup
+WORKERS := -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 test: $(STAMP)  ## all tests (minutes)
 	$(BIN)/python -m pytest -q $(WORKERS)

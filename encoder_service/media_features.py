@@ -106,8 +106,7 @@ class MediaFeatures:
     Attributes:
         layout: Grid of the patches.
         tower_features: Features of each tower input, without padding. A tile that is all padding is left out.
-        patch_positions: For each of `tower_features` the positions of its patches in the layout, [N_i] int64 on the
-            CPU.
+        patch_positions: Grid positions of the patches of each of `tower_features`, [N_i] int64 on the CPU.
         cls_tokens: [num_inputs * cls_per_input, C]; None if the layout has no CLS tokens.
     """
 

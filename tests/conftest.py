@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 import pytest
 
-# Tests of these files start what they need by themselves, so they need not run in one worker.
-_APART: Final = ("test_documented_commands.py", "test_every_family.py", "test_cli.py", "test_hostile_media.py")
-# Tests that set up network namespaces or control groups of the machine run one after the other.
+# The workers share the cores: more threads in each would only wait for each other. Before anything imports torch.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_MACHINE: Final = "machine"
+# Tests that set up network namespaces or control groups run one after the other. They wait more than they compute.
 _OF_THE_MACHINE: Final = (
     "test_unsteady_link.py",
     "test_link.py",
@@ -16,17 +20,24 @@ _OF_THE_MACHINE: Final = (
     "[benchmarks.link]",
     "[benchmarks.replicas]",
 )
+# Each test of these files starts its own services, so that they need not share a worker.
+_APART: Final = ("test_documented_commands.py", "test_every_family.py", "test_cli.py", "test_hostile_media.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a file in one worker, because they share services and checkpoints, with few exceptions."""
-    for item in items:
-        if group := _group(item):
+    """Keeps the tests of a file in one worker, because they share services and checkpoints, with few exceptions.
+
+    The groups that take longest come first, so that no worker is left with one of them at the end.
+    """
+    groups = {item: _group(item) for item in items}
+    for item, group in groups.items():
+        if group:
             item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (groups[item] != _MACHINE, "e2e" not in item.path.parts))
 
 
 def _group(item: pytest.Item) -> str:
-    """Name of the group whose tests run in one worker; empty for a test that may run anywhere."""
+    """Name of the group whose tests run in one worker; empty for a test that may run in any."""
     if any(part in item.nodeid for part in _OF_THE_MACHINE):
-        return "machine"
+        return _MACHINE
     return "" if item.path.name in _APART else str(item.path)

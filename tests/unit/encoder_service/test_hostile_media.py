@@ -30,6 +30,8 @@ from fovea.rpc.channel import connect
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc
 from tests.jpeg_scans import progressive
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_S = 60.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -41,6 +41,7 @@ def own_logging() -> Iterator[None]:
     root.handlers[:], root.level = handlers, level
 
 
+@pytest.mark.slow
 async def test_the_service_starts_answers_and_stops_on_sigterm(
     checkpoints: Any, make_image: Callable[..., bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_taken_address_ends_with_one_sentence(
     assert "exception" not in last
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_model_is_loading_ends_the_service_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")  # nobody writes to it: this model never finishes loading
     command = [sys.executable, "-m", "encoder_service", "--model", str(tmp_path), "--listen", "127.0.0.1:0"]

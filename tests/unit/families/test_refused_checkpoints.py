@@ -127,6 +127,7 @@ def test_the_first_sentence_says_what_is_not_supported_and_what_is(
     assert "chat template" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "status"), [("encoder_service", 1), ("llm_service", 1), ("gateway", 2)])
 def test_the_process_ends_with_that_sentence(module: str, status: int, tmp_path: Path) -> None:
     checkpoint = write(tmp_path, family("qwen3_vl"))

@@ -319,6 +319,7 @@ async def test_errors_of_services_pass_word_for_word(
     assert response.headers.get("retry-after") == retry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leg", ["encoder", "llm"])
 async def test_a_service_that_is_down_is_a_503_and_comes_back(gateway: Gateway, leg: str) -> None:
     await gateway.answer(shade=1)

@@ -17,6 +17,8 @@ from gateway.settings import GatewaySettings
 from tests.unit.gateway.conftest import ask
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
+pytestmark = pytest.mark.slow
+
 
 def python(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, timeout=60)

@@ -8,6 +8,8 @@ from benchmarks.accuracy import ablation
 from benchmarks.accuracy.evaluation import Evaluation, shipped_system
 from benchmarks.accuracy.system import Method
 
+pytestmark = pytest.mark.slow
+
 SIZE = ["--scenes", "2", "--splits", "crowded"]
 
 

@@ -7,6 +7,8 @@ import pytest
 from benchmarks.accuracy import better_than_desap
 from benchmarks.accuracy.better_than_desap_report import verdict
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_small_run_writes_verdict_and_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--scenes", "2", "--splits", "easy", "--budgets", "1/9", "--out", str(tmp_path)]

@@ -8,6 +8,8 @@ from benchmarks.accuracy import by_budget
 from benchmarks.accuracy.encoder_side_report import markdown
 from benchmarks.accuracy.llm_side_report import markdown as llm_markdown
 
+pytestmark = pytest.mark.slow
+
 SIZE = ["--scenes", "2", "--splits", "easy"]
 
 

@@ -6,6 +6,8 @@ import torch
 
 from benchmarks.accuracy import task_map
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_small_run_finds_the_asked_object_better_than_saliency_does(tmp_path: Path) -> None:
     assert task_map.main(["--scenes", "4", "--out", str(tmp_path)]) == 0

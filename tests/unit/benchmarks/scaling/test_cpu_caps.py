@@ -8,6 +8,8 @@ import pytest
 from benchmarks.scaling import cpu_caps
 from benchmarks.scaling.cpu_caps import CpuCaps, Governor, Quota, choose, cpu_seconds, share_under
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("way", [Quota, Governor])
 def test_a_process_of_two_busy_threads_gets_no_more_than_its_cap(way: type[CpuCaps]) -> None:

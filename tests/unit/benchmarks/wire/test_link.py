@@ -11,6 +11,8 @@ from benchmarks.wire import link, link_transfer
 from benchmarks.wire.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
 from fovea.wire.tensors import DTYPES
 
+pytestmark = pytest.mark.slow
+
 REASON = why_not()
 needs_namespaces = pytest.mark.skipif(bool(REASON), reason=REASON)
 

@@ -6,6 +6,8 @@ import pytest
 from benchmarks.wire import tradeoff
 from benchmarks.wire.tradeoff_report import markdown
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_small_run_writes_table_figures_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ways = ["--keep", "1", "1/9", "--dtypes", "float32", "int8", "basis", "--max-wire-bytes", "1500", "--jpeg", "90"]

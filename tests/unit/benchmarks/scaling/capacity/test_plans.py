@@ -19,6 +19,8 @@ from benchmarks.scaling.capacity.validation import compare
 from benchmarks.scaling.capacity.workload import Workload
 from tests.unit.benchmarks.scaling.capacity.profiles import costs
 
+pytestmark = pytest.mark.slow
+
 # 0.1 s of the encoder, 0.05 s and 4 times 0.01 s of an LLM service, 0.005 s of a gateway.
 SMALL = costs(
     encode=Encode(0, 0, 0, 0.1),

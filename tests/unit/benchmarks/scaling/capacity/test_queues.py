@@ -20,6 +20,8 @@ from benchmarks.scaling.capacity.system import SimulatedDeployment
 from benchmarks.scaling.capacity.workload import Workload, bursts, poisson
 from tests.unit.benchmarks.scaling.capacity.profiles import FREE, costs
 
+pytestmark = pytest.mark.slow
+
 ONE = Workload(1, (1,))
 # One at a time, first come first served, no refusals.
 SINGLE = EncoderRules(max_batch_size=1, max_batch_delay_s=0, max_queue_size=10**6, decode_workers=10**6)
