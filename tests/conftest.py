@@ -20,6 +20,18 @@ _OF_THE_MACHINE: Final = (
     "[benchmarks.link]",
     "[benchmarks.replicas]",
 )
+_SERVICES: Final = "services"
+# These share the services of the fixture `stack`, which take a quarter of a minute to start.
+_WITH_SERVICES: Final = (
+    "test_answers.py",
+    "test_errors.py",
+    "test_examples.py",
+    "test_explain.py",
+    "test_hostile_messages.py",
+    "test_readme.py",
+    "test_split_exactness.py",
+    "[fovea.rpc.probe]",
+)
 # Each test of these files starts its own services, so that they need not share a worker.
 _APART: Final = ("test_documented_commands.py", "test_every_family.py", "test_cli.py", "test_hostile_media.py")
 
@@ -34,11 +46,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item, group in groups.items():
         if group:
             item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: (groups[item] != _MACHINE, "e2e" not in item.path.parts))
+    first = (_MACHINE, _SERVICES)
+    items.sort(key=lambda item: (groups[item] not in first, groups[item] != _MACHINE, "e2e" not in item.path.parts))
 
 
 def _group(item: pytest.Item) -> str:
     """Name of the group whose tests run in one worker; empty for a test that may run in any."""
     if any(part in item.nodeid for part in _OF_THE_MACHINE):
         return _MACHINE
+    if "e2e" in item.path.parts and any(part in item.nodeid for part in _WITH_SERVICES):
+        return _SERVICES
+    if item.path.name in _APART and "stack" in getattr(item, "fixturenames", ()):
+        return _SERVICES
     return "" if item.path.name in _APART else str(item.path)

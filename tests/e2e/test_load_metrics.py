@@ -64,8 +64,17 @@ def test_the_llm_service_tells_who_runs_and_who_waits(loaded: Loaded, picture: b
     waits = loaded.scrape("llm_service")["fovea_queue_wait_seconds_count"]
     with ThreadPoolExecutor(6) as pool:
         answers = [pool.submit(loaded.client.ask, picture, "What do you see?", seed=seed, **LONG) for seed in range(6)]
-        loaded.until("llm_service", lambda samples: samples[RUNNING] == 1 and samples[WAITING] >= 2)
-        assert loaded.scrape("gateway")[ANSWERS] >= 2
+        seen: set[str] = set()
+
+        def all_seen() -> bool:
+            if loaded.scrape("gateway")[ANSWERS] >= 2:
+                seen.add("gateway")
+            samples = loaded.scrape("llm_service")
+            if samples[RUNNING] == 1 and samples[WAITING] >= 2:
+                seen.add("llm_service")
+            return seen == {"gateway", "llm_service"}
+
+        loaded.wait_for(all_seen)
         assert all(answer.result()["answer"] for answer in answers)
     loaded.idle("llm_service")
     loaded.gateway_idle()

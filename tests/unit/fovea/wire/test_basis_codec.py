@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from encoder_service.basis_learning import learn
+from encoder_service.basis_learning import learn_basis
 from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire import basis_codec, basis_file, tensors
@@ -36,7 +36,7 @@ def images(count: int, seed: int = 0) -> list[np.ndarray]:
     return made
 
 
-FILE = learn(images(60))
+FILE = learn_basis(images(60))
 BASIS = basis_file.from_bytes(FILE)
 
 
@@ -322,7 +322,7 @@ def test_a_service_finds_the_file_that_is_named_or_lies_beside_the_weights(tmp_p
     beside = basis_file.find("", model, None, CHANNELS)
     assert isinstance(beside, WireBasis)
     assert beside.digest == BASIS.digest
-    (tmp_path / "other").write_bytes(learn(images(60, seed=1)))
+    (tmp_path / "other").write_bytes(learn_basis(images(60, seed=1)))
     named = basis_file.find(str(tmp_path / "other"), model, None, CHANNELS)
     assert named is not None
     assert named.digest != BASIS.digest
