@@ -53,7 +53,7 @@ WORKERS := -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 test: $(STAMP)  ## all tests (minutes)
 	$(BIN)/python -m pytest -q $(WORKERS)
 
-test-fast: $(STAMP)  ## the tests that take less than two seconds each
+test-fast: $(STAMP)  ## without end-to-end and slow tests
 	$(BIN)/python -m pytest -q $(WORKERS) -m "not e2e and not slow"
 
 test-e2e: $(STAMP)  ## only the tests that start the real services

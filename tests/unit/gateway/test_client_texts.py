@@ -20,6 +20,8 @@ from gateway.question import Modality, Turn
 from gateway.tokenizers import PromptTokenizer
 from tests.unit.gateway.conftest import Gateway, StartGateway, data_url, png
 
+pytestmark = pytest.mark.slow
+
 # Template of llava-v1.6-mistral on the hub: reads only the first part of system and assistant turns.
 FIRST_PART_ONLY: Final = (
     "{% for message in messages %}{% if message['role'] == 'system' %}"

@@ -21,6 +21,8 @@ from llm_service.pruners import PRUNERS
 from llm_service.pruners.plan import Budget, bind
 from llm_service.sampling import SamplingParams
 
+pytestmark = pytest.mark.slow
+
 BOS, IMAGE = 1, 4
 
 

@@ -15,6 +15,8 @@ from fovea.rpc.channel import Access, Connection, connect
 from fovea.rpc.server import GrpcServer, ServerConfig
 from tests.dns_zone import Zone
 
+pytestmark = pytest.mark.slow
+
 # Shorter than the 30 s that gRPC by default lets pass between two look-ups of a name.
 PATIENCE_S = 20.0
 SEVERAL = 10

@@ -21,6 +21,8 @@ from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunerInput, TowerFeatures
 from encoder_service.pruners.tower_outputs import ALL_OUTPUTS
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[4] / "golden"
 HAS_LLM = (GOLDEN / "llama32").is_dir()
 CASES = [case for case in load_cases(GOLDEN) if case.method in encoder_side.METHODS]

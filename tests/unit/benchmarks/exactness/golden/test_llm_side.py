@@ -11,6 +11,8 @@ import torch
 from benchmarks.exactness.golden.case import Context, compare, load_cases
 from benchmarks.exactness.golden.llm_side import METHODS
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[4] / "golden"
 CASES = {case.id: case for case in load_cases(GOLDEN) if case.method in METHODS}
 
