@@ -83,21 +83,7 @@ async def serve(settings: EncoderSettings) -> None:
     """
     stop = stop_signal()
     worker_process.preload("encoder_service.media_decoding")
-    server = GrpcServer(
-        ServerConfig(
-            settings.listen,
-            max_message_bytes=settings.max_message_bytes,
-            max_concurrent_rpcs=settings.max_concurrent_rpcs,
-            metrics_listen=settings.metrics_listen,
-            tls=settings.tls,
-            token_file=settings.token_file,
-            max_connection_age_s=settings.max_connection_age_s,
-            max_bytes_in_flight=settings.max_bytes_in_flight,
-        ),
-        services=[_SERVICE],
-    )
-    servicer = EncoderServicer(settings)
-    encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
+    server, servicer = _build_server(settings)
     stopped = asyncio.create_task(stop.wait())
     try:
         await server.start()
@@ -125,6 +111,25 @@ async def serve(settings: EncoderSettings) -> None:
     finally:
         stopped.cancel()
         await server.drain(0)
+
+
+def _build_server(settings: EncoderSettings) -> tuple[GrpcServer, EncoderServicer]:
+    server = GrpcServer(
+        ServerConfig(
+            settings.listen,
+            max_message_bytes=settings.max_message_bytes,
+            max_concurrent_rpcs=settings.max_concurrent_rpcs,
+            metrics_listen=settings.metrics_listen,
+            tls=settings.tls,
+            token_file=settings.token_file,
+            max_connection_age_s=settings.max_connection_age_s,
+            max_bytes_in_flight=settings.max_bytes_in_flight,
+        ),
+        services=[_SERVICE],
+    )
+    servicer = EncoderServicer(settings)
+    encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
+    return server, servicer
 
 
 def _batcher(settings: EncoderSettings, engine: EncoderEngine, pool: MediaPool) -> EncoderBatcher:
