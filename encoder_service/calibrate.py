@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"there are no images in {args.pictures}")
         images = list(_tokens(args, files))
         checkpoint = checkpoints.resolve(args.model, files=["*.safetensors*"], revision=args.revision)
-        reader = read_tensors(checkpoint, _READER).get("weight")
+        reader = read_tensors(checkpoint, _READER, reads_bin=True).get("weight")
         data = learn_basis(images, None if reader is None else reader.to(torch.float32).numpy())
         args.out.write_bytes(data)
     except (CheckpointError, OSError, ServiceError, ValueError) as error:

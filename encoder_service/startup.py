@@ -26,6 +26,7 @@ from fovea.processes.cores import available_cores
 from fovea.processes.worker_process import WorkerDied
 from fovea.rpc.credential_files import CredentialsError
 from fovea.rpc.lifecycle import load_in_background, stop_signal, wait_unless_stopped
+from fovea.rpc.load_metrics import report_load
 from fovea.rpc.server import BindError, GrpcServer, ServerConfig
 from fovea.v1 import encoder_pb2_grpc
 from fovea.wire import basis_file
@@ -101,7 +102,7 @@ async def serve(settings: EncoderSettings) -> None:
                 return
             starting.result()
             batcher = await resources.enter_async_context(_batcher(settings, engine, pool))
-            telemetry.report_load(waiting=lambda: batcher.num_waiting, running=lambda: batcher.num_running)
+            report_load(waiting=lambda: batcher.num_waiting, running=lambda: batcher.num_running)
             servicer.attach(engine.model, batcher, basis)
             await server.ready()
             log.info("serving on port %d: %s, %s", server.port, engine.model.device, engine.model.dtype)

@@ -10,16 +10,13 @@ import json
 import logging
 import sys
 import uuid
-from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 
 __all__ = [
     "FAILURES",
-    "NUM_REQUESTS_RUNNING",
-    "NUM_REQUESTS_WAITING",
     "REQUESTS",
     "REQUEST_ID_KEY",
     "REQUEST_LATENCY_SECONDS",
@@ -27,7 +24,6 @@ __all__ = [
     "configure_logging",
     "count_failure",
     "new_request_id",
-    "report_load",
     "request_id",
 ]
 
@@ -36,14 +32,12 @@ REQUEST_ID_KEY: Final = "x-request-id"
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
 
 REQUESTS = Counter("fovea_requests_total", "Finished calls, by method and outcome.", ["method", "code"])
-FAILURES = Counter("fovea_failures_total", "Failures that are not errors of a call, by kind.", ["kind"])
+FAILURES = Counter("fovea_failures_total", "Failures by kind, whether or not a caller sees an error.", ["kind"])
 REQUEST_LATENCY_SECONDS = Histogram("fovea_request_latency_seconds", "Time from arrival to the last byte.", ["method"])
-NUM_REQUESTS_WAITING = Gauge("fovea_num_requests_waiting", "Requests that wait for the model.")
-NUM_REQUESTS_RUNNING = Gauge("fovea_num_requests_running", "Requests that the model runs.")
 
 
 class FailureKind(StrEnum):
-    """Kind of a failure that is not the error of a call: something was retried, replaced, dropped or done without."""
+    """Kind of a failure. `fovea_requests_total` counts the errors of calls; this counts what went wrong behind them."""
 
     BATCH_SPLIT = "encoder_batch"
     """A batch of the encoder failed and was repeated request by request."""
@@ -60,9 +54,9 @@ class FailureKind(StrEnum):
     GENERATION_ABORTED_WAITING = "generation_abandoned_in_queue"
     """A caller left, or its deadline passed, while its request was waiting."""
     MODEL_INFO = "info"
-    """A service did not tell its model and limits."""
+    """A service did not answer with its model and limits; the ones known before are used."""
     OUTAGE = "outage"
-    """A service could not be reached in the middle of a request."""
+    """A service that could not be reached during a request was found again; the request went on."""
     PREFILL_SPLIT = "prefill_apart"
     """A prefill of several prompts failed and was repeated prompt by prompt."""
     REDIS = "redis"
@@ -78,17 +72,6 @@ class FailureKind(StrEnum):
 def count_failure(kind: FailureKind, count: int = 1) -> None:
     """Adds `count` to the failures of a kind."""
     FAILURES.labels(kind).inc(count)
-
-
-def report_load(*, waiting: Callable[[], int], running: Callable[[], int]) -> None:
-    """Sets the functions that the gauges of waiting and running requests read at each scrape, in the scraping thread.
-
-    Args:
-        waiting: number of waiting requests.
-        running: number of running requests.
-    """
-    NUM_REQUESTS_WAITING.set_function(waiting)
-    NUM_REQUESTS_RUNNING.set_function(running)
 
 
 def new_request_id() -> str:

@@ -10,8 +10,9 @@ from typing import Final
 from fovea.modeling.errors import CheckpointError
 from fovea.rpc.credential_files import CredentialsError
 from fovea.rpc.lifecycle import load_in_background, run_process, stop_signal, wait_unless_stopped
+from fovea.rpc.load_metrics import report_load
 from fovea.rpc.server import BindError, GrpcServer, ServerConfig
-from fovea.telemetry import configure_logging, report_load
+from fovea.telemetry import configure_logging
 from fovea.v1 import llm_pb2_grpc
 from fovea.wire.basis_file import BasisError
 from llm_service.servicer import LLMServicer, ServedModel

@@ -133,7 +133,7 @@ def _vision_model(checkpoint: Path, config: dict[str, Any], attn_implementation:
         )
     # The hub's checkpoints have <name>.vision_model.*, transformers 5 saves <name>.* or model.<name>.*.
     prefixes = (f"{start}{name}.{end}" for end in ("vision_model.", "") for start in ("", "model."))
-    tensors = read_tensors(checkpoint, dict.fromkeys(prefixes, ""))
+    tensors = read_tensors(checkpoint, dict.fromkeys(prefixes, ""), reads_bin=True)
     _fill(model, model.embeddings, tensors, name.replace("_", " "))
     return model
 
@@ -144,7 +144,7 @@ def _text_model(clip: Path, config: dict[str, Any]) -> CLIPTextModel:
     with torch.device("meta"):
         text_config = config_part(CLIPConfig, text_part, what="text tower").text_config
         model = CLIPTextModel._from_config(text_config, attn_implementation="sdpa")
-    _fill(model, model.embeddings, read_tensors(clip, {"text_model.": ""}), "text tower")
+    _fill(model, model.embeddings, read_tensors(clip, {"text_model.": ""}, reads_bin=True), "text tower")
     return model
 
 
@@ -156,7 +156,7 @@ def _fill(model: nn.Module, embeddings: Any, tensors: dict[str, Tensor], what: s
 
 
 def _projection(clip: Path, name: str, width: int, tower: str) -> nn.Linear:
-    tensors = read_tensors(clip, {f"{name}.weight": "weight"})
+    tensors = read_tensors(clip, {f"{name}.weight": "weight"}, reads_bin=True)
     if "weight" not in tensors:
         raise CheckpointError(f"the text tower {clip.name!r} holds no {name}; a whole CLIP checkpoint is needed")
     out_channels, in_channels = tensors["weight"].shape

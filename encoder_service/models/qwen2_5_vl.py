@@ -133,13 +133,13 @@ def _vision_tower(checkpoint: Path, vision_config: Any, attn_implementation: str
             vision_config, attn_implementation=attn_implementation
         )
     tower.rotary_pos_emb = None
-    assign_weights(tower, read_tensors(checkpoint, _VISION_TOWER), what="vision tower")
+    assign_weights(tower, read_tensors(checkpoint, _VISION_TOWER, reads_bin=True), what="vision tower")
     return tower
 
 
 def _embeddings(checkpoint: Path, width: int) -> Tensor:
     """Input embeddings of the language model, [V, D], in the stored dtype."""
-    tensors = read_tensors(checkpoint, _EMBEDDINGS)
+    tensors = read_tensors(checkpoint, _EMBEDDINGS, reads_bin=True)
     if "weight" not in tensors:
         raise CheckpointError("the checkpoint holds no embed_tokens.weight of the language model")
     table = tensors["weight"]

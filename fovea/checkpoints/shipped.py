@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
@@ -45,4 +46,8 @@ def demo_folder() -> Path:
 
 
 def _folders() -> list[Path]:
-    return [Path(point.load()) for point in entry_points(group=GROUP)]
+    folders = []
+    for point in entry_points(group=GROUP):
+        with contextlib.suppress(ImportError):  # declared by an installation whose files are not all there
+            folders.append(Path(point.load()))
+    return folders

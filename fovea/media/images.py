@@ -38,9 +38,9 @@ Image.MAX_IMAGE_PIXELS = None
 def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
     """First frame of an image file, upright and in RGB.
 
-    The format is detect_format from the content. The orientation in EXIF, or else in XMP, is applied; other metadata is
-    skipped. Transparent parts become white, since the colour that a file stores there is arbitrary. Samples of 16 bits
-    are reduced to 8.
+    The content tells the format, not the name of the file. The orientation in EXIF, or else in XMP, is applied; other
+    metadata is skipped. Transparent parts become white, since the colour that a file stores there is arbitrary. Samples
+    of 16 bits are reduced to 8.
 
     Args:
         data: JPEG, PNG, WebP, GIF or BMP file.

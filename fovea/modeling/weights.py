@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -26,39 +26,57 @@ def read_tensors(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
+    reads_bin: bool = False,
 ) -> dict[str, Tensor]:
     """Tensors whose name starts with one of `prefixes`, by their new name.
 
-    Only the shards with such tensors are opened. Where no safetensors file has one, pytorch_model*.bin is read, the
-    form of OpenAI's CLIP. Its tensors are read without running pickled code.
+    Of a sharded checkpoint only the shards that hold one of them are opened.
 
     Args:
-        checkpoint: directory with *.safetensors, and with an index for several shards.
-        prefixes: new prefix by old prefix of a tensor's name; the first matching prefix counts.
-        dtype: dtype of the returned tensors; None for the stored one.
-        device: device of the returned tensors; None for the CPU.
+        checkpoint: directory with *.safetensors, and an index if they are several.
+        prefixes: start of a name in the checkpoint to what stands in its place; the first that fits counts.
+        dtype: dtype that they are converted to; None: as stored.
+        device: device that they are moved to; None: the CPU.
+        reads_bin: whether pytorch_model*.bin is read where no safetensors file holds one of them. OpenAI's CLIP is
+            published in this form. The files are read as plain tensors, never as pickled code.
 
     Raises:
         CheckpointError: a file is missing or broken.
     """
-    tensors: dict[str, Tensor] = {}
+    stored = _stored(checkpoint, prefixes, reads_bin=reads_bin)
+    return {name: tensor.to(device=device, dtype=dtype) for name, tensor in stored}
+
+
+def _stored(checkpoint: Path, prefixes: Mapping[str, str], *, reads_bin: bool) -> Iterator[tuple[str, Tensor]]:
+    """New name and stored tensor, one after the other, so that only one is held beside its converted copy."""
+    is_found = False
     try:
         for shard, names in _names_by_shard(checkpoint).items():
             if renamed := _renamed(names, prefixes):
                 with safe_open(shard, framework="pt") as file:
-                    tensors |= {
-                        new: file.get_tensor(name).to(device=device, dtype=dtype) for name, new in renamed.items()
-                    }
-        if not tensors:
-            for path in sorted(checkpoint.glob("pytorch_model*.bin")):
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-                for name, new in _renamed(list(state), prefixes).items():
-                    tensors[new] = state[name].to(device=device, dtype=dtype)
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"the weights of {checkpoint.name!r} cannot be read ({type(error).__name__}); is the download complete?"
-        ) from error
-    return tensors
+                    for name, new in renamed.items():
+                        is_found = True
+                        yield new, file.get_tensor(name)
+        if reads_bin and not is_found:
+            yield from _stored_in_bin(checkpoint, prefixes)
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise _unreadable(checkpoint, error) from error
+
+
+def _stored_in_bin(checkpoint: Path, prefixes: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
+    for path in sorted(checkpoint.glob("pytorch_model*.bin")):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:  # what torch raises for a broken archive
+            raise _unreadable(checkpoint, error) from error
+        for name, new in _renamed(list(state), prefixes).items():
+            yield new, state[name]
+
+
+def _unreadable(checkpoint: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"the weights of {checkpoint.name!r} cannot be read ({type(error).__name__}); is the download complete?"
+    )
 
 
 def _names_by_shard(checkpoint: Path) -> dict[Path, list[str]]:

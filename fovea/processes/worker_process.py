@@ -133,7 +133,10 @@ class Worker:
 
 @atexit.register
 def _kill_all() -> None:
-    """Kills all workers when the interpreter ends; multiprocessing would wait for them, and they ignore SIGTERM."""
+    """Kills all workers when an interpreter ends: multiprocessing would wait for them, and they ignore SIGTERM.
+
+    A service ends without the interpreter's shutdown (`run_process`); its workers end with their parent.
+    """
     for worker in tuple(_started):
         worker.kill()
 

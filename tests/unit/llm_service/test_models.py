@@ -188,3 +188,11 @@ def test_a_truncated_file_and_a_missing_config_are_errors(checkpoint, copy_of):
     with pytest.raises(CheckpointError, match=r"no config.json that can be read") as caught:
         load(copy)
     assert str(copy.parent) not in str(caught.value)
+
+
+def test_weights_in_a_pickle_are_not_read(checkpoint, copy_of):
+    copy = copy_of(checkpoint)
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    edit_weights(copy, drop("multi_modal_projector"))
+    with pytest.raises(CheckpointError, match="lacks 4 of 4 tensors of the projector"):
+        load(copy)

@@ -11,7 +11,7 @@ import yaml
 import encoder_service.metrics
 import gateway.metrics
 import llm_service.metrics
-from fovea import telemetry
+from fovea.rpc import load_metrics
 from tests.unit.deploy.kubernetes.manifests import KUSTOMIZE, Manifests
 
 RUNNING = {"gateway": "fovea_gateway_answers_running"}
@@ -48,7 +48,7 @@ def series(query: str) -> set[str]:
 @pytest.mark.parametrize("name", rules())
 def test_a_rule_reads_series_that_the_services_have(name: str) -> None:
     metrics = [
-        telemetry.NUM_REQUESTS_RUNNING,
+        load_metrics.NUM_REQUESTS_RUNNING,
         gateway.metrics.ANSWERS_RUNNING,
         llm_service.metrics.QUEUE_WAIT_SECONDS,
         encoder_service.metrics.QUEUE_WAIT_SECONDS,
