@@ -47,8 +47,8 @@ proto-check: $(STAMP)  ## the committed generated code is what proto/ says
 	  $(PROTO:%=proto/fovea/v1/%.proto) && \
 	diff -r -x __init__.py -x __pycache__ $$out/fovea/v1 fovea/v1 && echo "fovea/v1 is up to date"
 
-# One more than there are cores, because many tests wait. Each worker runs services of its own, hence at most eight.
-WORKERS = -n $(shell expr $$(nproc 2>/dev/null || echo 2) + 1) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+# Each worker runs services of its own. More than eight would start more processes than they save time.
+WORKERS := -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 test: $(STAMP)  ## all tests (minutes)
 	$(BIN)/python -m pytest -q $(WORKERS)
