@@ -115,6 +115,9 @@ def test_the_cache_forgets_what_another_checkpoint_said(
     picture = pictures.fresh()
     ask_until_answered(fragile_client, picture)
     fragile.stop("llm_service")
+    deadline = time.monotonic() + 60
+    while fragile_client.http.get("/readyz").status_code == 200:
+        assert time.monotonic() < deadline, "the gateway never noticed that the LLM service is gone"
     fragile.flags = {**fragile.flags, "llm_service": ["--dtype", "bfloat16"]}
     fragile.start("llm_service")
     fragile.wait_ready(STARTUP_S)
