@@ -115,19 +115,7 @@ async def serve(settings: EncoderSettings) -> None:
 
 
 def _build_server(settings: EncoderSettings) -> tuple[GrpcServer, EncoderServicer]:
-    server = GrpcServer(
-        ServerConfig(
-            settings.listen,
-            max_message_bytes=settings.max_message_bytes,
-            max_concurrent_rpcs=settings.max_concurrent_rpcs,
-            metrics_listen=settings.metrics_listen,
-            tls=settings.tls,
-            token_file=settings.token_file,
-            max_connection_age_s=settings.max_connection_age_s,
-            max_bytes_in_flight=settings.max_bytes_in_flight,
-        ),
-        services=[_SERVICE],
-    )
+    server = GrpcServer(ServerConfig.from_settings(settings), services=[_SERVICE])
     servicer = EncoderServicer(settings)
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
     return server, servicer

@@ -54,19 +54,7 @@ async def serve(settings: LLMSettings) -> int:
 
 
 def _build_server(settings: LLMSettings) -> tuple[GrpcServer, LLMServicer]:
-    server = GrpcServer(
-        ServerConfig(
-            settings.listen,
-            max_message_bytes=settings.max_message_bytes,
-            max_concurrent_rpcs=settings.max_concurrent_rpcs,
-            metrics_listen=settings.metrics_listen,
-            tls=settings.tls,
-            token_file=settings.token_file,
-            max_connection_age_s=settings.max_connection_age_s,
-            max_bytes_in_flight=settings.max_bytes_in_flight,
-        ),
-        services=["fovea.v1.LLMService"],
-    )
+    server = GrpcServer(ServerConfig.from_settings(settings), services=["fovea.v1.LLMService"])
     servicer = LLMServicer(max_timeout_s=settings.max_timeout_s, in_flight=server.in_flight)
     llm_pb2_grpc.add_LLMServiceServicer_to_server(servicer, server.grpc)
     return server, servicer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import grpc
@@ -68,6 +68,11 @@ class ServerConfig:
     token_file: str = ""
     max_connection_age_s: float = 300.0
     max_bytes_in_flight: int = 2**30
+
+    @classmethod
+    def from_settings(cls, settings: object) -> ServerConfig:
+        """Configuration from a service's settings, which have every attribute under the same name."""
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
 
 class GrpcServer:
