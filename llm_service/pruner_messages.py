@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from google.protobuf import json_format
 
+from fovea.budget import Budget
 from fovea.errors import InvalidRequest, NotFound
 from fovea.v1 import llm_pb2, pruner_pb2
 from fovea.wire.pruner_info import describe_pruner
 from llm_service.engines.base import PruningParams
 from llm_service.pruners.base import AnyLlmPruningMethod
-from llm_service.pruners.plan import Budget, bind
+from llm_service.pruners.plan import bind
 
 __all__ = ["pruner_info", "read_llm_pruner"]
 

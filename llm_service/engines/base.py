@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from fovea.budget import Budget
 from llm_service.prompts import Prompt
 from llm_service.pruners.base import AnyLlmPruningMethod
-from llm_service.pruners.plan import BoundLlmPruner, Budget
+from llm_service.pruners.plan import BoundLlmPruner
 from llm_service.sampling import SamplingParams
 
 __all__ = [

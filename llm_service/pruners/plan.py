@@ -11,7 +11,7 @@ from fovea.budget import Budget
 from fovea.parameters import parse
 from llm_service.pruners.base import AnyLlmPruningMethod, PruningContext, PruningResult, Stage
 
-__all__ = ["BoundLlmPruner", "Budget", "PruningPlan", "UnreachableBudget", "bind"]
+__all__ = ["BoundLlmPruner", "PruningPlan", "UnreachableBudget", "bind"]
 
 _BISECTIONS: Final = 30
 

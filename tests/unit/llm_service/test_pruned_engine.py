@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fovea.budget import Budget
 from fovea.errors import InvalidRequest
 from llm_service.engines.base import Done, GenerationRequest, PruningParams
 from llm_service.engines.pruned_decoding import PrunedCache
@@ -18,7 +19,7 @@ from llm_service.models import load_model
 from llm_service.models.decoder import LayeredDecoder
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.pruners import PRUNERS
-from llm_service.pruners.plan import Budget, bind
+from llm_service.pruners.plan import bind
 from llm_service.sampling import SamplingParams
 
 pytestmark = pytest.mark.slow

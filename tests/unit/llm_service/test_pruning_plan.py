@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fovea.budget import Budget
 from llm_service.pruners import PRUNERS
-from llm_service.pruners.plan import Budget, UnreachableBudget, bind
+from llm_service.pruners.plan import UnreachableBudget, bind
 from llm_service.pruners.schedule import interpolate, scaled_layers
 
 SINGLE_STAGE = ["fastv", "adaptprune", "flowcut_llm"]
