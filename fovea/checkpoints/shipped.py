@@ -26,11 +26,10 @@ def shipped_checkpoint(part: str) -> Path:
     Raises:
         NotInstalled: the installation does not include it.
     """
-    for folder in _folders():
-        path = folder / "checkpoints" / part
-        if (path / "config.json").is_file():
-            return path
-    raise NotInstalled("the shipped small model is not installed; name a checkpoint with --model")
+    config = _find(f"checkpoints/{part}/config.json")
+    if config is None:
+        raise NotInstalled("the shipped small model is not installed; name a checkpoint with --model")
+    return config.parent
 
 
 def demo_folder() -> Path:
@@ -39,15 +38,17 @@ def demo_folder() -> Path:
     Raises:
         NotInstalled: the installation does not include it.
     """
-    for folder in _folders():
-        if (folder / "demo" / "demo.json").is_file():
-            return folder / "demo"
-    raise NotInstalled("the demo's image and questions are not installed")
+    questions = _find("demo/demo.json")
+    if questions is None:
+        raise NotInstalled("the demo's image and questions are not installed")
+    return questions.parent
 
 
-def _folders() -> list[Path]:
-    folders = []
+def _find(file: str) -> Path | None:
+    """A file of the shipped model by its path in the folder; None where no installation has it."""
     for point in entry_points(group=GROUP):
         with contextlib.suppress(ImportError):  # declared by an installation whose files are not all there
-            folders.append(Path(point.load()))
-    return folders
+            path = Path(point.load(), file)
+            if path.is_file():
+                return path
+    return None
