@@ -13,7 +13,7 @@ from benchmarks.checkpoints.tiny import templates
 from benchmarks.checkpoints.tiny.clip import vision_config
 from benchmarks.checkpoints.tiny.tokenizers import vicuna_tokenizer
 
-__all__ = ["SPECIALS", "llama_config", "save", "write"]
+__all__ = ["SPECIALS", "llama_config", "processor", "save", "write"]
 
 SPECIALS: Final = templates.LLAVA_SPECIALS
 
@@ -49,17 +49,23 @@ def write(folder: Path, *, seed: int = 0) -> Path:
     return save(LlavaForConditionalGeneration(config), tokenizer, folder)
 
 
-def save(model: Any, tokenizer: Any, folder: Path) -> Path:
-    """Writes a model of any size with the processor that fits it; returns `folder`."""
-    model.save_pretrained(folder)
-    size = model.config.vision_config.image_size
-    LlavaProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size}),
+def processor(tokenizer: Any, *, image_size: int, chat_template: str = templates.LLAVA) -> Any:
+    """Processor of LLaVA-1.5 for square images of `image_size` pixels."""
+    return LlavaProcessor(
+        CLIPImageProcessorPil(
+            size={"shortest_edge": image_size}, crop_size={"height": image_size, "width": image_size}
+        ),
         tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
         image_token=SPECIALS[-1],
         num_additional_image_tokens=1,
-        chat_template=templates.LLAVA,
-    ).save_pretrained(folder)
+        chat_template=chat_template,
+    )
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> Path:
+    """Writes a model of any size with the processor that fits it; returns `folder`."""
+    model.save_pretrained(folder)
+    processor(tokenizer, image_size=model.config.vision_config.image_size).save_pretrained(folder)
     return folder

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["clip_tokenizer", "language_tokenizer", "vicuna_tokenizer"]
+__all__ = ["CLIP_BOS", "CLIP_EOS", "clip_bpe", "clip_tokenizer", "language_tokenizer", "vicuna_tokenizer"]
 
+CLIP_BOS: Final = "<|startoftext|>"
+CLIP_EOS: Final = "<|endoftext|>"
 _CORPUS: Final = [
     "USER: what colour is the red circle in this picture? ASSISTANT: it is a cat on a mat",
     "user\nwhat happens in the video? assistant\nhow many objects are there, and where is the letter?",
@@ -56,10 +58,9 @@ def vicuna_tokenizer(specials: Sequence[str], **visuals: str) -> Any:
     return language_tokenizer(specials, names | visuals, bos="<s>")
 
 
-def clip_tokenizer() -> Any:
-    """CLIP's tokenizer: lower case, end-of-word marks, BOS and EOS around every text."""
-    start, end = "<|startoftext|>", "<|endoftext|>"
-    tokenizer = Tokenizer(models.BPE(unk_token=end, end_of_word_suffix="</w>"))
+def clip_bpe(corpus: Iterable[str]) -> Tokenizer:
+    """CLIP's BPE trained on a corpus: lower case and end-of-word marks, yet without BOS and EOS around a text."""
+    tokenizer = Tokenizer(models.BPE(unk_token=CLIP_EOS, end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(r"\s+", " "), normalizers.Lowercase()]
     )
@@ -69,11 +70,18 @@ def clip_tokenizer() -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=600,
         show_progress=False,
-        special_tokens=[AddedToken(start, special=True), AddedToken(end, special=True)],
+        special_tokens=[CLIP_BOS, CLIP_EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         end_of_word_suffix="</w>",
     )
-    tokenizer.train_from_iterator(_CORPUS, trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
+    return tokenizer
+
+
+def clip_tokenizer() -> Any:
+    """CLIP's tokenizer: lower case, end-of-word marks, BOS and EOS around every text."""
+    start, end = CLIP_BOS, CLIP_EOS
+    tokenizer = clip_bpe(_CORPUS)
     ids = {token: tokenizer.token_to_id(token) for token in (start, end)}
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}", pair=f"{start} $A {end} $B {end}", special_tokens=list(ids.items())

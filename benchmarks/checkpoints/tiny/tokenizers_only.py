@@ -12,15 +12,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     LlavaConfig,
     LlavaNextConfig,
-    LlavaProcessor,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     VideoLlavaConfig,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from benchmarks.checkpoints.tiny import templates
-from benchmarks.checkpoints.tiny.tokenizers import language_tokenizer
+from benchmarks.checkpoints.tiny import llava, templates
+from benchmarks.checkpoints.tiny.tokenizers import CLIP_BOS, CLIP_EOS, clip_bpe, language_tokenizer
 
 __all__ = ["FAMILIES", "SPECIALS", "TAKE_VIDEOS", "Family", "Kind", "write_clip", "write_family", "write_llava"]
 
@@ -74,15 +72,7 @@ def write_llava(folder: Path, kind: Kind) -> Path:
         pad_token="<pad>",
         extra_special_tokens={"image_token": "<image>"},
     )
-    processor = LlavaProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
-        tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        image_token="<image>",
-        num_additional_image_tokens=1,
-        chat_template=template,
-    )
+    processor = llava.processor(tokenizer, image_size=28, chat_template=template)
     processor.save_pretrained(folder)
     config = {"model_type": "llava", "image_token_index": tokenizer.convert_tokens_to_ids("<image>")}
     (folder / "config.json").write_text(json.dumps(config))
@@ -91,25 +81,11 @@ def write_llava(folder: Path, kind: Kind) -> Path:
 
 def write_clip(folder: Path) -> Path:
     """Writes tokenizer.json of a CLIP: lower case, end-of-word marks, BOS and EOS; returns `folder`."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(r"\s+", " "), normalizers.Lowercase()]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
     # Every character is also a word of its own, so that none is unknown: CLIP's unknown token is its EOS.
-    tokenizer.train_from_iterator([*_CORPUS, " ".join(map(chr, range(33, 127)))], trainer)
-    ids: dict[str, Any] = {name: tokenizer.token_to_id(name) for name in ("<|startoftext|>", "<|endoftext|>")}
+    tokenizer = clip_bpe([*_CORPUS, " ".join(map(chr, range(33, 127)))])
+    ids: dict[str, Any] = {token: tokenizer.token_to_id(token) for token in (CLIP_BOS, CLIP_EOS)}
     tokenizer.post_processor = processors.RobertaProcessing(
-        ("<|endoftext|>", ids["<|endoftext|>"]), ("<|startoftext|>", ids["<|startoftext|>"]), False, False
+        (CLIP_EOS, ids[CLIP_EOS]), (CLIP_BOS, ids[CLIP_BOS]), False, False
     )
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
