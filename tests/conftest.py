@@ -58,4 +58,4 @@ def _group(item: pytest.Item) -> str:
         return _SERVICES
     if item.path.name in _APART and "stack" in getattr(item, "fixturenames", ()):
         return _SERVICES
-    return "" if item.path.name in _APART else str(item.path)
+    return "" if item.path.name in _APART else item.nodeid.partition("::")[0]
