@@ -21,7 +21,7 @@ from encoder_service.videos import VideoLimits
 from fovea import telemetry
 from fovea.modeling.compute import set_threads
 from fovea.modeling.errors import CheckpointError
-from fovea.processes import worker_process
+from fovea.processes import fork_server
 from fovea.processes.cores import available_cores
 from fovea.processes.worker_process import WorkerDied
 from fovea.rpc.credential_files import CredentialsError
@@ -38,6 +38,7 @@ __all__ = ["main", "serve"]
 log = logging.getLogger("encoder_service")
 
 _SERVICE = "fovea.v1.EncoderService"
+_WORKER_MODULES: Final = ("encoder_service.media_decoding",)
 _WATCH_INTERVAL_S: Final = 0.5
 
 
@@ -83,7 +84,7 @@ async def serve(settings: EncoderSettings) -> None:
         WorkerDied: No process that decodes media can be started.
     """
     stop = stop_signal()
-    worker_process.preload("encoder_service.media_decoding")
+    fork_server.preload(*_WORKER_MODULES)
     server, servicer = _build_server(settings)
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -146,6 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = EncoderSettings.from_command_line(sys.argv[1:] if argv is None else argv)
     telemetry.configure_logging("encoder", settings.log_level)
     log.info("settings %s", settings.describe())
+    fork_server.fork_now(*_WORKER_MODULES)  # nothing has started a thread yet
     try:
         asyncio.run(serve(settings))
     except (CheckpointError, FileNotFoundError, BasisError, BindError, CredentialsError, WorkerDied) as error:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from fovea.errors import TooLarge, Unavailable, UnsupportedMedia
 from fovea.media.images import decode
-from fovea.processes import worker_process
+from fovea.processes import fork_server
 from fovea.processes.worker_pool import PoolClosed, WorkerPool, WorkerTimeout
 from fovea.processes.worker_process import WorkerDied
 from fovea.visualization.explanation import ExplainedImage
@@ -86,7 +86,7 @@ class ExplanationRenderer:
         return await asyncio.shield(self._pool_start)
 
     async def _start_pool(self) -> _RenderPool:
-        await asyncio.to_thread(worker_process.preload, __name__)
+        await asyncio.to_thread(fork_server.preload, __name__)
         return await WorkerPool(self._render, size=_WORKERS).__aenter__()
 
     async def close(self) -> None:

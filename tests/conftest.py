@@ -32,8 +32,13 @@ _WITH_SERVICES: Final = (
     "test_split_exactness.py",
     "[fovea.rpc.probe]",
 )
-# Each test of these files starts its own services, so that they need not share a worker.
-_APART: Final = ("test_documented_commands.py", "test_every_family.py", "test_cli.py", "test_hostile_media.py")
+# Each of these tests starts its own services, so that they need not share a worker.
+_APART: Final = (
+    "test_documented_commands.py::test_a_command_runs_in_its_short_form[benchmarks.",
+    "test_every_family.py",
+    "test_cli.py",
+    "test_hostile_media.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
@@ -56,6 +61,6 @@ def _group(item: pytest.Item) -> str:
         return _MACHINE
     if "e2e" in item.path.parts and any(part in item.nodeid for part in _WITH_SERVICES):
         return _SERVICES
-    if item.path.name in _APART and "stack" in getattr(item, "fixturenames", ()):
+    if "e2e" in item.path.parts and "stack" in getattr(item, "fixturenames", ()):
         return _SERVICES
-    return "" if item.path.name in _APART else item.nodeid.partition("::")[0]
+    return "" if any(part in item.nodeid for part in _APART) else item.nodeid.partition("::")[0]

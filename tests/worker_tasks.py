@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["HELD_S", "NeedsTwo", "do", "initialize"]
+__all__ = ["HELD_S", "NeedsTwo", "do", "initialize", "shared"]
 
 HELD_S = 600.0
 _initialized = False
+shared = ""
+"""A value that a test sets before it forks."""
 
 
 class NeedsTwo(Exception):
@@ -37,6 +39,8 @@ def do(task: tuple[str, Any]) -> Any:
         return os.getpid()
     if verb == "initialized":
         return _initialized
+    if verb == "shared":
+        return shared
     if verb == "touch and hold":
         Path(value).touch()
         time.sleep(HELD_S)

@@ -1,7 +1,7 @@
 """One worker process: the code that runs in it, and its handle in the service.
 
-Workers are forked from multiprocessing's fork server, which has imported their modules once. They start in milliseconds
-and share the memory of the imported modules.
+Workers are forked from the fork server (`fork_server.py`), which has imported their modules once. They start in
+milliseconds and share the memory of the imported modules.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import atexit
 import contextlib
 import ctypes
 import multiprocessing
-import os
 import pickle
 import signal
 import sys
 import traceback
 import weakref
 from collections.abc import Callable
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-__all__ = ["Outcome", "Worker", "WorkerDied", "end_with_parent", "preload"]
+from fovea.processes.fork_server import close_lifeline
+
+__all__ = ["Outcome", "Worker", "WorkerDied", "end_with_parent"]
 
 Outcome = tuple[bool, Any]
 """Whether a task succeeded, and its result or else its exception."""
@@ -49,12 +49,6 @@ class WorkerDied(Exception):
         """Whether the work crashed the process. SIGKILL is no crash: the kernel sends it when memory is short."""
         crashes = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
         return self.exit_code is not None and -self.exit_code in crashes
-
-
-def preload(*modules: str) -> None:
-    """Starts the fork server, which imports these modules for all workers, and returns at once."""
-    forkserver.set_forkserver_preload(["fovea.processes.fork_server_preload", *modules])
-    forkserver.ensure_running()
 
 
 def end_with_parent(number: int = signal.SIGKILL) -> None:
@@ -154,9 +148,7 @@ def _run_worker(connection: Connection, work: Callable[[Any], Any], initialize: 
 def _end_with_service() -> None:
     """Makes the kernel kill this worker when the service ends, even inside C code."""
     end_with_parent()
-    # The fork server, which is the parent, ends when the last copy of this descriptor is closed.
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
+    close_lifeline()  # the parent is the fork server, which ends when the service, too, has closed its copy
 
 
 def _outcome(work: Callable[[Any], Any], message: bytes) -> bytes:

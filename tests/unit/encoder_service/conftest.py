@@ -22,7 +22,7 @@ from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
-from fovea.processes import worker_process
+from fovea.processes import fork_server
 from fovea.rpc.channel import connect
 from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import encoder_pb2_grpc
@@ -94,7 +94,7 @@ def start(checkpoints: LlavaLayouts) -> Callable[..., AbstractAsyncContextManage
         servicer = EncoderServicer(settings)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
         await server.start()
-        worker_process.preload("encoder_service.media_decoding")
+        fork_server.preload("encoder_service.media_decoding")
         pool = media_pool(engine.decoder, size=settings.decode_workers or 1)
         batcher = Batcher(
             EncoderExecutor(engine, pool, settings.image_decode_timeout_s),

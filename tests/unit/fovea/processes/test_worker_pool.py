@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
+from fovea.processes.fork_server import preload
 from fovea.processes.worker_pool import PoolClosed, WorkerPool, WorkerTimeout
-from fovea.processes.worker_process import WorkerDied, preload
+from fovea.processes.worker_process import WorkerDied
 from tests import worker_tasks
 from tests.worker_tasks import HELD_S
 

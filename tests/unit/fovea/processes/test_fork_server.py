@@ -1,0 +1,40 @@
+"""The fork server that a process forks from itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# A process of its own: pytest has threads, and its fork server may run already.
+PROGRAM = """
+import asyncio, os, signal
+import psutil
+from fovea.processes.fork_server import fork_now
+from fovea.processes.worker_pool import WorkerPool
+from tests import worker_tasks
+
+worker_tasks.shared = "imported once"
+fork_now("tests.worker_tasks")
+
+async def main():
+    async with WorkerPool(worker_tasks.do, size=2, initialize=worker_tasks.initialize) as pool:
+        family = psutil.Process().children(recursive=True)
+        for process in family:
+            process.send_signal(signal.SIGTERM)  # as a service manager does
+        print((await pool.run(("shared", None), timeout_s=60)).result, flush=True)
+        print(*(process.pid for process in family), flush=True)
+        os._exit(0)  # the kernel ends the workers, and the fork server finds that nobody needs it
+
+asyncio.run(main())
+"""
+
+
+def test_workers_share_what_the_process_had_and_end_with_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, check=False
+    )  # returns when the last process of the family has closed its output
+    assert done.returncode == 0, done.stderr
+    shared, pids = done.stdout.splitlines()
+    assert shared == "imported once"
+    assert len(pids.split()) >= 3  # the fork server, the resource tracker, two workers
+    assert "Traceback" not in done.stderr
