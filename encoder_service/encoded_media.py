@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from encoder_service.media_features import MediaFeatures, PatchLayout
-from encoder_service.pruners.base import PrunedTokens
-from encoder_service.pruners.grid_positions import with_grid_positions
+from encoder_service.media_features import IntArray, PatchLayout
+from encoder_service.pruners.grid_positions import grid_positions
 
-__all__ = ["EncodedMedia", "assemble"]
+__all__ = ["EncodedMedia", "UnitTokens", "assemble"]
 
+_Features = npt.NDArray[np.float32]
 _Map = npt.NDArray[np.float32] | None
 
 
@@ -47,131 +45,158 @@ class EncodedMedia:
     features_cached: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class UnitTokens:
+    """Tokens of one unit of pruning, copied to the CPU; see `PrunedTokens` for the arrays.
+
+    Attributes:
+        patch_positions: Grid positions of the unit's patches, [N].
+        features: [K, C] float32.
+        origins: [K] int64.
+        cluster_of_patch: [N] int64.
+        task_map, saliency_map: [N] float32; None if the pruner has no such map.
+        reading_group: [K] int64; None for group 0.
+    """
+
+    patch_positions: IntArray
+    features: _Features
+    origins: IntArray
+    cluster_of_patch: IntArray
+    task_map: _Map = None
+    saliency_map: _Map = None
+    reading_group: IntArray | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all patches are there, in their order."""
+        return np.array_equal(self.origins, np.arange(len(self.patch_positions)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Tokens:
     """Visual tokens of all tower inputs: [K, C] features, [K] positions, [num_patches] clusters."""
 
-    features: Tensor
-    positions: Tensor
-    cluster_of_patch: Tensor
+    features: _Features
+    positions: IntArray
+    cluster_of_patch: IntArray
 
 
 def assemble(
-    media: MediaFeatures, pruned: Sequence[PrunedTokens | None], *, features_cached: bool = False
+    layout: PatchLayout,
+    units: Sequence[UnitTokens | None],
+    *,
+    cls_tokens: _Features | None = None,
+    features_cached: bool = False,
 ) -> EncodedMedia:
-    """Visual tokens of an image or video from those of its tower inputs.
+    """Visual tokens of an image or video from those of its units.
 
-    If no tower input is pruned, the result is what the unsplit model reads, including CLS tokens and newlines. Pruned
-    media have neither.
+    If no unit is pruned, the result is what the unsplit model reads, including CLS tokens and newlines. Pruned media
+    have neither.
 
     Args:
-        media: Features before pruning.
-        pruned: Tokens of each tower input after pruning; None if there are none.
+        layout: Grid of the patches.
+        units: Tokens of each unit after pruning; None for a unit that keeps none.
+        cls_tokens: CLS tokens that the language model reads if nothing is pruned, [num_inputs * cls_per_input, C].
         features_cached: Whether the features come from the cache.
     """
-    layout = media.layout
-    is_whole = _is_whole(media, pruned)
-    tokens = _in_reading_order(media, pruned, is_whole=is_whole)
-    if is_whole and media.cls_tokens is not None:
-        tokens = _with_cls_tokens(tokens, media.cls_tokens, layout)
+    kept = [unit for unit in units if unit is not None]
+    is_whole = len(kept) == len(units) and all(unit.is_whole for unit in kept)
+    tokens = _in_reading_order(layout, units, is_whole=is_whole)
+    if is_whole and cls_tokens is not None:
+        tokens = _with_cls_tokens(tokens, cls_tokens, layout)
     return EncodedMedia(
-        features=_float32(tokens.features),
-        positions=tokens.positions.numpy(),
-        newline_after=_newline_after(layout).numpy() if is_whole else np.empty(0, np.int64),
-        cluster_of_patch=tokens.cluster_of_patch.numpy(),
-        task_map=_joint_map([None if t is None else t.task_map for t in pruned], media),
-        saliency_map=_joint_map([None if t is None else t.saliency_map for t in pruned], media),
+        features=tokens.features,
+        positions=tokens.positions,
+        newline_after=_newline_after(layout) if is_whole else np.empty(0, np.int64),
+        cluster_of_patch=tokens.cluster_of_patch,
+        task_map=_joint_map(layout, [(unit.task_map, unit.patch_positions) for unit in kept]),
+        saliency_map=_joint_map(layout, [(unit.saliency_map, unit.patch_positions) for unit in kept]),
         layout=layout,
-        num_tokens_total=media.num_patches + layout.num_inputs * layout.cls_per_input,
+        num_tokens_total=_num_patches(layout) + layout.num_inputs * layout.cls_per_input,
         features_cached=features_cached,
     )
 
 
-def _is_whole(media: MediaFeatures, pruned: Sequence[PrunedTokens | None]) -> bool:
-    """Whether every tower input still has all its patches, in their order."""
-    return all(
-        tokens is not None and torch.equal(tokens.origins.cpu(), torch.arange(len(positions)))
-        for tokens, positions in zip(pruned, media.patch_positions, strict=True)
-    )
+def _num_patches(layout: PatchLayout) -> int:
+    """Number of patches without padding."""
+    return layout.num_patches if layout.mosaic is None else layout.rows * layout.columns + layout.mosaic.size
 
 
-def _in_reading_order(media: MediaFeatures, pruned: Sequence[PrunedTokens | None], *, is_whole: bool) -> _Tokens:
-    """Tokens of all tower inputs in the order in which the language model reads them."""
-    cluster_of_patch = torch.full((media.layout.num_patches,), -1, dtype=torch.int64)
-    features: list[Tensor] = []
-    positions: list[Tensor] = []
-    groups: list[Tensor] = []
+def _in_reading_order(layout: PatchLayout, units: Sequence[UnitTokens | None], *, is_whole: bool) -> _Tokens:
+    """Tokens of all units in the order in which the language model reads them."""
+    cluster_of_patch = np.full(layout.num_patches, -1, np.int64)
+    features: list[_Features] = []
+    positions: list[IntArray] = []
+    groups: list[IntArray] = []
     count = 0
-    for index, (tokens, patch_positions) in enumerate(zip(pruned, media.patch_positions, strict=True)):
-        if tokens is None:
+    for index, unit in enumerate(units):
+        if unit is None:
             continue
-        tokens = with_grid_positions(tokens)
-        groups.append(_reading_groups(tokens, is_base=index == 0, is_whole=is_whole))
-        clusters = tokens.cluster_of_patch.cpu()
-        cluster_of_patch[patch_positions] = torch.where(clusters >= 0, clusters + count, clusters)
-        features.append(tokens.features)
-        positions.append(patch_positions[tokens.origins.cpu()])
-        count += len(tokens.features)
-    order = _reading_order(torch.cat(positions), torch.cat(groups), media.layout)
-    index_in_order = torch.empty_like(order)
-    index_in_order[order] = torch.arange(len(order))
+        groups.append(_reading_groups(unit, is_base=index == 0, is_whole=is_whole))
+        clusters = unit.cluster_of_patch
+        cluster_of_patch[unit.patch_positions] = np.where(clusters >= 0, clusters + count, clusters)
+        features.append(unit.features)
+        positions.append(unit.patch_positions[grid_positions(unit.origins, len(unit.patch_positions))])
+        count += len(unit.features)
+    all_features = features[0] if len(features) == 1 else np.concatenate(features)
+    all_positions = np.concatenate(positions)
+    if layout.mosaic is None:
+        return _Tokens(all_features, all_positions, cluster_of_patch)
+    order = _mosaic_order(all_positions, np.concatenate(groups), layout.num_patches, layout.mosaic)
+    index_in_order = np.empty_like(order)
+    index_in_order[order] = np.arange(len(order))
     return _Tokens(
-        torch.cat(features)[order.to(features[0].device)],
-        torch.cat(positions)[order],
-        torch.where(cluster_of_patch >= 0, index_in_order[cluster_of_patch.clamp_min(0)], cluster_of_patch),
+        all_features[order],
+        all_positions[order],
+        np.where(cluster_of_patch >= 0, index_in_order[cluster_of_patch], cluster_of_patch),
     )
 
 
-def _reading_groups(tokens: PrunedTokens, *, is_base: bool, is_whole: bool) -> Tensor:
+def _reading_groups(unit: UnitTokens, *, is_base: bool, is_whole: bool) -> IntArray:
     """Reading group of each token: -1 for the base tile, which comes first, else `PrunedTokens.reading_group`."""
     if is_base:
-        return torch.full_like(tokens.origins, -1, device="cpu")
-    if is_whole or tokens.reading_group is None:
-        return torch.zeros_like(tokens.origins, device="cpu")
-    return tokens.reading_group.cpu()
+        return np.full_like(unit.origins, -1)
+    if is_whole or unit.reading_group is None:
+        return np.zeros_like(unit.origins)
+    return unit.reading_group
 
 
-def _reading_order(positions: Tensor, groups: Tensor, layout: PatchLayout) -> Tensor:
-    """Indices of the tokens in reading order: for tiles by group, with group 0 in raster order of the mosaic."""
-    if layout.mosaic is None:
-        return torch.arange(len(positions))
-    rank = torch.zeros(layout.num_patches, dtype=torch.int64)
-    rank[layout.mosaic.flatten()] = torch.arange(layout.mosaic.numel())
-    by_mosaic_row = torch.sort(torch.where(groups == 0, rank[positions], 0), stable=True).indices
-    return by_mosaic_row[torch.sort(groups[by_mosaic_row], stable=True).indices]
+def _mosaic_order(positions: IntArray, groups: IntArray, num_patches: int, mosaic: IntArray) -> IntArray:
+    """Indices of the tokens of an image in tiles in reading order: by group, group 0 in raster order of the mosaic."""
+    rank = np.zeros(num_patches, np.int64)
+    rank[mosaic.ravel()] = np.arange(mosaic.size)
+    in_group = np.where(groups == 0, rank[positions], 0)
+    return np.lexsort((in_group, groups))  # stable: other groups keep their order
 
 
-def _newline_after(layout: PatchLayout) -> Tensor:
+def _newline_after(layout: PatchLayout) -> IntArray:
     """Index of the last token of each row of the mosaic of an unpruned image; repeated for rows without a patch."""
     if layout.mosaic is None:
-        return torch.empty(0, dtype=torch.int64)
+        return np.empty(0, np.int64)
     num_rows, num_columns = layout.mosaic.shape
-    return layout.rows * layout.columns - 1 + num_columns * torch.arange(1, num_rows + 1)
+    return np.asarray(layout.rows * layout.columns - 1 + num_columns * np.arange(1, num_rows + 1), np.int64)
 
 
-def _with_cls_tokens(tokens: _Tokens, cls_tokens: Tensor, layout: PatchLayout) -> _Tokens:
+def _with_cls_tokens(tokens: _Tokens, cls_tokens: _Features, layout: PatchLayout) -> _Tokens:
     """`tokens` with the CLS tokens of each frame before its patches."""
-    patches, count = layout.rows * layout.columns, layout.cls_per_input
-    by_frame = tokens.features.view(layout.num_inputs, patches, -1)
-    cls = cls_tokens.to(tokens.features).view(layout.num_inputs, count, -1)
-    cls_positions = layout.num_patches + torch.arange(layout.num_inputs * count).view(layout.num_inputs, count)
+    frames, patches, count = layout.num_inputs, layout.rows * layout.columns, layout.cls_per_input
+    by_frame = tokens.features.reshape(frames, patches, -1)
+    cls = cls_tokens.reshape(frames, count, -1)
+    cls_positions = layout.num_patches + np.arange(frames * count).reshape(frames, count)
+    positions = np.concatenate([cls_positions, tokens.positions.reshape(frames, patches)], axis=1)
     return _Tokens(
-        torch.cat([cls, by_frame], dim=1).flatten(0, 1),
-        torch.cat([cls_positions, tokens.positions.view(layout.num_inputs, patches)], dim=1).flatten(),
-        tokens.cluster_of_patch + count * (1 + torch.arange(layout.num_patches) // patches),
+        np.concatenate([cls, by_frame], axis=1).reshape(-1, by_frame.shape[-1]),
+        positions.ravel(),
+        tokens.cluster_of_patch + count * (1 + np.arange(layout.num_patches) // patches),
     )
 
 
-def _joint_map(maps: Sequence[Tensor | None], media: MediaFeatures) -> _Map:
-    """Scores of all patches from the maps of the tower inputs; None if no tower input has a map."""
-    if all(scores is None for scores in maps):
+def _joint_map(layout: PatchLayout, maps: Sequence[tuple[_Map, IntArray]]) -> _Map:
+    """Scores of all patches from the maps of the units and the positions of their patches; None if none has a map."""
+    if all(scores is None for scores, _ in maps):
         return None
-    joint = np.zeros(media.layout.num_patches, np.float32)
-    for scores, positions in zip(maps, media.patch_positions, strict=True):
+    joint = np.zeros(layout.num_patches, np.float32)
+    for scores, positions in maps:
         if scores is not None:
-            joint[positions.numpy()] = _float32(scores)
+            joint[positions] = scores
     return joint
-
-
-def _float32(tensor: Tensor) -> npt.NDArray[np.float32]:
-    return np.asarray(tensor.to("cpu", torch.float32).numpy())

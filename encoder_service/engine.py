@@ -14,14 +14,15 @@ import torch
 from encoder_service import metrics
 from encoder_service.encoded_media import EncodedMedia
 from encoder_service.feature_cache import FeatureCache
-from encoder_service.joining import join_frames
 from encoder_service.media_decoding import MediaDecoder, MediaItem
 from encoder_service.media_features import MediaFeatures, TowerInputs
-from encoder_service.media_pruning import keep_in_tower, prune
+from encoder_service.media_pruning import prune
 from encoder_service.models.base import EncoderModel
-from encoder_service.pruners.base import BoundPruner, FeatureRequirements, TextFeatures
+from encoder_service.pruners.base import BoundPruner, FeatureRequirements
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
+from encoder_service.pruning_units import TextRow
+from encoder_service.unit_budgets import MediaToPrune, keep_in_tower
 from encoder_service.videos import VideoItem, VideoLimits
 from fovea.budget import Budget
 from fovea.telemetry import FailureKind, count_failure
@@ -176,12 +177,7 @@ class EncoderEngine:
         batch = [self._with_newly_cached(prepared) for prepared in batch]
         features = self._encode_media(batch)
         texts = self._encode_texts([prepared.request for prepared in batch])
-        outcomes: list[tuple[EncodedMedia, ...] | Exception] = []
-        for prepared, text in zip(batch, texts, strict=True):
-            try:
-                outcomes.append(_prune(prepared, features, text))
-            except Exception as error:  # a request that fails must not fail the others of its batch
-                outcomes.append(error)
+        outcomes = _prune(batch, features, texts)
         metrics.FORWARD_SECONDS.observe(time.perf_counter() - start)
         return outcomes
 
@@ -239,9 +235,9 @@ class EncoderEngine:
             room -= size
         return chunks
 
-    def _encode_texts(self, requests: Sequence[EncodeRequest]) -> list[TextFeatures | Exception | None]:
+    def _encode_texts(self, requests: Sequence[EncodeRequest]) -> list[TextRow | Exception | None]:
         """Features of the questions that pruners read. Questions with equal `eos_attention` share a forward."""
-        features: list[TextFeatures | Exception | None] = [None] * len(requests)
+        features: list[TextRow | Exception | None] = [None] * len(requests)
         for eos_attention in (False, True):
             indices = [
                 i
@@ -251,8 +247,9 @@ class EncoderEngine:
                 and len(request.text_ids) >= self.model.min_text_ids
             ]
 
-            def forward(indices: list[int], eos_attention: bool = eos_attention) -> list[TextFeatures]:
-                return self.model.encode_texts([requests[i].text_ids for i in indices], eos_attention=eos_attention)
+            def forward(indices: list[int], eos_attention: bool = eos_attention) -> list[TextRow]:
+                texts = self.model.encode_texts([requests[i].text_ids for i in indices], eos_attention=eos_attention)
+                return [TextRow(texts, row) for row in range(len(indices))]
 
             outcomes = _retry_individually(forward, indices)
             for i, outcome in zip(indices, outcomes, strict=True):
@@ -274,31 +271,43 @@ def _retry_individually(compute: Callable[[list[Item]], list[Result]], items: li
 
 
 def _prune(
-    prepared: PreparedRequest,
+    batch: Sequence[PreparedRequest],
     features_by_key: dict[_FeatureKey, MediaFeatures | Exception],
-    text: TextFeatures | Exception | None,
-) -> tuple[EncodedMedia, ...]:
-    """Visual tokens of each image and video of a request, pruned by its pruner."""
-    if isinstance(text, Exception):
-        raise text
-    request, encoded = prepared.request, []
-    for media in prepared.media:
-        features = media.features or features_by_key[media.key]
-        if isinstance(features, Exception):
-            raise features
-        if request.joins_frames and features.layout.is_video:
-            features = join_frames(features)
-        encoded.append(
-            prune(
-                features,
-                request.pruner,
-                request.budget,
-                text=text,
-                # 62 bits: torch's generator takes a signed 64-bit seed and a pruner may add to it.
-                seed=int.from_bytes(media.digest[:8], "big") >> 2,
-                features_cached=media.features is not None,
-            )
-        )
-        metrics.VISUAL_TOKENS_TOTAL.inc(encoded[-1].num_tokens_total)
-        metrics.VISUAL_TOKENS_KEPT.inc(len(encoded[-1].positions))
-    return tuple(encoded)
+    texts: Sequence[TextRow | Exception | None],
+) -> list[tuple[EncodedMedia, ...] | Exception]:
+    """Visual tokens of each request's images and videos, or the error of that request."""
+    errors: dict[int, Exception] = {}
+    owners: list[int] = []
+    media: list[MediaToPrune] = []
+    for i, (prepared, text) in enumerate(zip(batch, texts, strict=True)):
+        for item in prepared.media:
+            features = item.features or features_by_key[item.key]
+            if error := next((outcome for outcome in (text, features) if isinstance(outcome, Exception)), None):
+                errors.setdefault(i, error)
+            elif not isinstance(features, Exception) and not isinstance(text, Exception):
+                owners.append(i)
+                media.append(_to_prune(prepared.request, item, features, text))
+    encoded: dict[int, list[EncodedMedia]] = {}
+    for i, outcome in zip(owners, prune(media), strict=True):
+        if isinstance(outcome, Exception):
+            errors.setdefault(i, outcome)
+            continue
+        encoded.setdefault(i, []).append(outcome)
+        metrics.VISUAL_TOKENS_TOTAL.inc(outcome.num_tokens_total)
+        metrics.VISUAL_TOKENS_KEPT.inc(len(outcome.positions))
+    return [errors[i] if i in errors else tuple(encoded[i]) for i in range(len(batch))]
+
+
+def _to_prune(
+    request: EncodeRequest, item: PreparedMedia, features: MediaFeatures, text: TextRow | None
+) -> MediaToPrune:
+    return MediaToPrune(
+        features,
+        request.pruner,
+        request.budget,
+        text,
+        # 62 bits: torch's generator takes a signed 64-bit seed and a pruner may add to it.
+        seed=int.from_bytes(item.digest[:8], "big") >> 2,
+        joins_frames=request.joins_frames,
+        features_cached=item.features is not None,
+    )

@@ -9,7 +9,6 @@ from collections.abc import Set
 from cachetools import LRUCache
 
 from encoder_service.media_features import MediaFeatures
-from encoder_service.pruners.base import TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
 
@@ -20,7 +19,8 @@ class FeatureCache:
     """Least-recently-used cache of features before pruning, bounded by their bytes. Any thread may use it.
 
     The key is the SHA-256 of the file together with the pruner inside the tower (None for none). An entry serves every
-    request whose tower outputs it has. The tensors stay where the tower computed them: in device memory on a GPU.
+    request whose tower outputs it has. The tensors stay where the tower computed them: in device memory on a GPU. They
+    are copies, since a part of a batch would keep the whole batch in memory.
 
     Args:
         max_bytes: Bound of all entries together; 0 disables the cache. The oldest entries are evicted. Features that
@@ -43,11 +43,14 @@ class FeatureCache:
 
     def put(self, digest: bytes, features: MediaFeatures, in_tower: InTowerPruner | None = None) -> None:
         """Adds features; their tower outputs are merged with those that are cached for the same image or video."""
+        if features.nbytes > self._entries.maxsize:
+            return
+        features = features.copied()
         with self._lock:
             cached = self._entries.get((digest, in_tower))
             if cached is not None:
-                merged = tuple(map(_with_outputs_of, cached.tower_features, features.tower_features))
-                features = dataclasses.replace(cached, tower_features=merged)
+                outputs = {**cached.batch.outputs, **features.batch.outputs}
+                features = dataclasses.replace(cached, batch=dataclasses.replace(cached.batch, outputs=outputs))
             if features.nbytes <= self._entries.maxsize:
                 self._entries[digest, in_tower] = features
 
@@ -56,7 +59,3 @@ class FeatureCache:
         """Bytes in use."""
         with self._lock:
             return int(self._entries.currsize)
-
-
-def _with_outputs_of(cached: TowerFeatures, new: TowerFeatures) -> TowerFeatures:
-    return dataclasses.replace(cached, outputs={**cached.outputs, **new.outputs})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,9 @@ from torch import Tensor
 from encoder_service.pruners.base import FeatureRequirements, TowerFeatures
 from encoder_service.pruners.tower_outputs import TowerOutput
 
-__all__ = ["MediaFeatures", "PatchLayout", "TowerInputs", "VideoFrames"]
+__all__ = ["IntArray", "MediaFeatures", "PatchLayout", "TowerInputs", "VideoFrames", "split_batch"]
+
+IntArray: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class PatchLayout:
         num_inputs: Number of tiles (the base tile first) or frames; 1 for an untiled image.
         rows, columns: Size of one tower input in patches.
         cls_per_input: Number of CLS tokens of each tower input that the language model reads if nothing is pruned.
-        mosaic: [rows, columns of the mosaic] int64, positions of the patches of all tiles but the base tile, without
+        mosaic: [rows, columns of the mosaic], positions of the patches of all tiles but the base tile, without
             padding, in the order in which the language model reads them. The patches of each tile are a rectangle. A
             size may be 0 if the image is very narrow. None for media without tiles.
         is_video: Whether it is a video.
@@ -52,7 +55,7 @@ class PatchLayout:
     rows: int
     columns: int
     cls_per_input: int = 0
-    mosaic: Tensor | None = None
+    mosaic: IntArray | None = None
     is_video: bool = False
     seconds_per_frame: float = 0.0
 
@@ -65,16 +68,16 @@ class PatchLayout:
         """Tower outputs that a pruner requires of media with this layout."""
         return requirements.outputs if self.mosaic is None else requirements.outputs | requirements.tile_outputs
 
-    def patch_positions(self) -> tuple[Tensor, ...]:
+    def patch_positions(self) -> tuple[IntArray, ...]:
         """Positions of the patches of each tower input, ascending, without padding; a tile may be all padding."""
-        is_patch = torch.ones(self.num_patches, dtype=torch.bool)
-        if self.mosaic is not None:
-            is_patch[self.rows * self.columns :] = False
-            is_patch[self.mosaic.flatten()] = True
         size = self.rows * self.columns
+        if self.mosaic is None:
+            return tuple(np.arange(start, start + size) for start in range(0, self.num_patches, size))
+        is_patch = np.zeros(self.num_patches, np.bool_)
+        is_patch[:size] = True
+        is_patch[self.mosaic.ravel()] = True
         return tuple(
-            start + is_input_patch.nonzero().squeeze(1)
-            for start, is_input_patch in zip(range(0, self.num_patches, size), is_patch.split(size), strict=True)
+            start + np.flatnonzero(is_patch[start : start + size]) for start in range(0, self.num_patches, size)
         )
 
 
@@ -101,31 +104,56 @@ def _from_array(pixel_values: npt.NDArray[np.float32], layout: PatchLayout) -> T
 
 @dataclass(frozen=True, slots=True)
 class MediaFeatures:
-    """Features of an image or video, before pruning.
+    """Features of an image or video before pruning: rows of a batch that the tower computed, padding included.
 
     Attributes:
         layout: Grid of the patches.
-        tower_features: Features of each tower input, without padding. A tile that is all padding is left out.
-        patch_positions: Grid positions of the patches of each of `tower_features`, [N_i] int64 on the CPU.
-        cls_tokens: [num_inputs * cls_per_input, C]; None if the layout has no CLS tokens.
+        batch: Features of the tower inputs of one or more images and videos, [B, N, C].
+        rows: Rows of the batch with the tower inputs of this image or video, without tiles that are all padding.
     """
 
     layout: PatchLayout
-    tower_features: tuple[TowerFeatures, ...]
-    patch_positions: tuple[Tensor, ...]
-    cls_tokens: Tensor | None = None
+    batch: TowerFeatures
+    rows: tuple[int, ...]
 
-    @property
-    def num_patches(self) -> int:
-        """Number of patches of all tower inputs, without padding."""
-        return sum(map(len, self.patch_positions))
+    def patch_positions(self) -> list[IntArray]:
+        """Grid positions of the patches of each row, [N_i], without padding."""
+        return [positions for positions in self.layout.patch_positions() if len(positions)]
 
     def have(self, outputs: Set[TowerOutput]) -> bool:
         """Whether all of `outputs` were computed."""
-        return all(outputs <= features.outputs.keys() for features in self.tower_features)
+        return outputs <= self.batch.outputs.keys()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        tensors = (*self.patch_positions, *(() if self.cls_tokens is None else (self.cls_tokens,)))
-        return sum(features.nbytes for features in self.tower_features) + sum(int(tensor.nbytes) for tensor in tensors)
+        """Bytes of the rows in all tensors."""
+        return self.batch.nbytes // self.batch.num_inputs * len(self.rows)
+
+    def copied(self) -> MediaFeatures:
+        """The same features in tensors of their own, so that the batch is not kept in memory."""
+        first, last = self.rows[0], self.rows[-1] + 1
+
+        def copy(tensor: Tensor) -> Tensor:
+            if last - first == len(self.rows):
+                return tensor[first:last].clone()
+            return torch.cat([tensor[row : row + 1] for row in self.rows])
+
+        batch = self.batch
+        kept = batch.kept_in_tower
+        copies = TowerFeatures(
+            copy(batch.hidden),
+            batch.grid,
+            {output: copy(values) for output, values in batch.outputs.items()},
+            None if kept is None else copy(kept),
+        )
+        return MediaFeatures(self.layout, copies, tuple(range(len(self.rows))))
+
+
+def split_batch(batch: TowerFeatures, layouts: Sequence[PatchLayout]) -> list[MediaFeatures]:
+    """Features of each image and video, whose tower inputs follow one another in `batch`."""
+    media, first = [], 0
+    for layout in layouts:
+        rows = tuple(first + i for i, positions in enumerate(layout.patch_positions()) if len(positions))
+        media.append(MediaFeatures(layout, batch, rows))
+        first += layout.num_inputs
+    return media

@@ -191,7 +191,7 @@ def _read_budget(request: encoder_pb2.EncodeRequest, pruner: BoundPruner, settin
                 raise InvalidRequest(f"keep_ratio {request.keep_ratio:g} is not in (0, 1]", param="keep_ratio")
             return Budget(keep_ratio=request.keep_ratio)
         case "keep_auto" if request.keep_auto:
-            if pruner.choose_keep is None:
+            if pruner.pruner.choose_keep is None:
                 able = ", ".join(name for name, other in PRUNERS.items() if other.choose_keep is not None)
                 raise InvalidRequest(
                     f"pruner {pruner.name} cannot choose its budget; give keep_tokens or keep_ratio, or take {able}",

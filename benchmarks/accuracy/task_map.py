@@ -183,8 +183,8 @@ def _measure(
         seed = question.scene.seed
         if seed not in seen:
             (media,) = encoder.encode([encoder.media.image(question.image)], _OUTPUTS)
-            seen = {seed: media.tower_features[0]}
-        (text,) = encoder.encode_texts([texts.encode(question.text)], eos_attention=True)
+            seen = {seed: media.batch.at(media.rows[0])}
+        text = encoder.encode_texts([texts.encode(question.text)], eos_attention=True).take(torch.tensor(0))
         on_object = torch.from_numpy(np.isin(label_patches(question.scene), objects))
         if on_object.any():
             values.add(question, on_object, _maps(seen[seed], text, reader.read(seen[seed], question.text)))

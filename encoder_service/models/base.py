@@ -85,6 +85,6 @@ class EncoderModel(Protocol):
         """Features of each image and video with the given outputs, or from a tower that `in_tower` prunes."""
         ...
 
-    def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:
-        """Features of questions of at least `min_text_ids` ids; independent of the other questions of the batch."""
+    def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> TextFeatures:
+        """Features of questions of at least `min_text_ids` ids, as a batch in which each is padded."""
         ...

@@ -99,8 +99,8 @@ class ClipEncoder:
         model = _vision_model(checkpoint, read_config(checkpoint), options.attn_implementation, name)
         return for_inference(ClipVisionTower(model, self.vision_tower.visual_projection), self.device, self.dtype)
 
-    def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:
-        features: list[TextFeatures] = self.text_tower(texts, eos_attention=eos_attention)
+    def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> TextFeatures:
+        features: TextFeatures = self.text_tower(texts, eos_attention=eos_attention)
         return features
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from encoder_service.pruners.base import TextFeatures
+from fovea.modeling.transfers import to_device
 
 __all__ = ["ClipTextTower", "windows"]
 
@@ -39,42 +43,40 @@ class ClipTextTower(nn.Module):
         self._max_windows = max_windows
 
     @torch.inference_mode()
-    def forward(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:
-        """Features of texts of different lengths (BOS, words, EOS), independent of the other texts."""
+    def forward(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> TextFeatures:
+        """Features of texts of different lengths (BOS, words, EOS) as one padded batch."""
         windows_by_text = [windows(text, self.max_positions) for text in texts]
         all_windows = [window for text_windows in windows_by_text for window in text_windows]
-        tokens: list[Tensor] = []
-        attention: list[Tensor | None] = []
-        for start in range(0, len(all_windows), self._max_windows):
-            chunk = all_windows[start : start + self._max_windows]
-            projected, weights = self._forward_windows(chunk, eos_attention)
-            tokens += [projected[i, : len(window)] for i, window in enumerate(chunk)]
-            attention += [None if weights is None else weights[i, : len(window)] for i, window in enumerate(chunk)]
-        features, first = [], 0
-        for text_windows in windows_by_text:
-            of_text = slice(first, first + len(text_windows))
-            features.append(_concatenate(tokens[of_text], attention[of_text]))
-            first += len(text_windows)
-        return features
+        length = max(map(len, all_windows))
+        parts = [
+            self._forward_windows(all_windows[start : start + self._max_windows], length, eos_attention)
+            for start in range(0, len(all_windows), self._max_windows)
+        ]
+        tokens, eos = (
+            torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+            for tensors in ([part.tokens for part in parts], [part.eos for part in parts])
+        )
+        known = [part.eos_attention for part in parts if part.eos_attention is not None]
+        attention = torch.cat(known) if known else None
+        return _joined(windows_by_text, length, tokens, eos, attention)
 
-    def _forward_windows(self, batch: Sequence[Sequence[int]], eos_attention: bool) -> tuple[Tensor, Tensor | None]:
-        """[W, S, D] embeddings of W windows padded at the right, and the attention of each window's EOS, [W, S].
+    def _forward_windows(self, batch: Sequence[Sequence[int]], length: int, eos_attention: bool) -> _Windows:
+        """Features of W windows padded at the right.
 
         Attention is causal, so no token before EOS attends to the padding after it: no padding mask is needed.
         """
         model = self.text_model
         device = self.text_projection.weight.device
-        length = max(len(window) for window in batch)
-        ids = torch.tensor([[*window, *[0] * (length - len(window))] for window in batch], device=device)
+        ids = to_device(torch.tensor([[*window, *[0] * (length - len(window))] for window in batch]), device)
         hidden = model.embeddings(input_ids=ids)
         before = hidden
         for layer in model.encoder.layers:
             before = hidden
             hidden = layer(hidden, None, is_causal=True)
-        weights = None
-        if eos_attention:
-            weights = self._eos_attention(before, torch.tensor([len(window) - 1 for window in batch], device=device))
-        return self.text_projection(model.final_layer_norm(hidden)), weights
+        tokens = self.text_projection(model.final_layer_norm(hidden))
+        rows = torch.arange(len(batch), device=device)
+        last = to_device(torch.tensor([len(window) - 1 for window in batch]), device)
+        return _Windows(tokens, tokens[rows, last], self._eos_attention(before, last) if eos_attention else None)
 
     def _eos_attention(self, hidden: Tensor, eos: Tensor) -> Tensor:
         """Attention of the token at `eos` [W] in the last layer, mean over the heads: [W, S, C] to [W, S]."""
@@ -91,17 +93,43 @@ class ClipTextTower(nn.Module):
         return weights
 
 
-def _concatenate(tokens: list[Tensor], attention: list[Tensor | None]) -> TextFeatures:
-    """Features of one text from the tokens [S, D] of its windows."""
-    is_word = torch.cat([torch.ones(len(window), dtype=torch.bool, device=window.device) for window in tokens])
-    first = 0
-    for window in tokens:
-        is_word[first] = is_word[first + len(window) - 1] = False
-        first += len(window)
-    known = [weights for weights in attention if weights is not None]
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """Windows of texts: tokens [W, L, D], EOS embeddings [W, D], and attention of each window's EOS [W, L] or None."""
+
+    tokens: Tensor
+    eos: Tensor
+    eos_attention: Tensor | None
+
+
+def _joined(
+    windows_by_text: Sequence[Sequence[Sequence[int]]],
+    length: int,
+    tokens: Tensor,
+    eos: Tensor,
+    eos_attention: Tensor | None,
+) -> TextFeatures:
+    """Features of texts from those of all windows, each padded to `length`; texts with fewer windows are padded."""
+    counts = np.array([len(text_windows) for text_windows in windows_by_text])
+    most = int(counts.max())
+    lengths = np.zeros((len(counts), most), np.int64)
+    for i, text_windows in enumerate(windows_by_text):
+        lengths[i, : len(text_windows)] = [len(window) for window in text_windows]
+    column = np.arange(length)
+    is_token = column < lengths[..., None]
+    is_word = (column > 0) & (column < lengths[..., None] - 1)
+    if most > 1:
+        first = np.cumsum(counts) - counts
+        index = np.where(lengths > 0, first[:, None] + np.arange(most), 0)
+        window = to_device(torch.from_numpy(index), tokens.device)
+        tokens, eos = tokens[window].flatten(1, 2), eos[window]
+        eos_attention = None if eos_attention is None else eos_attention[window].flatten(1, 2)
+    else:
+        eos = eos[:, None]
+
+    def mask(values: npt.NDArray[np.bool_]) -> Tensor:
+        return to_device(torch.from_numpy(values.reshape(len(counts), -1)), tokens.device)
+
     return TextFeatures(
-        tokens=torch.cat(tokens),
-        eos=torch.stack([window[-1] for window in tokens]),
-        is_word=is_word,
-        eos_attention=torch.cat(known) if known else None,
+        tokens, eos, mask(is_word), eos_attention, mask(is_token), mask(lengths > 0) if most > 1 else None
     )

@@ -54,14 +54,14 @@ class ClipVisionTower(nn.Module):
     @torch.inference_mode()
     def forward(
         self, pixel_values: Tensor, outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
-    ) -> list[TowerFeatures]:
+    ) -> TowerFeatures:
         """Features of B tower inputs.
 
         Args:
             pixel_values: [B, 3, H, W], as the checkpoint's processor makes them.
             outputs: Outputs to compute besides X[V-1].
             in_tower: Pruner that may drop patches after each layer. Each tower input is then computed by itself,
-                because each keeps other patches.
+                because each keeps another number of patches between the layers.
 
         Raises:
             ValueError: Outputs are requested of a tower that is pruned inside.
@@ -71,29 +71,25 @@ class ClipVisionTower(nn.Module):
         if outputs:
             names = ", ".join(map(str, sorted(outputs)))
             raise ValueError(f"a tower that is pruned inside offers no outputs, {names} were requested")
-        return [self._pruned(pixel_values[i : i + 1], in_tower) for i in range(len(pixel_values))]
+        hidden, kept = zip(
+            *(self._pruned(pixel_values[i : i + 1], in_tower) for i in range(len(pixel_values))), strict=True
+        )
+        return TowerFeatures(torch.cat(hidden), self.grid, {}, torch.stack(kept))
 
     def _embed(self, pixel_values: Tensor) -> Tensor:
         """X[0], [B, 1 + N, C]."""
         hidden: Tensor = self.vision_model.pre_layrnorm(self.vision_model.embeddings(pixel_values))
         return hidden
 
-    def _whole(self, pixel_values: Tensor, outputs: Set[TowerOutput]) -> list[TowerFeatures]:
+    def _whole(self, pixel_values: Tensor, outputs: Set[TowerOutput]) -> TowerFeatures:
         first = second_last = hidden = self._embed(pixel_values)
         for layer in self.vision_model.encoder.layers[:-1]:
             second_last = hidden
             hidden = layer(hidden, None)
-        computed = self._outputs(hidden, second_last, first, outputs)
-        return [
-            # Copies: a slice of a batch would keep the whole batch alive in the cache.
-            TowerFeatures(
-                hidden[i, 1:].clone(), self.grid, {output: values[i].clone() for output, values in computed.items()}
-            )
-            for i in range(len(hidden))
-        ]
+        return TowerFeatures(hidden[:, 1:], self.grid, self._outputs(hidden, second_last, first, outputs))
 
-    def _pruned(self, pixel_values: Tensor, in_tower: InTowerPruner) -> TowerFeatures:
-        """Features of one tower input [1, 3, H, W], with patches dropped between layers."""
+    def _pruned(self, pixel_values: Tensor, in_tower: InTowerPruner) -> tuple[Tensor, Tensor]:
+        """Features [1, n, C] of one tower input [1, 3, H, W], with patches dropped between layers, and those kept."""
         hidden = self._embed(pixel_values)
         kept_in_tower = torch.arange(hidden.shape[1] - 1, device=hidden.device)
         hook, layers = in_tower.new_hook(), self.vision_model.encoder.layers
@@ -103,7 +99,7 @@ class ClipVisionTower(nn.Module):
             if kept is not None:
                 kept_in_tower = kept_in_tower[kept]
                 hidden = torch.cat([hidden[:, :1], hidden[:, 1:][:, kept]], dim=1)
-        return TowerFeatures(hidden[0, 1:].clone(), self.grid, {}, kept_in_tower)
+        return hidden[:, 1:], kept_in_tower
 
     def _outputs(
         self, hidden: Tensor, second_last: Tensor, first: Tensor, outputs: Set[TowerOutput]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from encoder_service.media_features import MediaFeatures, TowerInputs
+from encoder_service.media_features import MediaFeatures, TowerInputs, split_batch
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.models.media import SquareMedia
@@ -36,7 +36,4 @@ class LlavaEncoder(ClipEncoder):
     ) -> list[MediaFeatures]:
         pixel_values = torch.cat([image.pixel_values for image in inputs])
         features = self.vision_tower(pixel_values.to(self.device, self.dtype), outputs, in_tower)
-        return [
-            MediaFeatures(image.layout, (tower_features,), image.layout.patch_positions())
-            for image, tower_features in zip(inputs, features, strict=True)
-        ]
+        return split_batch(features, [image.layout for image in inputs])

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence, Set
 from pathlib import Path
 
 import torch
 
-from encoder_service.media_features import MediaFeatures, TowerInputs
+from encoder_service.media_features import MediaFeatures, TowerInputs, split_batch
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.models.media import TiledMedia
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
-from encoder_service.tiling import without_padding
 from fovea.modeling.configs import read_config
 
 __all__ = ["LlavaNextEncoder"]
@@ -41,7 +39,5 @@ class LlavaNextEncoder(ClipEncoder):
         self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
     ) -> list[MediaFeatures]:
         pixel_values = torch.cat([image.pixel_values for image in inputs])
-        tiles = iter(self.vision_tower(pixel_values.to(self.device, self.dtype), outputs, in_tower))
-        return [
-            without_padding(image.layout, list(itertools.islice(tiles, image.layout.num_inputs))) for image in inputs
-        ]
+        features = self.vision_tower(pixel_values.to(self.device, self.dtype), outputs, in_tower)
+        return split_batch(features, [image.layout for image in inputs])

@@ -22,7 +22,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLVisionRotaryEmbedding,
 )
 
-from encoder_service.media_features import MediaFeatures, TowerInputs
+from encoder_service.media_features import MediaFeatures, TowerInputs, split_batch
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.fingerprint import settings_fingerprint
 from encoder_service.models.media import QwenMedia
@@ -35,6 +35,7 @@ from fovea import checkpoints
 from fovea.modeling.compute import for_inference, num_parameters, resolve_device, resolve_dtype
 from fovea.modeling.configs import config_part, read_config
 from fovea.modeling.errors import CheckpointError
+from fovea.modeling.transfers import to_device
 from fovea.modeling.weights import assign_weights, read_tensors
 
 __all__ = ["QwenEncoder"]
@@ -95,25 +96,33 @@ class QwenEncoder:
     ) -> list[MediaFeatures]:
         if in_tower is not None:
             raise ValueError("the tower of family qwen2_5_vl cannot be pruned inside")
-        patches = torch.cat([media.pixel_values.flatten(0, 1) for media in inputs]).to(self.device, self.dtype)
-        layouts = [media.layout for media in inputs]
-        grids = [(layout.rows, layout.columns) for layout in layouts for _ in range(layout.num_inputs)]
-        features = iter(self.vision_tower(patches, grids, outputs))
-        return [
-            MediaFeatures(layout, tuple(itertools.islice(features, layout.num_inputs)), layout.patch_positions())
-            for layout in layouts
+        # Media with equal grids follow one another, so that they are one batch after the tower.
+        by_grid = sorted(inputs, key=lambda media: (media.layout.rows, media.layout.columns))
+        patches = torch.cat([media.pixel_values.flatten(0, 1) for media in by_grid]).to(self.device, self.dtype)
+        features: dict[int, MediaFeatures] = {}
+        runs = [
+            (grid, list(run))
+            for grid, run in itertools.groupby(by_grid, lambda media: (media.layout.rows, media.layout.columns))
         ]
+        grids = [(grid, sum(media.layout.num_inputs for media in run)) for grid, run in runs]
+        for (_, run), batch in zip(runs, self.vision_tower(patches, grids, outputs), strict=True):
+            split = split_batch(batch, [media.layout for media in run])
+            features |= {id(media): of_media for media, of_media in zip(run, split, strict=True)}
+        return [features[id(media)] for media in inputs]
 
     @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> list[TextFeatures]:
+    def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> TextFeatures:
         if eos_attention:
             raise ValueError("family qwen2_5_vl has no text tower whose attention could be read")
-        return [self._encode_text(ids) for ids in texts]
-
-    def _encode_text(self, ids: Sequence[int]) -> TextFeatures:
-        tokens = self._embeddings[torch.tensor(ids, device=self.device)].to(self.dtype)
+        length = max(map(len, texts))
+        ids = torch.tensor([[*text, *[0] * (length - len(text))] for text in texts])
+        is_token = torch.tensor([[i < len(text) for i in range(length)] for text in texts])
+        tokens = self._embeddings[to_device(ids, self.device)].to(self.dtype)
+        is_token = to_device(is_token, self.device)
         # There is no EOS that represents the whole text; the mean takes its place.
-        return TextFeatures(tokens, tokens.mean(dim=0, keepdim=True), torch.ones(len(ids), dtype=torch.bool))
+        total = tokens.masked_fill(~is_token[..., None], 0).sum(dim=1, keepdim=True)
+        mean = total / is_token.sum(dim=1)[:, None, None]
+        return TextFeatures(tokens, mean.to(tokens.dtype), is_token, is_token=is_token)
 
 
 def _vision_config(config: dict[str, Any]) -> Any:

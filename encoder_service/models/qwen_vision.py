@@ -7,8 +7,9 @@ score for each visual token, sorted back into raster order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence, Set
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from encoder_service.pruners.tower_outputs import (
     TowerOutput,
 )
 from fovea.modeling.numerics import at_least_float32
+from fovea.modeling.transfers import to_device
 
 __all__ = ["QWEN_OUTPUTS", "QwenVisionTower", "attention_received"]
 
@@ -43,6 +45,9 @@ QWEN_OUTPUTS: Final = frozenset(
         SALIENCY_FIRST,
     }
 )
+
+_Run: TypeAlias = tuple[int, int]
+"""Number of tower inputs that follow one another, and number of patches of each."""
 
 # Largest number of scores in one step of `attention_received`: 256 MiB in float32. A large image has 65,536 patches
 # before the merger.
@@ -74,49 +79,62 @@ class QwenVisionTower(nn.Module):
 
     @torch.inference_mode()
     def forward(
-        self, patches: Tensor, grids: Sequence[tuple[int, int]], outputs: Set[TowerOutput]
+        self, patches: Tensor, grids: Sequence[tuple[tuple[int, int], int]], outputs: Set[TowerOutput]
     ) -> list[TowerFeatures]:
         """Features of several tower inputs (images, pairs of frames), which do not attend to each other.
 
+        transformers' layers compute the attention of each input, and of each window, by itself. What follows them is
+        computed for all inputs of a grid at once.
+
         Args:
             patches: [S, P] pixel values, one tower input after the other, as the checkpoint's processor makes them.
-            grids: Rows and columns of each tower input's visual tokens.
+            grids: Grid of visual tokens and number of the tower inputs that have it, one run after the other.
             outputs: Outputs to compute besides the features.
+
+        Returns:
+            A batch for each run of tower inputs.
         """
         vision_model, merge = self.vision_model, self.vision_model.spatial_merge_size
-        grid_thw = torch.tensor([(1, rows * merge, columns * merge) for rows, columns in grids], device=patches.device)
+        # On the CPU: transformers reads the sizes back.
+        grid_thw = torch.tensor([(count, rows * merge, columns * merge) for (rows, columns), count in grids])
         input_bounds = get_vision_cu_seqlens(grid_thw)
         to_windows, window_bounds = get_vision_window_index(
             grid_thw, merge, vision_model.window_size, vision_model.patch_size
         )
-        to_windows = to_windows.to(patches.device)
+        position_ids = to_device(get_vision_position_ids(grid_thw, merge), patches.device)
+        to_windows = to_device(to_windows, patches.device)
 
         def by_windows(values: Tensor) -> Tensor:
             in_order: Tensor = values.unflatten(0, (-1, merge**2))[to_windows].flatten(0, 1)
             return in_order
 
         first = last = hidden = by_windows(vision_model.patch_embed(patches))
-        cos, sin = vision_model.rotary_pos_emb(hidden, get_vision_position_ids(grid_thw, merge))
+        cos, sin = vision_model.rotary_pos_emb(hidden, position_ids)
         rotary = by_windows(cos), by_windows(sin)
         for index, block in enumerate(vision_model.blocks):
             bounds = input_bounds if index in vision_model.fullatt_block_indexes else window_bounds
             last, hidden = hidden, block(hidden, cu_seqlens=bounds, position_embeddings=rotary)
         features = vision_model.merger(hidden)
 
-        lengths = input_bounds.diff()
-        computed = self._outputs_of_last(last, rotary, lengths, outputs) if outputs else {}
+        runs = [(count, rows * columns * merge**2) for (rows, columns), count in grids]
+        computed = self._outputs_of_last(last, rotary, runs, outputs) if outputs else {}
         if TowerOutput(OutputKind.JOINT) in outputs:
             computed[TowerOutput(OutputKind.JOINT)] = features
         if SALIENCY_FIRST in outputs:
-            bounds = input_bounds if 0 in vision_model.fullatt_block_indexes else window_bounds
             query, key, _ = _heads(vision_model.blocks[0], first, rotary)
-            computed[SALIENCY_FIRST] = self._saliency(query, key, bounds.diff(), lengths)
-        return _split_by_input(features, computed, torch.argsort(to_windows), grids)
+            attends_to_all = 0 in vision_model.fullatt_block_indexes
+            received = (
+                _received(query, key, runs)
+                if attends_to_all
+                else _received(query, key, [(1, length) for length in window_bounds.diff().tolist()])
+            )
+            computed[SALIENCY_FIRST] = self._saliency(received, runs)
+        return _split_by_grid(features, computed, torch.argsort(to_windows), grids)
 
     def _outputs_of_last(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], lengths: Tensor, outputs: Set[TowerOutput]
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], runs: Sequence[_Run], outputs: Set[TowerOutput]
     ) -> dict[TowerOutput, Tensor]:
-        """Outputs of the last layer, from its input `hidden` [S, C] and the number of patches of each tower input.
+        """Outputs of the last layer, from its input `hidden` [S, C].
 
         They have one vector or score for each visual token, sorted by windows. JOINT does not have vector 0 yet.
         """
@@ -124,7 +142,8 @@ class QwenVisionTower(nn.Module):
         computed: dict[TowerOutput, Tensor] = {}
         query, key, value = _heads(block, hidden, rotary)
         if saliencies := outputs & {SALIENCY_LAST, SALIENCY_SECOND_LAST}:
-            computed |= dict.fromkeys(saliencies, self._saliency(query, key, lengths, lengths))
+            saliency = self._saliency(_received(query, key, runs), runs)
+            computed |= dict.fromkeys(saliencies, saliency)
         if KEYS in outputs:
             keys = block.attn.qkv(block.norm1(hidden)).chunk(3, dim=-1)[1]
             computed[KEYS] = keys.unflatten(0, (-1, group)).flatten(1)
@@ -132,24 +151,18 @@ class QwenVisionTower(nn.Module):
         for variant in VARIANTS:
             joint, attention = (TowerOutput(kind, qkv=variant) for kind in (OutputKind.JOINT, OutputKind.ATTENTION))
             if joint in outputs or attention in outputs:
-                output = block.attn.proj(_mixed([letters[letter] for letter in variant], lengths))
+                output = block.attn.proj(_mixed([letters[letter] for letter in variant], runs))
                 if joint in outputs:
                     computed[joint] = self.vision_model.merger(output)
                 if attention in outputs:
                     computed[attention] = output.unflatten(0, (-1, group)).flatten(1)
         return computed
 
-    def _saliency(self, query: Tensor, key: Tensor, spans: Tensor, lengths: Tensor) -> Tensor:
-        """Attention received, mean over heads, over all queries of a tower input and over the group: [S / M].
-
-        Args:
-            query, key: Queries and keys of a layer, [S, H, d].
-            spans: Lengths of the runs of patches that attend to each other.
-            lengths: Number of patches of each tower input.
-        """
-        pairs = zip(query.split(spans.tolist()), key.split(spans.tolist()), strict=True)
-        received = torch.cat([attention_received(*pair) for pair in pairs])
-        mean = received / torch.repeat_interleave(lengths, lengths)
+    def _saliency(self, received: Tensor, runs: Sequence[_Run]) -> Tensor:
+        """Attention received [S], as a mean over all queries of a tower input and over the group: [S / M]."""
+        parts = received.split([count * length for count, length in runs])
+        means = [part / length for part, (_, length) in zip(parts, runs, strict=True)]
+        mean = means[0] if len(means) == 1 else torch.cat(means)
         saliency: Tensor = mean.unflatten(0, (-1, self.vision_model.spatial_merge_unit)).mean(dim=1)
         return saliency
 
@@ -161,52 +174,70 @@ def _heads(block: Qwen2_5_VLVisionBlock, hidden: Tensor, rotary: tuple[Tensor, T
     return *apply_rotary_pos_emb_vision(query, key, *rotary), value
 
 
-def _split_by_input(
-    features: Tensor, computed: dict[TowerOutput, Tensor], to_raster: Tensor, grids: Sequence[tuple[int, int]]
+def _by_run(values: Tensor, runs: Sequence[_Run]) -> list[Tensor]:
+    """[S, ...] to one tensor [B, L, ...] for each run of B inputs of L patches."""
+    parts = values.split([count * length for count, length in runs])
+    return [part.unflatten(0, run) for part, run in zip(parts, runs, strict=True)]
+
+
+def _received(query: Tensor, key: Tensor, runs: Sequence[_Run]) -> Tensor:
+    """Attention received by each patch [S] inside its input, from queries and keys [S, H, d]."""
+    pairs = zip(_by_run(query, runs), _by_run(key, runs), strict=True)
+    received = [attention_received(*pair).flatten() for pair in pairs]
+    return received[0] if len(received) == 1 else torch.cat(received)
+
+
+def _mixed(heads: Sequence[Tensor], runs: Sequence[_Run]) -> Tensor:
+    """softmax(A B^T / sqrt(d)) C of `heads` A, B, C inside each tower input: [S, H, d] to [S, H d]."""
+    by_run = zip(*(_by_run(head, runs) for head in heads), strict=True)
+    mixed = [
+        nn.functional.scaled_dot_product_attention(*(head.transpose(1, 2) for head in abc)).transpose(1, 2).flatten(2)
+        for abc in by_run
+    ]
+    return torch.cat([part.flatten(0, 1) for part in mixed]) if len(mixed) > 1 else mixed[0].flatten(0, 1)
+
+
+def _split_by_grid(
+    features: Tensor,
+    computed: dict[TowerOutput, Tensor],
+    to_raster: Tensor,
+    grids: Sequence[tuple[tuple[int, int], int]],
 ) -> list[TowerFeatures]:
-    """Features and outputs of each tower input in raster order, from those of all inputs sorted by windows."""
-    sizes = [rows * columns for rows, columns in grids]
-    features_by_input = features[to_raster].split(sizes)
-    outputs_by_input = {output: values[to_raster].split(sizes) for output, values in computed.items()}
+    """A batch for each run of tower inputs, in raster order, from vectors of all inputs sorted by windows."""
+    runs = [(count, rows * columns) for (rows, columns), count in grids]
+    features_by_run = _by_run(features[to_raster], runs)
+    outputs_by_run = {output: _by_run(values[to_raster], runs) for output, values in computed.items()}
     return [
-        # Copies: a slice of a batch would keep the whole batch alive in the cache.
         TowerFeatures(
-            features_by_input[i].clone(),
+            features_by_run[i],
             grid,
             {
-                output: _with_mean(values[i]) if output.has_cls else values[i].clone()
-                for output, values in outputs_by_input.items()
+                output: _with_mean(values[i]) if output.has_cls else values[i]
+                for output, values in outputs_by_run.items()
             },
         )
-        for i, grid in enumerate(grids)
+        for i, (grid, _) in enumerate(grids)
     ]
 
 
 def _with_mean(vectors: Tensor) -> Tensor:
-    return torch.cat([vectors.mean(dim=0, keepdim=True), vectors])
-
-
-def _mixed(heads: Sequence[Tensor], lengths: Tensor) -> Tensor:
-    """softmax(A B^T / sqrt(d)) C of `heads` A, B, C inside each tower input: [S, H, d] to [S, H d]."""
-    by_input = zip(*(head.transpose(0, 1).split(lengths.tolist(), dim=1) for head in heads), strict=True)
-    mixed = [nn.functional.scaled_dot_product_attention(*(head[None] for head in abc))[0] for abc in by_input]
-    return torch.cat(mixed, dim=1).transpose(0, 1).flatten(1)
+    return torch.cat([vectors.mean(dim=-2, keepdim=True), vectors], dim=-2)
 
 
 def attention_received(query: Tensor, key: Tensor) -> Tensor:
     """Column sums of softmax(Q K^T / sqrt(d)), mean over heads; the whole map is never in memory.
 
     Args:
-        query: Queries, [S, H, d].
-        key: Keys, [S, H, d].
+        query: Queries, [..., S, H, d].
+        key: Keys, [..., S, H, d].
 
     Returns:
-        [S], at least float32; 1 on average.
+        [..., S], at least float32; 1 on average.
     """
-    length, num_heads, width = key.shape
-    keys = key.permute(1, 2, 0)  # [H, d, S]
-    received = at_least_float32(key.new_zeros(length))
-    for queries in query.split(max(1, _MAX_SCORES // (num_heads * length))):
-        scores = at_least_float32(queries.transpose(0, 1) @ keys * width**-0.5)
-        received += scores.softmax(dim=-1).sum(dim=(0, 1))
+    *batch, length, num_heads, width = key.shape
+    keys = key.movedim(-3, -1)  # [..., H, d, S]
+    received = at_least_float32(key.new_zeros(*batch, length))
+    for queries in query.split(max(1, _MAX_SCORES // (num_heads * length * math.prod(batch))), dim=-3):
+        scores = at_least_float32(queries.transpose(-3, -2) @ keys * width**-0.5)
+        received += scores.softmax(dim=-1).sum(dim=(-3, -2))
     return received / num_heads

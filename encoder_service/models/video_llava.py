@@ -7,20 +7,18 @@ tokens: they only score patches, and the budget goes to patches.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import torch
 
-from encoder_service.media_features import MediaFeatures, PatchLayout, TowerInputs
+from encoder_service.media_features import MediaFeatures, TowerInputs, split_batch
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.models.frames import FrameProcessor
 from encoder_service.models.media import SquareMedia
 from encoder_service.models.preprocessing import ImageProcessor
-from encoder_service.pruners.base import TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import CLS_HIDDEN, TowerOutput
 
@@ -57,10 +55,10 @@ class VideoLlavaEncoder(ClipEncoder):
         images, videos = (
             [media for media in inputs if media.layout.is_video == is_video] for is_video in (False, True)
         )
-        image_features = self._run_tower(self.vision_tower, images, outputs, in_tower)
+        image_features = iter(self._run_tower(self.vision_tower, images, outputs, in_tower))
         # The language model reads the CLS tokens of an unpruned video.
         frame_outputs = outputs if in_tower is not None else {*outputs, CLS_HIDDEN}
-        video_features = self._run_tower(self.video_tower, videos, frame_outputs, in_tower)
+        video_features = iter(self._run_tower(self.video_tower, videos, frame_outputs, in_tower))
         return [next(video_features if media.layout.is_video else image_features) for media in inputs]
 
     def _run_tower(
@@ -69,19 +67,9 @@ class VideoLlavaEncoder(ClipEncoder):
         inputs: Sequence[TowerInputs],
         outputs: Set[TowerOutput],
         in_tower: InTowerPruner | None,
-    ) -> Iterator[MediaFeatures]:
+    ) -> list[MediaFeatures]:
         if not inputs:
-            return
+            return []
         pixel_values = torch.cat([media.pixel_values for media in inputs])
-        features = iter(tower(pixel_values.to(self.device, self.dtype), outputs, in_tower))
-        for media in inputs:
-            layout = media.layout
-            tower_features = tuple(itertools.islice(features, layout.num_inputs))
-            yield MediaFeatures(layout, tower_features, layout.patch_positions(), _cls_tokens(layout, tower_features))
-
-
-def _cls_tokens(layout: PatchLayout, frames: Sequence[TowerFeatures]) -> torch.Tensor | None:
-    """CLS tokens that the language model reads, [num_inputs, C]; None where it reads none."""
-    if not layout.cls_per_input or CLS_HIDDEN not in frames[0].outputs:
-        return None
-    return torch.stack([frame.outputs[CLS_HIDDEN] for frame in frames])
+        features = tower(pixel_values.to(self.device, self.dtype), outputs, in_tower)
+        return split_batch(features, [media.layout for media in inputs])

@@ -12,6 +12,7 @@ import math
 from typing import Final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 __all__ = ["auto_budget_importance", "peak_clarity", "target_coverage"]
@@ -22,34 +23,39 @@ _TARGETS: Final = (0.928, 0.945, 0.958, 0.964, 0.974, 0.98, 0.985, 1.0)
 _COVERAGES: Final = (0.70, 0.75, 0.78, 0.80, 0.82, 0.84, 0.93, 1.0)
 
 
-def peak_clarity(scores: Tensor) -> float:
+def peak_clarity(scores: Tensor) -> Tensor:
     """Clarity of the highest peak of N scores, 0 to 1.
 
     It is the z-score of the highest score divided by 2 sqrt(2 ln N). The highest z-score of N random values is about
     sqrt(2 ln N), so random scores have a clarity of about a half.
 
     Args:
-        scores: relevance scores of the patches, [N].
+        scores: relevance scores of the patches, [N]. Leading batch axes are allowed.
     """
-    deviation = scores - scores.mean()
-    spread = float(deviation.square().mean().sqrt())
-    if len(scores) < 2 or spread == 0:
-        return 0.0
-    return min(float(deviation.max()) / spread / (2 * math.sqrt(2 * math.log(len(scores)))), 1.0)
+    count = scores.shape[-1]
+    if count < 2:
+        return torch.zeros_like(scores[..., 0])
+    deviation = scores - scores.mean(dim=-1, keepdim=True)
+    spread = deviation.square().mean(dim=-1).sqrt()
+    z_score = deviation.amax(dim=-1) / spread.clamp_min(torch.finfo(spread.dtype).tiny)
+    clarity = (z_score / (2 * math.sqrt(2 * math.log(count)))).clamp_max(1)
+    return torch.where(spread > 0, clarity, 0)
 
 
-def auto_budget_importance(saliency: Tensor, peaks: Tensor, clarity: float) -> Tensor:
+def auto_budget_importance(saliency: Tensor, peaks: Tensor, clarity: Tensor) -> Tensor:
     """Importance of each patch for the automatic budget.
 
     Args:
         saliency: weights of saliency that sum to 1, [N].
         peaks: weights of the question that sum to 1, [N].
-        clarity: share of the question in the two, 0 to 1.
+        clarity: share of the question in the two, 0 to 1, without axes.
 
     Returns:
-        Weights that sum to 1, [N].
+        Weights that sum to 1, [N]. Leading batch axes are allowed.
     """
-    return (1 - _BREADTH) * ((1 - clarity) * saliency + clarity * peaks) + _BREADTH / len(saliency)
+    clarity = clarity[..., None]
+    mixed = (1 - clarity) * saliency + clarity * peaks
+    return (1 - _BREADTH) * mixed + _BREADTH / saliency.shape[-1]
 
 
 def target_coverage(target: float) -> float:

@@ -1,7 +1,12 @@
-"""Pruner: a pure function from the features of one tower input, and perhaps a question, to fewer visual tokens.
+"""Pruner: a pure function from the features of a batch of tower inputs, and perhaps questions, to fewer visual tokens.
 
 A pruner works on tensors alone. It declares which tower outputs it reads (`FeatureRequirements`), and the service
 computes exactly those. Different pruners therefore share one process and one unpatched model.
+
+All tower inputs of a batch have the same grid and the same budget K. The batch is the leading axis of every tensor; the
+shapes below are those of one tower input, and a tensor without a batch axis is a batch of its own. A pruner reads no
+value of a tensor back to the CPU: on a GPU that would wait until all work before it is done. Each image of a batch is
+pruned as it would be alone.
 """
 
 from __future__ import annotations
@@ -11,12 +16,15 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.pruners.tower_outputs import CLS_HIDDEN, TowerOutput
-from fovea.modeling.numerics import at_least_float32
+from encoder_service.pruners.merging import clusters_of_kept
+from encoder_service.pruners.tower_outputs import TowerOutput
+from fovea.modeling.numerics import at_least_float32, take_vectors
 from fovea.parameters import Parameter, declared, parse
 
 __all__ = [
@@ -25,7 +33,7 @@ __all__ = [
     "Pruner",
     "PrunerInput",
     "TextFeatures",
-    "TiledImage",
+    "TiledImages",
     "TokenOrigin",
     "TowerFeatures",
 ]
@@ -63,7 +71,7 @@ class FeatureRequirements:
 
 @dataclass(frozen=True, slots=True)
 class TowerFeatures:
-    """Features of one tower input: an image, a tile or a frame after the vision tower.
+    """Features of a batch of tower inputs (images, tiles or frames) after the vision tower.
 
     Attributes:
         hidden: patches of X[V-1] in raster order without CLS, [N, C]; [n, C] if n patches were kept inside the tower.
@@ -83,103 +91,89 @@ class TowerFeatures:
         return self.grid[0] * self.grid[1]
 
     @property
+    def num_inputs(self) -> int:
+        """B, the number of tower inputs."""
+        return len(self.hidden)
+
+    def at(self, index: int) -> TowerFeatures:
+        """Features of one tower input of the batch, without a batch axis."""
+        kept = self.kept_in_tower
+        outputs = {output: values[index] for output, values in self.outputs.items()}
+        return TowerFeatures(self.hidden[index], self.grid, outputs, None if kept is None else kept[index])
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         tensors = (self.hidden, *self.outputs.values(), *(() if self.kept_in_tower is None else (self.kept_in_tower,)))
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def take(self, patches: Tensor, grid: tuple[int, int]) -> TowerFeatures:
-        """Features of some patches as a tower input of their own.
-
-        Args:
-            patches: raster indices in the order of the result, [n] int64. If the tower was pruned inside, they are
-                ascending, and the result has only those that the tower kept.
-            grid: rows and columns of the result, n = rows * columns.
-        """
-        patches = patches.to(self.hidden.device)
-        if self.kept_in_tower is not None:
-            new_index = torch.full((self.num_patches,), -1, device=patches.device)
-            new_index[patches] = torch.arange(len(patches), device=patches.device)
-            kept = new_index[self.kept_in_tower]
-            return TowerFeatures(self.hidden[kept >= 0], grid, {}, kept[kept >= 0])
-
-        def take_output(output: TowerOutput, vectors: Tensor) -> Tensor:
-            if output == CLS_HIDDEN:
-                return vectors
-            return torch.cat([vectors[:1], vectors[1:][patches]]) if output.has_cls else vectors[patches]
-
-        return TowerFeatures(
-            self.hidden[patches],
-            grid,
-            {output: take_output(output, vectors) for output, vectors in self.outputs.items()},
-        )
-
-    @classmethod
-    def concatenated(cls, features: Sequence[TowerFeatures]) -> TowerFeatures:
-        """Patches of several tower inputs, one input after the other, as a grid of one row.
-
-        CLS vectors are averaged. The result has the outputs that all inputs have.
-
-        Args:
-            features: features of one or more tower inputs, none of them pruned inside the tower.
-        """
-
-        def concatenate(output: TowerOutput) -> Tensor:
-            vectors = [item.outputs[output] for item in features]
-            if output == CLS_HIDDEN:
-                return torch.stack(vectors).mean(dim=0)
-            if not output.has_cls:
-                return torch.cat(vectors)
-            mean_cls = torch.stack([item[0] for item in vectors]).mean(dim=0)
-            return torch.cat([mean_cls[None], *(item[1:] for item in vectors)])
-
-        common = frozenset.intersection(*(frozenset(item.outputs) for item in features))
-        hidden = torch.cat([item.hidden for item in features])
-        return cls(hidden, (1, len(hidden)), {output: concatenate(output) for output in sorted(common)})
-
 
 @dataclass(frozen=True, slots=True)
-class TiledImage:
-    """Features of an image in tiles (LLaVA-NeXT's anyres), without its padding.
+class TiledImages:
+    """Images in tiles (LLaVA-NeXT's anyres) without their padding, as a method sees them that allocates budgets.
 
     Attributes:
-        tiles: the base tile (the downscaled image), then each other tile that is not all padding, in raster order.
-        tile_at: index into `tiles` of each patch of the mosaic, [rows, columns] int64; empty if the image is too
-            narrow for one patch. The mosaic is the grid of all tiles but the base tile, side by side.
+        base: features of the base tile (the downscaled image) of each image, a batch of G.
+        sizes: number of patches of each tile of each image, the base tile first; a tile that is all padding is left
+            out.
+        tile_at: of each image the index into its sizes of each patch of the mosaic, [rows, columns] int64; empty if
+            the image is too narrow for one patch. The mosaic is the grid of all tiles but the base tile, side by side.
     """
 
-    tiles: tuple[TowerFeatures, ...]
-    tile_at: Tensor
+    base: TowerFeatures
+    sizes: Sequence[Sequence[int]]
+    tile_at: Sequence[npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """Features of one question after the text tower, which reads a long text in W windows.
+    """Features of questions after the text tower, which reads a long text in windows.
+
+    Texts of a batch are padded to T positions and W windows. Attention, means and sums leave the padding out.
 
     Attributes:
         tokens: all positions of all windows (BOS, words, EOS) in the joint space, [T, D], not normalised.
         eos: EOS embedding of each window, [W, D].
-        is_word: mask of words, [T] bool; False for BOS and EOS.
+        is_word: mask of words, [T] bool; False for BOS, EOS and padding.
         eos_attention: attention of the window's EOS to each position in the last text layer, mean over the heads, [T];
             None unless required.
+        is_token: mask of BOS, words and EOS, [T] bool; None if there is no padding.
+        is_window: mask of the windows, [W] bool; None if there is no padding.
     """
 
     tokens: Tensor
     eos: Tensor
     is_word: Tensor
     eos_attention: Tensor | None = None
+    is_token: Tensor | None = None
+    is_window: Tensor | None = None
 
     @property
     def is_bos(self) -> Tensor:
         """Mask of the first position of each window, [T] bool."""
         # BOS and EOS alternate around the words.
-        outside = (~self.is_word).nonzero().squeeze(1)
-        return torch.zeros_like(self.is_word).index_fill(0, outside[0::2], True)
+        outside = self._is_outside
+        return outside & (outside.cumsum(dim=-1) % 2 == 1)
 
     @property
     def is_eos(self) -> Tensor:
         """Mask of the last position of each window, [T] bool."""
-        return ~self.is_word & ~self.is_bos
+        outside = self._is_outside
+        return outside & (outside.cumsum(dim=-1) % 2 == 0)
+
+    @property
+    def _is_outside(self) -> Tensor:
+        """Mask of BOS and EOS."""
+        return ~self.is_word if self.is_token is None else self.is_token & ~self.is_word
+
+    def take(self, texts: Tensor) -> TextFeatures:
+        """Texts of a batch by their indices, [n] int64."""
+        return TextFeatures(
+            self.tokens[texts],
+            self.eos[texts],
+            self.is_word[texts],
+            *(None if part is None else part[texts] for part in (self.eos_attention, self.is_token, self.is_window)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,21 +181,22 @@ class PrunerInput:
     """Input of a pruner.
 
     Attributes:
-        vision: features of one tower input.
-        keep: K, number of tokens to keep, 1 <= K <= N.
-        text: features of the question; None without a question or if the pruner does not read it.
-        seed: seed for random choices, derived from the image so that equal images are pruned alike.
+        vision: features of tower inputs.
+        keep: K, number of tokens to keep of each tower input, 1 <= K <= N.
+        text: features of the question of each tower input; None without questions or if the pruner does not read them.
+        seeds: seed of each tower input for random choices, derived from the image so that equal images are pruned
+            alike.
     """
 
     vision: TowerFeatures
     keep: int
     text: TextFeatures | None = None
-    seed: int = 0
+    seeds: Sequence[int] = (0,)
 
 
 @dataclass(frozen=True, slots=True)
 class PrunedTokens:
-    """Visual tokens of one tower input after pruning: K of them, unless the pruner's documentation states otherwise.
+    """Visual tokens of tower inputs after pruning: K of each, unless the pruner's documentation states otherwise.
 
     Attributes:
         features: visual tokens in the order in which the language model reads them, [K, C], at least float32.
@@ -214,6 +209,7 @@ class PrunedTokens:
         reading_group: order of tokens across the tiles of an image, [K] int64. Group 0 comes first, in raster order of
             the mosaic; each later group follows tile by tile. None puts all tokens into group 0. The base tile precedes
             all groups and keeps its own order.
+        counts: number of tokens of each tower input where it differs; those beyond are padding. None for K.
     """
 
     features: Tensor
@@ -222,20 +218,21 @@ class PrunedTokens:
     task_map: Tensor | None = None
     saliency_map: Tensor | None = None
     reading_group: Tensor | None = None
+    counts: Sequence[int] | None = None
 
     @classmethod
     def unpruned(cls, vision: TowerFeatures, *, reading_group: int = 0) -> PrunedTokens:
         """Every patch unchanged."""
-        patches = torch.arange(len(vision.hidden), device=vision.hidden.device)
-        group = torch.full_like(patches, reading_group)
-        return cls(at_least_float32(vision.hidden), patches, patches.clone(), reading_group=group)
+        shape = vision.hidden.shape[:-1]
+        patches = torch.arange(shape[-1], device=vision.hidden.device).expand(shape)
+        group = None if reading_group == 0 else torch.full_like(patches, reading_group)
+        return cls(at_least_float32(vision.hidden), patches, patches, reading_group=group)
 
     @classmethod
     def of_patches(cls, vision: TowerFeatures, kept: Tensor, *, saliency_map: Tensor | None = None) -> PrunedTokens:
         """The patches `kept` [K] unchanged, in the given order; all others are dropped."""
-        cluster_of_patch = torch.full_like(vision.hidden[:, 0], -1, dtype=torch.int64)
-        cluster_of_patch[kept] = torch.arange(len(kept), device=cluster_of_patch.device)
-        return cls(at_least_float32(vision.hidden[kept]), kept, cluster_of_patch, saliency_map=saliency_map)
+        features = at_least_float32(take_vectors(vision.hidden, kept))
+        return cls(features, kept, clusters_of_kept(kept, vision.hidden.shape[-2]), saliency_map=saliency_map)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +249,10 @@ class Pruner(Generic[P]):
         reads_text: whether the choice of tokens depends on the question.
         joins_tiles: whether all tiles of an image are pruned as one sequence, the base tile and then the mosaic in
             raster order. The order of the resulting tokens is then final. If False, each tile is pruned by itself.
-        allocate_budget: function from an image in tiles and its total budget to the budget of each tile; None to share
-            the budget by the tiles' sizes.
-        choose_keep: function that chooses K for a request with the budget `auto`; the `keep` of its input is N. None if
-            the pruner cannot choose K.
+        allocate_budget: function from images in tiles and the total budget of each to the budgets of their tiles; None
+            to share each budget by the tiles' sizes. It may read values once a batch.
+        choose_keep: function that chooses K for each tower input with the budget `auto`; the `keep` of its input is N.
+            None if the pruner cannot choose K. It may read values once a batch.
     """
 
     name: str
@@ -266,8 +263,8 @@ class Pruner(Generic[P]):
     reference: str = ""
     reads_text: bool = field(default=False)
     joins_tiles: bool = False
-    allocate_budget: Callable[[TiledImage, int, P], Sequence[int]] | None = None
-    choose_keep: Callable[[PrunerInput, P], int] | None = None
+    allocate_budget: Callable[[TiledImages, Sequence[int], P], Sequence[Sequence[int]]] | None = None
+    choose_keep: Callable[[PrunerInput, P], Sequence[int]] | None = None
 
     def describe(self) -> tuple[Parameter, ...]:
         """Declared parameters, as clients see them."""
@@ -280,27 +277,28 @@ class Pruner(Generic[P]):
             InvalidParameter: unknown parameter or value (see `fovea.parameters.parse`).
         """
         params: Any = parse(self.parameters, values)
-        allocate_budget = self.allocate_budget
-        choose_keep = self.choose_keep
-        return BoundPruner(
-            self.name,
-            self.requirements(params),
-            lambda inputs: self.prune(inputs, params),
-            joins_tiles=self.joins_tiles,
-            allocate_budget=None
-            if allocate_budget is None
-            else lambda image, keep: allocate_budget(image, keep, params),
-            choose_keep=None if choose_keep is None else lambda inputs: choose_keep(inputs, params),
-        )
+        return BoundPruner(self, params, self.requirements(params))
 
 
 @dataclass(frozen=True, slots=True)
 class BoundPruner:
-    """Pruner with its parameters set."""
+    """Pruner with its parameters set. Two that prune alike are equal, so that their requests are pruned together.
 
-    name: str
-    requirements: FeatureRequirements
-    prune: Callable[[PrunerInput], PrunedTokens]
-    joins_tiles: bool = False
-    allocate_budget: Callable[[TiledImage, int], Sequence[int]] | None = None
-    choose_keep: Callable[[PrunerInput], int] | None = None
+    Attributes:
+        pruner: the pruner.
+        params: its parameters.
+        requirements: what it reads with these parameters.
+    """
+
+    pruner: Pruner[Any]
+    params: Any
+    requirements: FeatureRequirements = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the pruner in requests."""
+        return self.pruner.name
+
+    def prune(self, inputs: PrunerInput) -> PrunedTokens:
+        """See `Pruner.prune`."""
+        return self.pruner.prune(inputs, self.params)

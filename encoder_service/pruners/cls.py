@@ -23,7 +23,7 @@ def prune(inputs: PrunerInput, params: ClsParameters) -> PrunedTokens:
     kept = top_k(saliency, inputs.keep)
     cluster_of_patch = assign_to_nearest(hidden, kept)
     return PrunedTokens(
-        features=merge_means(hidden, cluster_of_patch, inputs.keep),
+        features=merge_means(hidden, cluster_of_patch, kept),
         origins=kept,
         cluster_of_patch=cluster_of_patch,
         saliency_map=saliency,

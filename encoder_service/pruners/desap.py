@@ -143,35 +143,52 @@ def requirements(params: DesapParameters) -> FeatureRequirements:
     )
 
 
-def question_vector(eos: Tensor) -> Tensor:
+def question_vector(eos: Tensor, is_window: Tensor | None = None) -> Tensor:
     """Embedding q of the question: the EOS embedding of its only window.
 
     For several windows: the normalized mean of their normalized EOS embeddings.
 
     Args:
         eos: EOS embeddings of the windows, [W, D].
+        is_window: mask of the windows, [W] bool; None for all.
 
     Returns:
         [D], at least float32.
     """
     eos = at_least_float32(eos)
-    return eos[0] if len(eos) == 1 else normalize(normalize(eos, dim=-1).mean(dim=0), dim=-1)
+    first = eos[..., 0, :]
+    if eos.shape[-2] == 1:
+        return first
+    unit = normalize(eos, dim=-1)
+    if is_window is None:
+        return normalize(unit.mean(dim=-2), dim=-1)
+    count = is_window.sum(dim=-1, keepdim=True)
+    mean = (unit * is_window[..., None]).sum(dim=-2) / count
+    return torch.where(count == 1, first, normalize(mean, dim=-1))
 
 
-def compared_tokens(text: TextFeatures, params: DesapParameters) -> Tensor:
-    """Text tokens that patches are compared with, [n, D]: at least one of the T tokens, in their order."""
-    if params.text_filter == "eot_attention" and len(text.tokens) > params.text_filter_over:
-        assert text.eos_attention is not None
-        return text.tokens[words_by_eos_attention(text.eos_attention, text.is_word)]
+def compared_tokens(text: TextFeatures, params: DesapParameters) -> Tensor | None:
+    """Mask of the text tokens that patches are compared with, [T] bool: at least one; None for all."""
     match params.text_rows:
         case "all":
-            return text.tokens
+            compared = text.is_token
         case "without_bos":
-            return text.tokens[~text.is_bos]
+            compared = _and(text.is_token, ~text.is_bos)
         case "without_eos":
-            return text.tokens[~text.is_eos]
+            compared = _and(text.is_token, ~text.is_eos)
         case _:
-            return text.tokens[text.is_word]
+            compared = text.is_word
+    if params.text_filter == "none":
+        return compared
+    assert text.eos_attention is not None
+    is_token = torch.ones_like(text.is_word) if text.is_token is None else text.is_token
+    is_long = is_token.sum(dim=-1, keepdim=True) > params.text_filter_over
+    filtered = words_by_eos_attention(text.eos_attention, text.is_word)
+    return torch.where(is_long, filtered, is_token if compared is None else compared)
+
+
+def _and(first: Tensor | None, second: Tensor) -> Tensor:
+    return second if first is None else first & second
 
 
 def task_map(joint: Tensor, text: TextFeatures, params: DesapParameters) -> Tensor:
@@ -185,20 +202,21 @@ def task_map(joint: Tensor, text: TextFeatures, params: DesapParameters) -> Tens
     Returns:
         [N], at least float32.
     """
-    joint, query = at_least_float32(joint), question_vector(text.eos)
-    tokens = at_least_float32(compared_tokens(text, params))
+    joint, query = at_least_float32(joint), question_vector(text.eos, text.is_window)
+    tokens, is_compared = at_least_float32(text.tokens), compared_tokens(text, params)
     if params.fcma_normalize:
         joint, tokens, query = normalize(joint, dim=-1), normalize(tokens, dim=-1), normalize(query, dim=-1)
     if not params.fcma:
-        return mean_relevance(joint[1:], tokens)
+        return mean_relevance(joint[..., 1:, :], tokens, is_compared)
     return fcma_relevance(
-        joint[1:],
-        joint[0],
+        joint[..., 1:, :],
+        joint[..., 0, :],
         tokens,
         query,
         temperature=params.fcma_lambda,
         shifted=params.fcma_normalize and params.fcma_cosines == "shifted",
         clamp_min=params.fcma_clamp_min,
+        is_compared=is_compared,
     )
 
 
@@ -209,13 +227,14 @@ def prune(inputs: PrunerInput, params: DesapParameters) -> PrunedTokens:
     relevance = None
     if inputs.text is not None:
         relevance = task_map(vision.outputs[joint_output(params)], inputs.text, params)
-        kept = torch.cat(select_by_two_scores(relevance, saliency, inputs.keep, params.task_share)).sort().values
+        by_score = select_by_two_scores(relevance, saliency, inputs.keep, params.task_share)
+        kept = torch.cat(by_score, dim=-1).sort(dim=-1).values
     else:
         kept = top_k(saliency, inputs.keep)
     metric = _metric_output(params)
     cluster_of_patch = assign_to_nearest(vision.hidden if metric is None else vision.outputs[metric], kept)
     return PrunedTokens(
-        features=merge_means(vision.hidden, cluster_of_patch, inputs.keep),
+        features=merge_means(vision.hidden, cluster_of_patch, kept),
         origins=kept,
         cluster_of_patch=cluster_of_patch,
         task_map=relevance,

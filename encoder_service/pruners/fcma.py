@@ -1,4 +1,8 @@
-"""Relevance of patches to a question: DeSAP's cross-modal attention weighting (FCMA, eq. 3) and the plain mean."""
+"""Relevance of patches to a question: DeSAP's cross-modal attention weighting (FCMA, eq. 3) and the plain mean.
+
+Leading batch axes are allowed. Text tokens are an outer axis of every reduction here, so that padding at the end of a
+text adds zeros after all other terms and changes no bit of the result.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,15 @@ from torch import Tensor
 __all__ = ["fcma_relevance", "mean_relevance"]
 
 
-def mean_relevance(patches: Tensor, tokens: Tensor) -> Tensor:
-    """Mean similarity A_t(i) = mean_j <P_i, T_j>: patches [N, D] and tokens [T, D] to [N]."""
-    return (patches @ tokens.T).mean(dim=1)
+def mean_relevance(patches: Tensor, tokens: Tensor, is_compared: Tensor | None = None) -> Tensor:
+    """Mean similarity A_t(i) = mean_j <P_i, T_j>: patches [N, D] and tokens [T, D] to [N].
+
+    Args:
+        patches: patch embeddings.
+        tokens: text embeddings.
+        is_compared: mask of the tokens in the mean, [T] bool; None for all.
+    """
+    return _mean_over_tokens(tokens @ patches.mT, is_compared)
 
 
 def fcma_relevance(
@@ -22,6 +32,7 @@ def fcma_relevance(
     temperature: float = 0.1,
     shifted: bool = False,
     clamp_min: float | None = None,
+    is_compared: Tensor | None = None,
 ) -> Tensor:
     """FCMA relevance A_t(i) = mean_j (MV_ij + MT_ij) m_ij (arXiv 2604.11240, eq. 3).
 
@@ -40,17 +51,29 @@ def fcma_relevance(
         temperature: lambda.
         shifted: whether m, alpha and beta, which must then be cosines, are replaced by (1 + x) / 2.
         clamp_min: lower bound of alpha and beta; None for no bound.
+        is_compared: mask of the tokens that count, [T] bool; None for all.
 
     Returns:
         [N].
     """
-    m = patches @ tokens.T
-    alpha, beta = patches @ query, tokens @ cls
+    m = tokens @ patches.mT  # [T, N]
+    alpha, beta = query[..., None, :] @ patches.mT, tokens @ cls[..., None]  # [1, N], [T, 1]
     if shifted:
         m, alpha, beta = (1 + m) / 2, (1 + alpha) / 2, (1 + beta) / 2
     if clamp_min is not None:
         alpha, beta = alpha.clamp_min(clamp_min), beta.clamp_min(clamp_min)
-    alpha, beta = alpha[:, None], beta[None, :]
-    mv = alpha / len(patches) * torch.softmax(temperature * beta * m, dim=1)
-    mt = beta / len(tokens) * torch.softmax(temperature * alpha * m, dim=0)
-    return ((mv + mt) * m).mean(dim=1)
+    over_tokens = temperature * beta * m
+    if is_compared is not None:
+        over_tokens = over_tokens.masked_fill(~is_compared[..., None], -torch.inf)
+    mv = alpha / patches.shape[-2] * torch.softmax(over_tokens, dim=-2)
+    num_tokens = tokens.shape[-2] if is_compared is None else is_compared.sum(dim=-1)[..., None, None]
+    mt = beta / num_tokens * torch.softmax(temperature * alpha * m, dim=-1)
+    return _mean_over_tokens((mv + mt) * m, is_compared)
+
+
+def _mean_over_tokens(values: Tensor, is_compared: Tensor | None) -> Tensor:
+    """Mean over the compared tokens, [T, N] to [N]."""
+    if is_compared is None:
+        return values.mean(dim=-2)
+    total = values.masked_fill(~is_compared[..., None], 0).sum(dim=-2)
+    return total / is_compared.sum(dim=-1)[..., None]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput
 from encoder_service.pruners.in_tower import TowerLayer
+from encoder_service.pruners.merging import clusters_of_kept
 from fovea.modeling.numerics import at_least_float32, top_k
 
 __all__ = ["PRUNER", "FlowCut", "importance", "num_kept"]
@@ -123,11 +124,10 @@ def prune(inputs: PrunerInput, params: FlowCutParameters) -> PrunedTokens:
     vision = inputs.vision
     if inputs.keep >= vision.num_patches and vision.kept_in_tower is None:
         return PrunedTokens.unpruned(vision)
-    if vision.kept_in_tower is None or len(vision.kept_in_tower) != inputs.keep:
+    kept = vision.kept_in_tower
+    if kept is None or kept.shape[-1] != inputs.keep:
         raise ValueError(f"flowcut needs the features of a tower that it has pruned to {inputs.keep} patches")
-    cluster_of_patch = torch.full((vision.num_patches,), -1, device=vision.hidden.device)
-    cluster_of_patch[vision.kept_in_tower] = torch.arange(inputs.keep, device=cluster_of_patch.device)
-    return PrunedTokens(at_least_float32(vision.hidden), vision.kept_in_tower, cluster_of_patch)
+    return PrunedTokens(at_least_float32(vision.hidden), kept, clusters_of_kept(kept, vision.num_patches))
 
 
 PRUNER = Pruner(

@@ -9,6 +9,7 @@ equal share for all patches weight the patches to be represented. They are not s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,8 +19,13 @@ from torch.nn.functional import normalize
 
 from encoder_service.pruners.auto_budget import auto_budget_importance, peak_clarity, target_coverage
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TextFeatures
-from encoder_service.pruners.chunks import allocate_budget, chunk_grid
-from encoder_service.pruners.facility_location import greedy_facility_location
+from encoder_service.pruners.chunks import GridChunk, allocate_budget, chunk_grid
+from encoder_service.pruners.facility_location import (
+    counts_to_reach,
+    greedy_facility_location,
+    values_of_greedy_sets,
+)
+from encoder_service.pruners.fcma import mean_relevance
 from encoder_service.pruners.merging import merge_weighted
 from encoder_service.pruners.tower_outputs import SALIENCY_LAST, OutputKind, TowerOutput
 from fovea.modeling.numerics import at_least_float32
@@ -31,6 +37,8 @@ __all__ = ["PRUNER", "FoveaParameters", "choose_keep", "importance", "prune", "r
 _REFERENCE_RATIO: Final = 1 / 9
 _LARGEST_QUESTION_SHARE: Final = 0.5
 _LARGEST_BREADTH_SHARE: Final = 0.75
+_MAX_PAIRS: Final = 2**24
+"""Largest number of pairs of patches in a batch that is searched at once: 64 MiB a matrix in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +81,21 @@ def relevance(joint: Tensor, text: TextFeatures) -> Tensor:
     Returns:
         [N], at least float32.
     """
-    patches, eos = normalize(at_least_float32(joint[1:]), dim=-1), normalize(at_least_float32(text.eos), dim=-1)
-    return (patches @ eos.T).mean(dim=1)
+    patches = normalize(at_least_float32(joint[..., 1:, :]), dim=-1)
+    eos = normalize(at_least_float32(text.eos), dim=-1)
+    return mean_relevance(patches, eos, text.is_window)
 
 
 def _peak_weights(scores: Tensor) -> Tensor:
     """Squares of the scores' [N] excess over their median, scaled to sum to 1; all zero if no score exceeds it."""
-    above = (scores - scores.median()).clamp_min(0)
+    above = (scores - scores.median(dim=-1, keepdim=True).values).clamp_min(0)
     # The excess is divided by the largest first, since squares of tiny differences would underflow.
-    return _normalised((above / above.max().clamp_min(torch.finfo(above.dtype).tiny)).square())
+    largest = above.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(above.dtype).tiny)
+    return _normalised((above / largest).square())
 
 
 def _normalised(weights: Tensor) -> Tensor:
-    return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+    return weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 def importance(saliency: Tensor, scores: Tensor | None, keep: int, params: FoveaParameters) -> Tensor:
@@ -102,13 +112,14 @@ def importance(saliency: Tensor, scores: Tensor | None, keep: int, params: Fovea
     Returns:
         [N], not negative.
     """
-    ratio = keep / len(saliency) / _REFERENCE_RATIO
+    num_patches = saliency.shape[-1]
+    ratio = keep / num_patches / _REFERENCE_RATIO
     breadth = min(params.breadth_share * math.pow(ratio, 1.5), _LARGEST_BREADTH_SHARE)
     weights = _normalised(saliency)
     if scores is not None:
         question = min(params.question_share / ratio, _LARGEST_QUESTION_SHARE)
         weights = (1 - question) * weights + question * _peak_weights(scores)
-    return (1 - breadth) * weights + breadth / len(saliency)
+    return (1 - breadth) * weights + breadth / num_patches
 
 
 def representativeness(hidden: Tensor, grid: tuple[int, int], ratio: float, reach: float) -> tuple[Tensor, Tensor]:
@@ -126,12 +137,17 @@ def representativeness(hidden: Tensor, grid: tuple[int, int], ratio: float, reac
     Returns:
         Representativeness, [N, N] in 0..1, and the cosine alone, [N, N].
     """
-    unit = normalize(hidden - hidden.mean(dim=0), dim=-1)
-    cosine = unit @ unit.T
+    unit = _centred(hidden)
+    cosine = unit @ unit.mT
     variance = reach**2 / ratio
     axes = (torch.arange(size, device=hidden.device, dtype=hidden.dtype) for size in grid)
     nearness = [torch.exp(-(axis[:, None] - axis).square() / (2 * variance)) for axis in axes]
     return cosine.clamp_min(0) * torch.kron(*nearness), cosine
+
+
+def _centred(hidden: Tensor) -> Tensor:
+    """Patches without their mean, scaled to unit length, [N, C]."""
+    return normalize(hidden - hidden.mean(dim=-2, keepdim=True), dim=-1)
 
 
 def prune(inputs: PrunerInput, params: FoveaParameters) -> PrunedTokens:
@@ -142,11 +158,9 @@ def prune(inputs: PrunerInput, params: FoveaParameters) -> PrunedTokens:
     """
     vision = inputs.vision
     hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.outputs[SALIENCY_LAST])
-    scores = None
-    if inputs.text is not None:
-        scores = relevance(vision.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")], inputs.text)
+    scores = _scores(inputs)
     weights = importance(saliency, scores, inputs.keep, params).to(hidden.dtype)
-    kept, cluster_of_patch = _select_by_chunks(hidden, weights, vision.grid, inputs.keep, params.reach)
+    kept, cluster_of_patch = _select_all(hidden, weights, vision.grid, inputs.keep, params.reach)
     return PrunedTokens(
         features=merge_weighted(hidden, cluster_of_patch, weights, kept),
         origins=kept,
@@ -156,25 +170,60 @@ def prune(inputs: PrunerInput, params: FoveaParameters) -> PrunedTokens:
     )
 
 
-def _select_by_chunks(
+def _scores(inputs: PrunerInput) -> Tensor | None:
+    """Relevance of each patch to the question; None without a question."""
+    if inputs.text is None:
+        return None
+    return relevance(inputs.vision.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")], inputs.text)
+
+
+def _select_all(
     hidden: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, reach: float
 ) -> tuple[Tensor, Tensor]:
-    """Kept patches of all chunks of the grid, [K] ascending, and the cluster of each patch, [N]."""
-    ratio = keep / len(hidden)
+    """Kept patches, [K] ascending, and the cluster of each patch, [N].
+
+    A batch is split where its matrices of all pairs would be large. A grid in several chunks is searched image by
+    image, since its chunks have budgets of their own.
+    """
+    num_patches = hidden.shape[-2]
+    chunks = chunk_grid(grid)
+    if len(chunks) == 1 and hidden.dim() == 2:
+        return _select(hidden, weights, grid, keep, keep / num_patches, reach)
+    if len(chunks) == 1:
+        at_once = max(1, _MAX_PAIRS // num_patches**2)
+        parts = zip(hidden.split(at_once), weights.split(at_once), strict=True)
+        selected = [_select(*part, grid, keep, keep / num_patches, reach) for part in parts]
+    else:
+        masses = torch.stack([weights[..., chunk.patches].sum(dim=-1) for chunk in chunks], dim=-1)
+        masses_by_image = masses.view(-1, len(chunks)).tolist()  # the only read of a batch
+        selected = []
+        images = zip(hidden.view(-1, *hidden.shape[-2:]), weights.view(-1, num_patches), masses_by_image, strict=True)
+        for image_hidden, image_weights, image_masses in images:
+            budgets = allocate_budget(image_masses, [chunk.size for chunk in chunks], keep)
+            kept, clusters = _select_by_chunks(image_hidden, image_weights, chunks, budgets, reach)
+            selected.append((kept[None], clusters[None]))
+    kept, clusters = (torch.cat(parts) for parts in zip(*selected, strict=True))
+    return kept.view(*weights.shape[:-1], keep), clusters.view(weights.shape)
+
+
+def _select_by_chunks(
+    hidden: Tensor, weights: Tensor, chunks: Sequence[GridChunk], budgets: Sequence[int], reach: float
+) -> tuple[Tensor, Tensor]:
+    """Kept patches of all chunks of one image, [K] ascending, and the cluster of each patch, [N]."""
+    ratio = sum(budgets) / len(hidden)
     kept_by_chunk: list[Tensor] = []
     cluster_of_patch = torch.full_like(weights, -1, dtype=torch.int64)
-    chunks = chunk_grid(grid)
-    masses = [float(weights[chunk.patches].sum()) for chunk in chunks]
-    budgets = allocate_budget(masses, [chunk.size for chunk in chunks], keep)
     for chunk, budget in zip(chunks, budgets, strict=True):
         if budget:
             kept, clusters = _select(hidden[chunk.patches], weights[chunk.patches], chunk.grid, budget, ratio, reach)
             cluster_of_patch[chunk.patches] = clusters + sum(map(len, kept_by_chunk))
             kept_by_chunk.append(kept + chunk.patches.start)
     all_kept = torch.cat(kept_by_chunk)
-    if (unassigned := cluster_of_patch < 0).any():  # chunks that keep no token
-        unit = normalize(hidden - hidden.mean(dim=0), dim=-1)
-        cluster_of_patch[unassigned] = (unit[unassigned] @ unit[all_kept].T).argmax(dim=1)
+    if any(budget == 0 for budget in budgets):
+        unit = _centred(hidden)
+        for chunk, budget in zip(chunks, budgets, strict=True):
+            if budget == 0:
+                cluster_of_patch[chunk.patches] = (unit[chunk.patches] @ unit[all_kept].T).argmax(dim=1)
     return all_kept, cluster_of_patch
 
 
@@ -183,31 +232,44 @@ def _select(
 ) -> tuple[Tensor, Tensor]:
     """Kept patches of one chunk, [K] ascending, and the cluster of each patch, [N]."""
     similarity, cosine = representativeness(hidden, grid, ratio, reach)
-    kept = greedy_facility_location(similarity, weights, keep).sort().values
-    to_kept = similarity[:, kept]
+    kept = greedy_facility_location(similarity, weights, keep).sort(dim=-1).values
+    columns = kept[..., None, :].expand(*weights.shape, keep)
+    to_kept = similarity.gather(-1, columns)
     # A patch that no kept patch represents joins the one with the highest cosine.
-    cluster_of_patch = torch.where(to_kept.amax(dim=1) > 0, to_kept.argmax(dim=1), cosine[:, kept].argmax(dim=1))
-    cluster_of_patch[kept] = torch.arange(keep, device=cluster_of_patch.device)
-    return kept, cluster_of_patch
+    is_represented = to_kept.amax(dim=-1) > 0
+    by_cosine = cosine.gather(-1, columns).argmax(dim=-1)
+    cluster_of_patch = torch.where(is_represented, to_kept.argmax(dim=-1), by_cosine)
+    own = torch.arange(keep, device=kept.device).expand(kept.shape)
+    return kept, cluster_of_patch.scatter_(-1, kept, own)
 
 
-def choose_keep(inputs: PrunerInput, params: FoveaParameters) -> int:
-    """Automatic budget K for an image and a question (see `auto_budget`)."""
+def choose_keep(inputs: PrunerInput, params: FoveaParameters) -> list[int]:
+    """Automatic budget K of each tower input, for its question (see `auto_budget`)."""
     vision = inputs.vision
     hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.outputs[SALIENCY_LAST])
-    peaks, clarity = torch.zeros_like(saliency), 0.0
-    if inputs.text is not None:
-        scores = relevance(vision.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")], inputs.text)
+    hidden, saliency = hidden.view(-1, *hidden.shape[-2:]), saliency.view(-1, saliency.shape[-1])
+    scores, num_patches = _scores(inputs), hidden.shape[-2]
+    if scores is None:
+        peaks, clarity = torch.zeros_like(saliency), torch.zeros_like(saliency[:, 0])
+    else:
+        scores = scores.view(saliency.shape)
         peaks, clarity = _peak_weights(scores), peak_clarity(scores)
-    ratio = max(1, round(len(hidden) * _REFERENCE_RATIO)) / len(hidden)
+    ratio = max(1, round(num_patches * _REFERENCE_RATIO)) / num_patches
     weights = auto_budget_importance(_normalised(saliency), peaks, clarity).to(hidden.dtype)
-    keep = 0
+    total = weights.sum(dim=-1)
+    keep = torch.zeros_like(total, dtype=torch.int64)
     for chunk in chunk_grid(vision.grid):
-        similarity, _ = representativeness(hidden[chunk.patches], chunk.grid, ratio, params.reach)
-        chunk_weights = weights[chunk.patches]
-        coverage = target_coverage(params.target) * float(chunk_weights.sum() / weights.sum())
-        keep += len(greedy_facility_location(similarity, chunk_weights, chunk.size, target_value=coverage))
-    return keep
+        at_once = max(1, _MAX_PAIRS // chunk.size**2)
+        counts = []
+        for start in range(0, len(hidden), at_once):
+            part = slice(start, start + at_once)
+            similarity, _ = representativeness(hidden[part, chunk.patches], chunk.grid, ratio, params.reach)
+            chunk_weights = weights[part, chunk.patches]
+            target = target_coverage(params.target) * chunk_weights.sum(dim=-1) / total[part]
+            counts.append(counts_to_reach(values_of_greedy_sets(similarity, chunk_weights, target), target))
+        keep += torch.cat(counts)
+    counted: list[int] = keep.tolist()  # the only read of a batch
+    return counted
 
 
 PRUNER = Pruner(

@@ -2,33 +2,28 @@
 
 The wire format carries one distinct grid position for each token. A token that is not one patch (`TokenOrigin`), or
 that repeats a patch, gets a free position, that of a patch that no token stands for. CLS takes the first free position,
-all others take the last ones. `cluster_of_patch` does not change. At the position of a CLS token, a repeated patch or a
-zero vector it refers to another token or to none, which distinguishes such a token from a patch. PruMerge's sum is at
-the position of a patch that it sums.
+all others take the last ones. The clusters of the patches do not change. At the position of a CLS token, a repeated
+patch or a zero vector they refer to another token or to none, which distinguishes such a token from a patch. PruMerge's
+sum is at the position of a patch that it sums.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import numpy as np
+import numpy.typing as npt
 
-from torch import Tensor
+from encoder_service.pruners.base import TokenOrigin
 
-from encoder_service.pruners.base import PrunedTokens, TokenOrigin
-
-__all__ = ["with_grid_positions"]
+__all__ = ["grid_positions"]
 
 
-def with_grid_positions(pruned: PrunedTokens) -> PrunedTokens:
-    """The same tokens in the same order, with `origins` that are all different and in 0..N-1.
+def grid_positions(origins: npt.NDArray[np.int64], num_patches: int) -> npt.NDArray[np.int64]:
+    """A distinct patch for each token, [K] int64 in 0..N-1.
 
     Args:
-        pruned: tokens of one tower input, at most N.
+        origins: origins of the tokens of one tower input, [K], K <= N (see `PrunedTokens`).
+        num_patches: N.
     """
-    return dataclasses.replace(pruned, origins=_grid_positions(pruned.origins, len(pruned.cluster_of_patch)))
-
-
-def _grid_positions(origins: Tensor, num_patches: int) -> Tensor:
-    """A distinct patch for each token, [K] int64."""
     occupied: set[int] = set()
     unassigned: list[int] = []
     for token, patch in enumerate(origins.tolist()):
@@ -38,7 +33,7 @@ def _grid_positions(origins: Tensor, num_patches: int) -> Tensor:
             unassigned.append(token)
     if not unassigned:
         return origins
-    positions = origins.clone()
+    positions = origins.copy()
     free = [patch for patch in range(num_patches) if patch not in occupied]
     for token in unassigned:
         if origins[token] == TokenOrigin.CLS:

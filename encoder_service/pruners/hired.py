@@ -12,10 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TiledImage
+from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TiledImages
 from encoder_service.pruners.holov import redistribute
 from encoder_service.pruners.tower_outputs import SALIENCY_FIRST, SALIENCY_SECOND_LAST
 from fovea.modeling.numerics import at_least_float32, top_k
@@ -49,17 +51,17 @@ def tile_by_raster_index(num_patches: int, num_tiles: int) -> Tensor:
     return torch.arange(num_patches) * num_tiles // num_patches
 
 
-def tile_by_position(patch_grid: tuple[int, int], tile_at: Tensor) -> Tensor:
+def tile_by_position(patch_grid: tuple[int, int], tile_at: npt.NDArray[np.int64]) -> Tensor:
     """Tile that shows the center of each patch of the base tile, [N] int64, from 0 without the base tile.
 
     Args:
         patch_grid: rows and columns of the base tile's patches, N = rows * columns.
-        tile_at: tile of each patch of the mosaic (see `TiledImage`), not empty.
+        tile_at: tile of each patch of the mosaic (see `TiledImages`), not empty.
     """
     (rows, columns), (mosaic_rows, mosaic_columns) = patch_grid, tile_at.shape
-    row = (2 * torch.arange(rows) + 1) * mosaic_rows // (2 * rows)
-    column = (2 * torch.arange(columns) + 1) * mosaic_columns // (2 * columns)
-    return tile_at[row][:, column].flatten() - 1
+    row = (2 * np.arange(rows) + 1) * mosaic_rows // (2 * rows)
+    column = (2 * np.arange(columns) + 1) * mosaic_columns // (2 * columns)
+    return torch.from_numpy(tile_at[row][:, column].ravel() - 1)
 
 
 def allocate_by_early_attention(
@@ -92,7 +94,7 @@ def allocate_by_early_attention(
     if not fidelity:
         base_budget = max(base_budget, keep - sum(tile_sizes))
     remaining = min(keep - base_budget, sum(tile_sizes))
-    most_attended = top_k(early_attention, math.floor(num_patches * (1 - alpha))).cpu()
+    most_attended = top_k(early_attention, math.floor(num_patches * (1 - alpha)))
     counts = torch.bincount(tile_of_patch[most_attended], minlength=len(tile_sizes)).tolist()
     quotas = [math.floor(count / max(sum(counts), 1) * remaining) for count in counts]
     if fidelity:
@@ -100,26 +102,34 @@ def allocate_by_early_attention(
     by_count = sorted(range(len(tile_sizes)), key=lambda i: (-counts[i], i))
     for i in itertools.islice(itertools.cycle(by_count), remaining - sum(quotas)):
         quotas[i] += 1
-    return [base_budget, *redistribute(quotas, tile_sizes, by_count)]
+    rank = torch.tensor(by_count).argsort()
+    return [base_budget, *redistribute(torch.tensor(quotas), tile_sizes, rank).tolist()]
 
 
-def allocate_budget(image: TiledImage, keep: int, params: HiredParameters) -> list[int]:
-    """Budget of each tile of an image (see `allocate_by_early_attention`)."""
-    base, *tiles = image.tiles
-    if not tiles:
-        return [keep]
-    if params.fidelity:
-        tile_of_patch = tile_by_raster_index(base.num_patches, len(tiles))
-    else:
-        tile_of_patch = tile_by_position(base.grid, image.tile_at)
-    return allocate_by_early_attention(
-        at_least_float32(base.outputs[SALIENCY_FIRST]),
-        keep,
-        alpha=params.alpha,
-        sizes=[tile.num_patches for tile in image.tiles],
-        tile_of_patch=tile_of_patch,
-        fidelity=params.fidelity,
-    )
+def allocate_budget(images: TiledImages, keep: Sequence[int], params: HiredParameters) -> list[list[int]]:
+    """Budgets of the tiles of each image (see `allocate_by_early_attention`)."""
+    early_attention = at_least_float32(images.base.outputs[SALIENCY_FIRST]).cpu()  # the only read of a batch
+    budgets = []
+    for attention, image_keep, sizes, tile_at in zip(early_attention, keep, images.sizes, images.tile_at, strict=True):
+        num_patches, num_tiles = images.base.num_patches, len(sizes) - 1
+        if not num_tiles:
+            budgets.append([image_keep])
+            continue
+        if params.fidelity:
+            tile_of_patch = tile_by_raster_index(num_patches, num_tiles)
+        else:
+            tile_of_patch = tile_by_position(images.base.grid, tile_at)
+        budgets.append(
+            allocate_by_early_attention(
+                attention,
+                image_keep,
+                alpha=params.alpha,
+                sizes=sizes,
+                tile_of_patch=tile_of_patch,
+                fidelity=params.fidelity,
+            )
+        )
+    return budgets
 
 
 def prune(inputs: PrunerInput, params: HiredParameters) -> PrunedTokens:

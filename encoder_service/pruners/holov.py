@@ -9,18 +9,18 @@ then the mosaic.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TokenOrigin
 from encoder_service.pruners.tower_outputs import SALIENCY_SECOND_LAST
 from fovea.modeling.numerics import at_least_float32
+from fovea.modeling.transfers import to_device
 from fovea.parameters import flag, integer
 
 __all__ = ["PRUNER", "HolovParameters", "crop_quotas", "crop_sizes", "default_crops", "redistribute", "select"]
@@ -57,70 +57,98 @@ def crop_sizes(num_patches: int, crops: int) -> list[int]:
     return [num_patches // crops + (i < num_patches % crops) for i in range(crops)]
 
 
-def crop_quotas(attention: Tensor, sizes: Sequence[int], keep: int) -> tuple[list[int], list[int]]:
+def crop_quotas(attention: Tensor, sizes: Sequence[int], keep: int) -> tuple[Tensor, Tensor]:
     """Quota of each crop before it is limited to the crop's size: floor(w K), then one token each by weight.
 
     The weight w of a crop is its share of the sum of the crops' mean attention.
 
     Args:
         attention: attention of CLS to each patch, [N].
-        sizes: number of patches of each crop, N together.
+        sizes: sizes of the P crops, see `crop_sizes`.
         keep: K, number of tokens to keep.
 
     Returns:
-        Quotas, K together, and the crops by decreasing weight, the first of equal ones first.
+        Quotas, K together, and the rank of each crop by weight, 0 for the largest and the first of equal ones; [P].
     """
-    scores = [float(crop.mean()) * _SCALE for crop in attention.split(list(sizes))]
-    weights = [score / (sum(scores) + _EPSILON) for score in scores]
-    by_weight = sorted(range(len(sizes)), key=lambda i: (-weights[i], i))
-    quotas = [math.floor(weight * keep) for weight in weights]
+    scores = _crop_means(attention, sizes).double() * _SCALE
+    weights = scores / (scores.sum(dim=-1, keepdim=True) + _EPSILON)
+    rank = weights.sort(dim=-1, descending=True, stable=True).indices.argsort(dim=-1)
+    quotas = (weights * keep).long()  # not negative, so this rounds down
+    missing = keep - quotas.sum(dim=-1, keepdim=True)
     # There is more than one round only if the attention has underflown to zero.
-    for i in itertools.islice(itertools.cycle(by_weight), keep - sum(quotas)):
-        quotas[i] += 1
-    return quotas, by_weight
+    return quotas + missing // len(sizes) + (rank < missing % len(sizes)), rank
 
 
-def redistribute(quotas: Sequence[int], sizes: Sequence[int], by_weight: Sequence[int]) -> list[int]:
+def _crop_means(attention: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Mean attention of each crop, [P]. The first crops have one patch more than the last ones, or all are equal."""
+    num_larger = sum(size > sizes[-1] for size in sizes)
+    end = num_larger * sizes[0]
+    smaller: Tensor = attention[..., end:].unflatten(-1, (-1, sizes[-1])).mean(dim=-1)
+    if not num_larger:
+        return smaller
+    return torch.cat([attention[..., :end].unflatten(-1, (-1, sizes[0])).mean(dim=-1), smaller], dim=-1)
+
+
+def redistribute(quotas: Tensor, sizes: Sequence[int], rank: Tensor) -> Tensor:
     """Budgets within the sizes: the excess of full crops goes to crops with room, one token each in rounds by weight.
 
     Args:
-        quotas: number of tokens of each crop, together at most the sum of `sizes`.
+        quotas: number of tokens of each crop, [P] int64, together at most the sum of `sizes`.
         sizes: number of patches of each crop.
-        by_weight: crops by decreasing weight.
+        rank: rank of each crop by weight, [P].
+
+    Returns:
+        [P] int64.
     """
-    budgets = [min(quota, size) for quota, size in zip(quotas, sizes, strict=True)]
-    excess = sum(quotas) - sum(budgets)
-    for i in itertools.cycle(by_weight):
-        if excess == 0:
-            return budgets
-        if budgets[i] < sizes[i]:
-            budgets[i] += 1
-            excess -= 1
-    raise AssertionError("unreachable: there is a crop")
+    room_of_crop = to_device(torch.tensor(sizes), quotas.device)
+    budgets = torch.minimum(quotas, room_of_crop)
+    room = room_of_crop - budgets
+    excess = (quotas - budgets).sum(dim=-1, keepdim=True)
+    # In r whole rounds each crop takes min(room, r) tokens.
+    rounds = torch.arange(1, max(sizes) + 1, device=quotas.device)
+    given = torch.minimum(room[..., None], rounds).sum(dim=-2)
+    num_rounds = (given <= excess).sum(dim=-1, keepdim=True)
+    whole = torch.minimum(room, num_rounds)
+    # In the last round those with the largest weights take the tokens that are left.
+    has_room = room > num_rounds
+    by_rank = torch.zeros_like(has_room).scatter_(-1, rank, has_room)
+    place = by_rank.cumsum(dim=-1).gather(-1, rank)
+    left = excess - whole.sum(dim=-1, keepdim=True)
+    return budgets + whole + (has_room & (place <= left))
 
 
-def select(attention: Tensor, sizes: Sequence[int], budgets: Sequence[int]) -> Tensor:
+def select(attention: Tensor, sizes: Sequence[int], budgets: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """Most attended patches of each crop, crop by crop and by decreasing attention inside a crop.
 
     A crop that is kept whole stays in raster order.
 
     Args:
         attention: attention of CLS to each patch, [N].
-        sizes: number of patches of each crop, N together.
-        budgets: number of tokens of each crop; a budget above the crop's size keeps the whole crop.
+        sizes: number of patches of each of the P crops.
+        budgets: number of tokens of each crop, [P] int64, K together; one above the crop's size keeps the whole crop.
+        keep: K.
 
     Returns:
-        [K] int64, or fewer where a budget exceeds its crop's size.
+        Patches [K] int64 and a mask of those that count, [K] bool: not all, where a budget exceeds its crop's size.
     """
-    kept, start = [], 0
-    for crop, budget in zip(attention.split(list(sizes)), budgets, strict=True):
-        if budget >= len(crop):
-            best = torch.arange(len(crop), device=crop.device)
-        else:
-            best = torch.sort(crop, descending=True, stable=True).indices[:budget]
-        kept.append(start + best)
-        start += len(crop)
-    return torch.cat(kept)
+    crops, starts = _crops_of_patches(sizes, attention.device)
+    is_whole = budgets >= to_device(torch.tensor(sizes), attention.device)
+    by_attention = torch.where(is_whole[..., crops], 0, attention).sort(dim=-1, descending=True, stable=True).indices
+    by_crop = crops[by_attention].sort(dim=-1, stable=True).indices
+    order = by_attention.gather(-1, by_crop)
+    # The i-th patch of the order lies in the crop of patch i, since crops keep their sizes and places.
+    rank = torch.arange(attention.shape[-1], device=attention.device) - starts
+    is_kept = rank < budgets[..., crops]
+    first = is_kept.sort(dim=-1, descending=True, stable=True).indices[..., :keep]
+    return order.gather(-1, first), is_kept.gather(-1, first)
+
+
+def _crops_of_patches(sizes: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Crop of each patch and the first patch of that crop, [N] int64 each."""
+    crops = np.repeat(np.arange(len(sizes)), sizes)
+    starts = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
+    crops_on_device, starts_on_device = to_device(torch.from_numpy(np.stack([crops, starts])), device)
+    return crops_on_device, starts_on_device
 
 
 def prune(inputs: PrunerInput, params: HolovParameters) -> PrunedTokens:
@@ -131,20 +159,23 @@ def prune(inputs: PrunerInput, params: HolovParameters) -> PrunedTokens:
     attention = at_least_float32(vision.outputs[SALIENCY_SECOND_LAST])
     crops = params.crops or default_crops(vision.num_patches, inputs.keep)
     sizes = crop_sizes(vision.num_patches, min(crops, vision.num_patches))
-    budgets, by_weight = crop_quotas(attention, sizes, inputs.keep)
-    if not params.fidelity:
-        budgets = redistribute(budgets, sizes, by_weight)
-    pruned = PrunedTokens.of_patches(vision, select(attention, sizes, budgets), saliency_map=attention)
-    return _zero_padded(pruned, inputs.keep)
+    budgets, rank = crop_quotas(attention, sizes, inputs.keep)
+    if params.fidelity:
+        kept, is_kept = select(attention, sizes, budgets, inputs.keep)
+        return _zero_padded(PrunedTokens.of_patches(vision, kept, saliency_map=attention), is_kept)
+    kept, _ = select(attention, sizes, redistribute(budgets, sizes, rank), inputs.keep)
+    return PrunedTokens.of_patches(vision, kept, saliency_map=attention)
 
 
-def _zero_padded(pruned: PrunedTokens, keep: int) -> PrunedTokens:
-    """The tokens, followed by zero vectors up to K tokens."""
-    missing = keep - len(pruned.origins)
+def _zero_padded(pruned: PrunedTokens, is_kept: Tensor) -> PrunedTokens:
+    """The tokens of `is_kept` [K], the last others replaced by zero vectors."""
+    clusters = pruned.cluster_of_patch
+    is_patch_kept = clusters >= 0
+    is_cluster_kept = is_kept.gather(-1, clusters.clamp_min(0))
     return PrunedTokens(
-        features=torch.cat([pruned.features, pruned.features.new_zeros(missing, pruned.features.shape[1])]),
-        origins=torch.cat([pruned.origins, pruned.origins.new_full((missing,), TokenOrigin.ZERO)]),
-        cluster_of_patch=pruned.cluster_of_patch,
+        features=torch.where(is_kept[..., None], pruned.features, 0),
+        origins=torch.where(is_kept, pruned.origins, TokenOrigin.ZERO),
+        cluster_of_patch=torch.where(is_patch_kept & is_cluster_kept, clusters, -1),
         saliency_map=pruned.saliency_map,
     )
 

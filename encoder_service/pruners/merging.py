@@ -1,14 +1,24 @@
-"""Merging of dropped tokens into kept ones, for every pruner whose paper does not define its own."""
+"""Merging of dropped tokens into kept ones, for every pruner whose paper does not define its own.
+
+All functions take leading batch axes before the axes that are named here. Sums over a cluster are products with a 0/1
+matrix, since `index_add_` on CUDA adds in a different order on every run.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
-from fovea.modeling.numerics import at_least_float32
+from fovea.modeling.numerics import at_least_float32, take_vectors
 
-__all__ = ["assign_to_nearest", "merge_means", "merge_weighted"]
+__all__ = ["assign_to_nearest", "clusters_of_kept", "membership", "merge_means", "merge_weighted"]
+
+
+def clusters_of_kept(kept: Tensor, num_patches: int) -> Tensor:
+    """Cluster of each patch where nothing is merged: the index of a kept patch in `kept` [K], else -1; [N] int64."""
+    clusters = kept.new_full((*kept.shape[:-1], num_patches), -1)
+    return clusters.scatter_(-1, kept, torch.arange(kept.shape[-1], device=kept.device).expand(kept.shape))
 
 
 def assign_to_nearest(metric: Tensor, kept: Tensor) -> Tensor:
@@ -23,29 +33,31 @@ def assign_to_nearest(metric: Tensor, kept: Tensor) -> Tensor:
     """
     unit = normalize(at_least_float32(metric), dim=-1)
     # argmax returns the first of equal values, on CUDA too (torch.argmax).
-    cluster_of_patch = (unit @ unit[kept].T).argmax(dim=1)
-    cluster_of_patch[kept] = torch.arange(len(kept), device=metric.device)
-    return cluster_of_patch
+    nearest = (unit @ take_vectors(unit, kept).mT).argmax(dim=-1)
+    return nearest.scatter_(-1, kept, torch.arange(kept.shape[-1], device=kept.device).expand(kept.shape))
 
 
-def merge_means(features: Tensor, cluster_of_patch: Tensor, num_kept: int) -> Tensor:
+def membership(cluster_of_patch: Tensor, num_clusters: int, dtype: torch.dtype) -> Tensor:
+    """Matrix with 1 where a patch belongs to a cluster and 0 elsewhere, [N] to [K, N]. -1 belongs to none."""
+    clusters = torch.arange(num_clusters, device=cluster_of_patch.device)
+    return (cluster_of_patch[..., None, :] == clusters[:, None]).to(dtype)
+
+
+def merge_means(features: Tensor, cluster_of_patch: Tensor, kept: Tensor) -> Tensor:
     """Mean of each cluster, summed in at least float32. A cluster of one patch is returned bit for bit.
 
     Args:
         features: features of the patches, [N, C].
-        cluster_of_patch: cluster of each patch, [N] int64, values in 0..K-1; no cluster is empty.
-        num_kept: K.
+        cluster_of_patch: cluster of each patch, [N] int64, values in 0..K-1.
+        kept: kept patches, [K] int64; each is in its own cluster.
 
     Returns:
         [K, C], at least float32.
     """
     features = at_least_float32(features)
-    # A product with a 0/1 matrix, since index_add_ on CUDA adds in a different order on every run.
-    member = one_hot(cluster_of_patch, num_kept).T.to(features.dtype)
-    means = (member @ features) / member.sum(dim=1, keepdim=True)
-    alone = member.sum(dim=1)[cluster_of_patch] == 1
-    means[cluster_of_patch[alone]] = features[alone]
-    return means
+    member = membership(cluster_of_patch, kept.shape[-1], features.dtype)
+    sizes = member.sum(dim=-1, keepdim=True)
+    return torch.where(sizes == 1, take_vectors(features, kept), (member @ features) / sizes)
 
 
 def merge_weighted(features: Tensor, cluster_of_patch: Tensor, weights: Tensor, kept: Tensor) -> Tensor:
@@ -63,12 +75,11 @@ def merge_weighted(features: Tensor, cluster_of_patch: Tensor, weights: Tensor, 
         [K, C], at least float32. A cluster of one patch is returned bit for bit.
     """
     features = at_least_float32(features)
-    member = one_hot(cluster_of_patch, len(kept)).T.to(features.dtype)
-    weighted = member * weights.to(features.dtype)
-    weighted = torch.where(weighted.sum(dim=1, keepdim=True) > 0, weighted, member)
-    means = (weighted @ features) / weighted.sum(dim=1, keepdim=True)
-    centres = features[kept]
-    norm = means.norm(dim=1, keepdim=True).clamp_min(torch.finfo(means.dtype).tiny)
-    means = means * (centres.norm(dim=1, keepdim=True) / norm)
-    alone = member.sum(dim=1) == 1
-    return torch.where(alone[:, None], centres, means)
+    member = membership(cluster_of_patch, kept.shape[-1], features.dtype)
+    weighted = member * weights.to(features.dtype)[..., None, :]
+    weighted = torch.where(weighted.sum(dim=-1, keepdim=True) > 0, weighted, member)
+    means = (weighted @ features) / weighted.sum(dim=-1, keepdim=True)
+    centres = take_vectors(features, kept)
+    norm = means.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(means.dtype).tiny)
+    means = means * (centres.norm(dim=-1, keepdim=True) / norm)
+    return torch.where(member.sum(dim=-1, keepdim=True) == 1, centres, means)

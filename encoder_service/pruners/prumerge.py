@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TokenOrigin
+from encoder_service.pruners.image_by_image import image_by_image
+from encoder_service.pruners.selection import complement
 from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_ONE_HEAD
-from fovea.modeling.numerics import at_least_float32
+from fovea.modeling.numerics import at_least_float32, take_vectors
 from fovea.parameters import flag
 
-__all__ = ["PRUNER", "REQUIREMENTS", "merge_neighbours", "most_attended", "num_outliers"]
+__all__ = ["PRUNER", "REQUIREMENTS", "dropped_of_released", "merge_neighbours", "most_attended", "num_outliers"]
 
 REQUIREMENTS: Final = FeatureRequirements(outputs=frozenset({SALIENCY_ONE_HEAD, KEYS}))
 
@@ -42,10 +44,20 @@ def num_outliers(attention: Tensor) -> int:
 
 def most_attended(attention: Tensor, k: int) -> Tensor:
     """The k patches with the most CLS attention, by decreasing attention; of equal ones the smaller index first."""
-    return torch.sort(attention, descending=True, stable=True).indices[:k]
+    return torch.sort(attention, dim=-1, descending=True, stable=True).indices[..., :k]
 
 
-def merge_neighbours(hidden: Tensor, attention: Tensor, keys: Tensor, kept: Tensor) -> PrunedTokens:
+def dropped_of_released(kept: Tensor, num_patches: int) -> Tensor:
+    """Patches that are not in `kept` [m], ascending; for each repeat in `kept` the first of them is left out."""
+    is_dropped = torch.ones(num_patches, dtype=torch.bool, device=kept.device)
+    is_dropped[kept] = False
+    dropped = is_dropped.nonzero().squeeze(1)
+    return dropped[len(kept) + len(dropped) - num_patches :]
+
+
+def merge_neighbours(
+    hidden: Tensor, attention: Tensor, keys: Tensor, kept: Tensor, dropped: Tensor | None = None
+) -> PrunedTokens:
     """Kept patches, each with its neighbours added, then one sum of all dropped patches.
 
     x_i = X_i + sum_j a_j X_j over the 32 other patches, kept or dropped, whose keys have the highest cosine with those
@@ -56,31 +68,32 @@ def merge_neighbours(hidden: Tensor, attention: Tensor, keys: Tensor, kept: Tens
         hidden: features X of the patches, [N, C].
         attention: attention a of CLS to each patch, [N].
         keys: keys of the patches, [N, C].
-        kept: kept patches, [m] int64, 0 <= m <= N, in any order. A patch may occur twice and is then its own neighbour;
-            for each repeat the first dropped patch in raster order is ignored.
+        kept: kept patches, [m] int64, 0 <= m <= N, in any order. A patch may occur twice and is then its own neighbour.
+        dropped: dropped patches, [N - m] int64, ascending; None for all that are not in `kept`, where none occurs
+            twice.
 
     Returns:
         m + 1 tokens in the order of `kept`, or m if no patch is dropped. Dropped patches belong to the cluster of the
         last token. The reading group keeps the tokens of a tile together.
     """
     hidden, weights = at_least_float32(hidden), at_least_float32(attention)
-    is_dropped = torch.ones_like(weights, dtype=torch.bool)
-    is_dropped[kept] = False
-    dropped = is_dropped.nonzero().squeeze(1)
-    dropped = dropped[len(kept) + len(dropped) - len(hidden) :]  # one fewer for each repeat
-
-    cluster_of_patch = torch.full_like(is_dropped, -1, dtype=torch.int64)
-    cluster_of_patch[dropped] = len(kept)
+    if dropped is None:
+        dropped = complement(kept, hidden.shape[-2])
+    num_kept, batch = kept.shape[-1], kept.shape[:-1]
+    cluster_of_patch = kept.new_full(weights.shape, -1).scatter_(-1, dropped, num_kept)
     # amin, since a repeated patch belongs to its first token.
-    tokens = torch.arange(len(kept), device=cluster_of_patch.device)
-    cluster_of_patch.scatter_reduce_(0, kept, tokens, "amin", include_self=False)
+    tokens = torch.arange(num_kept, device=kept.device).expand(*batch, num_kept)
+    cluster_of_patch.scatter_reduce_(-1, kept, tokens, "amin", include_self=False)
 
-    pool = torch.cat([kept, dropped]).sort().values  # N patches, repeats side by side
-    neighbours = _neighbour_weights(weights, keys, kept, pool) @ hidden[pool]
-    dropped_sum = [(weights[dropped] @ hidden[dropped])[None]] if len(dropped) else []
-    origins = torch.cat([kept, kept.new_full((len(dropped_sum),), TokenOrigin.SUM)])
+    pool = torch.cat([kept, dropped], dim=-1).sort(dim=-1).values  # N patches, repeats side by side
+    neighbours = _neighbour_weights(weights, keys, kept, pool) @ take_vectors(hidden, pool)
+    features, origins = take_vectors(hidden, kept) + neighbours, kept
+    if dropped.shape[-1]:
+        dropped_sum = weights.gather(-1, dropped)[..., None, :] @ take_vectors(hidden, dropped)
+        features = torch.cat([features, dropped_sum], dim=-2)
+        origins = torch.cat([kept, kept.new_full((*batch, 1), TokenOrigin.SUM)], dim=-1)
     return PrunedTokens(
-        features=torch.cat([hidden[kept] + neighbours, *dropped_sum]),
+        features=features,
         origins=origins,
         cluster_of_patch=cluster_of_patch,
         saliency_map=weights,
@@ -91,27 +104,35 @@ def merge_neighbours(hidden: Tensor, attention: Tensor, keys: Tensor, kept: Tens
 def _neighbour_weights(weights: Tensor, keys: Tensor, kept: Tensor, pool: Tensor) -> Tensor:
     """Weight of each patch of `pool` in each kept token, [m, N]; 0 for all but its neighbours."""
     unit = normalize(at_least_float32(keys), dim=-1)
-    similarity = unit[kept] @ unit[pool].T
+    similarity = take_vectors(unit, kept) @ take_vectors(unit, pool).mT
     # Excludes the patch itself but not its repeat.
-    similarity.scatter_(1, torch.searchsorted(pool, kept)[:, None], -torch.inf)
-    count = min(_NUM_NEIGHBOURS, len(pool) - 1)
-    nearest = torch.sort(similarity, dim=1, descending=True, stable=True).indices[:, :count]
+    similarity = similarity.scatter_(-1, torch.searchsorted(pool, kept.contiguous())[..., None], -torch.inf)
+    count = min(_NUM_NEIGHBOURS, pool.shape[-1] - 1)
+    nearest = torch.sort(similarity, dim=-1, descending=True, stable=True).indices[..., :count]
     # A matrix for a product, since gathering the neighbours' features would take 32 times the memory.
-    matrix = torch.zeros_like(similarity, dtype=weights.dtype)
-    return matrix.scatter_(1, nearest, weights[pool][nearest])
+    of_pool = weights.gather(-1, pool)[..., None, :].expand(similarity.shape)
+    return torch.zeros_like(of_pool).scatter_(-1, nearest, of_pool.gather(-1, nearest))
 
 
 def prune(inputs: PrunerInput, params: PruMergeParameters) -> PrunedTokens:
     """Keeps K - 1 patches and the sum of all others; with `adaptive` the outliers, at least one patch, and the sum.
 
-    The full budget changes nothing.
+    The full budget changes nothing. `adaptive` keeps another number in each image, and works image by image.
     """
+    if params.adaptive:
+        return image_by_image(_prune_adaptively, inputs)
     vision = inputs.vision
-    if inputs.keep >= vision.num_patches and not params.adaptive:
+    if inputs.keep >= vision.num_patches:
         return PrunedTokens.unpruned(vision, reading_group=1)
     attention = vision.outputs[SALIENCY_ONE_HEAD]
-    num_kept = max(num_outliers(attention), 1) if params.adaptive else inputs.keep - 1
-    return merge_neighbours(vision.hidden, attention, vision.outputs[KEYS], most_attended(attention, num_kept))
+    return merge_neighbours(vision.hidden, attention, vision.outputs[KEYS], most_attended(attention, inputs.keep - 1))
+
+
+def _prune_adaptively(inputs: PrunerInput) -> PrunedTokens:
+    vision = inputs.vision
+    attention = vision.outputs[SALIENCY_ONE_HEAD]
+    kept = most_attended(attention, max(num_outliers(attention), 1))
+    return merge_neighbours(vision.hidden, attention, vision.outputs[KEYS], kept)
 
 
 PRUNER = Pruner(

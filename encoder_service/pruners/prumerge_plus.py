@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from encoder_service.pruners.base import PrunedTokens, Pruner, PrunerInput
-from encoder_service.pruners.prumerge import REQUIREMENTS, merge_neighbours, most_attended, num_outliers
+from encoder_service.pruners.image_by_image import image_by_image
+from encoder_service.pruners.prumerge import (
+    REQUIREMENTS,
+    dropped_of_released,
+    merge_neighbours,
+    most_attended,
+    num_outliers,
+)
+from encoder_service.pruners.selection import complement
 from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_ONE_HEAD
 from fovea.parameters import flag
 
@@ -40,11 +48,9 @@ def even_sample(top: Tensor, num_patches: int, count: int) -> Tensor:
     Returns:
         [m + count] int64.
     """
-    is_other = torch.ones(num_patches, dtype=torch.bool, device=top.device)
-    is_other[top] = False
-    others = is_other.nonzero().squeeze(1)
-    sampled = (2 * torch.arange(count, device=top.device) + 1) * len(others) // (2 * max(count, 1))
-    return torch.cat([top, others[sampled]])
+    others = complement(top, num_patches)
+    sampled = (2 * torch.arange(count, device=top.device) + 1) * others.shape[-1] // (2 * max(count, 1))
+    return torch.cat([top, others[..., sampled]], dim=-1)
 
 
 def adaptive_sample(top: Tensor, num_patches: int) -> Tensor:
@@ -75,20 +81,34 @@ def prune(inputs: PrunerInput, params: PruMergePlusParameters) -> PrunedTokens:
     """Keeps floor(K / 2) patches by attention, K - 1 - floor(K / 2) sampled evenly, and the sum of all others.
 
     The full budget changes nothing. With `fidelity` the sample is that of the authors' code; with `adaptive` the
-    outliers and their sample are kept. Neither keeps exactly K tokens.
+    outliers and their sample are kept. Neither keeps exactly K tokens, and both work image by image.
     """
     vision = inputs.vision
-    if inputs.keep >= vision.num_patches and not params.adaptive:
-        return PrunedTokens.unpruned(vision, reading_group=1)
-    attention, num_patches = vision.outputs[SALIENCY_ONE_HEAD], vision.num_patches
     if params.adaptive:
-        kept = adaptive_sample(most_attended(attention, max(num_outliers(attention), 1)), num_patches)
-    elif params.fidelity and inputs.keep > 1:
-        kept = released_sample(most_attended(attention, inputs.keep // 2), num_patches)
-    else:
-        top = most_attended(attention, inputs.keep // 2)
-        kept = even_sample(top, num_patches, inputs.keep - 1 - inputs.keep // 2)
+        return image_by_image(_prune_adaptively, inputs)
+    if inputs.keep >= vision.num_patches:
+        return PrunedTokens.unpruned(vision, reading_group=1)
+    if params.fidelity and inputs.keep > 1:
+        return image_by_image(_prune_as_released, inputs)
+    attention = vision.outputs[SALIENCY_ONE_HEAD]
+    top = most_attended(attention, inputs.keep // 2)
+    kept = even_sample(top, vision.num_patches, inputs.keep - 1 - inputs.keep // 2)
     return merge_neighbours(vision.hidden, attention, vision.outputs[KEYS], kept)
+
+
+def _prune_adaptively(inputs: PrunerInput) -> PrunedTokens:
+    vision = inputs.vision
+    attention = vision.outputs[SALIENCY_ONE_HEAD]
+    kept = adaptive_sample(most_attended(attention, max(num_outliers(attention), 1)), vision.num_patches)
+    return merge_neighbours(vision.hidden, attention, vision.outputs[KEYS], kept)
+
+
+def _prune_as_released(inputs: PrunerInput) -> PrunedTokens:
+    vision = inputs.vision
+    attention = vision.outputs[SALIENCY_ONE_HEAD]
+    kept = released_sample(most_attended(attention, inputs.keep // 2), vision.num_patches)
+    dropped = dropped_of_released(kept, vision.num_patches)
+    return merge_neighbours(vision.hidden, attention, vision.outputs[KEYS], kept, dropped)
 
 
 PRUNER = Pruner(

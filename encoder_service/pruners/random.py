@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
+from fovea.modeling.transfers import to_device
 from fovea.parameters import integer
 
 __all__ = ["PRUNER"]
@@ -23,13 +25,19 @@ class RandomParameters:
 def prune(inputs: PrunerInput, params: RandomParameters) -> PrunedTokens:
     """Keeps K random tokens, the same for equal images and seeds, and merges each other token into its nearest one."""
     hidden = inputs.vision.hidden
+    num_patches = hidden.shape[-2]
     # Drawn on the CPU, since a CUDA generator would choose differently.
-    generator = torch.Generator().manual_seed((inputs.seed + params.seed) % 2**63)
-    kept = torch.randperm(len(hidden), generator=generator)[: inputs.keep].sort().values.to(hidden.device)
+    orders = torch.stack([_order(num_patches, seed + params.seed) for seed in inputs.seeds])
+    kept = to_device(orders[:, : inputs.keep].sort(dim=-1).values, hidden.device).view(*hidden.shape[:-2], inputs.keep)
     cluster_of_patch = assign_to_nearest(hidden, kept)
     return PrunedTokens(
-        features=merge_means(hidden, cluster_of_patch, inputs.keep), origins=kept, cluster_of_patch=cluster_of_patch
+        features=merge_means(hidden, cluster_of_patch, kept), origins=kept, cluster_of_patch=cluster_of_patch
     )
+
+
+def _order(num_patches: int, seed: int) -> Tensor:
+    """Patches in random order, [N] int64."""
+    return torch.randperm(num_patches, generator=torch.Generator().manual_seed(seed % 2**63))
 
 
 PRUNER = Pruner(

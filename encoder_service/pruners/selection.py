@@ -1,4 +1,4 @@
-"""Selection of indices by score."""
+"""Selection of indices by score, with leading batch axes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fovea.modeling.numerics import top_k
 
-__all__ = ["select_by_two_scores"]
+__all__ = ["complement", "select_by_two_scores"]
 
 
 def select_by_two_scores(first: Tensor, second: Tensor, k: int, first_share: float) -> tuple[Tensor, Tensor]:
@@ -15,7 +15,7 @@ def select_by_two_scores(first: Tensor, second: Tensor, k: int, first_share: flo
 
     Args:
         first: first score, [N].
-        second: second score, [N].
+        second: second score, [N], finite.
         k: number of indices.
         first_share: share of k that the first score selects, 0 to 1.
 
@@ -24,8 +24,12 @@ def select_by_two_scores(first: Tensor, second: Tensor, k: int, first_share: flo
     """
     num_first = int(first_share * k + 0.5)
     by_first = top_k(first, num_first)
-    rest = torch.ones_like(second, dtype=torch.bool)
-    rest[by_first] = False
-    candidates = rest.nonzero().squeeze(1)
-    by_second = candidates[top_k(second[candidates], k - num_first)]
-    return by_first, by_second
+    return by_first, top_k(second.scatter(-1, by_first, -torch.inf), k - num_first)
+
+
+def complement(chosen: Tensor, size: int) -> Tensor:
+    """Indices of 0..size-1 that are not in `chosen` [k], ascending, [size - k]. All of `chosen` are different."""
+    is_chosen = torch.zeros((*chosen.shape[:-1], size), dtype=torch.bool, device=chosen.device)
+    is_chosen.scatter_(-1, chosen, True)
+    in_order = torch.sort(is_chosen, dim=-1, stable=True).indices  # False before True
+    return in_order[..., : size - chosen.shape[-1]]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 __all__ = ["mosaic"]
 
 
-def mosaic(patch_grid: tuple[int, int], tile_grid: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
+def mosaic(
+    patch_grid: tuple[int, int], tile_grid: tuple[int, int], image_size: tuple[int, int]
+) -> npt.NDArray[np.int64]:
     """Mosaic of an image: the patches of its tiles side by side, without those that show only padding.
 
     The image was scaled to fit the tiles with its aspect ratio kept, and centred. The remaining space at two opposite
@@ -23,9 +25,9 @@ def mosaic(patch_grid: tuple[int, int], tile_grid: tuple[int, int], image_size: 
         [lines, columns] int64, tile * N + patch. Tile 0 is the base tile, which is not part of the mosaic.
     """
     (rows, columns), (tile_rows, tile_columns), (height, width) = patch_grid, tile_grid, image_size
-    ids = rows * columns + torch.arange(tile_rows * tile_columns * rows * columns)
-    stitched = ids.view(tile_rows, tile_columns, rows, columns).transpose(1, 2)
-    stitched = stitched.reshape(tile_rows * rows, tile_columns * columns)
+    ids = rows * columns + np.arange(tile_rows * tile_columns * rows * columns, dtype=np.int64)
+    by_tile = ids.reshape(tile_rows, tile_columns, rows, columns).swapaxes(1, 2)
+    stitched = by_tile.reshape(tile_rows * rows, tile_columns * columns)
     all_rows, all_columns = stitched.shape
     if width * all_rows > height * all_columns:  # wider than the mosaic: padding above and below
         # Rounded as in transformers, so that half a row falls to the same side.

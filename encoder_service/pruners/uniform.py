@@ -10,6 +10,7 @@ from torch import Tensor
 
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput
 from encoder_service.pruners.merging import assign_to_nearest, merge_means
+from fovea.modeling.transfers import to_device
 
 __all__ = ["PRUNER", "lattice"]
 
@@ -45,10 +46,10 @@ def lattice(grid: tuple[int, int], k: int) -> Tensor:
 def prune(inputs: PrunerInput, params: UniformParameters) -> PrunedTokens:
     """Keeps a lattice of K tokens and merges each other token into its nearest one."""
     hidden = inputs.vision.hidden
-    kept = lattice(inputs.vision.grid, inputs.keep).to(hidden.device)
+    kept = to_device(lattice(inputs.vision.grid, inputs.keep), hidden.device).expand(*hidden.shape[:-2], -1)
     cluster_of_patch = assign_to_nearest(hidden, kept)
     return PrunedTokens(
-        features=merge_means(hidden, cluster_of_patch, inputs.keep), origins=kept, cluster_of_patch=cluster_of_patch
+        features=merge_means(hidden, cluster_of_patch, kept), origins=kept, cluster_of_patch=cluster_of_patch
     )
 
 

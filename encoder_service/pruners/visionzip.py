@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TokenOrigin
-from encoder_service.pruners.merging import assign_to_nearest
+from encoder_service.pruners.merging import assign_to_nearest, clusters_of_kept, membership
+from encoder_service.pruners.selection import complement
 from encoder_service.pruners.tower_outputs import CLS_HIDDEN, MEAN_KEYS_SECOND_LAST, SALIENCY_SECOND_LAST
-from fovea.modeling.numerics import at_least_float32, top_k
+from fovea.modeling.numerics import at_least_float32, take_vectors, top_k
+from fovea.modeling.transfers import to_device
 from fovea.parameters import number
 
 __all__ = ["PRUNER", "VisionZipParameters", "zip_tokens"]
@@ -56,42 +57,41 @@ def zip_tokens(
         context tokens.
     """
     hidden, attention = at_least_float32(hidden), at_least_float32(attention)
+    num_patches = attention.shape[-1]
     dominant = top_k(attention, num_dominant - 1)
-    is_rest = torch.ones_like(attention, dtype=torch.bool)
-    is_rest[dominant] = False
-    rest = is_rest.nonzero().squeeze(1)
-
-    cluster_of_patch = torch.full_like(attention, -1, dtype=torch.int64)
-    cluster_of_patch[dominant] = torch.arange(1, num_dominant, device=hidden.device)
-    targets, context = rest[:0], hidden[:0]
+    rest = complement(dominant, num_patches)
+    cluster_of_patch = clusters_of_kept(dominant, num_patches)
+    cluster_of_patch = torch.where(cluster_of_patch >= 0, cluster_of_patch + 1, cluster_of_patch)  # CLS is token 0
+    context_tokens, targets = [], rest[..., :0]
     if num_context:
-        step = max(1, len(rest) // num_context)
+        step = max(1, rest.shape[-1] // num_context)
         centres = torch.arange(num_context, device=hidden.device) * step  # indices into `rest`
-        clusters = assign_to_nearest(keys[rest], centres)
-        cluster_of_patch[rest] = num_dominant + clusters
-        targets, context = rest[centres], _context_tokens(hidden[rest], clusters, centres)
+        centres = centres.expand(*rest.shape[:-1], num_context)
+        clusters = assign_to_nearest(take_vectors(keys, rest), centres)
+        cluster_of_patch = cluster_of_patch.scatter(-1, rest, num_dominant + clusters)
+        targets = rest.gather(-1, centres)
+        context_tokens.append(_context_tokens(take_vectors(hidden, rest), clusters, centres))
+    cls_origin = dominant.new_full((*dominant.shape[:-1], 1), TokenOrigin.CLS)
+    group = to_device(torch.tensor([1] + [0] * (num_dominant - 1) + [2] * num_context), hidden.device)
+    origins = torch.cat([cls_origin, dominant, targets], dim=-1)
     return PrunedTokens(
-        features=torch.cat([at_least_float32(cls_hidden)[None], hidden[dominant], context]),
-        origins=torch.cat([dominant.new_tensor([TokenOrigin.CLS]), dominant, targets]),
+        features=torch.cat(
+            [at_least_float32(cls_hidden)[..., None, :], take_vectors(hidden, dominant), *context_tokens], dim=-2
+        ),
+        origins=origins,
         cluster_of_patch=cluster_of_patch,
         saliency_map=attention,
-        reading_group=torch.cat(
-            [
-                dominant.new_full((1,), 1),
-                torch.zeros_like(dominant),
-                dominant.new_full((num_context,), 2),
-            ]
-        ),
+        reading_group=group.expand(origins.shape),
     )
 
 
 def _context_tokens(features: Tensor, clusters: Tensor, centres: Tensor) -> Tensor:
     """Feature of each centre plus the mean of its cluster's other members: [|R|, C] to [num_context, C]."""
-    # The sum is a product with a 0/1 matrix, since index_add_ on CUDA adds in a different order on every run.
-    member = one_hot(clusters, len(centres)).T.to(features.dtype)
-    member[torch.arange(len(centres), device=features.device), centres] = 0
+    others = clusters.scatter(-1, centres, -1)
+    member = membership(others, centres.shape[-1], features.dtype)
     # clamp_min avoids a division by zero: the token of a cluster of one is its centre's feature.
-    return features[centres] + (member @ features) / member.sum(dim=1, keepdim=True).clamp_min(1)
+    means = (member @ features) / member.sum(dim=-1, keepdim=True).clamp_min(1)
+    return take_vectors(features, centres) + means
 
 
 def prune(inputs: PrunerInput, params: VisionZipParameters) -> PrunedTokens:

@@ -51,7 +51,7 @@ def _tower(context: Context) -> ClipVisionTower:
 def _vision(context: Context, inputs_file: Path, image: int) -> TowerFeatures:
     """Tower output of one image of the inputs with everything that a pruner reads, computed once for all cases."""
     pixel_values = context.tensor(context.load(inputs_file)["pixel_values"][image : image + 1])
-    features: TowerFeatures = _tower(context)(pixel_values, ALL_OUTPUTS)[0]
+    features: TowerFeatures = _tower(context)(pixel_values, ALL_OUTPUTS).at(0)
     return features
 
 
@@ -78,8 +78,8 @@ class _Run:
         """Text features of a question of the inputs."""
         clip = self.context.clip
         tower = ClipTextTower(clip.text_model, clip.text_projection)
-        features: TextFeatures = tower([self.inputs[f"text_ids_{name}"].tolist()], eos_attention=eos_attention)[0]
-        return features
+        texts: TextFeatures = tower([self.inputs[f"text_ids_{name}"].tolist()], eos_attention=eos_attention)
+        return texts.take(torch.tensor(0))
 
     def report(
         self, pruned: PrunedTokens, *, projected: Tensor | None = None, with_llm: bool = False, **more: Any
@@ -122,7 +122,8 @@ def _encoder(run: _Run) -> Arrays:
 def _text(run: _Run, *, text: str) -> Arrays:
     """Text tower output of a question."""
     features = run.text(text)
-    return _arrays({"tokens": features.tokens, "query": question_vector(features.eos)})
+    assert features.is_token is not None
+    return _arrays({"tokens": features.tokens[features.is_token], "query": question_vector(features.eos)})
 
 
 def _desap(run: _Run, *, text: str, budget: int, with_llm: bool = False, **switches: Any) -> Arrays:
@@ -179,7 +180,8 @@ def _prumerge(
             kept = prumerge_plus.even_sample(top, num_patches, sample)
         case _:
             raise ValueError(f"sampling {sampling!r} with sample {sample!r} is not known")
-    pruned = prumerge.merge_neighbours(vision.hidden, attention, vision.outputs[KEYS], kept)
+    dropped = prumerge.dropped_of_released(kept, num_patches)
+    pruned = prumerge.merge_neighbours(vision.hidden, attention, vision.outputs[KEYS], kept, dropped)
     share = torch.tensor(num_top / num_patches, dtype=torch.float64)
     return run.report(pruned, with_llm=with_llm, share=share)
 
@@ -210,7 +212,7 @@ class _RecordedFlow:
 def _flowcut(run: _Run, *, budget: int, with_llm: bool = False) -> Arrays:
     """FlowCut's stage inside the tower."""
     recorded = _Recorded(FlowCut(budget))
-    vision = _tower(run.context)(run.pixel_values(), frozenset(), recorded)[0]
+    vision = _tower(run.context)(run.pixel_values(), frozenset(), recorded).at(0)
     pruned = PRUNERS["flowcut"].bind({}).prune(PrunerInput(vision, budget))
     return run.report(pruned, with_llm=with_llm, schedule=recorded.schedule)
 
@@ -232,9 +234,9 @@ def _holov(
     projected = run.context.projector(pruned.features) * (pruned.origins != TokenOrigin.ZERO)[:, None]
 
     sizes = holov.crop_sizes(vision.num_patches, crops)
-    granted, by_weight = holov.crop_quotas(vision.outputs[SALIENCY_SECOND_LAST], sizes, budget)
+    granted, rank = holov.crop_quotas(vision.outputs[SALIENCY_SECOND_LAST], sizes, budget)
     if overflow == "redistribute":
-        granted = holov.redistribute(granted, sizes, by_weight)
+        granted = holov.redistribute(granted, sizes, rank)
     return run.report(pruned, projected=projected, with_llm=with_llm, crop_quota=granted)
 
 
@@ -271,7 +273,9 @@ def _hired_tiles(
     mask = torch.zeros(num_tiles, sizes[0], dtype=torch.bool)
     for tile, (output, count) in enumerate(zip(tile_outputs, counts, strict=True)):
         mask[tile, top_k(output.outputs[SALIENCY_SECOND_LAST], count)] = True
-    shown = torch.cat([torch.arange(mask.shape[1]), tile_mosaic.mosaic(patch_grid, grid, image_size).flatten()])
+    shown = torch.cat(
+        [torch.arange(mask.shape[1]), torch.from_numpy(tile_mosaic.mosaic(patch_grid, grid, image_size).ravel())]
+    )
     kept = shown[mask.flatten()[shown]]
     features = torch.cat([output.hidden for output in tile_outputs])[kept]
     # -1 for patches in the padding and for dropped ones.

@@ -16,7 +16,7 @@ from encoder_service.media_features import MediaFeatures, PatchLayout, TowerInpu
 from encoder_service.models import load
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import BoundPruner, FeatureRequirements, PrunerInput, TowerFeatures
+from encoder_service.pruners.base import PrunerInput, TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_LAST, OutputKind, TowerOutput
 from fovea import telemetry
@@ -168,15 +168,15 @@ def test_every_pruner_sends_what_the_language_model_accepts(
 def test_tokens_are_sent_in_the_order_in_which_the_pruner_emits_them(name: str, make_engine: Any, ask: Any) -> None:
     request, emitted = ask(3, pruner=name, keep_tokens=9), []
 
-    def prune(job: PrunerInput) -> Any:
+    def prune(job: PrunerInput, params: Any) -> Any:
         emitted.append(request.pruner.prune(job))
         return emitted[0]
 
-    watched = dataclasses.replace(request, pruner=dataclasses.replace(request.pruner, prune=prune))
-    (answer,) = compute(make_engine(), watched)
-    np.testing.assert_array_equal(answer[0].features, emitted[0].features.numpy())
-    np.testing.assert_array_equal(answer[0].cluster_of_patch, emitted[0].cluster_of_patch.numpy())
-    for sent, own in zip(answer[0].positions.tolist(), emitted[0].origins.tolist(), strict=True):
+    watched = dataclasses.replace(PRUNERS[name], prune=prune).bind({})
+    (answer,) = compute(make_engine(), dataclasses.replace(request, pruner=watched))
+    np.testing.assert_array_equal(answer[0].features, emitted[0].features[0].numpy())
+    np.testing.assert_array_equal(answer[0].cluster_of_patch, emitted[0].cluster_of_patch[0].numpy())
+    for sent, own in zip(answer[0].positions.tolist(), emitted[0].origins[0].tolist(), strict=True):
         assert sent == own or own < 0
 
 
@@ -256,12 +256,11 @@ def test_a_poisoned_image_fails_alone(make_engine: Any, ask: Any, counting: Coun
 
 
 def test_a_pruner_that_fails_fails_alone(make_engine: Any, ask: Any) -> None:
-    def explode(job: PrunerInput) -> Any:
+    def explode(job: PrunerInput, params: Any) -> Any:
         raise ZeroDivisionError
 
-    broken = EncodeRequest(
-        ask(1).images, TEXT, BoundPruner("broken", FeatureRequirements(), explode), Budget(keep_tokens=3)
-    )
+    pruner = dataclasses.replace(PRUNERS["none"], name="broken", prune=explode).bind({})
+    broken = EncodeRequest(ask(1).images, TEXT, pruner, Budget(keep_tokens=3))
     first, second = compute(make_engine(), ask(0), broken)
     assert len(first[0].positions) == 6
     assert isinstance(second, ZeroDivisionError)
@@ -275,10 +274,8 @@ def test_a_question_without_words_falls_back_to_saliency(text: tuple[int, ...], 
 
 
 def features(num_bytes: int, *outputs: TowerOutput) -> MediaFeatures:
-    tower_features = TowerFeatures(
-        torch.zeros(num_bytes // 4, 1), (1, 1), {output: torch.zeros(0) for output in outputs}
-    )
-    return MediaFeatures(PatchLayout(1, 1, 1), (tower_features,), (torch.zeros(0, dtype=torch.int64),))
+    batch = TowerFeatures(torch.zeros(1, num_bytes // 4, 1), (1, 1), {output: torch.zeros(1, 0) for output in outputs})
+    return MediaFeatures(PatchLayout(1, 1, 1), batch, (0,))
 
 
 def test_the_cache_evicts_the_oldest_first_and_stays_within_its_bytes() -> None:

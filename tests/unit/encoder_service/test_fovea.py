@@ -13,7 +13,7 @@ from torch import Tensor
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.auto_budget import peak_clarity
 from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, TowerFeatures
-from encoder_service.pruners.facility_location import greedy_facility_location
+from encoder_service.pruners.facility_location import counts_to_reach, greedy_facility_location, values_of_greedy_sets
 from encoder_service.pruners.fovea import FoveaParameters, importance
 from encoder_service.pruners.merging import merge_weighted
 from encoder_service.pruners.tower_outputs import SALIENCY_LAST, OutputKind, TowerOutput
@@ -137,18 +137,23 @@ def test_an_early_stop_returns_the_first_of_the_same_patches() -> None:
     generator = torch.Generator().manual_seed(0)
     similarity, weights = torch.rand(9, 9, generator=generator), torch.full((9,), 1 / 9)
     everything = greedy_facility_location(similarity, weights, 9).tolist()
-    some = greedy_facility_location(similarity, weights, 9, target_value=0.8).tolist()
-    assert some == everything[: len(some)]
+    some = everything[: steps_to_reach(similarity, weights, 0.8)]
     assert _objective(similarity, weights, some) >= 0.8 > _objective(similarity, weights, some[:-1])
     # A second patch adds nothing.
-    assert greedy_facility_location(torch.ones(4, 4), torch.ones(4), 4, target_value=99).tolist() == [0]
-    assert greedy_facility_location(torch.zeros(4, 4), torch.ones(4), 4, target_value=0.5).tolist() == [0]
+    assert steps_to_reach(torch.ones(4, 4), torch.ones(4), 99) == 1
+    assert steps_to_reach(torch.zeros(4, 4), torch.ones(4), 0.5) == 1
+
+
+def steps_to_reach(similarity: torch.Tensor, weights: torch.Tensor, target: float) -> int:
+    value = torch.tensor(target)
+    return int(counts_to_reach(values_of_greedy_sets(similarity, weights, value), value))
 
 
 def auto_keep(vision: TowerFeatures, text: TextFeatures | None, **params: float) -> int:
-    choose = PRUNERS["fovea"].bind(params).choose_keep
-    assert choose is not None
-    return choose(PrunerInput(vision, N, text=text))
+    fovea = PRUNERS["fovea"].bind(params)
+    assert fovea.pruner.choose_keep is not None
+    (keep,) = fovea.pruner.choose_keep(PrunerInput(vision, N, text=text), fovea.params)
+    return keep
 
 
 def test_a_clear_question_needs_fewer_tokens_than_the_whole_image() -> None:

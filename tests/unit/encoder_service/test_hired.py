@@ -97,7 +97,7 @@ def test_the_mosaic_runs_through_tiles_row_by_row() -> None:
 def test_padding_is_removed_at_two_opposite_sides(image_size: tuple[int, int], rows: int, columns: int) -> None:
     ids = mosaic((24, 24), (2, 2), image_size)
     assert ids.shape == (rows, columns)
-    if ids.numel():
+    if ids.size:
         top, left = (48 - rows) // 2, (48 - columns) // 2
         first = int(ids[0, 0])
         tile, row, column = first // 576, first % 576 // 24, first % 24

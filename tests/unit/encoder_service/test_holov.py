@@ -35,11 +35,13 @@ def test_the_first_crops_are_one_longer() -> None:
 
 def test_a_crop_gets_its_share_of_mean_attention_and_the_remainder_goes_to_the_largest_weights() -> None:
     attention = torch.tensor([0.0, 0.2, 0.5, 0.5, 0.25, 0.15])  # means .1, .5, .2: of 7 tokens .875, 4.375, 1.75
-    assert crop_quotas(attention, [2, 2, 2], 7) == ([0, 5, 2], [1, 2, 0])
+    quotas, rank = crop_quotas(attention, [2, 2, 2], 7)
+    assert quotas.tolist() == [0, 5, 2]
+    assert rank.tolist() == [2, 0, 1]
 
 
 def test_without_any_attention_tokens_are_allocated_in_rounds() -> None:
-    assert crop_quotas(torch.zeros(9), [3, 3, 3], 7)[0] == [3, 2, 2]
+    assert crop_quotas(torch.zeros(9), [3, 3, 3], 7)[0].tolist() == [3, 2, 2]
 
 
 @given(st.lists(st.integers(0, 9), min_size=N, max_size=N), st.integers(1, N - 1), st.integers(1, N))
@@ -63,16 +65,17 @@ def test_tokens_come_crop_by_crop_with_the_most_attended_first(scores: list[int]
 def test_excess_goes_to_the_crops_with_room_and_budgets_never_exceed_sizes(seed: int, keep: int, crops: int) -> None:
     attention = (5 * torch.randn(N, generator=torch.Generator().manual_seed(seed))).softmax(0)
     sizes = crop_sizes(N, crops)
-    quotas, by_weight = crop_quotas(attention, sizes, keep)
+    quotas, rank = crop_quotas(attention, sizes, keep)
     assert sum(quotas) == keep
-    budgets = redistribute(quotas, sizes, by_weight)
+    budgets = redistribute(quotas, sizes, rank).tolist()
     assert sum(budgets) == keep
     assert all(budget <= size for budget, size in zip(budgets, sizes, strict=True))
-    assert all(budget >= min(quota, size) for budget, quota, size in zip(budgets, quotas, sizes, strict=True))
+    assert all(budget >= min(quota, size) for budget, quota, size in zip(budgets, quotas.tolist(), sizes, strict=True))
 
 
 def test_excess_is_allocated_one_token_each_by_weight() -> None:
-    assert redistribute([9, 1, 0, 1], [4, 4, 4, 1], by_weight=[0, 3, 1, 2]) == [4, 4, 2, 1]
+    quotas, rank = torch.tensor([9, 1, 0, 1]), torch.tensor([0, 2, 3, 1])
+    assert redistribute(quotas, [4, 4, 4, 1], rank).tolist() == [4, 4, 2, 1]
 
 
 def test_fidelity_replaces_the_excess_by_zero_vectors() -> None:

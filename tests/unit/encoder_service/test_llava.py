@@ -36,6 +36,7 @@ from encoder_service.pruners.tower_outputs import (
     TowerOutput,
 )
 from fovea.modeling.errors import CheckpointError
+from tests.single_features import single_text, tower_features
 
 REQUESTED_OUTPUTS = ALL_OUTPUTS
 NO_OUTPUTS: frozenset[TowerOutput] = frozenset()
@@ -46,7 +47,7 @@ def encoded(
 ) -> list[TowerFeatures]:
     """Features of each image, which has one tower input."""
     inputs = [TowerInputs(pixels[None], PatchLayout(1, *model.grid)) for pixels in pixel_values]
-    return [media.tower_features[0] for media in model.encode(inputs, outputs, in_tower)]
+    return [tower_features(media)[0] for media in model.encode(inputs, outputs, in_tower)]
 
 
 @pytest.fixture
@@ -254,7 +255,7 @@ def test_images_in_a_batch_equal_images_alone(model: EncoderModel, pixel_values:
 def test_the_eos_token_is_clips_text_embedding(checkpoints: Any, model: EncoderModel) -> None:
     clip = CLIPModel.from_pretrained(checkpoints.clip).eval()
     ids = [98, 5, 17, 40, 99]
-    (text,) = model.encode_texts([ids])
+    text = single_text(model.encode_texts([ids]))
     with torch.inference_mode():
         want = clip.get_text_features(torch.tensor([ids])).pooler_output[0]
     torch.testing.assert_close(text.eos[0], want, atol=1e-5, rtol=1e-5)
@@ -264,28 +265,29 @@ def test_the_eos_token_is_clips_text_embedding(checkpoints: Any, model: EncoderM
 
 def test_a_text_is_not_changed_by_the_texts_beside_it(model: EncoderModel) -> None:
     texts = [[98, 5, 99], [98, *range(14), 99], [98, *range(40), 99], [98, 7, 7, 99]]
-    for text, batched in zip(texts, model.encode_texts(texts, eos_attention=True), strict=True):
-        (alone,) = model.encode_texts([text], eos_attention=True)
+    together = model.encode_texts(texts, eos_attention=True)
+    for index, text in enumerate(texts):
+        batched, alone = single_text(together, index), single_text(model.encode_texts([text], eos_attention=True))
         for name in ("tokens", "eos", "is_word", "eos_attention"):
             torch.testing.assert_close(getattr(batched, name), getattr(alone, name), atol=1e-5, rtol=1e-4)
 
 
 def test_long_texts_are_read_in_windows_of_whole_length(model: EncoderModel) -> None:
     words = list(range(30))
-    (text,) = model.encode_texts([[98, *words, 99]])  # 16 positions: 14 words, 14 words, 2 words
+    text = single_text(model.encode_texts([[98, *words, 99]]))  # 16 positions: 14 words, 14 words, 2 words
     assert text.tokens.shape[0] == 30 + 2 * 3
     assert text.eos.shape[0] == 3
     assert int(text.is_word.sum()) == 30
     assert text.is_bos.nonzero().squeeze(1).tolist() == [0, 16, 32]
     assert text.is_eos.nonzero().squeeze(1).tolist() == [15, 31, 35]
-    (second,) = model.encode_texts([[98, *words[14:28], 99]])
+    second = single_text(model.encode_texts([[98, *words[14:28], 99]]))
     torch.testing.assert_close(text.tokens[16:32], second.tokens, atol=1e-5, rtol=1e-5)
 
 
 def test_eos_attention_is_that_of_eager_attention(checkpoints: Any, model: EncoderModel) -> None:
     clip = CLIPModel.from_pretrained(checkpoints.clip, attn_implementation="eager").eval()
     ids = [98, 5, 17, 40, 99]
-    (text,) = model.encode_texts([ids], eos_attention=True)
+    text = single_text(model.encode_texts([ids], eos_attention=True))
     with torch.inference_mode():
         attention = clip.text_model(torch.tensor([ids]), output_attentions=True).attentions[-1][0].mean(0)[-1]
     torch.testing.assert_close(text.eos_attention, attention, atol=1e-6, rtol=1e-4)
@@ -328,7 +330,7 @@ def test_weights_published_as_pytorch_bin_load_too(checkpoints: Any, tmp_path: P
     state["text_model.embeddings.position_ids"] = torch.arange(16)[None]  # old files carry it
     torch.save(state, tmp_path / "pytorch_model.bin")
     other = load(str(checkpoints.hub), LoadOptions(text_tower=str(tmp_path), device="cpu"))
-    torch.testing.assert_close(other.encode_texts([[98, 1, 99]])[0].eos, model.encode_texts([[98, 1, 99]])[0].eos)
+    torch.testing.assert_close(other.encode_texts([[98, 1, 99]]).eos, model.encode_texts([[98, 1, 99]]).eos)
 
 
 def test_eager_attention_gives_the_same_features(
@@ -354,7 +356,7 @@ def test_configs_as_the_hub_has_them_are_read(
 
     hub = copy_of("hub", config=lambda config: config["vision_config"].update(vocab_size=32000))
     other = load(str(hub), LoadOptions(text_tower=str(copy_of("clip", config=as_in_2022)), device="cpu"))
-    torch.testing.assert_close(other.encode_texts([[98, 1, 99]])[0].eos, model.encode_texts([[98, 1, 99]])[0].eos)
+    torch.testing.assert_close(other.encode_texts([[98, 1, 99]]).eos, model.encode_texts([[98, 1, 99]]).eos)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

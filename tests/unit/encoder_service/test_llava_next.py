@@ -32,6 +32,7 @@ from encoder_service.pruners.tile_mosaic import mosaic
 from encoder_service.pruners.tower_outputs import ALL_OUTPUTS, CLS_HIDDEN, KEYS, SALIENCY_LAST, OutputKind, TowerOutput
 from fovea.budget import Budget, allocate_budget
 from fovea.modeling.errors import CheckpointError
+from tests.single_features import tower_features
 
 N = 16  # patches of a tile, 4 x 4
 
@@ -143,7 +144,8 @@ def test_the_mosaic_of_the_published_size_is_that_of_transformers(width: int, he
     rows, columns = get_anyres_image_grid_shape((height, width), canvases, 336)
     numbers = 576 + torch.arange(rows * columns * 576).view(rows, columns, 24, 24)
     stitched = numbers.permute(0, 2, 1, 3).reshape(1, rows * 24, columns * 24)
-    assert torch.equal(mosaic((24, 24), (rows, columns), (height, width)), unpad_image(stitched, (height, width))[0])
+    of_transformers = unpad_image(stitched, (height, width))[0].numpy()
+    assert np.array_equal(mosaic((24, 24), (rows, columns), (height, width)), of_transformers)
 
 
 def test_a_ninth_of_a_square_image_of_the_published_size_is_320_tokens() -> None:
@@ -158,9 +160,10 @@ def test_what_a_pruner_sees_of_a_tile_is_the_tower_without_padding(towers: Encod
     inputs = towers.media.image(noise((112, 60)))  # 4 lines of the mosaic's 8: of each tile two rows
     (media,) = towers.encode([inputs], ALL_OUTPUTS)
     output = tower_of(unsplit, inputs.pixel_values)
-    assert [features.grid for features in media.tower_features] == [(4, 4), *[(2, 4)] * 4]
-    assert media.patch_positions[1].tolist() == list(range(N + 8, 2 * N))
-    for tile, (features, positions) in enumerate(zip(media.tower_features, media.patch_positions, strict=True)):
+    tiles, positions_of_tiles = tower_features(media), media.patch_positions()
+    assert [features.grid for features in tiles] == [(4, 4), *[(2, 4)] * 4]
+    assert positions_of_tiles[1].tolist() == list(range(N + 8, 2 * N))
+    for tile, (features, positions) in enumerate(zip(tiles, positions_of_tiles, strict=True)):
         patches = positions - tile * N
         hidden = output.hidden_states[-2][tile]
         torch.testing.assert_close(features.hidden, hidden[1 + patches], atol=1e-5, rtol=1e-4)
@@ -175,7 +178,7 @@ def test_images_in_a_batch_equal_images_alone(towers: EncoderModel) -> None:
     inputs = [towers.media.image(noise(size)) for size in ((112, 60), (56, 112), (1, 1))]
     for together, one in zip(towers.encode(inputs, ALL_OUTPUTS), inputs, strict=True):
         (alone,) = towers.encode([one], ALL_OUTPUTS)
-        for got, want in zip(together.tower_features, alone.tower_features, strict=True):
+        for got, want in zip(tower_features(together), tower_features(alone), strict=True):
             torch.testing.assert_close(got.hidden, want.hidden, atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(dict(got.outputs), dict(want.outputs), atol=1e-5, rtol=1e-4)
 
@@ -188,9 +191,9 @@ def test_no_token_stands_for_padding_and_a_ratio_applies_to_each_tile(
     media = encode(noise(size), pruner, keep_ratio=0.25)
     positions = towers.media.image(noise(size)).layout.patch_positions()
     assert len(np.unique(media.positions)) == len(media.positions)
-    assert np.isin(media.positions, torch.cat(positions).numpy()).all()
+    assert np.isin(media.positions, np.concatenate(positions)).all()
     assert not len(media.newline_after)
-    kept = [int(np.isin(media.positions, tile.numpy()).sum()) for tile in positions]
+    kept = [int(np.isin(media.positions, tile).sum()) for tile in positions]
     share = [max(1, (len(tile) + 2) // 4) if len(tile) else 0 for tile in positions]
     if pruner in ("hired", "holov"):
         assert sum(kept) == sum(share)
@@ -199,7 +202,7 @@ def test_no_token_stands_for_padding_and_a_ratio_applies_to_each_tile(
         assert kept[0] == N // 4
     else:
         assert kept == share
-    dropped = np.setdiff1d(np.arange(media.layout.num_patches), torch.cat(positions).numpy())
+    dropped = np.setdiff1d(np.arange(media.layout.num_patches), np.concatenate(positions))
     assert (media.cluster_of_patch[dropped] == -1).all()
 
 
@@ -267,7 +270,7 @@ def alone(media: Any, pruner: str, keeps: Sequence[int]) -> list[Any]:
     """Each tile as if it were an image of its own."""
     bound = PRUNERS[pruner].bind({})
     return [
-        bound.prune(PrunerInput(features, keep)) for features, keep in zip(media.tower_features, keeps, strict=True)
+        bound.prune(PrunerInput(features, keep)) for features, keep in zip(tower_features(media), keeps, strict=True)
     ]
 
 
@@ -328,9 +331,9 @@ def test_hired_gives_the_base_tile_alpha_and_keeps_the_best_of_each_tile(
         assert len(media.positions) == 16
         assert (media.positions < N).sum() == 16 * alpha
         for tile, positions in enumerate(media.layout.patch_positions()):
-            kept = media.positions[np.isin(media.positions, positions.numpy())] - tile * N
+            kept = media.positions[np.isin(media.positions, positions)] - tile * N
             if len(kept):
-                shown = positions.numpy() - tile * N
+                shown = positions - tile * N
                 assert set(kept) == set(shown[np.argsort(-attention[tile][shown])[: len(kept)]])
 
 
@@ -381,9 +384,11 @@ def test_flowcut_prunes_each_tile_with_its_padding_and_drops_the_padding_afterwa
     assert bound.requirements.in_tower is not None
     inputs = towers.media.image(image)
     tiles = towers.vision_tower(inputs.pixel_values, frozenset(), bound.requirements.in_tower(8))  # type: ignore[attr-defined]
-    shown = set(torch.cat(inputs.layout.patch_positions()).tolist())
+    shown = set(np.concatenate(inputs.layout.patch_positions()).tolist())
     want = {
-        n: row for t, tile in enumerate(tiles) for n, row in zip(tile.kept_in_tower + t * N, tile.hidden, strict=True)
+        n: row
+        for t in range(tiles.num_inputs)
+        for n, row in zip(tiles.kept_in_tower[t] + t * N, tiles.hidden[t], strict=True)
     }
     want = {int(number): row for number, row in want.items() if int(number) in shown}
     assert set(media.positions.tolist()) == set(want)
@@ -406,8 +411,8 @@ def test_the_hubs_layout_in_half_precision_loads_and_nothing_but_the_vision_towe
     got, want = (load(str(one), LoadOptions(text_tower=str(folders[1]), device="cpu")) for one in (hub, saved))
     inputs = got.media.image(noise((60, 60)))
     assert torch.equal(
-        got.encode([inputs], frozenset())[0].tower_features[1].hidden,
-        want.encode([inputs], frozenset())[0].tower_features[1].hidden,
+        tower_features(got.encode([inputs], frozenset())[0])[1].hidden,
+        tower_features(want.encode([inputs], frozenset())[0])[1].hidden,
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunedTokens, PrunerInput, TowerFeatures
-from encoder_service.pruners.prumerge import merge_neighbours, most_attended, num_outliers
+from encoder_service.pruners.prumerge import dropped_of_released, merge_neighbours, most_attended, num_outliers
 from encoder_service.pruners.prumerge_plus import adaptive_sample, even_sample, released_sample
 from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_ONE_HEAD
 
@@ -30,9 +30,9 @@ def pruned(name: str, seed: int, keep: int, **params: bool) -> PrunedTokens:
 
 
 def merged(vision: TowerFeatures, kept: list[int]) -> PrunedTokens:
-    return merge_neighbours(
-        vision.hidden, vision.outputs[SALIENCY_ONE_HEAD], vision.outputs[KEYS], torch.tensor(kept).long()
-    )
+    tokens = torch.tensor(kept).long()
+    outputs, dropped = vision.outputs, dropped_of_released(tokens, N)
+    return merge_neighbours(vision.hidden, outputs[SALIENCY_ONE_HEAD], outputs[KEYS], tokens, dropped)
 
 
 def expected(vision: TowerFeatures, kept: list[int]) -> torch.Tensor:

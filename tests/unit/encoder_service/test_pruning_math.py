@@ -74,7 +74,9 @@ def test_dropped_tokens_join_the_kept_token_with_the_highest_cosine() -> None:
     features = torch.tensor([[1.0, 0.0], [0.0, 100.0], [9.0, 1.0], [1.0, 20.0]])
     cluster_of_patch = assign_to_nearest(features, torch.tensor([0, 1]))
     assert cluster_of_patch.tolist() == [0, 1, 0, 1]
-    torch.testing.assert_close(merge_means(features, cluster_of_patch, 2), torch.tensor([[5.0, 0.5], [0.5, 60.0]]))
+    torch.testing.assert_close(
+        merge_means(features, cluster_of_patch, torch.tensor([0, 1])), torch.tensor([[5.0, 0.5], [0.5, 60.0]])
+    )
 
 
 def test_of_equally_similar_kept_tokens_the_first_is_taken() -> None:
@@ -84,7 +86,7 @@ def test_of_equally_similar_kept_tokens_the_first_is_taken() -> None:
 
 def test_means_of_half_precision_are_summed_in_float32() -> None:
     features = torch.full((4096, 1), 1.0, dtype=torch.float16)
-    mean = merge_means(features, torch.zeros(4096, dtype=torch.int64), 1)
+    mean = merge_means(features, torch.zeros(4096, dtype=torch.int64), torch.tensor([0]))
     assert mean.dtype == torch.float32
     assert mean.item() == 1.0
 
@@ -144,8 +146,9 @@ def test_without_fcma_relevance_is_the_mean_similarity() -> None:
 def test_the_text_filter_keeps_words_above_the_mean_and_32_at_most() -> None:
     attention = torch.tensor([9.0, 1.0, 3.0, 2.0, 4.0, 9.0])
     is_word = torch.tensor([False, True, True, True, True, False])
-    assert words_by_eos_attention(attention, is_word).tolist() == [2, 4]
+    assert words_by_eos_attention(attention, is_word).nonzero().flatten().tolist() == [2, 4]
     many = torch.cat([torch.zeros(60), torch.arange(1.0, 61.0)])
-    assert words_by_eos_attention(many, torch.ones(120, dtype=torch.bool)).tolist() == list(range(88, 120))
+    chosen = words_by_eos_attention(many, torch.ones(120, dtype=torch.bool))
+    assert chosen.nonzero().flatten().tolist() == list(range(88, 120))
     alike = torch.full((7,), 0.1)
-    assert len(words_by_eos_attention(alike, torch.ones(7, dtype=torch.bool))) >= 1
+    assert words_by_eos_attention(alike, torch.ones(7, dtype=torch.bool)).any()

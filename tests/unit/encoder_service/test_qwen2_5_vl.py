@@ -40,6 +40,7 @@ from fovea.budget import Budget
 from fovea.errors import InvalidRequest
 from fovea.modeling.errors import CheckpointError
 from fovea.v1 import encoder_pb2
+from tests.single_features import single_text, tower_features
 
 # Width and height. One window holds 4 x 4 visual tokens of 28 x 28 pixels.
 SHAPES = [
@@ -171,9 +172,9 @@ def test_features_are_what_the_unsplit_model_puts_among_its_words(
         inputs = processor(images=image(size), return_tensors="pt")
         with torch.inference_mode():
             want = unsplit.get_image_features(**inputs).pooler_output[0]
-        torch.testing.assert_close(got.tower_features[0].hidden, want, atol=1e-4, rtol=1e-5)
-        assert got.tower_features[0].grid == (got.layout.rows, got.layout.columns)
-        assert got.tower_features[0].outputs == {}
+        torch.testing.assert_close(tower_features(got)[0].hidden, want, atol=1e-4, rtol=1e-5)
+        assert tower_features(got)[0].grid == (got.layout.rows, got.layout.columns)
+        assert tower_features(got)[0].outputs == {}
 
 
 @pytest.mark.parametrize(("count", "size"), [(4, (56, 56)), (7, (200, 150))])
@@ -187,9 +188,9 @@ def test_features_of_a_video_are_those_of_the_unsplit_model(
         want = unsplit.get_video_features(video.pixel_values.flatten(0, 1), grid).pooler_output[0]
     [got] = encoder.encode([video], frozenset())
     torch.testing.assert_close(
-        torch.cat([features.hidden for features in got.tower_features]), want, atol=1e-4, rtol=1e-5
+        torch.cat([features.hidden for features in tower_features(got)]), want, atol=1e-4, rtol=1e-5
     )
-    assert torch.equal(torch.cat(got.patch_positions), torch.arange(layout.num_patches))
+    assert np.array_equal(np.concatenate(got.patch_positions()), np.arange(layout.num_patches))
 
 
 class PlainViews:
@@ -259,7 +260,7 @@ def test_outputs_match_loops_over_whole_attention_maps(
 ) -> None:
     inputs = [encoder.media.image(image((140, 28))), encoder.media.image(image(size))]
     layout = inputs[1].layout
-    got = encoder.encode(inputs, encoder.outputs)[1].tower_features[0].outputs
+    got = tower_features(encoder.encode(inputs, encoder.outputs)[1])[0].outputs
     assert got.keys() == encoder.outputs
     with torch.inference_mode():
         plain = PlainViews(unsplit, inputs[1].pixel_values[0], layout.rows, layout.columns)
@@ -283,14 +284,14 @@ def test_outputs_match_loops_over_whole_attention_maps(
 def test_saliency_of_a_large_image_is_computed_in_steps(encoder: EncoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = [encoder.media.image(image((252, 168)))]
     outputs = frozenset({SALIENCY_LAST})
-    whole = encoder.encode(inputs, outputs)[0].tower_features[0].outputs[SALIENCY_LAST]
+    whole = tower_features(encoder.encode(inputs, outputs)[0])[0].outputs[SALIENCY_LAST]
     monkeypatch.setattr("encoder_service.models.qwen_vision._MAX_SCORES", 5000)
-    steps = encoder.encode(inputs, outputs)[0].tower_features[0].outputs[SALIENCY_LAST]
+    steps = tower_features(encoder.encode(inputs, outputs)[0])[0].outputs[SALIENCY_LAST]
     torch.testing.assert_close(steps, whole, atol=1e-7, rtol=1e-5)
 
 
 def test_a_question_is_read_as_input_embeddings(encoder: EncoderModel, unsplit: Any) -> None:
-    [text] = encoder.encode_texts([[20, 30, 30, 40]])
+    text = single_text(encoder.encode_texts([[20, 30, 30, 40]]))
     rows = unsplit.get_input_embeddings().weight[[20, 30, 30, 40]]
     assert torch.equal(text.tokens, rows)
     torch.testing.assert_close(text.eos, rows.mean(0, keepdim=True))
@@ -352,7 +353,7 @@ def test_a_full_budget_changes_nothing(run: Callable[..., EncodedMedia], encoder
     [whole] = encoder.encode([encoder.media.image(image((252, 168)))], frozenset())
     order = np.argsort(got.positions)
     np.testing.assert_array_equal(got.positions[order], np.arange(54))
-    np.testing.assert_allclose(got.features[order], whole.tower_features[0].hidden.numpy(), atol=1e-5)
+    np.testing.assert_allclose(got.features[order], tower_features(whole)[0].hidden.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -398,11 +399,8 @@ def test_the_token_that_a_word_means_is_kept(run: Callable[..., EncodedMedia], c
     """A word whose embedding equals the features of token 37 draws the budget to token 37, and nowhere else."""
     encoder = load_encoder(checkpoint)
     media = encoder.media.image(image((252, 168)))
-    own = (
-        encoder.encode([media], frozenset({TowerOutput(OutputKind.JOINT, qkv="qqv")}))[0]
-        .tower_features[0]
-        .outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")]
-    )
+    qqv = TowerOutput(OutputKind.JOINT, qkv="qqv")
+    own = tower_features(encoder.encode([media], frozenset({qqv}))[0])[0].outputs[qqv]
     for token in (5, 37):
         encoder._embeddings[77] = own[1 + token]  # type: ignore[attr-defined]
         assert run("desap", {"task_share": 1.0}, 1, towers=encoder, text_ids=(77,)).positions.tolist() == [token]
@@ -432,7 +430,7 @@ def test_model_info_names_the_tokenizer_of_the_text_ids(encoder: EncoderModel) -
 
 
 def features_of(encoder: EncoderModel) -> torch.Tensor:
-    return encoder.encode([encoder.media.image(image((140, 112)))], frozenset())[0].tower_features[0].hidden
+    return tower_features(encoder.encode([encoder.media.image(image((140, 112)))], frozenset())[0])[0].hidden
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -447,10 +445,10 @@ def test_every_key_layout_and_stored_dtype_gives_the_same_features(
     other = load_encoder(copy)
     exact = dtype == torch.float32
     torch.testing.assert_close(features_of(other), features_of(encoder), atol=0 if exact else 0.5, rtol=0)
-    [text] = other.encode_texts([[20, 30]])
+    text = single_text(other.encode_texts([[20, 30]]))
     assert text.tokens.dtype == torch.float32
     torch.testing.assert_close(
-        text.tokens, encoder.encode_texts([[20, 30]])[0].tokens, atol=0 if exact else 5e-3, rtol=0
+        text.tokens, single_text(encoder.encode_texts([[20, 30]])).tokens, atol=0 if exact else 5e-3, rtol=0
     )
 
 
@@ -471,9 +469,9 @@ def test_the_language_model_is_not_read(copy_of: Callable[..., Path], encoder: E
 def test_half_precision_computes_all_outputs(checkpoint: Path, encoder: EncoderModel) -> None:
     half = load_encoder(checkpoint, dtype="bfloat16")
     inputs = [half.media.image(image((140, 112)))]
-    got = half.encode(inputs, half.outputs)[0].tower_features[0]
+    got = tower_features(half.encode(inputs, half.outputs)[0])[0]
     assert got.hidden.dtype == torch.bfloat16
-    want = encoder.encode(inputs, frozenset({SALIENCY_LAST}))[0].tower_features[0]
+    want = tower_features(encoder.encode(inputs, frozenset({SALIENCY_LAST}))[0])[0]
     spread = want.hidden.std()
     assert (got.hidden.float() - want.hidden).abs().mean() < 0.1 * spread
     saliency, exact = got.outputs[SALIENCY_LAST], want.outputs[SALIENCY_LAST]

@@ -34,6 +34,7 @@ from fovea.v1 import tensor_pb2
 from llm_service.models import load_model
 from llm_service.prompts import Prompt
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
+from tests.single_features import tower_features
 from tests.unit.families.services import Services, assert_same, engine_of, generate, noise, png
 
 PATCHES = 16  # patches of a frame
@@ -214,7 +215,7 @@ def test_with_one_budget_for_the_whole_video_all_frames_compete(split: Split) ->
     (tokens,) = split.visual_tokens(videos=[clip], pruner="cls", keep_tokens=20, joins_frames=True)
     frames = split.services.encoder.media.video(decode(clip, lambda *_: 8, VideoLimits()))
     (features,) = split.services.encoder.encode([frames], {SALIENCY_LAST})
-    saliency = torch.cat([part.outputs[SALIENCY_LAST] for part in features.tower_features])
+    saliency = torch.cat([part.outputs[SALIENCY_LAST] for part in tower_features(features)])
     assert sorted(tokens.positions) == sorted(saliency.argsort(descending=True, stable=True)[:20].tolist())
 
 
@@ -261,7 +262,7 @@ def test_checkpoints_of_other_layouts_and_dtypes(split: Split, tmp_path: Path) -
     encoder = load_encoder(str(folder), LoadOptions(text_tower=str(text_tower), device="cpu"))
     frames = decode(frame_list(clip_frames(8, size=SIZE)), lambda *_: 8, VideoLimits())
     got, want = (one.encode([one.media.video(frames)], set())[0] for one in (encoder, split.services.encoder))
-    for part, other in zip(got.tower_features, want.tower_features, strict=True):
+    for part, other in zip(tower_features(got), tower_features(want), strict=True):
         assert torch.nn.functional.cosine_similarity(part.hidden, other.hidden).min() > 0.999
     model = load_model(folder, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa")
     assert model.video_token_id == split.services.model.video_token_id == 4

@@ -62,7 +62,7 @@ def vision() -> TowerFeatures:
     context = Context(GOLDEN)
     pixel_values = context.tensor(context.inputs(CASES[0])["pixel_values"][:1])
     tower = ClipVisionTower(context.clip.vision_model, context.clip.visual_projection)
-    features: TowerFeatures = tower(pixel_values, ALL_OUTPUTS)[0]
+    features: TowerFeatures = tower(pixel_values, ALL_OUTPUTS).at(0)
     return features
 
 

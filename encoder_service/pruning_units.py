@@ -1,0 +1,254 @@
+"""Units of pruning, gathered into batches: a unit is one tower input, or several that are pruned as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encoder_service.media_features import IntArray, MediaFeatures
+from encoder_service.pruners.base import BoundPruner, PrunerInput, TextFeatures, TowerFeatures
+from encoder_service.pruners.tower_outputs import CLS_HIDDEN, TowerOutput
+from fovea.modeling.transfers import to_device
+
+__all__ = ["PruningUnit", "TextRow", "frame_joint_unit", "gather", "grouped", "tile_joint_unit", "units_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """A question: a row of a batch that the text tower computed."""
+
+    batch: TextFeatures
+    row: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PruningUnit:
+    """What a pruner prunes at once: the patches of one tower input, or of several joined into one.
+
+    A joint unit has the mean of the CLS vectors of its tower inputs. Saliency stays that of each input's own CLS: an
+    input with concentrated attention keeps more than one where it is spread out.
+
+    Attributes:
+        batch: Features that the rows belong to.
+        rows: Rows of the tower inputs.
+        patches: Index of the unit's patches among those of all rows, one row after the other, [N]; None for all
+            patches of one row.
+        positions: Grid position of each patch, [N].
+        grid: Rows and columns, N together.
+    """
+
+    batch: TowerFeatures
+    rows: tuple[int, ...]
+    patches: IntArray | None
+    positions: IntArray
+    grid: tuple[int, int]
+
+    @property
+    def num_patches(self) -> int:
+        """N."""
+        return len(self.positions)
+
+    @property
+    def num_kept_in_tower(self) -> int | None:
+        """Number of patches that the tower has kept; None if it was not pruned."""
+        return None if self.batch.kept_in_tower is None else self.batch.kept_in_tower.shape[-1]
+
+
+def units_of(media: MediaFeatures) -> list[PruningUnit]:
+    """One unit for each tower input that is not all padding, without its padding.
+
+    The patches that remain of a tile are a rectangle, which becomes its grid.
+    """
+    layout = media.layout
+    size, units = layout.rows * layout.columns, []
+    for row, positions in zip(media.rows, media.patch_positions(), strict=True):
+        if len(positions) == size:
+            units.append(PruningUnit(media.batch, (row,), None, positions, (layout.rows, layout.columns)))
+            continue
+        patches = positions % size
+        num_rows = len(np.unique(patches // layout.columns))
+        grid = (num_rows, len(patches) // num_rows)
+        if media.batch.kept_in_tower is None:
+            units.append(PruningUnit(media.batch, (row,), patches, positions, grid))
+        else:
+            units.append(PruningUnit(_without_padding(media.batch, row, patches, grid), (0,), None, positions, grid))
+    return units
+
+
+def _without_padding(batch: TowerFeatures, row: int, patches: IntArray, grid: tuple[int, int]) -> TowerFeatures:
+    """One row of a batch that was pruned inside the tower, with those of `patches` that the tower kept.
+
+    The number that remains depends on the image, so it is read here, image by image.
+    """
+    assert batch.kept_in_tower is not None
+    kept = batch.kept_in_tower[row].cpu().numpy()
+    new_index = np.full(batch.num_patches, -1)
+    new_index[patches] = np.arange(len(patches))
+    remains = np.flatnonzero(new_index[kept] >= 0)
+    index = to_device(torch.from_numpy(remains), batch.hidden.device)
+    kept_of_patches = torch.from_numpy(new_index[kept][remains])
+    return TowerFeatures(
+        batch.hidden[row, index][None], grid, {}, to_device(kept_of_patches, batch.hidden.device)[None]
+    )
+
+
+def frame_joint_unit(video: MediaFeatures) -> PruningUnit:
+    """The frames of a video as one unit, below each other.
+
+    Raises:
+        ValueError: The tower was pruned inside, frame by frame.
+    """
+    if video.batch.kept_in_tower is not None:
+        raise ValueError("frames that were pruned inside the tower cannot be joined")
+    layout, positions = video.layout, np.concatenate(video.patch_positions())
+    grid = (len(video.rows) * layout.rows, layout.columns)
+    return PruningUnit(video.batch, video.rows, np.arange(len(positions)), positions, grid)
+
+
+def tile_joint_unit(image: MediaFeatures) -> PruningUnit:
+    """The tiles of an image as one unit: a single row of patches, in the order of the language model."""
+    layout = image.layout
+    assert layout.mosaic is not None
+    size = layout.rows * layout.columns
+    positions = np.concatenate([np.arange(size), layout.mosaic.ravel()])
+    numbers = [int(tile[0]) // size for tile in image.patch_positions()]
+    index_of_tile = np.zeros(layout.num_inputs, np.int64)
+    index_of_tile[numbers] = np.arange(len(numbers))
+    patches = index_of_tile[positions // size] * size + positions % size
+    return PruningUnit(image.batch, image.rows, patches, positions, (1, len(positions)))
+
+
+_GroupKey: TypeAlias = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PruningTask:
+    """A unit with what it is pruned with.
+
+    Attributes:
+        unit: The unit.
+        pruner: Its request's pruner.
+        keep: Number of tokens to keep.
+        text: Features of its question; None if the pruner reads none.
+        seed: Seed of random choices.
+    """
+
+    unit: PruningUnit
+    pruner: BoundPruner
+    keep: int
+    text: TextRow | None
+    seed: int
+
+    @property
+    def key(self) -> _GroupKey:
+        """Tasks with equal keys can be pruned as one batch."""
+        unit, text = self.unit, self.text
+        return (
+            self.pruner,
+            unit.grid,
+            self.keep,
+            unit.num_kept_in_tower,
+            unit.patches is None,
+            len(unit.rows),
+            None if text is None else id(text.batch),
+        )
+
+
+def grouped(tasks: Iterable[PruningTask]) -> list[list[PruningTask]]:
+    """Tasks that can be pruned as one batch, those on the same tower batch next to each other."""
+    groups: dict[_GroupKey, list[PruningTask]] = {}
+    for task in tasks:
+        groups.setdefault(task.key, []).append(task)
+    return [[task for source in _by_source(group) for task in source] for group in groups.values()]
+
+
+def _by_source(tasks: Sequence[PruningTask]) -> list[list[PruningTask]]:
+    sources: dict[int, list[PruningTask]] = {}
+    for task in tasks:
+        sources.setdefault(id(task.unit.batch), []).append(task)
+    return list(sources.values())
+
+
+def gather(tasks: Sequence[PruningTask], *, outputs: Set[TowerOutput] | None = None) -> PrunerInput:
+    """Input of a pruner with a group of tasks.
+
+    Args:
+        tasks: A group, see `grouped`.
+        outputs: Tower outputs of the input; None for those that the pruner requires.
+    """
+    first = tasks[0]
+    outputs = first.pruner.requirements.outputs if outputs is None else outputs
+    parts = [_gather_units([task.unit for task in source], outputs) for source in _by_source(tasks)]
+    texts = [task.text for task in tasks if task.text is not None]
+    return PrunerInput(
+        _concatenated(parts), first.keep, _gather_texts(texts) if texts else None, [task.seed for task in tasks]
+    )
+
+
+def _concatenated(parts: Sequence[TowerFeatures]) -> TowerFeatures:
+    if len(parts) == 1:
+        return parts[0]
+    kept = [part.kept_in_tower for part in parts if part.kept_in_tower is not None]
+    return TowerFeatures(
+        torch.cat([part.hidden for part in parts]),
+        parts[0].grid,
+        {output: torch.cat([part.outputs[output] for part in parts]) for output in sorted(parts[0].outputs)},
+        torch.cat(kept) if kept else None,
+    )
+
+
+def _gather_texts(texts: Sequence[TextRow]) -> TextFeatures:
+    batch, rows = texts[0].batch, [text.row for text in texts]
+    if rows == list(range(len(batch.tokens))):
+        return batch
+    return batch.take(to_device(torch.tensor(rows), batch.tokens.device))
+
+
+def _gather_units(units: Sequence[PruningUnit], outputs: Set[TowerOutput]) -> TowerFeatures:
+    """Features of units of one tower batch."""
+    batch, device = units[0].batch, units[0].batch.hidden.device
+    computed = {output: batch.outputs[output] for output in sorted(outputs)}
+    if units[0].patches is None:
+        rows = [unit.rows[0] for unit in units]
+        if rows == list(range(batch.num_inputs)):
+            return TowerFeatures(batch.hidden, units[0].grid, computed, batch.kept_in_tower)
+        index = slice(rows[0], rows[-1] + 1)
+        chosen: slice | Tensor = index
+        if rows != list(range(rows[0], rows[-1] + 1)):
+            chosen = to_device(torch.tensor(rows), device)
+        kept = batch.kept_in_tower
+        return TowerFeatures(
+            batch.hidden[chosen],
+            units[0].grid,
+            {output: values[chosen] for output, values in computed.items()},
+            None if kept is None else kept[chosen],
+        )
+    return _gather_patches(units, computed)
+
+
+def _gather_patches(units: Sequence[PruningUnit], computed: dict[TowerOutput, Tensor]) -> TowerFeatures:
+    """Features of units with patches of their own, or of several tower inputs, of one tower batch."""
+    batch, device = units[0].batch, units[0].batch.hidden.device
+    rows = np.array([unit.rows for unit in units])  # [G, t]
+    patches = np.stack([unit.patches for unit in units if unit.patches is not None])  # [G, N]
+    row_of_patch = np.take_along_axis(rows, patches // batch.num_patches, axis=1)
+    index = to_device(torch.from_numpy(np.stack([row_of_patch, patches % batch.num_patches])), device)
+    at = (index[0], index[1])
+    row_index = to_device(torch.from_numpy(rows), device)
+
+    def taken(output: TowerOutput, values: Tensor) -> Tensor:
+        if output == CLS_HIDDEN:
+            return values[row_index].mean(dim=1)
+        if not output.has_cls:
+            return values[at]
+        cls = values[row_index, 0].mean(dim=1, keepdim=True)
+        return torch.cat([cls, values[index[0], index[1] + 1]], dim=1)
+
+    return TowerFeatures(
+        batch.hidden[at], units[0].grid, {output: taken(output, values) for output, values in computed.items()}
+    )

@@ -1,0 +1,209 @@
+"""Units of pruning of each image and video, and the budget of each unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from encoder_service.media_features import IntArray, MediaFeatures, PatchLayout
+from encoder_service.pruners.base import BoundPruner, TiledImages
+from encoder_service.pruning_units import (
+    PruningTask,
+    PruningUnit,
+    TextRow,
+    frame_joint_unit,
+    gather,
+    grouped,
+    tile_joint_unit,
+    units_of,
+)
+from fovea.budget import Budget, allocate_budget
+
+__all__ = ["MediaToPrune", "keep_in_tower", "plan"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MediaToPrune:
+    """An image or video of a request.
+
+    Attributes:
+        features: Features before pruning, or features of a tower that was pruned inside.
+        pruner: The request's pruner.
+        budget: Budget of the image or video. If it is auto, the pruner decides for each tile or frame.
+        text: The request's question; None if the pruner reads none.
+        seed: Seed of the first unit. Each further one has the next integer.
+        joins_frames: Whether the frames of a video are pruned as one.
+        features_cached: Whether the features come from the cache.
+    """
+
+    features: MediaFeatures
+    pruner: BoundPruner
+    budget: Budget
+    text: TextRow | None
+    seed: int
+    joins_frames: bool = False
+    features_cached: bool = False
+
+    def task(self, unit: PruningUnit, keep: int, index: int = 0) -> PruningTask:
+        """Task to prune the unit of number `index` to `keep` tokens."""
+        text = self.text if self.pruner.requirements.text else None
+        return PruningTask(unit, self.pruner, keep, text, self.seed + index)
+
+
+def keep_in_tower(layout: PatchLayout, budget: Budget) -> int | None:
+    """Number of patches that a pruner inside the tower keeps of each tower input; None if nothing is pruned.
+
+    The tower prunes before padding is removed. A count and `max_tokens` are allocated to the tower inputs that are not
+    all padding, at least 1 to each.
+
+    Raises:
+        ValueError: See `allocate_budget`.
+    """
+    sizes = [len(positions) for positions in layout.patch_positions() if len(positions)]
+    # With a full budget the tower runs unpruned, so that its features can be reused by every pruner.
+    if _capped(allocate_budget(sizes, budget), sizes, layout, budget.max_tokens) == sizes:
+        return None
+    sizes_with_padding = [layout.rows * layout.columns] * len(sizes)
+    allocated = allocate_budget(sizes_with_padding, budget)
+    return max(1, min(_capped(allocated, sizes_with_padding, layout, budget.max_tokens)))
+
+
+def plan(media: Sequence[MediaToPrune]) -> list[list[PruningTask] | Exception]:
+    """Tasks of each image and video, one for each unit, or the error of a budget. A task may keep 0 tokens.
+
+    Values are read from the device only for automatic budgets and where a pruner allocates over tiles, once for each
+    group of media that are pruned alike.
+    """
+    chosen = _chosen_by_pruner(media)
+    plans: list[list[PruningTask] | Exception] = []
+    for i, item in enumerate(media):
+        try:
+            plans.append(_plan(item, chosen.get(i)))
+        except Exception as error:  # an image that fails must not fail the others of its batch
+            plans.append(error)
+    _allocate_over_tiles(media, plans)
+    return plans
+
+
+def _units(item: MediaToPrune) -> list[PruningUnit]:
+    if item.joins_frames and item.features.layout.is_video:
+        return [frame_joint_unit(item.features)]
+    return units_of(item.features)
+
+
+def _plan(item: MediaToPrune, chosen: list[int] | Exception | None) -> list[PruningTask]:
+    """Tasks of an image or video; `chosen` has what the pruner chose for each unit."""
+    if isinstance(chosen, Exception):
+        raise chosen
+    units, layout = _units(item), item.features.layout
+    sizes = [unit.num_patches for unit in units]
+    budget = item.budget
+    allocated = _capped(chosen or allocate_budget(sizes, budget), sizes, layout, budget.max_tokens)
+    if layout.mosaic is not None and item.pruner.pruner.joins_tiles and sum(allocated) < sum(sizes):
+        units, allocated = [tile_joint_unit(item.features)], [sum(allocated)]
+    tasks = []
+    for i, (unit, keep) in enumerate(zip(units, allocated, strict=True)):
+        kept_in_tower = unit.num_kept_in_tower
+        tasks.append(item.task(unit, kept_in_tower if keep and kept_in_tower is not None else keep, i))
+    return tasks
+
+
+def _capped(allocated: Sequence[int], sizes: Sequence[int], layout: PatchLayout, max_tokens: int | None) -> list[int]:
+    """`allocated`, reduced in proportion to at most `max_tokens`.
+
+    CLS tokens and newlines, which only unpruned media have, count too. A newline, a few bytes, counts as one token.
+    """
+    if max_tokens is None:
+        return list(allocated)
+    kept, extra = sum(allocated), 0
+    if list(allocated) == list(sizes):
+        extra = layout.num_inputs * layout.cls_per_input + (0 if layout.mosaic is None else len(layout.mosaic))
+    if kept + extra <= max_tokens:
+        return list(allocated)
+    return list(allocate_budget(allocated, Budget(keep_tokens=max(1, min(max_tokens, kept - 1)))))
+
+
+def _chosen_by_pruner(media: Sequence[MediaToPrune]) -> dict[int, list[int] | Exception]:
+    """Budgets that pruners choose for the units of media with an automatic budget, by index of the image or video."""
+    chosen: dict[int, list[int] | Exception] = {}
+    owners: dict[int, tuple[int, int]] = {}  # of a task by its id: index of the image or video, number of the unit
+    tasks: list[PruningTask] = []
+    for i, item in enumerate(media):
+        if item.budget.is_auto and item.pruner.pruner.choose_keep is not None:
+            try:
+                units = _units(item)
+            except Exception as error:
+                chosen[i] = error
+                continue
+            chosen[i] = [0] * len(units)
+            tasks += (of_item := [item.task(unit, unit.num_patches) for unit in units])
+            owners |= {id(task): (i, number) for number, task in enumerate(of_item)}
+    for group in grouped(tasks):
+        pruner = group[0].pruner
+        assert pruner.pruner.choose_keep is not None
+        try:
+            counts: Sequence[int] | Exception = pruner.pruner.choose_keep(gather(group), pruner.params)
+        except Exception as error:
+            counts = error
+        for position, task in enumerate(group):
+            i, number = owners[id(task)]
+            budgets = chosen[i]
+            if isinstance(counts, Exception):
+                chosen[i] = counts
+            elif not isinstance(budgets, Exception):
+                budgets[number] = counts[position]
+    return chosen
+
+
+def _allocate_over_tiles(media: Sequence[MediaToPrune], plans: list[list[PruningTask] | Exception]) -> None:
+    """Replaces the budgets of tiles where the pruner allocates them itself."""
+    owners: dict[int, int] = {}  # index of the image by the id of its base tile's task
+    tasks: list[PruningTask] = []
+    for i, (item, planned) in enumerate(zip(media, plans, strict=True)):
+        if isinstance(planned, Exception) or item.pruner.pruner.allocate_budget is None:
+            continue
+        is_pruned = sum(task.keep for task in planned) < sum(task.unit.num_patches for task in planned)
+        if item.features.layout.mosaic is not None and is_pruned:
+            tasks.append(base := item.task(planned[0].unit, 1))
+            owners[id(base)] = i
+    for group in grouped(tasks):
+        indices = [owners[id(task)] for task in group]
+        try:
+            _allocate_group(group, [media[i] for i in indices], indices, plans)
+        except Exception as error:
+            for i in indices:
+                plans[i] = error
+
+
+def _allocate_group(
+    group: Sequence[PruningTask],
+    media: Sequence[MediaToPrune],
+    indices: Sequence[int],
+    plans: list[list[PruningTask] | Exception],
+) -> None:
+    pruner = group[0].pruner
+    planned = [tasks for i in indices if isinstance(tasks := plans[i], list)]
+    images = TiledImages(
+        gather(group, outputs=pruner.requirements.tile_outputs).vision,
+        [[task.unit.num_patches for task in tasks] for tasks in planned],
+        [_tile_at(item.features) for item in media],
+    )
+    assert pruner.pruner.allocate_budget is not None
+    budgets = pruner.pruner.allocate_budget(
+        images, [sum(task.keep for task in tasks) for tasks in planned], pruner.params
+    )
+    for i, item, tasks, keeps in zip(indices, media, planned, budgets, strict=True):
+        plans[i] = [item.task(task.unit, keep, j) for j, (task, keep) in enumerate(zip(tasks, keeps, strict=True))]
+
+
+def _tile_at(image: MediaFeatures) -> IntArray:
+    """Index of the tile, among those that are not all padding, of each patch of the mosaic."""
+    layout = image.layout
+    assert layout.mosaic is not None
+    size = layout.rows * layout.columns
+    index_of_tile = np.zeros(layout.num_inputs, np.int64)
+    for index, positions in enumerate(image.patch_positions()):
+        index_of_tile[positions[0] // size] = index
+    return index_of_tile[layout.mosaic // size]

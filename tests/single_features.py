@@ -1,0 +1,27 @@
+"""Features of single tower inputs and texts out of the batches that a model computes, for tests that compare them."""
+
+from __future__ import annotations
+
+from encoder_service.media_features import MediaFeatures
+from encoder_service.pruners import PRUNERS
+from encoder_service.pruners.base import TextFeatures, TowerFeatures
+from encoder_service.pruning_units import PruningTask, gather, units_of
+
+__all__ = ["single_text", "tower_features"]
+
+
+def tower_features(media: MediaFeatures) -> list[TowerFeatures]:
+    """Features of each tower input that is not all padding, without padding and without a batch axis."""
+    outputs = frozenset(media.batch.outputs)
+    none = PRUNERS["none"].bind({})
+    tasks = [PruningTask(unit, none, 1, None, 0) for unit in units_of(media)]
+    return [gather([task], outputs=outputs).vision.at(0) for task in tasks]
+
+
+def single_text(texts: TextFeatures, index: int = 0) -> TextFeatures:
+    """Features of one text of a batch, without padding and without a batch axis."""
+    assert texts.is_token is not None
+    is_token = texts.is_token[index]
+    eos = texts.eos[index] if texts.is_window is None else texts.eos[index][texts.is_window[index]]
+    attention = None if texts.eos_attention is None else texts.eos_attention[index][is_token]
+    return TextFeatures(texts.tokens[index][is_token], eos, texts.is_word[index][is_token], attention)
