@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from typing import Final
 
 import pytest
+
+from fovea.processes.imports import large_imports
 
 # The workers share the cores: more threads in each would only wait for each other. Before anything imports torch.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -39,6 +42,13 @@ _APART: Final = (
     "test_cli.py",
     "test_hostile_media.py",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Imports all test modules, and with them torch, as the services do: no test waits for collections of all that."""
+    with large_imports():
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
