@@ -40,7 +40,6 @@ _APART: Final = (
     "test_documented_commands.py::test_a_command_runs_in_its_short_form[benchmarks.",
     "test_every_family.py",
     "test_cli.py",
-    "test_hostile_media.py",
 )
 
 
