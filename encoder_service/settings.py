@@ -6,8 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
-from encoder_service.pruners import PRUNERS
-from encoder_service.videos import VideoLimits
+from encoder_service.video_limits import VideoLimits
 from fovea.rpc.server import split_address
 from fovea.settings import GrpcSettings, settings_config
 
@@ -43,7 +42,7 @@ class EncoderSettings(GrpcSettings):
     num_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of one forward; 0: one for each core that the process may use (affinity, cgroup quota), but one for
     each 8 million parameters of the model at most."""
-    pruner: str = "desap"
+    pruner: Annotated[str, Field(validate_default=False)] = "desap"
     """Pruner of requests that name none."""
     keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.111
     """Budget of requests that name none: the share of an image's tokens to keep, at least one token."""
@@ -102,6 +101,8 @@ class EncoderSettings(GrpcSettings):
     @field_validator("pruner")
     @classmethod
     def _known_pruner(cls, value: str) -> str:
+        from encoder_service.pruners import PRUNERS  # imports torch, which no other setting needs
+
         if value not in PRUNERS:
             raise ValueError(f"there is no pruner {value!r}; accepted: {', '.join(PRUNERS)}")
         return value

@@ -1,11 +1,10 @@
-"""`python -m encoder_service --model ...`: reads settings, loads the model, serves until SIGTERM."""
+"""From settings to a running service: loads the model, serves until SIGTERM."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import sys
 from typing import Final
 
 from encoder_service import models
@@ -17,28 +16,24 @@ from encoder_service.media_decoding import MediaPool, media_pool
 from encoder_service.models.base import LoadOptions
 from encoder_service.servicer import EncoderBatcher, EncoderServicer
 from encoder_service.settings import EncoderSettings
-from encoder_service.videos import VideoLimits
-from fovea import telemetry
+from encoder_service.video_limits import VideoLimits
 from fovea.modeling.compute import set_threads
-from fovea.modeling.errors import CheckpointError
 from fovea.processes import fork_server
 from fovea.processes.cores import available_cores
-from fovea.processes.worker_process import WorkerDied
-from fovea.rpc.credential_files import CredentialsError
 from fovea.rpc.lifecycle import load_in_background, stop_signal, wait_unless_stopped
 from fovea.rpc.load_metrics import report_load
-from fovea.rpc.server import BindError, GrpcServer, ServerConfig
+from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import encoder_pb2_grpc
 from fovea.wire import basis_file
 from fovea.wire.basis import WireBasis
 from fovea.wire.basis_file import BasisError
 
-__all__ = ["main", "serve"]
+__all__ = ["WORKER_MODULES", "serve"]
 
 log = logging.getLogger("encoder_service")
 
 _SERVICE = "fovea.v1.EncoderService"
-_WORKER_MODULES: Final = ("encoder_service.media_decoding",)
+WORKER_MODULES: Final = ("encoder_service.media_decoding",)
 _WATCH_INTERVAL_S: Final = 0.5
 
 
@@ -84,7 +79,7 @@ async def serve(settings: EncoderSettings) -> None:
         WorkerDied: No process that decodes media can be started.
     """
     stop = stop_signal()
-    fork_server.preload(*_WORKER_MODULES)
+    fork_server.preload(*WORKER_MODULES)
     server, servicer = _build_server(settings)
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -140,16 +135,3 @@ async def _watch(pool: MediaPool, server: GrpcServer, stopped: asyncio.Task[bool
             serving = not serving
             log.warning("media wait too long to be decoded" if not serving else "media are decoded in time again")
             await server.report_serving(serving)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Entry point. Exit status 1 when the model cannot be loaded or the address is taken, 2 on a wrong setting."""
-    settings = EncoderSettings.from_command_line(sys.argv[1:] if argv is None else argv)
-    telemetry.configure_logging("encoder", settings.log_level)
-    log.info("settings %s", settings.describe())
-    fork_server.fork_now(*_WORKER_MODULES)  # nothing has started a thread yet
-    try:
-        asyncio.run(serve(settings))
-    except (CheckpointError, FileNotFoundError, BasisError, BindError, CredentialsError, WorkerDied) as error:
-        log.error("%s", error)
-        raise SystemExit(1) from None

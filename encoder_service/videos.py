@@ -19,33 +19,13 @@ from PIL import Image
 from encoder_service.media_features import VideoFrames
 from encoder_service.video_containers import broken_video, open_video
 from encoder_service.video_frames import display_size, to_image
+from encoder_service.video_limits import VideoLimits
 from fovea.errors import InvalidRequest, ServiceError, TooLarge
 from fovea.media import images
 
 __all__ = ["FrameList", "VideoFile", "VideoItem", "VideoLimits", "decode", "sample_indices"]
 
 _NO_SECONDS: Final = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class VideoLimits:
-    """Limits of videos.
-
-    Attributes:
-        max_bytes: Bytes of a file, or of all frames of a list together.
-        max_frames: Number of frames that are sampled, or that a list has.
-        max_frame_pixels: Pixels of one frame. A decoder may hold 17 frames of twice that size.
-        max_pixels: Pixels of all sampled frames together. They are in memory at once, with 3 bytes a pixel.
-        max_seconds: Duration of a file, in seconds.
-        timeout_s: Longest time to decode a file, in seconds.
-    """
-
-    max_bytes: int = 32 * 2**20
-    max_frames: int = 64
-    max_frame_pixels: int = 4096 * 4096
-    max_pixels: int = 150_000_000
-    max_seconds: float = 3600.0
-    timeout_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from typing import Final
 
 import pytest
+
+from fovea.processes.imports import large_imports
 
 # The workers share the cores: more threads in each would only wait for each other. Before anything imports torch.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -37,8 +40,14 @@ _APART: Final = (
     "test_documented_commands.py::test_a_command_runs_in_its_short_form[benchmarks.",
     "test_every_family.py",
     "test_cli.py",
-    "test_hostile_media.py",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Imports all test modules, and with them torch, as the services do: no test waits for collections of all that."""
+    with large_imports():
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups

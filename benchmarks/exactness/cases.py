@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.exactness.unsplit import Clip
-from benchmarks.harness.images import noise_image
+from benchmarks.harness.images import noise_image, png
 
 __all__ = ["UNKNOWN_SECONDS", "ExactnessCase", "exactness_cases"]
 
@@ -43,6 +44,16 @@ class ExactnessCase:
     question: str
     images: tuple[Image.Image, ...] = ()
     clips: tuple[Clip, ...] = ()
+
+    @cached_property
+    def image_files(self) -> list[bytes]:
+        """The images as PNG files."""
+        return [png(image) for image in self.images]
+
+    @cached_property
+    def clip_files(self) -> list[list[bytes]]:
+        """The frames of the videos as PNG files."""
+        return [[png(frame) for frame in clip.frames] for clip in self.clips]
 
 
 def exactness_cases(takes_videos: bool) -> Iterator[ExactnessCase]:

@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import numpy as np
 import torch
 
@@ -125,9 +126,9 @@ def measure(family: str, scratch: Path, num_cases: int | None = None) -> list[Di
         environment={"TOKENIZERS_PARALLELISM": "false"},
         log_to=scratch / f"{family}.log",
     )
-    with stack:
+    with stack, httpx.Client(base_url=stack.url, timeout=TIMEOUT_S, trust_env=False) as http:
         stack.wait_ready(TIMEOUT_S)
-        services, unsplit = SplitServices(folder, stack, text_tower), Unsplit(folder)
+        services, unsplit = SplitServices(folder, stack, http, text_tower), Unsplit(folder)
         differences = []
         if unsplit.video_token_id is not None and not unsplit.takes_videos:
             print(f"{family}: no videos; the video processor of transformers needs torchvision", file=sys.stderr)

@@ -12,11 +12,9 @@ import grpc
 import httpx
 import numpy as np
 import torch
-from PIL import Image
 from tokenizers import Tokenizer
 
 from benchmarks.exactness.cases import UNKNOWN_SECONDS, ExactnessCase
-from benchmarks.harness.images import png
 from encoder_service import models as encoder_models
 from encoder_service.media_features import VideoFrames
 from encoder_service.models.base import LoadOptions
@@ -39,11 +37,13 @@ class SplitServices:
     Args:
         folder: Checkpoint directory.
         stack: The running services.
+        http: Client of their gateway.
         text_tower: Checkpoint directory of the text tower, where the family has one.
     """
 
-    def __init__(self, folder: Path, stack: Stack, text_tower: Path | None) -> None:
+    def __init__(self, folder: Path, stack: Stack, http: httpx.Client, text_tower: Path | None) -> None:
         self._stack = stack
+        self._http = http
         self._tokenizer = PromptTokenizer(folder)
         options = LoadOptions(text_tower=str(text_tower or ""), device="cpu", dtype="float32")
         self._encoder = encoder_models.load(str(folder), options)
@@ -64,15 +64,13 @@ class SplitServices:
     def encode(self, case: ExactnessCase) -> list[tensor_pb2.VisualTokens]:
         """Visual tokens of the encoder service over gRPC, nothing pruned, in the order of the prompt."""
         request = encoder_pb2.EncodeRequest(
-            images=[png(image) for image in case.images],
+            images=case.image_files,
             pruner="none",
             keep_ratio=1.0,
             wire_dtype=tensor_pb2.DTYPE_FLOAT32,
         )
-        for clip in case.clips:
-            frames = encoder_pb2.Frames(
-                images=[png(frame) for frame in clip.frames], seconds_per_frame=clip.seconds_per_frame
-            )
+        for clip, files in zip(case.clips, case.clip_files, strict=True):
+            frames = encoder_pb2.Frames(images=files, seconds_per_frame=clip.seconds_per_frame)
             request.videos.append(encoder_pb2.Video(frames=frames))
         with _channel(self._stack.encoder_address) as channel:
             reply = encoder_pb2_grpc.EncoderServiceStub(channel).Encode(request, timeout=TIMEOUT_S)
@@ -118,10 +116,10 @@ class SplitServices:
             "wire_dtype": "float32",
         }
         if case.images:
-            body["images"] = [_data_url(image) for image in case.images]
+            body["images"] = [_data_url(file) for file in case.image_files]
         if case.clips:
-            body["video"] = [_data_url(frame) for frame in case.clips[0].frames]
-        reply = httpx.post(f"{self._stack.url}/v1/answer", json=body, timeout=TIMEOUT_S, trust_env=False)
+            body["video"] = [_data_url(file) for file in case.clip_files[0]]
+        reply = self._http.post("/v1/answer", json=body)
         reply.raise_for_status()
         return str(reply.json()["answer"])
 
@@ -131,8 +129,8 @@ class SplitServices:
         return text.lstrip() if self._llm.trims_answer else text
 
 
-def _data_url(image: Image.Image) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
+def _data_url(file: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(file).decode()
 
 
 @contextmanager

@@ -163,19 +163,21 @@ class Stack:
         """
         deadline = time.monotonic() + timeout_s
         reason = "the gateway does not answer"
-        while time.monotonic() < deadline:
-            self.check()
-            if interrupted():
-                raise KeyboardInterrupt
-            try:
-                response = httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False)
-                if response.status_code == httpx.codes.OK:
-                    self.check()
-                    return
-                reason = response.text
-            except httpx.TransportError:
-                pass
-            time.sleep(_POLL_S)
+        # One client for all polls: each client reads the system's certificates, which costs more than the poll.
+        with httpx.Client(base_url=self.url, timeout=5, trust_env=False) as http:
+            while time.monotonic() < deadline:
+                self.check()
+                if interrupted():
+                    raise KeyboardInterrupt
+                try:
+                    response = http.get("/readyz")
+                    if response.status_code == httpx.codes.OK:
+                        self.check()
+                        return
+                    reason = response.text
+                except httpx.TransportError:
+                    pass
+                time.sleep(_POLL_S)
         raise StackError(f"not ready after {timeout_s:.0f} s: {reason}")
 
     def stop(self, *services: str, grace_s: float = _STOP_TIMEOUT_S) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.processes.stack import Stack, free_port
 from lab.questions import Question, evaluation_questions
+from tests.documented import ROOT
 from tests.redis_server import RedisServer
 
 STARTUP_S = 240
@@ -46,6 +49,22 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with make_stack(tmp_path_factory.mktemp("stack") / "log", gateway=["--wire-dtype", "float32"]) as running:
         running.wait_ready(STARTUP_S)
         yield running
+
+
+def _files() -> dict[str, str]:
+    """Digests of all files of the repository that git does not ignore."""
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    paths = [ROOT / name for name in names if (ROOT / name).is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.fixture
+def unchanged() -> Iterator[None]:
+    """Fails a test that changes a file of the repository."""
+    before = _files()
+    yield
+    assert _files() == before
 
 
 @pytest.fixture(scope="session")

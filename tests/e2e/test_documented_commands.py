@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib
 import importlib.util
 import io
@@ -18,7 +17,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,7 +44,6 @@ SHORT: dict[str, list[str]] = {
     "benchmarks.load": ["--smoke"],
     "benchmarks.replicas": ["llm", "--smoke"],
     "benchmarks.speed.load": ["--smoke"],
-    "benchmarks.split_exactness": ["--smoke"],
     "benchmarks.task_map": ["--smoke"],
     "benchmarks.wire": ["--smoke"],
     "encoder_service": ["--help"],
@@ -66,6 +63,7 @@ SHORT: dict[str, list[str]] = {
 }
 TRANSFERS = "tests/unit/benchmarks/wire/test_link.py::test_kept_tokens_are_as_much_smaller"
 ELSEWHERE = {
+    "benchmarks.split_exactness": "tests/e2e/test_every_family.py::test_the_split_services_are_the_unsplit_model",
     "benchmarks.wire.link_transfer send": TRANSFERS,
     "benchmarks.wire.link_transfer sink": TRANSFERS,
     "fovea ask": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",
@@ -90,21 +88,6 @@ NOT_RUN = {
     "make test-fast": "its tests are among those that run this test",
     "make test-vllm": "it fetches 3.5 GB and takes a quarter of an hour",
 }
-
-
-def _files() -> dict[str, str]:
-    """Digests of all files of the repository that git does not ignore."""
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    paths = [ROOT / name for name in names if (ROOT / name).is_file()]
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
-@pytest.fixture
-def unchanged() -> Iterator[None]:
-    before = _files()
-    yield
-    assert _files() == before
 
 
 @pytest.fixture(scope="module")

@@ -89,13 +89,14 @@ def replicas(tmp_path: Path) -> Iterator[Replicas]:
 
 
 @pytest.fixture
-def clients(replicas: Replicas, tmp_path: Path, picture: bytes) -> Iterator[list[Asking]]:
-    stack = make_stack(tmp_path / "log")
-    stack.llm_address = replicas.target
-    clients = [Asking(stack.url, picture) for _ in range(2)]
+def clients(replicas: Replicas, stack: Stack, tmp_path: Path, picture: bytes) -> Iterator[list[Asking]]:
+    """Clients of a gateway of their own; its encoder service is the one that other tests use, too."""
+    own = make_stack(tmp_path / "log")
+    own.encoder_address, own.llm_address = stack.encoder_address, replicas.target
+    clients = [Asking(own.url, picture) for _ in range(2)]
     try:
-        stack.start("encoder_service", "gateway")
-        stack.wait_ready(STARTUP_S)
+        own.start("gateway")
+        own.wait_ready(STARTUP_S)
         for client in clients:
             client.start()
         yield clients
@@ -103,7 +104,7 @@ def clients(replicas: Replicas, tmp_path: Path, picture: bytes) -> Iterator[list
         for client in clients:
             if client.is_alive():
                 client.end()
-        stack.stop()
+        own.stop()
 
 
 def test_nobody_notices_a_rolling_update(replicas: Replicas, clients: list[Asking]) -> None:

@@ -13,8 +13,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,37 +96,69 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
-@asynccontextmanager
-async def running(checkpoints: Any, *flags: str) -> AsyncIterator[Service]:
+@dataclass
+class Started:
+    """A process of the encoder service, and its ports on the loopback interface."""
+
+    process: psutil.Process
+    port: int
+    metrics_port: int
+
+
+@contextmanager
+def started(checkpoints: Any, *flags: str) -> Iterator[Started]:
     """`python -m encoder_service` with two decoding workers."""
     port, metrics_port = free_port(), free_port()
     command = [sys.executable, "-m", "encoder_service", "--model", str(checkpoints.hub)]
     command += ["--text-tower", str(checkpoints.clip), "--device", "cpu", "--decode-workers", "2"]
     command += ["--listen", f"127.0.0.1:{port}", "--metrics-listen", f"127.0.0.1:{metrics_port}", *flags]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:  # noqa: ASYNC220  # it only starts it
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         watchdog = threading.Timer(4 * TIMEOUT_S, process.kill)
         watchdog.start()
-        channel = connect(f"127.0.0.1:{port}", max_message_bytes=2**26)
-        service = Service(
-            psutil.Process(process.pid),
-            encoder_pb2_grpc.EncoderServiceStub(channel),
-            health_pb2_grpc.HealthStub(channel),
-            f"http://127.0.0.1:{metrics_port}/metrics",
-        )
-
-        async def is_ready() -> bool:
-            try:
-                return await service.health() == SERVING
-            except grpc.aio.AioRpcError:
-                return False
-
         try:
-            await until(is_ready)
-            yield service
+            yield Started(psutil.Process(process.pid), port, metrics_port)
         finally:
             watchdog.cancel()
-            await channel.close()
             process.kill()
+
+
+@asynccontextmanager
+async def connected(started: Started) -> AsyncIterator[Service]:
+    """The service once it is ready."""
+    channel = connect(f"127.0.0.1:{started.port}", max_message_bytes=2**26)
+    service = Service(
+        started.process,
+        encoder_pb2_grpc.EncoderServiceStub(channel),
+        health_pb2_grpc.HealthStub(channel),
+        f"http://127.0.0.1:{started.metrics_port}/metrics",
+    )
+
+    async def is_ready() -> bool:
+        try:
+            return await service.health() == SERVING
+        except grpc.aio.AioRpcError:
+            return False
+
+    try:
+        await until(is_ready)
+        yield service
+    finally:
+        await channel.close()
+
+
+@asynccontextmanager
+async def running(checkpoints: Any, *flags: str) -> AsyncIterator[Service]:
+    """A service for one test."""
+    with started(checkpoints, *flags) as process:
+        async with connected(process) as service:
+            yield service
+
+
+@pytest.fixture(scope="module")
+def patient(checkpoints: Any) -> Iterator[Started]:
+    """A service for the tests that leave it running, whose decodes may take forever while its health does not wait."""
+    with started(checkpoints, "--image-decode-timeout-s", "600", "--max-decode-wait-s", "0.5") as process:
+        yield process
 
 
 async def occupied(service: Service, image: bytes) -> list[asyncio.Task[Any]]:
@@ -157,10 +189,9 @@ async def test_a_decode_that_never_ends_is_stopped_by_its_deadline(
 
 
 async def test_health_is_not_serving_while_media_wait_for_a_worker_and_an_aborted_request_frees_it(
-    checkpoints: Any, slow_image: bytes, make_image: Callable[..., bytes]
+    patient: Started, slow_image: bytes, make_image: Callable[..., bytes]
 ) -> None:
-    flags = ("--image-decode-timeout-s", "600", "--max-decode-wait-s", "0.5")
-    async with running(checkpoints, *flags) as service:
+    async with connected(patient) as service:
         held, before = service.workers(), service.process.memory_info().rss
         tasks = await occupied(service, slow_image)
         waiting = asyncio.create_task(service.encode(make_image(0)))
@@ -200,9 +231,11 @@ async def test_sigterm_ends_the_service_in_the_middle_of_decodes_that_never_end(
 
 
 async def test_a_worker_that_crashes_fails_its_own_request_alone(
-    checkpoints: Any, slow_image: bytes, make_image: Callable[..., bytes]
+    patient: Started, slow_image: bytes, make_image: Callable[..., bytes]
 ) -> None:
-    async with running(checkpoints, "--image-decode-timeout-s", "600") as service:
+    died = 'fovea_failures_total{kind="worker_died"}'
+    async with connected(patient) as service:
+        died_before = await service.metric(died)
         first, second = await occupied(service, slow_image)
         workers = list(service.workers())
         os.kill(workers[0].pid, signal.SIGSEGV)
@@ -213,8 +246,9 @@ async def test_a_worker_that_crashes_fails_its_own_request_alone(
         assert isinstance(error, grpc.aio.AioRpcError)
         assert (error.code(), error.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "the image cannot be decoded")
         assert (await service.encode(make_image(0))).visual_tokens
-        assert await service.metric('fovea_failures_total{kind="worker_died"}') == 1
+        assert await service.metric(died) == died_before + 1
         (first if failed is second else second).cancel()
+        await until(lambda: all(map(has_ended, workers)))
 
 
 async def test_workers_end_with_a_service_that_is_killed(checkpoints: Any, slow_image: bytes) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from encoder_service.command_line import main
 from encoder_service.settings import EncoderSettings
-from encoder_service.startup import main, serve
+from encoder_service.startup import serve
 from fovea.rpc.channel import connect
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc
 

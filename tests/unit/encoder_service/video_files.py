@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from encoder_service.videos import VideoFile, VideoLimits, decode
+from encoder_service.video_limits import VideoLimits
+from encoder_service.videos import VideoFile, decode
 
 __all__ = ["COLOURS", "QUADRANTS", "corners", "first_frame", "numbers", "quadrants", "refused", "video", "with_matrix"]
 

@@ -21,7 +21,8 @@ from encoder_service.models import load as load_encoder
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.responses import WireFormat, write_response
-from encoder_service.videos import VideoItem, VideoLimits
+from encoder_service.video_limits import VideoLimits
+from encoder_service.videos import VideoItem
 from fovea.budget import Budget
 from fovea.v1 import tensor_pb2
 from llm_service.engines.base import Done, GenerationRequest, PruningParams

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import pytest
 
-import encoder_service.startup
+import encoder_service.command_line
 import gateway.startup
 from fovea.telemetry import configure_logging
-from llm_service.__main__ import serve
+from llm_service.serving import serve
 from llm_service.settings import LLMSettings
 
 SHIPPED: Final = Path(__file__).parents[3] / "lab/checkpoints/llava"
@@ -43,7 +43,7 @@ def _own_logging_and_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 def _encoder(flags: list[str]) -> int:
     with pytest.raises(SystemExit) as caught:
-        encoder_service.startup.main([*flags, "--text-tower", str(CLIP), "--device", "cpu"])
+        encoder_service.command_line.main([*flags, "--text-tower", str(CLIP), "--device", "cpu"])
     return int(caught.value.code or 0)
 
 

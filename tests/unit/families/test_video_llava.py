@@ -27,7 +27,8 @@ from encoder_service.models import load as load_encoder
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.tower_outputs import SALIENCY_LAST
-from encoder_service.videos import FrameList, VideoFile, VideoItem, VideoLimits, decode
+from encoder_service.video_limits import VideoLimits
+from encoder_service.videos import FrameList, VideoFile, VideoItem, decode
 from fovea.budget import Budget
 from fovea.modeling.errors import CheckpointError
 from fovea.v1 import tensor_pb2
