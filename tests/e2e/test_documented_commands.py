@@ -39,6 +39,7 @@ SHORT: dict[str, list[str]] = {
     "benchmarks.capacity measure": ["measure", "--smoke"],
     "benchmarks.capacity plan": ["plan", "--smoke"],
     "benchmarks.capacity validate": ["validate"],
+    "benchmarks.dispatches": ["--smoke"],
     "benchmarks.engine": ["--smoke"],
     "benchmarks.flops": ["--smoke"],
     "benchmarks.golden": ["tests/golden", "--method", "visionzip"],
