@@ -25,6 +25,7 @@ from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
 from benchmarks.speed.encoder_requests import Subject
 from benchmarks.speed.full_size_towers import add_towers, device_of, dtype_of, plain_tower, subject
+from benchmarks.speed.peak_memory import HOW_MEASURED, peak_bytes
 from benchmarks.speed.timing import add_timing, goal, interleaved, ratio, spreads
 from fovea.v1 import tensor_pb2
 from fovea.wire import tensors
@@ -95,9 +96,12 @@ def _measure(args: argparse.Namespace, device: torch.device, scratch: Path) -> l
     cells = []
     for batch in args.batches:
         sides = _sides(encoder, tower, batch, args, device)
+        peaks = {name: peak_bytes(run, device) for name, run in sides.items()}
         times = interleaved(sides, device, args)
         ratios = {name: ratio(times, name, PLAIN).summary() for name in times if name != PLAIN}
-        cells.append({"batch": batch, "seconds": spreads(times), "ratios": ratios, "rounds": times})
+        cells.append(
+            {"batch": batch, "seconds": spreads(times), "ratios": ratios, "rounds": times, "peak_bytes": peaks}
+        )
         print(f"{batch}: {ratios[FOVEA]}", file=sys.stderr, flush=True)
     return cells
 
@@ -117,18 +121,20 @@ def markdown(result: dict[str, Any]) -> str:
                     str(cell["batch"]),
                     label,
                     Spread(**{key: 1e3 * value for key, value in cell["seconds"][name].items()}).text(1),
+                    f"{cell['peak_bytes'][name] / 2**20:,.0f}",
                     "" if over is None else Spread(**over).text(3),
                     "" if over is None else goal(over["median"], bound),
                 ]
             )
-    header = ["images", "side", "milliseconds", "over the plain tower", "goal"]
+    header = ["images", "side", "milliseconds", "peak, MiB", "over the plain tower", "goal"]
     return (
         f"# The encoder over a plain tower\n\n{origin(result, packages=['torch', 'transformers'])}"
         f" Device: {kind}, {result['dtype']}, {result['threads']} threads; shapes: {result['shapes']}; random weights;"
         f" {result['keep']} tokens kept; clock: {result['clock']}.\n\n"
         f"Medians of {result['num_rounds']} rounds in which the sides take turns, with the lowest and the highest. A"
         " ratio is taken within a\nround. The plain tower of transformers runs all its layers. Fovea runs one less, and"
-        " of the last one what DeSAP reads.\n\n"
+        " of the last one what DeSAP reads.\nThe peak is that of memory beside weights and inputs, measured by"
+        f" {result['memory_measured_by']}.\n\n"
     ) + table(header, rows, num_labels=2)
 
 
@@ -154,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "shapes": args.shapes,
         "compile": args.compile,
         "keep": args.keep,
+        "memory_measured_by": HOW_MEASURED[device.type],
         "num_rounds": args.rounds,
         "clock": args.clock,
         "cells": cells,

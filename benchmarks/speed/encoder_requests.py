@@ -87,9 +87,9 @@ def question(model: EncoderModel, number: int) -> tuple[int, ...]:
     return (size - 2, *((1 + 7 * word + number) % (size - 2) for word in words), size - 1)
 
 
-def shipped(device: str) -> Subject:
+def shipped(device: str, *, dtype: str = "auto") -> Subject:
     """The shipped LLaVA with the shipped CLIP."""
-    options = LoadOptions(text_tower=str(shipped_checkpoint("clip")), device=device)
+    options = LoadOptions(text_tower=str(shipped_checkpoint("clip")), device=device, dtype=dtype)
     return Subject("shipped LLaVA", models.load(str(shipped_checkpoint("llava")), options), (160, 120))
 
 

@@ -23,7 +23,7 @@ from encoder_service import models
 from encoder_service.models.base import EncoderModel, LoadOptions
 from fovea.modeling.compute import for_inference, resolve_device
 
-__all__ = ["SHAPES", "add_towers", "device_of", "dtype_of", "plain_tower", "subject"]
+__all__ = ["SHAPES", "add_towers", "can_compile", "device_of", "dtype_of", "plain_tower", "subject"]
 
 SHAPES: Final = ("full", "tiny")
 _IMAGE_SIZE: Final = (480, 360)
@@ -89,12 +89,15 @@ def subject(args: argparse.Namespace, device: torch.device, scratch: Path) -> Su
     return Subject(f"{args.shapes} shapes", model, _IMAGE_SIZE)
 
 
+def can_compile() -> bool:
+    """Whether the service has an option that compiles the layers of its towers."""
+    return "compile" in {field.name for field in dataclasses.fields(LoadOptions)}
+
+
 def _compiled(args: argparse.Namespace) -> dict[str, Any]:
-    """The option of `LoadOptions` that compiles the layers."""
     if not args.compile:
         return {}
-    names = {field.name for field in dataclasses.fields(LoadOptions)}
-    if "compile" not in names:
+    if not can_compile():
         raise SystemExit("--compile: the encoder service has no such option; leave it out")
     return {"compile": True}
 
