@@ -13,6 +13,7 @@ from benchmarks.speed import dispatch_counts, dispatches
 from benchmarks.speed.dispatch_counts import Counts, count_dispatches
 from benchmarks.speed.dispatches_report import markdown
 from benchmarks.speed.encoder_requests import Subject, shipped
+from benchmarks.speed.kernel_launches import measure_launches
 from encoder_service.engine import EncoderEngine
 
 
@@ -145,6 +146,15 @@ def test_the_report_has_ratios_copies_and_custom_operators(tmp_path: Path, capsy
     text = markdown(result)
     assert "| mine.op.default | 2 | 3.0 |" in text
     assert f"at least {counts['total']:,}" in text
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_kernels_copies_and_waits_are_counted_on_a_gpu() -> None:
+    ones = torch.ones(1000, device="cuda")
+    launches = measure_launches(lambda: ((ones + 1) * 2).sum().item())
+    assert launches["kernels"] >= 3
+    assert launches["copies"] >= 1
+    assert launches["waits"] >= 1
 
 
 def test_counts_are_recorded_without_their_operators() -> None:
