@@ -17,6 +17,7 @@ from transformers.utils import logging
 from benchmarks.exactness.golden import encoder_side, llm_side
 from benchmarks.exactness.golden.case import Context, GoldenCase, compare, load_cases
 from benchmarks.harness.arguments import command_parser
+from fovea.modeling.compute import resolve_device
 
 __all__ = ["main"]
 
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser("benchmarks.golden", __doc__)
     parser.add_argument("directory", type=Path, help="directory with a manifest.json")
     parser.add_argument("--float32", action="store_true", help="compute in float32, with its wider tolerances")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device to compute on")
     parser.add_argument("--method", nargs="+", metavar="NAME", help="run only the cases of these methods")
     args = parser.parse_args(argv)
     try:
@@ -55,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.method:
         cases = [case for case in cases if case.method in args.method]
     precision = "float32" if args.float32 else "float64"
-    context = Context(args.directory, getattr(torch, precision))
+    context = Context(args.directory, getattr(torch, precision), resolve_device(args.device))
+    torch.backends.cudnn.allow_tf32 = False  # the patch embedding, a convolution, would be rounded to ten bits
     logging.disable_progress_bar()
     start, failed, undecided = time.perf_counter(), 0, 0
     width = max((len(case.id) for case in cases), default=4)
@@ -68,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{case.id:<{width}}  {difference:>10}  {tolerance:>10}  {verdict}  {remark}".rstrip(), flush=True)
     print(
         f"{len(cases) - failed - undecided} of {len(cases)} cases pass in {precision}, {failed} fail,"
-        f" {undecided} undecided, {time.perf_counter() - start:.0f} s"
+        f" {undecided} undecided, {time.perf_counter() - start:.0f} s on {context.device}"
     )
     return 1 if failed or not cases else 0
 

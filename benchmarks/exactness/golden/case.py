@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPModel, LlamaForCausalLM
 
+from fovea.modeling.compute import for_inference
+
 __all__ = ["Array", "Comparison", "Context", "GoldenCase", "compare", "load_cases"]
 
 Array = npt.NDArray[Any]
@@ -86,11 +88,13 @@ class Context:
     Args:
         root: The golden directory.
         dtype: Precision, float64 or float32.
+        device: Device of the networks and inputs; None for the CPU.
     """
 
-    def __init__(self, root: Path, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, root: Path, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> None:
         self.root = root
         self.dtype = dtype
+        self.device = device or torch.device("cpu")
         self._inputs: dict[Path, dict[str, Array]] = {}
 
     def inputs(self, case: GoldenCase) -> dict[str, Array]:
@@ -107,18 +111,20 @@ class Context:
     def tensor(self, array: Array) -> Tensor:
         """The array as a tensor: floating-point numbers in this precision, integers as int64."""
         if array.dtype.kind in "iu":
-            return torch.from_numpy(array.astype(np.int64))
-        return torch.from_numpy(array.astype(np.float64)).to(self.dtype)
+            return torch.from_numpy(array.astype(np.int64)).to(self.device)
+        return torch.from_numpy(array.astype(np.float64)).to(self.device, self.dtype)
 
     @cached_property
     def clip(self) -> CLIPModel:
         """The CLIP in `clip24`: vision tower, text tower, projections."""
-        return CLIPModel.from_pretrained(self.root / "clip24", dtype=self.dtype).eval().requires_grad_(False)
+        clip = CLIPModel.from_pretrained(self.root / "clip24", dtype=self.dtype)
+        return for_inference(clip, self.device, self.dtype)
 
     @cached_property
     def llama(self) -> LlamaForCausalLM:
         """The language model in `llama32`."""
-        return LlamaForCausalLM.from_pretrained(self.root / "llama32", dtype=self.dtype).eval().requires_grad_(False)
+        llama = LlamaForCausalLM.from_pretrained(self.root / "llama32", dtype=self.dtype)
+        return for_inference(llama, self.device, self.dtype)
 
     @cached_property
     def projector(self) -> nn.Sequential:
@@ -130,7 +136,7 @@ class Context:
             layers[name] = nn.Linear(in_features, out_features)
             layers[name].load_state_dict({key: weights[f"{name}.{key}"] for key in ("weight", "bias")})
         projector = nn.Sequential(layers["linear_1"], nn.GELU(), layers["linear_2"])
-        return projector.to(self.dtype).eval().requires_grad_(False)
+        return for_inference(projector, self.device, self.dtype)
 
 
 @dataclass(frozen=True)

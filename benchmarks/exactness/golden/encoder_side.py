@@ -101,7 +101,7 @@ class _Run:
 
 
 def _arrays(values: Mapping[str, Any]) -> Arrays:
-    return {name: torch.as_tensor(value).numpy() for name, value in values.items()}
+    return {name: torch.as_tensor(value).cpu().numpy() for name, value in values.items()}
 
 
 def _encoder(run: _Run) -> Arrays:
@@ -272,12 +272,12 @@ def _hired_tiles(
     )
     mask = torch.zeros(num_tiles, sizes[0], dtype=torch.bool)
     for tile, (output, count) in enumerate(zip(tile_outputs, counts, strict=True)):
-        mask[tile, top_k(output.outputs[SALIENCY_SECOND_LAST], count)] = True
+        mask[tile, top_k(output.outputs[SALIENCY_SECOND_LAST], count).cpu()] = True
     shown = torch.cat(
         [torch.arange(mask.shape[1]), torch.from_numpy(tile_mosaic.mosaic(patch_grid, grid, image_size).ravel())]
     )
     kept = shown[mask.flatten()[shown]]
-    features = torch.cat([output.hidden for output in tile_outputs])[kept]
+    features = torch.cat([output.hidden for output in tile_outputs])[kept.to(run.context.device)]
     # -1 for patches in the padding and for dropped ones.
     cluster_of_patch = torch.full((mask.numel(),), -1)
     cluster_of_patch[kept] = torch.arange(len(kept))

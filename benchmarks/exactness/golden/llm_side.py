@@ -89,31 +89,31 @@ def _runs(read: Reader) -> Callable[[GoldenCase, Context], dict[str, Array]]:
         inputs = context.inputs(case)
         decoder = LayeredDecoder(context.llama)
         embeds = context.tensor(inputs["inputs_embeds"])[0]
-        layout = _layout(int(inputs["visual_start"]), int(inputs["visual_count"]))
+        layout = _layout(int(inputs["visual_start"]), int(inputs["visual_count"]), context.device)
         pruning = read(case.params, len(layout))
         pruner = bind(PRUNERS[pruning.pruner], pruning.params)
         plan = pruner.plan_for_stages(pruning.stages, len(layout), decoder.num_layers)
-        prompt = ModelInputs(embeds, torch.arange(len(embeds)), len(embeds))
+        prompt = ModelInputs(embeds, torch.arange(len(embeds), device=context.device), len(embeds))
         sequence = prefill(decoder, PrunedInputs(prompt, layout, plan))
         cache = PrunedCache(decoder)
         cache.append([sequence])
         cache_lengths = cache.lengths[0]
         decoded = [cache.decode(embed[None])[0] for embed in context.tensor(inputs["next_embeds"])]
         return {
-            **{f"stage{i}_visual": kept.numpy() for i, kept in enumerate(sequence.kept_per_stage)},
+            **{f"stage{i}_visual": kept.cpu().numpy() for i, kept in enumerate(sequence.kept_per_stage)},
             "processed": cache_lengths - (len(embeds) - len(layout)),
             "cache_lengths": cache_lengths,
-            "prefill_last": sequence.last_hidden.numpy(),
-            "decode": torch.stack(decoded).numpy(),
+            "prefill_last": sequence.last_hidden.cpu().numpy(),
+            "decode": torch.stack(decoded).cpu().numpy(),
         }
 
     return run
 
 
-def _layout(start: int, count: int) -> VisualLayout:
+def _layout(start: int, count: int, device: torch.device) -> VisualLayout:
     """Layout of one image on a square grid."""
     side = math.isqrt(count)
-    patches = torch.arange(count)
+    patches = torch.arange(count, device=device)
     return VisualLayout(start + patches, torch.zeros_like(patches), patches // side, patches % side, ((side, side),))
 
 

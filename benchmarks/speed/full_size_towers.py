@@ -1,0 +1,133 @@
+"""CLIP's towers in the shapes of ViT-L/14 at 336 pixels, through the classes of the service, with random weights.
+
+The checkpoints hold zeros and take no disk. The weights are drawn on the device after loading, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.utils import logging
+
+from benchmarks.checkpoints import full_size
+from benchmarks.checkpoints.tiny import clip, llava
+from benchmarks.speed.encoder_requests import Subject
+from encoder_service import models
+from encoder_service.models.base import EncoderModel, LoadOptions
+from fovea.modeling.compute import for_inference, resolve_device
+
+__all__ = ["SHAPES", "add_towers", "can_compile", "device_of", "dtype_of", "plain_tower", "subject"]
+
+SHAPES: Final = ("full", "tiny")
+_IMAGE_SIZE: Final = (480, 360)
+_INITIAL: Final = 0.02
+_VISION: Final[dict[str, Any]] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+
+
+def add_towers(parser: argparse.ArgumentParser, *, compiles: bool = False) -> None:
+    """Adds --device, --dtype and --shapes; with `compiles` also --compile."""
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="auto: float32 on a CPU, bfloat16 on a GPU",
+    )
+    parser.add_argument("--shapes", choices=SHAPES, default="full", help="full: ViT-L/14 at 336 pixels")
+    if compiles:
+        parser.add_argument("--compile", action="store_true", help="with the layers of the service's towers compiled")
+
+
+def device_of(args: argparse.Namespace) -> torch.device:
+    """The device of --device. Messages of transformers about its progress are switched off."""
+    logging.disable_progress_bar()
+    return resolve_device(args.device)
+
+
+def dtype_of(args: argparse.Namespace, device: torch.device) -> torch.dtype:
+    """The dtype of --dtype."""
+    name = args.dtype if args.dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def subject(args: argparse.Namespace, device: torch.device, scratch: Path) -> Subject:
+    """A LLaVA of random weights with its text tower.
+
+    Args:
+        args: Arguments of `add_towers`.
+        device: Device of the towers.
+        scratch: Folder for the checkpoints.
+    """
+    checkpoint, text_tower = scratch / "llava", scratch / "clip"
+    if args.shapes == "full":
+        full_size.write(checkpoint, "llava-1.5-7b", "encoder")
+        full_size.write_clip(text_tower)
+    else:
+        llava.write(checkpoint)
+        clip.write(text_tower)
+    dtype = str(dtype_of(args, device)).removeprefix("torch.")
+    options = LoadOptions(text_tower=str(text_tower), device=device.type, dtype=dtype, **_compiled(args))
+    model = models.load(str(checkpoint), options)
+    for module in _modules(model):
+        _draw_weights(module)
+    return Subject(f"{args.shapes} shapes", model, _IMAGE_SIZE)
+
+
+def can_compile() -> bool:
+    """Whether the service has an option that compiles the layers of its towers."""
+    return "compile" in {field.name for field in dataclasses.fields(LoadOptions)}
+
+
+def _compiled(args: argparse.Namespace) -> dict[str, Any]:
+    if not args.compile:
+        return {}
+    if not can_compile():
+        raise SystemExit("--compile: the encoder service has no such option; leave it out")
+    return {"compile": True}
+
+
+def _modules(model: EncoderModel) -> Iterator[nn.Module]:
+    return (value for value in vars(model).values() if isinstance(value, nn.Module))
+
+
+def _draw_weights(module: nn.Module) -> None:
+    """Replaces all parameters: ones in norms, zeros as biases, else a normal distribution."""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            # New memory, as that of the checkpoint is mapped from its file.
+            drawn = torch.empty_like(parameter)
+            if name == "bias":
+                drawn.zero_()
+            elif isinstance(part, nn.LayerNorm):
+                drawn.fill_(1)
+            else:
+                drawn.normal_(0, _INITIAL)
+            parameter.data = drawn
+
+
+def plain_tower(args: argparse.Namespace, device: torch.device) -> Any:
+    """transformers' own vision tower with all its layers and sdpa, in the same shapes."""
+    config = CLIPVisionConfig(**_VISION) if args.shapes == "full" else clip.vision_config()
+    with torch.device("meta"):
+        tower = CLIPVisionModel._from_config(config, attn_implementation="sdpa")
+    tower = tower.to_empty(device=device)
+    tower.embeddings.position_ids = torch.arange(tower.embeddings.num_positions, device=device).expand((1, -1))
+    tower = for_inference(tower, device, dtype_of(args, device))
+    _draw_weights(tower)
+    return tower
