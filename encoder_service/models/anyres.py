@@ -7,12 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from encoder_service.models.pixel_table import PixelTable
 from encoder_service.models.preprocessing import ImageProcessor
 from fovea.modeling.errors import CheckpointError
 
@@ -35,7 +36,7 @@ class TileCutter:
     """
 
     def __init__(self, checkpoint: Path, canvases: Any, tile_size: int) -> None:
-        self._normalized = ImageProcessor(checkpoint, tile_size)
+        self._to_pixels = ImageProcessor(checkpoint, tile_size)
         processor = LlavaNextImageProcessorPil.from_pretrained(checkpoint, local_files_only=True)
         self._canvases = [tuple(canvas) for canvas in canvases or LlavaNextImageProcessorPil.image_grid_pinpoints]
         self._tile_size = tile_size
@@ -55,8 +56,8 @@ class TileCutter:
                 " vision tower takes"
             )
 
-    def __call__(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
-        """Tiles of an RGB image, [1 + rows * columns, 3, H, W] float32, and rows and columns without the base tile.
+    def __call__(self, image: Image.Image) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+        """Tiles of an RGB image, [1 + rows * columns, 3, H, W], and rows and columns without the base tile.
 
         Keeps no state, so any thread may call it.
         """
@@ -66,7 +67,7 @@ class TileCutter:
         tiles = [image.resize((size, size), self._resample)]
         for top, left in itertools.product(range(0, height, size), range(0, width, size)):
             tiles.append(canvas.crop((left, top, left + size, top + size)))
-        return torch.stack([self._normalized(tile) for tile in tiles]), (height // size, width // size)
+        return np.stack([self._to_pixels(tile) for tile in tiles]), (height // size, width // size)
 
     def _on_canvas(self, image: Image.Image, height: int, width: int) -> Image.Image:
         # Rounded as transformers rounds: the shorter side upwards.
@@ -79,9 +80,13 @@ class TileCutter:
         canvas.paste(image.resize(fitted, self._resample), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
         return canvas
 
+    def pixel_table(self) -> PixelTable:
+        """See `ImageProcessor.pixel_table`."""
+        return self._to_pixels.pixel_table()
+
     def describe(self) -> str:
         """Configuration as text; equal for processors that give equal results."""
-        return f"{self._normalized.describe()} {self._canvases}"
+        return f"{self._to_pixels.describe()} {self._canvases}"
 
 
 def _sides(size: Any) -> set[int | None]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-import torch
-
 from encoder_service.media_features import MediaFeatures, TowerInputs
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
@@ -34,8 +32,7 @@ class LlavaEncoder(ClipEncoder):
     def encode(
         self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
     ) -> list[MediaFeatures]:
-        pixel_values = torch.cat([image.pixel_values for image in inputs])
-        features = self.vision_tower(pixel_values.to(self.device, self.dtype), outputs, in_tower)
+        features = self.vision_tower(self.pixel_values(inputs), outputs, in_tower)
         return [
             MediaFeatures(image.layout, (tower_features,), image.layout.patch_positions())
             for image, tower_features in zip(inputs, features, strict=True)

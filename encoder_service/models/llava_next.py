@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-import torch
-
 from encoder_service.media_features import MediaFeatures, TowerInputs
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.base import LoadOptions
@@ -40,8 +38,7 @@ class LlavaNextEncoder(ClipEncoder):
     def encode(
         self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
     ) -> list[MediaFeatures]:
-        pixel_values = torch.cat([image.pixel_values for image in inputs])
-        tiles = iter(self.vision_tower(pixel_values.to(self.device, self.dtype), outputs, in_tower))
+        tiles = iter(self.vision_tower(self.pixel_values(inputs), outputs, in_tower))
         return [
             without_padding(image.layout, list(itertools.islice(tiles, image.layout.num_inputs))) for image in inputs
         ]

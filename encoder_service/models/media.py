@@ -13,6 +13,7 @@ from PIL import Image
 from encoder_service.media_features import PatchLayout, TowerInputs, VideoFrames
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.frames import FrameProcessor
+from encoder_service.models.pixel_table import PixelTables
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.models.qwen_pixels import QwenPixels
 from encoder_service.pruners.tile_mosaic import mosaic
@@ -41,6 +42,14 @@ class MediaProcessor(Protocol):
         Args:
             total_frames: Number of frames in the file, at least 1.
             seconds: Duration of the file; 0 if it is unknown.
+        """
+        ...
+
+    def pixel_tables(self) -> PixelTables:
+        """Tables that turn the pixels of the tower inputs into pixel values.
+
+        Raises:
+            CheckpointError: The checkpoint's processor does not work by table.
         """
         ...
 
@@ -84,6 +93,9 @@ class SquareMedia:
     def num_frames(self, total_frames: int, seconds: float) -> int:
         return _VIDEO_LLAVA_FRAMES
 
+    def pixel_tables(self) -> PixelTables:
+        return PixelTables(self.images.pixel_table(), self.frames.pixel_table() if self.frames else None)
+
     def describe(self) -> str:
         return self.images.describe() + (f" {self.frames.describe()}" if self.frames else "")
 
@@ -101,11 +113,12 @@ class TiledMedia(_ImagesOnly):
     grid: tuple[int, int]
 
     def image(self, image: Image.Image) -> TowerInputs:
-        pixel_values, tile_grid = self.tiles(image)
-        layout = PatchLayout(
-            len(pixel_values), *self.grid, mosaic=mosaic(self.grid, tile_grid, (image.height, image.width))
-        )
-        return TowerInputs(pixel_values, layout)
+        pixels, tile_grid = self.tiles(image)
+        layout = PatchLayout(len(pixels), *self.grid, mosaic=mosaic(self.grid, tile_grid, (image.height, image.width)))
+        return TowerInputs(pixels, layout)
+
+    def pixel_tables(self) -> PixelTables:
+        return PixelTables(self.tiles.pixel_table())
 
     def describe(self) -> str:
         return self.tiles.describe()
@@ -134,6 +147,9 @@ class QwenMedia:
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
         return self.pixels.num_frames(total_frames, seconds)
+
+    def pixel_tables(self) -> PixelTables:
+        return self.pixels.pixel_tables()
 
     def describe(self) -> str:
         return self.pixels.describe()

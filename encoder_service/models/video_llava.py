@@ -72,8 +72,7 @@ class VideoLlavaEncoder(ClipEncoder):
     ) -> Iterator[MediaFeatures]:
         if not inputs:
             return
-        pixel_values = torch.cat([media.pixel_values for media in inputs])
-        features = iter(tower(pixel_values.to(self.device, self.dtype), outputs, in_tower))
+        features = iter(tower(self.pixel_values(inputs), outputs, in_tower))
         for media in inputs:
             layout = media.layout
             tower_features = tuple(itertools.islice(features, layout.num_inputs))
