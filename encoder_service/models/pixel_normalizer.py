@@ -94,8 +94,6 @@ class PixelNormalizer:
     def _look_up(self, piece: _Piece, *, out: Tensor | None = None) -> Tensor:
         """Pixel values of a piece, [R * 3 * K]."""
         pixels = self._on_device([rows for rows, _ in piece])
-        if pixels.numel() > len(self._places):
-            self._places = torch.empty(len(self._buffer), dtype=torch.int32, device=self._device)
         # int32: half the memory and time of int64, and memory that need not be mapped again for each batch.
         places = self._places.as_strided(pixels.shape, pixels.stride())
         torch.add(pixels, self._starts_of(piece), out=places)
@@ -115,9 +113,7 @@ class PixelNormalizer:
         shape = (sum(map(len, arrays)), NUM_CHANNELS, self._channel_size)
         size = math.prod(shape)
         if size > len(self._buffer):
-            room = 1 << (size - 1).bit_length()  # so that it grows a few times only
-            self._buffer = torch.empty(room, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-            self._memory = self._buffer.numpy()
+            self._grow(1 << (size - 1).bit_length())  # to powers of two, so that it happens a few times only
         np.concatenate(arrays, out=self._memory[:size].reshape(shape))
         staged = self._buffer.as_strided(shape, (self._row_bytes, self._channel_size, 1))
         if self._device.type != "cuda":
@@ -126,3 +122,9 @@ class PixelNormalizer:
         self._copied = torch.cuda.Event()
         self._copied.record(torch.cuda.current_stream(self._device))
         return pixels
+
+    @torch.inference_mode(False)  # tensors made in inference mode could be written in no other
+    def _grow(self, size: int) -> None:
+        self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        self._memory = self._buffer.numpy()
+        self._places = torch.empty(size, dtype=torch.int32, device=self._device)
