@@ -28,6 +28,7 @@ class LoadOptions:
         device: Device, cpu, cuda or auto.
         dtype: Compute dtype, float32, bfloat16, float16 or auto: float32 on the CPU, else the checkpoint's own.
         attn_implementation: Attention implementation, sdpa or eager.
+        reduces_jpeg: Whether JPEG images are decoded at a reduced scale where that is enough.
     """
 
     text_tower: str = ""
@@ -35,6 +36,7 @@ class LoadOptions:
     device: str = "auto"
     dtype: str = "auto"
     attn_implementation: str = "sdpa"
+    reduces_jpeg: bool = False
 
 
 class EncoderModel(Protocol):

@@ -26,7 +26,11 @@ class LlavaEncoder(ClipEncoder):
     family = "llava"
 
     def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
-        super().__init__(checkpoint, options, lambda size, grid: SquareMedia(ImageProcessor(checkpoint, size), grid))
+        super().__init__(
+            checkpoint,
+            options,
+            lambda size, grid: SquareMedia(ImageProcessor(checkpoint, size), grid, reduces_jpeg=options.reduces_jpeg),
+        )
         self.grid: tuple[int, int] | None = self.vision_tower.grid
 
     def encode(

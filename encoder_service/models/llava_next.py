@@ -32,7 +32,9 @@ class LlavaNextEncoder(ClipEncoder):
     def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
         canvases = read_config(checkpoint).get("image_grid_pinpoints")
         super().__init__(
-            checkpoint, options, lambda size, grid: TiledMedia(TileCutter(checkpoint, canvases, size), grid)
+            checkpoint,
+            options,
+            lambda size, grid: TiledMedia(TileCutter(checkpoint, canvases, size), grid, options.reduces_jpeg),
         )
 
     def encode(

@@ -82,7 +82,9 @@ class QwenEncoder:
         self.vision_tower = for_inference(QwenVisionTower(tower), self.device, self.dtype)
         # This table is in no checkpoint. It stays float32 in any dtype, so it is set after `for_inference`.
         tower.rotary_pos_emb = Qwen2_5_VLVisionRotaryEmbedding(vision_config).to(self.device)
-        self.media = QwenMedia(QwenPixels(checkpoint, vision_config), int(vision_config.temporal_patch_size))
+        self.media = QwenMedia(
+            QwenPixels(checkpoint, vision_config), int(vision_config.temporal_patch_size), options.reduces_jpeg
+        )
         row_shape = (3 * vision_config.temporal_patch_size * vision_config.patch_size**2,)
         self.pixel_values = PixelNormalizer(self.media.pixel_tables(), row_shape, self.device, self.dtype)
         self._embeddings = _embeddings(checkpoint, vision_config.out_hidden_size).to(self.device)

@@ -16,6 +16,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from encoder_service.models.frames import RESAMPLINGS, normalized_levels, read_video_config, resize
 from encoder_service.models.pixel_table import NUM_CHANNELS, PixelTables, calibration_image, read_table
 from fovea.errors import InvalidRequest
+from fovea.media import images
+from fovea.media.images import Size
 from fovea.modeling.errors import CheckpointError
 
 __all__ = ["QwenPixels"]
@@ -67,16 +69,26 @@ class QwenPixels:
         self._caps_video = bool(video_config.get("cap_pixels_per_frame"))
         self._max_video_tokens = int(video_config.get("max_video_tokens", _MAX_VIDEO_TOKENS))
 
-    def image(self, image: Image.Image) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    def image(self, image: Image.Image, full_size: Size | None = None) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
         """Patches [1, h w, P] of an image in RGB, and the grid of its visual tokens (h and w are twice as many).
 
         Keeps no state, so any thread may call it.
+
+        Args:
+            image: The image, not smaller than `needed_size` of its full size.
+            full_size: Its size before a decoder reduced it; None if none did.
         """
-        size = self._image.size
-        height, width = self._target(image.size, size["shortest_edge"], size["longest_edge"])
+        full_size = full_size or image.size
+        width, height = self.needed_size(full_size)
         # Resized here: the processor would copy the whole image to numpy and back first.
-        image = image.resize((width, height), self._image.resample)
+        image = images.resize(image, (width, height), self._image.resample, full_size)
         return self._patches(_channels_first(image)), self._grid(height, width)
+
+    def needed_size(self, size: Size) -> Size:
+        """Size to which an image of `size` is resized."""
+        bounds = self._image.size
+        height, width = self._target(size, bounds["shortest_edge"], bounds["longest_edge"])
+        return width, height
 
     def video(self, frames: Sequence[Image.Image]) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
         """Patches [T, h w, P] of frames in RGB, and the grid of a temporal step's visual tokens.

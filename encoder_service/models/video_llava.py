@@ -46,7 +46,9 @@ class VideoLlavaEncoder(ClipEncoder):
         super().__init__(
             checkpoint,
             options,
-            lambda size, grid: SquareMedia(ImageProcessor(checkpoint, size), grid, FrameProcessor(checkpoint, size)),
+            lambda size, grid: SquareMedia(
+                ImageProcessor(checkpoint, size), grid, FrameProcessor(checkpoint, size), options.reduces_jpeg
+            ),
         )
         self.video_tower = self._load_another_tower(checkpoint, options, "video_tower")
         self.grid: tuple[int, int] | None = self.vision_tower.grid
