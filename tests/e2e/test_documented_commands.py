@@ -45,6 +45,7 @@ SHORT: dict[str, list[str]] = {
     "benchmarks.link": ["--smoke"],
     "benchmarks.load": ["--smoke"],
     "benchmarks.replicas": ["llm", "--smoke"],
+    "benchmarks.speed.jpeg_scale": ["--smoke"],
     "benchmarks.speed.load": ["--smoke"],
     "benchmarks.split_exactness": ["--smoke"],
     "benchmarks.task_map": ["--smoke"],
