@@ -48,8 +48,10 @@ class MediaDecoder:
             ServiceError: See `images.decode` and `videos.decode`.
         """
         if isinstance(item, bytes):
-            image = images.decode(item, max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
-            return self.media.image(image)
+            limits = {"max_bytes": self.max_image_bytes, "max_pixels": self.max_image_pixels}
+            if not self.media.reduces_jpeg:
+                return self.media.image(images.decode(item, **limits))
+            return self.media.image(*images.decode_reduced(item, **limits, needed_size=self.media.needed_size))
         return self.media.video(videos.decode(item, self.media.num_frames, self.video_limits))
 
 

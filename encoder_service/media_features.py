@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -86,20 +86,14 @@ class TowerInputs:
     """Tower inputs of an image or video: its tiles or frames.
 
     Attributes:
-        pixel_values: Float32 on the CPU. The first axis is the tower input; the others depend on the family.
+        pixels: 8-bit pixels, resized and cut, not yet normalised: see `PixelNormalizer`. The first axis is the tower
+            input; the others depend on the family, with all pixels of a channel side by side. A numpy array, because a
+            decoding process sends one in a seventh of the time of a tensor.
         layout: Grid of the patches.
     """
 
-    pixel_values: Tensor
+    pixels: npt.NDArray[np.uint8]
     layout: PatchLayout
-
-    def __reduce__(self) -> tuple[Callable[..., TowerInputs], tuple[object, PatchLayout]]:
-        # A decoding process sends a numpy array to this one in a seventh of the time of a tensor.
-        return _from_array, (self.pixel_values.numpy(), self.layout)
-
-
-def _from_array(pixel_values: npt.NDArray[np.float32], layout: PatchLayout) -> TowerInputs:
-    return TowerInputs(torch.from_numpy(pixel_values), layout)
 
 
 @dataclass(frozen=True, slots=True)

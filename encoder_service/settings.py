@@ -79,6 +79,9 @@ class EncoderSettings(GrpcSettings):
     """Longest that one video file may take to decode; then it is refused with OUT_OF_RANGE."""
     image_decode_timeout_s: Annotated[float, Field(gt=0)] = 20.0
     """Longest that one image file may take to decode; then it is refused with OUT_OF_RANGE."""
+    jpeg_reduced_scale: Literal["off", "on"] = "off"
+    """Whether JPEG images are decoded at 1/2, 1/4 or 1/8 of their size where that is at least the size to which the
+    model's processor resizes them. Faster for large images; on changes pixel values a little."""
     decode_workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that decode images and videos, one file at a time each; 0: one for each core that the service may use.
     Each takes up to 17 bytes of memory for each pixel of its image (17 for WebP, 12 for JPEG, 9 for PNG): 0.85 GB with

@@ -46,6 +46,7 @@ def _load(settings: EncoderSettings) -> tuple[EncoderEngine, WireBasis | None]:
             device=settings.device,
             dtype=settings.dtype,
             attn_implementation=settings.attn_implementation,
+            reduces_jpeg=settings.jpeg_reduced_scale == "on",
         ),
     )
     basis = basis_file.find(settings.wire_basis, settings.model, settings.revision, model.hidden_size)

@@ -88,11 +88,12 @@ class InProcessSystem:
         llava: Checkpoint directory.
         clip: Checkpoint directory of its text tower.
         max_batch_size: Largest batch, in the encoder and in the language model.
+        reduces_jpeg: Whether JPEG images are decoded at a reduced scale where that is enough.
     """
 
-    def __init__(self, llava: Path, clip: Path, *, max_batch_size: int = 64) -> None:
+    def __init__(self, llava: Path, clip: Path, *, max_batch_size: int = 64, reduces_jpeg: bool = False) -> None:
         self._encoder = EncoderEngine(
-            models.load(str(llava), LoadOptions(text_tower=str(clip))),
+            models.load(str(llava), LoadOptions(text_tower=str(clip), reduces_jpeg=reduces_jpeg)),
             FeatureCache(2**31),
             max_batch_size=max_batch_size,
             max_image_bytes=2**24,

@@ -59,7 +59,7 @@ class SplitServices:
         """Pixel values of each image, then of each video, as the encoder prepares them."""
         prepared = [self._encoder.media.image(image) for image in case.images]
         prepared += [self._encoder.media.video(VideoFrames(c.frames, c.seconds_per_frame)) for c in case.clips]
-        return [visual.pixel_values.numpy() for visual in prepared]
+        return [self._encoder.pixel_values([visual]).numpy() for visual in prepared]
 
     def encode(self, case: ExactnessCase) -> list[tensor_pb2.VisualTokens]:
         """Visual tokens of the encoder service over gRPC, nothing pruned, in the order of the prompt."""

@@ -76,9 +76,9 @@ def _sides(
 ) -> dict[str, Callable[[], object]]:
     engine = encoder.engine()
     prepared = [engine.prepare(request) for request in encoder.requests(batch, "desap", keep=args.keep)]
-    inputs = [media.tower_inputs for item in prepared for media in item.media]
-    on_host = torch.cat([image.pixel_values for image in inputs if image is not None])
-    pixel_values = on_host.to(device, tower.dtype)
+    inputs = [media.tower_inputs for item in prepared for media in item.media if media.tower_inputs is not None]
+    pixel_values = encoder.model.pixel_values(inputs).to(tower.dtype)
+    on_host = pixel_values.to("cpu", torch.float32)
     sides: dict[str, Callable[[], object]] = {
         PLAIN: functools.partial(tower, pixel_values, output_hidden_states=True),
         FOVEA: functools.partial(run_encoder, engine, prepared),

@@ -7,13 +7,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from encoder_service.models.pixel_table import PixelTable
 from encoder_service.models.preprocessing import ImageProcessor
+from fovea.media import images
+from fovea.media.images import Size
 from fovea.modeling.errors import CheckpointError
 
 __all__ = ["TileCutter"]
@@ -35,7 +38,7 @@ class TileCutter:
     """
 
     def __init__(self, checkpoint: Path, canvases: Any, tile_size: int) -> None:
-        self._normalized = ImageProcessor(checkpoint, tile_size)
+        self._to_pixels = ImageProcessor(checkpoint, tile_size)
         processor = LlavaNextImageProcessorPil.from_pretrained(checkpoint, local_files_only=True)
         self._canvases = [tuple(canvas) for canvas in canvases or LlavaNextImageProcessorPil.image_grid_pinpoints]
         self._tile_size = tile_size
@@ -55,33 +58,53 @@ class TileCutter:
                 " vision tower takes"
             )
 
-    def __call__(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
-        """Tiles of an RGB image, [1 + rows * columns, 3, H, W] float32, and rows and columns without the base tile.
+    def __call__(
+        self, image: Image.Image, full_size: Size | None = None
+    ) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+        """Tiles of an RGB image, [1 + rows * columns, 3, H, W], and rows and columns without the base tile.
 
         Keeps no state, so any thread may call it.
+
+        Args:
+            image: The image, not smaller than `needed_size` of its full size.
+            full_size: Its size before a decoder reduced it; None if none did.
         """
         size = self._tile_size
-        height, width = select_best_resolution((image.height, image.width), self._canvases)
-        canvas = self._on_canvas(image, height, width)
-        tiles = [image.resize((size, size), self._resample)]
+        full_size = full_size or image.size
+        width, height = self._canvas(full_size)
+        canvas, fitted = Image.new("RGB", (width, height)), self._fitted(full_size)
+        corner = (width - fitted[0]) // 2, (height - fitted[1]) // 2
+        canvas.paste(images.resize(image, fitted, self._resample, full_size), corner)
+        tiles = [images.resize(image, (size, size), self._resample, full_size)]
         for top, left in itertools.product(range(0, height, size), range(0, width, size)):
             tiles.append(canvas.crop((left, top, left + size, top + size)))
-        return torch.stack([self._normalized(tile) for tile in tiles]), (height // size, width // size)
+        return np.stack([self._to_pixels(tile) for tile in tiles]), (height // size, width // size)
 
-    def _on_canvas(self, image: Image.Image, height: int, width: int) -> Image.Image:
-        # Rounded as transformers rounds: the shorter side upwards.
-        scale_x, scale_y = width / image.width, height / image.height
+    def needed_size(self, size: Size) -> Size:
+        """Largest width and height to which an image of `size` is resized, for the canvas or as the base tile."""
+        width, height = self._fitted(size)
+        return max(width, self._tile_size), max(height, self._tile_size)
+
+    def _canvas(self, size: Size) -> Size:
+        width, height = size
+        canvas_height, canvas_width = select_best_resolution((height, width), self._canvases)
+        return canvas_width, canvas_height
+
+    def _fitted(self, size: Size) -> Size:
+        """Size on its canvas of an image of `size`. Rounded as transformers rounds: the shorter side upwards."""
+        width, height = self._canvas(size)
+        scale_x, scale_y = width / size[0], height / size[1]
         if scale_x < scale_y:
-            fitted = (width, min(math.ceil(image.height * scale_x), height))
-        else:
-            fitted = (min(math.ceil(image.width * scale_y), width), height)
-        canvas = Image.new("RGB", (width, height))
-        canvas.paste(image.resize(fitted, self._resample), ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
-        return canvas
+            return width, min(math.ceil(size[1] * scale_x), height)
+        return min(math.ceil(size[0] * scale_y), width), height
+
+    def pixel_table(self) -> PixelTable:
+        """See `ImageProcessor.pixel_table`."""
+        return self._to_pixels.pixel_table()
 
     def describe(self) -> str:
         """Configuration as text; equal for processors that give equal results."""
-        return f"{self._normalized.describe()} {self._canvases}"
+        return f"{self._to_pixels.describe()} {self._canvases}"
 
 
 def _sides(size: Any) -> set[int | None]:

@@ -10,6 +10,7 @@ import torch
 
 from encoder_service.media_features import MediaFeatures, TowerInputs
 from encoder_service.models.media import MediaProcessor
+from encoder_service.models.pixel_normalizer import PixelNormalizer
 from encoder_service.pruners.base import TextFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
@@ -27,6 +28,7 @@ class LoadOptions:
         device: Device, cpu, cuda or auto.
         dtype: Compute dtype, float32, bfloat16, float16 or auto: float32 on the CPU, else the checkpoint's own.
         attn_implementation: Attention implementation, sdpa or eager.
+        reduces_jpeg: Whether JPEG images are decoded at a reduced scale where that is enough.
     """
 
     text_tower: str = ""
@@ -34,6 +36,7 @@ class LoadOptions:
     device: str = "auto"
     dtype: str = "auto"
     attn_implementation: str = "sdpa"
+    reduces_jpeg: bool = False
 
 
 class EncoderModel(Protocol):
@@ -57,6 +60,7 @@ class EncoderModel(Protocol):
         device: Device of the towers.
         dtype: Compute dtype.
         media: Processor of decoded images and videos.
+        pixel_values: Tower input of what `media` makes, in the order of the media.
         num_parameters: Number of weights in vision and text tower.
     """
 
@@ -77,6 +81,7 @@ class EncoderModel(Protocol):
     device: torch.device
     dtype: torch.dtype
     media: MediaProcessor
+    pixel_values: PixelNormalizer
     num_parameters: int
 
     def encode(

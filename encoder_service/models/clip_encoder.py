@@ -20,6 +20,7 @@ from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.models.fingerprint import settings_fingerprint
 from encoder_service.models.media import MediaProcessor
+from encoder_service.models.pixel_normalizer import PixelNormalizer
 from encoder_service.pruners.base import TextFeatures
 from encoder_service.pruners.tower_outputs import ALL_OUTPUTS
 from fovea import checkpoints
@@ -84,7 +85,9 @@ class ClipEncoder:
             )
         self.vision_tower = for_inference(ClipVisionTower(vision_model, visual_projection), self.device, self.dtype)
         self.text_tower = for_inference(ClipTextTower(text_model, text_projection), self.device, self.dtype)
-        self.media = media(int(vision_config.image_size), self.vision_tower.grid)
+        size = int(vision_config.image_size)
+        self.media = media(size, self.vision_tower.grid)
+        self.pixel_values = PixelNormalizer(self.media.pixel_tables(), (3, size, size), self.device, self.dtype)
 
         self.num_parameters = num_parameters(self.vision_tower, self.text_tower)
         self.hidden_size = int(vision_config.hidden_size)

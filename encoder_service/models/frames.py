@@ -1,4 +1,4 @@
-"""Pixel values of the frames of a video, as transformers' video processors make them, without torchvision.
+"""Pixels of the frames of a video, as transformers' video processors make them, without torchvision.
 
 They are resized with torch's antialiased interpolation on 8-bit values, which torchvision calls too. Images are resized
 with Pillow, which rounds differently: some values differ by one.
@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # its usual name
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from encoder_service.models.pixel_table import ALL_LEVELS, PixelTable
 from fovea.modeling.errors import CheckpointError
 
-__all__ = ["RESAMPLINGS", "FrameProcessor", "read_video_config", "resize"]
+__all__ = ["RESAMPLINGS", "FrameProcessor", "normalized_levels", "read_video_config", "resize"]
 
 # Filters of `resize`: Pillow's numbers and torch's names.
 RESAMPLINGS: Final = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
@@ -47,8 +49,19 @@ def resize(frames: Tensor, height: int, width: int, resample: int) -> Tensor:
     return F.interpolate(frames, (height, width), mode=mode, align_corners=False, antialias=True)
 
 
+def normalized_levels(mean: Tensor, std: Tensor) -> PixelTable:
+    """Table of a video processor, whose arithmetic is (value - mean) / std in float32.
+
+    Args:
+        mean, std: Of the 8-bit values, three numbers each.
+    """
+    levels = torch.from_numpy(ALL_LEVELS).to(torch.float32)
+    table: PixelTable = ((levels - mean.view(3, 1)) / std.view(3, 1)).numpy()
+    return table
+
+
 class FrameProcessor:
-    """A CLIP-like video processor: the short side is resized, a centre square cropped, the values normalised.
+    """A CLIP-like video processor: the short side is resized, a centre square cropped; a table normalises the values.
 
     Args:
         checkpoint: Directory with video_preprocessor_config.json, processor_config.json or preprocessor_config.json.
@@ -75,14 +88,16 @@ class FrameProcessor:
             )
         self._edge, self._side, self._resample = int(edge), image_size, int(config["resample"])
         scale = 1.0 / config["rescale_factor"]
-        self._mean = (torch.tensor(config["image_mean"]) * scale).view(3, 1, 1)
-        self._std = (torch.tensor(config["image_std"]) * scale).view(3, 1, 1)
+        self._mean, self._std = (torch.tensor(config[name]) * scale for name in ("image_mean", "image_std"))
 
-    def __call__(self, frames: Sequence[Image.Image]) -> Tensor:
-        """[T, 3, side, side] float32 of T frames in RGB. Keeps no state, so any thread may call it."""
-        squares = torch.stack([self._square(frame) for frame in frames])
-        pixel_values: Tensor = (squares.to(torch.float32) - self._mean) / self._std
-        return pixel_values
+    def __call__(self, frames: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
+        """[T, 3, side, side] of T frames in RGB. Keeps no state, so any thread may call it."""
+        squares: npt.NDArray[np.uint8] = torch.stack([self._square(frame) for frame in frames]).numpy()
+        return squares
+
+    def pixel_table(self) -> PixelTable:
+        """Table with which transformers' video processor rescales and normalises, in one step."""
+        return normalized_levels(self._mean, self._std)
 
     def _square(self, frame: Image.Image) -> Tensor:
         """[3, side, side] uint8 of one frame. A whole clip at its own size would be in memory several times."""

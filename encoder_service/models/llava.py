@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-import torch
-
 from encoder_service.media_features import MediaFeatures, TowerInputs, split_batch
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
@@ -28,12 +26,15 @@ class LlavaEncoder(ClipEncoder):
     family = "llava"
 
     def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
-        super().__init__(checkpoint, options, lambda size, grid: SquareMedia(ImageProcessor(checkpoint, size), grid))
+        super().__init__(
+            checkpoint,
+            options,
+            lambda size, grid: SquareMedia(ImageProcessor(checkpoint, size), grid, reduces_jpeg=options.reduces_jpeg),
+        )
         self.grid: tuple[int, int] | None = self.vision_tower.grid
 
     def encode(
         self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
     ) -> list[MediaFeatures]:
-        pixel_values = torch.cat([image.pixel_values for image in inputs])
-        features = self.vision_tower(pixel_values.to(self.device, self.dtype), outputs, in_tower)
+        features = self.vision_tower(self.pixel_values(inputs), outputs, in_tower)
         return split_batch(features, [image.layout for image in inputs])

@@ -13,9 +13,11 @@ from PIL import Image
 from encoder_service.media_features import PatchLayout, TowerInputs, VideoFrames
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.frames import FrameProcessor
+from encoder_service.models.pixel_table import PixelTables
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.models.qwen_pixels import QwenPixels
 from encoder_service.pruners.tile_mosaic import mosaic
+from fovea.media.images import Size
 
 __all__ = ["MediaProcessor", "QwenMedia", "SquareMedia", "TiledMedia"]
 
@@ -27,8 +29,22 @@ _DEFAULT_SECONDS_PER_FRAME: Final = 1 / 24
 class MediaProcessor(Protocol):
     """Processor of the images and videos of a family."""
 
-    def image(self, image: Image.Image) -> TowerInputs:
-        """Tower inputs of an RGB image."""
+    @property
+    def reduces_jpeg(self) -> bool:
+        """Whether JPEG images are decoded at a reduced scale where that leaves `needed_size`."""
+        ...
+
+    def image(self, image: Image.Image, full_size: Size | None = None) -> TowerInputs:
+        """Tower inputs of an RGB image.
+
+        Args:
+            image: The image, not smaller than `needed_size` of its full size.
+            full_size: Its size before a decoder reduced it; None if none did.
+        """
+        ...
+
+    def needed_size(self, size: Size) -> Size:
+        """Size to which an image of `size` is resized, the largest if there are several; `size` if it is unknown."""
         ...
 
     def video(self, video: VideoFrames) -> TowerInputs:
@@ -41,6 +57,14 @@ class MediaProcessor(Protocol):
         Args:
             total_frames: Number of frames in the file, at least 1.
             seconds: Duration of the file; 0 if it is unknown.
+        """
+        ...
+
+    def pixel_tables(self) -> PixelTables:
+        """Tables that turn the pixels of the tower inputs into pixel values.
+
+        Raises:
+            CheckpointError: The checkpoint's processor does not work by table.
         """
         ...
 
@@ -65,14 +89,19 @@ class SquareMedia:
         images: Processor of images.
         grid: Rows and columns of patches of a square.
         frames: Processor of frames; None for a family that takes no videos.
+        reduces_jpeg: See `MediaProcessor`.
     """
 
     images: ImageProcessor
     grid: tuple[int, int]
     frames: FrameProcessor | None = None
+    reduces_jpeg: bool = False
 
-    def image(self, image: Image.Image) -> TowerInputs:
-        return TowerInputs(self.images(image)[None], PatchLayout(1, *self.grid))
+    def image(self, image: Image.Image, full_size: Size | None = None) -> TowerInputs:
+        return TowerInputs(self.images(image, full_size)[None], PatchLayout(1, *self.grid))
+
+    def needed_size(self, size: Size) -> Size:
+        return self.images.needed_size(size)
 
     def video(self, video: VideoFrames) -> TowerInputs:
         if self.frames is None:
@@ -84,8 +113,12 @@ class SquareMedia:
     def num_frames(self, total_frames: int, seconds: float) -> int:
         return _VIDEO_LLAVA_FRAMES
 
+    def pixel_tables(self) -> PixelTables:
+        return PixelTables(self.images.pixel_table(), self.frames.pixel_table() if self.frames else None)
+
     def describe(self) -> str:
-        return self.images.describe() + (f" {self.frames.describe()}" if self.frames else "")
+        frames = f" {self.frames.describe()}" if self.frames else ""
+        return self.images.describe() + frames + _describe_decoding(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +128,28 @@ class TiledMedia(_ImagesOnly):
     Attributes:
         tiles: Cutter of the tiles.
         grid: Rows and columns of patches of a tile.
+        reduces_jpeg: See `MediaProcessor`.
     """
 
     tiles: TileCutter
     grid: tuple[int, int]
+    reduces_jpeg: bool = False
 
-    def image(self, image: Image.Image) -> TowerInputs:
-        pixel_values, tile_grid = self.tiles(image)
-        layout = PatchLayout(
-            len(pixel_values), *self.grid, mosaic=mosaic(self.grid, tile_grid, (image.height, image.width))
+    def image(self, image: Image.Image, full_size: Size | None = None) -> TowerInputs:
+        pixels, tile_grid = self.tiles(image, full_size)
+        width, height = full_size or image.size
+        return TowerInputs(
+            pixels, PatchLayout(len(pixels), *self.grid, mosaic=mosaic(self.grid, tile_grid, (height, width)))
         )
-        return TowerInputs(pixel_values, layout)
+
+    def needed_size(self, size: Size) -> Size:
+        return self.tiles.needed_size(size)
+
+    def pixel_tables(self) -> PixelTables:
+        return PixelTables(self.tiles.pixel_table())
 
     def describe(self) -> str:
-        return self.tiles.describe()
+        return self.tiles.describe() + _describe_decoding(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +159,19 @@ class QwenMedia:
     Attributes:
         pixels: Processor of the pixels of images and videos.
         frames_per_step: Number of frames of a video in one tower input.
+        reduces_jpeg: See `MediaProcessor`.
     """
 
     pixels: QwenPixels
     frames_per_step: int
+    reduces_jpeg: bool = False
 
-    def image(self, image: Image.Image) -> TowerInputs:
-        patches, grid = self.pixels.image(image)
+    def image(self, image: Image.Image, full_size: Size | None = None) -> TowerInputs:
+        patches, grid = self.pixels.image(image, full_size)
         return TowerInputs(patches, PatchLayout(1, *grid))
+
+    def needed_size(self, size: Size) -> Size:
+        return self.pixels.needed_size(size)
 
     def video(self, video: VideoFrames) -> TowerInputs:
         patches, grid = self.pixels.video(video.frames)
@@ -135,5 +181,12 @@ class QwenMedia:
     def num_frames(self, total_frames: int, seconds: float) -> int:
         return self.pixels.num_frames(total_frames, seconds)
 
+    def pixel_tables(self) -> PixelTables:
+        return self.pixels.pixel_tables()
+
     def describe(self) -> str:
-        return self.pixels.describe()
+        return self.pixels.describe() + _describe_decoding(self)
+
+
+def _describe_decoding(media: MediaProcessor) -> str:
+    return " JPEG at a reduced scale" if media.reduces_jpeg else ""

@@ -26,6 +26,7 @@ from encoder_service.media_features import MediaFeatures, TowerInputs, split_bat
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.fingerprint import settings_fingerprint
 from encoder_service.models.media import QwenMedia
+from encoder_service.models.pixel_normalizer import PixelNormalizer
 from encoder_service.models.qwen_pixels import QwenPixels
 from encoder_service.models.qwen_vision import QWEN_OUTPUTS, QwenVisionTower
 from encoder_service.pruners.base import TextFeatures
@@ -82,7 +83,11 @@ class QwenEncoder:
         self.vision_tower = for_inference(QwenVisionTower(tower), self.device, self.dtype)
         # This table is in no checkpoint. It stays float32 in any dtype, so it is set after `for_inference`.
         tower.rotary_pos_emb = Qwen2_5_VLVisionRotaryEmbedding(vision_config).to(self.device)
-        self.media = QwenMedia(QwenPixels(checkpoint, vision_config), int(vision_config.temporal_patch_size))
+        self.media = QwenMedia(
+            QwenPixels(checkpoint, vision_config), int(vision_config.temporal_patch_size), options.reduces_jpeg
+        )
+        row_shape = (3 * vision_config.temporal_patch_size * vision_config.patch_size**2,)
+        self.pixel_values = PixelNormalizer(self.media.pixel_tables(), row_shape, self.device, self.dtype)
         self._embeddings = _embeddings(checkpoint, vision_config.out_hidden_size).to(self.device)
 
         self.num_parameters = num_parameters(self.vision_tower)
@@ -98,7 +103,7 @@ class QwenEncoder:
             raise ValueError("the tower of family qwen2_5_vl cannot be pruned inside")
         # Media with equal grids follow one another, so that they are one batch after the tower.
         by_grid = sorted(inputs, key=lambda media: (media.layout.rows, media.layout.columns))
-        patches = torch.cat([media.pixel_values.flatten(0, 1) for media in by_grid]).to(self.device, self.dtype)
+        patches = self.pixel_values(by_grid)
         features: dict[int, MediaFeatures] = {}
         runs = [
             (grid, list(run))

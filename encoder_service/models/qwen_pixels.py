@@ -1,4 +1,4 @@
-"""Patches of RGB images and frames for Qwen2.5-VL, at their own resolution."""
+"""Patches of the pixels of RGB images and frames for Qwen2.5-VL, at their own resolution."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
-from encoder_service.models.frames import RESAMPLINGS, read_video_config, resize
+from encoder_service.models.frames import RESAMPLINGS, normalized_levels, read_video_config, resize
+from encoder_service.models.pixel_table import NUM_CHANNELS, PixelTables, calibration_image, read_table
 from fovea.errors import InvalidRequest
+from fovea.media import images
+from fovea.media.images import Size
 from fovea.modeling.errors import CheckpointError
 
 __all__ = ["QwenPixels"]
@@ -65,19 +69,28 @@ class QwenPixels:
         self._caps_video = bool(video_config.get("cap_pixels_per_frame"))
         self._max_video_tokens = int(video_config.get("max_video_tokens", _MAX_VIDEO_TOKENS))
 
-    def image(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
+    def image(self, image: Image.Image, full_size: Size | None = None) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
         """Patches [1, h w, P] of an image in RGB, and the grid of its visual tokens (h and w are twice as many).
 
         Keeps no state, so any thread may call it.
-        """
-        size = self._image.size
-        height, width = self._target(image.size, size["shortest_edge"], size["longest_edge"])
-        # Resized here: the processor would copy the whole image to numpy and back first.
-        image = image.resize((width, height), self._image.resample)
-        patches = self._image(images=image, do_resize=False, return_tensors="pt")["pixel_values"]
-        return torch.as_tensor(patches, dtype=torch.float32)[None], self._grid(height, width)
 
-    def video(self, frames: Sequence[Image.Image]) -> tuple[Tensor, tuple[int, int]]:
+        Args:
+            image: The image, not smaller than `needed_size` of its full size.
+            full_size: Its size before a decoder reduced it; None if none did.
+        """
+        full_size = full_size or image.size
+        width, height = self.needed_size(full_size)
+        # Resized here: the processor would copy the whole image to numpy and back first.
+        image = images.resize(image, (width, height), self._image.resample, full_size)
+        return self._patches(_channels_first(image)), self._grid(height, width)
+
+    def needed_size(self, size: Size) -> Size:
+        """Size to which an image of `size` is resized."""
+        bounds = self._image.size
+        height, width = self._target(size, bounds["shortest_edge"], bounds["longest_edge"])
+        return width, height
+
+    def video(self, frames: Sequence[Image.Image]) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
         """Patches [T, h w, P] of frames in RGB, and the grid of a temporal step's visual tokens.
 
         Two frames make one temporal step; the last frame is doubled where their number is odd.
@@ -96,11 +109,23 @@ class QwenPixels:
         height, width = self._target(frames[0].size, size["shortest_edge"], max_pixels)
         # Frame by frame: a whole clip at its own size would be in memory several times.
         pixels = torch.cat([resize(_channels_first(frame), height, width, processor.resample) for frame in frames])
-        scale = 1.0 / processor.rescale_factor
-        mean, std = (
-            torch.tensor(values)[:, None, None] * scale for values in (processor.image_mean, processor.image_std)
+        return self._patches(pixels), self._grid(height, width)
+
+    def pixel_tables(self) -> PixelTables:
+        """Tables with which the processors of images and videos rescale and normalise.
+
+        Raises:
+            CheckpointError: That of images does something else besides.
+        """
+        image = calibration_image(self._patch * self._merge)
+        pixel_values = self._image(images=image, do_resize=False, return_tensors="np")["pixel_values"]
+        pixels = self._patches(_channels_first(image))
+        rows = (-1, NUM_CHANNELS, pixels.shape[-1] // NUM_CHANNELS)
+        scale = 1.0 / self._video.rescale_factor
+        mean, std = (torch.tensor(values) * scale for values in (self._video.image_mean, self._video.image_std))
+        return PixelTables(
+            read_table(pixels.reshape(rows), pixel_values.reshape(rows)), videos=normalized_levels(mean, std)
         )
-        return self._patches((pixels.to(torch.float32) - mean) / std), self._grid(height, width)
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
         """Number of frames to sample of a file: by frame rate, within bounds, a multiple of a step, at most all."""
@@ -109,15 +134,16 @@ class QwenPixels:
         count = int(min(max(wanted, min_frames), max_frames, total_frames))
         return max(count // self._frames * self._frames, 1)
 
-    def _patches(self, pixels: Tensor) -> Tensor:
-        """[F, 3, H, W] to [T, h w, P]: groups of patches in raster order, and in raster order inside a group."""
+    def _patches(self, pixels: Tensor) -> npt.NDArray[np.uint8]:
+        """[F, 3, H, W] uint8 to [T, h w, P]: groups of patches in raster order, and in raster order inside a group."""
         missing = -len(pixels) % self._frames
         pixels = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
         steps = pixels.unflatten(0, (-1, self._frames))
         steps = steps.unflatten(4, (-1, self._merge, self._patch)).unflatten(3, (-1, self._merge, self._patch))
         # T, frames, 3, rows, group rows, side, columns, group columns, side
-        patches: Tensor = steps.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).flatten(5).flatten(1, 4).contiguous()
-        return patches
+        patches = steps.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).flatten(5).flatten(1, 4).contiguous()
+        array: npt.NDArray[np.uint8] = patches.numpy()
+        return array
 
     def _target(self, size: tuple[int, int], min_pixels: int, max_pixels: int) -> tuple[int, int]:
         """Height and width to which an image of `size` (width, height) is resized."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-import torch
-
 from encoder_service.media_features import MediaFeatures, TowerInputs, split_batch
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
@@ -44,7 +42,9 @@ class VideoLlavaEncoder(ClipEncoder):
         super().__init__(
             checkpoint,
             options,
-            lambda size, grid: SquareMedia(ImageProcessor(checkpoint, size), grid, FrameProcessor(checkpoint, size)),
+            lambda size, grid: SquareMedia(
+                ImageProcessor(checkpoint, size), grid, FrameProcessor(checkpoint, size), options.reduces_jpeg
+            ),
         )
         self.video_tower = self._load_another_tower(checkpoint, options, "video_tower")
         self.grid: tuple[int, int] | None = self.vision_tower.grid
@@ -70,6 +70,5 @@ class VideoLlavaEncoder(ClipEncoder):
     ) -> list[MediaFeatures]:
         if not inputs:
             return []
-        pixel_values = torch.cat([media.pixel_values for media in inputs])
-        features = tower(pixel_values.to(self.device, self.dtype), outputs, in_tower)
+        features = tower(self.pixel_values(inputs), outputs, in_tower)
         return split_batch(features, [media.layout for media in inputs])

@@ -95,7 +95,7 @@ def allocate_by_early_attention(
         base_budget = max(base_budget, keep - sum(tile_sizes))
     remaining = min(keep - base_budget, sum(tile_sizes))
     most_attended = top_k(early_attention, math.floor(num_patches * (1 - alpha)))
-    counts = torch.bincount(tile_of_patch[most_attended], minlength=len(tile_sizes)).tolist()
+    counts = np.bincount(tile_of_patch.numpy()[most_attended.numpy()], minlength=len(tile_sizes)).tolist()
     quotas = [math.floor(count / max(sum(counts), 1) * remaining) for count in counts]
     if fidelity:
         return [base_budget, *(min(quota, size) for quota, size in zip(quotas, tile_sizes, strict=True))]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from PIL import Image
 from PIL.ImageFile import ImageFile
@@ -14,7 +15,13 @@ from fovea.media.file_formats import detect_format
 from fovea.media.jpeg_scans import check_scans
 from fovea.media.metadata import ImageMetadata, MetadataKind
 
-__all__ = ["FORMATS", "check_size", "decode", "to_rgb"]
+__all__ = ["FORMATS", "NeededSize", "Size", "check_size", "decode", "decode_reduced", "resize", "to_rgb"]
+
+Size: TypeAlias = tuple[int, int]
+"""Width and height in pixels."""
+
+NeededSize: TypeAlias = Callable[[Size], Size]
+"""From the size of an upright image to the size to which it will be resized."""
 
 FORMATS: Final = ("JPEG", "PNG", "WebP", "GIF", "BMP")
 _ACCEPTED: Final = ", ".join(FORMATS)
@@ -24,6 +31,7 @@ _PILLOW_FORMATS: Final = tuple(name.upper() for name in FORMATS)
 # scaled by its short side would take gigabytes.
 _MAX_ASPECT_RATIO: Final = 100
 _STRIP_ROWS: Final = 64
+_JPEG_SCALES: Final = (1, 2, 4, 8)
 _REMOVERS: Final = (
     (png.SIGNATURE, png.without_metadata),
     (jpeg.SIGNATURE, jpeg.without_metadata),
@@ -52,13 +60,47 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
         UnsupportedMedia: the file is empty, broken or of another format.
         InvalidRequest: one side is more than 100 times as long as the other.
     """
+    _check_bytes(data, max_bytes)
+    return _decode(data, max_pixels, None)[0]
+
+
+def decode_reduced(
+    data: bytes, *, max_bytes: int, max_pixels: int, needed_size: NeededSize
+) -> tuple[Image.Image, Size]:
+    """Like `decode`, but a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size where that is enough.
+
+    The decoder computes the smaller image from a part of the coefficients of each block. It is faster, and resized
+    further, the image differs a little from one that was decoded at full size.
+
+    Args:
+        data: see `decode`.
+        max_bytes: see `decode`.
+        max_pixels: most pixels at full size.
+        needed_size: least size that is needed; the image has at least as many columns and as many rows.
+
+    Returns:
+        The image, and the size that it has at full size.
+
+    Raises:
+        ServiceError: see `decode`.
+    """
+    _check_bytes(data, max_bytes)
+    return _decode(data, max_pixels, needed_size)
+
+
+def _decode(data: bytes, max_pixels: int, needed_size: NeededSize | None) -> tuple[Image.Image, Size]:
+    metadata = ImageMetadata()
+    image, (width, height) = _decode_pixels(_without_metadata(data, metadata), metadata, max_pixels, needed_size)
+    turn = orientation.read_orientation(metadata.exif, metadata.xmp)
+    size = (height, width) if orientation.swaps_sides(turn) else (width, height)
+    return orientation.apply_orientation(image, turn), size
+
+
+def _check_bytes(data: bytes, max_bytes: int) -> None:
     if len(data) > max_bytes:
         raise TooLarge(f"the image has {len(data):,} bytes; at most {max_bytes:,} are accepted", param="image")
     if not data:
         raise UnsupportedMedia(f"the image is empty; accepted: {_ACCEPTED}", param="image")
-    metadata = ImageMetadata()
-    image = _decode_pixels(_without_metadata(data, metadata), metadata, max_pixels)
-    return orientation.apply_orientation(image, orientation.read_orientation(metadata.exif, metadata.xmp))
 
 
 def _without_metadata(data: bytes, metadata: ImageMetadata) -> bytes:
@@ -66,16 +108,21 @@ def _without_metadata(data: bytes, metadata: ImageMetadata) -> bytes:
     return data if remove is None else remove(data, metadata)
 
 
-def _decode_pixels(file: bytes, metadata: ImageMetadata, max_pixels: int) -> Image.Image:
-    """First frame in RGB, in the orientation of the file."""
+def _decode_pixels(
+    file: bytes, metadata: ImageMetadata, max_pixels: int, needed_size: NeededSize | None
+) -> tuple[Image.Image, Size]:
+    """First frame in RGB, in the orientation of the file, and its size before it is reduced."""
     try:
         image = Image.open(io.BytesIO(file), formats=_PILLOW_FORMATS)
     except Exception as error:  # the parsers raise exceptions of any type on hostile bytes
         raise _unreadable(file) from error
     with image:
         check_size(*image.size, max_pixels)
+        size = image.size
         if image.format == "JPEG":
             check_scans(file)
+            if needed_size is not None:
+                _reduce(image, orientation.read_orientation(metadata.exif, metadata.xmp), needed_size)
         _read_webp_metadata(image, metadata)
         frame_box = image.tile[0][1] if image.format == "GIF" else None
         try:
@@ -85,7 +132,16 @@ def _decode_pixels(file: bytes, metadata: ImageMetadata, max_pixels: int) -> Ima
                 f"the {image.format} image is broken or incomplete; accepted: whole files of {_ACCEPTED}",
                 param="image",
             ) from error
-        return to_rgb(loaded) if frame_box is None else _paste_on_white(loaded, frame_box)
+        return (to_rgb(loaded) if frame_box is None else _paste_on_white(loaded, frame_box)), size
+
+
+def _reduce(image: ImageFile, turn: int, needed_size: NeededSize) -> None:
+    """Sets the scale at which a JPEG image is decoded: the smallest that leaves the needed size."""
+    if orientation.swaps_sides(turn):
+        height, width = needed_size((image.height, image.width))
+    else:
+        width, height = needed_size(image.size)
+    image.draft(None, (width, height))
 
 
 def _load(image: ImageFile, file: bytes) -> Image.Image:
@@ -149,6 +205,21 @@ def check_size(width: int, height: int, max_pixels: int, *, what: str = "image",
             f" at most {_MAX_ASPECT_RATIO} times the shorter",
             param=param,
         )
+
+
+def resize(image: Image.Image, size: Size, resample: int, full_size: Size) -> Image.Image:
+    """The image at another size, as Pillow resizes it.
+
+    Args:
+        image: image of `decode` or `decode_reduced`.
+        size: width and height of the result.
+        resample: Pillow's number of the filter.
+        full_size: size of the image before it was reduced.
+    """
+    full_width, full_height = full_size
+    # The last column and row of a reduced image may stand for less than a whole block.
+    scale = next(s for s in _JPEG_SCALES if (-(-full_width // s), -(-full_height // s)) == image.size)
+    return image.resize(size, Image.Resampling(resample), box=(0, 0, full_width / scale, full_height / scale))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

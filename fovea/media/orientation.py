@@ -11,7 +11,7 @@ from typing import Final
 
 from PIL import Image
 
-__all__ = ["UPRIGHT", "apply_orientation", "read_orientation"]
+__all__ = ["UPRIGHT", "apply_orientation", "read_orientation", "swaps_sides"]
 
 UPRIGHT: Final = 1
 _TURNS: Final = {
@@ -33,6 +33,11 @@ def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
     """Upright image of a stored one; the same object where it is upright already."""
     turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
+
+
+def swaps_sides(orientation: int) -> bool:
+    """Whether the stored rows are the columns of the upright image."""
+    return orientation >= 5
 
 
 def read_orientation(exif: bytes, xmp: bytes) -> int:

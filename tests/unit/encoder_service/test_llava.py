@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import tracemalloc
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, LlavaForConditionalGeneration
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from encoder_service.media_features import PatchLayout, TowerInputs
+from encoder_service.media_features import TowerInputs
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners.base import TowerFeatures
@@ -43,18 +43,20 @@ NO_OUTPUTS: frozenset[TowerOutput] = frozenset()
 
 
 def encoded(
-    model: EncoderModel, pixel_values: torch.Tensor, outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
+    model: EncoderModel, images: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
 ) -> list[TowerFeatures]:
     """Features of each image, which has one tower input."""
-    inputs = [TowerInputs(pixels[None], PatchLayout(1, *model.grid)) for pixels in pixel_values]
-    return [tower_features(media)[0] for media in model.encode(inputs, outputs, in_tower)]
+    return [tower_features(media)[0] for media in model.encode(images, outputs, in_tower)]
 
 
 @pytest.fixture
-def pixel_values(model: EncoderModel, make_image: Callable[..., bytes]) -> torch.Tensor:
-    return torch.cat(
-        [model.media.image(Image.open(io.BytesIO(make_image(i))).convert("RGB")).pixel_values for i in range(3)]
-    )
+def images(model: EncoderModel, make_image: Callable[..., bytes]) -> list[TowerInputs]:
+    return [model.media.image(Image.open(io.BytesIO(make_image(i))).convert("RGB")) for i in range(3)]
+
+
+@pytest.fixture
+def pixel_values(model: EncoderModel, images: list[TowerInputs]) -> torch.Tensor:
+    return model.pixel_values(images)
 
 
 @pytest.fixture(scope="session")
@@ -80,37 +82,35 @@ def copy_of(checkpoints: Any, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 @pytest.mark.parametrize("layout", ["saved", "sharded"])
 def test_every_key_layout_gives_the_same_features(
-    layout: str, checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+    layout: str, checkpoints: Any, model: EncoderModel, images: list[TowerInputs]
 ) -> None:
     other = load(str(getattr(checkpoints, layout)), LoadOptions(text_tower=str(checkpoints.clip), device="cpu"))
-    for got, want in zip(
-        encoded(other, pixel_values, NO_OUTPUTS), encoded(model, pixel_values, NO_OUTPUTS), strict=True
-    ):
+    for got, want in zip(encoded(other, images, NO_OUTPUTS), encoded(model, images, NO_OUTPUTS), strict=True):
         # The hub layout is stored in float16.
         torch.testing.assert_close(got.hidden, want.hidden, atol=5e-2 if layout == "saved" else 0, rtol=0)
 
 
 def test_hidden_states_are_those_that_llava_projects(
-    checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+    checkpoints: Any, model: EncoderModel, images: list[TowerInputs], pixel_values: torch.Tensor
 ) -> None:
     llava = LlavaForConditionalGeneration.from_pretrained(checkpoints.hub, dtype=torch.float32).eval()
     with torch.inference_mode():
         states = llava.model.vision_tower(pixel_values, output_hidden_states=True).hidden_states
-    for i, features in enumerate(encoded(model, pixel_values, NO_OUTPUTS)):
+    for i, features in enumerate(encoded(model, images, NO_OUTPUTS)):
         torch.testing.assert_close(features.hidden, states[-2][i, 1:], atol=1e-5, rtol=1e-5)
         assert features.outputs == {}
         assert features.grid == (6, 6)
 
 
 def test_saliency_is_the_cls_attention_of_eager_attention(
-    checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+    checkpoints: Any, model: EncoderModel, images: list[TowerInputs], pixel_values: torch.Tensor
 ) -> None:
     llava = LlavaForConditionalGeneration.from_pretrained(
         checkpoints.hub, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     with torch.inference_mode():
         attentions = llava.model.vision_tower(pixel_values, output_attentions=True).attentions
-    for i, features in enumerate(encoded(model, pixel_values, REQUESTED_OUTPUTS)):
+    for i, features in enumerate(encoded(model, images, REQUESTED_OUTPUTS)):
         for output, layer in ((SALIENCY_LAST, -1), (SALIENCY_SECOND_LAST, -2)):
             torch.testing.assert_close(
                 features.outputs[output], attentions[layer][i].mean(0)[0, 1:], atol=1e-6, rtol=1e-4
@@ -118,7 +118,7 @@ def test_saliency_is_the_cls_attention_of_eager_attention(
 
 
 def test_outputs_of_other_layers_and_head_widths_match_the_unsplit_tower(
-    checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+    checkpoints: Any, model: EncoderModel, images: list[TowerInputs], pixel_values: torch.Tensor
 ) -> None:
     llava = LlavaForConditionalGeneration.from_pretrained(
         checkpoints.hub, dtype=torch.float32, attn_implementation="eager"
@@ -131,7 +131,7 @@ def test_outputs_of_other_layers_and_head_widths_match_the_unsplit_tower(
         keys = second_last.self_attn.k_proj(second_last.layer_norm1(unsplit.hidden_states[-3]))
         query, key = last.self_attn.q_proj(normed[:, :1]), last.self_attn.k_proj(normed)
         one_head = (query @ key.transpose(1, 2) / 32**0.5).softmax(-1)
-    for i, features in enumerate(encoded(model, pixel_values, REQUESTED_OUTPUTS)):
+    for i, features in enumerate(encoded(model, images, REQUESTED_OUTPUTS)):
         for output, want in (
             (CLS_HIDDEN, unsplit.hidden_states[-2][i, 0]),
             (SALIENCY_FIRST, unsplit.attentions[0][i].mean(0)[0, 1:]),
@@ -159,7 +159,7 @@ class Watcher:
 
 
 def test_a_hook_sees_each_layer_that_the_language_model_reads(
-    checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+    checkpoints: Any, model: EncoderModel, images: list[TowerInputs], pixel_values: torch.Tensor
 ) -> None:
     llava = LlavaForConditionalGeneration.from_pretrained(
         checkpoints.hub, dtype=torch.float32, attn_implementation="eager"
@@ -167,20 +167,22 @@ def test_a_hook_sees_each_layer_that_the_language_model_reads(
     with torch.inference_mode():
         attentions = llava.model.vision_tower(pixel_values[:1], output_attentions=True).attentions
     watcher = Watcher()
-    (features,) = encoded(model, pixel_values[:1], NO_OUTPUTS, watcher)
+    (features,) = encoded(model, images[:1], NO_OUTPUTS, watcher)
     assert [(index, num_layers) for index, num_layers, _, _ in watcher.seen] == [(0, 3), (1, 3)]
     for (_, _, attention, values), want in zip(watcher.seen, attentions[:-1], strict=True):
         torch.testing.assert_close(attention, want[0, :, 0, 1:], atol=1e-6, rtol=1e-4)
         assert values.shape == (4, 37, 8)
-    (whole,) = encoded(model, pixel_values[:1], NO_OUTPUTS)
+    (whole,) = encoded(model, images[:1], NO_OUTPUTS)
     assert torch.equal(features.hidden, whole.hidden)
     assert features.kept_in_tower is not None
     assert features.kept_in_tower.tolist() == list(range(36))
 
 
-def test_dropped_patches_are_not_attended_to_by_later_layers(model: EncoderModel, pixel_values: torch.Tensor) -> None:
+def test_dropped_patches_are_not_attended_to_by_later_layers(
+    model: EncoderModel, images: list[TowerInputs], pixel_values: torch.Tensor
+) -> None:
     watcher = Watcher(leave_after=0, leaving=(0, 7, 35))
-    (features,) = encoded(model, pixel_values[:1], NO_OUTPUTS, watcher)
+    (features,) = encoded(model, images[:1], NO_OUTPUTS, watcher)
     staying = [i for i in range(36) if i not in (0, 7, 35)]
     assert features.kept_in_tower is not None
     assert features.kept_in_tower.tolist() == staying
@@ -192,16 +194,18 @@ def test_dropped_patches_are_not_attended_to_by_later_layers(model: EncoderModel
     assert watcher.seen[1][3].shape[1] == 34
 
 
-def test_a_pruned_tower_offers_no_outputs(model: EncoderModel, pixel_values: torch.Tensor) -> None:
+def test_a_pruned_tower_offers_no_outputs(model: EncoderModel, images: list[TowerInputs]) -> None:
     with pytest.raises(ValueError, match="offers no outputs, keys"):
-        encoded(model, pixel_values, {KEYS}, Watcher())
+        encoded(model, images, {KEYS}, Watcher())
 
 
-def test_layer_identity(checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor) -> None:
+def test_layer_identity(
+    checkpoints: Any, model: EncoderModel, images: list[TowerInputs], pixel_values: torch.Tensor
+) -> None:
     """X[V] = X + A + FFN(LN2(X + A)) with the ordinary attention output A (eq. 1 of the paper)."""
     tower = model.vision_tower.vision_model  # type: ignore[attr-defined]
     layer = tower.encoder.layers[-1]
-    features = encoded(model, pixel_values, REQUESTED_OUTPUTS)
+    features = encoded(model, images, REQUESTED_OUTPUTS)
     with torch.inference_mode():
         states = tower(pixel_values, output_hidden_states=True).hidden_states
         for i, image in enumerate(features):
@@ -212,12 +216,12 @@ def test_layer_identity(checkpoints: Any, model: EncoderModel, pixel_values: tor
 
 
 def test_the_layer_before_the_last_is_seen_likewise(
-    checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+    checkpoints: Any, model: EncoderModel, images: list[TowerInputs], pixel_values: torch.Tensor
 ) -> None:
     """Layer V-2 on X[V-2]; with the ordinary attention output eq. 1 leads to X[V-1], which is its vanilla output."""
     vision = model.vision_tower  # type: ignore[attr-defined]
     layer = vision.vision_model.encoder.layers[-2]
-    features = encoded(model, pixel_values, REQUESTED_OUTPUTS)
+    features = encoded(model, images, REQUESTED_OUTPUTS)
     with torch.inference_mode():
         states = vision.vision_model(pixel_values, output_hidden_states=True).hidden_states
         normed = layer.layer_norm1(states[-3])
@@ -243,10 +247,10 @@ def test_the_layer_before_the_last_is_seen_likewise(
                 torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
 
 
-def test_images_in_a_batch_equal_images_alone(model: EncoderModel, pixel_values: torch.Tensor) -> None:
-    together = encoded(model, pixel_values, REQUESTED_OUTPUTS)
+def test_images_in_a_batch_equal_images_alone(model: EncoderModel, images: list[TowerInputs]) -> None:
+    together = encoded(model, images, REQUESTED_OUTPUTS)
     for i, batched in enumerate(together):
-        (alone,) = encoded(model, pixel_values[i : i + 1], REQUESTED_OUTPUTS)
+        (alone,) = encoded(model, images[i : i + 1], REQUESTED_OUTPUTS)
         torch.testing.assert_close(batched.hidden, alone.hidden, atol=1e-5, rtol=1e-5)
         for output in REQUESTED_OUTPUTS:
             torch.testing.assert_close(batched.outputs[output], alone.outputs[output], atol=1e-5, rtol=1e-4)
@@ -310,7 +314,7 @@ def test_pixel_values_are_those_of_the_checkpoints_processor(
     image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (*size, 3), dtype=np.uint8))
     processor = CLIPImageProcessorPil.from_pretrained(checkpoints.hub)
     want = processor(images=image, return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(model.media.image(image).pixel_values[0], want, atol=0, rtol=0)
+    assert torch.equal(model.pixel_values([model.media.image(image)])[0], want)
 
 
 def test_only_the_vision_tower_is_loaded(model: EncoderModel, copy_of: Callable[..., Path], checkpoints: Any) -> None:
@@ -334,12 +338,12 @@ def test_weights_published_as_pytorch_bin_load_too(checkpoints: Any, tmp_path: P
 
 
 def test_eager_attention_gives_the_same_features(
-    checkpoints: Any, model: EncoderModel, pixel_values: torch.Tensor
+    checkpoints: Any, model: EncoderModel, images: list[TowerInputs]
 ) -> None:
     options = LoadOptions(text_tower=str(checkpoints.clip), device="cpu", attn_implementation="eager")
     eager = load(str(checkpoints.hub), options)
     for got, want in zip(
-        encoded(eager, pixel_values, REQUESTED_OUTPUTS), encoded(model, pixel_values, REQUESTED_OUTPUTS), strict=True
+        encoded(eager, images, REQUESTED_OUTPUTS), encoded(model, images, REQUESTED_OUTPUTS), strict=True
     ):
         torch.testing.assert_close(got.hidden, want.hidden, atol=1e-5, rtol=1e-4)
 
@@ -360,9 +364,9 @@ def test_configs_as_the_hub_has_them_are_read(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_keeps_scores_in_float32(dtype: str, checkpoints: Any, pixel_values: torch.Tensor) -> None:
+def test_half_precision_keeps_scores_in_float32(dtype: str, checkpoints: Any, images: list[TowerInputs]) -> None:
     half = load(str(checkpoints.hub), LoadOptions(text_tower=str(checkpoints.clip), device="cpu", dtype=dtype))
-    (features,) = encoded(half, pixel_values[:1], REQUESTED_OUTPUTS)
+    (features,) = encoded(half, images[:1], REQUESTED_OUTPUTS)
     assert features.hidden.dtype == getattr(torch, dtype)
     assert features.outputs[SALIENCY_LAST].dtype == torch.float32
 

@@ -118,7 +118,7 @@ def test_pixel_values_are_those_of_the_checkpoints_processor(
     size: tuple[int, int], towers: EncoderModel, processor: Any
 ) -> None:
     want = processor.image_processor(images=noise(size), return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(towers.media.image(noise(size)).pixel_values, want, atol=0, rtol=0)
+    assert torch.equal(towers.pixel_values([towers.media.image(noise(size))]), want)
 
 
 @pytest.mark.parametrize("size", SHAPES)
@@ -159,7 +159,7 @@ def test_a_ninth_of_a_square_image_of_the_published_size_is_320_tokens() -> None
 def test_what_a_pruner_sees_of_a_tile_is_the_tower_without_padding(towers: EncoderModel, unsplit: Any) -> None:
     inputs = towers.media.image(noise((112, 60)))  # 4 lines of the mosaic's 8: of each tile two rows
     (media,) = towers.encode([inputs], ALL_OUTPUTS)
-    output = tower_of(unsplit, inputs.pixel_values)
+    output = tower_of(unsplit, towers.pixel_values([inputs]))
     tiles, positions_of_tiles = tower_features(media), media.patch_positions()
     assert [features.grid for features in tiles] == [(4, 4), *[(2, 4)] * 4]
     assert positions_of_tiles[1].tolist() == list(range(N + 8, 2 * N))
@@ -383,7 +383,7 @@ def test_flowcut_prunes_each_tile_with_its_padding_and_drops_the_padding_afterwa
     bound = PRUNERS["flowcut"].bind({})
     assert bound.requirements.in_tower is not None
     inputs = towers.media.image(image)
-    tiles = towers.vision_tower(inputs.pixel_values, frozenset(), bound.requirements.in_tower(8))  # type: ignore[attr-defined]
+    tiles = towers.vision_tower(towers.pixel_values([inputs]), frozenset(), bound.requirements.in_tower(8))  # type: ignore[attr-defined]
     shown = set(np.concatenate(inputs.layout.patch_positions()).tolist())
     want = {
         n: row
@@ -440,7 +440,8 @@ def test_the_hubs_processor_config_is_read(folders: tuple[Path, Path], towers: E
     (hub / "preprocessor_config.json").write_text(json.dumps(published))
     other = load(str(hub), LoadOptions(text_tower=str(folders[1]), device="cpu"))
     assert torch.equal(
-        other.media.image(noise((300, 120))).pixel_values, towers.media.image(noise((300, 120))).pixel_values
+        other.pixel_values([other.media.image(noise((300, 120)))]),
+        towers.pixel_values([towers.media.image(noise((300, 120)))]),
     )
 
 

@@ -112,7 +112,7 @@ def test_patches_of_images_are_those_of_the_checkpoints_processor(checkpoint: Pa
     for size in SHAPES:
         want = processor(images=image(size), return_tensors="pt")
         got = encoder.media.image(image(size))
-        assert torch.equal(got.pixel_values[0], want["pixel_values"]), size
+        assert torch.equal(encoder.pixel_values([got]), want["pixel_values"]), size
         assert want["image_grid_thw"].tolist() == [[1, 2 * got.layout.rows, 2 * got.layout.columns]]
 
 
@@ -126,7 +126,7 @@ def test_patches_of_videos_are_those_of_the_video_processor(
     processor = Qwen2VLVideoProcessor.from_pretrained(checkpoint, cap_pixels_per_frame=False)
     want = processor(videos=[np.stack([np.array(frame) for frame in frames(count, size)])], return_tensors="pt")
     got = encoder.media.video(VideoFrames(frames(count, size)))
-    assert torch.equal(got.pixel_values.flatten(0, 1), want["pixel_values_videos"])
+    assert torch.equal(encoder.pixel_values([got]), want["pixel_values_videos"])
     layout = got.layout
     assert want["video_grid_thw"].tolist() == [[layout.num_inputs, 2 * layout.rows, 2 * layout.columns]]
 
@@ -140,6 +140,7 @@ def test_patches_of_a_video_lie_group_by_group_two_frames_deep(encoder: EncoderM
     assert got.layout.seconds_per_frame == 1.0
     mean = np.array([0.48145466, 0.4578275, 0.40821073])
     std = np.array([0.26862954, 0.26130258, 0.27577711])
+    pixel_values = encoder.pixel_values([got]).unflatten(0, (2, -1))
     values = [(np.array(frame) / 255 - mean) / std for frame in (*clip, clip[2])]
     for step in range(2):
         index = 0
@@ -148,9 +149,9 @@ def test_patches_of_a_video_lie_group_by_group_two_frames_deep(encoder: EncoderM
                 top, left = 28 * row + 14 * down, 28 * column + 14 * right
                 pair = np.stack([v[top : top + 14, left : left + 14] for v in values[2 * step : 2 * step + 2]])
                 want = torch.from_numpy(pair.transpose(3, 0, 1, 2).flatten()).float()
-                torch.testing.assert_close(got.pixel_values[step, index], want, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(pixel_values[step, index], want, atol=1e-5, rtol=1e-5)
                 index += 1
-        assert index == got.pixel_values.shape[1]
+        assert index == pixel_values.shape[1]
 
 
 def test_a_video_that_says_nothing_of_time_is_taken_at_24_frames_a_second(encoder: EncoderModel) -> None:
@@ -185,7 +186,7 @@ def test_features_of_a_video_are_those_of_the_unsplit_model(
     layout = video.layout
     grid = torch.tensor([[layout.num_inputs, 2 * layout.rows, 2 * layout.columns]])
     with torch.inference_mode():
-        want = unsplit.get_video_features(video.pixel_values.flatten(0, 1), grid).pooler_output[0]
+        want = unsplit.get_video_features(encoder.pixel_values([video]), grid).pooler_output[0]
     [got] = encoder.encode([video], frozenset())
     torch.testing.assert_close(
         torch.cat([features.hidden for features in tower_features(got)]), want, atol=1e-4, rtol=1e-5
@@ -263,7 +264,7 @@ def test_outputs_match_loops_over_whole_attention_maps(
     got = tower_features(encoder.encode(inputs, encoder.outputs)[1])[0].outputs
     assert got.keys() == encoder.outputs
     with torch.inference_mode():
-        plain = PlainViews(unsplit, inputs[1].pixel_values[0], layout.rows, layout.columns)
+        plain = PlainViews(unsplit, encoder.pixel_values(inputs[1:]), layout.rows, layout.columns)
         wanted = {
             KEYS: plain.heads(-1)["bare_k"].transpose(0, 1).flatten(1).unflatten(0, (-1, 4)).flatten(1),
             SALIENCY_LAST: plain.saliency(-1, in_windows=False),

@@ -97,7 +97,7 @@ class Split:
                 self.services.encoder.media.video(VideoFrames(tuple(frames), SECONDS_PER_FRAME))
                 for frames in asked.videos
             ]
-            inputs["pixel_values_videos"] = torch.cat([one.pixel_values.flatten(0, 1) for one in clips])
+            inputs["pixel_values_videos"] = self.services.encoder.pixel_values(clips)
             lay = [one.layout for one in clips]
             inputs["video_grid_thw"] = torch.tensor([[one.num_inputs, 2 * one.rows, 2 * one.columns] for one in lay])
             inputs["second_per_grid_ts"] = torch.full((len(clips),), 2 * SECONDS_PER_FRAME)

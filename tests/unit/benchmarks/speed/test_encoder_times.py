@@ -17,7 +17,6 @@ from benchmarks.speed import (
     full_size_towers,
     prune,
     prune_report,
-    pruner_inputs,
     second_question,
     timing,
 )
@@ -113,16 +112,6 @@ def test_random_inputs_can_be_pruned_and_do_not_change(pruner: str) -> None:
     assert torch.equal(inputs[0].vision.hidden, inputs[1].vision.hidden)
     first, second = (PRUNERS[pruner].bind({}).prune(one) for one in inputs)
     assert torch.equal(first.features, second.features)
-
-
-def test_inputs_have_a_batch_axis_where_pruners_take_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pruner_inputs, "_HAS_BATCH_AXIS", True)
-    monkeypatch.setattr(pruner_inputs, "PrunerInput", lambda vision, keep, **more: {"vision": vision, **more})
-    inputs: Any = random_input("desap", (4, 5), 6, device=CPU, dtype=torch.float32, seed=3)
-    assert inputs["vision"].hidden.shape == (1, 20, 1024)
-    assert {tensor.shape[0] for tensor in inputs["vision"].outputs.values()} == {1}
-    assert inputs["text"].tokens.shape == (1, 20, 768)
-    assert inputs["seeds"] == (3,)
 
 
 def test_grids_have_the_number_of_tokens() -> None:
