@@ -16,7 +16,7 @@ from encoder_service.encoded_media import EncodedMedia
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.media_decoding import MediaDecoder, MediaItem
 from encoder_service.media_features import MediaFeatures, TowerInputs
-from encoder_service.media_pruning import prune
+from encoder_service.media_pruning import RunPruner, prune, run_pruner
 from encoder_service.models.base import EncoderModel
 from encoder_service.pruners.base import BoundPruner, FeatureRequirements
 from encoder_service.pruners.in_tower import InTowerPruner
@@ -109,6 +109,7 @@ class EncoderEngine:
         max_image_bytes: Largest size of an image file, in bytes.
         max_image_pixels: Largest number of pixels of an image.
         video_limits: Limits of videos.
+        run_pruner: Function that runs a pruner on a batch.
     """
 
     def __init__(
@@ -120,8 +121,10 @@ class EncoderEngine:
         max_image_bytes: int,
         max_image_pixels: int,
         video_limits: VideoLimits = _DEFAULT_VIDEO_LIMITS,
+        run_pruner: RunPruner = run_pruner,
     ) -> None:
         self.model = model
+        self._run_pruner = run_pruner
         self._cache = cache
         self._max_batch_size = max_batch_size
         self.decoder = MediaDecoder(model.media, max_image_bytes, max_image_pixels, video_limits)
@@ -177,7 +180,7 @@ class EncoderEngine:
         batch = [self._with_newly_cached(prepared) for prepared in batch]
         features = self._encode_media(batch)
         texts = self._encode_texts([prepared.request for prepared in batch])
-        outcomes = _prune(batch, features, texts)
+        outcomes = _prune(batch, features, texts, self._run_pruner)
         metrics.FORWARD_SECONDS.observe(time.perf_counter() - start)
         return outcomes
 
@@ -274,6 +277,7 @@ def _prune(
     batch: Sequence[PreparedRequest],
     features_by_key: dict[_FeatureKey, MediaFeatures | Exception],
     texts: Sequence[TextRow | Exception | None],
+    run_pruner: RunPruner,
 ) -> list[tuple[EncodedMedia, ...] | Exception]:
     """Visual tokens of each request's images and videos, or the error of that request."""
     errors: dict[int, Exception] = {}
@@ -288,7 +292,7 @@ def _prune(
                 owners.append(i)
                 media.append(_to_prune(prepared.request, item, features, text))
     encoded: dict[int, list[EncodedMedia]] = {}
-    for i, outcome in zip(owners, prune(media), strict=True):
+    for i, outcome in zip(owners, prune(media, run_pruner), strict=True):
         if isinstance(outcome, Exception):
             errors.setdefault(i, outcome)
             continue

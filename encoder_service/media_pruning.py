@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,20 +13,31 @@ from torch import Tensor
 
 from encoder_service.encoded_media import EncodedMedia, UnitTokens, assemble
 from encoder_service.media_features import MediaFeatures
-from encoder_service.pruners.base import PrunedTokens
+from encoder_service.pruners.base import BoundPruner, PrunedTokens, PrunerInput
 from encoder_service.pruners.tower_outputs import CLS_HIDDEN
 from encoder_service.pruning_units import PruningTask, gather, grouped
 from encoder_service.unit_budgets import MediaToPrune, plan
 from fovea.modeling.transfers import to_host
 from fovea.telemetry import FailureKind, count_failure
 
-__all__ = ["prune"]
+__all__ = ["RunPruner", "prune", "run_pruner"]
+
+RunPruner: TypeAlias = Callable[[BoundPruner, PrunerInput], PrunedTokens]
 
 
-def prune(media: Sequence[MediaToPrune]) -> list[EncodedMedia | Exception]:
+def run_pruner(pruner: BoundPruner, inputs: PrunerInput) -> PrunedTokens:
+    """Result of the pruner on a batch."""
+    return pruner.prune(inputs)
+
+
+def prune(media: Sequence[MediaToPrune], run: RunPruner = run_pruner) -> list[EncodedMedia | Exception]:
     """Pruned visual tokens of each image and video, in the order in which the language model reads them.
 
     Everything up to the tokens stays on the device. One copy to the CPU ends the batch.
+
+    Args:
+        media: Images and videos with their pruners and budgets.
+        run: Function that runs a pruner on a batch.
 
     Returns:
         For each image or video its tokens or its error.
@@ -36,7 +47,7 @@ def prune(media: Sequence[MediaToPrune]) -> list[EncodedMedia | Exception]:
     outcomes: dict[int, _Row | Exception] = {}
     copies = _Copies()
     for group in grouped(tasks):
-        _prune_group(group, outcomes, copies)
+        _prune_group(group, outcomes, copies, run)
     cls_tokens = [_cls_tokens(item, planned, outcomes, copies) for item, planned in zip(media, plans, strict=True)]
     arrays = copies.to_host()
     return [
@@ -92,17 +103,19 @@ _Row = tuple[_Group, int]
 """Tokens of one task: those of its group, and its row."""
 
 
-def _prune_group(tasks: Sequence[PruningTask], outcomes: dict[int, _Row | Exception], copies: _Copies) -> None:
+def _prune_group(
+    tasks: Sequence[PruningTask], outcomes: dict[int, _Row | Exception], copies: _Copies, run: RunPruner
+) -> None:
     """Prunes a group. If that fails, each task is pruned by itself, so that only a faulty one has an error."""
     try:
-        group = _Group.of(tasks[0].pruner.prune(gather(tasks)), copies)
+        group = _Group.of(run(tasks[0].pruner, gather(tasks)), copies)
     except Exception as error:
         if len(tasks) == 1:
             outcomes[id(tasks[0])] = error
             return
         count_failure(FailureKind.BATCH_SPLIT)
         for task in tasks:
-            _prune_group([task], outcomes, copies)
+            _prune_group([task], outcomes, copies, run)
         return
     for row, task in enumerate(tasks):
         outcomes[id(task)] = group, row

@@ -39,6 +39,12 @@ class EncoderSettings(GrpcSettings):
     """Compute dtype; auto is float32 on the CPU and the checkpoint's own dtype on CUDA."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention of the vision tower's layers. eager holds whole attention maps in memory."""
+    cuda_graphs: Literal["off", "auto"] = "off"
+    """auto captures vision tower, text tower, `desap` and `fovea` as CUDA graphs before the service is ready, for the
+    default budget and a few batch sizes; only on CUDA, and for the LLaVA families. It has not been measured yet."""
+    compile: bool = False
+    """Lets torch compile the layers of the vision tower before the service is ready, which takes minutes. For the
+    LLaVA families."""
     num_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of one forward; 0: one for each core that the process may use (affinity, cgroup quota), but one for
     each 8 million parameters of the model at most."""

@@ -12,6 +12,7 @@ from encoder_service.batching import Batcher
 from encoder_service.engine import EncoderEngine
 from encoder_service.executor import EncoderExecutor
 from encoder_service.feature_cache import FeatureCache
+from encoder_service.graphs.preparation import prepare
 from encoder_service.media_decoding import MediaPool, media_pool
 from encoder_service.models.base import LoadOptions
 from encoder_service.servicer import EncoderBatcher, EncoderServicer
@@ -46,6 +47,7 @@ def _load(settings: EncoderSettings) -> tuple[EncoderEngine, WireBasis | None]:
             device=settings.device,
             dtype=settings.dtype,
             attn_implementation=settings.attn_implementation,
+            compile=settings.compile,
             reduces_jpeg=settings.jpeg_reduced_scale == "on",
         ),
     )
@@ -66,6 +68,7 @@ def _load(settings: EncoderSettings) -> tuple[EncoderEngine, WireBasis | None]:
             max_seconds=settings.max_video_seconds,
             timeout_s=settings.video_decode_timeout_s,
         ),
+        run_pruner=prepare(model, settings),
     )
     return engine, basis
 

@@ -43,6 +43,8 @@ class FailureKind(StrEnum):
     """A batch of the encoder failed and was repeated request by request."""
     CACHE_ENTRY = "cache_entry"
     """An entry of the gateway's caches could not be read, or was not that of the key."""
+    CUDA_GRAPH = "cuda_graph"
+    """A CUDA graph could not be captured, or its outputs differed; the function runs without it."""
     CREDENTIALS = "credentials"
     """Renewed certificates, keys or tokens could not be used; the ones before stay."""
     ENGINE_DIED = "engine_died"

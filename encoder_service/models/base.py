@@ -28,6 +28,7 @@ class LoadOptions:
         device: Device, cpu, cuda or auto.
         dtype: Compute dtype, float32, bfloat16, float16 or auto: float32 on the CPU, else the checkpoint's own.
         attn_implementation: Attention implementation, sdpa or eager.
+        compile: Whether the vision tower's layers are compiled by torch. Families of LLaVA alone.
         reduces_jpeg: Whether JPEG images are decoded at a reduced scale where that is enough.
     """
 
@@ -36,6 +37,7 @@ class LoadOptions:
     device: str = "auto"
     dtype: str = "auto"
     attn_implementation: str = "sdpa"
+    compile: bool = False
     reduces_jpeg: bool = False
 
 

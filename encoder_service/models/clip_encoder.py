@@ -50,6 +50,7 @@ class ClipEncoder:
     """
 
     family: str
+    grid: tuple[int, int] | None
     text_tower_types: tuple[str, ...] = ("clip",)  # `model_type` of checkpoints with CLIP's tensors
     tower_name = "vision_tower"
     max_images = 8
@@ -85,6 +86,8 @@ class ClipEncoder:
             )
         self.vision_tower = for_inference(ClipVisionTower(vision_model, visual_projection), self.device, self.dtype)
         self.text_tower = for_inference(ClipTextTower(text_model, text_projection), self.device, self.dtype)
+        if options.compile:
+            self.vision_tower.compile_layers()
         size = int(vision_config.image_size)
         self.media = media(size, self.vision_tower.grid)
         self.pixel_values = PixelNormalizer(self.media.pixel_tables(), (3, size, size), self.device, self.dtype)

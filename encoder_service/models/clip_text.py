@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
+from encoder_service.models.clip_vision import Replay
 from encoder_service.pruners.base import TextFeatures
 from fovea.modeling.transfers import to_device
 
@@ -41,6 +42,8 @@ class ClipTextTower(nn.Module):
         self.text_projection = text_projection
         self.max_positions = int(text_model.config.max_position_embeddings)
         self._max_windows = max_windows
+        self.graphs: dict[int, Replay] = {}
+        """Replays of `compute`, by the length to which windows are padded."""
 
     @torch.inference_mode()
     def forward(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> TextFeatures:
@@ -65,18 +68,34 @@ class ClipTextTower(nn.Module):
 
         Attention is causal, so no token before EOS attends to the padding after it: no padding mask is needed.
         """
-        model = self.text_model
         device = self.text_projection.weight.device
-        ids = to_device(torch.tensor([[*window, *[0] * (length - len(window))] for window in batch]), device)
-        hidden = model.embeddings(input_ids=ids)
-        before = hidden
-        for layer in model.encoder.layers:
+        padded = length
+        if not eos_attention:
+            padded = min((size for size in self.graphs if size >= length), default=length)
+        ids = to_device(torch.tensor([[*window, *[0] * (padded - len(window))] for window in batch]), device)
+        last = to_device(torch.tensor([len(window) - 1 for window in batch]), device)
+        if eos_attention:
+            hidden, before = self._layers(ids)
+            return _Windows(*self._projected(hidden, last), self._eos_attention(before, last))
+        replayed = self.graphs[padded](ids, last) if padded in self.graphs else None
+        tokens, eos = self.compute(ids, last) if replayed is None else replayed
+        return _Windows(tokens[:, :length], eos, None)
+
+    def compute(self, ids: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [W, L, D] of windows of ids [W, L], and those at `last` [W], [W, D]; without a replay, and a read."""
+        return self._projected(self._layers(ids)[0], last)
+
+    def _layers(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and input of the last layer, [W, L, C]."""
+        before = hidden = self.text_model.embeddings(input_ids=ids)
+        for layer in self.text_model.encoder.layers:
             before = hidden
             hidden = layer(hidden, None, is_causal=True)
-        tokens = self.text_projection(model.final_layer_norm(hidden))
-        rows = torch.arange(len(batch), device=device)
-        last = to_device(torch.tensor([len(window) - 1 for window in batch]), device)
-        return _Windows(tokens, tokens[rows, last], self._eos_attention(before, last) if eos_attention else None)
+        return hidden, before
+
+    def _projected(self, hidden: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.text_projection(self.text_model.final_layer_norm(hidden))
+        return tokens, tokens[torch.arange(len(last), device=last.device), last]
 
     def _eos_attention(self, hidden: Tensor, eos: Tensor) -> Tensor:
         """Attention of the token at `eos` [W] in the last layer, mean over the heads: [W, S, C] to [W, S]."""

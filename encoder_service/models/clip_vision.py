@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,10 @@ from encoder_service.pruners.tower_outputs import (
 )
 from fovea.modeling.numerics import at_least_float32
 
-__all__ = ["ClipVisionTower"]
+__all__ = ["ClipVisionTower", "Replay"]
+
+Replay: TypeAlias = Callable[..., tuple[Tensor, ...] | None]
+"""Outputs of a function of tensors from a captured graph; None for a batch that no graph holds."""
 
 
 class ClipVisionTower(nn.Module):
@@ -43,6 +47,8 @@ class ClipVisionTower(nn.Module):
         super().__init__()
         self.vision_model = vision_model
         self.visual_projection = visual_projection
+        self.graphs: dict[frozenset[TowerOutput], Replay] = {}
+        """Replays of `compute`, by its outputs."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -50,6 +56,11 @@ class ClipVisionTower(nn.Module):
         config = self.vision_model.config
         side = config.image_size // config.patch_size
         return side, side
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Lets torch compile each layer in its first calls, for batches of any size."""
+        for layer in self.vision_model.encoder.layers:
+            layer.compile(backend=backend, dynamic=True)
 
     @torch.inference_mode()
     def forward(
@@ -82,11 +93,20 @@ class ClipVisionTower(nn.Module):
         return hidden
 
     def _whole(self, pixel_values: Tensor, outputs: Set[TowerOutput]) -> TowerFeatures:
+        in_order = sorted(outputs)
+        replay = self.graphs.get(frozenset(outputs))
+        replayed = None if replay is None else replay(pixel_values)
+        hidden, *values = self.compute(pixel_values, in_order) if replayed is None else replayed
+        return TowerFeatures(hidden, self.grid, dict(zip(in_order, values, strict=True)))
+
+    def compute(self, pixel_values: Tensor, outputs: Sequence[TowerOutput]) -> tuple[Tensor, ...]:
+        """Patches of X[V-1] [B, N, C], then each of `outputs` [B, ...]; without a replay, and without a read."""
         first = second_last = hidden = self._embed(pixel_values)
         for layer in self.vision_model.encoder.layers[:-1]:
             second_last = hidden
             hidden = layer(hidden, None)
-        return TowerFeatures(hidden[:, 1:], self.grid, self._outputs(hidden, second_last, first, outputs))
+        computed = self._outputs(hidden, second_last, first, frozenset(outputs))
+        return hidden[:, 1:], *(computed[output] for output in outputs)
 
     def _pruned(self, pixel_values: Tensor, in_tower: InTowerPruner) -> tuple[Tensor, Tensor]:
         """Features [1, n, C] of one tower input [1, 3, H, W], with patches dropped between layers, and those kept."""

@@ -21,5 +21,7 @@ def settings_fingerprint(options: LoadOptions, device: torch.device, dtype: torc
         dtype: Compute dtype.
         processors: Descriptions of the media processors.
     """
-    changes_results = (fovea.__version__, device.type, str(dtype), options.attn_implementation, *processors)
+    changes_results = [fovea.__version__, device.type, str(dtype), options.attn_implementation, *processors]
+    if options.compile:
+        changes_results.append("compiled")
     return hashlib.sha256("|".join(changes_results).encode()).hexdigest()[:16]

@@ -31,7 +31,7 @@ class LlavaEncoder(ClipEncoder):
             options,
             lambda size, grid: SquareMedia(ImageProcessor(checkpoint, size), grid, reduces_jpeg=options.reduces_jpeg),
         )
-        self.grid: tuple[int, int] | None = self.vision_tower.grid
+        self.grid = self.vision_tower.grid
 
     def encode(
         self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None

@@ -25,7 +25,7 @@ class LlavaNextEncoder(ClipEncoder):
     """
 
     family = "llava_next"
-    grid: tuple[int, int] | None = None
+    grid = None
 
     def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
         canvases = read_config(checkpoint).get("image_grid_pinpoints")

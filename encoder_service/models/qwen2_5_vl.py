@@ -76,6 +76,8 @@ class QwenEncoder:
             raise CheckpointError(
                 "family qwen2_5_vl reads questions with the language model's own embeddings; leave --text-tower out"
             )
+        if options.compile:
+            raise CheckpointError("family qwen2_5_vl does not compile its tower; leave --compile out")
         vision_config = _vision_config(read_config(checkpoint))
         self.device = resolve_device(options.device)
         tower = _vision_tower(checkpoint, vision_config, options.attn_implementation)

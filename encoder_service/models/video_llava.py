@@ -47,7 +47,7 @@ class VideoLlavaEncoder(ClipEncoder):
             ),
         )
         self.video_tower = self._load_another_tower(checkpoint, options, "video_tower")
-        self.grid: tuple[int, int] | None = self.vision_tower.grid
+        self.grid = self.vision_tower.grid
 
     def encode(
         self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
