@@ -79,6 +79,8 @@ class EncoderGraphs:
         self._bound = [PRUNERS[name].bind({}) for name in GRAPHED_PRUNERS]
         self._pruners: dict[BoundPruner, Bucketed] = {}
         self.num_graphs = 0
+        self.left_out: list[str] = []
+        """Functions and batch sizes that have no graph."""
 
     def capture(self, capture: Capture) -> None:
         """Captures all graphs, the smallest batches first, until 24 are captured or 60 seconds have passed.
@@ -87,19 +89,18 @@ class EncoderGraphs:
         and counted.
         """
         start = time.monotonic()
-        failed: list[str] = []
         functions = self._functions()
         for size in self._sizes:
             for name, function in functions:
                 if self.num_graphs >= MAX_GRAPHS or time.monotonic() - start > _CAPTURE_S:
-                    failed.append(f"{name} for {size}")
+                    self.left_out.append(f"{name} for {size}")
                 elif self._added(name, function, size, capture):
                     self.num_graphs += 1
                 else:
-                    failed.append(f"{name} for {size}")
+                    self.left_out.append(f"{name} for {size}")
                     count_failure(FailureKind.CUDA_GRAPH)
-        if failed:
-            log.warning("computed without a graph: %s", ", ".join(failed))
+        if self.left_out:
+            log.warning("computed without a graph: %s", ", ".join(self.left_out))
         metrics.CUDA_GRAPHS.set(self.num_graphs)
         metrics.CUDA_GRAPH_BYTES.set(capture.nbytes)
         seconds = time.monotonic() - start

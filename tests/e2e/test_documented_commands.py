@@ -46,6 +46,7 @@ SHORT: dict[str, list[str]] = {
     "benchmarks.replicas": ["llm", "--smoke"],
     "benchmarks.speed.device_choices": ["--smoke", "--device", "cpu"],
     "benchmarks.speed.encoder_overhead": ["--smoke", "--device", "cpu"],
+    "benchmarks.speed.graphs": ["--smoke", "--device", "cpu"],
     "benchmarks.speed.jpeg_scale": ["--smoke"],
     "benchmarks.speed.load": ["--smoke"],
     "benchmarks.speed.prune": ["--smoke", "--device", "cpu"],
