@@ -79,7 +79,7 @@ class ClipTextTower(nn.Module):
             return _Windows(*self._projected(hidden, last), self._eos_attention(before, last))
         replayed = self.graphs[padded](ids, last) if padded in self.graphs else None
         tokens, eos = self.compute(ids, last) if replayed is None else replayed
-        return _Windows(tokens[:, :length], eos, None)
+        return _Windows(tokens if padded == length else tokens[:, :length], eos, None)
 
     def compute(self, ids: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [W, L, D] of windows of ids [W, L], and those at `last` [W], [W, D]; without a replay, and a read."""
