@@ -6,13 +6,16 @@ All functions take leading batch axes. Each step of the search is a fixed number
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import torch
 from torch import Tensor
 
-__all__ = ["counts_to_reach", "greedy_facility_location", "values_of_greedy_sets"]
+__all__ = ["counts_to_reach", "greedy_facility_location", "lazy_greedy_facility_location", "values_of_greedy_sets"]
 
-_STEPS_PER_CHECK = 16
+_STEPS_PER_CHECK: Final = 16
+_CANDIDATES: Final = 32
+_ROUNDING: Final = 1e-5
 
 
 def greedy_facility_location(similarity: Tensor, weights: Tensor, k: int) -> Tensor:
@@ -32,6 +35,41 @@ def greedy_facility_location(similarity: Tensor, weights: Tensor, k: int) -> Ten
     """
     steps = _greedy_steps(similarity, weights)
     return torch.cat([next(steps)[0] for _ in range(k)], dim=-1).view(*weights.shape[:-1], k)
+
+
+def lazy_greedy_facility_location(similarity: Tensor, weights: Tensor, k: int) -> Tensor:
+    """The set of `greedy_facility_location`, with few gains computed in each step.
+
+    A gain never grows, so the gain of an earlier step bounds it from above (Minoux 1978). Only candidates whose bound
+    reaches the best gain are computed again. Which ones they are is read back in each step, so this is for a CPU.
+
+    Args:
+        similarity, weights, k: see `greedy_facility_location`; without batch axes.
+    """
+    rows = (similarity.T * weights).contiguous()
+    bounds = rows.sum(dim=-1)
+    covered, value = torch.zeros_like(weights), 0.0
+    # Sums are rounded, so a bound may be a little smaller than the gain that it bounds.
+    slack = _ROUNDING * float(rows.amax(dim=0).sum())
+    chosen: list[int] = []
+    for _ in range(k):
+        count = min(_CANDIDATES, len(weights))
+        while True:
+            largest = bounds.topk(min(count + 1, len(weights)))
+            candidates = largest.indices[:count].sort().values
+            is_chosen = bounds[candidates] == -torch.inf
+            values = torch.maximum(rows[candidates], covered).sum(dim=-1).masked_fill(is_chosen, -torch.inf)
+            best = int(values.argmax())  # the first of equal values
+            gain = float(values[best]) - value
+            if count == len(weights) or gain > float(largest.values[-1]) + slack:
+                break
+            count = min(4 * count, len(weights))
+        bounds[candidates] = values - value
+        chosen.append(int(candidates[best]))
+        bounds[chosen[-1]] = -torch.inf
+        covered = torch.maximum(covered, rows[chosen[-1]])
+        value = float(covered.sum())
+    return torch.tensor(chosen)
 
 
 def values_of_greedy_sets(similarity: Tensor, weights: Tensor, target: Tensor) -> Tensor:

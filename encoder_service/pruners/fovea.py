@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from encoder_service.pruners.chunks import GridChunk, allocate_budget, chunk_gri
 from encoder_service.pruners.facility_location import (
     counts_to_reach,
     greedy_facility_location,
+    lazy_greedy_facility_location,
     values_of_greedy_sets,
 )
 from encoder_service.pruners.fcma import mean_relevance
@@ -37,6 +38,7 @@ __all__ = ["PRUNER", "FoveaParameters", "choose_keep", "importance", "prune", "r
 _REFERENCE_RATIO: Final = 1 / 9
 _LARGEST_QUESTION_SHARE: Final = 0.5
 _LARGEST_BREADTH_SHARE: Final = 0.75
+_LAZY_PATCHES: Final = 1024
 _MAX_PAIRS: Final = 2**24
 """Largest number of pairs of patches in a batch that is searched at once: 64 MiB a matrix in float32."""
 
@@ -160,14 +162,8 @@ def prune(inputs: PrunerInput, params: FoveaParameters) -> PrunedTokens:
     hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.outputs[SALIENCY_LAST])
     scores = _scores(inputs)
     weights = importance(saliency, scores, inputs.keep, params).to(hidden.dtype)
-    kept, cluster_of_patch = _select_all(hidden, weights, vision.grid, inputs.keep, params.reach)
-    return PrunedTokens(
-        features=merge_weighted(hidden, cluster_of_patch, weights, kept),
-        origins=kept,
-        cluster_of_patch=cluster_of_patch,
-        task_map=scores,
-        saliency_map=saliency,
-    )
+    tokens = _represent(hidden, weights, vision.grid, inputs.keep, params.reach)
+    return PrunedTokens(tokens.features, tokens.kept, tokens.cluster_of_patch, scores, saliency)
 
 
 def _scores(inputs: PrunerInput) -> Tensor | None:
@@ -177,62 +173,73 @@ def _scores(inputs: PrunerInput) -> Tensor | None:
     return relevance(inputs.vision.outputs[TowerOutput(OutputKind.JOINT, qkv="qqv")], inputs.text)
 
 
-def _select_all(
-    hidden: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, reach: float
-) -> tuple[Tensor, Tensor]:
-    """Kept patches, [K] ascending, and the cluster of each patch, [N].
+class _Tokens(NamedTuple):
+    """Merged tokens [K, C], kept patches [K] ascending, and the cluster of each patch [N]."""
+
+    features: Tensor
+    kept: Tensor
+    cluster_of_patch: Tensor
+
+
+def _represent(hidden: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, reach: float) -> _Tokens:
+    """Tokens of a batch.
 
     A batch is split where its matrices of all pairs would be large. A grid in several chunks is searched image by
     image, since its chunks have budgets of their own.
     """
-    num_patches = hidden.shape[-2]
-    chunks = chunk_grid(grid)
+    num_patches, chunks = hidden.shape[-2], chunk_grid(grid)
+    ratio = keep / num_patches
     if len(chunks) == 1 and hidden.dim() == 2:
-        return _select(hidden, weights, grid, keep, keep / num_patches, reach)
+        return _represent_chunk(hidden, weights, grid, keep, ratio, reach)
     if len(chunks) == 1:
         at_once = max(1, _MAX_PAIRS // num_patches**2)
         parts = zip(hidden.split(at_once), weights.split(at_once), strict=True)
-        selected = [_select(*part, grid, keep, keep / num_patches, reach) for part in parts]
-    else:
-        masses = torch.stack([weights[..., chunk.patches].sum(dim=-1) for chunk in chunks], dim=-1)
-        masses_by_image = masses.view(-1, len(chunks)).tolist()  # the only read of a batch
-        selected = []
-        images = zip(hidden.view(-1, *hidden.shape[-2:]), weights.view(-1, num_patches), masses_by_image, strict=True)
-        for image_hidden, image_weights, image_masses in images:
-            budgets = allocate_budget(image_masses, [chunk.size for chunk in chunks], keep)
-            kept, clusters = _select_by_chunks(image_hidden, image_weights, chunks, budgets, reach)
-            selected.append((kept[None], clusters[None]))
-    kept, clusters = (torch.cat(parts) for parts in zip(*selected, strict=True))
-    return kept.view(*weights.shape[:-1], keep), clusters.view(weights.shape)
+        represented = [_represent_chunk(*part, grid, keep, ratio, reach) for part in parts]
+        return _Tokens(*(torch.cat(parts) for parts in zip(*represented, strict=True)))
+    masses = torch.stack([weights[..., chunk.patches].sum(dim=-1) for chunk in chunks], dim=-1)
+    masses_by_image = masses.view(-1, len(chunks)).tolist()  # the only read of a batch on a GPU
+    images = zip(hidden.view(-1, *hidden.shape[-2:]), weights.view(-1, num_patches), masses_by_image, strict=True)
+    by_image = []
+    for image_hidden, image_weights, image_masses in images:
+        budgets = allocate_budget(image_masses, [chunk.size for chunk in chunks], keep)
+        by_image.append(_represent_by_chunks(image_hidden, image_weights, chunks, budgets, reach))
+    batch = weights.shape[:-1]
+    return _Tokens(*(torch.stack(parts).view(*batch, *parts[0].shape) for parts in zip(*by_image, strict=True)))
 
 
-def _select_by_chunks(
+def _represent_by_chunks(
     hidden: Tensor, weights: Tensor, chunks: Sequence[GridChunk], budgets: Sequence[int], reach: float
-) -> tuple[Tensor, Tensor]:
-    """Kept patches of all chunks of one image, [K] ascending, and the cluster of each patch, [N]."""
-    ratio = sum(budgets) / len(hidden)
-    kept_by_chunk: list[Tensor] = []
+) -> _Tokens:
+    """Tokens of all chunks of one image."""
+    ratio, count = sum(budgets) / len(hidden), 0
+    by_chunk: list[_Tokens] = []
     cluster_of_patch = torch.full_like(weights, -1, dtype=torch.int64)
     for chunk, budget in zip(chunks, budgets, strict=True):
         if budget:
-            kept, clusters = _select(hidden[chunk.patches], weights[chunk.patches], chunk.grid, budget, ratio, reach)
-            cluster_of_patch[chunk.patches] = clusters + sum(map(len, kept_by_chunk))
-            kept_by_chunk.append(kept + chunk.patches.start)
-    all_kept = torch.cat(kept_by_chunk)
-    if any(budget == 0 for budget in budgets):
-        unit = _centred(hidden)
-        for chunk, budget in zip(chunks, budgets, strict=True):
-            if budget == 0:
-                cluster_of_patch[chunk.patches] = (unit[chunk.patches] @ unit[all_kept].T).argmax(dim=1)
-    return all_kept, cluster_of_patch
+            own = chunk.patches
+            tokens = _represent_chunk(hidden[own], weights[own], chunk.grid, budget, ratio, reach)
+            cluster_of_patch[own] = tokens.cluster_of_patch + count
+            by_chunk.append(tokens._replace(kept=tokens.kept + own.start))
+            count += budget
+    kept = torch.cat([tokens.kept for tokens in by_chunk])
+    if all(budgets):
+        return _Tokens(torch.cat([tokens.features for tokens in by_chunk]), kept, cluster_of_patch)
+    unit = _centred(hidden)
+    for chunk, budget in zip(chunks, budgets, strict=True):
+        if budget == 0:
+            cluster_of_patch[chunk.patches] = (unit[chunk.patches] @ unit[kept].T).argmax(dim=1)
+    return _Tokens(merge_weighted(hidden, cluster_of_patch, weights, kept), kept, cluster_of_patch)
 
 
-def _select(
+def _represent_chunk(
     hidden: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, ratio: float, reach: float
-) -> tuple[Tensor, Tensor]:
-    """Kept patches of one chunk, [K] ascending, and the cluster of each patch, [N]."""
+) -> _Tokens:
+    """Tokens of one chunk."""
     similarity, cosine = representativeness(hidden, grid, ratio, reach)
-    kept = greedy_facility_location(similarity, weights, keep).sort(dim=-1).values
+    # On a CPU, reading which gains must be computed costs less than computing all of them for a large chunk.
+    is_lazy = hidden.dim() == 2 and hidden.device.type == "cpu" and len(hidden) >= _LAZY_PATCHES
+    search = lazy_greedy_facility_location if is_lazy else greedy_facility_location
+    kept = search(similarity, weights, keep).sort(dim=-1).values
     columns = kept[..., None, :].expand(*weights.shape, keep)
     to_kept = similarity.gather(-1, columns)
     # A patch that no kept patch represents joins the one with the highest cosine.
@@ -240,7 +247,8 @@ def _select(
     by_cosine = cosine.gather(-1, columns).argmax(dim=-1)
     cluster_of_patch = torch.where(is_represented, to_kept.argmax(dim=-1), by_cosine)
     own = torch.arange(keep, device=kept.device).expand(kept.shape)
-    return kept, cluster_of_patch.scatter_(-1, kept, own)
+    cluster_of_patch = cluster_of_patch.scatter_(-1, kept, own)
+    return _Tokens(merge_weighted(hidden, cluster_of_patch, weights, kept), kept, cluster_of_patch)
 
 
 def choose_keep(inputs: PrunerInput, params: FoveaParameters) -> list[int]:

@@ -13,7 +13,12 @@ from torch import Tensor
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.auto_budget import peak_clarity
 from encoder_service.pruners.base import PrunedTokens, PrunerInput, TextFeatures, TowerFeatures
-from encoder_service.pruners.facility_location import counts_to_reach, greedy_facility_location, values_of_greedy_sets
+from encoder_service.pruners.facility_location import (
+    counts_to_reach,
+    greedy_facility_location,
+    lazy_greedy_facility_location,
+    values_of_greedy_sets,
+)
 from encoder_service.pruners.fovea import FoveaParameters, importance
 from encoder_service.pruners.merging import merge_weighted
 from encoder_service.pruners.tower_outputs import SALIENCY_LAST, OutputKind, TowerOutput
@@ -131,6 +136,19 @@ def test_members_are_weighted_by_importance_and_the_norm_of_the_kept_patch_remai
     assert torch.equal(merged[1], features[2])
     alike = merge_weighted(features, cluster_of_patch, torch.zeros(4), kept)
     torch.testing.assert_close(alike[0], torch.tensor([1.0, 1.0]) * 3 / 2**0.5)
+
+
+@given(seed=st.integers(0, 2**20), size=st.integers(1, 90), kinds=st.integers(1, 90), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_lazy_search_chooses_the_same_patches(seed: int, size: int, kinds: int, data: st.DataObject) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(kinds, 6, generator=generator)[torch.randint(kinds, (size,), generator=generator)]
+    unit = torch.nn.functional.normalize(vectors, dim=-1)  # equal patches where there are few kinds
+    similarity = (unit @ unit.T).clamp_min(0)
+    weights = torch.rand(size, generator=generator) * (torch.rand(size, generator=generator) < 0.8)
+    k = data.draw(st.integers(1, size))
+    want = greedy_facility_location(similarity, weights, k).tolist()
+    assert lazy_greedy_facility_location(similarity, weights, k).tolist() == want
 
 
 def test_an_early_stop_returns_the_first_of_the_same_patches() -> None:
