@@ -34,7 +34,7 @@ class Subject:
     """A model, and the images that it is asked about.
 
     Attributes:
-        name: What the report calls it.
+        name: Name in the report.
         model: Towers of the model.
         image_size: Width and height of the images in pixels.
         max_batch_size: Largest number of tower inputs of a forward.

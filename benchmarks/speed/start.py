@@ -45,7 +45,7 @@ def _start(args: argparse.Namespace, device: str, model: Path, text_tower: Path,
 
     Raises:
         StackError: The service has ended by itself.
-        TimeoutError: It was not ready in time.
+        TimeoutError: The service was not ready in time.
     """
     flags = ["--device", device, "--dtype", args.dtype]
     stack = Stack(str(model), str(text_tower), name="start", flags={_SERVICE: flags}, log_to=log)

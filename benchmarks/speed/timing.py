@@ -51,7 +51,7 @@ def interleaved(
     """Seconds of each side in each round. Every round begins with another side.
 
     Args:
-        sides: What is measured, by name.
+        sides: Functions to measure, by name.
         device: Device on which the sides run.
         args: Arguments of `add_timing`.
     """

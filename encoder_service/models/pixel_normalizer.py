@@ -19,8 +19,8 @@ __all__ = ["PixelNormalizer"]
 _Rows: TypeAlias = npt.NDArray[np.uint8]
 _Piece: TypeAlias = list[tuple[_Rows, bool]]
 
-# Most bytes of pixels that are copied and looked up at once: 49 squares of 336 x 336. The buffer has as many, and their
-# places in the table, which are kept on the device, have four times as many.
+# Most bytes of pixels that are copied and looked up at once: 49 squares of 336 x 336. The buffer has as many. Their
+# indices in the table, which are kept on the device, have four times as many.
 _MAX_PIECE_BYTES: Final = 2**24
 
 
@@ -57,7 +57,7 @@ class PixelNormalizer:
         self._starts_by_kind = [torch.from_numpy(starts).to(device) for starts in self._starts]
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._memory: npt.NDArray[np.uint8] = self._buffer.numpy()
-        self._places = torch.empty(0, dtype=torch.int32, device=device)
+        self._indices = torch.empty(0, dtype=torch.int32, device=device)
         self._copied: torch.cuda.Event | None = None
 
     def __call__(self, inputs: Sequence[TowerInputs]) -> Tensor:
@@ -95,9 +95,9 @@ class PixelNormalizer:
         """Pixel values of a piece, [R * 3 * K]."""
         pixels = self._on_device([rows for rows, _ in piece])
         # int32: half the memory and time of int64, and memory that need not be mapped again for each batch.
-        places = self._places.as_strided(pixels.shape, pixels.stride())
-        torch.add(pixels, self._starts_of(piece), out=places)
-        return torch.index_select(self._values, 0, places.view(-1), out=out)
+        indices = self._indices.as_strided(pixels.shape, pixels.stride())
+        torch.add(pixels, self._starts_of(piece), out=indices)
+        return torch.index_select(self._values, 0, indices.view(-1), out=out)
 
     def _starts_of(self, piece: _Piece) -> Tensor:
         """Where the table of each channel starts, [3, 1], or [R, 3, 1] if the piece has images and videos."""
@@ -127,4 +127,4 @@ class PixelNormalizer:
     def _grow(self, size: int) -> None:
         self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         self._memory = self._buffer.numpy()
-        self._places = torch.empty(size, dtype=torch.int32, device=self._device)
+        self._indices = torch.empty(size, dtype=torch.int32, device=self._device)

@@ -49,7 +49,7 @@ def read_table(pixels: npt.NDArray[np.uint8], pixel_values: npt.NDArray[Any]) ->
 
     Args:
         pixels: [R, 3, K], with every 8-bit value in each channel.
-        pixel_values: What the processor makes of them, [R, 3, K].
+        pixel_values: Values that the processor makes of them, [R, 3, K].
 
     Raises:
         CheckpointError: No table does, because a pixel value depends on more than its channel and 8-bit value.

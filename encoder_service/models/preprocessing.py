@@ -55,7 +55,7 @@ class ImageProcessor:
         """Table with which the processor rescales and normalises.
 
         Raises:
-            CheckpointError: It does something else besides.
+            CheckpointError: The processor does something else besides.
         """
         image, at_own_size = calibration_image(), {"do_resize": False, "do_center_crop": False}
         pixel_values = np.asarray(self._processor(images=image, **at_own_size)["pixel_values"])

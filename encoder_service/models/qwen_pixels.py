@@ -115,7 +115,7 @@ class QwenPixels:
         """Tables with which the processors of images and videos rescale and normalise.
 
         Raises:
-            CheckpointError: That of images does something else besides.
+            CheckpointError: The image processor does something else besides.
         """
         image = calibration_image(self._patch * self._merge)
         pixel_values = self._image(images=image, do_resize=False, return_tensors="np")["pixel_values"]

@@ -98,17 +98,17 @@ class QwenVisionTower(nn.Module):
         # On the CPU: transformers reads the sizes back.
         grid_thw = torch.tensor([(count, rows * merge, columns * merge) for (rows, columns), count in grids])
         input_bounds = get_vision_cu_seqlens(grid_thw)
-        to_windows, window_bounds = get_vision_window_index(
+        window_index, window_bounds = get_vision_window_index(
             grid_thw, merge, vision_model.window_size, vision_model.patch_size
         )
-        position_ids = to_device(get_vision_position_ids(grid_thw, merge), patches.device)
-        to_windows = to_device(to_windows, patches.device)
+        to_windows = to_device(window_index, patches.device)
 
         def by_windows(values: Tensor) -> Tensor:
             in_order: Tensor = values.unflatten(0, (-1, merge**2))[to_windows].flatten(0, 1)
             return in_order
 
         first = last = hidden = by_windows(vision_model.patch_embed(patches))
+        position_ids = to_device(get_vision_position_ids(grid_thw, merge), patches.device)
         cos, sin = vision_model.rotary_pos_emb(hidden, position_ids)
         rotary = by_windows(cos), by_windows(sin)
         for index, block in enumerate(vision_model.blocks):
@@ -121,15 +121,18 @@ class QwenVisionTower(nn.Module):
         if TowerOutput(OutputKind.JOINT) in outputs:
             computed[TowerOutput(OutputKind.JOINT)] = features
         if SALIENCY_FIRST in outputs:
-            query, key, _ = _heads(vision_model.blocks[0], first, rotary)
-            attends_to_all = 0 in vision_model.fullatt_block_indexes
-            received = (
-                _received(query, key, runs)
-                if attends_to_all
-                else _received(query, key, [(1, length) for length in window_bounds.diff().tolist()])
-            )
-            computed[SALIENCY_FIRST] = self._saliency(received, runs)
+            computed[SALIENCY_FIRST] = self._saliency_of_first(first, rotary, runs, window_bounds)
         return _split_by_grid(features, computed, torch.argsort(to_windows), grids)
+
+    def _saliency_of_first(
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], runs: Sequence[_Run], window_bounds: Tensor
+    ) -> Tensor:
+        """Saliency in the first layer, from its input `hidden` [S, C]; the layer may attend to windows alone."""
+        query, key, _ = _heads(self.vision_model.blocks[0], hidden, rotary)
+        spans = runs
+        if 0 not in self.vision_model.fullatt_block_indexes:
+            spans = [(1, length) for length in window_bounds.diff().tolist()]
+        return self._saliency(_received(query, key, spans), runs)
 
     def _outputs_of_last(
         self, hidden: Tensor, rotary: tuple[Tensor, Tensor], runs: Sequence[_Run], outputs: Set[TowerOutput]
