@@ -24,6 +24,7 @@ from encoder_service.pruners.tower_outputs import TowerOutput
 from encoder_service.pruning_units import TextRow
 from encoder_service.unit_budgets import MediaToPrune, keep_in_tower
 from encoder_service.videos import VideoItem, VideoLimits
+from encoder_service.wire_values import DeviceFormat
 from fovea.budget import Budget
 from fovea.telemetry import FailureKind, count_failure
 
@@ -48,6 +49,7 @@ class EncodeRequest:
         videos: Videos, which come after the images.
         joins_frames: Whether the frames of a video are pruned together; otherwise each frame is pruned with its share
             of the budget. False for pruners inside the tower, which process one frame at a time.
+        wire_format: Wire format to which the visual tokens are converted on the device.
     """
 
     images: tuple[bytes, ...]
@@ -56,6 +58,7 @@ class EncodeRequest:
     budget: Budget
     videos: tuple[VideoItem, ...] = ()
     joins_frames: bool = False
+    wire_format: DeviceFormat = "float32"
 
     @property
     def media(self) -> tuple[MediaItem, ...]:
@@ -310,4 +313,5 @@ def _to_prune(
         seed=int.from_bytes(item.digest[:8], "big") >> 2,
         joins_frames=request.joins_frames,
         features_cached=item.features is not None,
+        wire_format=request.wire_format,
     )

@@ -19,6 +19,7 @@ from encoder_service.pruning_units import (
     tile_joint_unit,
     units_of,
 )
+from encoder_service.wire_values import DeviceFormat
 from fovea.budget import Budget, allocate_budget
 
 __all__ = ["MediaToPrune", "keep_in_tower", "plan"]
@@ -36,6 +37,7 @@ class MediaToPrune:
         seed: Seed of the first unit. Each further one has the next integer.
         joins_frames: Whether the frames of a video are pruned as one.
         features_cached: Whether the features come from the cache.
+        wire_format: Wire format to which its tokens are converted on the device.
     """
 
     features: MediaFeatures
@@ -45,6 +47,7 @@ class MediaToPrune:
     seed: int
     joins_frames: bool = False
     features_cached: bool = False
+    wire_format: DeviceFormat = "float32"
 
     def task(self, unit: PruningUnit, keep: int, index: int = 0) -> PruningTask:
         """Task to prune the unit of number `index` to `keep` tokens."""
