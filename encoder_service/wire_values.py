@@ -57,7 +57,11 @@ def convert(features: Tensor, wire_format: DeviceFormat, *, has_mean: bool = Fal
 
 
 def _mean(features: Tensor) -> Tensor:
-    """Mean token, [..., 1, C] float16."""
+    """Mean token, [..., 1, C] float16.
+
+    Most sums are exact in float64. If magnitudes in a channel differ by more than 2**20, the order of summation may
+    change the last bit of a sum, which seldom changes the mean in float16.
+    """
     total = features.sum(dim=-2, keepdim=True, dtype=torch.float64)
     return _divided(total, features.shape[-2]).to(torch.float32).to(torch.float16)
 
