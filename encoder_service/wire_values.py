@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fovea.wire.quantized import INT4, INT8, Quantized, Scheme
+from fovea.wire.quantized import INT4, INT8, Quantized, Scheme, all_finite
 from fovea.wire.tensors import Float16Array, Float32Array
 
 __all__ = ["DeviceFormat", "TokenValues", "convert", "is_finite", "is_float32", "joined", "token_values"]
@@ -135,4 +135,4 @@ def is_float32(values: TokenValues) -> TypeGuard[Float32Array]:
 
 def is_finite(values: TokenValues) -> bool:
     """Whether all values were finite and not too large for their wire format."""
-    return values.is_finite if isinstance(values, Quantized) else bool(np.isfinite(values).all())
+    return values.is_finite if isinstance(values, Quantized) else all_finite(values)

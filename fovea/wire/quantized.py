@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fovea.errors import InvalidRequest
 
-__all__ = ["ENTROPY", "INT4", "INT8", "VERSION", "Packing", "Quantized", "Scheme"]
+__all__ = ["ENTROPY", "INT4", "INT8", "VERSION", "Packing", "Quantized", "Scheme", "all_finite"]
 
 Packing = Literal["packed", "shorter"]
 
@@ -127,7 +127,7 @@ class Quantized:
     @property
     def is_finite(self) -> bool:
         """Whether scales, outliers and mean are finite. If not, a value was not, or was too large for them."""
-        return all(bool(np.isfinite(part).all()) for part in (self.scales, self.outliers, self.mean))
+        return all(all_finite(part) for part in (self.scales, self.outliers, self.mean))
 
     def write(self, *, packing: Packing = "shorter") -> bytes:
         """Body of the tensor: the bytes of `Tensor.data`.
@@ -154,6 +154,15 @@ class Quantized:
         floats = (part.astype("<f2", copy=False).tobytes() for part in (self.mean, self.scales, self.outliers))
         mean, scales, outliers = floats
         return b"".join((header, mean, scales, self.outlier_channels.astype("<u2").tobytes(), outliers, codes))
+
+
+def all_finite(values: npt.NDArray[np.float16] | npt.NDArray[np.float32]) -> bool:
+    """Whether all values are finite."""
+    if values.dtype != np.float16:
+        return bool(np.isfinite(values).all())
+    # `np.isfinite` takes more than ten times as long for float16.
+    bits = values.astype(np.float16, copy=False).view(np.uint16)
+    return bool((bits & 0x7FFF).max(initial=0) < 0x7C00)
 
 
 def _pack(codes: npt.NDArray[np.int8], bits: int) -> bytes:

@@ -18,7 +18,7 @@ from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire import basis_codec, integer_codec
 from fovea.wire.basis import WireBasis
-from fovea.wire.quantized import ENTROPY, INT4, INT8, Packing, Quantized
+from fovea.wire.quantized import ENTROPY, INT4, INT8, Packing, Quantized, all_finite
 
 __all__ = [
     "DTYPES",
@@ -149,7 +149,7 @@ def converted_message(values: Float16Array | Quantized) -> tensor_pb2.Tensor:
 
 
 def _check_finite(values: Float16Array | Float32Array, dtype: tensor_pb2.DType) -> None:
-    if not np.isfinite(values).all():
+    if not all_finite(values):
         raise InvalidRequest(f"the tensor has values that are not finite in {dtype_name(dtype)}")
 
 

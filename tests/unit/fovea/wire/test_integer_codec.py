@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire import integer_codec, tensors
-from fovea.wire.quantized import INT4, INT8, Quantized, Scheme
+from fovea.wire.quantized import INT4, INT8, Quantized, Scheme, all_finite
 
 CAP = 1 << 24
 GOLDEN = Path(__file__).parents[3] / "golden" / "wire"
@@ -150,6 +150,12 @@ def test_values_too_large_for_the_scales_are_refused_at_the_sender(name: str, va
     array[1, 3] = value
     with pytest.raises(InvalidRequest, match=r"not finite|too large"):
         wire(array, name)
+
+
+def test_every_float16_is_told_finite_or_not() -> None:
+    for value in np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(-1, 1):
+        assert all_finite(value) == np.isfinite(value[0])
+    assert all_finite(np.empty((3, 0), np.float16))
 
 
 # --- golden messages, read with the generated classes and numpy alone, as docs/wire.md and tensor.proto say.
