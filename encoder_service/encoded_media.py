@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from encoder_service.media_features import IntArray, PatchLayout
 from encoder_service.pruners.grid_positions import grid_positions
+from encoder_service.wire_values import TokenValues, is_float32, joined
+from fovea.wire.quantized import Quantized
+from fovea.wire.tensors import Float16Array, Float32Array
 
 __all__ = ["EncodedMedia", "UnitTokens", "assemble"]
 
-_Features = npt.NDArray[np.float32]
 _Map = npt.NDArray[np.float32] | None
 
 
@@ -22,7 +24,8 @@ class EncodedMedia:
     """Visual tokens of an image or video, as numpy arrays.
 
     Attributes:
-        features: [K, C] float32, in the order in which the language model reads them.
+        values: K tokens in the order in which the language model reads them, in the wire format to which the device
+            has converted them.
         positions: [K] int64, grid positions as on the wire, all different.
         newline_after: Indices of the tokens after which a row of the mosaic ends, ascending. An index is repeated if
             several rows end there.
@@ -34,7 +37,7 @@ class EncodedMedia:
         features_cached: Whether the features come from the cache.
     """
 
-    features: npt.NDArray[np.float32]
+    values: TokenValues
     positions: npt.NDArray[np.int64]
     newline_after: npt.NDArray[np.int64]
     cluster_of_patch: npt.NDArray[np.int64]
@@ -44,6 +47,24 @@ class EncodedMedia:
     num_tokens_total: int
     features_cached: bool
 
+    @property
+    def features(self) -> Float32Array:
+        """The tokens, [K, C] float32.
+
+        Raises:
+            ValueError: The device has converted them to another wire format.
+        """
+        if is_float32(self.values):
+            return self.values
+        raise ValueError("the tokens have been converted to a wire format other than float32")
+
+    @property
+    def converted(self) -> Float16Array | Quantized | None:
+        """The tokens as the device has converted them; None if they are float32."""
+        if isinstance(self.values, Quantized):
+            return self.values
+        return None if is_float32(self.values) else self.values.astype(np.float16, copy=False)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnitTokens:
@@ -51,7 +72,7 @@ class UnitTokens:
 
     Attributes:
         patch_positions: Grid positions of the unit's patches, [N].
-        features: [K, C] float32.
+        values: K tokens, in the same wire format as those of the other units.
         origins: [K] int64.
         cluster_of_patch: [N] int64.
         task_map, saliency_map: [N] float32; None if the pruner has no such map.
@@ -59,7 +80,7 @@ class UnitTokens:
     """
 
     patch_positions: IntArray
-    features: _Features
+    values: TokenValues
     origins: IntArray
     cluster_of_patch: IntArray
     task_map: _Map = None
@@ -74,9 +95,9 @@ class UnitTokens:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tokens:
-    """Visual tokens of all tower inputs: [K, C] features, [K] positions, [num_patches] clusters."""
+    """Visual tokens of all tower inputs: values of K tokens, [K] positions, [num_patches] clusters."""
 
-    features: _Features
+    values: TokenValues
     positions: IntArray
     cluster_of_patch: IntArray
 
@@ -85,7 +106,7 @@ def assemble(
     layout: PatchLayout,
     units: Sequence[UnitTokens | None],
     *,
-    cls_tokens: _Features | None = None,
+    cls_tokens: TokenValues | None = None,
     features_cached: bool = False,
 ) -> EncodedMedia:
     """Visual tokens of an image or video from those of its units.
@@ -96,7 +117,7 @@ def assemble(
     Args:
         layout: Grid of the patches.
         units: Tokens of each unit after pruning; None for a unit that keeps none.
-        cls_tokens: CLS tokens that the language model reads if nothing is pruned, [num_inputs * cls_per_input, C].
+        cls_tokens: CLS tokens that the language model reads if nothing is pruned, num_inputs * cls_per_input.
         features_cached: Whether the features come from the cache.
     """
     kept = [unit for unit in units if unit is not None]
@@ -105,7 +126,7 @@ def assemble(
     if is_whole and cls_tokens is not None:
         tokens = _with_cls_tokens(tokens, cls_tokens, layout)
     return EncodedMedia(
-        features=tokens.features,
+        values=tokens.values,
         positions=tokens.positions,
         newline_after=_newline_after(layout) if is_whole else np.empty(0, np.int64),
         cluster_of_patch=tokens.cluster_of_patch,
@@ -125,7 +146,7 @@ def _num_patches(layout: PatchLayout) -> int:
 def _in_reading_order(layout: PatchLayout, units: Sequence[UnitTokens | None], *, is_whole: bool) -> _Tokens:
     """Tokens of all units in the order in which the language model reads them."""
     cluster_of_patch = np.full(layout.num_patches, -1, np.int64)
-    features: list[_Features] = []
+    values: list[TokenValues] = []
     positions: list[IntArray] = []
     groups: list[IntArray] = []
     count = 0
@@ -135,18 +156,17 @@ def _in_reading_order(layout: PatchLayout, units: Sequence[UnitTokens | None], *
         groups.append(_reading_groups(unit, is_base=index == 0, is_whole=is_whole))
         clusters = unit.cluster_of_patch
         cluster_of_patch[unit.patch_positions] = np.where(clusters >= 0, clusters + count, clusters)
-        features.append(unit.features)
+        values.append(unit.values)
         positions.append(unit.patch_positions[grid_positions(unit.origins, len(unit.patch_positions))])
-        count += len(unit.features)
-    all_features = features[0] if len(features) == 1 else np.concatenate(features)
+        count += len(unit.values)
     all_positions = np.concatenate(positions)
     if layout.mosaic is None:
-        return _Tokens(all_features, all_positions, cluster_of_patch)
+        return _Tokens(joined(values), all_positions, cluster_of_patch)
     order = _mosaic_order(all_positions, np.concatenate(groups), layout.num_patches, layout.mosaic)
     index_in_order = np.empty_like(order)
     index_in_order[order] = np.arange(len(order))
     return _Tokens(
-        all_features[order],
+        joined(values)[order],
         all_positions[order],
         np.where(cluster_of_patch >= 0, index_in_order[cluster_of_patch], cluster_of_patch),
     )
@@ -177,15 +197,15 @@ def _newline_after(layout: PatchLayout) -> IntArray:
     return np.asarray(layout.rows * layout.columns - 1 + num_columns * np.arange(1, num_rows + 1), np.int64)
 
 
-def _with_cls_tokens(tokens: _Tokens, cls_tokens: _Features, layout: PatchLayout) -> _Tokens:
+def _with_cls_tokens(tokens: _Tokens, cls_tokens: TokenValues, layout: PatchLayout) -> _Tokens:
     """`tokens` with the CLS tokens of each frame before its patches."""
     frames, patches, count = layout.num_inputs, layout.rows * layout.columns, layout.cls_per_input
-    by_frame = tokens.features.reshape(frames, patches, -1)
-    cls = cls_tokens.reshape(frames, count, -1)
-    cls_positions = layout.num_patches + np.arange(frames * count).reshape(frames, count)
-    positions = np.concatenate([cls_positions, tokens.positions.reshape(frames, patches)], axis=1)
+    cls_after_patches = layout.num_patches + np.arange(frames * count).reshape(frames, count)
+    patch_order = np.arange(layout.num_patches).reshape(frames, patches)
+    positions = np.concatenate([cls_after_patches, tokens.positions.reshape(frames, patches)], axis=1)
+    order = np.concatenate([cls_after_patches, patch_order], axis=1).ravel()
     return _Tokens(
-        np.concatenate([cls, by_frame], axis=1).reshape(-1, by_frame.shape[-1]),
+        joined([tokens.values, cls_tokens])[order],
         positions.ravel(),
         tokens.cluster_of_patch + count * (1 + np.arange(layout.num_patches) // patches),
     )

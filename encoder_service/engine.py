@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 import torch
 
 from encoder_service import metrics
 from encoder_service.encoded_media import EncodedMedia
 from encoder_service.feature_cache import FeatureCache
+from encoder_service.isolation import retry_individually
 from encoder_service.media_decoding import MediaDecoder, MediaItem
 from encoder_service.media_features import MediaFeatures, TowerInputs
 from encoder_service.media_pruning import RunPruner, prune, run_pruner
@@ -24,15 +25,15 @@ from encoder_service.pruners.tower_outputs import TowerOutput
 from encoder_service.pruning_units import TextRow
 from encoder_service.unit_budgets import MediaToPrune, keep_in_tower
 from encoder_service.videos import VideoItem, VideoLimits
+from encoder_service.wire_values import DeviceFormat
 from fovea.budget import Budget
-from fovea.telemetry import FailureKind, count_failure
 
 __all__ = ["EncodeRequest", "EncoderEngine", "PreparedMedia", "PreparedRequest"]
 
 _DEFAULT_VIDEO_LIMITS: Final = VideoLimits()
+_SHORT_TEXT: Final = 7
+"""Bits of the number of ids up to which questions share a forward, whatever their lengths: 128 ids."""
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 _FeatureKey: TypeAlias = tuple[bytes, InTowerPruner | None]  # digest of an image or video, pruner inside the tower
 
 
@@ -48,6 +49,7 @@ class EncodeRequest:
         videos: Videos, which come after the images.
         joins_frames: Whether the frames of a video are pruned together; otherwise each frame is pruned with its share
             of the budget. False for pruners inside the tower, which process one frame at a time.
+        wire_format: Wire format to which the visual tokens are converted on the device.
     """
 
     images: tuple[bytes, ...]
@@ -56,6 +58,7 @@ class EncodeRequest:
     budget: Budget
     videos: tuple[VideoItem, ...] = ()
     joins_frames: bool = False
+    wire_format: DeviceFormat = "float32"
 
     @property
     def media(self) -> tuple[MediaItem, ...]:
@@ -212,13 +215,13 @@ class EncoderEngine:
             for chunk in self._chunks(digests, tower_inputs):
 
                 def forward(
-                    digests: list[bytes],
+                    digests: Sequence[bytes],
                     outputs: frozenset[TowerOutput] = outputs,
                     in_tower: InTowerPruner | None = in_tower,
                 ) -> list[MediaFeatures]:
                     return self.model.encode([tower_inputs[digest] for digest in digests], outputs, in_tower)
 
-                outcomes = _retry_individually(forward, chunk)
+                outcomes = retry_individually(forward, chunk)
                 for digest, outcome in zip(chunk, outcomes, strict=True):
                     features[digest, in_tower] = outcome
                     if isinstance(outcome, MediaFeatures):
@@ -239,38 +242,26 @@ class EncoderEngine:
         return chunks
 
     def _encode_texts(self, requests: Sequence[EncodeRequest]) -> list[TextRow | Exception | None]:
-        """Features of the questions that pruners read. Questions with equal `eos_attention` share a forward."""
-        features: list[TextRow | Exception | None] = [None] * len(requests)
-        for eos_attention in (False, True):
-            indices = [
-                i
-                for i, request in enumerate(requests)
-                if request.pruner.requirements.text
-                and request.pruner.requirements.eos_attention == eos_attention
-                and len(request.text_ids) >= self.model.min_text_ids
-            ]
+        """Features of the questions that pruners read. Questions with equal `eos_attention` share a forward.
 
-            def forward(indices: list[int], eos_attention: bool = eos_attention) -> list[TextRow]:
+        Long questions are apart from short ones, which would be padded to their length.
+        """
+        features: list[TextRow | Exception | None] = [None] * len(requests)
+        groups: dict[tuple[bool, int], list[int]] = {}
+        for i, request in enumerate(requests):
+            requirements, length = request.pruner.requirements, len(request.text_ids)
+            if requirements.text and length >= self.model.min_text_ids:
+                key = requirements.eos_attention, max(_SHORT_TEXT, (length - 1).bit_length())
+                groups.setdefault(key, []).append(i)
+        for (eos_attention, _), indices in groups.items():
+
+            def forward(indices: Sequence[int], eos_attention: bool = eos_attention) -> list[TextRow]:
                 texts = self.model.encode_texts([requests[i].text_ids for i in indices], eos_attention=eos_attention)
                 return [TextRow(texts, row) for row in range(len(indices))]
 
-            outcomes = _retry_individually(forward, indices)
-            for i, outcome in zip(indices, outcomes, strict=True):
+            for i, outcome in zip(indices, retry_individually(forward, indices), strict=True):
                 features[i] = outcome
         return features
-
-
-def _retry_individually(compute: Callable[[list[Item]], list[Result]], items: list[Item]) -> list[Result | Exception]:
-    """`compute(items)`. If it fails, each item is computed by itself, so that only a faulty item has an error."""
-    if not items:
-        return []
-    try:
-        return list(compute(items))
-    except Exception as error:
-        if len(items) == 1:
-            return [error]
-        count_failure(FailureKind.BATCH_SPLIT)
-        return [outcome for item in items for outcome in _retry_individually(compute, [item])]
 
 
 def _prune(
@@ -284,22 +275,27 @@ def _prune(
     owners: list[int] = []
     media: list[MediaToPrune] = []
     for i, (prepared, text) in enumerate(zip(batch, texts, strict=True)):
-        for item in prepared.media:
-            features = item.features or features_by_key[item.key]
-            if error := next((outcome for outcome in (text, features) if isinstance(outcome, Exception)), None):
-                errors.setdefault(i, error)
-            elif not isinstance(features, Exception) and not isinstance(text, Exception):
-                owners.append(i)
-                media.append(_to_prune(prepared.request, item, features, text))
-    encoded: dict[int, list[EncodedMedia]] = {}
+        found = [item.features or features_by_key[item.key] for item in prepared.media]
+        error = next((outcome for outcome in (text, *found) if isinstance(outcome, Exception)), None)
+        if error is not None:
+            errors[i] = error
+            continue
+        for item, features in zip(prepared.media, found, strict=True):
+            assert not isinstance(features, Exception)
+            assert not isinstance(text, Exception)
+            owners.append(i)
+            media.append(_to_prune(prepared.request, item, features, text))
+    encoded: dict[int, list[EncodedMedia]] = {i: [] for i in range(len(batch))}
     for i, outcome in zip(owners, prune(media, run_pruner), strict=True):
         if isinstance(outcome, Exception):
             errors.setdefault(i, outcome)
-            continue
-        encoded.setdefault(i, []).append(outcome)
-        metrics.VISUAL_TOKENS_TOTAL.inc(outcome.num_tokens_total)
-        metrics.VISUAL_TOKENS_KEPT.inc(len(outcome.positions))
-    return [errors[i] if i in errors else tuple(encoded[i]) for i in range(len(batch))]
+        else:
+            encoded[i].append(outcome)
+    outcomes = [errors[i] if i in errors else tuple(encoded[i]) for i in range(len(batch))]
+    for answered in (outcome for outcome in outcomes if isinstance(outcome, tuple)):
+        metrics.VISUAL_TOKENS_TOTAL.inc(sum(one.num_tokens_total for one in answered))
+        metrics.VISUAL_TOKENS_KEPT.inc(sum(len(one.positions) for one in answered))
+    return outcomes
 
 
 def _to_prune(
@@ -314,4 +310,5 @@ def _to_prune(
         seed=int.from_bytes(item.digest[:8], "big") >> 2,
         joins_frames=request.joins_frames,
         features_cached=item.features is not None,
+        wire_format=request.wire_format,
     )

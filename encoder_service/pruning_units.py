@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
@@ -125,6 +125,11 @@ def tile_joint_unit(image: MediaFeatures) -> PruningUnit:
 
 _GroupKey: TypeAlias = tuple[object, ...]
 
+_MAX_VALUES: Final = 2**26
+"""Largest number of values in a call of a pruner with several tasks: 256 MiB in float32."""
+_PER_TEXT_POSITION: Final = 6
+"""Matrices of patches by text positions that FCMA holds at once."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PruningTask:
@@ -146,7 +151,7 @@ class PruningTask:
 
     @property
     def key(self) -> _GroupKey:
-        """Tasks with equal keys can be pruned as one batch."""
+        """Key of the group: tasks with equal keys can be pruned as one batch."""
         unit, text = self.unit, self.text
         return (
             self.pruner,
@@ -158,13 +163,31 @@ class PruningTask:
             None if text is None else id(text.batch),
         )
 
+    @property
+    def num_values(self) -> int:
+        """Number of values that a pruner computes for the task, roughly: features, similarities, and text."""
+        num_patches, channels = self.unit.num_patches, self.unit.batch.hidden.shape[-1]
+        text_values, positions = 0, 0
+        if self.text is not None:
+            positions = self.text.batch.tokens.shape[1]
+            text_values = positions * self.text.batch.tokens.shape[2]
+        return num_patches * (channels + self.keep + _PER_TEXT_POSITION * positions) + text_values
+
 
 def grouped(tasks: Iterable[PruningTask]) -> list[list[PruningTask]]:
-    """Tasks that can be pruned as one batch, those on the same tower batch next to each other."""
+    """Tasks that can be pruned as one batch, those on the same tower batch next to each other.
+
+    A group is split where the tensors of its pruner would be large.
+    """
     groups: dict[_GroupKey, list[PruningTask]] = {}
     for task in tasks:
         groups.setdefault(task.key, []).append(task)
-    return [[task for source in _by_source(group) for task in source] for group in groups.values()]
+    parts: list[list[PruningTask]] = []
+    for group in groups.values():
+        in_order = [task for source in _by_source(group) for task in source]
+        at_once = max(1, _MAX_VALUES // in_order[0].num_values)
+        parts += [in_order[start : start + at_once] for start in range(0, len(in_order), at_once)]
+    return parts
 
 
 def _by_source(tasks: Sequence[PruningTask]) -> list[list[PruningTask]]:

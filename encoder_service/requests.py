@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from google.protobuf import json_format
@@ -15,6 +15,7 @@ from encoder_service.pruners.base import BoundPruner, FeatureRequirements
 from encoder_service.settings import EncoderSettings
 from encoder_service.videos import FrameList, VideoFile, VideoItem
 from encoder_service.wire_budget import max_tokens_for_bytes
+from encoder_service.wire_values import DeviceFormat
 from fovea.budget import Budget
 from fovea.errors import InvalidRequest, NotFound
 from fovea.parameters import InvalidParameter
@@ -28,6 +29,11 @@ __all__ = ["pruners_of", "read_request"]
 # characters, fits if it is prose. It may not fit in scripts and symbols with several ids a character, such as emoji.
 _MAX_TEXT_IDS: Final = 8192
 _MAX_SECONDS_PER_FRAME: Final = 3600.0
+_DEVICE_FORMATS: Final[Mapping[tensor_pb2.DType, DeviceFormat]] = {
+    tensor_pb2.DTYPE_FLOAT16: "float16",
+    tensor_pb2.DTYPE_INT8: "int8",
+    tensor_pb2.DTYPE_INT4: "int4",
+}
 
 
 def read_request(
@@ -60,7 +66,14 @@ def read_request(
         videos=tuple(_read_video(video, settings) for video in request.videos),
         joins_frames=_read_video_budget(request, model, pruner),
         budget=dataclasses.replace(budget, max_tokens=_read_max_tokens(request, model, basis)),
+        wire_format=_read_wire_format(request, settings),
     )
+
+
+def _read_wire_format(request: encoder_pb2.EncodeRequest, settings: EncoderSettings) -> DeviceFormat:
+    """Wire format to convert to on the device. What fits a budget of bytes is known only when the tokens are."""
+    dtype = request.wire_dtype or tensors.parse_dtype(settings.wire_dtype)
+    return "float32" if request.max_wire_bytes else _DEVICE_FORMATS.get(dtype, "float32")
 
 
 def _read_max_tokens(request: encoder_pb2.EncodeRequest, model: EncoderModel, basis: WireBasis | None) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +65,12 @@ def write_response(
     def write(dtype: tensor_pb2.DType, step: int | None = None) -> list[tensor_pb2.VisualTokens]:
         return [_visual_tokens(media, fingerprint, dtype, wire_format.basis, step) for media in encoded]
 
-    features = [media.features for media in encoded]
+    def fitted() -> Sequence[tensor_pb2.VisualTokens]:
+        features = [media.features for media in encoded]
+        return fit_messages(write, features, wire_format.max_bytes, wire_format.dtype, wire_format.basis)
+
     return encoder_pb2.EncodeResponse(
-        visual_tokens=(
-            fit_messages(write, features, wire_format.max_bytes, wire_format.dtype, wire_format.basis)
-            if wire_format.max_bytes
-            else write(wire_format.dtype)
-        ),
+        visual_tokens=fitted() if wire_format.max_bytes else write(wire_format.dtype),
         pruner=pruner,
         num_tokens_total=[media.num_tokens_total for media in encoded],
         explanations=[_explanation(media) for media in encoded] if explain else [],
@@ -88,7 +88,7 @@ def _visual_tokens(
     media: EncodedMedia, fingerprint: str, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
 ) -> tensor_pb2.VisualTokens:
     return tensor_pb2.VisualTokens(
-        features=_features(media.features, wire_dtype, basis, step),
+        features=_features(media, wire_dtype, basis, step),
         positions=media.positions.tolist(),
         grid=_grid(media.layout),
         fingerprint=fingerprint,
@@ -99,8 +99,11 @@ def _visual_tokens(
 
 
 def _features(
-    features: tensors.Float32Array, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
+    media: EncodedMedia, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
 ) -> tensor_pb2.Tensor:
+    if media.converted is not None:
+        return tensors.converted_message(media.converted)
+    features = media.features
     if not (finite := np.isfinite(features)).all():
         # Not the client's fault: a computation in half precision has overflowed, or a weight is broken.
         log.error("%d of %d features are not finite; --dtype bfloat16 has more room", (~finite).sum(), finite.size)

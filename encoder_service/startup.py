@@ -51,6 +51,7 @@ def _load(settings: EncoderSettings) -> tuple[EncoderEngine, WireBasis | None]:
             reduces_jpeg=settings.jpeg_reduced_scale == "on",
         ),
     )
+    set_threads(settings.num_threads, model.num_parameters)  # before layers are compiled, which depend on it
     basis = basis_file.find(settings.wire_basis, settings.model, settings.revision, model.hidden_size)
     if settings.wire_dtype == "basis" and basis is None:
         raise BasisError("--wire-dtype basis needs a wire basis: --wire-basis, or wire.basis in the checkpoint")
@@ -93,7 +94,6 @@ async def serve(settings: EncoderSettings) -> None:
         if not await wait_unless_stopped(loading, stopped):
             return
         engine, basis = loading.result()
-        set_threads(settings.num_threads, engine.model.num_parameters)
         pool = media_pool(engine.decoder, size=settings.decode_workers or available_cores())
         async with contextlib.AsyncExitStack() as resources:
             starting = asyncio.ensure_future(resources.enter_async_context(pool))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from encoder_service.isolation import retry_individually
 from encoder_service.media_features import IntArray, MediaFeatures, PatchLayout
 from encoder_service.pruners.base import BoundPruner, TiledImages
 from encoder_service.pruning_units import (
@@ -19,6 +20,7 @@ from encoder_service.pruning_units import (
     tile_joint_unit,
     units_of,
 )
+from encoder_service.wire_values import DeviceFormat
 from fovea.budget import Budget, allocate_budget
 
 __all__ = ["MediaToPrune", "keep_in_tower", "plan"]
@@ -36,6 +38,7 @@ class MediaToPrune:
         seed: Seed of the first unit. Each further one has the next integer.
         joins_frames: Whether the frames of a video are pruned as one.
         features_cached: Whether the features come from the cache.
+        wire_format: Wire format to which its tokens are converted on the device.
     """
 
     features: MediaFeatures
@@ -45,6 +48,7 @@ class MediaToPrune:
     seed: int
     joins_frames: bool = False
     features_cached: bool = False
+    wire_format: DeviceFormat = "float32"
 
     def task(self, unit: PruningUnit, keep: int, index: int = 0) -> PruningTask:
         """Task to prune the unit of number `index` to `keep` tokens."""
@@ -141,20 +145,21 @@ def _chosen_by_pruner(media: Sequence[MediaToPrune]) -> dict[int, list[int] | Ex
             tasks += (of_item := [item.task(unit, unit.num_patches) for unit in units])
             owners |= {id(task): (i, number) for number, task in enumerate(of_item)}
     for group in grouped(tasks):
-        pruner = group[0].pruner
-        assert pruner.pruner.choose_keep is not None
-        try:
-            counts: Sequence[int] | Exception = pruner.pruner.choose_keep(gather(group), pruner.params)
-        except Exception as error:
-            counts = error
-        for position, task in enumerate(group):
+        for task, keep in zip(group, retry_individually(_choose, group), strict=True):
             i, number = owners[id(task)]
             budgets = chosen[i]
-            if isinstance(counts, Exception):
-                chosen[i] = counts
+            if isinstance(keep, Exception):
+                chosen[i] = keep
             elif not isinstance(budgets, Exception):
-                budgets[number] = counts[position]
+                budgets[number] = keep
     return chosen
+
+
+def _choose(tasks: Sequence[PruningTask]) -> Sequence[int]:
+    """Budget that the pruner chooses for each task of a group."""
+    pruner = tasks[0].pruner
+    assert pruner.pruner.choose_keep is not None
+    return pruner.pruner.choose_keep(gather(tasks), pruner.params)
 
 
 def _allocate_over_tiles(media: Sequence[MediaToPrune], plans: list[list[PruningTask] | Exception]) -> None:
@@ -168,34 +173,43 @@ def _allocate_over_tiles(media: Sequence[MediaToPrune], plans: list[list[Pruning
         if item.features.layout.mosaic is not None and is_pruned:
             tasks.append(base := item.task(planned[0].unit, 1))
             owners[id(base)] = i
-    for group in grouped(tasks):
+
+    def allocate(group: Sequence[PruningTask]) -> list[list[PruningTask]]:
         indices = [owners[id(task)] for task in group]
-        try:
-            _allocate_group(group, [media[i] for i in indices], indices, plans)
-        except Exception as error:
-            for i in indices:
-                plans[i] = error
+        planned = [tasks for i in indices if isinstance(tasks := plans[i], list)]
+        return _allocated(group, [media[i] for i in indices], planned)
+
+    for group in grouped(tasks):
+        for task, outcome in zip(group, retry_individually(allocate, group), strict=True):
+            plans[owners[id(task)]] = outcome
 
 
-def _allocate_group(
-    group: Sequence[PruningTask],
-    media: Sequence[MediaToPrune],
-    indices: Sequence[int],
-    plans: list[list[PruningTask] | Exception],
-) -> None:
-    pruner = group[0].pruner
-    planned = [tasks for i in indices if isinstance(tasks := plans[i], list)]
+def _allocated(
+    bases: Sequence[PruningTask], media: Sequence[MediaToPrune], planned: Sequence[Sequence[PruningTask]]
+) -> list[list[PruningTask]]:
+    """Tasks of each image with the budgets that the pruner allocates to its tiles, one token at least.
+
+    Args:
+        bases: A group with the base tile of each image.
+        media: The images.
+        planned: Tasks of each image before.
+    """
+    pruner = bases[0].pruner
     images = TiledImages(
-        gather(group, outputs=pruner.requirements.tile_outputs).vision,
+        gather(bases, outputs=pruner.requirements.tile_outputs).vision,
         [[task.unit.num_patches for task in tasks] for tasks in planned],
         [_tile_at(item.features) for item in media],
     )
     assert pruner.pruner.allocate_budget is not None
-    budgets = pruner.pruner.allocate_budget(
-        images, [sum(task.keep for task in tasks) for tasks in planned], pruner.params
-    )
-    for i, item, tasks, keeps in zip(indices, media, planned, budgets, strict=True):
-        plans[i] = [item.task(task.unit, keep, j) for j, (task, keep) in enumerate(zip(tasks, keeps, strict=True))]
+    totals = [sum(task.keep for task in tasks) for tasks in planned]
+    budgets = pruner.pruner.allocate_budget(images, totals, pruner.params)
+    return [
+        [
+            item.task(task.unit, keep, number)
+            for number, (task, keep) in enumerate(zip(tasks, keeps if any(keeps) else [1, *keeps[1:]], strict=True))
+        ]
+        for item, tasks, keeps in zip(media, planned, budgets, strict=True)
+    ]
 
 
 def _tile_at(image: MediaFeatures) -> IntArray:

@@ -89,7 +89,7 @@ def send(
     features = tensors.from_message(features_message, max_bytes=_NO_LIMIT, basis=basis)
     end = time.perf_counter()
     return Sent(
-        dataclasses.replace(image, features=features),
+        dataclasses.replace(image, values=features),
         tensors.dtype_name(message.features.dtype),
         len(data),
         8 * len(message.features.data) / image.features.size,

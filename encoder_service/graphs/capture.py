@@ -22,7 +22,7 @@ _WARM_UP_RUNS: Final = 2
 
 
 class Captured(Protocol):
-    """A captured function. All calls come from one thread and one stream."""
+    """A captured function. Calls must not overlap, and come from one stream."""
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
@@ -76,9 +76,12 @@ class CudaCapture:
             for _ in range(_WARM_UP_RUNS):
                 compute()
         torch.cuda.current_stream(self._device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            outputs = compute()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                outputs = compute()
+        finally:
+            torch.cuda.set_stream(current)  # a capture that fails may leave its own stream behind
         return _CudaGraph(graph, outputs)
 
     @property

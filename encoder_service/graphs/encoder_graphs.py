@@ -85,8 +85,8 @@ class EncoderGraphs:
     def capture(self, capture: Capture) -> None:
         """Captures all graphs, the smallest batches first, until 24 are captured or 60 seconds have passed.
 
-        A graph that cannot be captured, or whose outputs differ from those without it, is left out. That is logged once
-        and counted.
+        A graph that cannot be captured, or whose outputs differ from those without it, is left out and counted. One
+        warning names all that are left out.
         """
         start = time.monotonic()
         functions = self._functions()
@@ -111,7 +111,7 @@ class EncoderGraphs:
         try:
             return function.add(size, capture)
         except Exception:  # the service works without the graph
-            log.warning("no graph of %s for %d", name, size, exc_info=True)
+            log.debug("no graph of %s for %d", name, size, exc_info=True)
             return False
 
     def prune(self, pruner: BoundPruner, inputs: PrunerInput) -> PrunedTokens:

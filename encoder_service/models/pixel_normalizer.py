@@ -13,6 +13,7 @@ from torch import Tensor
 
 from encoder_service.media_features import TowerInputs
 from encoder_service.models.pixel_table import NUM_CHANNELS, NUM_LEVELS, PixelTables
+from fovea.modeling.transfers import to_device
 
 __all__ = ["PixelNormalizer"]
 
@@ -104,7 +105,8 @@ class PixelNormalizer:
         kinds = [int(is_video) for _, is_video in piece]
         if len(set(kinds)) == 1:
             return self._starts_by_kind[kinds[0]]
-        return torch.from_numpy(self._starts[np.repeat(kinds, [len(rows) for rows, _ in piece])]).to(self._device)
+        starts = self._starts[np.repeat(kinds, [len(rows) for rows, _ in piece])]
+        return to_device(torch.from_numpy(starts), self._device)
 
     def _on_device(self, arrays: Sequence[_Rows]) -> Tensor:
         """Rows [R, 3, K] uint8 on the device; on the CPU they lie in the buffer."""

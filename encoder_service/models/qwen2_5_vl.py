@@ -127,7 +127,7 @@ class QwenEncoder:
         tokens = self._embeddings[to_device(ids, self.device)].to(self.dtype)
         is_token = to_device(is_token, self.device)
         # There is no EOS that represents the whole text; the mean takes its place.
-        total = tokens.masked_fill(~is_token[..., None], 0).sum(dim=1, keepdim=True)
+        total = tokens.masked_fill(~is_token[..., None], 0).sum(dim=1, keepdim=True, dtype=torch.float32)
         mean = total / is_token.sum(dim=1)[:, None, None]
         return TextFeatures(tokens, mean.to(tokens.dtype), is_token, is_token=is_token)
 

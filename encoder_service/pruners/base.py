@@ -201,7 +201,7 @@ class PrunedTokens:
     Attributes:
         features: visual tokens in the order in which the language model reads them, [K, C], at least float32.
         origins: patch that each token stands for, [K] int64, in any order; a `TokenOrigin` for a token that is not one
-            patch. `with_grid_positions` replaces those by free grid positions.
+            patch. `grid_positions` replaces those by free grid positions.
         cluster_of_patch: index into `features` of the token that each patch became or was merged into, [N] int64; -1
             for a dropped patch.
         task_map: relevance of each patch to the question, [N]; None if the pruner computes none.

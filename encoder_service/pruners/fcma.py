@@ -1,7 +1,7 @@
 """Relevance of patches to a question: DeSAP's cross-modal attention weighting (FCMA, eq. 3) and the plain mean.
 
 Leading batch axes are allowed. Text tokens are an outer axis of every reduction here, so that padding at the end of a
-text adds zeros after all other terms and changes no bit of the result.
+text adds zeros after all other terms and changes no bit of a sum. Products of matrices may still be rounded otherwise.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def select(attention: Tensor, sizes: Sequence[int], budgets: Tensor, keep: int) 
     # The i-th patch of the order lies in the crop of patch i, since crops keep their sizes and places.
     rank = torch.arange(attention.shape[-1], device=attention.device) - starts
     is_kept = rank < budgets[..., crops]
-    first = is_kept.sort(dim=-1, descending=True, stable=True).indices[..., :keep]
+    first = is_kept.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[..., :keep]
     return order.gather(-1, first), is_kept.gather(-1, first)
 
 

@@ -29,7 +29,8 @@ def select_by_two_scores(first: Tensor, second: Tensor, k: int, first_share: flo
 
 def complement(chosen: Tensor, size: int) -> Tensor:
     """Indices of 0..size-1 that are not in `chosen` [k], ascending, [size - k]. All of `chosen` are different."""
-    is_chosen = torch.zeros((*chosen.shape[:-1], size), dtype=torch.bool, device=chosen.device)
-    is_chosen.scatter_(-1, chosen, True)
-    in_order = torch.sort(is_chosen, dim=-1, stable=True).indices  # False before True
+    # Not bool, which some versions of torch do not sort on CUDA.
+    is_chosen = torch.zeros((*chosen.shape[:-1], size), dtype=torch.uint8, device=chosen.device)
+    is_chosen.scatter_(-1, chosen, 1)
+    in_order = torch.sort(is_chosen, dim=-1, stable=True).indices
     return in_order[..., : size - chosen.shape[-1]]

@@ -25,12 +25,18 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def to_host(tensors: Sequence[Tensor]) -> list[npt.NDArray[Any]]:
     """Tensors as numpy arrays of their shapes and dtypes, by one copy from the device, which is waited for."""
     if all(tensor.device.type == "cpu" for tensor in tensors):
-        return [tensor.numpy() for tensor in tensors]
+        return [_read_only(tensor.numpy()) for tensor in tensors]
     packed = pack(tensors)
     pinned = torch.empty(packed.shape, dtype=torch.uint8, pin_memory=True)
     pinned.copy_(packed, non_blocking=True)
     torch.cuda.current_stream(packed.device).synchronize()
     return unpack(pinned, tensors)
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array, which may share its memory with features that are cached."""
+    array.flags.writeable = False
+    return array
 
 
 def pack(tensors: Sequence[Tensor]) -> Tensor:

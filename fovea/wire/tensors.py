@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -17,9 +18,21 @@ from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire import basis_codec, integer_codec
 from fovea.wire.basis import WireBasis
+from fovea.wire.quantized import ENTROPY, INT4, INT8, Packing, Quantized, all_finite
 
-__all__ = ["DTYPES", "Float32Array", "data_bytes", "dtype_name", "from_message", "parse_dtype", "to_message"]
+__all__ = [
+    "DTYPES",
+    "Float16Array",
+    "Float32Array",
+    "converted_message",
+    "data_bytes",
+    "dtype_name",
+    "from_message",
+    "parse_dtype",
+    "to_message",
+]
 
+Float16Array = npt.NDArray[np.float16]
 Float32Array = npt.NDArray[np.float32]
 
 DTYPES: Final = {
@@ -37,10 +50,11 @@ _ITEM_BYTES: Final = {
     tensor_pb2.DTYPE_BFLOAT16: 2,
 }
 _SCHEMES: Final = {
-    tensor_pb2.DTYPE_INT8: integer_codec.INT8,
-    tensor_pb2.DTYPE_INT4: integer_codec.INT4,
-    tensor_pb2.DTYPE_ENTROPY: integer_codec.ENTROPY,
+    tensor_pb2.DTYPE_INT8: INT8,
+    tensor_pb2.DTYPE_INT4: INT4,
+    tensor_pb2.DTYPE_ENTROPY: ENTROPY,
 }
+_DTYPE_OF_SCHEME: Final = {scheme: dtype for dtype, scheme in _SCHEMES.items()}
 _MAX_AXES: Final = 8
 
 
@@ -84,7 +98,7 @@ def to_message(
     array: Float32Array,
     dtype: tensor_pb2.DType,
     *,
-    packing: integer_codec.Packing = "shorter",
+    packing: Packing = "shorter",
     basis: WireBasis | None = None,
     step: int | None = None,
 ) -> tensor_pb2.Tensor:
@@ -105,21 +119,42 @@ def to_message(
     if dtype == tensor_pb2.DTYPE_BASIS and basis is None:
         raise InvalidRequest("dtype basis needs a wire basis, and none is loaded", param="wire_dtype")
     array = np.ascontiguousarray(array, dtype=np.float32)
-    with np.errstate(over="ignore"):
-        written = array.astype("<f2") if dtype == tensor_pb2.DTYPE_FLOAT16 else array
-    if not np.isfinite(written).all():
-        raise InvalidRequest(f"the tensor has values that are not finite in {dtype_name(dtype)}")
-    tokens = written.reshape(-1, array.shape[-1])
+    if dtype == tensor_pb2.DTYPE_FLOAT16:
+        with np.errstate(over="ignore"):
+            return converted_message(array.astype(np.float16))
+    _check_finite(array, dtype)
+    tokens = array.reshape(-1, array.shape[-1])
     scheme = _SCHEMES.get(dtype)
     if basis is not None and dtype == tensor_pb2.DTYPE_BASIS:
         data = basis_codec.encode(tokens, basis, basis.step if step is None else step)
     elif scheme is not None:
-        data = integer_codec.encode(tokens, scheme, packing=packing)
+        data = integer_codec.quantize(tokens, scheme).write(packing=packing)
     elif dtype == tensor_pb2.DTYPE_BFLOAT16:
-        data = _bfloat16_bits(written).tobytes()
+        data = _bfloat16_bits(array).tobytes()
     else:
-        data = written.astype(written.dtype.newbyteorder("<"), copy=False).tobytes()
-    return tensor_pb2.Tensor(dtype=dtype, shape=array.shape, data=data, crc32=zlib.crc32(data))
+        data = array.astype("<f4", copy=False).tobytes()
+    return _message(dtype, array.shape, data)
+
+
+def converted_message(values: Float16Array | Quantized) -> tensor_pb2.Tensor:
+    """Message with values that have been converted to a wire format, float16 or that of the scheme.
+
+    Raises:
+        InvalidRequest: a value was not finite or too large for the wire format.
+    """
+    if isinstance(values, Quantized):
+        return _message(_DTYPE_OF_SCHEME[values.scheme], values.shape, values.write())
+    _check_finite(values, tensor_pb2.DTYPE_FLOAT16)
+    return _message(tensor_pb2.DTYPE_FLOAT16, values.shape, values.astype("<f2", copy=False).tobytes())
+
+
+def _check_finite(values: Float16Array | Float32Array, dtype: tensor_pb2.DType) -> None:
+    if not all_finite(values):
+        raise InvalidRequest(f"the tensor has values that are not finite in {dtype_name(dtype)}")
+
+
+def _message(dtype: tensor_pb2.DType, shape: Sequence[int], data: bytes) -> tensor_pb2.Tensor:
+    return tensor_pb2.Tensor(dtype=dtype, shape=shape, data=data, crc32=zlib.crc32(data))
 
 
 def from_message(message: tensor_pb2.Tensor, *, max_bytes: int, basis: WireBasis | None = None) -> Float32Array:

@@ -264,6 +264,82 @@ def test_a_pruner_that_fails_fails_alone(make_engine: Any, ask: Any) -> None:
     assert isinstance(second, ZeroDivisionError)
 
 
+def test_a_budget_that_cannot_be_chosen_fails_alone(make_engine: Any, ask: Any) -> None:
+    calls = []
+
+    def choose(job: PrunerInput, params: Any) -> list[int]:
+        calls.append(job.vision.num_inputs)
+        if 2.0**40 in job.vision.hidden:
+            raise ZeroDivisionError
+        return [3] * job.vision.num_inputs
+
+    bound = dataclasses.replace(PRUNERS["none"], name="choosing", prune=PRUNERS["cls"].prune, choose_keep=choose)
+    cls = dataclasses.replace(bound, requirements=PRUNERS["cls"].requirements).bind({})
+    engine = make_engine()
+    prepared = [engine.prepare(EncodeRequest(ask(image).images, TEXT, cls, Budget())) for image in range(3)]
+    compute(engine, ask(1, pruner="cls"))  # the features of image 1 are in the cache, and then made odd
+    digest = prepared[1].media[0].digest
+    with torch.inference_mode():
+        engine._cache.get(digest, frozenset()).batch.hidden[0, 0, 0] = 2.0**40
+    first, second, third = engine.run(prepared)
+    assert isinstance(second, ZeroDivisionError)
+    assert [len(answer[0].positions) for answer in (first, third)] == [3, 3]
+    assert calls == [3, 1, 1, 1]
+
+
+def test_a_large_group_is_pruned_in_parts_with_the_same_result(
+    make_engine: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [ask(i, text=(98, *range(3, 4 + i), 99)) for i in range(4)]
+    whole = compute(make_engine(), *requests)
+    seen = []
+
+    def watch(job: PrunerInput, params: Any) -> Any:
+        seen.append(job.vision.num_inputs)
+        return PRUNERS["desap"].prune(job, params)
+
+    watched = dataclasses.replace(PRUNERS["desap"], prune=watch).bind({})
+    monkeypatch.setattr("encoder_service.pruning_units._MAX_VALUES", 1)
+    parts = compute(make_engine(), *(dataclasses.replace(request, pruner=watched) for request in requests))
+    assert seen == [1] * 4
+    for (got,), (want,) in zip(parts, whole, strict=True):
+        assert_same(got, want)
+
+
+def test_long_questions_do_not_pad_the_short_ones(make_engine: Any, ask: Any, counting: CountingModel) -> None:
+    engine = make_engine(towers=counting)
+    long = (98, *([5] * 200), 99)
+    answers = compute(engine, ask(0), ask(1, text=long), ask(2))
+    assert counting.texts == 2
+    (alone,) = compute(make_engine(), ask(1, text=long))
+    assert_same(answers[1][0], alone[0])
+
+
+def test_an_answer_cannot_change_the_cached_features(make_engine: Any, ask: Any) -> None:
+    engine = make_engine()
+    compute(engine, ask(0, pruner="none"))
+    (answer,) = compute(engine, ask(0, pruner="none"))
+    with pytest.raises(ValueError, match="read-only"):
+        answer[0].features[0, 0] = 1.0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nothing_waits_for_the_gpu_before_the_copy_that_ends_a_batch(
+    make_engine: Any, ask: Any, checkpoints: Any
+) -> None:
+    options = LoadOptions(text_tower=str(checkpoints.clip), device="cuda")
+    engine = make_engine(towers=load(str(checkpoints.hub), options))
+    names = [name for name in PRUNERS if name not in ("flowcut",)]
+    prepared = [engine.prepare(ask(i, pruner=name)) for i, name in enumerate(names)]
+    engine.run(prepared)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        outcomes = engine.run(prepared)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+
+
 @pytest.mark.parametrize("text", [(), (98, 99)])
 def test_a_question_without_words_falls_back_to_saliency(text: tuple[int, ...], make_engine: Any, ask: Any) -> None:
     (empty,), (cls,) = compute(make_engine(), ask(0, text=text)), compute(make_engine(), ask(0, pruner="cls"))

@@ -108,6 +108,13 @@ def encode(towers: EncoderModel, question: tuple[int, ...]) -> Callable[..., Enc
     return run
 
 
+def test_hired_as_released_keeps_one_token_where_rounding_leaves_none(
+    encode: Callable[..., EncodedMedia],
+) -> None:
+    media = encode(noise((112, 112)), "hired", params={"fidelity": True}, keep_tokens=1)
+    assert len(media.positions) == 1
+
+
 @torch.inference_mode()
 def tower_of(unsplit: Any, pixel_values: torch.Tensor) -> Any:
     return unsplit.model.vision_tower(pixel_values, output_hidden_states=True, output_attentions=True)

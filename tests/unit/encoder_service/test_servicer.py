@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from encoder_service.engine import EncoderEngine, PreparedRequest
 from encoder_service.pruners import PRUNERS
+from encoder_service.pruners.base import BoundPruner, PrunedTokens, PrunerInput
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
 from fovea.errors import ServiceError, from_rpc_error
@@ -64,17 +65,15 @@ def request_for(make_image: Callable[..., bytes]) -> Callable[..., encoder_pb2.E
     return make
 
 
-def scale_features(engine: EncoderEngine, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the engine's visual tokens `factor` times as large."""
-    run = engine.run
+def scale_features(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the visual tokens of all pruners `factor` times as large."""
+    prune = BoundPruner.prune
 
-    def scaled(batch: Sequence[PreparedRequest]) -> Any:
-        return [
-            tuple(dataclasses.replace(image, features=image.features * np.float32(factor)) for image in outcome)
-            for outcome in run(batch)
-        ]
+    def scaled(pruner: BoundPruner, inputs: PrunerInput) -> PrunedTokens:
+        tokens = prune(pruner, inputs)
+        return dataclasses.replace(tokens, features=tokens.features * factor)
 
-    monkeypatch.setattr(engine, "run", scaled)
+    monkeypatch.setattr(BoundPruner, "prune", scaled)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -314,7 +313,7 @@ async def test_a_feature_too_large_for_the_wire_names_the_dtypes_that_hold_it(
     start: Any, make_engine: Any, request_for: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make_engine()
-    scale_features(engine, 1e6, monkeypatch)
+    scale_features(1e6, monkeypatch)
     async with start(engine) as service:
         error = await refused(service.stub.Encode(request_for(0), timeout=TIMEOUT_S))
         assert (error.code, error.param) == ("invalid_request", "wire_dtype")
@@ -324,16 +323,36 @@ async def test_a_feature_too_large_for_the_wire_names_the_dtypes_that_hold_it(
             assert (await service.stub.Encode(request, timeout=TIMEOUT_S)).visual_tokens
 
 
+@pytest.mark.parametrize("name", ["float16", "int8", "int4"])
+async def test_what_a_device_cannot_convert_is_refused_with_the_formats_that_hold_it(
+    name: str, start: Any, make_engine: Any, request_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale_features(1e12, monkeypatch)
+    async with start(make_engine()) as service:
+        request = request_for(0, wire_dtype=tensors.parse_dtype(name))
+        error = await refused(service.stub.Encode(request, timeout=TIMEOUT_S))
+    assert (error.code, error.param) == ("invalid_request", "wire_dtype")
+    assert error.message.endswith(f"too large for {name}; accepted: float32, bfloat16")
+
+
+@pytest.mark.parametrize("factor", [float("inf"), float("nan")])
 @pytest.mark.parametrize("wire_dtype", [dtype for name, dtype in tensors.DTYPES.items() if name != "basis"])
 async def test_features_that_are_not_finite_are_a_defect_of_ours(
-    wire_dtype: Any, start: Any, make_engine: Any, request_for: Any, monkeypatch: pytest.MonkeyPatch
+    wire_dtype: Any,
+    factor: float,
+    start: Any,
+    make_engine: Any,
+    request_for: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     engine = make_engine()
-    scale_features(engine, float("inf"), monkeypatch)
+    scale_features(factor, monkeypatch)
     async with start(engine) as service:
         error = await refused(service.stub.Encode(request_for(0, wire_dtype=wire_dtype), timeout=TIMEOUT_S))
     assert (error.code, error.param) == ("internal_error", None)
     assert "not finite" in error.message
+    assert "128 of 128 features are not finite" in caplog.text
 
 
 async def test_a_defect_is_reported_without_its_details(

@@ -125,7 +125,7 @@ MOST_OPERATIONS = {
     "visionzip": 251,
     "prumerge": 233,
     "prumerge_plus": 243,
-    "holov": 243,
+    "holov": 244,
     "hired": 181,
     "cls": 201,
     "uniform": 179,

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
-from fovea.wire import tensors
+from fovea.wire import integer_codec, tensors
+from fovea.wire.quantized import INT4, INT8, Quantized, Scheme, all_finite
 
 CAP = 1 << 24
 GOLDEN = Path(__file__).parents[3] / "golden" / "wire"
@@ -123,6 +124,25 @@ def test_all_zeros_and_constants_survive(name: str) -> None:
     np.testing.assert_allclose(back(wire(ones, name)), ones, rtol=0.6 if name == "entropy" else 2e-3)
 
 
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(65, 600)), elements=st.integers(-3, 3).map(float))
+)
+def test_of_equal_values_the_lowest_channels_are_the_outliers_of_int4(array: np.ndarray) -> None:
+    count = max(1, array.shape[1] // 256)
+    order = np.argsort(-np.abs(array), axis=1, kind="stable")[:, :count]
+    got = integer_codec.quantize(array, INT4)
+    np.testing.assert_array_equal(got.outlier_channels, np.sort(order, axis=1))
+
+
+@pytest.mark.parametrize("scheme", [INT8, INT4])
+def test_tokens_that_are_joined_and_reordered_are_written_as_if_quantized_together(scheme: Scheme) -> None:
+    array, order = tokens(9, 200), np.random.default_rng(5).permutation(9)
+    parts = [integer_codec.quantize(part, scheme) for part in np.split(array, [2, 3])]
+    assert Quantized.joined(parts)[order].write() == integer_codec.quantize(array[order], scheme).write()
+    assert Quantized.joined(parts)[2:3].write() == parts[1].write()
+
+
 @pytest.mark.parametrize("name", INTEGER)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 def test_values_too_large_for_the_scales_are_refused_at_the_sender(name: str, value: float) -> None:
@@ -130,6 +150,12 @@ def test_values_too_large_for_the_scales_are_refused_at_the_sender(name: str, va
     array[1, 3] = value
     with pytest.raises(InvalidRequest, match=r"not finite|too large"):
         wire(array, name)
+
+
+def test_every_float16_is_told_finite_or_not() -> None:
+    for value in np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(-1, 1):
+        assert all_finite(value) == np.isfinite(value[0])
+    assert all_finite(np.empty((3, 0), np.float16))
 
 
 # --- golden messages, read with the generated classes and numpy alone, as docs/wire.md and tensor.proto say.
