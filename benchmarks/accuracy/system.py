@@ -184,7 +184,9 @@ class InProcessSystem:
     ) -> list[Answer]:
         async def answer(question: str, image: EncodedMedia) -> Answer:
             ids = np.array(self._prompts.encode(question, num_images=1), dtype=np.int64)
-            tokens = VisualTokens(image.features, image.positions, (1, image.layout.rows, image.layout.columns))
+            # Copies, as a message would have: arrays of the encoder cannot be written.
+            features, positions = image.features.copy(), image.positions.copy()
+            tokens = VisualTokens(features, positions, (1, image.layout.rows, image.layout.columns))
             request = GenerationRequest(
                 Prompt(ids, (tokens,)),
                 SamplingParams(max_tokens),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -23,22 +25,33 @@ def script(out: Path, *words: str, **environment: str) -> subprocess.CompletedPr
     return subprocess.run(["bash", str(SCRIPT), *words], env=variables, capture_output=True, text=True)
 
 
+def _phases(tmp_path: Path) -> list[list[str]]:
+    """Words of each command that the script runs, by a Python that only writes them down."""
+    recorder, calls = tmp_path / "python", tmp_path / "calls"
+    recorder.write_text(f'#!/bin/sh\n[ "$1" = -m ] && echo "$*" >> {calls}\nexit 0\n')
+    recorder.chmod(0o755)
+    out = tmp_path / "out"
+    done = script(out, "--smoke", PYTHON=str(recorder))
+    assert done.returncode == 0, done.stdout
+    assert sorted(path.name for path in out.iterdir()) == ["log.txt", "results.tar.gz"]
+    assert str(ROOT) not in (out / "log.txt").read_text()
+    return [line.split()[1:] for line in calls.read_text().splitlines()]
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_every_phase_runs_on_the_cpu_in_its_short_form(tmp_path: Path) -> None:
-    done = script(tmp_path, "--smoke", BUDGET_S="800")
-    log = (tmp_path / "log.txt").read_text()
-    assert done.returncode == 0, log
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "results.tar.gz"]
-    with tarfile.open(tmp_path / "results.tar.gz") as packed:
-        names = [name.removeprefix("./") for name in packed.getnames()]
-        status = packed.extractfile("./status.txt")
-        assert status is not None
-        assert {line.split()[-1] for line in status.read().decode().splitlines()} == {"0"}
-    for name in ("encoder_overhead", "prune", "second_question", "start"):
-        assert f"{name}/{name}_cpu.json" in names
-    assert {"device_choices/device_choices.json", "dispatches/dispatches.json"} <= set(names)
-    assert str(ROOT) not in log
+def test_every_phase_runs_on_the_cpu_in_its_short_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    phases, results = _phases(tmp_path), tmp_path / "results"
+    assert phases[0][0] == "benchmarks.golden"
+    for number, (module, *words) in enumerate(phases):
+        # In this process, which has imported torch already.
+        if "--out" in words:
+            words[words.index("--out") + 1] = str(results / str(number))
+        with contextlib.chdir(ROOT):
+            assert importlib.import_module(module).main(words) == 0, (module, words)
+    capsys.readouterr()
+    names = {path.name for path in results.rglob("*.json")}
+    assert {f"{name}_cpu.json" for name in ("encoder_overhead", "prune", "second_question", "start", "graphs")} <= names
+    assert {"device_choices.json", "dispatches.json"} <= names
 
 
 def test_a_phase_that_fails_is_counted_and_the_next_ones_run(tmp_path: Path) -> None:
