@@ -24,9 +24,9 @@ from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
 from benchmarks.speed.encoder_requests import Subject
-from benchmarks.speed.full_size_towers import add_towers, device_of, dtype_of, plain_tower, subject
+from benchmarks.speed.full_size_towers import add_towers, conditions, device_of, plain_tower, subject
 from benchmarks.speed.peak_memory import HOW_MEASURED, peak_bytes
-from benchmarks.speed.timing import add_timing, goal, interleaved, ratio, spreads
+from benchmarks.speed.timing import add_timing, goal, interleaved, milliseconds, ratio, spreads
 from fovea.v1 import tensor_pb2
 from fovea.wire import tensors
 
@@ -120,7 +120,7 @@ def markdown(result: dict[str, Any]) -> str:
                 [
                     str(cell["batch"]),
                     label,
-                    Spread(**{key: 1e3 * value for key, value in cell["seconds"][name].items()}).text(1),
+                    milliseconds(cell["seconds"][name], 1),
                     f"{cell['peak_bytes'][name] / 2**20:,.0f}",
                     "" if over is None else Spread(**over).text(3),
                     "" if over is None else goal(over["median"], bound),
@@ -154,15 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         cells = _measure(args, device, Path(scratch))
     result = {
         "provenance": provenance("benchmarks.speed.encoder_overhead"),
-        "device": device.type,
-        "dtype": str(dtype_of(args, device)).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "shapes": args.shapes,
-        "compile": args.compile,
-        "keep": args.keep,
         "memory_measured_by": HOW_MEASURED[device.type],
-        "num_rounds": args.rounds,
-        "clock": args.clock,
+        **conditions(args, device),
         "cells": cells,
     }
     publish(args.out, f"encoder_overhead_{device.type}", result, markdown(result))

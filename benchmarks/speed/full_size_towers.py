@@ -23,7 +23,7 @@ from encoder_service import models
 from encoder_service.models.base import EncoderModel, LoadOptions
 from fovea.modeling.compute import for_inference, resolve_device
 
-__all__ = ["SHAPES", "add_towers", "can_compile", "device_of", "dtype_of", "plain_tower", "subject"]
+__all__ = ["SHAPES", "add_towers", "can_compile", "conditions", "device_of", "dtype_of", "plain_tower", "subject"]
 
 SHAPES: Final = ("full", "tiny")
 _IMAGE_SIZE: Final = (480, 360)
@@ -64,6 +64,21 @@ def dtype_of(args: argparse.Namespace, device: torch.device) -> torch.dtype:
     name = args.dtype if args.dtype != "auto" else "float32" if device.type == "cpu" else "bfloat16"
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def conditions(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Facts about a run, for its result file: device, dtype, threads, and arguments that change its figures."""
+    compiled = {"compile": args.compile} if hasattr(args, "compile") else {}
+    return {
+        "device": device.type,
+        "dtype": str(dtype_of(args, device)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "shapes": args.shapes,
+        **compiled,
+        "keep": args.keep,
+        "num_rounds": args.rounds,
+        "clock": args.clock,
+    }
 
 
 def subject(args: argparse.Namespace, device: torch.device, scratch: Path) -> Subject:

@@ -23,8 +23,8 @@ from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
 from benchmarks.speed.encoder_requests import Subject
-from benchmarks.speed.full_size_towers import add_towers, device_of, dtype_of, subject
-from benchmarks.speed.timing import add_timing, interleaved, ratio, spreads
+from benchmarks.speed.full_size_towers import add_towers, conditions, device_of, subject
+from benchmarks.speed.timing import add_timing, interleaved, milliseconds, ratio, spreads
 from encoder_service.engine import EncoderEngine, PreparedRequest
 from encoder_service.feature_cache import FeatureCache
 from encoder_service.graphs.capture import Capture, CudaCapture, StandInCapture
@@ -106,10 +106,7 @@ def markdown(result: dict[str, Any]) -> str:
     captured = result["captured"]
     rows = []
     for cell in result["cells"]:
-        times = [
-            Spread(**{key: 1e3 * value for key, value in cell["seconds"][side].items()}).text(2)
-            for side in (_EAGER, _GRAPHS)
-        ]
+        times = [milliseconds(cell["seconds"][side], 2) for side in (_EAGER, _GRAPHS)]
         rows.append(
             [
                 cell["pruner"],
@@ -143,12 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         measured = _measure(args, device, Path(scratch))
     result = {
         "provenance": provenance("benchmarks.speed.graphs"),
-        "device": device.type,
-        "dtype": str(dtype_of(args, device)).removeprefix("torch."),
-        "shapes": args.shapes,
-        "compile": args.compile,
-        "keep": args.keep,
-        "num_rounds": args.rounds,
+        **conditions(args, device),
         **measured,
     }
     publish(args.out, f"graphs_{device.type}", result, markdown(result))

@@ -19,7 +19,7 @@ import torch
 from benchmarks.harness.arguments import command_parser, positive
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
-from benchmarks.speed.full_size_towers import add_towers, device_of, dtype_of, plain_tower
+from benchmarks.speed.full_size_towers import add_towers, conditions, device_of, dtype_of, plain_tower
 from benchmarks.speed.peak_memory import HOW_MEASURED, peak_bytes
 from benchmarks.speed.prune_report import markdown
 from benchmarks.speed.pruner_inputs import grid_of, prunable, random_input
@@ -83,13 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cells = _measure(args, device)
     result = {
         "provenance": provenance("benchmarks.speed.prune"),
-        "device": device.type,
-        "dtype": str(dtype_of(args, device)).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "shapes": args.shapes,
-        "keep": args.keep,
-        "num_rounds": args.rounds,
-        "clock": args.clock,
+        **conditions(args, device),
         "memory_measured_by": HOW_MEASURED[device.type],
         "cells": cells,
         "growth": {name: _growth(cells, name) for name in args.pruners},

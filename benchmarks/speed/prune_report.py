@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from benchmarks.harness.provenance import origin
 from benchmarks.harness.tables import Spread, table
+from benchmarks.speed.timing import milliseconds
 
 __all__ = ["markdown"]
 
@@ -16,10 +17,6 @@ _LINEAR: Final = 1.25
 """Largest exponent that counts as linear growth. Twice the exponent 1 would be quadratic."""
 
 _GROWS_LINEARLY: Final = ("desap",)
-
-
-def _milliseconds(spread: dict[str, float]) -> str:
-    return Spread(**{key: 1e3 * value for key, value in spread.items()}).text(2)
 
 
 def _verdict(met: bool) -> str:
@@ -35,12 +32,12 @@ def _time(result: dict[str, Any]) -> str:
         goals = [] if bound is None else [f"<= {bound:.0%} of the tower, {_verdict(share['median'] <= bound)}"]
         if name in _GROWS_LINEARLY:
             goals.append(f"linear, {_verdict(growth['time'] <= _LINEAR)}")
-        times = [_milliseconds(cell["seconds"][name]) for cell in cells]
+        times = [milliseconds(cell["seconds"][name], 2) for cell in cells]
         percent = Spread(**{key: 100 * value for key, value in share.items()}).text(2)
         rows.append([name, *times, f"{percent} %", f"{growth['time']:.2f}", "; ".join(goals)])
     tokens = [f"{cell['tokens']:,}" for cell in cells]
     header = ["pruner", *tokens, f"share of the tower at {tokens[0]}", "exponent", "goal"]
-    tower = _milliseconds(cells[0]["seconds"]["plain tower"])
+    tower = milliseconds(cells[0]["seconds"]["plain tower"], 2)
     return f"## Milliseconds by number of tokens\n\nThe plain tower: {tower}.\n\n{table(header, rows, num_labels=1)}\n"
 
 

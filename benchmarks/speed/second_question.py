@@ -22,8 +22,8 @@ from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
 from benchmarks.speed.encoder_requests import LENGTHS, Subject, question
-from benchmarks.speed.full_size_towers import add_towers, device_of, dtype_of, subject
-from benchmarks.speed.timing import add_timing, goal, ratio, seconds, spreads
+from benchmarks.speed.full_size_towers import add_towers, conditions, device_of, subject
+from benchmarks.speed.timing import add_timing, goal, milliseconds, ratio, seconds, spreads
 
 __all__ = ["main", "markdown"]
 
@@ -75,10 +75,7 @@ def markdown(result: dict[str, Any]) -> str:
     rows = []
     for cell in result["cells"]:
         for suffix, over in cell["ratios"].items():
-            times = [
-                Spread(**{key: 1e3 * value for key, value in cell["seconds"][name + suffix].items()}).text(1)
-                for name in (_FIRST, _SECOND)
-            ]
+            times = [milliseconds(cell["seconds"][name + suffix], 1) for name in (_FIRST, _SECOND)]
             what = "engine" + suffix
             bound = None if suffix else _GOAL
             rows.append([str(cell["batch"]), what, *times, Spread(**over).text(3), goal(over["median"], bound)])
@@ -105,14 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cells = _measure(args, device, Path(scratch))
     result = {
         "provenance": provenance("benchmarks.speed.second_question"),
-        "device": device.type,
-        "dtype": str(dtype_of(args, device)).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "shapes": args.shapes,
-        "compile": args.compile,
-        "keep": args.keep,
-        "num_rounds": args.rounds,
-        "clock": args.clock,
+        **conditions(args, device),
         "cells": cells,
     }
     publish(args.out, f"second_question_{device.type}", result, markdown(result))

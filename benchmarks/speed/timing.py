@@ -16,7 +16,7 @@ import torch
 from benchmarks.harness.arguments import positive
 from benchmarks.harness.tables import Spread
 
-__all__ = ["add_timing", "goal", "interleaved", "ratio", "seconds", "spreads", "synchronize"]
+__all__ = ["add_timing", "goal", "interleaved", "milliseconds", "ratio", "seconds", "spreads", "synchronize"]
 
 
 _CLOCKS: Final = {"wall": time.perf_counter, "process": time.process_time}
@@ -75,6 +75,11 @@ def ratio(times: Mapping[str, Sequence[float]], name: str, base: str) -> Spread:
 def goal(value: float, bound: float | None) -> str:
     """Table cell of a goal: "<= 1.05x, met"; "" without one."""
     return "" if bound is None else f"<= {bound:g}x, {'met' if value <= bound else 'missed'}"
+
+
+def milliseconds(spread: Mapping[str, float], digits: int) -> str:
+    """Table cell of a spread of seconds, as a result file holds it, in milliseconds."""
+    return Spread(**{key: 1e3 * value for key, value in spread.items()}).text(digits)
 
 
 def spreads(times: Mapping[str, Sequence[float]], digits: int = 6) -> dict[str, Any]:
