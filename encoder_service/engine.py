@@ -31,7 +31,7 @@ from fovea.budget import Budget
 __all__ = ["EncodeRequest", "EncoderEngine", "PreparedMedia", "PreparedRequest"]
 
 _DEFAULT_VIDEO_LIMITS: Final = VideoLimits()
-_SHORT_TEXT: Final = 7
+_SHORT_TEXT_BITS: Final = 7
 """Bits of the number of ids up to which questions share a forward, whatever their lengths: 128 ids."""
 
 _FeatureKey: TypeAlias = tuple[bytes, InTowerPruner | None]  # digest of an image or video, pruner inside the tower
@@ -251,7 +251,7 @@ class EncoderEngine:
         for i, request in enumerate(requests):
             requirements, length = request.pruner.requirements, len(request.text_ids)
             if requirements.text and length >= self.model.min_text_ids:
-                key = requirements.eos_attention, max(_SHORT_TEXT, (length - 1).bit_length())
+                key = requirements.eos_attention, max(_SHORT_TEXT_BITS, (length - 1).bit_length())
                 groups.setdefault(key, []).append(i)
         for (eos_attention, _), indices in groups.items():
 

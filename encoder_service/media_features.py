@@ -114,6 +114,14 @@ class MediaFeatures:
         """Grid positions of the patches of each row, [N_i], without padding."""
         return [positions for positions in self.layout.patch_positions() if len(positions)]
 
+    def index_of_tiles(self) -> IntArray:
+        """Index into `rows` of each tower input, [num_inputs]; 0 for tiles that are all padding."""
+        size = self.layout.rows * self.layout.columns
+        numbers = [int(positions[0]) // size for positions in self.patch_positions()]
+        index = np.zeros(self.layout.num_inputs, np.int64)
+        index[numbers] = np.arange(len(numbers))
+        return index
+
     def have(self, outputs: Set[TowerOutput]) -> bool:
         """Whether all of `outputs` were computed."""
         return outputs <= self.batch.outputs.keys()
@@ -132,15 +140,7 @@ class MediaFeatures:
                 return tensor[first:last].clone()
             return torch.cat([tensor[row : row + 1] for row in self.rows])
 
-        batch = self.batch
-        kept = batch.kept_in_tower
-        copies = TowerFeatures(
-            copy(batch.hidden),
-            batch.grid,
-            {output: copy(values) for output, values in batch.outputs.items()},
-            None if kept is None else copy(kept),
-        )
-        return MediaFeatures(self.layout, copies, tuple(range(len(self.rows))))
+        return MediaFeatures(self.layout, self.batch.mapped(copy), tuple(range(len(self.rows))))
 
 
 def split_batch(batch: TowerFeatures, layouts: Sequence[PatchLayout]) -> list[MediaFeatures]:

@@ -52,7 +52,7 @@ class PrunedMedia:
     """An image or video whose tokens are on the device.
 
     Attributes:
-        source: What was pruned, and how.
+        source: Image or video that was pruned, with its pruner and budget.
         tasks: Task of each unit.
         units: Tokens of each unit; None for one that keeps none.
         cls_tokens: CLS tokens that the language model reads if nothing is pruned, [num_inputs * cls_per_input, C]; None

@@ -116,10 +116,7 @@ def tile_joint_unit(image: MediaFeatures) -> PruningUnit:
     assert layout.mosaic is not None
     size = layout.rows * layout.columns
     positions = np.concatenate([np.arange(size), layout.mosaic.ravel()])
-    numbers = [int(tile[0]) // size for tile in image.patch_positions()]
-    index_of_tile = np.zeros(layout.num_inputs, np.int64)
-    index_of_tile[numbers] = np.arange(len(numbers))
-    patches = index_of_tile[positions // size] * size + positions % size
+    patches = image.index_of_tiles()[positions // size] * size + positions % size
     return PruningUnit(image.batch, image.rows, patches, positions, (1, len(positions)))
 
 
@@ -234,24 +231,18 @@ def _gather_texts(texts: Sequence[TextRow]) -> TextFeatures:
 
 def _gather_units(units: Sequence[PruningUnit], outputs: Set[TowerOutput]) -> TowerFeatures:
     """Features of units of one tower batch."""
-    batch, device = units[0].batch, units[0].batch.hidden.device
+    batch = units[0].batch
     computed = {output: batch.outputs[output] for output in sorted(outputs)}
-    if units[0].patches is None:
-        rows = [unit.rows[0] for unit in units]
-        if rows == list(range(batch.num_inputs)):
-            return TowerFeatures(batch.hidden, units[0].grid, computed, batch.kept_in_tower)
-        index = slice(rows[0], rows[-1] + 1)
-        chosen: slice | Tensor = index
-        if rows != list(range(rows[0], rows[-1] + 1)):
-            chosen = to_device(torch.tensor(rows), device)
-        kept = batch.kept_in_tower
-        return TowerFeatures(
-            batch.hidden[chosen],
-            units[0].grid,
-            {output: values[chosen] for output, values in computed.items()},
-            None if kept is None else kept[chosen],
-        )
-    return _gather_patches(units, computed)
+    if units[0].patches is not None:
+        return _gather_patches(units, computed)
+    features = TowerFeatures(batch.hidden, units[0].grid, computed, batch.kept_in_tower)
+    rows = [unit.rows[0] for unit in units]
+    if rows == list(range(batch.num_inputs)):
+        return features
+    if rows == list(range(rows[0], rows[-1] + 1)):
+        return features.mapped(lambda tensor: tensor[rows[0] : rows[-1] + 1])
+    index = to_device(torch.tensor(rows), batch.hidden.device)
+    return features.mapped(lambda tensor: tensor[index])
 
 
 def _gather_patches(units: Sequence[PruningUnit], computed: dict[TowerOutput, Tensor]) -> TowerFeatures:

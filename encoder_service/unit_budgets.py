@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from encoder_service.isolation import retry_individually
 from encoder_service.media_features import IntArray, MediaFeatures, PatchLayout
 from encoder_service.pruners.base import BoundPruner, TiledImages
@@ -80,30 +78,38 @@ def plan(media: Sequence[MediaToPrune]) -> list[list[PruningTask] | Exception]:
     Values are read from the device only for automatic budgets and where a pruner allocates over tiles, once for each
     group of media that are pruned alike.
     """
-    chosen = _chosen_by_pruner(media)
+    units = [_units(item) for item in media]
+    chosen = _chosen_by_pruner(media, units)
     plans: list[list[PruningTask] | Exception] = []
-    for i, item in enumerate(media):
+    for i, (item, own) in enumerate(zip(media, units, strict=True)):
         try:
-            plans.append(_plan(item, chosen.get(i)))
+            plans.append(_plan(item, own, chosen.get(i)))
         except Exception as error:  # an image that fails must not fail the others of its batch
             plans.append(error)
     _allocate_over_tiles(media, plans)
     return plans
 
 
-def _units(item: MediaToPrune) -> list[PruningUnit]:
-    if item.joins_frames and item.features.layout.is_video:
-        return [frame_joint_unit(item.features)]
-    return units_of(item.features)
+def _units(item: MediaToPrune) -> list[PruningUnit] | Exception:
+    """Units of an image or video, or the error of a video whose frames cannot be joined."""
+    try:
+        if item.joins_frames and item.features.layout.is_video:
+            return [frame_joint_unit(item.features)]
+        return units_of(item.features)
+    except Exception as error:
+        return error
 
 
-def _plan(item: MediaToPrune, chosen: list[int] | Exception | None) -> list[PruningTask]:
+def _plan(
+    item: MediaToPrune, units: list[PruningUnit] | Exception, chosen: list[int] | Exception | None
+) -> list[PruningTask]:
     """Tasks of an image or video; `chosen` has what the pruner chose for each unit."""
+    if isinstance(units, Exception):
+        raise units
     if isinstance(chosen, Exception):
         raise chosen
-    units, layout = _units(item), item.features.layout
+    layout, budget = item.features.layout, item.budget
     sizes = [unit.num_patches for unit in units]
-    budget = item.budget
     allocated = _capped(chosen or allocate_budget(sizes, budget), sizes, layout, budget.max_tokens)
     if layout.mosaic is not None and item.pruner.pruner.joins_tiles and sum(allocated) < sum(sizes):
         units, allocated = [tile_joint_unit(item.features)], [sum(allocated)]
@@ -129,20 +135,17 @@ def _capped(allocated: Sequence[int], sizes: Sequence[int], layout: PatchLayout,
     return list(allocate_budget(allocated, Budget(keep_tokens=max(1, min(max_tokens, kept - 1)))))
 
 
-def _chosen_by_pruner(media: Sequence[MediaToPrune]) -> dict[int, list[int] | Exception]:
+def _chosen_by_pruner(
+    media: Sequence[MediaToPrune], units: Sequence[list[PruningUnit] | Exception]
+) -> dict[int, list[int] | Exception]:
     """Budgets that pruners choose for the units of media with an automatic budget, by index of the image or video."""
     chosen: dict[int, list[int] | Exception] = {}
     owners: dict[int, tuple[int, int]] = {}  # of a task by its id: index of the image or video, number of the unit
     tasks: list[PruningTask] = []
-    for i, item in enumerate(media):
-        if item.budget.is_auto and item.pruner.pruner.choose_keep is not None:
-            try:
-                units = _units(item)
-            except Exception as error:
-                chosen[i] = error
-                continue
-            chosen[i] = [0] * len(units)
-            tasks += (of_item := [item.task(unit, unit.num_patches) for unit in units])
+    for i, (item, own) in enumerate(zip(media, units, strict=True)):
+        if item.budget.is_auto and item.pruner.pruner.choose_keep is not None and not isinstance(own, Exception):
+            chosen[i] = [0] * len(own)
+            tasks += (of_item := [item.task(unit, unit.num_patches) for unit in own])
             owners |= {id(task): (i, number) for number, task in enumerate(of_item)}
     for group in grouped(tasks):
         for task, keep in zip(group, retry_individually(_choose, group), strict=True):
@@ -216,8 +219,4 @@ def _tile_at(image: MediaFeatures) -> IntArray:
     """Index of the tile, among those that are not all padding, of each patch of the mosaic."""
     layout = image.layout
     assert layout.mosaic is not None
-    size = layout.rows * layout.columns
-    index_of_tile = np.zeros(layout.num_inputs, np.int64)
-    for index, positions in enumerate(image.patch_positions()):
-        index_of_tile[positions[0] // size] = index
-    return index_of_tile[layout.mosaic // size]
+    return image.index_of_tiles()[layout.mosaic // (layout.rows * layout.columns)]

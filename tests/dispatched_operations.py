@@ -9,7 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class _Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):
+    """Names of the operations that run inside."""
+
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
@@ -22,6 +24,6 @@ class _Operations(TorchDispatchMode):
 @torch.inference_mode()
 def operations_of(run: Callable[[], object]) -> list[str]:
     """Names of the operations, such as `aten.add.Tensor`, that `run` dispatches without autograd."""
-    with _Operations() as operations:
+    with Operations() as operations:
         run()
     return operations.names

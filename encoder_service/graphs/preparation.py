@@ -31,7 +31,7 @@ def prepare(model: EncoderModel, settings: EncoderSettings) -> RunPruner:
             log.warning("family %s is computed without CUDA graphs", model.family)
         return run_pruner
     if settings.compile:
-        warm_up(model, settings.max_batch_size)
+        _warm_up(model, settings.max_batch_size)
     if settings.cuda_graphs == "off" or model.device.type != "cuda":
         return run_pruner
     keep = None
@@ -43,12 +43,10 @@ def prepare(model: EncoderModel, settings: EncoderSettings) -> RunPruner:
 
 
 @torch.inference_mode()
-def warm_up(model: ClipEncoder, max_batch_size: int) -> float:
-    """Runs the compiled layers once for each size of batch that graphs have; returns the seconds, and logs them."""
+def _warm_up(model: ClipEncoder, max_batch_size: int) -> None:
+    """Runs the compiled layers once for each size of batch that graphs have, and logs the seconds."""
     start = time.perf_counter()
     side = int(model.vision_tower.vision_model.config.image_size)
     for size in batch_sizes(max_batch_size):
         model.vision_tower.compute(torch.zeros(size, 3, side, side, device=model.device, dtype=model.dtype), ())
-    seconds = time.perf_counter() - start
-    log.info("the layers of the vision tower are compiled, in %.1f s", seconds)
-    return seconds
+    log.info("the layers of the vision tower are compiled, in %.1f s", time.perf_counter() - start)

@@ -97,9 +97,13 @@ class TowerFeatures:
 
     def at(self, index: int) -> TowerFeatures:
         """Features of one tower input of the batch, without a batch axis."""
+        return self.mapped(lambda tensor: tensor[index])
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> TowerFeatures:
+        """The features with `change` applied to each tensor."""
         kept = self.kept_in_tower
-        outputs = {output: values[index] for output, values in self.outputs.items()}
-        return TowerFeatures(self.hidden[index], self.grid, outputs, None if kept is None else kept[index])
+        outputs = {output: change(values) for output, values in self.outputs.items()}
+        return TowerFeatures(change(self.hidden), self.grid, outputs, None if kept is None else change(kept))
 
     @property
     def nbytes(self) -> int:

@@ -13,7 +13,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -26,6 +25,7 @@ from encoder_service.models.pixel_normalizer import PixelNormalizer
 from encoder_service.models.pixel_table import ALL_LEVELS, PixelTables, read_table
 from encoder_service.models.preprocessing import ImageProcessor
 from fovea.modeling.errors import CheckpointError
+from tests.dispatched_operations import Operations
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -38,18 +38,6 @@ def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 def clip_of(count: int, size: tuple[int, int]) -> VideoFrames:
     return VideoFrames(tuple(noise(size, seed) for seed in range(count)))
-
-
-class Operations(TorchDispatchMode):
-    """Counts dispatched torch operations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module")
