@@ -15,12 +15,21 @@ from encoder_service.pruners.base import BoundPruner, PrunerInput, TextFeatures,
 from encoder_service.pruners.tower_outputs import CLS_HIDDEN, TowerOutput
 from fovea.modeling.transfers import to_device
 
-__all__ = ["PruningUnit", "TextRow", "frame_joint_unit", "gather", "grouped", "tile_joint_unit", "units_of"]
+__all__ = [
+    "PruningTask",
+    "PruningUnit",
+    "TextRow",
+    "frame_joint_unit",
+    "gather",
+    "grouped",
+    "tile_joint_unit",
+    "units_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """A question: a row of a batch that the text tower computed."""
+    """Features of one question: a row of a batch that the text tower computed."""
 
     batch: TextFeatures
     row: int
@@ -28,18 +37,18 @@ class TextRow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PruningUnit:
-    """What a pruner prunes at once: the patches of one tower input, or of several joined into one.
+    """Patches that are pruned together: those of one tower input, or of several joined into one.
 
-    A joint unit has the mean of the CLS vectors of its tower inputs. Saliency stays that of each input's own CLS: an
-    input with concentrated attention keeps more than one where it is spread out.
+    The CLS vector of a joint unit is the mean over its tower inputs. Saliency is not averaged: each patch has that of
+    its own input's CLS. An input with concentrated attention keeps more tokens than one with spread attention.
 
     Attributes:
         batch: Features that the rows belong to.
         rows: Rows of the tower inputs.
-        patches: Index of the unit's patches among those of all rows, one row after the other, [N]; None for all
-            patches of one row.
-        positions: Grid position of each patch, [N].
-        grid: Rows and columns, N together.
+        patches: Indices into the patches of `rows`, one tower input after the other, [N]; None for all patches of one
+            tower input.
+        positions: Grid position of each patch in the image or video, [N].
+        grid: Height and width of the unit's grid; N is their product.
     """
 
     batch: TowerFeatures
@@ -62,7 +71,7 @@ class PruningUnit:
 def units_of(media: MediaFeatures) -> list[PruningUnit]:
     """One unit for each tower input that is not all padding, without its padding.
 
-    The patches that remain of a tile are a rectangle, which becomes its grid.
+    The patches of a tile that are not padding form a rectangle; its height and width are the unit's grid.
     """
     layout = media.layout
     size, units = layout.rows * layout.columns, []
@@ -81,9 +90,9 @@ def units_of(media: MediaFeatures) -> list[PruningUnit]:
 
 
 def _without_padding(batch: TowerFeatures, row: int, patches: IntArray, grid: tuple[int, int]) -> TowerFeatures:
-    """One row of a batch that was pruned inside the tower, with those of `patches` that the tower kept.
+    """Row of a batch that was pruned inside the tower, without the kept patches that are padding.
 
-    The number that remains depends on the image, so it is read here, image by image.
+    How many patches that leaves depends on the image, so indices are copied to the CPU here, image by image.
     """
     assert batch.kept_in_tower is not None
     kept = batch.kept_in_tower[row].cpu().numpy()
@@ -98,10 +107,10 @@ def _without_padding(batch: TowerFeatures, row: int, patches: IntArray, grid: tu
 
 
 def frame_joint_unit(video: MediaFeatures) -> PruningUnit:
-    """The frames of a video as one unit, below each other.
+    """The frames of a video as one unit, stacked vertically.
 
     Raises:
-        ValueError: The tower was pruned inside, frame by frame.
+        ValueError: The frames were pruned inside the tower.
     """
     if video.batch.kept_in_tower is not None:
         raise ValueError("frames that were pruned inside the tower cannot be joined")
@@ -123,20 +132,20 @@ def tile_joint_unit(image: MediaFeatures) -> PruningUnit:
 _GroupKey: TypeAlias = tuple[object, ...]
 
 _MAX_VALUES: Final = 2**26
-"""Largest number of values in a call of a pruner with several tasks: 256 MiB in float32."""
+"""Largest number of values in a call with several tasks, roughly: 256 MiB in float32. A single task may have more."""
 _PER_TEXT_POSITION: Final = 6
-"""Matrices of patches by text positions that FCMA holds at once."""
+"""Number of [patches, text positions] matrices that FCMA (`pruners/fcma.py`) holds at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PruningTask:
-    """A unit with what it is pruned with.
+    """Unit of pruning with its pruner, budget, text and seed.
 
     Attributes:
         unit: The unit.
-        pruner: Its request's pruner.
+        pruner: Pruner of the unit's request.
         keep: Number of tokens to keep.
-        text: Features of its question; None if the pruner reads none.
+        text: Features of the request's question; None if the pruner reads none.
         seed: Seed of random choices.
     """
 
@@ -172,38 +181,38 @@ class PruningTask:
 
 
 def grouped(tasks: Iterable[PruningTask]) -> list[list[PruningTask]]:
-    """Tasks that can be pruned as one batch, those on the same tower batch next to each other.
+    """Groups of tasks that can be pruned as one batch; tasks of one tower batch are next to each other.
 
-    A group is split where the tensors of its pruner would be large.
+    A group of more than `_MAX_VALUES` values is split.
     """
     groups: dict[_GroupKey, list[PruningTask]] = {}
     for task in tasks:
         groups.setdefault(task.key, []).append(task)
     parts: list[list[PruningTask]] = []
     for group in groups.values():
-        in_order = [task for source in _by_source(group) for task in source]
+        in_order = [task for of_batch in _by_tower_batch(group) for task in of_batch]
         at_once = max(1, _MAX_VALUES // in_order[0].num_values)
         parts += [in_order[start : start + at_once] for start in range(0, len(in_order), at_once)]
     return parts
 
 
-def _by_source(tasks: Sequence[PruningTask]) -> list[list[PruningTask]]:
-    sources: dict[int, list[PruningTask]] = {}
+def _by_tower_batch(tasks: Sequence[PruningTask]) -> list[list[PruningTask]]:
+    by_batch: dict[int, list[PruningTask]] = {}
     for task in tasks:
-        sources.setdefault(id(task.unit.batch), []).append(task)
-    return list(sources.values())
+        by_batch.setdefault(id(task.unit.batch), []).append(task)
+    return list(by_batch.values())
 
 
 def gather(tasks: Sequence[PruningTask], *, outputs: Set[TowerOutput] | None = None) -> PrunerInput:
-    """Input of a pruner with a group of tasks.
+    """Input of the pruner for a group of tasks.
 
     Args:
         tasks: A group, see `grouped`.
-        outputs: Tower outputs of the input; None for those that the pruner requires.
+        outputs: Tower outputs to include; None for those that the pruner requires.
     """
     first = tasks[0]
     outputs = first.pruner.requirements.outputs if outputs is None else outputs
-    parts = [_gather_units([task.unit for task in source], outputs) for source in _by_source(tasks)]
+    parts = [_gather_units([task.unit for task in of_batch], outputs) for of_batch in _by_tower_batch(tasks)]
     texts = [task.text for task in tasks if task.text is not None]
     return PrunerInput(
         _concatenated(parts), first.keep, _gather_texts(texts) if texts else None, [task.seed for task in tasks]
@@ -246,7 +255,7 @@ def _gather_units(units: Sequence[PruningUnit], outputs: Set[TowerOutput]) -> To
 
 
 def _gather_patches(units: Sequence[PruningUnit], computed: dict[TowerOutput, Tensor]) -> TowerFeatures:
-    """Features of units with patches of their own, or of several tower inputs, of one tower batch."""
+    """Features of units of one tower batch whose `patches` are given: tiles with padding, and joint units."""
     batch, device = units[0].batch, units[0].batch.hidden.device
     rows = np.array([unit.rows for unit in units])  # [G, t]
     patches = np.stack([unit.patches for unit in units if unit.patches is not None])  # [G, N]
