@@ -131,11 +131,13 @@ class ServiceClient(Generic[InfoT]):
     async def serving(self, timeout_s: float) -> bool:
         """Whether the service reports SERVING through grpc.health.v1."""
         stub = health_pb2_grpc.HealthStub(self.connection.channel)
-        try:
+        is_serving = False
+        with contextlib.suppress(grpc.aio.AioRpcError):
             reply = await stub.Check(health_pb2.HealthCheckRequest(service=self.service), timeout=timeout_s)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+            is_serving = reply.status == health_pb2.HealthCheckResponse.SERVING
+        if not is_serving:
+            self.invalidate_info()  # what comes back may have another checkpoint or other settings
+        return is_serving
 
     async def reachable(self, timeout_s: float) -> bool:
         """Whether a connection becomes ready within `timeout_s` seconds."""

@@ -71,6 +71,23 @@ async def test_info_is_refreshed_after_its_ttl_and_kept_during_an_outage() -> No
     await client.close()
 
 
+async def test_a_service_that_was_seen_away_is_asked_for_its_info_when_it_is_back() -> None:
+    servicer, clock = ScriptedEncoder(), Clock()
+    server = await serve(servicer)
+    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
+    assert (await client.info()).fingerprint == "aaaa"
+    servicer.info.fingerprint = "bbbb"
+    assert await client.serving(10)
+    assert (await client.info()).fingerprint == "aaaa"
+    await server.report_serving(False)
+    assert not await client.serving(10)
+    await server.report_serving(True)
+    assert await client.serving(10)
+    assert (await client.info()).fingerprint == "bbbb"
+    await client.close()
+    await server.grpc.stop(0)
+
+
 async def test_concurrent_callers_share_one_info_call() -> None:
     servicer, clock = ScriptedEncoder(), Clock()
     servicer.info_gate.shut()
