@@ -19,8 +19,8 @@ import torch
 
 from encoder_service import models
 from encoder_service.basis_learning import learn_basis
-from encoder_service.engine import EncoderEngine, EncodeRequest, PreparedRequest
-from encoder_service.feature_cache import FeatureCache
+from encoder_service.engine.engine import EncoderEngine, EncodeRequest, PreparedRequest
+from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
-from encoder_service.video_limits import VideoLimits
+from encoder_service.media.video_limits import VideoLimits
 from fovea.rpc.server import split_address
 from fovea.settings import GrpcSettings, settings_config
 

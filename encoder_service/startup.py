@@ -8,16 +8,16 @@ import logging
 from typing import Final
 
 from encoder_service import models
-from encoder_service.batching import Batcher
-from encoder_service.engine import EncoderEngine
-from encoder_service.executor import EncoderExecutor
-from encoder_service.feature_cache import FeatureCache
-from encoder_service.graphs.preparation import prepare
-from encoder_service.media_decoding import MediaPool, media_pool
+from encoder_service.engine.batching import Batcher
+from encoder_service.engine.engine import EncoderEngine
+from encoder_service.engine.executor import EncoderExecutor
+from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.engine.graphs.preparation import prepare
+from encoder_service.media.decoding import MediaPool, media_pool
+from encoder_service.media.video_limits import VideoLimits
 from encoder_service.models.base import LoadOptions
-from encoder_service.servicer import EncoderBatcher, EncoderServicer
+from encoder_service.server.servicer import EncoderBatcher, EncoderServicer
 from encoder_service.settings import EncoderSettings
-from encoder_service.video_limits import VideoLimits
 from fovea.modeling.compute import set_threads
 from fovea.processes import fork_server
 from fovea.processes.cores import available_cores
@@ -34,7 +34,7 @@ __all__ = ["WORKER_MODULES", "serve"]
 log = logging.getLogger("encoder_service")
 
 _SERVICE = "fovea.v1.EncoderService"
-WORKER_MODULES: Final = ("encoder_service.media_decoding",)
+WORKER_MODULES: Final = ("encoder_service.media.decoding",)
 _WATCH_INTERVAL_S: Final = 0.5
 
 

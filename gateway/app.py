@@ -12,24 +12,24 @@ from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
 from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
 from fovea.rpc.channel import Access
 from gateway import metrics
-from gateway.api import answer, docs_page, explain, health, pruners
-from gateway.api.admission import Admission
-from gateway.api.body_limit import BodyLimit
-from gateway.api.drain import Drain
-from gateway.api.error_handlers import install_error_handlers
-from gateway.api.request_context import RequestContext
 from gateway.cache.base import Cache
 from gateway.cache.memory import MemoryCache
 from gateway.cache.redis import RedisCache
 from gateway.clients.encoder import EncoderClient
 from gateway.clients.llm import LLMClient
-from gateway.explanation_renderer import ExplanationRenderer
-from gateway.fetch import MediaFetcher
-from gateway.media_loader import MediaLimits, MediaLoader
-from gateway.pipeline import Pipeline
-from gateway.request_planner import RequestPlanner
+from gateway.core.pipeline import Pipeline
+from gateway.core.request_planner import RequestPlanner
+from gateway.http import answer, docs_page, explain, health, pruners
+from gateway.http.admission import Admission
+from gateway.http.body_limit import BodyLimit
+from gateway.http.drain import Drain
+from gateway.http.error_handlers import install_error_handlers
+from gateway.http.explanation_renderer import ExplanationRenderer
+from gateway.http.request_context import RequestContext
+from gateway.media.fetch import MediaFetcher
+from gateway.media.loader import MediaLimits, MediaLoader
 from gateway.settings import GatewaySettings
-from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer, TokenizerFiles
+from gateway.tokenization.tokenizers import PromptTokenizer, TextTowerTokenizer, TokenizerFiles
 
 __all__ = ["create_app"]
 
@@ -112,7 +112,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         version=__version__,
         description="Answers questions about images, with only the visual tokens that matter.",
         lifespan=lifespan,
-        docs_url=None,  # replaced by gateway.api.docs_page: FastAPI's pages load scripts from other hosts
+        docs_url=None,  # replaced by gateway.http.docs_page: FastAPI's pages load scripts from other hosts
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,  # a redirect would repeat the client's Host header

@@ -10,7 +10,7 @@ from pydantic_settings import NoDecode
 from fovea import checkpoints
 from fovea.rpc.server import split_address
 from fovea.settings import ServiceSettings, settings_config
-from gateway.media_url import ascii_host
+from gateway.media.urls import ascii_host
 
 __all__ = ["GatewaySettings"]
 

@@ -14,8 +14,8 @@ import uvicorn
 
 from fovea import telemetry
 from fovea.rpc.server import split_address
-from gateway.api.drain import Drain
 from gateway.app import create_app
+from gateway.http.drain import Drain
 from gateway.settings import GatewaySettings
 
 __all__ = ["main"]
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         host=host,
         port=port,
         log_config=None,
-        access_log=False,  # written by gateway.api.request_context, with request id and outcome
+        access_log=False,  # written by gateway.http.request_context, with request id and outcome
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.drain_grace_s) + _SEND_GRACE_S,
     )

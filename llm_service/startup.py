@@ -17,12 +17,12 @@ from fovea import checkpoints
 from fovea.modeling.compute import resolve_device, set_threads
 from fovea.modeling.errors import CheckpointError
 from fovea.wire import basis_file
-from llm_service.engines.base import LLMEngine
-from llm_service.engines.transformers import TransformersEngine
+from llm_service.engine.base import LLMEngine
+from llm_service.engine.transformers import TransformersEngine
 from llm_service.models import load_model, load_visual_embedder
 from llm_service.models.base import VisualEmbedder
 from llm_service.prompts import PromptLimits
-from llm_service.servicer import ServedModel
+from llm_service.server.servicer import ServedModel
 from llm_service.settings import LLMSettings
 
 __all__ = ["load"]
@@ -90,8 +90,8 @@ def _load_transformers(settings: LLMSettings, checkpoint: Path) -> tuple[LLMEngi
 
 def _load_vllm(settings: LLMSettings, checkpoint: Path) -> tuple[LLMEngine, VisualEmbedder, int]:
     try:
-        from llm_service.engines.vllm.arguments import engine_arguments, vllm_device
-        from llm_service.engines.vllm.engine import VllmEngine
+        from llm_service.engine.vllm.arguments import engine_arguments, vllm_device
+        from llm_service.engine.vllm.engine import VllmEngine
     except ImportError as error:
         raise CheckpointError(
             f"engine vllm needs the package vllm, which cannot be imported ({error}): pip install 'fovea[vllm]'"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from encoder_service.media_features import MediaFeatures
+from encoder_service.engine.pruning_units import PruningTask, gather, units_of
+from encoder_service.models.media_features import MediaFeatures
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import TextFeatures, TowerFeatures
-from encoder_service.pruning_units import PruningTask, gather, units_of
 
 __all__ = ["single_text", "tower_features"]
 

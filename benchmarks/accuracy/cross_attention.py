@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import LlavaConfig
 
 from encoder_service.pruners.base import TowerFeatures
-from gateway.tokenizers import PromptTokenizer
-from llm_service.engines.base import CrossAttention, Done, GenerationRequest
+from gateway.tokenization.tokenizers import PromptTokenizer
+from llm_service.engine.base import CrossAttention, Done, GenerationRequest
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.sampling import SamplingParams
 from llm_service.settings import LLMSettings

@@ -17,7 +17,7 @@ from benchmarks.harness.arguments import add_seed, positive
 from benchmarks.harness.images import png
 from benchmarks.harness.intervals import Floats, clustered_mean
 from benchmarks.harness.output import add_output
-from encoder_service.encoded_media import EncodedMedia
+from encoder_service.engine.encoded_media import EncodedMedia
 from fovea.checkpoints.shipped import shipped_checkpoint
 from lab.questions import GROUPS, Question, evaluation_questions, score
 

@@ -1,7 +1,7 @@
 """The engines of the three services in one process, without sockets: the fastest way to answer thousands of questions.
 
-Nothing is reimplemented: gateway.tokenizers writes the ids, encoder_service.engine encodes and prunes,
-llm_service.engines decodes. Visual tokens pass from one to the other as float32, unless a caller of `encode` and
+Nothing is reimplemented: gateway.tokenization.tokenizers writes the ids, encoder_service.engine.engine encodes and
+prunes, llm_service.engine decodes. Visual tokens pass from one to the other as float32, unless a caller of `encode` and
 `decode` changes them in between. `tests/e2e` shows that the services give the same answers over gRPC.
 """
 
@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from encoder_service import models
-from encoder_service.encoded_media import EncodedMedia
-from encoder_service.engine import EncoderEngine, EncodeRequest
-from encoder_service.feature_cache import FeatureCache
+from encoder_service.engine.encoded_media import EncodedMedia
+from encoder_service.engine.engine import EncoderEngine, EncodeRequest
+from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from fovea.budget import Budget
-from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
-from llm_service.engines.base import Delta, Done, GenerationRequest, PruningParams
+from gateway.tokenization.tokenizers import PromptTokenizer, TextTowerTokenizer
+from llm_service.engine.base import Delta, Done, GenerationRequest, PruningParams
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
 from llm_service.pruners.plan import bind

@@ -34,7 +34,7 @@ from encoder_service.pruners.base import TextFeatures, TowerFeatures
 from encoder_service.pruners.desap import DesapParameters, joint_output, question_vector, task_map
 from encoder_service.pruners.tower_outputs import SALIENCY_LAST, OutputKind, TowerOutput
 from fovea.checkpoints.shipped import shipped_checkpoint
-from gateway.tokenizers import TextTowerTokenizer
+from gateway.tokenization.tokenizers import TextTowerTokenizer
 from lab.questions import Question, evaluation_questions
 from lab.render import label_patches
 from lab.scenes import COLORS, SHAPES, Thing

@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 
 from benchmarks.exactness.cases import UNKNOWN_SECONDS, ExactnessCase
 from encoder_service import models as encoder_models
-from encoder_service.media_features import VideoFrames
 from encoder_service.models.base import LoadOptions
+from encoder_service.models.media_features import VideoFrames
 from fovea.processes.stack import Stack
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
-from gateway.tokenizers import PromptTokenizer
+from gateway.tokenization.tokenizers import PromptTokenizer
 from llm_service.models import load_model
 from llm_service.prompts import PromptLimits, read_prompt
 

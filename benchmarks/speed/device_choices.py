@@ -22,7 +22,7 @@ from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import table
 from benchmarks.speed.encoder_requests import shipped
 from benchmarks.speed.pruner_inputs import grid_of, prunable, random_input
-from encoder_service.encoded_media import EncodedMedia
+from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.pruners import PRUNERS
 from fovea.modeling.compute import resolve_device
 

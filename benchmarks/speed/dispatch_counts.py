@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from encoder_service.engine import EncoderEngine, EncodeRequest, PreparedRequest
+from encoder_service.engine.engine import EncoderEngine, EncodeRequest, PreparedRequest
 
 __all__ = ["Counts", "count_dispatches", "recorded"]
 

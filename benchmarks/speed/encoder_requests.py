@@ -12,11 +12,11 @@ import numpy as np
 from benchmarks.checkpoints.tiny import clip, llava_next, qwen2_5_vl
 from benchmarks.harness.images import noise_image, png
 from encoder_service import models
-from encoder_service.engine import EncoderEngine, EncodeRequest
-from encoder_service.feature_cache import FeatureCache
+from encoder_service.engine.engine import EncoderEngine, EncodeRequest
+from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.requests import pruners_of
+from encoder_service.server.requests import pruners_of
 from fovea.budget import Budget
 from fovea.checkpoints.shipped import shipped_checkpoint
 

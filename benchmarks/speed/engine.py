@@ -29,7 +29,7 @@ from benchmarks.harness.children import run_child
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
 from benchmarks.speed.engine_report import ENGINES, markdown, plot, summary
-from llm_service.engines.base import Done, GenerationRequest, LLMEngine
+from llm_service.engine.base import Done, GenerationRequest, LLMEngine
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.sampling import SamplingParams
 from llm_service.settings import LLMSettings

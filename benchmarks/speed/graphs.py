@@ -25,10 +25,10 @@ from benchmarks.harness.tables import Spread, table
 from benchmarks.speed.encoder_requests import Subject
 from benchmarks.speed.full_size_towers import add_towers, conditions, device_of, subject
 from benchmarks.speed.timing import add_timing, interleaved, milliseconds, ratio, spreads
-from encoder_service.engine import EncoderEngine, PreparedRequest
-from encoder_service.feature_cache import FeatureCache
-from encoder_service.graphs.capture import Capture, CudaCapture, StandInCapture
-from encoder_service.graphs.encoder_graphs import GRAPHED_PRUNERS, EncoderGraphs
+from encoder_service.engine.engine import EncoderEngine, PreparedRequest
+from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.engine.graphs.capture import Capture, CudaCapture, StandInCapture
+from encoder_service.engine.graphs.encoder_graphs import GRAPHED_PRUNERS, EncoderGraphs
 from encoder_service.models.clip_encoder import ClipEncoder
 
 __all__ = ["main", "markdown"]

@@ -33,7 +33,7 @@ from benchmarks.harness.images import jpeg
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
-from encoder_service.media_decoding import MediaDecoder
+from encoder_service.media.decoding import MediaDecoder
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.media import QwenMedia, SquareMedia, TiledMedia
 from encoder_service.models.preprocessing import ImageProcessor

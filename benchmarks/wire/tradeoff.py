@@ -28,9 +28,9 @@ from benchmarks.harness.intervals import Floats, clustered_mean
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
 from benchmarks.wire.tradeoff_report import markdown, plot
-from encoder_service.encoded_media import EncodedMedia
+from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.pruners import PRUNERS
-from encoder_service.wire_budget import fit_messages, max_tokens_for_bytes
+from encoder_service.server.wire_budget import fit_messages, max_tokens_for_bytes
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.v1 import tensor_pb2
 from fovea.wire import basis_file, tensors

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import torch
 
-from encoder_service.media_features import MediaFeatures, TowerInputs
 from encoder_service.models.media import MediaProcessor
+from encoder_service.models.media_features import MediaFeatures, TowerInputs
 from encoder_service.models.pixel_normalizer import PixelNormalizer
 from encoder_service.pruners.base import TextFeatures
 from encoder_service.pruners.in_tower import InTowerPruner

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-from encoder_service.media_features import MediaFeatures, TowerInputs, split_batch
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.models.media import TiledMedia
+from encoder_service.models.media_features import MediaFeatures, TowerInputs, split_batch
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
 from fovea.modeling.configs import read_config

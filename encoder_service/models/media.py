@@ -10,9 +10,9 @@ from typing import Final, Protocol
 
 from PIL import Image
 
-from encoder_service.media_features import PatchLayout, TowerInputs, VideoFrames
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.frames import FrameProcessor
+from encoder_service.models.media_features import PatchLayout, TowerInputs, VideoFrames
 from encoder_service.models.pixel_table import PixelTables
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.models.qwen_pixels import QwenPixels

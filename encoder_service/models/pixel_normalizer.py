@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from encoder_service.media_features import TowerInputs
+from encoder_service.models.media_features import TowerInputs
 from encoder_service.models.pixel_table import NUM_CHANNELS, NUM_LEVELS, PixelTables
 from fovea.modeling.transfers import to_device
 

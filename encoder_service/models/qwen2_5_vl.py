@@ -22,10 +22,10 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLVisionRotaryEmbedding,
 )
 
-from encoder_service.media_features import MediaFeatures, TowerInputs, split_batch
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.fingerprint import settings_fingerprint
 from encoder_service.models.media import QwenMedia
+from encoder_service.models.media_features import MediaFeatures, TowerInputs, split_batch
 from encoder_service.models.pixel_normalizer import PixelNormalizer
 from encoder_service.models.qwen_pixels import QwenPixels
 from encoder_service.models.qwen_vision import QWEN_OUTPUTS, QwenVisionTower

@@ -29,7 +29,7 @@ _MAX_CALL_S: Final = 600.0
 _SERVICE_CONFIG: Final = {
     "methodConfig": [
         {
-            # The other methods are not retried here: gateway.retry retries them unless they must not run twice.
+            # The other methods are not retried here: gateway.core.retry retries them unless they must not run twice.
             "name": [
                 {"service": "fovea.v1.EncoderService", "method": "GetModelInfo"},
                 {"service": "fovea.v1.LLMService", "method": "GetModelInfo"},

@@ -42,7 +42,7 @@ def quantize(array: Float32Array, scheme: Scheme) -> Quantized:
 
     The error of a value is at most half its scale, plus the rounding of a mean or an outlier to float16. With a
     transform, half the scale limits the root mean square of the errors of each channel instead.
-    `encoder_service.wire_values` computes the same on a device, bit for bit.
+    `encoder_service.engine.wire_values` computes the same on a device, bit for bit.
 
     Args:
         array: finite tokens, [R, C].

@@ -52,7 +52,7 @@ class MemoryCache:
             entries[key] = value
 
     async def acquire(self, key: str) -> str | None:
-        """Always granted: within one process `gateway.single_flight` shares the computation."""
+        """Always granted: within one process `gateway.core.single_flight` shares the computation."""
         return key
 
     async def release(self, key: str, lock: str) -> None:

@@ -44,7 +44,7 @@ class PrunerParameterInfo:
 
 @dataclass(frozen=True)
 class PrunerInfo:
-    """A pruner of a service; see `gateway.schemas.pruners` for the fields."""
+    """A pruner of a service; see `gateway.http.schemas.pruners` for the fields."""
 
     name: str
     side: str

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_service.engines.base import Done, GenerationRequest
+from llm_service.engine.base import Done, GenerationRequest
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.sampling import SamplingParams
 from llm_service.settings import LLMSettings

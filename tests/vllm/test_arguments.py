@@ -6,7 +6,7 @@ import pytest
 
 from fovea.modeling.compute import resolve_device
 from fovea.modeling.errors import CheckpointError
-from llm_service.engines.vllm.arguments import engine_arguments, vllm_device
+from llm_service.engine.vllm.arguments import engine_arguments, vllm_device
 from llm_service.models import load_visual_embedder
 from tests.vllm.engines import served, write
 

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from fovea.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from fovea.modeling.compute import resolve_device
-from llm_service.engines.base import CrossAttention
+from llm_service.engine.base import CrossAttention
 from llm_service.models import load_model
 from tests.vllm.engines import (
     FAMILIES,

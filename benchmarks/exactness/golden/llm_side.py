@@ -10,8 +10,8 @@ from typing import Any, Final
 import torch
 
 from benchmarks.exactness.golden.case import Array, Context, GoldenCase
-from llm_service.engines.pruned_decoding import PrunedCache
-from llm_service.engines.pruned_prefill import PrunedInputs, prefill
+from llm_service.engine.pruned_decoding import PrunedCache
+from llm_service.engine.pruned_prefill import PrunedInputs, prefill
 from llm_service.models.base import ModelInputs
 from llm_service.models.decoder import LayeredDecoder
 from llm_service.pruners import PRUNERS

@@ -1,4 +1,4 @@
-"""An encoder replica: the rules of `encoder_service/batching.py` in simulated time."""
+"""An encoder replica: the rules of `encoder_service/engine/batching.py` in simulated time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An LLM replica: the rules of `llm_service/engines/transformers.py` in simulated time."""
+"""An LLM replica: the rules of `llm_service/engine/transformers.py` in simulated time."""
 
 from __future__ import annotations
 

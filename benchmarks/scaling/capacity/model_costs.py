@@ -13,12 +13,12 @@ import torch
 
 from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill
 from encoder_service import models
-from encoder_service.engine import EncoderEngine, EncodeRequest
-from encoder_service.feature_cache import FeatureCache
+from encoder_service.engine.engine import EncoderEngine, EncodeRequest
+from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from fovea.budget import Budget
-from llm_service.engines.model_runner import ModelRunner
+from llm_service.engine.model_runner import ModelRunner
 from llm_service.models import load_model
 from llm_service.models.base import ModelInputs
 

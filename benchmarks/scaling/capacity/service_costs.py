@@ -17,7 +17,7 @@ from benchmarks.scaling.deployment import FLAGS
 from fovea.processes.stack import Stack, free_port
 from gateway.clients.encoder import EncodeArgs, EncoderClient, EncodeResult
 from gateway.clients.llm import GenerateDone, LLMClient, Sampling
-from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
+from gateway.tokenization.tokenizers import PromptTokenizer, TextTowerTokenizer
 
 __all__ = ["FLOW", "FLOW_CLIENTS", "LONG_ANSWER", "MANY_SEQUENCES", "ServiceCosts", "service_costs"]
 

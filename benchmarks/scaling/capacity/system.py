@@ -1,4 +1,4 @@
-"""Gateways, links, caches and replicas in simulated time, put together as in `gateway/pipeline.py`."""
+"""Gateways, links, caches and replicas in simulated time, put together as in `gateway/core/pipeline.py`."""
 
 from __future__ import annotations
 

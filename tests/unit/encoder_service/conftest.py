@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 from benchmarks.checkpoints.tiny.llava_layouts import LlavaLayouts, write_layouts
-from encoder_service.batching import Batcher
-from encoder_service.engine import EncoderEngine
-from encoder_service.executor import EncoderExecutor
-from encoder_service.feature_cache import FeatureCache
-from encoder_service.media_decoding import media_pool
+from encoder_service.engine.batching import Batcher
+from encoder_service.engine.engine import EncoderEngine
+from encoder_service.engine.executor import EncoderExecutor
+from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.media.decoding import media_pool
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
-from encoder_service.servicer import EncoderServicer
+from encoder_service.server.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
 from fovea.processes import fork_server
 from fovea.rpc.channel import connect
@@ -94,7 +94,7 @@ def start(checkpoints: LlavaLayouts) -> Callable[..., AbstractAsyncContextManage
         servicer = EncoderServicer(settings)
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
         await server.start()
-        fork_server.preload("encoder_service.media_decoding")
+        fork_server.preload("encoder_service.media.decoding")
         pool = media_pool(engine.decoder, size=settings.decode_workers or 1)
         batcher = Batcher(
             EncoderExecutor(engine, pool, settings.image_decode_timeout_s),

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from encoder_service.encoded_media import UnitTokens, assemble
-from encoder_service.media_features import IntArray, MediaFeatures, PatchLayout, split_batch
+from encoder_service.engine.encoded_media import UnitTokens, assemble
+from encoder_service.engine.pruning_units import PruningTask, PruningUnit, gather, tile_joint_unit, units_of
+from encoder_service.engine.unit_budgets import MediaToPrune, plan
+from encoder_service.models.media_features import IntArray, MediaFeatures, PatchLayout, split_batch
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import TiledImages, TokenOrigin, TowerFeatures
 from encoder_service.pruners.tower_outputs import CLS_HIDDEN, SALIENCY_LAST, OutputKind, TowerOutput
-from encoder_service.pruning_units import PruningTask, PruningUnit, gather, tile_joint_unit, units_of
-from encoder_service.unit_budgets import MediaToPrune, plan
 from fovea.budget import Budget
 
 # A base tile of 2 x 2 patches (0..3) and two tiles side by side (4..7 and 8..11); the upper line is padding.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from encoder_service.batching import Batcher
+from encoder_service.engine.batching import Batcher
 from fovea.errors import DeadlineExceeded, InvalidRequest, Overloaded, Unavailable
 
 FOREVER_S = 60.0

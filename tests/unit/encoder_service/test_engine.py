@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from encoder_service.engine import EncoderEngine, EncodeRequest, PreparedMedia
-from encoder_service.feature_cache import FeatureCache
-from encoder_service.media_features import MediaFeatures, PatchLayout, TowerInputs
+from encoder_service.engine.engine import EncoderEngine, EncodeRequest, PreparedMedia
+from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.models import load
 from encoder_service.models.base import LoadOptions
+from encoder_service.models.media_features import MediaFeatures, PatchLayout, TowerInputs
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunerInput, TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
@@ -299,7 +299,7 @@ def test_a_large_group_is_pruned_in_parts_with_the_same_result(
         return PRUNERS["desap"].prune(job, params)
 
     watched = dataclasses.replace(PRUNERS["desap"], prune=watch).bind({})
-    monkeypatch.setattr("encoder_service.pruning_units._MAX_VALUES", 1)
+    monkeypatch.setattr("encoder_service.engine.pruning_units._MAX_VALUES", 1)
     parts = compute(make_engine(), *(dataclasses.replace(request, pruner=watched) for request in requests))
     assert seen == [1] * 4
     for (got,), (want,) in zip(parts, whole, strict=True):

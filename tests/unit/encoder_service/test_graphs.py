@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from encoder_service import metrics
-from encoder_service.engine import EncoderEngine, EncodeRequest
-from encoder_service.feature_cache import FeatureCache
-from encoder_service.graphs import encoder_graphs
-from encoder_service.graphs.bucketed import Bucketed, is_equal
-from encoder_service.graphs.capture import Captured, Compute, StandInCapture
-from encoder_service.graphs.encoder_graphs import EncoderGraphs, batch_sizes
+from encoder_service.engine.engine import EncoderEngine, EncodeRequest
+from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.engine.graphs import encoder_graphs
+from encoder_service.engine.graphs.bucketed import Bucketed, is_equal
+from encoder_service.engine.graphs.capture import Captured, Compute, StandInCapture
+from encoder_service.engine.graphs.encoder_graphs import EncoderGraphs, batch_sizes
 from encoder_service.models import load
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
@@ -228,7 +228,7 @@ def test_compiled_layers_give_the_same_features(checkpoints: Any, towers: Any) -
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_graphs_equal_the_functions(checkpoints: Any) -> None:
-    from encoder_service.graphs.capture import CudaCapture
+    from encoder_service.engine.graphs.capture import CudaCapture
 
     towers = load(str(checkpoints.hub), LoadOptions(text_tower=str(checkpoints.clip), device="cuda"))
     graphs = EncoderGraphs(towers, KEEP, 4)  # type: ignore[arg-type]

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, LlavaForConditionalGeneration
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from encoder_service.media_features import TowerInputs
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.models.media_features import TowerInputs
 from encoder_service.pruners.base import TowerFeatures
 from encoder_service.pruners.in_tower import InTowerPruner, TowerLayer
 from encoder_service.pruners.tower_outputs import (

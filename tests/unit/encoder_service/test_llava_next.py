@@ -20,12 +20,12 @@ from transformers import AutoTokenizer, LlavaNextForConditionalGeneration, Llava
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
 from benchmarks.checkpoints.tiny import clip, llava_next
-from encoder_service.encoded_media import EncodedMedia
-from encoder_service.engine import EncoderEngine, EncodeRequest
-from encoder_service.feature_cache import FeatureCache
-from encoder_service.media_features import PatchLayout
+from encoder_service.engine.encoded_media import EncodedMedia
+from encoder_service.engine.engine import EncoderEngine, EncodeRequest
+from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.models.media_features import PatchLayout
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import PrunerInput
 from encoder_service.pruners.tile_mosaic import mosaic

@@ -18,9 +18,9 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from benchmarks.checkpoints.tiny import clip, llava, llava_next, qwen2_5_vl, video_llava
-from encoder_service.media_features import PatchLayout, TowerInputs, VideoFrames
 from encoder_service.models import load, pixel_normalizer
 from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.models.media_features import PatchLayout, TowerInputs, VideoFrames
 from encoder_service.models.pixel_normalizer import PixelNormalizer
 from encoder_service.models.pixel_table import ALL_LEVELS, PixelTables, read_table
 from encoder_service.models.preprocessing import ImageProcessor

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from encoder_service.encoded_media import EncodedMedia
-from encoder_service.media_features import MediaFeatures, PatchLayout, split_batch
-from encoder_service.media_pruning import prune
+from encoder_service.engine.encoded_media import EncodedMedia
+from encoder_service.engine.media_pruning import prune
+from encoder_service.engine.unit_budgets import MediaToPrune
+from encoder_service.engine.wire_values import DeviceFormat
+from encoder_service.models.media_features import MediaFeatures, PatchLayout, split_batch
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, PrunerInput, TowerFeatures
 from encoder_service.pruners.tower_outputs import ALL_OUTPUTS, CLS_HIDDEN, OutputKind
-from encoder_service.unit_budgets import MediaToPrune
-from encoder_service.wire_values import DeviceFormat
 from fovea.budget import Budget
 from fovea.wire import tensors
 from tests.dispatched_operations import operations_of

@@ -19,10 +19,11 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import is_torchvision_available
 
 from benchmarks.checkpoints.tiny import qwen2_5_vl
-from encoder_service.engine import EncodedMedia, EncoderEngine, EncodeRequest
-from encoder_service.media_features import VideoFrames
+from encoder_service.engine.engine import EncodedMedia, EncoderEngine, EncodeRequest
+from encoder_service.media.videos import FrameList
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.models.media_features import VideoFrames
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.tower_outputs import (
     KEYS,
@@ -32,10 +33,9 @@ from encoder_service.pruners.tower_outputs import (
     OutputKind,
     TowerOutput,
 )
-from encoder_service.requests import read_request
-from encoder_service.responses import describe
+from encoder_service.server.requests import read_request
+from encoder_service.server.responses import describe
 from encoder_service.settings import EncoderSettings
-from encoder_service.videos import FrameList
 from fovea.budget import Budget
 from fovea.errors import InvalidRequest
 from fovea.modeling.errors import CheckpointError

@@ -15,7 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from encoder_service.media_decoding import MediaDecoder
+from encoder_service.media.decoding import MediaDecoder
 from encoder_service.models import load
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.base import EncoderModel, LoadOptions

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from encoder_service.models.base import EncoderModel
-from encoder_service.requests import read_request
+from encoder_service.server.requests import read_request
 from encoder_service.settings import EncoderSettings
 from fovea.v1 import encoder_pb2, tensor_pb2
 

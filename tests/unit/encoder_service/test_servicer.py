@@ -15,10 +15,10 @@ import pytest
 from google.protobuf import json_format, struct_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from encoder_service.engine import EncoderEngine, PreparedRequest
+from encoder_service.engine.engine import EncoderEngine, PreparedRequest
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, PrunedTokens, PrunerInput
-from encoder_service.servicer import EncoderServicer
+from encoder_service.server.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
 from fovea.errors import ServiceError, from_rpc_error
 from fovea.rpc.channel import connect

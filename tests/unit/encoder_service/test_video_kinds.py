@@ -12,8 +12,8 @@ import pytest
 from av.stream import Disposition
 from PIL import Image
 
-from encoder_service.video_limits import VideoLimits
-from encoder_service.videos import VideoFile, decode
+from encoder_service.media.video_limits import VideoLimits
+from encoder_service.media.videos import VideoFile, decode
 from fovea.errors import InvalidRequest, TooLarge, UnsupportedMedia
 from tests.unit.encoder_service.video_files import (
     QUADRANTS,

@@ -13,11 +13,11 @@ from PIL import Image
 
 from benchmarks.checkpoints.tiny import clip, video_llava
 from benchmarks.checkpoints.tiny.clips import clip_file, clip_frames
-from encoder_service.engine import EncodeRequest
+from encoder_service.engine.engine import EncodeRequest
+from encoder_service.media.videos import VideoFile
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.videos import VideoFile
 from fovea.budget import Budget
 from fovea.errors import InvalidRequest, ServiceError, UnsupportedMedia, from_rpc_error
 from fovea.v1 import encoder_pb2

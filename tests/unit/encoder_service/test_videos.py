@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.checkpoints.tiny.clips import clip_file
-from encoder_service.video_limits import VideoLimits
-from encoder_service.videos import FrameList, VideoFile, decode, sample_indices
+from encoder_service.media.video_limits import VideoLimits
+from encoder_service.media.videos import FrameList, VideoFile, decode, sample_indices
 from fovea.errors import InvalidRequest, ServiceError, TooLarge, UnsupportedMedia
 
 NUM_FRAMES, RATE, SIZE = 12, 6, (64, 48)

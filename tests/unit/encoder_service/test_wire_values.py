@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from encoder_service.wire_values import DeviceFormat, convert, is_finite, token_values
+from encoder_service.engine.wire_values import DeviceFormat, convert, is_finite, token_values
 from fovea.errors import InvalidRequest
 from fovea.wire import tensors
 from fovea.wire.quantized import INT4, Quantized

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from encoder_service.video_limits import VideoLimits
-from encoder_service.videos import VideoFile, decode
+from encoder_service.media.video_limits import VideoLimits
+from encoder_service.media.videos import VideoFile, decode
 
 __all__ = ["COLOURS", "QUADRANTS", "corners", "first_frame", "numbers", "quadrants", "refused", "video", "with_matrix"]
 

@@ -14,26 +14,26 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
-from encoder_service.batching import BatchedResult
-from encoder_service.engine import EncoderEngine, EncodeRequest
-from encoder_service.feature_cache import FeatureCache
+from encoder_service.engine.batching import BatchedResult
+from encoder_service.engine.engine import EncoderEngine, EncodeRequest
+from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.media.video_limits import VideoLimits
+from encoder_service.media.videos import VideoItem
 from encoder_service.models import load as load_encoder
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.responses import WireFormat, write_response
-from encoder_service.video_limits import VideoLimits
-from encoder_service.videos import VideoItem
+from encoder_service.server.responses import WireFormat, write_response
 from fovea.budget import Budget
 from fovea.v1 import tensor_pb2
-from llm_service.engines.base import Done, GenerationRequest, PruningParams
-from llm_service.engines.model_runner import ModelRunner
+from llm_service.engine.base import Done, GenerationRequest, PruningParams
+from llm_service.engine.model_runner import ModelRunner
 from llm_service.models import load_model
 from llm_service.models.base import VisionLanguageModel
 from llm_service.prompts import Prompt, read_prompt
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
 from llm_service.pruners.plan import bind
 from llm_service.sampling import SamplingParams
-from llm_service.servicer import ServedModel
+from llm_service.server.servicer import ServedModel
 from llm_service.settings import LLMSettings
 from llm_service.startup import load as load_llm
 

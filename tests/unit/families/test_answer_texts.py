@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from benchmarks.checkpoints.tiny import llava, llava_next, qwen2_5_vl, video_llava
-from llm_service.engines.base import Done, GenerationRequest
+from llm_service.engine.base import Done, GenerationRequest
 from llm_service.prompts import Prompt
 from llm_service.sampling import SamplingParams
 from llm_service.settings import LLMSettings

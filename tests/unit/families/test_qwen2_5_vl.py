@@ -22,8 +22,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import is_torchvision_available
 
 from benchmarks.checkpoints.tiny import qwen2_5_vl
-from encoder_service.media_features import VideoFrames
-from encoder_service.videos import FrameList
+from encoder_service.media.videos import FrameList
+from encoder_service.models.media_features import VideoFrames
 from llm_service.prompts import Prompt
 from tests.unit.families.services import MAX_DIFFERENCE, NEW_TOKENS, Services, assert_same, generate, png
 

@@ -21,14 +21,14 @@ from transformers import VideoLlavaForConditionalGeneration, VideoLlavaImageProc
 
 from benchmarks.checkpoints.tiny import video_llava
 from benchmarks.checkpoints.tiny.clips import clip_file, clip_frames
-from encoder_service.engine import EncodeRequest
-from encoder_service.media_features import VideoFrames
+from encoder_service.engine.engine import EncodeRequest
+from encoder_service.media.video_limits import VideoLimits
+from encoder_service.media.videos import FrameList, VideoFile, VideoItem, decode
 from encoder_service.models import load as load_encoder
 from encoder_service.models.base import LoadOptions
+from encoder_service.models.media_features import VideoFrames
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.tower_outputs import SALIENCY_LAST
-from encoder_service.video_limits import VideoLimits
-from encoder_service.videos import FrameList, VideoFile, VideoItem, decode
 from fovea.budget import Budget
 from fovea.modeling.errors import CheckpointError
 from fovea.v1 import tensor_pb2

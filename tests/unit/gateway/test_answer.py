@@ -14,11 +14,11 @@ import pytest
 
 from fovea.errors import UnsupportedMedia
 from fovea.v1 import tensor_pb2
-from gateway.api.drain import Drain
-from gateway.api.event_stream import EventStream
-from gateway.api.request_context import OUTCOME
-from gateway.schemas.answer import AnswerRequest
-from gateway.schemas.answer_response import AnswerResponse, TokenEvent
+from gateway.http.drain import Drain
+from gateway.http.event_stream import EventStream
+from gateway.http.request_context import OUTCOME
+from gateway.http.schemas.answer import AnswerRequest
+from gateway.http.schemas.answer_response import AnswerResponse, TokenEvent
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
 
 

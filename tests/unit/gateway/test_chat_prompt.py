@@ -5,10 +5,10 @@ from __future__ import annotations
 import jinja2
 import pytest
 
-from gateway.chat_prompt import ChatPrompt, LostText
-from gateway.chat_template import ChatTemplate
-from gateway.question import InterleavedText, Modality, Turn
-from gateway.text_placeholders import PromptSegment
+from gateway.core.question import InterleavedText, Modality, Turn
+from gateway.tokenization.chat_prompt import ChatPrompt, LostText
+from gateway.tokenization.chat_template import ChatTemplate
+from gateway.tokenization.text_placeholders import PromptSegment
 
 LOOP = "{% for m in messages %}"
 TEXTS = "{% for p in m['content'] if p['type'] == 'text' %}"

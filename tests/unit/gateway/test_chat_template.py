@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import pytest
 
-from gateway.chat_template import ChatTemplate
+from gateway.tokenization.chat_template import ChatTemplate
 
 SOURCE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %}{{ eos_token }}"
 MESSAGES = [{"role": "user", "content": "hello"}]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fovea.errors import MalformedRequest, ServiceError, TooLarge, UnsupportedMedia
-from gateway.media import IMAGE, VIDEO, decode_data_url
+from gateway.media.files import IMAGE, VIDEO, decode_data_url
 from tests.unit.gateway.conftest import Gateway, ask, png
 
 FILE = (png() + b"\xfb\xef\xff" * 100)[:200]  # its base64 has +, / and padding

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer, CLIPTokenizer
 from benchmarks.checkpoints.tiny.tokenizers_only import FAMILIES, TAKE_VIDEOS, Family, write_family
 from fovea.errors import InvalidRequest
 from gateway.app import create_app
-from gateway.question import Modality, Turn
+from gateway.core.question import Modality, Turn
 from gateway.settings import GatewaySettings
-from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
+from gateway.tokenization.tokenizers import PromptTokenizer, TextTowerTokenizer
 
 IMAGE, VIDEO = Modality.IMAGE, Modality.VIDEO
 HISTORY = (

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fovea.errors import InvalidRequest, ServiceError, TooLarge
-from gateway.fetch import MediaFetcher, is_public
-from gateway.media import IMAGE, VIDEO
-from gateway.media_url import ascii_host
+from gateway.media.fetch import MediaFetcher, is_public
+from gateway.media.files import IMAGE, VIDEO
+from gateway.media.urls import ascii_host
 from gateway.settings import GatewaySettings
 from tests.unit.gateway.conftest import StartGateway, ask, png
 

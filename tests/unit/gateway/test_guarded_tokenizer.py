@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from gateway.guarded_tokenizer import GuardedTokenizer
-from gateway.text_placeholders import PromptSegment
+from gateway.tokenization.guarded_tokenizer import GuardedTokenizer
+from gateway.tokenization.text_placeholders import PromptSegment
 
 IMAGE: Final = "<image>"
 

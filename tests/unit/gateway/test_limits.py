@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.schemas.answer import AnswerRequest
+from gateway.http.schemas.answer import AnswerRequest
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
 
 URL = data_url(png())

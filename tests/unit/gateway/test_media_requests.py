@@ -11,7 +11,7 @@ import pytest
 from benchmarks.checkpoints.tiny.tokenizers_only import write_family
 from fovea.errors import TooLarge
 from fovea.v1 import encoder_pb2, tensor_pb2
-from gateway.question import MediaInput, MediaInputs
+from gateway.core.question import MediaInput, MediaInputs
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
 from tests.unit.gateway.services import features_of
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.schemas.answer import AnswerRequest
-from gateway.schemas.explain import ExplainRequest
+from gateway.http.schemas.answer import AnswerRequest
+from gateway.http.schemas.explain import ExplainRequest
 from tests.unit.gateway.conftest import Gateway, StartGateway, data_url, png
 
 URL = data_url(png())

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fovea.errors import InvalidRequest
-from gateway.schemas.answer import AnswerRequest
-from gateway.schemas.parsing import parse_request
+from gateway.http.schemas.answer import AnswerRequest
+from gateway.http.schemas.parsing import parse_request
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

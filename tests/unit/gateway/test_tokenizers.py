@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 
 from benchmarks.checkpoints.tiny.tokenizers_only import SPECIALS, Kind, write_llava
 from fovea.errors import InvalidRequest
-from gateway.tokenizers import PromptTokenizer, TextTowerTokenizer
+from gateway.tokenization.tokenizers import PromptTokenizer, TextTowerTokenizer
 
 QUESTIONS = [
     "What colour is it?",

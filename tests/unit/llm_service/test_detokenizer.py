@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from llm_service.detokenizer import IncrementalDetokenizer
+from llm_service.engine.detokenizer import IncrementalDetokenizer
 
 
 def byte_level() -> Tokenizer:

@@ -11,7 +11,7 @@ import torch
 from prometheus_client import REGISTRY
 
 from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, Overloaded, Unavailable
-from llm_service.engines.base import Delta, Done, GenerationRequest
+from llm_service.engine.base import Delta, Done, GenerationRequest
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.sampling import SamplingParams
 

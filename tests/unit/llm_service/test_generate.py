@@ -245,7 +245,7 @@ async def test_the_model_describes_itself(loaded, serving, checkpoint):
 
 
 async def test_calls_before_the_model_is_loaded_are_unavailable():
-    from llm_service.servicer import LLMServicer
+    from llm_service.server.servicer import LLMServicer
 
     servicer = LLMServicer(max_timeout_s=1, in_flight=BytesInFlight(2**20))
     with pytest.raises(Unavailable, match="still loading"):

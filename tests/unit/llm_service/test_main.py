@@ -15,7 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from fovea.v1 import llm_pb2, llm_pb2_grpc
-from llm_service.engines.transformers import TransformersEngine
+from llm_service.engine.transformers import TransformersEngine
 from llm_service.serving import serve
 from llm_service.settings import LLMSettings
 

@@ -11,10 +11,10 @@ import torch
 
 from fovea.budget import Budget
 from fovea.errors import InvalidRequest
-from llm_service.engines.base import Done, GenerationRequest, PruningParams
-from llm_service.engines.pruned_decoding import PrunedCache
-from llm_service.engines.pruned_prefill import PrunedInputs, prefill
-from llm_service.engines.visual_layout import num_prunable_tokens, visual_layout
+from llm_service.engine.base import Done, GenerationRequest, PruningParams
+from llm_service.engine.pruned_decoding import PrunedCache
+from llm_service.engine.pruned_prefill import PrunedInputs, prefill
+from llm_service.engine.visual_layout import num_prunable_tokens, visual_layout
 from llm_service.models import load_model
 from llm_service.models.decoder import LayeredDecoder
 from llm_service.prompts import Prompt, VisualTokens

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from llm_service.engines.base import Delta, Done, GenerationRequest
-from llm_service.engines.sequence import Sequence
+from llm_service.engine.base import Delta, Done, GenerationRequest
+from llm_service.engine.sequence import Sequence
 from llm_service.prompts import Prompt
 from llm_service.sampling import SamplingParams
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_service.stop_strings import StopStrings
+from llm_service.engine.stop_strings import StopStrings
 
 
 def run(stop, pieces):

@@ -14,7 +14,7 @@ from benchmarks.speed.dispatch_counts import Counts, count_dispatches
 from benchmarks.speed.dispatches_report import markdown
 from benchmarks.speed.encoder_requests import Subject, shipped
 from benchmarks.speed.kernel_launches import measure_launches
-from encoder_service.engine import EncoderEngine
+from encoder_service.engine.engine import EncoderEngine
 
 
 @pytest.fixture(scope="module")

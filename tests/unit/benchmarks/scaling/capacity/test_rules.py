@@ -18,7 +18,7 @@ from benchmarks.scaling.capacity.llm import LLMReplica, LLMRules
 from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill, Regroup
 from benchmarks.scaling.capacity.refusal import Refused
 from benchmarks.scaling.capacity.system import SimulatedDeployment
-from encoder_service.batching import Batcher
+from encoder_service.engine.batching import Batcher
 from encoder_service.settings import EncoderSettings
 from fovea.errors import Overloaded
 from gateway.settings import GatewaySettings

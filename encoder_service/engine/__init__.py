@@ -1,0 +1,1 @@
+"""Engine of the encoder service: batches of requests through tower and pruner."""

@@ -1,0 +1,1 @@
+"""Images and videos: decoding of files in processes of their own."""

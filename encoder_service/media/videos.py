@@ -1,0 +1,241 @@
+"""Decoding of videos: from a video file, or a list of frames, to sampled RGB frames, with limits on memory and time.
+
+n of T frames are sampled: those with the indices floor(i * T / n), i = 0 .. n - 1, the first frame of each of n equal
+intervals. This is the rule of transformers (`default_sample_indices_fn`, and `torch.arange(0, T, T / n).int()` of
+Qwen's processor). If n > T, some frames are repeated. T is the number of frames that can be shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from PIL import Image
+
+from encoder_service.media.video_containers import broken_video, open_video
+from encoder_service.media.video_frames import display_size, to_image
+from encoder_service.media.video_limits import VideoLimits
+from encoder_service.models.media_features import VideoFrames
+from fovea.errors import InvalidRequest, ServiceError, TooLarge
+from fovea.media import images
+
+__all__ = ["FrameList", "VideoFile", "VideoItem", "VideoLimits", "decode", "sample_indices"]
+
+_NO_SECONDS: Final = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A video as a file.
+
+    Attributes:
+        data: Bytes of an MP4, WebM, MKV, AVI, MOV or GIF file.
+        num_frames: Number of frames to sample; 0 for the model's own number.
+    """
+
+    data: bytes
+    num_frames: int = 0
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the file and of the number of frames to sample."""
+        return hashlib.sha256(b"file %d " % self.num_frames + hashlib.sha256(self.data).digest()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class FrameList:
+    """A video as a list of sampled frames.
+
+    Attributes:
+        images: Image files of one size, in the order of time.
+        seconds_per_frame: Time from one frame to the next; 0: unknown.
+    """
+
+    images: tuple[bytes, ...]
+    seconds_per_frame: float = _NO_SECONDS
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the frames and of the time between them."""
+        frames = b"".join(hashlib.sha256(image).digest() for image in self.images)
+        return hashlib.sha256(b"frames %s " % self.seconds_per_frame.hex().encode() + frames).digest()
+
+
+VideoItem: TypeAlias = VideoFile | FrameList
+_ChooseNumFrames: TypeAlias = Callable[[int, float], int]
+
+
+def decode(video: VideoItem, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> VideoFrames:
+    """The sampled frames of a video as a player shows them: upright, with square pixels, in RGB and of one size.
+
+    Transparent areas become white, as in images. HDR is not mapped to SDR.
+
+    Args:
+        video: A video file or a list of frames.
+        choose_num_frames: Function from the number of frames and the duration of a file in seconds (0: unknown) to the
+            number of frames to sample. It is used for a video without `num_frames`, up to `limits.max_frames`.
+        limits: Limits of videos.
+
+    Raises:
+        TooLarge: The bytes, pixels or duration exceed the limits.
+        UnsupportedMedia: The format is not supported, or the file has no video or is broken.
+        InvalidRequest: There are no frames, too many, frames of different sizes, or of a side ratio above 100.
+    """
+    match video:
+        case VideoFile():
+            return _decode_file(video, choose_num_frames, limits)
+        case FrameList():
+            return _decode_list(video, limits)
+
+
+def sample_indices(total: int, num_frames: int) -> list[int]:
+    """Indices of the frames that are sampled of `total`, ascending."""
+    return [i * total // num_frames for i in range(num_frames)]
+
+
+def _decode_list(video: FrameList, limits: VideoLimits) -> VideoFrames:
+    if not video.images:
+        raise InvalidRequest("the video has no frames; at least 1 is needed", param="video")
+    _check_frames(len(video.images), limits)
+    _check_bytes(sum(map(len, video.images)), limits)
+    frames: list[Image.Image] = []
+    for number, data in enumerate(video.images):
+        try:
+            frames.append(images.decode(data, max_bytes=limits.max_bytes, max_pixels=limits.max_frame_pixels))
+        except ServiceError as error:
+            raise type(error)(f"frame {number} of the video: {error.message}", param="video") from error
+        if not number:
+            _check_pixels(*frames[0].size, len(video.images), limits)
+        _check_same_size(frames[0], frames[-1])
+    return VideoFrames(tuple(frames), video.seconds_per_frame)
+
+
+def _decode_file(video: VideoFile, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> VideoFrames:
+    _check_bytes(len(video.data), limits)
+    clock = _Clock(limits.timeout_s)
+    total, rate, first = _measure(video.data, clock, limits)
+    if video.num_frames:
+        _check_frames(video.num_frames, limits)
+
+    def indices() -> list[int]:
+        seconds = total / rate if rate else _NO_SECONDS
+        return sample_indices(
+            total, video.num_frames or max(1, min(choose_num_frames(total, seconds), limits.max_frames))
+        )
+
+    first_indices = indices()
+    frames, decoded = _frames_at(video.data, first, first_indices, clock, limits)
+    if len(frames) < len(first_indices):
+        # Some packets show no frame, as in VP8 or in a truncated file. The number of frames is now known.
+        if not decoded:
+            raise broken_video()
+        total = decoded
+        frames, _ = _frames_at(video.data, first, indices(), clock, limits)
+    return VideoFrames(tuple(frames), total / (rate * len(frames)) if rate else _NO_SECONDS)
+
+
+def _measure(data: bytes, clock: _Clock, limits: VideoLimits) -> tuple[int, float, int]:
+    """Number of frames of a file, frame rate (0: unknown), and number of the first packet to decode.
+
+    The packets are counted without decoding, since headers are often wrong. Packets before the first key frame, as in a
+    video that was cut between key frames, cannot be decoded and do not count. If no key frame is marked, all packets
+    count.
+    """
+    with open_video(data, max_pixels=limits.max_frame_pixels) as (container, stream):
+        total, first = 0, None
+        for number, packet in enumerate(container.demux(stream)):
+            clock.check()
+            if first is None and packet.size and packet.is_keyframe:
+                total, first = 0, number
+            total += bool(packet.size) and not packet.is_discard
+        rate = float(stream.average_rate or 0)
+    if not total:
+        raise broken_video()
+    if rate and total / rate > limits.max_seconds:
+        raise TooLarge(
+            f"the video lasts {total / rate:,.0f} seconds; at most {limits.max_seconds:,.0f} are accepted",
+            param="video",
+        )
+    return total, rate, first or 0
+
+
+def _frames_at(
+    data: bytes, first: int, indices: list[int], clock: _Clock, limits: VideoLimits
+) -> tuple[list[Image.Image], int]:
+    """Frames at the given ascending indices, up to the end of the file, and the number of decoded frames.
+
+    Indices count from the packet with the number `first`.
+    """
+    frames: list[Image.Image] = []
+    decoded = 0
+    with open_video(data, max_pixels=limits.max_frame_pixels) as (container, stream):
+        aspect = stream.sample_aspect_ratio
+        size = display_size(stream.codec_context.width, stream.codec_context.height, aspect)
+        _check_pixels(*size, len(set(indices)), limits)
+        for frame in _decoded(itertools.islice(container.demux(stream), first, None), clock):
+            while len(frames) < len(indices) and indices[len(frames)] == decoded:
+                if not frames or indices[len(frames) - 1] != decoded:
+                    size = display_size(frame.width, frame.height, aspect)
+                    _check_pixels(*size, len(set(indices)), limits)
+                    images.check_size(*size, limits.max_frame_pixels, what="video", param="video")
+                    image = to_image(frame, size)
+                frames.append(image)
+                _check_same_size(frames[0], image)
+            decoded += 1
+            if len(frames) == len(indices):
+                break
+    return frames, decoded
+
+
+def _decoded(packets: Iterable[Any], clock: _Clock) -> Iterator[Any]:
+    for packet in packets:
+        clock.check()
+        yield from packet.decode()
+
+
+class _Clock:
+    """Timeout of decoding. It is checked between packets, because the decoder cannot be interrupted."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._end = time.monotonic() + timeout_s
+
+    def check(self) -> None:
+        if time.monotonic() > self._end:
+            raise TooLarge(
+                f"the video takes longer than {self._timeout_s:g} seconds to decode; a shorter or smaller one, or"
+                " sampled frames, are accepted",
+                param="video",
+            )
+
+
+def _check_bytes(count: int, limits: VideoLimits) -> None:
+    if count > limits.max_bytes:
+        raise TooLarge(f"the video has {count:,} bytes; at most {limits.max_bytes:,} are accepted", param="video")
+
+
+def _check_frames(count: int, limits: VideoLimits) -> None:
+    if count > limits.max_frames:
+        raise InvalidRequest(f"{count} frames of a video; at most {limits.max_frames} are accepted", param="video")
+
+
+def _check_pixels(width: int, height: int, num_frames: int, limits: VideoLimits) -> None:
+    if width * height * num_frames > limits.max_pixels:
+        raise TooLarge(
+            f"{num_frames} frames of {width:,} x {height:,} pixels are sampled; at most {limits.max_pixels:,} pixels"
+            " in all are accepted",
+            param="video",
+        )
+
+
+def _check_same_size(first: Image.Image, other: Image.Image) -> None:
+    if other.size != first.size:
+        raise InvalidRequest(
+            f"the video's frames have different sizes, {first.width} x {first.height} and"
+            f" {other.width} x {other.height}; one size is accepted",
+            param="video",
+        )

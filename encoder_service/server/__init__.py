@@ -1,0 +1,1 @@
+"""gRPC server of the encoder service: messages to requests, results to messages."""

@@ -1,0 +1,182 @@
+"""EncodeResponse and GetEncoderInfoResponse messages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from encoder_service.engine.batching import BatchedResult
+from encoder_service.engine.encoded_media import EncodedMedia
+from encoder_service.models.base import EncoderModel
+from encoder_service.models.media_features import PatchLayout
+from encoder_service.pruners import PRUNERS
+from encoder_service.pruners.base import Pruner
+from encoder_service.server.requests import pruners_of
+from encoder_service.server.wire_budget import fit_messages
+from encoder_service.settings import EncoderSettings
+from fovea import checkpoints
+from fovea.errors import InternalError, InvalidRequest
+from fovea.v1 import encoder_pb2, tensor_pb2
+from fovea.wire import tensors
+from fovea.wire.basis import WireBasis
+from fovea.wire.pruner_info import describe_pruner
+
+__all__ = ["WireFormat", "describe", "write_response"]
+
+log = logging.getLogger("encoder_service")
+
+
+@dataclass(frozen=True)
+class WireFormat:
+    """Form in which visual tokens travel.
+
+    Attributes:
+        dtype: Wire format; 0 with `max_bytes`: the widest that fits.
+        max_bytes: Budget of bytes of all messages together; 0 for none.
+        basis: Wire basis that is loaded.
+    """
+
+    dtype: tensor_pb2.DType
+    max_bytes: int = 0
+    basis: WireBasis | None = None
+
+
+def write_response(
+    result: BatchedResult[tuple[EncodedMedia, ...]],
+    pruner: str,
+    fingerprint: str,
+    wire_format: WireFormat,
+    *,
+    explain: bool,
+) -> encoder_pb2.EncodeResponse:
+    """The response with a result.
+
+    Raises:
+        InvalidRequest: A feature is too large for the wire format, or the tokens do not fit the budget of bytes.
+        InternalError: A feature is NaN or infinite.
+    """
+
+    encoded = result.result
+
+    def write(dtype: tensor_pb2.DType, step: int | None = None) -> list[tensor_pb2.VisualTokens]:
+        return [_visual_tokens(media, fingerprint, dtype, wire_format.basis, step) for media in encoded]
+
+    def fitted() -> Sequence[tensor_pb2.VisualTokens]:
+        features = [media.features for media in encoded]
+        return fit_messages(write, features, wire_format.max_bytes, wire_format.dtype, wire_format.basis)
+
+    return encoder_pb2.EncodeResponse(
+        visual_tokens=fitted() if wire_format.max_bytes else write(wire_format.dtype),
+        pruner=pruner,
+        num_tokens_total=[media.num_tokens_total for media in encoded],
+        explanations=[_explanation(media) for media in encoded] if explain else [],
+        timing=encoder_pb2.EncodeTiming(
+            queue_ms=result.queue_ms,
+            decode_ms=result.prepare_ms,
+            forward_ms=result.run_ms,
+            batch_size=result.batch_size,
+        ),
+        features_cached=[media.features_cached for media in encoded],
+    )
+
+
+def _visual_tokens(
+    media: EncodedMedia, fingerprint: str, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
+) -> tensor_pb2.VisualTokens:
+    return tensor_pb2.VisualTokens(
+        features=_features(media, wire_dtype, basis, step),
+        positions=media.positions.tolist(),
+        grid=_grid(media.layout),
+        fingerprint=fingerprint,
+        newline_after=media.newline_after.tolist(),
+        kind=tensor_pb2.VISUAL_KIND_VIDEO if media.layout.is_video else tensor_pb2.VISUAL_KIND_IMAGE,
+        seconds_per_frame=media.layout.seconds_per_frame,
+    )
+
+
+def _features(
+    media: EncodedMedia, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
+) -> tensor_pb2.Tensor:
+    if media.converted is not None:
+        return tensors.converted_message(media.converted)
+    features = media.features
+    if not (finite := np.isfinite(features)).all():
+        # Not the client's fault: a computation in half precision has overflowed, or a weight is broken.
+        log.error("%d of %d features are not finite; --dtype bfloat16 has more room", (~finite).sum(), finite.size)
+        raise InternalError("the encoder service computed features that are not finite")
+    try:
+        return tensors.to_message(features, wire_dtype, basis=basis, step=step)
+    except InvalidRequest as error:
+        raise InvalidRequest(
+            f"a feature of this image is too large for {tensors.dtype_name(wire_dtype)};"
+            f" accepted: {', '.join(name for name, dtype in tensors.DTYPES.items() if _holds(dtype, features, basis))}",
+            param="wire_dtype",
+        ) from error
+
+
+def _holds(dtype: tensor_pb2.DType, features: tensors.Float32Array, basis: WireBasis | None) -> bool:
+    try:
+        tensors.to_message(features, dtype, basis=basis)
+    except InvalidRequest:
+        return False
+    return True
+
+
+def _grid(layout: PatchLayout) -> tensor_pb2.Grid:
+    return tensor_pb2.Grid(
+        frames=layout.num_inputs, rows=layout.rows, columns=layout.columns, cls_per_frame=layout.cls_per_input
+    )
+
+
+def _explanation(media: EncodedMedia) -> encoder_pb2.Explanation:
+    return encoder_pb2.Explanation(
+        task_map=[] if media.task_map is None else media.task_map.tolist(),
+        saliency_map=[] if media.saliency_map is None else media.saliency_map.tolist(),
+        merged_into=media.cluster_of_patch.tolist(),
+    )
+
+
+def describe(
+    model: EncoderModel, settings: EncoderSettings, basis: WireBasis | None = None
+) -> encoder_pb2.GetEncoderInfoResponse:
+    """Description of the model, its pruners and the defaults of the service."""
+    wire_basis = basis.digest.hex() if basis is not None else ""
+    return encoder_pb2.GetEncoderInfoResponse(
+        model=settings.served_model_name or checkpoints.public_name(settings.model),
+        family=model.family,
+        fingerprint=model.fingerprint,
+        text_tower_fingerprint=model.text_tower_fingerprint,
+        grid=None if model.grid is None else _grid(PatchLayout(1, *model.grid)),
+        hidden_size=model.hidden_size,
+        pruners=[_pruner_info(pruner) for name, pruner in PRUNERS.items() if name in pruners_of(model)],
+        default_pruner=settings.pruner,
+        default_keep_ratio=settings.keep_ratio,
+        default_wire_dtype=tensors.parse_dtype(settings.wire_dtype),
+        max_text_ids=model.max_text_ids,
+        max_images=model.max_images,
+        settings_fingerprint=model.settings_fingerprint + wire_basis,
+        max_videos=model.max_videos,
+        max_frames=settings.max_video_frames if model.max_videos else 0,
+        text_tokenizer=(
+            encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL
+            if model.reads_language_model_ids
+            else encoder_pb2.TEXT_TOKENIZER_TEXT_TOWER
+        ),
+        wire_basis=wire_basis,
+    )
+
+
+def _pruner_info(pruner: Pruner[Any]) -> encoder_pb2.PrunerInfo:
+    return describe_pruner(
+        pruner.name,
+        side="encoder",
+        summary=pruner.summary,
+        reference=pruner.reference,
+        reads_text=pruner.reads_text,
+        parameters=pruner.describe(),
+        chooses_budget=pruner.choose_keep is not None,
+    )

@@ -1,0 +1,1 @@
+"""Core of the gateway: answers from images and questions. It knows no HTTP."""

@@ -1,0 +1,54 @@
+"""Errors of the HTTP layer, and the JSON body and headers of every error."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+
+from fovea.errors import DeadlineExceeded, MalformedRequest, NotFound, ServiceError, UnsupportedMedia
+from gateway.http.schemas.error import ErrorBody, ErrorDetail
+
+__all__ = ["MethodNotAllowed", "RequestTimeout", "UnknownRoute", "UnsupportedEncoding", "error_body", "error_headers"]
+
+
+class RequestTimeout(DeadlineExceeded):
+    """The client did not send its body in time."""
+
+    code, http_status = "request_timeout", 408
+
+
+class MethodNotAllowed(MalformedRequest):
+    """The path does not accept this method."""
+
+    code, http_status = "method_not_allowed", 405
+
+
+class UnknownRoute(NotFound):
+    """The path does not exist."""
+
+
+class UnsupportedEncoding(UnsupportedMedia):
+    """The body has a Content-Encoding."""
+
+
+def _type(status: int) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+
+
+def error_body(error: ServiceError) -> ErrorBody:
+    """The JSON body of an error response."""
+    return ErrorBody(
+        error=ErrorDetail(message=error.message, type=_type(error.http_status), param=error.param, code=error.code)
+    )
+
+
+def error_headers(error: ServiceError) -> dict[str, str]:
+    """Headers of an error response: Retry-After in whole seconds, rounded up, for 429 and 503; Accept-Encoding for a
+    body with a Content-Encoding."""
+    if isinstance(error, UnsupportedEncoding):
+        return {"Accept-Encoding": "identity"}
+    if error.http_status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return {}
+    return {"Retry-After": str(max(1, math.ceil(error.retry_after_s or 1.0)))}

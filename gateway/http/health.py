@@ -1,0 +1,81 @@
+"""`/healthz`, `/readyz` and `/metrics`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import JSONResponse, Response
+
+from fovea.errors import ServiceError, Unavailable
+from gateway.core.pipeline import Pipeline
+from gateway.http.dependencies import get_pipeline
+from gateway.http.errors import error_body, error_headers
+from gateway.http.schemas.health import Health, Readiness
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+_CHECK_TIMEOUT_S: Final = 2.0
+
+
+@router.head("/healthz", include_in_schema=False)
+@router.get("/healthz", summary="Liveness")
+async def healthz() -> Health:
+    """Reports that the process responds. The services are not checked."""
+    return Health()
+
+
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz", response_model_exclude_none=True, responses={503: {"model": Readiness}}, summary="Readiness")
+async def readyz(request: Request) -> Readiness:
+    """Checks that encoder service and LLM service are serving, have the same checkpoint, and use this gateway's ids of
+    the image token and, for models that take videos, of the video token.
+
+    Other differences of tokenizer or text tower are not detected: the services report fingerprints of weights, which
+    the gateway does not have.
+    """
+    checks = await _checks(get_pipeline(request))
+    missing = [f"{name} is {state}" for name, state in checks.items() if state != "ok"]
+    if not missing:
+        return Readiness(status="ready", checks=checks)
+    error = Unavailable(f"not ready: {'; '.join(missing)}", retry_after_s=1.0)
+    body = Readiness(status="not_ready", checks=checks, error=error_body(error).error)
+    return JSONResponse(body.model_dump(), error.http_status, headers=error_headers(error))  # type: ignore[return-value]
+
+
+async def _checks(pipeline: Pipeline) -> dict[str, str]:
+    encoder, llm = await asyncio.gather(
+        pipeline.encoder.serving(_CHECK_TIMEOUT_S), pipeline.llm.serving(_CHECK_TIMEOUT_S)
+    )
+    checks = {"encoder": "ok" if encoder else "not serving", "llm": "ok" if llm else "not serving"}
+    if encoder and llm:
+        checks["fingerprints"] = await _agreement(pipeline)
+    return checks
+
+
+async def _agreement(pipeline: Pipeline) -> str:
+    try:
+        encoder, llm = await asyncio.gather(pipeline.encoder.info(), pipeline.llm.info())
+    except ServiceError:
+        return "unknown: a service did not report its checkpoint"
+    if encoder.fingerprint != llm.fingerprint:
+        return "different: encoder and LLM service serve different checkpoints"
+    if encoder.wire_basis not in ("", llm.wire_basis):
+        return "different: encoder and LLM service have different wire bases"
+    tokenizer = pipeline.planner.prompt_tokenizer
+    differs_in_video_token = llm.video_token_id not in (None, tokenizer.video_token_id)
+    if llm.image_token_id != tokenizer.image_token_id or differs_in_video_token:
+        return "different: the gateway tokenizes for another checkpoint than the services serve"
+    if not pipeline.planner.can_tokenize_for(encoder):
+        return "different: the encoder reads questions through a text tower, and the gateway has none"
+    return "ok"
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics() -> Response:
+    """Prometheus text format."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,72 @@
+"""OpenAPI descriptions shared by the endpoints that take images and videos."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gateway.http.schemas.answer import QuestionRequest
+from gateway.http.schemas.error import ErrorBody
+
+__all__ = ["ERRORS", "request_body"]
+
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ErrorBody, "description": description}
+    for status, description in {
+        400: "The body cannot be read.",
+        404: "No such model or pruner.",
+        408: "The body did not arrive in time.",
+        413: "Body, image or video too large.",
+        415: "Not an image or video; another content type or charset, or a Content-Encoding (see Accept-Encoding).",
+        422: "A field has a value that is not accepted.",
+        429: "Overloaded; see Retry-After.",
+        502: "A service sent an invalid reply.",
+        503: "A service is unavailable; see Retry-After.",
+        504: "Not done within timeout_s.",
+    }.items()
+}
+
+_FILE: Final = {"type": "string", "format": "binary"}
+_FORM_FIELDS: Final[dict[str, Any]] = {"image": _FILE, "images": {"type": "array", "items": _FILE}, "video": _FILE}
+
+
+def request_body(kind: type[QuestionRequest], example: dict[str, Any]) -> dict[str, Any]:
+    """Description of the request body, as JSON and as a form. The endpoints read it themselves, so FastAPI has none."""
+    with_references = kind.model_json_schema()
+    schema = {
+        **_inlined(with_references, with_references.get("$defs", {})),
+        "anyOf": [
+            {"required": ["question", "image"]},
+            {"required": ["question", "images"]},
+            {"required": ["question", "video"]},
+            {"required": ["messages"]},
+        ],
+    }
+    form = {
+        **schema,
+        "properties": {
+            name: {"description": field["description"], **_FORM_FIELDS[name]} if name in _FORM_FIELDS else field
+            for name, field in schema["properties"].items()
+        },
+    }
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": schema, "example": example},
+                "multipart/form-data": {"schema": form},
+            },
+        }
+    }
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """`schema` with all references resolved, because `$defs` cannot be referenced inside an OpenAPI document."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    # A discriminator holds references. It is redundant, because each alternative declares its own type.
+    kept = {key: value for key, value in schema.items() if key not in ("$defs", "discriminator")}
+    return {key: _inlined(value, definitions) for key, value in kept.items()}

@@ -1,0 +1,85 @@
+"""Reading and validation of request bodies: JSON or multipart/form-data."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, TypeVar
+
+from fastapi import Request
+from python_multipart.multipart import parse_options_header
+from starlette.requests import ClientDisconnect
+
+from fovea.errors import Cancelled, UnsupportedMedia
+from gateway.core.question import Uploads
+from gateway.http.errors import RequestTimeout, UnsupportedEncoding
+from gateway.http.form_body import read_form
+from gateway.http.json_body import json_object
+from gateway.http.schemas.answer import QuestionRequest
+from gateway.http.schemas.parsing import parse_request
+
+__all__ = ["read_request"]
+
+R = TypeVar("R", bound=QuestionRequest)
+
+_LARGE_BYTES: Final = 64 * 1024
+
+
+async def read_request(
+    request: Request, kind: type[R], *, timeout_s: float, max_bytes: int, max_images: int
+) -> tuple[R, Uploads]:
+    """Reads and validates the body.
+
+    Args:
+        request: Request whose body is still unread.
+        kind: Model of the request.
+        timeout_s: Seconds within which the body must arrive.
+        max_bytes: Largest single form field in bytes.
+        max_images: Most images; further files are not read.
+
+    Returns:
+        The validated request, and the uploaded files.
+
+    Raises:
+        MalformedRequest: The body is neither JSON nor a form.
+        UnsupportedMedia: The content type is another one, the charset is not UTF-8, or the body is compressed.
+        InvalidRequest: A field has a value that is not accepted.
+        RequestTimeout: The body did not arrive in time.
+        Cancelled: The client disconnected.
+    """
+    _check_encoding(request)
+    media_type = _content_type(request)
+    try:
+        async with asyncio.timeout(timeout_s):
+            if media_type == "application/json":
+                fields, uploads = await _read_json(request), Uploads()
+            else:
+                fields, uploads = await read_form(request, max_bytes=max_bytes, max_images=max_images)
+    except TimeoutError:
+        raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s") from None
+    except ClientDisconnect:
+        raise Cancelled("the client closed the connection while sending") from None
+    return parse_request(kind, fields, strict=media_type == "application/json"), uploads
+
+
+def _check_encoding(request: Request) -> None:
+    # Content encodings are refused: a small body may decompress to any size, and media are compressed already.
+    encodings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
+    if any(encoding.strip() not in ("", "identity") for encoding in encodings):
+        raise UnsupportedEncoding("the body is sent in a Content-Encoding; it is accepted as it is (identity)")
+
+
+def _content_type(request: Request) -> str:
+    kind, options = parse_options_header(request.headers.get("content-type", "application/json"))
+    if kind.lower() not in (b"application/json", b"multipart/form-data"):
+        raise UnsupportedMedia("the content type is neither application/json nor multipart/form-data")
+    if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise UnsupportedMedia("the charset of the content type is not utf-8, the only one accepted")
+    return kind.decode().lower()
+
+
+async def _read_json(request: Request) -> dict[str, Any]:
+    # Not `request.body()`, which keeps the bytes until the end of the request.
+    body = b"".join([chunk async for chunk in request.stream()])
+    if len(body) < _LARGE_BYTES:
+        return json_object(body, "the request body", None)
+    return await asyncio.to_thread(json_object, body, "the request body", None)

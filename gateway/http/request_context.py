@@ -1,0 +1,85 @@
+"""Outermost middleware: request id, access log, metrics, and the handler of unexpected errors."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from http import HTTPStatus
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fovea import telemetry
+from gateway.http.schemas.error import ErrorBody, ErrorDetail
+
+__all__ = ["OUTCOME", "RequestContext"]
+
+log = logging.getLogger(__name__)
+
+OUTCOME: Final = "fovea.outcome"
+"""Key of the ASGI scope that holds the error code of a response, for log and metrics."""
+
+_VALID_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_QUIET_ROUTES: Final = ("/healthz", "/readyz", "/metrics")
+
+
+class RequestContext:
+    """Middleware that gives each request an id and each response the header `x-request-id`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(telemetry.REQUEST_ID_KEY, "")
+        request_id = given if _VALID_ID.fullmatch(given) else telemetry.new_request_id()
+        telemetry.request_id.set(request_id)
+        start, status = time.perf_counter(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[telemetry.REQUEST_ID_KEY] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], _route(scope))
+            scope[OUTCOME] = "internal_error"
+            if status == 0:
+                await _internal_error(scope, receive, send_with_id)
+        finally:
+            self._record(scope, status, time.perf_counter() - start)
+
+    @staticmethod
+    def _record(scope: Scope, status: int, seconds: float) -> None:
+        route = _route(scope)
+        outcome = scope.get(OUTCOME) or ("ok" if 0 < status < HTTPStatus.BAD_REQUEST else str(status or "aborted"))
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        label = f"{method} {route}" if route else "other"
+        telemetry.REQUESTS.labels(label, outcome).inc()
+        if outcome == "ok" and route:
+            telemetry.REQUEST_LATENCY_SECONDS.labels(label).observe(seconds)
+        level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+        log.log(level, "%s %s %s %s %.1f ms", scope["method"], route or "-", status, outcome, seconds * 1000)
+
+
+def _route(scope: Scope) -> str:
+    """Template of the route, so that metrics have few labels and logs hold no text of a client."""
+    return str(getattr(scope.get("route"), "path", ""))
+
+
+async def _internal_error(scope: Scope, receive: Receive, send: Send) -> None:
+    detail = ErrorDetail(
+        message="the gateway failed on this request; its log tells why", type="server_error", code="internal_error"
+    )
+    body = ErrorBody(error=detail).model_dump()
+    await JSONResponse(body, HTTPStatus.INTERNAL_SERVER_ERROR)(scope, receive, send)

@@ -1,0 +1,208 @@
+"""Request of `POST /v1/answer`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from gateway.http.schemas.messages import Message
+from gateway.http.schemas.params import BoundedParams
+
+__all__ = [
+    "AnswerRequest",
+    "CacheMode",
+    "LlmPrunerRequest",
+    "QuestionRequest",
+    "VideoBudget",
+]
+
+CacheMode = Literal["use", "bypass", "refresh"]
+VideoBudget = Literal["per_frame", "whole"]
+WireDType = Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy", "basis"]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _url_or_frames(value: Any) -> Any:
+    # This runs before pydantic's check of the union, whose error would list the failures of both types.
+    frames = isinstance(value, list) and value and all(isinstance(frame, str) for frame in value)
+    if value is None or isinstance(value, str) or frames:
+        return value
+    raise PydanticCustomError("video", "a data URL, an https URL, or a list of frames as such URLs is accepted")
+
+
+def _auto_or_count(value: Any, count: ValidatorFunctionWrapHandler) -> Any:
+    if value == "auto":
+        return value
+    try:
+        return count(value)
+    except ValidationError as error:
+        if error.errors()[0]["type"].startswith("int_"):
+            raise PydanticCustomError("count", 'a whole number or "auto" is accepted') from error
+        raise
+
+
+if TYPE_CHECKING:
+    _KeepTokens = int | Literal["auto"]
+else:  # not a union, whose error would list the failure of both types
+    _KeepTokens = Annotated[
+        int,
+        Field(ge=1, lt=2**32),
+        WrapValidator(_auto_or_count),
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "exclusiveMaximum": 2**32}, {"const": "auto"}]}),
+    ]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class LlmPrunerRequest(_Request):
+    """A second pruner, inside the language model."""
+
+    name: str = Field(min_length=1)
+    """Name of a pruner that `GET /v1/pruners` lists with side `llm`."""
+
+    keep_tokens: int | None = Field(default=None, ge=1, lt=2**32)
+    """Budget as a count: number of visual tokens to keep, of those that the first pruner kept."""
+
+    keep_ratio: float | None = Field(default=None, gt=0, le=1)
+    """Budget as a share of the same tokens; exactly one of `keep_tokens` and `keep_ratio` is required."""
+
+    params: BoundedParams = Field(default_factory=dict)
+    """Parameters of the pruner by name. A parameter that is left out has its default."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if (self.keep_tokens is None) == (self.keep_ratio is None):
+            raise PydanticCustomError("llm_budget", "exactly one of keep_tokens and keep_ratio is needed")
+        return self
+
+
+class QuestionRequest(_Request):
+    """Fields of every question about images and videos."""
+
+    question: str | None = None
+    """Text of the question; required unless `messages` is given. Each `<image>` marks the position of one image, in
+    order. If the model takes videos, each `<video>` marks the position of one video. Media without a marker come
+    first. Other special tokens are plain text."""
+
+    image: str | None = None
+    """Image: a data URL (`data:image/jpeg;base64,...`), or an https URL if the server allows its host. In
+    multipart/form-data: an uploaded file. JPEG, PNG, WebP, GIF and BMP are accepted."""
+
+    images: Annotated[list[str] | None, Field(min_length=1)] = None
+    """Several images instead of `image`, in the same forms; in multipart/form-data: several files. By
+    default, up to 8 are accepted."""
+
+    video: Annotated[str | list[str] | None, BeforeValidator(_url_or_frames)] = None
+    """Video, if the model takes videos: a data URL (`data:video/mp4;base64,...`), an https URL, or a list of frames in
+    the forms of `image`; in multipart/form-data: an uploaded file. MP4, WebM, MKV, AVI, MOV and GIF are accepted."""
+
+    messages: Annotated[list[Message] | None, Field(min_length=1, max_length=256)] = None
+    """Chat history in OpenAI's format, instead of question, images and video. The last message must be the user's. Its
+    text is the question for which the visual tokens of all images, also of earlier messages, are pruned. In a form: a
+    JSON list."""
+
+    num_frames: int | None = Field(default=None, ge=1)
+    """Number of frames to sample from a video file; left out: the model's default. By default, up to 64 are
+    accepted."""
+
+    seconds_per_frame: float | None = Field(default=None, gt=0, le=3600)
+    """Time from one frame of a list to the next, in seconds; left out: unknown."""
+
+    video_budget: VideoBudget | None = None
+    """Use of a video's budget: with `per_frame` (the default) each frame has its own share, with `whole` all frames
+    compete for one budget."""
+
+    model: str | None = None
+    """Name of the served model; any other name is refused with status 404."""
+
+    pruner: str | None = Field(default=None, min_length=1)
+    """Name of a pruner that `GET /v1/pruners` lists with side `encoder`; left out: the server's default."""
+
+    pruner_params: BoundedParams = Field(default_factory=dict)
+    """Parameters of the pruner by name. A parameter that is left out has its default. In a form: a JSON object. Numbers
+    must be finite. Up to 8 levels of nesting and up to 4096 bytes of JSON without spaces are accepted."""
+
+    keep_tokens: _KeepTokens | None = None
+    """Budget as a count: number of visual tokens to keep of each image or video. Nothing is pruned if there are no
+    more tokens than that. `auto`: the pruner chooses the number for each image and question; `GET /v1/pruners` lists
+    such pruners with `chooses_budget`."""
+
+    keep_ratio: float | None = Field(default=None, gt=0, le=1)
+    """Budget as a share of the visual tokens of each image or video; at most one of `keep_tokens` and `keep_ratio` may
+    be given."""
+
+    timeout_s: float | None = Field(default=None, gt=0)
+    """Time limit of the whole request in seconds, up to the server's maximum; left out: the server's default, 60 unless
+    configured."""
+
+    cache: CacheMode = "use"
+    """Use of the caches: `use` reads and fills them, `refresh` only fills them, `bypass` does neither."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.keep_tokens is not None and self.keep_ratio is not None:
+            raise PydanticCustomError("one_budget", "at most one of keep_tokens and keep_ratio may be given")
+        return self
+
+
+class AnswerRequest(QuestionRequest):
+    """A question about images and videos, to be answered."""
+
+    llm_pruner: LlmPrunerRequest | None = None
+    """Second pruner, inside the language model, for the tokens that the first pruner kept; left out: none. In a form: a
+    JSON object."""
+
+    wire_dtype: WireDType | None = None
+    """Wire format of the visual tokens sent to the language model. Left out: the server's default, or the widest format
+    that fits if `max_wire_bytes` is given."""
+
+    max_wire_bytes: int | None = Field(default=None, ge=1, lt=2**32)
+    """Maximum number of bytes of the visual tokens sent to the language model. The server chooses the number of tokens
+    and the wire format. If `keep_tokens` or `keep_ratio` is given, it is an upper bound. If `wire_dtype` is given, it
+    is the only format considered. `usage` reports the choice."""
+
+    max_tokens: int = Field(default=128, ge=1)
+    """Maximum number of tokens to generate. The server's limit is 2048 by default."""
+
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """Sampling temperature; 0 is greedy decoding."""
+
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling: probability mass of the smallest set of tokens that is sampled from."""
+
+    seed: int | None = Field(default=None, ge=0, lt=2**64)
+    """Seed of the sampling. With a seed, the answer is reproducible and can be cached."""
+
+    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], BeforeValidator(_as_list)] = Field(
+        default_factory=list, max_length=8
+    )
+    """Stop strings, up to 8. The answer ends before the first one that appears. A single string is also accepted."""
+
+    stream: bool = False
+    """Whether to send server-sent events: `token` for each piece of text, then `done` with the whole answer, or
+    `error`."""
+
+    explain: bool = False
+    """Whether to add the score maps and the kept tokens to the response."""
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same request always has the same answer, which may then be cached."""
+        return self.temperature == 0 or self.seed is not None

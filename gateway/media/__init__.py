@@ -1,0 +1,1 @@
+"""Images and videos of a request: loading, checks and digests."""

@@ -1,0 +1,169 @@
+"""Image and video files: uploads and data URLs, checked for size and format and hashed.
+
+Only the first bytes of a file are read here; the encoder service decodes it. `gateway.media.fetch` fetches files by
+URL.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from fovea.errors import MalformedRequest, TooLarge, UnsupportedMedia
+from fovea.media.file_formats import detect_format
+
+__all__ = ["IMAGE", "VIDEO", "MediaFile", "MediaKind", "Video", "decode_data_url", "media_file", "top_level_field"]
+
+_BASE64_END: Final = re.compile(r"; *base64$", re.IGNORECASE)
+_GENERIC_TYPES: Final = ("", "application/octet-stream")
+"""Media types that do not tell the format; the first bytes of the file do."""
+_WHITE_SPACE: Final = b" \t\r\n\f"
+_ESCAPES: Final = {
+    escape.encode(): bytes([code]) for code in b"+/= \t\r\n" for escape in (f"%{code:02X}", f"%{code:02x}")
+}
+"""Percent-encoded characters that are decoded in base64. Decoding all escapes would make an object for each of them."""
+_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
+
+
+@dataclass(frozen=True)
+class MediaKind:
+    """Accepted formats of images or of videos.
+
+    Attributes:
+        noun: Name for messages, `image` or `video`.
+        article: Indefinite article of `noun`.
+        formats: Names of the accepted formats, for messages.
+        media_types: Prefixes of accepted media types; messages show the first one as the form of a data URL.
+        magic: First bytes of accepted files.
+    """
+
+    noun: str
+    article: str
+    formats: str
+    media_types: tuple[str, ...]
+    magic: re.Pattern[bytes]
+
+
+IMAGE: Final = MediaKind(
+    noun="image",
+    article="an",
+    formats="JPEG, PNG, WebP, GIF and BMP",
+    media_types=("image/",),
+    magic=re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM", re.DOTALL),
+)
+VIDEO: Final = MediaKind(
+    noun="video",
+    article="a",
+    formats="MP4, WebM, MKV, AVI, MOV and GIF",
+    media_types=("video/", "image/gif"),
+    # First box of MP4 and MOV, EBML header of WebM and MKV.
+    magic=re.compile(rb"....(?:ftyp|moov|mdat|wide|free|skip|pnot)|\x1aE\xdf\xa3|RIFF....AVI |GIF8[79]a", re.DOTALL),
+)
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """An encoded image or video file.
+
+    Attributes:
+        data: Bytes of the file.
+        sha256: Hex digest of `data`.
+    """
+
+    data: bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video: a file, or sampled frames.
+
+    Attributes:
+        file: The video file; None for frames.
+        frames: Image files in temporal order; empty for a video file.
+    """
+
+    file: MediaFile | None = None
+    frames: tuple[MediaFile, ...] = ()
+
+
+def top_level_field(field_path: str) -> str:
+    """The first step of a field path: `images` of `images.2`."""
+    return field_path.partition(".")[0]
+
+
+def media_file(data: bytes, kind: MediaKind, *, field_path: str, max_bytes: int) -> MediaFile:
+    """A checked and hashed file.
+
+    Args:
+        data: Bytes of the file.
+        kind: Accepted formats.
+        field_path: Path of the file in the request, for messages.
+        max_bytes: Largest accepted size.
+
+    Raises:
+        TooLarge: The file has more than `max_bytes`.
+        UnsupportedMedia: The first bytes are of no accepted format. The error names the detected format, if any.
+    """
+    param = top_level_field(field_path)
+    if len(data) > max_bytes:
+        raise TooLarge(
+            f"{field_path} has {len(data):,} bytes; {kind.noun}s up to {max_bytes:,} bytes are accepted", param=param
+        )
+    if not kind.magic.match(data):
+        actual = detect_format(data) or f"not {kind.article} {kind.noun}"
+        raise UnsupportedMedia(f"{field_path} is {actual}; {kind.formats} are accepted", param=param)
+    return MediaFile(data, hashlib.sha256(data).hexdigest())
+
+
+def decode_data_url(url: str, kind: MediaKind, *, field_path: str, max_bytes: int) -> MediaFile:
+    """The file in `data:image/...;base64,...`, read as browsers read it. The URL-safe alphabet is accepted too.
+
+    White space is skipped, padding may be missing, characters other than letters and digits may be percent-encoded, and
+    the media type may have any parameters.
+
+    Args:
+        url: The data URL.
+        kind: Accepted formats.
+        field_path: Path of the URL in the request, for messages.
+        max_bytes: Largest accepted size of the file.
+
+    Raises:
+        MalformedRequest: The URL is not a base64 data URL.
+        TooLarge: The file has more than `max_bytes`; checked before decoding.
+        UnsupportedMedia: The media type or the content is of no accepted format.
+    """
+    param = top_level_field(field_path)
+    comma = url.find(",")
+    head = url[len("data:") : max(comma, 0)].strip()
+    if comma < 0 or not _BASE64_END.search(head):
+        raise MalformedRequest(f"{field_path} is not of the form data:{kind.media_types[0]}...;base64,...", param=param)
+    media_type = head.partition(";")[0].strip().lower()
+    if media_type not in _GENERIC_TYPES and not media_type.startswith(kind.media_types):
+        raise UnsupportedMedia(
+            f"{field_path} is a data URL of another media type; {kind.formats} are accepted", param=param
+        )
+    try:
+        encoded = _plain_base64(url[comma + 1 :])
+        if len(encoded) * 3 // 4 > max_bytes:
+            raise TooLarge(
+                f"{field_path} has more than the {max_bytes:,} bytes accepted for {kind.article} {kind.noun}",
+                param=param,
+            )
+        data = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedRequest(f"{field_path} is not valid base64 after the comma", param=param) from error
+    return media_file(data, kind, field_path=field_path, max_bytes=max_bytes)
+
+
+def _plain_base64(text: str) -> bytes:
+    """`text` in the standard alphabet, without white space and padding."""
+    encoded = text.encode("ascii")
+    if b"%" in encoded:
+        for escape, character in _ESCAPES.items():
+            encoded = encoded.replace(escape, character)
+    return encoded.translate(_URL_SAFE, _WHITE_SPACE).rstrip(b"=")

@@ -1,0 +1,128 @@
+"""Loading of images and videos: uploads, data URLs and https URLs to checked files, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from fovea.errors import InvalidRequest, TooLarge
+from gateway.core.question import MediaInput, MediaInputs, VideoInput
+from gateway.media.fetch import MediaFetcher
+from gateway.media.files import IMAGE, VIDEO, MediaFile, MediaKind, Video, decode_data_url, media_file, top_level_field
+
+__all__ = ["Media", "MediaLimits", "MediaLoader"]
+
+_AROUND_URLS: Final = " \t\r\n\f"  # stripped from both ends of a URL, as browsers do
+_NEITHER_URL: Final = "neither a data URL (data:{}...;base64,...) nor an https URL"
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """Largest accepted sizes in bytes.
+
+    Attributes:
+        image_bytes: One image file.
+        video_bytes: One video file.
+        total_bytes: All files of a request together.
+    """
+
+    image_bytes: int
+    video_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Media:
+    """Files of a request.
+
+    Attributes:
+        images: Image files, in the order of the request.
+        videos: Videos, in the order of the request.
+        field: The request field of the first file, for errors.
+    """
+
+    images: tuple[MediaFile, ...]
+    videos: tuple[Video, ...]
+    field: str
+
+
+class MediaLoader:
+    """Loader of a request's media.
+
+    Args:
+        fetcher: Fetcher of https URLs.
+        limits: Largest accepted sizes.
+    """
+
+    def __init__(self, fetcher: MediaFetcher, limits: MediaLimits) -> None:
+        self._fetcher = fetcher
+        self._limits = limits
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._fetcher.close()
+
+    async def load(self, media_inputs: MediaInputs) -> Media:
+        """All files of a request, which has at least one.
+
+        Each input is removed from `media_inputs` once it is loaded, so that its encoded form is freed.
+
+        Raises:
+            ServiceError: A file is too large, of a format that is not accepted, or cannot be fetched.
+        """
+        allowance = _ByteAllowance(self._limits.total_bytes)
+        first = (media_inputs.images or media_inputs.videos)[0]
+        images, videos = [], []
+        while media_inputs.images:
+            images.append(await self._load_image(media_inputs.images.pop(0), allowance))
+        while media_inputs.videos:
+            videos.append(await self._load_video(media_inputs.videos.pop(0), allowance))
+        return Media(tuple(images), tuple(videos), top_level_field(first.field_path))
+
+    async def _load_image(self, image: MediaInput, allowance: _ByteAllowance) -> MediaFile:
+        return await self._load_file(image, IMAGE, self._limits.image_bytes, allowance)
+
+    async def _load_video(self, video: VideoInput, allowance: _ByteAllowance) -> Video:
+        if video.file is not None:
+            return Video(await self._load_file(video.file, VIDEO, self._limits.video_bytes, allowance))
+        return Video(frames=tuple([await self._load_image(frame, allowance) for frame in video.frames]))
+
+    async def _load_file(
+        self, media_input: MediaInput, kind: MediaKind, max_bytes: int, allowance: _ByteAllowance
+    ) -> MediaFile:
+        file = await self._read(media_input, kind, max_bytes)
+        allowance.spend(len(file.data), top_level_field(media_input.field_path))
+        return file
+
+    async def _read(self, media_input: MediaInput, kind: MediaKind, max_bytes: int) -> MediaFile:
+        # Threads, because decoding and hashing megabytes would block the event loop.
+        field_path, content = media_input.field_path, media_input.content
+        if isinstance(content, bytes):
+            return await asyncio.to_thread(media_file, content, kind, field_path=field_path, max_bytes=max_bytes)
+        content = content.strip(_AROUND_URLS)
+        scheme = content[:8].lower()
+        if scheme.startswith("data:"):
+            return await asyncio.to_thread(decode_data_url, content, kind, field_path=field_path, max_bytes=max_bytes)
+        if scheme.startswith(("https://", "http://")):
+            data = await self._fetcher.fetch(content, kind, field_path=field_path, max_bytes=max_bytes)
+            return await asyncio.to_thread(media_file, data, kind, field_path=field_path, max_bytes=max_bytes)
+        raise InvalidRequest(
+            f"{field_path} is {_NEITHER_URL.format(kind.media_types[0])}", param=top_level_field(field_path)
+        )
+
+
+class _ByteAllowance:
+    """Bytes left for the files of one request."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._left = total
+
+    def spend(self, size: int, param: str) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise TooLarge(
+                f"the images and videos have more than the {self._total:,} bytes accepted for all of a request",
+                param=param,
+            )

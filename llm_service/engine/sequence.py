@@ -1,0 +1,181 @@
+"""A request being decoded: written by the model thread, read by the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import cached_property
+
+import torch
+from tokenizers import Tokenizer
+
+from fovea.errors import DeadlineExceeded, ServiceError
+from llm_service.engine.base import Delta, Done, GenerationRequest, GenerationTiming
+from llm_service.engine.detokenizer import IncrementalDetokenizer
+from llm_service.engine.stop_strings import StopStrings
+from llm_service.metrics import TIME_TO_FIRST_TOKEN_SECONDS
+from llm_service.pruners.plan import PruningPlan
+from llm_service.sampling import make_generator
+
+__all__ = ["Sequence"]
+
+
+class Sequence(AsyncIterator[Delta | Done]):
+    """A `Generation` and the state of its decoding. Must be created on the event loop that reads it.
+
+    Args:
+        request: The validated request.
+        tokenizer: Tokenizer of the checkpoint.
+        eos_token_ids: Ids that end the answer.
+        max_model_len: Positions of prompt and answer together.
+        plan: Pruning inside the model; None for none.
+        trims_answer: Flag: strip white space before the first word (`VisualEmbedder.trims_answer`).
+
+    Attributes:
+        request: The validated request.
+        plan: Pruning inside the model; None for none.
+        finished: Flag: the answer is complete or has failed.
+        token_ids: Ids generated so far.
+        first_token_logprobs: [V] log-probabilities of the first token, if requested.
+        cross_attention: [N] attention weights, if requested.
+        max_tokens: Most tokens to generate, limited by the context.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        tokenizer: Tokenizer,
+        eos_token_ids: frozenset[int],
+        max_model_len: int,
+        plan: PruningPlan | None = None,
+        *,
+        trims_answer: bool = False,
+    ) -> None:
+        self.request = request
+        self.plan = plan
+        self.finished = False
+        self.token_ids: list[int] = []
+        self.first_token_logprobs: list[float] = []
+        self.cross_attention: list[float] = []
+        self.max_tokens = min(request.sampling.max_tokens, max_model_len - request.prompt.num_tokens)
+        self._eos_token_ids = eos_token_ids
+        self._detokenizer = IncrementalDetokenizer(tokenizer)
+        self._stop = StopStrings(request.sampling.stop)
+        self._text_started = not trims_answer
+        self._abort_requested = False
+        self._abort_callback: Callable[[], object] | None = None
+        self._arrival_time = self._admission_time = self._first_token_time = time.perf_counter()
+        self._loop = asyncio.get_running_loop()
+        # At most one delta for each token, plus the end: the model thread never waits for a slow reader.
+        self._events: asyncio.Queue[Delta | Done | ServiceError] = asyncio.Queue(maxsize=self.max_tokens + 2)
+        self._exhausted = False
+
+    # Called on the event loop.
+
+    async def __anext__(self) -> Delta | Done:
+        if self._exhausted:
+            raise StopAsyncIteration
+        try:
+            # asyncio and the deadline share a clock, time.monotonic.
+            async with asyncio.timeout_at(self.request.deadline):
+                event = await self._events.get()
+        except TimeoutError:
+            self.abort()
+            event = DeadlineExceeded("the answer was not finished within the deadline")
+        self._exhausted = not isinstance(event, Delta)
+        if isinstance(event, ServiceError):
+            raise event
+        return event
+
+    def abort(self) -> None:
+        """Ends the sequence before its next token."""
+        self._abort_requested = True
+        if self._abort_callback is not None:
+            self._abort_callback()
+
+    # Called on the model thread.
+
+    def on_abort(self, callback: Callable[[], object]) -> None:
+        """Sets a callback for `abort`; it may be called from any thread and more than once."""
+        self._abort_callback = callback
+        if self._abort_requested:
+            callback()
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """Random generator of this sequence."""
+        return make_generator(self.request.sampling)
+
+    @property
+    def runs_layer_by_layer(self) -> bool:
+        """Flag: the prefill stops between layers, to prune or to report attention."""
+        return self.plan is not None or self.request.cross_attention is not None
+
+    @property
+    def aborted(self) -> bool:
+        """Flag: the caller has cancelled, or the deadline has passed."""
+        return self._abort_requested or time.monotonic() >= self.request.deadline
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since arrival."""
+        return time.perf_counter() - self._arrival_time
+
+    def admit(self) -> None:
+        """Records the end of the queue time."""
+        self._admission_time = time.perf_counter()
+
+    def append_token(self, token_id: int) -> None:
+        """Appends a generated token; emits the text that it completes, and `Done` with the last one."""
+        if not self.token_ids:
+            self._first_token_time = time.perf_counter()
+            TIME_TO_FIRST_TOKEN_SECONDS.observe(self._first_token_time - self._arrival_time)
+        self.token_ids.append(token_id)
+        eos = token_id in self._eos_token_ids
+        text = "" if eos else self._filter_text(self._detokenizer.push(token_id))
+        last = eos or self._stop.found or len(self.token_ids) == self.max_tokens
+        if last:
+            text += self._filter_text(self._detokenizer.flush()) + self._stop.flush()
+        if text:
+            self._emit(Delta(text))
+        if last:
+            self.finished = True
+            self._emit(self._done(eos))
+
+    def _filter_text(self, text: str) -> str:
+        """The part of `text` that can be emitted: without leading white space, up to a possible stop string."""
+        if not self._text_started:
+            text = text.lstrip()
+            self._text_started = bool(text)
+        return self._stop.push(text)
+
+    def fail(self, error: ServiceError) -> None:
+        """Ends the sequence with an error."""
+        self.finished = True
+        self._emit(error)
+
+    def _done(self, eos: bool) -> Done:
+        def ms_since_arrival(seconds: float) -> float:
+            return (seconds - self._arrival_time) * 1e3
+
+        return Done(
+            finish_reason="stop" if eos or self._stop.found else "length",
+            prompt_tokens=self.request.prompt.num_tokens,
+            token_ids=self.token_ids,
+            completion_tokens=len(self.token_ids) - eos,
+            timing=GenerationTiming(
+                queue_ms=ms_since_arrival(self._admission_time),
+                time_to_first_token_ms=ms_since_arrival(self._first_token_time),
+                generate_ms=ms_since_arrival(time.perf_counter()),
+            ),
+            first_token_logprobs=self.first_token_logprobs,
+            visual_tokens_by_layer=() if self.plan is None else self.plan.visual_tokens,
+            cross_attention=self.cross_attention,
+        )
+
+    def _emit(self, event: Delta | Done | ServiceError) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the reader's event loop is closed
+            self._abort_requested = True

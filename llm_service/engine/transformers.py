@@ -1,0 +1,228 @@
+"""Engine that runs a transformers model on a thread of this process, with continuous batching.
+
+Sequences are added to the batch between two decoding steps and removed when they finish, so short answers do not wait
+for long ones. `TransformersEngine.step` is one step. Sequences that run layer by layer, to prune or to report
+attention, have a batch of their own. The other sequences do not run that code.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import torch
+from tokenizers import Tokenizer
+
+from fovea.errors import DeadlineExceeded, InvalidRequest
+from fovea.telemetry import FailureKind, count_failure
+from llm_service.engine.base import Generation, GenerationRequest
+from llm_service.engine.errors import fail, unavailable
+from llm_service.engine.model_runner import ModelRunner
+from llm_service.engine.pruned_model_runner import PrunedModelRunner
+from llm_service.engine.pruned_prefill import AttentionProbe, PrunedInputs
+from llm_service.engine.running_batch import RunningBatch
+from llm_service.engine.sequence import Sequence
+from llm_service.engine.visual_layout import num_prunable_tokens, prunable_mask, visual_layout
+from llm_service.engine.waiting_queue import WaitingQueue
+from llm_service.models.base import ModelInputs, VisionLanguageModel
+from llm_service.models.decoder import runs_layer_by_layer
+from llm_service.pruners import PRUNERS
+from llm_service.pruners.base import AnyLlmPruningMethod
+from llm_service.pruners.plan import PruningPlan, UnreachableBudget
+from llm_service.pruners.schedule import scaled_layers
+
+__all__ = ["TransformersEngine"]
+
+log = logging.getLogger(__name__)
+
+# Default layer of reported attention, for 32 layers. It is the first whose attention SparseVLM uses.
+_DEFAULT_ATTENTION_LAYER: Final = 2
+
+
+class TransformersEngine:
+    """An `LLMEngine` on transformers.
+
+    Args:
+        model: Language model and visual embedder of a checkpoint.
+        tokenizer: Tokenizer of the same checkpoint.
+        max_model_len: Maximum number of positions of prompt and answer together; a longer answer is cut.
+        max_batch_size: Maximum number of running sequences.
+        max_batch_delay_ms: Maximum time in milliseconds that an idle engine waits for further requests after the first.
+        max_queue_size: Maximum number of waiting sequences.
+    """
+
+    name: Final = "transformers"
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        tokenizer: Tokenizer,
+        *,
+        max_model_len: int,
+        max_batch_size: int,
+        max_batch_delay_ms: float,
+        max_queue_size: int,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        self._max_batch_size = max_batch_size
+        self._max_batch_delay_s = max_batch_delay_ms / 1e3
+        self._waiting = WaitingQueue(max_queue_size)
+        self._plain_batch = RunningBatch(ModelRunner(model), self._embed)
+        self._layered_batch = (
+            RunningBatch(PrunedModelRunner(model), self._embed_layered)
+            if runs_layer_by_layer(model.causal_lm)
+            else None
+        )
+        self._stopping = threading.Event()
+        self._on_death: Callable[[], object] = lambda: None
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    @property
+    def num_waiting(self) -> int:
+        """Number of sequences in the queue."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Number of sequences in the batches."""
+        return sum(map(len, self._batches))
+
+    @property
+    def _num_layers(self) -> int:
+        count: int = self._model.causal_lm.config.num_hidden_layers
+        return count
+
+    @property
+    def pruners(self) -> Mapping[str, AnyLlmPruningMethod]:
+        """All pruning methods if the model can run layer by layer; otherwise none."""
+        return {} if self._layered_batch is None else PRUNERS
+
+    def start(self, on_death: Callable[[], object] = lambda: None) -> None:
+        """Starts the model thread."""
+        self._on_death = on_death
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Queues a request; see `LLMEngine.submit`."""
+        self._check_cross_attention(request)
+        plan = self._plan(request)
+        sequence = Sequence(
+            request,
+            self._tokenizer,
+            self._model.eos_token_ids,
+            self._max_model_len,
+            plan,
+            trims_answer=self._model.trims_answer,
+        )
+        if sequence.aborted:
+            raise DeadlineExceeded("the deadline passed before the request could be queued")
+        self._waiting.push(sequence)
+        return sequence
+
+    def stop(self) -> None:
+        """Ends all sequences with Unavailable and joins the model thread."""
+        self._stopping.set()
+        waiting = self._waiting.close()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._fail_all(waiting, "is shutting down")
+
+    def _fail_all(self, waiting: Iterable[Sequence], reason: str) -> None:
+        error = unavailable(reason)
+        fail(waiting, error)
+        for batch in self._batches:
+            batch.fail(error)
+
+    @property
+    def _batches(self) -> list[RunningBatch[Any]]:
+        return [self._plain_batch] if self._layered_batch is None else [self._plain_batch, self._layered_batch]
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                if not self.num_running:
+                    self._waiting.wait(self._max_batch_size, self._max_batch_delay_s)
+                self.step()
+        except Exception:
+            log.critical("the model thread has died", exc_info=True)
+            count_failure(FailureKind.ENGINE_DIED)
+            self._fail_all(self._waiting.close(), "has lost its engine")
+            self._on_death()
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Prefills waiting sequences up to the maximum batch size, then decodes one token of every running sequence."""
+        for batch in self._batches:
+            self._attempt(batch, batch.remove_finished)
+        admitted = self._waiting.pop(self._max_batch_size - self.num_running)
+        if plain := [sequence for sequence in admitted if not sequence.runs_layer_by_layer]:
+            self._attempt(self._plain_batch, lambda: self._plain_batch.prefill(plain))
+        if layered := [sequence for sequence in admitted if sequence.runs_layer_by_layer]:
+            layered_batch = self._layered_batch
+            assert layered_batch is not None, "`submit` refuses requests that the model cannot run layer by layer"
+            self._attempt(layered_batch, lambda: layered_batch.prefill(layered))
+        for batch in self._batches:
+            self._attempt(batch, batch.decode)
+
+    def _attempt(self, batch: RunningBatch[Any], action: Callable[[], None]) -> None:
+        """Runs an action of a batch. If it fails, all sequences of this batch fail, but no others."""
+        try:
+            action()
+        except Exception:
+            log.exception("a step with %d sequences failed", len(batch))
+            batch.fail()
+
+    def _embed(self, sequence: Sequence) -> ModelInputs:
+        return self._model.embed(sequence.request.prompt)
+
+    def _embed_layered(self, sequence: Sequence) -> PrunedInputs:
+        prompt = sequence.request.prompt
+        layout = visual_layout(prompt, self._model.visual_token_ids, self._model.device)
+        return PrunedInputs(self._embed(sequence), layout, sequence.plan, self._attention_probe(sequence))
+
+    def _attention_probe(self, sequence: Sequence) -> AttentionProbe | None:
+        requested = sequence.request.cross_attention
+        if requested is None:
+            return None
+        is_prunable = prunable_mask(sequence.request.prompt, self._model.visual_token_ids)
+
+        def report(attention: torch.Tensor) -> None:
+            weights = attention.new_zeros(len(is_prunable))
+            weights[torch.from_numpy(is_prunable).to(weights.device)] = attention
+            sequence.cross_attention = weights.tolist()
+
+        layer = requested.layer
+        if layer is None:
+            (layer,) = scaled_layers([_DEFAULT_ATTENTION_LAYER], self._num_layers)
+        return AttentionProbe(layer, report)
+
+    def _check_cross_attention(self, request: GenerationRequest) -> None:
+        if request.cross_attention is None:
+            return
+        if self._layered_batch is None:
+            raise InvalidRequest(
+                "this model cannot be run layer by layer; leave cross_attention out", param="cross_attention"
+            )
+        if not request.prompt.visual_tokens:
+            raise InvalidRequest("cross_attention needs visual tokens in the prompt", param="cross_attention")
+        layer = request.cross_attention.layer
+        if layer is not None and layer >= self._num_layers:
+            raise InvalidRequest(
+                f"cross_attention.layer is {layer}; 0 to {self._num_layers - 1} are accepted",
+                param="cross_attention.layer",
+            )
+
+    def _plan(self, request: GenerationRequest) -> PruningPlan | None:
+        if request.pruning is None:
+            return None
+        if self._layered_batch is None:
+            raise InvalidRequest("this model cannot be pruned layer by layer; leave llm_pruner out", param="llm_pruner")
+        num_visual = num_prunable_tokens(request.prompt, self._model.visual_token_ids)
+        try:
+            return request.pruning.pruner.plan(request.pruning.budget, num_visual, self._num_layers)
+        except UnreachableBudget as error:
+            raise InvalidRequest(str(error), param="llm_pruner") from error

@@ -1,0 +1,1 @@
+"""gRPC server of the LLM service: messages to requests, events to messages."""

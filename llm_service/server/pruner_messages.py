@@ -1,0 +1,72 @@
+"""LLM pruners in gRPC messages: validation of a request's pruner, and descriptions for `GetModelInfo`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from google.protobuf import json_format
+
+from fovea.budget import Budget
+from fovea.errors import InvalidRequest, NotFound
+from fovea.v1 import llm_pb2, pruner_pb2
+from fovea.wire.pruner_info import describe_pruner
+from llm_service.engine.base import PruningParams
+from llm_service.pruners.base import AnyLlmPruningMethod
+from llm_service.pruners.plan import bind
+
+__all__ = ["pruner_info", "read_llm_pruner"]
+
+
+def read_llm_pruner(
+    message: llm_pb2.LlmPruner, pruners: Mapping[str, AnyLlmPruningMethod], engine: str
+) -> PruningParams:
+    """Validates a request's LLM pruner and binds its parameters.
+
+    Args:
+        message: The request's field `llm_pruner`.
+        pruners: Pruning methods of the engine, by name.
+        engine: Name of the engine.
+
+    Raises:
+        NotFound: There is no method of this name.
+        InvalidRequest: The engine cannot prune, or a parameter or the budget is not accepted.
+    """
+    if not pruners:
+        alternative = "" if engine == "transformers" else ", or use a service with --engine transformers"
+        raise InvalidRequest(
+            f"engine {engine} cannot prune inside this language model; leave llm_pruner out{alternative}",
+            param="llm_pruner",
+        )
+    if message.name not in pruners:
+        raise NotFound(
+            f"there is no LLM pruner {message.name[:64]!r}; accepted: {', '.join(pruners)}", param="llm_pruner.name"
+        )
+    try:
+        pruner = bind(pruners[message.name], json_format.MessageToDict(message.params))
+    except ValueError as error:  # InvalidParameter, or json_format's error for NaN, which JSON lacks
+        raise InvalidRequest(f"LLM pruner {message.name}: {error}", param="llm_pruner.params") from error
+    return PruningParams(pruner, _read_budget(message))
+
+
+def _read_budget(message: llm_pb2.LlmPruner) -> Budget:
+    field = message.WhichOneof("budget")
+    if field is None:
+        raise InvalidRequest("llm_pruner needs a budget: keep_tokens or keep_ratio", param="llm_pruner")
+    try:
+        if field == "keep_tokens":
+            return Budget(keep_tokens=message.keep_tokens)
+        return Budget(keep_ratio=message.keep_ratio)
+    except ValueError as error:
+        raise InvalidRequest(str(error), param=f"llm_pruner.{field}") from error
+
+
+def pruner_info(pruner: AnyLlmPruningMethod) -> pruner_pb2.PrunerInfo:
+    """Description of a pruning method for clients."""
+    return describe_pruner(
+        pruner.name,
+        side="llm",
+        summary=pruner.summary,
+        reference=pruner.reference,
+        reads_text=pruner.reads_text,
+        parameters=pruner.describe(),
+    )
