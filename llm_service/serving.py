@@ -12,7 +12,8 @@ from fovea.rpc.load_metrics import report_load
 from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import llm_pb2_grpc
 from fovea.wire.basis_file import BasisError
-from llm_service.server.servicer import LLMServicer, ServedModel
+from llm_service.server.responses import ServedModel
+from llm_service.server.servicer import LLMServicer
 from llm_service.settings import LLMSettings
 from llm_service.startup import load
 

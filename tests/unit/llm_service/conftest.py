@@ -27,7 +27,8 @@ from fovea.rpc.channel import connect
 from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
 from fovea.wire import tensors
-from llm_service.server.servicer import LLMServicer, ServedModel
+from llm_service.server.responses import ServedModel
+from llm_service.server.servicer import LLMServicer
 from llm_service.settings import LLMSettings
 from llm_service.startup import load
 

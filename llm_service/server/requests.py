@@ -1,4 +1,4 @@
-"""LLM pruners in gRPC messages: validation of a request's pruner, and descriptions for `GetModelInfo`."""
+"""Conversion of GenerateRequest messages to requests of the engine, with a check of every field."""
 
 from __future__ import annotations
 
@@ -8,13 +8,42 @@ from google.protobuf import json_format
 
 from fovea.budget import Budget
 from fovea.errors import InvalidRequest, NotFound
-from fovea.v1 import llm_pb2, pruner_pb2
-from fovea.wire.pruner_info import describe_pruner
-from llm_service.engine.base import PruningParams
+from fovea.v1 import llm_pb2
+from llm_service.engine.base import CrossAttention, PruningParams
 from llm_service.pruners.base import AnyLlmPruningMethod
 from llm_service.pruners.plan import bind
+from llm_service.sampling import SamplingParams
 
-__all__ = ["pruner_info", "read_llm_pruner"]
+__all__ = ["read_cross_attention", "read_llm_pruner", "read_sampling"]
+
+
+def read_sampling(message: llm_pb2.SamplingParams, max_tokens: int) -> SamplingParams:
+    """Sampling parameters in a message.
+
+    Args:
+        message: The request's field `sampling`.
+        max_tokens: Largest `max_tokens` of a request.
+
+    Raises:
+        InvalidRequest: A value is out of range.
+    """
+    if not 1 <= message.max_tokens <= max_tokens:
+        raise InvalidRequest(f"max_tokens must be 1 to {max_tokens}, not {message.max_tokens}", param="max_tokens")
+    return SamplingParams(
+        max_tokens=message.max_tokens,
+        temperature=message.temperature,
+        top_p=message.top_p or 1.0,
+        seed=message.seed if message.HasField("seed") else None,
+        stop=tuple(message.stop),
+    )
+
+
+def read_cross_attention(request: llm_pb2.GenerateRequest) -> CrossAttention | None:
+    """Attention that a request asks for; None for none."""
+    if not request.HasField("cross_attention"):
+        return None
+    message = request.cross_attention
+    return CrossAttention(message.layer if message.HasField("layer") else None)
 
 
 def read_llm_pruner(
@@ -58,15 +87,3 @@ def _read_budget(message: llm_pb2.LlmPruner) -> Budget:
         return Budget(keep_ratio=message.keep_ratio)
     except ValueError as error:
         raise InvalidRequest(str(error), param=f"llm_pruner.{field}") from error
-
-
-def pruner_info(pruner: AnyLlmPruningMethod) -> pruner_pb2.PrunerInfo:
-    """Description of a pruning method for clients."""
-    return describe_pruner(
-        pruner.name,
-        side="llm",
-        summary=pruner.summary,
-        reference=pruner.reference,
-        reads_text=pruner.reads_text,
-        parameters=pruner.describe(),
-    )

@@ -1,0 +1,88 @@
+"""GenerateResponse and GetLLMInfoResponse messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fovea.v1 import llm_pb2, pruner_pb2
+from fovea.wire.pruner_info import describe_pruner
+from llm_service.engine.base import Delta, Done, LLMEngine
+from llm_service.prompts import PromptLimits
+from llm_service.pruners.base import AnyLlmPruningMethod
+
+__all__ = ["ServedModel", "describe", "event_message"]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded model and the facts that `GetModelInfo` reports.
+
+    Attributes:
+        name: Name under which the model is served.
+        family: Name of the family, as in the checkpoint's config.
+        limits: Limits of prompts.
+        max_tokens: Largest `max_tokens` of a request.
+        settings_fingerprint: Fingerprint of everything except the checkpoint that changes answers.
+        engine: The engine that runs the model.
+    """
+
+    name: str
+    family: str
+    limits: PromptLimits
+    max_tokens: int
+    settings_fingerprint: str
+    engine: LLMEngine
+
+
+def describe(model: ServedModel) -> llm_pb2.GetLLMInfoResponse:
+    """Description of the model, its limits and its pruners."""
+    return llm_pb2.GetLLMInfoResponse(
+        model=model.name,
+        family=model.family,
+        fingerprint=model.limits.fingerprint,
+        engine=model.engine.name,
+        max_model_len=model.limits.max_model_len,
+        vocab_size=model.limits.vocab_size,
+        image_token_id=model.limits.image_token_id,
+        video_token_id=model.limits.video_token_id,
+        visual_hidden_size=model.limits.visual_hidden_size,
+        max_tokens=model.max_tokens,
+        settings_fingerprint=model.settings_fingerprint,
+        wire_basis="" if model.limits.wire_basis is None else model.limits.wire_basis.digest.hex(),
+        llm_pruners=list(model.engine.pruners),
+        llm_pruner_infos=[_pruner_info(pruner) for pruner in model.engine.pruners.values()],
+    )
+
+
+def event_message(event: Delta | Done) -> llm_pb2.GenerateResponse:
+    """Message of an event of an answer."""
+    if isinstance(event, Delta):
+        return llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=event.text))
+    return llm_pb2.GenerateResponse(
+        done=llm_pb2.Done(
+            finish_reason=event.finish_reason,
+            prompt_tokens=event.prompt_tokens,
+            completion_tokens=event.completion_tokens,
+            timing=llm_pb2.GenerateTiming(
+                queue_ms=event.timing.queue_ms,
+                time_to_first_token_ms=event.timing.time_to_first_token_ms,
+                generate_ms=event.timing.generate_ms,
+            ),
+            first_token_logprobs=event.first_token_logprobs,
+            token_ids=event.token_ids,
+            visual_tokens_by_layer=event.visual_tokens_by_layer,
+            cross_attention=event.cross_attention,
+        )
+    )
+
+
+def _pruner_info(pruner: AnyLlmPruningMethod) -> pruner_pb2.PrunerInfo:
+    """Description of a pruning method for clients."""
+    return describe_pruner(
+        pruner.name,
+        side="llm",
+        summary=pruner.summary,
+        reference=pruner.reference,
+        reads_text=pruner.reads_text,
+        parameters=pruner.describe(),
+    )
