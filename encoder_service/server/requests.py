@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -22,6 +21,7 @@ from fovea.parameters import InvalidParameter
 from fovea.v1 import encoder_pb2, tensor_pb2
 from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
+from fovea.wire.budgets import read_budget
 
 __all__ = ["pruners_of", "read_request"]
 
@@ -65,7 +65,7 @@ def read_request(
         pruner=pruner,
         videos=tuple(_read_video(video, settings) for video in request.videos),
         joins_frames=_read_video_budget(request, model, pruner),
-        budget=dataclasses.replace(budget, max_tokens=_read_max_tokens(request, model, basis)),
+        budget=budget.capped(_read_max_tokens(request, model, basis)),
         wire_format=_read_wire_format(request, settings),
     )
 
@@ -193,23 +193,14 @@ def pruners_of(model: EncoderModel) -> list[str]:
 
 
 def _read_budget(request: encoder_pb2.EncodeRequest, pruner: BoundPruner, settings: EncoderSettings) -> Budget:
-    """The budget in a message, without `max_tokens`."""
-    match request.WhichOneof("budget"):
-        case "keep_tokens":
-            if request.keep_tokens < 1:
-                raise InvalidRequest("keep_tokens 0 is not accepted; at least 1", param="keep_tokens")
-            return Budget(keep_tokens=request.keep_tokens)
-        case "keep_ratio":
-            if not 0 < request.keep_ratio <= 1:
-                raise InvalidRequest(f"keep_ratio {request.keep_ratio:g} is not in (0, 1]", param="keep_ratio")
-            return Budget(keep_ratio=request.keep_ratio)
-        case "keep_auto" if request.keep_auto:
-            if pruner.pruner.choose_keep is None:
-                able = ", ".join(name for name, other in PRUNERS.items() if other.choose_keep is not None)
-                raise InvalidRequest(
-                    f"pruner {pruner.name} cannot choose its budget; give keep_tokens or keep_ratio, or take {able}",
-                    param="keep_tokens",
-                )
-            return Budget()
-    # With a budget of bytes alone, as many tokens are kept as fit.
-    return Budget(keep_ratio=1.0 if request.max_wire_bytes else settings.keep_ratio)
+    """The budget of a message or the default, without `max_tokens`."""
+    budget = read_budget(request)
+    if budget is None:  # with a budget of bytes alone, as many tokens are kept as fit
+        return Budget.ratio(1.0 if request.max_wire_bytes else settings.keep_ratio)
+    if budget.is_auto and pruner.pruner.choose_keep is None:
+        able = ", ".join(name for name, other in PRUNERS.items() if other.choose_keep is not None)
+        raise InvalidRequest(
+            f"pruner {pruner.name} cannot choose its budget; give keep_tokens or keep_ratio, or take {able}",
+            param="keep_tokens",
+        )
+    return budget

@@ -99,7 +99,8 @@ class Services:
         pruner: str = "none",
         params: dict[str, Any] | None = None,
         joins_frames: bool = False,
-        **budget: Any,
+        keep_tokens: int | None = None,
+        keep_ratio: float | None = None,
     ) -> list[tensor_pb2.VisualTokens]:
         """Visual tokens in the response of the encoder service."""
         engine = engine_of(self.encoder)
@@ -107,7 +108,7 @@ class Services:
             tuple(map(png, images)),
             tuple(self.text_tokenizer(question)["input_ids"]),
             PRUNERS[pruner].bind(params or {}),
-            Budget(**(budget or {"keep_ratio": 1.0})),
+            Budget.of(keep_tokens, keep_ratio) or Budget.ratio(1.0),
             videos=tuple(videos),
             joins_frames=joins_frames,
         )
@@ -138,7 +139,7 @@ class Services:
 
     async def answer_pruned_inside(self, prompt: Prompt, llm_pruner: str, keep_ratio: float) -> Done:
         """The last event of an answer whose visual tokens `llm_pruner` drops inside the language model."""
-        pruning = PruningParams(bind(LLM_PRUNERS[llm_pruner], {}), Budget(keep_ratio=keep_ratio))
+        pruning = PruningParams(bind(LLM_PRUNERS[llm_pruner], {}), Budget.ratio(keep_ratio))
         request = GenerationRequest(
             prompt, SamplingParams(max_tokens=8), deadline=time.monotonic() + 60, pruning=pruning
         )
