@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from encoder_service.media.video_limits import VideoLimits
 from fovea.rpc.server import split_address
 from fovea.settings import GrpcSettings, KeepRatio, settings_config
+from fovea.wire.formats import WireFormatName
 
 __all__ = ["EncoderSettings"]
 
@@ -52,7 +53,7 @@ class EncoderSettings(GrpcSettings):
     """Pruner of requests that name none."""
     keep_ratio: KeepRatio = 0.111
     """Budget of requests that name none: the share of an image's tokens to keep, at least one token."""
-    wire_dtype: Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy", "basis"] = "float16"
+    wire_dtype: WireFormatName = "float16"
     """Wire format of requests that name none. An image with a value beyond float16 is refused in float16."""
     wire_basis: str = ""
     """File that `python -m encoder_service.calibrate` made for this model, for the wire format basis; the LLM service

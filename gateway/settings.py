@@ -10,6 +10,7 @@ from pydantic_settings import NoDecode
 from fovea import checkpoints
 from fovea.rpc.server import split_address
 from fovea.settings import KeepRatio, ServiceSettings, settings_config
+from fovea.wire.formats import OptionalWireFormatName
 from gateway.media.urls import ascii_host
 
 __all__ = ["GatewaySettings"]
@@ -105,7 +106,7 @@ class GatewaySettings(ServiceSettings):
     keep_ratio: KeepRatio | None = None
     """Share of visual tokens kept for requests that set no budget; left out: the encoder's default."""
 
-    wire_dtype: Literal["", "float32", "float16", "bfloat16", "int8", "int4", "entropy", "basis"] = ""
+    wire_dtype: OptionalWireFormatName = ""
     """Wire format of visual tokens for requests that set none; empty: the encoder's default."""
 
     max_body_bytes: int = Field(default=20 * MiB, ge=1)

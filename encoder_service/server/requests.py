@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from google.protobuf import json_format
 
 from encoder_service.engine.engine import EncodeRequest
-from encoder_service.engine.wire_values import DeviceFormat
+from encoder_service.engine.wire_values import DeviceFormat, device_format
 from encoder_service.media.videos import FrameList, VideoFile, VideoItem
 from encoder_service.models.base import EncoderModel
 from encoder_service.pruners import PRUNERS
@@ -18,10 +18,10 @@ from encoder_service.settings import EncoderSettings
 from fovea.budget import Budget
 from fovea.errors import InvalidRequest, NotFound
 from fovea.parameters import InvalidParameter
-from fovea.v1 import encoder_pb2, tensor_pb2
-from fovea.wire import tensors
+from fovea.v1 import encoder_pb2
 from fovea.wire.basis import WireBasis
 from fovea.wire.budgets import read_budget
+from fovea.wire.formats import WIRE_FORMATS, format_of, names_accepted
 
 __all__ = ["pruners_of", "read_request"]
 
@@ -29,11 +29,6 @@ __all__ = ["pruners_of", "read_request"]
 # characters, fits if it is prose. It may not fit in scripts and symbols with several ids a character, such as emoji.
 _MAX_TEXT_IDS: Final = 8192
 _MAX_SECONDS_PER_FRAME: Final = 3600.0
-_DEVICE_FORMATS: Final[Mapping[tensor_pb2.DType, DeviceFormat]] = {
-    tensor_pb2.DTYPE_FLOAT16: "float16",
-    tensor_pb2.DTYPE_INT8: "int8",
-    tensor_pb2.DTYPE_INT4: "int4",
-}
 
 
 def read_request(
@@ -49,14 +44,7 @@ def read_request(
         NotFound: No such pruner.
     """
     _check_counts(len(request.images), len(request.videos), model)
-    if request.wire_dtype and request.wire_dtype not in tensors.DTYPES.values():
-        raise InvalidRequest(f"wire_dtype is not one of {', '.join(tensors.DTYPES)}", param="wire_dtype")
-    if request.wire_dtype == tensor_pb2.DTYPE_BASIS and basis is None:
-        others = ", ".join(name for name in tensors.DTYPES if name != "basis")
-        raise InvalidRequest(
-            f"wire_dtype basis needs a wire basis, and this encoder service has none; accepted: {others}",
-            param="wire_dtype",
-        )
+    _check_wire_dtype(request, has_basis=basis is not None)
     pruner = _read_pruner(request, model, settings)
     budget = _read_budget(request, pruner, settings)
     return EncodeRequest(
@@ -70,10 +58,24 @@ def read_request(
     )
 
 
+def _check_wire_dtype(request: encoder_pb2.EncodeRequest, *, has_basis: bool) -> None:
+    if not request.wire_dtype:
+        return
+    wire_format = format_of(request.wire_dtype)
+    if wire_format is None:
+        raise InvalidRequest(f"wire_dtype is not one of {', '.join(WIRE_FORMATS)}", param="wire_dtype")
+    if wire_format.needs_basis and not has_basis:
+        raise InvalidRequest(
+            f"wire_dtype {wire_format.name} needs a wire basis, and this encoder service has none;"
+            f" accepted: {', '.join(names_accepted(has_basis=False))}",
+            param="wire_dtype",
+        )
+
+
 def _read_wire_format(request: encoder_pb2.EncodeRequest, settings: EncoderSettings) -> DeviceFormat:
     """Wire format to convert to on the device. What fits a budget of bytes is known only when the tokens are."""
-    dtype = request.wire_dtype or tensors.parse_dtype(settings.wire_dtype)
-    return "float32" if request.max_wire_bytes else _DEVICE_FORMATS.get(dtype, "float32")
+    wire_format = format_of(request.wire_dtype) or WIRE_FORMATS[settings.wire_dtype]
+    return "float32" if request.max_wire_bytes else device_format(wire_format.name)
 
 
 def _read_max_tokens(request: encoder_pb2.EncodeRequest, model: EncoderModel, basis: WireBasis | None) -> int | None:

@@ -22,7 +22,7 @@ from encoder_service.media.videos import VideoItem
 from encoder_service.models import load as load_encoder
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.server.responses import WireFormat, write_response
+from encoder_service.server.responses import WireChoice, write_response
 from fovea.budget import Budget
 from fovea.v1 import tensor_pb2
 from llm_service.engine.base import Done, GenerationRequest, PruningParams
@@ -118,7 +118,7 @@ class Services:
             BatchedResult(outcome, 0, 0, 0, 1),
             pruner,
             self.encoder.fingerprint,
-            WireFormat(tensor_pb2.DTYPE_FLOAT32),
+            WireChoice(tensor_pb2.DTYPE_FLOAT32),
             explain=True,
         )
         return list(response.visual_tokens)
