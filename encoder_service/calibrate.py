@@ -77,7 +77,7 @@ def _tokens(args: argparse.Namespace, files: Sequence[Path]) -> Iterator[npt.NDA
 
 def _prepared(engine: EncoderEngine, file: Path, pruner: BoundPruner) -> PreparedRequest:
     try:
-        return engine.prepare(EncodeRequest((file.read_bytes(),), (), pruner, Budget(keep_ratio=1.0)))
+        return engine.prepare(EncodeRequest((file.read_bytes(),), (), pruner, Budget.ratio(1.0)))
     except ServiceError as error:
         raise ValueError(f"{file.name}: {error.message}") from error
 

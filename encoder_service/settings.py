@@ -8,7 +8,8 @@ from pydantic import Field, field_validator
 
 from encoder_service.media.video_limits import VideoLimits
 from fovea.rpc.server import split_address
-from fovea.settings import GrpcSettings, settings_config
+from fovea.settings import GrpcSettings, KeepRatio, settings_config
+from fovea.wire.formats import WireFormatName
 
 __all__ = ["EncoderSettings"]
 
@@ -50,9 +51,9 @@ class EncoderSettings(GrpcSettings):
     each 8 million parameters of the model at most."""
     pruner: Annotated[str, Field(validate_default=False)] = "desap"
     """Pruner of requests that name none."""
-    keep_ratio: Annotated[float, Field(gt=0, le=1)] = 0.111
+    keep_ratio: KeepRatio = 0.111
     """Budget of requests that name none: the share of an image's tokens to keep, at least one token."""
-    wire_dtype: Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy", "basis"] = "float16"
+    wire_dtype: WireFormatName = "float16"
     """Wire format of requests that name none. An image with a value beyond float16 is refused in float16."""
     wire_basis: str = ""
     """File that `python -m encoder_service.calibrate` made for this model, for the wire format basis; the LLM service

@@ -28,6 +28,7 @@ from fovea.v1 import encoder_pb2_grpc
 from fovea.wire import basis_file
 from fovea.wire.basis import WireBasis
 from fovea.wire.basis_file import BasisError
+from fovea.wire.formats import WIRE_FORMATS
 
 __all__ = ["WORKER_MODULES", "serve"]
 
@@ -53,8 +54,10 @@ def _load(settings: EncoderSettings) -> tuple[EncoderEngine, WireBasis | None]:
     )
     set_threads(settings.num_threads, model.num_parameters)  # before layers are compiled, which depend on it
     basis = basis_file.find(settings.wire_basis, settings.model, settings.revision, model.hidden_size)
-    if settings.wire_dtype == "basis" and basis is None:
-        raise BasisError("--wire-dtype basis needs a wire basis: --wire-basis, or wire.basis in the checkpoint")
+    if WIRE_FORMATS[settings.wire_dtype].needs_basis and basis is None:
+        raise BasisError(
+            f"--wire-dtype {settings.wire_dtype} needs a wire basis: --wire-basis, or wire.basis in the checkpoint"
+        )
     engine = EncoderEngine(
         model,
         FeatureCache(settings.feature_cache_bytes),

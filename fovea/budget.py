@@ -4,40 +4,125 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
-__all__ = ["Budget", "allocate_budget"]
+__all__ = ["Budget", "InvalidBudget", "allocate_budget"]
+
+_MAX_COUNT: Final = 2**32 - 1  # uint32 on the wire
+
+
+class InvalidBudget(ValueError):
+    """A count or a ratio that is not accepted. The message is meant for the client.
+
+    Attributes:
+        field: Field of the client's request that is wrong: `keep_tokens` or `keep_ratio`.
+    """
+
+    def __init__(self, message: str, field: Literal["keep_tokens", "keep_ratio"]) -> None:
+        super().__init__(message)
+        self.field: Final = field
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """A number of visual tokens; all N tokens are kept where it is N or more."""
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tokens <= _MAX_COUNT:
+            limit = "at least 1" if self.tokens < 1 else f"at most {_MAX_COUNT}"
+            raise InvalidBudget(f"keep_tokens {self.tokens} is not accepted; {limit}", "keep_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ratio:
+    """A share r of the visual tokens, that is max(1, floor(r N + 0.5)) of N tokens."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:  # NaN is refused too
+            raise InvalidBudget(f"keep_ratio {self.share} is not in (0, 1]", "keep_ratio")
+
+
+@dataclass(frozen=True, slots=True)
+class _Auto:
+    """The number that the pruner chooses for each image and question."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Visual tokens to keep: a count, a ratio, or neither (auto: the pruner decides).
+    """Visual tokens to keep: a count, a ratio, or auto (the pruner decides). Made by `count`, `ratio`, `auto` and `of`.
 
     Attributes:
-        keep_tokens: Count of at least 1; all N tokens are kept where it is N or more.
-        keep_ratio: Ratio r in (0, 1], that is max(1, floor(r N + 0.5)) of N tokens.
         max_tokens: Upper bound, of whatever the count, the ratio or the pruner yields; None for no bound.
-
-    Raises:
-        ValueError: Both a count and a ratio are given, or one of them is out of its range.
     """
 
-    keep_tokens: int | None = None
-    keep_ratio: float | None = None
+    _amount: _Count | _Ratio | _Auto
     max_tokens: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.keep_tokens is not None and self.keep_ratio is not None:
-            raise ValueError("keep_tokens and keep_ratio are both given; one of them is accepted")
-        if self.keep_tokens is not None and self.keep_tokens < 1:
-            raise ValueError(f"keep_tokens {self.keep_tokens} is not a count of at least 1")
-        if self.keep_ratio is not None and not 0 < self.keep_ratio <= 1:
-            raise ValueError(f"keep_ratio {self.keep_ratio:g} is not in (0, 1]")
+    @classmethod
+    def count(cls, keep_tokens: int) -> Budget:
+        """Budget of `keep_tokens` visual tokens; all N tokens are kept where it is N or more.
+
+        Raises:
+            InvalidBudget: The count is below 1 or above 2^32 - 1.
+        """
+        return cls(_Count(keep_tokens))
+
+    @classmethod
+    def ratio(cls, keep_ratio: float) -> Budget:
+        """Budget of a share of the visual tokens: max(1, floor(keep_ratio N + 0.5)) of N tokens.
+
+        Raises:
+            InvalidBudget: The ratio is not in (0, 1].
+        """
+        return cls(_Ratio(float(keep_ratio)))
+
+    @classmethod
+    def auto(cls) -> Budget:
+        """Budget that the pruner chooses for each image and question."""
+        return cls(_Auto())
+
+    @classmethod
+    def of(cls, keep_tokens: int | Literal["auto"] | None, keep_ratio: float | None) -> Budget | None:
+        """Budget of a client's two fields; None if neither is given.
+
+        Args:
+            keep_tokens: Number of visual tokens, or `auto`; None if not given.
+            keep_ratio: Share of the visual tokens; None if not given.
+
+        Raises:
+            InvalidBudget: Both are given, or one is out of its range.
+        """
+        if keep_tokens is not None and keep_ratio is not None:
+            raise InvalidBudget("at most one of keep_tokens and keep_ratio may be given", "keep_ratio")
+        if keep_ratio is not None:
+            return cls.ratio(keep_ratio)
+        if keep_tokens is None:
+            return None
+        return cls.auto() if keep_tokens == "auto" else cls.count(keep_tokens)
+
+    def capped(self, max_tokens: int | None) -> Budget:
+        """This budget with the upper bound `max_tokens` instead of its own; None for no bound."""
+        return replace(self, max_tokens=max_tokens)
 
     @property
     def is_auto(self) -> bool:
         """Whether the pruner decides."""
-        return self.keep_tokens is None and self.keep_ratio is None
+        return isinstance(self._amount, _Auto)
+
+    @property
+    def keep_tokens(self) -> int | None:
+        """The count; None for a ratio and for auto."""
+        return self._amount.tokens if isinstance(self._amount, _Count) else None
+
+    @property
+    def keep_ratio(self) -> float | None:
+        """The ratio; None for a count and for auto."""
+        return self._amount.share if isinstance(self._amount, _Ratio) else None
 
     def resolve(self, num_tokens: int) -> int:
         """Number of visual tokens to keep of `num_tokens`, before `max_tokens` is applied.
@@ -45,11 +130,13 @@ class Budget:
         Raises:
             ValueError: The budget is auto.
         """
-        if self.keep_tokens is not None:
-            return min(self.keep_tokens, num_tokens)
-        if self.keep_ratio is not None:
-            return min(max(1, math.floor(self.keep_ratio * num_tokens + 0.5)), num_tokens)
-        raise ValueError("keep_tokens or keep_ratio is needed; the budget has neither")
+        match self._amount:
+            case _Count(tokens):
+                return min(tokens, num_tokens)
+            case _Ratio(share):
+                return min(max(1, math.floor(share * num_tokens + 0.5)), num_tokens)
+            case _Auto():
+                raise ValueError("keep_tokens or keep_ratio is needed; the budget is auto")
 
 
 def allocate_budget(sizes: Sequence[int], budget: Budget) -> tuple[int, ...]:

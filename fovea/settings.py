@@ -8,14 +8,15 @@ import json
 import os
 import re
 import sys
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
+from fovea.budget import Budget
 from fovea.rpc.tls import ServerTLS
 
-__all__ = ["GrpcSettings", "ServiceSettings", "settings_config"]
+__all__ = ["GrpcSettings", "KeepRatio", "ServiceSettings", "settings_config"]
 
 # Kubernetes sets variables with the addresses of all services of a namespace, such as LLM_SERVICE_HOST and
 # LLM_PORT_50052_TCP_ADDR, in every pod without enableServiceLinks: false.
@@ -23,6 +24,15 @@ _FROM_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP
 # Names of values in --help, where pydantic would show their Python types. The descriptions have the ranges.
 _VALUES: Final = {"int": "N", "float": "NUMBER", "str": "TEXT", "SecretStr": "TEXT", "tuple[str,...]": "TEXT,..."}
 _NO_DEFAULT: Final = re.compile(r" \(default: (None|\(\)|\**)?\)$")
+
+
+def _ratio_of_a_budget(value: float) -> float:
+    Budget.ratio(value)
+    return value
+
+
+KeepRatio = Annotated[float, AfterValidator(_ratio_of_a_budget)]
+"""Share of visual tokens to keep, in (0, 1]."""
 
 
 def settings_config(prog: str, env_prefix: str) -> SettingsConfigDict:

@@ -9,7 +9,8 @@ from pydantic_settings import NoDecode
 
 from fovea import checkpoints
 from fovea.rpc.server import split_address
-from fovea.settings import ServiceSettings, settings_config
+from fovea.settings import KeepRatio, ServiceSettings, settings_config
+from fovea.wire.formats import OptionalWireFormatName
 from gateway.media.urls import ascii_host
 
 __all__ = ["GatewaySettings"]
@@ -102,10 +103,10 @@ class GatewaySettings(ServiceSettings):
     pruner: str = ""
     """Pruner for requests that name none; empty: the encoder's default."""
 
-    keep_ratio: float | None = Field(default=None, gt=0, le=1)
+    keep_ratio: KeepRatio | None = None
     """Share of visual tokens kept for requests that set no budget; left out: the encoder's default."""
 
-    wire_dtype: Literal["", "float32", "float16", "bfloat16", "int8", "int4", "entropy", "basis"] = ""
+    wire_dtype: OptionalWireFormatName = ""
     """Wire format of visual tokens for requests that set none; empty: the encoder's default."""
 
     max_body_bytes: int = Field(default=20 * MiB, ge=1)

@@ -143,7 +143,7 @@ class InProcessSystem:
                         (question.image,),
                         tuple(self._texts.encode(question.question)),
                         pruner,
-                        Budget(keep_ratio=method.keep_ratio, max_tokens=method.max_tokens),
+                        Budget.ratio(method.keep_ratio).capped(method.max_tokens),
                     )
                 )
                 for question in asked[start : start + self._max_batch_size]
@@ -168,7 +168,7 @@ class InProcessSystem:
         """
         pruning = None
         if llm is not None:
-            pruning = PruningParams(bind(LLM_PRUNERS[llm.pruner], llm.params), Budget(keep_ratio=llm.keep_ratio))
+            pruning = PruningParams(bind(LLM_PRUNERS[llm.pruner], llm.params), Budget.ratio(llm.keep_ratio))
         answers: list[Answer] = []
         for start in range(0, len(asked), _CHUNK):
             chunk = slice(start, start + _CHUNK)

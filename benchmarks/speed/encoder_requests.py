@@ -58,8 +58,7 @@ class Subject:
         """Requests with one image each."""
         bound, files = PRUNERS[pruner].bind({}), images(count, self.image_size, seed=seed)
         return [
-            EncodeRequest((file,), question(self.model, i), bound, Budget(keep_tokens=keep))
-            for i, file in enumerate(files)
+            EncodeRequest((file,), question(self.model, i), bound, Budget.count(keep)) for i, file in enumerate(files)
         ]
 
 

@@ -56,7 +56,7 @@ def left_after(processed: Sequence[int]) -> list[int]:
 def llm_side(name: str, counting: str, keep: int, tokens: int, num_layers: int) -> list[int] | None:
     """Visual tokens that each layer attends over, by the method's own schedule; None for a budget out of reach."""
     try:
-        plan = bind(LLM_PRUNERS[name], {"counting": counting}).plan(Budget(keep_tokens=keep), tokens, num_layers)
+        plan = bind(LLM_PRUNERS[name], {"counting": counting}).plan(Budget.count(keep), tokens, num_layers)
     except UnreachableBudget:
         return None
     return [tokens] * num_layers if plan is None else list(plan.visual_tokens)
@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     tokens = args.tokens or vision.num_patches
-    budgets = args.budgets or [Budget(keep_ratio=share).resolve(tokens) for share in _SHARES]
+    budgets = args.budgets or [Budget.ratio(share).resolve(tokens) for share in _SHARES]
     if max(budgets) > tokens:
         parser.error(f"--budgets: 1 to {tokens}, the number of visual tokens")
     settings = [Setting(keep, tokens) for keep in budgets]

@@ -36,7 +36,7 @@ from benchmarks.wire.link_sites import EdgeClient, cloud_stack, split_stack
 from benchmarks.wire.link_transfer import TRANSFER_DTYPES
 from benchmarks.wire.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
 from fovea.processes.stack import Stack
-from fovea.wire.tensors import DTYPES
+from fovea.wire.formats import WIRE_FORMATS
 from lab.questions import evaluation_questions
 
 __all__ = ["main"]
@@ -158,7 +158,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mbit-s", type=float, nargs="+", default=[1, 5, 20, 100], help="rates of the link")
     parser.add_argument("--pruner", default="desap")
     parser.add_argument("--keep-ratio", type=float, default=0.111)
-    parser.add_argument("--wire-dtypes", nargs="+", default=["float16"], choices=DTYPES)
+    parser.add_argument("--wire-dtypes", nargs="+", default=["float16"], choices=WIRE_FORMATS)
     parser.add_argument("--answers", type=int, default=40, help="questions for each rate and way")
     parser.add_argument("--concurrency", type=int, default=4, help="clients, for answers per minute")
     parser.add_argument("--quality", type=int, default=90, help="quality of the JPEG files")

@@ -22,12 +22,13 @@ from fovea.rpc.channel import connect
 from fovea.rpc.lifecycle import stop_signal
 from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
-from fovea.wire.tensors import DTYPES, parse_dtype, to_message
+from fovea.wire.formats import names_accepted
+from fovea.wire.tensors import parse_dtype, to_message
 
 __all__ = ["TRANSFER_DTYPES", "main", "visual_tokens"]
 
-# All but basis: a basis is learned from the features of a model, and there is no model here.
-TRANSFER_DTYPES: Final = tuple(dtype for dtype in DTYPES if dtype != "basis")
+# A wire basis is learned from the features of a model, and there is no model here.
+TRANSFER_DTYPES: Final = tuple(names_accepted(has_basis=False))
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 

@@ -35,6 +35,7 @@ from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.v1 import tensor_pb2
 from fovea.wire import basis_file, tensors
 from fovea.wire.basis import WireBasis
+from fovea.wire.formats import WIRE_FORMATS
 from lab.questions import evaluation_questions, score
 
 __all__ = ["main"]
@@ -223,13 +224,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="pruners; the first of them also for budgets of bytes",
     )
     parser.add_argument("--keep", nargs="*", type=share, default=[Fraction(1, i) for i in (1, 2, 3, 9)])
-    parser.add_argument("--dtypes", nargs="*", default=list(tensors.DTYPES), choices=list(tensors.DTYPES))
+    parser.add_argument("--dtypes", nargs="*", default=list(WIRE_FORMATS), choices=list(WIRE_FORMATS))
     parser.add_argument("--max-wire-bytes", nargs="*", type=positive, default=[500, 1000, 1500, 2000, 4000, 8000])
     parser.add_argument(
         "--rules",
         nargs="+",
         default=[_ANY],
-        choices=[_ANY, *tensors.DTYPES],
+        choices=[_ANY, *WIRE_FORMATS],
         help="wire format for a budget of bytes: the service's own choice, or as many tokens as fit in one format",
     )
     parser.add_argument("--jpeg", nargs="*", type=count(95), default=[10, 25, 50, 75, 90, 95], metavar="QUALITY")

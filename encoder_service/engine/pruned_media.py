@@ -13,10 +13,9 @@ from torch import Tensor
 from encoder_service.engine.encoded_media import EncodedMedia, UnitTokens, assemble
 from encoder_service.engine.pruning_units import PruningTask
 from encoder_service.engine.unit_budgets import MediaToPrune
-from encoder_service.engine.wire_values import DeviceFormat, TokenValues, convert, token_values
+from encoder_service.engine.wire_values import DeviceFormat, TokenValues, convert, sends_mean, token_values
 from encoder_service.pruners.base import PrunedTokens
 from fovea.modeling.transfers import to_device, to_host
-from fovea.wire.quantized import INT4
 
 __all__ = ["FLOAT32", "Conversion", "PrunedMedia", "PrunedUnit", "copy_to_host"]
 
@@ -68,13 +67,13 @@ class PrunedMedia:
     def conversion(self) -> Conversion:
         """Conversion on the device for the request's wire format.
 
-        The mean of int4 is that of a whole message. Where that has several units, CLS tokens or padding, the message is
+        A mean is that of a whole message. Where that has several units, CLS tokens or padding, the message is
         quantized on the CPU.
         """
         wire_format, units = self.source.wire_format, [unit for unit in self.units if unit is not None]
         num_tokens = sum(unit.num_tokens for unit in units)
         num_tokens += 0 if self.cls_tokens is None else len(self.cls_tokens)
-        if wire_format != "int4" or not INT4.has_mean(num_tokens):
+        if not sends_mean(wire_format, num_tokens):
             return Conversion(wire_format)
         if len(units) == 1 and self.cls_tokens is None and units[0].group.counts is None:
             return Conversion(wire_format, has_mean=True)

@@ -132,7 +132,7 @@ def _capped(allocated: Sequence[int], sizes: Sequence[int], layout: PatchLayout,
         extra = layout.num_inputs * layout.cls_per_input + (0 if layout.mosaic is None else len(layout.mosaic))
     if kept + extra <= max_tokens:
         return list(allocated)
-    return list(allocate_budget(allocated, Budget(keep_tokens=max(1, min(max_tokens, kept - 1)))))
+    return list(allocate_budget(allocated, Budget.count(max(1, min(max_tokens, kept - 1)))))
 
 
 def _chosen_by_pruner(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, TypeGuard
+from typing import Any, Final, Literal, TypeAlias, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +14,37 @@ from torch.nn.functional import pad
 from fovea.wire.quantized import INT4, INT8, Quantized, Scheme, all_finite
 from fovea.wire.tensors import Float16Array, Float32Array
 
-__all__ = ["DeviceFormat", "TokenValues", "convert", "is_finite", "is_float32", "joined", "token_values"]
+__all__ = [
+    "DeviceFormat",
+    "TokenValues",
+    "convert",
+    "device_format",
+    "is_finite",
+    "is_float32",
+    "joined",
+    "sends_mean",
+    "token_values",
+]
 
 DeviceFormat: TypeAlias = Literal["float32", "float16", "int8", "int4"]
-"""Wire format to which tokens are converted on the device; float32 for every other one, whose codec is numpy."""
+"""Wire format to which tokens are converted on the device. All others are written from float32, by numpy."""
 
 TokenValues: TypeAlias = Float32Array | Float16Array | Quantized
 """Values of K tokens on the CPU, with `len` and an index of tokens: [K, C] in floating point, or quantized."""
 
 _SCHEMES: Final[Mapping[str, Scheme]] = {"int8": INT8, "int4": INT4}
 _SMALLEST_SCALE: Final = 2.0**-24  # the smallest positive float16
+
+
+def device_format(name: str) -> DeviceFormat:
+    """Form in which the tokens of the wire format `name` leave the device."""
+    found: DeviceFormat = next((form for form in get_args(DeviceFormat) if form == name), "float32")
+    return found
+
+
+def sends_mean(wire_format: DeviceFormat, num_tokens: int) -> bool:
+    """Whether a message of so many tokens has a mean."""
+    return wire_format in _SCHEMES and _SCHEMES[wire_format].has_mean(num_tokens)
 
 
 def convert(features: Tensor, wire_format: DeviceFormat, *, has_mean: bool = False) -> dict[str, Tensor]:

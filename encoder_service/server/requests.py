@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from google.protobuf import json_format
 
 from encoder_service.engine.engine import EncodeRequest
-from encoder_service.engine.wire_values import DeviceFormat
+from encoder_service.engine.wire_values import DeviceFormat, device_format
 from encoder_service.media.videos import FrameList, VideoFile, VideoItem
 from encoder_service.models.base import EncoderModel
 from encoder_service.pruners import PRUNERS
@@ -19,9 +18,10 @@ from encoder_service.settings import EncoderSettings
 from fovea.budget import Budget
 from fovea.errors import InvalidRequest, NotFound
 from fovea.parameters import InvalidParameter
-from fovea.v1 import encoder_pb2, tensor_pb2
-from fovea.wire import tensors
+from fovea.v1 import encoder_pb2
 from fovea.wire.basis import WireBasis
+from fovea.wire.budgets import read_budget
+from fovea.wire.formats import WIRE_FORMATS, format_of, names_accepted
 
 __all__ = ["pruners_of", "read_request"]
 
@@ -29,11 +29,6 @@ __all__ = ["pruners_of", "read_request"]
 # characters, fits if it is prose. It may not fit in scripts and symbols with several ids a character, such as emoji.
 _MAX_TEXT_IDS: Final = 8192
 _MAX_SECONDS_PER_FRAME: Final = 3600.0
-_DEVICE_FORMATS: Final[Mapping[tensor_pb2.DType, DeviceFormat]] = {
-    tensor_pb2.DTYPE_FLOAT16: "float16",
-    tensor_pb2.DTYPE_INT8: "int8",
-    tensor_pb2.DTYPE_INT4: "int4",
-}
 
 
 def read_request(
@@ -49,14 +44,7 @@ def read_request(
         NotFound: No such pruner.
     """
     _check_counts(len(request.images), len(request.videos), model)
-    if request.wire_dtype and request.wire_dtype not in tensors.DTYPES.values():
-        raise InvalidRequest(f"wire_dtype is not one of {', '.join(tensors.DTYPES)}", param="wire_dtype")
-    if request.wire_dtype == tensor_pb2.DTYPE_BASIS and basis is None:
-        others = ", ".join(name for name in tensors.DTYPES if name != "basis")
-        raise InvalidRequest(
-            f"wire_dtype basis needs a wire basis, and this encoder service has none; accepted: {others}",
-            param="wire_dtype",
-        )
+    _check_wire_dtype(request, has_basis=basis is not None)
     pruner = _read_pruner(request, model, settings)
     budget = _read_budget(request, pruner, settings)
     return EncodeRequest(
@@ -65,15 +53,29 @@ def read_request(
         pruner=pruner,
         videos=tuple(_read_video(video, settings) for video in request.videos),
         joins_frames=_read_video_budget(request, model, pruner),
-        budget=dataclasses.replace(budget, max_tokens=_read_max_tokens(request, model, basis)),
+        budget=budget.capped(_read_max_tokens(request, model, basis)),
         wire_format=_read_wire_format(request, settings),
     )
 
 
+def _check_wire_dtype(request: encoder_pb2.EncodeRequest, *, has_basis: bool) -> None:
+    if not request.wire_dtype:
+        return
+    wire_format = format_of(request.wire_dtype)
+    if wire_format is None:
+        raise InvalidRequest(f"wire_dtype is not one of {', '.join(WIRE_FORMATS)}", param="wire_dtype")
+    if wire_format.needs_basis and not has_basis:
+        raise InvalidRequest(
+            f"wire_dtype {wire_format.name} needs a wire basis, and this encoder service has none;"
+            f" accepted: {', '.join(names_accepted(has_basis=False))}",
+            param="wire_dtype",
+        )
+
+
 def _read_wire_format(request: encoder_pb2.EncodeRequest, settings: EncoderSettings) -> DeviceFormat:
     """Wire format to convert to on the device. What fits a budget of bytes is known only when the tokens are."""
-    dtype = request.wire_dtype or tensors.parse_dtype(settings.wire_dtype)
-    return "float32" if request.max_wire_bytes else _DEVICE_FORMATS.get(dtype, "float32")
+    wire_format = format_of(request.wire_dtype) or WIRE_FORMATS[settings.wire_dtype]
+    return "float32" if request.max_wire_bytes else device_format(wire_format.name)
 
 
 def _read_max_tokens(request: encoder_pb2.EncodeRequest, model: EncoderModel, basis: WireBasis | None) -> int | None:
@@ -193,23 +195,14 @@ def pruners_of(model: EncoderModel) -> list[str]:
 
 
 def _read_budget(request: encoder_pb2.EncodeRequest, pruner: BoundPruner, settings: EncoderSettings) -> Budget:
-    """The budget in a message, without `max_tokens`."""
-    match request.WhichOneof("budget"):
-        case "keep_tokens":
-            if request.keep_tokens < 1:
-                raise InvalidRequest("keep_tokens 0 is not accepted; at least 1", param="keep_tokens")
-            return Budget(keep_tokens=request.keep_tokens)
-        case "keep_ratio":
-            if not 0 < request.keep_ratio <= 1:
-                raise InvalidRequest(f"keep_ratio {request.keep_ratio:g} is not in (0, 1]", param="keep_ratio")
-            return Budget(keep_ratio=request.keep_ratio)
-        case "keep_auto" if request.keep_auto:
-            if pruner.pruner.choose_keep is None:
-                able = ", ".join(name for name, other in PRUNERS.items() if other.choose_keep is not None)
-                raise InvalidRequest(
-                    f"pruner {pruner.name} cannot choose its budget; give keep_tokens or keep_ratio, or take {able}",
-                    param="keep_tokens",
-                )
-            return Budget()
-    # With a budget of bytes alone, as many tokens are kept as fit.
-    return Budget(keep_ratio=1.0 if request.max_wire_bytes else settings.keep_ratio)
+    """The budget of a message or the default, without `max_tokens`."""
+    budget = read_budget(request)
+    if budget is None:  # with a budget of bytes alone, as many tokens are kept as fit
+        return Budget.ratio(1.0 if request.max_wire_bytes else settings.keep_ratio)
+    if budget.is_auto and pruner.pruner.choose_keep is None:
+        able = ", ".join(name for name, other in PRUNERS.items() if other.choose_keep is not None)
+        raise InvalidRequest(
+            f"pruner {pruner.name} cannot choose its budget; give keep_tokens or keep_ratio, or take {able}",
+            param="keep_tokens",
+        )
+    return budget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,16 +24,17 @@ from fovea.errors import InternalError, InvalidRequest
 from fovea.v1 import encoder_pb2, tensor_pb2
 from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
+from fovea.wire.formats import WIRE_FORMATS, names_accepted
 from fovea.wire.pruner_info import describe_pruner
 
-__all__ = ["WireFormat", "describe", "write_response"]
+__all__ = ["WireChoice", "describe", "write_response"]
 
 log = logging.getLogger("encoder_service")
 
 
 @dataclass(frozen=True)
-class WireFormat:
-    """Form in which visual tokens travel.
+class WireChoice:
+    """What a request says about the form in which its visual tokens travel.
 
     Attributes:
         dtype: Wire format; 0 with `max_bytes`: the widest that fits.
@@ -49,7 +51,7 @@ def write_response(
     result: BatchedResult[tuple[EncodedMedia, ...]],
     pruner: str,
     fingerprint: str,
-    wire_format: WireFormat,
+    wire: WireChoice,
     *,
     explain: bool,
 ) -> encoder_pb2.EncodeResponse:
@@ -63,14 +65,14 @@ def write_response(
     encoded = result.result
 
     def write(dtype: tensor_pb2.DType, step: int | None = None) -> list[tensor_pb2.VisualTokens]:
-        return [_visual_tokens(media, fingerprint, dtype, wire_format.basis, step) for media in encoded]
+        return [_visual_tokens(media, fingerprint, dtype, wire.basis, step) for media in encoded]
 
     def fitted() -> Sequence[tensor_pb2.VisualTokens]:
         features = [media.features for media in encoded]
-        return fit_messages(write, features, wire_format.max_bytes, wire_format.dtype, wire_format.basis)
+        return fit_messages(write, features, wire.max_bytes, wire.dtype, wire.basis)
 
     return encoder_pb2.EncodeResponse(
-        visual_tokens=fitted() if wire_format.max_bytes else write(wire_format.dtype),
+        visual_tokens=fitted() if wire.max_bytes else write(wire.dtype),
         pruner=pruner,
         num_tokens_total=[media.num_tokens_total for media in encoded],
         explanations=[_explanation(media) for media in encoded] if explain else [],
@@ -113,17 +115,18 @@ def _features(
     except InvalidRequest as error:
         raise InvalidRequest(
             f"a feature of this image is too large for {tensors.dtype_name(wire_dtype)};"
-            f" accepted: {', '.join(name for name, dtype in tensors.DTYPES.items() if _holds(dtype, features, basis))}",
+            f" accepted: {', '.join(_formats_that_hold(features, basis))}",
             param="wire_dtype",
         ) from error
 
 
-def _holds(dtype: tensor_pb2.DType, features: tensors.Float32Array, basis: WireBasis | None) -> bool:
-    try:
-        tensors.to_message(features, dtype, basis=basis)
-    except InvalidRequest:
-        return False
-    return True
+def _formats_that_hold(features: tensors.Float32Array, basis: WireBasis | None) -> list[str]:
+    names = []
+    for name in names_accepted(has_basis=basis is not None):
+        with contextlib.suppress(InvalidRequest):
+            tensors.to_message(features, WIRE_FORMATS[name].dtype, basis=basis)
+            names.append(name)
+    return names
 
 
 def _grid(layout: PatchLayout) -> tensor_pb2.Grid:

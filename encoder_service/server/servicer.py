@@ -9,12 +9,12 @@ from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.engine import EncodeRequest, PreparedRequest
 from encoder_service.models.base import EncoderModel
 from encoder_service.server.requests import read_request
-from encoder_service.server.responses import WireFormat, describe, write_response
+from encoder_service.server.responses import WireChoice, describe, write_response
 from encoder_service.settings import EncoderSettings
 from fovea.errors import Unavailable
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc
-from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
+from fovea.wire.formats import WIRE_FORMATS
 
 __all__ = ["EncoderBatcher", "EncoderServicer"]
 
@@ -43,16 +43,12 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self, request: encoder_pb2.EncodeRequest, context: grpc.aio.ServicerContext
     ) -> encoder_pb2.EncodeResponse:
         model, batcher = self._loaded()
-        wire_format = WireFormat(request.wire_dtype, request.max_wire_bytes, self._basis)
-        if not wire_format.max_bytes:
-            wire_format = WireFormat(
-                request.wire_dtype or tensors.parse_dtype(self._settings.wire_dtype), basis=self._basis
-            )
+        wire = WireChoice(request.wire_dtype, request.max_wire_bytes, self._basis)
+        if not wire.max_bytes:
+            wire = WireChoice(request.wire_dtype or WIRE_FORMATS[self._settings.wire_dtype].dtype, basis=self._basis)
         encode_request = read_request(request, model, self._settings, self._basis)
         result = await batcher.submit(encode_request, timeout_s=self._time_left(context))
-        return write_response(
-            result, encode_request.pruner.name, model.fingerprint, wire_format, explain=request.explain
-        )
+        return write_response(result, encode_request.pruner.name, model.fingerprint, wire, explain=request.explain)
 
     async def GetModelInfo(  # noqa: N802
         self, request: encoder_pb2.GetEncoderInfoRequest, context: grpc.aio.ServicerContext

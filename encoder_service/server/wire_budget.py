@@ -12,25 +12,14 @@ from typing import Final, TypeAlias
 
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
-from fovea.wire import basis_codec, tensors
+from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
+from fovea.wire.formats import WireFormat, format_of, formats_for_byte_budgets
 
 __all__ = ["fit_messages", "max_tokens_for_bytes"]
 
 _Write: TypeAlias = Callable[[tensor_pb2.DType, int | None], Sequence[tensor_pb2.VisualTokens]]
 
-# Widest first. float32 is left out, because no computation here is that exact.
-_FORMATS: Final = (
-    tensor_pb2.DTYPE_FLOAT16,
-    tensor_pb2.DTYPE_INT8,
-    tensor_pb2.DTYPE_INT4,
-    tensor_pb2.DTYPE_ENTROPY,
-)
-# A basis takes fewer bytes than int4 and entropy at the same accuracy.
-_FORMATS_WITH_BASIS: Final = (tensor_pb2.DTYPE_FLOAT16, tensor_pb2.DTYPE_INT8, tensor_pb2.DTYPE_BASIS)
-# Quarter octaves by which the step of an unpruned image may exceed the default before tokens are dropped. For a pruned
-# image, tokens are dropped first (docs/wire.md).
-_MAX_COARSER_STEPS: Final = 4
 _UNKNOWN_GRID: Final = (1000, 1000)  # patches; for images that differ and for videos
 _MESSAGE_BYTES: Final = 64  # grid, shape, checksum, field tags and lengths
 
@@ -59,13 +48,13 @@ def max_tokens_for_bytes(
     Raises:
         InvalidRequest: Not even one token for each image or video fits.
     """
-    dtype = wire_dtype or _formats(basis)[-1]
+    narrowest = _considered(wire_dtype, basis)[-1]
     rows, columns = grid or _UNKNOWN_GRID
     position_bytes = -(-(rows * columns - 1).bit_length() // 7)  # a varint
 
     def num_bytes(tokens: int) -> int:
         overhead = num_media * (_MESSAGE_BYTES + len(fingerprint) + position_bytes * tokens)
-        return overhead + num_media * _data_bytes(tokens, channels, dtype, basis)
+        return overhead + num_media * narrowest.codec.expected_bytes(tokens, channels, basis)
 
     if (least := num_bytes(1)) > max_bytes:
         raise InvalidRequest(
@@ -77,16 +66,8 @@ def max_tokens_for_bytes(
         middle = (low + high) // 2
         low, high = (middle, high) if num_bytes(middle) <= max_bytes else (low, middle)
     # An unpruned image may take fewer bytes than some of its tokens. Only there a basis codes neighbours together.
-    unpruned = basis.tokens_per_image if basis is not None and dtype == tensor_pb2.DTYPE_BASIS else 0
+    unpruned = basis.tokens_per_image if basis is not None and narrowest.needs_basis else 0
     return unpruned if unpruned > low and num_bytes(unpruned) <= max_bytes else low
-
-
-def _data_bytes(tokens: int, channels: int, dtype: tensor_pb2.DType, basis: WireBasis | None) -> int:
-    """Bytes of the features of one image or video; with a basis, the expected number."""
-    if dtype != tensor_pb2.DTYPE_BASIS or basis is None:
-        return tensors.data_bytes(tokens, channels, dtype)
-    step = basis.step + (_MAX_COARSER_STEPS if tokens == basis.tokens_per_image else 0)
-    return basis_codec.expected_bytes(tokens, basis, step)
 
 
 def fit_messages(
@@ -110,31 +91,37 @@ def fit_messages(
         InvalidRequest: The messages fit in no wire format.
     """
     least = 0
-    formats = _formats(basis)
-    for dtype in (wire_dtype,) if wire_dtype else formats:
+    formats = _considered(wire_dtype, basis)
+    for wire_format in formats:
         try:
-            for step in _steps(write, features, max_bytes, basis) if dtype == tensor_pb2.DTYPE_BASIS else (None,):
-                messages = write(dtype, step)
+            for step in _steps(wire_format, write, features, max_bytes, basis):
+                messages = write(wire_format.dtype, step)
                 least = sum(message.ByteSize() for message in messages)
                 if least <= max_bytes:
                     return messages
         except InvalidRequest:
-            if dtype == (wire_dtype or formats[-1]):
+            if wire_format is formats[-1]:
                 raise
     raise InvalidRequest(
         f"the visual tokens take {least} bytes, more than max_wire_bytes {max_bytes}", param="max_wire_bytes"
     )
 
 
-def _formats(basis: WireBasis | None) -> Sequence[tensor_pb2.DType]:
-    return _FORMATS if basis is None else _FORMATS_WITH_BASIS
+def _considered(wire_dtype: tensor_pb2.DType, basis: WireBasis | None) -> Sequence[WireFormat]:
+    """Wire formats to try, widest first; one if the request names one."""
+    named = format_of(wire_dtype)
+    return formats_for_byte_budgets(has_basis=basis is not None) if named is None else (named,)
 
 
 def _steps(
-    write: _Write, features: Sequence[tensors.Float32Array], max_bytes: int, basis: WireBasis | None
+    wire_format: WireFormat,
+    write: _Write,
+    features: Sequence[tensors.Float32Array],
+    max_bytes: int,
+    basis: WireBasis | None,
 ) -> Sequence[int | None]:
-    """Steps to try in turn: the finest that is expected to fit, then coarser ones if the expectation was too low."""
-    if basis is None:
-        return (None,)  # `write` raises the error that there is no basis
+    """Steps of the wire basis to try in turn; (None,) for a format without one."""
+    if basis is None or not wire_format.needs_basis:
+        return (None,)  # without a basis, `write` raises the error that it is needed
     overhead = sum(message.ByteSize() - len(message.features.data) for message in write(tensor_pb2.DTYPE_FLOAT32, None))
-    return range(basis_codec.finest_step(features, basis, max_bytes - overhead), basis.coarsest + 1)
+    return wire_format.codec.steps(features, basis, max_bytes - overhead)

@@ -15,7 +15,7 @@ from fovea.cli.values import count, image_file, json_object, number, seed, text
 from fovea.client import ask
 from fovea.client.form_parts import Medium
 from fovea.visualization.figures import draw_overlay
-from fovea.wire.tensors import DTYPES
+from fovea.wire.formats import WIRE_FORMATS
 
 __all__ = ["add"]
 
@@ -78,7 +78,7 @@ def _add_llm_pruning(parser: argparse.ArgumentParser) -> None:
 def _add_wire(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("link between encoder service and LLM service")
     group.add_argument(
-        "--wire-dtype", choices=tuple(DTYPES), help="wire format of visual tokens (default: the gateway's)"
+        "--wire-dtype", choices=tuple(WIRE_FORMATS), help="wire format of visual tokens (default: the gateway's)"
     )
     group.add_argument(
         "--max-wire-bytes",

@@ -1,1 +1,1 @@
-"""Wire formats of visual tokens: `Tensor` messages, codecs and learned bases. Needs numpy, not torch."""
+"""Wire formats of visual tokens: `Tensor` messages, codecs and learned bases; budgets in messages. Needs no torch."""

@@ -18,11 +18,12 @@ import numpy.typing as npt
 from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.wire import rans
 from fovea.wire.basis import DIGEST_BYTES, MAX_CLASS, MAX_SYMBOL, MIN_CLASS, WireBasis, step_size
+from fovea.wire.codec import Codec, Float32Array
 from fovea.wire.cosine_transform import cosines
+from fovea.wire.quantized import Packing
 
-__all__ = ["VERSION", "decode", "encode", "expected_bytes", "finest_step", "symbols"]
+__all__ = ["VERSION", "BasisCodec", "decode", "encode", "expected_bytes", "finest_step", "symbols"]
 
-Float32Array = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 VERSION: Final = 1
@@ -36,6 +37,9 @@ _LARGEST_CODE: Final = 2**30
 _MAX_DROPPED_CODE: Final = 2
 # Codes are rounded up from 0.6 of a step instead of 0.5, which saves bytes for little noise (benchmarks/LOG.md).
 _ROUNDING: Final = 0.4
+# Quarter octaves by which the step of an unpruned image may exceed the default before tokens are dropped. For a pruned
+# image, tokens are dropped first (docs/wire.md).
+_MAX_COARSER_STEPS: Final = 4
 
 
 class _CodingPlan:
@@ -232,3 +236,38 @@ def _unpack(data: bytes, low_bits: Ints) -> Ints:
         low[has_bit] |= bits[start : start + count] << bit
         start += count
     return low
+
+
+class BasisCodec(Codec):
+    """Codec of the wire format `basis`. The wire basis is an argument, since each checkpoint has its own."""
+
+    def encode(
+        self,
+        tokens: Float32Array,
+        *,
+        packing: Packing = "shorter",
+        basis: WireBasis | None = None,
+        step: int | None = None,
+    ) -> bytes:
+        basis = _loaded(basis)
+        return encode(tokens, basis, basis.step if step is None else step)
+
+    def decode(self, data: bytes, num_tokens: int, channels: int, basis: WireBasis | None = None) -> Float32Array:
+        if basis is None:
+            raise CheckpointMismatch("the tensor is written in a wire basis, and this service has none loaded")
+        return decode(data, num_tokens, channels, basis)
+
+    def expected_bytes(self, num_tokens: int, channels: int, basis: WireBasis | None = None) -> int:
+        basis = _loaded(basis)
+        step = basis.step + (_MAX_COARSER_STEPS if num_tokens == basis.tokens_per_image else 0)
+        return expected_bytes(num_tokens, basis, step)
+
+    def steps(self, arrays: Sequence[Float32Array], basis: WireBasis, max_bytes: int) -> Sequence[int]:
+        # The finest step that is expected to fit, then coarser ones if the expectation was too low.
+        return range(finest_step(arrays, basis, max_bytes), basis.coarsest + 1)
+
+
+def _loaded(basis: WireBasis | None) -> WireBasis:
+    if basis is None:
+        raise InvalidRequest("dtype basis needs a wire basis, and none is loaded", param="wire_dtype")
+    return basis

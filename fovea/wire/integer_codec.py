@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import math
 import zlib
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from fovea.errors import InvalidRequest
+from fovea.wire.basis import WireBasis
+from fovea.wire.codec import Codec, Float32Array
 from fovea.wire.cosine_transform import MAX_TRANSFORMED_TOKENS, cosines
-from fovea.wire.quantized import DEFLATED, HAS_MEAN, HEADER, PACKED, TRANSFORMED, VERSION, Quantized, Scheme
+from fovea.wire.quantized import (
+    DEFLATED,
+    HAS_MEAN,
+    HEADER,
+    PACKED,
+    TRANSFORMED,
+    VERSION,
+    Packing,
+    Quantized,
+    Scheme,
+)
 
-__all__ = ["decode", "expected_bytes", "quantize"]
-
-Float32Array = npt.NDArray[np.float32]
+__all__ = ["IntegerCodec", "decode", "expected_bytes", "quantize"]
 
 _HUFFMAN_TABLE_BYTES: Final = 96
 
@@ -207,3 +218,26 @@ def _read_codes(data: bytes, coding: int, count: int, bits: int) -> npt.NDArray[
     if (codes < -limit).any() or (codes > limit).any():
         raise InvalidRequest(f"a code is outside -{limit} to {limit}")
     return codes
+
+
+@dataclass(frozen=True)
+class IntegerCodec(Codec):
+    """Codec of the wire format of one quantization scheme."""
+
+    scheme: Scheme
+
+    def encode(
+        self,
+        tokens: Float32Array,
+        *,
+        packing: Packing = "shorter",
+        basis: WireBasis | None = None,
+        step: int | None = None,
+    ) -> bytes:
+        return quantize(tokens, self.scheme).write(packing=packing)
+
+    def decode(self, data: bytes, num_tokens: int, channels: int, basis: WireBasis | None = None) -> Float32Array:
+        return decode(data, num_tokens, channels, self.scheme.bits)
+
+    def expected_bytes(self, num_tokens: int, channels: int, basis: WireBasis | None = None) -> int:
+        return expected_bytes(num_tokens, channels, self.scheme)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from google.protobuf import json_format
 
-from fovea.budget import Budget
 from fovea.errors import InvalidRequest, NotFound
 from fovea.v1 import llm_pb2
+from fovea.wire.budgets import read_budget
 from llm_service.engine.base import CrossAttention, PruningParams
 from llm_service.pruners.base import AnyLlmPruningMethod
 from llm_service.pruners.plan import bind
@@ -74,16 +74,7 @@ def read_llm_pruner(
         pruner = bind(pruners[message.name], json_format.MessageToDict(message.params))
     except ValueError as error:  # InvalidParameter, or json_format's error for NaN, which JSON lacks
         raise InvalidRequest(f"LLM pruner {message.name}: {error}", param="llm_pruner.params") from error
-    return PruningParams(pruner, _read_budget(message))
-
-
-def _read_budget(message: llm_pb2.LlmPruner) -> Budget:
-    field = message.WhichOneof("budget")
-    if field is None:
+    budget = read_budget(message, path="llm_pruner.")
+    if budget is None:
         raise InvalidRequest("llm_pruner needs a budget: keep_tokens or keep_ratio", param="llm_pruner")
-    try:
-        if field == "keep_tokens":
-            return Budget(keep_tokens=message.keep_tokens)
-        return Budget(keep_ratio=message.keep_ratio)
-    except ValueError as error:
-        raise InvalidRequest(str(error), param=f"llm_pruner.{field}") from error
+    return PruningParams(pruner, budget)

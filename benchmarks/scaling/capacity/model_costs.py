@@ -73,7 +73,7 @@ def encoder_costs(model: Path, text_tower: Path, files: Sequence[bytes], repeats
     pruner = PRUNERS[PRUNER].bind({})
 
     def request(first: int, count: int) -> EncodeRequest:
-        return EncodeRequest(tuple(files[first : first + count]), _TEXT_IDS, pruner, Budget(keep_ratio=KEEP_RATIO))
+        return EncodeRequest(tuple(files[first : first + count]), _TEXT_IDS, pruner, Budget.ratio(KEEP_RATIO))
 
     def forward(questions: int, count: int) -> float:
         batch = [engine.prepare(request(i * count, count)) for i in range(questions)]

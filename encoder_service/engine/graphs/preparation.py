@@ -36,7 +36,7 @@ def prepare(model: EncoderModel, settings: EncoderSettings) -> RunPruner:
         return run_pruner
     keep = None
     if model.grid is not None:
-        keep = Budget(keep_ratio=settings.keep_ratio).resolve(model.grid[0] * model.grid[1])
+        keep = Budget.ratio(settings.keep_ratio).resolve(model.grid[0] * model.grid[1])
     graphs = EncoderGraphs(model, keep, settings.max_batch_size)
     graphs.capture(CudaCapture(model.device))
     return graphs.prune

@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from fovea.wire.formats import WireFormatName
 from gateway.http.schemas.messages import Message
 from gateway.http.schemas.params import BoundedParams
 
@@ -30,7 +31,6 @@ __all__ = [
 
 CacheMode = Literal["use", "bypass", "refresh"]
 VideoBudget = Literal["per_frame", "whole"]
-WireDType = Literal["float32", "float16", "bfloat16", "int8", "int4", "entropy", "basis"]
 
 
 def _as_list(value: Any) -> Any:
@@ -169,7 +169,7 @@ class AnswerRequest(QuestionRequest):
     """Second pruner, inside the language model, for the tokens that the first pruner kept; left out: none. In a form: a
     JSON object."""
 
-    wire_dtype: WireDType | None = None
+    wire_dtype: WireFormatName | None = None
     """Wire format of the visual tokens sent to the language model. Left out: the server's default, or the widest format
     that fits if `max_wire_bytes` is given."""
 

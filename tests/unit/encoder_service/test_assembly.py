@@ -152,7 +152,7 @@ def test_a_pruner_that_allocates_over_tiles_sees_those_that_are_not_all_padding(
     hired = dataclasses.replace(PRUNERS["hired"], allocate_budget=allocate).bind({})
     saliency = {output: torch.ones(4, 4) for output in hired.requirements.tile_outputs}
     media = split_batch(TowerFeatures(torch.ones(4, 4, 1), (2, 2), saliency), [layout])[0]
-    (tasks,) = plan([MediaToPrune(media, hired, Budget(keep_tokens=3), None, 0)])
+    (tasks,) = plan([MediaToPrune(media, hired, Budget.count(3), None, 0)])
     assert not isinstance(tasks, Exception)
     assert [task.keep for task in tasks] == [1, 2]
     assert seen[0].sizes == [[4, 2]]

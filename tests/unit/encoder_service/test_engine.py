@@ -55,7 +55,7 @@ def counting(model: Any) -> CountingModel:
 @pytest.fixture
 def ask(make_image: Callable[..., bytes]) -> Callable[..., EncodeRequest]:
     def request(*images: int, pruner: str = "desap", text: tuple[int, ...] = TEXT, **params: Any) -> EncodeRequest:
-        budget = Budget(keep_tokens=params.pop("keep_tokens", 6))
+        budget = Budget.count(params.pop("keep_tokens", 6))
         files = tuple(make_image(i) for i in images)
         return EncodeRequest(files, text, PRUNERS[pruner].bind(params), budget)
 
@@ -258,7 +258,7 @@ def test_a_pruner_that_fails_fails_alone(make_engine: Any, ask: Any) -> None:
         raise ZeroDivisionError
 
     pruner = dataclasses.replace(PRUNERS["none"], name="broken", prune=explode).bind({})
-    broken = EncodeRequest(ask(1).images, TEXT, pruner, Budget(keep_tokens=3))
+    broken = EncodeRequest(ask(1).images, TEXT, pruner, Budget.count(3))
     first, second = compute(make_engine(), ask(0), broken)
     assert len(first[0].positions) == 6
     assert isinstance(second, ZeroDivisionError)
@@ -276,7 +276,7 @@ def test_a_budget_that_cannot_be_chosen_fails_alone(make_engine: Any, ask: Any) 
     bound = dataclasses.replace(PRUNERS["none"], name="choosing", prune=PRUNERS["cls"].prune, choose_keep=choose)
     cls = dataclasses.replace(bound, requirements=PRUNERS["cls"].requirements).bind({})
     engine = make_engine()
-    prepared = [engine.prepare(EncodeRequest(ask(image).images, TEXT, cls, Budget())) for image in range(3)]
+    prepared = [engine.prepare(EncodeRequest(ask(image).images, TEXT, cls, Budget.auto())) for image in range(3)]
     compute(engine, ask(1, pruner="cls"))  # the features of image 1 are in the cache, and then made odd
     digest = prepared[1].media[0].digest
     with torch.inference_mode():

@@ -67,7 +67,7 @@ def towers(checkpoints: Any) -> Any:
 @pytest.fixture
 def ask(make_image: Callable[..., bytes]) -> Callable[..., EncodeRequest]:
     def request(image: int, pruner: str = "desap", text: Sequence[int] = TEXT, keep: int = KEEP) -> EncodeRequest:
-        return EncodeRequest((make_image(image),), tuple(text), PRUNERS[pruner].bind({}), Budget(keep_tokens=keep))
+        return EncodeRequest((make_image(image),), tuple(text), PRUNERS[pruner].bind({}), Budget.count(keep))
 
     return request
 

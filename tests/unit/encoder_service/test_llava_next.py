@@ -97,9 +97,19 @@ def question(folders: tuple[Path, Path]) -> tuple[int, ...]:
 def encode(towers: EncoderModel, question: tuple[int, ...]) -> Callable[..., EncodedMedia]:
     """One image through the engine."""
 
-    def run(image: Image.Image, pruner: str, *, params: dict[str, Any] | None = None, **budget: Any) -> EncodedMedia:
+    def run(
+        image: Image.Image,
+        pruner: str,
+        *,
+        params: dict[str, Any] | None = None,
+        max_tokens: int | None = None,
+        **fields: Any,
+    ) -> EncodedMedia:
         engine = EncoderEngine(towers, FeatureCache(0), max_batch_size=4, max_image_bytes=10**8, max_image_pixels=10**8)
-        request = EncodeRequest((png(image),), question, PRUNERS[pruner].bind(params or {}), Budget(**budget))
+        budget = Budget.of(fields.get("keep_tokens"), fields.get("keep_ratio"))
+        assert budget is not None
+        bound = PRUNERS[pruner].bind(params or {})
+        request = EncodeRequest((png(image),), question, bound, budget.capped(max_tokens))
         (outcome,) = engine.run([engine.prepare(request)])
         if isinstance(outcome, Exception):
             raise outcome
@@ -159,8 +169,8 @@ def test_a_ninth_of_a_square_image_of_the_published_size_is_320_tokens() -> None
     layout = PatchLayout(5, 24, 24, mosaic=mosaic((24, 24), (2, 2), (672, 672)))
     sizes = [len(positions) for positions in layout.patch_positions()]
     assert sum(sizes) == 2880
-    assert allocate_budget(sizes, Budget(keep_ratio=1 / 9)) == (64,) * 5
-    assert allocate_budget(sizes, Budget(keep_tokens=320)) == (64,) * 5
+    assert allocate_budget(sizes, Budget.ratio(1 / 9)) == (64,) * 5
+    assert allocate_budget(sizes, Budget.count(320)) == (64,) * 5
 
 
 def test_what_a_pruner_sees_of_a_tile_is_the_tower_without_padding(towers: EncoderModel, unsplit: Any) -> None:
@@ -352,7 +362,7 @@ def test_hired_after_a_method_with_the_same_requirements_but_for_tiles(
     image = noise((300, 120))
     cached, positions = [], []
     for name in ("holov", "hired", "hired"):
-        request = EncodeRequest((png(image),), (), PRUNERS[name].bind({}), Budget(keep_tokens=16))
+        request = EncodeRequest((png(image),), (), PRUNERS[name].bind({}), Budget.count(16))
         ((media,),) = engine.run([engine.prepare(request)])
         cached.append(media.features_cached)
         positions.append(media.positions.tolist())

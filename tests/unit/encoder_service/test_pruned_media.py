@@ -61,7 +61,7 @@ def item(
     media: MediaFeatures, wire_format: DeviceFormat, pruner: str = "visionzip", keep: float = 0.5, **params: Any
 ) -> MediaToPrune:
     bound = PRUNERS[pruner].bind(params)
-    return MediaToPrune(media, bound, Budget(keep_ratio=keep), None, 0, wire_format=wire_format)
+    return MediaToPrune(media, bound, Budget.ratio(keep), None, 0, wire_format=wire_format)
 
 
 @torch.inference_mode()

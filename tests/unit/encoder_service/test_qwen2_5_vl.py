@@ -325,7 +325,7 @@ def run(encoder: EncoderModel, make_engine: Callable[..., EncoderEngine]) -> Cal
             () if video else (png(),),
             text_ids,
             PRUNERS[name].bind(params),
-            Budget(keep_tokens=keep),
+            Budget.count(keep),
             videos=(clip,) if video else (),
             joins_frames=joint,
         )

@@ -111,7 +111,7 @@ def test_cls_tokens_count_where_an_unpruned_video_sends_them(
     videos_model: EncoderModel, make_engine: Any, most: int
 ) -> None:
     request = EncodeRequest(
-        (), (), PRUNERS["cls"].bind({}), Budget(keep_ratio=1.0, max_tokens=most), videos=(VideoFile(clip_file(12), 0),)
+        (), (), PRUNERS["cls"].bind({}), Budget.ratio(1.0).capped(most), videos=(VideoFile(clip_file(12), 0),)
     )
     engine = make_engine(towers=videos_model)
     (outcome,) = engine.run([engine.prepare(request)])

@@ -22,7 +22,7 @@ from encoder_service.media.videos import VideoItem
 from encoder_service.models import load as load_encoder
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.server.responses import WireFormat, write_response
+from encoder_service.server.responses import WireChoice, write_response
 from fovea.budget import Budget
 from fovea.v1 import tensor_pb2
 from llm_service.engine.base import Done, GenerationRequest, PruningParams
@@ -99,7 +99,8 @@ class Services:
         pruner: str = "none",
         params: dict[str, Any] | None = None,
         joins_frames: bool = False,
-        **budget: Any,
+        keep_tokens: int | None = None,
+        keep_ratio: float | None = None,
     ) -> list[tensor_pb2.VisualTokens]:
         """Visual tokens in the response of the encoder service."""
         engine = engine_of(self.encoder)
@@ -107,7 +108,7 @@ class Services:
             tuple(map(png, images)),
             tuple(self.text_tokenizer(question)["input_ids"]),
             PRUNERS[pruner].bind(params or {}),
-            Budget(**(budget or {"keep_ratio": 1.0})),
+            Budget.of(keep_tokens, keep_ratio) or Budget.ratio(1.0),
             videos=tuple(videos),
             joins_frames=joins_frames,
         )
@@ -117,7 +118,7 @@ class Services:
             BatchedResult(outcome, 0, 0, 0, 1),
             pruner,
             self.encoder.fingerprint,
-            WireFormat(tensor_pb2.DTYPE_FLOAT32),
+            WireChoice(tensor_pb2.DTYPE_FLOAT32),
             explain=True,
         )
         return list(response.visual_tokens)
@@ -138,7 +139,7 @@ class Services:
 
     async def answer_pruned_inside(self, prompt: Prompt, llm_pruner: str, keep_ratio: float) -> Done:
         """The last event of an answer whose visual tokens `llm_pruner` drops inside the language model."""
-        pruning = PruningParams(bind(LLM_PRUNERS[llm_pruner], {}), Budget(keep_ratio=keep_ratio))
+        pruning = PruningParams(bind(LLM_PRUNERS[llm_pruner], {}), Budget.ratio(keep_ratio))
         request = GenerationRequest(
             prompt, SamplingParams(max_tokens=8), deadline=time.monotonic() + 60, pruning=pruning
         )

@@ -228,9 +228,9 @@ def test_images_and_videos_share_a_batch_and_the_cache(split: Split) -> None:
     ids = tuple(split.services.text_tokenizer("where is the circle?")["input_ids"])
     clip, image = frame_list(clip_frames(8, size=SIZE)), png(noise((60, 60)))
     requests = [
-        EncodeRequest((image,), ids, bound, Budget(keep_ratio=0.5)),
-        EncodeRequest((), ids, bound, Budget(keep_ratio=0.5), videos=(clip,)),
-        EncodeRequest((image,), ids, bound, Budget(keep_ratio=0.5), videos=(clip,)),
+        EncodeRequest((image,), ids, bound, Budget.ratio(0.5)),
+        EncodeRequest((), ids, bound, Budget.ratio(0.5), videos=(clip,)),
+        EncodeRequest((image,), ids, bound, Budget.ratio(0.5), videos=(clip,)),
     ]
     alone, clips, both = engine.run([engine.prepare(request) for request in requests])
     assert not isinstance(both, Exception)
@@ -239,7 +239,7 @@ def test_images_and_videos_share_a_batch_and_the_cache(split: Split) -> None:
     (again,) = engine.run([engine.prepare(requests[2])])
     assert [one.features_cached for one in again] == [True, True]
     np.testing.assert_array_equal(again[1].features, both[1].features)
-    other = EncodeRequest((), ids, bound, Budget(keep_ratio=1.0), videos=(clip,))
+    other = EncodeRequest((), ids, bound, Budget.ratio(1.0), videos=(clip,))
     (whole,) = engine.run([engine.prepare(other)])
     assert whole[0].features_cached
     assert len(whole[0].positions) == 8 * 17

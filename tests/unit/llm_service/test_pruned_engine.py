@@ -33,7 +33,7 @@ def image(count, seed=0, grid=(1, 8, 8)):
 
 
 def request(*ids, images=(), pruner=None, keep=9, params=None, **sampling):
-    pruning = None if pruner is None else PruningParams(bind(PRUNERS[pruner], params or {}), Budget(keep_tokens=keep))
+    pruning = None if pruner is None else PruningParams(bind(PRUNERS[pruner], params or {}), Budget.count(keep))
     return GenerationRequest(
         Prompt(np.array(ids), tuple(images)),
         SamplingParams(**{"max_tokens": 10, **sampling}),
@@ -215,7 +215,7 @@ def prefilled(model, name, keep=10, **params):
     prompt = Prompt(np.array([BOS, 50, IMAGE, 70, 71]), (image(40),))
     layout = visual_layout(prompt, [IMAGE], model.device)
     decoder = LayeredDecoder(model.causal_lm)
-    plan = bind(PRUNERS[name], params).plan(Budget(keep_tokens=keep), len(layout), decoder.num_layers)
+    plan = bind(PRUNERS[name], params).plan(Budget.count(keep), len(layout), decoder.num_layers)
     with torch.inference_mode():
         return decoder, plan, prefill(decoder, PrunedInputs(model.embed(prompt), layout, plan))
 

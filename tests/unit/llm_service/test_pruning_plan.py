@@ -17,7 +17,7 @@ SINGLE_STAGE = ["fastv", "adaptprune", "flowcut_llm"]
 
 
 def plan(name, keep, *, num_visual=576, num_layers=32, **params):
-    return bind(PRUNERS[name], params).plan(Budget(keep_tokens=keep), num_visual, num_layers)
+    return bind(PRUNERS[name], params).plan(Budget.count(keep), num_visual, num_layers)
 
 
 def stages(name, keep, **options):
@@ -147,24 +147,8 @@ def test_interpolation_is_exact_at_published_settings():
 
 
 def test_a_ratio_is_rounded_and_leaves_at_least_one():
-    assert Budget(keep_ratio=1 / 9).resolve(576) == 64
-    assert Budget(keep_ratio=0.001).resolve(10) == 1
-    assert Budget(keep_ratio=1).resolve(10) == 10
-    assert Budget(keep_tokens=50).resolve(10) == 10
-    assert Budget(keep_ratio=0.5).resolve(0) == 0
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"keep_tokens": 1, "keep_ratio": 0.5},
-        {"keep_tokens": 0},
-        {"keep_ratio": 0},
-        {"keep_ratio": 1.1},
-        {"keep_ratio": float("nan")},
-    ],
-)
-def test_invalid_budgets_are_refused(fields):
-    with pytest.raises(ValueError, match="keep_"):
-        Budget(**fields).resolve(1)
+    assert Budget.ratio(1 / 9).resolve(576) == 64
+    assert Budget.ratio(0.001).resolve(10) == 1
+    assert Budget.ratio(1).resolve(10) == 10
+    assert Budget.count(50).resolve(10) == 10
+    assert Budget.ratio(0.5).resolve(0) == 0
