@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fovea.errors import InvalidRequest
 from tests.vllm.engines import Requests, answers, served, write
 
 pytestmark = pytest.mark.timeout(900)
@@ -36,3 +37,18 @@ async def test_tokens_stay_the_same(expected, engine_args):
     finally:
         vllm.engine.stop()
     assert [text for text, _, _ in actual] == [text for text, _, _ in await answers(transformers, requests)]
+
+
+async def test_min_p_is_refused_with_speculation(expected):
+    checkpoint, _ = expected
+    speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+    vllm = served(checkpoint, "vllm", engine_args={"enforce_eager": True, "speculative_config": speculation})
+    requests = Requests(vllm.limits)
+    vllm.engine.start()
+    try:
+        assert "min_p" not in vllm.engine.sampling_parameters
+        with pytest.raises(InvalidRequest, match="min_p"):
+            vllm.engine.submit(requests.make([60, 61], temperature=1, min_p=0.1))
+        assert (await answers(vllm.engine, [requests.make([60, 61], max_tokens=2)]))[0][2].completion_tokens == 2
+    finally:
+        vllm.engine.stop()
