@@ -91,6 +91,11 @@ class LLMSettings(GrpcSettings):
     max_tokens: int = Field(2048, ge=1)
     """Largest max_tokens of a request; more is refused."""
 
+    generation_defaults: Literal["greedy", "full", "none"] = "greedy"
+    """Defaults of a request's sampling parameters from the checkpoint's generation_config.json. greedy: its end tokens
+    and repetition_penalty. full: also its temperature, top_p, top_k and min_p, if it has do_sample true; temperature is
+    then 1 if the file has none. none: nothing; end tokens are those of config.json."""
+
     max_visual_tokens: int = Field(16384, ge=1)
     """Most visual tokens in a request, all images and videos together; more is refused before tensors are decoded."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -21,13 +22,18 @@ from llm_service.engine.base import LLMEngine
 from llm_service.engine.transformers import TransformersEngine
 from llm_service.models import load_model, load_visual_embedder
 from llm_service.models.base import VisualEmbedder
+from llm_service.models.generation_config import GenerationDefaults, read_generation_defaults
 from llm_service.prompts import PromptLimits
+from llm_service.sampling import TokenSampling
 from llm_service.server.responses import ServedModel
 from llm_service.settings import LLMSettings
 
 __all__ = ["load"]
 
 log = logging.getLogger(__name__)
+
+# Engine, visual embedder, max_model_len, and the sampling parameters of a request that sets none.
+_Loaded = tuple[LLMEngine, VisualEmbedder, int, TokenSampling]
 
 
 def load(settings: LLMSettings) -> ServedModel:
@@ -43,7 +49,7 @@ def load(settings: LLMSettings) -> ServedModel:
     checkpoint = checkpoints.resolve(
         settings.model, files=[*checkpoints.CONFIG_FILES, "*.safetensors"], revision=settings.revision
     )
-    engine, embedder, max_model_len = _ENGINES[settings.engine](settings, checkpoint)
+    engine, embedder, max_model_len, default_sampling = _ENGINES[settings.engine](settings, checkpoint)
     return ServedModel(
         name=settings.served_model_name or checkpoints.public_name(settings.model),
         family=embedder.family,
@@ -64,10 +70,11 @@ def load(settings: LLMSettings) -> ServedModel:
         max_tokens=settings.max_tokens,
         settings_fingerprint=_settings_fingerprint(settings, embedder, max_model_len),
         engine=engine,
+        default_sampling=_supported(default_sampling, engine),
     )
 
 
-def _load_transformers(settings: LLMSettings, checkpoint: Path) -> tuple[LLMEngine, VisualEmbedder, int]:
+def _load_transformers(settings: LLMSettings, checkpoint: Path) -> _Loaded:
     model = load_model(
         checkpoint,
         device=resolve_device(settings.device),
@@ -77,18 +84,20 @@ def _load_transformers(settings: LLMSettings, checkpoint: Path) -> tuple[LLMEngi
     )
     set_threads(settings.num_threads, model.causal_lm.num_parameters())
     max_model_len = _max_model_len(settings, model)
+    defaults = _generation_defaults(settings, checkpoint, model)
     engine = TransformersEngine(
         model,
         _load_tokenizer(checkpoint),
+        eos_token_ids=defaults.eos_token_ids,
         max_model_len=max_model_len,
         max_batch_size=settings.max_batch_size,
         max_batch_delay_ms=settings.max_batch_delay_ms,
         max_queue_size=settings.max_queue_size,
     )
-    return engine, model, max_model_len
+    return engine, model, max_model_len, defaults.sampling
 
 
-def _load_vllm(settings: LLMSettings, checkpoint: Path) -> tuple[LLMEngine, VisualEmbedder, int]:
+def _load_vllm(settings: LLMSettings, checkpoint: Path) -> _Loaded:
     try:
         from llm_service.engine.vllm.arguments import engine_arguments, vllm_device
         from llm_service.engine.vllm.engine import VllmEngine
@@ -98,6 +107,7 @@ def _load_vllm(settings: LLMSettings, checkpoint: Path) -> tuple[LLMEngine, Visu
         ) from error
     embedder = load_visual_embedder(checkpoint, device=vllm_device(settings.device), dtype=settings.dtype)
     max_model_len = _max_model_len(settings, embedder)
+    defaults = _generation_defaults(settings, checkpoint, embedder)
     arguments = engine_arguments(
         checkpoint,
         embedder,
@@ -109,14 +119,15 @@ def _load_vllm(settings: LLMSettings, checkpoint: Path) -> tuple[LLMEngine, Visu
         embedder,
         _load_tokenizer(checkpoint),
         arguments,
+        eos_token_ids=defaults.eos_token_ids,
         max_model_len=max_model_len,
         max_batch_size=settings.max_batch_size,
         max_queue_size=settings.max_queue_size,
     )
-    return engine, embedder, max_model_len
+    return engine, embedder, max_model_len, defaults.sampling
 
 
-_ENGINES: Final[dict[str, Callable[[LLMSettings, Path], tuple[LLMEngine, VisualEmbedder, int]]]] = {
+_ENGINES: Final[dict[str, Callable[[LLMSettings, Path], _Loaded]]] = {
     "transformers": _load_transformers,
     "vllm": _load_vllm,
 }
@@ -128,6 +139,21 @@ def _max_model_len(settings: LLMSettings, model: VisualEmbedder) -> int:
             f"max_model_len {settings.max_model_len} is more than the model's context of {model.max_model_len}"
         )
     return settings.max_model_len or model.max_model_len
+
+
+def _generation_defaults(settings: LLMSettings, checkpoint: Path, model: VisualEmbedder) -> GenerationDefaults:
+    return read_generation_defaults(checkpoint, model.config_eos_token_ids, settings.generation_defaults)
+
+
+def _supported(sampling: TokenSampling, engine: LLMEngine) -> TokenSampling:
+    """Default sampling parameters without those that the engine does not apply; a warning names them."""
+    neutral = TokenSampling()
+    for field in dataclasses.fields(TokenSampling):
+        name, value = field.name, getattr(sampling, field.name)
+        if name not in engine.sampling_parameters and value != getattr(neutral, name):
+            log.warning("the checkpoint's %s %g is ignored: engine %s does not apply it", name, value, engine.name)
+            sampling = dataclasses.replace(sampling, **{name: getattr(neutral, name)})
+    return sampling
 
 
 def _load_tokenizer(checkpoint: Path) -> Tokenizer:
@@ -149,5 +175,6 @@ def _settings_fingerprint(settings: LLMSettings, model: VisualEmbedder, max_mode
         "quantization": settings.quantization,
         "attn_implementation": settings.attn_implementation,
         "max_model_len": max_model_len,
+        "generation_defaults": settings.generation_defaults,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -44,18 +44,28 @@ class LlmPruner(_message.Message):
     def __init__(self, name: _Optional[str] = ..., params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., keep_tokens: _Optional[int] = ..., keep_ratio: _Optional[float] = ...) -> None: ...
 
 class SamplingParams(_message.Message):
-    __slots__ = ("max_tokens", "temperature", "top_p", "seed", "stop")
+    __slots__ = ("max_tokens", "temperature", "top_p", "seed", "stop", "repetition_penalty", "top_k", "min_p", "presence_penalty", "frequency_penalty")
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    FREQUENCY_PENALTY_FIELD_NUMBER: _ClassVar[int]
     max_tokens: int
     temperature: float
     top_p: float
     seed: int
     stop: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ...) -> None: ...
+    repetition_penalty: float
+    top_k: int
+    min_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    def __init__(self, max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., repetition_penalty: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("delta", "done")
@@ -106,7 +116,7 @@ class GetLLMInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetLLMInfoResponse(_message.Message):
-    __slots__ = ("model", "family", "fingerprint", "engine", "max_model_len", "vocab_size", "image_token_id", "visual_hidden_size", "max_tokens", "settings_fingerprint", "llm_pruners", "llm_pruner_infos", "video_token_id", "wire_basis")
+    __slots__ = ("model", "family", "fingerprint", "engine", "max_model_len", "vocab_size", "image_token_id", "visual_hidden_size", "max_tokens", "settings_fingerprint", "llm_pruners", "llm_pruner_infos", "video_token_id", "wire_basis", "default_sampling", "sampling_parameters")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -121,6 +131,8 @@ class GetLLMInfoResponse(_message.Message):
     LLM_PRUNER_INFOS_FIELD_NUMBER: _ClassVar[int]
     VIDEO_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     WIRE_BASIS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     model: str
     family: str
     fingerprint: str
@@ -135,4 +147,6 @@ class GetLLMInfoResponse(_message.Message):
     llm_pruner_infos: _containers.RepeatedCompositeFieldContainer[_pruner_pb2.PrunerInfo]
     video_token_id: int
     wire_basis: str
-    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., engine: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., image_token_id: _Optional[int] = ..., visual_hidden_size: _Optional[int] = ..., max_tokens: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ..., llm_pruners: _Optional[_Iterable[str]] = ..., llm_pruner_infos: _Optional[_Iterable[_Union[_pruner_pb2.PrunerInfo, _Mapping]]] = ..., video_token_id: _Optional[int] = ..., wire_basis: _Optional[str] = ...) -> None: ...
+    default_sampling: SamplingParams
+    sampling_parameters: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., engine: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., image_token_id: _Optional[int] = ..., visual_hidden_size: _Optional[int] = ..., max_tokens: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ..., llm_pruners: _Optional[_Iterable[str]] = ..., llm_pruner_infos: _Optional[_Iterable[_Union[_pruner_pb2.PrunerInfo, _Mapping]]] = ..., video_token_id: _Optional[int] = ..., wire_basis: _Optional[str] = ..., default_sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., sampling_parameters: _Optional[_Iterable[str]] = ...) -> None: ...

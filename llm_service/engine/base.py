@@ -130,6 +130,11 @@ class LLMEngine(Protocol):
         ...
 
     @property
+    def sampling_parameters(self) -> tuple[str, ...]:
+        """Names of the fields of `SamplingParams` that the engine applies."""
+        ...
+
+    @property
     def num_waiting(self) -> int:
         """Number of waiting requests. Thread-safe."""
         ...
@@ -155,7 +160,8 @@ class LLMEngine(Protocol):
             Overloaded: The queue is full.
             DeadlineExceeded: The deadline has already passed.
             Unavailable: The engine has stopped or died.
-            InvalidRequest: The engine does not support the pruning, its budget or the attention that is requested.
+            InvalidRequest: The engine does not support the pruning, its budget, the attention or a sampling parameter
+                of the request.
         """
         ...
 

@@ -126,15 +126,19 @@ def _append_tokens(sequences: list[Sequence], logits: torch.Tensor) -> None:
 
     Args:
         sequences: B sequences.
-        logits: [B, V] logits of the next tokens.
+        logits: [B, V] logits of the next tokens; penalties change them in place.
     """
     finite = logits.isfinite().all(dim=-1).tolist()
-    largest = logits.argmax(dim=-1).tolist()
     for i, sequence in enumerate(sequences):
-        sampling = sequence.request.sampling
         if not finite[i]:
             fail([sequence], _not_finite_error(sequence))
+        elif sequence.penalties is not None:
+            sequence.penalties.apply(logits[i], sequence.token_ids)
+    largest = logits.argmax(dim=-1).tolist()
+    for i, sequence in enumerate(sequences):
+        if not finite[i]:
             continue
+        sampling = sequence.request.sampling
         try:
             greedy = sampling.temperature == 0
             sequence.append_token(largest[i] if greedy else sample(logits[i], sampling, sequence.generator))

@@ -15,6 +15,7 @@ from llm_service.engine.base import Delta, Done, GenerationRequest, GenerationTi
 from llm_service.engine.detokenizer import IncrementalDetokenizer
 from llm_service.engine.stop_strings import StopStrings
 from llm_service.metrics import TIME_TO_FIRST_TOKEN_SECONDS
+from llm_service.penalties import Penalties, make_penalties
 from llm_service.pruners.plan import PruningPlan
 from llm_service.sampling import make_generator
 
@@ -106,6 +107,11 @@ class Sequence(AsyncIterator[Delta | Done]):
     def generator(self) -> torch.Generator:
         """Random generator of this sequence."""
         return make_generator(self.request.sampling)
+
+    @cached_property
+    def penalties(self) -> Penalties | None:
+        """Penalties on the logits of this sequence; None for none."""
+        return make_penalties(self.request.sampling, self.request.prompt.input_ids)
 
     @property
     def runs_layer_by_layer(self) -> bool:

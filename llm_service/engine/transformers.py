@@ -32,6 +32,7 @@ from llm_service.pruners import PRUNERS
 from llm_service.pruners.base import AnyLlmPruningMethod
 from llm_service.pruners.plan import PruningPlan, UnreachableBudget
 from llm_service.pruners.schedule import scaled_layers
+from llm_service.sampling import SAMPLING_PARAMETERS
 
 __all__ = ["TransformersEngine"]
 
@@ -47,6 +48,7 @@ class TransformersEngine:
     Args:
         model: Language model and visual embedder of a checkpoint.
         tokenizer: Tokenizer of the same checkpoint.
+        eos_token_ids: Ids that end an answer.
         max_model_len: Maximum number of positions of prompt and answer together; a longer answer is cut.
         max_batch_size: Maximum number of running sequences.
         max_batch_delay_ms: Maximum time in milliseconds that an idle engine waits for further requests after the first.
@@ -60,6 +62,7 @@ class TransformersEngine:
         model: VisionLanguageModel,
         tokenizer: Tokenizer,
         *,
+        eos_token_ids: frozenset[int],
         max_model_len: int,
         max_batch_size: int,
         max_batch_delay_ms: float,
@@ -67,6 +70,7 @@ class TransformersEngine:
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
         self._max_model_len = max_model_len
         self._max_batch_size = max_batch_size
         self._max_batch_delay_s = max_batch_delay_ms / 1e3
@@ -101,6 +105,11 @@ class TransformersEngine:
         """All pruning methods if the model can run layer by layer; otherwise none."""
         return {} if self._layered_batch is None else PRUNERS
 
+    @property
+    def sampling_parameters(self) -> tuple[str, ...]:
+        """All parameters."""
+        return SAMPLING_PARAMETERS
+
     def start(self, on_death: Callable[[], object] = lambda: None) -> None:
         """Starts the model thread."""
         self._on_death = on_death
@@ -113,7 +122,7 @@ class TransformersEngine:
         sequence = Sequence(
             request,
             self._tokenizer,
-            self._model.eos_token_ids,
+            self._eos_token_ids,
             self._max_model_len,
             plan,
             trims_answer=self._model.trims_answer,

@@ -45,7 +45,8 @@ class VisualEmbedder(Protocol):
             space that is not part of the answer.
         visual_hidden_size: Channels C of arriving visual tokens.
         max_model_len: Positions of the model's context.
-        eos_token_ids: Ids that end an answer.
+        config_eos_token_ids: End tokens of config.json, empty if it has none; `read_generation_defaults` has those of
+            the checkpoint.
     """
 
     family: str
@@ -58,7 +59,7 @@ class VisualEmbedder(Protocol):
     trims_answer: bool = False
     visual_hidden_size: int
     max_model_len: int
-    eos_token_ids: frozenset[int]
+    config_eos_token_ids: frozenset[int]
 
     @classmethod
     def load_visual_embedder(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> VisualEmbedder:

@@ -19,7 +19,7 @@ from fovea.modeling.configs import read_family_config
 from fovea.modeling.weights import assign_weights, read_tensors
 from llm_service.models.base import ModelInputs, VisionLanguageModel
 from llm_service.models.configs import empty_text_model
-from llm_service.models.generation_config import read_eos_token_ids
+from llm_service.models.generation_config import as_token_ids
 from llm_service.models.placeholders import expand_placeholders
 from llm_service.prompts import Prompt, VisualTokens
 
@@ -46,7 +46,7 @@ class LlavaLanguageModel(VisionLanguageModel):
     projector_class: type[Any] = LlavaMultiModalProjector
     causal_lm: Any
 
-    def __init__(self, config: Any, projector: Any, eos_token_ids: frozenset[int]) -> None:
+    def __init__(self, config: Any, projector: Any) -> None:
         layers = config.vision_feature_layer
         num_layers = 1 if isinstance(layers, int) else len(layers)
         self.projector = projector
@@ -54,7 +54,7 @@ class LlavaLanguageModel(VisionLanguageModel):
         self.image_token_id: int = config.image_token_id
         self.visual_hidden_size: int = config.vision_config.hidden_size * num_layers
         self.max_model_len: int = config.text_config.max_position_embeddings
-        self.eos_token_ids = eos_token_ids
+        self.config_eos_token_ids = as_token_ids(config.text_config.eos_token_id)
 
     @classmethod
     def load(cls, checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str) -> Self:
@@ -95,7 +95,7 @@ class LlavaLanguageModel(VisionLanguageModel):
         assign_weights(
             projector, read_tensors(checkpoint, _PROJECTOR, dtype=compute_dtype, device=device), what="projector"
         )
-        return cls(config, projector, read_eos_token_ids(checkpoint, config.text_config))
+        return cls(config, projector)
 
     @property
     def device(self) -> torch.device:

@@ -39,8 +39,8 @@ class LlavaNextLanguageModel(LlavaLanguageModel):
     projector_class: type[Any] = LlavaNextMultiModalProjector
     image_newline: torch.Tensor
 
-    def __init__(self, config: Any, projector: Any, eos_token_ids: frozenset[int]) -> None:
-        super().__init__(config, projector, eos_token_ids)
+    def __init__(self, config: Any, projector: Any) -> None:
+        super().__init__(config, projector)
         # Vicuna's prompt ends in "ASSISTANT:", Mistral's in "[/INST]".
         self.trims_answer = config.text_config.model_type == "llama"
 

@@ -17,7 +17,7 @@ from fovea.modeling.configs import read_family_config
 from fovea.modeling.errors import CheckpointError
 from fovea.modeling.weights import assign_weights, read_tensors
 from llm_service.models.base import ModelInputs, VisionLanguageModel
-from llm_service.models.generation_config import read_eos_token_ids
+from llm_service.models.generation_config import as_token_ids
 from llm_service.models.placeholders import expand_placeholders
 from llm_service.mrope import mrope_position_ids
 from llm_service.prompts import Prompt, VisualTokens
@@ -45,15 +45,13 @@ class QwenLanguageModel(VisionLanguageModel):
     has_grid_positions = True
     causal_lm: Any
 
-    def __init__(
-        self, config: Qwen2_5_VLConfig, eos_token_ids: frozenset[int], device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, config: Qwen2_5_VLConfig, device: torch.device, dtype: torch.dtype) -> None:
         self.vocab_size: int = config.text_config.vocab_size
         self.image_token_id: int = config.image_token_id
         self.video_token_id: int | None = config.video_token_id
         self.visual_hidden_size: int = config.text_config.hidden_size
         self.max_model_len: int = config.text_config.max_position_embeddings
-        self.eos_token_ids = eos_token_ids
+        self.config_eos_token_ids = as_token_ids(config.text_config.eos_token_id)
         self.merge_size = config.vision_config.spatial_merge_size
         self._tokens_per_second: float = config.vision_config.tokens_per_second
         self._device = device
@@ -98,7 +96,7 @@ class QwenLanguageModel(VisionLanguageModel):
         """Reads the config only; see `VisualEmbedder.load_visual_embedder`."""
         config = read_family_config(Qwen2_5_VLConfig, checkpoint)
         compute_dtype = resolve_dtype(dtype, device, config.dtype, half_on_cuda=True)
-        return cls(config, read_eos_token_ids(checkpoint, config.text_config), device, compute_dtype)
+        return cls(config, device, compute_dtype)
 
     @property
     def device(self) -> torch.device:

@@ -23,6 +23,6 @@ class VideoLlavaLanguageModel(LlavaLanguageModel):
     config_class: type[Any] = VideoLlavaConfig
     projector_class: type[Any] = VideoLlavaMultiModalProjector
 
-    def __init__(self, config: Any, projector: Any, eos_token_ids: frozenset[int]) -> None:
-        super().__init__(config, projector, eos_token_ids)
+    def __init__(self, config: Any, projector: Any) -> None:
+        super().__init__(config, projector)
         self.video_token_id = config.video_token_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from google.protobuf import json_format
 
@@ -12,29 +13,30 @@ from fovea.wire.budgets import read_budget
 from llm_service.engine.base import CrossAttention, PruningParams
 from llm_service.pruners.base import AnyLlmPruningMethod
 from llm_service.pruners.plan import bind
-from llm_service.sampling import SamplingParams
+from llm_service.sampling import SamplingParams, TokenSampling
 
 __all__ = ["read_cross_attention", "read_llm_pruner", "read_sampling"]
 
 
-def read_sampling(message: llm_pb2.SamplingParams, max_tokens: int) -> SamplingParams:
+def read_sampling(message: llm_pb2.SamplingParams, max_tokens: int, defaults: TokenSampling) -> SamplingParams:
     """Sampling parameters in a message.
 
     Args:
         message: The request's field `sampling`.
         max_tokens: Largest `max_tokens` of a request.
+        defaults: Values of the fields that the message leaves out.
 
     Raises:
         InvalidRequest: A value is out of range.
     """
     if not 1 <= message.max_tokens <= max_tokens:
         raise InvalidRequest(f"max_tokens must be 1 to {max_tokens}, not {message.max_tokens}", param="max_tokens")
+    values = asdict(defaults) | {name: getattr(message, name) for name in asdict(defaults) if message.HasField(name)}
     return SamplingParams(
         max_tokens=message.max_tokens,
-        temperature=message.temperature,
-        top_p=message.top_p or 1.0,
         seed=message.seed if message.HasField("seed") else None,
         stop=tuple(message.stop),
+        **(values if values["top_p"] else values | {"top_p": defaults.top_p}),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from fovea.v1 import llm_pb2, pruner_pb2
 from fovea.wire.pruner_info import describe_pruner
 from llm_service.engine.base import Delta, Done, LLMEngine
 from llm_service.prompts import PromptLimits
 from llm_service.pruners.base import AnyLlmPruningMethod
+from llm_service.sampling import TokenSampling
 
 __all__ = ["ServedModel", "describe", "event_message"]
 
@@ -24,6 +25,7 @@ class ServedModel:
         max_tokens: Largest `max_tokens` of a request.
         settings_fingerprint: Fingerprint of everything except the checkpoint that changes answers.
         engine: The engine that runs the model.
+        default_sampling: Sampling parameters for the fields that a request leaves out.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ServedModel:
     max_tokens: int
     settings_fingerprint: str
     engine: LLMEngine
+    default_sampling: TokenSampling
 
 
 def describe(model: ServedModel) -> llm_pb2.GetLLMInfoResponse:
@@ -49,6 +52,8 @@ def describe(model: ServedModel) -> llm_pb2.GetLLMInfoResponse:
         max_tokens=model.max_tokens,
         settings_fingerprint=model.settings_fingerprint,
         wire_basis="" if model.limits.wire_basis is None else model.limits.wire_basis.digest.hex(),
+        default_sampling=llm_pb2.SamplingParams(**asdict(model.default_sampling)),
+        sampling_parameters=model.engine.sampling_parameters,
         llm_pruners=list(model.engine.pruners),
         llm_pruner_infos=[_pruner_info(pruner) for pruner in model.engine.pruners.values()],
     )

@@ -51,7 +51,7 @@ class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
         pruning = None
         if request.HasField("llm_pruner"):
             pruning = read_llm_pruner(request.llm_pruner, model.engine.pruners, model.engine.name)
-        sampling = read_sampling(request.sampling, model.max_tokens)
+        sampling = read_sampling(request.sampling, model.max_tokens, model.default_sampling)
         prompt = await self._read_prompt(request, model.limits, context)
         generation = model.engine.submit(
             GenerationRequest(

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm_service.engine.base import Done, GenerationRequest
+from llm_service.penalties import make_penalties
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.sampling import SamplingParams
 from llm_service.settings import LLMSettings
@@ -74,7 +75,7 @@ class Requests:
             first_token_logprobs=logprobs,
         )
 
-    def several(self, number):
+    def several(self, number, **sampling):
         """Prompts of all kinds: text, pruned and unpruned images and videos, adjacent and apart."""
         rng = np.random.default_rng(7)
         for i in range(number):
@@ -84,7 +85,7 @@ class Requests:
                 self.visual(count, seed=100 * i + j, video=self.limits.video_token_id is not None and (i + j) % 2 == 1)
                 for j, count in enumerate(counts)
             ]
-            yield self.make(words[: 2 if i % 4 == 3 else None], visuals)
+            yield self.make(words[: 2 if i % 4 == 3 else None], visuals, **sampling)
 
 
 async def read(generation):
@@ -100,9 +101,9 @@ async def answers(engine, requests):
 
 
 @torch.inference_mode()
-def gap(model, prompt, tokens):
-    """Difference of the two largest logits after a prompt and some tokens of its answer."""
-    inputs = model.embed(prompt)
+def gap(model, request, tokens):
+    """Difference of the two largest logits, after penalties, that follow a prompt and some tokens of its answer."""
+    inputs = model.embed(request.prompt)
     embeds, position_ids = inputs.inputs_embeds, inputs.position_ids
     if tokens:
         embeds = torch.cat([embeds, model.causal_lm.get_input_embeddings()(torch.tensor(tokens))])
@@ -112,5 +113,8 @@ def gap(model, prompt, tokens):
         inputs_embeds=embeds[None],
         position_ids=position_ids[None] if position_ids.ndim == 1 else position_ids[:, None],
     ).logits[0, -1]
+    penalties = make_penalties(request.sampling, request.prompt.input_ids)
+    if penalties is not None:
+        penalties.apply(logits, tokens)
     best, second = logits.topk(2).values.tolist()
     return best - second

@@ -71,9 +71,12 @@ def requests(both):
     return both.requests
 
 
-async def test_greedy_tokens_are_those_of_transformers(both):
+@pytest.mark.parametrize(
+    "penalties", [{}, {"repetition_penalty": 1.3}, {"frequency_penalty": 0.4, "presence_penalty": 0.3}]
+)
+async def test_greedy_tokens_are_those_of_transformers(both, penalties):
     """Tokens may differ only where the two largest logits are nearly equal."""
-    prompts = list(both.requests.several(NUM_PROMPTS))
+    prompts = list(both.requests.several(NUM_PROMPTS, **penalties))
     expected = await answers(both.transformers.engine, prompts)
     actual = await answers(both.vllm.engine, prompts)
     model = None
@@ -87,7 +90,7 @@ async def test_greedy_tokens_are_those_of_transformers(both):
         model = model or load_model(
             both.checkpoint, device=resolve_device("cpu"), dtype="float32", attn_implementation="sdpa"
         )
-        assert gap(model, request.prompt, done.token_ids[:agreed]) < 1e-3
+        assert gap(model, request, done.token_ids[:agreed]) < 1e-3
 
 
 async def test_the_distribution_of_the_first_token_is_that_of_transformers(both):
@@ -123,6 +126,14 @@ async def test_a_narrow_nucleus_is_greedy(engine, requests):
         engine, [requests.make(WORDS), requests.make(WORDS, temperature=2, top_p=1e-6)]
     )
     assert greedy == narrow
+
+
+@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"min_p": 1.0}])
+async def test_one_probable_token_is_greedy(engine, requests, narrow):
+    (greedy, _, _), (sampled, _, _) = await answers(
+        engine, [requests.make(WORDS), requests.make(WORDS, temperature=2, **narrow)]
+    )
+    assert greedy == sampled
 
 
 async def test_an_aborted_request_makes_room(engine, requests):

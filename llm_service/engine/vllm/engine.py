@@ -37,6 +37,7 @@ from llm_service.engine.waiting_queue import WaitingQueue
 from llm_service.models.base import VisualEmbedder
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.pruners.base import AnyLlmPruningMethod
+from llm_service.sampling import SAMPLING_PARAMETERS
 from llm_service.vllm_plugin.parent_watch import PARENT_VARIABLE
 
 __all__ = ["VllmEngine"]
@@ -55,6 +56,7 @@ class VllmEngine:
         embedder: Visual embedder of the checkpoint's family.
         tokenizer: Tokenizer of the same checkpoint.
         arguments: vLLM's arguments, from `engine_arguments`.
+        eos_token_ids: Ids that end an answer.
         max_model_len: Maximum number of positions of prompt and answer together; a longer answer is cut.
         max_batch_size: Maximum number of running requests.
         max_queue_size: Maximum number of waiting requests.
@@ -71,12 +73,15 @@ class VllmEngine:
         tokenizer: Tokenizer,
         arguments: AsyncEngineArgs,
         *,
+        eos_token_ids: frozenset[int],
         max_model_len: int,
         max_batch_size: int,
         max_queue_size: int,
     ) -> None:
         self._embedder = embedder
         self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
+        self._speculates = arguments.speculative_config is not None
         self._max_model_len = max_model_len
         self._max_batch_size = max_batch_size
         self._waiting = WaitingQueue(max_queue_size)
@@ -104,6 +109,11 @@ class VllmEngine:
         """No pruners, because vLLM cannot stop between layers."""
         return {}
 
+    @property
+    def sampling_parameters(self) -> tuple[str, ...]:
+        """All parameters; with speculative decoding all but min_p, which vLLM then refuses."""
+        return tuple(name for name in SAMPLING_PARAMETERS if not (self._speculates and name == "min_p"))
+
     def start(self, on_death: Callable[[], object] = lambda: None) -> None:
         """Sets the callback for the death of vLLM. Requests are served from construction on."""
         self._on_death = on_death
@@ -112,10 +122,12 @@ class VllmEngine:
     def submit(self, request: GenerationRequest) -> Generation:
         """Queues a request; see `LLMEngine.submit`."""
         _check_supported(request)
+        if self._speculates and request.sampling.min_p:
+            raise InvalidRequest("engine vllm has no min_p with speculative decoding; leave min_p out", param="min_p")
         sequence = Sequence(
             request,
             self._tokenizer,
-            self._embedder.eos_token_ids,
+            self._eos_token_ids,
             self._max_model_len,
             trims_answer=self._embedder.trims_answer,
         )
@@ -155,7 +167,7 @@ class VllmEngine:
 
     async def _serve(self, loaded: concurrent.futures.Future[None]) -> None:
         try:
-            await self._first_token_logprobs(engine_input(_warm_up_prompt(self._embedder), self._embedder))
+            await self._first_token_logprobs(engine_input(self._warm_up_prompt(), self._embedder))
         except Exception as error:
             loaded.set_exception(CheckpointError(f"vLLM loads the model but cannot run it: {_one_line(error)}"))
             return
@@ -166,6 +178,16 @@ class VllmEngine:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _warm_up_prompt(self) -> Prompt:
+        """Prompt with an image of one token, run before the engine is ready.
+
+        It verifies that vLLM's kernels support the model and that vLLM receives the embeddings. It also triggers the
+        compilation that would otherwise slow down the first requests.
+        """
+        features = np.zeros((1, self._embedder.visual_hidden_size), np.float32)
+        image = VisualTokens(features, np.zeros(1, np.int64), (1, 1, 1))
+        return Prompt(np.array([min(self._eos_token_ids), self._embedder.image_token_id]), (image,))
 
     async def _watch_health(self) -> None:
         """Waits for the death of vLLM, then ends the waiting requests and calls the callback."""
@@ -223,7 +245,7 @@ class VllmEngine:
         prompt = await self._loop.run_in_executor(self._embedding_thread, engine_input, request.prompt, self._embedder)
         if request.first_token_logprobs:
             sequence.first_token_logprobs = await self._first_token_logprobs(prompt)
-        params = answer_params(sequence, self._embedder.eos_token_ids, request.sampling.seed)
+        params = answer_params(sequence, self._eos_token_ids, request.sampling.seed)
         # Closing an unfinished generator aborts the request in vLLM.
         async with contextlib.aclosing(self._llm.generate(prompt, params, uuid.uuid4().hex)) as outputs:
             async for output in outputs:
@@ -246,16 +268,6 @@ class VllmEngine:
                 (logprobs,) = output.outputs[0].logprobs
                 return [logprobs[token_id].logprob for token_id in range(len(logprobs))]
         raise InternalError("vLLM reported no log-probabilities")
-
-
-def _warm_up_prompt(embedder: VisualEmbedder) -> Prompt:
-    """Prompt with an image of one token, run before the engine is ready.
-
-    It verifies that vLLM's kernels support the model and that vLLM receives the embeddings. It also triggers the
-    compilation that would otherwise slow down the first requests.
-    """
-    image = VisualTokens(np.zeros((1, embedder.visual_hidden_size), np.float32), np.zeros(1, np.int64), (1, 1, 1))
-    return Prompt(np.array([min(embedder.eos_token_ids), embedder.image_token_id]), (image,))
 
 
 def _start_vllm(arguments: AsyncEngineArgs) -> AsyncLLM:

@@ -44,13 +44,17 @@ def engine_input(prompt: Prompt, embedder: VisualEmbedder) -> Any:
 
 
 def _prompt_embeds(prompt: Prompt, embeddings: list[torch.Tensor], visual_token_ids: tuple[int, ...]) -> Any:
-    """Prompt embeddings of L tokens; vLLM itself looks up those of text tokens."""
+    """Prompt embeddings of L tokens; vLLM itself looks up those of text tokens.
+
+    The ids of visual tokens are their placeholder's: vLLM's repetition penalty applies to all ids of the prompt.
+    """
     placeholders = prompt.placeholders(visual_token_ids)
     ids = torch.from_numpy(prompt.input_ids)
     is_text = expand_placeholders(
         torch.ones_like(ids, dtype=torch.bool), placeholders, [torch.zeros(len(e)).bool() for e in embeddings]
     )
-    expanded_ids = expand_placeholders(ids, placeholders, [ids.new_zeros(len(e)) for e in embeddings])
+    visual_ids = [ids[p].expand(len(e)) for p, e in zip(placeholders, embeddings, strict=True)]
+    expanded_ids = expand_placeholders(ids, placeholders, visual_ids)
     filler = embeddings[0].new_full((len(ids), embeddings[0].shape[1]), _TEXT_FILLER)
     embeds = expand_placeholders(filler, placeholders, embeddings)
     return embeds_input(embeds, prompt_token_ids=expanded_ids.tolist(), is_token_ids=is_text.tolist())

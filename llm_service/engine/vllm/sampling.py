@@ -23,6 +23,11 @@ def answer_params(sequence: Sequence, eos_token_ids: frozenset[int], seed: int |
         max_tokens=sequence.max_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
         seed=seed,
         stop_token_ids=sorted(eos_token_ids),
         ignore_eos=True,
@@ -32,7 +37,7 @@ def answer_params(sequence: Sequence, eos_token_ids: frozenset[int], seed: int |
 
 
 def first_token_params() -> SamplingParams:
-    """Parameters of a prefill that reports the first token's distribution, before temperature and top_p."""
+    """Parameters of a prefill that reports the distribution of the first token in the model's raw logits."""
     return SamplingParams(
         max_tokens=1, temperature=0, logprobs=-1, ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.DELTA
     )

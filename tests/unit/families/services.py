@@ -29,6 +29,7 @@ from llm_service.engine.base import Done, GenerationRequest, PruningParams
 from llm_service.engine.model_runner import ModelRunner
 from llm_service.models import load_model
 from llm_service.models.base import VisionLanguageModel
+from llm_service.models.generation_config import read_generation_defaults
 from llm_service.prompts import Prompt, read_prompt
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
 from llm_service.pruners.plan import bind
@@ -37,7 +38,17 @@ from llm_service.server.responses import ServedModel
 from llm_service.settings import LLMSettings
 from llm_service.startup import load as load_llm
 
-__all__ = ["MAX_DIFFERENCE", "NEW_TOKENS", "Services", "assert_same", "engine_of", "generate", "noise", "png"]
+__all__ = [
+    "MAX_DIFFERENCE",
+    "NEW_TOKENS",
+    "Services",
+    "answered",
+    "assert_same",
+    "engine_of",
+    "generate",
+    "noise",
+    "png",
+]
 
 NEW_TOKENS: Final = 32
 MAX_DIFFERENCE: Final = 1e-4
@@ -76,18 +87,21 @@ class Services:
     model: VisionLanguageModel
     tokenizer: Any
     text_tokenizer: Any
+    eos_token_ids: frozenset[int]
 
     @classmethod
     def load(cls, folder: Path, text_tower: Path | None = None) -> Services:
         """Loads a checkpoint; without a text tower, questions go to the encoder in the ids of the language model."""
         torch.set_num_threads(1)
         options = LoadOptions(text_tower="" if text_tower is None else str(text_tower), device="cpu")
+        model = load_model(folder, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa")
         return cls(
             load_encoder(str(folder), options),
             load_llm(LLMSettings(model=str(folder), device="cpu", num_threads=1)),
-            load_model(folder, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa"),
+            model,
             AutoTokenizer.from_pretrained(folder),
             AutoTokenizer.from_pretrained(text_tower or folder),
+            read_generation_defaults(folder, model.config_eos_token_ids, "greedy").eos_token_ids,
         )
 
     def visual_tokens(
@@ -133,7 +147,7 @@ class Services:
         runner = ModelRunner(self.model)
         logits = runner.prefill([self.model.embed(prompt)])
         tokens = [int(logits[0].argmax())]
-        while len(tokens) < NEW_TOKENS and tokens[-1] not in self.model.eos_token_ids:
+        while len(tokens) < NEW_TOKENS and tokens[-1] not in self.eos_token_ids:
             tokens.append(int(runner.decode(tokens[-1:])[0].argmax()))
         return logits[0], tokens
 
@@ -150,6 +164,17 @@ class Services:
         done = [event async for event in generation][-1]
         assert isinstance(done, Done)
         return done
+
+
+async def answered(llm: ServedModel, prompt: Prompt) -> list[int]:
+    """Token ids of an answer with the checkpoint's own defaults."""
+    sampling = SamplingParams(max_tokens=NEW_TOKENS, **dataclasses.asdict(llm.default_sampling))
+    generation = llm.engine.submit(GenerationRequest(prompt, sampling, deadline=time.monotonic() + 60))
+    while llm.engine.num_waiting or llm.engine.num_running:
+        llm.engine.step()
+    done = [event async for event in generation][-1]
+    assert isinstance(done, Done)
+    return done.token_ids
 
 
 @torch.inference_mode()

@@ -9,8 +9,10 @@ tests/unit/encoder_service compares on their own.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,9 @@ from benchmarks.checkpoints.tiny import qwen2_5_vl
 from encoder_service.media.videos import FrameList
 from encoder_service.models.media_features import VideoFrames
 from llm_service.prompts import Prompt
-from tests.unit.families.services import MAX_DIFFERENCE, NEW_TOKENS, Services, assert_same, generate, png
+from llm_service.settings import LLMSettings
+from llm_service.startup import load as load_llm
+from tests.unit.families.services import MAX_DIFFERENCE, NEW_TOKENS, Services, answered, assert_same, generate, png
 
 SECONDS_PER_FRAME = 0.5
 QUESTION = "what colour is the red circle?"
@@ -152,6 +156,21 @@ def test_nothing_pruned_the_answer_is_that_of_the_unsplit_model(split: Split, as
     assert_same(split.services.answer(prompt), generate(split.unsplit, **split.inputs(asked)))
 
 
+@pytest.mark.parametrize("penalty", [1.05, 1.3])
+async def test_the_checkpoints_repetition_penalty_gives_the_answers_of_generate(
+    split: Split, tmp_path: Path, penalty: float
+) -> None:
+    folder = qwen2_5_vl.write(tmp_path)
+    path = folder / "generation_config.json"
+    content = json.loads(path.read_text()) | {"repetition_penalty": penalty, "do_sample": True, "temperature": 0.1}
+    path.write_text(json.dumps(content))
+    llm = load_llm(LLMSettings(model=str(folder), device="cpu", num_threads=1))
+    unsplit = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    expected = [generate(unsplit, **split.inputs(asked))[1] for asked in CASES]
+    assert [await answered(llm, split.prompt(asked)) for asked in CASES] == expected
+    assert [split.services.answer(split.prompt(asked))[1] for asked in CASES] != expected
+
+
 @torch.inference_mode()
 def fed_with_kept(split: Split, asked: Asked, prompt: Prompt) -> tuple[torch.Tensor, list[int]]:
     """Answer of the unsplit language model on its whole sequence without the dropped tokens."""
@@ -184,7 +203,7 @@ def fed_with_kept(split: Split, asked: Asked, prompt: Prompt) -> tuple[torch.Ten
         logits = split.unsplit.lm_head(output.last_hidden_state[0, -1])
         first = logits if first is None else first
         answer.append(int(logits.argmax()))
-        if len(answer) == NEW_TOKENS or answer[-1] in split.services.model.eos_token_ids:
+        if len(answer) == NEW_TOKENS or answer[-1] in split.services.eos_token_ids:
             return first, answer
         cache, embeds = output.past_key_values, split.unsplit.get_input_embeddings()(torch.tensor([answer[-1:]]))
         position_ids, following = torch.full((3, 1, 1), following), following + 1

@@ -135,14 +135,6 @@ def test_cuda_without_a_device_is_an_error():
         resolve_device("cuda")
 
 
-def test_end_tokens_are_those_of_the_generation_config(checkpoint, copy_of):
-    copy = copy_of(checkpoint)
-    (copy / "generation_config.json").write_text('{"eos_token_id": [2, 77]}')
-    assert load(copy).eos_token_ids == {2, 77}
-    (copy / "generation_config.json").unlink()
-    assert load(copy).eos_token_ids == {2}
-
-
 def drop(pattern):
     return lambda tensors: {name: tensor for name, tensor in tensors.items() if pattern not in name}
 

@@ -340,7 +340,3 @@ def test_the_flat_config_of_the_hub_is_read(copy, qwen):
     flat["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
     (copy / "config.json").write_text(json.dumps(flat))
     assert torch.equal(last_logits(load(copy)), last_logits(load(qwen)))
-
-
-def test_both_end_tokens_are_read(qwen):
-    assert load(qwen).eos_token_ids == {0, 2}

@@ -6,9 +6,18 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from fovea.errors import InvalidRequest
-from llm_service.sampling import SamplingParams, make_generator, sample
+from llm_service.sampling import SamplingParams, TokenSampling, make_generator, sample, sampling_weights
 
 LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
@@ -36,6 +45,49 @@ def test_temperature_sharpens():
 @pytest.mark.parametrize(("top_p", "kept"), [(0.4, {0}), (0.6, {0, 1}), (0.81, {0, 1, 2}), (1e-9, {0})])
 def test_nucleus_keeps_the_smallest_set_that_reaches_top_p(top_p, kept):
     assert set(draws(SamplingParams(1, temperature=1.0, top_p=top_p, seed=1), 500)) == kept
+
+
+@pytest.mark.parametrize(("top_k", "kept"), [(1, {0}), (2, {0, 1}), (4, {0, 1, 2, 3}), (0, {0, 1, 2, 3})])
+def test_only_the_top_k_are_sampled(top_k, kept):
+    assert set(draws(SamplingParams(1, temperature=1.0, top_k=top_k, seed=1), 500)) == kept
+
+
+@pytest.mark.parametrize(("min_p", "kept"), [(1.0, {0}), (0.59, {0, 1}), (0.29, {0, 1, 2}), (0.0, {0, 1, 2, 3})])
+def test_tokens_below_a_share_of_the_most_probable_one_are_not_sampled(min_p, kept):
+    assert set(draws(SamplingParams(1, temperature=1.0, min_p=min_p, seed=1), 500)) == kept
+
+
+def warped(logits, params):
+    """Distribution of transformers' own warpers, in vLLM's order."""
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(params.temperature)])
+    if params.min_p:
+        warpers.append(MinPLogitsWarper(params.min_p))
+    if params.top_k:
+        warpers.append(TopKLogitsWarper(params.top_k))
+    if params.top_p < 1:
+        warpers.append(TopPLogitsWarper(params.top_p))
+    return warpers(torch.tensor([[0]]), logits[None].double())[0].softmax(-1)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    temperature=st.floats(0.1, 2.0),
+    min_p=st.one_of(st.just(0.0), st.floats(0.001, 1.0)),
+    top_k=st.integers(0, 60),
+    top_p=st.one_of(st.just(1.0), st.floats(0.01, 0.999)),
+)
+def test_the_filters_together_are_those_of_transformers(seed, temperature, min_p, top_k, top_p):
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(seed)) * 3
+    params = TokenSampling(temperature=temperature, min_p=min_p, top_k=top_k, top_p=top_p)
+    weights = sampling_weights(logits, params)
+    assert torch.allclose(weights / weights.sum(), warped(logits, params), atol=1e-12)
+
+
+def test_a_top_k_beyond_the_vocabulary_keeps_all():
+    assert torch.equal(
+        sampling_weights(LOGITS, TokenSampling(temperature=1, top_k=2**32 - 1)),
+        sampling_weights(LOGITS, TokenSampling(temperature=1)),
+    )
 
 
 def test_a_tiny_temperature_is_greedy_and_not_nan():
@@ -72,6 +124,21 @@ def test_rounding_errors_of_another_batch_change_nothing():
         ("top_p", 0.0),
         ("top_p", 1.1),
         ("top_p", math.nan),
+        ("top_k", -1),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("min_p", math.nan),
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", -1.0),
+        ("repetition_penalty", 10.1),
+        ("repetition_penalty", math.nan),
+        ("repetition_penalty", math.inf),
+        ("presence_penalty", -2.1),
+        ("presence_penalty", 2.1),
+        ("presence_penalty", math.nan),
+        ("frequency_penalty", -2.1),
+        ("frequency_penalty", 2.1),
+        ("frequency_penalty", math.nan),
         ("seed", -1),
         ("seed", 2**64),
         ("stop", ("",)),
