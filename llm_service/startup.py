@@ -22,7 +22,7 @@ from llm_service.engine.transformers import TransformersEngine
 from llm_service.models import load_model, load_visual_embedder
 from llm_service.models.base import VisualEmbedder
 from llm_service.prompts import PromptLimits
-from llm_service.server.responses import ServedModel
+from llm_service.server.served_model import ServedModel
 from llm_service.settings import LLMSettings
 
 __all__ = ["load"]

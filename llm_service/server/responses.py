@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from fovea.v1 import llm_pb2, pruner_pb2
 from fovea.wire.pruner_info import describe_pruner
-from llm_service.engine.base import Delta, Done, LLMEngine
-from llm_service.prompts import PromptLimits
+from llm_service.engine.base import Delta, Done
 from llm_service.pruners.base import AnyLlmPruningMethod
+from llm_service.server.served_model import ServedModel
 
-__all__ = ["ServedModel", "describe", "event_message"]
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A loaded model and the facts that `GetModelInfo` reports.
-
-    Attributes:
-        name: Name under which the model is served.
-        family: Name of the family, as in the checkpoint's config.
-        limits: Limits of prompts.
-        max_tokens: Largest `max_tokens` of a request.
-        settings_fingerprint: Fingerprint of everything except the checkpoint that changes answers.
-        engine: The engine that runs the model.
-    """
-
-    name: str
-    family: str
-    limits: PromptLimits
-    max_tokens: int
-    settings_fingerprint: str
-    engine: LLMEngine
+__all__ = ["describe", "event_message"]
 
 
 def describe(model: ServedModel) -> llm_pb2.GetLLMInfoResponse:
