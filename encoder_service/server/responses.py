@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.models.base import EncoderModel
 from encoder_service.models.media_features import PatchLayout
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import Pruner
 from encoder_service.server.requests import pruners_of
 from encoder_service.server.wire_budget import fit_messages
 from encoder_service.settings import EncoderSettings
@@ -23,7 +21,7 @@ from fovea.errors import InternalError, InvalidRequest
 from fovea.v1 import encoder_pb2, tensor_pb2
 from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
-from fovea.wire.pruner_info import describe_pruner
+from fovea.wire.pruner_info import write_spec
 
 __all__ = ["WireFormat", "describe", "write_response"]
 
@@ -152,7 +150,7 @@ def describe(
         text_tower_fingerprint=model.text_tower_fingerprint,
         grid=None if model.grid is None else _grid(PatchLayout(1, *model.grid)),
         hidden_size=model.hidden_size,
-        pruners=[_pruner_info(pruner) for name, pruner in PRUNERS.items() if name in pruners_of(model)],
+        pruners=[write_spec(pruner.spec) for name, pruner in PRUNERS.items() if name in pruners_of(model)],
         default_pruner=settings.pruner,
         default_keep_ratio=settings.keep_ratio,
         default_wire_dtype=tensors.parse_dtype(settings.wire_dtype),
@@ -167,16 +165,4 @@ def describe(
             else encoder_pb2.TEXT_TOKENIZER_TEXT_TOWER
         ),
         wire_basis=wire_basis,
-    )
-
-
-def _pruner_info(pruner: Pruner[Any]) -> encoder_pb2.PrunerInfo:
-    return describe_pruner(
-        pruner.name,
-        side="encoder",
-        summary=pruner.summary,
-        reference=pruner.reference,
-        reads_text=pruner.reads_text,
-        parameters=pruner.describe(),
-        chooses_budget=pruner.choose_keep is not None,
     )

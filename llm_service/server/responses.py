@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from fovea.v1 import llm_pb2, pruner_pb2
-from fovea.wire.pruner_info import describe_pruner
+from fovea.v1 import llm_pb2
+from fovea.wire.pruner_info import write_spec
 from llm_service.engine.base import Delta, Done
-from llm_service.pruners.base import AnyLlmPruningMethod
 from llm_service.server.served_model import ServedModel
 
 __all__ = ["describe", "event_message"]
@@ -27,7 +26,7 @@ def describe(model: ServedModel) -> llm_pb2.GetLLMInfoResponse:
         settings_fingerprint=model.settings_fingerprint,
         wire_basis="" if model.limits.wire_basis is None else model.limits.wire_basis.digest.hex(),
         llm_pruners=list(model.engine.pruners),
-        llm_pruner_infos=[_pruner_info(pruner) for pruner in model.engine.pruners.values()],
+        llm_pruner_infos=[write_spec(pruner.spec) for pruner in model.engine.pruners.values()],
     )
 
 
@@ -50,16 +49,4 @@ def event_message(event: Delta | Done) -> llm_pb2.GenerateResponse:
             visual_tokens_by_layer=event.visual_tokens_by_layer,
             cross_attention=event.cross_attention,
         )
-    )
-
-
-def _pruner_info(pruner: AnyLlmPruningMethod) -> pruner_pb2.PrunerInfo:
-    """Description of a pruning method for clients."""
-    return describe_pruner(
-        pruner.name,
-        side="llm",
-        summary=pruner.summary,
-        reference=pruner.reference,
-        reads_text=pruner.reads_text,
-        parameters=pruner.describe(),
     )
