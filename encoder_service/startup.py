@@ -13,6 +13,7 @@ from encoder_service.engine.graphs.preparation import prepare
 from encoder_service.media.decoding import media_pool
 from encoder_service.media.video_limits import VideoLimits
 from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.pruners import PRUNERS
 from encoder_service.server.served_model import ServedModel
 from encoder_service.settings import EncoderSettings
 from fovea.modeling.compute import set_threads
@@ -38,7 +39,9 @@ def load(settings: EncoderSettings) -> ServedModel:
         CheckpointError: The checkpoint is not supported, or does not support the settings.
         FileNotFoundError: There is no such checkpoint.
         BasisError: The wire basis cannot be used.
+        PluginError: A pruner of another package cannot be used.
     """
+    PRUNERS.load()
     fork_server.preload(*_WORKER_MODULES)  # unless `fork_workers` was called
     model = _load_model(settings)
     basis = basis_file.find(settings.wire_basis, settings.model, settings.revision, model.hidden_size)

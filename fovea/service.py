@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from fovea.modeling.errors import CheckpointError
 from fovea.processes.worker_process import WorkerDied
+from fovea.pruner_registry import PluginError
 from fovea.rpc.credential_files import CredentialsError
 from fovea.rpc.lifecycle import load_in_background, stop_signal, wait_unless_stopped
 from fovea.rpc.load_metrics import report_load
@@ -28,7 +29,15 @@ __all__ = ["ServedModel", "Servicer", "read_settings", "run", "serve"]
 log = logging.getLogger(__name__)
 
 # What a service cannot start with. The messages are sentences for the operator.
-_START_ERRORS: Final = (CheckpointError, FileNotFoundError, BasisError, BindError, CredentialsError, WorkerDied)
+_START_ERRORS: Final = (
+    BasisError,
+    BindError,
+    CheckpointError,
+    CredentialsError,
+    FileNotFoundError,
+    PluginError,
+    WorkerDied,
+)
 # Time for open streams to receive the error of a model that has died.
 _DEAD_MODEL_GRACE_S: Final = 5.0
 
@@ -119,6 +128,7 @@ async def serve(settings: Settings, servicer: type[Servicer[Model]], load: Calla
 
     Raises:
         CheckpointError, FileNotFoundError, BasisError: the model or its wire basis cannot be loaded.
+        PluginError: a pruner of another package cannot be used.
         BindError: an address is taken.
         CredentialsError: a certificate, key or bearer-token file cannot be used.
         WorkerDied: a process that the model needs cannot be started.
@@ -155,12 +165,14 @@ async def _serve_until_stopped(
 ) -> int:
     """Serves until a signal or the death of the model, then drains; returns the exit status."""
     watching = asyncio.create_task(model.watch(server.report_serving))
-    if await wait_unless_stopped(watching, stopped):
-        watching.result()
-        log.critical("the model can compute no more; this process exits, so that it can be restarted")
-        await server.drain(_DEAD_MODEL_GRACE_S)
-        return 1
-    watching.cancel()
+    try:
+        if await wait_unless_stopped(watching, stopped):
+            watching.result()
+            log.critical("the model can compute no more; this process exits, so that it can be restarted")
+            await server.drain(_DEAD_MODEL_GRACE_S)
+            return 1
+    finally:
+        watching.cancel()
     log.info("draining: calls in progress have %g s to finish", drain_grace_s)
     await server.drain(drain_grace_s)
     return 0

@@ -22,6 +22,7 @@ from llm_service.engine.transformers import TransformersEngine
 from llm_service.models import load_model, load_visual_embedder
 from llm_service.models.base import VisualEmbedder
 from llm_service.prompts import PromptLimits
+from llm_service.pruners import PRUNERS
 from llm_service.server.served_model import ServedModel
 from llm_service.settings import LLMSettings
 
@@ -39,7 +40,9 @@ def load(settings: LLMSettings) -> ServedModel:
         CheckpointError: The checkpoint is not supported, or does not support the settings.
         FileNotFoundError: There is no such checkpoint.
         BasisError: The wire basis cannot be used.
+        PluginError: A pruner of another package cannot be used.
     """
+    PRUNERS.load()
     checkpoint = checkpoints.resolve(
         settings.model, files=[*checkpoints.CONFIG_FILES, "*.safetensors"], revision=settings.revision
     )
@@ -149,5 +152,6 @@ def _settings_fingerprint(settings: LLMSettings, model: VisualEmbedder, max_mode
         "quantization": settings.quantization,
         "attn_implementation": settings.attn_implementation,
         "max_model_len": max_model_len,
+        "pruners": PRUNERS.fingerprint,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

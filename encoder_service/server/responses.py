@@ -156,7 +156,7 @@ def describe(
         default_wire_dtype=tensors.parse_dtype(settings.wire_dtype),
         max_text_ids=model.max_text_ids,
         max_images=model.max_images,
-        settings_fingerprint=model.settings_fingerprint + wire_basis,
+        settings_fingerprint=model.settings_fingerprint + PRUNERS.fingerprint + wire_basis,
         max_videos=model.max_videos,
         max_frames=settings.max_video_frames if model.max_videos else 0,
         text_tokenizer=(
