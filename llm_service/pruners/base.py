@@ -187,6 +187,10 @@ class LlmPruningMethod(Generic[P]):
     prune: Callable[[PruningContext, int, P], PruningResult]
     num_merged: Callable[[int, int], int] = field(default=lambda n, keep: 0)
 
+    def __post_init__(self) -> None:
+        if not issubclass(self.parameters, PrunerParameters):
+            raise TypeError(f"the parameters of {self.name} do not extend PrunerParameters")
+
     @property
     def spec(self) -> PrunerSpec:
         """Description for clients."""

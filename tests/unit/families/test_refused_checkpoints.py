@@ -167,6 +167,17 @@ def test_a_vision_tower_that_cannot_be_made_is_told(tmp_path: Path, capsys: pyte
     assert "cannot read the config of the vision tower" in refusal("encoder", checkpoint, capsys)
 
 
+@pytest.mark.parametrize("main", [encoder_service.__main__.main, llm_service.__main__.main])
+def test_both_gpu_services_say_the_same_of_a_config_that_transformers_refuses(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = family("qwen2_5_vl")
+    files["config.json"] |= {"vision_config": {"depth": "deep"}}
+    assert main(["--model", str(write(tmp_path, files)), "--listen", "127.0.0.1:0", "--device", "cpu"]) == 1
+    message = json.loads(capsys.readouterr().err.strip().splitlines()[-1])["message"]
+    assert message.startswith("'mine' has a config.json that transformers cannot read as qwen2_5_vl: ")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
