@@ -7,8 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, field_validator
 
 from encoder_service.media.video_limits import VideoLimits
-from fovea.rpc.server import split_address
-from fovea.settings import GrpcSettings, KeepRatio, settings_config
+from fovea.settings import KeepRatio, ModelSettings, settings_config
 from fovea.wire.formats import WireFormatName
 
 __all__ = ["EncoderSettings"]
@@ -16,7 +15,7 @@ __all__ = ["EncoderSettings"]
 _VIDEO: Final = VideoLimits()
 
 
-class EncoderSettings(GrpcSettings):
+class EncoderSettings(ModelSettings):
     model_config = settings_config("python -m encoder_service", "ENCODER_")
 
     model: str
@@ -26,18 +25,7 @@ class EncoderSettings(GrpcSettings):
     """CLIP checkpoint with the text tower and the projections that fit the vision tower: a directory or a hub id. Empty
     for the family's own: LanguageBind/LanguageBind_Image for Video-LLaVA, else openai/clip-vit-large-patch14-336. One
     that does not fit stops the service at start."""
-    revision: str | None = None
-    """Branch, tag or commit of the model on the hub."""
-    served_model_name: str = ""
-    """Model name that clients see. Empty for the value of --model, its last part if that is a directory."""
-    listen: str = "127.0.0.1:50051"
-    """host:port of the gRPC server. Port 0 takes a free one and logs it."""
-    metrics_listen: str = ""
-    """host:port of the Prometheus endpoint. Empty for none."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device to compute on; auto takes CUDA where there is one. cuda without one stops the service at start."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Compute dtype; auto is float32 on the CPU and the checkpoint's own dtype on CUDA."""
+    listen: str = Field("127.0.0.1:50051", description=ModelSettings.model_fields["listen"].description)
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention of the vision tower's layers. eager holds whole attention maps in memory."""
     cuda_graphs: Literal["off", "auto"] = "off"
@@ -55,9 +43,6 @@ class EncoderSettings(GrpcSettings):
     """Budget of requests that name none: the share of an image's tokens to keep, at least one token."""
     wire_dtype: WireFormatName = "float16"
     """Wire format of requests that name none. An image with a value beyond float16 is refused in float16."""
-    wire_basis: str = ""
-    """File that `python -m encoder_service.calibrate` made for this model, for the wire format basis; the LLM service
-    must load the same. Empty for wire.basis of the checkpoint, if it has one."""
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
     """Most tower inputs (images, tiles, frames) in one forward. A request with more runs by itself, in several."""
     max_batch_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0
@@ -99,14 +84,6 @@ class EncoderSettings(GrpcSettings):
     """Memory, on the device, for the cache of features; the oldest are evicted. 0 for none."""
     default_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Deadline of a call that carries none. A request that is not computed by then is aborted."""
-    max_message_bytes: Annotated[int, Field(ge=2**16)] = 64 * 2**20
-    """Most bytes of one gRPC message, in or out; a larger one is refused by gRPC with RESOURCE_EXHAUSTED."""
-    max_concurrent_rpcs: Annotated[int, Field(ge=2)] = 256
-    """Most calls in flight at once, health checks included; the next one is refused with RESOURCE_EXHAUSTED."""
-    drain_grace_s: Annotated[float, Field(ge=0)] = 30.0
-    """After SIGTERM, how long calls in flight may continue; then they are cancelled."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Lowest level that is logged."""
 
     @field_validator("pruner")
     @classmethod
@@ -115,11 +92,4 @@ class EncoderSettings(GrpcSettings):
 
         if value not in PRUNERS:
             raise ValueError(f"there is no pruner {value!r}; accepted: {', '.join(PRUNERS)}")
-        return value
-
-    @field_validator("listen", "metrics_listen")
-    @classmethod
-    def _host_and_port(cls, value: str) -> str:
-        if value:
-            split_address(value)
         return value

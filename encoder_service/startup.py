@@ -1,10 +1,7 @@
-"""From settings to a running service: loads the model, serves until SIGTERM."""
+"""Loading of the model, and what computes on it: processes that decode media, and the batcher."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
 from typing import Final
 
 from encoder_service import models
@@ -13,33 +10,58 @@ from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.executor import EncoderExecutor
 from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.engine.graphs.preparation import prepare
-from encoder_service.media.decoding import MediaPool, media_pool
+from encoder_service.media.decoding import media_pool
 from encoder_service.media.video_limits import VideoLimits
-from encoder_service.models.base import LoadOptions
-from encoder_service.server.servicer import EncoderBatcher, EncoderServicer
+from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.pruners import PRUNERS
+from encoder_service.server.served_model import ServedModel
 from encoder_service.settings import EncoderSettings
 from fovea.modeling.compute import set_threads
 from fovea.processes import fork_server
 from fovea.processes.cores import available_cores
-from fovea.rpc.lifecycle import load_in_background, stop_signal, wait_unless_stopped
-from fovea.rpc.load_metrics import report_load
-from fovea.rpc.server import GrpcServer, ServerConfig
-from fovea.v1 import encoder_pb2_grpc
 from fovea.wire import basis_file
-from fovea.wire.basis import WireBasis
 from fovea.wire.basis_file import BasisError
 from fovea.wire.formats import WIRE_FORMATS
 
-__all__ = ["WORKER_MODULES", "serve"]
+__all__ = ["fork_workers", "load"]
 
-log = logging.getLogger("encoder_service")
-
-_SERVICE = "fovea.v1.EncoderService"
-WORKER_MODULES: Final = ("encoder_service.media.decoding",)
-_WATCH_INTERVAL_S: Final = 0.5
+_WORKER_MODULES: Final = ("encoder_service.media.decoding",)
 
 
-def _load(settings: EncoderSettings) -> tuple[EncoderEngine, WireBasis | None]:
+def fork_workers() -> None:
+    """Forks the process that the workers are forked from. Call it before this process starts a thread."""
+    fork_server.fork_now(*_WORKER_MODULES)
+
+
+def load(settings: EncoderSettings) -> ServedModel:
+    """Loads the towers of a checkpoint and builds what computes on them, without starting it.
+
+    Raises:
+        CheckpointError: The checkpoint is not supported, or does not support the settings.
+        FileNotFoundError: There is no such checkpoint.
+        BasisError: The wire basis cannot be used.
+        PluginError: A pruner of another package cannot be used.
+    """
+    PRUNERS.load()
+    fork_server.preload(*_WORKER_MODULES)  # unless `fork_workers` was called
+    model = _load_model(settings)
+    basis = basis_file.find(settings.wire_basis, settings.model, settings.revision, model.hidden_size)
+    if WIRE_FORMATS[settings.wire_dtype].needs_basis and basis is None:
+        raise BasisError(
+            f"--wire-dtype {settings.wire_dtype} needs a wire basis: --wire-basis, or wire.basis in the checkpoint"
+        )
+    engine = _build_engine(settings, model)
+    pool = media_pool(engine.decoder, size=settings.decode_workers or available_cores())
+    batcher = Batcher(
+        EncoderExecutor(engine, pool, image_timeout_s=settings.image_decode_timeout_s),
+        max_batch_size=settings.max_batch_size,
+        max_batch_delay_s=settings.max_batch_delay_ms / 1000,
+        max_queue_size=settings.max_queue_size,
+    )
+    return ServedModel(model, pool, batcher, basis, max_decode_wait_s=settings.max_decode_wait_s)
+
+
+def _load_model(settings: EncoderSettings) -> EncoderModel:
     model = models.load(
         settings.model,
         LoadOptions(
@@ -53,12 +75,11 @@ def _load(settings: EncoderSettings) -> tuple[EncoderEngine, WireBasis | None]:
         ),
     )
     set_threads(settings.num_threads, model.num_parameters)  # before layers are compiled, which depend on it
-    basis = basis_file.find(settings.wire_basis, settings.model, settings.revision, model.hidden_size)
-    if WIRE_FORMATS[settings.wire_dtype].needs_basis and basis is None:
-        raise BasisError(
-            f"--wire-dtype {settings.wire_dtype} needs a wire basis: --wire-basis, or wire.basis in the checkpoint"
-        )
-    engine = EncoderEngine(
+    return model
+
+
+def _build_engine(settings: EncoderSettings, model: EncoderModel) -> EncoderEngine:
+    return EncoderEngine(
         model,
         FeatureCache(settings.feature_cache_bytes),
         max_batch_size=settings.max_batch_size,
@@ -74,71 +95,3 @@ def _load(settings: EncoderSettings) -> tuple[EncoderEngine, WireBasis | None]:
         ),
         run_pruner=prepare(model, settings),
     )
-    return engine, basis
-
-
-async def serve(settings: EncoderSettings) -> None:
-    """Runs the service until SIGTERM or SIGINT, which end it at once while the model is being loaded.
-
-    Raises:
-        CheckpointError, FileNotFoundError, BasisError: The model or its wire basis cannot be loaded.
-        BindError: The address is taken.
-        CredentialsError: A certificate, key or bearer-token file cannot be used.
-        WorkerDied: No process that decodes media can be started.
-    """
-    stop = stop_signal()
-    fork_server.preload(*WORKER_MODULES)
-    server, servicer = _build_server(settings)
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        await server.start()
-        loading = load_in_background(lambda: _load(settings))
-        log.info("port %d is open; loading the model", server.port)
-        if not await wait_unless_stopped(loading, stopped):
-            return
-        engine, basis = loading.result()
-        pool = media_pool(engine.decoder, size=settings.decode_workers or available_cores())
-        async with contextlib.AsyncExitStack() as resources:
-            starting = asyncio.ensure_future(resources.enter_async_context(pool))
-            if not await wait_unless_stopped(starting, stopped):
-                starting.cancel()
-                return
-            starting.result()
-            batcher = await resources.enter_async_context(_batcher(settings, engine, pool))
-            report_load(waiting=lambda: batcher.num_waiting, running=lambda: batcher.num_running)
-            servicer.attach(engine.model, batcher, basis)
-            await server.ready()
-            log.info("serving on port %d: %s, %s", server.port, engine.model.device, engine.model.dtype)
-            await _watch(pool, server, stopped, max_wait_s=settings.max_decode_wait_s)
-            log.info("draining")
-            await server.drain(settings.drain_grace_s)
-    finally:
-        stopped.cancel()
-        await server.drain(0)
-
-
-def _build_server(settings: EncoderSettings) -> tuple[GrpcServer, EncoderServicer]:
-    server = GrpcServer(ServerConfig.from_settings(settings), services=[_SERVICE])
-    servicer = EncoderServicer(settings)
-    encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
-    return server, servicer
-
-
-def _batcher(settings: EncoderSettings, engine: EncoderEngine, pool: MediaPool) -> EncoderBatcher:
-    return Batcher(
-        EncoderExecutor(engine, pool, image_timeout_s=settings.image_decode_timeout_s),
-        max_batch_size=settings.max_batch_size,
-        max_batch_delay_s=settings.max_batch_delay_ms / 1000,
-        max_queue_size=settings.max_queue_size,
-    )
-
-
-async def _watch(pool: MediaPool, server: GrpcServer, stopped: asyncio.Task[bool], *, max_wait_s: float) -> None:
-    """Until `stopped`, reports NOT_SERVING while media wait too long to be decoded."""
-    serving = True
-    while not stopped.done():
-        await asyncio.wait([stopped], timeout=_WATCH_INTERVAL_S)
-        if (pool.num_workers > 0 and pool.longest_wait_s <= max_wait_s) != serving:
-            serving = not serving
-            log.warning("media wait too long to be decoded" if not serving else "media are decoded in time again")
-            await server.report_serving(serving)

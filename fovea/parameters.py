@@ -6,14 +6,14 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar, cast
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 __all__ = ["InvalidParameter", "Parameter", "Value", "choice", "declared", "flag", "integer", "number", "parse"]
 
 Value = bool | int | float | str | None
 P = TypeVar("P")
 
-_SPEC: Final = "parameter"
+_DECLARATION: Final = "parameter"
 
 
 class InvalidParameter(ValueError):
@@ -25,29 +25,48 @@ class InvalidParameter(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """Description of one parameter for clients.
+    """Parameter of a pruner: an entry of `pruner_params`."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True}  # for the API's schema
+
+    name: str
+    """Name of the parameter."""
+
+    type: str
+    """Type of the value: `number`, `integer`, `boolean` or `string`; also null if the description says so."""
+
+    default: Value
+    """Default value."""
+
+    description: str
+    """Accepted values and their effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Declaration:
+    """What a field of a parameter dataclass declares.
 
     Attributes:
-        name: name in requests.
-        type: JSON Schema type: number, integer, boolean or string.
-        default: default value of that type; None only where `optional`.
+        type: JSON Schema type.
         description: accepted values and their effect.
         check: function from a client's value to the value to use, or to None for one that is not accepted.
         optional: whether None is accepted too.
     """
 
-    name: str
     type: str
-    default: Value
     description: str
     check: Callable[[object], Value]
-    optional: bool = False
+    optional: bool
 
 
 def _declare(
     type_: str, default: Value, description: str, check: Callable[[object], Value], *, optional: bool = False
 ) -> Any:
-    return field(default=default, metadata={_SPEC: Parameter("", type_, default, description, check, optional)})
+    return field(default=default, metadata={_DECLARATION: _Declaration(type_, description, check, optional)})
+
+
+def _declarations(cls: type[Any]) -> dict[str, _Declaration]:
+    return {item.name: item.metadata[_DECLARATION] for item in dataclasses.fields(cls)}
 
 
 def number(
@@ -99,8 +118,9 @@ def flag(default: bool, *, description: str) -> Any:
 
 def declared(cls: type[Any]) -> tuple[Parameter, ...]:
     """Parameters of a parameter dataclass, in order of declaration."""
+    defaults = {item.name: cast(Value, item.default) for item in dataclasses.fields(cls)}
     return tuple(
-        dataclasses.replace(cast(Parameter, item.metadata[_SPEC]), name=item.name) for item in dataclasses.fields(cls)
+        Parameter(name, item.type, defaults[name], item.description) for name, item in _declarations(cls).items()
     )
 
 
@@ -114,18 +134,18 @@ def parse(cls: type[P], values: Mapping[str, object]) -> P:
     Raises:
         InvalidParameter: a name is unknown, or a value is not accepted; the message names what is accepted.
     """
-    known = {item.name: item for item in declared(cls)}
+    known = _declarations(cls)
     checked: dict[str, Value] = {}
     for name, value in values.items():
         if name not in known:
             accepted = ", ".join(known) if known else "none"
             raise InvalidParameter(f"there is no parameter {name!r:.80}; accepted: {accepted}")
-        spec = known[name]
-        if value is None and spec.optional:
+        declaration = known[name]
+        if value is None and declaration.optional:
             checked[name] = None
             continue
-        result = spec.check(value)
+        result = declaration.check(value)
         if result is None:
-            raise InvalidParameter(f"{name} = {value!r:.80} is not accepted: {spec.description}")
+            raise InvalidParameter(f"{name} = {value!r:.80} is not accepted: {declaration.description}")
         checked[name] = result
     return cls(**checked)

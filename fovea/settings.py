@@ -8,15 +8,16 @@ import json
 import os
 import re
 import sys
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from fovea.budget import Budget
+from fovea.rpc.server import split_address
 from fovea.rpc.tls import ServerTLS
 
-__all__ = ["GrpcSettings", "KeepRatio", "ServiceSettings", "settings_config"]
+__all__ = ["GrpcSettings", "KeepRatio", "ModelSettings", "ServiceSettings", "settings_config"]
 
 # Kubernetes sets variables with the addresses of all services of a namespace, such as LLM_SERVICE_HOST and
 # LLM_PORT_50052_TCP_ADDR, in every pod without enableServiceLinks: false.
@@ -115,10 +116,16 @@ class ServiceSettings(BaseSettings):
 
 
 class GrpcSettings(ServiceSettings):
-    """Settings of a gRPC server: TLS, bearer tokens, connections and memory. All files are read again when they
-    change."""
+    """Settings of a gRPC server: addresses, TLS, bearer tokens, connections and memory. All files are read again when
+    they change."""
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
+
+    listen: str
+    """host:port of the gRPC server. Port 0 takes a free one and logs it."""
+
+    metrics_listen: str = ""
+    """host:port of the Prometheus endpoint. Empty for none."""
 
     tls_cert: str = ""
     """PEM file with the server's certificate and its chain. Empty: no TLS, for loopback or behind a proxy with
@@ -147,6 +154,27 @@ class GrpcSettings(ServiceSettings):
     whatever its size. Messages that gRPC has received in part are not included: they take at most --max-message-bytes
     times --max-concurrent-rpcs."""
 
+    max_message_bytes: int = Field(64 * 2**20, ge=2**16)
+    """Most bytes of one gRPC message, in or out. A larger one is refused by gRPC with RESOURCE_EXHAUSTED."""
+
+    max_concurrent_rpcs: int = Field(256, ge=2)
+    """Most calls in progress, waiting ones and health checks included. The next one is refused by gRPC with
+    RESOURCE_EXHAUSTED."""
+
+    drain_grace_s: float = Field(30.0, ge=0)
+    """Seconds that calls in progress have to finish after SIGTERM or SIGINT, when no new call is accepted. Then they
+    are cancelled."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level of log lines, which are written to stderr."""
+
+    @field_validator("listen", "metrics_listen")
+    @classmethod
+    def _host_and_port(cls, value: str, info: ValidationInfo) -> str:
+        if value or info.field_name == "listen":
+            split_address(value)
+        return value
+
     @field_validator("tls_key")
     @classmethod
     def _with_certificate(cls, value: str, info: ValidationInfo) -> str:
@@ -165,3 +193,23 @@ class GrpcSettings(ServiceSettings):
     def tls(self) -> ServerTLS | None:
         """PEM files of the server; None without TLS."""
         return ServerTLS(self.tls_cert, self.tls_key, self.tls_client_ca) if self.tls_cert else None
+
+
+class ModelSettings(GrpcSettings):
+    """Settings of a GPU service: its gRPC server and the checkpoint that it loads."""
+
+    revision: str | None = None
+    """Branch, tag or commit of --model on the hub. Ignored for a directory."""
+
+    served_model_name: str = ""
+    """Model name that clients see. Empty for the value of --model, its last part if that is a directory."""
+
+    wire_basis: str = ""
+    """File that `python -m encoder_service.calibrate` made for this model, for the wire format basis. Encoder service
+    and LLM service must load the same. Empty for wire.basis of the checkpoint, if it has one."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device to compute on. auto takes CUDA where there is one. cuda without one stops the service at start."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Compute dtype. auto is float32 on a CPU, and on CUDA the checkpoint's half dtype, or bfloat16 if it has none."""

@@ -1,34 +1,20 @@
-"""`python -m llm_service`: reads settings, then imports what serves them until SIGTERM or SIGINT."""
-
-from __future__ import annotations
-
-import asyncio
-import logging
-import sys
-
-from fovea.processes.imports import large_imports
-from fovea.rpc.credential_files import CredentialsError
-from fovea.rpc.lifecycle import run_process
-from fovea.rpc.server import BindError
-from fovea.telemetry import configure_logging
-from llm_service.settings import LLMSettings
-
-log = logging.getLogger("llm_service")
+"""`python -m llm_service`. Processes of vLLM import this file too, so it imports nothing at its top level."""
 
 
-def main() -> int:
-    """Entry point."""
-    settings = LLMSettings.from_command_line(sys.argv[1:])
-    configure_logging("llm", settings.log_level)
-    log.info("settings %s", settings.describe())
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit status. torch is imported once the settings are known to be right."""
+    from fovea.processes.imports import large_imports
+    from fovea.service import read_settings, run
+    from llm_service.settings import LLMSettings
+
+    settings = read_settings(LLMSettings, "llm", argv)
     with large_imports():  # seconds, for which neither --help nor a wrong setting waits
-        from llm_service.serving import serve
-    try:
-        return asyncio.run(serve(settings))
-    except (BindError, CredentialsError) as error:
-        log.error("%s", error)
-        return 1
+        from llm_service.server.servicer import LLMServicer
+        from llm_service.startup import load
+    return run(settings, LLMServicer, load)
 
 
 if __name__ == "__main__":
+    from fovea.rpc.lifecycle import run_process
+
     run_process(main)

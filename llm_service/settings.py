@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from fovea.rpc.server import split_address
-from fovea.settings import GrpcSettings, settings_config
+from fovea.settings import ModelSettings, settings_config
 
 __all__ = ["LLMSettings"]
 
 
-def _address(listen: str) -> str:
-    split_address(listen)
-    return listen
-
-
-Address = Annotated[str, AfterValidator(_address)]
-
-
-class LLMSettings(GrpcSettings):
+class LLMSettings(ModelSettings):
     """Generates answers with the language model and the projector of a checkpoint."""
 
     model_config = settings_config("python -m llm_service", "LLM_")
@@ -29,21 +20,7 @@ class LLMSettings(GrpcSettings):
     """Checkpoint: a local directory or a hub id (llava-hf/llava-1.5-7b-hf). Its language model and projector are
     loaded, not its vision tower."""
 
-    revision: str | None = None
-    """Branch, tag or commit on the hub; ignored for a local directory."""
-
-    wire_basis: str = ""
-    """File of `python -m encoder_service.calibrate` for this model, needed for the wire format basis; the encoder
-    service must load the same. Empty for wire.basis of the checkpoint, if it has one."""
-
-    served_model_name: str = ""
-    """Name under which the model is reported; empty: the hub id, or the directory's own name."""
-
-    listen: Address = "127.0.0.1:50052"
-    """host:port of the gRPC server; port 0 takes a free port and logs it."""
-
-    metrics_listen: Annotated[str, AfterValidator(lambda v: v and _address(v))] = ""
-    """host:port of the Prometheus endpoint; empty for none."""
+    listen: str = Field("127.0.0.1:50052", description=ModelSettings.model_fields["listen"].description)
 
     engine: Literal["transformers", "vllm"] = "transformers"
     """Engine that runs the language model. vllm needs the package vllm (pip install 'fovea[vllm]') and does not prune
@@ -53,12 +30,6 @@ class LLMSettings(GrpcSettings):
     """Arguments of vLLM's AsyncEngineArgs as JSON, for example {"tensor_parallel_size": 2, "gpu_memory_utilization":
     0.85}. Arguments that another setting determines, or that the engine relies on, are refused. For --engine vllm
     only."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the model; auto is CUDA if there is a device. cuda without a device is an error at start."""
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Compute dtype; auto is float32 on a CPU and the checkpoint's half dtype on CUDA (bfloat16 if it has none)."""
 
     quantization: Literal["none", "int8", "nf4"] = "none"
     """Quantization of the language model's linear layers: int8 (LLM.int8()) or nf4 (4 bits); needs the package
@@ -102,19 +73,6 @@ class LLMSettings(GrpcSettings):
     max_timeout_s: float = Field(600.0, gt=0)
     """Longest deadline of a call in seconds, and the default. When it passes, the call ends with DEADLINE_EXCEEDED and
     its sequence is aborted."""
-
-    max_message_bytes: int = Field(64 * 1024 * 1024, ge=1024)
-    """Most bytes of a gRPC message in either direction; the transport refuses more with RESOURCE_EXHAUSTED."""
-
-    max_concurrent_rpcs: int = Field(256, ge=1)
-    """Most open calls, waiting ones included; the transport refuses more with RESOURCE_EXHAUSTED."""
-
-    drain_grace_s: float = Field(30.0, ge=0)
-    """Seconds that open streams have to finish after SIGTERM or SIGINT, when no new call is accepted; then they are
-    cut."""
-
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Lowest level of log lines, which are written to stderr."""
 
     @field_validator("engine_args")
     @classmethod

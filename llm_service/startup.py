@@ -24,8 +24,9 @@ from llm_service.models import load_model, load_visual_embedder
 from llm_service.models.base import VisualEmbedder
 from llm_service.models.generation_config import GenerationDefaults, read_generation_defaults
 from llm_service.prompts import PromptLimits
+from llm_service.pruners import PRUNERS
 from llm_service.sampling import TokenSampling
-from llm_service.server.responses import ServedModel
+from llm_service.server.served_model import ServedModel
 from llm_service.settings import LLMSettings
 
 __all__ = ["load"]
@@ -45,7 +46,9 @@ def load(settings: LLMSettings) -> ServedModel:
         CheckpointError: The checkpoint is not supported, or does not support the settings.
         FileNotFoundError: There is no such checkpoint.
         BasisError: The wire basis cannot be used.
+        PluginError: A pruner of another package cannot be used.
     """
+    PRUNERS.load()
     checkpoint = checkpoints.resolve(
         settings.model, files=[*checkpoints.CONFIG_FILES, "*.safetensors"], revision=settings.revision
     )
@@ -176,5 +179,6 @@ def _settings_fingerprint(settings: LLMSettings, model: VisualEmbedder, max_mode
         "attn_implementation": settings.attn_implementation,
         "max_model_len": max_model_len,
         "generation_defaults": settings.generation_defaults,
+        "pruners": PRUNERS.fingerprint,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

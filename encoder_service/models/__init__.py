@@ -1,4 +1,4 @@
-"""Model families by the `model_type` of their checkpoints. To add one: write its file, add its line."""
+"""Model families by the `model_type` of their checkpoints. CONTRIBUTING.md has the steps for a new one."""
 
 from __future__ import annotations
 

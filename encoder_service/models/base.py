@@ -26,7 +26,7 @@ class LoadOptions:
         text_tower: Directory or hub id of the CLIP checkpoint; "" for the family's own.
         revision: Branch, tag or commit of the main checkpoint on the hub.
         device: Device, cpu, cuda or auto.
-        dtype: Compute dtype, float32, bfloat16, float16 or auto: float32 on the CPU, else the checkpoint's own.
+        dtype: Compute dtype, float32, bfloat16, float16 or auto; see `resolve_dtype`.
         attn_implementation: Attention implementation, sdpa or eager.
         compile: Whether the vision tower's layers are compiled by torch. Families of LLaVA alone.
         reduces_jpeg: Whether JPEG images are decoded at a reduced scale where that is enough.

@@ -34,7 +34,7 @@ from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
 from fovea import checkpoints
 from fovea.modeling.compute import for_inference, num_parameters, resolve_device, resolve_dtype
-from fovea.modeling.configs import config_part, read_config
+from fovea.modeling.configs import read_family_config
 from fovea.modeling.errors import CheckpointError
 from fovea.modeling.transfers import to_device
 from fovea.modeling.weights import assign_weights, read_tensors
@@ -78,7 +78,7 @@ class QwenEncoder:
             )
         if options.compile:
             raise CheckpointError("family qwen2_5_vl does not compile its tower; leave --compile out")
-        vision_config = _vision_config(read_config(checkpoint))
+        vision_config = _vision_config(checkpoint)
         self.device = resolve_device(options.device)
         tower = _vision_tower(checkpoint, vision_config, options.attn_implementation)
         self.dtype = resolve_dtype(options.dtype, self.device, tower.patch_embed.proj.weight.dtype)
@@ -132,8 +132,8 @@ class QwenEncoder:
         return TextFeatures(tokens, mean.to(tokens.dtype), is_token, is_token=is_token)
 
 
-def _vision_config(config: dict[str, Any]) -> Any:
-    vision = config_part(Qwen2_5_VLConfig, config, what="checkpoint").vision_config
+def _vision_config(checkpoint: Path) -> Any:
+    vision = read_family_config(Qwen2_5_VLConfig, checkpoint).vision_config
     if vision.depth - 1 not in vision.fullatt_block_indexes:
         raise CheckpointError(
             f"the last of {vision.depth} vision layers attends to windows only; family qwen2_5_vl reads saliency off a"

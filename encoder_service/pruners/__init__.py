@@ -1,4 +1,4 @@
-"""Registry of pruners by name. A new pruner needs its module and one line here."""
+"""Registry of pruners by name: those of this package, and those of other packages in the group `fovea.pruners`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from encoder_service.pruners import (
     visionzip,
 )
 from encoder_service.pruners.base import Pruner
+from fovea.pruner_registry import PrunerRegistry
 
 __all__ = ["PRUNERS"]
 
-PRUNERS: Final[dict[str, Pruner[Any]]] = {
-    pruner.name: pruner
-    for pruner in (
+PRUNERS: Final[PrunerRegistry[Pruner[Any]]] = PrunerRegistry(
+    (
         none.PRUNER,
         desap.PRUNER,
         visionzip.PRUNER,
@@ -37,5 +37,8 @@ PRUNERS: Final[dict[str, Pruner[Any]]] = {
         uniform.PRUNER,
         random.PRUNER,
         fovea.PRUNER,
-    )
-}
+    ),
+    group="fovea.pruners",
+    kind=Pruner,
+    side="encoder service",
+)

@@ -25,7 +25,8 @@ from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.merging import clusters_of_kept
 from encoder_service.pruners.tower_outputs import TowerOutput
 from fovea.modeling.numerics import at_least_float32, take_vectors
-from fovea.parameters import Parameter, declared, parse
+from fovea.parameters import declared, parse
+from fovea.pruner_spec import PrunerSpec
 
 __all__ = [
     "FeatureRequirements",
@@ -270,9 +271,18 @@ class Pruner(Generic[P]):
     allocate_budget: Callable[[TiledImages, Sequence[int], P], Sequence[Sequence[int]]] | None = None
     choose_keep: Callable[[PrunerInput, P], Sequence[int]] | None = None
 
-    def describe(self) -> tuple[Parameter, ...]:
-        """Declared parameters, as clients see them."""
-        return declared(self.parameters)
+    @property
+    def spec(self) -> PrunerSpec:
+        """Description for clients."""
+        return PrunerSpec(
+            name=self.name,
+            side="encoder",
+            summary=self.summary,
+            reference=self.reference,
+            reads_text=self.reads_text,
+            chooses_budget=self.choose_keep is not None,
+            parameters=declared(self.parameters),
+        )
 
     def bind(self, values: Mapping[str, object]) -> BoundPruner:
         """The pruner with the parameters of a request.

@@ -6,7 +6,6 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.models.base import EncoderModel
 from encoder_service.models.media_features import PatchLayout
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import Pruner
 from encoder_service.server.requests import pruners_of
 from encoder_service.server.wire_budget import fit_messages
 from encoder_service.settings import EncoderSettings
@@ -25,7 +23,7 @@ from fovea.v1 import encoder_pb2, tensor_pb2
 from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
 from fovea.wire.formats import WIRE_FORMATS, names_accepted
-from fovea.wire.pruner_info import describe_pruner
+from fovea.wire.pruner_info import write_spec
 
 __all__ = ["WireChoice", "describe", "write_response"]
 
@@ -155,13 +153,13 @@ def describe(
         text_tower_fingerprint=model.text_tower_fingerprint,
         grid=None if model.grid is None else _grid(PatchLayout(1, *model.grid)),
         hidden_size=model.hidden_size,
-        pruners=[_pruner_info(pruner) for name, pruner in PRUNERS.items() if name in pruners_of(model)],
+        pruners=[write_spec(pruner.spec) for name, pruner in PRUNERS.items() if name in pruners_of(model)],
         default_pruner=settings.pruner,
         default_keep_ratio=settings.keep_ratio,
         default_wire_dtype=tensors.parse_dtype(settings.wire_dtype),
         max_text_ids=model.max_text_ids,
         max_images=model.max_images,
-        settings_fingerprint=model.settings_fingerprint + wire_basis,
+        settings_fingerprint=model.settings_fingerprint + PRUNERS.fingerprint + wire_basis,
         max_videos=model.max_videos,
         max_frames=settings.max_video_frames if model.max_videos else 0,
         text_tokenizer=(
@@ -170,16 +168,4 @@ def describe(
             else encoder_pb2.TEXT_TOKENIZER_TEXT_TOWER
         ),
         wire_basis=wire_basis,
-    )
-
-
-def _pruner_info(pruner: Pruner[Any]) -> encoder_pb2.PrunerInfo:
-    return describe_pruner(
-        pruner.name,
-        side="encoder",
-        summary=pruner.summary,
-        reference=pruner.reference,
-        reads_text=pruner.reads_text,
-        parameters=pruner.describe(),
-        chooses_budget=pruner.choose_keep is not None,
     )

@@ -31,25 +31,21 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def resolve_dtype(
-    name: str, device: torch.device, stored: torch.dtype | None, *, half_on_cuda: bool = False
-) -> torch.dtype:
+def resolve_dtype(name: str, device: torch.device, stored: torch.dtype | None) -> torch.dtype:
     """Compute dtype called `name`: auto, float32, bfloat16 or float16.
 
     Args:
-        name: value of the setting. auto is float32 on a CPU, where half precision is slow, and `stored` on CUDA.
+        name: value of the setting. auto is float32 on a CPU, where half precision is slow, and on CUDA `stored` if it
+            is a half precision, else bfloat16.
         device: device of the model.
         stored: dtype of the checkpoint's weights; None where its config names none.
-        half_on_cuda: whether auto on CUDA is bfloat16 where `stored` is not a half precision.
     """
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
     if device.type == "cpu":
         return torch.float32
-    if stored is None or (half_on_cuda and stored not in (torch.float16, torch.bfloat16)):
-        return torch.bfloat16
-    return stored
+    return stored if stored in (torch.float16, torch.bfloat16) else torch.bfloat16
 
 
 def for_inference(module: _Module, device: torch.device, dtype: torch.dtype) -> _Module:

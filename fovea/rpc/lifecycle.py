@@ -1,4 +1,4 @@
-"""Start and stop of a GPU service: the stop signal, and loading a model while the server already answers health checks.
+"""Parts of the life of a GPU service: the stop signal, and loading while the server already answers health checks.
 
 A load runs on a daemon thread, so a signal ends the process at once instead of after gigabytes of weights.
 """

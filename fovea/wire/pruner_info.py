@@ -1,52 +1,70 @@
-"""Description of a pruner for clients: the `PrunerInfo` message of both services."""
+"""The `PrunerInfo` message of both services: a `PrunerSpec` as a message, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import cast, get_args
 
-from google.protobuf import struct_pb2
+from google.protobuf import json_format, struct_pb2
 
+from fovea.errors import InternalError
 from fovea.parameters import Parameter, Value
+from fovea.pruner_spec import PrunerSpec, Side
 from fovea.v1 import pruner_pb2
 
-__all__ = ["describe_pruner"]
+__all__ = ["read_spec", "write_spec"]
 
 
-def describe_pruner(
-    name: str,
-    *,
-    side: str,
-    summary: str,
-    reference: str,
-    reads_text: bool,
-    parameters: Iterable[Parameter],
-    chooses_budget: bool = False,
-) -> pruner_pb2.PrunerInfo:
-    """Description of a pruner as a message.
-
-    Args:
-        name: name of the pruner in requests.
-        side: "encoder" or "llm".
-        summary: one sentence on the method.
-        reference: paper of the method.
-        reads_text: whether the choice depends on the question.
-        parameters: parameters of the pruner.
-        chooses_budget: whether the pruner can choose the number of kept tokens itself.
-    """
+def write_spec(spec: PrunerSpec) -> pruner_pb2.PrunerInfo:
+    """The message with a pruner's description."""
     return pruner_pb2.PrunerInfo(
-        name=name,
-        side=side,
-        summary=summary,
-        reference=reference,
-        reads_text=reads_text,
-        chooses_budget=chooses_budget,
+        name=spec.name,
+        side=spec.side,
+        summary=spec.summary,
+        reference=spec.reference,
+        reads_text=spec.reads_text,
+        chooses_budget=spec.chooses_budget,
         parameters=[
             pruner_pb2.PrunerParameter(
                 name=item.name, type=item.type, default=_value(item.default), description=item.description
             )
-            for item in parameters
+            for item in spec.parameters
         ],
     )
+
+
+def read_spec(message: pruner_pb2.PrunerInfo, service: str) -> PrunerSpec:
+    """The pruner's description in a message.
+
+    Args:
+        message: description of a pruner.
+        service: name of the service that sent it, for errors.
+
+    Raises:
+        InternalError: there is no such side, or the default of a parameter is not of its type.
+    """
+    parameters = tuple(_read_parameter(parameter, service) for parameter in message.parameters)
+    if message.side not in get_args(Side):
+        raise InternalError(f"the {service} describes a pruner whose side is neither encoder nor llm")
+    return PrunerSpec(
+        name=message.name,
+        side=cast(Side, message.side),
+        summary=message.summary,
+        reference=message.reference,
+        reads_text=message.reads_text,
+        chooses_budget=message.chooses_budget,
+        parameters=parameters,
+    )
+
+
+def _read_parameter(message: pruner_pb2.PrunerParameter, service: str) -> Parameter:
+    """The parameter in a message, whose numbers are all doubles."""
+    try:
+        default = json_format.MessageToDict(message.default)
+        if default is not None:
+            default = {"integer": int, "number": float}.get(message.type, lambda value: value)(default)
+    except (ValueError, TypeError, OverflowError):
+        raise InternalError(f"the {service} describes a parameter whose default is not of its type") from None
+    return Parameter(message.name, message.type, default, message.description)
 
 
 def _value(value: Value) -> struct_pb2.Value:

@@ -9,11 +9,12 @@ from typing import Any, Final, Literal, Self
 from google.protobuf import struct_pb2
 
 from fovea.errors import InternalError, ServiceError
+from fovea.pruner_spec import PrunerSpec
 from fovea.rpc.messages import parse
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
+from fovea.wire.pruner_info import read_spec
 from fovea.wire.tensors import DTYPES, dtype_name
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
-from gateway.clients.pruner_info import PrunerInfo
 from gateway.clients.replies import RawReplies, has_visual_tokens
 
 __all__ = ["EncodeArgs", "EncodeResult", "EncoderClient", "EncoderInfo", "Explanation", "VideoArgs"]
@@ -47,7 +48,7 @@ class EncoderInfo:
     max_videos: int
     max_frames: int
     reads_language_model_ids: bool
-    pruners: tuple[PrunerInfo, ...]
+    pruners: tuple[PrunerSpec, ...]
     default_pruner: str
     default_keep_ratio: float
     default_wire_dtype: str
@@ -276,7 +277,7 @@ class EncoderClient(ServiceClient[EncoderInfo]):
             reads_language_model_ids=reply.text_tokenizer == encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL,
             fingerprint=reply.fingerprint,
             fingerprints=(reply.fingerprint, reply.text_tower_fingerprint, reply.settings_fingerprint),
-            pruners=tuple(PrunerInfo.of(pruner, self.name) for pruner in reply.pruners),
+            pruners=tuple(read_spec(pruner, self.name) for pruner in reply.pruners),
             default_pruner=reply.default_pruner,
             default_keep_ratio=reply.default_keep_ratio,
             default_wire_dtype=dtype_name(reply.default_wire_dtype),

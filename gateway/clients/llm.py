@@ -10,10 +10,11 @@ import grpc.aio
 from google.protobuf import struct_pb2
 
 from fovea.errors import InternalError
+from fovea.pruner_spec import PrunerSpec
 from fovea.v1 import llm_pb2, llm_pb2_grpc
+from fovea.wire.pruner_info import read_spec
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.encoder import EncodeResult
-from gateway.clients.pruner_info import PrunerInfo
 from gateway.clients.replies import RawReplies
 
 __all__ = ["GenerateDone", "LLMClient", "LLMInfo", "LlmPrunerArgs", "Sampling"]
@@ -44,7 +45,7 @@ class LLMInfo:
     max_model_len: int
     image_token_id: int
     video_token_id: int | None
-    pruners: tuple[PrunerInfo, ...]
+    pruners: tuple[PrunerSpec, ...]
     wire_basis: str = ""
 
 
@@ -141,7 +142,7 @@ class LLMClient(ServiceClient[LLMInfo]):
             max_model_len=reply.max_model_len,
             image_token_id=reply.image_token_id,
             video_token_id=reply.video_token_id if reply.HasField("video_token_id") else None,
-            pruners=tuple(PrunerInfo.of(pruner, self.name) for pruner in reply.llm_pruner_infos),
+            pruners=tuple(read_spec(pruner, self.name) for pruner in reply.llm_pruner_infos),
             wire_basis=reply.wire_basis,
         )
 

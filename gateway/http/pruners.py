@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
 
 from fastapi import APIRouter, Request
 
 from gateway.http.dependencies import get_pipeline
-from gateway.http.schemas.pruners import PrunerDescription, PrunerList
+from gateway.http.schemas.pruners import PrunerList
 
 __all__ = ["router"]
 
@@ -22,7 +21,7 @@ async def pruners(request: Request) -> PrunerList:
     settings = pipeline.settings
     info, llm = await asyncio.gather(pipeline.encoder.info(), pipeline.llm.info())
     return PrunerList(
-        pruners=[PrunerDescription.model_validate(asdict(pruner)) for pruner in (*info.pruners, *llm.pruners)],
+        pruners=[*info.pruners, *llm.pruners],
         default_pruner=settings.pruner or info.default_pruner,
         default_keep_ratio=settings.keep_ratio or info.default_keep_ratio,
         default_wire_dtype=settings.wire_dtype or info.default_wire_dtype,

@@ -1,4 +1,4 @@
-"""Model families by the `model_type` of their config. A new one is a file beside `llava.py` and a line in FAMILIES."""
+"""Model families by the `model_type` of their config. CONTRIBUTING.md has the steps for a new one."""
 
 from __future__ import annotations
 

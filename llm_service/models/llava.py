@@ -71,7 +71,7 @@ class LlavaLanguageModel(VisionLanguageModel):
         """
         config = read_family_config(cls.config_class, checkpoint)
         text_config = copy.deepcopy(config.text_config)
-        compute_dtype = resolve_dtype(dtype, device, config.dtype, half_on_cuda=True)
+        compute_dtype = resolve_dtype(dtype, device, config.dtype)
         causal_lm = empty_text_model(
             checkpoint, text_config, attn_implementation=attn_implementation, dtype=compute_dtype
         )
@@ -89,7 +89,7 @@ class LlavaLanguageModel(VisionLanguageModel):
     def load_visual_embedder(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> Self:
         """Loads the projector only; see `VisualEmbedder.load_visual_embedder`."""
         config = read_family_config(cls.config_class, checkpoint)
-        compute_dtype = resolve_dtype(dtype, device, config.dtype, half_on_cuda=True)
+        compute_dtype = resolve_dtype(dtype, device, config.dtype)
         with torch.device("meta"):
             projector = cls.projector_class(config)
         assign_weights(

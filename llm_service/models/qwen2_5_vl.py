@@ -95,7 +95,7 @@ class QwenLanguageModel(VisionLanguageModel):
     def load_visual_embedder(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> QwenLanguageModel:
         """Reads the config only; see `VisualEmbedder.load_visual_embedder`."""
         config = read_family_config(Qwen2_5_VLConfig, checkpoint)
-        compute_dtype = resolve_dtype(dtype, device, config.dtype, half_on_cuda=True)
+        compute_dtype = resolve_dtype(dtype, device, config.dtype)
         return cls(config, device, compute_dtype)
 
     @property

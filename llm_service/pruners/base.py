@@ -18,7 +18,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from fovea.parameters import Parameter, choice, declared
+from fovea.parameters import choice, declared
+from fovea.pruner_spec import PrunerSpec
 
 __all__ = [
     "AnyLlmPruningMethod",
@@ -186,9 +187,22 @@ class LlmPruningMethod(Generic[P]):
     prune: Callable[[PruningContext, int, P], PruningResult]
     num_merged: Callable[[int, int], int] = field(default=lambda n, keep: 0)
 
-    def describe(self) -> tuple[Parameter, ...]:
-        """Descriptions of the parameters for clients."""
-        return declared(self.parameters)
+    def __post_init__(self) -> None:
+        if not issubclass(self.parameters, PrunerParameters):
+            raise TypeError(f"the parameters of {self.name} do not extend PrunerParameters")
+
+    @property
+    def spec(self) -> PrunerSpec:
+        """Description for clients."""
+        return PrunerSpec(
+            name=self.name,
+            side="llm",
+            summary=self.summary,
+            reference=self.reference,
+            reads_text=self.reads_text,
+            chooses_budget=False,
+            parameters=declared(self.parameters),
+        )
 
 
 AnyLlmPruningMethod = LlmPruningMethod[Any]

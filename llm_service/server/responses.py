@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
-from fovea.v1 import llm_pb2, pruner_pb2
-from fovea.wire.pruner_info import describe_pruner
-from llm_service.engine.base import Delta, Done, LLMEngine
-from llm_service.prompts import PromptLimits
-from llm_service.pruners.base import AnyLlmPruningMethod
-from llm_service.sampling import TokenSampling
+from fovea.v1 import llm_pb2
+from fovea.wire.pruner_info import write_spec
+from llm_service.engine.base import Delta, Done
+from llm_service.server.served_model import ServedModel
 
-__all__ = ["ServedModel", "describe", "event_message"]
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A loaded model and the facts that `GetModelInfo` reports.
-
-    Attributes:
-        name: Name under which the model is served.
-        family: Name of the family, as in the checkpoint's config.
-        limits: Limits of prompts.
-        max_tokens: Largest `max_tokens` of a request.
-        settings_fingerprint: Fingerprint of everything except the checkpoint that changes answers.
-        engine: The engine that runs the model.
-        default_sampling: Sampling parameters for the fields that a request leaves out.
-    """
-
-    name: str
-    family: str
-    limits: PromptLimits
-    max_tokens: int
-    settings_fingerprint: str
-    engine: LLMEngine
-    default_sampling: TokenSampling
+__all__ = ["describe", "event_message"]
 
 
 def describe(model: ServedModel) -> llm_pb2.GetLLMInfoResponse:
@@ -55,7 +30,7 @@ def describe(model: ServedModel) -> llm_pb2.GetLLMInfoResponse:
         default_sampling=llm_pb2.SamplingParams(**asdict(model.default_sampling)),
         sampling_parameters=model.engine.sampling_parameters,
         llm_pruners=list(model.engine.pruners),
-        llm_pruner_infos=[_pruner_info(pruner) for pruner in model.engine.pruners.values()],
+        llm_pruner_infos=[write_spec(pruner.spec) for pruner in model.engine.pruners.values()],
     )
 
 
@@ -78,16 +53,4 @@ def event_message(event: Delta | Done) -> llm_pb2.GenerateResponse:
             visual_tokens_by_layer=event.visual_tokens_by_layer,
             cross_attention=event.cross_attention,
         )
-    )
-
-
-def _pruner_info(pruner: AnyLlmPruningMethod) -> pruner_pb2.PrunerInfo:
-    """Description of a pruning method for clients."""
-    return describe_pruner(
-        pruner.name,
-        side="llm",
-        summary=pruner.summary,
-        reference=pruner.reference,
-        reads_text=pruner.reads_text,
-        parameters=pruner.describe(),
     )

@@ -1,47 +1,50 @@
-"""The gRPC servicer: converts messages to dataclasses and back."""
+"""gRPC methods of the LLM service: from a message to a request, to the engine, and back to messages."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from typing import ClassVar, Final
 
 import grpc
 import grpc.aio
 
 from fovea.errors import Unavailable
-from fovea.rpc.bytes_in_flight import BytesInFlight
 from fovea.rpc.messages import run_off_loop
+from fovea.rpc.server import GrpcServer
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from llm_service.engine.base import GenerationRequest
 from llm_service.prompts import Prompt, PromptLimits, read_prompt, visual_token_bytes
 from llm_service.server.requests import read_cross_attention, read_llm_pruner, read_sampling
-from llm_service.server.responses import ServedModel, describe, event_message
+from llm_service.server.responses import describe, event_message
+from llm_service.server.served_model import ServedModel
+from llm_service.settings import LLMSettings
 
 __all__ = ["LLMServicer"]
 
+_LOADING_RETRY_S: Final = 5.0
+
 
 class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
-    """The servicer. Calls fail with Unavailable until `serve` is called.
+    """Methods of the service, see `fovea.service.Servicer`."""
 
-    Args:
-        max_timeout_s: Longest deadline of a call in seconds, and the default.
-        in_flight: Byte counter for the visual tokens that are decoded from messages.
-    """
+    SERVICE: ClassVar[str] = "fovea.v1.LLMService"
 
-    def __init__(self, *, max_timeout_s: float, in_flight: BytesInFlight) -> None:
-        self._max_timeout_s = max_timeout_s
-        self._in_flight = in_flight
-        self._served: ServedModel | None = None
+    def __init__(self, settings: LLMSettings, server: GrpcServer) -> None:
+        self._max_timeout_s = settings.max_timeout_s
+        self._in_flight = server.in_flight
+        self._attached: ServedModel | None = None
+        llm_pb2_grpc.add_LLMServiceServicer_to_server(self, server.grpc)
 
-    def serve(self, model: ServedModel) -> None:
-        """Starts to serve a model."""
-        self._served = model
+    def attach(self, model: ServedModel) -> None:
+        """Makes the methods answer with a loaded model."""
+        self._attached = model
 
     @property
     def _model(self) -> ServedModel:
-        if self._served is None:
-            raise Unavailable("the LLM service is still loading its model", retry_after_s=5.0)
-        return self._served
+        if self._attached is None:
+            raise Unavailable("the LLM service is loading its model", retry_after_s=_LOADING_RETRY_S)
+        return self._attached
 
     async def Generate(  # noqa: N802  # as in the contract
         self, request: llm_pb2.GenerateRequest, context: grpc.aio.ServicerContext

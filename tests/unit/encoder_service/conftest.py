@@ -20,6 +20,7 @@ from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.media.decoding import media_pool
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.server.served_model import ServedModel
 from encoder_service.server.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
 from fovea.processes import fork_server
@@ -89,10 +90,9 @@ def start(checkpoints: LlavaLayouts) -> Callable[..., AbstractAsyncContextManage
                 max_message_bytes=settings.max_message_bytes,
                 max_concurrent_rpcs=settings.max_concurrent_rpcs,
             ),
-            services=["fovea.v1.EncoderService"],
+            services=[EncoderServicer.SERVICE],
         )
-        servicer = EncoderServicer(settings)
-        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
+        servicer = EncoderServicer(settings, server)
         await server.start()
         fork_server.preload("encoder_service.media.decoding")
         pool = media_pool(engine.decoder, size=settings.decode_workers or 1)
@@ -105,7 +105,7 @@ def start(checkpoints: LlavaLayouts) -> Callable[..., AbstractAsyncContextManage
         channel = connect(f"127.0.0.1:{server.port}", max_message_bytes=settings.max_message_bytes)
         try:
             async with pool, batcher:
-                servicer.attach(engine.model, batcher, basis)
+                servicer.attach(ServedModel(engine.model, pool, batcher, basis))
                 await server.ready()
                 stub = encoder_pb2_grpc.EncoderServiceStub(channel)
                 yield Service(stub, channel, batcher, engine, server, settings)

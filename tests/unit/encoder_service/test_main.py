@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from encoder_service.command_line import main
+from encoder_service.__main__ import main
+from encoder_service.server.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
-from encoder_service.startup import serve
+from encoder_service.startup import load
 from fovea.rpc.channel import connect
+from fovea.service import serve
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc
 
 TIMEOUT_S = 60.0
@@ -50,7 +52,7 @@ async def test_the_service_starts_answers_and_stops_on_sigterm(
     settings = EncoderSettings(
         model=str(checkpoints.hub), text_tower=str(checkpoints.clip), listen="127.0.0.1:0", device="cpu"
     )
-    service = asyncio.create_task(serve(settings))
+    service = asyncio.create_task(serve(settings, EncoderServicer, load))
 
     def line() -> str:
         return next((text for text in caplog.messages if text.startswith("serving on port")), "")
@@ -66,16 +68,15 @@ async def test_the_service_starts_answers_and_stops_on_sigterm(
     assert (await encoder_pb2_grpc.EncoderServiceStub(channel).Encode(request, timeout=TIMEOUT_S)).visual_tokens
     await channel.close()
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(service, TIMEOUT_S)
+    assert await asyncio.wait_for(service, TIMEOUT_S) == 0
 
 
 @pytest.mark.usefixtures("own_logging")
 def test_a_model_that_cannot_be_loaded_ends_with_one_sentence(
     checkpoints: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--model", str(checkpoints.clip), "--text-tower", str(checkpoints.clip), "--listen", "127.0.0.1:0"])
-    assert caught.value.code == 1
+    flags = ["--model", str(checkpoints.clip), "--text-tower", str(checkpoints.clip), "--listen", "127.0.0.1:0"]
+    assert main(flags) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "'clip' is not a family that this service runs; accepted: llava" in last
     assert "exception" not in last
@@ -86,9 +87,7 @@ def test_a_model_that_cannot_be_loaded_ends_with_one_sentence(
 def test_a_credential_that_is_not_there_ends_with_one_sentence(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--listen", "127.0.0.1:0", "--model", "x", *flags])
-    assert caught.value.code == 1
+    assert main(["--listen", "127.0.0.1:0", "--model", "x", *flags]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "none" in last
     assert "No such file" in last
@@ -102,9 +101,7 @@ def test_a_taken_address_ends_with_one_sentence(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(SystemExit) as caught:
-            main(["--listen", "127.0.0.1:0", flag, address, "--model", str(checkpoints.hub)])
-    assert caught.value.code == 1
+        assert main(["--listen", "127.0.0.1:0", flag, address, "--model", str(checkpoints.hub)]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"cannot listen on {address}: it is taken" in last
     assert "exception" not in last

@@ -516,6 +516,6 @@ def test_the_error_for_a_parameter_names_what_is_accepted(name: str, params: dic
 def test_every_pruner_describes_itself_and_accepts_its_own_defaults(name: str) -> None:
     pruner = PRUNERS[name]
     assert pruner.summary.endswith(".")
-    described = pruner.describe()
+    described = pruner.spec.parameters
     assert all(item.name and item.description for item in described)
     pruner.bind({item.name: item.default for item in described})

@@ -471,8 +471,7 @@ async def test_model_info_has_everything_a_gateway_needs(start: Any, make_engine
 
 async def test_before_the_model_is_loaded_the_service_says_so(checkpoints: Any, request_for: Any) -> None:
     server = GrpcServer(ServerConfig("127.0.0.1:0", max_message_bytes=2**20, max_concurrent_rpcs=8), services=[])
-    servicer = EncoderServicer(EncoderSettings(model=str(checkpoints.hub)))
-    encoder_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, server.grpc)
+    EncoderServicer(EncoderSettings(model=str(checkpoints.hub)), server)
     await server.start()
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
     try:

@@ -15,9 +15,11 @@ from PIL import Image
 
 from encoder_service.basis_learning import learn_basis
 from encoder_service.calibrate import main as calibrate
+from encoder_service.server.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
-from encoder_service.startup import serve
+from encoder_service.startup import load
 from fovea.errors import from_rpc_error
+from fovea.service import serve
 from fovea.v1 import encoder_pb2, tensor_pb2
 from fovea.wire import basis_file, tensors
 from fovea.wire.basis import WireBasis
@@ -144,7 +146,7 @@ async def test_a_service_that_cannot_have_its_basis_does_not_start(
     )
     with pytest.raises(BasisError, match=says):
         async with asyncio.timeout(TIMEOUT_S):
-            await serve(given)
+            await serve(given, EncoderServicer, load)
 
 
 async def test_a_service_loads_the_basis_of_its_settings(
@@ -159,7 +161,7 @@ async def test_a_service_loads_the_basis_of_its_settings(
         wire_basis=str(file),
         wire_dtype="basis",
     )
-    service = asyncio.create_task(serve(settings))
+    service = asyncio.create_task(serve(settings, EncoderServicer, load))
     async with asyncio.timeout(TIMEOUT_S):
         while not service.done() and not any("serving on port" in text for text in caplog.messages):  # noqa: ASYNC110
             await asyncio.sleep(0)

@@ -34,7 +34,7 @@ from llm_service.prompts import Prompt, read_prompt
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
 from llm_service.pruners.plan import bind
 from llm_service.sampling import SamplingParams
-from llm_service.server.responses import ServedModel
+from llm_service.server.served_model import ServedModel
 from llm_service.settings import LLMSettings
 from llm_service.startup import load as load_llm
 

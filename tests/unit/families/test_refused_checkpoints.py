@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
@@ -15,11 +14,9 @@ from typing import Any, Final
 
 import pytest
 
-import encoder_service.command_line
+import encoder_service.__main__
 import gateway.startup
-from fovea.telemetry import configure_logging
-from llm_service.serving import serve
-from llm_service.settings import LLMSettings
+import llm_service.__main__
 
 SHIPPED: Final = Path(__file__).parents[3] / "lab/checkpoints/llava"
 CLIP: Final = SHIPPED.parent / "clip"
@@ -41,21 +38,12 @@ def _own_logging_and_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     root.handlers[:], root.level = handlers, level
 
 
-def _encoder(flags: list[str]) -> int:
-    with pytest.raises(SystemExit) as caught:
-        encoder_service.command_line.main([*flags, "--text-tower", str(CLIP), "--device", "cpu"])
-    return int(caught.value.code or 0)
-
-
-def _llm(flags: list[str]) -> int:
-    # `main` without its end, which may end the process in the middle of a load.
-    configure_logging("llm", "info")
-    return asyncio.run(serve(LLMSettings.from_command_line([*flags, "--device", "cpu"])))
-
-
 SERVICES: Final[dict[str, tuple[Main, int]]] = {
-    "encoder": (_encoder, 1),
-    "llm": (_llm, 1),
+    "encoder": (
+        lambda flags: encoder_service.__main__.main([*flags, "--text-tower", str(CLIP), "--device", "cpu"]),
+        1,
+    ),
+    "llm": (lambda flags: llm_service.__main__.main([*flags, "--device", "cpu"]), 1),
     "gateway": (gateway.startup.main, 2),
     "gateway_with_text_tower": (lambda flags: gateway.startup.main([*flags, "--text-tower", str(CLIP)]), 2),
 }
@@ -177,6 +165,17 @@ def test_weights_in_another_form_are_said_to_be_missing(
 def test_a_vision_tower_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = altered(tmp_path, {"vision_config": CONFIG["vision_config"] | {"hidden_size": "wide"}})
     assert "cannot read the config of the vision tower" in refusal("encoder", checkpoint, capsys)
+
+
+@pytest.mark.parametrize("main", [encoder_service.__main__.main, llm_service.__main__.main])
+def test_both_gpu_services_say_the_same_of_a_config_that_transformers_refuses(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = family("qwen2_5_vl")
+    files["config.json"] |= {"vision_config": {"depth": "deep"}}
+    assert main(["--model", str(write(tmp_path, files)), "--listen", "127.0.0.1:0", "--device", "cpu"]) == 1
+    message = json.loads(capsys.readouterr().err.strip().splitlines()[-1])["message"]
+    assert message.startswith("'mine' has a config.json that transformers cannot read as qwen2_5_vl: ")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from fovea.rpc.channel import connect
 from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
 from fovea.wire import tensors
-from llm_service.server.responses import ServedModel
+from llm_service.server.served_model import ServedModel
 from llm_service.server.servicer import LLMServicer
 from llm_service.settings import LLMSettings
 from llm_service.startup import load
@@ -130,11 +130,10 @@ def serving() -> Callable[..., Any]:
     async def run(model: ServedModel, **options: Any) -> AsyncIterator[Client]:
         server = GrpcServer(
             ServerConfig("127.0.0.1:0", max_message_bytes=2**26, max_concurrent_rpcs=64, **options),
-            services=["fovea.v1.LLMService"],
+            services=[LLMServicer.SERVICE],
         )
-        servicer = LLMServicer(max_timeout_s=60, in_flight=server.in_flight)
-        llm_pb2_grpc.add_LLMServiceServicer_to_server(servicer, server.grpc)
-        servicer.serve(model)
+        servicer = LLMServicer(LLMSettings(model="", max_timeout_s=60), server)
+        servicer.attach(model)
         await server.start()
         model.engine.start()
         try:

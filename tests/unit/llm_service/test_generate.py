@@ -19,9 +19,11 @@ from fovea.errors import (
     Unavailable,
     from_rpc_error,
 )
-from fovea.rpc.bytes_in_flight import BytesInFlight
+from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import llm_pb2, tensor_pb2
 from fovea.wire import tensors
+from llm_service.server.servicer import LLMServicer
+from llm_service.settings import LLMSettings
 
 BOS, IMAGE, EOS = 1, 4, 2
 
@@ -245,10 +247,9 @@ async def test_the_model_describes_itself(loaded, serving, checkpoint):
 
 
 async def test_calls_before_the_model_is_loaded_are_unavailable():
-    from llm_service.server.servicer import LLMServicer
-
-    servicer = LLMServicer(max_timeout_s=1, in_flight=BytesInFlight(2**20))
-    with pytest.raises(Unavailable, match="still loading"):
+    server = GrpcServer(ServerConfig("127.0.0.1:0", max_message_bytes=2**20, max_concurrent_rpcs=8), services=[])
+    servicer = LLMServicer(LLMSettings(model=""), server)
+    with pytest.raises(Unavailable, match="is loading its model"):
         await anext(servicer.Generate(generate(), None))
-    with pytest.raises(Unavailable, match="still loading"):
+    with pytest.raises(Unavailable, match="is loading its model"):
         await servicer.GetModelInfo(llm_pb2.GetLLMInfoRequest(), None)

@@ -14,10 +14,12 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from fovea.service import run, serve
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from llm_service.engine.transformers import TransformersEngine
-from llm_service.serving import serve
+from llm_service.server.servicer import LLMServicer
 from llm_service.settings import LLMSettings
+from llm_service.startup import load
 
 
 class Port(logging.Handler):
@@ -34,7 +36,7 @@ class Port(logging.Handler):
 
 @pytest.fixture
 async def port():
-    log, handler = logging.getLogger("llm_service"), Port()
+    log, handler = logging.getLogger("fovea"), Port()
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -45,7 +47,7 @@ async def port():
 
 async def test_sigterm_lets_streams_finish_and_ends_with_status_0(checkpoint, port):
     settings = LLMSettings(model=str(checkpoint), listen="127.0.0.1:0", num_threads=1, device="cpu")
-    running = asyncio.create_task(serve(settings))
+    running = asyncio.create_task(serve(settings, LLMServicer, load))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{await port}") as channel:
         health = health_pb2_grpc.HealthStub(channel)
         status = await health.Check(health_pb2.HealthCheckRequest(service="fovea.v1.LLMService"))
@@ -72,7 +74,7 @@ async def test_a_dead_engine_ends_streams_and_the_service_with_status_1(checkpoi
 
     monkeypatch.setattr(TransformersEngine, "step", step)
     running = asyncio.create_task(
-        serve(LLMSettings(model=str(checkpoint), listen="127.0.0.1:0", num_threads=1, device="cpu"))
+        serve(LLMSettings(model=str(checkpoint), listen="127.0.0.1:0", num_threads=1, device="cpu"), LLMServicer, load)
     )
     async with grpc.aio.insecure_channel(f"127.0.0.1:{await port}") as channel:
         request = llm_pb2.GenerateRequest(input_ids=[1, 60], sampling=llm_pb2.SamplingParams(max_tokens=200))
@@ -91,9 +93,9 @@ async def test_a_dead_engine_ends_streams_and_the_service_with_status_1(checkpoi
         ({"max_model_len": 1000}, "max_model_len 1000 is more than the model's context of 256"),
     ],
 )
-async def test_a_model_that_cannot_be_served_is_one_line_and_status_1(checkpoint, caplog, settings, message):
+def test_a_model_that_cannot_be_served_is_one_line_and_status_1(checkpoint, caplog, settings, message):
     options = {"model": str(checkpoint), "listen": "127.0.0.1:0", "num_threads": 1, "device": "cpu", **settings}
-    assert await serve(LLMSettings(**options)) == 1
+    assert run(LLMSettings(**options), LLMServicer, load) == 1
     (line,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert message in line.getMessage()
     assert line.exc_info is None
@@ -136,11 +138,11 @@ def test_vllm_takes_its_arguments_as_json():
     assert LLMSettings.from_command_line(flags).engine_args == {"tensor_parallel_size": 2, "speculative_config": {}}
 
 
-async def test_without_vllm_the_extra_is_named(checkpoint, caplog, monkeypatch):
+def test_without_vllm_the_extra_is_named(checkpoint, caplog, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", None)
     settings = LLMSettings(model=str(checkpoint), listen="127.0.0.1:0", device="cpu", engine="vllm")
-    assert await serve(settings) == 1
+    assert run(settings, LLMServicer, load) == 1
     assert "pip install 'fovea[vllm]'" in caplog.text
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import MistralConfig, Qwen2Config
 
-from fovea.modeling.compute import resolve_device, resolve_dtype
+from fovea.modeling.compute import resolve_device
 from fovea.modeling.errors import CheckpointError
 from llm_service.models import load_model, load_visual_embedder
 from llm_service.prompts import Prompt, VisualTokens
@@ -121,12 +121,6 @@ def test_the_compute_dtype_can_be_chosen(checkpoint):
     model = load(checkpoint, dtype="bfloat16")
     assert last_logits(model).dtype == torch.bfloat16
     assert torch.allclose(last_logits(model).float(), last_logits(load(checkpoint)), atol=1.0)
-
-
-def test_auto_dtype_on_cuda_is_the_checkpoints_half_dtype():
-    cuda = torch.device("cuda")
-    assert resolve_dtype("auto", cuda, torch.float16, half_on_cuda=True) == torch.float16
-    assert resolve_dtype("auto", cuda, torch.float32, half_on_cuda=True) == torch.bfloat16
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without CUDA")

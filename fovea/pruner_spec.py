@@ -1,0 +1,40 @@
+"""Description of a pruner, as services report it, the gateway lists it and the documentation's tables repeat it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
+
+from fovea.parameters import Parameter
+
+__all__ = ["PrunerSpec", "Side"]
+
+Side: TypeAlias = Literal["encoder", "llm"]
+
+
+@dataclass(frozen=True, slots=True)
+class PrunerSpec:
+    """Pruner: a method that chooses which visual tokens are kept."""
+
+    __pydantic_config__: ClassVar = {"use_attribute_docstrings": True}  # for the API's schema
+
+    name: str
+    """Name for `pruner` (side `encoder`) or for `llm_pruner` (side `llm`)."""
+
+    side: Side
+    """Side on which the pruner runs: encoder service or language model."""
+
+    summary: str
+    """Description in one or two sentences."""
+
+    reference: str
+    """Paper or source of the method; empty for a baseline."""
+
+    reads_text: bool
+    """Whether the choice depends on the question."""
+
+    chooses_budget: bool
+    """Whether the pruner accepts `keep_tokens: "auto"`."""
+
+    parameters: tuple[Parameter, ...]
+    """Parameters for `pruner_params`, or for `params` of `llm_pruner`."""

@@ -1,0 +1,50 @@
+"""Every place that a family needs has every family, and the steps of CONTRIBUTING.md name places that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.checkpoints.tiny import tokenizers_only
+from benchmarks.exactness import split, unsplit
+from encoder_service.models import FAMILIES
+from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
+from llm_service.models import FAMILIES as LLM_FAMILIES
+
+ROOT = Path(__file__).parents[3]
+FOLDERS = {path.name for path in ROOT.iterdir()}
+
+
+def test_all_registries_have_the_same_families() -> None:
+    families = set(DEFAULT_TEXT_TOWERS)
+    assert set(FAMILIES) == set(LLM_FAMILIES) == families
+    assert set(split.FAMILIES) == set(tokenizers_only.FAMILIES) == families
+    for family in families:
+        assert hasattr(unsplit.Unsplit, f"_media_{family}")
+        assert f"| `{family}` |" in (ROOT / "docs/models.md").read_text()
+
+
+def section(page: str, heading: str) -> str:
+    text = (ROOT / page).read_text()
+    level = heading.split(" ")[0]
+    return re.split(rf"^#{{2,{len(level)}}} ", text.split(f"\n{heading}\n")[1], flags=re.M)[0]
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "name", "examples"),
+    [
+        ("CONTRIBUTING.md", "## Adding a model family", "<family>", ("video_llava", "qwen2_5_vl")),
+        ("docs/pruners.md", "### In this repository", "<name>", ("flowcut",)),
+    ],
+)
+def test_each_place_of_the_steps_exists(page: str, heading: str, name: str, examples: tuple[str, ...]) -> None:
+    steps = section(page, heading)
+    places = [text for text in re.findall(r"`([^`]+)`", steps) if "/" in text and text.split("/")[0] in FOLDERS]
+    assert len(places) > 3
+    for place in places:
+        for example in examples:
+            assert (ROOT / place.replace(name, example)).exists(), place
+    for table, file in re.findall(r"`(\w+)` in `([^`]+\.py)`", steps):
+        assert table in (ROOT / file).read_text(), f"{table} is not in {file}"
