@@ -16,6 +16,7 @@ from encoder_service.engine.graphs.preparation import prepare
 from encoder_service.media.decoding import MediaPool, media_pool
 from encoder_service.media.video_limits import VideoLimits
 from encoder_service.models.base import LoadOptions
+from encoder_service.server.requests import check_defaults
 from encoder_service.server.servicer import EncoderBatcher, EncoderServicer
 from encoder_service.settings import EncoderSettings
 from fovea.modeling.compute import set_threads
@@ -51,6 +52,7 @@ def _load(settings: EncoderSettings) -> tuple[EncoderEngine, WireBasis | None]:
             reduces_jpeg=settings.jpeg_reduced_scale == "on",
         ),
     )
+    check_defaults(settings, model)
     set_threads(settings.num_threads, model.num_parameters)  # before layers are compiled, which depend on it
     basis = basis_file.find(settings.wire_basis, settings.model, settings.revision, model.hidden_size)
     if settings.wire_dtype == "basis" and basis is None:
