@@ -100,7 +100,7 @@ def place_on_canvas(
     viewed: Viewed | None,
     *,
     side: int,
-    max_size: tuple[int, int],
+    max_sizes: Sequence[tuple[int, int]],
 ) -> PatchCanvas:
     """Canvas of an image.
 
@@ -110,21 +110,17 @@ def place_on_canvas(
         viewed: area that the patches cover; None if it is unknown: the middle of the image in the shape of the grid is
             then the whole canvas.
         side: most pixels of the patches' longer side, where 4 for each patch are not more.
-        max_size: most width and height of a composed drawing; exceeded only by many patches.
+        max_sizes: most width and height of a composed drawing. Of several, the first counts in which nothing is shrunk,
+            or else the last; exceeded only by many patches.
     """
     if viewed is None:
         patches = crop_to_grid(image, grid, side)
         whole = (0, 0, *patches.size)
         return PatchCanvas(patches, whole, whole)
-    rows, columns = grid
-    max_size = max_size[0] - 2 * _FRAME, max_size[1] - 2 * _FRAME
-    spans = ((viewed[0], viewed[2]), (viewed[1], viewed[3]))
-    cell = _cell(spans, (columns, rows), side, max_size)
-    axes = [
-        _Axis.of(start, end, cell * count, most)
-        for (start, end), count, most in zip(spans, (columns, rows), max_size, strict=True)
-    ]
-    across, down = axes
+    for max_size in max_sizes:
+        across, down = _axes(grid, viewed, side, max_size)
+        if not (across.is_shrunk or down.is_shrunk):
+            break
     canvas = padding((across.length, down.length))
     for (left, right), (from_x, to_x) in across.pieces:
         for (top, bottom), (from_y, to_y) in down.pieces:
@@ -138,6 +134,15 @@ def place_on_canvas(
         is_cut=across.is_cut or down.is_cut,
         is_shrunk=across.is_shrunk or down.is_shrunk,
     )
+
+
+def _axes(grid: tuple[int, int], viewed: Viewed, side: int, max_size: tuple[int, int]) -> tuple[_Axis, _Axis]:
+    """The canvas across and down."""
+    rows, columns = grid
+    width, height = (most - 2 * _FRAME for most in max_size)
+    spans = ((viewed[0], viewed[2]), (viewed[1], viewed[3]))
+    cell = _cell(spans, (columns, rows), side, (width, height))
+    return _Axis.of(*spans[0], cell * columns, width), _Axis.of(*spans[1], cell * rows, height)
 
 
 def _cell(spans: Sequence[tuple[float, float]], counts: tuple[int, int], side: int, max_size: tuple[int, int]) -> int:

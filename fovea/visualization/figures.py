@@ -52,7 +52,9 @@ def draw_overlay(image: Image.Image, explanation: ExplainedImage) -> Image.Image
         image: image in RGB.
         explanation: explanation of the image.
     """
-    canvas = place_on_canvas(image, explanation.grid, explanation.viewed, side=_OVERLAY, max_size=(_LONGEST, _LONGEST))
+    canvas = place_on_canvas(
+        image, explanation.grid, explanation.viewed, side=_OVERLAY, max_sizes=[(_LONGEST, _LONGEST)]
+    )
     return canvas.compose(_draw_patches(canvas, explanation))
 
 
@@ -110,9 +112,14 @@ def draw_activation_maps(explanations: Iterable[tuple[Image.Image, ExplainedImag
 
 def _canvas(image: Image.Image, explanation: ExplainedImage, side: int, *, num_panels: int) -> PatchCanvas:
     """Canvas of a panel: one of several side by side or, for a long image without room there, alone in its row."""
-    place = functools.partial(place_on_canvas, image, explanation.grid, explanation.viewed, side=side)
-    canvas = place(max_size=((_ROW - _MARGIN * (num_panels - 1)) // num_panels, _LONGEST))
-    return place(max_size=(_LONGEST, _LONGEST)) if canvas.is_shrunk else canvas
+    in_row = (_ROW - _MARGIN * (num_panels - 1)) // num_panels
+    return place_on_canvas(
+        image,
+        explanation.grid,
+        explanation.viewed,
+        side=side,
+        max_sizes=[(in_row, _LONGEST), (_LONGEST, _LONGEST)],
+    )
 
 
 def _draw_patches(canvas: PatchCanvas, explanation: ExplainedImage) -> Image.Image:

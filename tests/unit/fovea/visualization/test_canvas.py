@@ -19,7 +19,7 @@ SQUARE: dict[tuple[int, int], Viewed] = {WIDE: (0.0, -1.5, 1.0, 2.5), TALL: (-1.
 
 
 def place(image: Image.Image, viewed: Viewed | None, grid: tuple[int, int] = GRID, side: int = 360) -> PatchCanvas:
-    return place_on_canvas(image, grid, viewed, side=side, max_size=LARGEST)
+    return place_on_canvas(image, grid, viewed, side=side, max_sizes=[LARGEST])
 
 
 def composed(canvas: PatchCanvas) -> np.ndarray:
@@ -122,6 +122,14 @@ def test_long_images_stay_within_the_page(ratio: float, is_tall: bool, grid: tup
     left, top, right, bottom = canvas.viewed
     before, after = (top, canvas.image.height - bottom) if is_tall else (left, canvas.image.width - right)
     assert abs(before - after) <= 1  # the middle stays in the middle
+
+
+def test_the_first_size_counts_that_shrinks_nothing() -> None:
+    image = Image.new("RGB", WIDE, BLUE)
+    small, fits, large = ((300, 300), (900, 400), (1112, 1112))
+    canvas = place_on_canvas(image, GRID, MIDDLE[WIDE], side=360, max_sizes=[small, fits, large])
+    assert not canvas.is_shrunk
+    assert 700 < canvas.image.width < 900
 
 
 @pytest.mark.parametrize("is_tall", [False, True])
