@@ -41,6 +41,11 @@ class EncoderSettings(ModelSettings):
     """Pruner of requests that name none."""
     keep_ratio: KeepRatio = 0.111
     """Budget of requests that name none: the share of an image's tokens to keep, at least one token."""
+    image_fit: Literal["crop", "pad"] = "crop"
+    """How images, and frames of videos, of requests that name nothing are brought to the tower's square. crop: as the
+    checkpoint's processor, which cuts the sides of long images off for LLaVA-1.5 and Video-LLaVA. pad: the whole image
+    on a square, for these two families; with another one the service stops at start. An image whose square has more
+    than --max-image-pixels (a frame: --max-video-frame-pixels) is then refused with OUT_OF_RANGE."""
     wire_dtype: WireFormatName = "float16"
     """Wire format of requests that name none. An image with a value beyond float16 is refused in float16."""
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8

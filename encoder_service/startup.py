@@ -14,6 +14,7 @@ from encoder_service.media.decoding import media_pool
 from encoder_service.media.video_limits import VideoLimits
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
+from encoder_service.server.requests import check_defaults
 from encoder_service.server.served_model import ServedModel
 from encoder_service.settings import EncoderSettings
 from fovea.modeling.compute import set_threads
@@ -74,6 +75,7 @@ def _load_model(settings: EncoderSettings) -> EncoderModel:
             reduces_jpeg=settings.jpeg_reduced_scale == "on",
         ),
     )
+    check_defaults(settings, model)
     set_threads(settings.num_threads, model.num_parameters)  # before layers are compiled, which depend on it
     return model
 

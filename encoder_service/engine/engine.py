@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ from encoder_service.engine.media_pruning import RunPruner, prune, run_pruner
 from encoder_service.engine.pruning_units import TextRow
 from encoder_service.engine.unit_budgets import MediaToPrune, keep_in_tower
 from encoder_service.engine.wire_values import DeviceFormat
-from encoder_service.media.decoding import MediaDecoder, MediaItem
+from encoder_service.media.decoding import MediaDecoder, MediaJob
 from encoder_service.media.videos import VideoItem, VideoLimits
 from encoder_service.models.base import EncoderModel
+from encoder_service.models.media import MediaOptions
 from encoder_service.models.media_features import MediaFeatures, TowerInputs
 from encoder_service.pruners.base import BoundPruner, FeatureRequirements
 from encoder_service.pruners.in_tower import InTowerPruner
@@ -31,6 +31,7 @@ from fovea.budget import Budget
 __all__ = ["EncodeRequest", "EncoderEngine", "PreparedMedia", "PreparedRequest"]
 
 _DEFAULT_VIDEO_LIMITS: Final = VideoLimits()
+_DEFAULT_MEDIA_OPTIONS: Final = MediaOptions()
 _SHORT_TEXT_BITS: Final = 7
 """Bits of the number of ids up to which questions share a forward, whatever their lengths: 128 ids."""
 
@@ -50,6 +51,7 @@ class EncodeRequest:
         joins_frames: Whether the frames of a video are pruned together; otherwise each frame is pruned with its share
             of the budget. False for pruners inside the tower, which process one frame at a time.
         wire_format: Wire format to which the visual tokens are converted on the device.
+        media_options: Options of the preprocessing of images and videos.
     """
 
     images: tuple[bytes, ...]
@@ -59,11 +61,12 @@ class EncodeRequest:
     videos: tuple[VideoItem, ...] = ()
     joins_frames: bool = False
     wire_format: DeviceFormat = "float32"
+    media_options: MediaOptions = _DEFAULT_MEDIA_OPTIONS
 
     @property
-    def media(self) -> tuple[MediaItem, ...]:
+    def media(self) -> tuple[MediaJob, ...]:
         """Images, then videos."""
-        return (*self.images, *self.videos)
+        return tuple(MediaJob(item, self.media_options) for item in (*self.images, *self.videos))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class PreparedMedia:
     """An image or video with its tower inputs, or with its features. With neither, it must still be decoded.
 
     Attributes:
-        digest: SHA-256 of the image file, or the digest of the video.
+        digest: See `MediaJob.digest`.
         features: Features from the cache.
         tower_inputs: Decoded image or video.
         in_tower: Pruner inside the tower; None for none.
@@ -140,17 +143,16 @@ class EncoderEngine:
             ValueError: See `allocate_budget`.
         """
         media = []
-        for item in request.media:
-            prepared = self.look_up(item, request)
+        for job in request.media:
+            prepared = self.look_up(job, request)
             if prepared.features is None:
-                prepared = self.with_tower_inputs(prepared, self.decoder(item), request)
+                prepared = self.with_tower_inputs(prepared, self.decoder(job), request)
             media.append(prepared)
         return PreparedRequest(request, tuple(media))
 
-    def look_up(self, item: MediaItem, request: EncodeRequest) -> PreparedMedia:
+    def look_up(self, job: MediaJob, request: EncodeRequest) -> PreparedMedia:
         """The image or video, with its features if they are cached. Any thread may call this."""
-        digest = hashlib.sha256(item).digest() if isinstance(item, bytes) else item.digest
-        requirements = request.pruner.requirements
+        digest, requirements = job.digest, request.pruner.requirements
         # With a pruner inside the tower, the key depends on the number of patches, which is known after decoding.
         return PreparedMedia(digest, self._cached(digest, requirements) if requirements.in_tower is None else None)
 

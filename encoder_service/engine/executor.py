@@ -9,7 +9,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.engine import EncoderEngine, EncodeRequest, PreparedMedia, PreparedRequest
-from encoder_service.media.decoding import MediaItem, MediaPool
+from encoder_service.media.decoding import MediaJob, MediaPool
 from encoder_service.models.media_features import TowerInputs
 from fovea.errors import TooLarge, Unavailable, UnsupportedMedia
 from fovea.processes.worker_pool import PoolClosed, TaskResult, WorkerTimeout
@@ -46,7 +46,7 @@ class EncoderExecutor:
             UnsupportedMedia: A file cannot be decoded.
             InvalidRequest: See `images.decode` and `videos.decode`.
         """
-        prepared = await _all_or_first_error(self._prepare(item, request) for item in request.media)
+        prepared = await _all_or_first_error(self._prepare(job, request) for job in request.media)
         media = tuple(prepared_media for prepared_media, _ in prepared)
         return PreparedRequest(request, media), _covered_s([interval for _, interval in prepared if interval])
 
@@ -54,20 +54,20 @@ class EncoderExecutor:
         """See `EncoderEngine.run`."""
         return self.engine.run(batch)
 
-    async def _prepare(self, item: MediaItem, request: EncodeRequest) -> tuple[PreparedMedia, _Interval | None]:
-        prepared = await asyncio.to_thread(self.engine.look_up, item, request)
+    async def _prepare(self, job: MediaJob, request: EncodeRequest) -> tuple[PreparedMedia, _Interval | None]:
+        prepared = await asyncio.to_thread(self.engine.look_up, job, request)
         if prepared.features is not None:
             return prepared, None
-        decoded = await self._decode(item)
+        decoded = await self._decode(job)
         prepared = self.engine.with_tower_inputs(prepared, decoded.result, request)
         return prepared, (decoded.started_at, decoded.ended_at)
 
-    async def _decode(self, item: MediaItem) -> TaskResult[TowerInputs]:
+    async def _decode(self, job: MediaJob) -> TaskResult[TowerInputs]:
         kind, timeout_s = "image", self.image_timeout_s
-        if not isinstance(item, bytes):
+        if not isinstance(job.item, bytes):
             kind, timeout_s = "video", self.engine.decoder.video_limits.timeout_s + _VIDEO_GRACE_S
         try:
-            return await self.pool.run(item, timeout_s=timeout_s)
+            return await self.pool.run(job, timeout_s=timeout_s)
         except WorkerTimeout:
             raise TooLarge(
                 f"the {kind} takes longer than {timeout_s:g} seconds to decode; a smaller one is accepted", param=kind

@@ -18,9 +18,10 @@ __all__ = ["FeatureCache"]
 class FeatureCache:
     """Least-recently-used cache of features before pruning, bounded by their bytes. Any thread may use it.
 
-    The key is the SHA-256 of the file together with the pruner inside the tower (None for none). An entry serves every
-    request whose tower outputs it has. The tensors stay where the tower computed them: in device memory on a GPU. They
-    are copies, since a part of a batch would keep the whole batch in memory.
+    The key is the SHA-256 of the file, and of the options of its preprocessing, together with the pruner inside the
+    tower (None for none). An entry serves every request whose tower outputs it has. The tensors stay where the tower
+    computed them: in device memory on a GPU. They are copies, since a part of a batch would keep the whole batch in
+    memory.
 
     Args:
         max_bytes: Bound of all entries together; 0 disables the cache. The oldest entries are evicted. Features that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -10,19 +11,42 @@ import torch
 
 from encoder_service.media import videos
 from encoder_service.media.videos import FrameList, VideoFile, VideoLimits
-from encoder_service.models.media import MediaProcessor
+from encoder_service.models.media import MediaOptions, MediaProcessor
 from encoder_service.models.media_features import TowerInputs
 from fovea.media import images
 from fovea.processes.worker_pool import WorkerPool
 
-__all__ = ["MediaDecoder", "MediaItem", "MediaPool", "media_pool"]
+__all__ = ["MediaDecoder", "MediaItem", "MediaJob", "MediaPool", "media_pool"]
 
 MediaItem: TypeAlias = bytes | VideoFile | FrameList
 """An image file, a video file, or a video as a list of image files."""
 
-MediaPool: TypeAlias = WorkerPool[MediaItem, TowerInputs]
-
 _DEFAULT_VIDEO_LIMITS: Final = VideoLimits()
+_DEFAULT_OPTIONS: Final = MediaOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class MediaJob:
+    """An image or video, and what the request asks of its preprocessing.
+
+    Attributes:
+        item: The image or video.
+        options: Options of the request.
+    """
+
+    item: MediaItem
+    options: MediaOptions = _DEFAULT_OPTIONS
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of what the tower inputs depend on: of the file alone if all options have their defaults."""
+        item = self.item
+        digest = hashlib.sha256(item).digest() if isinstance(item, bytes) else item.digest
+        options = self.options.fingerprint
+        return hashlib.sha256(options.encode() + digest).digest() if options else digest
+
+
+MediaPool: TypeAlias = WorkerPool[MediaJob, TowerInputs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +65,25 @@ class MediaDecoder:
     max_image_pixels: int
     video_limits: VideoLimits = field(default=_DEFAULT_VIDEO_LIMITS)
 
-    def __call__(self, item: MediaItem) -> TowerInputs:
+    def __call__(self, job: MediaJob) -> TowerInputs:
         """Tower inputs of an image or video.
 
         Raises:
-            ServiceError: See `images.decode` and `videos.decode`.
+            ServiceError: See `images.decode`, `videos.decode` and `MediaOptions.check_size`.
         """
-        if isinstance(item, bytes):
-            limits = {"max_bytes": self.max_image_bytes, "max_pixels": self.max_image_pixels}
-            if not self.media.reduces_jpeg:
-                return self.media.image(images.decode(item, **limits))
-            return self.media.image(*images.decode_reduced(item, **limits, needed_size=self.media.needed_size))
-        return self.media.video(videos.decode(item, self.media.num_frames, self.video_limits))
+        item, options, media = job.item, job.options, self.media.with_options(job.options)
+        if not isinstance(item, bytes):
+            video = videos.decode(item, media.num_frames, self.video_limits)
+            options.check_size(video.frames[0].size, self.video_limits.max_frame_pixels, param="video")
+            return media.video(video)
+        limits = {"max_bytes": self.max_image_bytes, "max_pixels": self.max_image_pixels}
+        if media.reduces_jpeg:
+            image, full_size = images.decode_reduced(item, **limits, needed_size=media.needed_size)
+        else:
+            image = images.decode(item, **limits)
+            full_size = image.size
+        options.check_size(full_size, self.max_image_pixels, param="image")
+        return media.image(image, full_size)
 
 
 def media_pool(decoder: MediaDecoder, *, size: int) -> MediaPool:

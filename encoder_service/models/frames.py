@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # its usual name
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from encoder_service.models.image_fit import Box, Fit, padding_color, square_on, viewed_box
 from encoder_service.models.pixel_table import ALL_LEVELS, PixelTable
+from fovea.media.images import Size
 from fovea.modeling.errors import CheckpointError
 
 __all__ = ["RESAMPLINGS", "FrameProcessor", "normalized_levels", "read_video_config", "resize"]
@@ -89,21 +91,33 @@ class FrameProcessor:
         self._edge, self._side, self._resample = int(edge), image_size, int(config["resample"])
         scale = 1.0 / config["rescale_factor"]
         self._mean, self._std = (torch.tensor(config[name]) * scale for name in ("image_mean", "image_std"))
+        self._padding = padding_color(config["image_mean"])
 
-    def __call__(self, frames: Sequence[Image.Image]) -> npt.NDArray[np.uint8]:
+    def __call__(self, frames: Sequence[Image.Image], fit: Fit = "crop") -> npt.NDArray[np.uint8]:
         """[T, 3, side, side] of T frames in RGB. Keeps no state, so any thread may call it."""
-        squares: npt.NDArray[np.uint8] = torch.stack([self._square(frame) for frame in frames]).numpy()
+        squares: npt.NDArray[np.uint8] = torch.stack([self._square(frame, fit) for frame in frames]).numpy()
         return squares
+
+    def viewed(self, size: Size, fit: Fit = "crop") -> Box:
+        """Area of a frame of `size` that the pixels show."""
+        resized = self._resized_size(size if fit == "crop" else (max(size), max(size)))
+        return viewed_box(size, resized, (self._side, self._side), fit)
 
     def pixel_table(self) -> PixelTable:
         """Table with which transformers' video processor rescales and normalises, in one step."""
         return normalized_levels(self._mean, self._std)
 
-    def _square(self, frame: Image.Image) -> Tensor:
+    def _resized_size(self, size: Size) -> Size:
+        """Size to which a frame of `size` is resized."""
+        width, height = (self._edge if side == min(size) else int(self._edge * side / min(size)) for side in size)
+        return width, height
+
+    def _square(self, frame: Image.Image, fit: Fit) -> Tensor:
         """[3, side, side] uint8 of one frame. A whole clip at its own size would be in memory several times."""
+        if fit == "pad":
+            frame, _ = square_on(frame, frame.size, self._padding)
         pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1).contiguous()[None]
-        short = min(frame.size)
-        width, height = (self._edge if side == short else int(self._edge * side / short) for side in frame.size)
+        width, height = self._resized_size(frame.size)
         pixels = resize(pixels, height, width, self._resample)[0]
         top, left = (height - self._side) // 2, (width - self._side) // 2
         return pixels[:, top : top + self._side, left : left + self._side]

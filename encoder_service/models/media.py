@@ -5,25 +5,64 @@ Processors run in the processes that decode media. They can be pickled, and have
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from PIL import Image
 
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.frames import FrameProcessor
+from encoder_service.models.image_fit import Fit
 from encoder_service.models.media_features import PatchLayout, TowerInputs, VideoFrames
 from encoder_service.models.pixel_table import PixelTables
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.models.qwen_pixels import QwenPixels
 from encoder_service.pruners.tile_mosaic import mosaic
+from fovea.errors import TooLarge
 from fovea.media.images import Size
 
-__all__ = ["MediaProcessor", "QwenMedia", "SquareMedia", "TiledMedia"]
+__all__ = ["MediaOptions", "MediaProcessor", "QwenMedia", "SquareMedia", "TiledMedia"]
 
 _VIDEO_LLAVA_FRAMES: Final = 8
 # Default of transformers for a video of unknown frame rate.
 _DEFAULT_SECONDS_PER_FRAME: Final = 1 / 24
+
+
+@dataclass(frozen=True, slots=True)
+class MediaOptions:
+    """Options of a request for the preprocessing of its images and videos.
+
+    Attributes:
+        image_fit: Fit of images and frames to the square of the tower; one of `MediaProcessor.image_fits`.
+    """
+
+    image_fit: Fit = "crop"
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that differ for different options; empty for the defaults."""
+        return "" if self == MediaOptions() else hashlib.sha256(f"{self}".encode()).hexdigest()[:16]
+
+    def check_size(self, size: Size, max_pixels: int, *, param: str) -> None:
+        """Checks the largest image that preprocessing makes of a decoded image or frame.
+
+        Args:
+            size: Size of the decoded image or frame.
+            max_pixels: Largest number of pixels.
+            param: Field of the request, image or video.
+
+        Raises:
+            TooLarge: The square around it has too many pixels.
+        """
+        side = max(size)
+        if self.image_fit == "pad" and side * side > max_pixels:
+            raise TooLarge(
+                f"the {param} has {size[0]:,} x {size[1]:,} pixels, and {side:,} x {side:,} with image_fit pad; at most"
+                f" {max_pixels:,} in all are accepted. image_fit crop adds none",
+                param=param,
+            )
 
 
 class MediaProcessor(Protocol):
@@ -32,6 +71,15 @@ class MediaProcessor(Protocol):
     @property
     def reduces_jpeg(self) -> bool:
         """Whether JPEG images are decoded at a reduced scale where that leaves `needed_size`."""
+        ...
+
+    @property
+    def image_fits(self) -> tuple[Fit, ...]:
+        """Fits that it accepts; the first is that of the checkpoint's processor."""
+        ...
+
+    def with_options(self, options: MediaOptions) -> Self:
+        """The processor with the options of a request, which it accepts."""
         ...
 
     def image(self, image: Image.Image, full_size: Size | None = None) -> TowerInputs:
@@ -73,6 +121,15 @@ class MediaProcessor(Protocol):
         ...
 
 
+class _WholeImages:
+    @property
+    def image_fits(self) -> tuple[Fit, ...]:
+        return ("crop",)
+
+    def with_options(self, options: MediaOptions) -> Self:
+        return self
+
+
 class _ImagesOnly:
     def video(self, video: VideoFrames) -> TowerInputs:
         raise NotImplementedError("this family takes no videos")
@@ -83,32 +140,42 @@ class _ImagesOnly:
 
 @dataclass(frozen=True, slots=True)
 class SquareMedia:
-    """Processor of the centre square of an image or of each frame of a video (LLaVA-1.5, Video-LLaVA).
+    """Processor of one square of an image or of each frame of a video (LLaVA-1.5, Video-LLaVA).
 
     Attributes:
         images: Processor of images.
         grid: Rows and columns of patches of a square.
         frames: Processor of frames; None for a family that takes no videos.
         reduces_jpeg: See `MediaProcessor`.
+        fit: Fit of images and frames to the square.
     """
 
     images: ImageProcessor
     grid: tuple[int, int]
     frames: FrameProcessor | None = None
     reduces_jpeg: bool = False
+    fit: Fit = "crop"
+
+    @property
+    def image_fits(self) -> tuple[Fit, ...]:
+        return self.images.fits
+
+    def with_options(self, options: MediaOptions) -> Self:
+        return dataclasses.replace(self, fit=options.image_fit)
 
     def image(self, image: Image.Image, full_size: Size | None = None) -> TowerInputs:
-        return TowerInputs(self.images(image, full_size)[None], PatchLayout(1, *self.grid))
+        viewed = self.images.viewed(full_size or image.size, self.fit)
+        return TowerInputs(self.images(image, full_size, self.fit)[None], PatchLayout(1, *self.grid, viewed=viewed))
 
     def needed_size(self, size: Size) -> Size:
-        return self.images.needed_size(size)
+        return self.images.needed_size(size, self.fit)
 
     def video(self, video: VideoFrames) -> TowerInputs:
         if self.frames is None:
             raise NotImplementedError("this family takes no videos")
-        return TowerInputs(
-            self.frames(video.frames), PatchLayout(len(video.frames), *self.grid, cls_per_input=1, is_video=True)
-        )
+        viewed = self.frames.viewed(video.frames[0].size, self.fit)
+        layout = PatchLayout(len(video.frames), *self.grid, cls_per_input=1, is_video=True, viewed=viewed)
+        return TowerInputs(self.frames(video.frames, self.fit), layout)
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
         return _VIDEO_LLAVA_FRAMES
@@ -122,7 +189,7 @@ class SquareMedia:
 
 
 @dataclass(frozen=True, slots=True)
-class TiledMedia(_ImagesOnly):
+class TiledMedia(_WholeImages, _ImagesOnly):
     """Processor of the base tile of an image and of the tiles of a large version of it (LLaVA-NeXT).
 
     Attributes:
@@ -153,7 +220,7 @@ class TiledMedia(_ImagesOnly):
 
 
 @dataclass(frozen=True, slots=True)
-class QwenMedia:
+class QwenMedia(_WholeImages):
     """Processor of images and videos at their own resolution (Qwen2.5-VL).
 
     Attributes:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from encoder_service.models.image_fit import WHOLE, Box
 from encoder_service.pruners.base import FeatureRequirements, TowerFeatures
 from encoder_service.pruners.tower_outputs import TowerOutput
 
@@ -49,6 +50,7 @@ class PatchLayout:
         is_video: Whether it is a video.
         seconds_per_frame: Time from one tower input of a video to the next; 0 for images and for families that do not
             read it.
+        viewed: Area of the image, or of each frame, that the tower inputs cover.
     """
 
     num_inputs: int
@@ -58,6 +60,7 @@ class PatchLayout:
     mosaic: IntArray | None = None
     is_video: bool = False
     seconds_per_frame: float = 0.0
+    viewed: Box = WHOLE
 
     @property
     def num_patches(self) -> int:

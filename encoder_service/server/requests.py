@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from google.protobuf import json_format
@@ -11,24 +12,31 @@ from encoder_service.engine.engine import EncodeRequest
 from encoder_service.engine.wire_values import DeviceFormat, device_format
 from encoder_service.media.videos import FrameList, VideoFile, VideoItem
 from encoder_service.models.base import EncoderModel
+from encoder_service.models.image_fit import Fit
+from encoder_service.models.media import MediaOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, FeatureRequirements
 from encoder_service.server.wire_budget import max_tokens_for_bytes
 from encoder_service.settings import EncoderSettings
 from fovea.budget import Budget
 from fovea.errors import InvalidRequest, NotFound
+from fovea.modeling.errors import CheckpointError
 from fovea.parameters import InvalidParameter
 from fovea.v1 import encoder_pb2
 from fovea.wire.basis import WireBasis
 from fovea.wire.budgets import read_budget
 from fovea.wire.formats import WIRE_FORMATS, format_of, names_accepted
 
-__all__ = ["pruners_of", "read_request"]
+__all__ = ["IMAGE_FITS", "check_defaults", "default_media_options", "pruners_of", "read_request"]
 
 # Limits the cost of one question in the text tower to 110 windows of 75 ids. The gateway's longest question, 8,000
 # characters, fits if it is prose. It may not fit in scripts and symbols with several ids a character, such as emoji.
 _MAX_TEXT_IDS: Final = 8192
 _MAX_SECONDS_PER_FRAME: Final = 3600.0
+IMAGE_FITS: Final[Mapping[Fit, encoder_pb2.ImageFit]] = {
+    "crop": encoder_pb2.IMAGE_FIT_CROP,
+    "pad": encoder_pb2.IMAGE_FIT_PAD,
+}
 
 
 def read_request(
@@ -55,7 +63,42 @@ def read_request(
         joins_frames=_read_video_budget(request, model, pruner),
         budget=budget.capped(_read_max_tokens(request, model, basis)),
         wire_format=_read_wire_format(request, settings),
+        media_options=_read_media_options(request, model, settings),
     )
+
+
+def default_media_options(settings: EncoderSettings) -> MediaOptions:
+    """Options of the preprocessing for requests that name none."""
+    return MediaOptions(image_fit=settings.image_fit)
+
+
+def check_defaults(settings: EncoderSettings, model: EncoderModel) -> None:
+    """Checks that the model accepts the settings for requests that name nothing.
+
+    Raises:
+        CheckpointError: The model does not accept one of them.
+    """
+    if settings.image_fit not in model.media.image_fits:
+        raise CheckpointError(f"--image-fit {settings.image_fit} is not accepted: {_describe_image_fits(model)}")
+
+
+def _read_media_options(
+    request: encoder_pb2.EncodeRequest, model: EncoderModel, settings: EncoderSettings
+) -> MediaOptions:
+    options = default_media_options(settings)
+    if request.image_fit:
+        fit = next((name for name, number in IMAGE_FITS.items() if number == request.image_fit), None)
+        if fit is None or fit not in model.media.image_fits:
+            raise InvalidRequest(
+                f"image_fit {fit or request.image_fit} is not accepted: {_describe_image_fits(model)}",
+                param="image_fit",
+            )
+        options = dataclasses.replace(options, image_fit=fit)
+    return options
+
+
+def _describe_image_fits(model: EncoderModel) -> str:
+    return f"family {model.family}, with this checkpoint's image processor, takes {', '.join(model.media.image_fits)}"
 
 
 def _check_wire_dtype(request: encoder_pb2.EncodeRequest, *, has_basis: bool) -> None:

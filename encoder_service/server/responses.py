@@ -12,9 +12,10 @@ import numpy as np
 from encoder_service.engine.batching import BatchedResult
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.models.base import EncoderModel
+from encoder_service.models.image_fit import Box
 from encoder_service.models.media_features import PatchLayout
 from encoder_service.pruners import PRUNERS
-from encoder_service.server.requests import pruners_of
+from encoder_service.server.requests import IMAGE_FITS, default_media_options, pruners_of
 from encoder_service.server.wire_budget import fit_messages
 from encoder_service.settings import EncoderSettings
 from fovea import checkpoints
@@ -81,6 +82,7 @@ def write_response(
             batch_size=result.batch_size,
         ),
         features_cached=[media.features_cached for media in encoded],
+        viewed=[_box(media.layout.viewed) for media in encoded],
     )
 
 
@@ -133,6 +135,10 @@ def _grid(layout: PatchLayout) -> tensor_pb2.Grid:
     )
 
 
+def _box(box: Box) -> encoder_pb2.Box:
+    return encoder_pb2.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom)
+
+
 def _explanation(media: EncodedMedia) -> encoder_pb2.Explanation:
     return encoder_pb2.Explanation(
         task_map=[] if media.task_map is None else media.task_map.tolist(),
@@ -146,6 +152,7 @@ def describe(
 ) -> encoder_pb2.GetEncoderInfoResponse:
     """Description of the model, its pruners and the defaults of the service."""
     wire_basis = basis.digest.hex() if basis is not None else ""
+    options = default_media_options(settings)
     return encoder_pb2.GetEncoderInfoResponse(
         model=settings.served_model_name or checkpoints.public_name(settings.model),
         family=model.family,
@@ -159,7 +166,7 @@ def describe(
         default_wire_dtype=tensors.parse_dtype(settings.wire_dtype),
         max_text_ids=model.max_text_ids,
         max_images=model.max_images,
-        settings_fingerprint=model.settings_fingerprint + PRUNERS.fingerprint + wire_basis,
+        settings_fingerprint=model.settings_fingerprint + PRUNERS.fingerprint + wire_basis + options.fingerprint,
         max_videos=model.max_videos,
         max_frames=settings.max_video_frames if model.max_videos else 0,
         text_tokenizer=(
@@ -168,4 +175,6 @@ def describe(
             else encoder_pb2.TEXT_TOKENIZER_TEXT_TOWER
         ),
         wire_basis=wire_basis,
+        image_fits=[IMAGE_FITS[fit] for fit in model.media.image_fits],
+        default_image_fit=IMAGE_FITS[options.image_fit],
     )

@@ -15,7 +15,7 @@ from fovea.media.file_formats import detect_format
 from fovea.media.jpeg_scans import check_scans
 from fovea.media.metadata import ImageMetadata, MetadataKind
 
-__all__ = ["FORMATS", "NeededSize", "Size", "check_size", "decode", "decode_reduced", "resize", "to_rgb"]
+__all__ = ["FORMATS", "NeededSize", "Size", "check_size", "decode", "decode_reduced", "reduction", "resize", "to_rgb"]
 
 Size: TypeAlias = tuple[int, int]
 """Width and height in pixels."""
@@ -218,8 +218,14 @@ def resize(image: Image.Image, size: Size, resample: int, full_size: Size) -> Im
     """
     full_width, full_height = full_size
     # The last column and row of a reduced image may stand for less than a whole block.
-    scale = next(s for s in _JPEG_SCALES if (-(-full_width // s), -(-full_height // s)) == image.size)
+    scale = reduction(image, full_size)
     return image.resize(size, Image.Resampling(resample), box=(0, 0, full_width / scale, full_height / scale))
+
+
+def reduction(image: Image.Image, full_size: Size) -> int:
+    """Number by which `decode_reduced` divided the sides of an image of `full_size`: 1, 2, 4 or 8."""
+    width, height = full_size
+    return next(scale for scale in _JPEG_SCALES if (-(-width // scale), -(-height // scale)) == image.size)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

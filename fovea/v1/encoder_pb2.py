@@ -29,7 +29,7 @@ from fovea.v1 import tensor_pb2 as fovea_dot_v1_dot_tensor__pb2
 
 from fovea.v1.pruner_pb2 import *
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66ovea/v1/encoder.proto\x12\x08\x66ovea.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15\x66ovea/v1/limits.proto\x1a\x15\x66ovea/v1/pruner.proto\x1a\x15\x66ovea/v1/tensor.proto\"\xed\x02\n\rEncodeRequest\x12\x14\n\x06images\x18\x01 \x03(\x0c\x42\x04\xc0\xf3\x18@\x12\x18\n\x08text_ids\x18\x02 \x03(\rB\x06\xc0\xf3\x18\x80\x80\x04\x12\x0e\n\x06pruner\x18\x03 \x01(\t\x12.\n\rpruner_params\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x0bkeep_tokens\x18\x05 \x01(\rH\x00\x12\x14\n\nkeep_ratio\x18\x06 \x01(\x01H\x00\x12\x13\n\tkeep_auto\x18\x0b \x01(\x08H\x00\x12#\n\nwire_dtype\x18\x07 \x01(\x0e\x32\x0f.fovea.v1.DType\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x12%\n\x06videos\x18\t \x03(\x0b\x32\x0f.fovea.v1.VideoB\x04\xc0\xf3\x18\x10\x12+\n\x0cvideo_budget\x18\n \x01(\x0e\x32\x15.fovea.v1.VideoBudget\x12\x16\n\x0emax_wire_bytes\x18\x0c \x01(\rB\x08\n\x06\x62udget\"Y\n\x05Video\x12\x0e\n\x04\x66ile\x18\x01 \x01(\x0cH\x00\x12\"\n\x06\x66rames\x18\x02 \x01(\x0b\x32\x10.fovea.v1.FramesH\x00\x12\x12\n\nnum_frames\x18\x03 \x01(\rB\x08\n\x06source\":\n\x06\x46rames\x12\x15\n\x06images\x18\x01 \x03(\x0c\x42\x05\xc0\xf3\x18\x80\x08\x12\x19\n\x11seconds_per_frame\x18\x02 \x01(\x01\"\xf3\x01\n\x0e\x45ncodeResponse\x12\x34\n\rvisual_tokens\x18\x01 \x03(\x0b\x32\x16.fovea.v1.VisualTokensB\x05\xc0\xf3\x18\x80\x01\x12\x0e\n\x06pruner\x18\x02 \x01(\t\x12\x1f\n\x10num_tokens_total\x18\x03 \x03(\rB\x05\xc0\xf3\x18\x80\x01\x12\x32\n\x0c\x65xplanations\x18\x04 \x03(\x0b\x32\x15.fovea.v1.ExplanationB\x05\xc0\xf3\x18\x80\x01\x12&\n\x06timing\x18\x05 \x01(\x0b\x32\x16.fovea.v1.EncodeTiming\x12\x1e\n\x0f\x66\x65\x61tures_cached\x18\x06 \x03(\x08\x42\x05\xc0\xf3\x18\x80\x01\"b\n\x0b\x45xplanation\x12\x18\n\x08task_map\x18\x01 \x03(\x02\x42\x06\xc0\xf3\x18\x80\x80@\x12\x1c\n\x0csaliency_map\x18\x02 \x03(\x02\x42\x06\xc0\xf3\x18\x80\x80@\x12\x1b\n\x0bmerged_into\x18\x03 \x03(\x11\x42\x06\xc0\xf3\x18\x80\x80@\"[\n\x0c\x45ncodeTiming\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x12\n\nforward_ms\x18\x03 \x01(\x01\x12\x12\n\nbatch_size\x18\x04 \x01(\r\"\x17\n\x15GetEncoderInfoRequest\"\xe2\x03\n\x16GetEncoderInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x1e\n\x16text_tower_fingerprint\x18\x04 \x01(\t\x12\x1c\n\x04grid\x18\x05 \x01(\x0b\x32\x0e.fovea.v1.Grid\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12+\n\x07pruners\x18\x07 \x03(\x0b\x32\x14.fovea.v1.PrunerInfoB\x04\xc0\xf3\x18@\x12\x16\n\x0e\x64\x65\x66\x61ult_pruner\x18\x08 \x01(\t\x12\x1a\n\x12\x64\x65\x66\x61ult_keep_ratio\x18\t \x01(\x01\x12+\n\x12\x64\x65\x66\x61ult_wire_dtype\x18\n \x01(\x0e\x32\x0f.fovea.v1.DType\x12\x14\n\x0cmax_text_ids\x18\x0b \x01(\r\x12\x12\n\nmax_images\x18\x0c \x01(\r\x12\x1c\n\x14settings_fingerprint\x18\r \x01(\t\x12\x12\n\nmax_videos\x18\x0e \x01(\r\x12\x12\n\nmax_frames\x18\x0f \x01(\r\x12/\n\x0etext_tokenizer\x18\x10 \x01(\x0e\x32\x17.fovea.v1.TextTokenizer\x12\x12\n\nwire_basis\x18\x11 \x01(\t*_\n\x0bVideoBudget\x12\x1c\n\x18VIDEO_BUDGET_UNSPECIFIED\x10\x00\x12\x1a\n\x16VIDEO_BUDGET_PER_FRAME\x10\x01\x12\x16\n\x12VIDEO_BUDGET_WHOLE\x10\x02*q\n\rTextTokenizer\x12\x1e\n\x1aTEXT_TOKENIZER_UNSPECIFIED\x10\x00\x12\x1d\n\x19TEXT_TOKENIZER_TEXT_TOWER\x10\x01\x12!\n\x1dTEXT_TOKENIZER_LANGUAGE_MODEL\x10\x02\x32\xa0\x01\n\x0e\x45ncoderService\x12;\n\x06\x45ncode\x12\x17.fovea.v1.EncodeRequest\x1a\x18.fovea.v1.EncodeResponse\x12Q\n\x0cGetModelInfo\x12\x1f.fovea.v1.GetEncoderInfoRequest\x1a .fovea.v1.GetEncoderInfoResponseP\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66ovea/v1/encoder.proto\x12\x08\x66ovea.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15\x66ovea/v1/limits.proto\x1a\x15\x66ovea/v1/pruner.proto\x1a\x15\x66ovea/v1/tensor.proto\"\x94\x03\n\rEncodeRequest\x12\x14\n\x06images\x18\x01 \x03(\x0c\x42\x04\xc0\xf3\x18@\x12\x18\n\x08text_ids\x18\x02 \x03(\rB\x06\xc0\xf3\x18\x80\x80\x04\x12\x0e\n\x06pruner\x18\x03 \x01(\t\x12.\n\rpruner_params\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x0bkeep_tokens\x18\x05 \x01(\rH\x00\x12\x14\n\nkeep_ratio\x18\x06 \x01(\x01H\x00\x12\x13\n\tkeep_auto\x18\x0b \x01(\x08H\x00\x12#\n\nwire_dtype\x18\x07 \x01(\x0e\x32\x0f.fovea.v1.DType\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x12%\n\x06videos\x18\t \x03(\x0b\x32\x0f.fovea.v1.VideoB\x04\xc0\xf3\x18\x10\x12+\n\x0cvideo_budget\x18\n \x01(\x0e\x32\x15.fovea.v1.VideoBudget\x12\x16\n\x0emax_wire_bytes\x18\x0c \x01(\r\x12%\n\timage_fit\x18\r \x01(\x0e\x32\x12.fovea.v1.ImageFitB\x08\n\x06\x62udget\"Y\n\x05Video\x12\x0e\n\x04\x66ile\x18\x01 \x01(\x0cH\x00\x12\"\n\x06\x66rames\x18\x02 \x01(\x0b\x32\x10.fovea.v1.FramesH\x00\x12\x12\n\nnum_frames\x18\x03 \x01(\rB\x08\n\x06source\":\n\x06\x46rames\x12\x15\n\x06images\x18\x01 \x03(\x0c\x42\x05\xc0\xf3\x18\x80\x08\x12\x19\n\x11seconds_per_frame\x18\x02 \x01(\x01\"\x99\x02\n\x0e\x45ncodeResponse\x12\x34\n\rvisual_tokens\x18\x01 \x03(\x0b\x32\x16.fovea.v1.VisualTokensB\x05\xc0\xf3\x18\x80\x01\x12\x0e\n\x06pruner\x18\x02 \x01(\t\x12\x1f\n\x10num_tokens_total\x18\x03 \x03(\rB\x05\xc0\xf3\x18\x80\x01\x12\x32\n\x0c\x65xplanations\x18\x04 \x03(\x0b\x32\x15.fovea.v1.ExplanationB\x05\xc0\xf3\x18\x80\x01\x12&\n\x06timing\x18\x05 \x01(\x0b\x32\x16.fovea.v1.EncodeTiming\x12\x1e\n\x0f\x66\x65\x61tures_cached\x18\x06 \x03(\x08\x42\x05\xc0\xf3\x18\x80\x01\x12$\n\x06viewed\x18\x07 \x03(\x0b\x32\r.fovea.v1.BoxB\x05\xc0\xf3\x18\x80\x01\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\x02\x12\x0b\n\x03top\x18\x02 \x01(\x02\x12\r\n\x05right\x18\x03 \x01(\x02\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\x02\"b\n\x0b\x45xplanation\x12\x18\n\x08task_map\x18\x01 \x03(\x02\x42\x06\xc0\xf3\x18\x80\x80@\x12\x1c\n\x0csaliency_map\x18\x02 \x03(\x02\x42\x06\xc0\xf3\x18\x80\x80@\x12\x1b\n\x0bmerged_into\x18\x03 \x03(\x11\x42\x06\xc0\xf3\x18\x80\x80@\"[\n\x0c\x45ncodeTiming\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x12\n\nforward_ms\x18\x03 \x01(\x01\x12\x12\n\nbatch_size\x18\x04 \x01(\r\"\x17\n\x15GetEncoderInfoRequest\"\xbf\x04\n\x16GetEncoderInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x1e\n\x16text_tower_fingerprint\x18\x04 \x01(\t\x12\x1c\n\x04grid\x18\x05 \x01(\x0b\x32\x0e.fovea.v1.Grid\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12+\n\x07pruners\x18\x07 \x03(\x0b\x32\x14.fovea.v1.PrunerInfoB\x04\xc0\xf3\x18@\x12\x16\n\x0e\x64\x65\x66\x61ult_pruner\x18\x08 \x01(\t\x12\x1a\n\x12\x64\x65\x66\x61ult_keep_ratio\x18\t \x01(\x01\x12+\n\x12\x64\x65\x66\x61ult_wire_dtype\x18\n \x01(\x0e\x32\x0f.fovea.v1.DType\x12\x14\n\x0cmax_text_ids\x18\x0b \x01(\r\x12\x12\n\nmax_images\x18\x0c \x01(\r\x12\x1c\n\x14settings_fingerprint\x18\r \x01(\t\x12\x12\n\nmax_videos\x18\x0e \x01(\r\x12\x12\n\nmax_frames\x18\x0f \x01(\r\x12/\n\x0etext_tokenizer\x18\x10 \x01(\x0e\x32\x17.fovea.v1.TextTokenizer\x12\x12\n\nwire_basis\x18\x11 \x01(\t\x12,\n\nimage_fits\x18\x12 \x03(\x0e\x32\x12.fovea.v1.ImageFitB\x04\xc0\xf3\x18\x10\x12-\n\x11\x64\x65\x66\x61ult_image_fit\x18\x13 \x01(\x0e\x32\x12.fovea.v1.ImageFit*L\n\x08ImageFit\x12\x19\n\x15IMAGE_FIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eIMAGE_FIT_CROP\x10\x01\x12\x11\n\rIMAGE_FIT_PAD\x10\x02*_\n\x0bVideoBudget\x12\x1c\n\x18VIDEO_BUDGET_UNSPECIFIED\x10\x00\x12\x1a\n\x16VIDEO_BUDGET_PER_FRAME\x10\x01\x12\x16\n\x12VIDEO_BUDGET_WHOLE\x10\x02*q\n\rTextTokenizer\x12\x1e\n\x1aTEXT_TOKENIZER_UNSPECIFIED\x10\x00\x12\x1d\n\x19TEXT_TOKENIZER_TEXT_TOWER\x10\x01\x12!\n\x1dTEXT_TOKENIZER_LANGUAGE_MODEL\x10\x02\x32\xa0\x01\n\x0e\x45ncoderService\x12;\n\x06\x45ncode\x12\x17.fovea.v1.EncodeRequest\x1a\x18.fovea.v1.EncodeResponse\x12Q\n\x0cGetModelInfo\x12\x1f.fovea.v1.GetEncoderInfoRequest\x1a .fovea.v1.GetEncoderInfoResponseP\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODERESPONSE'].fields_by_name['explanations']._serialized_options = b'\300\363\030\200\001'
   _globals['_ENCODERESPONSE'].fields_by_name['features_cached']._loaded_options = None
   _globals['_ENCODERESPONSE'].fields_by_name['features_cached']._serialized_options = b'\300\363\030\200\001'
+  _globals['_ENCODERESPONSE'].fields_by_name['viewed']._loaded_options = None
+  _globals['_ENCODERESPONSE'].fields_by_name['viewed']._serialized_options = b'\300\363\030\200\001'
   _globals['_EXPLANATION'].fields_by_name['task_map']._loaded_options = None
   _globals['_EXPLANATION'].fields_by_name['task_map']._serialized_options = b'\300\363\030\200\200@'
   _globals['_EXPLANATION'].fields_by_name['saliency_map']._loaded_options = None
@@ -60,26 +62,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLANATION'].fields_by_name['merged_into']._serialized_options = b'\300\363\030\200\200@'
   _globals['_GETENCODERINFORESPONSE'].fields_by_name['pruners']._loaded_options = None
   _globals['_GETENCODERINFORESPONSE'].fields_by_name['pruners']._serialized_options = b'\300\363\030@'
-  _globals['_VIDEOBUDGET']._serialized_start=1603
-  _globals['_VIDEOBUDGET']._serialized_end=1698
-  _globals['_TEXTTOKENIZER']._serialized_start=1700
-  _globals['_TEXTTOKENIZER']._serialized_end=1813
+  _globals['_GETENCODERINFORESPONSE'].fields_by_name['image_fits']._loaded_options = None
+  _globals['_GETENCODERINFORESPONSE'].fields_by_name['image_fits']._serialized_options = b'\300\363\030\020'
+  _globals['_IMAGEFIT']._serialized_start=1838
+  _globals['_IMAGEFIT']._serialized_end=1914
+  _globals['_VIDEOBUDGET']._serialized_start=1916
+  _globals['_VIDEOBUDGET']._serialized_end=2011
+  _globals['_TEXTTOKENIZER']._serialized_start=2013
+  _globals['_TEXTTOKENIZER']._serialized_end=2126
   _globals['_ENCODEREQUEST']._serialized_start=136
-  _globals['_ENCODEREQUEST']._serialized_end=501
-  _globals['_VIDEO']._serialized_start=503
-  _globals['_VIDEO']._serialized_end=592
-  _globals['_FRAMES']._serialized_start=594
-  _globals['_FRAMES']._serialized_end=652
-  _globals['_ENCODERESPONSE']._serialized_start=655
-  _globals['_ENCODERESPONSE']._serialized_end=898
-  _globals['_EXPLANATION']._serialized_start=900
-  _globals['_EXPLANATION']._serialized_end=998
-  _globals['_ENCODETIMING']._serialized_start=1000
-  _globals['_ENCODETIMING']._serialized_end=1091
-  _globals['_GETENCODERINFOREQUEST']._serialized_start=1093
-  _globals['_GETENCODERINFOREQUEST']._serialized_end=1116
-  _globals['_GETENCODERINFORESPONSE']._serialized_start=1119
-  _globals['_GETENCODERINFORESPONSE']._serialized_end=1601
-  _globals['_ENCODERSERVICE']._serialized_start=1816
-  _globals['_ENCODERSERVICE']._serialized_end=1976
+  _globals['_ENCODEREQUEST']._serialized_end=540
+  _globals['_VIDEO']._serialized_start=542
+  _globals['_VIDEO']._serialized_end=631
+  _globals['_FRAMES']._serialized_start=633
+  _globals['_FRAMES']._serialized_end=691
+  _globals['_ENCODERESPONSE']._serialized_start=694
+  _globals['_ENCODERESPONSE']._serialized_end=975
+  _globals['_BOX']._serialized_start=977
+  _globals['_BOX']._serialized_end=1040
+  _globals['_EXPLANATION']._serialized_start=1042
+  _globals['_EXPLANATION']._serialized_end=1140
+  _globals['_ENCODETIMING']._serialized_start=1142
+  _globals['_ENCODETIMING']._serialized_end=1233
+  _globals['_GETENCODERINFOREQUEST']._serialized_start=1235
+  _globals['_GETENCODERINFOREQUEST']._serialized_end=1258
+  _globals['_GETENCODERINFORESPONSE']._serialized_start=1261
+  _globals['_GETENCODERINFORESPONSE']._serialized_end=1836
+  _globals['_ENCODERSERVICE']._serialized_start=2129
+  _globals['_ENCODERSERVICE']._serialized_end=2289
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, Self
 
 from fovea.errors import InvalidRequest
+from fovea.visualization.canvas import Viewed
 from fovea.visualization.overlay import kept_patches
 
 __all__ = ["ExplainedImage"]
@@ -29,6 +30,7 @@ class ExplainedImage:
         saliency_map: CLS attention to each patch.
         activation_maps: further maps of `/v1/explain` by name.
         name: name of the image among several; empty for one image.
+        viewed: area of the image that the patches cover, see `Viewed`; None where the response does not say.
     """
 
     question: str
@@ -40,6 +42,7 @@ class ExplainedImage:
     saliency_map: Sequence[float]
     activation_maps: Mapping[str, Sequence[float]]
     name: str = ""
+    viewed: Viewed | None = None
 
     @classmethod
     def from_response(cls, question: str, response: Mapping[str, Any]) -> Self:
@@ -84,6 +87,7 @@ class ExplainedImage:
         cls, question: str, pruner: str, fields: Mapping[str, Any], maps: Mapping[str, Any], *, name: str
     ) -> Self:
         rows, columns = fields["grid"]
+        viewed = fields.get("viewed")
         return cls(
             question=question,
             pruner=pruner,
@@ -94,6 +98,7 @@ class ExplainedImage:
             saliency_map=_flat(fields.get("saliency_map")),
             activation_maps={kind: _flat(values) for kind, values in maps.items() if values},
             name=name,
+            viewed=None if viewed is None else (viewed[0], viewed[1], viewed[2], viewed[3]),
         )
 
     @property
@@ -115,7 +120,7 @@ class ExplainedImage:
 def _only_frame(medium: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of an image among several, in the form of the fields of a single image."""
     maps = {name: medium[name][0] for name in ("task_map", "saliency_map", "merged_into") if medium.get(name)}
-    return {"grid": medium["grid"][1:], "kept": medium["kept"], **maps}
+    return {"grid": medium["grid"][1:], "kept": medium["kept"], "viewed": medium.get("viewed"), **maps}
 
 
 def _flat(rows: Any) -> list[Any]:

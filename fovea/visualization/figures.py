@@ -7,14 +7,16 @@ two maps that select the kept ones. `draw_activation_maps` follows figure 7, whi
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fovea.visualization.canvas import PatchCanvas, faded, padding, place_on_canvas
 from fovea.visualization.explanation import ExplainedImage
-from fovea.visualization.overlay import crop_to_grid, draw_heatmap, draw_patches, heatmap_colors
+from fovea.visualization.overlay import draw_heatmap, draw_patches, heatmap_colors
 
 __all__ = ["draw_activation_maps", "draw_explanations", "draw_overlay"]
 
@@ -28,6 +30,9 @@ ACTIVATION_MAPS: Final = {
 _PANEL: Final = 360  # pixels of a panel's longer side, where its grid allows
 _SMALL_PANEL: Final = 264
 _OVERLAY: Final = 576
+_LONGEST: Final = 1112  # most pixels of a panel of a long image
+_ROW: Final = 1600  # most pixels of panels side by side; wider ones lie below each other
+_MIN_CAPTION: Final = 264
 _MIN_TEXT_WIDTH: Final = 720  # minimum width of a line of text in pixels
 _MARGIN: Final = 16
 _TEXT: Final = 15
@@ -37,17 +42,20 @@ _MAX_TITLE_LINES: Final = 3
 _PAPER: Final = (255, 255, 255)
 _INK: Final = (20, 20, 24)
 _FAINT: Final = (105, 105, 112)
+_FADED_SWATCH: Final = (120, 140, 160)
 
 
 def draw_overlay(image: Image.Image, explanation: ExplainedImage) -> Image.Image:
-    """Kept, merged and dropped patches of an image, without text.
+    """Whole image with its kept, merged and dropped patches, without text.
 
     Args:
         image: image in RGB.
         explanation: explanation of the image.
     """
-    cropped = crop_to_grid(image, explanation.grid, _OVERLAY)
-    return draw_patches(cropped, explanation.grid, explanation.kept, explanation.merged_into)
+    canvas = place_on_canvas(
+        image, explanation.grid, explanation.viewed, side=_OVERLAY, max_sizes=[(_LONGEST, _LONGEST)]
+    )
+    return canvas.compose(_draw_patches(canvas, explanation))
 
 
 def draw_explanations(explanations: Iterable[tuple[Image.Image, ExplainedImage]]) -> Image.Image:
@@ -58,21 +66,22 @@ def draw_explanations(explanations: Iterable[tuple[Image.Image, ExplainedImage]]
     """
     blocks: list[Image.Image] = []
     last_question = None
+    surroundings: dict[str, Image.Image] = {}
     for image, explanation in explanations:
-        cropped = crop_to_grid(image, explanation.grid, _PANEL)
-        patches = draw_patches(cropped, explanation.grid, explanation.kept, explanation.merged_into)
+        canvas = _canvas(image, explanation, _PANEL, num_panels=3)
+        surroundings |= _surroundings(canvas)
         panels = [
-            (patches, "kept, merged and dropped patches"),
-            _map_panel(cropped, explanation, explanation.task_map, "task map", "does not read the question"),
-            _map_panel(cropped, explanation, explanation.saliency_map, "saliency map", "does not use one"),
+            (canvas.compose(_draw_patches(canvas, explanation)), "kept, merged and dropped patches"),
+            _map_panel(canvas, explanation, explanation.task_map, "task map", "does not read the question"),
+            _map_panel(canvas, explanation, explanation.saliency_map, "saliency map", "does not use one"),
         ]
-        row = _side_by_side([_captioned(panel, caption) for panel, caption in panels])
+        row = _arranged([_captioned(panel, caption) for panel, caption in panels])
         # Consecutive images with the same question have one heading with its text.
         is_repeated = explanation.question == last_question and explanation.name != ""
         question = "" if is_repeated else explanation.question
         last_question = explanation.question
         blocks += [_heading(question, explanation.counts, max(row.width, _MIN_TEXT_WIDTH)), row]
-    return _page([*blocks, _legend(blocks[-1].width)])
+    return _page([*blocks, _legend(blocks[-1].width), *_surroundings_legend(surroundings)])
 
 
 def draw_activation_maps(explanations: Iterable[tuple[Image.Image, ExplainedImage]]) -> Image.Image:
@@ -82,28 +91,50 @@ def draw_activation_maps(explanations: Iterable[tuple[Image.Image, ExplainedImag
         explanations: images in RGB with their explanations, which have `activation_maps`; at least one.
     """
     blocks = []
+    surroundings: dict[str, Image.Image] = {}
     for number, (image, explanation) in enumerate(explanations):
-        cropped = crop_to_grid(image, explanation.grid, _SMALL_PANEL)
-        panels = [cropped]
+        canvas = _canvas(image, explanation, _SMALL_PANEL, num_panels=1 + len(ACTIVATION_MAPS))
+        surroundings |= _surroundings(canvas)
+        whole = canvas.compose(canvas.patches)
+        panels = [whole]
         for name in ACTIVATION_MAPS:
             values = explanation.activation_maps.get(name, ())
             if values:
-                panels.append(draw_heatmap(cropped, explanation.grid, values))
+                panels.append(canvas.compose(draw_heatmap(canvas.patches, explanation.grid, values)))
             else:
-                panels.append(_placeholder(cropped.size, f"no {name}"))
-        captions = ["image", *ACTIVATION_MAPS.values()] if number == 0 else [""] * len(panels)
-        row = _side_by_side([_captioned(panel, caption) for panel, caption in zip(panels, captions, strict=True)])
+                panels.append(_placeholder(whole.size, f"no {name}"))
+        is_column = not _fits_row(panels)
+        captions = ["image", *ACTIVATION_MAPS.values()] if number == 0 or is_column else [""] * len(panels)
+        row = _arranged([_captioned(panel, caption) for panel, caption in zip(panels, captions, strict=True)])
         blocks += [_heading(explanation.question, "", max(row.width, _MIN_TEXT_WIDTH)), row]
-    return _page([*blocks, _side_by_side([_scale()])])
+    return _page([*blocks, _side_by_side([_scale()]), *_surroundings_legend(surroundings)])
+
+
+def _canvas(image: Image.Image, explanation: ExplainedImage, side: int, *, num_panels: int) -> PatchCanvas:
+    """Canvas of a panel: one of several side by side or, for a long image without room there, alone in its row."""
+    in_row = (_ROW - _MARGIN * (num_panels - 1)) // num_panels
+    return place_on_canvas(
+        image,
+        explanation.grid,
+        explanation.viewed,
+        side=side,
+        max_sizes=[(in_row, _LONGEST), (_LONGEST, _LONGEST)],
+    )
+
+
+def _draw_patches(canvas: PatchCanvas, explanation: ExplainedImage) -> Image.Image:
+    return draw_patches(canvas.patches, explanation.grid, explanation.kept, explanation.merged_into)
 
 
 def _map_panel(
-    cropped: Image.Image, explanation: ExplainedImage, values: Sequence[float], name: str, reason: str
+    canvas: PatchCanvas, explanation: ExplainedImage, values: Sequence[float], name: str, reason: str
 ) -> tuple[Image.Image, str]:
     """Panel and its caption. The panel shows a map, or the reason for its absence."""
     if not values:
-        return _placeholder(cropped.size, f"no {name}: {explanation.pruner} {reason}"), name
-    return draw_heatmap(cropped, explanation.grid, values), f"{name}, {min(values):.3g} to {max(values):.3g}"
+        size = canvas.compose(canvas.patches).size
+        return _placeholder(size, f"no {name}: {explanation.pruner} {reason}"), name
+    heatmap = draw_heatmap(canvas.patches, explanation.grid, values)
+    return canvas.compose(heatmap), f"{name}, {min(values):.3g} to {max(values):.3g}"
 
 
 def _placeholder(size: tuple[int, int], reason: str) -> Image.Image:
@@ -120,8 +151,9 @@ def _placeholder(size: tuple[int, int], reason: str) -> Image.Image:
 def _captioned(panel: Image.Image, caption: str) -> Image.Image:
     if not caption:
         return panel
-    canvas = Image.new("RGB", (panel.width, panel.height + round(_TEXT * _LINE)), _PAPER)
-    (line,) = _wrapped(caption, _font(_TEXT), panel.width, limit=1)
+    width = max(panel.width, min(_MIN_CAPTION, math.ceil(_font(_TEXT).getlength(caption))))
+    canvas = Image.new("RGB", (width, panel.height + round(_TEXT * _LINE)), _PAPER)
+    (line,) = _wrapped(caption, _font(_TEXT), width, limit=1)
     ImageDraw.Draw(canvas).text((0, 0), line, _FAINT, _font(_TEXT))
     canvas.paste(panel, (0, canvas.height - panel.height))
     return canvas
@@ -153,6 +185,22 @@ def _legend(width: int) -> Image.Image:
     return canvas
 
 
+def _surroundings(canvas: PatchCanvas) -> dict[str, Image.Image]:
+    """Labels and swatches of what a canvas shows besides patches."""
+    swatches = {}
+    if canvas.is_cut:
+        shrunk = " and drawn smaller" * canvas.is_shrunk
+        swatches[f"cut off{shrunk}: the model did not see it"] = faded(Image.new("RGB", (24, 24), _FADED_SWATCH))
+    if canvas.has_padding:
+        swatches["padding around the image"] = padding((24, 24))
+    return swatches
+
+
+def _surroundings_legend(swatches: Mapping[str, Image.Image]) -> list[Image.Image]:
+    """Line of the legend for images that were cut or padded; none for other images."""
+    return [_side_by_side([_labelled(swatch, label) for label, swatch in swatches.items()])] if swatches else []
+
+
 def _scale() -> Image.Image:
     ramp = heatmap_colors(np.linspace(0, 1, 120)).round().astype(np.uint8)
     bar = Image.fromarray(np.broadcast_to(ramp, (24, 120, 3)).copy(), "RGB")
@@ -174,6 +222,23 @@ def _side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
     for panel in panels:
         canvas.paste(panel, (left, 0))
         left += panel.width + _MARGIN
+    return canvas
+
+
+def _fits_row(panels: Sequence[Image.Image]) -> bool:
+    return sum(panel.width for panel in panels) + _MARGIN * (len(panels) - 1) <= _ROW
+
+
+def _arranged(panels: Sequence[Image.Image]) -> Image.Image:
+    """Panels side by side, or below each other where they are too wide."""
+    if _fits_row(panels):
+        return _side_by_side(panels)
+    height = sum(panel.height for panel in panels) + _MARGIN * (len(panels) - 1)
+    canvas = Image.new("RGB", (max(panel.width for panel in panels), height), _PAPER)
+    top = 0
+    for panel in panels:
+        canvas.paste(panel, (0, top))
+        top += panel.height + _MARGIN
     return canvas
 
 

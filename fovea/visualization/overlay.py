@@ -1,4 +1,4 @@
-"""Kept, merged and dropped patches of an image, or a heat map, drawn over the image as the vision tower sees it."""
+"""Kept, merged and dropped patches, or a heat map, drawn over the part of an image that the vision tower sees."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HEAT: Final = np.array([(8, 8, 40), (50, 20, 120), (140, 30, 130), (220, 60, 80
 
 
 def crop_to_grid(image: Image.Image, grid: tuple[int, int], side: int) -> Image.Image:
-    """Middle of an image in the shape of its patch grid, as preprocessing crops it.
+    """Middle of an image in the shape of its patch grid, which is what most preprocessing leaves of it.
 
     Args:
         image: image in RGB.
@@ -67,7 +67,7 @@ def draw_patches(
     """Image with kept patches in coloured frames, merged patches tinted in their token's colour, and the rest grey.
 
     Args:
-        cropped: image from `crop_to_grid`.
+        cropped: part of the image under the patches; each patch has the same whole number of pixels.
         grid: rows and columns of patches.
         kept: grid position of each kept token, see `kept_patches`.
         merged_into: index into `kept` for each patch, see `kept_patches`; where empty all but the kept patches count as
@@ -111,7 +111,7 @@ def draw_heatmap(cropped: Image.Image, grid: tuple[int, int], values: Sequence[f
     """Map as a coloured square for each patch over the grey image; the smallest value is dark, the largest bright.
 
     Args:
-        cropped: image from `crop_to_grid`.
+        cropped: part of the image under the patches; each patch has the same whole number of pixels.
         grid: rows and columns of patches.
         values: finite number of each patch, in raster order. Equal values give dark squares.
     """

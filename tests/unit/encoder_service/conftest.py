@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -63,6 +64,15 @@ def make_engine(model: EncoderModel) -> Callable[..., EncoderEngine]:
         )
 
     return make
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """`main` takes the root logger over; gives it back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from fovea.errors import InvalidRequest
 from fovea.visualization.explanation import ExplainedImage
-from fovea.visualization.figures import draw_activation_maps, draw_explanations
+from fovea.visualization.figures import draw_activation_maps, draw_explanations, draw_overlay
 
 GRID = [2, 3]
 IMAGE = Image.new("RGB", (30, 20), (90, 160, 220))
@@ -113,3 +114,49 @@ def test_no_question_breaks_the_page(question: str) -> None:
     plain, sheet = (draw_explanations([(IMAGE, one)]) for one in (explained(), explained(question)))
     assert sheet.width == plain.width
     assert plain.height <= sheet.height < plain.height + 80
+
+
+WIDE = Image.new("RGB", (1200, 300), (20, 40, 220))
+MIDDLE, SQUARE = [0.375, 0.0, 0.625, 1.0], [0.0, -1.5, 1.0, 2.5]
+
+
+def test_the_viewed_area_is_read_for_one_image_and_for_several() -> None:
+    assert explained().viewed is None
+    assert explained(viewed=MIDDLE).viewed == (0.375, 0.0, 0.625, 1.0)
+    response = several([1, 2, 3], [1, 2, 3])
+    response["explain"]["visuals"][1]["viewed"] = SQUARE
+    first, second = ExplainedImage.list_from_response("Is it red?", response)
+    assert (first.viewed, second.viewed) == (None, (0.0, -1.5, 1.0, 2.5))
+
+
+def shows(page: Image.Image, color: tuple[int, int, int]) -> bool:
+    return bool((np.abs(np.asarray(page).astype(int) - color) <= 1).all(axis=-1).any())
+
+
+def test_a_page_shows_what_was_cut_off_in_every_panel() -> None:
+    pale = (166, 173, 242)  # the image's blue, faded
+    square = explained(grid=[2, 2], kept=[1], task_map=[[0.1, 0.9], [0.2, 0.3]], merged_into=None, saliency_map=None)
+    for draw in (draw_explanations, draw_activation_maps):
+        without = draw([(WIDE, dataclasses.replace(square, activation_maps={}))])
+        page = draw([(WIDE, dataclasses.replace(square, activation_maps={}, viewed=(0.375, 0.0, 0.625, 1.0)))])
+        assert shows(page, pale)
+        assert not shows(without, pale)
+    assert shows(draw_overlay(WIDE, dataclasses.replace(square, viewed=(0.375, 0.0, 0.625, 1.0))), pale)
+
+
+def test_panels_of_a_long_image_are_below_each_other() -> None:
+    square = explained(grid=[2, 2], kept=[1], task_map=None, saliency_map=None, merged_into=None)
+    in_row = draw_explanations([(WIDE, dataclasses.replace(square, viewed=(0.0, -1.5, 1.0, 2.5)))])
+    stacked = draw_explanations([(WIDE, dataclasses.replace(square, viewed=(0.375, 0.0, 0.625, 1.0)))])
+    assert stacked.height > 1.5 * in_row.height
+    assert max(*in_row.size, *stacked.size) < 1700
+
+
+@pytest.mark.parametrize("size", [(30_000, 300), (300, 30_000)])
+def test_the_longest_images_make_no_large_page(size: tuple[int, int]) -> None:
+    part = 0.005
+    viewed = (0.5 - part, 0.0, 0.5 + part, 1.0) if size[0] > size[1] else (0.0, 0.5 - part, 1.0, 0.5 + part)
+    one = dataclasses.replace(explained(), viewed=viewed)
+    image = Image.new("RGB", size)
+    for page in (draw_explanations([(image, one)]), draw_activation_maps([(image, one)])):
+        assert page.width * page.height < 6_000_000
