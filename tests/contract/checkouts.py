@@ -25,6 +25,7 @@ def is_known(commit: str) -> bool:
 
 def extract(commit: str, folder: Path) -> Path:
     """Writes the services of a commit to `folder`, and returns it."""
+    folder.mkdir(exist_ok=True)
     archive = folder / "checkout.tar"
     words = ["git", "-C", str(ROOT), "archive", "--format=tar", "-o", str(archive), commit, *_PACKAGES]
     subprocess.run(words, check=True)
