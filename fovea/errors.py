@@ -6,7 +6,7 @@ ServiceError
 ├── TooLarge            OUT_OF_RANGE         413  more bytes, pixels or tokens than accepted
 ├── UnsupportedMedia    INVALID_ARGUMENT     415  not an image or video that can be decoded
 ├── InvalidRequest      INVALID_ARGUMENT     422  a field has a value that is not accepted
-├── CheckpointMismatch  FAILED_PRECONDITION  502  visual tokens come from another checkpoint
+├── CheckpointMismatch  FAILED_PRECONDITION  502  visual tokens come from another checkpoint or version
 ├── Overloaded          RESOURCE_EXHAUSTED   429  the queue is full; retry later
 ├── Unauthenticated     UNAUTHENTICATED      502  the gateway sent no bearer token of an accepted site
 ├── Cancelled           CANCELLED            499  the caller has ended the call

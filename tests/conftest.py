@@ -31,6 +31,7 @@ _WITH_SERVICES: Final = (
     "test_examples.py",
     "test_explain.py",
     "test_hostile_messages.py",
+    "test_pods_roll_apart.py",
     "test_readme.py",
     "test_split_exactness.py",
     "[fovea.rpc.probe]",

@@ -90,7 +90,7 @@ def decode(data: bytes, num_tokens: int, channels: int, basis: WireBasis) -> Flo
 
     Raises:
         InvalidRequest: the body does not have the layout that `encode` writes.
-        CheckpointMismatch: the body was written in another basis.
+        CheckpointMismatch: the body was written in another basis, or has a version that is not known here.
     """
     step, num_exceptions = _read_header(data, channels, basis)
     plan = _CodingPlan(basis, num_tokens, step)
@@ -118,8 +118,12 @@ def _read_header(data: bytes, channels: int, basis: WireBasis) -> tuple[int, int
     if len(data) < _HEADER.size:
         raise InvalidRequest(f"a tensor of dtype basis has a header of {_HEADER.size} bytes, not {len(data)}")
     version, step, reserved, digest, num_exceptions = _HEADER.unpack_from(data)
-    if version != VERSION or any(reserved):
-        raise InvalidRequest(f"version {version}, reserved {reserved.hex()} of dtype basis are not {VERSION} and 0")
+    if version != VERSION:
+        raise CheckpointMismatch(
+            f"the tensor has version {version} of dtype basis, this service knows {VERSION}; update it"
+        )
+    if any(reserved):
+        raise InvalidRequest(f"reserved {reserved.hex()} of dtype basis is not 0")
     if digest != basis.digest:
         raise CheckpointMismatch(
             f"the tensor is written in the wire basis {digest.hex()}, this service has {basis.digest.hex()};"

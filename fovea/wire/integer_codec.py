@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from fovea.errors import InvalidRequest
+from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.wire.basis import WireBasis
 from fovea.wire.codec import Codec, Float32Array
 from fovea.wire.cosine_transform import MAX_TRANSFORMED_TOKENS, cosines
@@ -170,6 +170,7 @@ def decode(data: bytes, num_tokens: int, channels: int, bits: int) -> Float32Arr
 
     Raises:
         InvalidRequest: the body has a layout or values that `encode` never writes.
+        CheckpointMismatch: the body has a version that is not known here.
     """
     coding, flags, group, num_outliers = _read_header(data, num_tokens, channels)
     reader = _Reader(data, HEADER.size)
@@ -196,7 +197,9 @@ def _read_header(data: bytes, num_tokens: int, channels: int) -> tuple[int, int,
         raise InvalidRequest(f"a tensor of an integer dtype has a header of {HEADER.size} bytes, not {len(data)}")
     version, coding, flags, reserved, group, num_outliers = HEADER.unpack_from(data)
     if version != VERSION:
-        raise InvalidRequest(f"version {version} of the codec is not known; {VERSION} is")
+        raise CheckpointMismatch(
+            f"the tensor has version {version} of the integer wire formats, this service knows {VERSION}; update it"
+        )
     if coding not in (PACKED, DEFLATED) or flags & ~(HAS_MEAN | TRANSFORMED) or reserved:
         raise InvalidRequest(f"coding {coding}, flags {flags}, reserved {reserved} are not 0 or 1, 0 to 3, and 0")
     if flags & TRANSFORMED and num_tokens > MAX_TRANSFORMED_TOKENS:

@@ -131,7 +131,8 @@ def from_message(message: tensor_pb2.Tensor, *, max_bytes: int, basis: WireBasis
     Raises:
         InvalidRequest: the dtype is unknown, shape and data disagree, the checksum is wrong, a value is not finite, or
             the array would be too large.
-        CheckpointMismatch: the tensor is written in a basis other than `basis`.
+        CheckpointMismatch: the tensor is written in a basis other than `basis`, or in a version of its wire format
+            that is not known here.
     """
     wire_format = _known(message.dtype)
     shape = tuple(message.shape)

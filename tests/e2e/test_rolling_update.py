@@ -1,4 +1,7 @@
-"""An LLM service that is replaced by one at another address while clients ask."""
+"""An LLM service that is replaced by one at another address while clients ask.
+
+The one before is of an earlier commit, unless the history is not here.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from fovea.processes.stack import Stack, free_port
+from tests.contract.checkouts import extract, is_known
+from tests.contract.record import checkout_stack
+from tests.contract.recordings import COMMITS
 from tests.dns_zone import Zone
 from tests.e2e.conftest import STARTUP_S, Client, make_stack
 
@@ -34,9 +40,10 @@ class Replicas:
         self._running: dict[str, Stack] = {}
         self.target = zone.target(self._port)
 
-    def start(self, address: str) -> None:
+    def start(self, address: str, checkout: Path | None = None) -> None:
+        """Starts a replica of a checkout, or of this tree, and adds it to the name when it is ready."""
         log = self._folder / address
-        replica = self._running[address] = make_stack(log)
+        replica = self._running[address] = make_stack(log) if checkout is None else checkout_stack(checkout, log)
         replica.llm_address = f"{address}:{self._port}"
         replica.start("llm_service")
         wait_for(lambda: "serving fovea-lab" in log.read_text())
@@ -79,10 +86,11 @@ class Asking(threading.Thread):
 
 @pytest.fixture
 def replicas(tmp_path: Path) -> Iterator[Replicas]:
+    earlier = extract(COMMITS[0], tmp_path / "checkout") if is_known(COMMITS[0]) else None
     with Zone() as zone:
         replicas = Replicas(tmp_path, zone)
         try:
-            replicas.start("127.0.0.2")
+            replicas.start("127.0.0.2", earlier)
             yield replicas
         finally:
             replicas.stop()

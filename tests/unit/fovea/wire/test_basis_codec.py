@@ -226,7 +226,6 @@ def test_the_body_that_the_hostile_ones_are_made_of_is_fine() -> None:
 
 
 HOSTILE = {
-    "version": (body(version=2), "version 2"),
     "reserved": (body(reserved=b"\0\1"), "reserved 0001"),
     "too fine": (body(step=BASIS.finest - 1), "step"),
     "too coarse": (body(step=BASIS.coarsest + 1), "step"),
@@ -258,6 +257,11 @@ def test_a_basis_that_the_receiver_does_not_have_is_the_services_defect_not_the_
         tensors.from_message(body(), max_bytes=CAP)
     with pytest.raises(CheckpointMismatch, match="0000000000000000, this service has " + BASIS.digest.hex()):
         back(body(digest=bytes(8)))
+
+
+def test_a_version_that_is_not_known_is_the_services_defect_not_the_callers() -> None:
+    with pytest.raises(CheckpointMismatch, match="version 2 of dtype basis, this service knows 1"):
+        back(body(version=2))
 
 
 def test_other_channels_are_refused_at_the_receiver() -> None:

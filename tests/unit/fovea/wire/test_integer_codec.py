@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fovea.errors import InvalidRequest
+from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire import integer_codec, tensors
 from fovea.wire.quantized import INT4, INT8, Quantized, Scheme, all_finite
@@ -253,7 +253,6 @@ def test_the_body_that_the_hostile_ones_are_made_of_is_fine() -> None:
 
 
 HOSTILE = {
-    "version": (body(version=2), "version 2"),
     "coding": (body(coding=2), "coding 2"),
     "flags": (body(flags=4), "flags 4"),
     "too many tokens to transform": (
@@ -305,3 +304,8 @@ def test_any_bytes_are_read_or_refused(data: bytes, name: str, rows: int, channe
     message = tensor_pb2.Tensor(dtype=dtype, shape=[rows, channels], data=b"\1" + data, crc32=zlib.crc32(b"\1" + data))
     with contextlib.suppress(InvalidRequest):
         assert np.isfinite(back(message)).all()
+
+
+def test_a_version_that_is_not_known_is_the_services_defect_not_the_callers() -> None:
+    with pytest.raises(CheckpointMismatch, match="version 2 of the integer wire formats, this service knows 1"):
+        back(body(version=2))

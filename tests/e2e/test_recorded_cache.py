@@ -1,0 +1,119 @@
+"""Cache entries of earlier commits: the gateway serves the same answers from them, or does not use them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from fovea.processes.stack import Stack
+from fovea.telemetry import FailureKind
+from tests.contract.comparison import assert_alike
+from tests.contract.recordings import COMMITS, Recording, Recordings, stable
+from tests.e2e.conftest import STARTUP_S, Client, make_stack
+from tests.redis_server import RedisServer
+
+# Activation maps have several entries of one level, which cannot be told apart by their keys.
+CASES = [(commit, case) for commit in COMMITS for case in Recordings.of(commit).cases if case != "activation_maps"]
+FAILURES = f'fovea_failures_total{{kind="{FailureKind.CACHE_ENTRY}"}} '
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A gateway of this tree with a cache in Redis."""
+
+    http: httpx.Client
+    redis: Redis
+
+    def ask(self, recording: Recording, **fields: str) -> dict[str, Any]:
+        body = {**recording.body, **fields}
+        response = self.http.post(recording.path, json=body)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def fill(self, entries: Mapping[str, bytes]) -> None:
+        """Replaces all entries of the cache."""
+        self.redis.flushall()
+        for key, value in entries.items():
+            self.redis.set(key, value)
+
+    def entries(self) -> dict[str, bytes]:
+        return {key.decode(): self.redis.get(key) for key in self.redis.keys("*")}
+
+    @property
+    def unreadable_entries(self) -> float:
+        """Number of entries so far that could not be read."""
+        lines = self.http.get("/metrics").text.splitlines()
+        return sum(float(line.removeprefix(FAILURES)) for line in lines if line.startswith(FAILURES))
+
+
+@pytest.fixture(scope="module")
+def gateway(stack: Stack, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    log = tmp_path_factory.mktemp("gateway") / "log"
+    own = make_stack(log, gateway=["--redis-url", redis_server.url])
+    own.encoder_address, own.llm_address = stack.encoder_address, stack.llm_address
+    try:
+        own.start("gateway")
+        own.wait_ready(STARTUP_S)
+        with Redis.from_url(redis_server.url) as redis, Client(own.url).http as http:
+            yield Gateway(http, redis)
+    finally:
+        own.stop()
+
+
+def level(key: str) -> str:
+    return key.split(":")[2]
+
+
+def read(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer, finish reason, explanation and numbers of tokens, without the cost of this call."""
+    fields = stable(answer)
+    usage = {name: value for name, value in fields["usage"].items() if name != "wire_bytes"}
+    return {**fields, "usage": usage}
+
+
+@pytest.mark.parametrize("commit", COMMITS)
+def test_no_entry_of_another_request_is_served(gateway: Gateway, commit: str) -> None:
+    """All cases are about the same image, and most ask the same question."""
+    recordings = [Recordings.of(commit).read(case) for case in Recordings.of(commit).cases]
+    gateway.fill({key: value for recording in recordings for key, value in recording.cache.items()})
+    for recording in recordings:
+        assert_alike(read(gateway.ask(recording)), read(gateway.ask(recording, cache="bypass")))
+
+
+@pytest.mark.parametrize(("commit", "case"), CASES)
+def test_an_entry_under_the_key_of_this_tree_is_the_answer_or_a_counted_miss(
+    gateway: Gateway, commit: str, case: str
+) -> None:
+    recording = Recordings.of(commit).read(case)
+    gateway.fill({})
+    want = read(gateway.ask(recording))
+    earlier = {level(key): value for key, value in recording.cache.items()}
+    for key in [key for key in gateway.entries() if level(key) in earlier]:
+        before = gateway.unreadable_entries
+        gateway.fill({key: earlier[level(key)]})
+        answer = gateway.ask(recording)
+        assert_alike(read(answer), want)
+        is_hit = answer.get("cache", {}).get(level(key)) == "hit"
+        assert is_hit or "cache" not in answer or gateway.unreadable_entries > before
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"\x0a\x03abc", b'{"answer": "yes"}'])
+@pytest.mark.parametrize("named", ["answer", "visual_tokens"])
+def test_an_entry_of_another_form_is_a_counted_miss(gateway: Gateway, named: str, value: bytes) -> None:
+    recording = Recordings.of(COMMITS[0]).read("defaults")
+    gateway.fill({})
+    want = read(gateway.ask(recording))
+    (key,) = [key for key in gateway.entries() if level(key) == named]
+    before = gateway.unreadable_entries
+    gateway.fill({key: zlib.crc32(value).to_bytes(4, "big") + value})
+    answer = gateway.ask(recording)
+    assert answer["cache"][named] == "miss"
+    assert read(answer) == want
+    assert gateway.unreadable_entries == before + 1
