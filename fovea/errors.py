@@ -21,7 +21,7 @@ address or a stack trace. Over gRPC an error is its status and the trailing meta
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import grpc
 import grpc.aio
@@ -66,6 +66,10 @@ class ServiceError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+
+    def renamed(self, param: str | None) -> Self:
+        """A new error that differs in `param` only, for a caller whose request names the field otherwise."""
+        return type(self)(self.message, param=param, retry_after_s=self.retry_after_s)
 
 
 class MalformedRequest(ServiceError):

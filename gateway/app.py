@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,15 +18,19 @@ from gateway.cache.memory import MemoryCache
 from gateway.cache.redis import RedisCache
 from gateway.clients.encoder import EncoderClient
 from gateway.clients.llm import LLMClient
-from gateway.core.pipeline import Pipeline
-from gateway.core.request_planner import RequestPlanner
-from gateway.http import answer, docs_page, explain, health, pruners
+from gateway.core.answer_service import AnswerService
+from gateway.core.answer_store import AnswerStore
+from gateway.core.planner import Planner
+from gateway.core.text_generator import TextGenerator
+from gateway.core.visual_token_store import VisualTokenStore
+from gateway.http import surfaces
 from gateway.http.admission import Admission
 from gateway.http.body_limit import BodyLimit
 from gateway.http.drain import Drain
 from gateway.http.error_handlers import install_error_handlers
 from gateway.http.explanation_renderer import ExplanationRenderer
 from gateway.http.request_context import RequestContext
+from gateway.http.state import GatewayState
 from gateway.media.fetch import MediaFetcher
 from gateway.media.loader import MediaLimits, MediaLoader
 from gateway.settings import GatewaySettings
@@ -45,7 +50,7 @@ def _cache(settings: GatewaySettings) -> Cache:
     )
 
 
-def _planner(settings: GatewaySettings) -> RequestPlanner:
+def _planner(settings: GatewaySettings) -> Planner:
     model = checkpoints.resolve(settings.model, files=TokenizerFiles, revision=settings.revision)
     family = checked_family(model)
     if family not in DEFAULT_TEXT_TOWERS:
@@ -53,9 +58,9 @@ def _planner(settings: GatewaySettings) -> RequestPlanner:
     prompt_tokenizer = PromptTokenizer(model)
     name = settings.text_tower or DEFAULT_TEXT_TOWERS[family]
     if name is None:
-        return RequestPlanner(settings, prompt_tokenizer, None)
+        return Planner(settings, prompt_tokenizer, None)
     text_tower = checkpoints.resolve(name, files=TokenizerFiles)
-    return RequestPlanner(settings, prompt_tokenizer, TextTowerTokenizer(text_tower))
+    return Planner(settings, prompt_tokenizer, TextTowerTokenizer(text_tower))
 
 
 def _encoder_access(settings: GatewaySettings) -> Access:
@@ -86,49 +91,63 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         ValueError: The checkpoint's family or layout is not supported, or its template or the Redis URL is invalid.
         CredentialsError: A certificate, key or token file cannot be used.
     """
-    planner = _planner(settings)
-    cache = _cache(settings)
+    planner, cache = _planner(settings), _cache(settings)
     encoder_access, llm_access = _encoder_access(settings), _llm_access(settings)
-    max_message_bytes = settings.max_message_bytes
+    max_message_bytes, outage_timeout_s = settings.max_message_bytes, settings.patience_s
+    running = Admission(settings.max_concurrent_requests, "answers in progress")
+    metrics.ANSWERS_RUNNING.set_function(lambda: running.num_admitted)
+    drain = Drain()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.pipeline = Pipeline(
+        encoder = EncoderClient(settings.encoder, max_message_bytes=max_message_bytes, access=encoder_access)
+        llm = LLMClient(settings.llm, max_message_bytes=max_message_bytes, access=llm_access)
+        answers = AnswerService(
             planner,
-            encoder=EncoderClient(settings.encoder, max_message_bytes=max_message_bytes, access=encoder_access),
-            llm=LLMClient(settings.llm, max_message_bytes=max_message_bytes, access=llm_access),
+            encoder=encoder,
+            llm=llm,
+            answers=AnswerStore(cache),
+            visual_tokens=VisualTokenStore(encoder, cache, outage_timeout_s=outage_timeout_s),
+            generator=TextGenerator(llm, outage_timeout_s=outage_timeout_s),
+        )
+        media_loader = MediaLoader(
+            MediaFetcher(settings.fetch_hosts),
+            MediaLimits(settings.max_image_bytes, settings.max_video_bytes, settings.max_body_bytes),
+        )
+        renderer = ExplanationRenderer(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+        app.state.gateway = GatewayState(
+            settings=settings,
+            answers=answers,
+            planner=planner,
             cache=cache,
-            media_loader=MediaLoader(
-                MediaFetcher(settings.fetch_hosts),
-                MediaLimits(settings.max_image_bytes, settings.max_video_bytes, settings.max_body_bytes),
-            ),
-            renderer=ExplanationRenderer(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+            encoder=encoder,
+            llm=llm,
+            media_loader=media_loader,
+            renderer=renderer,
+            running=running,
+            bodies=Admission(settings.max_concurrent_bodies, "bodies being read"),
+            drain=drain,
         )
         yield
-        await app.state.pipeline.close()
+        await answers.close()
+        await renderer.close()
+        await asyncio.gather(encoder.close(), llm.close(), cache.close(), media_loader.close())
 
     app = FastAPI(
         title="Fovea",
         version=__version__,
         description="Answers questions about images, with only the visual tokens that matter.",
         lifespan=lifespan,
-        docs_url=None,  # replaced by gateway.http.docs_page: FastAPI's pages load scripts from other hosts
+        docs_url=None,  # replaced by gateway.http.surfaces.docs_page: FastAPI's pages load scripts from other hosts
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,  # a redirect would repeat the client's Host header
     )
-    _add_state(app, settings)
-    for endpoints in (answer, explain, pruners, health, docs_page):
-        app.include_router(endpoints.router)
+    app.state.drain = drain
+    for router in surfaces.routers():
+        app.include_router(router)
     install_error_handlers(app)
     # The middleware added last is the outermost.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_total_bytes=settings.max_total_body_bytes)
     app.add_middleware(RequestContext)
     return app
-
-
-def _add_state(app: FastAPI, settings: GatewaySettings) -> None:
-    answers = app.state.admission = Admission(settings.max_concurrent_requests, "answers in progress")
-    metrics.ANSWERS_RUNNING.set_function(lambda: answers.num_admitted)
-    app.state.body_admission = Admission(settings.max_concurrent_bodies, "bodies being read")
-    app.state.drain = Drain()

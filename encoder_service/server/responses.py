@@ -177,4 +177,5 @@ def describe(
         wire_basis=wire_basis,
         image_fits=[IMAGE_FITS[fit] for fit in model.media.image_fits],
         default_image_fit=IMAGE_FITS[options.image_fit],
+        newest_request_field=max(encoder_pb2.EncodeRequest.DESCRIPTOR.fields_by_number),
     )

@@ -144,7 +144,7 @@ class GetEncoderInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetEncoderInfoResponse(_message.Message):
-    __slots__ = ("model", "family", "fingerprint", "text_tower_fingerprint", "grid", "hidden_size", "pruners", "default_pruner", "default_keep_ratio", "default_wire_dtype", "max_text_ids", "max_images", "settings_fingerprint", "max_videos", "max_frames", "text_tokenizer", "wire_basis", "image_fits", "default_image_fit")
+    __slots__ = ("model", "family", "fingerprint", "text_tower_fingerprint", "grid", "hidden_size", "pruners", "default_pruner", "default_keep_ratio", "default_wire_dtype", "max_text_ids", "max_images", "settings_fingerprint", "max_videos", "max_frames", "text_tokenizer", "wire_basis", "image_fits", "default_image_fit", "newest_request_field")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +164,7 @@ class GetEncoderInfoResponse(_message.Message):
     WIRE_BASIS_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FITS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_IMAGE_FIT_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_REQUEST_FIELD_FIELD_NUMBER: _ClassVar[int]
     model: str
     family: str
     fingerprint: str
@@ -183,4 +184,5 @@ class GetEncoderInfoResponse(_message.Message):
     wire_basis: str
     image_fits: _containers.RepeatedScalarFieldContainer[ImageFit]
     default_image_fit: ImageFit
-    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., text_tower_fingerprint: _Optional[str] = ..., grid: _Optional[_Union[_tensor_pb2.Grid, _Mapping]] = ..., hidden_size: _Optional[int] = ..., pruners: _Optional[_Iterable[_Union[_pruner_pb2.PrunerInfo, _Mapping]]] = ..., default_pruner: _Optional[str] = ..., default_keep_ratio: _Optional[float] = ..., default_wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., max_text_ids: _Optional[int] = ..., max_images: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ..., max_videos: _Optional[int] = ..., max_frames: _Optional[int] = ..., text_tokenizer: _Optional[_Union[TextTokenizer, str]] = ..., wire_basis: _Optional[str] = ..., image_fits: _Optional[_Iterable[_Union[ImageFit, str]]] = ..., default_image_fit: _Optional[_Union[ImageFit, str]] = ...) -> None: ...
+    newest_request_field: int
+    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., text_tower_fingerprint: _Optional[str] = ..., grid: _Optional[_Union[_tensor_pb2.Grid, _Mapping]] = ..., hidden_size: _Optional[int] = ..., pruners: _Optional[_Iterable[_Union[_pruner_pb2.PrunerInfo, _Mapping]]] = ..., default_pruner: _Optional[str] = ..., default_keep_ratio: _Optional[float] = ..., default_wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., max_text_ids: _Optional[int] = ..., max_images: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ..., max_videos: _Optional[int] = ..., max_frames: _Optional[int] = ..., text_tokenizer: _Optional[_Union[TextTokenizer, str]] = ..., wire_basis: _Optional[str] = ..., image_fits: _Optional[_Iterable[_Union[ImageFit, str]]] = ..., default_image_fit: _Optional[_Union[ImageFit, str]] = ..., newest_request_field: _Optional[int] = ...) -> None: ...

@@ -35,17 +35,6 @@ INFO_RETRY_S: Final = 1.0
 INFO_TIMEOUT_S: Final = 3.0
 _INFO_WAIT_S: Final = 0.2
 
-# REST fields by the field of the gRPC message, which is the field that an error of a service names.
-_REST_FIELDS: Final = {
-    "text_ids": "question",
-    "input_ids": "question",
-    "images": "image",
-    "visual_tokens": "image",
-    "videos": "video",
-    "cross_attention": "maps",
-    "cross_attention.layer": "cross_attention_layer",
-}
-
 InfoT = TypeVar("InfoT")
 M = TypeVar("M", bound=Message)
 
@@ -163,16 +152,13 @@ class ServiceClient(Generic[InfoT]):
         return ((telemetry.REQUEST_ID_KEY, telemetry.request_id.get()), *self.connection.metadata())
 
     def error(self, error: grpc.aio.AioRpcError) -> ServiceError:
-        """ServiceError for a failed call, with the REST field as its `param`."""
+        """ServiceError for a failed call. Its `param` is a field of the gRPC message."""
         mapped = from_rpc_error(error, self.name)
         if isinstance(mapped, Unauthenticated):  # a mistake in the gateway's settings, not in the request
             log.error("the %s does not accept the bearer token of this gateway", self.name)
             return Unauthenticated(f"the {self.name} does not accept the bearer token of this gateway")
         if isinstance(mapped, Unavailable):  # the details contain certificates and addresses, so they are only logged
             log.warning("the %s is unavailable: %s", self.name, error.details())
-        if mapped.param is not None:
-            message_field = mapped.param if mapped.param in _REST_FIELDS else mapped.param.split(".")[0]
-            mapped.param = _REST_FIELDS.get(message_field, mapped.param)
         if isinstance(mapped, (Unavailable, CheckpointMismatch)):
             self.invalidate_info()
         return mapped

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
-
-from google.protobuf import struct_pb2
+from typing import Any, Final, Self, TypeAlias
 
 from fovea.errors import InternalError, ServiceError
 from fovea.pruner_spec import PrunerSpec
 from fovea.rpc.messages import parse
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
 from fovea.wire.pruner_info import read_spec
-from fovea.wire.tensors import DTYPES, dtype_name
+from fovea.wire.tensors import dtype_name
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.replies import RawReplies, has_visual_tokens
+from gateway.core.encode_spec import EncodeSpec
 
-__all__ = ["EncodeArgs", "EncodeResult", "EncoderClient", "EncoderInfo", "Explanation", "VideoArgs"]
+__all__ = ["Box", "EncodeResult", "EncoderClient", "EncoderInfo", "Explanation"]
 
-_VIDEO_BUDGETS: Final = {
-    "per_frame": encoder_pb2.VIDEO_BUDGET_PER_FRAME,
-    "whole": encoder_pb2.VIDEO_BUDGET_WHOLE,
-}
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
+
+
+_FIRST_NEWEST_REQUEST_FIELD: Final = 12
+"""Of services that do not report the number yet."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class EncoderInfo:
         reads_language_model_ids: Whether questions are ids of the language model's tokenizer, not of the text tower's.
         pruners: Pruners of the encoder service.
         default_pruner, default_keep_ratio, default_wire_dtype: Defaults of requests.
+        newest_request_field: Highest number of a field of EncodeRequest that the service knows.
         wire_basis: Digest of the basis of the wire format `basis`; empty if there is none.
     """
 
@@ -52,92 +54,8 @@ class EncoderInfo:
     default_pruner: str
     default_keep_ratio: float
     default_wire_dtype: str
+    newest_request_field: int
     wire_basis: str = ""
-
-
-@dataclass(frozen=True)
-class VideoArgs:
-    """Video of an encode call: a file, or a list of frames.
-
-    Attributes:
-        file: Encoded video file; None for frames.
-        frames: Encoded images in temporal order.
-        num_frames: Number of frames to sample from a file; None for the model's default.
-        seconds_per_frame: Seconds from one of `frames` to the next; None if unknown.
-    """
-
-    file: bytes | None = None
-    frames: Sequence[bytes] = ()
-    num_frames: int | None = None
-    seconds_per_frame: float | None = None
-
-    def to_message(self) -> encoder_pb2.Video:
-        """The protobuf message."""
-        if self.file is not None:
-            return encoder_pb2.Video(file=self.file, num_frames=self.num_frames or 0)
-        frames = encoder_pb2.Frames(images=self.frames, seconds_per_frame=self.seconds_per_frame or 0.0)
-        return encoder_pb2.Video(frames=frames)
-
-
-@dataclass(frozen=True)
-class EncodeArgs:
-    """Arguments of one call to the encoder service, with all defaults resolved.
-
-    Attributes:
-        images: Encoded image files.
-        text_ids: Ids of the question; empty for pruners that read no text.
-        pruner: Name of the pruner.
-        pruner_params: Parameters of the pruner by name.
-        keep_tokens, keep_ratio: Budget of each image or video; at most one is set.
-        wire_dtype: Wire format; None if the encoder service chooses a format that fits `max_wire_bytes`.
-        explain: Whether score maps are returned.
-        max_wire_bytes: Maximum number of bytes of all visual tokens; None for no limit.
-        videos: Videos; their visual tokens follow those of the images.
-        video_budget: `per_frame` or `whole`; None without videos.
-        media_order: Order of the media in the prompt, see `PromptTokenizer.media_order`. None for images first, then
-            videos. It is not sent to the encoder service.
-    """
-
-    images: Sequence[bytes]
-    text_ids: Sequence[int]
-    pruner: str
-    pruner_params: Mapping[str, Any]
-    keep_tokens: int | Literal["auto"] | None
-    keep_ratio: float | None
-    wire_dtype: str | None
-    explain: bool
-    max_wire_bytes: int | None = None
-    videos: Sequence[VideoArgs] = ()
-    video_budget: str | None = None
-    media_order: Sequence[int] | None = None
-
-    @property
-    def num_media(self) -> int:
-        """Number of images and videos."""
-        return len(self.images) + len(self.videos)
-
-    def to_message(self) -> encoder_pb2.EncodeRequest:
-        """The protobuf message."""
-        params = struct_pb2.Struct()
-        params.update(self.pruner_params)
-        request = encoder_pb2.EncodeRequest(
-            images=self.images,
-            text_ids=self.text_ids,
-            pruner=self.pruner,
-            pruner_params=params,
-            wire_dtype=DTYPES[self.wire_dtype] if self.wire_dtype else tensor_pb2.DTYPE_UNSPECIFIED,
-            max_wire_bytes=self.max_wire_bytes or 0,
-            explain=self.explain,
-            videos=[video.to_message() for video in self.videos],
-            video_budget=_VIDEO_BUDGETS[self.video_budget] if self.video_budget is not None else None,
-        )
-        if self.keep_tokens == "auto":
-            request.keep_auto = True
-        elif self.keep_tokens is not None:
-            request.keep_tokens = self.keep_tokens
-        elif self.keep_ratio is not None:
-            request.keep_ratio = self.keep_ratio
-        return request
 
 
 @dataclass(frozen=True)
@@ -148,6 +66,8 @@ class Explanation:
         is_video: Whether the explanation is of a video.
         grid: Frames, rows and columns of the patch grid.
         kept: Grid positions of the kept tokens.
+        viewed: Left, top, right and bottom of the area that the grid covers, in units of the image's width and height;
+            None from a service that does not tell.
         task_map, saliency_map: Score of each patch in raster order; empty if the pruner has no such score.
         merged_into: Index into `kept` for each patch in raster order, -1 for a dropped patch; empty if unknown.
     """
@@ -155,6 +75,7 @@ class Explanation:
     is_video: bool
     grid: tuple[int, int, int]
     kept: list[int]
+    viewed: Box | None
     task_map: list[float]
     saliency_map: list[float]
     merged_into: list[int]
@@ -165,7 +86,7 @@ class EncodeResult:
 
     Args:
         message: Reply of the encoder service.
-        media_order: Order of the media in the prompt, see `EncodeArgs`.
+        media_order: Index of each image or video of the prompt, in prompt order; None for images first, then videos.
     """
 
     def __init__(self, message: encoder_pb2.EncodeResponse, media_order: Sequence[int] | None = None) -> None:
@@ -173,14 +94,14 @@ class EncodeResult:
         self._media_order = range(len(message.visual_tokens)) if media_order is None else media_order
 
     @classmethod
-    def from_bytes(cls, data: bytes, args: EncodeArgs) -> Self | None:
-        """Inverse of `to_bytes`; None if `data` cannot be parsed or is not a result of `args`."""
+    def from_bytes(cls, data: bytes, spec: EncodeSpec, media_order: Sequence[int] | None = None) -> Self | None:
+        """Inverse of `to_bytes`; None if `data` cannot be parsed or is not a result of `spec`."""
         try:
             message = parse(encoder_pb2.EncodeResponse, data)
         except ServiceError:
             return None
-        is_valid = has_visual_tokens(message, args.num_media, explain=args.explain)
-        return cls(message, args.media_order) if is_valid else None
+        is_valid = has_visual_tokens(message, spec.num_media, explain=spec.explain)
+        return cls(message, media_order) if is_valid else None
 
     def to_bytes(self) -> bytes:
         """Serialized form for a cache. Timing and cache report are left out, because they belong to one call."""
@@ -226,6 +147,15 @@ class EncodeResult:
         return {tokens.fingerprint for tokens in self._message.visual_tokens}
 
     @property
+    def viewed(self) -> list[Box]:
+        """Area of each image or video that its tokens cover; empty from a service that does not tell."""
+        # Seven digits are what the message's single precision holds.
+        return [
+            (round(box.left, 7), round(box.top, 7), round(box.right, 7), round(box.bottom, 7))
+            for box in self._message.viewed
+        ]
+
+    @property
     def pruner(self) -> str:
         """Name of the pruner that ran."""
         return str(self._message.pruner)
@@ -243,16 +173,20 @@ class EncodeResult:
     @property
     def explanations(self) -> list[Explanation]:
         """Explanations of the images, then of the videos; empty unless requested."""
+        viewed: Sequence[Box | None] = self.viewed or [None] * len(self._message.visual_tokens)
         return [
             Explanation(
                 is_video=tokens.kind == tensor_pb2.VISUAL_KIND_VIDEO,
                 grid=(tokens.grid.frames, tokens.grid.rows, tokens.grid.columns),
                 kept=list(tokens.positions),
+                viewed=box,
                 task_map=list(explanation.task_map),
                 saliency_map=list(explanation.saliency_map),
                 merged_into=list(explanation.merged_into),
             )
-            for tokens, explanation in zip(self._message.visual_tokens, self._message.explanations, strict=True)
+            for tokens, explanation, box in zip(
+                self._message.visual_tokens, self._message.explanations, viewed, strict=True
+            )
         ]
 
 
@@ -281,16 +215,22 @@ class EncoderClient(ServiceClient[EncoderInfo]):
             default_pruner=reply.default_pruner,
             default_keep_ratio=reply.default_keep_ratio,
             default_wire_dtype=dtype_name(reply.default_wire_dtype),
+            newest_request_field=reply.newest_request_field or _FIRST_NEWEST_REQUEST_FIELD,
             wire_basis=reply.wire_basis,
         )
 
-    async def encode(self, args: EncodeArgs, timeout_s: float) -> EncodeResult:
+    async def encode(self, spec: EncodeSpec, media_order: Sequence[int] | None, timeout_s: float) -> EncodeResult:
         """Visual tokens of images and videos.
+
+        Args:
+            spec: The call, with all defaults filled in.
+            media_order: See `EncodeResult`.
+            timeout_s: Timeout of the call in seconds.
 
         Raises:
             ServiceError: The encoder service refused the call, failed, or is unavailable.
         """
-        reply = await self.call(self._stub.Encode, args.to_message(), encoder_pb2.EncodeResponse, timeout_s)
-        if not has_visual_tokens(reply, args.num_media, explain=args.explain):
+        reply = await self.call(self._stub.Encode, spec.to_proto(), encoder_pb2.EncodeResponse, timeout_s)
+        if not has_visual_tokens(reply, spec.num_media, explain=spec.explain):
             raise InternalError("the encoder service answered without visual tokens for each image and video")
-        return EncodeResult(reply, args.media_order)
+        return EncodeResult(reply, media_order)

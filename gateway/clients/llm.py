@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import grpc.aio
-from google.protobuf import struct_pb2
 
 from fovea.errors import InternalError
 from fovea.pruner_spec import PrunerSpec
@@ -16,14 +16,17 @@ from fovea.wire.pruner_info import read_spec
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.encoder import EncodeResult
 from gateway.clients.replies import RawReplies
+from gateway.core.generate_spec import GenerateSpec, Sampling
 
-__all__ = ["GenerateDone", "LLMClient", "LLMInfo", "LlmPrunerArgs", "Sampling"]
+__all__ = ["GenerateDone", "LLMClient", "LLMInfo"]
 
 # Bounds an endless answer. The longest tokens of published vocabularies are runs of a few hundred spaces.
 _MAX_TOKEN_BYTES: Final = 2048
 _EXTRA_EVENTS: Final = 64  # number of events of a stream besides one for each token
 # The last message may hold log-probabilities of the whole vocabulary and the attention to each visual token.
 _MAX_DONE_BYTES: Final = 16 * 2**20
+# Sampling parameters of LLM services that do not report them yet.
+_FIRST_SAMPLING_PARAMETERS: Final = ("temperature", "top_p", "seed", "stop")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class LLMInfo:
         image_token_id: Id of the image token.
         video_token_id: Id of the video token; None if the model takes no videos.
         pruners: Pruners inside the language model.
+        default_sampling: Sampling parameters of requests that leave them out, by name.
+        sampling_parameters: Sampling parameters that the engine has.
         wire_basis: Digest of the basis of the wire format `basis`; empty if there is none.
     """
 
@@ -46,39 +51,9 @@ class LLMInfo:
     image_token_id: int
     video_token_id: int | None
     pruners: tuple[PrunerSpec, ...]
+    default_sampling: Mapping[str, float]
+    sampling_parameters: tuple[str, ...]
     wire_basis: str = ""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling parameters; temperature 0 is greedy."""
-
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int | None
-    stop: Sequence[str]
-
-
-@dataclass(frozen=True)
-class LlmPrunerArgs:
-    """Pruner inside the language model, its parameters and its budget. Exactly one budget field is set."""
-
-    name: str
-    params: Mapping[str, Any]
-    keep_tokens: int | None
-    keep_ratio: float | None
-
-    def to_message(self) -> llm_pb2.LlmPruner:
-        """The protobuf message."""
-        params = struct_pb2.Struct()
-        params.update(self.params)
-        message = llm_pb2.LlmPruner(name=self.name, params=params)
-        if self.keep_tokens is not None:
-            message.keep_tokens = self.keep_tokens
-        elif self.keep_ratio is not None:
-            message.keep_ratio = self.keep_ratio
-        return message
 
 
 @dataclass(frozen=True)
@@ -101,26 +76,9 @@ class GenerateDone:
     visual_tokens_by_layer: tuple[int, ...]
 
 
-def _generate_request(
-    input_ids: Sequence[int],
-    encoded: EncodeResult,
-    sampling: Sampling,
-    llm_pruner: LlmPrunerArgs | None = None,
-    cross_attention: llm_pb2.CrossAttention | None = None,
-) -> llm_pb2.GenerateRequest:
-    return llm_pb2.GenerateRequest(
-        input_ids=input_ids,
-        visual_tokens=encoded.visual_tokens,
-        sampling=llm_pb2.SamplingParams(
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=sampling.seed,
-            stop=sampling.stop,
-        ),
-        llm_pruner=llm_pruner.to_message() if llm_pruner is not None else None,
-        cross_attention=cross_attention,
-    )
+def _default_sampling(reply: llm_pb2.GetLLMInfoResponse) -> dict[str, float]:
+    defaults = {field.name: value for field, value in reply.default_sampling.ListFields()}
+    return {"temperature": 0.0, "top_p": 1.0, **defaults}
 
 
 class LLMClient(ServiceClient[LLMInfo]):
@@ -143,35 +101,32 @@ class LLMClient(ServiceClient[LLMInfo]):
             image_token_id=reply.image_token_id,
             video_token_id=reply.video_token_id if reply.HasField("video_token_id") else None,
             pruners=tuple(read_spec(pruner, self.name) for pruner in reply.llm_pruner_infos),
+            default_sampling=_default_sampling(reply),
+            sampling_parameters=tuple(reply.sampling_parameters) or _FIRST_SAMPLING_PARAMETERS,
             wire_basis=reply.wire_basis,
         )
 
     async def generate(
-        self,
-        input_ids: Sequence[int],
-        encoded: EncodeResult,
-        sampling: Sampling,
-        timeout_s: float,
-        llm_pruner: LlmPrunerArgs | None = None,
+        self, spec: GenerateSpec, encoded: EncodeResult, timeout_s: float
     ) -> AsyncGenerator[str | GenerateDone]:
         """Pieces of text as they are decoded, then GenerateDone. Closing the generator cancels the call.
+
+        Args:
+            spec: Prompt, sampling and the pruner inside the language model.
+            encoded: Visual tokens of the prompt.
+            timeout_s: Timeout of the call in seconds.
 
         Raises:
             ServiceError: The LLM service refused the call, failed, or is unavailable.
         """
-        request = _generate_request(input_ids, encoded, sampling, llm_pruner)
-        call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata())
         done = None
-        try:
-            async for event in self._events(call, sampling.max_tokens):
+        call = self._call(spec.to_proto(), encoded, spec.sampling.max_tokens, timeout_s)
+        async with aclosing(call) as events:
+            async for event in events:
                 if event.HasField("delta"):
                     yield event.delta.text
                 elif event.HasField("done"):
                     done = event.done
-        except grpc.aio.AioRpcError as error:
-            raise self.error(error) from error
-        finally:
-            call.cancel()  # no effect once the stream has ended
         if done is None:
             raise InternalError("the LLM service ended its answer before it was done")
         yield GenerateDone(
@@ -181,6 +136,20 @@ class LLMClient(ServiceClient[LLMInfo]):
             done.timing.queue_ms,
             tuple(done.visual_tokens_by_layer),
         )
+
+    async def _call(
+        self, request: llm_pb2.GenerateRequest, encoded: EncodeResult, max_tokens: int, timeout_s: float
+    ) -> AsyncGenerator[llm_pb2.GenerateResponse]:
+        """Events of a generate call with these visual tokens. Closing the generator cancels the call."""
+        request.visual_tokens.extend(encoded.visual_tokens)
+        call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata())
+        try:
+            async for event in self._events(call, max_tokens):
+                yield event
+        except grpc.aio.AioRpcError as error:
+            raise self.error(error) from error
+        finally:
+            call.cancel()  # no effect once the stream has ended
 
     async def _events(self, call: AsyncIterable[bytes], max_tokens: int) -> AsyncIterator[llm_pb2.GenerateResponse]:
         """Events of a stream. Their number and bytes are bounded by what `max_tokens` tokens can need."""
@@ -206,18 +175,13 @@ class LLMClient(ServiceClient[LLMInfo]):
         Raises:
             ServiceError: The LLM service refused the call, failed, or is unavailable.
         """
-        request = _generate_request(
-            input_ids, encoded, Sampling(1, 0.0, 1.0, None, ()), cross_attention=llm_pb2.CrossAttention(layer=layer)
-        )
-        call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata())
+        spec = GenerateSpec(input_ids=tuple(input_ids), sampling=Sampling(max_tokens=1, temperature=0))
+        request = spec.to_proto()
+        request.cross_attention.CopyFrom(llm_pb2.CrossAttention(layer=layer))
         attention: list[float] = []
-        try:
-            async for event in self._events(call, max_tokens=1):
+        async with aclosing(self._call(request, encoded, 1, timeout_s)) as events:
+            async for event in events:
                 attention.extend(event.done.cross_attention)
-        except grpc.aio.AioRpcError as error:
-            raise self.error(error) from error
-        finally:
-            call.cancel()  # no effect once the stream has ended
         if len(attention) != encoded.num_tokens_kept:
             raise InternalError("the LLM service did not report attention to each visual token")
         return attention

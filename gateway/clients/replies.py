@@ -36,8 +36,16 @@ def has_visual_tokens(reply: encoder_pb2.EncodeResponse, count: int, *, explain:
         len(tokens) == len(reply.num_tokens_total) == count
         and all(map(_has_positions, tokens))
         and (not explain or len(reply.explanations) == count)
+        and len(reply.viewed) in (0, count)
+        and all(map(_is_box, reply.viewed))
         and all(map(_matches_tokens, reply.explanations, tokens))
     )
+
+
+def _is_box(box: encoder_pb2.Box) -> bool:
+    """Whether all sides are finite, and there is an area."""
+    sides = (box.left, box.top, box.right, box.bottom)
+    return bool(np.isfinite(sides).all()) and box.left < box.right and box.top < box.bottom
 
 
 def _has_positions(tokens: tensor_pb2.VisualTokens) -> bool:

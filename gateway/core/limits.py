@@ -1,117 +1,168 @@
-"""Limits on text, images, videos and frames: those of this server and those of its model."""
+"""Limits of the served model on a question: images, videos, frames, pruners, sampling and the length of the prompt."""
 
 from __future__ import annotations
 
-from fovea.errors import InvalidRequest
-from gateway.clients.encoder import EncoderInfo
-from gateway.core.question import MediaInputs, Question
-from gateway.http.schemas.answer import QuestionRequest
-from gateway.http.schemas.explain import ExplainRequest
-from gateway.media.files import top_level_field
-from gateway.media.loader import Media
-from gateway.settings import GatewaySettings
+from typing import Final
 
-__all__ = ["check_explained", "check_family", "check_media_inputs", "check_text", "video_field"]
+from fovea.errors import InvalidRequest, NotFound
+from gateway.clients.encoder import EncodeResult, EncoderInfo
+from gateway.clients.llm import LLMInfo
+from gateway.core.encode_spec import EncodeSpec
+from gateway.core.generate_spec import GenerateSpec, LlmPruning, Sampling
 
+__all__ = [
+    "check_auto_budget",
+    "check_context",
+    "check_llm_pruner",
+    "check_media",
+    "check_options",
+    "check_prompt",
+    "check_pruner",
+    "check_sampling",
+]
 
-def check_text(question: Question, settings: GatewaySettings) -> None:
-    """Checks the length of the question or chat history.
-
-    Raises:
-        InvalidRequest: The text is too long.
-    """
-    turns = [[part for part in turn.parts if isinstance(part, str)] for turn in question.turns or ()]
-    subject = "question" if question.turns is None else "messages: the last user turn"
-    size, limit = sum(map(len, turns[-1] if turns else [question.text])), settings.max_question_chars
-    if size > limit:
-        raise InvalidRequest(f"{subject} has {size:,} characters; 1 to {limit:,} are accepted", param=question.param)
-    total = sum(len(text) for texts in turns for text in texts)
-    if total > settings.max_messages_chars:
-        raise InvalidRequest(
-            f"messages have {total:,} characters; up to {settings.max_messages_chars:,} are accepted", param="messages"
-        )
+_OPTIONAL_SAMPLING: Final = (
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
 
 
-def check_media_inputs(request: QuestionRequest, media_inputs: MediaInputs, settings: GatewaySettings) -> None:
-    """Checks the number of images, videos and frames before any is read, and that fields about videos have a video.
-
-    Raises:
-        InvalidRequest: There are too many, or a field about videos has no video that it applies to.
-    """
-    _check_video_fields(request, media_inputs)
-    for files, noun, limit in (
-        (media_inputs.images, "images", settings.max_images),
-        (media_inputs.videos, "videos", settings.max_videos),
-    ):
-        if len(files) > limit:
-            raise InvalidRequest(
-                f"{len(files)} {noun}; up to {limit} are accepted", param=top_level_field(files[0].field_path)
-            )
-    num_frames = max([request.num_frames or 0, *(len(video.frames) for video in media_inputs.videos)])
-    if num_frames > settings.max_video_frames:
-        raise InvalidRequest(
-            f"{num_frames} frames of a video; up to {settings.max_video_frames} are accepted",
-            param="video" if request.num_frames is None else "num_frames",
-        )
-
-
-def _check_video_fields(request: QuestionRequest, media_inputs: MediaInputs) -> None:
-    """Refuses a field about videos without a video that it applies to."""
-    requirements = {
-        "num_frames": any(video.file is not None for video in media_inputs.videos) or "a video file",
-        "seconds_per_frame": any(video.frames for video in media_inputs.videos) or "a list of frames as video",
-        "video_budget": bool(media_inputs.videos) or "a video",
-    }
-    for name, requirement in requirements.items():
-        if getattr(request, name) is not None and requirement is not True:
-            raise InvalidRequest(f"{name} goes with {requirement}; this request has none", param=name)
-
-
-def check_explained(request: ExplainRequest, media_inputs: MediaInputs) -> None:
-    """Checks that the explanation can be drawn.
-
-    Raises:
-        InvalidRequest: A drawing of videos, or activation maps of anything but one image.
-    """
-    if request.maps and (len(media_inputs.images) != 1 or media_inputs.videos):
-        raise InvalidRequest(
-            f"maps show one image; this request has {len(media_inputs.images)} images and"
-            f" {len(media_inputs.videos)} videos",
-            param="maps",
-        )
-    if request.format == "png" and media_inputs.videos:
-        raise InvalidRequest("videos are not drawn; format json gives the numbers", param="format")
-
-
-def check_family(request: QuestionRequest, media: Media, encoder: EncoderInfo) -> None:
+def check_media(spec: EncodeSpec, encoder: EncoderInfo) -> None:
     """Checks the media against the limits of the served model.
 
     Raises:
         InvalidRequest: The model takes no videos, or fewer images, videos or frames.
     """
-    if len(media.images) > encoder.max_images:
+    num_images, num_videos = len(spec.images), len(spec.videos)
+    if num_images > encoder.max_images:
         raise InvalidRequest(
-            f"{len(media.images)} images; family {encoder.family} takes up to {encoder.max_images} in one question",
-            param=media.field,
+            f"{num_images} images; family {encoder.family} takes up to {encoder.max_images} in one question",
+            param="image",
         )
-    if media.videos and not encoder.max_videos:
+    if num_videos and not encoder.max_videos:
         raise InvalidRequest(
-            f"family {encoder.family} takes no videos; images are accepted, as image or images",
-            param=video_field(media),
+            f"family {encoder.family} takes no videos; images are accepted, as image or images", param="video"
         )
-    if len(media.videos) > encoder.max_videos:
+    if num_videos > encoder.max_videos:
         raise InvalidRequest(
-            f"{len(media.videos)} videos; family {encoder.family} takes up to {encoder.max_videos} in one question",
-            param=video_field(media),
+            f"{num_videos} videos; family {encoder.family} takes up to {encoder.max_videos} in one question",
+            param="video",
         )
-    num_frames = max([request.num_frames or 0, *(len(video.frames) for video in media.videos)])
+    num_frames = max([spec.num_frames or 0, *(len(video.frames) for video in spec.videos)])
     if encoder.max_frames and num_frames > encoder.max_frames:
         raise InvalidRequest(
             f"{num_frames} frames of a video; family {encoder.family} takes up to {encoder.max_frames}",
-            param=video_field(media) if request.num_frames is None else "num_frames",
+            param="video" if spec.num_frames is None else "num_frames",
         )
 
 
-def video_field(media: Media) -> str:
-    """The request field that holds the videos."""
-    return "messages" if media.field == "messages" else "video"
+def check_options(spec: EncodeSpec, encoder: EncoderInfo) -> None:
+    """Checks that the encoder service knows all options that are given.
+
+    Raises:
+        InvalidRequest: The service is older than an option, which it would ignore.
+    """
+    for field, _ in spec.to_proto(content=lambda file: b"").ListFields():
+        if field.number > encoder.newest_request_field:
+            raise InvalidRequest(
+                f"{field.name} is not accepted: the encoder service is older than this option; leave it out",
+                param=field.name,
+            )
+
+
+def check_pruner(pruner: str, llm: LLMInfo) -> None:
+    """Checks that the encoder's pruner is not one that works inside the language model.
+
+    Raises:
+        NotFound: The pruner works inside the language model.
+    """
+    if pruner in {offered.name for offered in llm.pruners}:
+        raise NotFound(f"pruner {pruner!r} works inside the language model; name it in llm_pruner", param="pruner")
+
+
+def check_auto_budget(spec: EncodeSpec, encoder: EncoderInfo) -> None:
+    """Checks that a budget `auto` goes to a pruner that can choose its budget.
+
+    Raises:
+        InvalidRequest: The pruner cannot.
+    """
+    able = [offered.name for offered in encoder.pruners if offered.chooses_budget]
+    if spec.budget is not None and spec.budget.is_auto and spec.pruner not in able:
+        raise InvalidRequest(
+            f"pruner {spec.pruner!r:.80} cannot choose its budget; give keep_tokens as a count or keep_ratio."
+            f" {', '.join(able) or 'no pruner of this server'} can",
+            param="keep_tokens",
+        )
+
+
+def check_llm_pruner(llm_pruner: LlmPruning | None, llm: LLMInfo) -> None:
+    """Checks that the engine of the LLM service has this pruner.
+
+    Raises:
+        InvalidRequest: The engine cannot prune inside the model.
+        NotFound: There is no pruner of this name.
+    """
+    if llm_pruner is None:
+        return
+    names = [pruner.name for pruner in llm.pruners]
+    if not names:
+        raise InvalidRequest(
+            "llm_pruner is not accepted: this model, or its engine, cannot prune inside the language model"
+            " (--engine transformers of the LLM service can, in a Llama)",
+            param="llm_pruner",
+        )
+    if llm_pruner.name not in names:
+        raise NotFound(
+            f"there is no llm_pruner {llm_pruner.name!r:.80}; accepted are {', '.join(names)}", param="llm_pruner"
+        )
+
+
+def check_sampling(sampling: Sampling, llm: LLMInfo) -> None:
+    """Checks that the engine of the LLM service has the sampling parameters that are given.
+
+    Raises:
+        InvalidRequest: The engine does not have a parameter, and would ignore it.
+    """
+    lacking = sampling.given(_OPTIONAL_SAMPLING) - set(llm.sampling_parameters)
+    if lacking:
+        accepted = ", ".join(name for name in _OPTIONAL_SAMPLING if name in llm.sampling_parameters)
+        raise InvalidRequest(
+            f"{min(lacking)} is not accepted: the engine of the LLM service does not have it;"
+            f" {f'it has {accepted}' if accepted else 'leave it out'}",
+            param=min(lacking),
+        )
+
+
+def check_prompt(num_ids: int, llm: LLMInfo) -> None:
+    """Checks the length of a prompt before its visual tokens are known.
+
+    Raises:
+        InvalidRequest: The prompt is too long even if it is pruned to one visual token for each image and video.
+    """
+    # Each image or video has one id here and at least one visual token later. The answer needs one more position.
+    excess = num_ids + 1 - llm.max_model_len
+    if excess > 0:
+        raise InvalidRequest(
+            f"the question is too long: with its prompt and one visual token for each image it has {num_ids} tokens;"
+            f" that is {excess} more than the model's context of {llm.max_model_len} leaves room for",
+            param="question",
+        )
+
+
+def check_context(generate: GenerateSpec, encoded: EncodeResult, llm: LLMInfo) -> None:
+    """Checks the length of a prompt with its visual tokens.
+
+    Raises:
+        InvalidRequest: The prompt leaves no room for one generated token.
+    """
+    prompt_tokens = len(generate.input_ids) - len(encoded.visual_tokens) + encoded.prompt_positions
+    excess = prompt_tokens + 1 - llm.max_model_len
+    if excess > 0:
+        raise InvalidRequest(
+            f"the prompt has {prompt_tokens} tokens, visual tokens included; that is {excess} more than the model's"
+            f" context of {llm.max_model_len} leaves room for",
+            param="question",
+        )

@@ -1,217 +1,38 @@
-"""The question and the media of a request, read from its fields or from its chat history."""
+"""A question about images and videos, as the core sees it: without HTTP, and without the field names of any API."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Final
+from dataclasses import dataclass
+from typing import Literal
 
-from fovea.errors import InvalidRequest
-from gateway.http.schemas.answer import QuestionRequest
-from gateway.http.schemas.messages import ImagePart, Message, TextPart, VideoPart
+from gateway.core.encode_spec import EncodeSpec
+from gateway.core.generate_spec import LlmPruning, Sampling
+from gateway.core.question_text import QuestionText
 
-__all__ = [
-    "FILE_FIELDS",
-    "InterleavedText",
-    "MediaInput",
-    "MediaInputs",
-    "Modality",
-    "Question",
-    "Turn",
-    "Uploads",
-    "VideoInput",
-    "read_question",
-]
+__all__ = ["CacheMode", "Question"]
+
+CacheMode = Literal["use", "bypass", "refresh"]
+"""Use of the caches: `use` reads and fills them, `refresh` only fills them, `bypass` does neither."""
 
 
-FILE_FIELDS: Final = ("image", "images", "video")
-"""Request fields that may hold files."""
-
-
-class Modality(Enum):
-    """Image or video; the values are the content types of chat templates."""
-
-    IMAGE = "image"
-    VIDEO = "video"
-
-
-@dataclass(frozen=True)
-class InterleavedText:
-    """Text of a question with markers such as `<image>`, split at the markers.
-
-    Attributes:
-        segments: texts and media in order.
-    """
-
-    segments: tuple[str | Modality, ...]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One message of a chat.
-
-    Attributes:
-        role: `system`, `user` or `assistant`.
-        parts: texts and media in order.
-    """
-
-    role: str
-    parts: tuple[str | InterleavedText | Modality, ...]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Question:
-    """Text of a request: a question or a chat history.
+    """A question, its media, and what the client chose for it.
 
     Attributes:
-        text: text that text-aware pruners read: the question, or the texts of the last user turn.
-        turns: chat history; None for a question without history. The `text` of such a question may hold markers.
+        text: Text of the question.
+        encode: Media and options of the encode call, as given: the planner fills in text ids and defaults.
+        sampling: Sampling parameters, as given.
+        llm_pruner: Pruner inside the language model; None for none.
+        cache: Use of the caches.
+        arrived: Event-loop time of the request's arrival, in seconds.
+        deadline: Event-loop time in seconds.
     """
 
-    text: str
-    turns: tuple[Turn, ...] | None = None
-
-    @property
-    def param(self) -> str:
-        """Field of the request that holds the text."""
-        return "question" if self.turns is None else "messages"
-
-
-@dataclass(frozen=True)
-class MediaInput:
-    """An image or video as the client sent it.
-
-    Attributes:
-        field_path: path in the request: `image`, `images.1`, `messages.0.content.2`.
-        content: bytes of an uploaded file, or a data URL or https URL.
-    """
-
-    field_path: str
-    content: bytes | str
-
-
-@dataclass(frozen=True)
-class VideoInput:
-    """A video as the client sent it: one file, or a list of frames.
-
-    Attributes:
-        field_path: path in the request, see `MediaInput`.
-        file: the video file; None for a list of frames.
-        frames: images in temporal order.
-    """
-
-    field_path: str
-    file: MediaInput | None = None
-    frames: tuple[MediaInput, ...] = ()
-
-
-@dataclass
-class MediaInputs:
-    """Images and videos of a request, each in the order of the request."""
-
-    images: list[MediaInput] = field(default_factory=list)
-    videos: list[VideoInput] = field(default_factory=list)
-
-
-@dataclass
-class Uploads:
-    """Uploaded files of a form. The attributes are the fields in `FILE_FIELDS`."""
-
-    image: list[bytes] = field(default_factory=list)
-    images: list[bytes] = field(default_factory=list)
-    video: list[bytes] = field(default_factory=list)
-
-    def clear(self) -> None:
-        """Releases the files."""
-        for files in (self.image, self.images, self.video):
-            files.clear()
-
-
-def read_question(request: QuestionRequest, uploads: Uploads) -> tuple[Question, MediaInputs]:
-    """The question and the media of a request. The media are moved out of `request` and `uploads`, to free memory.
-
-    Raises:
-        InvalidRequest: fields exclude each other, or a required field is missing.
-    """
-    image, images, video, messages = request.image, request.images, request.video, request.messages
-    request.image = request.images = request.video = request.messages = None
-    if messages is not None:
-        fields = {"question": request.question, "image": image, "images": images, "video": video}
-        for name, value in fields.items():
-            if value is not None or getattr(uploads, name, None):
-                raise InvalidRequest(
-                    f"{name} was given beside messages, which hold texts, images and videos themselves", param=name
-                )
-        return _read_messages(messages)
-    if request.question is None:
-        raise InvalidRequest(
-            "question is missing; send a text of at least one character, or messages", param="question"
-        )
-    media_inputs = MediaInputs(_images(image, images, uploads), _videos(video, uploads))
-    uploads.clear()
-    if not media_inputs.images and not media_inputs.videos:
-        raise InvalidRequest(
-            "image is missing; send a data URL or upload a file as image, images or video", param="image"
-        )
-    return Question(request.question), media_inputs
-
-
-def _images(image: str | None, images: list[str] | None, uploads: Uploads) -> list[MediaInput]:
-    if (image is not None or uploads.image) and (images is not None or uploads.images):
-        raise InvalidRequest("image and images were both given; send one image or a list", param="images")
-    for name, url, files in (("image", image, uploads.image), ("images", images, uploads.images)):
-        if url is not None and files:
-            raise InvalidRequest(f"{name} was given twice, as a file and as a field", param=name)
-    if image is not None:
-        return [MediaInput("image", image)]
-    if len(uploads.image) == 1:
-        return [MediaInput("image", uploads.image[0])]
-    field_name = "image" if uploads.image else "images"
-    contents: Sequence[bytes | str] = uploads.image or uploads.images or images or ()
-    return [MediaInput(f"{field_name}.{number}", content) for number, content in enumerate(contents)]
-
-
-def _videos(video: str | list[str] | None, uploads: Uploads) -> list[VideoInput]:
-    if video is not None and uploads.video:
-        raise InvalidRequest("video was given twice, as a file and as a field", param="video")
-    if isinstance(video, list):
-        return [VideoInput("video", frames=tuple(MediaInput(f"video.{i}", frame) for i, frame in enumerate(video)))]
-    contents: Sequence[bytes | str] = uploads.video if video is None else [video]
-    return [VideoInput("video", MediaInput("video", content)) for content in contents]
-
-
-def _read_messages(messages: Sequence[Message]) -> tuple[Question, MediaInputs]:
-    if messages[-1].role != "user":
-        raise InvalidRequest(
-            "messages: the last one is not the user's; a history that ends with a user turn is accepted",
-            param="messages",
-        )
-    media_inputs = MediaInputs()
-    turns = tuple(_turn(f"messages.{number}", message, media_inputs) for number, message in enumerate(messages))
-    text = "\n".join(part for part in turns[-1].parts if isinstance(part, str))
-    if not text.strip():
-        raise InvalidRequest(
-            "messages: the last user turn has no text; at least one character is needed", param="messages"
-        )
-    if not media_inputs.images and not media_inputs.videos:
-        raise InvalidRequest("messages hold no image and no video; at least one is needed", param="messages")
-    return Question(text, turns), media_inputs
-
-
-def _turn(message_path: str, message: Message, media_inputs: MediaInputs) -> Turn:
-    """Turn of a message. The media of the message are appended to `media_inputs`."""
-    parts: list[str | Modality] = []
-    for number, part in enumerate(message.content):
-        path = f"{message_path}.content.{number}"
-        if isinstance(part, TextPart):
-            parts.append(part.text)
-        elif message.role != "user":
-            raise InvalidRequest(f"{path}: images and videos are accepted in user turns only", param="messages")
-        elif isinstance(part, ImagePart):
-            media_inputs.images.append(MediaInput(path, part.image_url.url))
-            parts.append(Modality.IMAGE)
-        elif isinstance(part, VideoPart):
-            media_inputs.videos.append(VideoInput(path, MediaInput(path, part.video_url.url)))
-            parts.append(Modality.VIDEO)
-    return Turn(message.role, tuple(parts))
+    text: QuestionText
+    encode: EncodeSpec
+    sampling: Sampling
+    llm_pruner: LlmPruning | None = None
+    cache: CacheMode = "use"
+    arrived: float
+    deadline: float

@@ -17,9 +17,11 @@ from typing import Any, Final, TypeVar
 from fovea import telemetry
 from fovea.errors import DeadlineExceeded, InternalError, Unavailable
 from gateway.clients.base import ServiceClient
-from gateway.clients.llm import GenerateDone, Sampling
+from gateway.clients.llm import GenerateDone
+from gateway.core.deadlines import now, time_left
+from gateway.core.generate_spec import Sampling
 
-__all__ = ["call_with_retry", "deadline_exceeded", "generate_with_retry"]
+__all__ = ["call_with_retry", "generate_with_retry"]
 
 _MAX_ATTEMPTS: Final = 6
 """Maximum number of attempts without progress. It limits how often one request can crash a service."""
@@ -52,7 +54,7 @@ async def call_with_retry(
     outage = _Outage(client, deadline, outage_timeout_s)
     while True:
         try:
-            return await call(_time_left(deadline))
+            return await call(time_left(deadline))
         except Unavailable as error:
             await outage.wait(error)
 
@@ -81,14 +83,14 @@ async def generate_with_retry(
         DeadlineExceeded: `deadline` has passed.
         ServiceError: The service refused the call, or failed.
     """
-    if sampling.temperature > 0 and sampling.seed is None:
+    if not sampling.is_deterministic:
         sampling = replace(sampling, seed=secrets.randbits(63))
     outage = _Outage(client, deadline, outage_timeout_s)
     resumable = _ResumableText()
     while True:
         resumable.restart()
         try:
-            async with aclosing(call(sampling, _time_left(deadline))) as events:
+            async with aclosing(call(sampling, time_left(deadline))) as events:
                 async for event in events:
                     if isinstance(event, GenerateDone):
                         resumable.check_complete()
@@ -168,16 +170,16 @@ class _Outage:
             Unavailable: `error`, if the outage timeout has passed or there were too many attempts.
             DeadlineExceeded: The request's deadline is reached.
         """
-        now = asyncio.get_running_loop().time()
-        self._started_at = now if self._started_at is None else self._started_at
+        failed_at = now()
+        self._started_at = failed_at if self._started_at is None else self._started_at
         self._attempts += 1
         outage_ends_at = self._started_at + self._timeout_s
         wait_until = min(outage_ends_at, self._deadline - _REPORT_MARGIN_S)
         # The delays are random, so that not all gateways call a recovered service at once.
         delay = min(_FIRST_DELAY_S * 2 ** (self._attempts - 1), _MAX_DELAY_S) * random.uniform(0.5, 1.0)
         if self._attempts < _MAX_ATTEMPTS:
-            await asyncio.sleep(max(min(delay, wait_until - now), 0))
-            if now + delay < wait_until and await self._client.reachable(wait_until - now - delay):
+            await asyncio.sleep(max(min(delay, wait_until - failed_at), 0))
+            if failed_at + delay < wait_until and await self._client.reachable(wait_until - failed_at - delay):
                 telemetry.count_failure(telemetry.FailureKind.OUTAGE)
                 return
         if wait_until < outage_ends_at and self._attempts < _MAX_ATTEMPTS:
@@ -185,15 +187,3 @@ class _Outage:
                 f"the {self._client.name} was unavailable until timeout_s had passed", param="timeout_s"
             ) from error
         raise error
-
-
-def deadline_exceeded() -> DeadlineExceeded:
-    """The error of a request whose deadline has passed."""
-    return DeadlineExceeded("the answer was not done within timeout_s", param="timeout_s")
-
-
-def _time_left(deadline: float) -> float:
-    left = deadline - asyncio.get_running_loop().time()
-    if left <= 0:
-        raise deadline_exceeded()
-    return left

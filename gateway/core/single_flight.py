@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import Generic, TypeVar
 
 from fovea.errors import Cancelled, DeadlineExceeded, InternalError, ServiceError, Unavailable
+from gateway.core.deadlines import until
 
 __all__ = ["Compute", "FlightResult", "SingleFlight"]
 
@@ -125,11 +126,8 @@ class SingleFlight(Generic[T]):
     async def _pieces(flight: _Flight[T], sent: str, deadline: float) -> AsyncGenerator[str]:
         """Pieces of the computation's text after `sent`, until the computation ends."""
         while True:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await flight.wait(len(sent))
-            except TimeoutError:
-                raise DeadlineExceeded("the answer was not done within timeout_s", param="timeout_s") from None
+            async with until(deadline):
+                await flight.wait(len(sent))
             if len(flight.text) > len(sent):
                 if not flight.text.startswith(sent):  # a new computation gave another text
                     raise InternalError("the answer was interrupted; ask again")

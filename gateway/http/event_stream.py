@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -13,14 +13,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fovea.errors import Cancelled, DeadlineExceeded, ServiceError
+from gateway.core.answer import Answer, TextDelta
+from gateway.http.client_errors import errors_for_client
 from gateway.http.disconnect import until_disconnect
 from gateway.http.drain import Drain
 from gateway.http.errors import error_body
 from gateway.http.request_context import OUTCOME
-from gateway.http.schemas.answer_response import AnswerResponse, TokenEvent
 from gateway.http.schemas.error import ErrorBody, ErrorDetail
 
-__all__ = ["EventStream"]
+__all__ = ["EventStream", "event_frame"]
 
 log = logging.getLogger(__name__)
 
@@ -28,24 +29,31 @@ _LINE_ENDS: Final = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 """Escapes of characters that JSON keeps but some clients treat as line ends (Python's `str.splitlines`, JavaScript's
 `^` and `$`). JSON escapes the other line ends itself."""
 
-Event = TokenEvent | AnswerResponse
+Event = TextDelta | Answer
 
 
-def _frame(name: str, data: BaseModel, *, exclude_none: bool = False) -> bytes:
-    text = data.model_dump_json(exclude_none=exclude_none).translate(_LINE_ENDS)
-    return f"event: {name}\ndata: {text}\n\n".encode()
+def event_frame(name: str, data: BaseModel) -> bytes:
+    """A server-sent event.
+
+    Args:
+        name: Name of the event.
+        data: Its data; fields without a value are left out.
+    """
+    return _frame(name, data.model_dump_json(exclude_none=True))
 
 
-def _event(event: Event) -> bytes:
-    return _frame("token" if isinstance(event, TokenEvent) else "done", event, exclude_none=True)
+def _frame(name: str, json: str) -> bytes:
+    return f"event: {name}\ndata: {json.translate(_LINE_ENDS)}\n\n".encode()
 
 
 class EventStream(Response):
-    """Response with `token` events, then `done` or `error`. A disconnect of the client cancels the work.
+    """Response with the events of an answer, or `error`. A disconnect of the client cancels the work.
 
     Args:
         first: First event. It is awaited by the caller, so that an earlier error is an ordinary error response.
         rest: Following events.
+        frame: Form of an event in this surface.
+        fields: Fields of the request in errors, see `errors_for_client`.
         resources: Resources that are closed at the end of the stream.
         drain: Drain, which ends the stream with the event `error` when the server stops.
         give_up_at: Event-loop time in seconds at which a client that reads too slowly is disconnected, because it holds
@@ -55,13 +63,23 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, first: Event, rest: AsyncGenerator[Event], resources: AsyncExitStack, drain: Drain, *, give_up_at: float
+        self,
+        first: Event,
+        rest: AsyncGenerator[Event],
+        *,
+        frame: Callable[[Event], bytes],
+        fields: Mapping[str, str],
+        resources: AsyncExitStack,
+        drain: Drain,
+        give_up_at: float,
     ) -> None:
         # Proxies must not buffer or compress events.
         super().__init__(headers={"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._first = first
         self._rest = rest
+        self._frame = frame
+        self._fields = fields
         self._resources = resources
         self._drain = drain
         self._give_up_at = give_up_at
@@ -83,12 +101,13 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async with self._drain.scope():
-                await write(_event(self._first))
-                async for event in self._rest:
-                    await write(_event(event))
+                with errors_for_client(self._fields):
+                    await write(self._frame(self._first))
+                    async for event in self._rest:
+                        await write(self._frame(event))
         except ServiceError as error:
             scope[OUTCOME] = error.code
-            await write(_frame("error", error_body(error)))
+            await write(_frame("error", error_body(error).model_dump_json()))
         except OSError:
             raise
         except Exception:
@@ -99,5 +118,5 @@ class EventStream(Response):
                 type="server_error",
                 code="internal_error",
             )
-            await write(_frame("error", ErrorBody(error=detail)))
+            await write(_frame("error", ErrorBody(error=detail).model_dump_json()))
         await write(b"", more=False)

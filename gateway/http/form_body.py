@@ -12,8 +12,8 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from fovea.errors import InvalidRequest, MalformedRequest, UnsupportedMedia
-from gateway.core.question import FILE_FIELDS, Uploads
 from gateway.http.json_body import json_object, json_value
+from gateway.http.request_fields import FILE_FIELDS, Uploads
 
 __all__ = ["read_form"]
 

@@ -10,10 +10,10 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
 from fovea.errors import Cancelled, UnsupportedMedia
-from gateway.core.question import Uploads
 from gateway.http.errors import RequestTimeout, UnsupportedEncoding
 from gateway.http.form_body import read_form
 from gateway.http.json_body import json_object
+from gateway.http.request_fields import Uploads
 from gateway.http.schemas.answer import QuestionRequest
 from gateway.http.schemas.parsing import parse_request
 

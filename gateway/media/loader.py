@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from fovea.errors import InvalidRequest, TooLarge
-from gateway.core.question import MediaInput, MediaInputs, VideoInput
 from gateway.media.fetch import MediaFetcher
 from gateway.media.files import IMAGE, VIDEO, MediaFile, MediaKind, Video, decode_data_url, media_file, top_level_field
+from gateway.media.inputs import MediaInput, MediaInputs, VideoInput
 
-__all__ = ["Media", "MediaLimits", "MediaLoader"]
+__all__ = ["MediaLimits", "MediaLoader"]
 
 _AROUND_URLS: Final = " \t\r\n\f"  # stripped from both ends of a URL, as browsers do
 _NEITHER_URL: Final = "neither a data URL (data:{}...;base64,...) nor an https URL"
@@ -32,21 +32,6 @@ class MediaLimits:
     total_bytes: int
 
 
-@dataclass(frozen=True)
-class Media:
-    """Files of a request.
-
-    Attributes:
-        images: Image files, in the order of the request.
-        videos: Videos, in the order of the request.
-        field: The request field of the first file, for errors.
-    """
-
-    images: tuple[MediaFile, ...]
-    videos: tuple[Video, ...]
-    field: str
-
-
 class MediaLoader:
     """Loader of a request's media.
 
@@ -63,8 +48,8 @@ class MediaLoader:
         """Closes the connections."""
         await self._fetcher.close()
 
-    async def load(self, media_inputs: MediaInputs) -> Media:
-        """All files of a request, which has at least one.
+    async def load(self, media_inputs: MediaInputs) -> tuple[tuple[MediaFile, ...], tuple[Video, ...]]:
+        """All images and all videos of a request, each in its order.
 
         Each input is removed from `media_inputs` once it is loaded, so that its encoded form is freed.
 
@@ -72,13 +57,12 @@ class MediaLoader:
             ServiceError: A file is too large, of a format that is not accepted, or cannot be fetched.
         """
         allowance = _ByteAllowance(self._limits.total_bytes)
-        first = (media_inputs.images or media_inputs.videos)[0]
         images, videos = [], []
         while media_inputs.images:
             images.append(await self._load_image(media_inputs.images.pop(0), allowance))
         while media_inputs.videos:
             videos.append(await self._load_video(media_inputs.videos.pop(0), allowance))
-        return Media(tuple(images), tuple(videos), top_level_field(first.field_path))
+        return tuple(images), tuple(videos)
 
     async def _load_image(self, image: MediaInput, allowance: _ByteAllowance) -> MediaFile:
         return await self._load_file(image, IMAGE, self._limits.image_bytes, allowance)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import jinja2
 
-from gateway.core.question import InterleavedText, Modality, Turn
+from gateway.core.question_text import InterleavedText, Modality, Turn
 from gateway.tokenization.chat_template import ChatTemplate
 from gateway.tokenization.text_placeholders import PromptSegment, TextPlaceholders
 

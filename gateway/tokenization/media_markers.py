@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from fovea.errors import InvalidRequest
-from gateway.core.question import InterleavedText, Modality, Turn
+from gateway.core.question_text import InterleavedText, Modality, Turn
 
 __all__ = ["MARKERS", "user_turn", "without_markers"]
 

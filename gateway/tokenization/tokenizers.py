@@ -20,7 +20,7 @@ import jinja2
 
 from fovea import checkpoints
 from fovea.errors import InvalidRequest
-from gateway.core.question import Modality, Turn
+from gateway.core.question_text import Modality, Turn
 from gateway.tokenization.chat_prompt import ChatPrompt, LostText
 from gateway.tokenization.chat_template import ChatTemplate
 from gateway.tokenization.clip_tokenizer import clip_tokenizer_spec

@@ -14,9 +14,13 @@ from benchmarks.scaling.capacity.model_costs import KEEP_RATIO, PRUNER
 from benchmarks.scaling.clients import RequestShape, open_loop
 from benchmarks.scaling.cpu_caps import cpu_seconds
 from benchmarks.scaling.deployment import FLAGS
+from fovea.budget import Budget
 from fovea.processes.stack import Stack, free_port
-from gateway.clients.encoder import EncodeArgs, EncoderClient, EncodeResult
-from gateway.clients.llm import GenerateDone, LLMClient, Sampling
+from gateway.clients.encoder import EncoderClient, EncodeResult
+from gateway.clients.llm import GenerateDone, LLMClient
+from gateway.core.encode_spec import EncodeSpec
+from gateway.core.generate_spec import GenerateSpec, Sampling
+from gateway.media.files import MediaFile
 from gateway.tokenization.tokenizers import PromptTokenizer, TextTowerTokenizer
 
 __all__ = ["FLOW", "FLOW_CLIENTS", "LONG_ANSWER", "MANY_SEQUENCES", "ServiceCosts", "service_costs"]
@@ -73,14 +77,20 @@ class _Requests:
 
     async def encode(self, count: int) -> EncodeResult:
         """Encodes a question about some images."""
-        images = [next(self._images) for _ in range(count)]
-        call = EncodeArgs(images, self._text_ids, PRUNER, {}, None, KEEP_RATIO, "float16", False)
-        return await self._encoder.encode(call, _TIMEOUT_S)
+        spec = EncodeSpec(
+            images=tuple(MediaFile.of(next(self._images)) for _ in range(count)),
+            text_ids=tuple(self._text_ids),
+            pruner=PRUNER,
+            budget=Budget.ratio(KEEP_RATIO),
+            wire_dtype="float16",
+        )
+        return await self._encoder.encode(spec, None, _TIMEOUT_S)
 
     async def generate(self, encoded: EncodeResult, tokens: int, extra_tokens: int = 0) -> GenerateDone:
         """Generates an answer of some tokens; the prompt is longer by `extra_tokens`."""
-        ids = [*self._input_ids, *self._input_ids[-1:] * extra_tokens]
-        async for event in self._llm.generate(ids, encoded, Sampling(tokens, 0.0, 1.0, None, ()), _TIMEOUT_S):
+        input_ids = (*self._input_ids, *self._input_ids[-1:] * extra_tokens)
+        spec = GenerateSpec(input_ids=input_ids, sampling=Sampling(max_tokens=tokens, temperature=0))
+        async for event in self._llm.generate(spec, encoded, _TIMEOUT_S):
             if isinstance(event, GenerateDone):
                 return event
         raise RuntimeError("the answer has no last event")

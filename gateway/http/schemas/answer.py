@@ -17,20 +17,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from fovea.budget import Budget, InvalidBudget
 from fovea.wire.formats import WireFormatName
+from gateway.core.encode_spec import ImageFit, VideoBudget
+from gateway.core.question import CacheMode
 from gateway.http.schemas.messages import Message
 from gateway.http.schemas.params import BoundedParams
 
-__all__ = [
-    "AnswerRequest",
-    "CacheMode",
-    "LlmPrunerRequest",
-    "QuestionRequest",
-    "VideoBudget",
-]
-
-CacheMode = Literal["use", "bypass", "refresh"]
-VideoBudget = Literal["per_frame", "whole"]
+__all__ = ["AnswerRequest", "LlmPrunerRequest", "QuestionRequest"]
 
 
 def _as_list(value: Any) -> Any:
@@ -148,6 +142,11 @@ class QuestionRequest(_Request):
     """Budget as a share of the visual tokens of each image or video; at most one of `keep_tokens` and `keep_ratio` may
     be given."""
 
+    image_fit: ImageFit | None = None
+    """How an image is brought to the square that the vision tower takes. `crop`: as the checkpoint's processor, where
+    LLaVA-1.5's cuts the sides of a long image away; `pad`: the whole image on a square with a plain border. Left out:
+    the server's default. `usage` tells the part that was seen."""
+
     timeout_s: float | None = Field(default=None, gt=0)
     """Time limit of the whole request in seconds, up to the server's maximum; left out: the server's default, 60 unless
     configured."""
@@ -157,8 +156,10 @@ class QuestionRequest(_Request):
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
-        if self.keep_tokens is not None and self.keep_ratio is not None:
-            raise PydanticCustomError("one_budget", "at most one of keep_tokens and keep_ratio may be given")
+        try:
+            Budget.of(self.keep_tokens, self.keep_ratio)
+        except InvalidBudget as error:
+            raise PydanticCustomError("one_budget", str(error)) from error
         return self
 
 
@@ -181,11 +182,29 @@ class AnswerRequest(QuestionRequest):
     max_tokens: int = Field(default=128, ge=1)
     """Maximum number of tokens to generate. The server's limit is 2048 by default."""
 
-    temperature: float = Field(default=0.0, ge=0, le=2)
-    """Sampling temperature; 0 is greedy decoding."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """Sampling temperature; 0 is greedy decoding. Left out: 0, unless the server takes the checkpoint's."""
 
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Nucleus sampling: probability mass of the smallest set of tokens that is sampled from."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Nucleus sampling: probability mass of the smallest set of tokens that is sampled from. Left out: 1, unless the
+    server takes the checkpoint's."""
+
+    top_k: int | None = Field(default=None, ge=0, lt=2**31)
+    """Number of the most probable tokens that are sampled from; 0 for all. Left out: 0, unless the server takes the
+    checkpoint's."""
+
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    """Least probability of a token that is sampled, as a share of that of the most probable token. Left out: 0."""
+
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=10)
+    """Divisor of the logits of all tokens of the prompt and of the answer so far; 1 for none. Left out: the
+    checkpoint's, else 1."""
+
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    """Subtracted from the logit of each token that is in the answer so far. Left out: 0."""
+
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    """Subtracted from the logit of a token, once for each time that it is in the answer so far. Left out: 0."""
 
     seed: int | None = Field(default=None, ge=0, lt=2**64)
     """Seed of the sampling. With a seed, the answer is reproducible and can be cached."""
@@ -201,8 +220,3 @@ class AnswerRequest(QuestionRequest):
 
     explain: bool = False
     """Whether to add the score maps and the kept tokens to the response."""
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the same request always has the same answer, which may then be cached."""
-        return self.temperature == 0 or self.seed is not None

@@ -6,19 +6,19 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from gateway.clients.encoder import Box
+from gateway.core.answer import Lookup
+
 __all__ = [
     "AnswerResponse",
     "CacheReport",
     "ImageExplanation",
-    "Lookup",
     "MediaExplanation",
     "MediaExplanations",
     "TimingMs",
     "TokenEvent",
     "Usage",
 ]
-
-Lookup = Literal["hit", "miss", "skip"]
 
 
 class _Response(BaseModel):
@@ -42,6 +42,10 @@ class Usage(_Response):
 
     visual_tokens_by_layer: list[int] | None = None
     """Visual tokens that each layer of the language model attended over; only with `llm_pruner`."""
+
+    viewed: list[Box] | None = None
+    """Part of each image, then of each video, that the model saw: left, top, right and bottom, from 0 to 1 of its width
+    and height. [0, 0, 1, 1] is the whole; `image_fit` chooses."""
 
     wire_dtype: str
     """Wire format of the visual tokens when the answer was computed."""
@@ -98,6 +102,10 @@ class ImageExplanation(_Response):
     kept: list[int]
     """Grid positions of the kept patches, row * columns + column, in prompt order."""
 
+    viewed: Box | None = None
+    """Area that the patch grid covers: left, top, right and bottom, in units of the image's width and height. With
+    `image_fit` `pad` it begins below 0 or ends beyond 1, where the border is."""
+
     task_map: list[list[float]] | None = None
     """[rows][columns] Relevance of each patch to the question, if the pruner computes it."""
 
@@ -121,6 +129,10 @@ class MediaExplanation(_Response):
     kept: list[int]
     """Grid positions of the kept patches, frame * rows * columns + row * columns + column, in prompt order. Positions
     after the last patch stand for tokens that are not patches."""
+
+    viewed: Box | None = None
+    """Area that the patch grid covers: left, top, right and bottom, in units of its width and height. With
+    `image_fit` `pad` it begins below 0 or ends beyond 1, where the border is."""
 
     task_map: list[list[list[float]]] | None = None
     """[frames][rows][columns] Relevance of each patch to the question, if the pruner computes it; 0 for padding."""

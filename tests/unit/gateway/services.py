@@ -71,6 +71,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
             default_wire_dtype=tensor_pb2.DTYPE_FLOAT16,
             max_text_ids=77,
             max_images=8,
+            newest_request_field=max(encoder_pb2.EncodeRequest.DESCRIPTOR.fields_by_number),
         )
         self.info.pruners.add(name="none", side="encoder", summary="keeps all", reads_text=False)
         desap = self.info.pruners.add(
@@ -128,6 +129,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
         kept = list(range(total if request.pruner == "none" else total // 2))
         response.num_tokens_total.append(total)
         response.features_cached.append(False)
+        response.viewed.add(left=-0.25, top=0.0, right=1.25, bottom=1.0)
         response.visual_tokens.add(
             features=features_of(file, request.text_ids, len(kept), request.wire_dtype or tensor_pb2.DTYPE_FLOAT16),
             positions=kept,
@@ -163,6 +165,8 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
             max_tokens=2048,
             settings_fingerprint="ffff",
             llm_pruners=["fastv"],
+            default_sampling=llm_pb2.SamplingParams(temperature=0, top_p=1, repetition_penalty=1.05),
+            sampling_parameters=[field.name for field in llm_pb2.SamplingParams.DESCRIPTOR.fields],
         )
         self.info.llm_pruner_infos.add(name="fastv", side="llm", summary="last token", reads_text=True)
 

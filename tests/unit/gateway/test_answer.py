@@ -14,11 +14,12 @@ import pytest
 
 from fovea.errors import UnsupportedMedia
 from fovea.v1 import tensor_pb2
+from gateway.core.answer import Answer, TextDelta
 from gateway.http.drain import Drain
 from gateway.http.event_stream import EventStream
 from gateway.http.request_context import OUTCOME
 from gateway.http.schemas.answer import AnswerRequest
-from gateway.http.schemas.answer_response import AnswerResponse, TokenEvent
+from gateway.http.schemas.answer_response import AnswerResponse
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
 
 
@@ -41,6 +42,7 @@ async def test_an_answer_has_all_its_parts(gateway: Gateway) -> None:
         "completion_tokens": 3,
         "visual_tokens_total": 6,
         "visual_tokens_kept": 3,
+        "viewed": [[0.0, 0.0, 1.0, 1.0]],
         "wire_dtype": "float16",
         "wire_bytes": sum(tokens.ByteSize() for tokens in request.visual_tokens),
     }
@@ -279,6 +281,7 @@ async def test_explain_adds_maps_and_is_never_served_from_the_answer_cache(gatew
             "pruner": "desap",
             "grid": [2, 3],
             "kept": [0, 1, 2],
+            "viewed": [-0.25, 0.0, 1.25, 1.0],
             "task_map": [[0.5] * 3] * 2,
             "saliency_map": [[0.25] * 3] * 2,
             "merged_into": [[0, 1, 2], [0, 1, -1]],
@@ -310,15 +313,23 @@ async def test_a_client_that_does_not_read_is_disconnected() -> None:
     async def silent() -> Any:
         await asyncio.Event().wait()
 
-    async def events() -> AsyncGenerator[TokenEvent | AnswerResponse]:
-        yield TokenEvent(text="b")
+    async def events() -> AsyncGenerator[TextDelta | Answer]:
+        yield TextDelta("b")
 
     closed = asyncio.Event()
     async with AsyncExitStack() as stack:
         stack.callback(closed.set)
         resources = stack.pop_all()
     scope: dict[str, Any] = {"type": "http"}
-    stream = EventStream(TokenEvent(text="a"), events(), resources, Drain(), give_up_at=0.0)
+    stream = EventStream(
+        TextDelta("a"),
+        events(),
+        frame=lambda event: b"data",
+        fields={},
+        resources=resources,
+        drain=Drain(),
+        give_up_at=0.0,
+    )
     await stream(scope, silent, stalled)
     assert scope[OUTCOME] == "deadline_exceeded"
     assert closed.is_set()

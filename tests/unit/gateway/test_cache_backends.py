@@ -153,7 +153,7 @@ async def test_redis_may_go_and_come_back_under_a_gateway(server: RedisServer, s
     server.stop()
     assert (await gateway.answer())["cache"]["answer"] == "miss"
     server.start()
-    gateway.app.state.pipeline._cache._cache._paused_until = 0.0  # ends the pause
+    gateway.app.state.gateway.cache._paused_until = 0.0  # ends the pause
     await gateway.answer()
     assert (await gateway.answer())["cache"]["answer"] == "hit"
 
@@ -165,7 +165,7 @@ async def test_two_gateways_share_answers_and_work(server: RedisServer, start_ga
     first = asyncio.create_task(a.answer())
     await a.encoder.gate.reached.wait()
     second = asyncio.create_task(b.answer())
-    while not b.app.state.pipeline._flights._flights:  # noqa: ASYNC110
+    while not b.app.state.gateway.answers._flights._flights:  # noqa: ASYNC110
         await asyncio.sleep(0)
     a.encoder.gate.open()
     answers = await asyncio.gather(first, second)
@@ -199,7 +199,7 @@ async def test_the_second_gateway_takes_over_when_the_first_gives_up(
     first = asyncio.create_task(a.answer())
     await a.encoder.gate.reached.wait()
     second = asyncio.create_task(b.answer())
-    while not b.app.state.pipeline._flights._flights:  # noqa: ASYNC110
+    while not b.app.state.gateway.answers._flights._flights:  # noqa: ASYNC110
         await asyncio.sleep(0)
     first.cancel()
     await a.encoder.cancelled.wait()

@@ -68,6 +68,12 @@ async def test_an_answer_hit_can_be_streamed(gateway: Gateway) -> None:
         ({"temperature": 0.5}, (1, 2)),
         ({"seed": 7}, (1, 1)),  # greedy: a seed changes nothing
         ({"keep_ratio": 0.5}, (1, 1)),  # equal to the default
+        ({"image_fit": "pad"}, (2, 2)),
+        ({"repetition_penalty": 1.05}, (1, 1)),  # equal to the checkpoint's
+        ({"repetition_penalty": 1}, (1, 2)),
+        ({"presence_penalty": 0.5}, (1, 2)),
+        ({"frequency_penalty": 0.5}, (1, 2)),
+        ({"top_k": 5, "min_p": 0.1}, (1, 1)),  # greedy: nothing is sampled
         ({"cache": "bypass"}, (2, 2)),
         ({"cache": "refresh"}, (2, 2)),
     ],
@@ -99,7 +105,7 @@ async def test_cached_visual_tokens_are_forwarded_as_they_were(gateway: Gateway)
 async def test_a_damaged_entry_of_visual_tokens_is_a_miss(start_gateway: StartGateway, damage: str) -> None:
     gateway = await start_gateway()
     await gateway.answer()
-    level = gateway.app.state.pipeline._cache._cache._levels["visual_tokens"]
+    level = gateway.app.state.gateway.cache._levels["visual_tokens"]
     (key,) = level
     entry = encoder_pb2.EncodeResponse.FromString(level[key])
     if damage == "no tokens":
@@ -116,7 +122,7 @@ async def test_a_damaged_entry_of_visual_tokens_is_a_miss(start_gateway: StartGa
 
 async def test_an_unresponsive_service_does_not_delay_cached_answers(gateway: Gateway) -> None:
     first = await gateway.answer()
-    for client in (gateway.app.state.pipeline.encoder, gateway.app.state.pipeline.llm):
+    for client in (gateway.app.state.gateway.encoder, gateway.app.state.gateway.llm):
         client.invalidate_info()
     gateway.encoder.info_gate.shut()
     gateway.encoder.gate.shut()
@@ -152,9 +158,9 @@ async def test_bypass_does_not_fill_the_cache_and_refresh_does(gateway: Gateway)
 async def test_another_checkpoint_makes_other_keys(gateway: Gateway, leg: str, monkeypatch: pytest.MonkeyPatch) -> None:
     await gateway.answer()
     monkeypatch.setattr(base, "INFO_TTL_S", 0.0)
-    pipeline = gateway.app.state.pipeline
-    pipeline.encoder.invalidate_info()
-    pipeline.llm.invalidate_info()
+    state = gateway.app.state.gateway
+    state.encoder.invalidate_info()
+    state.llm.invalidate_info()
     getattr(gateway, leg).info.fingerprint = "bbbb"
     answer = await gateway.answer()
     assert answer["cache"]["answer"] == "miss"
@@ -232,6 +238,22 @@ async def test_callers_retry_only_errors_that_may_not_recur(gateway: Gateway, er
     assert len(gateway.encoder.calls) == attempts
 
 
+async def test_callers_of_one_computation_get_its_error_each_with_their_own_field(gateway: Gateway) -> None:
+    gateway.encoder.gate.shut()
+    gateway.encoder.error = UnsupportedMedia("no image", param="images")
+    body = ask()
+    image = body.pop("image")
+    message = {"role": "user", "content": [{"type": "text", "text": body["question"]}]}
+    message["content"].insert(0, {"type": "image_url", "image_url": {"url": image}})
+    bodies = [{**body, "image": image}, {**body, "images": [image]}, {"messages": [message]}]
+    tasks = [asyncio.create_task(gateway.http.post("/v1/answer", json=body)) for body in bodies]
+    await until_callers(gateway, 3)
+    gateway.encoder.gate.open()
+    responses: list[httpx.Response] = await asyncio.gather(*tasks)
+    assert [response.json()["error"]["param"] for response in responses] == ["image", "images", "messages"]
+    assert len(gateway.encoder.calls) == 1
+
+
 async def test_explanations_are_not_mixed_with_plain_visual_tokens(gateway: Gateway) -> None:
     assert (await gateway.answer(explain=True))["explain"]["kept"] == [0, 1, 2]
     plain = await gateway.answer()
@@ -243,13 +265,13 @@ async def test_explanations_are_not_mixed_with_plain_visual_tokens(gateway: Gate
 async def test_finished_computations_are_removed(gateway: Gateway) -> None:
     await gateway.answer()
     await gateway.refused(404, ask(pruner="magic"))
-    flights = gateway.app.state.pipeline._flights
+    flights = gateway.app.state.gateway.answers._flights
     assert not flights._flights
     assert not flights._private
 
 
 async def until_callers(gateway: Gateway, count: int) -> None:
     """Returns when `count` callers wait for computations."""
-    flights = gateway.app.state.pipeline._flights._flights
+    flights = gateway.app.state.gateway.answers._flights._flights
     while sum(flight.num_callers for flight in flights.values()) < count:  # noqa: ASYNC110
         await asyncio.sleep(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jinja2
 import pytest
 
-from gateway.core.question import InterleavedText, Modality, Turn
+from gateway.core.question_text import InterleavedText, Modality, Turn
 from gateway.tokenization.chat_prompt import ChatPrompt, LostText
 from gateway.tokenization.chat_template import ChatTemplate
 from gateway.tokenization.text_placeholders import PromptSegment

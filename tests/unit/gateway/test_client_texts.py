@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.checkpoints.tiny.tokenizers_only import FAMILIES, Kind, write_family, write_llava
 from fovea.errors import InvalidRequest
-from gateway.core.question import Modality, Turn
+from gateway.core.question_text import Modality, Turn
 from gateway.tokenization.tokenizers import PromptTokenizer
 from tests.unit.gateway.conftest import Gateway, StartGateway, data_url, png
 

@@ -7,16 +7,22 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from fovea.budget import Budget
 from fovea.errors import InternalError, Overloaded, ServiceError, TooLarge, Unavailable
 from fovea.v1 import encoder_pb2
 from gateway.clients import base
 from gateway.clients.base import INFO_RETRY_S, INFO_TTL_S
-from gateway.clients.encoder import EncodeArgs, EncoderClient, EncodeResult
-from gateway.clients.llm import LLMClient, Sampling
+from gateway.clients.encoder import EncoderClient, EncodeResult
+from gateway.clients.llm import LLMClient
+from gateway.core.encode_spec import EncodeSpec
+from gateway.core.generate_spec import GenerateSpec, Sampling
+from gateway.media.files import MediaFile
 from tests.unit.gateway.conftest import png
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
-ARGS = EncodeArgs([png()], [1, 2], "desap", {}, 3, None, "float16", False)
+SPEC = EncodeSpec(
+    images=(MediaFile.of(png()),), text_ids=(1, 2), pruner="desap", budget=Budget.count(3), wire_dtype="float16"
+)
 
 
 class Clock:
@@ -38,7 +44,7 @@ async def test_a_service_with_all_calls_in_progress_is_overloaded(encoder: tuple
     servicer, target = encoder
     servicer.gate.shut()
     client = EncoderClient(target, max_message_bytes=2**20)
-    calls = [asyncio.create_task(client.encode(ARGS, 30)) for _ in range(2)]
+    calls = [asyncio.create_task(client.encode(SPEC, None, 30)) for _ in range(2)]
     (refused,), (accepted,) = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
     with pytest.raises(Overloaded, match="as many calls in progress as it accepts") as caught:
         refused.result()
@@ -51,7 +57,7 @@ async def test_a_service_with_all_calls_in_progress_is_overloaded(encoder: tuple
 async def test_a_message_above_the_cap_is_too_large(encoder: tuple[ScriptedEncoder, str]) -> None:
     client = EncoderClient(encoder[1], max_message_bytes=10)
     with pytest.raises(TooLarge, match="larger than it accepts"):
-        await client.encode(ARGS, 30)
+        await client.encode(SPEC, None, 30)
     await client.close()
 
 
@@ -153,7 +159,7 @@ async def test_a_failed_call_invalidates_the_info() -> None:
     await client.info()
     servicer.error = Unavailable("draining")
     with pytest.raises(ServiceError, match="draining"):
-        await client.encode(ARGS, 30)
+        await client.encode(SPEC, None, 30)
     servicer.info.fingerprint = "bbbb"
     assert (await client.info()).fingerprint == "bbbb"
     await client.close()
@@ -167,7 +173,9 @@ async def test_closing_a_generation_between_two_texts_cancels_the_call() -> None
     client = LLMClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20)
     visual_tokens = encoder_pb2.EncodeResponse()
     visual_tokens.visual_tokens.add(positions=[0])
-    generation = client.generate([1], EncodeResult(visual_tokens), Sampling(4, 0.0, 1.0, None, []), 30)
+    generation = client.generate(
+        GenerateSpec(input_ids=(1,), sampling=Sampling(max_tokens=4)), EncodeResult(visual_tokens), 30
+    )
     assert await anext(generation) == "red"
     await servicer.gate.reached.wait()
     await generation.aclose()

@@ -370,7 +370,7 @@ async def test_tokens_of_another_checkpoint_are_a_502(gateway: Gateway) -> None:
 
 
 async def test_a_prompt_longer_than_the_context_says_by_how_much(gateway: Gateway) -> None:
-    tokenizer = gateway.app.state.pipeline.planner.prompt_tokenizer
+    tokenizer = gateway.app.state.gateway.planner.prompt_tokenizer
     length = len(tokenizer.encode("What colour is it?", num_images=1)) + 2
     gateway.llm.info.max_model_len = length
     error = await gateway.refused(422)
@@ -384,7 +384,7 @@ async def test_a_question_longer_than_the_context_is_refused_before_it_is_encode
     gateway.llm.info.max_model_len = 10
     error = await gateway.refused(422)
     assert error["param"] == "question"
-    length = len(gateway.app.state.pipeline.planner.prompt_tokenizer.encode("What colour is it?", num_images=1))
+    length = len(gateway.app.state.gateway.planner.prompt_tokenizer.encode("What colour is it?", num_images=1))
     assert f"{length} tokens" in error["message"]
     assert f"{length + 1 - 10} more than" in error["message"]
     assert not gateway.encoder.calls
@@ -528,7 +528,7 @@ async def test_a_defect_is_a_500_without_details(gateway: Gateway, monkeypatch: 
     def defect(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(gateway.app.state.pipeline.planner.prompt_tokenizer, "encode", defect)
+    monkeypatch.setattr(gateway.app.state.gateway.planner.prompt_tokenizer, "encode", defect)
     response: httpx.Response = await gateway.http.post("/v1/answer", json=ask())
     assert response.status_code == 500
     assert response.headers["x-request-id"]

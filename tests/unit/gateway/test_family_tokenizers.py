@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, CLIPTokenizer
 from benchmarks.checkpoints.tiny.tokenizers_only import FAMILIES, TAKE_VIDEOS, Family, write_family
 from fovea.errors import InvalidRequest
 from gateway.app import create_app
-from gateway.core.question import Modality, Turn
+from gateway.core.question_text import Modality, Turn
 from gateway.settings import GatewaySettings
 from gateway.tokenization.tokenizers import PromptTokenizer, TextTowerTokenizer
 

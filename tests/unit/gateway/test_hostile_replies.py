@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
@@ -12,16 +13,22 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from fovea.budget import Budget
 from fovea.errors import InternalError
 from fovea.rpc.channel import message_options
 from fovea.v1 import encoder_pb2, llm_pb2, pruner_pb2, tensor_pb2
 from fovea.wire.tensors import to_message
-from gateway.clients.encoder import EncodeArgs, EncoderClient, EncodeResult
-from gateway.clients.llm import LLMClient, Sampling
+from gateway.clients.encoder import EncoderClient, EncodeResult
+from gateway.clients.llm import LLMClient
+from gateway.core.encode_spec import EncodeSpec
+from gateway.core.generate_spec import GenerateSpec, Sampling
+from gateway.media.files import MediaFile
 from tests.unit.gateway.conftest import png
 
-ARGS = EncodeArgs([png()], [1, 2], "desap", {}, 3, None, "float16", False)
-EXPLAIN_ARGS = EncodeArgs([png()], [1, 2], "desap", {}, 3, None, "float16", True)
+SPEC = EncodeSpec(
+    images=(MediaFile.of(png()),), text_ids=(1, 2), pruner="desap", budget=Budget.count(3), wire_dtype="float16"
+)
+EXPLAIN_SPEC = replace(SPEC, explain=True)
 MESSAGE_BYTES = 2**26
 TIMEOUT_S = 60.0
 
@@ -74,7 +81,8 @@ async def llm(hostile: HostileServer) -> AsyncIterator[LLMClient]:
 
 async def generate(llm: LLMClient, max_tokens: int = 4) -> list[Any]:
     encoded = EncodeResult(encoder_pb2.EncodeResponse(visual_tokens=[tensor_pb2.VisualTokens(positions=[0])]))
-    return [event async for event in llm.generate([1], encoded, Sampling(max_tokens, 0, 1, None, []), TIMEOUT_S)]
+    spec = GenerateSpec(input_ids=(1,), sampling=Sampling(max_tokens=max_tokens))
+    return [event async for event in llm.generate(spec, encoded, TIMEOUT_S)]
 
 
 NOISE = [b"\xff\xff\xff", b"\x0a\x00" * 5_000_000, b"\x78\x01" * 5_000_000, b"\x12\x02\xff\xfe"]
@@ -86,7 +94,7 @@ async def test_invalid_replies_are_internal_errors(
     hostile: HostileServer, encoder: EncoderClient, llm: LLMClient, reply: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     hostile.replies = lambda: iter([reply])
-    for call in (encoder.encode(ARGS, TIMEOUT_S), encoder.info(), llm.info(), generate(llm)):
+    for call in (encoder.encode(SPEC, None, TIMEOUT_S), encoder.info(), llm.info(), generate(llm)):
         caplog.clear()
         tracemalloc.start()
         with pytest.raises(InternalError, match="service answered with"):
@@ -150,12 +158,12 @@ async def test_invalid_visual_tokens_are_refused(
     hostile: HostileServer, encoder: EncoderClient, changes: dict[str, Any]
 ) -> None:
     hostile.replies = lambda: iter([reply().SerializeToString()])
-    assert (await encoder.encode(EXPLAIN_ARGS, TIMEOUT_S)).num_tokens_kept == 3
-    assert EncodeResult.from_bytes(reply().SerializeToString(), EXPLAIN_ARGS) is not None
+    assert (await encoder.encode(EXPLAIN_SPEC, None, TIMEOUT_S)).num_tokens_kept == 3
+    assert EncodeResult.from_bytes(reply().SerializeToString(), EXPLAIN_SPEC) is not None
     hostile.replies = lambda: iter([reply(**changes).SerializeToString()])
     with pytest.raises(InternalError, match="without visual tokens for each image"):
-        await encoder.encode(EXPLAIN_ARGS, TIMEOUT_S)
-    assert EncodeResult.from_bytes(reply(**changes).SerializeToString(), EXPLAIN_ARGS) is None
+        await encoder.encode(EXPLAIN_SPEC, None, TIMEOUT_S)
+    assert EncodeResult.from_bytes(reply(**changes).SerializeToString(), EXPLAIN_SPEC) is None
 
 
 async def test_a_parameter_whose_default_is_not_of_its_type_is_a_defect(

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.checkpoints.tiny.tokenizers_only import write_family
 from fovea.errors import TooLarge
 from fovea.v1 import encoder_pb2, tensor_pb2
-from gateway.core.question import MediaInput, MediaInputs
+from gateway.media.inputs import MediaInput, MediaInputs
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
 from tests.unit.gateway.services import features_of
 
@@ -64,7 +64,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def video_gateway(start_gateway: StartGateway, qwen: Path) -> Gateway:
     """A gateway without a text tower, in front of services that take a video and read the language model's ids."""
     gateway = await start_gateway(model=str(qwen), text_tower="")
-    tokenizer = gateway.app.state.pipeline.planner.prompt_tokenizer
+    tokenizer = gateway.app.state.gateway.planner.prompt_tokenizer
     gateway.encoder.info.family = "qwen2_5_vl"
     gateway.encoder.info.max_videos = 1
     gateway.encoder.info.text_tokenizer = encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL
@@ -201,7 +201,7 @@ async def test_visual_tokens_come_in_the_order_of_the_prompt(video_gateway: Gate
         )
         assert answer["cache"]["visual_tokens"] == cache
         request = video_gateway.llm.calls[-1]
-        tokenizer = video_gateway.app.state.pipeline.planner.prompt_tokenizer
+        tokenizer = video_gateway.app.state.gateway.planner.prompt_tokenizer
         media = {tokenizer.video_token_id: "video", tokenizer.image_token_id: "image"}
         assert [media[i] for i in request.input_ids if i in media] == ["video", "image"]
         video_tokens, image_tokens = request.visual_tokens
@@ -212,7 +212,7 @@ async def test_visual_tokens_come_in_the_order_of_the_prompt(video_gateway: Gate
 
 async def test_questions_are_sent_in_the_language_models_ids_if_the_encoder_reads_them(video_gateway: Gateway) -> None:
     await post(video_gateway, question="Is <image> red?", image=URLS[0])
-    tokenizer = video_gateway.app.state.pipeline.planner.prompt_tokenizer
+    tokenizer = video_gateway.app.state.gateway.planner.prompt_tokenizer
     assert list(video_gateway.encoder.calls[0].text_ids) == tokenizer.encode_plain("Is red?")
 
 
@@ -392,7 +392,7 @@ async def test_all_files_of_a_request_share_one_limit(start_gateway: StartGatewa
     response = await gateway.http.post("/v1/answer", json={"question": "What?", "images": big[:1]})
     assert response.status_code == 200, response.text
     # Fetched files are not part of the body, so their total is limited separately.
-    media_loader = gateway.app.state.pipeline._media_loader
+    media_loader = gateway.app.state.gateway.media_loader
     with pytest.raises(TooLarge, match="more than the 1,000 bytes accepted for all"):
         await media_loader.load(MediaInputs([MediaInput(f"images.{i}", url) for i, url in enumerate(big)]))
 
@@ -415,10 +415,10 @@ async def test_newline_tokens_count_in_the_length_of_the_prompt(gateway: Gateway
     await gateway.answer()
     prompt = len(gateway.llm.calls[-1].input_ids) - 1 + 6
     gateway.llm.info.max_model_len = prompt + 1
-    gateway.app.state.pipeline.llm.invalidate_info()
+    gateway.app.state.gateway.llm.invalidate_info()
     assert (await gateway.answer(cache="bypass"))["finish_reason"] == "stop"
     gateway.llm.info.max_model_len = prompt
-    gateway.app.state.pipeline.llm.invalidate_info()
+    gateway.app.state.gateway.llm.invalidate_info()
     error = await gateway.refused(422, cache="bypass")
     assert f"the prompt has {prompt} tokens" in error["message"]
 
@@ -426,14 +426,14 @@ async def test_newline_tokens_count_in_the_length_of_the_prompt(gateway: Gateway
 async def test_ready_means_that_video_tokens_agree(video_gateway: Gateway) -> None:
     assert (await video_gateway.http.get("/readyz")).status_code == 200
     video_gateway.llm.info.video_token_id += 1
-    video_gateway.app.state.pipeline.llm.invalidate_info()
+    video_gateway.app.state.gateway.llm.invalidate_info()
     response = await video_gateway.http.get("/readyz")
     assert "tokenizes for another checkpoint" in response.json()["checks"]["fingerprints"]
 
 
 async def test_a_missing_text_tower_is_reported(video_gateway: Gateway) -> None:
     video_gateway.encoder.info.text_tokenizer = encoder_pb2.TEXT_TOKENIZER_TEXT_TOWER
-    video_gateway.app.state.pipeline.encoder.invalidate_info()
+    video_gateway.app.state.gateway.encoder.invalidate_info()
     response = await video_gateway.http.get("/readyz")
     assert "through a text tower" in response.json()["checks"]["fingerprints"]
     error = await video_gateway.refused(502)

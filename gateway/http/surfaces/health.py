@@ -10,10 +10,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
 from fovea.errors import ServiceError, Unavailable
-from gateway.core.pipeline import Pipeline
-from gateway.http.dependencies import get_pipeline
 from gateway.http.errors import error_body, error_headers
 from gateway.http.schemas.health import Health, Readiness
+from gateway.http.state import GatewayState, state_of
 
 __all__ = ["router"]
 
@@ -38,7 +37,7 @@ async def readyz(request: Request) -> Readiness:
     Other differences of tokenizer or text tower are not detected: the services report fingerprints of weights, which
     the gateway does not have.
     """
-    checks = await _checks(get_pipeline(request))
+    checks = await _checks(state_of(request))
     missing = [f"{name} is {state}" for name, state in checks.items() if state != "ok"]
     if not missing:
         return Readiness(status="ready", checks=checks)
@@ -47,30 +46,28 @@ async def readyz(request: Request) -> Readiness:
     return JSONResponse(body.model_dump(), error.http_status, headers=error_headers(error))  # type: ignore[return-value]
 
 
-async def _checks(pipeline: Pipeline) -> dict[str, str]:
-    encoder, llm = await asyncio.gather(
-        pipeline.encoder.serving(_CHECK_TIMEOUT_S), pipeline.llm.serving(_CHECK_TIMEOUT_S)
-    )
+async def _checks(state: GatewayState) -> dict[str, str]:
+    encoder, llm = await asyncio.gather(state.encoder.serving(_CHECK_TIMEOUT_S), state.llm.serving(_CHECK_TIMEOUT_S))
     checks = {"encoder": "ok" if encoder else "not serving", "llm": "ok" if llm else "not serving"}
     if encoder and llm:
-        checks["fingerprints"] = await _agreement(pipeline)
+        checks["fingerprints"] = await _agreement(state)
     return checks
 
 
-async def _agreement(pipeline: Pipeline) -> str:
+async def _agreement(state: GatewayState) -> str:
     try:
-        encoder, llm = await asyncio.gather(pipeline.encoder.info(), pipeline.llm.info())
+        encoder, llm = await asyncio.gather(state.encoder.info(), state.llm.info())
     except ServiceError:
         return "unknown: a service did not report its checkpoint"
     if encoder.fingerprint != llm.fingerprint:
         return "different: encoder and LLM service serve different checkpoints"
     if encoder.wire_basis not in ("", llm.wire_basis):
         return "different: encoder and LLM service have different wire bases"
-    tokenizer = pipeline.planner.prompt_tokenizer
+    tokenizer = state.planner.prompt_tokenizer
     differs_in_video_token = llm.video_token_id not in (None, tokenizer.video_token_id)
     if llm.image_token_id != tokenizer.image_token_id or differs_in_video_token:
         return "different: the gateway tokenizes for another checkpoint than the services serve"
-    if not pipeline.planner.can_tokenize_for(encoder):
+    if not state.planner.can_tokenize_for(encoder):
         return "different: the encoder reads questions through a text tower, and the gateway has none"
     return "ok"
 

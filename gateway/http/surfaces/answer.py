@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from fovea.errors import InternalError
-from gateway.http.dependencies import get_admission, get_body_admission, get_drain, get_pipeline
-from gateway.http.disconnect import until_disconnect
-from gateway.http.event_stream import Event, EventStream
+from gateway.core.answer import Answer, TextDelta
+from gateway.http.admitted import Admitted, admitted
+from gateway.http.event_stream import EventStream, event_frame
 from gateway.http.openapi import ERRORS, request_body
-from gateway.http.request_body import read_request
+from gateway.http.responses import answer_response
 from gateway.http.schemas.answer import AnswerRequest
-from gateway.http.schemas.answer_response import AnswerResponse
+from gateway.http.schemas.answer_response import AnswerResponse, TokenEvent
 
 __all__ = ["router"]
 
@@ -80,36 +78,30 @@ async def answer(request: Request) -> Response:
     With `stream` the answer is sent as server-sent events. An error before the first token is an ordinary error
     response; a later one is the event `error`.
     """
-    arrived = asyncio.get_running_loop().time()
-    pipeline, admission, drain = get_pipeline(request), get_admission(request), get_drain(request)
-    settings = pipeline.settings
-    async with drain.scope(), AsyncExitStack() as resources:
-        admission.check()
-        with get_body_admission(request).permit():
-            parsed, uploads = await read_request(
-                request,
-                AnswerRequest,
-                timeout_s=settings.body_timeout_s,
-                max_bytes=settings.max_body_bytes,
-                max_images=settings.max_images,
-            )
-        resources.enter_context(admission.permit())
-        events = await resources.enter_async_context(aclosing(pipeline.answer(parsed, uploads, arrived=arrived)))
-        if parsed.stream:
-            first = await until_disconnect(request.receive, _next(events))
-            give_up_at = arrived + (parsed.timeout_s or settings.default_timeout_s) + _SEND_GRACE_S
-            return EventStream(first, events, resources.pop_all(), drain, give_up_at=give_up_at)
-        response = await until_disconnect(request.receive, _last(events))
-        return JSONResponse(response.model_dump(exclude_none=True))
-    raise AssertionError("unreachable: the stack suppresses no exception")
+    return await admitted(request, AnswerRequest, _respond)
 
 
-async def _next(events: AsyncGenerator[Event]) -> Event:
-    return await anext(events)
+async def _respond(admission: Admitted[AnswerRequest]) -> Response:
+    model = admission.state.settings.model_name
+    events = admission.state.answers.answer(admission.question)
+    await admission.resources.enter_async_context(aclosing(events))
+    if not admission.request.stream:
+        async for event in events:
+            if isinstance(event, Answer):
+                return JSONResponse(answer_response(event, model=model).model_dump(exclude_none=True))
+        raise InternalError("the answer ended before it was done")
 
+    def frame(event: TextDelta | Answer) -> bytes:
+        if isinstance(event, TextDelta):
+            return event_frame("token", TokenEvent(text=event.text))
+        return event_frame("done", answer_response(event, model=model))
 
-async def _last(events: AsyncGenerator[Event]) -> AnswerResponse:
-    async for event in events:
-        if isinstance(event, AnswerResponse):
-            return event
-    raise InternalError("the answer ended before it was done")
+    return EventStream(
+        await anext(events),
+        events,
+        frame=frame,
+        fields=admission.fields,
+        resources=admission.resources.pop_all(),
+        drain=admission.state.drain,
+        give_up_at=admission.question.deadline + _SEND_GRACE_S,
+    )

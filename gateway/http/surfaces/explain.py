@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.http.dependencies import get_admission, get_body_admission, get_drain, get_pipeline
-from gateway.http.disconnect import until_disconnect
+from gateway.core.deadlines import until
+from gateway.http.activation_maps import activation_maps
+from gateway.http.admitted import Admitted, admitted
 from gateway.http.openapi import ERRORS, request_body
-from gateway.http.request_body import read_request
+from gateway.http.responses import explain_response
 from gateway.http.schemas.explain import ExplainRequest, ExplainResponse
 
 __all__ = ["router"]
@@ -46,22 +47,21 @@ async def explain(request: Request) -> Response:
     four activation maps. Several images are drawn one below the other. Videos, and images that the model cuts into
     tiles, are explained with `format` `json` only. The limit on concurrent requests is shared with `/v1/answer`.
     """
-    arrived = asyncio.get_running_loop().time()
-    pipeline, admission = get_pipeline(request), get_admission(request)
-    settings = pipeline.settings
-    async with get_drain(request).scope():
-        admission.check()
-        with get_body_admission(request).permit():
-            parsed, uploads = await read_request(
-                request,
-                ExplainRequest,
-                timeout_s=settings.body_timeout_s,
-                max_bytes=settings.max_body_bytes,
-                max_images=settings.max_images,
-            )
-        with admission.permit():
-            explained = await until_disconnect(request.receive, pipeline.explain(parsed, uploads, arrived=arrived))
-        if isinstance(explained, ExplainResponse):
-            return JSONResponse(explained.model_dump(exclude_none=True))
-        return Response(explained, media_type="image/png")
-    raise AssertionError("unreachable: the scope suppresses no exception")
+    return await admitted(request, ExplainRequest, _respond)
+
+
+async def _respond(admission: Admitted[ExplainRequest]) -> Response:
+    request, question, state = admission.request, admission.question, admission.state
+    question = replace(question, encode=replace(question.encode, explain=True))
+    async with until(question.deadline):
+        encoded = await state.answers.explain(question)
+        maps = None
+        if request.maps:
+            maps = await activation_maps(question, encoded, state, layer=request.cross_attention_layer)
+        response = explain_response(encoded, maps, model=state.settings.model_name)
+        if request.format == "json":
+            return JSONResponse(response.model_dump(exclude_none=True))
+        images = [image.data for image in question.encode.images]
+        drawing = await state.renderer.render_png(images, question.text.text, response)
+        return Response(drawing, media_type="image/png")
+    raise AssertionError("unreachable: `until` suppresses no exception")

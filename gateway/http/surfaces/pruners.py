@@ -6,8 +6,8 @@ import asyncio
 
 from fastapi import APIRouter, Request
 
-from gateway.http.dependencies import get_pipeline
 from gateway.http.schemas.pruners import PrunerList
+from gateway.http.state import state_of
 
 __all__ = ["router"]
 
@@ -17,9 +17,9 @@ router = APIRouter()
 @router.get("/v1/pruners", summary="List the pruners")
 async def pruners(request: Request) -> PrunerList:
     """Lists the pruners with their parameters, and the defaults of this server."""
-    pipeline = get_pipeline(request)
-    settings = pipeline.settings
-    info, llm = await asyncio.gather(pipeline.encoder.info(), pipeline.llm.info())
+    state = state_of(request)
+    settings = state.settings
+    info, llm = await asyncio.gather(state.encoder.info(), state.llm.info())
     return PrunerList(
         pruners=[*info.pruners, *llm.pruners],
         default_pruner=settings.pruner or info.default_pruner,

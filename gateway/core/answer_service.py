@@ -1,0 +1,212 @@
+"""Answers to questions: plan, look up, encode, generate, store.
+
+`AnswerService.answer` shows the whole flow. Identical questions in progress share one computation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from fovea.errors import CheckpointMismatch
+from gateway import metrics
+from gateway.clients.encoder import EncoderClient, EncodeResult
+from gateway.clients.llm import LLMClient
+from gateway.core.answer import Answer, Completion, Costs, Lookup, TextDelta
+from gateway.core.answer_store import AnswerStore
+from gateway.core.deadlines import now, until
+from gateway.core.limits import check_prompt
+from gateway.core.planner import AnswerPlan, Planner
+from gateway.core.question import Question
+from gateway.core.single_flight import FlightResult, SingleFlight
+from gateway.core.text_generator import GenerateResult, TextGenerator
+from gateway.core.visual_token_store import VisualTokenStore
+
+__all__ = ["AnswerService"]
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """A computed answer.
+
+    Attributes:
+        completion: The answer itself.
+        costs: Costs of the computation.
+        encoded: Its visual tokens; None if another gateway computed it.
+    """
+
+    completion: Completion
+    costs: Costs
+    encoded: EncodeResult | None = None
+
+
+class AnswerService:
+    """Answers, explanations and attention, from the calls to both services.
+
+    Args:
+        planner: Planner of the calls.
+        encoder: Client of the encoder service, for its info.
+        llm: Client of the LLM service, for its info.
+        answers: Store of answers.
+        visual_tokens: Store of visual tokens.
+        generator: Generator of text.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        *,
+        encoder: EncoderClient,
+        llm: LLMClient,
+        answers: AnswerStore,
+        visual_tokens: VisualTokenStore,
+        generator: TextGenerator,
+    ) -> None:
+        self._planner = planner
+        self._encoder = encoder
+        self._llm = llm
+        self._answers = answers
+        self._visual_tokens = visual_tokens
+        self._generator = generator
+        self._flights: SingleFlight[_Computed] = SingleFlight()
+
+    async def answer(self, question: Question) -> AsyncGenerator[TextDelta | Answer]:
+        """Pieces of the answer's text as they are decoded, then the whole answer.
+
+        Closing the generator cancels the computation, unless other questions share it.
+
+        Raises:
+            ServiceError: The answer cannot be given.
+        """
+        async with until(question.deadline):
+            encoder, llm = await asyncio.gather(self._encoder.info(), self._llm.info())
+            plan = self._planner.plan_answer(question, encoder, llm)
+            cached = await self._answers.get(plan)
+        if cached is not None:
+            if cached.text:
+                yield TextDelta(cached.text)
+            yield _answer(_Computed(cached, Costs()), question, plan, first_token_at=now())
+            return
+
+        first_token_at = None
+        run = self._flights.run(plan.shared_key, lambda emit: self._compute(plan, emit), deadline=question.deadline)
+        async with aclosing(run) as events:
+            async for event in events:
+                first_token_at = first_token_at or now()
+                if isinstance(event, FlightResult):
+                    computed = _Computed(event.result.completion, Costs()) if event.shared else event.result
+                    yield _answer(computed, question, plan, first_token_at=first_token_at)
+                else:
+                    yield TextDelta(event)
+
+    async def explain(self, question: Question) -> EncodeResult:
+        """Visual tokens of a question, with an explanation if its encode call asks for one. No text is generated.
+
+        Raises:
+            ServiceError: The visual tokens cannot be computed.
+        """
+        async with until(question.deadline):
+            encoder = await self._encoder.info()
+            plan = self._planner.plan_encode(question, self._planner.tokenize(question, encoder), encoder)
+            encoded, _ = await self._visual_tokens.get(plan)
+            return encoded
+
+    async def attention(self, question: Question, layer: int | None) -> list[float]:
+        """Attention of the last prompt token to each visual token in one layer of the language model.
+
+        Args:
+            question: The question; its encode call chooses the visual tokens of the prompt.
+            layer: Layer of the language model, from 0; None for the LLM service's default.
+
+        Raises:
+            ServiceError: The attention cannot be computed.
+        """
+        async with until(question.deadline):
+            encoder, llm = await asyncio.gather(self._encoder.info(), self._llm.info())
+            input_ids = self._planner.tokenize(question, encoder)
+            check_prompt(len(input_ids), llm)
+            encoded, _ = await self._visual_tokens.get(self._planner.plan_encode(question, input_ids, encoder))
+            return await self._generator.attention(input_ids, encoded, layer, deadline=question.deadline)
+
+    async def _compute(self, plan: AnswerPlan, emit: Callable[[str], None]) -> _Computed:
+        """Computes an answer and stores it. It runs in its own task, which several callers may share."""
+        async with self._answers.lock(plan) as stored:
+            if stored is not None:
+                emit(stored.text)
+                return _Computed(stored, Costs())
+            started = now()
+            encoded, lookup = await self._visual_tokens.get(plan.encode)
+            encoded_at = now()
+            try:
+                generated = await self._generator.generate(plan, encoded, emit)
+            except CheckpointMismatch:
+                self._encoder.invalidate_info()  # outdated: one of the two services has been replaced
+                raise
+            encode_ms, generate_ms = (encoded_at - started) * 1000, (now() - encoded_at) * 1000
+            costs = _costs(plan, encoded, lookup, generated, encode_ms=encode_ms, generate_ms=generate_ms)
+            computed = _Computed(_completion(generated, encoded), costs, encoded)
+            if plan.key is not None and await self._matches_key(plan, encoded):
+                await self._answers.put(plan.key, computed.completion)
+            return computed
+
+    async def _matches_key(self, plan: AnswerPlan, encoded: EncodeResult) -> bool:
+        """Whether no service was replaced since the plan was made, so that the answer belongs to the plan's key."""
+        return await self._visual_tokens.matches_key(plan.encode, encoded) and await self._llm.info() == plan.llm
+
+    async def close(self) -> None:
+        """Cancels the computations in progress."""
+        await self._flights.close()
+
+
+def _completion(generated: GenerateResult, encoded: EncodeResult) -> Completion:
+    done = generated.done
+    return Completion(
+        text=generated.text,
+        finish_reason=done.finish_reason,
+        prompt_tokens=done.prompt_tokens,
+        completion_tokens=done.completion_tokens,
+        visual_tokens_total=encoded.num_tokens_total,
+        visual_tokens_kept=encoded.num_tokens_kept,
+        visual_tokens_by_layer=done.visual_tokens_by_layer,
+        wire_dtype=encoded.wire_dtype,
+        viewed=tuple(encoded.viewed),
+    )
+
+
+def _costs(
+    plan: AnswerPlan,
+    encoded: EncodeResult,
+    lookup: Lookup,
+    generated: GenerateResult,
+    *,
+    encode_ms: float,
+    generate_ms: float,
+) -> Costs:
+    """Costs of a computed answer. Visual tokens from the cache cost no call to the encoder service."""
+    cost = Costs(
+        wire_bytes=generated.wire_bytes,
+        answer="miss" if plan.shared_key is not None else "skip",
+        visual_tokens=lookup,
+        queue_ms=generated.done.queue_ms,
+        generate_ms=generate_ms,
+    )
+    if lookup == "hit":
+        return cost
+    features: Lookup = "hit" if encoded.features_cached else "miss"
+    return replace(cost, features=features, queue_ms=cost.queue_ms + encoded.queue_ms, encode_ms=encode_ms)
+
+
+def _answer(computed: _Computed, question: Question, plan: AnswerPlan, *, first_token_at: float) -> Answer:
+    """The last event of one caller's answer."""
+    time_to_first_token_s = first_token_at - question.arrived
+    metrics.TIME_TO_FIRST_TOKEN_SECONDS.observe(time_to_first_token_s)
+    return Answer(
+        completion=computed.completion,
+        costs=computed.costs,
+        encoded=computed.encoded if plan.encode.spec.explain else None,
+        tokenize_ms=plan.tokenize_ms,
+        time_to_first_token_ms=time_to_first_token_s * 1000,
+        total_ms=(now() - question.arrived) * 1000,
+    )

@@ -1,0 +1,81 @@
+"""Store of answers: the cache of answers, and the lock under which gateways compute one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from fovea import telemetry
+from gateway.cache.base import Cache
+from gateway.cache.lookup import lookup
+from gateway.core.answer import Completion
+from gateway.core.deadlines import now
+from gateway.core.planner import AnswerPlan
+
+__all__ = ["AnswerStore"]
+
+_LOCK_POLL_S: Final = 0.05
+_LOCK_WAIT_S: Final = 2.0
+_COMPLETION: Final = TypeAdapter(Completion)
+
+
+class AnswerStore:
+    """Store of answers.
+
+    Args:
+        cache: Storage of bytes.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    async def get(self, plan: AnswerPlan) -> Completion | None:
+        """The cached answer; None on a miss, or if the plan does not read the cache.
+
+        An entry that cannot be read is a miss, and is counted.
+        """
+        if plan.shared_key is None:
+            return None
+        data = await lookup(self._cache, "answer", plan.shared_key)
+        if data is None:
+            return None
+        try:
+            return _COMPLETION.validate_json(data)
+        except ValidationError:
+            telemetry.count_failure(telemetry.FailureKind.CACHE_ENTRY)
+            return None
+
+    async def put(self, key: str, completion: Completion) -> None:
+        """Stores an answer."""
+        await self._cache.put("answer", key, _COMPLETION.dump_json(completion))
+
+    @asynccontextmanager
+    async def lock(self, plan: AnswerPlan) -> AsyncIterator[Completion | None]:
+        """Lock under which the answer is computed; waits while another gateway computes the same answer.
+
+        Yields the answer of the other gateway, or None if the caller must compute it. The wait ends after 2 s and after
+        half of the time left, so that a gateway which died with the lock delays the answer only a little.
+        """
+        key = plan.shared_key
+        if key is None:
+            yield None
+            return
+        start = now()
+        give_up_at = start + min(_LOCK_WAIT_S, (plan.encode.deadline - start) / 2)
+        waited = False
+        while (lock := await self._cache.acquire(key)) is None and now() < give_up_at:
+            waited = True
+            completion = await self.get(plan)
+            if completion is not None:
+                yield completion
+                return
+            await asyncio.sleep(_LOCK_POLL_S)
+        try:
+            yield await self.get(plan) if waited else None
+        finally:
+            if lock is not None:
+                await self._cache.release(key, lock)

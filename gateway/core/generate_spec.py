@@ -1,0 +1,115 @@
+"""The generate call of a question: prompt, sampling and the pruner inside the language model, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from google.protobuf import struct_pb2
+
+from fovea.budget import Budget
+from fovea.v1 import llm_pb2
+from fovea.wire.budgets import write_budget
+
+__all__ = ["GenerateSpec", "LlmPruning", "Sampling"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Sampling parameters. None stands for the LLM service's default, until `resolved` has filled it in.
+
+    Attributes:
+        max_tokens: Maximum number of tokens to generate.
+        temperature: Temperature; 0 is greedy decoding.
+        top_p: Probability mass of the nucleus.
+        top_k: Number of most probable tokens that are sampled from; 0 for all.
+        min_p: Least probability of a sampled token, as a share of that of the most probable one.
+        repetition_penalty: Divisor of the logits of tokens that occur in the prompt or the text; 1 for none.
+        presence_penalty: Subtracted from the logits of tokens that occur in the text.
+        frequency_penalty: Subtracted for each time that a token occurs in the text.
+        seed: Seed; None for a random one.
+        stop: Stop strings.
+    """
+
+    max_tokens: int
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the same prompt always has the same answer, which may then be cached."""
+        return self.temperature == 0 or self.seed is not None
+
+    def given(self, names: Iterable[str]) -> set[str]:
+        """Those of `names` that have a value."""
+        return {name for name in names if getattr(self, name, None) is not None}
+
+    def resolved(self, defaults: Mapping[str, float]) -> Sampling:
+        """The parameters with the LLM service's defaults for what is left out. What greedy decoding ignores is unset.
+
+        Args:
+            defaults: Values by attribute.
+        """
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        sampling = replace(self, **missing)  # type: ignore[arg-type]
+        return (
+            replace(sampling, top_p=None, top_k=None, min_p=None, seed=None) if sampling.temperature == 0 else sampling
+        )
+
+    def to_proto(self) -> llm_pb2.SamplingParams:
+        """The message."""
+        return llm_pb2.SamplingParams(**{item.name: getattr(self, item.name) for item in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlmPruning:
+    """Pruner inside the language model.
+
+    Attributes:
+        name: Name of the pruner.
+        params: Parameters of the pruner by name.
+        budget: Visual tokens to keep of all that the first pruner kept.
+    """
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    budget: Budget
+
+    def to_proto(self) -> llm_pb2.LlmPruner:
+        """The message."""
+        params = struct_pb2.Struct()
+        params.update(self.params)
+        message = llm_pb2.LlmPruner(name=self.name, params=params)
+        write_budget(self.budget, message)
+        return message
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSpec:
+    """Specification of a generate call, without its visual tokens.
+
+    Attributes:
+        input_ids: Ids of the language model's prompt.
+        sampling: Sampling parameters.
+        llm_pruner: Pruner inside the language model; None for none.
+    """
+
+    input_ids: tuple[int, ...]
+    sampling: Sampling
+    llm_pruner: LlmPruning | None = None
+
+    def to_proto(self) -> llm_pb2.GenerateRequest:
+        """The message, without visual tokens."""
+        return llm_pb2.GenerateRequest(
+            input_ids=self.input_ids,
+            sampling=self.sampling.to_proto(),
+            llm_pruner=self.llm_pruner.to_proto() if self.llm_pruner is not None else None,
+        )

@@ -1,0 +1,199 @@
+"""Planner: from a question to the calls that answer it, with all defaults filled in, tokenized, and with cache keys."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from fovea.budget import Budget
+from fovea.errors import CheckpointMismatch, InvalidRequest
+from gateway.clients.encoder import EncoderInfo
+from gateway.clients.llm import LLMInfo
+from gateway.core import limits
+from gateway.core.cache_keys import answer_key, visual_tokens_key
+from gateway.core.encode_spec import EncodeSpec
+from gateway.core.generate_spec import GenerateSpec
+from gateway.core.question import CacheMode, Question
+from gateway.core.question_text import QuestionText
+from gateway.settings import GatewaySettings
+from gateway.tokenization.tokenizers import PromptTokenizer, TextTowerTokenizer
+
+__all__ = ["AnswerPlan", "EncodePlan", "Planner"]
+
+_MAX_TEXT_IDS: Final = 8192
+"""Maximum number of a question's token ids that the encoder service accepts."""
+
+
+@dataclass(frozen=True)
+class EncodePlan:
+    """Plan of one call to the encoder service.
+
+    Attributes:
+        spec: The call, with all defaults filled in.
+        media_order: Order of the media in the prompt, see `PromptTokenizer.media_order`.
+        encoder: Info of the encoder service at the time the cache key was computed.
+        key: Cache key of the result.
+        cache: Use of the caches.
+        deadline: Event-loop time in seconds.
+    """
+
+    spec: EncodeSpec
+    media_order: Sequence[int]
+    encoder: EncoderInfo
+    key: str
+    cache: CacheMode
+    deadline: float
+
+
+@dataclass(frozen=True)
+class AnswerPlan:
+    """Plan of one answer: an encode call, then a generate call.
+
+    Attributes:
+        encode: Plan of the encode call.
+        generate: The generate call, with all defaults filled in.
+        llm: Info of the LLM service at the time the cache key was computed.
+        key: Cache key of the answer; None if it may be neither cached nor shared.
+        tokenize_ms: Time spent on tokenization, in milliseconds.
+    """
+
+    encode: EncodePlan
+    generate: GenerateSpec
+    llm: LLMInfo
+    key: str | None
+    tokenize_ms: float
+
+    @property
+    def shared_key(self) -> str | None:
+        """Key under which the answer may come from the cache or from an identical question in progress."""
+        return self.key if self.encode.cache == "use" else None
+
+
+class Planner:
+    """Planner of encode and generate calls.
+
+    Args:
+        settings: Defaults of this gateway, which go before those of the encoder service.
+        prompt_tokenizer: Tokenizer of the language model's prompts.
+        text_tower_tokenizer: Tokenizer of the encoder's text tower; None for families without one.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        prompt_tokenizer: PromptTokenizer,
+        text_tower_tokenizer: TextTowerTokenizer | None,
+    ) -> None:
+        self._settings = settings
+        self.prompt_tokenizer = prompt_tokenizer
+        self._text_tower_tokenizer = text_tower_tokenizer
+
+    def can_tokenize_for(self, encoder: EncoderInfo) -> bool:
+        """Whether there is a tokenizer for the questions that this encoder reads."""
+        return encoder.reads_language_model_ids or self._text_tower_tokenizer is not None
+
+    def plan_answer(self, question: Question, encoder: EncoderInfo, llm: LLMInfo) -> AnswerPlan:
+        """Plan of an answer.
+
+        Raises:
+            NotFound: `llm_pruner` names an unknown pruner, or `pruner` names one that works inside the language model.
+            InvalidRequest: The model or an engine does not take the question, see `gateway.core.limits`, or the chat
+                template refuses it.
+            CheckpointMismatch: The gateway has no tokenizer for the questions that the encoder reads.
+        """
+        limits.check_pruner(self._pruner(question.encode, encoder), llm)
+        limits.check_llm_pruner(question.llm_pruner, llm)
+        limits.check_sampling(question.sampling, llm)
+        start = time.perf_counter()
+        input_ids = self.tokenize(question, encoder)
+        limits.check_prompt(len(input_ids), llm)
+        encode = self.plan_encode(question, input_ids, encoder)
+        tokenize_ms = (time.perf_counter() - start) * 1000
+        generate = GenerateSpec(
+            input_ids=tuple(input_ids),
+            sampling=question.sampling.resolved(llm.default_sampling),
+            llm_pruner=question.llm_pruner,
+        )
+        key = None
+        if generate.sampling.is_deterministic and question.cache != "bypass" and not encode.spec.explain:
+            key = answer_key(encode.spec, generate, encoder.fingerprints, llm.fingerprints)
+        return AnswerPlan(encode, generate, llm, key, tokenize_ms)
+
+    def plan_encode(self, question: Question, input_ids: Sequence[int], encoder: EncoderInfo) -> EncodePlan:
+        """Plan of the encode call of a question.
+
+        Args:
+            question: The question.
+            input_ids: Its prompt, see `tokenize`.
+            encoder: Info of the encoder service.
+
+        Raises:
+            InvalidRequest: The text is too long for the encoder, the pruner cannot choose its budget, or the encoder
+                service does not know an option.
+            CheckpointMismatch: See `plan_answer`.
+        """
+        spec = self._with_defaults(question.encode, encoder)
+        limits.check_auto_budget(spec, encoder)
+        limits.check_options(spec, encoder)
+        spec = replace(spec, text_ids=tuple(self._text_ids(question.text, spec.pruner, encoder)))
+        return EncodePlan(
+            spec=spec,
+            media_order=self.prompt_tokenizer.media_order(input_ids, len(spec.images)),
+            encoder=encoder,
+            key=visual_tokens_key(spec, encoder.fingerprints),
+            cache=question.cache,
+            deadline=question.deadline,
+        )
+
+    def tokenize(self, question: Question, encoder: EncoderInfo) -> list[int]:
+        """Ids of the language model's prompt, with one id for each image and video.
+
+        Raises:
+            InvalidRequest: The model does not take these media, the chat template refuses the question, or its markers
+                do not fit its media.
+        """
+        limits.check_media(question.encode, encoder)
+        text, spec = question.text, question.encode
+        if text.turns is not None:
+            return self.prompt_tokenizer.encode_history(text.turns)
+        return self.prompt_tokenizer.encode(text.text, num_images=len(spec.images), num_videos=len(spec.videos))
+
+    def _pruner(self, spec: EncodeSpec, encoder: EncoderInfo) -> str:
+        return spec.pruner or self._settings.pruner or encoder.default_pruner
+
+    def _with_defaults(self, spec: EncodeSpec, encoder: EncoderInfo) -> EncodeSpec:
+        """The call with the defaults of this gateway, else of the encoder service."""
+        budget, wire_dtype = spec.budget, spec.wire_dtype
+        # With max_wire_bytes the encoder chooses the budget and the wire format that the request leaves open.
+        if spec.max_wire_bytes is None:
+            budget = budget or Budget.ratio(self._settings.keep_ratio or encoder.default_keep_ratio)
+            wire_dtype = wire_dtype or self._settings.wire_dtype or encoder.default_wire_dtype
+        video_budget = (spec.video_budget or "per_frame") if spec.videos else None
+        pruner = self._pruner(spec, encoder)
+        return replace(spec, pruner=pruner, budget=budget, wire_dtype=wire_dtype, video_budget=video_budget)
+
+    def _text_ids(self, text: QuestionText, pruner: str | None, encoder: EncoderInfo) -> list[int]:
+        """Ids of the question for the encoder; empty for a pruner that reads no text."""
+        # An unknown pruner counts as one that reads text. The encoder refuses the request and lists its pruners.
+        if not all(offered.reads_text for offered in encoder.pruners if offered.name == pruner):
+            return []
+        plain = text.text if text.turns is not None else self.prompt_tokenizer.without_markers(text.text)
+        text_ids = self._encode_text(plain, encoder)
+        if len(text_ids) > _MAX_TEXT_IDS:
+            raise InvalidRequest(
+                f"the question is too long: its text has {len(text_ids):,} tokens for the encoder; up to"
+                f" {_MAX_TEXT_IDS:,} are accepted",
+                param="question",
+            )
+        return text_ids
+
+    def _encode_text(self, text: str, encoder: EncoderInfo) -> list[int]:
+        if encoder.reads_language_model_ids:
+            return self.prompt_tokenizer.encode_plain(text)
+        if self._text_tower_tokenizer is None:
+            raise CheckpointMismatch(
+                "the encoder service reads questions through a text tower, and this gateway was started without one"
+            )
+        return self._text_tower_tokenizer.encode(text)

@@ -1,0 +1,130 @@
+"""Text and media of a request, from its fields or from its chat history, and the fields that errors name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from fovea.errors import InvalidRequest
+from gateway.core.question_text import Modality, QuestionText, Turn
+from gateway.http.schemas.answer import QuestionRequest
+from gateway.http.schemas.messages import ImagePart, Message, TextPart, VideoPart
+from gateway.media.inputs import MediaInput, MediaInputs, VideoInput
+
+__all__ = ["FILE_FIELDS", "Uploads", "client_fields", "read_text_and_media"]
+
+FILE_FIELDS: Final = ("image", "images", "video")
+"""Request fields that may hold files."""
+
+
+@dataclass
+class Uploads:
+    """Uploaded files of a form. The attributes are the fields in `FILE_FIELDS`."""
+
+    image: list[bytes] = field(default_factory=list)
+    images: list[bytes] = field(default_factory=list)
+    video: list[bytes] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Releases the files."""
+        for files in (self.image, self.images, self.video):
+            files.clear()
+
+
+def client_fields(request: QuestionRequest, uploads: Uploads) -> Mapping[str, str]:
+    """Fields of a request that hold the `question`, `image` and `video` of errors of the core."""
+    if request.messages is not None:
+        return dict.fromkeys(("question", "image", "video"), "messages")
+    if request.images is not None or uploads.images:
+        return {"image": "images"}
+    return {} if request.image is not None or uploads.image else {"image": "video"}
+
+
+def read_text_and_media(request: QuestionRequest, uploads: Uploads) -> tuple[QuestionText, MediaInputs]:
+    """The text and the media of a request. The media are moved out of `request` and `uploads`, to free memory.
+
+    Raises:
+        InvalidRequest: fields exclude each other, or a required field is missing.
+    """
+    image, images, video, messages = request.image, request.images, request.video, request.messages
+    request.image = request.images = request.video = request.messages = None
+    if messages is not None:
+        fields = {"question": request.question, "image": image, "images": images, "video": video}
+        for name, value in fields.items():
+            if value is not None or getattr(uploads, name, None):
+                raise InvalidRequest(
+                    f"{name} was given beside messages, which hold texts, images and videos themselves", param=name
+                )
+        return _read_messages(messages)
+    if request.question is None:
+        raise InvalidRequest(
+            "question is missing; send a text of at least one character, or messages", param="question"
+        )
+    media_inputs = MediaInputs(_images(image, images, uploads), _videos(video, uploads))
+    uploads.clear()
+    if not media_inputs.images and not media_inputs.videos:
+        raise InvalidRequest(
+            "image is missing; send a data URL or upload a file as image, images or video", param="image"
+        )
+    return QuestionText(request.question), media_inputs
+
+
+def _images(image: str | None, images: list[str] | None, uploads: Uploads) -> list[MediaInput]:
+    if (image is not None or uploads.image) and (images is not None or uploads.images):
+        raise InvalidRequest("image and images were both given; send one image or a list", param="images")
+    for name, url, files in (("image", image, uploads.image), ("images", images, uploads.images)):
+        if url is not None and files:
+            raise InvalidRequest(f"{name} was given twice, as a file and as a field", param=name)
+    if image is not None:
+        return [MediaInput("image", image)]
+    if len(uploads.image) == 1:
+        return [MediaInput("image", uploads.image[0])]
+    field_name = "image" if uploads.image else "images"
+    contents: Sequence[bytes | str] = uploads.image or uploads.images or images or ()
+    return [MediaInput(f"{field_name}.{number}", content) for number, content in enumerate(contents)]
+
+
+def _videos(video: str | list[str] | None, uploads: Uploads) -> list[VideoInput]:
+    if video is not None and uploads.video:
+        raise InvalidRequest("video was given twice, as a file and as a field", param="video")
+    if isinstance(video, list):
+        return [VideoInput("video", frames=tuple(MediaInput(f"video.{i}", frame) for i, frame in enumerate(video)))]
+    contents: Sequence[bytes | str] = uploads.video if video is None else [video]
+    return [VideoInput("video", MediaInput("video", content)) for content in contents]
+
+
+def _read_messages(messages: Sequence[Message]) -> tuple[QuestionText, MediaInputs]:
+    if messages[-1].role != "user":
+        raise InvalidRequest(
+            "messages: the last one is not the user's; a history that ends with a user turn is accepted",
+            param="messages",
+        )
+    media_inputs = MediaInputs()
+    turns = tuple(_turn(f"messages.{number}", message, media_inputs) for number, message in enumerate(messages))
+    text = "\n".join(part for part in turns[-1].parts if isinstance(part, str))
+    if not text.strip():
+        raise InvalidRequest(
+            "messages: the last user turn has no text; at least one character is needed", param="messages"
+        )
+    if not media_inputs.images and not media_inputs.videos:
+        raise InvalidRequest("messages hold no image and no video; at least one is needed", param="messages")
+    return QuestionText(text, turns), media_inputs
+
+
+def _turn(message_path: str, message: Message, media_inputs: MediaInputs) -> Turn:
+    """Turn of a message. The media of the message are appended to `media_inputs`."""
+    parts: list[str | Modality] = []
+    for number, part in enumerate(message.content):
+        path = f"{message_path}.content.{number}"
+        if isinstance(part, TextPart):
+            parts.append(part.text)
+        elif message.role != "user":
+            raise InvalidRequest(f"{path}: images and videos are accepted in user turns only", param="messages")
+        elif isinstance(part, ImagePart):
+            media_inputs.images.append(MediaInput(path, part.image_url.url))
+            parts.append(Modality.IMAGE)
+        elif isinstance(part, VideoPart):
+            media_inputs.videos.append(VideoInput(path, MediaInput(path, part.video_url.url)))
+            parts.append(Modality.VIDEO)
+    return Turn(message.role, tuple(parts))

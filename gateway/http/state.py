@@ -1,0 +1,57 @@
+"""Objects of the application that endpoints share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from fastapi import Request
+
+from gateway.cache.base import Cache
+from gateway.clients.encoder import EncoderClient
+from gateway.clients.llm import LLMClient
+from gateway.core.answer_service import AnswerService
+from gateway.core.planner import Planner
+from gateway.http.admission import Admission
+from gateway.http.drain import Drain
+from gateway.http.explanation_renderer import ExplanationRenderer
+from gateway.media.loader import MediaLoader
+from gateway.settings import GatewaySettings
+
+__all__ = ["GatewayState", "state_of"]
+
+
+@dataclass(frozen=True)
+class GatewayState:
+    """Objects of one gateway process.
+
+    Attributes:
+        settings: Settings of the gateway.
+        answers: The core.
+        planner: Planner of the core, for readiness.
+        cache: Storage of cached answers and visual tokens.
+        encoder: Client of the encoder service.
+        llm: Client of the LLM service.
+        media_loader: Loader of images and videos.
+        renderer: Renderer of explanations.
+        running: Admission of questions.
+        bodies: Admission of request bodies.
+        drain: Switch that ends requests when the server stops.
+    """
+
+    settings: GatewaySettings
+    answers: AnswerService
+    planner: Planner
+    cache: Cache
+    encoder: EncoderClient
+    llm: LLMClient
+    media_loader: MediaLoader
+    renderer: ExplanationRenderer
+    running: Admission
+    bodies: Admission
+    drain: Drain
+
+
+def state_of(request: Request) -> GatewayState:
+    """The objects of this process."""
+    return cast(GatewayState, request.app.state.gateway)
