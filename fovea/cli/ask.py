@@ -21,9 +21,13 @@ __all__ = ["add"]
 
 _FIELDS: Final = (
     *("num_frames", "video_budget", "wire_dtype", "max_wire_bytes"),
-    *("max_tokens", "temperature", "top_p", "seed", "stop"),
+    *("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
 )
 _TEMPERATURE = number("a number from 0 to 2", lambda value: 0 <= value <= 2)
+_SHARE = number("a number from 0 to 1", lambda value: 0 <= value <= 1)
+_REPETITION = number("a number from 0.01 to 10", lambda value: 0.01 <= value <= 10)
+_PENALTY = number("a number from -2 to 2", lambda value: -2 <= value <= 2)
 
 
 def add(commands: Commands) -> None:
@@ -91,13 +95,27 @@ def _add_wire(parser: argparse.ArgumentParser) -> None:
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("answer")
     group.add_argument("--max-tokens", type=count, metavar="N", help="longest answer, in tokens (default: 128)")
-    group.add_argument("--temperature", type=_TEMPERATURE, metavar="T", help="0 is greedy (default), up to 2")
+    group.add_argument(
+        "--temperature", type=_TEMPERATURE, metavar="T", help="0 is greedy, up to 2 (default: the server's, 0)"
+    )
     group.add_argument(
         "--top-p",
         type=BUDGET_SHARE,
         metavar="P",
         help="sample from the likeliest tokens with this probability together",
     )
+    group.add_argument("--top-k", type=count, metavar="N", help="sample from this many of the likeliest tokens")
+    group.add_argument(
+        "--min-p", type=_SHARE, metavar="P", help="sample from tokens at least this share as likely as the likeliest"
+    )
+    group.add_argument(
+        "--repetition-penalty",
+        type=_REPETITION,
+        metavar="X",
+        help="above 1: fewer repetitions of question and answer (default: the checkpoint's)",
+    )
+    group.add_argument("--presence-penalty", type=_PENALTY, metavar="X", help="above 0: fewer words said before")
+    group.add_argument("--frequency-penalty", type=_PENALTY, metavar="X", help="above 0: fewer words said often")
     group.add_argument("--seed", type=seed, metavar="N", help="makes sampling repeatable")
     group.add_argument(
         "--stop",

@@ -11,7 +11,7 @@ from fovea.cli.values import count_or_auto, json_object, number, url
 __all__ = ["BUDGET_SHARE", "add_gateway", "add_pruning", "shared_fields"]
 
 _DEFAULT_URL: Final = "http://127.0.0.1:8000"
-_FIELDS: Final = ("pruner", "pruner_params", "keep_tokens", "keep_ratio", "cache")
+_FIELDS: Final = ("pruner", "pruner_params", "keep_tokens", "keep_ratio", "image_fit", "cache")
 
 BUDGET_SHARE = number("a number above 0 and at most 1", lambda value: 0 < value <= 1)
 _SECONDS = number("a number of seconds above 0", lambda value: 0 < value <= 86_400)
@@ -33,6 +33,11 @@ def add_pruning(parser: argparse.ArgumentParser) -> None:
     )
     budget.add_argument(
         "--keep-ratio", type=BUDGET_SHARE, metavar="SHARE", help="or the share of them, above 0 and up to 1"
+    )
+    group.add_argument(
+        "--image-fit",
+        choices=("crop", "pad"),
+        help="crop: as the model's processor, which may cut the ends of a long image; pad: the whole image on a square",
     )
 
 

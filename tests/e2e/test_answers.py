@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import time
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from PIL import Image, ImageDraw
 
 from tests.e2e.conftest import Client, Pictures
 
@@ -80,6 +82,22 @@ def test_a_budget_of_bytes_is_kept(client: Client, picture: bytes, max_wire_byte
     assert usage["wire_bytes"] <= max_wire_bytes
     assert (usage["visual_tokens_kept"] == TOTAL) == (max_wire_bytes >= 2000)
     assert (usage["wire_dtype"] == "float16") == (max_wire_bytes == 100_000)
+
+
+def test_an_object_at_the_end_of_a_long_image_is_seen_on_a_padded_square(client: Client) -> None:
+    image = Image.new("RGB", (1200, 300), (235, 235, 230))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((1000, 80, 1140, 220), fill=(220, 40, 40))
+    draw.rectangle((540, 80, 660, 220), fill=(40, 90, 220))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    cropped, padded = (
+        client.ask(file.getvalue(), "What color is the circle?", image_fit=fit) for fit in ("crop", "pad")
+    )
+    assert cropped["usage"]["viewed"] == [[0.375, 0.0, 0.625, 1.0]]
+    assert cropped["answer"] != "red"  # the circle was cut away
+    assert padded["usage"]["viewed"] == [[0.0, 0.0, 1.0, 1.0]]
+    assert padded["answer"] == "red"
 
 
 def test_pruning_shortens_the_prompt_by_what_it_drops(client: Client, picture: bytes) -> None:

@@ -278,6 +278,8 @@ def test_options_of_ask_become_fields(answering: PlainGateway, image: str) -> No
     options += ["--wire-dtype", "int8", "--max-wire-bytes", "900", "--cache", "bypass", "--keep-tokens", "auto"]
     options += ["--max-tokens", "3", "--timeout-s", "9", "--pruner", "fovea", "--pruner-params", '{"seed": 1}']
     options += ["--llm-pruner", "fastv", "--llm-keep-ratio", "0.5", "--num-frames", "2", "--video-budget", "whole"]
+    options += ["--image-fit", "pad", "--top-k", "9", "--min-p", "0.25", "--repetition-penalty", "1.5"]
+    options += ["--presence-penalty", "0.5", "--frequency-penalty", "0.125"]
     assert main(["ask", image, *options, "what?", "--url", answering.url]) == 0
     assert [value for name, value in answering.form if name == "stop"] == [b"a b", b"."]
     assert {name: value for name, value in fields(answering).items() if name != "stop"} == {
@@ -296,6 +298,12 @@ def test_options_of_ask_become_fields(answering: PlainGateway, image: str) -> No
         "llm_pruner": '{"name": "fastv", "keep_ratio": 0.5}',
         "num_frames": "2",
         "video_budget": "whole",
+        "image_fit": "pad",
+        "top_k": "9",
+        "min_p": "0.25",
+        "repetition_penalty": "1.5",
+        "presence_penalty": "0.5",
+        "frequency_penalty": "0.125",
     }
 
 
@@ -345,6 +353,11 @@ def test_values_are_refused_with_what_is_accepted(
         ("--seed", ["-1", "x", "1.5", str(2**64)], "0 to 2^64 - 1"),
         ("--top-p", ["0", "1.1", "nan"], "above 0 and at most 1"),
         ("--temperature", ["-1", "2.1", "nan", "x"], "from 0 to 2"),
+        ("--top-k", ["0", "x"], "at least 1"),
+        ("--min-p", ["-0.1", "1.1", "nan"], "from 0 to 1"),
+        ("--repetition-penalty", ["0", "11", "nan"], "from 0.01 to 10"),
+        ("--presence-penalty", ["3", "nan"], "from -2 to 2"),
+        ("--frequency-penalty", ["3", "nan"], "from -2 to 2"),
         ("--stop", [""], "at least one character"),
         ("--wire-dtype", ["float8"], "'entropy'"),
         ("--max-wire-bytes", ["0", "x"], "at least 1"),
