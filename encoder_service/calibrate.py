@@ -19,8 +19,9 @@ import torch
 
 from encoder_service import models
 from encoder_service.basis_learning import learn_basis
-from encoder_service.engine.engine import EncoderEngine, EncodeRequest, PreparedRequest
+from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.engine.request_media import EncodeRequest, RequestMedia
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner
@@ -75,7 +76,7 @@ def _tokens(args: argparse.Namespace, files: Sequence[Path]) -> Iterator[npt.NDA
             yield outcome[0].features
 
 
-def _prepared(engine: EncoderEngine, file: Path, pruner: BoundPruner) -> PreparedRequest:
+def _prepared(engine: EncoderEngine, file: Path, pruner: BoundPruner) -> tuple[RequestMedia, ...]:
     try:
         return engine.prepare(EncodeRequest((file.read_bytes(),), (), pruner, Budget.ratio(1.0)))
     except ServiceError as error:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from encoder_service.engine.pruning_units import PruningTask, gather, units_of
+from encoder_service.engine.pruning_units import units_of
+from encoder_service.engine.unit_batches import gather
 from encoder_service.models.media_features import MediaFeatures
-from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import TextFeatures, TowerFeatures
+from tests.request_media import request_media
 
 __all__ = ["single_text", "tower_features"]
 
@@ -13,9 +14,7 @@ __all__ = ["single_text", "tower_features"]
 def tower_features(media: MediaFeatures) -> list[TowerFeatures]:
     """Features of each tower input that is not all padding, without padding and without a batch axis."""
     outputs = frozenset(media.batch.outputs)
-    none = PRUNERS["none"].bind({})
-    tasks = [PruningTask(unit, none, 1, None, 0) for unit in units_of(media)]
-    return [gather([task], outputs=outputs).vision.at(0) for task in tasks]
+    return [gather([unit], outputs=outputs).vision.at(0) for unit in units_of(request_media(media))]
 
 
 def single_text(texts: TextFeatures, index: int = 0) -> TextFeatures:

@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from encoder_service.engine.engine import EncoderEngine, EncodeRequest, PreparedRequest
+from encoder_service.engine.engine import EncoderEngine
+from encoder_service.engine.request_media import EncodeRequest, RequestMedia
 
 __all__ = ["Counts", "count_dispatches", "recorded"]
 
@@ -135,7 +136,7 @@ def _uncompiled() -> Iterator[None]:
         yield
 
 
-def _inner(engine: EncoderEngine, prepared: Sequence[PreparedRequest], names: Sequence[str]) -> dict[str, int]:
+def _inner(engine: EncoderEngine, prepared: Sequence[Sequence[RequestMedia]], names: Sequence[str]) -> dict[str, int]:
     """Operations that the calls of each operator dispatched, by the operator's name."""
     with _uncompiled(), profile() as profiled:
         engine.run(prepared)

@@ -76,7 +76,7 @@ def _sides(
 ) -> dict[str, Callable[[], object]]:
     engine = encoder.engine()
     prepared = [engine.prepare(request) for request in encoder.requests(batch, "desap", keep=args.keep)]
-    inputs = [media.tower_inputs for item in prepared for media in item.media if media.tower_inputs is not None]
+    inputs = [media.tower_inputs for item in prepared for media in item if media.tower_inputs is not None]
     pixel_values = encoder.model.pixel_values(inputs).to(tower.dtype)
     on_host = pixel_values.to("cpu", torch.float32)
     sides: dict[str, Callable[[], object]] = {

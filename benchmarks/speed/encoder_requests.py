@@ -12,8 +12,9 @@ import numpy as np
 from benchmarks.checkpoints.tiny import clip, llava_next, qwen2_5_vl
 from benchmarks.harness.images import noise_image, png
 from encoder_service import models
-from encoder_service.engine.engine import EncoderEngine, EncodeRequest
+from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.server.requests import pruners_of

@@ -25,10 +25,11 @@ from benchmarks.harness.tables import Spread, table
 from benchmarks.speed.encoder_requests import Subject
 from benchmarks.speed.full_size_towers import add_towers, conditions, device_of, subject
 from benchmarks.speed.timing import add_timing, interleaved, milliseconds, ratio, spreads
-from encoder_service.engine.engine import EncoderEngine, PreparedRequest
+from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.engine.graphs.capture import Capture, CudaCapture, StandInCapture
 from encoder_service.engine.graphs.encoder_graphs import GRAPHED_PRUNERS, EncoderGraphs
+from encoder_service.engine.request_media import RequestMedia
 from encoder_service.models.clip_encoder import ClipEncoder
 
 __all__ = ["main", "markdown"]
@@ -45,7 +46,7 @@ def _with_towers(model: ClipEncoder, vision: Any, text: Any, run: Callable[[], o
     return run()
 
 
-def _positions(engine: EncoderEngine, batch: Sequence[PreparedRequest]) -> list[list[int]]:
+def _positions(engine: EncoderEngine, batch: Sequence[Sequence[RequestMedia]]) -> list[list[int]]:
     outcomes = engine.run(batch)
     for outcome in outcomes:
         if isinstance(outcome, Exception):

@@ -33,7 +33,7 @@ from benchmarks.harness.images import jpeg
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
-from encoder_service.media.decoding import MediaDecoder, MediaJob
+from encoder_service.media.decoding import MediaDecoder
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.media import QwenMedia, SquareMedia, TiledMedia
 from encoder_service.models.preprocessing import ImageProcessor
@@ -97,14 +97,13 @@ def _families(folder: Path) -> dict[str, Any]:
 
 def _seconds(decode: MediaDecoder, file: bytes) -> float:
     start = time.perf_counter()
-    decode(MediaJob(file))
+    decode(file)
     return time.perf_counter() - start
 
 
 def _compare(media: Any, files: Sequence[bytes], size: tuple[int, int], rounds: int) -> dict[str, Any]:
     whole, reduced = (MediaDecoder(replace(media, reduces_jpeg=on), *_LIMITS) for on in (False, True))
-    jobs = [MediaJob(file) for file in files]
-    differences = [np.abs(reduced(job).pixels.astype(np.int16) - whole(job).pixels) for job in jobs]
+    differences = [np.abs(reduced(file).pixels.astype(np.int16) - whole(file).pixels) for file in files]
     runs = []
     for _ in range(rounds):
         run = [(_seconds(whole, file), _seconds(reduced, file)) for file in files]

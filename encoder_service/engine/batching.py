@@ -22,24 +22,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from encoder_service import metrics
 from fovea.errors import DeadlineExceeded, Overloaded, Unavailable
 
-__all__ = ["BatchExecutor", "BatchedResult", "Batcher"]
+__all__ = ["BatchExecutor", "BatchTiming", "Batcher"]
 
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Request = TypeVar("Request")
+Job = TypeVar("Job")
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
-
-
-class Sized(Protocol):
-    """A prepared request."""
-
-    @property
-    def size(self) -> int:
-        """Number of tower inputs that the request adds to a batch."""
-        ...
-
-
-Job = TypeVar("Job", bound=Sized)
 
 
 class BatchExecutor(Protocol[Request_contra, Job, Result_co]):
@@ -49,24 +38,26 @@ class BatchExecutor(Protocol[Request_contra, Job, Result_co]):
         """The request ready for `run`, and its preparation time in seconds, without the wait for a worker process."""
         ...
 
+    def size(self, job: Job) -> int:
+        """Number of tower inputs that a prepared request adds to a batch."""
+        ...
+
     def run(self, batch: Sequence[Job]) -> Sequence[Result_co | Exception]:
         """One outcome for each job. All calls come from one thread."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class BatchedResult(Generic[Result]):
-    """Result of a request, with its timing.
+class BatchTiming:
+    """Timing of a request.
 
     Attributes:
-        result: Result of `BatchExecutor.run`.
         prepare_ms: Preparation time in ms, without the wait for a worker process.
         queue_ms: Queue time in ms, including the wait for a worker process.
         run_ms: Time to compute its batch, in ms.
         batch_size: Number of requests in its batch.
     """
 
-    result: Result
     prepare_ms: float
     queue_ms: float
     run_ms: float
@@ -75,14 +66,18 @@ class BatchedResult(Generic[Result]):
 
 @dataclass(eq=False, slots=True)
 class _QueuedRequest(Generic[Job, Result]):
-    """A prepared request. `deadline`, `arrived_at` and `queued_at` are event-loop times in seconds."""
+    """A prepared request with its size, see `BatchExecutor`.
+
+    `deadline`, `arrived_at` and `queued_at` are event-loop times in seconds.
+    """
 
     job: Job
+    size: int
     deadline: float
     arrived_at: float
     queued_at: float
     prepare_s: float
-    future: asyncio.Future[BatchedResult[Result]]
+    future: asyncio.Future[tuple[Result, BatchTiming]]
     is_running: bool = field(default=False)
 
 
@@ -159,8 +154,8 @@ class Batcher(Generic[Request, Job, Result]):
         """Number of requests in the batch that is being computed."""
         return len(self._running)
 
-    async def submit(self, request: Request, *, timeout_s: float) -> BatchedResult[Result]:
-        """The result of `request`.
+    async def submit(self, request: Request, *, timeout_s: float) -> tuple[Result, BatchTiming]:
+        """The result of `request`, with its timing.
 
         Raises:
             Overloaded: Too many requests are waiting. The error has a time after which to retry.
@@ -185,7 +180,8 @@ class Batcher(Generic[Request, Job, Result]):
                 job, prepare_s = await self._executor.prepare(request)
                 if self._closed:
                     raise _shutting_down()
-                queued = _QueuedRequest(job, deadline, arrived_at, loop.time(), prepare_s, loop.create_future())
+                size = self._executor.size(job)
+                queued = _QueuedRequest(job, size, deadline, arrived_at, loop.time(), prepare_s, loop.create_future())
                 self._queue.append(queued)
                 self._changed.set()
                 return await queued.future
@@ -226,9 +222,8 @@ class Batcher(Generic[Request, Job, Result]):
                     request.future.set_exception(outcome)
                     continue
                 queue_s = _queue_time_s(request, started_at)
-                request.future.set_result(
-                    BatchedResult(outcome, 1000 * request.prepare_s, 1000 * queue_s, 1000 * self._batch_s, len(batch))
-                )
+                timing = BatchTiming(1000 * request.prepare_s, 1000 * queue_s, 1000 * self._batch_s, len(batch))
+                request.future.set_result((outcome, timing))
 
     async def _run(self, batch: Sequence[_QueuedRequest[Job, Result]]) -> Sequence[Result | Exception]:
         """One outcome for each request of a batch."""
@@ -255,13 +250,13 @@ class Batcher(Generic[Request, Job, Result]):
 
     def _batch_may_still_fill(self) -> bool:
         """Whether the batch has room and another request is being prepared. In an idle service there is no delay."""
-        has_room = sum(request.job.size for request in self._queue) < self._max_batch_size
+        has_room = sum(request.size for request in self._queue) < self._max_batch_size
         return has_room and self._num_waiting > len(self._queue) > 0
 
     def _take_batch(self, now: float) -> list[_QueuedRequest[Job, Result]]:
         batch: list[_QueuedRequest[Job, Result]] = []
         size = 0
-        while self._queue and (not batch or size + self._queue[0].job.size <= self._max_batch_size):
+        while self._queue and (not batch or size + self._queue[0].size <= self._max_batch_size):
             request = self._queue.popleft()
             if request.future.done():
                 continue  # aborted in this iteration of the event loop; `submit` corrects the count
@@ -271,6 +266,6 @@ class Batcher(Generic[Request, Job, Result]):
             request.is_running = True
             self._num_waiting -= 1
             _observe_queue_time(request, now)
-            size += request.job.size
+            size += request.size
             batch.append(request)
         return batch

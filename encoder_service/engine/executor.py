@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
 from encoder_service.engine.encoded_media import EncodedMedia
-from encoder_service.engine.engine import EncoderEngine, EncodeRequest, PreparedMedia, PreparedRequest
-from encoder_service.media.decoding import MediaJob, MediaPool
+from encoder_service.engine.engine import EncoderEngine
+from encoder_service.engine.request_media import EncodeRequest, RequestMedia
+from encoder_service.media.decoding import MediaItem, MediaPool
+from encoder_service.models.media import MediaOptions
 from encoder_service.models.media_features import TowerInputs
 from fovea.errors import TooLarge, Unavailable, UnsupportedMedia
 from fovea.processes.worker_pool import PoolClosed, TaskResult, WorkerTimeout
@@ -38,36 +40,39 @@ class EncoderExecutor:
     pool: MediaPool
     image_timeout_s: float
 
-    async def prepare(self, request: EncodeRequest) -> tuple[PreparedRequest, float]:
-        """A request with its media decoded, and the seconds in which at least one of them was being decoded.
+    async def prepare(self, request: EncodeRequest) -> tuple[tuple[RequestMedia, ...], float]:
+        """Images and videos of a request, decoded, and the seconds in which at least one of them was being decoded.
 
         Raises:
             TooLarge: A file takes too long to decode, or is larger than the limits.
             UnsupportedMedia: A file cannot be decoded.
             InvalidRequest: See `images.decode` and `videos.decode`.
         """
-        prepared = await _all_or_first_error(self._prepare(job, request) for job in request.media)
-        media = tuple(prepared_media for prepared_media, _ in prepared)
-        return PreparedRequest(request, media), _covered_s([interval for _, interval in prepared if interval])
+        prepared = await _all_or_first_error(self._prepare(item, request) for item in request.items)
+        return tuple(media for media, _ in prepared), _covered_s([interval for _, interval in prepared if interval])
 
-    def run(self, batch: Sequence[PreparedRequest]) -> Sequence[tuple[EncodedMedia, ...] | Exception]:
+    def size(self, media: Sequence[RequestMedia]) -> int:
+        """Number of tower inputs of a request to compute, counted as at least 1."""
+        tower_inputs = [item.tower_inputs for item in media if item.tower_inputs is not None]
+        return max(1, sum(inputs.layout.num_inputs for inputs in tower_inputs))
+
+    def run(self, batch: Sequence[Sequence[RequestMedia]]) -> Sequence[tuple[EncodedMedia, ...] | Exception]:
         """See `EncoderEngine.run`."""
         return self.engine.run(batch)
 
-    async def _prepare(self, job: MediaJob, request: EncodeRequest) -> tuple[PreparedMedia, _Interval | None]:
-        prepared = await asyncio.to_thread(self.engine.look_up, job, request)
-        if prepared.features is not None:
-            return prepared, None
-        decoded = await self._decode(job)
-        prepared = self.engine.with_tower_inputs(prepared, decoded.result, request)
-        return prepared, (decoded.started_at, decoded.ended_at)
+    async def _prepare(self, item: MediaItem, request: EncodeRequest) -> tuple[RequestMedia, _Interval | None]:
+        media = await asyncio.to_thread(self.engine.look_up, item, request)
+        if media.features is not None:
+            return media, None
+        decoded = await self._decode(item, request.media_options)
+        return self.engine.with_tower_inputs(media, decoded.result), (decoded.started_at, decoded.ended_at)
 
-    async def _decode(self, job: MediaJob) -> TaskResult[TowerInputs]:
+    async def _decode(self, item: MediaItem, options: MediaOptions) -> TaskResult[TowerInputs]:
         kind, timeout_s = "image", self.image_timeout_s
-        if not isinstance(job.item, bytes):
+        if not isinstance(item, bytes):
             kind, timeout_s = "video", self.engine.decoder.video_limits.timeout_s + _VIDEO_GRACE_S
         try:
-            return await self.pool.run(job, timeout_s=timeout_s)
+            return await self.pool.run(item, options, timeout_s=timeout_s)
         except WorkerTimeout:
             raise TooLarge(
                 f"the {kind} takes longer than {timeout_s:g} seconds to decode; a smaller one is accepted", param=kind

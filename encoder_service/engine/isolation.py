@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from fovea.telemetry import FailureKind, count_failure
 
-__all__ = ["retry_individually"]
+__all__ = ["all_or_error", "retry_individually"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,3 +27,13 @@ def retry_individually(
     # Here the error is gone, and with it the tensors that its traceback kept: memory may have been short.
     count_failure(FailureKind.BATCH_SPLIT)
     return [outcome for item in items for outcome in retry_individually(compute, [item])]
+
+
+def all_or_error(outcomes: Sequence[Result | Exception]) -> list[Result] | Exception:
+    """The results, or the first error among them."""
+    results: list[Result] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            return outcome
+        results.append(outcome)
+    return results

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from encoder_service.engine.encoded_media import EncodedMedia, UnitTokens, assemble
-from encoder_service.engine.pruning_units import PruningTask
-from encoder_service.engine.unit_budgets import MediaToPrune
+from encoder_service.engine.assembly import assemble, tensors_to_copy
+from encoder_service.engine.encoded_media import EncodedMedia
+from encoder_service.engine.host_copies import HostCopies
+from encoder_service.engine.pruning_units import PruningUnit
 from encoder_service.engine.wire_values import DeviceFormat, TokenValues, convert, sends_mean, token_values
 from encoder_service.pruners.base import PrunedTokens
-from fovea.modeling.transfers import to_device, to_host
+from encoder_service.pruners.tower_outputs import CLS_HIDDEN
+from fovea.modeling.transfers import to_device
 
-__all__ = ["FLOAT32", "Conversion", "PrunedMedia", "PrunedUnit", "copy_to_host"]
-
-_Arrays: TypeAlias = Sequence[npt.NDArray[Any]]
+__all__ = ["FLOAT32", "Conversion", "conversion_of", "copy_to_host"]
 
 
 class Conversion(NamedTuple):
@@ -32,191 +31,124 @@ class Conversion(NamedTuple):
 FLOAT32: Final = Conversion("float32")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PrunedUnit:
-    """Tokens of a unit: a row of what a pruner returned for a group."""
+def conversion_of(units: Sequence[PruningUnit]) -> Conversion:
+    """Conversion of an image or video on the device for its request's wire format.
 
-    group: PrunedTokens
-    row: int
+    A mean is that of a whole message. Where that has several units, CLS tokens or padding, the message is quantized on
+    the CPU.
 
-    @property
-    def num_tokens(self) -> int:
-        """Number of tokens."""
-        counts = self.group.counts
-        return self.group.origins.shape[-1] if counts is None else counts[self.row]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PrunedMedia:
-    """An image or video whose tokens are on the device.
-
-    Attributes:
-        source: Image or video that was pruned, with its pruner and budget.
-        tasks: Task of each unit.
-        units: Tokens of each unit; None for one that keeps none.
-        cls_tokens: CLS tokens that the language model reads if nothing is pruned, [num_inputs * cls_per_input, C]; None
-            if something is pruned for sure.
+    Args:
+        units: All units of the image or video after pruning.
     """
-
-    source: MediaToPrune
-    tasks: Sequence[PruningTask]
-    units: Sequence[PrunedUnit | None]
-    cls_tokens: Tensor | None
-
-    @property
-    def conversion(self) -> Conversion:
-        """Conversion on the device for the request's wire format.
-
-        A mean is that of a whole message. Where that has several units, CLS tokens or padding, the message is
-        quantized on the CPU.
-        """
-        wire_format, units = self.source.wire_format, [unit for unit in self.units if unit is not None]
-        num_tokens = sum(unit.num_tokens for unit in units)
-        num_tokens += 0 if self.cls_tokens is None else len(self.cls_tokens)
-        if not sends_mean(wire_format, num_tokens):
-            return Conversion(wire_format)
-        if len(units) == 1 and self.cls_tokens is None and units[0].group.counts is None:
-            return Conversion(wire_format, has_mean=True)
-        return FLOAT32
+    wire_format, groups = units[0].media.request.wire_format, [unit.tokens for unit in units if unit.tokens is not None]
+    has_cls = _may_have_cls_tokens(units)
+    num_tokens = sum(unit.num_tokens for unit in units)
+    num_tokens += len(units[0].media.unpruned.rows) if has_cls else 0
+    if not sends_mean(wire_format, num_tokens):
+        return Conversion(wire_format)
+    if len(groups) == 1 and not has_cls and groups[0].counts is None:
+        return Conversion(wire_format, has_mean=True)
+    return FLOAT32
 
 
-class _Copies:
-    """Tensors that are copied to the CPU together."""
-
-    def __init__(self) -> None:
-        self._tensors: list[Tensor] = []
-
-    def add(self, tensor: Tensor) -> int:
-        """Number of the array that `to_host` will have for `tensor`."""
-        self._tensors.append(tensor)
-        return len(self._tensors) - 1
-
-    def to_host(self) -> list[npt.NDArray[Any]]:
-        return to_host(self._tensors)
-
-
-@dataclass(frozen=True, slots=True)
-class _Maps:
-    """Numbers of the arrays of a group other than its values; None for those that it lacks."""
-
-    origins: int
-    cluster_of_patch: int
-    task_map: int | None
-    saliency_map: int | None
-    reading_group: int | None
-
-    @classmethod
-    def of(cls, tokens: PrunedTokens, copies: _Copies) -> _Maps:
-        task_map, saliency_map = tokens.task_map, tokens.saliency_map
-        return cls(
-            copies.add(tokens.origins),
-            copies.add(tokens.cluster_of_patch),
-            None if task_map is None else copies.add(task_map.to(torch.float32)),
-            None if saliency_map is None else copies.add(saliency_map.to(torch.float32)),
-            None if tokens.reading_group is None else copies.add(tokens.reading_group),
-        )
+def _may_have_cls_tokens(units: Sequence[PruningUnit]) -> bool:
+    """Whether the language model reads CLS tokens of an image or video if it proves to be unpruned."""
+    features = units[0].media.unpruned
+    if not features.layout.cls_per_input or not features.have({CLS_HIDDEN}):
+        return False
+    return all(unit.tokens is not None and unit.tokens.origins.shape[-1] >= unit.num_patches for unit in units)
 
 
 @dataclass(frozen=True, slots=True)
 class _Converted:
-    """Converted tokens: the number of each array by its name, what to index them with by unit or medium, and C."""
+    """Converted tokens: tensors by name, what to index them with by unit or medium, wire format and C."""
 
-    numbers: Mapping[str, int]
+    tensors: Mapping[str, Tensor]
     index: Mapping[int, int | slice]
     wire_format: DeviceFormat
     channels: int
 
-    def values(self, key: int, arrays: _Arrays) -> TokenValues:
+    def values(self, key: int, arrays: HostCopies) -> TokenValues:
         """Values of a row of a group, or of the CLS tokens of an image or video."""
         index = self.index[key]
-        chosen = {name: arrays[number][index] for name, number in self.numbers.items()}
+        chosen = {name: arrays[tensor][index] for name, tensor in self.tensors.items()}
         return token_values(chosen, self.wire_format, self.channels)
 
 
-def copy_to_host(media: Sequence[PrunedMedia], conversions: Sequence[Conversion]) -> list[EncodedMedia]:
-    """Images and videos on the CPU, in the order in which the language model reads their tokens, after one copy."""
-    copies = _Copies()
-    groups = {id(unit.group): unit.group for item in media for unit in item.units if unit is not None}
-    maps = {key: _Maps.of(group, copies) for key, group in groups.items()}
-    converted = _convert_groups(media, conversions, groups, copies)
-    cls_tokens = _convert_cls_tokens(media, conversions, copies)
-    arrays = copies.to_host()
+def copy_to_host(media: Sequence[Sequence[PruningUnit]], conversions: Sequence[Conversion]) -> list[EncodedMedia]:
+    """Images and videos on the CPU, in the order in which the language model reads their tokens, after one copy.
 
-    def unit_tokens(task: PruningTask, unit: PrunedUnit, conversion: Conversion) -> UnitTokens:
-        values = converted[id(unit.group), conversion].values(unit.row, arrays)
-        return _unit_tokens(task, unit, values, maps[id(unit.group)], arrays)
+    Args:
+        media: Units of each image or video after pruning.
+        conversions: Conversion of each image or video.
+    """
+    arrays = HostCopies()
+    groups = {id(unit.tokens): unit.tokens for units in media for unit in units if unit.tokens is not None}
+    for tokens in groups.values():
+        arrays.add(*tensors_to_copy(tokens))
+    converted = _convert_groups(media, conversions, groups, arrays)
+    cls_tokens = _convert_cls_tokens(media, conversions, arrays)
+    arrays.copy()
+
+    def values(unit: PruningUnit, conversion: Conversion) -> TokenValues:
+        return converted[id(unit.tokens), conversion].values(unit.tokens_row, arrays)[: unit.num_tokens]
 
     return [
         assemble(
-            item.source.features.layout,
-            [
-                None if unit is None else unit_tokens(task, unit, conversion)
-                for task, unit in zip(item.tasks, item.units, strict=True)
-            ],
-            cls_tokens=None if item.cls_tokens is None else cls_tokens[conversion].values(i, arrays),
-            features_cached=item.source.features_cached,
+            units,
+            [values(unit, conversion) for unit in units if unit.tokens is not None],
+            arrays,
+            cls_values=cls_tokens[conversion].values(i, arrays) if _may_have_cls_tokens(units) else None,
         )
-        for i, (item, conversion) in enumerate(zip(media, conversions, strict=True))
+        for i, (units, conversion) in enumerate(zip(media, conversions, strict=True))
     ]
 
 
 def _convert_groups(
-    media: Sequence[PrunedMedia],
+    media: Sequence[Sequence[PruningUnit]],
     conversions: Sequence[Conversion],
     groups: Mapping[int, PrunedTokens],
-    copies: _Copies,
+    arrays: HostCopies,
 ) -> dict[tuple[int, Conversion], _Converted]:
     """Converted tokens by the id of their group and by conversion: a group may have several wire formats."""
     rows: dict[tuple[int, Conversion], list[int]] = {}
-    for item, conversion in zip(media, conversions, strict=True):
-        for unit in item.units:
-            if unit is not None:
-                rows.setdefault((id(unit.group), conversion), []).append(unit.row)
+    for units, conversion in zip(media, conversions, strict=True):
+        for unit in units:
+            if unit.tokens is not None:
+                rows.setdefault((id(unit.tokens), conversion), []).append(unit.tokens_row)
     converted = {}
     for (group, conversion), chosen in rows.items():
         features, chosen = groups[group].features, sorted(chosen)
         if chosen != list(range(len(features))):
             features = features[to_device(torch.tensor(chosen), features.device)]
         index = {row: position for position, row in enumerate(chosen)}
-        converted[group, conversion] = _convert(features, conversion, index, copies)
+        converted[group, conversion] = _convert(features, conversion, index, arrays)
     return converted
 
 
 def _convert_cls_tokens(
-    media: Sequence[PrunedMedia], conversions: Sequence[Conversion], copies: _Copies
+    media: Sequence[Sequence[PruningUnit]], conversions: Sequence[Conversion], arrays: HostCopies
 ) -> dict[Conversion, _Converted]:
     """Converted CLS tokens by conversion; those of an image or video by its index in `media`."""
     parts: dict[Conversion, list[Tensor]] = {}
     index: dict[int, int | slice] = {}
-    for i, (item, conversion) in enumerate(zip(media, conversions, strict=True)):
-        if item.cls_tokens is not None:
+    for i, (units, conversion) in enumerate(zip(media, conversions, strict=True)):
+        if _may_have_cls_tokens(units):
+            features = units[0].media.unpruned
+            cls_tokens = features.batch.outputs[CLS_HIDDEN][features.rows[0] : features.rows[-1] + 1]
             of_conversion = parts.setdefault(conversion, [])
             start = sum(map(len, of_conversion))
-            index[i] = slice(start, start + len(item.cls_tokens))
-            of_conversion.append(item.cls_tokens)
+            index[i] = slice(start, start + len(cls_tokens))
+            of_conversion.append(cls_tokens)
     return {
-        conversion: _convert(torch.cat(of_conversion), conversion, index, copies)
+        conversion: _convert(torch.cat(of_conversion), conversion, index, arrays)
         for conversion, of_conversion in parts.items()
     }
 
 
-def _convert(features: Tensor, conversion: Conversion, index: Mapping[int, int | slice], copies: _Copies) -> _Converted:
+def _convert(
+    features: Tensor, conversion: Conversion, index: Mapping[int, int | slice], arrays: HostCopies
+) -> _Converted:
     tensors = convert(features, conversion.wire_format, has_mean=conversion.has_mean)
-    numbers = {name: copies.add(tensor) for name, tensor in tensors.items()}
-    return _Converted(numbers, index, conversion.wire_format, features.shape[-1])
-
-
-def _unit_tokens(task: PruningTask, unit: PrunedUnit, values: TokenValues, maps: _Maps, arrays: _Arrays) -> UnitTokens:
-    def array(number: int | None) -> npt.NDArray[Any] | None:
-        return None if number is None else arrays[number][unit.row]
-
-    count, reading_group = unit.num_tokens, array(maps.reading_group)
-    return UnitTokens(
-        task.unit.positions,
-        values[:count],
-        arrays[maps.origins][unit.row][:count],
-        arrays[maps.cluster_of_patch][unit.row],
-        array(maps.task_map),
-        array(maps.saliency_map),
-        None if reading_group is None else reading_group[:count],
-    )
+    arrays.add(*tensors.values())
+    return _Converted(tensors, index, conversion.wire_format, features.shape[-1])

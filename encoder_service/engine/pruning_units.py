@@ -1,41 +1,21 @@
-"""Units of pruning, gathered into batches: a unit is one tower input, or several that are pruned as one."""
+"""Units of pruning: a unit is one tower input of an image or video, or several that are pruned as one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import Final, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from encoder_service.models.media_features import IntArray, MediaFeatures
-from encoder_service.pruners.base import BoundPruner, PrunerInput, TextFeatures, TowerFeatures
-from encoder_service.pruners.tower_outputs import CLS_HIDDEN, TowerOutput
+from encoder_service.engine.request_media import RequestMedia
+from encoder_service.models.media_features import IntArray
+from encoder_service.pruners.base import BoundPruner, PrunedTokens, TowerFeatures
 from fovea.modeling.transfers import to_device
 
-__all__ = [
-    "PruningTask",
-    "PruningUnit",
-    "TextRow",
-    "frame_joint_unit",
-    "gather",
-    "grouped",
-    "tile_joint_unit",
-    "units_of",
-]
+__all__ = ["PruningUnit", "frame_joint_unit", "tile_joint_unit", "units_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class TextRow:
-    """Features of one question: a row of a batch that the text tower computed."""
-
-    batch: TextFeatures
-    row: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class PruningUnit:
     """Patches that are pruned together: those of one tower input, or of several joined into one.
 
@@ -43,19 +23,39 @@ class PruningUnit:
     its own input's CLS. An input with concentrated attention keeps more tokens than one with spread attention.
 
     Attributes:
+        media: Image or video of the unit.
+        number: Index among the units of the image or video.
         batch: Features that the rows belong to.
         rows: Rows of the tower inputs.
         patches: Indices into the patches of `rows`, one tower input after the other, [N]; None for all patches of one
             tower input.
         positions: Grid position of each patch in the image or video, [N].
         grid: Height and width of the unit's grid; N is their product.
+        keep: Number of tokens to keep; N until a budget is allocated.
+        tokens: Result of the pruner for the unit's group; None before it is pruned, and if it keeps no token.
+        tokens_row: Row of the unit in `tokens`.
     """
 
+    media: RequestMedia
+    number: int = 0
     batch: TowerFeatures
     rows: tuple[int, ...]
-    patches: IntArray | None
+    patches: IntArray | None = None
     positions: IntArray
     grid: tuple[int, int]
+    keep: int
+    tokens: PrunedTokens | None = None
+    tokens_row: int = 0
+
+    @property
+    def pruner(self) -> BoundPruner:
+        """Pruner of the request."""
+        return self.media.request.pruner
+
+    @property
+    def seed(self) -> int:
+        """Seed of random choices: that of the image or video for its first unit, the next integer for each further."""
+        return self.media.seed + self.number
 
     @property
     def num_patches(self) -> int:
@@ -67,25 +67,49 @@ class PruningUnit:
         """Number of patches that the tower has kept; None if it was not pruned."""
         return None if self.batch.kept_in_tower is None else self.batch.kept_in_tower.shape[-1]
 
+    @property
+    def pruned(self) -> PrunedTokens:
+        """`tokens` of a unit that is pruned and keeps some."""
+        assert self.tokens is not None
+        return self.tokens
 
-def units_of(media: MediaFeatures) -> list[PruningUnit]:
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens after pruning."""
+        if self.tokens is None:
+            return 0
+        counts = self.tokens.counts
+        return self.tokens.origins.shape[-1] if counts is None else counts[self.tokens_row]
+
+
+def units_of(media: RequestMedia) -> list[PruningUnit]:
     """One unit for each tower input that is not all padding, without its padding.
 
     The patches of a tile that are not padding form a rectangle; its height and width are the unit's grid.
     """
-    layout = media.layout
+    features = media.unpruned
+    layout, rows_of_inputs = features.layout, zip(features.rows, features.patch_positions(), strict=True)
     size, units = layout.rows * layout.columns, []
-    for row, positions in zip(media.rows, media.patch_positions(), strict=True):
-        if len(positions) == size:
-            units.append(PruningUnit(media.batch, (row,), None, positions, (layout.rows, layout.columns)))
-            continue
-        patches = positions % size
-        num_rows = len(np.unique(patches // layout.columns))
-        grid = (num_rows, len(patches) // num_rows)
-        if media.batch.kept_in_tower is None:
-            units.append(PruningUnit(media.batch, (row,), patches, positions, grid))
-        else:
-            units.append(PruningUnit(_without_padding(media.batch, row, patches, grid), (0,), None, positions, grid))
+    for number, (row, positions) in enumerate(rows_of_inputs):
+        batch, rows, patches, grid = features.batch, (row,), None, (layout.rows, layout.columns)
+        if len(positions) < size:
+            patches = positions % size
+            num_rows = len(np.unique(patches // layout.columns))
+            grid = (num_rows, len(patches) // num_rows)
+            if batch.kept_in_tower is not None:
+                batch, rows, patches = _without_padding(batch, row, patches, grid), (0,), None
+        units.append(
+            PruningUnit(
+                media=media,
+                number=number,
+                batch=batch,
+                rows=rows,
+                patches=patches,
+                positions=positions,
+                grid=grid,
+                keep=len(positions),
+            )
+        )
     return units
 
 
@@ -106,172 +130,38 @@ def _without_padding(batch: TowerFeatures, row: int, patches: IntArray, grid: tu
     )
 
 
-def frame_joint_unit(video: MediaFeatures) -> PruningUnit:
+def frame_joint_unit(video: RequestMedia) -> PruningUnit:
     """The frames of a video as one unit, stacked vertically.
 
     Raises:
         ValueError: The frames were pruned inside the tower.
     """
-    if video.batch.kept_in_tower is not None:
+    features = video.unpruned
+    if features.batch.kept_in_tower is not None:
         raise ValueError("frames that were pruned inside the tower cannot be joined")
-    layout, positions = video.layout, np.concatenate(video.patch_positions())
-    grid = (len(video.rows) * layout.rows, layout.columns)
-    return PruningUnit(video.batch, video.rows, np.arange(len(positions)), positions, grid)
+    positions = np.concatenate(features.patch_positions())
+    grid = (len(features.rows) * features.layout.rows, features.layout.columns)
+    return _joint_unit(video, np.arange(len(positions)), positions, grid)
 
 
-def tile_joint_unit(image: MediaFeatures) -> PruningUnit:
+def tile_joint_unit(image: RequestMedia) -> PruningUnit:
     """The tiles of an image as one unit: a single row of patches, in the order of the language model."""
-    layout = image.layout
+    features = image.unpruned
+    layout = features.layout
     assert layout.mosaic is not None
     size = layout.rows * layout.columns
     positions = np.concatenate([np.arange(size), layout.mosaic.ravel()])
-    patches = image.index_of_tiles()[positions // size] * size + positions % size
-    return PruningUnit(image.batch, image.rows, patches, positions, (1, len(positions)))
+    patches = features.index_of_tiles()[positions // size] * size + positions % size
+    return _joint_unit(image, patches, positions, (1, len(positions)))
 
 
-_GroupKey: TypeAlias = tuple[object, ...]
-
-_MAX_VALUES: Final = 2**26
-"""Largest number of values in a call with several tasks, roughly: 256 MiB in float32. A single task may have more."""
-_PER_TEXT_POSITION: Final = 6
-"""Number of [patches, text positions] matrices that FCMA (`pruners/fcma.py`) holds at once."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PruningTask:
-    """Unit of pruning with its pruner, budget, text and seed.
-
-    Attributes:
-        unit: The unit.
-        pruner: Pruner of the unit's request.
-        keep: Number of tokens to keep.
-        text: Features of the request's question; None if the pruner reads none.
-        seed: Seed of random choices.
-    """
-
-    unit: PruningUnit
-    pruner: BoundPruner
-    keep: int
-    text: TextRow | None
-    seed: int
-
-    @property
-    def key(self) -> _GroupKey:
-        """Key of the group: tasks with equal keys can be pruned as one batch."""
-        unit, text = self.unit, self.text
-        return (
-            self.pruner,
-            unit.grid,
-            self.keep,
-            unit.num_kept_in_tower,
-            unit.patches is None,
-            len(unit.rows),
-            None if text is None else id(text.batch),
-        )
-
-    @property
-    def num_values(self) -> int:
-        """Number of values that a pruner computes for the task, roughly: features, similarities, and text."""
-        num_patches, channels = self.unit.num_patches, self.unit.batch.hidden.shape[-1]
-        text_values, positions = 0, 0
-        if self.text is not None:
-            positions = self.text.batch.tokens.shape[1]
-            text_values = positions * self.text.batch.tokens.shape[2]
-        return num_patches * (channels + self.keep + _PER_TEXT_POSITION * positions) + text_values
-
-
-def grouped(tasks: Iterable[PruningTask]) -> list[list[PruningTask]]:
-    """Groups of tasks that can be pruned as one batch; tasks of one tower batch are next to each other.
-
-    A group of more than `_MAX_VALUES` values is split.
-    """
-    groups: dict[_GroupKey, list[PruningTask]] = {}
-    for task in tasks:
-        groups.setdefault(task.key, []).append(task)
-    parts: list[list[PruningTask]] = []
-    for group in groups.values():
-        in_order = [task for of_batch in _by_tower_batch(group) for task in of_batch]
-        at_once = max(1, _MAX_VALUES // in_order[0].num_values)
-        parts += [in_order[start : start + at_once] for start in range(0, len(in_order), at_once)]
-    return parts
-
-
-def _by_tower_batch(tasks: Sequence[PruningTask]) -> list[list[PruningTask]]:
-    by_batch: dict[int, list[PruningTask]] = {}
-    for task in tasks:
-        by_batch.setdefault(id(task.unit.batch), []).append(task)
-    return list(by_batch.values())
-
-
-def gather(tasks: Sequence[PruningTask], *, outputs: Set[TowerOutput] | None = None) -> PrunerInput:
-    """Input of the pruner for a group of tasks.
-
-    Args:
-        tasks: A group, see `grouped`.
-        outputs: Tower outputs to include; None for those that the pruner requires.
-    """
-    first = tasks[0]
-    outputs = first.pruner.requirements.outputs if outputs is None else outputs
-    parts = [_gather_units([task.unit for task in of_batch], outputs) for of_batch in _by_tower_batch(tasks)]
-    texts = [task.text for task in tasks if task.text is not None]
-    return PrunerInput(
-        _concatenated(parts), first.keep, _gather_texts(texts) if texts else None, [task.seed for task in tasks]
-    )
-
-
-def _concatenated(parts: Sequence[TowerFeatures]) -> TowerFeatures:
-    if len(parts) == 1:
-        return parts[0]
-    kept = [part.kept_in_tower for part in parts if part.kept_in_tower is not None]
-    return TowerFeatures(
-        torch.cat([part.hidden for part in parts]),
-        parts[0].grid,
-        {output: torch.cat([part.outputs[output] for part in parts]) for output in sorted(parts[0].outputs)},
-        torch.cat(kept) if kept else None,
-    )
-
-
-def _gather_texts(texts: Sequence[TextRow]) -> TextFeatures:
-    batch, rows = texts[0].batch, [text.row for text in texts]
-    if rows == list(range(len(batch.tokens))):
-        return batch
-    return batch.take(to_device(torch.tensor(rows), batch.tokens.device))
-
-
-def _gather_units(units: Sequence[PruningUnit], outputs: Set[TowerOutput]) -> TowerFeatures:
-    """Features of units of one tower batch."""
-    batch = units[0].batch
-    computed = {output: batch.outputs[output] for output in sorted(outputs)}
-    if units[0].patches is not None:
-        return _gather_patches(units, computed)
-    features = TowerFeatures(batch.hidden, units[0].grid, computed, batch.kept_in_tower)
-    rows = [unit.rows[0] for unit in units]
-    if rows == list(range(batch.num_inputs)):
-        return features
-    if rows == list(range(rows[0], rows[-1] + 1)):
-        return features.mapped(lambda tensor: tensor[rows[0] : rows[-1] + 1])
-    index = to_device(torch.tensor(rows), batch.hidden.device)
-    return features.mapped(lambda tensor: tensor[index])
-
-
-def _gather_patches(units: Sequence[PruningUnit], computed: dict[TowerOutput, Tensor]) -> TowerFeatures:
-    """Features of units of one tower batch whose `patches` are given: tiles with padding, and joint units."""
-    batch, device = units[0].batch, units[0].batch.hidden.device
-    rows = np.array([unit.rows for unit in units])  # [G, t]
-    patches = np.stack([unit.patches for unit in units if unit.patches is not None])  # [G, N]
-    row_of_patch = np.take_along_axis(rows, patches // batch.num_patches, axis=1)
-    index = to_device(torch.from_numpy(np.stack([row_of_patch, patches % batch.num_patches])), device)
-    at = (index[0], index[1])
-    row_index = to_device(torch.from_numpy(rows), device)
-
-    def taken(output: TowerOutput, values: Tensor) -> Tensor:
-        if output == CLS_HIDDEN:
-            return values[row_index].mean(dim=1)
-        if not output.has_cls:
-            return values[at]
-        cls = values[row_index, 0].mean(dim=1, keepdim=True)
-        return torch.cat([cls, values[index[0], index[1] + 1]], dim=1)
-
-    return TowerFeatures(
-        batch.hidden[at], units[0].grid, {output: taken(output, values) for output, values in computed.items()}
+def _joint_unit(media: RequestMedia, patches: IntArray, positions: IntArray, grid: tuple[int, int]) -> PruningUnit:
+    return PruningUnit(
+        media=media,
+        batch=media.unpruned.batch,
+        rows=media.unpruned.rows,
+        patches=patches,
+        positions=positions,
+        grid=grid,
+        keep=len(positions),
     )

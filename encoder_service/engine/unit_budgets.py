@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping, Sequence
 
-from encoder_service.engine.isolation import retry_individually
-from encoder_service.engine.pruning_units import (
-    PruningTask,
-    PruningUnit,
-    TextRow,
-    frame_joint_unit,
-    gather,
-    grouped,
-    tile_joint_unit,
-    units_of,
-)
-from encoder_service.engine.wire_values import DeviceFormat
+from encoder_service.engine.isolation import all_or_error
+from encoder_service.engine.pruning_units import PruningUnit, frame_joint_unit, tile_joint_unit, units_of
+from encoder_service.engine.request_media import RequestMedia
+from encoder_service.engine.unit_batches import compute_in_groups, gather
 from encoder_service.models.media_features import IntArray, MediaFeatures, PatchLayout
-from encoder_service.pruners.base import BoundPruner, TiledImages
+from encoder_service.pruners.base import TiledImages
 from fovea.budget import Budget, allocate_budget
 
-__all__ = ["MediaToPrune", "keep_in_tower", "plan"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MediaToPrune:
-    """An image or video of a request.
-
-    Attributes:
-        features: Features before pruning, or features of a tower that was pruned inside.
-        pruner: The request's pruner.
-        budget: Budget of the image or video. If it is auto, the pruner decides for each tile or frame.
-        text: The request's question; None if the pruner reads none.
-        seed: Seed of the first unit. Each further one has the next integer.
-        joins_frames: Whether the frames of a video are pruned as one.
-        features_cached: Whether the features come from the cache.
-        wire_format: Wire format to which its tokens are converted on the device.
-    """
-
-    features: MediaFeatures
-    pruner: BoundPruner
-    budget: Budget
-    text: TextRow | None
-    seed: int
-    joins_frames: bool = False
-    features_cached: bool = False
-    wire_format: DeviceFormat = "float32"
-
-    def task(self, unit: PruningUnit, keep: int, index: int = 0) -> PruningTask:
-        """Task to prune the unit of number `index` to `keep` tokens."""
-        text = self.text if self.pruner.requirements.text else None
-        return PruningTask(unit, self.pruner, keep, text, self.seed + index)
+__all__ = ["keep_in_tower", "plan"]
 
 
 def keep_in_tower(layout: PatchLayout, budget: Budget) -> int | None:
@@ -72,52 +34,52 @@ def keep_in_tower(layout: PatchLayout, budget: Budget) -> int | None:
     return max(1, min(_capped(allocated, sizes_with_padding, layout, budget.max_tokens)))
 
 
-def plan(media: Sequence[MediaToPrune]) -> list[list[PruningTask] | Exception]:
-    """Tasks of each image and video, one for each unit, or the error of a budget. A task may keep 0 tokens.
+def plan(media: Sequence[RequestMedia]) -> list[list[PruningUnit] | Exception]:
+    """Units of each image and video with their budgets, or the error of a budget. A unit may keep 0 tokens.
 
     Values are read from the device only for automatic budgets and where a pruner allocates over tiles, once for each
     group of media that are pruned alike.
     """
     units = [_units(item) for item in media]
-    chosen = _chosen_by_pruner(media, units)
-    plans: list[list[PruningTask] | Exception] = []
-    for i, (item, own) in enumerate(zip(media, units, strict=True)):
+    chosen = _chosen_by_pruner(units)
+    plans: list[list[PruningUnit] | Exception] = []
+    for own in units:
         try:
-            plans.append(_plan(item, own, chosen.get(i)))
+            plans.append(_plan(own, chosen))
         except Exception as error:  # an image that fails must not fail the others of its batch
             plans.append(error)
-    _allocate_over_tiles(media, plans)
+    _allocate_over_tiles(plans)
     return plans
 
 
-def _units(item: MediaToPrune) -> list[PruningUnit] | Exception:
+def _units(item: RequestMedia) -> list[PruningUnit] | Exception:
     """Units of an image or video, or the error of a video whose frames cannot be joined."""
     try:
-        if item.joins_frames and item.features.layout.is_video:
-            return [frame_joint_unit(item.features)]
-        return units_of(item.features)
+        if item.request.joins_frames and item.unpruned.layout.is_video:
+            return [frame_joint_unit(item)]
+        return units_of(item)
     except Exception as error:
         return error
 
 
-def _plan(
-    item: MediaToPrune, units: list[PruningUnit] | Exception, chosen: list[int] | Exception | None
-) -> list[PruningTask]:
-    """Tasks of an image or video; `chosen` has what the pruner chose for each unit."""
+def _plan(units: list[PruningUnit] | Exception, chosen: Mapping[int, int | Exception]) -> list[PruningUnit]:
+    """Units of an image or video with their budgets; `chosen` has what the pruner chose, see `_chosen_by_pruner`."""
     if isinstance(units, Exception):
         raise units
-    if isinstance(chosen, Exception):
-        raise chosen
-    layout, budget = item.features.layout, item.budget
+    keeps = all_or_error([chosen[id(unit)] for unit in units if id(unit) in chosen])
+    if isinstance(keeps, Exception):
+        raise keeps
+    item = units[0].media
+    layout, budget = item.unpruned.layout, item.request.budget
     sizes = [unit.num_patches for unit in units]
-    allocated = _capped(chosen or allocate_budget(sizes, budget), sizes, layout, budget.max_tokens)
-    if layout.mosaic is not None and item.pruner.pruner.joins_tiles and sum(allocated) < sum(sizes):
-        units, allocated = [tile_joint_unit(item.features)], [sum(allocated)]
-    tasks = []
-    for i, (unit, keep) in enumerate(zip(units, allocated, strict=True)):
+    allocated = _capped(keeps or allocate_budget(sizes, budget), sizes, layout, budget.max_tokens)
+    if layout.mosaic is not None and units[0].pruner.pruner.joins_tiles and sum(allocated) < sum(sizes):
+        units, allocated = [tile_joint_unit(item)], [sum(allocated)]
+    planned = []
+    for unit, keep in zip(units, allocated, strict=True):
         kept_in_tower = unit.num_kept_in_tower
-        tasks.append(item.task(unit, kept_in_tower if keep and kept_in_tower is not None else keep, i))
-    return tasks
+        planned.append(dataclasses.replace(unit, keep=kept_in_tower if keep and kept_in_tower is not None else keep))
+    return planned
 
 
 def _capped(allocated: Sequence[int], sizes: Sequence[int], layout: PatchLayout, max_tokens: int | None) -> list[int]:
@@ -135,83 +97,70 @@ def _capped(allocated: Sequence[int], sizes: Sequence[int], layout: PatchLayout,
     return list(allocate_budget(allocated, Budget.count(max(1, min(max_tokens, kept - 1)))))
 
 
-def _chosen_by_pruner(
-    media: Sequence[MediaToPrune], units: Sequence[list[PruningUnit] | Exception]
-) -> dict[int, list[int] | Exception]:
-    """Budgets that pruners choose for the units of media with an automatic budget, by index of the image or video."""
-    chosen: dict[int, list[int] | Exception] = {}
-    owners: dict[int, tuple[int, int]] = {}  # of a task by its id: index of the image or video, number of the unit
-    tasks: list[PruningTask] = []
-    for i, (item, own) in enumerate(zip(media, units, strict=True)):
-        if item.budget.is_auto and item.pruner.pruner.choose_keep is not None and not isinstance(own, Exception):
-            chosen[i] = [0] * len(own)
-            tasks += (of_item := [item.task(unit, unit.num_patches) for unit in own])
-            owners |= {id(task): (i, number) for number, task in enumerate(of_item)}
-    for group in grouped(tasks):
-        for task, keep in zip(group, retry_individually(_choose, group), strict=True):
-            i, number = owners[id(task)]
-            budgets = chosen[i]
-            if isinstance(keep, Exception):
-                chosen[i] = keep
-            elif not isinstance(budgets, Exception):
-                budgets[number] = keep
-    return chosen
+def _chosen_by_pruner(units: Sequence[list[PruningUnit] | Exception]) -> dict[int, int | Exception]:
+    """Budgets that pruners choose for the units of media with an automatic budget, by the id of the unit."""
+    choosing = [
+        unit
+        for own in units
+        if not isinstance(own, Exception)
+        for unit in own
+        if unit.media.request.budget.is_auto and unit.pruner.pruner.choose_keep is not None
+    ]
+    return compute_in_groups(_choose, choosing)
 
 
-def _choose(tasks: Sequence[PruningTask]) -> Sequence[int]:
-    """Budget that the pruner chooses for each task of a group."""
-    pruner = tasks[0].pruner
+def _choose(units: Sequence[PruningUnit]) -> Sequence[int]:
+    """Budget that the pruner chooses for each unit of a group."""
+    pruner = units[0].pruner
     assert pruner.pruner.choose_keep is not None
-    return pruner.pruner.choose_keep(gather(tasks), pruner.params)
+    return pruner.pruner.choose_keep(gather(units), pruner.params)
 
 
-def _allocate_over_tiles(media: Sequence[MediaToPrune], plans: list[list[PruningTask] | Exception]) -> None:
+def _allocate_over_tiles(plans: list[list[PruningUnit] | Exception]) -> None:
     """Replaces the budgets of tiles where the pruner allocates them itself."""
-    owners: dict[int, int] = {}  # index of the image by the id of its base tile's task
-    tasks: list[PruningTask] = []
-    for i, (item, planned) in enumerate(zip(media, plans, strict=True)):
-        if isinstance(planned, Exception) or item.pruner.pruner.allocate_budget is None:
-            continue
-        is_pruned = sum(task.keep for task in planned) < sum(task.unit.num_patches for task in planned)
-        if item.features.layout.mosaic is not None and is_pruned:
-            tasks.append(base := item.task(planned[0].unit, 1))
-            owners[id(base)] = i
-
-    def allocate(group: Sequence[PruningTask]) -> list[list[PruningTask]]:
-        indices = [owners[id(task)] for task in group]
-        planned = [tasks for i in indices if isinstance(tasks := plans[i], list)]
-        return _allocated(group, [media[i] for i in indices], planned)
-
-    for group in grouped(tasks):
-        for task, outcome in zip(group, retry_individually(allocate, group), strict=True):
-            plans[owners[id(task)]] = outcome
+    planned: dict[int, list[PruningUnit]] = {}  # units of the image by the id of its base tile
+    bases: dict[int, PruningUnit] = {}  # base tile by the index of the image in `plans`
+    for i, units in enumerate(plans):
+        if not isinstance(units, Exception) and _has_tiles_to_prune(units):
+            bases[i] = dataclasses.replace(units[0], keep=1)
+            planned[id(bases[i])] = units
+    allocated = compute_in_groups(
+        lambda group: _allocated(group, [planned[id(base)] for base in group]), list(bases.values())
+    )
+    for i, base in bases.items():
+        plans[i] = allocated[id(base)]
 
 
-def _allocated(
-    bases: Sequence[PruningTask], media: Sequence[MediaToPrune], planned: Sequence[Sequence[PruningTask]]
-) -> list[list[PruningTask]]:
-    """Tasks of each image with the budgets that the pruner allocates to its tiles, one token at least.
+def _has_tiles_to_prune(units: Sequence[PruningUnit]) -> bool:
+    """Whether the units are tiles of an image that is pruned, over which the pruner allocates."""
+    media = units[0].media
+    if media.request.pruner.pruner.allocate_budget is None or media.unpruned.layout.mosaic is None:
+        return False
+    return sum(unit.keep for unit in units) < sum(unit.num_patches for unit in units)
+
+
+def _allocated(bases: Sequence[PruningUnit], planned: Sequence[Sequence[PruningUnit]]) -> list[list[PruningUnit]]:
+    """Units of each image with the budgets that the pruner allocates to its tiles, one token at least.
 
     Args:
         bases: A group with the base tile of each image.
-        media: The images.
-        planned: Tasks of each image before.
+        planned: Units of each image before.
     """
     pruner = bases[0].pruner
     images = TiledImages(
         gather(bases, outputs=pruner.requirements.tile_outputs).vision,
-        [[task.unit.num_patches for task in tasks] for tasks in planned],
-        [_tile_at(item.features) for item in media],
+        [[unit.num_patches for unit in units] for units in planned],
+        [_tile_at(base.media.unpruned) for base in bases],
     )
     assert pruner.pruner.allocate_budget is not None
-    totals = [sum(task.keep for task in tasks) for tasks in planned]
+    totals = [sum(unit.keep for unit in units) for units in planned]
     budgets = pruner.pruner.allocate_budget(images, totals, pruner.params)
     return [
         [
-            item.task(task.unit, keep, number)
-            for number, (task, keep) in enumerate(zip(tasks, keeps if any(keeps) else [1, *keeps[1:]], strict=True))
+            dataclasses.replace(unit, keep=keep)
+            for unit, keep in zip(units, keeps if any(keeps) else [1, *keeps[1:]], strict=True)
         ]
-        for item, tasks, keeps in zip(media, planned, budgets, strict=True)
+        for units, keeps in zip(planned, budgets, strict=True)
     ]
 
 

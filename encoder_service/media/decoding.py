@@ -16,7 +16,7 @@ from encoder_service.models.media_features import TowerInputs
 from fovea.media import images
 from fovea.processes.worker_pool import WorkerPool
 
-__all__ = ["MediaDecoder", "MediaItem", "MediaJob", "MediaPool", "media_pool"]
+__all__ = ["MediaDecoder", "MediaItem", "MediaPool", "media_digest", "media_pool"]
 
 MediaItem: TypeAlias = bytes | VideoFile | FrameList
 """An image file, a video file, or a video as a list of image files."""
@@ -25,28 +25,14 @@ _DEFAULT_VIDEO_LIMITS: Final = VideoLimits()
 _DEFAULT_OPTIONS: Final = MediaOptions()
 
 
-@dataclass(frozen=True, slots=True)
-class MediaJob:
-    """An image or video, and what the request asks of its preprocessing.
-
-    Attributes:
-        item: The image or video.
-        options: Options of the request.
-    """
-
-    item: MediaItem
-    options: MediaOptions = _DEFAULT_OPTIONS
-
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 of what the tower inputs depend on: of the file alone if all options have their defaults."""
-        item = self.item
-        digest = hashlib.sha256(item).digest() if isinstance(item, bytes) else item.digest
-        options = self.options.fingerprint
-        return hashlib.sha256(options.encode() + digest).digest() if options else digest
+def media_digest(item: MediaItem, options: MediaOptions = _DEFAULT_OPTIONS) -> bytes:
+    """SHA-256 of what the tower inputs depend on: of the file alone if all options have their defaults."""
+    digest = hashlib.sha256(item).digest() if isinstance(item, bytes) else item.digest
+    fingerprint = options.fingerprint
+    return hashlib.sha256(fingerprint.encode() + digest).digest() if fingerprint else digest
 
 
-MediaPool: TypeAlias = WorkerPool[MediaJob, TowerInputs]
+MediaPool: TypeAlias = WorkerPool[TowerInputs, MediaItem, MediaOptions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +51,17 @@ class MediaDecoder:
     max_image_pixels: int
     video_limits: VideoLimits = field(default=_DEFAULT_VIDEO_LIMITS)
 
-    def __call__(self, job: MediaJob) -> TowerInputs:
+    def __call__(self, item: MediaItem, options: MediaOptions = _DEFAULT_OPTIONS) -> TowerInputs:
         """Tower inputs of an image or video.
+
+        Args:
+            item: The image or video.
+            options: Options of the request.
 
         Raises:
             ServiceError: See `images.decode`, `videos.decode` and `MediaOptions.check_size`.
         """
-        item, options, media = job.item, job.options, self.media.with_options(job.options)
+        media = self.media.with_options(options)
         if not isinstance(item, bytes):
             video = videos.decode(item, media.num_frames, self.video_limits)
             options.check_size(video.frames[0].size, self.video_limits.max_frame_pixels, param="video")

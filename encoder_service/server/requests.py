@@ -8,7 +8,7 @@ from typing import Final
 
 from google.protobuf import json_format
 
-from encoder_service.engine.engine import EncodeRequest
+from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.engine.wire_values import DeviceFormat, device_format
 from encoder_service.media.videos import FrameList, VideoFile, VideoItem
 from encoder_service.models.base import EncoderModel

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from encoder_service.engine.batching import BatchedResult
+from encoder_service.engine.batching import BatchTiming
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.models.base import EncoderModel
 from encoder_service.models.image_fit import Box
@@ -47,21 +47,20 @@ class WireChoice:
 
 
 def write_response(
-    result: BatchedResult[tuple[EncodedMedia, ...]],
+    encoded: Sequence[EncodedMedia],
+    timing: BatchTiming,
     pruner: str,
     fingerprint: str,
     wire: WireChoice,
     *,
     explain: bool,
 ) -> encoder_pb2.EncodeResponse:
-    """The response with a result.
+    """The response with the visual tokens of a request.
 
     Raises:
         InvalidRequest: A feature is too large for the wire format, or the tokens do not fit the budget of bytes.
         InternalError: A feature is NaN or infinite.
     """
-
-    encoded = result.result
 
     def write(dtype: tensor_pb2.DType, step: int | None = None) -> list[tensor_pb2.VisualTokens]:
         return [_visual_tokens(media, fingerprint, dtype, wire.basis, step) for media in encoded]
@@ -76,10 +75,10 @@ def write_response(
         num_tokens_total=[media.num_tokens_total for media in encoded],
         explanations=[_explanation(media) for media in encoded] if explain else [],
         timing=encoder_pb2.EncodeTiming(
-            queue_ms=result.queue_ms,
-            decode_ms=result.prepare_ms,
-            forward_ms=result.run_ms,
-            batch_size=result.batch_size,
+            queue_ms=timing.queue_ms,
+            decode_ms=timing.prepare_ms,
+            forward_ms=timing.run_ms,
+            batch_size=timing.batch_size,
         ),
         features_cached=[media.features_cached for media in encoded],
         viewed=[_box(media.layout.viewed) for media in encoded],

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 from encoder_service.engine.batching import Batcher
 from encoder_service.engine.encoded_media import EncodedMedia
-from encoder_service.engine.engine import EncodeRequest, PreparedRequest
+from encoder_service.engine.request_media import EncodeRequest, RequestMedia
 from encoder_service.media.decoding import MediaPool
 from encoder_service.models.base import EncoderModel
 from fovea.wire.basis import WireBasis
@@ -20,7 +20,7 @@ __all__ = ["EncoderBatcher", "ServedModel"]
 
 log = logging.getLogger("encoder_service")
 
-EncoderBatcher: TypeAlias = Batcher[EncodeRequest, PreparedRequest, tuple[EncodedMedia, ...]]
+EncoderBatcher: TypeAlias = Batcher[EncodeRequest, tuple[RequestMedia, ...], tuple[EncodedMedia, ...]]
 
 _WATCH_INTERVAL_S: Final = 0.5
 

@@ -48,9 +48,9 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         if not wire.max_bytes:
             wire = WireChoice(request.wire_dtype or WIRE_FORMATS[self._settings.wire_dtype].dtype, basis=served.basis)
         encode_request = read_request(request, served.model, self._settings, served.basis)
-        result = await served.batcher.submit(encode_request, timeout_s=self._time_left(context))
+        encoded, timing = await served.batcher.submit(encode_request, timeout_s=self._time_left(context))
         return write_response(
-            result, encode_request.pruner.name, served.model.fingerprint, wire, explain=request.explain
+            encoded, timing, encode_request.pruner.name, served.model.fingerprint, wire, explain=request.explain
         )
 
     async def GetModelInfo(  # noqa: N802

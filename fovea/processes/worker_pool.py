@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar, TypeVarTuple
 
 from fovea import telemetry
 from fovea.processes.worker_process import Outcome, Worker
@@ -24,7 +24,7 @@ __all__ = ["PoolClosed", "TaskResult", "WorkerPool", "WorkerTimeout"]
 
 log = logging.getLogger(__name__)
 
-Task = TypeVar("Task")
+Task = TypeVarTuple("Task")
 Result = TypeVar("Result")
 
 _START_RETRY_S: Final = 1.0
@@ -59,7 +59,7 @@ def _no_initialization() -> None:
     pass
 
 
-class WorkerPool(Generic[Task, Result]):
+class WorkerPool(Generic[Result, *Task]):
     """Pool of a fixed number of worker processes, each with one task at a time.
 
     A pool is an async context manager and can be entered only once.
@@ -68,13 +68,13 @@ class WorkerPool(Generic[Task, Result]):
     and replaced.
 
     Args:
-        work: picklable function from a task to its result.
+        work: picklable function from the arguments of a task to its result.
         size: number of workers, at least 1.
         initialize: picklable function that each worker calls once, before its first task.
     """
 
     def __init__(
-        self, work: Callable[[Task], Result], *, size: int, initialize: Callable[[], None] = _no_initialization
+        self, work: Callable[[*Task], Result], *, size: int, initialize: Callable[[], None] = _no_initialization
     ) -> None:
         self._new_worker = functools.partial(Worker, work, initialize)
         self._size = size
@@ -118,11 +118,11 @@ class WorkerPool(Generic[Task, Result]):
         """Queue time in seconds of the task that has waited longest; 0 where no task waits."""
         return time.monotonic() - self._waiting[0][0] if self._waiting else 0.0
 
-    async def run(self, task: Task, *, timeout_s: float) -> TaskResult[Result]:
+    async def run(self, *task: *Task, timeout_s: float) -> TaskResult[Result]:
         """Result of `task`. Tasks start in the order of their arrival.
 
         Args:
-            task: picklable task.
+            task: arguments of `work`, picklable.
             timeout_s: time limit of the run in seconds, queue time not included.
 
         Raises:
@@ -140,7 +140,7 @@ class WorkerPool(Generic[Task, Result]):
             # The exception's traceback refers to this frame. The reference cycle would keep the data alive.
             del value, task
 
-    async def _run(self, task: Task, timeout_s: float) -> tuple[bool, Any, float]:
+    async def _run(self, task: tuple[*Task], timeout_s: float) -> tuple[bool, Any, float]:
         worker = await self._take()
         loop = asyncio.get_running_loop()
         started_at = loop.time()

@@ -61,14 +61,14 @@ class Worker:
     """Handle of a worker process. Every method except `kill` blocks.
 
     Args:
-        work: picklable function from a task to its result.
+        work: picklable function from the arguments of a task to its result.
         initialize: picklable function that the worker calls once, before its first task.
 
     Raises:
         WorkerDied: the process cannot be started.
     """
 
-    def __init__(self, work: Callable[[Any], Any], initialize: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[..., Any], initialize: Callable[[], None]) -> None:
         self._connection, worker_end = _PROCESSES.Pipe()
         self._process = _PROCESSES.Process(target=_run_worker, args=(worker_end, work, initialize), daemon=True)
         try:
@@ -99,7 +99,7 @@ class Worker:
             pass
         raise WorkerDied("a worker process did not become ready", self._process.exitcode)
 
-    def call(self, task: Any) -> Outcome:
+    def call(self, task: tuple[Any, ...]) -> Outcome:
         """Outcome of `task`.
 
         Raises:
@@ -135,7 +135,7 @@ def _kill_all() -> None:
         worker.kill()
 
 
-def _run_worker(connection: Connection, work: Callable[[Any], Any], initialize: Callable[[], None]) -> None:
+def _run_worker(connection: Connection, work: Callable[..., Any], initialize: Callable[[], None]) -> None:
     """Main function of a worker: one task after the other, until the other end of the connection is closed."""
     _end_with_service()
     initialize()
@@ -151,10 +151,10 @@ def _end_with_service() -> None:
     close_lifeline()  # the parent is the fork server, which ends when the service, too, has closed its copy
 
 
-def _outcome(work: Callable[[Any], Any], message: bytes) -> bytes:
+def _outcome(work: Callable[..., Any], message: bytes) -> bytes:
     """Pickled `Outcome` of a task. A RuntimeError replaces an exception that cannot be pickled."""
     try:
-        return pickle.dumps((True, work(pickle.loads(message))), _PICKLE_PROTOCOL)  # noqa: S301  # from the service
+        return pickle.dumps((True, work(*pickle.loads(message))), _PICKLE_PROTOCOL)  # noqa: S301  # from the service
     except Exception as error:
         error.add_note(f"in a worker process:\n{traceback.format_exc()}")
         try:

@@ -40,7 +40,7 @@ class _RenderJob:
     response: dict[str, Any]
 
 
-_RenderPool: TypeAlias = WorkerPool[_RenderJob, bytes]
+_RenderPool: TypeAlias = WorkerPool[bytes, _RenderJob]
 
 
 class ExplanationRenderer:

@@ -13,8 +13,9 @@ import torch
 
 from benchmarks.scaling.capacity.profile import Decode, Encode, Prefill
 from encoder_service import models
-from encoder_service.engine.engine import EncoderEngine, EncodeRequest
+from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from fovea.budget import Budget

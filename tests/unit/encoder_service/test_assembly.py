@@ -8,22 +8,31 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from encoder_service.engine.encoded_media import UnitTokens, assemble
-from encoder_service.engine.pruning_units import PruningTask, PruningUnit, gather, tile_joint_unit, units_of
-from encoder_service.engine.unit_budgets import MediaToPrune, plan
+from encoder_service.engine import assembly
+from encoder_service.engine.assembly import tensors_to_copy
+from encoder_service.engine.encoded_media import EncodedMedia
+from encoder_service.engine.host_copies import HostCopies
+from encoder_service.engine.pruning_units import PruningUnit, tile_joint_unit, units_of
+from encoder_service.engine.unit_batches import gather
+from encoder_service.engine.unit_budgets import plan
 from encoder_service.models.media_features import IntArray, MediaFeatures, PatchLayout, split_batch
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.base import TiledImages, TokenOrigin, TowerFeatures
+from encoder_service.pruners.base import PrunedTokens, TiledImages, TokenOrigin, TowerFeatures
 from encoder_service.pruners.tower_outputs import CLS_HIDDEN, SALIENCY_LAST, OutputKind, TowerOutput
 from fovea.budget import Budget
+from fovea.wire.tensors import Float32Array
+from tests.request_media import request_media
 
 # A base tile of 2 x 2 patches (0..3) and two tiles side by side (4..7 and 8..11); the upper line is padding.
 TILED = PatchLayout(3, 2, 2, mosaic=np.array([[6, 7, 10, 11]]))
 WITHOUT_PADDING = PatchLayout(3, 2, 2, mosaic=np.array([[4, 5, 8, 9], [6, 7, 10, 11]]))
 QQV = TowerOutput(OutputKind.JOINT, qkv="qqv")
 
+Unit = tuple[Sequence[int] | IntArray, PrunedTokens | None]
+"""Positions of a unit's patches, and its tokens."""
 
-def unit(positions: Sequence[int] | IntArray, kept: Sequence[int] | None = None, **arrays: IntArray) -> UnitTokens:
+
+def unit(positions: Sequence[int] | IntArray, kept: Sequence[int] | None = None, **arrays: IntArray) -> Unit:
     """Tokens of patches, of which the feature is the own position; a patch that is not kept joins the first token."""
     positions = np.asarray(positions)
     origins = np.arange(len(positions)) if kept is None else np.asarray(kept)
@@ -31,7 +40,37 @@ def unit(positions: Sequence[int] | IntArray, kept: Sequence[int] | None = None,
     for token, patch in enumerate(origins):
         clusters[patch] = token
     features = positions[origins].astype(np.float32)[:, None]
-    return UnitTokens(positions, features, origins, **{"cluster_of_patch": clusters, **arrays})
+    return positions, tokens_of(features, origins, **{"cluster_of_patch": clusters, **arrays})
+
+
+def tokens_of(*arrays: Float32Array | IntArray, **named: IntArray) -> PrunedTokens:
+    """Tokens of a group of one unit."""
+    return PrunedTokens(
+        *(torch.from_numpy(array)[None] for array in arrays),
+        **{name: torch.from_numpy(array)[None] for name, array in named.items()},
+    )
+
+
+def assemble(layout: PatchLayout, units: Sequence[Unit], cls_tokens: Float32Array | None = None) -> EncodedMedia:
+    media, arrays = request_media(numbered(layout)), HostCopies()
+    filled = [
+        PruningUnit(
+            media=media,
+            number=number,
+            batch=media.unpruned.batch,
+            rows=(number,),
+            positions=np.asarray(positions),
+            grid=(1, len(positions)),
+            keep=0 if tokens is None else tokens.features.shape[-2],
+            tokens=tokens,
+        )
+        for number, (positions, tokens) in enumerate(units)
+    ]
+    pruned = [one.tokens for one in filled if one.tokens is not None]
+    for tokens in pruned:
+        arrays.add(*tensors_to_copy(tokens))
+    arrays.copy()
+    return assembly.assemble(filled, [tokens.features[0].numpy() for tokens in pruned], arrays, cls_values=cls_tokens)
 
 
 def numbered(layout: PatchLayout, **outputs: torch.Tensor) -> MediaFeatures:
@@ -42,11 +81,10 @@ def numbered(layout: PatchLayout, **outputs: torch.Tensor) -> MediaFeatures:
 
 def gathered(*units: PruningUnit) -> TowerFeatures:
     outputs = frozenset(units[0].batch.outputs)
-    pruner = PRUNERS["none"].bind({})
-    return gather([PruningTask(unit, pruner, 1, None, 0) for unit in units], outputs=outputs).vision
+    return gather(units, outputs=outputs).vision
 
 
-def whole(layout: PatchLayout) -> list[UnitTokens]:
+def whole(layout: PatchLayout) -> list[Unit]:
     return [unit(positions) for positions in layout.patch_positions() if len(positions)]
 
 
@@ -107,7 +145,7 @@ def test_padding_is_removed_from_all_features_of_a_tile() -> None:
         CLS_HIDDEN: torch.tensor([-1.0]).expand(3, -1),
     }
     (media,) = split_batch(TowerFeatures(tile.expand(3, -1, -1), (2, 2), outputs), [TILED])
-    base, left, right = units_of(media)
+    base, left, right = units_of(request_media(media))
     assert [one.grid for one in (base, left, right)] == [(2, 2), (1, 2), (1, 2)]
     assert [one.positions.tolist() for one in (base, left, right)] == [[0, 1, 2, 3], [6, 7], [10, 11]]
     features = gathered(left, right)
@@ -121,7 +159,7 @@ def test_padding_is_removed_from_all_features_of_a_tile() -> None:
 def test_a_tile_of_a_pruned_tower_keeps_the_kept_patches_that_are_not_padding() -> None:
     hidden, kept = torch.tensor([[1.0], [2.0]]).expand(3, -1, -1), torch.tensor([1, 2]).expand(3, -1)
     (media,) = split_batch(TowerFeatures(hidden, (2, 2), {}, kept), [TILED])
-    features = [gathered(one) for one in units_of(media)]
+    features = [gathered(one) for one in units_of(request_media(media))]
     assert [one.hidden[..., 0].tolist() for one in features] == [[[1, 2]], [[2]], [[2]]]
     assert [one.kept_in_tower.tolist() for one in features if one.kept_in_tower is not None] == [
         [[1, 2]],
@@ -133,7 +171,7 @@ def test_a_tile_of_a_pruned_tower_keeps_the_kept_patches_that_are_not_padding() 
 def test_a_tile_of_padding_is_left_out_and_the_others_keep_their_positions() -> None:
     # Three tiles side by side, only the middle one shows.
     media = numbered(PatchLayout(4, 2, 2, mosaic=np.array([[8], [10]])))
-    base, middle = units_of(media)
+    base, middle = units_of(request_media(media))
     assert media.rows == (0, 2)
     assert [base.positions.tolist(), middle.positions.tolist()] == [[0, 1, 2, 3], [8, 10]]
     assert middle.grid == (2, 1)
@@ -152,9 +190,9 @@ def test_a_pruner_that_allocates_over_tiles_sees_those_that_are_not_all_padding(
     hired = dataclasses.replace(PRUNERS["hired"], allocate_budget=allocate).bind({})
     saliency = {output: torch.ones(4, 4) for output in hired.requirements.tile_outputs}
     media = split_batch(TowerFeatures(torch.ones(4, 4, 1), (2, 2), saliency), [layout])[0]
-    (tasks,) = plan([MediaToPrune(media, hired, Budget.count(3), None, 0)])
-    assert not isinstance(tasks, Exception)
-    assert [task.keep for task in tasks] == [1, 2]
+    (units,) = plan([request_media(media, hired, Budget.count(3))])
+    assert not isinstance(units, Exception)
+    assert [one.keep for one in units] == [1, 2]
     assert seen[0].sizes == [[4, 2]]
     assert seen[0].tile_at[0].tolist() == [[1], [1]]
 
@@ -163,7 +201,7 @@ def test_joined_tiles_are_in_reading_order() -> None:
     numbers = torch.arange(12.0).view(3, 4)
     outputs = {SALIENCY_LAST: numbers, CLS_HIDDEN: 3 * torch.arange(3.0)[:, None]}
     (media,) = split_batch(TowerFeatures(numbers[..., None], (2, 2), outputs), [WITHOUT_PADDING])
-    joint = tile_joint_unit(media)
+    joint = tile_joint_unit(request_media(media))
     order = [0, 1, 2, 3, 4, 5, 8, 9, 6, 7, 10, 11]
     one = gathered(joint)
     assert joint.positions.tolist() == order
@@ -176,7 +214,7 @@ def test_joined_tiles_are_in_reading_order() -> None:
 
 def test_a_frame_that_keeps_nothing_leaves_no_token() -> None:
     kept = unit([2, 3], [1], cluster_of_patch=np.array([-1, 0]))
-    encoded = assemble(PatchLayout(2, 1, 2), [None, kept])
+    encoded = assemble(PatchLayout(2, 1, 2), [([0, 1], None), kept])
     assert encoded.positions.tolist() == [3]
     assert encoded.cluster_of_patch.tolist() == [-1, -1, -1, 0]
 
@@ -201,7 +239,7 @@ def test_pruned_frames_have_no_cls_tokens() -> None:
 def test_tokens_without_a_patch_get_a_position_in_their_own_frame() -> None:
     origins, clusters = np.array([TokenOrigin.CLS, 2]), np.array([-1, -1, 1])
     features = np.zeros((2, 1), np.float32)
-    units = [UnitTokens(np.arange(3) + start, features, origins, clusters) for start in (0, 3)]
+    units = [(np.arange(3) + start, tokens_of(features, origins, clusters)) for start in (0, 3)]
     encoded = assemble(PatchLayout(2, 1, 3), units)
     assert encoded.positions.tolist() == [0, 2, 3, 5]
     assert np.unique(encoded.positions).size == 4

@@ -40,6 +40,9 @@ class Backend:
             raise InvalidRequest("a bad image")
         return job, 0.0
 
+    def size(self, job: Job) -> int:
+        return job.size
+
     def run(self, batch: Sequence[Job]) -> list[str | Exception]:
         self.batches.append([job.name for job in batch])
         self.entered.set()
@@ -97,9 +100,9 @@ async def occupy(batcher: Batcher[Any, Any, Any], backend: Backend) -> asyncio.T
 async def test_an_idle_service_computes_a_request_at_once(backend: Backend, start: Any) -> None:
     batcher = await start(max_batch_delay_s=FOREVER_S)
     backend.gate.set()
-    done = await batcher.submit("a", timeout_s=FOREVER_S)
-    assert done.result == "aa"
-    assert done.batch_size == 1
+    result, timing = await batcher.submit("a", timeout_s=FOREVER_S)
+    assert result == "aa"
+    assert timing.batch_size == 1
 
 
 async def test_requests_that_wait_for_the_model_share_a_batch(backend: Backend, start: Any) -> None:
@@ -108,9 +111,9 @@ async def test_requests_that_wait_for_the_model_share_a_batch(backend: Backend, 
     others = [asyncio.create_task(batcher.submit(name, timeout_s=FOREVER_S)) for name in "abc"]
     await until(lambda: len(batcher._queue) == 3)
     backend.gate.set()
-    assert [(await task).result for task in others] == ["aa", "bb", "cc"]
+    assert [(await task)[0] for task in others] == ["aa", "bb", "cc"]
     assert backend.batches == [["first"], ["a", "b", "c"]]
-    assert (await others[0]).batch_size == 3
+    assert (await others[0])[1].batch_size == 3
     await first
 
 
@@ -164,7 +167,7 @@ async def test_a_full_queue_refuses_at_once_with_a_time_to_retry(backend: Backen
     assert caught.value.retry_after_s > 0
     backend.gate.set()
     await asyncio.gather(first, *waiting)
-    assert (await batcher.submit("c", timeout_s=FOREVER_S)).result == "cc"
+    assert (await batcher.submit("c", timeout_s=FOREVER_S))[0] == "cc"
 
 
 async def test_a_request_being_prepared_counts_as_waiting(backend: Backend, start: Any) -> None:
@@ -216,7 +219,7 @@ async def test_a_request_aborted_while_running_does_not_affect_others(backend: B
     first = await occupy(batcher, backend)
     first.cancel()
     backend.gate.set()
-    assert (await batcher.submit("a", timeout_s=FOREVER_S)).result == "aa"
+    assert (await batcher.submit("a", timeout_s=FOREVER_S))[0] == "aa"
     assert first.cancelled() or first.cancelling()
 
 
@@ -250,7 +253,7 @@ async def test_a_bad_request_fails_alone(backend: Backend, start: Any) -> None:
     bad, good = (asyncio.create_task(batcher.submit(name, timeout_s=FOREVER_S)) for name in ("bad request", "good"))
     await until(lambda: len(batcher._queue) == 2)
     backend.gate.set()
-    assert (await good).result == "goodgood"
+    assert (await good)[0] == "goodgood"
     with pytest.raises(ValueError, match="bad request"):
         await bad
     await first
@@ -262,7 +265,7 @@ async def test_a_request_that_cannot_be_prepared_leaves_the_queue(backend: Backe
     with pytest.raises(InvalidRequest, match="a bad image"):
         await batcher.submit("bad image", timeout_s=FOREVER_S)
     assert batcher.num_waiting == 0
-    assert (await batcher.submit("a", timeout_s=FOREVER_S)).result == "aa"
+    assert (await batcher.submit("a", timeout_s=FOREVER_S))[0] == "aa"
 
 
 async def test_a_failed_batch_fails_its_requests_and_the_next_is_computed(backend: Backend, start: Any) -> None:
@@ -272,7 +275,7 @@ async def test_a_failed_batch_fails_its_requests_and_the_next_is_computed(backen
         await batcher.submit("crash", timeout_s=FOREVER_S)
     with pytest.raises(ValueError, match="zip"):
         await batcher.submit("short", timeout_s=FOREVER_S)
-    assert (await batcher.submit("a", timeout_s=FOREVER_S)).result == "aa"
+    assert (await batcher.submit("a", timeout_s=FOREVER_S))[0] == "aa"
 
 
 async def test_closing_refuses_all_waiting_requests(backend: Backend) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from encoder_service.engine.engine import EncoderEngine, EncodeRequest, PreparedMedia
+from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.models import load
 from encoder_service.models.base import LoadOptions
 from encoder_service.models.media_features import MediaFeatures, PatchLayout, TowerInputs
@@ -114,7 +115,7 @@ def test_a_second_question_runs_neither_tower_nor_decoder(make_engine: Any, ask:
     engine = make_engine(towers=counting)
     compute(engine, ask(0))
     prepared = engine.prepare(ask(0, text=(98, 3, 99)))
-    assert prepared.media[0].tower_inputs is None
+    assert prepared[0].tower_inputs is None
     (second,) = engine.run([prepared])
     assert second[0].features_cached
     assert len(counting.forwards) == 1
@@ -241,9 +242,9 @@ def test_a_forward_has_at_most_max_batch_size_images(make_engine: Any, ask: Any,
 def test_a_poisoned_image_fails_alone(make_engine: Any, ask: Any, counting: CountingModel) -> None:
     engine = make_engine(towers=counting)
     good, bad = engine.prepare(ask(0)), engine.prepare(ask(1))
-    digest, tower_inputs = bad.media[0].digest, good.media[0].tower_inputs
+    tower_inputs = good[0].tower_inputs
     tower_inputs = dataclasses.replace(tower_inputs, pixels=tower_inputs.pixels[:, :, 1:])  # a row is missing
-    bad = dataclasses.replace(bad, media=(PreparedMedia(digest, tower_inputs=tower_inputs),))
+    bad = (dataclasses.replace(bad[0], tower_inputs=tower_inputs),)
     before = telemetry.FAILURES.labels("encoder_batch")._value.get()
     first, second, third = engine.run([good, bad, engine.prepare(ask(2))])
     assert isinstance(second, ValueError)
@@ -278,7 +279,7 @@ def test_a_budget_that_cannot_be_chosen_fails_alone(make_engine: Any, ask: Any) 
     engine = make_engine()
     prepared = [engine.prepare(EncodeRequest(ask(image).images, TEXT, cls, Budget.auto())) for image in range(3)]
     compute(engine, ask(1, pruner="cls"))  # the features of image 1 are in the cache, and then made odd
-    digest = prepared[1].media[0].digest
+    digest = prepared[1][0].digest
     with torch.inference_mode():
         engine._cache.get(digest, frozenset()).batch.hidden[0, 0, 0] = 2.0**40
     first, second, third = engine.run(prepared)
@@ -299,7 +300,7 @@ def test_a_large_group_is_pruned_in_parts_with_the_same_result(
         return PRUNERS["desap"].prune(job, params)
 
     watched = dataclasses.replace(PRUNERS["desap"], prune=watch).bind({})
-    monkeypatch.setattr("encoder_service.engine.pruning_units._MAX_VALUES", 1)
+    monkeypatch.setattr("encoder_service.engine.unit_batches._MAX_VALUES", 1)
     parts = compute(make_engine(), *(dataclasses.replace(request, pruner=watched) for request in requests))
     assert seen == [1] * 4
     for (got,), (want,) in zip(parts, whole, strict=True):

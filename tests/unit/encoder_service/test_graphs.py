@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from encoder_service import metrics
-from encoder_service.engine.engine import EncoderEngine, EncodeRequest
+from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.engine.graphs import encoder_graphs
 from encoder_service.engine.graphs.bucketed import Bucketed, is_equal
 from encoder_service.engine.graphs.capture import Captured, Compute, StandInCapture
 from encoder_service.engine.graphs.encoder_graphs import EncoderGraphs, batch_sizes
+from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.models import load
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS

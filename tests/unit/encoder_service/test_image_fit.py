@@ -15,7 +15,7 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from benchmarks.checkpoints.tiny import clip, llava, llava_next, qwen2_5_vl, video_llava
-from encoder_service.media.decoding import MediaDecoder, MediaJob
+from encoder_service.media.decoding import MediaDecoder
 from encoder_service.media.videos import FrameList
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
@@ -232,9 +232,7 @@ def test_a_reduced_image_on_its_square_has_almost_the_pixels_of_the_whole(
     )
     file = smooth_jpeg(size)
     whole, reduced = (
-        MediaDecoder(SquareMedia(ImageProcessor(tmp_path, SIDE), (4, 4), reduces_jpeg=on), 2**24, 10**7)(
-            MediaJob(file, PAD)
-        )
+        MediaDecoder(SquareMedia(ImageProcessor(tmp_path, SIDE), (4, 4), reduces_jpeg=on), 2**24, 10**7)(file, PAD)
         for on in (False, True)
     )
     assert reduced.layout == whole.layout
@@ -249,9 +247,9 @@ def test_a_reduced_image_on_its_square_has_almost_the_pixels_of_the_whole(
 def test_a_square_with_too_many_pixels_is_refused(encoders: dict[str, EncoderModel]) -> None:
     decode = MediaDecoder(encoders["video_llava"].media, 2**24, 100_000)
     file = png(noise((400, 200)))
-    assert decode(MediaJob(file)).layout.viewed.left == 0.25
+    assert decode(file).layout.viewed.left == 0.25
     with pytest.raises(TooLarge, match="400 x 400 with image_fit pad; at most 100,000") as caught:
-        decode(MediaJob(file, PAD))
+        decode(file, PAD)
     assert caught.value.param == "image"
     assert "image_fit crop" in caught.value.message
 
@@ -259,7 +257,7 @@ def test_a_square_with_too_many_pixels_is_refused(encoders: dict[str, EncoderMod
 def test_a_frame_whose_square_has_too_many_pixels_is_refused(encoders: dict[str, EncoderModel]) -> None:
     decode = MediaDecoder(encoders["video_llava"].media, 2**24, 10**6)
     frames = FrameList((png(Image.new("RGB", (5000, 60))),))
-    assert decode(MediaJob(frames)).layout.is_video
+    assert decode(frames).layout.is_video
     with pytest.raises(TooLarge, match="5,000 x 5,000 with image_fit pad") as caught:
-        decode(MediaJob(frames, PAD))
+        decode(frames, PAD)
     assert caught.value.param == "video"

@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks.checkpoints.tiny import clip, llava_next
 from encoder_service.__main__ import main
-from encoder_service.engine.engine import EncodeRequest
-from encoder_service.media.decoding import MediaJob
+from encoder_service.engine.request_media import EncodeRequest
+from encoder_service.media.decoding import media_digest
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.models.media import MediaOptions
@@ -160,5 +160,5 @@ def test_a_default_that_the_family_does_not_have_stops_the_service_at_start(
 
 def test_old_digests_stand_for_the_default(wide: bytes) -> None:
     """Seeds of pruners come from the digest: answers without the field are those of before."""
-    assert MediaJob(wide).digest == MediaJob(wide, MediaOptions("crop")).digest == hashlib.sha256(wide).digest()
-    assert MediaJob(wide, MediaOptions("pad")).digest != MediaJob(wide).digest
+    assert media_digest(wide) == media_digest(wide, MediaOptions("crop")) == hashlib.sha256(wide).digest()
+    assert media_digest(wide, MediaOptions("pad")) != media_digest(wide)

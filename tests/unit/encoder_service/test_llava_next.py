@@ -21,8 +21,9 @@ from transformers.models.llava_next.modeling_llava_next import get_anyres_image_
 
 from benchmarks.checkpoints.tiny import clip, llava_next
 from encoder_service.engine.encoded_media import EncodedMedia
-from encoder_service.engine.engine import EncoderEngine, EncodeRequest
+from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.models.media_features import PatchLayout

@@ -12,7 +12,7 @@ import torch
 
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.media_pruning import prune
-from encoder_service.engine.unit_budgets import MediaToPrune
+from encoder_service.engine.request_media import RequestMedia
 from encoder_service.engine.wire_values import DeviceFormat
 from encoder_service.models.media_features import MediaFeatures, PatchLayout, split_batch
 from encoder_service.pruners import PRUNERS
@@ -21,6 +21,7 @@ from encoder_service.pruners.tower_outputs import ALL_OUTPUTS, CLS_HIDDEN, Outpu
 from fovea.budget import Budget
 from fovea.wire import tensors
 from tests.dispatched_operations import operations_of
+from tests.request_media import request_media
 
 CHANNELS = 130
 FORMATS: tuple[DeviceFormat, ...] = ("float32", "float16", "int8", "int4")
@@ -59,25 +60,30 @@ def features(*layouts: PatchLayout, factor: float = 1.0) -> list[MediaFeatures]:
 
 def item(
     media: MediaFeatures, wire_format: DeviceFormat, pruner: str = "visionzip", keep: float = 0.5, **params: Any
-) -> MediaToPrune:
-    bound = PRUNERS[pruner].bind(params)
-    return MediaToPrune(media, bound, Budget.ratio(keep), None, 0, wire_format=wire_format)
+) -> RequestMedia:
+    return request_media(media, PRUNERS[pruner].bind(params), Budget.ratio(keep), wire_format=wire_format)
 
 
 @torch.inference_mode()
-def pruned(*media: MediaToPrune) -> list[EncodedMedia]:
+def pruned(*media: RequestMedia) -> list[EncodedMedia]:
     outcomes = prune(media)
     return [outcome for outcome in outcomes if not isinstance(outcome, Exception) or pytest.fail(str(outcome))]
 
 
-def check(media: Sequence[MediaToPrune], *, on_device: Sequence[bool] | None = None) -> None:
+def in_float32(media: RequestMedia) -> RequestMedia:
+    return dataclasses.replace(media, request=dataclasses.replace(media.request, wire_format="float32"))
+
+
+def check(media: Sequence[RequestMedia], *, on_device: Sequence[bool] | None = None) -> None:
     """Compares messages with those of the numpy codec; `on_device`: whether each was converted on the device."""
-    exact = pruned(*(dataclasses.replace(one, wire_format="float32") for one in media))
+    exact = pruned(*(in_float32(one) for one in media))
     for i, (one, got, want) in enumerate(zip(media, pruned(*media), exact, strict=True)):
         np.testing.assert_array_equal(got.positions, want.positions)
         np.testing.assert_array_equal(got.cluster_of_patch, want.cluster_of_patch)
-        dtype = tensors.parse_dtype(one.wire_format)
-        assert (got.converted is not None) == (one.wire_format != "float32" if on_device is None else on_device[i])
+        dtype = tensors.parse_dtype(one.request.wire_format)
+        assert (got.converted is not None) == (
+            one.request.wire_format != "float32" if on_device is None else on_device[i]
+        )
         message = (
             tensors.to_message(got.features, dtype)
             if got.converted is None

@@ -19,7 +19,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import is_torchvision_available
 
 from benchmarks.checkpoints.tiny import qwen2_5_vl
-from encoder_service.engine.engine import EncodedMedia, EncoderEngine, EncodeRequest
+from encoder_service.engine.encoded_media import EncodedMedia
+from encoder_service.engine.engine import EncoderEngine
+from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.media.videos import FrameList
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions

@@ -15,7 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from encoder_service.media.decoding import MediaDecoder, MediaJob
+from encoder_service.media.decoding import MediaDecoder
 from encoder_service.models import load
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.base import EncoderModel, LoadOptions
@@ -64,8 +64,8 @@ def test_a_reduced_image_has_the_layout_and_almost_the_pixels_of_the_whole(
     family: str, size: tuple[int, int], media_of: Callable[[str, bool], MediaProcessor]
 ) -> None:
     file = smooth(size)
-    whole = MediaDecoder(media_of(family, False), *LIMITS.values())(MediaJob(file))
-    reduced = MediaDecoder(media_of(family, True), *LIMITS.values())(MediaJob(file))
+    whole = MediaDecoder(media_of(family, False), *LIMITS.values())(file)
+    reduced = MediaDecoder(media_of(family, True), *LIMITS.values())(file)
     assert (reduced.layout.num_inputs, reduced.layout.rows, reduced.layout.columns) == (
         whole.layout.num_inputs,
         whole.layout.rows,

@@ -15,7 +15,8 @@ import pytest
 from google.protobuf import json_format, struct_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from encoder_service.engine.engine import EncoderEngine, PreparedRequest
+from encoder_service.engine.engine import EncoderEngine
+from encoder_service.engine.request_media import RequestMedia
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, PrunedTokens, PrunerInput
 from encoder_service.server.servicer import EncoderServicer
@@ -39,7 +40,7 @@ class GatedEngine(EncoderEngine):
         self.gate, self.entered = threading.Event(), threading.Event()
         self.batch_sizes: list[int] = []
 
-    def run(self, batch: Sequence[PreparedRequest]) -> Any:
+    def run(self, batch: Sequence[Sequence[RequestMedia]]) -> Any:
         self.batch_sizes.append(len(batch))
         self.entered.set()
         assert self.gate.wait(TIMEOUT_S)

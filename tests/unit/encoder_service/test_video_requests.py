@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.checkpoints.tiny import clip, video_llava
 from benchmarks.checkpoints.tiny.clips import clip_file, clip_frames
-from encoder_service.engine.engine import EncodeRequest
+from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.media.videos import VideoFile
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions

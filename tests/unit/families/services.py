@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
-from encoder_service.engine.batching import BatchedResult
-from encoder_service.engine.engine import EncoderEngine, EncodeRequest
+from encoder_service.engine.batching import BatchTiming
+from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.media.video_limits import VideoLimits
 from encoder_service.media.videos import VideoItem
 from encoder_service.models import load as load_encoder
@@ -129,7 +130,8 @@ class Services:
         (outcome,) = engine.run([engine.prepare(request)])
         assert not isinstance(outcome, Exception), outcome
         response = write_response(
-            BatchedResult(outcome, 0, 0, 0, 1),
+            outcome,
+            BatchTiming(0, 0, 0, 1),
             pruner,
             self.encoder.fingerprint,
             WireChoice(tensor_pb2.DTYPE_FLOAT32),

@@ -21,7 +21,7 @@ from transformers import VideoLlavaForConditionalGeneration, VideoLlavaImageProc
 
 from benchmarks.checkpoints.tiny import video_llava
 from benchmarks.checkpoints.tiny.clips import clip_file, clip_frames
-from encoder_service.engine.engine import EncodeRequest
+from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.media.video_limits import VideoLimits
 from encoder_service.media.videos import FrameList, VideoFile, VideoItem, decode
 from encoder_service.models import load as load_encoder

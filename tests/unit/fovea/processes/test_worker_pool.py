@@ -28,7 +28,7 @@ def fork_server() -> None:
     preload("tests.worker_tasks")
 
 
-def pool_of(size: int) -> WorkerPool[tuple[str, Any], Any]:
+def pool_of(size: int) -> WorkerPool[Any, tuple[str, Any]]:
     return WorkerPool(worker_tasks.do, size=size, initialize=worker_tasks.initialize)
 
 
