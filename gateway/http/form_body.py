@@ -14,6 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from fovea.errors import InvalidRequest, MalformedRequest, UnsupportedMedia
 from gateway.http.json_body import json_object, json_value
 from gateway.http.request_fields import FILE_FIELDS, Uploads
+from gateway.media.inputs import MediaInput
 
 __all__ = ["read_form"]
 
@@ -131,7 +132,7 @@ class _FormParser(MultiPartParser):
 
 async def _form_fields(form: FormData) -> tuple[dict[str, Any], Uploads]:
     fields: dict[str, Any] = {}
-    uploads = Uploads()
+    uploads: Uploads = {}
     for name in form:
         values = form.getlist(name)
         files = [value for value in values if isinstance(value, UploadFile)]
@@ -139,7 +140,10 @@ async def _form_fields(form: FormData) -> tuple[dict[str, Any], Uploads]:
         if files and texts:
             raise InvalidRequest(f"{name} was given twice, as a file and as a field", param=name)
         if files:
-            getattr(uploads, name).extend([await file.read() for file in files])
+            is_one = name == "video" or (name == "image" and len(files) == 1)
+            uploads[name] = [
+                MediaInput(name if is_one else f"{name}.{i}", await file.read()) for i, file in enumerate(files)
+            ]
         else:
             fields[name] = _field(name, texts)
     return fields, uploads

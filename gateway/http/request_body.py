@@ -48,10 +48,11 @@ async def read_request(
     """
     _check_encoding(request)
     media_type = _content_type(request)
+    uploads: Uploads = {}
     try:
         async with asyncio.timeout(timeout_s):
             if media_type == "application/json":
-                fields, uploads = await _read_json(request), Uploads()
+                fields = await _read_json(request)
             else:
                 fields, uploads = await read_form(request, max_bytes=max_bytes, max_images=max_images)
     except TimeoutError:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from fovea.errors import InvalidRequest
 from gateway.core.question_text import Modality, QuestionText, Turn
@@ -18,27 +17,17 @@ FILE_FIELDS: Final = ("image", "images", "video")
 """Request fields that may hold files."""
 
 
-@dataclass
-class Uploads:
-    """Uploaded files of a form. The attributes are the fields in `FILE_FIELDS`."""
-
-    image: list[bytes] = field(default_factory=list)
-    images: list[bytes] = field(default_factory=list)
-    video: list[bytes] = field(default_factory=list)
-
-    def clear(self) -> None:
-        """Releases the files."""
-        for files in (self.image, self.images, self.video):
-            files.clear()
+Uploads: TypeAlias = dict[str, list[MediaInput]]
+"""Uploaded files of a form by field, one of `FILE_FIELDS`. A field without a file is left out."""
 
 
 def client_fields(request: QuestionRequest, uploads: Uploads) -> Mapping[str, str]:
     """Fields of a request that hold the `question`, `image` and `video` of errors of the core."""
     if request.messages is not None:
         return dict.fromkeys(("question", "image", "video"), "messages")
-    if request.images is not None or uploads.images:
+    if request.images is not None or "images" in uploads:
         return {"image": "images"}
-    return {} if request.image is not None or uploads.image else {"image": "video"}
+    return {} if request.image is not None or "image" in uploads else {"image": "video"}
 
 
 def read_text_and_media(request: QuestionRequest, uploads: Uploads) -> tuple[QuestionText, MediaInputs]:
@@ -52,7 +41,7 @@ def read_text_and_media(request: QuestionRequest, uploads: Uploads) -> tuple[Que
     if messages is not None:
         fields = {"question": request.question, "image": image, "images": images, "video": video}
         for name, value in fields.items():
-            if value is not None or getattr(uploads, name, None):
+            if value is not None or name in uploads:
                 raise InvalidRequest(
                     f"{name} was given beside messages, which hold texts, images and videos themselves", param=name
                 )
@@ -71,27 +60,18 @@ def read_text_and_media(request: QuestionRequest, uploads: Uploads) -> tuple[Que
 
 
 def _images(image: str | None, images: list[str] | None, uploads: Uploads) -> list[MediaInput]:
-    if (image is not None or uploads.image) and (images is not None or uploads.images):
+    one = uploads.get("image") or ([] if image is None else [MediaInput("image", image)])
+    several = uploads.get("images") or [MediaInput(f"images.{i}", url) for i, url in enumerate(images or ())]
+    if one and several:
         raise InvalidRequest("image and images were both given; send one image or a list", param="images")
-    for name, url, files in (("image", image, uploads.image), ("images", images, uploads.images)):
-        if url is not None and files:
-            raise InvalidRequest(f"{name} was given twice, as a file and as a field", param=name)
-    if image is not None:
-        return [MediaInput("image", image)]
-    if len(uploads.image) == 1:
-        return [MediaInput("image", uploads.image[0])]
-    field_name = "image" if uploads.image else "images"
-    contents: Sequence[bytes | str] = uploads.image or uploads.images or images or ()
-    return [MediaInput(f"{field_name}.{number}", content) for number, content in enumerate(contents)]
+    return one or several
 
 
 def _videos(video: str | list[str] | None, uploads: Uploads) -> list[VideoInput]:
-    if video is not None and uploads.video:
-        raise InvalidRequest("video was given twice, as a file and as a field", param="video")
     if isinstance(video, list):
         return [VideoInput("video", frames=tuple(MediaInput(f"video.{i}", frame) for i, frame in enumerate(video)))]
-    contents: Sequence[bytes | str] = uploads.video if video is None else [video]
-    return [VideoInput("video", MediaInput("video", content)) for content in contents]
+    files = uploads.get("video") or ([] if video is None else [MediaInput("video", video)])
+    return [VideoInput("video", file) for file in files]
 
 
 def _read_messages(messages: Sequence[Message]) -> tuple[QuestionText, MediaInputs]:
