@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.engine import EncoderEngine
@@ -14,13 +14,12 @@ from encoder_service.media.decoding import MediaItem, MediaPool
 from encoder_service.models.media import MediaOptions
 from encoder_service.models.media_features import TowerInputs
 from fovea.errors import TooLarge, Unavailable, UnsupportedMedia
-from fovea.processes.worker_pool import PoolClosed, TaskResult, WorkerTimeout
+from fovea.processes.worker_pool import Interval, PoolClosed, WorkerTimeout
 from fovea.processes.worker_process import WorkerDied
 
 __all__ = ["EncoderExecutor"]
 
 T = TypeVar("T")
-_Interval: TypeAlias = tuple[float, float]
 
 # The video decoder checks its own timeout between frames, with an error that is more specific than a killed worker's.
 _VIDEO_GRACE_S: Final = 5.0
@@ -60,14 +59,14 @@ class EncoderExecutor:
         """See `EncoderEngine.run`."""
         return self.engine.run(batch)
 
-    async def _prepare(self, item: MediaItem, request: EncodeRequest) -> tuple[RequestMedia, _Interval | None]:
+    async def _prepare(self, item: MediaItem, request: EncodeRequest) -> tuple[RequestMedia, Interval | None]:
         media = await asyncio.to_thread(self.engine.look_up, item, request)
         if media.features is not None:
             return media, None
-        decoded = await self._decode(item, request.media_options)
-        return self.engine.with_tower_inputs(media, decoded.result), (decoded.started_at, decoded.ended_at)
+        tower_inputs, interval = await self._decode(item, request.media_options)
+        return self.engine.with_tower_inputs(media, tower_inputs), interval
 
-    async def _decode(self, item: MediaItem, options: MediaOptions) -> TaskResult[TowerInputs]:
+    async def _decode(self, item: MediaItem, options: MediaOptions) -> tuple[TowerInputs, Interval]:
         kind, timeout_s = "image", self.image_timeout_s
         if not isinstance(item, bytes):
             kind, timeout_s = "video", self.engine.decoder.video_limits.timeout_s + _VIDEO_GRACE_S
@@ -96,7 +95,7 @@ async def _all_or_first_error(coroutines: Iterable[Awaitable[T]]) -> list[T]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _covered_s(intervals: Sequence[_Interval]) -> float:
+def _covered_s(intervals: Sequence[Interval]) -> float:
     """Seconds that lie in at least one of the intervals."""
     covered, until = 0.0, float("-inf")
     for start, end in sorted(intervals):

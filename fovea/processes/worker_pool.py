@@ -14,18 +14,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Final, Generic, Self, TypeVar, TypeVarTuple
+from typing import Any, Final, Generic, Self, TypeAlias, TypeVar, TypeVarTuple
 
 from fovea import telemetry
 from fovea.processes.worker_process import Outcome, Worker
 
-__all__ = ["PoolClosed", "TaskResult", "WorkerPool", "WorkerTimeout"]
+__all__ = ["Interval", "PoolClosed", "WorkerPool", "WorkerTimeout"]
 
 log = logging.getLogger(__name__)
 
 Task = TypeVarTuple("Task")
 Result = TypeVar("Result")
+
+Interval: TypeAlias = tuple[float, float]
+"""Event-loop times in seconds at which a worker took a task, and at which the task was done."""
 
 _START_RETRY_S: Final = 1.0
 # Time that a cancelled task gets to finish. Waiting for a task that is almost done costs less than a new worker.
@@ -38,21 +40,6 @@ class WorkerTimeout(Exception):
 
 class PoolClosed(Exception):
     """The pool accepts no more tasks."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskResult(Generic[Result]):
-    """Result of a task, with its times.
-
-    Attributes:
-        result: value that the task returned.
-        started_at: event-loop time in seconds when a worker took the task.
-        ended_at: event-loop time in seconds when the task was done.
-    """
-
-    result: Result
-    started_at: float
-    ended_at: float
 
 
 def _no_initialization() -> None:
@@ -118,8 +105,8 @@ class WorkerPool(Generic[Result, *Task]):
         """Queue time in seconds of the task that has waited longest; 0 where no task waits."""
         return time.monotonic() - self._waiting[0][0] if self._waiting else 0.0
 
-    async def run(self, *task: *Task, timeout_s: float) -> TaskResult[Result]:
-        """Result of `task`. Tasks start in the order of their arrival.
+    async def run(self, *task: *Task, timeout_s: float) -> tuple[Result, Interval]:
+        """Result of `task`, and when it ran. Tasks start in the order of their arrival.
 
         Args:
             task: arguments of `work`, picklable.
@@ -133,7 +120,7 @@ class WorkerPool(Generic[Result, *Task]):
         """
         succeeded, value, started_at = await self._run(task, timeout_s)
         if succeeded:
-            return TaskResult(value, started_at, asyncio.get_running_loop().time())
+            return value, (started_at, asyncio.get_running_loop().time())
         try:
             raise value
         finally:

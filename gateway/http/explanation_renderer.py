@@ -67,7 +67,8 @@ class ExplanationRenderer:
         job = _RenderJob(tuple(images), question, response.model_dump())
         try:
             pool = await self._started_pool()
-            return (await pool.run(job, timeout_s=_TIMEOUT_S)).result
+            drawing, _ = await pool.run(job, timeout_s=_TIMEOUT_S)
+            return drawing
         except WorkerTimeout:
             raise TooLarge(
                 f"the images take longer than {_TIMEOUT_S:g} seconds to draw; smaller ones are accepted", param="image"

@@ -21,7 +21,7 @@ async def main():
         family = psutil.Process().children(recursive=True)
         for process in family:
             process.send_signal(signal.SIGTERM)  # as a service manager does
-        print((await pool.run(("shared", None), timeout_s=60)).result, flush=True)
+        print((await pool.run(("shared", None), timeout_s=60))[0], flush=True)
         print(*(process.pid for process in family), flush=True)
         os._exit(0)  # the kernel ends the workers, and the fork server finds that nobody needs it
 

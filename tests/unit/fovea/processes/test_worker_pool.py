@@ -33,7 +33,7 @@ def pool_of(size: int) -> WorkerPool[Any, tuple[str, Any]]:
 
 
 async def ask(pool: WorkerPool[Any, Any], verb: str, value: Any = None, *, timeout_s: float = HELD_S) -> Any:
-    return (await pool.run((verb, value), timeout_s=timeout_s)).result
+    return (await pool.run((verb, value), timeout_s=timeout_s))[0]
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
