@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast, get_args
 
 from google.protobuf import json_format, struct_pb2
@@ -11,7 +12,7 @@ from fovea.parameters import Parameter, Value
 from fovea.pruner_spec import PrunerSpec, Side
 from fovea.v1 import pruner_pb2
 
-__all__ = ["read_spec", "write_spec"]
+__all__ = ["read_specs", "write_spec"]
 
 
 def write_spec(spec: PrunerSpec) -> pruner_pb2.PrunerInfo:
@@ -32,19 +33,20 @@ def write_spec(spec: PrunerSpec) -> pruner_pb2.PrunerInfo:
     )
 
 
-def read_spec(message: pruner_pb2.PrunerInfo, service: str) -> PrunerSpec:
-    """The pruner's description in a message.
+def read_specs(messages: Iterable[pruner_pb2.PrunerInfo], service: str) -> tuple[PrunerSpec, ...]:
+    """The pruners' descriptions in messages. A pruner of a side that only later versions know is left out.
 
     Args:
-        message: description of a pruner.
-        service: name of the service that sent it, for errors.
+        messages: descriptions of pruners.
+        service: name of the service that sent them, for errors.
 
     Raises:
-        InternalError: there is no such side, or the default of a parameter is not of its type.
+        InternalError: the default of a parameter is not of its type.
     """
-    parameters = tuple(_read_parameter(parameter, service) for parameter in message.parameters)
-    if message.side not in get_args(Side):
-        raise InternalError(f"the {service} describes a pruner whose side is neither encoder nor llm")
+    return tuple(_read_spec(message, service) for message in messages if message.side in get_args(Side))
+
+
+def _read_spec(message: pruner_pb2.PrunerInfo, service: str) -> PrunerSpec:
     return PrunerSpec(
         name=message.name,
         side=cast(Side, message.side),
@@ -52,7 +54,7 @@ def read_spec(message: pruner_pb2.PrunerInfo, service: str) -> PrunerSpec:
         reference=message.reference,
         reads_text=message.reads_text,
         chooses_budget=message.chooses_budget,
-        parameters=parameters,
+        parameters=tuple(_read_parameter(parameter, service) for parameter in message.parameters),
     )
 
 

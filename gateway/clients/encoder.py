@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self
 
 from fovea.errors import InternalError, ServiceError
 from fovea.pruner_spec import PrunerSpec
 from fovea.rpc.messages import parse
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
-from fovea.wire.pruner_info import read_spec
+from fovea.wire.formats import format_of
+from fovea.wire.pruner_info import read_specs
 from fovea.wire.tensors import dtype_name
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
-from gateway.clients.replies import RawReplies, has_visual_tokens
-from gateway.core.encode_spec import EncodeSpec
+from gateway.clients.replies import Box, RawReplies, box_of, has_visual_tokens
+from gateway.core.encode_spec import IMAGE_FITS, EncodeSpec, ImageFit
 
-__all__ = ["Box", "EncodeResult", "EncoderClient", "EncoderInfo", "Explanation"]
-
-Box: TypeAlias = tuple[float, float, float, float]
-"""Left, top, right and bottom."""
+__all__ = ["EncodeResult", "EncoderClient", "EncoderInfo", "Explanation"]
 
 
 _FIRST_NEWEST_REQUEST_FIELD: Final = 12
@@ -38,7 +36,9 @@ class EncoderInfo:
         max_frames: Maximum number of frames in a video; 0 if unknown.
         reads_language_model_ids: Whether questions are ids of the language model's tokenizer, not of the text tower's.
         pruners: Pruners of the encoder service.
-        default_pruner, default_keep_ratio, default_wire_dtype: Defaults of requests.
+        default_pruner, default_keep_ratio, default_wire_dtype: Defaults of requests. The wire format is empty if this
+            gateway does not know it.
+        default_image_fit: Default of requests; None from a service that does not report one.
         newest_request_field: Highest number of a field of EncodeRequest that the service knows.
         wire_basis: Digest of the basis of the wire format `basis`; empty if there is none.
     """
@@ -54,6 +54,7 @@ class EncoderInfo:
     default_pruner: str
     default_keep_ratio: float
     default_wire_dtype: str
+    default_image_fit: ImageFit | None
     newest_request_field: int
     wire_basis: str = ""
 
@@ -149,11 +150,7 @@ class EncodeResult:
     @property
     def viewed(self) -> list[Box]:
         """Area of each image or video that its tokens cover; empty from a service that does not tell."""
-        # Seven digits are what the message's single precision holds.
-        return [
-            (round(box.left, 7), round(box.top, 7), round(box.right, 7), round(box.bottom, 7))
-            for box in self._message.viewed
-        ]
+        return [box_of(box) for box in self._message.viewed]
 
     @property
     def pruner(self) -> str:
@@ -203,6 +200,9 @@ class EncoderClient(ServiceClient[EncoderInfo]):
     async def fetch_info(self) -> EncoderInfo:
         request, kind = encoder_pb2.GetEncoderInfoRequest(), encoder_pb2.GetEncoderInfoResponse
         reply = await self.call(self._stub.GetModelInfo, request, kind, INFO_TIMEOUT_S)
+        if not 0 < reply.default_keep_ratio <= 1:
+            raise InternalError("the encoder service reports a default keep_ratio that is not accepted")
+        wire_format = format_of(reply.default_wire_dtype)
         return EncoderInfo(
             family=reply.family,
             max_images=reply.max_images,
@@ -211,11 +211,12 @@ class EncoderClient(ServiceClient[EncoderInfo]):
             reads_language_model_ids=reply.text_tokenizer == encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL,
             fingerprint=reply.fingerprint,
             fingerprints=(reply.fingerprint, reply.text_tower_fingerprint, reply.settings_fingerprint),
-            pruners=tuple(read_spec(pruner, self.name) for pruner in reply.pruners),
+            pruners=read_specs(reply.pruners, self.name),
             default_pruner=reply.default_pruner,
             default_keep_ratio=reply.default_keep_ratio,
-            default_wire_dtype=dtype_name(reply.default_wire_dtype),
-            newest_request_field=reply.newest_request_field or _FIRST_NEWEST_REQUEST_FIELD,
+            default_wire_dtype=wire_format.name if wire_format is not None else "",
+            default_image_fit=IMAGE_FITS.get(reply.default_image_fit),
+            newest_request_field=max(reply.newest_request_field, _FIRST_NEWEST_REQUEST_FIELD),
             wire_basis=reply.wire_basis,
         )
 

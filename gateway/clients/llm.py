@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ import grpc.aio
 from fovea.errors import InternalError
 from fovea.pruner_spec import PrunerSpec
 from fovea.v1 import llm_pb2, llm_pb2_grpc
-from fovea.wire.pruner_info import read_spec
+from fovea.wire.pruner_info import read_specs
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.encoder import EncodeResult
 from gateway.clients.replies import RawReplies
-from gateway.core.generate_spec import GenerateSpec, Sampling
+from gateway.core.generate_spec import SAMPLING_PARAMETERS, GenerateSpec, Sampling
 
 __all__ = ["GenerateDone", "LLMClient", "LLMInfo"]
 
@@ -77,7 +78,11 @@ class GenerateDone:
 
 
 def _default_sampling(reply: llm_pb2.GetLLMInfoResponse) -> dict[str, float]:
-    defaults = {field.name: value for field, value in reply.default_sampling.ListFields()}
+    reported = {field.name: value for field, value in reply.default_sampling.ListFields()}
+    defaults = {name: reported[name] for name in SAMPLING_PARAMETERS if name in reported}
+    for name, value in defaults.items():
+        if not SAMPLING_PARAMETERS[name].accepts(value):
+            raise InternalError(f"the LLM service reports a default of {name} that is not accepted")
     return {"temperature": 0.0, "top_p": 1.0, **defaults}
 
 
@@ -100,7 +105,7 @@ class LLMClient(ServiceClient[LLMInfo]):
             max_model_len=reply.max_model_len,
             image_token_id=reply.image_token_id,
             video_token_id=reply.video_token_id if reply.HasField("video_token_id") else None,
-            pruners=tuple(read_spec(pruner, self.name) for pruner in reply.llm_pruner_infos),
+            pruners=read_specs(reply.llm_pruner_infos, self.name),
             default_sampling=_default_sampling(reply),
             sampling_parameters=tuple(reply.sampling_parameters) or _FIRST_SAMPLING_PARAMETERS,
             wire_basis=reply.wire_basis,
@@ -129,6 +134,8 @@ class LLMClient(ServiceClient[LLMInfo]):
                     done = event.done
         if done is None:
             raise InternalError("the LLM service ended its answer before it was done")
+        if not math.isfinite(done.timing.queue_ms):
+            raise InternalError("the LLM service reports a queue time that is not a number")
         yield GenerateDone(
             done.finish_reason,
             done.prompt_tokens,
@@ -182,6 +189,6 @@ class LLMClient(ServiceClient[LLMInfo]):
         async with aclosing(self._call(request, encoded, 1, timeout_s)) as events:
             async for event in events:
                 attention.extend(event.done.cross_attention)
-        if len(attention) != encoded.num_tokens_kept:
+        if len(attention) != encoded.num_tokens_kept or not all(map(math.isfinite, attention)):
             raise InternalError("the LLM service did not report attention to each visual token")
         return attention

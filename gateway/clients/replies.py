@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -11,7 +12,10 @@ from fovea.errors import ServiceError
 from fovea.v1 import encoder_pb2, tensor_pb2
 from fovea.wire.grids import check_grid
 
-__all__ = ["RawReplies", "has_visual_tokens"]
+__all__ = ["Box", "RawReplies", "box_of", "has_visual_tokens"]
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
 
 
 class RawReplies:
@@ -37,15 +41,21 @@ def has_visual_tokens(reply: encoder_pb2.EncodeResponse, count: int, *, explain:
         and all(map(_has_positions, tokens))
         and (not explain or len(reply.explanations) == count)
         and len(reply.viewed) in (0, count)
-        and all(map(_is_box, reply.viewed))
+        and all(map(_shows_image, map(box_of, reply.viewed)))
+        and math.isfinite(reply.timing.queue_ms)
         and all(map(_matches_tokens, reply.explanations, tokens))
     )
 
 
-def _is_box(box: encoder_pb2.Box) -> bool:
-    """Whether all sides are finite, and there is an area."""
-    sides = (box.left, box.top, box.right, box.bottom)
-    return bool(np.isfinite(sides).all()) and box.left < box.right and box.top < box.bottom
+def box_of(message: encoder_pb2.Box) -> Box:
+    """Left, top, right and bottom, with the seven digits that the message's single precision holds."""
+    return round(message.left, 7), round(message.top, 7), round(message.right, 7), round(message.bottom, 7)
+
+
+def _shows_image(box: Box) -> bool:
+    """Whether a box is finite, has an area, and covers a part of the image."""
+    left, top, right, bottom = box
+    return all(map(math.isfinite, box)) and max(left, 0) < min(right, 1) and max(top, 0) < min(bottom, 1)
 
 
 def _has_positions(tokens: tensor_pb2.VisualTokens) -> bool:

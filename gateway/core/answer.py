@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.clients.encoder import Box, EncodeResult
+from gateway.clients.encoder import EncodeResult
+from gateway.clients.replies import Box
 
 __all__ = ["Answer", "Completion", "Costs", "Lookup", "TextDelta"]
 

@@ -9,6 +9,7 @@ its value: 1 and 1.0 are equal.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 
 from google.protobuf.message import Message
@@ -51,6 +52,9 @@ def _walk(value: object) -> Iterator[bytes]:
                 yield from _walk(value[key])
         case _:
             items = list(value)  # type: ignore[call-overload]  # a repeated field, the only kind left
+            if type(items[0]) is int:  # thousands of token ids
+                yield from _sized(b"integers", [",".join(map(str, items)).encode()])
+                return
             yield from _sized(b"list", [str(len(items)).encode()])
             for item in items:
                 yield from _walk(item)
@@ -66,4 +70,6 @@ def _sized(kind: bytes, contents: list[bytes]) -> Iterator[bytes]:
 
 def _number(value: float) -> bytes:
     """Shortest decimal form that is exact; whole numbers without a fraction, and one zero."""
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
     return str(int(value) if value == int(value) else value).encode()

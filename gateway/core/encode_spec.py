@@ -14,12 +14,18 @@ from fovea.wire.budgets import write_budget
 from fovea.wire.formats import format_named
 from gateway.media.files import MediaFile, Video
 
-__all__ = ["EncodeSpec", "ImageFit", "VideoBudget"]
+__all__ = ["IMAGE_FITS", "EncodeSpec", "ImageFit", "VideoBudget"]
 
 ImageFit = Literal["crop", "pad"]
 VideoBudget = Literal["per_frame", "whole"]
 
-_IMAGE_FITS: Final = {"crop": encoder_pb2.IMAGE_FIT_CROP, "pad": encoder_pb2.IMAGE_FIT_PAD}
+IMAGE_FITS: Final[Mapping[encoder_pb2.ImageFit, ImageFit]] = {
+    encoder_pb2.IMAGE_FIT_CROP: "crop",
+    encoder_pb2.IMAGE_FIT_PAD: "pad",
+}
+"""Image fits by their value in messages."""
+
+_IMAGE_FIT_VALUES: Final = {name: value for value, name in IMAGE_FITS.items()}
 _VIDEO_BUDGETS: Final = {
     "per_frame": encoder_pb2.VIDEO_BUDGET_PER_FRAME,
     "whole": encoder_pb2.VIDEO_BUDGET_WHOLE,
@@ -86,7 +92,7 @@ class EncodeSpec:
             explain=self.explain,
             videos=[self._video(video, content) for video in self.videos],
             video_budget=_VIDEO_BUDGETS[self.video_budget] if self.video_budget is not None else None,
-            image_fit=_IMAGE_FITS[self.image_fit] if self.image_fit is not None else None,
+            image_fit=_IMAGE_FIT_VALUES[self.image_fit] if self.image_fit is not None else None,
         )
         if self.budget is not None:
             write_budget(self.budget, request)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf import struct_pb2
 
@@ -12,7 +12,38 @@ from fovea.budget import Budget
 from fovea.v1 import llm_pb2
 from fovea.wire.budgets import write_budget
 
-__all__ = ["GenerateSpec", "LlmPruning", "Sampling"]
+__all__ = ["SAMPLING_PARAMETERS", "GenerateSpec", "LlmPruning", "Sampling", "SamplingParameter"]
+
+
+@dataclass(frozen=True)
+class SamplingParameter:
+    """A sampling parameter that an LLM service may have a default for, or may not have at all.
+
+    Attributes:
+        minimum, maximum: Accepted values.
+        neutral: Value without effect; None if every service has the parameter.
+    """
+
+    minimum: float
+    maximum: float
+    neutral: float | None = None
+
+    def accepts(self, value: float) -> bool:
+        """Whether a value is in the range; false for NaN."""
+        return self.minimum <= value <= self.maximum
+
+
+SAMPLING_PARAMETERS: Final[Mapping[str, SamplingParameter]] = {
+    "temperature": SamplingParameter(0, 2),
+    "top_p": SamplingParameter(0, 1),
+    "top_k": SamplingParameter(0, 2**31 - 1, neutral=0),
+    "min_p": SamplingParameter(0, 1, neutral=0),
+    "repetition_penalty": SamplingParameter(0.01, 10, neutral=1),
+    "presence_penalty": SamplingParameter(-2, 2, neutral=0),
+    "frequency_penalty": SamplingParameter(-2, 2, neutral=0),
+}
+
+_NEUTRAL: Final = {name: item.neutral for name, item in SAMPLING_PARAMETERS.items() if item.neutral is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +79,26 @@ class Sampling:
         """Whether the same prompt always has the same answer, which may then be cached."""
         return self.temperature == 0 or self.seed is not None
 
-    def given(self, names: Iterable[str]) -> set[str]:
-        """Those of `names` that have a value."""
-        return {name for name in names if getattr(self, name, None) is not None}
+    def lacking(self, accepted: Collection[str]) -> list[str]:
+        """Parameters with an effect that are not among the `accepted`."""
+        given = {name: getattr(self, name) for name in _NEUTRAL if name not in accepted}
+        return [name for name, value in given.items() if value not in (None, _NEUTRAL[name])]
 
-    def resolved(self, defaults: Mapping[str, float]) -> Sampling:
-        """The parameters with the LLM service's defaults for what is left out. What greedy decoding ignores is unset.
+    def resolved(self, defaults: Mapping[str, float], accepted: Collection[str]) -> Sampling:
+        """The parameters with the LLM service's defaults for what is left out.
+
+        What the service does not have, and what greedy decoding ignores, is unset: equal answers have equal parameters.
 
         Args:
             defaults: Values by attribute.
+            accepted: Parameters that the service has.
         """
-        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        sampling = replace(self, **missing)  # type: ignore[arg-type]
-        return (
-            replace(sampling, top_p=None, top_k=None, min_p=None, seed=None) if sampling.temperature == 0 else sampling
-        )
+        values = {name: getattr(self, name) for name in SAMPLING_PARAMETERS}
+        values = {name: defaults.get(name) if value is None else value for name, value in values.items()}
+        values |= dict.fromkeys(_NEUTRAL.keys() - set(accepted))
+        sampling = replace(self, **values)
+        is_greedy = sampling.temperature == 0
+        return replace(sampling, top_p=None, top_k=None, min_p=None, seed=None) if is_greedy else sampling
 
     def to_proto(self) -> llm_pb2.SamplingParams:
         """The message."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from fovea.errors import InvalidRequest, NotFound
 from gateway.clients.encoder import EncodeResult, EncoderInfo
 from gateway.clients.llm import LLMInfo
 from gateway.core.encode_spec import EncodeSpec
-from gateway.core.generate_spec import GenerateSpec, LlmPruning, Sampling
+from gateway.core.generate_spec import SAMPLING_PARAMETERS, GenerateSpec, LlmPruning, Sampling
 
 __all__ = [
     "check_auto_budget",
@@ -20,14 +18,6 @@ __all__ = [
     "check_pruner",
     "check_sampling",
 ]
-
-_OPTIONAL_SAMPLING: Final = (
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-)
 
 
 def check_media(spec: EncodeSpec, encoder: EncoderInfo) -> None:
@@ -126,13 +116,13 @@ def check_sampling(sampling: Sampling, llm: LLMInfo) -> None:
     Raises:
         InvalidRequest: The engine does not have a parameter, and would ignore it.
     """
-    lacking = sampling.given(_OPTIONAL_SAMPLING) - set(llm.sampling_parameters)
+    lacking = sampling.lacking(llm.sampling_parameters)
     if lacking:
-        accepted = ", ".join(name for name in _OPTIONAL_SAMPLING if name in llm.sampling_parameters)
+        accepted = [name for name in SAMPLING_PARAMETERS if name in llm.sampling_parameters]
         raise InvalidRequest(
-            f"{min(lacking)} is not accepted: the engine of the LLM service does not have it;"
-            f" {f'it has {accepted}' if accepted else 'leave it out'}",
-            param=min(lacking),
+            f"{lacking[0]} is not accepted: the engine of the LLM service does not have it; accepted are"
+            f" {', '.join(accepted)}",
+            param=lacking[0],
         )
 
 

@@ -113,12 +113,12 @@ class Planner:
         tokenize_ms = (time.perf_counter() - start) * 1000
         generate = GenerateSpec(
             input_ids=tuple(input_ids),
-            sampling=question.sampling.resolved(llm.default_sampling),
+            sampling=question.sampling.resolved(llm.default_sampling, llm.sampling_parameters),
             llm_pruner=question.llm_pruner,
         )
         key = None
         if generate.sampling.is_deterministic and question.cache != "bypass" and not encode.spec.explain:
-            key = answer_key(encode.spec, generate, encoder.fingerprints, llm.fingerprints)
+            key = answer_key(encode.key, generate, llm.fingerprints)
         return AnswerPlan(encode, generate, llm, key, tokenize_ms)
 
     def plan_encode(self, question: Question, input_ids: Sequence[int], encoder: EncoderInfo) -> EncodePlan:
@@ -169,10 +169,16 @@ class Planner:
         # With max_wire_bytes the encoder chooses the budget and the wire format that the request leaves open.
         if spec.max_wire_bytes is None:
             budget = budget or Budget.ratio(self._settings.keep_ratio or encoder.default_keep_ratio)
-            wire_dtype = wire_dtype or self._settings.wire_dtype or encoder.default_wire_dtype
+            wire_dtype = wire_dtype or self._settings.wire_dtype or encoder.default_wire_dtype or None
         video_budget = (spec.video_budget or "per_frame") if spec.videos else None
-        pruner = self._pruner(spec, encoder)
-        return replace(spec, pruner=pruner, budget=budget, wire_dtype=wire_dtype, video_budget=video_budget)
+        return replace(
+            spec,
+            pruner=self._pruner(spec, encoder),
+            budget=budget,
+            wire_dtype=wire_dtype,
+            image_fit=spec.image_fit or encoder.default_image_fit,
+            video_budget=video_budget,
+        )
 
     def _text_ids(self, text: QuestionText, pruner: str | None, encoder: EncoderInfo) -> list[int]:
         """Ids of the question for the encoder; empty for a pruner that reads no text."""

@@ -6,6 +6,7 @@ of this client's request. The error itself is not changed, because several calle
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -45,6 +46,6 @@ def errors_for_client(fields: Mapping[str, str]) -> Iterator[None]:
 def _client_field(param: str | None, fields: Mapping[str, str]) -> str | None:
     if param is None:
         return None
-    message_field = param if param in _QUESTION_FIELDS else param.partition(".")[0]
+    message_field = param if param in _QUESTION_FIELDS else re.split(r"[.\[]", param)[0]
     question_field = _QUESTION_FIELDS.get(message_field, param)
     return fields.get(question_field, question_field)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import TypeVar
 
-from gateway.clients.encoder import Box, EncodeResult, Explanation
+from gateway.clients.encoder import EncodeResult, Explanation
+from gateway.clients.replies import Box
 from gateway.core.answer import Answer
 from gateway.http.schemas.answer_response import (
     AnswerResponse,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from gateway.clients.encoder import Box
+from gateway.clients.replies import Box
 from gateway.core.answer import Lookup
 
 __all__ = [

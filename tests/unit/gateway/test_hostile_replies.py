@@ -166,6 +166,47 @@ async def test_invalid_visual_tokens_are_refused(
     assert EncodeResult.from_bytes(reply(**changes).SerializeToString(), EXPLAIN_SPEC) is None
 
 
+@pytest.mark.parametrize(
+    "box",
+    [
+        (0, 0, float("nan"), 1),
+        (0, 0, float("inf"), 1),
+        (0.5, 0, 0.5, 1),
+        (0, 0, 1e-8, 1),
+        (1, 0, 0, 1),
+        (5, 5, 6, 6),
+        (-6, -6, -5, -5),
+    ],
+    ids=str,
+)
+async def test_an_area_that_shows_nothing_of_the_image_is_refused(
+    hostile: HostileServer, encoder: EncoderClient, box: tuple[float, float, float, float]
+) -> None:
+    message = reply()
+    message.viewed.add(left=box[0], top=box[1], right=box[2], bottom=box[3])
+    hostile.replies = lambda: iter([message.SerializeToString()])
+    with pytest.raises(InternalError, match="without visual tokens for each image"):
+        await encoder.encode(EXPLAIN_SPEC, None, TIMEOUT_S)
+
+
+async def test_times_and_attention_that_are_no_numbers_are_refused(
+    hostile: HostileServer, encoder: EncoderClient, llm: LLMClient
+) -> None:
+    message = reply()
+    message.timing.queue_ms = float("nan")
+    hostile.replies = lambda: iter([message.SerializeToString()])
+    with pytest.raises(InternalError):
+        await encoder.encode(EXPLAIN_SPEC, None, TIMEOUT_S)
+    done = llm_pb2.GenerateResponse(done=llm_pb2.Done(timing=llm_pb2.GenerateTiming(queue_ms=float("inf"))))
+    hostile.replies = lambda: iter([done.SerializeToString()])
+    with pytest.raises(InternalError, match="queue time"):
+        await generate(llm)
+    attention = llm_pb2.GenerateResponse(done=llm_pb2.Done(cross_attention=[0.5, float("nan"), 0.5]))
+    hostile.replies = lambda: iter([attention.SerializeToString()])
+    with pytest.raises(InternalError, match="attention"):
+        await llm.cross_attention([1], EncodeResult(reply()), None, TIMEOUT_S)
+
+
 async def test_a_parameter_whose_default_is_not_of_its_type_is_a_defect(
     hostile: HostileServer, encoder: EncoderClient, llm: LLMClient
 ) -> None:
@@ -177,9 +218,9 @@ async def test_a_parameter_whose_default_is_not_of_its_type_is_a_defect(
             parameter.default.list_value.extend(value)
         else:
             parameter.default.number_value = value
-        info = pruner_pb2.PrunerInfo(name="desap", parameters=[parameter])
+        info = pruner_pb2.PrunerInfo(name="desap", side="encoder", parameters=[parameter])
         hostile.replies = lambda info=info: iter(
-            [encoder_pb2.GetEncoderInfoResponse(pruners=[info]).SerializeToString()]
+            [encoder_pb2.GetEncoderInfoResponse(pruners=[info], default_keep_ratio=0.5).SerializeToString()]
         )
         with pytest.raises(InternalError, match="default is not of its type"):
             await encoder.info()

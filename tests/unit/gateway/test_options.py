@@ -75,6 +75,75 @@ async def test_a_parameter_that_the_engine_lacks_is_refused(start_gateway: Start
 
 
 @pytest.mark.parametrize(
+    "fields", [{"top_k": 0, "min_p": 0}, {"repetition_penalty": 1, "presence_penalty": 0}], ids=str
+)
+async def test_a_value_without_effect_is_accepted_everywhere(
+    start_gateway: StartGateway, fields: dict[str, float]
+) -> None:
+    gateway = await start_gateway()
+    del gateway.llm.info.sampling_parameters[:]
+    gateway.llm.info.ClearField("default_sampling")
+    await gateway.answer()
+    assert (await gateway.answer(**fields))["cache"]["answer"] == "hit"
+
+
+async def test_the_default_image_fit_shares_its_entries(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway()
+    gateway.encoder.info.default_image_fit = encoder_pb2.IMAGE_FIT_CROP
+    await gateway.answer()
+    assert gateway.encoder.calls[0].image_fit == encoder_pb2.IMAGE_FIT_CROP
+    assert (await gateway.answer(image_fit="crop"))["cache"]["answer"] == "hit"
+    assert (await gateway.answer(image_fit="pad"))["cache"]["answer"] == "miss"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": -1.0},
+        {"repetition_penalty": float("nan")},
+        {"presence_penalty": float("inf")},
+        {"min_p": 7.0},
+        {"top_k": 2**32 - 1},
+    ],
+    ids=str,
+)
+async def test_nonsense_among_the_defaults_of_the_llm_service_is_a_502(
+    start_gateway: StartGateway, change: dict[str, Any]
+) -> None:
+    gateway = await start_gateway()
+    for name, value in change.items():
+        setattr(gateway.llm.info.default_sampling, name, value)
+    error = await gateway.refused(502, temperature=1, seed=3)
+    assert error["message"] == f"the LLM service reports a default of {next(iter(change))} that is not accepted"
+
+
+async def test_a_default_seed_or_stop_of_the_llm_service_is_not_taken(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway()
+    gateway.llm.info.default_sampling.seed = 3
+    gateway.llm.info.default_sampling.stop.append("red")
+    assert (await gateway.answer(temperature=1))["cache"]["answer"] == "skip"
+    sampling = gateway.llm.calls[0].sampling
+    assert sampling.seed != 3
+    assert not sampling.stop
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, 5.0, float("nan")])
+async def test_a_default_budget_that_is_none_is_a_502(start_gateway: StartGateway, ratio: float) -> None:
+    gateway = await start_gateway()
+    gateway.encoder.info.default_keep_ratio = ratio
+    assert "keep_ratio" in (await gateway.refused(502))["message"]
+
+
+async def test_a_default_wire_format_of_a_later_version_is_left_to_the_encoder(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway()
+    gateway.encoder.info.default_wire_dtype = 99  # type: ignore[assignment]
+    await gateway.answer()
+    assert gateway.encoder.calls[0].wire_dtype == 0
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"image_fit": "stretch"},
