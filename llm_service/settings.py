@@ -22,9 +22,10 @@ class LLMSettings(ModelSettings):
 
     listen: str = Field("127.0.0.1:50052", description=ModelSettings.model_fields["listen"].description)
 
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
     """Engine that runs the language model. vllm needs the package vllm (pip install 'fovea[vllm]') and does not prune
-    inside the model."""
+    inside the model. auto is vllm if it can be imported and there is a CUDA device, else transformers; the log says
+    which, and why."""
 
     engine_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of vLLM's AsyncEngineArgs as JSON, for example {"tensor_parallel_size": 2, "gpu_memory_utilization":

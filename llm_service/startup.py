@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import logging
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from fovea.modeling.compute import resolve_device, set_threads
 from fovea.modeling.errors import CheckpointError
 from fovea.wire import basis_file
 from llm_service.engine.base import LLMEngine
+from llm_service.engine.choice import EngineName, choose_engine
 from llm_service.engine.transformers import TransformersEngine
 from llm_service.models import load_model, load_visual_embedder
 from llm_service.models.base import VisualEmbedder
@@ -52,7 +54,8 @@ def load(settings: LLMSettings) -> ServedModel:
     checkpoint = checkpoints.resolve(
         settings.model, files=[*checkpoints.CONFIG_FILES, "*.safetensors"], revision=settings.revision
     )
-    engine, embedder, max_model_len, default_sampling = _ENGINES[settings.engine](settings, checkpoint)
+    engine_name = _engine_name(settings)
+    engine, embedder, max_model_len, default_sampling = _ENGINES[engine_name](settings, checkpoint)
     return ServedModel(
         name=settings.served_model_name or checkpoints.public_name(settings.model),
         family=embedder.family,
@@ -71,10 +74,26 @@ def load(settings: LLMSettings) -> ServedModel:
             ),
         ),
         max_tokens=settings.max_tokens,
-        settings_fingerprint=_settings_fingerprint(settings, embedder, max_model_len),
+        settings_fingerprint=_settings_fingerprint(settings, engine_name, embedder, max_model_len),
         engine=engine,
         default_sampling=_supported(default_sampling, engine),
     )
+
+
+def _engine_name(settings: LLMSettings) -> EngineName:
+    if settings.engine != "auto":
+        return settings.engine
+    flags = {
+        "--quantization": settings.quantization != "none",
+        "--attn-implementation": settings.attn_implementation != "sdpa",
+    }
+    name, reason = choose_engine(
+        has_cuda=resolve_device(settings.device).type == "cuda",
+        transformers_only=next((flag for flag, is_set in flags.items() if is_set), None),
+        import_vllm=lambda: importlib.import_module("llm_service.engine.vllm.engine"),
+    )
+    log.info("engine %s: %s", name, reason)
+    return name
 
 
 def _load_transformers(settings: LLMSettings, checkpoint: Path) -> _Loaded:
@@ -166,13 +185,13 @@ def _load_tokenizer(checkpoint: Path) -> Tokenizer:
         raise CheckpointError(f"{checkpoint.name!r} has no tokenizer.json that can be read") from error
 
 
-def _settings_fingerprint(settings: LLMSettings, model: VisualEmbedder, max_model_len: int) -> str:
+def _settings_fingerprint(settings: LLMSettings, engine: EngineName, model: VisualEmbedder, max_model_len: int) -> str:
     """16 hex digits that change with everything, except the checkpoint, that can change answers."""
     facts = {
         "version": fovea.__version__,
-        "engine": settings.engine,
+        "engine": engine,
         "engine_args": settings.engine_args,
-        "vllm": version("vllm") if settings.engine == "vllm" else None,
+        "vllm": version("vllm") if engine == "vllm" else None,
         "device": model.device.type,
         "dtype": str(model.dtype),
         "quantization": settings.quantization,
