@@ -42,6 +42,9 @@ class Held:
     async def prepare(self, request: int) -> tuple[Job, float]:
         return Job(request), 0.0
 
+    def size(self, job: Job) -> int:
+        return job.size
+
     def run(self, batch: Sequence[Job]) -> list[int]:
         self.batches.append([job.size for job in batch])
         self.entered.set()
