@@ -5,6 +5,7 @@ The one before is of an earlier commit, unless the history is not here.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,7 +47,7 @@ class Replicas:
         replica = self._running[address] = make_stack(log) if checkout is None else checkout_stack(checkout, log)
         replica.llm_address = f"{address}:{self._port}"
         replica.start("llm_service")
-        wait_for(lambda: "serving fovea-lab" in log.read_text())
+        wait_for(lambda: re.search(r"serving .*fovea-lab", log.read_text()) is not None)
         self._zone.addresses = [*self._zone.addresses, address]
 
     def stop(self, *addresses: str) -> None:
