@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from fovea.settings import ModelSettings, settings_config
 
 __all__ = ["LLMSettings"]
+
+_Value = TypeVar("_Value", str, float)
+
+# Settings of --engine transformers that vLLM's AsyncEngineArgs has under another name.
+_VLLM_ARGUMENTS: Final = {"attn_implementation": "attention_backend", "kv_cache_gib": "gpu_memory_utilization"}
 
 
 class LLMSettings(ModelSettings):
@@ -50,8 +55,15 @@ class LLMSettings(ModelSettings):
     is an error at start."""
 
     max_batch_size: int = Field(8, ge=1)
-    """Most running sequences (vLLM's max_num_seqs). Further requests wait in the queue until a sequence finishes. The
-    memory of the key-value cache grows with it."""
+    """Most running sequences (vLLM's max_num_seqs). Further requests wait in the queue until a sequence finishes."""
+
+    kv_cache_gib: float = Field(0, ge=0)
+    """Most memory of the key-value cache in GiB, reserved at start; 0 is what is free on the GPU once the model is
+    loaded, less 4 GiB for prefills and an encoder service on the same GPU, and on the CPU half of the free memory. The
+    log states the resulting slots: of 256 positions, of 1024 and of max_model_len, of each at most max_batch_size. A
+    request takes the shortest free slot that holds its prompt and max_tokens, or waits; one that fits into no slot is
+    refused. Requests that prune inside the model or report attention have caches of their own beside it. For --engine
+    transformers only; vLLM has gpu_memory_utilization among --engine-args."""
 
     max_batch_delay_ms: float = Field(2.0, ge=0)
     """Time in milliseconds that an idle engine waits for more requests before its first prefill; 0 for none. An engine
@@ -82,11 +94,11 @@ class LLMSettings(ModelSettings):
             raise ValueError("only --engine vllm accepts them; give --engine vllm as well")
         return value
 
-    @field_validator("quantization", "attn_implementation")
+    @field_validator("quantization", "attn_implementation", "kv_cache_gib")
     @classmethod
-    def _require_transformers(cls, value: str, info: ValidationInfo) -> str:
+    def _require_transformers(cls, value: _Value, info: ValidationInfo) -> _Value:
         name = str(info.field_name)
         if info.data.get("engine") == "vllm" and value != cls.model_fields[name].default:
-            argument = "attention_backend" if name == "attn_implementation" else name
+            argument = _VLLM_ARGUMENTS.get(name, name)
             raise ValueError(f"only --engine transformers accepts it; vLLM has {argument!r} among --engine-args")
         return value

@@ -20,6 +20,7 @@ from fovea.modeling.compute import resolve_device, set_threads
 from fovea.modeling.errors import CheckpointError
 from fovea.wire import basis_file
 from llm_service.engine.base import LLMEngine
+from llm_service.engine.cache_memory import slot_classes
 from llm_service.engine.choice import EngineName, choose_engine
 from llm_service.engine.transformers import TransformersEngine
 from llm_service.models import load_model, load_visual_embedder
@@ -115,6 +116,9 @@ def _load_transformers(settings: LLMSettings, checkpoint: Path) -> _Loaded:
         max_batch_size=settings.max_batch_size,
         max_batch_delay_ms=settings.max_batch_delay_ms,
         max_queue_size=settings.max_queue_size,
+        slot_classes=slot_classes(
+            model, settings.kv_cache_gib, max_model_len=max_model_len, max_batch_size=settings.max_batch_size
+        ),
     )
     return engine, model, max_model_len, defaults.sampling
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.request_media import EncodeRequest, RequestMedia
 
-__all__ = ["Counts", "count_dispatches", "recorded"]
+__all__ = ["Counts", "count_dispatches", "count_operations", "recorded"]
 
 _NAMESPACES: Final = ("aten", "prims")
 _COPIES: Final = ("aten.clone.default", "aten.copy_.default")
@@ -103,6 +103,14 @@ def _reads_values(func: Any, args: Sequence[Any]) -> bool:
     return name in _READ_NAMES or bool(_READ_TAGS & set(func.tags))
 
 
+def count_operations(run: Callable[[], object]) -> Counts:
+    """Operations of one call on this thread, without those inside operators outside aten."""
+    dispatches, exports = _Dispatches(), _Exports()
+    with _uncompiled(), exports, dispatches:
+        run()
+    return Counts(dict(dispatches.operators), {}, dispatches.reads, exports.count)
+
+
 def count_dispatches(engine: EncoderEngine, requests: Sequence[EncodeRequest]) -> Counts:
     """Operations of `EncoderEngine.run` for these requests in one batch, without their decoding.
 
@@ -114,13 +122,11 @@ def count_dispatches(engine: EncoderEngine, requests: Sequence[EncodeRequest]) -
         Exception: The error of the first request that fails.
     """
     prepared = [engine.prepare(request) for request in requests]
-    dispatches, exports = _Dispatches(), _Exports()
-    with _uncompiled(), exports, dispatches:
-        outcomes = engine.run(prepared)
+    outcomes: list[object] = []
+    counts = count_operations(lambda: outcomes.extend(engine.run(prepared)))
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome
-    counts = Counts(dict(dispatches.operators), {}, dispatches.reads, exports.count)
     if not counts.custom:
         return counts
     return Counts(counts.operators, _inner(engine, prepared, tuple(counts.custom)), counts.reads, counts.exports)

@@ -1,70 +1,137 @@
-"""Forward passes of a continuous batch, and its key-value cache."""
+"""Forward passes of a continuous batch whose keys and values are in slots."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
 
+import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812  # its usual name
-from transformers import DynamicCache
 
+from llm_service.engine.decode_buckets import attended_length, num_rows
+from llm_service.engine.decode_masks import DecodeMasks
+from llm_service.engine.slot_cache import CacheShape, SlotTensors
+from llm_service.engine.slots import Slot, SlotClass
 from llm_service.models.base import ModelInputs, VisionLanguageModel
 
-__all__ = ["ModelRunner"]
+__all__ = ["ModelRunner", "SlotInputs"]
+
+# Eight prompts fill a device. Larger groups take as much time for each prompt, and more memory.
+_PREFILL_GROUP: Final = 8
+
+
+@dataclass(frozen=True)
+class SlotInputs:
+    """A prompt to prefill, and the slot that its keys and values are written to.
+
+    Attributes:
+        inputs: Embeddings and position ids.
+        slot: A slot of at least as many positions as prompt and answer have, of no other sequence.
+    """
+
+    inputs: ModelInputs
+    slot: Slot
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.inputs.inputs_embeds)
+
+
+class _SlotStates:
+    """Host state of the slots of one class.
+
+    Attributes:
+        length: Positions of a slot.
+        count: Number of slots.
+        lengths: Number of cached tokens of each slot; 0 for slots that are not in use.
+        next_position_ids: Position id of the next token of each slot.
+    """
+
+    def __init__(self, slot_class: SlotClass) -> None:
+        self.length = slot_class.length
+        self.count = slot_class.count
+        self.lengths = [0] * slot_class.count
+        self.next_position_ids = [0] * slot_class.count
 
 
 class ModelRunner:
     """Prefills and decodes on tensors alone.
 
-    The batch is padded on the left, so that all sequences grow at the same index. T is the length of the longest
-    sequence so far. The mask [B, T] separates cached tokens from padding, and each sequence has its own position ids.
-    New sequences are appended. When a sequence leaves, padding that only it needed is cut off.
+    A sequence stays in its slot. Adding or removing it neither reads nor writes another one's keys and values. Each
+    class of slots decodes by itself, on its first slots up to the highest in use. A slot between them that is not in
+    use computes a token that is not read.
+
+    Args:
+        model: Language model.
+        classes: Classes of the slots.
     """
 
-    def __init__(self, model: VisionLanguageModel) -> None:
+    def __init__(self, model: VisionLanguageModel, classes: Sequence[SlotClass]) -> None:
         self._causal_lm = model.causal_lm
         self._device = model.device
+        self._buckets_rows = model.device.type != "cpu"  # a CPU gains nothing by rows that are not in use
+        config, dtype = model.causal_lm.config, model.dtype
+        shape = CacheShape.of(config, dtype)
+        self._tensors = [SlotTensors(slot_class, shape, model.device) for slot_class in classes]
+        self._masks = [DecodeMasks(config, dtype, slot_class.length, model.device) for slot_class in classes]
+        self._states = [_SlotStates(slot_class) for slot_class in classes]
         self._position_axes = torch.Size()  # leading axes of the position ids, before [B, T]
-        self.clear()
+        self._slots: list[Slot] = []  # of the sequences, in order
 
     def __len__(self) -> int:
-        return len(self._next_position_ids)
+        return len(self._slots)
 
     def clear(self) -> None:
         """Removes all sequences."""
-        self._cache = DynamicCache()
-        self._mask = torch.zeros(0, 0, dtype=torch.long, device=self._device)
-        self._next_position_ids = torch.zeros(0, dtype=torch.long, device=self._device)
+        self.keep([])
 
-    def prefill(self, prompts: Sequence[ModelInputs]) -> torch.Tensor:
+    def erase(self, slot: Slot) -> None:
+        """Sets a slot to zeros. Needed after a failure, which may leave numbers that are not finite."""
+        self._tensors[slot.class_index].erase(slot.index)
+
+    def prefill(self, prompts: Sequence[SlotInputs]) -> torch.Tensor:
         """Runs b prompts and appends them to the batch. If it fails, the batch is unchanged.
 
         Returns:
             [b, V] float32 logits of the first tokens.
         """
-        length = max(len(prompt.inputs_embeds) for prompt in prompts)
-        padding = [length - len(prompt.inputs_embeds) for prompt in prompts]
-        padded = list(zip(prompts, padding, strict=True))
-        inputs_embeds = torch.stack([F.pad(prompt.inputs_embeds, (0, 0, left, 0)) for prompt, left in padded])
-        # [b, T], or [3, b, T] for position ids with three axes.
-        position_ids = torch.stack([F.pad(prompt.position_ids, (left, 0)) for prompt, left in padded], dim=-2)
-        mask = torch.ones(len(padded), length, dtype=torch.long, device=self._device)
-        for sequence_mask, left in zip(mask, padding, strict=True):
-            sequence_mask[:left] = 0
-        cache = DynamicCache()
+        logits: list[torch.Tensor] = [torch.empty(0)] * len(prompts)
+        for group in _groups(prompts):
+            group_logits = self._prefill_group([prompts[i] for i in group])
+            for i, prompt_logits in zip(group, group_logits, strict=True):
+                logits[i] = prompt_logits
+        for prompt in prompts:
+            state = self._states[prompt.slot.class_index]
+            state.lengths[prompt.slot.index] = prompt.length
+            state.next_position_ids[prompt.slot.index] = prompt.inputs.next_position_id
+            self._slots.append(prompt.slot)
+        return torch.stack(logits)
+
+    def _prefill_group(self, prompts: Sequence[SlotInputs]) -> torch.Tensor:
+        """[b, V] logits of prompts whose slots are of one class.
+
+        Padding is on the right, where no token attends to it, so that the attention needs no mask.
+        """
+        lengths = [prompt.length for prompt in prompts]
+        padded = [(prompt.inputs, max(lengths) - prompt.length) for prompt in prompts]
+        position_ids = torch.stack([F.pad(inputs.position_ids, (0, right)) for inputs, right in padded], dim=-2)
+        ends = sorted(set(lengths))
+        tensors = self._tensors[prompts[0].slot.class_index]
         output = self._causal_lm(
-            inputs_embeds=inputs_embeds,
-            attention_mask=mask,
-            position_ids=position_ids,
-            past_key_values=cache,
+            inputs_embeds=torch.stack([F.pad(inputs.inputs_embeds, (0, 0, 0, right)) for inputs, right in padded]),
+            position_ids=position_ids,  # [b, T], or [3, b, T] for position ids with three axes
+            past_key_values=tensors.prefill_cache([prompt.slot.index for prompt in prompts], lengths),
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=torch.tensor(ends, device=self._device) - 1,
         )
-        next_position_ids = torch.tensor([prompt.next_position_id for prompt in prompts], device=self._device)
         self._position_axes = position_ids.shape[:-2]
-        self._append(cache, mask, next_position_ids)
-        logits: torch.Tensor = output.logits[:, -1].float()
-        return logits
+        end = torch.tensor([ends.index(length) for length in lengths], device=self._device)
+        logits: torch.Tensor = output.logits[torch.arange(len(prompts), device=self._device), end]
+        return logits.float()
 
     def decode(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Runs one token of each of the B sequences. If it fails, the batch must be cleared with `clear`.
@@ -72,46 +139,55 @@ class ModelRunner:
         Returns:
             [B, V] float32 logits of the next tokens.
         """
-        self._mask = F.pad(self._mask, (0, 1), value=1)
+        logits, order = [], []
+        for class_index in sorted({slot.class_index for slot in self._slots}):
+            members = [i for i, slot in enumerate(self._slots) if slot.class_index == class_index]
+            logits.append(self._decode_class(class_index, members, [token_ids[i] for i in members]))
+            order += members
+        if len(logits) == 1:
+            return logits[0]
+        return torch.cat(logits)[torch.from_numpy(np.argsort(order)).to(self._device)]
+
+    def _decode_class(self, class_index: int, members: Sequence[int], token_ids: Sequence[int]) -> torch.Tensor:
+        """[b, V] logits of the sequences in the slots of one class."""
+        state, tensors = self._states[class_index], self._tensors[class_index]
+        slots = [self._slots[i].index for i in members]
+        rows = num_rows(max(slots), state.count) if self._buckets_rows else max(slots) + 1
+        positions = state.lengths[:rows]
+        length = attended_length(max(positions) + 1, state.length)
+        next_ids = [0] * rows
+        for slot, token_id in zip(slots, token_ids, strict=True):
+            next_ids[slot] = token_id
+        rooms = [state.length - 1 - position for position in positions]
+        # One transfer to the device for all that the step reads.
+        inputs = torch.tensor([*next_ids, *state.next_position_ids[:rows], *rooms, *slots], device=self._device)
+        input_ids, position_ids, rooms_left, read = inputs.split([rows, rows, rows, len(slots)])
+        position_ids = position_ids.view(rows, 1)
         output = self._causal_lm(
-            input_ids=torch.tensor(token_ids, device=self._device)[:, None],
-            attention_mask=self._mask,
-            position_ids=self._next_position_ids[:, None].expand(*self._position_axes, -1, -1),
-            past_key_values=self._cache,
+            input_ids=input_ids.view(rows, 1),
+            attention_mask=self._masks[class_index].masks(rooms_left, length),
+            position_ids=position_ids.expand(*self._position_axes, rows, 1) if self._position_axes else position_ids,
+            past_key_values=tensors.decode_cache(rows, length, rooms_left),
             use_cache=True,
         )
-        self._next_position_ids = self._next_position_ids + 1
-        logits: torch.Tensor = output.logits[:, -1].float()
-        return logits
+        for slot in slots:
+            state.lengths[slot] += 1
+            state.next_position_ids[slot] += 1
+        logits: torch.Tensor = output.logits.squeeze(1).index_select(0, read)
+        return logits.float()
 
     def keep(self, indices: Sequence[int]) -> None:
         """Removes all sequences but those with the given indices, which stay in the given order."""
-        if not indices:
-            self.clear()
-            return
-        index = torch.tensor(indices, device=self._device)
-        mask = self._mask[index]
-        left = int(mask.any(dim=0).int().argmax())
-        self._mask = mask[:, left:]
-        self._next_position_ids = self._next_position_ids[index]
-        self._cache = DynamicCache(
-            [(keys[index, :, left:], values[index, :, left:]) for keys, values, *_ in self._cache]
-        )
+        kept = [self._slots[i] for i in indices]
+        for slot in set(self._slots) - set(kept):
+            self._states[slot.class_index].lengths[slot.index] = 0
+        self._slots = kept
 
-    def _append(self, cache: DynamicCache, mask: torch.Tensor, next_position_ids: torch.Tensor) -> None:
-        if len(self):
-            length = max(mask.shape[1], self._mask.shape[1])
 
-            def concatenate(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-                """[B + b, heads, T, D] of two left-padded batches."""
-                return torch.cat([F.pad(batch, (0, 0, length - batch.shape[2], 0)) for batch in (old, new)])
-
-            cache = DynamicCache(
-                [
-                    (concatenate(old_keys, new_keys), concatenate(old_values, new_values))
-                    for (old_keys, old_values, *_), (new_keys, new_values, *_) in zip(self._cache, cache, strict=True)
-                ]
-            )
-            mask = torch.cat([F.pad(batch, (length - batch.shape[1], 0)) for batch in (self._mask, mask)])
-            next_position_ids = torch.cat([self._next_position_ids, next_position_ids])
-        self._cache, self._mask, self._next_position_ids = cache, mask, next_position_ids
+def _groups(prompts: Sequence[SlotInputs]) -> Iterator[list[int]]:
+    """Indices of prompts that are prefilled together: in slots of one class, and of similar length."""
+    by_class = sorted(range(len(prompts)), key=lambda i: (prompts[i].slot.class_index, prompts[i].length))
+    for _, members in itertools.groupby(by_class, key=lambda i: prompts[i].slot.class_index):
+        of_class = list(members)
+        for start in range(0, len(of_class), _PREFILL_GROUP):
+            yield of_class[start : start + _PREFILL_GROUP]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import abc
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import torch
 
@@ -18,6 +18,8 @@ from llm_service.sampling import sample
 __all__ = ["Runner", "RunningBatch"]
 
 log = logging.getLogger(__name__)
+
+_NOT_FINITE: Final = -1  # in place of the id of a token
 
 Inputs = TypeVar("Inputs")
 Inputs_contra = TypeVar("Inputs_contra", contravariant=True)
@@ -41,11 +43,18 @@ class RunningBatch(Generic[Inputs]):
     Args:
         runner: Runner of the forward passes.
         prepare: Function from a sequence to the inputs that the runner prefills.
+        release: Function that is called with each sequence after its end, for what was reserved at its admission.
     """
 
-    def __init__(self, runner: Runner[Inputs], prepare: Callable[[Sequence], Inputs]) -> None:
+    def __init__(
+        self,
+        runner: Runner[Inputs],
+        prepare: Callable[[Sequence], Inputs],
+        release: Callable[[Sequence], object] = lambda _: None,
+    ) -> None:
         self._runner = runner
         self._prepare = prepare
+        self._release = release
         self._sequences: list[Sequence] = []  # in the runner's order
 
     def __len__(self) -> int:
@@ -66,12 +75,16 @@ class RunningBatch(Generic[Inputs]):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(prepared) == 1:
-            fail([prepared[0][0]], error)
+            self._fail_unprefilled(prepared[0][0], error)
             return
         count_failure(FailureKind.PREFILL_SPLIT)
         for sequence, inputs in prepared:
             if (error := self._try_prefill([(sequence, inputs)])) is not None:
-                fail([sequence], error)
+                self._fail_unprefilled(sequence, error)
+
+    def _fail_unprefilled(self, sequence: Sequence, error: ServiceError) -> None:
+        fail([sequence], error)
+        self._release(sequence)
 
     def _prepared(self, sequence: Sequence) -> Inputs | None:
         """Inputs of a sequence for the runner. If they cannot be computed, the sequence fails and None is returned."""
@@ -79,7 +92,7 @@ class RunningBatch(Generic[Inputs]):
             return self._prepare(sequence)
         except Exception as error:
             log.exception("prefill of 1 sequences failed")
-            fail([sequence], to_service_error(error))
+            self._fail_unprefilled(sequence, to_service_error(error))
             return None
 
     def _try_prefill(self, prepared: list[tuple[Sequence, Inputs]]) -> ServiceError | None:
@@ -112,13 +125,18 @@ class RunningBatch(Generic[Inputs]):
         count_failure(FailureKind.GENERATION_ABORTED, len(unfinished) - len(kept))
         if len(kept) < len(self._sequences):
             self._runner.keep(kept)
+            removed = set(range(len(self._sequences))) - set(kept)
+            for i in removed:
+                self._release(self._sequences[i])
             self._sequences = [self._sequences[i] for i in kept]
 
     def fail(self, error: ServiceError | None = None) -> None:
         """Ends and removes all sequences with an error; the default is an internal error."""
-        fail(self._sequences, error or internal_error())
-        self._sequences = []
+        failed, self._sequences = self._sequences, []
+        fail(failed, error or internal_error())
         self._runner.clear()
+        for sequence in failed:
+            self._release(sequence)
 
 
 def _append_tokens(sequences: list[Sequence], logits: torch.Tensor) -> None:
@@ -128,23 +146,34 @@ def _append_tokens(sequences: list[Sequence], logits: torch.Tensor) -> None:
         sequences: B sequences.
         logits: [B, V] logits of the next tokens; penalties change them in place.
     """
-    finite = logits.isfinite().all(dim=-1).tolist()
+    largest = _largest_ids(logits)
     for i, sequence in enumerate(sequences):
-        if not finite[i]:
+        if largest[i] == _NOT_FINITE:
             fail([sequence], _not_finite_error(sequence))
-        elif sequence.penalties is not None:
-            sequence.penalties.apply(logits[i], sequence.token_ids)
-    largest = logits.argmax(dim=-1).tolist()
-    for i, sequence in enumerate(sequences):
-        if not finite[i]:
             continue
-        sampling = sequence.request.sampling
         try:
-            greedy = sampling.temperature == 0
-            sequence.append_token(largest[i] if greedy else sample(logits[i], sampling, sequence.generator))
+            sequence.append_token(_next_token(sequence, logits, i, largest[i]))
         except Exception as error:
             log.exception("the next token of a sequence failed")
             fail([sequence], to_service_error(error))
+
+
+def _largest_ids(logits: torch.Tensor) -> list[int]:
+    """Id of the largest logit of each sequence, or _NOT_FINITE. Reads from the device once for all sequences."""
+    lowest, highest = logits.aminmax(dim=-1)  # NaN is lower and higher than any number
+    finite = lowest.isfinite() & highest.isfinite()
+    ids: list[int] = torch.where(finite, logits.argmax(dim=-1), _NOT_FINITE).tolist()
+    return ids
+
+
+def _next_token(sequence: Sequence, logits: torch.Tensor, index: int, largest: int) -> int:
+    """Next token of one sequence. Only penalties and sampling read its logits."""
+    sampling = sequence.request.sampling
+    if sequence.penalties is None and sampling.temperature == 0:
+        return largest
+    if sequence.penalties is not None:
+        sequence.penalties.apply(logits[index], sequence.token_ids)
+    return sample(logits[index], sampling, sequence.generator)
 
 
 def _not_finite_error(sequence: Sequence) -> ServiceError:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from fovea.errors import DeadlineExceeded, ServiceError
 from llm_service.engine.base import Delta, Done, GenerationRequest, GenerationTiming
 from llm_service.engine.detokenizer import IncrementalDetokenizer
+from llm_service.engine.slots import Slot
 from llm_service.engine.stop_strings import StopStrings
 from llm_service.metrics import TIME_TO_FIRST_TOKEN_SECONDS
 from llm_service.penalties import Penalties, make_penalties
@@ -37,6 +38,8 @@ class Sequence(AsyncIterator[Delta | Done]):
         request: The validated request.
         plan: Pruning inside the model; None for none.
         finished: Flag: the answer is complete or has failed.
+        failed: Flag: the sequence has ended with an error.
+        slot: Slot of the key-value cache; None before admission, after the end, and for caches without slots.
         token_ids: Ids generated so far.
         first_token_logprobs: [V] log-probabilities of the first token, if requested.
         cross_attention: [N] attention weights, if requested.
@@ -56,6 +59,8 @@ class Sequence(AsyncIterator[Delta | Done]):
         self.request = request
         self.plan = plan
         self.finished = False
+        self.failed = False
+        self.slot: Slot | None = None
         self.token_ids: list[int] = []
         self.first_token_logprobs: list[float] = []
         self.cross_attention: list[float] = []
@@ -114,6 +119,11 @@ class Sequence(AsyncIterator[Delta | Done]):
         return make_penalties(self.request.sampling, self.request.prompt.input_ids)
 
     @property
+    def num_positions(self) -> int:
+        """Most positions of the key-value cache: prompt and answer, of which the last token is never cached."""
+        return self.request.prompt.num_tokens + self.max_tokens - 1
+
+    @property
     def runs_layer_by_layer(self) -> bool:
         """Flag: the prefill stops between layers, to prune or to report attention."""
         return self.plan is not None or self.request.cross_attention is not None
@@ -158,7 +168,7 @@ class Sequence(AsyncIterator[Delta | Done]):
 
     def fail(self, error: ServiceError) -> None:
         """Ends the sequence with an error."""
-        self.finished = True
+        self.finished = self.failed = True
         self._emit(error)
 
     def _done(self, eos: bool) -> Done:

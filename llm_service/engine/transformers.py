@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as SequenceOf
 from typing import Any, Final
 
 import torch
@@ -19,11 +20,12 @@ from fovea.errors import DeadlineExceeded, InvalidRequest
 from fovea.telemetry import FailureKind, count_failure
 from llm_service.engine.base import Generation, GenerationRequest
 from llm_service.engine.errors import fail, unavailable
-from llm_service.engine.model_runner import ModelRunner
+from llm_service.engine.model_runner import ModelRunner, SlotInputs
 from llm_service.engine.pruned_model_runner import PrunedModelRunner
 from llm_service.engine.pruned_prefill import AttentionProbe, PrunedInputs
 from llm_service.engine.running_batch import RunningBatch
 from llm_service.engine.sequence import Sequence
+from llm_service.engine.slots import SlotAdmission, SlotClass, SlotPool
 from llm_service.engine.visual_layout import num_prunable_tokens, prunable_mask, visual_layout
 from llm_service.engine.waiting_queue import WaitingQueue
 from llm_service.models.base import ModelInputs, VisionLanguageModel
@@ -53,6 +55,7 @@ class TransformersEngine:
         max_batch_size: Maximum number of running sequences.
         max_batch_delay_ms: Maximum time in milliseconds that an idle engine waits for further requests after the first.
         max_queue_size: Maximum number of waiting sequences.
+        slot_classes: Slots of the key-value cache, in ascending order of length.
     """
 
     name: Final = "transformers"
@@ -67,6 +70,7 @@ class TransformersEngine:
         max_batch_size: int,
         max_batch_delay_ms: float,
         max_queue_size: int,
+        slot_classes: SequenceOf[SlotClass],
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -75,7 +79,9 @@ class TransformersEngine:
         self._max_batch_size = max_batch_size
         self._max_batch_delay_s = max_batch_delay_ms / 1e3
         self._waiting = WaitingQueue(max_queue_size)
-        self._plain_batch = RunningBatch(ModelRunner(model), self._embed)
+        self._slots = SlotPool(slot_classes)
+        self._runner = ModelRunner(model, slot_classes)
+        self._plain_batch = RunningBatch(self._runner, self._embed_for_slot, self._release_slot)
         self._layered_batch = (
             RunningBatch(PrunedModelRunner(model), self._embed_layered)
             if runs_layer_by_layer(model.causal_lm)
@@ -129,6 +135,7 @@ class TransformersEngine:
         )
         if sequence.aborted:
             raise DeadlineExceeded("the deadline passed before the request could be queued")
+        self._check_fits_slot(sequence)
         self._waiting.push(sequence)
         return sequence
 
@@ -167,7 +174,10 @@ class TransformersEngine:
         """Prefills waiting sequences up to the maximum batch size, then decodes one token of every running sequence."""
         for batch in self._batches:
             self._attempt(batch, batch.remove_finished)
-        admitted = self._waiting.pop(self._max_batch_size - self.num_running)
+        admission = SlotAdmission(self._slots)
+        admitted = self._waiting.pop(
+            self._max_batch_size - self.num_running, lambda sequence: self._reserve_slot(sequence, admission)
+        )
         if plain := [sequence for sequence in admitted if not sequence.runs_layer_by_layer]:
             self._attempt(self._plain_batch, lambda: self._plain_batch.prefill(plain))
         if layered := [sequence for sequence in admitted if sequence.runs_layer_by_layer]:
@@ -184,6 +194,35 @@ class TransformersEngine:
         except Exception:
             log.exception("a step with %d sequences failed", len(batch))
             batch.fail()
+
+    def _reserve_slot(self, sequence: Sequence, admission: SlotAdmission) -> bool:
+        """Whether a sequence can be admitted; reserves its slot. Layer by layer, sequences need none."""
+        if not sequence.runs_layer_by_layer:
+            sequence.slot = admission.take(sequence.num_positions)
+        return sequence.runs_layer_by_layer or sequence.slot is not None
+
+    def _release_slot(self, sequence: Sequence) -> None:
+        slot, sequence.slot = sequence.slot, None
+        if slot is not None:
+            if sequence.failed:
+                self._runner.erase(slot)
+            self._slots.release(slot)
+
+    def _check_fits_slot(self, sequence: Sequence) -> None:
+        longest = self._slots.longest
+        if sequence.runs_layer_by_layer or sequence.num_positions <= longest:
+            return
+        num_tokens = sequence.request.prompt.num_tokens
+        raise InvalidRequest(
+            f"a prompt of {num_tokens} tokens with max_tokens {sequence.max_tokens} takes {sequence.num_positions}"
+            f" positions of the key-value cache, whose longest slot has {longest}; ask for fewer tokens, or start the"
+            " service with a larger --kv-cache-gib",
+            param="max_tokens" if num_tokens <= longest else "input_ids",
+        )
+
+    def _embed_for_slot(self, sequence: Sequence) -> SlotInputs:
+        assert sequence.slot is not None, "`step` admits no sequence without a slot"
+        return SlotInputs(self._embed(sequence), sequence.slot)
 
     def _embed(self, sequence: Sequence) -> ModelInputs:
         return self._model.embed(sequence.request.prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fovea.errors import Overloaded
 from fovea.telemetry import FailureKind, count_failure
@@ -47,11 +47,20 @@ class WaitingQueue:
             self._sequences.append(sequence)
             self._changed.notify_all()
 
-    def pop(self, limit: int) -> list[Sequence]:
-        """Removes and returns up to `limit` waiting sequences; may return none."""
+    def pop(self, limit: int, admits: Callable[[Sequence], bool] = lambda _: True) -> list[Sequence]:
+        """Removes and returns up to `limit` waiting sequences; may return none.
+
+        Args:
+            limit: Most sequences to return.
+            admits: Function that reserves memory for a sequence, called in order of arrival; False leaves it waiting.
+        """
+        popped: list[Sequence] = []
         with self._changed:
             self._remove_aborted()
-            popped = [self._sequences.popleft() for _ in range(min(limit, len(self._sequences)))]
+            for sequence in list(self._sequences):
+                if len(popped) < limit and admits(sequence):
+                    popped.append(sequence)
+                    self._sequences.remove(sequence)
         _observe_queue_time(popped)
         return popped
 

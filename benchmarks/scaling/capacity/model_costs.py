@@ -19,7 +19,8 @@ from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from fovea.budget import Budget
-from llm_service.engine.model_runner import ModelRunner
+from llm_service.engine.model_runner import ModelRunner, SlotInputs
+from llm_service.engine.slots import Slot, SlotClass
 from llm_service.models import load_model
 from llm_service.models.base import ModelInputs
 
@@ -92,16 +93,26 @@ def language_model_costs(model: Path, repeats: int) -> tuple[Prefill, Decode]:
     language_model = load_model(model, device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa")
     width = language_model.causal_lm.config.hidden_size
 
-    def new_sequences(count: int, length: int) -> list[ModelInputs]:
+    def new_sequences(count: int, length: int) -> list[SlotInputs]:
         lengths = [length - _SHORTER * number for number in range(count)]
-        return [ModelInputs(0.02 * torch.randn(size, width), torch.arange(size), size) for size in lengths]
+        inputs = [ModelInputs(0.02 * torch.randn(size, width), torch.arange(size), size) for size in lengths]
+        return [SlotInputs(prompt, Slot(0, index)) for index, prompt in enumerate(inputs)]
+
+    def new_runner(count: int, length: int) -> ModelRunner:
+        return ModelRunner(language_model, [SlotClass(length + 1 + _STEPS * repeats, count)])
 
     def prefill(count: int, length: int) -> float:
         batch = new_sequences(count, length)
-        return _median_of(repeats, lambda: ModelRunner(language_model).prefill(batch))
+        runner = new_runner(count, length)
+
+        def run() -> None:
+            runner.clear()
+            runner.prefill(batch)
+
+        return _median_of(repeats, run)
 
     def decode(count: int, length: int) -> float:
-        runner = ModelRunner(language_model)
+        runner = new_runner(count, length)
         runner.prefill(new_sequences(count, length))
         runner.decode([5] * count)
         return statistics.median(_cpu_s(lambda: runner.decode([5] * count)) for _ in range(_STEPS * repeats))
