@@ -1,4 +1,8 @@
-"""Sizes of decoding steps: rows and attended positions, in few steps of size, so that shapes recur."""
+"""Sizes of decoding steps: rows and attended positions.
+
+On a GPU few sizes recur, so that a launch can be prepared once. A CPU gains nothing by rows that are not in use, and
+little by recurring lengths.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,31 @@ from typing import Final
 __all__ = ["attended_length", "num_rows"]
 
 _SHORTEST: Final = 64
+_FINE: Final = 16
 
 
-def attended_length(num_positions: int, slot_length: int) -> int:
-    """Positions that a step attends over: the next of 64, 96, 128, 192, 256, 384, ..., at most a whole slot.
+def attended_length(num_positions: int, slot_length: int, *, few: bool) -> int:
+    """Positions that a step attends over, at most a whole slot.
 
     Args:
         num_positions: Positions of the longest sequence, the new token included.
         slot_length: Positions of a slot.
+        few: Flag: the next of 64, 96, 128, 192, 256, 384 and so on; otherwise the next multiple of 16.
     """
+    if not few:
+        return min(slot_length, -(-num_positions // _FINE) * _FINE)
     power = _SHORTEST
     while power * 3 // 2 < num_positions:
         power *= 2
     return min(slot_length, power if num_positions <= power else power * 3 // 2)
 
 
-def num_rows(highest: int, num_slots: int) -> int:
-    """Slots that a step runs on, from slot 0: the next power of two, at most all.
+def num_rows(highest: int, num_slots: int, *, few: bool) -> int:
+    """Slots that a step runs on, from slot 0.
 
     Args:
         highest: Highest index of a slot in use.
         num_slots: Number of slots.
+        few: Flag: the next power of two, at most all slots; otherwise no more than are in use.
     """
-    return min(num_slots, 1 << highest.bit_length())
+    return min(num_slots, 1 << highest.bit_length()) if few else highest + 1

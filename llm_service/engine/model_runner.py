@@ -73,7 +73,7 @@ class ModelRunner:
     def __init__(self, model: VisionLanguageModel, classes: Sequence[SlotClass]) -> None:
         self._causal_lm = model.causal_lm
         self._device = model.device
-        self._buckets_rows = model.device.type != "cpu"  # a CPU gains nothing by rows that are not in use
+        self._few_sizes = model.device.type != "cpu"
         config, dtype = model.causal_lm.config, model.dtype
         shape = CacheShape.of(config, dtype)
         self._tensors = [SlotTensors(slot_class, shape, model.device) for slot_class in classes]
@@ -152,9 +152,9 @@ class ModelRunner:
         """[b, V] logits of the sequences in the slots of one class."""
         state, tensors = self._states[class_index], self._tensors[class_index]
         slots = [self._slots[i].index for i in members]
-        rows = num_rows(max(slots), state.count) if self._buckets_rows else max(slots) + 1
+        rows = num_rows(max(slots), state.count, few=self._few_sizes)
         positions = state.lengths[:rows]
-        length = attended_length(max(positions) + 1, state.length)
+        length = attended_length(max(positions) + 1, state.length, few=self._few_sizes)
         next_ids = [0] * rows
         for slot, token_id in zip(slots, token_ids, strict=True):
             next_ids[slot] = token_id

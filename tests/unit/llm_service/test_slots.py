@@ -67,11 +67,13 @@ def test_short_sequences_pass_a_long_one_that_waits_but_take_no_slot_that_it_cou
 
 
 def test_sizes_of_a_step_recur():
-    lengths = [attended_length(n, 1024) for n in range(1, 1025)]
+    lengths = [attended_length(n, 1024, few=True) for n in range(1, 1025)]
     assert all(length >= n for n, length in enumerate(lengths, 1))
     assert sorted(set(lengths)) == [64, 96, 128, 192, 256, 384, 512, 768, 1024]
-    assert attended_length(193, 200) == 200
-    assert [num_rows(highest, 12) for highest in (0, 1, 2, 4, 7, 8, 11)] == [1, 2, 4, 8, 8, 12, 12]
+    assert attended_length(193, 200, few=True) == 200
+    assert [attended_length(n, 40, few=False) for n in (1, 16, 17, 33, 40)] == [16, 16, 32, 40, 40]
+    assert [num_rows(highest, 12, few=True) for highest in (0, 1, 2, 4, 7, 8, 11)] == [1, 2, 4, 8, 8, 12, 12]
+    assert num_rows(4, 12, few=False) == 5
 
 
 def endless(loaded, *args, **settings):
@@ -142,7 +144,7 @@ async def test_rows_between_the_sequences_change_no_answer(loaded, attn_implemen
     """As on a GPU: the rows of a step are a power of two, and slots of sequences that left compute as well."""
     expected = [await alone(loaded, mixed(i)) for i in range(len(MIXED))]
     engine = loaded(max_batch_size=8, attn_implementation=attn_implementation).engine
-    engine._runner._buckets_rows = True
+    engine._runner._few_sizes = True
     others = [engine.submit(request(BOS, 80 + i, max_tokens=200)) for i in range(2)]
     generations = [engine.submit(mixed(i)) for i in range(len(MIXED))]
     engine.step()
