@@ -16,17 +16,17 @@ import torch
 from benchmarks.harness.arguments import positive
 from benchmarks.harness.tables import Spread
 
-__all__ = ["add_timing", "goal", "interleaved", "milliseconds", "ratio", "seconds", "spreads", "synchronize"]
+__all__ = ["CLOCKS", "add_timing", "goal", "interleaved", "milliseconds", "ratio", "seconds", "spreads", "synchronize"]
 
 
-_CLOCKS: Final = {"wall": time.perf_counter, "process": time.process_time}
+CLOCKS: Final = {"wall": time.perf_counter, "process": time.process_time}
 
 
 def add_timing(parser: argparse.ArgumentParser, *, rounds: int = 5, warmups: int = 1) -> None:
     """Adds --rounds, --warmups and --clock."""
     parser.add_argument("--rounds", type=positive, default=rounds)
     parser.add_argument("--warmups", type=positive, default=warmups, help="calls of each side before the first round")
-    parser.add_argument("--clock", choices=list(_CLOCKS), default="wall", help="process: CPU time of all threads")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="process: CPU time of all threads")
 
 
 def synchronize(device: torch.device) -> None:
@@ -37,7 +37,7 @@ def synchronize(device: torch.device) -> None:
 
 def seconds(run: Callable[[], object], device: torch.device, clock: str = "wall") -> float:
     """Time of one call, from an idle device to an idle device."""
-    read = _CLOCKS[clock]
+    read = CLOCKS[clock]
     synchronize(device)
     start = read()
     run()
