@@ -118,6 +118,7 @@ def test_a_wrong_setting_is_named_with_status_2(capsys):
         (["--engine", "vllm", "--engine-args", "[1]"], "a JSON object is accepted"),
         (["--engine", "vllm", "--quantization", "int8"], "vLLM has 'quantization' among --engine-args"),
         (["--engine", "vllm", "--attn-implementation", "eager"], "vLLM has 'attention_backend' among --engine-args"),
+        (["--engine", "vllm", "--kv-cache-gib", "4"], "vLLM has 'gpu_memory_utilization' among --engine-args"),
     ],
 )
 def test_settings_of_the_other_engine_are_refused(capsys, flags, message):
