@@ -87,6 +87,7 @@ def _engine_name(settings: LLMSettings) -> EngineName:
     flags = {
         "--quantization": settings.quantization != "none",
         "--attn-implementation": settings.attn_implementation != "sdpa",
+        "--kv-cache-gib": settings.kv_cache_gib != 0,
     }
     name, reason = choose_engine(
         has_cuda=resolve_device(settings.device).type == "cuda",
