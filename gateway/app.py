@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -83,6 +82,41 @@ def _llm_access(settings: GatewaySettings) -> Access:
     )
 
 
+def _state(
+    settings: GatewaySettings,
+    planner: Planner,
+    cache: Cache,
+    encoder: EncoderClient,
+    llm: LLMClient,
+    running: Admission,
+    drain: Drain,
+) -> GatewayState:
+    outage_timeout_s = settings.patience_s
+    return GatewayState(
+        settings=settings,
+        answers=AnswerService(
+            planner,
+            encoder=encoder,
+            llm=llm,
+            answers=AnswerStore(cache),
+            visual_tokens=VisualTokenStore(encoder, cache, outage_timeout_s=outage_timeout_s),
+            generator=TextGenerator(llm, outage_timeout_s=outage_timeout_s),
+        ),
+        planner=planner,
+        cache=cache,
+        encoder=encoder,
+        llm=llm,
+        media_loader=MediaLoader(
+            MediaFetcher(settings.fetch_hosts),
+            MediaLimits(settings.max_image_bytes, settings.max_video_bytes, settings.max_body_bytes),
+        ),
+        renderer=ExplanationRenderer(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+        running=running,
+        bodies=Admission(settings.max_concurrent_bodies, "bodies being read"),
+        drain=drain,
+    )
+
+
 def create_app(settings: GatewaySettings) -> FastAPI:
     """The gateway as an ASGI application. It starts while the services are down; requests then fail.
 
@@ -91,47 +125,19 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         ValueError: The checkpoint's family or layout is not supported, or its template or the Redis URL is invalid.
         CredentialsError: A certificate, key or token file cannot be used.
     """
-    planner, cache = _planner(settings), _cache(settings)
+    planner, cache, drain = _planner(settings), _cache(settings), Drain()
     encoder_access, llm_access = _encoder_access(settings), _llm_access(settings)
-    max_message_bytes, outage_timeout_s = settings.max_message_bytes, settings.patience_s
     running = Admission(settings.max_concurrent_requests, "answers in progress")
     metrics.ANSWERS_RUNNING.set_function(lambda: running.num_admitted)
-    drain = Drain()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        encoder = EncoderClient(settings.encoder, max_message_bytes=max_message_bytes, access=encoder_access)
-        llm = LLMClient(settings.llm, max_message_bytes=max_message_bytes, access=llm_access)
-        answers = AnswerService(
-            planner,
-            encoder=encoder,
-            llm=llm,
-            answers=AnswerStore(cache),
-            visual_tokens=VisualTokenStore(encoder, cache, outage_timeout_s=outage_timeout_s),
-            generator=TextGenerator(llm, outage_timeout_s=outage_timeout_s),
-        )
-        media_loader = MediaLoader(
-            MediaFetcher(settings.fetch_hosts),
-            MediaLimits(settings.max_image_bytes, settings.max_video_bytes, settings.max_body_bytes),
-        )
-        renderer = ExplanationRenderer(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
-        app.state.gateway = GatewayState(
-            settings=settings,
-            answers=answers,
-            planner=planner,
-            cache=cache,
-            encoder=encoder,
-            llm=llm,
-            media_loader=media_loader,
-            renderer=renderer,
-            running=running,
-            bodies=Admission(settings.max_concurrent_bodies, "bodies being read"),
-            drain=drain,
-        )
+        max_bytes = settings.max_message_bytes
+        encoder = EncoderClient(settings.encoder, max_message_bytes=max_bytes, access=encoder_access)
+        llm = LLMClient(settings.llm, max_message_bytes=max_bytes, access=llm_access)
+        state = app.state.gateway = _state(settings, planner, cache, encoder, llm, running, drain)
         yield
-        await answers.close()
-        await renderer.close()
-        await asyncio.gather(encoder.close(), llm.close(), cache.close(), media_loader.close())
+        await state.close()
 
     app = FastAPI(
         title="Fovea",

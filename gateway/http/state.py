@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import cast
 
@@ -50,6 +51,12 @@ class GatewayState:
     running: Admission
     bodies: Admission
     drain: Drain
+
+    async def close(self) -> None:
+        """Cancels the work in progress, and closes connections, cache and worker processes."""
+        await self.answers.close()
+        await self.renderer.close()
+        await asyncio.gather(self.encoder.close(), self.llm.close(), self.cache.close(), self.media_loader.close())
 
 
 def state_of(request: Request) -> GatewayState:
