@@ -20,8 +20,8 @@ from gateway.core.encode_spec import IMAGE_FITS, EncodeSpec, ImageFit
 __all__ = ["EncodeResult", "EncoderClient", "EncoderInfo", "Explanation"]
 
 
-_FIRST_NEWEST_REQUEST_FIELD: Final = 12
-"""Of services that do not report the number yet."""
+_UNREPORTED_NEWEST_FIELD: Final = 12
+"""Newest request field of a service that does not report it."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,9 @@ class EncodeResult:
 
     @property
     def explanations(self) -> list[Explanation]:
-        """Explanations of the images, then of the videos; empty unless requested."""
+        """Explanations of the images, then of the videos, of a call that asked for them; else empty."""
+        if not self._message.explanations:
+            return []
         viewed: Sequence[Box | None] = self.viewed or [None] * len(self._message.visual_tokens)
         return [
             Explanation(
@@ -216,7 +218,7 @@ class EncoderClient(ServiceClient[EncoderInfo]):
             default_keep_ratio=reply.default_keep_ratio,
             default_wire_dtype=wire_format.name if wire_format is not None else "",
             default_image_fit=IMAGE_FITS.get(reply.default_image_fit),
-            newest_request_field=max(reply.newest_request_field, _FIRST_NEWEST_REQUEST_FIELD),
+            newest_request_field=max(reply.newest_request_field, _UNREPORTED_NEWEST_FIELD),
             wire_basis=reply.wire_basis,
         )
 

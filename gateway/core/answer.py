@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from gateway.clients.encoder import EncodeResult
@@ -50,7 +50,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What one request cost. The defaults are those of an answer that was not computed for it.
+    """Costs of one request. The defaults are those of a cached or shared answer.
 
     Attributes:
         wire_bytes: Bytes of visual tokens sent to the LLM service.
@@ -76,14 +76,14 @@ class Answer:
         completion: The answer itself.
         costs: Costs of the request.
         encoded: Visual tokens with their explanations, if they were asked for; else None.
-        tokenize_ms: Time spent on tokenization, in milliseconds.
+        tokenize_ms: Time of tokenization, checks and the cache key of the encode call, in milliseconds.
         time_to_first_token_ms: Time from the request's arrival to the first piece of text (TTFT), in milliseconds.
         total_ms: Time from the request's arrival to the end, in milliseconds.
     """
 
     completion: Completion
-    costs: Costs = field(default_factory=Costs)
-    encoded: EncodeResult | None = None
+    costs: Costs
+    encoded: EncodeResult | None
     tokenize_ms: float
     time_to_first_token_ms: float
     total_ms: float

@@ -34,7 +34,7 @@ class _Computed:
     Attributes:
         completion: The answer itself.
         costs: Costs of the computation.
-        encoded: Its visual tokens; None if another gateway computed it.
+        encoded: Its visual tokens; None unless it was computed for this caller.
     """
 
     completion: Completion

@@ -57,8 +57,8 @@ class AnswerStore:
     async def lock(self, plan: AnswerPlan) -> AsyncIterator[Completion | None]:
         """Lock under which the answer is computed; waits while another gateway computes the same answer.
 
-        Yields the answer of the other gateway, or None if the caller must compute it. The wait ends after 2 s and after
-        half of the time left, so that a gateway which died with the lock delays the answer only a little.
+        Yields the answer of the other gateway, or None if the caller must compute it. The wait ends after 2 s or
+        half of the time left, whichever is shorter. A gateway that died with the lock thus causes a short delay only.
         """
         key = plan.shared_key
         if key is None:

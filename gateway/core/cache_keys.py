@@ -1,7 +1,7 @@
 """Cache keys: digests of the messages of a question's calls, and of the fingerprints of the services.
 
-No option is named here. What a message holds, a key knows. `VERSION` is raised whenever the meaning of a cached value
-changes.
+A key is a digest of whole messages, so it depends on every option. `VERSION` is raised whenever the meaning of a cached
+value changes.
 """
 
 from __future__ import annotations

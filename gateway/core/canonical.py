@@ -1,9 +1,9 @@
 """Canonical digest of a protobuf message: equal for equal contents, in every process and version of protobuf.
 
-Serialized bytes are no such thing: protobuf promises no order of map entries, and none between versions. The digest is
-that of a walk over the fields that are set, in the order of their numbers. Each field gives its number, and each value
-its type and length, so that no two contents give the same bytes to the hash. Map entries are sorted by key. A number is
-its value: 1 and 1.0 are equal.
+Serialized bytes are not canonical: the order of map entries is undefined, and versions of protobuf differ. The digest
+is that of a walk over the fields that are set, in the order of their numbers. Each field gives its number, and each
+value its type and length, so that no two contents give the same bytes to the hash. Map entries are sorted by key. A
+number is its value: 1 and 1.0 are equal.
 """
 
 from __future__ import annotations

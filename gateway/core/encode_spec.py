@@ -34,10 +34,10 @@ _VIDEO_BUDGETS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeSpec:
-    """Specification of an encode call. None stands for the encoder's default, until the planner has filled it in.
+    """Specification of an encode call. None stands for a default, until the planner has filled it in.
 
     An option of the encoder is one attribute and one line in `to_proto`. The REST adapter fills the attributes from the
-    request's fields of the same names. Cache keys are made of the message, so they know every option.
+    request's fields of the same names. Cache keys are digests of the message, so they depend on every option.
 
     Attributes:
         images: Image files.
@@ -46,12 +46,12 @@ class EncodeSpec:
         pruner: Name of the pruner.
         pruner_params: Parameters of the pruner by name.
         budget: Visual tokens to keep of each image or video.
-        wire_dtype: Wire format; None for any that fits `max_wire_bytes`.
+        wire_dtype: Wire format; None for the encoder service's choice.
         max_wire_bytes: Maximum number of bytes of all visual tokens; None for no limit.
         num_frames: Number of frames to sample from a video file; None for the model's.
         seconds_per_frame: Seconds from one frame of a list to the next; None if unknown.
         video_budget: Use of a video's budget.
-        image_fit: How an image is brought to the square that the tower takes.
+        image_fit: Way to bring an image to the square that the tower takes.
         explain: Whether score maps are returned.
     """
 

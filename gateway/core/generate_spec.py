@@ -17,7 +17,7 @@ __all__ = ["SAMPLING_PARAMETERS", "GenerateSpec", "LlmPruning", "Sampling", "Sam
 
 @dataclass(frozen=True)
 class SamplingParameter:
-    """A sampling parameter that an LLM service may have a default for, or may not have at all.
+    """Range of a sampling parameter. A service may lack the parameter, or have a default for it.
 
     Attributes:
         minimum, maximum: Accepted values.
@@ -57,8 +57,8 @@ class Sampling:
         top_k: Number of most probable tokens that are sampled from; 0 for all.
         min_p: Least probability of a sampled token, as a share of that of the most probable one.
         repetition_penalty: Divisor of the logits of tokens that occur in the prompt or the text; 1 for none.
-        presence_penalty: Subtracted from the logits of tokens that occur in the text.
-        frequency_penalty: Subtracted for each time that a token occurs in the text.
+        presence_penalty: Amount subtracted from the logits of tokens that occur in the text.
+        frequency_penalty: Amount subtracted for each time that a token occurs in the text.
         seed: Seed; None for a random one.
         stop: Stop strings.
     """
@@ -80,14 +80,15 @@ class Sampling:
         return self.temperature == 0 or self.seed is not None
 
     def lacking(self, accepted: Collection[str]) -> list[str]:
-        """Parameters with an effect that are not among the `accepted`."""
+        """Names of the given parameters that have an effect and that are not among the `accepted`."""
         given = {name: getattr(self, name) for name in _NEUTRAL if name not in accepted}
         return [name for name, value in given.items() if value not in (None, _NEUTRAL[name])]
 
     def resolved(self, defaults: Mapping[str, float], accepted: Collection[str]) -> Sampling:
         """The parameters with the LLM service's defaults for what is left out.
 
-        What the service does not have, and what greedy decoding ignores, is unset: equal answers have equal parameters.
+        Parameters that the service lacks or that greedy decoding ignores are unset. Equal answers thus have equal
+        parameters.
 
         Args:
             defaults: Values by attribute.

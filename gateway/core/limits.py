@@ -50,7 +50,7 @@ def check_media(spec: EncodeSpec, encoder: EncoderInfo) -> None:
 
 
 def check_options(spec: EncodeSpec, encoder: EncoderInfo) -> None:
-    """Checks that the encoder service knows all options that are given.
+    """Checks that the encoder service knows each field of the request message, nested messages aside.
 
     Raises:
         InvalidRequest: The service is older than an option, which it would ignore.
@@ -136,8 +136,8 @@ def check_prompt(num_ids: int, llm: LLMInfo) -> None:
     excess = num_ids + 1 - llm.max_model_len
     if excess > 0:
         raise InvalidRequest(
-            f"the question is too long: with its prompt and one visual token for each image it has {num_ids} tokens;"
-            f" that is {excess} more than the model's context of {llm.max_model_len} leaves room for",
+            f"the question is too long: with its prompt and one visual token for each image and video it has {num_ids}"
+            f" tokens; that is {excess} more than the model's context of {llm.max_model_len} leaves room for",
             param="question",
         )
 

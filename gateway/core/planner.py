@@ -56,7 +56,7 @@ class AnswerPlan:
         generate: The generate call, with all defaults filled in.
         llm: Info of the LLM service at the time the cache key was computed.
         key: Cache key of the answer; None if it may be neither cached nor shared.
-        tokenize_ms: Time spent on tokenization, in milliseconds.
+        tokenize_ms: Time of tokenization, checks and the cache key of the encode call, in milliseconds.
     """
 
     encode: EncodePlan

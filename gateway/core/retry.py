@@ -28,7 +28,7 @@ _MAX_ATTEMPTS: Final = 6
 _FIRST_DELAY_S: Final = 0.1
 _MAX_DELAY_S: Final = 2.0
 _REPORT_MARGIN_S: Final = 0.1
-"""Waiting ends this long before the deadline, in time to send the client an error that names the service."""
+"""Margin before the deadline, left for an error that names the service."""
 
 Reply = TypeVar("Reply")
 Generate = Callable[[Sampling, float], AsyncGenerator[str | GenerateDone]]

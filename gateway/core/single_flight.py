@@ -3,7 +3,7 @@
 A computation runs in its own task and is independent of its callers. It is cancelled when its last caller leaves, so
 one caller that leaves does not end it for the others. The other callers react to a failure by its cause: a failure of
 the caller that started it (a shorter deadline) starts a new computation; a failure of a service starts a new one once;
-an invalid request fails for all.
+an invalid request and a full queue fail for all.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class SingleFlight(Generic[T]):
                 return
             except ServiceError as error:
                 ended = flight.task.done() and not flight.task.cancelled()
-                if not shared or not ended or _is_invalid_request(error):
+                if not shared or not ended or _fails_for_all(error):
                     raise
                 if not isinstance(error, (DeadlineExceeded, Cancelled)):
                     if retried:
@@ -170,6 +170,6 @@ def _result(task: asyncio.Task[T]) -> T:
     return task.result()
 
 
-def _is_invalid_request(error: ServiceError) -> bool:
+def _fails_for_all(error: ServiceError) -> bool:
     status = error.http_status
     return status < HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Cancelled)

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from fovea.errors import InternalError
 from gateway import metrics
 from gateway.clients.encoder import EncodeResult
 from gateway.clients.llm import GenerateDone, LLMClient
@@ -75,7 +74,7 @@ class TextGenerator:
                     return GenerateResult("".join(pieces), event, num_attempts * encoded.wire_bytes)
                 pieces.append(event)
                 emit(event)
-        raise InternalError("the LLM service ended its answer before it was done")
+        raise AssertionError("unreachable: a generation ends with GenerateDone or an error")
 
     async def attention(
         self, input_ids: Sequence[int], encoded: EncodeResult, layer: int | None, *, deadline: float

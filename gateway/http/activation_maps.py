@@ -23,7 +23,7 @@ async def activation_maps(
     """The activation maps of one image.
 
     Args:
-        question: Question about one image, with its explanation.
+        question: Question about one image, whose encode call asks for an explanation.
         encoded: Its visual tokens.
         state: Objects of this process.
         layer: Layer of the language model, from 0; None for the LLM service's default.

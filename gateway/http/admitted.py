@@ -32,7 +32,7 @@ class Admitted(Generic[R]):
     Attributes:
         request: Validated fields of the request.
         question: The question.
-        fields: Fields of the request in errors, see `errors_for_client`.
+        fields: Names of the client's fields, see `errors_for_client`.
         state: Objects of this process.
         resources: Resources released with the response: the permit, and those of the surface. A response that is
             streamed takes them over with `pop_all`.
@@ -51,7 +51,7 @@ async def admitted(request: Request, kind: type[R], respond: Callable[[Admitted[
     Args:
         request: Request whose body is still unread.
         kind: Model of its body.
-        respond: The surface: from an admitted question to a response. It is cancelled if the client disconnects.
+        respond: Function of the surface from an admitted question to a response; cancelled if the client disconnects.
 
     Raises:
         ServiceError: The request is refused, or the response cannot be given. The error names the client's fields.

@@ -24,7 +24,7 @@ _QUESTION_FIELDS: Final = {
     "cross_attention": "maps",
     "cross_attention.layer": "cross_attention_layer",
 }
-"""Fields of a question by those of the services' messages."""
+"""Names of request fields by fields of the services' messages."""
 
 
 @contextmanager

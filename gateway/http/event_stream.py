@@ -53,7 +53,7 @@ class EventStream(Response):
         first: First event. It is awaited by the caller, so that an earlier error is an ordinary error response.
         rest: Following events.
         frame: Form of an event in this surface.
-        fields: Fields of the request in errors, see `errors_for_client`.
+        fields: Names of the client's fields, see `errors_for_client`.
         resources: Resources that are closed at the end of the stream.
         drain: Drain, which ends the stream with the event `error` when the server stops.
         give_up_at: Event-loop time in seconds at which a client that reads too slowly is disconnected, because it holds

@@ -1,4 +1,4 @@
-"""From a request to a question of the core: fields to options, media loaded."""
+"""Conversion of requests to questions of the core: fields to options, media loaded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def read_question(
     deadline = arrived + check_limits(request, text, media_inputs, settings)
     async with until(deadline):
         images, videos = await loader.load(media_inputs)
-    sampling, llm_pruner = Sampling(max_tokens=1), None
+    sampling, llm_pruner = Sampling(max_tokens=1), None  # not sent where no text is generated
     if isinstance(request, AnswerRequest):
         sampling, llm_pruner = _sampling(request), _llm_pruning(request.llm_pruner)
     return Question(

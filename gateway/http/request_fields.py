@@ -22,7 +22,7 @@ Uploads: TypeAlias = dict[str, list[MediaInput]]
 
 
 def client_fields(request: QuestionRequest, uploads: Uploads) -> Mapping[str, str]:
-    """Fields of a request that hold the `question`, `image` and `video` of errors of the core."""
+    """Names of the client's fields by the names in errors of the core, where they differ."""
     if request.messages is not None:
         return dict.fromkeys(("question", "image", "video"), "messages")
     if request.images is not None or "images" in uploads:
@@ -34,7 +34,7 @@ def read_text_and_media(request: QuestionRequest, uploads: Uploads) -> tuple[Que
     """The text and the media of a request. The media are moved out of `request` and `uploads`, to free memory.
 
     Raises:
-        InvalidRequest: fields exclude each other, or a required field is missing.
+        InvalidRequest: Fields exclude each other, or a required field is missing.
     """
     image, images, video, messages = request.image, request.images, request.video, request.messages
     request.image = request.images = request.video = request.messages = None

@@ -17,7 +17,7 @@ __all__ = ["DEVICE_ROOM_BYTES", "slot_classes"]
 
 log = logging.getLogger(__name__)
 
-# On a GPU: for prefills, and for an encoder service, whose towers take 0.84 GiB (docs/performance.md).
+# GPU memory left free for prefills and for an encoder service, whose towers take 0.84 GiB (docs/performance.md).
 DEVICE_ROOM_BYTES: Final = 4 * 2**30
 _CPU_SHARE: Final = 0.5
 # A cache with fewer positions would refuse nearly every request.
@@ -31,7 +31,8 @@ def slot_classes(
 
     Args:
         model: The model, whose weights are in memory already.
-        kv_cache_gib: Most memory of the slots in GiB; 0 for what is free.
+        kv_cache_gib: Maximum memory of the slots in GiB; 0 for the free memory less `DEVICE_ROOM_BYTES` on a GPU, and
+            for half of it on a CPU.
         max_model_len: Positions of prompt and answer together.
         max_batch_size: Most running sequences.
 

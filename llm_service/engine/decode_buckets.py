@@ -1,6 +1,6 @@
-"""Sizes of decoding steps: rows and attended positions.
+"""Sizes of decoding steps: slots and attended positions.
 
-On a GPU few sizes recur, so that a launch can be prepared once. A CPU gains nothing by rows that are not in use, and
+On a GPU there are few sizes, so that views and masks recur. A CPU gains nothing by slots that are not in use, and
 little by recurring lengths.
 """
 
@@ -20,7 +20,7 @@ def attended_length(num_positions: int, slot_length: int, *, few: bool) -> int:
     Args:
         num_positions: Positions of the longest sequence, the new token included.
         slot_length: Positions of a slot.
-        few: Flag: the next of 64, 96, 128, 192, 256, 384 and so on; otherwise the next multiple of 16.
+        few: Whether to round up to few sizes, 64, 96, 128, 192, 256, 384 and so on, instead of to a multiple of 16.
     """
     if not few:
         return min(slot_length, -(-num_positions // _FINE) * _FINE)
@@ -36,6 +36,6 @@ def num_rows(highest: int, num_slots: int, *, few: bool) -> int:
     Args:
         highest: Highest index of a slot in use.
         num_slots: Number of slots.
-        few: Flag: the next power of two, at most all slots; otherwise no more than are in use.
+        few: Whether to round up to a power of two, instead of to the slots in use.
     """
     return min(num_slots, 1 << highest.bit_length()) if few else highest + 1

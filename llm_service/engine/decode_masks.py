@@ -15,8 +15,8 @@ _SLIDING = "sliding_attention"
 class DecodeMasks:
     """Masks of the slots of one class, in the form that a language model of transformers takes.
 
-    The mask of each token is a section of one vector, in which attended positions lie between others. A step thus
-    selects its masks and computes none.
+    For each kind of layer there is one vector: positions that are not attended, then those that are, then more that are
+    not. The mask of a token at position p is the section of it that begins at S - 1 - p. A step only selects sections.
 
     Args:
         config: transformers' configuration of the model.
@@ -38,11 +38,11 @@ class DecodeMasks:
         self._length = 0
         self._tables: dict[str, Tensor] = {}
 
-    def masks(self, rooms: Tensor, length: int) -> Tensor | dict[str, Tensor]:
+    def masks(self, positions_left: Tensor, length: int) -> Tensor | dict[str, Tensor]:
         """Masks for one token of each sequence, which attends to itself and to the positions before it.
 
         Args:
-            rooms: [R] int64, positions of a slot after the token's: S - 1 - p for a token at position p.
+            positions_left: [R] int64, positions of a slot behind its token: S - 1 - p for a token at position p.
             length: T, the number of positions that are attended over.
 
         Returns:
@@ -51,11 +51,11 @@ class DecodeMasks:
         if length != self._length:
             self._length = length
             self._tables = {kind: self._table(vector, length) for kind, vector in self._vectors.items()}
-        masks = {kind: table.index_select(0, rooms) for kind, table in self._tables.items()}
+        masks = {kind: table.index_select(0, positions_left) for kind, table in self._tables.items()}
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _vector(self, window: int | None, dtype: torch.dtype, slot_length: int, device: torch.device) -> Tensor:
-        """[2 S] for a token at position p the mask of position k is element S - 1 - p + k."""
+        """Vector [2 S] of masks: element S - 1 - p + k is the mask of position k for a token at position p."""
         distance = slot_length - 1 - torch.arange(2 * slot_length, device=device)
         is_attended = (distance >= 0) & (distance < (window or slot_length))
         if self._is_flash:

@@ -158,16 +158,16 @@ class ModelRunner:
         next_ids = [0] * rows
         for slot, token_id in zip(slots, token_ids, strict=True):
             next_ids[slot] = token_id
-        rooms = [state.length - 1 - position for position in positions]
+        behind = [state.length - 1 - position for position in positions]
         # One transfer to the device for all that the step reads.
-        inputs = torch.tensor([*next_ids, *state.next_position_ids[:rows], *rooms, *slots], device=self._device)
-        input_ids, position_ids, rooms_left, read = inputs.split([rows, rows, rows, len(slots)])
+        inputs = torch.tensor([*next_ids, *state.next_position_ids[:rows], *behind, *slots], device=self._device)
+        input_ids, position_ids, positions_left, read = inputs.split([rows, rows, rows, len(slots)])
         position_ids = position_ids.view(rows, 1)
         output = self._causal_lm(
             input_ids=input_ids.view(rows, 1),
-            attention_mask=self._masks[class_index].masks(rooms_left, length),
+            attention_mask=self._masks[class_index].masks(positions_left, length),
             position_ids=position_ids.expand(*self._position_axes, rows, 1) if self._position_axes else position_ids,
-            past_key_values=tensors.decode_cache(rows, length, rooms_left),
+            past_key_values=tensors.decode_cache(rows, length, positions_left),
             use_cache=True,
         )
         for slot in slots:

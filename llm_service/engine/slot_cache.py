@@ -19,7 +19,7 @@ from llm_service.engine.slots import SlotClass
 
 __all__ = ["CacheShape", "SlotTensors"]
 
-# Sizes of steps whose views of the slots are kept. A step of another size makes its views anew.
+# Maximum number of step sizes whose views of the slots are kept. One more size clears them all.
 _MOST_DECODE_CACHES: Final = 64
 
 
@@ -88,20 +88,20 @@ class SlotTensors:
         source, target = (index[0], index[2]), (index[1], index[2])
         return Cache(layers=[_PrefillLayer(keys, values, source, target) for keys, values in self._layers])
 
-    def decode_cache(self, num_rows: int, length: int, rooms: Tensor) -> Cache:
+    def decode_cache(self, num_rows: int, length: int, positions_left: Tensor) -> Cache:
         """Cache for decoding one token in each of the first slots. Valid until the next call.
 
         Args:
             num_rows: R, the number of slots from slot 0.
             length: T, the number of positions that are attended over.
-            rooms: [R] int64, positions of each slot after the one that its token is written to.
+            positions_left: [R] int64, number of positions of each slot behind its new token.
         """
         if (num_rows, length) not in self._decode_caches:
             if len(self._decode_caches) == _MOST_DECODE_CACHES:
                 self._decode_caches.clear()
             self._decode_caches[num_rows, length] = _DecodeCache(self._layers, num_rows, length)
         cache = self._decode_caches[num_rows, length]
-        cache.target.index = (self._ends[:num_rows] - rooms[:, None]).view(-1)
+        cache.target.index = (self._ends[:num_rows] - positions_left[:, None]).view(-1)
         return cache
 
     def erase(self, slot: int) -> None:
@@ -122,7 +122,7 @@ class _SlotLayer(CacheLayerMixin):
         self._length = length
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing: the tensors exist."""
+        """No-op, because the tensors exist from the start."""
 
     def get_max_length(self) -> int:
         """Number of positions."""
@@ -131,7 +131,7 @@ class _SlotLayer(CacheLayerMixin):
 
 @dataclass
 class _Target:
-    """Where the tokens of a decoding step are written: [R * heads] indices among all vectors of width d."""
+    """Write indices of a decoding step, [R * heads] among all vectors of width d."""
 
     index: Tensor
 

@@ -1,7 +1,7 @@
 """Slots of the key-value cache: their length classes, and which of them are free. Depends on no tensor.
 
-A slot holds the keys and values of one sequence. Its memory is reserved when the service starts, so an admitted
-sequence never lacks memory for its cache.
+A slot holds the keys and values of one sequence. On a GPU its memory is allocated at start, so an admitted sequence
+never lacks it. On a CPU the system provides it at first use, and start only checks that it is free.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def divide_positions(positions: int, max_model_len: int, max_sequences: int) -> 
     """Divides the positions of a cache into slots.
 
     The longest slot holds the whole context, or all positions if there are fewer. One such slot is set aside first.
-    The classes then share the rest equally, but none gets more slots than there can be sequences; what a class leaves
-    goes to the longer ones.
+    Each class may then take an equal share of the rest, at most one slot for each sequence. What it leaves unused goes
+    to the longer classes.
 
     Args:
         positions: Positions that the memory holds, at least 1.
@@ -116,6 +116,9 @@ class SlotAdmission:
 
     A sequence for which no slot is free waits, and later ones may only take slots that it could not use. Short
     sequences thus pass a long one without delaying it.
+
+    Args:
+        pool: Free slots.
     """
 
     def __init__(self, pool: SlotPool) -> None:

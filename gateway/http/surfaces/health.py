@@ -31,8 +31,9 @@ async def healthz() -> Health:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model_exclude_none=True, responses={503: {"model": Readiness}}, summary="Readiness")
 async def readyz(request: Request) -> Readiness:
-    """Checks that encoder service and LLM service are serving, have the same checkpoint, and use this gateway's ids of
-    the image token and, for models that take videos, of the video token.
+    """Checks that encoder service and LLM service are serving, have the same checkpoint and wire basis, and use this
+    gateway's ids of the image token and, for models that take videos, of the video token; and that the gateway has a
+    text tower if the encoder needs one.
 
     Other differences of tokenizer or text tower are not detected: the services report fingerprints of weights, which
     the gateway does not have.
