@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any, Final, NoReturn
 
@@ -28,11 +29,15 @@ def preload(*modules: str) -> None:
 def fork_now(*modules: str) -> None:
     """Forks the fork server from this process, so that workers share the memory of what it has imported.
 
-    A fork copies the calling thread only. Call it before the process starts a thread, uses gRPC or touches a GPU.
+    A fork copies the calling thread only. Call it before the process starts a thread, uses gRPC or touches a GPU. In a
+    process that has another Python thread already, the server is started as by `preload`.
 
     Args:
         modules: Modules that the workers need. A fork server that must be started again later imports them.
     """
+    if threading.active_count() > 1:
+        preload(*modules)
+        return
     forkserver.set_forkserver_preload([_IGNORES_SIGNALS, *modules])
     resource_tracker.ensure_running()
     # The private names are those that `ForkServer.ensure_running` sets after it has spawned an interpreter.

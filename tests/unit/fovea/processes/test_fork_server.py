@@ -7,13 +7,15 @@ import sys
 
 # A process of its own: pytest has threads, and its fork server may run already.
 PROGRAM = """
-import asyncio, os, signal
+import asyncio, os, signal, sys, threading
 import psutil
 from fovea.processes.fork_server import fork_now
 from fovea.processes.worker_pool import WorkerPool
 from tests import worker_tasks
 
 worker_tasks.shared = "imported once"
+if "threads" in sys.argv:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
 fork_now("tests.worker_tasks")
 
 async def main():
@@ -27,6 +29,14 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+def test_a_process_with_threads_is_not_forked() -> None:
+    """A fork would have copied one thread, with locks of the others in whatever state."""
+    command = [sys.executable, "-c", PROGRAM, "threads"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] != "imported once"
 
 
 def test_workers_share_what_the_process_had_and_end_with_it() -> None:
