@@ -18,12 +18,12 @@ import httpx
 from grpc_tools import protoc
 from redis import Redis
 
-from fovea.checkpoints.shipped import shipped_checkpoint
-from fovea.processes.stack import Stack, free_port
+from fovea.processes.stack import Stack
 from tests.contract.calls import Call, CallServer, Tap
 from tests.contract.cases import CASES, Case
 from tests.contract.checkouts import environment, extract
 from tests.contract.recordings import Recording, Recordings, stable
+from tests.lab_stack import lab_stack
 from tests.redis_server import RedisServer
 
 __all__ = ["Recorder", "checkout_stack", "main", "recorder"]
@@ -33,15 +33,7 @@ _STARTUP_S: Final = 240
 
 def checkout_stack(checkout: Path, log_to: Path | None = None, **flags: list[str]) -> Stack:
     """The three services of a checkout with the shipped model, not started."""
-    return Stack(
-        str(shipped_checkpoint("llava")),
-        str(shipped_checkpoint("clip")),
-        listen=f"127.0.0.1:{free_port()}",
-        name="fovea-lab",
-        flags=flags,
-        environment={"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **environment(checkout)},
-        log_to=log_to,
-    )
+    return lab_stack(log_to, environment(checkout), **flags)
 
 
 def _descriptors(checkout: Path, scratch: Path) -> bytes:

@@ -13,15 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
-from fovea.checkpoints.shipped import shipped_checkpoint
-from fovea.processes.stack import Stack, free_port
+from fovea.processes.stack import Stack
 from lab.questions import Question, evaluation_questions
 from tests.documented import ROOT
+from tests.lab_stack import lab_stack
 from tests.redis_server import RedisServer
 
 STARTUP_S = 240
-# One thread each: three processes share the machine, and more threads would slow each other down.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,22 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
 
 
-def make_stack(log_to: Path, **flags: list[str]) -> Stack:
-    return Stack(
-        str(shipped_checkpoint("llava")),
-        str(shipped_checkpoint("clip")),
-        listen=f"127.0.0.1:{free_port()}",
-        name="fovea-lab",
-        flags=flags,
-        environment=ENVIRONMENT,
-        log_to=log_to,
-    )
-
-
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Embedded caches, tokens in float32 on the wire."""
-    with make_stack(tmp_path_factory.mktemp("stack") / "log", gateway=["--wire-dtype", "float32"]) as running:
+    with lab_stack(tmp_path_factory.mktemp("stack") / "log", gateway=["--wire-dtype", "float32"]) as running:
         running.wait_ready(STARTUP_S)
         yield running
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from fovea.processes.stack import Stack, free_port
-from tests.e2e.conftest import ENVIRONMENT, STARTUP_S, Pictures
+from tests.e2e.conftest import STARTUP_S, Pictures
+from tests.lab_stack import ENVIRONMENT
 
 QUESTION = "Is there a red star?"
 

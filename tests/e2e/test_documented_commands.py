@@ -24,7 +24,7 @@ import pytest
 from benchmarks.wire.namespaces import why_not
 from fovea.processes.stack import Stack
 from tests.documented import ROOT, Documented, documented
-from tests.e2e.conftest import ENVIRONMENT
+from tests.lab_stack import ENVIRONMENT
 
 DOCUMENTED = documented()
 SERVICES = ("encoder_service", "llm_service", "gateway")  # they read the command line themselves

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from fovea.processes.stack import Stack
-from tests.e2e.conftest import STARTUP_S, Client, Pictures, make_stack
+from tests.e2e.conftest import STARTUP_S, Client, Pictures
+from tests.lab_stack import lab_stack
 from tests.redis_server import RedisServer
 
 QUESTION = "Is there a red star?"
@@ -20,7 +21,7 @@ QUESTION = "Is there a red star?"
 def fragile(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Stack]:
     """A stack of its own, on a real Redis."""
     log = tmp_path_factory.mktemp("fragile") / "log"
-    with make_stack(log, gateway=["--redis-url", redis_server.url]) as running:
+    with lab_stack(log, gateway=["--redis-url", redis_server.url]) as running:
         running.wait_ready(STARTUP_S)
         yield running
 
@@ -71,7 +72,7 @@ def test_two_gateways_share_what_redis_holds(
 ) -> None:
     picture = pictures.fresh()
     ask_until_answered(fragile_client, picture)
-    other = make_stack(tmp_path / "log", gateway=["--redis-url", redis_server.url])
+    other = lab_stack(tmp_path / "log", gateway=["--redis-url", redis_server.url])
     other.encoder_address, other.llm_address = fragile.encoder_address, fragile.llm_address
     other.start("gateway")
     try:

@@ -12,7 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from fovea.processes.stack import free_port
-from tests.e2e.conftest import STARTUP_S, Client, make_stack
+from tests.e2e.conftest import STARTUP_S, Client
+from tests.lab_stack import lab_stack
 from tests.redis_server import RedisServer
 from tests.unit.deploy.kubernetes.manifests import SERVICES, Manifests, load
 
@@ -41,7 +42,7 @@ class Deployed:
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Deployed]:
     manifests = load("base")
-    stack = make_stack(tmp_path_factory.mktemp("deployed") / "log")
+    stack = lab_stack(tmp_path_factory.mktemp("deployed") / "log")
     addresses = {name: f"127.0.0.1:{free_port()}" for name in ("encoder", "llm")}
     flags = {SERVICES[name].package: ["--metrics-listen", address] for name, address in addresses.items()}
     stack.flags = {**flags, "gateway": ["--redis-url", redis_server.url]}

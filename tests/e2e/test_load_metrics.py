@@ -11,7 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fovea.processes.stack import Stack, free_port
-from tests.e2e.conftest import STARTUP_S, Client, Pictures, make_stack
+from tests.e2e.conftest import STARTUP_S, Client, Pictures
+from tests.lab_stack import lab_stack
 
 PATIENCE_S = 120
 WAITING, RUNNING = "fovea_num_requests_waiting", "fovea_num_requests_running"
@@ -55,7 +56,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     flags = {service: ["--metrics-listen", address, "--max-batch-size", "1"] for service, address in addresses.items()}
     # Without it the same images can be sent again and again, and each goes through the tower.
     flags["encoder_service"] += ["--feature-cache-bytes", "0"]
-    with make_stack(tmp_path_factory.mktemp("loaded") / "log", **flags) as stack:
+    with lab_stack(tmp_path_factory.mktemp("loaded") / "log", **flags) as stack:
         stack.wait_ready(STARTUP_S)
         loaded = Loaded(stack, {service: f"http://{address}/metrics" for service, address in addresses.items()})
         with loaded.client.http:

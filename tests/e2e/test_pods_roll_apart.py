@@ -21,8 +21,9 @@ from tests.contract.checkouts import environment, extract, is_known
 from tests.contract.comparison import assert_alike
 from tests.contract.record import checkout_stack, recorder
 from tests.contract.recordings import COMMITS, Recording, Recordings, stable
-from tests.e2e.conftest import STARTUP_S, Client, make_stack
+from tests.e2e.conftest import STARTUP_S, Client
 from tests.e2e.test_answers import events
+from tests.lab_stack import lab_stack
 from tests.redis_server import RedisServer
 
 SERVICES = ("gateway", "encoder_service", "llm_service")
@@ -152,7 +153,7 @@ def test_services_of_two_commits_answer_as_those_of_one(
     """All gateways share a cache, as they do in a deployment."""
     flags = {"gateway": ["--redis-url", redis_server.url]}
     log = tmp_path / "log"
-    own = make_stack(log, **flags) if ages["gateway"] == "new" else checkout_stack(checkout, log, **flags)
+    own = lab_stack(log, **flags) if ages["gateway"] == "new" else checkout_stack(checkout, log, **flags)
     own.encoder_address = (stack if ages["encoder_service"] == "new" else earlier).encoder_address
     own.llm_address = (stack if ages["llm_service"] == "new" else earlier).llm_address
     with contextlib.ExitStack() as resources:

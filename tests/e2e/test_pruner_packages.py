@@ -14,7 +14,8 @@ import pytest
 
 from fovea.checkpoints.shipped import shipped_checkpoint
 from tests.documented import ROOT
-from tests.e2e.conftest import ENVIRONMENT, STARTUP_S, Client, Pictures, make_stack
+from tests.e2e.conftest import STARTUP_S, Client, Pictures
+from tests.lab_stack import ENVIRONMENT, lab_stack
 from tests.pruner_packages import install, project
 
 QUESTION = "Is there a red star?"
@@ -44,7 +45,7 @@ def documented_package() -> dict[str, str]:
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """The three services with the package; its pruner is the default of the encoder service."""
     root = tmp_path_factory.mktemp("package")
-    stack = make_stack(root / "log", encoder_service=["--pruner", "norm"])
+    stack = lab_stack(root / "log", encoder_service=["--pruner", "norm"])
     stack.environment = {**ENVIRONMENT, "PYTHONPATH": str(install(root, documented_package()))}
     with stack:
         stack.wait_ready(STARTUP_S)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fovea.processes.stack import Stack
-from tests.e2e.conftest import ENVIRONMENT
+from tests.lab_stack import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

@@ -15,7 +15,8 @@ from fovea.processes.stack import Stack
 from fovea.telemetry import FailureKind
 from tests.contract.comparison import assert_alike
 from tests.contract.recordings import COMMITS, Recording, Recordings, stable
-from tests.e2e.conftest import STARTUP_S, Client, make_stack
+from tests.e2e.conftest import STARTUP_S, Client
+from tests.lab_stack import lab_stack
 from tests.redis_server import RedisServer
 
 # Activation maps have several entries of one level, which cannot be told apart by their keys.
@@ -56,7 +57,7 @@ class Gateway:
 @pytest.fixture(scope="module")
 def gateway(stack: Stack, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     log = tmp_path_factory.mktemp("gateway") / "log"
-    own = make_stack(log, gateway=["--redis-url", redis_server.url])
+    own = lab_stack(log, gateway=["--redis-url", redis_server.url])
     own.encoder_address, own.llm_address = stack.encoder_address, stack.llm_address
     try:
         own.start("gateway")

@@ -18,7 +18,8 @@ from fovea.wire.basis import WireBasis
 from tests.contract.calls import Call, CallServer, Player
 from tests.contract.comparison import assert_alike, assert_same_features, without
 from tests.contract.recordings import COMMITS, Contract, Recordings, stable
-from tests.e2e.conftest import STARTUP_S, Client, make_stack
+from tests.e2e.conftest import STARTUP_S, Client
+from tests.lab_stack import lab_stack
 
 CASES = [(commit, case) for commit in COMMITS for case in Recordings.of(commit).cases]
 HIDDEN_SIZE = 128
@@ -124,7 +125,7 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replayed]:
     player = Player()
     player.play(Recordings.of(COMMITS[0]).read_infos())
     server = CallServer(player)
-    gateway = make_stack(tmp_path_factory.mktemp("replayed") / "log")
+    gateway = lab_stack(tmp_path_factory.mktemp("replayed") / "log")
     gateway.encoder_address = gateway.llm_address = server.address
     with contextlib.ExitStack() as resources:
         resources.callback(gateway.stop)

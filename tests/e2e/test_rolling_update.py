@@ -18,7 +18,8 @@ from tests.contract.checkouts import extract, is_known
 from tests.contract.record import checkout_stack
 from tests.contract.recordings import COMMITS
 from tests.dns_zone import Zone
-from tests.e2e.conftest import STARTUP_S, Client, make_stack
+from tests.e2e.conftest import STARTUP_S, Client
+from tests.lab_stack import lab_stack
 
 PATIENCE_S = 60
 SEVERAL = 10
@@ -44,7 +45,7 @@ class Replicas:
     def start(self, address: str, checkout: Path | None = None) -> None:
         """Starts a replica of a checkout, or of this tree, and adds it to the name when it is ready."""
         log = self._folder / address
-        replica = self._running[address] = make_stack(log) if checkout is None else checkout_stack(checkout, log)
+        replica = self._running[address] = lab_stack(log) if checkout is None else checkout_stack(checkout, log)
         replica.llm_address = f"{address}:{self._port}"
         replica.start("llm_service")
         wait_for(lambda: re.search(r"serving .*fovea-lab", log.read_text()) is not None)
@@ -100,7 +101,7 @@ def replicas(tmp_path: Path) -> Iterator[Replicas]:
 @pytest.fixture
 def clients(replicas: Replicas, stack: Stack, tmp_path: Path, picture: bytes) -> Iterator[list[Asking]]:
     """Clients of a gateway of their own; its encoder service is the one that other tests use, too."""
-    own = make_stack(tmp_path / "log")
+    own = lab_stack(tmp_path / "log")
     own.encoder_address, own.llm_address = stack.encoder_address, replicas.target
     clients = [Asking(own.url, picture) for _ in range(2)]
     try:

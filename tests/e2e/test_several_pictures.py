@@ -16,7 +16,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from benchmarks.checkpoints.tiny import clip, llava
 from fovea.processes.stack import Stack, free_port
-from tests.e2e.conftest import ENVIRONMENT, STARTUP_S, data_url
+from tests.e2e.conftest import STARTUP_S, data_url
+from tests.lab_stack import ENVIRONMENT
 
 MAX_TOKENS = 32
 PATCHES = 16

@@ -17,7 +17,8 @@ from benchmarks.wire.namespaces import CLOUD_ADDRESS, NarrowLink, why_not
 from fovea.processes.stack import Stack
 from fovea.rpc.bearer_tokens import token_line
 from tests.certificates import Authority
-from tests.e2e.conftest import STARTUP_S, Client, Pictures, data_url, make_stack
+from tests.e2e.conftest import STARTUP_S, Client, Pictures, data_url
+from tests.lab_stack import lab_stack
 
 REASON = why_not()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -76,7 +77,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     }
     gateway = {"llm-tls-ca": authority.ca, "llm-tls-cert": box.cert, "llm-tls-key": box.key}
     gateway |= {"llm-token-file": str(folder / "token"), "patience-s": "60"}
-    stack = make_stack(
+    stack = lab_stack(
         log,
         encoder_service=["--metrics-listen", "127.0.0.1:9464"],
         llm_service=[f"--{name}={value}" for name, value in llm.items()],

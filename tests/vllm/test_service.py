@@ -10,7 +10,8 @@ import pytest
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.processes.stack import Stack, free_port
 from lab.questions import evaluation_questions, score
-from tests.e2e.conftest import ENVIRONMENT, Client, png
+from tests.e2e.conftest import Client, png
+from tests.lab_stack import ENVIRONMENT
 
 pytestmark = pytest.mark.timeout(1800)
 
