@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from encoder_service.media.video_limits import VideoLimits
 from fovea.settings import KeepRatio, ModelSettings, settings_config
 from fovea.wire.formats import WireFormatName
+from fovea.wire.image_fits import ImageFit
 
 __all__ = ["EncoderSettings"]
 
@@ -41,7 +42,7 @@ class EncoderSettings(ModelSettings):
     """Pruner of requests that name none."""
     keep_ratio: KeepRatio = 0.111
     """Budget of requests that name none: the share of an image's tokens to keep, at least one token."""
-    image_fit: Literal["crop", "pad"] = "crop"
+    image_fit: ImageFit = "crop"
     """How images, and frames of videos, of requests that name nothing are brought to the tower's square. crop: as the
     checkpoint's processor, which cuts the sides of long images off for LLaVA-1.5 and Video-LLaVA. pad: the whole image
     on a square, for these two families; with another one the service stops at start. An image whose square has more

@@ -11,8 +11,9 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
+from fovea.errors import Unavailable
 from fovea.modeling.errors import CheckpointError
 from fovea.processes.worker_process import WorkerDied
 from fovea.pruner_registry import PluginError
@@ -70,25 +71,39 @@ class ServedModel(Protocol):
 
 Settings = TypeVar("Settings", bound=GrpcSettings)
 Model = TypeVar("Model", bound=ServedModel)
-AnyModel = TypeVar("AnyModel", bound=ServedModel, contravariant=True)
 
 
-class Servicer(Protocol[AnyModel]):
-    """The methods of a gRPC service. They answer UNAVAILABLE until `attach`: the port opens before the model is loaded.
+class Servicer(Generic[Model]):
+    """Base of the methods of a gRPC service, which a subclass adds to the server.
+
+    They answer UNAVAILABLE until `attach`: the port opens before the model is loaded.
+
+    Args:
+        settings: settings of the service.
+        server: server of the methods.
 
     Attributes:
         SERVICE: full name of the service.
+        NAME: name of the service in messages.
+        LOADING_RETRY_S: seconds after which to retry a call while the model is being loaded.
     """
 
     SERVICE: ClassVar[str]
+    NAME: ClassVar[str]
+    LOADING_RETRY_S: ClassVar[float]
 
     def __init__(self, settings: Any, server: GrpcServer) -> None:
-        """Adds the methods to `server`; `settings` are those of the service."""
-        ...
+        self._attached: Model | None = None
 
-    def attach(self, model: AnyModel) -> None:
+    def attach(self, model: Model) -> None:
         """Makes the methods answer with a loaded model, which is running."""
-        ...
+        self._attached = model
+
+    @property
+    def _model(self) -> Model:
+        if self._attached is None:
+            raise Unavailable(f"the {self.NAME} is loading its model", retry_after_s=self.LOADING_RETRY_S)
+        return self._attached
 
 
 def read_settings(kind: type[Settings], service: str, argv: list[str] | None = None) -> Settings:

@@ -12,6 +12,7 @@ from typing import Final
 import torch
 
 from fovea.errors import InvalidRequest
+from fovea.sampling_ranges import SAMPLING_RANGES
 
 __all__ = [
     "MAX_STOPS",
@@ -55,15 +56,11 @@ class TokenSampling:
     frequency_penalty: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, accepted in SAMPLING_RANGES.items():
+            _check(name, getattr(self, name), accepted.accepts(getattr(self, name)), str(accepted))
         # The comparisons are also false for NaN.
-        _check("temperature", self.temperature, 0 <= self.temperature <= 2, "0 to 2")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _check("top_k", self.top_k, self.top_k >= 0, "0 (all tokens) or more")
-        _check("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1")
-        # A smaller divisor, or a larger factor, could make a logit infinite.
-        _check("repetition_penalty", self.repetition_penalty, 0.01 <= self.repetition_penalty <= 10, "0.01 to 10")
-        _check("presence_penalty", self.presence_penalty, -2 <= self.presence_penalty <= 2, "-2 to 2")
-        _check("frequency_penalty", self.frequency_penalty, -2 <= self.frequency_penalty <= 2, "-2 to 2")
 
 
 @dataclass(frozen=True)

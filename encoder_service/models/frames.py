@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # its usual name
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from encoder_service.models.image_fit import Box, Fit, padding_color, square_on, viewed_box
+from encoder_service.models.image_fit import Box, padding_color, square_on, viewed_box
 from encoder_service.models.pixel_table import ALL_LEVELS, PixelTable
 from fovea.media.images import Size
 from fovea.modeling.errors import CheckpointError
+from fovea.wire.image_fits import ImageFit
 
 __all__ = ["RESAMPLINGS", "FrameProcessor", "normalized_levels", "read_video_config", "resize"]
 
@@ -93,12 +94,12 @@ class FrameProcessor:
         self._mean, self._std = (torch.tensor(config[name]) * scale for name in ("image_mean", "image_std"))
         self._padding = padding_color(config["image_mean"])
 
-    def __call__(self, frames: Sequence[Image.Image], fit: Fit = "crop") -> npt.NDArray[np.uint8]:
+    def __call__(self, frames: Sequence[Image.Image], fit: ImageFit = "crop") -> npt.NDArray[np.uint8]:
         """[T, 3, side, side] of T frames in RGB. Keeps no state, so any thread may call it."""
         squares: npt.NDArray[np.uint8] = torch.stack([self._square(frame, fit) for frame in frames]).numpy()
         return squares
 
-    def viewed(self, size: Size, fit: Fit = "crop") -> Box:
+    def viewed(self, size: Size, fit: ImageFit = "crop") -> Box:
         """Area of a frame of `size` that the pixels show."""
         resized = self._resized_size(size if fit == "crop" else (max(size), max(size)))
         return viewed_box(size, resized, (self._side, self._side), fit)
@@ -112,7 +113,7 @@ class FrameProcessor:
         width, height = (self._edge if side == min(size) else int(self._edge * side / min(size)) for side in size)
         return width, height
 
-    def _square(self, frame: Image.Image, fit: Fit) -> Tensor:
+    def _square(self, frame: Image.Image, fit: ImageFit) -> Tensor:
         """[3, side, side] uint8 of one frame. A whole clip at its own size would be in memory several times."""
         if fit == "pad":
             frame, _ = square_on(frame, frame.size, self._padding)

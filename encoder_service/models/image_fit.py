@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 from PIL import Image
 
 from fovea.media import images
 from fovea.media.images import Size
+from fovea.wire.image_fits import ImageFit
 
-__all__ = ["WHOLE", "Box", "Color", "Fit", "padding_color", "square_on", "viewed_box"]
+__all__ = ["WHOLE", "Box", "Color", "padding_color", "square_on", "viewed_box"]
 
-Fit: TypeAlias = Literal["crop", "pad"]
 Color: TypeAlias = tuple[int, ...]
 
 
@@ -64,7 +64,7 @@ def square_on(
     return canvas, (left, top, left + side / scale, top + side / scale)
 
 
-def viewed_box(size: Size, resized: Size, cropped: Size, fit: Fit) -> Box:
+def viewed_box(size: Size, resized: Size, cropped: Size, fit: ImageFit) -> Box:
     """Area of an image that a processor leaves.
 
     Args:

@@ -14,7 +14,6 @@ from PIL import Image
 
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.frames import FrameProcessor
-from encoder_service.models.image_fit import Fit
 from encoder_service.models.media_features import PatchLayout, TowerInputs, VideoFrames
 from encoder_service.models.pixel_table import PixelTables
 from encoder_service.models.preprocessing import ImageProcessor
@@ -22,6 +21,7 @@ from encoder_service.models.qwen_pixels import QwenPixels
 from encoder_service.pruners.tile_mosaic import mosaic
 from fovea.errors import TooLarge
 from fovea.media.images import Size
+from fovea.wire.image_fits import ImageFit
 
 __all__ = ["MediaOptions", "MediaProcessor", "QwenMedia", "SquareMedia", "TiledMedia"]
 
@@ -38,7 +38,7 @@ class MediaOptions:
         image_fit: Fit of images and frames to the square of the tower; one of `MediaProcessor.image_fits`.
     """
 
-    image_fit: Fit = "crop"
+    image_fit: ImageFit = "crop"
 
     @property
     def fingerprint(self) -> str:
@@ -74,7 +74,7 @@ class MediaProcessor(Protocol):
         ...
 
     @property
-    def image_fits(self) -> tuple[Fit, ...]:
+    def image_fits(self) -> tuple[ImageFit, ...]:
         """Fits that it accepts; the first is that of the checkpoint's processor."""
         ...
 
@@ -123,7 +123,7 @@ class MediaProcessor(Protocol):
 
 class _WholeImages:
     @property
-    def image_fits(self) -> tuple[Fit, ...]:
+    def image_fits(self) -> tuple[ImageFit, ...]:
         return ("crop",)
 
     def with_options(self, options: MediaOptions) -> Self:
@@ -154,10 +154,10 @@ class SquareMedia:
     grid: tuple[int, int]
     frames: FrameProcessor | None = None
     reduces_jpeg: bool = False
-    fit: Fit = "crop"
+    fit: ImageFit = "crop"
 
     @property
-    def image_fits(self) -> tuple[Fit, ...]:
+    def image_fits(self) -> tuple[ImageFit, ...]:
         return self.images.fits
 
     def with_options(self, options: MediaOptions) -> Self:

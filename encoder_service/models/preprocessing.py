@@ -11,11 +11,12 @@ from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.image_utils import get_image_size_for_max_height_width
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from encoder_service.models.image_fit import WHOLE, Box, Fit, padding_color, square_on, viewed_box
+from encoder_service.models.image_fit import WHOLE, Box, padding_color, square_on, viewed_box
 from encoder_service.models.pixel_table import NUM_CHANNELS, PixelTable, calibration_image, read_table
 from fovea.media import images
 from fovea.media.images import Size
 from fovea.modeling.errors import CheckpointError
+from fovea.wire.image_fits import ImageFit
 
 __all__ = ["ImageProcessor"]
 
@@ -43,7 +44,9 @@ class ImageProcessor:
                 f" its vision tower takes {[3, image_size, image_size]}"
             )
 
-    def __call__(self, image: Image.Image, full_size: Size | None = None, fit: Fit = "crop") -> npt.NDArray[np.uint8]:
+    def __call__(
+        self, image: Image.Image, full_size: Size | None = None, fit: ImageFit = "crop"
+    ) -> npt.NDArray[np.uint8]:
         """[3, H, W] of an image in RGB, padded, resized and cropped. Keeps no state, so any thread may call it.
 
         Args:
@@ -68,7 +71,7 @@ class ImageProcessor:
         return read_table(pixels.reshape(1, NUM_CHANNELS, -1), pixel_values.reshape(1, NUM_CHANNELS, -1))
 
     @property
-    def fits(self) -> tuple[Fit, ...]:
+    def fits(self) -> tuple[ImageFit, ...]:
         """Fits of images. A processor that cuts nothing off leaves nothing to pad."""
         return ("crop", "pad") if self._processor.do_center_crop and self._edge else ("crop",)
 
@@ -80,7 +83,7 @@ class ImageProcessor:
             return None
         return processor.size.get("shortest_edge") or None
 
-    def needed_size(self, size: Size, fit: Fit = "crop") -> Size:
+    def needed_size(self, size: Size, fit: ImageFit = "crop") -> Size:
         """Size to which an image of `size` is resized; `size` itself where the processor decides that while it runs."""
         if fit == "pad":
             side = self.needed_size((max(size),) * 2)[0]
@@ -91,7 +94,7 @@ class ImageProcessor:
         width, height = (self._edge if side == min(size) else int(self._edge * side / min(size)) for side in size)
         return width, height
 
-    def viewed(self, size: Size, fit: Fit = "crop") -> Box:
+    def viewed(self, size: Size, fit: ImageFit = "crop") -> Box:
         """Area of an image of `size` that the pixels show."""
         processor = self._processor
         if not processor.do_center_crop:
@@ -99,7 +102,7 @@ class ImageProcessor:
         crop = processor.crop_size
         return viewed_box(size, self._resized_size(size, fit), (crop["width"], crop["height"]), fit)
 
-    def _resized_size(self, size: Size, fit: Fit) -> Size:
+    def _resized_size(self, size: Size, fit: ImageFit) -> Size:
         """Size to which the processor resizes an image of `size`, or the square with it."""
         if fit == "pad":
             size = max(size), max(size)

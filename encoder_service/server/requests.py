@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from google.protobuf import json_format
@@ -12,7 +12,6 @@ from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.engine.wire_values import DeviceFormat, device_format
 from encoder_service.media.videos import FrameList, VideoFile, VideoItem
 from encoder_service.models.base import EncoderModel
-from encoder_service.models.image_fit import Fit
 from encoder_service.models.media import MediaOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, FeatureRequirements
@@ -26,17 +25,14 @@ from fovea.v1 import encoder_pb2
 from fovea.wire.basis import WireBasis
 from fovea.wire.budgets import read_budget
 from fovea.wire.formats import WIRE_FORMATS, format_of, names_accepted
+from fovea.wire.image_fits import image_fit_of
 
-__all__ = ["IMAGE_FITS", "check_defaults", "default_media_options", "pruners_of", "read_request"]
+__all__ = ["check_defaults", "default_media_options", "pruners_of", "read_request"]
 
 # Limits the cost of one question in the text tower to 110 windows of 75 ids. The gateway's longest question, 8,000
 # characters, fits if it is prose. It may not fit in scripts and symbols with several ids a character, such as emoji.
 _MAX_TEXT_IDS: Final = 8192
 _MAX_SECONDS_PER_FRAME: Final = 3600.0
-IMAGE_FITS: Final[Mapping[Fit, encoder_pb2.ImageFit]] = {
-    "crop": encoder_pb2.IMAGE_FIT_CROP,
-    "pad": encoder_pb2.IMAGE_FIT_PAD,
-}
 
 
 def read_request(
@@ -87,7 +83,7 @@ def _read_media_options(
 ) -> MediaOptions:
     options = default_media_options(settings)
     if request.image_fit:
-        fit = next((name for name, number in IMAGE_FITS.items() if number == request.image_fit), None)
+        fit = image_fit_of(request.image_fit)
         if fit is None or fit not in model.media.image_fits:
             raise InvalidRequest(
                 f"image_fit {fit or request.image_fit} is not accepted: {_describe_image_fits(model)}",

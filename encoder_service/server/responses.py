@@ -15,7 +15,7 @@ from encoder_service.models.base import EncoderModel
 from encoder_service.models.image_fit import Box
 from encoder_service.models.media_features import PatchLayout
 from encoder_service.pruners import PRUNERS
-from encoder_service.server.requests import IMAGE_FITS, default_media_options, pruners_of
+from encoder_service.server.requests import default_media_options, pruners_of
 from encoder_service.server.wire_budget import fit_messages
 from encoder_service.settings import EncoderSettings
 from fovea import checkpoints
@@ -24,6 +24,7 @@ from fovea.v1 import encoder_pb2, tensor_pb2
 from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
 from fovea.wire.formats import WIRE_FORMATS, names_accepted
+from fovea.wire.image_fits import IMAGE_FITS
 from fovea.wire.pruner_info import write_spec
 
 __all__ = ["WireChoice", "describe", "write_response"]

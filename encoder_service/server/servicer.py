@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import grpc.aio
 
@@ -10,43 +10,34 @@ from encoder_service.server.requests import read_request
 from encoder_service.server.responses import WireChoice, describe, write_response
 from encoder_service.server.served_model import ServedModel
 from encoder_service.settings import EncoderSettings
-from fovea.errors import Unavailable
 from fovea.rpc.server import GrpcServer
-from fovea.v1 import encoder_pb2, encoder_pb2_grpc
+from fovea.service import Servicer
+from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
 from fovea.wire.formats import WIRE_FORMATS
 
 __all__ = ["EncoderServicer"]
 
-_LOADING_RETRY_S: Final = 2.0
 
-
-class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
+class EncoderServicer(Servicer[ServedModel], encoder_pb2_grpc.EncoderServiceServicer):
     """Methods of the service, see `fovea.service.Servicer`."""
 
     SERVICE: ClassVar[str] = "fovea.v1.EncoderService"
+    NAME: ClassVar[str] = "encoder service"
+    LOADING_RETRY_S: ClassVar[float] = 2.0
 
     def __init__(self, settings: EncoderSettings, server: GrpcServer) -> None:
+        super().__init__(settings, server)
         self._settings = settings
-        self._attached: ServedModel | None = None
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(self, server.grpc)
-
-    def attach(self, model: ServedModel) -> None:
-        """Makes the methods answer with a loaded model."""
-        self._attached = model
-
-    @property
-    def _model(self) -> ServedModel:
-        if self._attached is None:
-            raise Unavailable("the encoder service is loading its model", retry_after_s=_LOADING_RETRY_S)
-        return self._attached
 
     async def Encode(  # noqa: N802
         self, request: encoder_pb2.EncodeRequest, context: grpc.aio.ServicerContext
     ) -> encoder_pb2.EncodeResponse:
         served = self._model
-        wire = WireChoice(request.wire_dtype, request.max_wire_bytes, served.basis)
-        if not wire.max_bytes:
-            wire = WireChoice(request.wire_dtype or WIRE_FORMATS[self._settings.wire_dtype].dtype, basis=served.basis)
+        default = (
+            tensor_pb2.DTYPE_UNSPECIFIED if request.max_wire_bytes else WIRE_FORMATS[self._settings.wire_dtype].dtype
+        )
+        wire = WireChoice(request.wire_dtype or default, request.max_wire_bytes, served.basis)
         encode_request = read_request(request, served.model, self._settings, served.basis)
         encoded, timing = await served.batcher.submit(encode_request, timeout_s=self._time_left(context))
         return write_response(

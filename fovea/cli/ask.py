@@ -14,6 +14,7 @@ from fovea.cli.terminal import write_json
 from fovea.cli.values import count, image_file, json_object, number, seed, text
 from fovea.client import ask
 from fovea.client.form_parts import Medium
+from fovea.sampling_ranges import SAMPLING_RANGES
 from fovea.visualization.figures import draw_overlay
 from fovea.wire.formats import WIRE_FORMATS
 
@@ -24,10 +25,6 @@ _FIELDS: Final = (
     *("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
 )
-_TEMPERATURE = number("a number from 0 to 2", lambda value: 0 <= value <= 2)
-_SHARE = number("a number from 0 to 1", lambda value: 0 <= value <= 1)
-_REPETITION = number("a number from 0.01 to 10", lambda value: 0.01 <= value <= 10)
-_PENALTY = number("a number from -2 to 2", lambda value: -2 <= value <= 2)
 
 
 def add(commands: Commands) -> None:
@@ -94,9 +91,13 @@ def _add_wire(parser: argparse.ArgumentParser) -> None:
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("answer")
+    sampling = {name: number(f"a number from {range_}", range_.accepts) for name, range_ in SAMPLING_RANGES.items()}
     group.add_argument("--max-tokens", type=count, metavar="N", help="longest answer, in tokens (default: 128)")
     group.add_argument(
-        "--temperature", type=_TEMPERATURE, metavar="T", help="0 is greedy, up to 2 (default: the server's, 0)"
+        "--temperature",
+        type=sampling["temperature"],
+        metavar="T",
+        help="0 is greedy, up to 2 (default: the server's, 0)",
     )
     group.add_argument(
         "--top-p",
@@ -106,16 +107,23 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--top-k", type=count, metavar="N", help="sample from this many of the likeliest tokens")
     group.add_argument(
-        "--min-p", type=_SHARE, metavar="P", help="sample from tokens at least this share as likely as the likeliest"
+        "--min-p",
+        type=sampling["min_p"],
+        metavar="P",
+        help="sample from tokens at least this share as likely as the likeliest",
     )
     group.add_argument(
         "--repetition-penalty",
-        type=_REPETITION,
+        type=sampling["repetition_penalty"],
         metavar="X",
         help="above 1: fewer repetitions of question and answer (default: the checkpoint's)",
     )
-    group.add_argument("--presence-penalty", type=_PENALTY, metavar="X", help="above 0: fewer words said before")
-    group.add_argument("--frequency-penalty", type=_PENALTY, metavar="X", help="above 0: fewer words said often")
+    group.add_argument(
+        "--presence-penalty", type=sampling["presence_penalty"], metavar="X", help="above 0: fewer words said before"
+    )
+    group.add_argument(
+        "--frequency-penalty", type=sampling["frequency_penalty"], metavar="X", help="above 0: fewer words said often"
+    )
     group.add_argument("--seed", type=seed, metavar="N", help="makes sampling repeatable")
     group.add_argument(
         "--stop",

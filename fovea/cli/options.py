@@ -7,6 +7,7 @@ import os
 from typing import Any, Final
 
 from fovea.cli.values import count_or_auto, json_object, number, url
+from fovea.wire.image_fits import IMAGE_FITS
 
 __all__ = ["BUDGET_SHARE", "add_gateway", "add_pruning", "shared_fields"]
 
@@ -36,7 +37,7 @@ def add_pruning(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--image-fit",
-        choices=("crop", "pad"),
+        choices=tuple(IMAGE_FITS),
         help="crop: as the model's processor, which may cut the ends of a long image; pad: the whole image on a square",
     )
 

@@ -18,9 +18,8 @@ import numpy.typing as npt
 from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.wire import rans
 from fovea.wire.basis import DIGEST_BYTES, MAX_CLASS, MAX_SYMBOL, MIN_CLASS, WireBasis, step_size
-from fovea.wire.codec import Codec, Float32Array
+from fovea.wire.codec import Codec, Coding, Float32Array
 from fovea.wire.cosine_transform import cosines
-from fovea.wire.quantized import Packing
 
 __all__ = ["VERSION", "BasisCodec", "decode", "encode", "expected_bytes", "finest_step", "symbols"]
 
@@ -245,16 +244,9 @@ def _unpack(data: bytes, low_bits: Ints) -> Ints:
 class BasisCodec(Codec):
     """Codec of the wire format `basis`. The wire basis is an argument, since each checkpoint has its own."""
 
-    def encode(
-        self,
-        tokens: Float32Array,
-        *,
-        packing: Packing = "shorter",
-        basis: WireBasis | None = None,
-        step: int | None = None,
-    ) -> bytes:
-        basis = _loaded(basis)
-        return encode(tokens, basis, basis.step if step is None else step)
+    def encode(self, tokens: Float32Array, coding: Coding) -> bytes:
+        basis = _loaded(coding.basis)
+        return encode(tokens, basis, basis.step if coding.step is None else coding.step)
 
     def decode(self, data: bytes, num_tokens: int, channels: int, basis: WireBasis | None = None) -> Float32Array:
         if basis is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,30 +12,36 @@ import numpy.typing as npt
 from fovea.wire.basis import WireBasis
 from fovea.wire.quantized import Packing
 
-__all__ = ["Codec", "Float32Array"]
+__all__ = ["Codec", "Coding", "Float32Array"]
 
 Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """Choices of an encoding that some wire formats have.
+
+    Attributes:
+        packing: whether codes are Huffman-coded where that is shorter, in formats that have codes.
+        basis: wire basis that is loaded; None if there is none.
+        step: one of `Codec.steps`; None for the default.
+    """
+
+    packing: Packing = "shorter"
+    basis: WireBasis | None = None
+    step: int | None = None
 
 
 class Codec(ABC):
     """Encoding of R tokens of C channels as the bytes of `Tensor.data`."""
 
     @abstractmethod
-    def encode(
-        self,
-        tokens: Float32Array,
-        *,
-        packing: Packing = "shorter",
-        basis: WireBasis | None = None,
-        step: int | None = None,
-    ) -> bytes:
+    def encode(self, tokens: Float32Array, coding: Coding) -> bytes:
         """Bytes of the tokens.
 
         Args:
             tokens: finite tokens, [R, C].
-            packing: whether codes are Huffman-coded where that is shorter, in formats that have codes.
-            basis: wire basis that is loaded; None if there is none.
-            step: one of `steps`; None for the default.
+            coding: choices that the wire format has; it ignores the others.
 
         Raises:
             InvalidRequest: a value is too large for the wire format, or a basis is needed and missing.

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from fovea.errors import InvalidRequest
 from fovea.wire.basis import WireBasis
-from fovea.wire.codec import Codec, Float32Array
-from fovea.wire.quantized import Packing, all_finite
+from fovea.wire.codec import Codec, Coding, Float32Array
+from fovea.wire.quantized import all_finite
 
 __all__ = ["BFLOAT16", "FLOAT16", "FLOAT32", "FloatCodec", "float16_bytes"]
 
@@ -31,14 +31,7 @@ class FloatCodec(Codec):
     to_bytes: Callable[[Float32Array], bytes]
     from_bytes: Callable[[bytes], Float32Array]
 
-    def encode(
-        self,
-        tokens: Float32Array,
-        *,
-        packing: Packing = "shorter",
-        basis: WireBasis | None = None,
-        step: int | None = None,
-    ) -> bytes:
+    def encode(self, tokens: Float32Array, coding: Coding) -> bytes:
         return self.to_bytes(tokens)
 
     def decode(self, data: bytes, num_tokens: int, channels: int, basis: WireBasis | None = None) -> Float32Array:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.wire.basis import WireBasis
-from fovea.wire.codec import Codec, Float32Array
+from fovea.wire.codec import Codec, Coding, Float32Array
 from fovea.wire.cosine_transform import MAX_TRANSFORMED_TOKENS, cosines
 from fovea.wire.quantized import (
     DEFLATED,
@@ -25,7 +25,6 @@ from fovea.wire.quantized import (
     PACKED,
     TRANSFORMED,
     VERSION,
-    Packing,
     Quantized,
     Scheme,
 )
@@ -229,15 +228,8 @@ class IntegerCodec(Codec):
 
     scheme: Scheme
 
-    def encode(
-        self,
-        tokens: Float32Array,
-        *,
-        packing: Packing = "shorter",
-        basis: WireBasis | None = None,
-        step: int | None = None,
-    ) -> bytes:
-        return quantize(tokens, self.scheme).write(packing=packing)
+    def encode(self, tokens: Float32Array, coding: Coding) -> bytes:
+        return quantize(tokens, self.scheme).write(packing=coding.packing)
 
     def decode(self, data: bytes, num_tokens: int, channels: int, basis: WireBasis | None = None) -> Float32Array:
         return decode(data, num_tokens, channels, self.scheme.bits)

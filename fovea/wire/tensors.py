@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire.basis import WireBasis
-from fovea.wire.codec import Float32Array
+from fovea.wire.codec import Coding, Float32Array
 from fovea.wire.float_codec import float16_bytes
 from fovea.wire.formats import WIRE_FORMATS, WireFormat, format_named, format_of
 from fovea.wire.integer_codec import IntegerCodec
@@ -101,7 +101,7 @@ def to_message(
     if not all_finite(array):
         raise InvalidRequest(f"the tensor has values that are not finite in {wire_format.name}")
     tokens = array.reshape(-1, array.shape[-1])
-    data = wire_format.codec.encode(tokens, packing=packing, basis=basis, step=step)
+    data = wire_format.codec.encode(tokens, Coding(packing, basis, step))
     return _message(dtype, array.shape, data)
 
 

@@ -11,11 +11,12 @@ from fovea.pruner_spec import PrunerSpec
 from fovea.rpc.messages import parse
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
 from fovea.wire.formats import format_of
+from fovea.wire.image_fits import ImageFit, image_fit_of
 from fovea.wire.pruner_info import read_specs
 from fovea.wire.tensors import dtype_name
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.replies import Box, RawReplies, box_of, has_visual_tokens
-from gateway.core.encode_spec import IMAGE_FITS, EncodeSpec, ImageFit
+from gateway.core.encode_spec import EncodeSpec
 
 __all__ = ["EncodeResult", "EncoderClient", "EncoderInfo", "Explanation"]
 
@@ -217,7 +218,7 @@ class EncoderClient(ServiceClient[EncoderInfo]):
             default_pruner=reply.default_pruner,
             default_keep_ratio=reply.default_keep_ratio,
             default_wire_dtype=wire_format.name if wire_format is not None else "",
-            default_image_fit=IMAGE_FITS.get(reply.default_image_fit),
+            default_image_fit=image_fit_of(reply.default_image_fit),
             newest_request_field=max(reply.newest_request_field, _UNREPORTED_NEWEST_FIELD),
             wire_basis=reply.wire_basis,
         )

@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final
 
+from fovea.v1 import encoder_pb2
 from gateway.core.canonical import canonical_digest
-from gateway.core.encode_spec import EncodeSpec
 from gateway.core.generate_spec import GenerateSpec
 
 __all__ = ["VERSION", "answer_key", "visual_tokens_key"]
@@ -19,14 +19,13 @@ __all__ = ["VERSION", "answer_key", "visual_tokens_key"]
 VERSION: Final = "6"
 
 
-def visual_tokens_key(spec: EncodeSpec, encoder_fingerprints: Sequence[str]) -> str:
+def visual_tokens_key(request: encoder_pb2.EncodeRequest, encoder_fingerprints: Sequence[str]) -> str:
     """Cache key of visual tokens.
 
     Args:
-        spec: The encode call, with all defaults filled in.
+        request: Message of the encode call with all defaults filled in, from `EncodeSpec.to_key_proto`.
         encoder_fingerprints: Fingerprints of the encoder's checkpoint, text tower and settings.
     """
-    request = spec.to_proto(content=lambda file: bytes.fromhex(file.sha256))
     return _key("visual_tokens", canonical_digest(request), encoder_fingerprints)
 
 

@@ -12,20 +12,13 @@ from fovea.budget import Budget
 from fovea.v1 import encoder_pb2
 from fovea.wire.budgets import write_budget
 from fovea.wire.formats import format_named
+from fovea.wire.image_fits import IMAGE_FITS, ImageFit
 from gateway.media.files import MediaFile, Video
 
-__all__ = ["IMAGE_FITS", "EncodeSpec", "ImageFit", "VideoBudget"]
+__all__ = ["EncodeSpec", "VideoBudget"]
 
-ImageFit = Literal["crop", "pad"]
 VideoBudget = Literal["per_frame", "whole"]
 
-IMAGE_FITS: Final[Mapping[encoder_pb2.ImageFit, ImageFit]] = {
-    encoder_pb2.IMAGE_FIT_CROP: "crop",
-    encoder_pb2.IMAGE_FIT_PAD: "pad",
-}
-"""Image fits by their value in messages."""
-
-_IMAGE_FIT_VALUES: Final = {name: value for value, name in IMAGE_FITS.items()}
 _VIDEO_BUDGETS: Final = {
     "per_frame": encoder_pb2.VIDEO_BUDGET_PER_FRAME,
     "whole": encoder_pb2.VIDEO_BUDGET_WHOLE,
@@ -78,7 +71,7 @@ class EncodeSpec:
         """The message.
 
         Args:
-            content: Function from a file to the bytes that stand for it; cache keys take its digest.
+            content: Function from a file to the bytes that stand for it.
         """
         params = struct_pb2.Struct()
         params.update(self.pruner_params)
@@ -92,11 +85,15 @@ class EncodeSpec:
             explain=self.explain,
             videos=[self._video(video, content) for video in self.videos],
             video_budget=_VIDEO_BUDGETS[self.video_budget] if self.video_budget is not None else None,
-            image_fit=_IMAGE_FIT_VALUES[self.image_fit] if self.image_fit is not None else None,
+            image_fit=IMAGE_FITS[self.image_fit] if self.image_fit is not None else None,
         )
         if self.budget is not None:
             write_budget(self.budget, request)
         return request
+
+    def to_key_proto(self) -> encoder_pb2.EncodeRequest:
+        """The message with the digest of each file in its place, from which cache keys are made."""
+        return self.to_proto(content=lambda file: bytes.fromhex(file.sha256))
 
     def _video(self, video: Video, content: Callable[[MediaFile], bytes]) -> encoder_pb2.Video:
         if video.file is not None:

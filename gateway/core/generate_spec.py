@@ -9,41 +9,32 @@ from typing import Any, Final
 from google.protobuf import struct_pb2
 
 from fovea.budget import Budget
+from fovea.sampling_ranges import SAMPLING_RANGES, Range
 from fovea.v1 import llm_pb2
 from fovea.wire.budgets import write_budget
 
-__all__ = ["SAMPLING_PARAMETERS", "GenerateSpec", "LlmPruning", "Sampling", "SamplingParameter"]
+__all__ = ["SAMPLING_PARAMETERS", "GenerateSpec", "LlmPruning", "Sampling"]
 
 
-@dataclass(frozen=True)
-class SamplingParameter:
-    """Range of a sampling parameter. A service may lack the parameter, or have a default for it.
-
-    Attributes:
-        minimum, maximum: Accepted values.
-        neutral: Value without effect; None if every service has the parameter.
-    """
-
-    minimum: float
-    maximum: float
-    neutral: float | None = None
-
-    def accepts(self, value: float) -> bool:
-        """Whether a value is in the range; false for NaN."""
-        return self.minimum <= value <= self.maximum
-
-
-SAMPLING_PARAMETERS: Final[Mapping[str, SamplingParameter]] = {
-    "temperature": SamplingParameter(0, 2),
-    "top_p": SamplingParameter(0, 1),
-    "top_k": SamplingParameter(0, 2**31 - 1, neutral=0),
-    "min_p": SamplingParameter(0, 1, neutral=0),
-    "repetition_penalty": SamplingParameter(0.01, 10, neutral=1),
-    "presence_penalty": SamplingParameter(-2, 2, neutral=0),
-    "frequency_penalty": SamplingParameter(-2, 2, neutral=0),
+SAMPLING_PARAMETERS: Final[Mapping[str, Range]] = {
+    "temperature": SAMPLING_RANGES["temperature"],
+    "top_p": Range(0, 1),
+    "top_k": Range(0, 2**31 - 1),
+    "min_p": SAMPLING_RANGES["min_p"],
+    "repetition_penalty": SAMPLING_RANGES["repetition_penalty"],
+    "presence_penalty": SAMPLING_RANGES["presence_penalty"],
+    "frequency_penalty": SAMPLING_RANGES["frequency_penalty"],
 }
+"""Ranges of the parameters for which an LLM service may report a default."""
 
-_NEUTRAL: Final = {name: item.neutral for name, item in SAMPLING_PARAMETERS.items() if item.neutral is not None}
+_NEUTRAL: Final[Mapping[str, float]] = {
+    "top_k": 0,
+    "min_p": 0,
+    "repetition_penalty": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+}
+"""Values without effect of the parameters that an LLM service may not have."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fovea.errors import InvalidRequest, NotFound
+from fovea.v1 import encoder_pb2
 from gateway.clients.encoder import EncodeResult, EncoderInfo
 from gateway.clients.llm import LLMInfo
 from gateway.core.encode_spec import EncodeSpec
@@ -49,13 +50,13 @@ def check_media(spec: EncodeSpec, encoder: EncoderInfo) -> None:
         )
 
 
-def check_options(spec: EncodeSpec, encoder: EncoderInfo) -> None:
+def check_options(request: encoder_pb2.EncodeRequest, encoder: EncoderInfo) -> None:
     """Checks that the encoder service knows each field of the request message, nested messages aside.
 
     Raises:
         InvalidRequest: The service is older than an option, which it would ignore.
     """
-    for field, _ in spec.to_proto(content=lambda file: b"").ListFields():
+    for field, _ in request.ListFields():
         if field.number > encoder.newest_request_field:
             raise InvalidRequest(
                 f"{field.name} is not accepted: the encoder service is older than this option; leave it out",
@@ -132,14 +133,9 @@ def check_prompt(num_ids: int, llm: LLMInfo) -> None:
     Raises:
         InvalidRequest: The prompt is too long even if it is pruned to one visual token for each image and video.
     """
-    # Each image or video has one id here and at least one visual token later. The answer needs one more position.
-    excess = num_ids + 1 - llm.max_model_len
-    if excess > 0:
-        raise InvalidRequest(
-            f"the question is too long: with its prompt and one visual token for each image and video it has {num_ids}"
-            f" tokens; that is {excess} more than the model's context of {llm.max_model_len} leaves room for",
-            param="question",
-        )
+    # Each image or video has one id here and at least one visual token later.
+    subject = "the question is too long: with its prompt and one visual token for each image and video it has"
+    _check_length(f"{subject} {num_ids} tokens", num_ids, llm)
 
 
 def check_context(generate: GenerateSpec, encoded: EncodeResult, llm: LLMInfo) -> None:
@@ -149,10 +145,14 @@ def check_context(generate: GenerateSpec, encoded: EncodeResult, llm: LLMInfo) -
         InvalidRequest: The prompt leaves no room for one generated token.
     """
     prompt_tokens = len(generate.input_ids) - len(encoded.visual_tokens) + encoded.prompt_positions
-    excess = prompt_tokens + 1 - llm.max_model_len
+    _check_length(f"the prompt has {prompt_tokens} tokens, visual tokens included", prompt_tokens, llm)
+
+
+def _check_length(subject: str, num_tokens: int, llm: LLMInfo) -> None:
+    """Refuses a prompt that leaves no room for one generated token."""
+    excess = num_tokens + 1 - llm.max_model_len
     if excess > 0:
         raise InvalidRequest(
-            f"the prompt has {prompt_tokens} tokens, visual tokens included; that is {excess} more than the model's"
-            f" context of {llm.max_model_len} leaves room for",
+            f"{subject}; that is {excess} more than the model's context of {llm.max_model_len} leaves room for",
             param="question",
         )

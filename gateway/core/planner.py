@@ -136,13 +136,14 @@ class Planner:
         """
         spec = self._with_defaults(question.encode, encoder)
         limits.check_auto_budget(spec, encoder)
-        limits.check_options(spec, encoder)
         spec = replace(spec, text_ids=tuple(self._text_ids(question.text, spec.pruner, encoder)))
+        key_request = spec.to_key_proto()
+        limits.check_options(key_request, encoder)
         return EncodePlan(
             spec=spec,
             media_order=self.prompt_tokenizer.media_order(input_ids, len(spec.images)),
             encoder=encoder,
-            key=visual_tokens_key(spec, encoder.fingerprints),
+            key=visual_tokens_key(key_request, encoder.fingerprints),
             cache=question.cache,
             deadline=question.deadline,
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import grpc
 import grpc.aio
 
-from fovea.errors import Unavailable
 from fovea.rpc.messages import run_off_loop
 from fovea.rpc.server import GrpcServer
+from fovea.service import Servicer
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from llm_service.engine.base import GenerationRequest
 from llm_service.prompts import Prompt, PromptLimits, read_prompt, visual_token_bytes
@@ -22,29 +22,19 @@ from llm_service.settings import LLMSettings
 
 __all__ = ["LLMServicer"]
 
-_LOADING_RETRY_S: Final = 5.0
 
-
-class LLMServicer(llm_pb2_grpc.LLMServiceServicer):
+class LLMServicer(Servicer[ServedModel], llm_pb2_grpc.LLMServiceServicer):
     """Methods of the service, see `fovea.service.Servicer`."""
 
     SERVICE: ClassVar[str] = "fovea.v1.LLMService"
+    NAME: ClassVar[str] = "LLM service"
+    LOADING_RETRY_S: ClassVar[float] = 5.0
 
     def __init__(self, settings: LLMSettings, server: GrpcServer) -> None:
+        super().__init__(settings, server)
         self._max_timeout_s = settings.max_timeout_s
         self._in_flight = server.in_flight
-        self._attached: ServedModel | None = None
         llm_pb2_grpc.add_LLMServiceServicer_to_server(self, server.grpc)
-
-    def attach(self, model: ServedModel) -> None:
-        """Makes the methods answer with a loaded model."""
-        self._attached = model
-
-    @property
-    def _model(self) -> ServedModel:
-        if self._attached is None:
-            raise Unavailable("the LLM service is loading its model", retry_after_s=_LOADING_RETRY_S)
-        return self._attached
 
     async def Generate(  # noqa: N802  # as in the contract
         self, request: llm_pb2.GenerateRequest, context: grpc.aio.ServicerContext

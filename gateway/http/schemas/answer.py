@@ -18,13 +18,21 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from fovea.budget import Budget, InvalidBudget
+from fovea.sampling_ranges import SAMPLING_RANGES
 from fovea.wire.formats import WireFormatName
-from gateway.core.encode_spec import ImageFit, VideoBudget
+from fovea.wire.image_fits import ImageFit
+from gateway.core.encode_spec import VideoBudget
 from gateway.core.question import CacheMode
 from gateway.http.schemas.messages import Message
 from gateway.http.schemas.params import BoundedParams
 
 __all__ = ["AnswerRequest", "LlmPrunerRequest", "QuestionRequest"]
+
+
+def _in_range(name: str) -> Any:
+    """Field of a sampling parameter; left out: the server's default."""
+    accepted = SAMPLING_RANGES[name]
+    return Field(default=None, ge=accepted.minimum, le=accepted.maximum)
 
 
 def _as_list(value: Any) -> Any:
@@ -182,7 +190,7 @@ class AnswerRequest(QuestionRequest):
     max_tokens: int = Field(default=128, ge=1)
     """Maximum number of tokens to generate. The server's limit is 2048 by default."""
 
-    temperature: float | None = Field(default=None, ge=0, le=2)
+    temperature: float | None = _in_range("temperature")
     """Sampling temperature; 0 is greedy decoding. Left out: 0, unless the server takes the checkpoint's."""
 
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -193,17 +201,17 @@ class AnswerRequest(QuestionRequest):
     """Number of the most probable tokens that are sampled from; 0 for all. Left out: 0, unless the server takes the
     checkpoint's."""
 
-    min_p: float | None = Field(default=None, ge=0, le=1)
+    min_p: float | None = _in_range("min_p")
     """Least probability of a token that is sampled, as a share of that of the most probable token. Left out: 0."""
 
-    repetition_penalty: float | None = Field(default=None, ge=0.01, le=10)
+    repetition_penalty: float | None = _in_range("repetition_penalty")
     """Divisor of the logits of all tokens of the prompt and of the answer so far; 1 for none. Left out: the
     checkpoint's, else 1."""
 
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = _in_range("presence_penalty")
     """Subtracted from the logit of each token that is in the answer so far. Left out: 0."""
 
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = _in_range("frequency_penalty")
     """Subtracted from the logit of a token, once for each time that it is in the answer so far. Left out: 0."""
 
     seed: int | None = Field(default=None, ge=0, lt=2**64)

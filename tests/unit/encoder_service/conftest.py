@@ -7,12 +7,14 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc.aio
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.checkpoints.tiny import clip, llava, llava_next, qwen2_5_vl, video_llava
 from benchmarks.checkpoints.tiny.llava_layouts import LlavaLayouts, write_layouts
 from encoder_service.engine.batching import Batcher
 from encoder_service.engine.engine import EncoderEngine
@@ -39,6 +41,25 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> LlavaLayouts:
 @pytest.fixture(scope="session")
 def model(checkpoints: LlavaLayouts) -> EncoderModel:
     return load(str(checkpoints.hub), LoadOptions(text_tower=str(checkpoints.clip), device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def family_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoint of each family by name, and its text tower as `<name>_text`."""
+    root = tmp_path_factory.mktemp("families")
+    families = {"llava": llava, "llava_next": llava_next, "video_llava": video_llava, "qwen2_5_vl": qwen2_5_vl}
+    texts = {"llava": clip.write, "llava_next": clip.write, "video_llava": video_llava.write_text_tower}
+    checkpoints = {name: family.write(root / name) for name, family in families.items()}
+    return checkpoints | {f"{name}_text": write(root / f"{name}-text") for name, write in texts.items()}
+
+
+@pytest.fixture(scope="session")
+def encoders(family_checkpoints: dict[str, Path]) -> dict[str, EncoderModel]:
+    names = [name for name in family_checkpoints if not name.endswith("_text")]
+    texts = {name: str(family_checkpoints.get(f"{name}_text", "")) for name in names}
+    return {
+        name: load(str(family_checkpoints[name]), LoadOptions(text_tower=texts[name], device="cpu")) for name in names
+    }
 
 
 def image(seed: int, *, size: tuple[int, int] = (60, 52), form: str = "PNG") -> bytes:

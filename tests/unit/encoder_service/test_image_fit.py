@@ -14,18 +14,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from benchmarks.checkpoints.tiny import clip, llava, llava_next, qwen2_5_vl, video_llava
 from encoder_service.media.decoding import MediaDecoder
 from encoder_service.media.videos import FrameList
-from encoder_service.models import load
-from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.models.base import EncoderModel
 from encoder_service.models.frames import FrameProcessor
-from encoder_service.models.image_fit import Fit
 from encoder_service.models.media import MediaOptions, SquareMedia
 from encoder_service.models.media_features import VideoFrames
 from encoder_service.models.preprocessing import ImageProcessor
 from fovea.errors import TooLarge
 from fovea.media import images
+from fovea.wire.image_fits import ImageFit
 
 SIDE = 56
 PAD = MediaOptions(image_fit="pad")
@@ -73,29 +71,11 @@ def expand2square(image: Image.Image, mean: list[float]) -> Image.Image:
     return Image.fromarray(square)
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("fits")
-    written = {"llava": llava, "llava_next": llava_next, "video_llava": video_llava, "qwen2_5_vl": qwen2_5_vl}
-    texts = {"llava": clip.write, "llava_next": clip.write, "video_llava": video_llava.write_text_tower}
-    folders = {name: module.write(root / name) for name, module in written.items()}
-    return folders | {f"{name}_text": write(root / f"{name}-text") for name, write in texts.items()}
-
-
-@pytest.fixture(scope="module")
-def encoders(folders: dict[str, Path]) -> dict[str, EncoderModel]:
-    names = ("llava", "llava_next", "video_llava", "qwen2_5_vl")
-    return {
-        name: load(str(folders[name]), LoadOptions(text_tower=str(folders.get(f"{name}_text", "")), device="cpu"))
-        for name in names
-    }
-
-
 @pytest.mark.parametrize("family", ["llava", "video_llava"])
 def test_pad_is_expand2square_before_the_checkpoints_processor(
-    family: str, folders: dict[str, Path], encoders: dict[str, EncoderModel]
+    family: str, family_checkpoints: dict[str, Path], encoders: dict[str, EncoderModel]
 ) -> None:
-    model, processor = encoders[family], CLIPImageProcessorPil.from_pretrained(folders[family])
+    model, processor = encoders[family], CLIPImageProcessorPil.from_pretrained(family_checkpoints[family])
     shapes = [noise(size, seed) for seed, size in enumerate(SHAPES)]
     squares = [expand2square(image, processor.image_mean) for image in shapes]
     want = torch.cat([processor(images=square, return_tensors="pt")["pixel_values"] for square in squares])
@@ -151,7 +131,7 @@ def box_of(media: Any, size: tuple[int, int]) -> tuple[float, float, float, floa
 )
 def test_the_viewed_area(
     family: str,
-    fit: Fit,
+    fit: ImageFit,
     size: tuple[int, int],
     box: tuple[float, float, float, float],
     encoders: dict[str, EncoderModel],

@@ -17,9 +17,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from benchmarks.checkpoints.tiny import clip, llava, llava_next, qwen2_5_vl, video_llava
-from encoder_service.models import load, pixel_normalizer
-from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.models import pixel_normalizer
+from encoder_service.models.base import EncoderModel
 from encoder_service.models.media_features import PatchLayout, TowerInputs, VideoFrames
 from encoder_service.models.pixel_normalizer import PixelNormalizer
 from encoder_service.models.pixel_table import ALL_LEVELS, PixelTables, read_table
@@ -40,25 +39,6 @@ def clip_of(count: int, size: tuple[int, int]) -> VideoFrames:
     return VideoFrames(tuple(noise(size, seed) for seed in range(count)))
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("pixels")
-    families = (llava, llava_next, video_llava, qwen2_5_vl)
-    written = {module.__name__.rsplit(".", 1)[1]: module for module in families}
-    folders = {name: module.write(root / name) for name, module in written.items()}
-    texts = {"llava": clip.write, "llava_next": clip.write, "video_llava": video_llava.write_text_tower}
-    return folders | {f"{name}_text": write(root / f"{name}-text") for name, write in texts.items()}
-
-
-@pytest.fixture(scope="module")
-def encoders(folders: dict[str, Path]) -> dict[str, EncoderModel]:
-    names = ("llava", "llava_next", "video_llava", "qwen2_5_vl")
-    return {
-        name: load(str(folders[name]), LoadOptions(text_tower=str(folders.get(f"{name}_text", "")), device="cpu"))
-        for name in names
-    }
-
-
 def in_dtype(model: EncoderModel, like: TowerInputs, dtype: torch.dtype) -> PixelNormalizer:
     """The normalizer of a model in another compute dtype."""
     return PixelNormalizer(model.media.pixel_tables(), model.pixel_values([like]).shape[1:], CPU, dtype)
@@ -75,9 +55,13 @@ def in_dtype(model: EncoderModel, like: TowerInputs, dtype: torch.dtype) -> Pixe
     ],
 )
 def test_images_are_as_the_familys_own_processor_makes_them(
-    family: str, processor_type: Any, dtype: torch.dtype, folders: dict[str, Path], encoders: dict[str, EncoderModel]
+    family: str,
+    processor_type: Any,
+    dtype: torch.dtype,
+    family_checkpoints: dict[str, Path],
+    encoders: dict[str, EncoderModel],
 ) -> None:
-    model, processor = encoders[family], processor_type.from_pretrained(folders[family])
+    model, processor = encoders[family], processor_type.from_pretrained(family_checkpoints[family])
     images = [noise(size, seed) for seed, size in enumerate([(56, 56), (61, 47), (200, 90), (90, 333)])]
     made = [processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
     want = torch.cat([values.flatten(0, 1) if family == "llava_next" else values for values in made])
@@ -90,12 +74,12 @@ def test_images_are_as_the_familys_own_processor_makes_them(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("family", ["video_llava", "qwen2_5_vl"])
 def test_frames_are_normalised_as_transformers_does_it_for_videos(
-    family: str, dtype: torch.dtype, folders: dict[str, Path], encoders: dict[str, EncoderModel]
+    family: str, dtype: torch.dtype, family_checkpoints: dict[str, Path], encoders: dict[str, EncoderModel]
 ) -> None:
     """Mean and deviation are scaled to 8-bit values; of images, the 8-bit values are scaled."""
     model = encoders[family]
     video = model.media.video(clip_of(4, (70, 61)))
-    path = folders[family] / "video_preprocessor_config.json"
+    path = family_checkpoints[family] / "video_preprocessor_config.json"
     config = json.loads(path.read_text()) if path.is_file() else {}
     found = {"image_mean": clip_mean(), "image_std": clip_std(), "rescale_factor": 1 / 255} | config
     scale = 1.0 / found["rescale_factor"]
@@ -218,7 +202,9 @@ def test_images_and_videos_in_pieces_of_any_size(
     assert normalize.buffer_bytes <= max(2 * most, 4096)
 
 
-def test_a_later_batch_leaves_the_pixel_values_of_an_earlier_one_alone(encoders: dict[str, EncoderModel]) -> None:
+def test_a_later_batch_leaves_the_pixel_values_of_an_earlier_one_alone(
+    encoders: dict[str, EncoderModel],
+) -> None:
     model = encoders["llava"]
     image, other = (model.media.image(noise((80, 64), seed)) for seed in range(2))
     normalize = in_dtype(model, image, torch.float32)

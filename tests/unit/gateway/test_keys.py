@@ -118,7 +118,7 @@ NOT_IN_KEYS: Mapping[str, str] = {
 
 
 def keys(encode: EncodeSpec = ENCODE, generate: GenerateSpec = GENERATE) -> tuple[str, str]:
-    tokens = visual_tokens_key(encode, ENCODER)
+    tokens = visual_tokens_key(encode.to_key_proto(), ENCODER)
     return tokens, answer_key(tokens, generate, LLM)
 
 
@@ -175,10 +175,12 @@ def test_no_field_of_the_messages_is_left_out_of_the_keys() -> None:
 
 
 def test_fingerprints_of_both_services_change_the_keys() -> None:
-    assert visual_tokens_key(ENCODE, ("other", "", "settings")) != keys()[0]
-    assert answer_key(visual_tokens_key(ENCODE, ("other", "", "settings")), GENERATE, LLM) != keys()[1]
+    assert visual_tokens_key(ENCODE.to_key_proto(), ("other", "", "settings")) != keys()[0]
+    assert answer_key(visual_tokens_key(ENCODE.to_key_proto(), ("other", "", "settings")), GENERATE, LLM) != keys()[1]
     assert answer_key(keys()[0], GENERATE, ("checkpoint", "other")) != keys()[1]
-    assert visual_tokens_key(ENCODE, ("ab", "c")) != visual_tokens_key(ENCODE, ("a", "bc"))
+    assert visual_tokens_key(ENCODE.to_key_proto(), ("ab", "c")) != visual_tokens_key(
+        ENCODE.to_key_proto(), ("a", "bc")
+    )
 
 
 def test_levels_share_no_key_and_the_order_of_parameters_is_ignored() -> None:

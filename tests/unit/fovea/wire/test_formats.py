@@ -22,7 +22,7 @@ import numpy as np
 from fovea.wire.codec import Codec
 
 class SignCodec(Codec):
-    def encode(self, tokens, *, packing="shorter", basis=None, step=None):
+    def encode(self, tokens, coding):
         return np.packbits(tokens > 0).tobytes()
 
     def decode(self, data, num_tokens, channels, basis=None):
