@@ -2,54 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from llm_service.sampling import TokenSampling
 
-__all__ = ["Penalties", "make_penalties"]
+__all__ = ["SeenIds", "has_penalties", "penalize"]
 
 
-class Penalties:
-    """Penalties of one sequence.
+@dataclass(frozen=True)
+class SeenIds:
+    """The ids in prompt and answer of B sequences.
 
-    Args:
-        params: Repetition, frequency and presence penalty.
-        prompt_ids: [T] ids of the prompt, placeholders of images and videos included. Their repetition does not matter.
+    Attributes:
+        ids: [B, N] int64 ids, in any order; entries of neither kind hold any id.
+        is_prompt: [B, N] bool; the repetition of an id in the prompt does not matter.
+        is_answer: [B, N] bool.
     """
 
-    def __init__(self, params: TokenSampling, prompt_ids: npt.NDArray[np.int64]) -> None:
-        self._repetition = params.repetition_penalty
-        self._frequency = params.frequency_penalty
-        self._presence = params.presence_penalty
-        self._prompt_ids = torch.from_numpy(prompt_ids).unique()
-
-    def apply(self, logits: torch.Tensor, token_ids: Sequence[int]) -> None:
-        """Changes logits in place: the repetition penalty first, then the frequency and the presence penalty.
-
-        Args:
-            logits: [V] logits of the next token.
-            token_ids: Ids generated so far.
-        """
-        self._prompt_ids = self._prompt_ids.to(logits.device)
-        generated, counts = torch.tensor(token_ids, dtype=torch.long).unique(return_counts=True)
-        generated = generated.to(logits.device)
-        if self._repetition != 1:
-            # An id in both tensors is written twice, with the same value.
-            ids = torch.cat([self._prompt_ids, generated])
-            values = logits[ids]
-            logits[ids] = torch.where(values < 0, values * self._repetition, values / self._repetition)
-        if self._frequency:
-            logits[generated] -= self._frequency * counts.to(logits.device)
-        if self._presence:
-            logits[generated] -= self._presence
+    ids: Tensor
+    is_prompt: Tensor
+    is_answer: Tensor
 
 
-def make_penalties(params: TokenSampling, prompt_ids: npt.NDArray[np.int64]) -> Penalties | None:
-    """Penalties of a sequence; None if the parameters have none."""
-    if params.repetition_penalty == 1 and not params.frequency_penalty and not params.presence_penalty:
-        return None
-    return Penalties(params, prompt_ids)
+def has_penalties(params: TokenSampling) -> bool:
+    """Whether the parameters have a penalty."""
+    return params.repetition_penalty != 1 or params.frequency_penalty != 0 or params.presence_penalty != 0
+
+
+def penalize(logits: Tensor, seen: SeenIds, repetition: Tensor, frequency: Tensor, presence: Tensor) -> Tensor:
+    """[B, V] logits after the repetition penalty, then the frequency and the presence penalty.
+
+    Args:
+        logits: [B, V] float32 logits of the next tokens.
+        seen: Ids of prompts and answers.
+        repetition: [B] divisors of positive and factors of negative logits of all seen ids.
+        frequency: [B] amounts subtracted from the logit of an id for each time that it is in the answer.
+        presence: [B] amounts subtracted from the logit of each id in the answer.
+    """
+    # One more column takes the entries that are of neither kind.
+    num_ids = logits.shape[1]
+    is_seen = torch.zeros(len(logits), num_ids + 1, dtype=torch.bool, device=logits.device)
+    is_seen.scatter_(1, seen.ids.where(seen.is_prompt | seen.is_answer, num_ids), True)
+    counts = torch.zeros(len(logits), num_ids + 1, dtype=logits.dtype, device=logits.device)
+    answer_ids = seen.ids.where(seen.is_answer, num_ids)
+    counts.scatter_add_(1, answer_ids, torch.ones_like(answer_ids, dtype=logits.dtype))
+    factor = repetition[:, None]
+    repeated = torch.where(logits < 0, logits * factor, logits / factor)
+    logits = torch.where(is_seen[:, :num_ids], repeated, logits)
+    counts = counts[:, :num_ids]
+    return logits - frequency[:, None] * counts - presence[:, None] * (counts > 0)

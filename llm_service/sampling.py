@@ -6,12 +6,15 @@ Min-p is by Nguyen et al. 2024 (arXiv 2407.01082), the nucleus by Holtzman et al
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from fovea.errors import InvalidRequest
+from fovea.modeling.transfers import to_device
 from fovea.sampling_ranges import SAMPLING_RANGES
 
 __all__ = [
@@ -19,6 +22,7 @@ __all__ = [
     "MAX_STOP_LENGTH",
     "SAMPLING_PARAMETERS",
     "SamplingParams",
+    "SamplingTensors",
     "TokenSampling",
     "make_generator",
     "sample",
@@ -109,43 +113,74 @@ def make_generator(params: SamplingParams) -> torch.Generator:
     return generator
 
 
-def sample(logits: torch.Tensor, params: TokenSampling, generator: torch.Generator) -> int:
-    """The next token of one sequence.
+@dataclass(frozen=True)
+class SamplingTensors:
+    """Sampling parameters of B sequences with a temperature above 0.
+
+    Attributes:
+        temperature: [B, 1] float64.
+        min_p: [B, 1] float64; None if no sequence has it.
+        top_k: [B, 1] int64, at least 1; None if no sequence has it.
+        top_p: [B, 1] float64; None if no sequence has it.
+    """
+
+    temperature: Tensor
+    min_p: Tensor | None
+    top_k: Tensor | None
+    top_p: Tensor | None
+
+    @classmethod
+    def of(cls, params: Sequence[TokenSampling], vocab_size: int, device: torch.device) -> SamplingTensors:
+        """The parameters on a device."""
+
+        def column(values: list[float]) -> Tensor:
+            return to_device(torch.tensor(values, dtype=torch.float64), device)[:, None]
+
+        top_k = [one.top_k if 0 < one.top_k < vocab_size else vocab_size for one in params]
+        return cls(
+            column([one.temperature for one in params]),
+            column([one.min_p for one in params]) if any(one.min_p > 0 for one in params) else None,
+            to_device(torch.tensor(top_k), device)[:, None] if min(top_k) < vocab_size else None,
+            column([one.top_p for one in params]) if any(one.top_p < 1 for one in params) else None,
+        )
+
+
+def sample(logits: Tensor, params: SamplingTensors, draws: Tensor) -> Tensor:
+    """[B] ids of the next tokens.
 
     Args:
-        logits: [V] finite logits, after the penalties.
-        params: Temperature, min_p, top_k and top_p; temperature 0 takes the largest logit and does not use `generator`.
-        generator: Random generator; each sampled token draws exactly one number.
+        logits: [B, V] finite logits, after the penalties.
+        params: Sampling parameters.
+        draws: [B] float64 random numbers in [0, 1), one of each sequence.
     """
-    if params.temperature == 0:
-        return int(logits.argmax())
     # Inverse transform sampling in the order of ids. An order by probability would swap nearly equal tokens when
     # another batch shifts the logits by a rounding error.
     cumulative = sampling_weights(logits, params).cumsum(-1)
-    threshold = torch.rand((), dtype=torch.float64, generator=generator) * cumulative[-1]
-    return int(torch.searchsorted(cumulative, threshold, right=True).clamp(max=len(cumulative) - 1))
+    thresholds = draws[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, thresholds, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
 
 
-def sampling_weights(logits: torch.Tensor, params: TokenSampling) -> torch.Tensor:
-    """[V] float64 probabilities of the next token on the CPU, up to a common factor.
+def sampling_weights(logits: Tensor, params: SamplingTensors) -> Tensor:
+    """[B, V] float64 probabilities of the next tokens, up to a common factor of each row.
 
     The order of the filters is vLLM's: min_p, top_k, then top_p as a share of the probability that the other two leave.
     A token that is as probable as the last one that min_p or top_k keeps is kept as well.
     """
-    logits = logits.to("cpu", torch.float64)
+    logits = logits.double()
     # Subtracting the maximum keeps a tiny temperature from overflowing.
-    weights = torch.softmax((logits - logits.max()) / params.temperature, dim=-1)
-    if params.min_p > 0:
-        weights = weights.where(weights >= params.min_p * weights.max(), 0.0)
-    if 0 < params.top_k < len(weights):
-        weights = weights.where(weights >= weights.topk(params.top_k).values[-1], 0.0)
-    if params.top_p < 1:
-        weights = _keep_nucleus(weights, params.top_p * float(weights.sum()))
+    weights = torch.softmax((logits - logits.amax(-1, keepdim=True)) / params.temperature, dim=-1)
+    if params.min_p is not None:
+        weights = weights.where(weights >= params.min_p * weights.amax(-1, keepdim=True), 0.0)
+    if params.top_k is None and params.top_p is None:
+        return weights
+    ordered, order = weights.sort(dim=-1, descending=True, stable=True)
+    if params.top_k is not None:
+        least = ordered.gather(1, params.top_k - 1)
+        weights, ordered = (one.where(one >= least, 0.0) for one in (weights, ordered))
+    if params.top_p is not None:
+        # The nucleus is the smallest set of most probable tokens whose sum reaches its mass.
+        mass = params.top_p * ordered.sum(-1, keepdim=True)
+        before = ordered.cumsum(-1) - ordered  # exactly 0 for the largest, which is therefore always kept
+        is_kept = torch.empty_like(order, dtype=torch.bool).scatter_(1, order, (before < mass) | (params.top_p >= 1))
+        weights = weights.where(is_kept, 0.0)
     return weights
-
-
-def _keep_nucleus(weights: torch.Tensor, mass: float) -> torch.Tensor:
-    """[V] weights, zeroed outside the smallest set of largest ones whose sum reaches `mass`."""
-    ordered, order = weights.sort(descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered  # exactly 0 for the largest, which is therefore always kept
-    return weights.index_fill(0, order[before >= mass], 0.0)

@@ -12,8 +12,14 @@ __all__ = ["LLMSettings"]
 
 _Value = TypeVar("_Value", str, float)
 
-# Settings of --engine transformers that vLLM's AsyncEngineArgs has under another name.
-_VLLM_ARGUMENTS: Final = {"attn_implementation": "attention_backend", "kv_cache_gib": "gpu_memory_utilization"}
+# Settings that only --engine transformers has, and the arguments of vLLM's AsyncEngineArgs in their place.
+_TRANSFORMERS_ONLY: Final = {
+    "quantization": "quantization",
+    "attn_implementation": "attention_backend",
+    "kv_cache_gib": "gpu_memory_utilization",
+    "max_prefill_tokens": "max_num_batched_tokens",
+    "cuda_graphs": "enforce_eager",
+}
 
 
 class LLMSettings(ModelSettings):
@@ -65,6 +71,17 @@ class LLMSettings(ModelSettings):
     refused. Requests that prune inside the model or report attention have caches of their own beside it. For --engine
     transformers only; vLLM has gpu_memory_utilization among --engine-args."""
 
+    max_prefill_tokens: int = Field(1024, ge=16)
+    """Most prompt tokens that are prefilled between two decoding steps of running sequences. A longer prompt is
+    prefilled in chunks, so that no stream stalls for long; a smaller number makes stalls shorter and the first token
+    of long prompts later. While nothing decodes, prompts are prefilled whole. For --engine transformers only; vLLM has
+    max_num_batched_tokens among --engine-args."""
+
+    cuda_graphs: Literal["off", "auto"] = "off"
+    """auto captures decoding steps, and prefills of up to 1,024 tokens, as CUDA graphs before the service is ready, for
+    few sizes each; only on CUDA. It has not been measured yet. For --engine transformers only; vLLM captures graphs
+    unless --engine-args has enforce_eager."""
+
     max_batch_delay_ms: float = Field(2.0, ge=0)
     """Time in milliseconds that an idle engine waits for more requests before its first prefill; 0 for none. An engine
     that is decoding admits waiting requests after each step without delay. vLLM never waits."""
@@ -94,11 +111,18 @@ class LLMSettings(ModelSettings):
             raise ValueError("only --engine vllm accepts them; give --engine vllm as well")
         return value
 
-    @field_validator("quantization", "attn_implementation", "kv_cache_gib")
+    @field_validator(*_TRANSFORMERS_ONLY)
     @classmethod
     def _require_transformers(cls, value: _Value, info: ValidationInfo) -> _Value:
         name = str(info.field_name)
         if info.data.get("engine") == "vllm" and value != cls.model_fields[name].default:
-            argument = _VLLM_ARGUMENTS.get(name, name)
+            argument = _TRANSFORMERS_ONLY[name]
             raise ValueError(f"only --engine transformers accepts it; vLLM has {argument!r} among --engine-args")
         return value
+
+    @property
+    def transformers_only_flag(self) -> str | None:
+        """A flag that is set and that only --engine transformers has; None for none."""
+        fields = type(self).model_fields
+        is_set = (name for name in _TRANSFORMERS_ONLY if getattr(self, name) != fields[name].default)
+        return next((f"--{name.replace('_', '-')}" for name in is_set), None)

@@ -22,6 +22,7 @@ from fovea.wire import basis_file
 from llm_service.engine.base import LLMEngine
 from llm_service.engine.cache_memory import slot_classes
 from llm_service.engine.choice import EngineName, choose_engine
+from llm_service.engine.launching import launching_on
 from llm_service.engine.transformers import TransformersEngine
 from llm_service.models import load_model, load_visual_embedder
 from llm_service.models.base import VisualEmbedder
@@ -84,14 +85,9 @@ def load(settings: LLMSettings) -> ServedModel:
 def _engine_name(settings: LLMSettings) -> EngineName:
     if settings.engine != "auto":
         return settings.engine
-    flags = {
-        "--quantization": settings.quantization != "none",
-        "--attn-implementation": settings.attn_implementation != "sdpa",
-        "--kv-cache-gib": settings.kv_cache_gib != 0,
-    }
     name, reason = choose_engine(
         has_cuda=resolve_device(settings.device).type == "cuda",
-        transformers_only=next((flag for flag, is_set in flags.items() if is_set), None),
+        transformers_only=settings.transformers_only_flag,
         import_vllm=lambda: importlib.import_module("llm_service.engine.vllm.engine"),
     )
     log.info("engine %s: %s", name, reason)
@@ -120,6 +116,8 @@ def _load_transformers(settings: LLMSettings, checkpoint: Path) -> _Loaded:
         slot_classes=slot_classes(
             model, settings.kv_cache_gib, max_model_len=max_model_len, max_batch_size=settings.max_batch_size
         ),
+        max_prefill_tokens=settings.max_prefill_tokens,
+        launching=launching_on(model.device, graphs=settings.cuda_graphs == "auto"),
     )
     return engine, model, max_model_len, defaults.sampling
 

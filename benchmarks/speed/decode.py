@@ -34,6 +34,7 @@ from benchmarks.speed.timing import CLOCKS, add_timing, milliseconds, ratio, spr
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.modeling.compute import resolve_device
 from llm_service.engine.base import GenerationRequest
+from llm_service.engine.launching import launching_on
 from llm_service.engine.slots import SlotClass
 from llm_service.engine.transformers import TransformersEngine
 from llm_service.models import load_model
@@ -161,6 +162,8 @@ def _load(
         max_batch_delay_ms=0,
         max_queue_size=max_batch_size,
         slot_classes=[SlotClass(max_model_len, max_batch_size)],
+        max_prefill_tokens=max_model_len * max_batch_size,
+        launching=launching_on(device, graphs=False),
     )
     return model, engine
 

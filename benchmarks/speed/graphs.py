@@ -27,10 +27,10 @@ from benchmarks.speed.full_size_towers import add_towers, conditions, device_of,
 from benchmarks.speed.timing import add_timing, interleaved, milliseconds, ratio, spreads
 from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
-from encoder_service.engine.graphs.capture import Capture, CudaCapture, StandInCapture
 from encoder_service.engine.graphs.encoder_graphs import GRAPHED_PRUNERS, EncoderGraphs
 from encoder_service.engine.request_media import RequestMedia
 from encoder_service.models.clip_encoder import ClipEncoder
+from fovea.modeling.capture import Capture, CudaCapture, StandInCapture
 
 __all__ = ["main", "markdown"]
 

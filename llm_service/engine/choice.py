@@ -15,7 +15,7 @@ def choose_engine(
 ) -> tuple[EngineName, str]:
     """The engine, and the reason in words.
 
-    vLLM is made for GPUs: paged attention, and graphs that this service's own engine does not have there.
+    vLLM is made for GPUs: it has paged attention, and kernels that this service's own engine lacks.
 
     Args:
         has_cuda: Whether the model will be on a CUDA device.

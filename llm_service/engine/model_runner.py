@@ -2,192 +2,151 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
-from torch.nn import functional as F  # noqa: N812  # its usual name
+from torch import Tensor
 
-from llm_service.engine.decode_buckets import attended_length, num_rows
-from llm_service.engine.decode_masks import DecodeMasks
-from llm_service.engine.slot_cache import CacheShape, SlotTensors
+from fovea.modeling.capture import Capture
+from fovea.modeling.transfers import to_device
+from llm_service.engine.slot_cache import CacheShape, SlotCache
+from llm_service.engine.slot_decoding import SlotDecoder
+from llm_service.engine.slot_graphs import SlotGraphs
+from llm_service.engine.slot_prefill import SlotInputs, SlotPrefill
 from llm_service.engine.slots import Slot, SlotClass
-from llm_service.models.base import ModelInputs, VisionLanguageModel
+from llm_service.models.base import VisionLanguageModel
+from llm_service.prompts import Prompt
 
-__all__ = ["ModelRunner", "SlotInputs"]
+__all__ = ["ModelRunner"]
 
 # Eight prompts fill a device. Larger groups take as much time for each prompt, and more memory.
 _PREFILL_GROUP: Final = 8
-
-
-@dataclass(frozen=True)
-class SlotInputs:
-    """A prompt to prefill, and the slot that its keys and values are written to.
-
-    Attributes:
-        inputs: Embeddings and position ids.
-        slot: A slot of at least as many positions as prompt and answer have, of no other sequence.
-    """
-
-    inputs: ModelInputs
-    slot: Slot
-
-    @property
-    def length(self) -> int:
-        """Number of tokens."""
-        return len(self.inputs.inputs_embeds)
-
-
-class _SlotStates:
-    """Host state of the slots of one class.
-
-    Attributes:
-        length: Positions of a slot.
-        count: Number of slots.
-        lengths: Number of cached tokens of each slot; 0 for slots that are not in use.
-        next_position_ids: Position id of the next token of each slot.
-    """
-
-    def __init__(self, slot_class: SlotClass) -> None:
-        self.length = slot_class.length
-        self.count = slot_class.count
-        self.lengths = [0] * slot_class.count
-        self.next_position_ids = [0] * slot_class.count
 
 
 class ModelRunner:
     """Prefills and decodes on tensors alone.
 
     A sequence stays in its slot. Adding or removing it neither reads nor writes another one's keys and values. Each
-    class of slots decodes by itself, on its first slots up to the highest in use. A slot between them that is not in
-    use computes a token that is not read.
+    class of slots decodes by itself.
 
     Args:
         model: Language model.
-        classes: Classes of the slots.
+        classes: Classes of the slots, in ascending order of length.
+        few_sizes: Whether decoding steps have few sizes; see `decode_buckets`.
     """
 
-    def __init__(self, model: VisionLanguageModel, classes: Sequence[SlotClass]) -> None:
-        self._causal_lm = model.causal_lm
+    @torch.inference_mode()
+    def __init__(self, model: VisionLanguageModel, classes: Sequence[SlotClass], *, few_sizes: bool) -> None:
         self._device = model.device
-        self._few_sizes = model.device.type != "cpu"
-        config, dtype = model.causal_lm.config, model.dtype
-        shape = CacheShape.of(config, dtype)
-        self._tensors = [SlotTensors(slot_class, shape, model.device) for slot_class in classes]
-        self._masks = [DecodeMasks(config, dtype, slot_class.length, model.device) for slot_class in classes]
-        self._states = [_SlotStates(slot_class) for slot_class in classes]
-        self._position_axes = torch.Size()  # leading axes of the position ids, before [B, T]
+        self._cache = SlotCache(classes, CacheShape.of(model.causal_lm.config, model.dtype), model.device)
+        self._prefill = SlotPrefill(model, self._cache)
+        text_id = next(i for i in range(3) if i not in model.visual_token_ids)
+        shortest = SlotInputs(model.embed(Prompt(np.array([text_id]), ())), Slot(len(classes) - 1, 0))
+        example = self._prefill.tensors([shortest])
+        self._decoders = [
+            SlotDecoder(
+                model,
+                self._cache,
+                index,
+                slot_class,
+                example.position_ids.shape[:-2],
+                few_sizes=few_sizes,
+            )
+            for index, slot_class in enumerate(classes)
+        ]
+        self._graphs = SlotGraphs(self._prefill, self._decoders, example, model.vocab_size)
         self._slots: list[Slot] = []  # of the sequences, in order
 
     def __len__(self) -> int:
         return len(self._slots)
 
+    @torch.inference_mode()
+    def capture_graphs(self, capture: Capture) -> None:
+        """Captures graphs, before the first prompt."""
+        self._graphs.capture(capture)
+        self._cache.erase_all()
+
     def clear(self) -> None:
         """Removes all sequences."""
         self.keep([])
 
+    @torch.inference_mode()
     def erase(self, slot: Slot) -> None:
         """Sets a slot to zeros. Needed after a failure, which may leave numbers that are not finite."""
-        self._tensors[slot.class_index].erase(slot.index)
+        self._cache.erase(slot)
 
-    def prefill(self, prompts: Sequence[SlotInputs]) -> torch.Tensor:
+    def prefill(self, prompts: Sequence[SlotInputs]) -> Tensor:
         """Runs b prompts and appends them to the batch. If it fails, the batch is unchanged.
 
         Returns:
             [b, V] float32 logits of the first tokens.
         """
-        logits: list[torch.Tensor] = [torch.empty(0)] * len(prompts)
+        logits: list[Tensor] = [torch.empty(0)] * len(prompts)
         for group in _groups(prompts):
-            group_logits = self._prefill_group([prompts[i] for i in group])
+            group_logits = self._graphs.prefill(self._prefill.tensors([prompts[i] for i in group]))
             for i, prompt_logits in zip(group, group_logits, strict=True):
                 logits[i] = prompt_logits
         for prompt in prompts:
-            state = self._states[prompt.slot.class_index]
-            state.lengths[prompt.slot.index] = prompt.length
-            state.next_position_ids[prompt.slot.index] = prompt.inputs.next_position_id
-            self._slots.append(prompt.slot)
-        return torch.stack(logits)
+            self._append(prompt)
+        return torch.stack(logits).float()
 
-    def _prefill_group(self, prompts: Sequence[SlotInputs]) -> torch.Tensor:
-        """[b, V] logits of prompts whose slots are of one class.
+    def prefill_chunk(self, prompt: SlotInputs, start: int, end: int) -> Tensor:
+        """Runs tokens `start` to `end` of a prompt, whose tokens before have run. The last chunk appends it.
 
-        Padding is on the right, where no token attends to it, so that the attention needs no mask.
+        Returns:
+            [1, V] float32 logits of the token after the chunk.
         """
-        lengths = [prompt.length for prompt in prompts]
-        padded = [(prompt.inputs, max(lengths) - prompt.length) for prompt in prompts]
-        position_ids = torch.stack([F.pad(inputs.position_ids, (0, right)) for inputs, right in padded], dim=-2)
-        ends = sorted(set(lengths))
-        tensors = self._tensors[prompts[0].slot.class_index]
-        output = self._causal_lm(
-            inputs_embeds=torch.stack([F.pad(inputs.inputs_embeds, (0, 0, 0, right)) for inputs, right in padded]),
-            position_ids=position_ids,  # [b, T], or [3, b, T] for position ids with three axes
-            past_key_values=tensors.prefill_cache([prompt.slot.index for prompt in prompts], lengths),
-            use_cache=True,
-            logits_to_keep=torch.tensor(ends, device=self._device) - 1,
-        )
-        self._position_axes = position_ids.shape[:-2]
-        end = torch.tensor([ends.index(length) for length in lengths], device=self._device)
-        logits: torch.Tensor = output.logits[torch.arange(len(prompts), device=self._device), end]
+        logits = self._prefill.forward_chunk(prompt, start, end)
+        if end == prompt.length:
+            self._append(prompt)
         return logits.float()
 
-    def decode(self, token_ids: Sequence[int]) -> torch.Tensor:
+    def _append(self, prompt: SlotInputs) -> None:
+        self._decoders[prompt.slot.class_index].add(prompt.slot.index, prompt.length, prompt.inputs.next_position_id)
+        self._slots.append(prompt.slot)
+
+    def decode(self, token_ids: Tensor) -> Tensor:
         """Runs one token of each of the B sequences. If it fails, the batch must be cleared with `clear`.
+
+        Args:
+            token_ids: [B] int64 ids of their last tokens, on the device of the model.
 
         Returns:
             [B, V] float32 logits of the next tokens.
         """
-        logits, order = [], []
-        for class_index in sorted({slot.class_index for slot in self._slots}):
-            members = [i for i, slot in enumerate(self._slots) if slot.class_index == class_index]
-            logits.append(self._decode_class(class_index, members, [token_ids[i] for i in members]))
-            order += members
-        if len(logits) == 1:
-            return logits[0]
-        return torch.cat(logits)[torch.from_numpy(np.argsort(order)).to(self._device)]
+        by_class = [
+            (decoder, [i for i, slot in enumerate(self._slots) if slot.class_index == decoder.class_index])
+            for decoder in self._decoders
+        ]
+        used = [(decoder, members) for decoder, members in by_class if members]
+        if len(used) == 1:
+            (decoder, members) = used[0]
+            return self._decode_class(decoder, members, token_ids)
+        order = np.concatenate([members for _, members in used])
+        index = to_device(torch.from_numpy(np.stack([order, np.argsort(order)])), self._device)
+        ids = token_ids.index_select(0, index[0]).split([len(members) for _, members in used])
+        logits = [self._decode_class(*pair, ids_of_class) for pair, ids_of_class in zip(used, ids, strict=True)]
+        return torch.cat(logits).index_select(0, index[1])
 
-    def _decode_class(self, class_index: int, members: Sequence[int], token_ids: Sequence[int]) -> torch.Tensor:
+    def _decode_class(self, decoder: SlotDecoder, members: Sequence[int], token_ids: Tensor) -> Tensor:
         """[b, V] logits of the sequences in the slots of one class."""
-        state, tensors = self._states[class_index], self._tensors[class_index]
-        slots = [self._slots[i].index for i in members]
-        rows = num_rows(max(slots), state.count, few=self._few_sizes)
-        positions = state.lengths[:rows]
-        length = attended_length(max(positions) + 1, state.length, few=self._few_sizes)
-        next_ids = [0] * rows
-        for slot, token_id in zip(slots, token_ids, strict=True):
-            next_ids[slot] = token_id
-        behind = [state.length - 1 - position for position in positions]
-        # One transfer to the device for all that the step reads.
-        inputs = torch.tensor([*next_ids, *state.next_position_ids[:rows], *behind, *slots], device=self._device)
-        input_ids, position_ids, positions_left, read = inputs.split([rows, rows, rows, len(slots)])
-        position_ids = position_ids.view(rows, 1)
-        output = self._causal_lm(
-            input_ids=input_ids.view(rows, 1),
-            attention_mask=self._masks[class_index].masks(positions_left, length),
-            position_ids=position_ids.expand(*self._position_axes, rows, 1) if self._position_axes else position_ids,
-            past_key_values=tensors.decode_cache(rows, length, positions_left),
-            use_cache=True,
-        )
-        for slot in slots:
-            state.lengths[slot] += 1
-            state.next_position_ids[slot] += 1
-        logits: torch.Tensor = output.logits.squeeze(1).index_select(0, read)
-        return logits.float()
+        decoder.write_inputs([self._slots[i].index for i in members], token_ids)
+        logits = decoder.rows_of(self._graphs.decode(decoder, *decoder.step_size()))
+        decoder.advance()
+        return logits
 
     def keep(self, indices: Sequence[int]) -> None:
         """Removes all sequences but those with the given indices, which stay in the given order."""
         kept = [self._slots[i] for i in indices]
         for slot in set(self._slots) - set(kept):
-            self._states[slot.class_index].lengths[slot.index] = 0
+            self._decoders[slot.class_index].remove(slot.index)
         self._slots = kept
 
 
 def _groups(prompts: Sequence[SlotInputs]) -> Iterator[list[int]]:
-    """Indices of prompts that are prefilled together: in slots of one class, and of similar length."""
-    by_class = sorted(range(len(prompts)), key=lambda i: (prompts[i].slot.class_index, prompts[i].length))
-    for _, members in itertools.groupby(by_class, key=lambda i: prompts[i].slot.class_index):
-        of_class = list(members)
-        for start in range(0, len(of_class), _PREFILL_GROUP):
-            yield of_class[start : start + _PREFILL_GROUP]
+    """Indices of prompts that are prefilled together: those of similar length."""
+    by_length = sorted(range(len(prompts)), key=lambda i: prompts[i].length)
+    for start in range(0, len(by_length), _PREFILL_GROUP):
+        yield by_length[start : start + _PREFILL_GROUP]

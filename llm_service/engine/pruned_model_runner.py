@@ -24,7 +24,6 @@ class PrunedModelRunner:
 
     def __init__(self, model: VisionLanguageModel) -> None:
         self._decoder = LayeredDecoder(model.causal_lm)
-        self._device = model.device
         self._cache = PrunedCache(self._decoder)
 
     def __len__(self) -> int:
@@ -45,13 +44,16 @@ class PrunedModelRunner:
         self._cache.append(sequences)
         return logits
 
-    def decode(self, token_ids: Sequence[int]) -> torch.Tensor:
+    def decode(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Runs one token of each of the B sequences. If it fails, the batch must be cleared with `clear`.
+
+        Args:
+            token_ids: [B] int64 ids of their last tokens, on the device of the model.
 
         Returns:
             [B, V] float32 logits of the next tokens.
         """
-        embeddings = self._decoder.embed(torch.tensor(token_ids, device=self._device))
+        embeddings = self._decoder.embed(token_ids)
         return self._decoder.logits(self._cache.decode(embeddings))
 
     def keep(self, indices: Sequence[int]) -> None:

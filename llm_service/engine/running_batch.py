@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections import abc
-from collections.abc import Callable
-from typing import Final, Generic, Protocol, TypeVar
+from collections import abc, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from fovea.errors import InternalError, ServiceError
+from fovea.modeling.transfers import to_device
 from fovea.telemetry import FailureKind, count_failure
 from llm_service.engine.errors import fail, internal_error, overflow_error, to_service_error
+from llm_service.engine.prefill_queue import Chunk, PrefillQueue
 from llm_service.engine.sequence import Sequence
-from llm_service.sampling import sample
+from llm_service.engine.token_choice import NOT_FINITE, TokenChoice
+from llm_service.engine.token_reads import TokenRead
 
-__all__ = ["Runner", "RunningBatch"]
+__all__ = ["Chunking", "Runner", "RunningBatch"]
 
 log = logging.getLogger(__name__)
 
-_NOT_FINITE: Final = -1  # in place of the id of a token
 
-Inputs = TypeVar("Inputs")
+class PromptInputs(Protocol):
+    """What a runner prefills: a prompt of `length` tokens."""
+
+    @property
+    def length(self) -> int: ...
+
+
+Inputs = TypeVar("Inputs", bound=PromptInputs)
 Inputs_contra = TypeVar("Inputs_contra", contravariant=True)
 
 
@@ -30,150 +41,241 @@ class Runner(Protocol[Inputs_contra]):
 
     def clear(self) -> None: ...
 
-    def prefill(self, prompts: abc.Sequence[Inputs_contra]) -> torch.Tensor: ...
+    def prefill(self, prompts: abc.Sequence[Inputs_contra]) -> Tensor: ...
 
-    def decode(self, token_ids: abc.Sequence[int]) -> torch.Tensor: ...
+    def decode(self, token_ids: Tensor) -> Tensor: ...
 
     def keep(self, indices: abc.Sequence[int]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Chunking(Generic[Inputs]):
+    """Prefill of long prompts in chunks between decoding steps.
+
+    Attributes:
+        max_tokens: Most tokens that are prefilled between two decoding steps.
+        run: Function that runs some tokens of a prompt; see `ModelRunner.prefill_chunk`.
+    """
+
+    max_tokens: int
+    run: Callable[[Inputs, int, int], Tensor]
 
 
 class RunningBatch(Generic[Inputs]):
     """Running sequences, in the order in which the runner holds their key-value cache.
 
+    Forward pass and choice of the tokens are only launched; `read` gives the tokens to their sequences. Where reads are
+    deferred, a step is launched before the tokens of the step before are read. Detokenizing and events then take place
+    while the device computes. A sequence whose end is found in a read has one more token under way, which is dropped.
+
     Args:
         runner: Runner of the forward passes.
         prepare: Function from a sequence to the inputs that the runner prefills.
+        choice: Choice of the next tokens.
         release: Function that is called with each sequence after its end, for what was reserved at its admission.
+        chunking: Prefill of long prompts in chunks; None to prefill all prompts whole.
+        defers_reads: Whether the tokens of a step are read after the launch of the next one.
     """
 
     def __init__(
         self,
         runner: Runner[Inputs],
         prepare: Callable[[Sequence], Inputs],
+        choice: TokenChoice,
         release: Callable[[Sequence], object] = lambda _: None,
+        *,
+        chunking: Chunking[Inputs] | None = None,
+        defers_reads: bool = False,
     ) -> None:
         self._runner = runner
         self._prepare = prepare
+        self._choice = choice
         self._release = release
-        self._sequences: list[Sequence] = []  # in the runner's order
+        self._chunking = chunking
+        self._defers_reads = defers_reads
+        self._prefills: PrefillQueue[_Prepared[Inputs]] = PrefillQueue()
+        self._decoding: list[Sequence] = []  # in the runner's order
+        self._running: dict[Sequence, None] = {}  # an ordered set: waiting for the prefill, decoding, or for a read
+        self._reads: deque[TokenRead] = deque()
+        self._last_tokens: list[tuple[list[Sequence], Tensor]] = []  # of all that decode, on the device
 
     def __len__(self) -> int:
-        return len(self._sequences)
+        return len(self._running)
 
-    def prefill(self, waiting: list[Sequence]) -> None:
-        """Admits sequences and gives them their first token.
+    def admit(self, waiting: Iterable[Sequence]) -> None:
+        """Adds sequences, which are prefilled in this order."""
+        for sequence in waiting:
+            sequence.admit()
+            self._running[sequence] = None
+            try:
+                prepared = _Prepared(sequence, self._prepare(sequence))
+            except Exception as error:
+                log.exception("prefill of 1 sequences failed")
+                self._fail_one(sequence, to_service_error(error))
+            else:
+                self._prefills.push(prepared, prepared.inputs.length)
+
+    def prefill(self) -> None:
+        """Runs the next prompts, or the next chunk of one. The last token of a prompt gives the answer's first one.
 
         If the prefill of several prompts fails, each prompt is prefilled alone. A failing prompt thus ends only its own
         sequence.
         """
-        for sequence in waiting:
-            sequence.admit()
-        prepared = [(sequence, inputs) for sequence in waiting if (inputs := self._prepared(sequence)) is not None]
-        if not prepared or (error := self._try_prefill(prepared)) is None:
-            return
-        # The retry is outside the `except` block, whose exception would keep the tensors of the failed attempt alive.
+        # Where nothing decodes, nothing waits for a long prompt.
+        limit = self._chunking.max_tokens if self._chunking is not None and self._decoding else None
+        work = self._prefills.next_work(limit)
+        if work.chunk is not None:
+            self._prefill_chunk(work.chunk)
+        elif work.whole and (error := self._try_prefill(work.whole)) is not None:
+            self._retry_prefill(work.whole, error)
+
+    def _retry_prefill(self, prepared: list[_Prepared[Inputs]], error: ServiceError) -> None:
+        # Not inside an `except` block, whose exception would keep the tensors of the failed attempt alive.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(prepared) == 1:
-            self._fail_unprefilled(prepared[0][0], error)
+            self._fail_one(prepared[0].sequence, error)
             return
         count_failure(FailureKind.PREFILL_SPLIT)
-        for sequence, inputs in prepared:
-            if (error := self._try_prefill([(sequence, inputs)])) is not None:
-                self._fail_unprefilled(sequence, error)
+        for one in prepared:
+            if (alone := self._try_prefill([one])) is not None:
+                self._fail_one(one.sequence, alone)
 
-    def _fail_unprefilled(self, sequence: Sequence, error: ServiceError) -> None:
-        fail([sequence], error)
-        self._release(sequence)
-
-    def _prepared(self, sequence: Sequence) -> Inputs | None:
-        """Inputs of a sequence for the runner. If they cannot be computed, the sequence fails and None is returned."""
+    def _try_prefill(self, prepared: list[_Prepared[Inputs]]) -> ServiceError | None:
+        """Prefills sequences together and launches the choice of their first token; returns the error of a failure."""
         try:
-            return self._prepare(sequence)
-        except Exception as error:
-            log.exception("prefill of 1 sequences failed")
-            self._fail_unprefilled(sequence, to_service_error(error))
-            return None
-
-    def _try_prefill(self, prepared: list[tuple[Sequence, Inputs]]) -> ServiceError | None:
-        """Prefills sequences together and gives them their first token; returns the error of a failed prefill."""
-        sequences = [sequence for sequence, _ in prepared]
-        try:
-            logits = self._runner.prefill([inputs for _, inputs in prepared])
+            logits = self._runner.prefill([one.inputs for one in prepared])
         except Exception as error:
             log.exception("prefill of %d sequences failed", len(prepared))
             return to_service_error(error)
-        self._sequences += sequences
-        for sequence, sequence_logits in zip(sequences, logits, strict=True):
-            if sequence.request.first_token_logprobs:
-                sequence.first_token_logprobs = torch.log_softmax(sequence_logits, dim=-1).tolist()
-        _append_tokens(sequences, logits)
-        self.remove_finished()
+        self._begin_decoding([one.sequence for one in prepared], logits)
         return None
+
+    def _prefill_chunk(self, chunk: Chunk[_Prepared[Inputs]]) -> None:
+        assert self._chunking is not None, "without a limit, prompts are prefilled whole"
+        try:
+            logits = self._chunking.run(chunk.prompt.inputs, chunk.start, chunk.end)
+        except Exception as error:
+            log.exception("prefill of a chunk of %d tokens failed", chunk.end - chunk.start)
+            self._prefills.remove(lambda prepared: prepared is chunk.prompt)
+            self._fail_one(chunk.prompt.sequence, to_service_error(error))
+            return
+        if chunk.is_last:
+            self._begin_decoding([chunk.prompt.sequence], logits)
+
+    def _begin_decoding(self, sequences: list[Sequence], logits: Tensor) -> None:
+        self._decoding += sequences
+        logprobs = {
+            sequence: torch.log_softmax(sequence_logits, dim=-1)
+            for sequence, sequence_logits in zip(sequences, logits, strict=True)
+            if sequence.request.first_token_logprobs
+        }
+        self._last_tokens.append((sequences, self._choose(sequences, logits, logprobs)))
+        self._end_launch()
 
     def decode(self) -> None:
         """Gives every sequence its next token."""
-        if self._sequences:
-            logits = self._runner.decode([sequence.token_ids[-1] for sequence in self._sequences])
-            _append_tokens(self._sequences, logits)
-            self.remove_finished()
+        if self._decoding:
+            sequences = list(self._decoding)
+            logits = self._runner.decode(self._last_token_ids())
+            self._last_tokens = [(sequences, self._choose(sequences, logits))]
+            self._end_launch()
 
-    def remove_finished(self) -> None:
-        """Removes finished and aborted sequences."""
-        unfinished = [i for i, sequence in enumerate(self._sequences) if not sequence.finished]
-        kept = [i for i in unfinished if not self._sequences[i].aborted]
-        count_failure(FailureKind.GENERATION_ABORTED, len(unfinished) - len(kept))
-        if len(kept) < len(self._sequences):
-            self._runner.keep(kept)
-            removed = set(range(len(self._sequences))) - set(kept)
-            for i in removed:
-                self._release(self._sequences[i])
-            self._sequences = [self._sequences[i] for i in kept]
+    def _last_token_ids(self) -> Tensor:
+        """[B] ids of the last tokens of all that decode, on the device."""
+        sequences = [sequence for group, _ in self._last_tokens for sequence in group]
+        ids = (
+            torch.cat([ids for _, ids in self._last_tokens]) if len(self._last_tokens) > 1 else self._last_tokens[0][1]
+        )
+        if sequences != self._decoding:
+            index_of = {sequence: i for i, sequence in enumerate(sequences)}
+            index = torch.tensor([index_of[sequence] for sequence in self._decoding])
+            ids = ids.index_select(0, to_device(index, ids.device))
+        return ids.clamp(min=0)  # a token that is not finite has no id, and ends its sequence once it is read
+
+    def _choose(
+        self, sequences: list[Sequence], logits: Tensor, logprobs: dict[Sequence, Tensor] | None = None
+    ) -> Tensor:
+        ids = self._choice(sequences, logits)
+        self._reads.append(TokenRead(sequences, ids, logprobs or {}))
+        for sequence in sequences:
+            sequence.num_chosen += 1
+        return ids
+
+    def _end_launch(self) -> None:
+        """Takes sequences out of the next step that have all their tokens, read or not."""
+        if not self._defers_reads:
+            self._read(keep_last=False)
+        self._stop_decoding({sequence for sequence in self._decoding if sequence.exhausted})
+
+    def read(self) -> None:
+        """Gives the tokens that were chosen to their sequences, and removes those that have ended.
+
+        While sequences decode, the tokens that were launched last are left for the next call.
+        """
+        self._read(keep_last=bool(self._decoding))
+
+    def _read(self, *, keep_last: bool) -> None:
+        while len(self._reads) > keep_last:
+            for sequence, token_id in self._reads.popleft():
+                if sequence in self._running:
+                    _append(sequence, token_id)
+                    if sequence.finished:
+                        self._remove([sequence])
+
+    def remove_aborted(self) -> None:
+        """Removes sequences whose caller has left or whose deadline has passed."""
+        aborted = {sequence for sequence in self._running if sequence.aborted}
+        count_failure(FailureKind.GENERATION_ABORTED, len(aborted))
+        self._prefills.remove(lambda prepared: prepared.sequence in aborted)
+        self._remove(aborted)
 
     def fail(self, error: ServiceError | None = None) -> None:
         """Ends and removes all sequences with an error; the default is an internal error."""
-        failed, self._sequences = self._sequences, []
+        failed = list(self._running)
         fail(failed, error or internal_error())
+        self._prefills.remove(lambda _: True)
+        self._reads.clear()
+        self._decoding.clear()
+        self._last_tokens.clear()
         self._runner.clear()
-        for sequence in failed:
+        self._remove(failed)
+
+    def _fail_one(self, sequence: Sequence, error: ServiceError) -> None:
+        fail([sequence], error)
+        self._remove([sequence])
+
+    def _remove(self, sequences: abc.Collection[Sequence]) -> None:
+        self._stop_decoding(sequences)
+        for sequence in sequences:
+            del self._running[sequence]
+            self._choice.forget(sequence)
             self._release(sequence)
 
-
-def _append_tokens(sequences: list[Sequence], logits: torch.Tensor) -> None:
-    """Chooses and appends the next token of each sequence.
-
-    Args:
-        sequences: B sequences.
-        logits: [B, V] logits of the next tokens; penalties change them in place.
-    """
-    largest = _largest_ids(logits)
-    for i, sequence in enumerate(sequences):
-        if largest[i] == _NOT_FINITE:
-            fail([sequence], _not_finite_error(sequence))
-            continue
-        try:
-            sequence.append_token(_next_token(sequence, logits, i, largest[i]))
-        except Exception as error:
-            log.exception("the next token of a sequence failed")
-            fail([sequence], to_service_error(error))
+    def _stop_decoding(self, sequences: abc.Collection[Sequence]) -> None:
+        kept = [i for i, sequence in enumerate(self._decoding) if sequence not in sequences]
+        if len(kept) < len(self._decoding):
+            self._runner.keep(kept)
+            self._decoding = [self._decoding[i] for i in kept]
 
 
-def _largest_ids(logits: torch.Tensor) -> list[int]:
-    """Id of the largest logit of each sequence, or _NOT_FINITE. Reads from the device once for all sequences."""
-    lowest, highest = logits.aminmax(dim=-1)  # NaN is lower and higher than any number
-    finite = lowest.isfinite() & highest.isfinite()
-    ids: list[int] = torch.where(finite, logits.argmax(dim=-1), _NOT_FINITE).tolist()
-    return ids
+@dataclass(frozen=True, eq=False)
+class _Prepared(Generic[Inputs]):
+    """An admitted sequence and its inputs for the runner."""
+
+    sequence: Sequence
+    inputs: Inputs
 
 
-def _next_token(sequence: Sequence, logits: torch.Tensor, index: int, largest: int) -> int:
-    """Next token of one sequence. Only penalties and sampling read its logits."""
-    sampling = sequence.request.sampling
-    if sequence.penalties is None and sampling.temperature == 0:
-        return largest
-    if sequence.penalties is not None:
-        sequence.penalties.apply(logits[index], sequence.token_ids)
-    return sample(logits[index], sampling, sequence.generator)
+def _append(sequence: Sequence, token_id: int) -> None:
+    if token_id == NOT_FINITE:
+        fail([sequence], _not_finite_error(sequence))
+        return
+    try:
+        sequence.append_token(token_id)
+    except Exception as error:
+        log.exception("the next token of a sequence failed")
+        fail([sequence], to_service_error(error))
 
 
 def _not_finite_error(sequence: Sequence) -> ServiceError:

@@ -16,7 +16,6 @@ from llm_service.engine.detokenizer import IncrementalDetokenizer
 from llm_service.engine.slots import Slot
 from llm_service.engine.stop_strings import StopStrings
 from llm_service.metrics import TIME_TO_FIRST_TOKEN_SECONDS
-from llm_service.penalties import Penalties, make_penalties
 from llm_service.pruners.plan import PruningPlan
 from llm_service.sampling import make_generator
 
@@ -41,6 +40,7 @@ class Sequence(AsyncIterator[Delta | Done]):
         failed: Flag: the sequence has ended with an error.
         slot: Slot of the key-value cache; None before admission, after the end, and for caches without slots.
         token_ids: Ids generated so far.
+        num_chosen: Number of tokens chosen on the device, of which the last ones may not have been read yet.
         first_token_logprobs: [V] log-probabilities of the first token, if requested.
         cross_attention: [N] attention weights, if requested.
         max_tokens: Most tokens to generate, limited by the context.
@@ -62,6 +62,7 @@ class Sequence(AsyncIterator[Delta | Done]):
         self.failed = False
         self.slot: Slot | None = None
         self.token_ids: list[int] = []
+        self.num_chosen = 0
         self.first_token_logprobs: list[float] = []
         self.cross_attention: list[float] = []
         self.max_tokens = min(request.sampling.max_tokens, max_model_len - request.prompt.num_tokens)
@@ -108,15 +109,18 @@ class Sequence(AsyncIterator[Delta | Done]):
         if self._abort_requested:
             callback()
 
-    @cached_property
-    def generator(self) -> torch.Generator:
-        """Random generator of this sequence."""
-        return make_generator(self.request.sampling)
+    def draw(self) -> float:
+        """Random number in [0, 1) for the next token."""
+        return float(torch.rand((), dtype=torch.float64, generator=self._generator))
 
     @cached_property
-    def penalties(self) -> Penalties | None:
-        """Penalties on the logits of this sequence; None for none."""
-        return make_penalties(self.request.sampling, self.request.prompt.input_ids)
+    def _generator(self) -> torch.Generator:
+        return make_generator(self.request.sampling)
+
+    @property
+    def exhausted(self) -> bool:
+        """Flag: the last token that `max_tokens` permits has been chosen, whether or not it has been appended."""
+        return self.num_chosen >= self.max_tokens
 
     @property
     def num_positions(self) -> int:

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from llm_service.engine.slots import SlotClass
+from llm_service.engine.slots import Slot, SlotClass
 
-__all__ = ["CacheShape", "SlotTensors"]
+__all__ = ["CacheShape", "SlotCache"]
+
+_Pair = tuple[Tensor, Tensor]  # keys and values
 
 # Maximum number of step sizes whose views of the slots are kept. One more size clears them all.
-_MOST_DECODE_CACHES: Final = 64
+_MOST_DECODE_CACHES: Final = 128
 
 
 @dataclass(frozen=True)
@@ -53,73 +55,158 @@ class CacheShape:
         return 2 * self.num_layers * self.num_heads * self.head_dim * self.dtype.itemsize
 
 
-class SlotTensors:
-    """Keys and values [slots, heads, length, d] of each layer, for the slots of one class.
+@dataclass(frozen=True)
+class _ClassLayout:
+    """Where the slots of one class are among the vectors of a layer.
+
+    Attributes:
+        first: Index of the first vector.
+        length: Positions of a slot.
+        count: Number of slots.
+    """
+
+    first: int
+    length: int
+    count: int
+
+
+class SlotCache:
+    """Keys and values of all slots.
+
+    A layer has one tensor of vectors of width d for keys and one for values. Slots follow each other, class by class; a
+    slot has the positions of its first head, then those of the next. One more vector at the end takes what belongs to
+    no sequence: padding of a prefill, and tokens of slots that are not in use. It is never read.
 
     All numbers in free slots are finite: masked positions enter the attention with weight 0, and 0 times NaN is NaN.
 
     Args:
-        slot_class: Length and number of the slots.
+        classes: Length and number of the slots of each class.
         shape: Layers, heads, width and dtype.
         device: Device of the tensors.
     """
 
-    def __init__(self, slot_class: SlotClass, shape: CacheShape, device: torch.device) -> None:
-        size = (slot_class.count, shape.num_heads, slot_class.length, shape.head_dim)
+    def __init__(self, classes: Sequence[SlotClass], shape: CacheShape, device: torch.device) -> None:
+        self._heads = shape.num_heads
+        self._layouts: list[_ClassLayout] = []
+        end = 0
+        for slot_class in classes:
+            self._layouts.append(_ClassLayout(end, slot_class.length, slot_class.count))
+            end += slot_class.count * slot_class.length * self._heads
+        self._spare = end
+        size = (end + 1, shape.head_dim)
         self._layers = [
             (_zeros(size, shape.dtype, device), _zeros(size, shape.dtype, device)) for _ in range(shape.num_layers)
         ]
-        self._device = device
-        self._decode_caches: dict[tuple[int, int], _DecodeCache] = {}
-        # [slots, heads] index of the last position of each head among all vectors of width d
-        heads = torch.arange(1, slot_class.count * shape.num_heads + 1, device=device)
-        self._ends = (heads * slot_class.length - 1).view(slot_class.count, shape.num_heads)
+        self._decode_caches: dict[tuple[int, int, int], _DecodeCache] = {}
+        self._head_index = torch.arange(self._heads, device=device)
+        # Index of the last position of each head [slots, heads], by class.
+        self._ends = [
+            (layout.first + torch.arange(1, layout.count * self._heads + 1, device=device) * layout.length - 1).view(
+                layout.count, self._heads
+            )
+            for layout in self._layouts
+        ]
 
-    def prefill_cache(self, slots: Sequence[int], lengths: Sequence[int]) -> Cache:
-        """Cache for the prefill of sequences padded on the right to one length. Their padding is not written.
+    def location(self, slot: Slot) -> tuple[int, int]:
+        """Index of the first vector of a slot, and its number of positions."""
+        layout = self._layouts[slot.class_index]
+        return layout.first + slot.index * layout.length * self._heads, layout.length
+
+    def prefill_cache(self, first: Tensor, slot_length: Tensor, num_tokens: Tensor, padded_length: int) -> Cache:
+        """Cache for the prefill of b prompts padded on the right to one length. Their padding is not kept.
 
         Args:
-            slots: Index of the slot of each sequence.
-            lengths: Number of tokens of each sequence.
+            first: [b] int64, index of the first vector of each prompt's slot.
+            slot_length: [b] int64, positions of each slot.
+            num_tokens: [b] int64, tokens of each prompt.
+            padded_length: L, the length of all with padding.
         """
-        sequences = np.repeat(np.arange(len(slots)), lengths)
-        positions = np.concatenate([np.arange(length) for length in lengths])
-        index = torch.from_numpy(np.stack([sequences, np.repeat(slots, lengths), positions])).to(self._device)
-        source, target = (index[0], index[2]), (index[1], index[2])
-        return Cache(layers=[_PrefillLayer(keys, values, source, target) for keys, values in self._layers])
+        position = torch.arange(padded_length, device=first.device)
+        heads = first[:, None] + self._head_index * slot_length[:, None]
+        index = torch.where(
+            (position < num_tokens[:, None])[:, None], heads[:, :, None] + position, self._spare
+        )  # [b, heads, L]
+        flat = index.view(-1)
+        return Cache(layers=[_PrefillLayer(keys, values, flat) for keys, values in self._layers])
 
-    def decode_cache(self, num_rows: int, length: int, positions_left: Tensor) -> Cache:
-        """Cache for decoding one token in each of the first slots. Valid until the next call.
+    def chunk_cache(self, slot: Slot, offset: int, num_tokens: int) -> Cache:
+        """Cache for a chunk of one prompt, which attends to the chunks before it.
 
         Args:
+            slot: Slot of the prompt.
+            offset: Tokens in the chunks before.
+            num_tokens: Tokens of this chunk.
+        """
+        slots = (
+            (self._of_class(keys, slot.class_index)[slot.index], self._of_class(values, slot.class_index)[slot.index])
+            for keys, values in self._layers
+        )
+        return Cache(layers=[_ChunkLayer(keys, values, offset, num_tokens) for keys, values in slots])
+
+    def decode_cache(
+        self, class_index: int, num_rows: int, length: int, positions_left: Tensor, is_active: Tensor
+    ) -> Cache:
+        """Cache for decoding one token in each of the first slots of a class. Valid until the next call.
+
+        Args:
+            class_index: Index of the class.
             num_rows: R, the number of slots from slot 0.
             length: T, the number of positions that are attended over.
             positions_left: [R] int64, number of positions of each slot behind its new token.
+            is_active: [R] bool; keys and values of other slots' tokens are not kept.
         """
-        if (num_rows, length) not in self._decode_caches:
+        size = (class_index, num_rows, length)
+        if size not in self._decode_caches:
             if len(self._decode_caches) == _MOST_DECODE_CACHES:
                 self._decode_caches.clear()
-            self._decode_caches[num_rows, length] = _DecodeCache(self._layers, num_rows, length)
-        cache = self._decode_caches[num_rows, length]
-        cache.target.index = (self._ends[:num_rows] - positions_left[:, None]).view(-1)
+            attended = [
+                (
+                    self._of_class(keys, class_index)[:num_rows, :, :length],
+                    self._of_class(values, class_index)[:num_rows, :, :length],
+                )
+                for keys, values in self._layers
+            ]
+            self._decode_caches[size] = _DecodeCache(self._layers, attended, length)
+        cache = self._decode_caches[size]
+        index = self._ends[class_index][:num_rows] - positions_left[:, None]
+        cache.target.index = torch.where(is_active[:, None], index, self._spare).view(-1)
         return cache
 
-    def erase(self, slot: int) -> None:
+    def erase(self, slot: Slot) -> None:
         """Sets a slot to zeros, for a sequence that may have left numbers that are not finite."""
-        for keys, values in self._layers:
-            keys[slot].zero_()
-            values[slot].zero_()
+        for pair in self._layers:
+            for tensor in pair:
+                self._of_class(tensor, slot.class_index)[slot.index].zero_()
+
+    def erase_all(self) -> None:
+        """Sets all slots to zeros."""
+        for pair in self._layers:
+            for tensor in pair:
+                tensor.zero_()
+
+    def _of_class(self, tensor: Tensor, class_index: int) -> Tensor:
+        """[slots, heads, length, d] view of the slots of a class."""
+        layout = self._layouts[class_index]
+        num_vectors = layout.count * self._heads * layout.length
+        slots = tensor[layout.first : layout.first + num_vectors]
+        return slots.view(layout.count, self._heads, layout.length, -1)
 
 
 class _SlotLayer(CacheLayerMixin):
-    """One layer of a cache in slots, with what transformers asks of a layer."""
+    """One layer of a cache in slots, with what transformers asks of a layer.
+
+    Args:
+        length: Positions that are attended over.
+        offset: Tokens before the new ones, as far as transformers' masks need it.
+    """
 
     is_sliding = False
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, offset: int) -> None:
         super().__init__()
         self.is_initialized = True
         self._length = length
+        self._offset = offset
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """No-op, because the tensors exist from the start."""
@@ -127,6 +214,14 @@ class _SlotLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Number of positions."""
         return self._length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Number of keys and offset."""
+        return self._length, 0
+
+    def get_seq_length(self) -> int:
+        """Number of tokens before the new ones."""
+        return self._offset
 
 
 @dataclass
@@ -137,41 +232,51 @@ class _Target:
 
 
 class _PrefillLayer(_SlotLayer):
-    def __init__(
-        self, keys: Tensor, values: Tensor, source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]
-    ) -> None:
-        super().__init__(keys.shape[2])
+    def __init__(self, keys: Tensor, values: Tensor, index: Tensor) -> None:
+        super().__init__(0, 0)
         self.keys, self.values = keys, values
-        self._source, self._target = source, target
+        self._index = index
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Writes keys and values [b, heads, L, d] into the slots, and returns them for the attention."""
         for cached, states in ((self.keys, key_states), (self.values, value_states)):
-            cached.transpose(1, 2).index_put_(self._target, states.transpose(1, 2)[self._source])
+            cached.index_copy_(0, self._index, states.reshape(len(self._index), -1))
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Number of keys and offset: the prompt alone."""
+        """Number of keys and offset: the prompts alone."""
         return query_length, 0
 
-    def get_seq_length(self) -> int:
-        """Number of tokens before the prompt."""
-        return 0
+
+class _ChunkLayer(_SlotLayer):
+    def __init__(self, keys: Tensor, values: Tensor, offset: int, num_tokens: int) -> None:
+        super().__init__(offset + num_tokens, offset)
+        self.keys, self.values = (tensor[None, :, : offset + num_tokens] for tensor in (keys, values))
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Writes keys and values [1, heads, num_tokens, d] of the chunk, and returns them with all before."""
+        self.keys[:, :, self._offset :] = key_states
+        self.values[:, :, self._offset :] = value_states
+        return self.keys, self.values
 
 
 class _DecodeCache(Cache):
     """Views of the slots for decoding steps of one size."""
 
-    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], num_rows: int, length: int) -> None:
+    def __init__(self, layers: Sequence[_Pair], attended: Sequence[_Pair], length: int) -> None:
         self.target = _Target(torch.empty(0))
-        super().__init__(layers=[_DecodeLayer(keys, values, num_rows, length, self.target) for keys, values in layers])
+        super().__init__(
+            layers=[
+                _DecodeLayer(flat, slots, length, self.target) for flat, slots in zip(layers, attended, strict=True)
+            ]
+        )
 
 
 class _DecodeLayer(_SlotLayer):
-    def __init__(self, keys: Tensor, values: Tensor, num_rows: int, length: int, target: _Target) -> None:
-        super().__init__(length)
-        self.keys, self.values = keys[:num_rows, :, :length], values[:num_rows, :, :length]
-        self._flat_keys, self._flat_values = (tensor.view(-1, tensor.shape[3]) for tensor in (keys, values))
+    def __init__(self, flat: _Pair, attended: _Pair, length: int, target: _Target) -> None:
+        super().__init__(length, length - 1)
+        self.keys, self.values = attended
+        self._flat_keys, self._flat_values = flat
         self._target = target
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -180,14 +285,6 @@ class _DecodeLayer(_SlotLayer):
         self._flat_keys.index_copy_(0, index, key_states.reshape(len(index), -1))
         self._flat_values.index_copy_(0, index, value_states.reshape(len(index), -1))
         return self.keys, self.values
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Number of keys and offset."""
-        return self._length, 0
-
-    def get_seq_length(self) -> int:
-        """Number of tokens before the new one, as far as transformers' masks need it."""
-        return self._length - 1
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

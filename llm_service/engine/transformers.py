@@ -20,12 +20,15 @@ from fovea.errors import DeadlineExceeded, InvalidRequest
 from fovea.telemetry import FailureKind, count_failure
 from llm_service.engine.base import Generation, GenerationRequest
 from llm_service.engine.errors import fail, unavailable
-from llm_service.engine.model_runner import ModelRunner, SlotInputs
+from llm_service.engine.launching import Launching
+from llm_service.engine.model_runner import ModelRunner
 from llm_service.engine.pruned_model_runner import PrunedModelRunner
 from llm_service.engine.pruned_prefill import AttentionProbe, PrunedInputs
-from llm_service.engine.running_batch import RunningBatch
+from llm_service.engine.running_batch import Chunking, RunningBatch
 from llm_service.engine.sequence import Sequence
+from llm_service.engine.slot_prefill import SlotInputs
 from llm_service.engine.slots import SlotAdmission, SlotClass, SlotPool
+from llm_service.engine.token_choice import TokenChoice
 from llm_service.engine.visual_layout import num_prunable_tokens, prunable_mask, visual_layout
 from llm_service.engine.waiting_queue import WaitingQueue
 from llm_service.models.base import ModelInputs, VisionLanguageModel
@@ -56,6 +59,8 @@ class TransformersEngine:
         max_batch_delay_ms: Maximum time in milliseconds that an idle engine waits for further requests after the first.
         max_queue_size: Maximum number of waiting sequences.
         slot_classes: Slots of the key-value cache, in ascending order of length.
+        max_prefill_tokens: Maximum number of prompt tokens that are prefilled between two decoding steps.
+        launching: Way to launch forward passes.
     """
 
     name: Final = "transformers"
@@ -71,6 +76,8 @@ class TransformersEngine:
         max_batch_delay_ms: float,
         max_queue_size: int,
         slot_classes: SequenceOf[SlotClass],
+        max_prefill_tokens: int,
+        launching: Launching,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -80,10 +87,19 @@ class TransformersEngine:
         self._max_batch_delay_s = max_batch_delay_ms / 1e3
         self._waiting = WaitingQueue(max_queue_size)
         self._slots = SlotPool(slot_classes)
-        self._runner = ModelRunner(model, slot_classes)
-        self._plain_batch = RunningBatch(self._runner, self._embed_for_slot, self._release_slot)
+        self._runner = ModelRunner(model, slot_classes, few_sizes=launching.few_sizes)
+        if launching.capture is not None:
+            self._runner.capture_graphs(launching.capture)
+        self._plain_batch = RunningBatch(
+            self._runner,
+            self._embed_for_slot,
+            TokenChoice(max_batch_size, model.device),
+            self._release_slot,
+            chunking=Chunking(max_prefill_tokens, self._runner.prefill_chunk),
+            defers_reads=launching.defers_reads,
+        )
         self._layered_batch = (
-            RunningBatch(PrunedModelRunner(model), self._embed_layered)
+            RunningBatch(PrunedModelRunner(model), self._embed_layered, TokenChoice(max_batch_size, model.device))
             if runs_layer_by_layer(model.causal_lm)
             else None
         )
@@ -171,21 +187,24 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Prefills waiting sequences up to the maximum batch size, then decodes one token of every running sequence."""
+        """Admits waiting sequences up to the maximum batch size, prefills, then decodes one token of every sequence.
+
+        A long prompt is prefilled in chunks, one in each step while other sequences decode.
+        """
         for batch in self._batches:
-            self._attempt(batch, batch.remove_finished)
+            self._attempt(batch, batch.remove_aborted)
         admission = SlotAdmission(self._slots)
         admitted = self._waiting.pop(
             self._max_batch_size - self.num_running, lambda sequence: self._reserve_slot(sequence, admission)
         )
-        if plain := [sequence for sequence in admitted if not sequence.runs_layer_by_layer]:
-            self._attempt(self._plain_batch, lambda: self._plain_batch.prefill(plain))
-        if layered := [sequence for sequence in admitted if sequence.runs_layer_by_layer]:
-            layered_batch = self._layered_batch
-            assert layered_batch is not None, "`submit` refuses requests that the model cannot run layer by layer"
-            self._attempt(layered_batch, lambda: layered_batch.prefill(layered))
+        self._plain_batch.admit(sequence for sequence in admitted if not sequence.runs_layer_by_layer)
+        if self._layered_batch is not None:  # else `submit` refuses requests that run layer by layer
+            self._layered_batch.admit(sequence for sequence in admitted if sequence.runs_layer_by_layer)
         for batch in self._batches:
+            self._attempt(batch, batch.prefill)
             self._attempt(batch, batch.decode)
+        for batch in self._batches:
+            self._attempt(batch, batch.read)
 
     def _attempt(self, batch: RunningBatch[Any], action: Callable[[], None]) -> None:
         """Runs an action of a batch. If it fails, all sequences of this batch fail, but no others."""

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm_service.engine.base import Done, GenerationRequest
-from llm_service.penalties import make_penalties
+from llm_service.penalties import SeenIds, penalize
 from llm_service.prompts import Prompt, VisualTokens
 from llm_service.sampling import SamplingParams
 from llm_service.settings import LLMSettings
@@ -113,8 +113,15 @@ def gap(model, request, tokens):
         inputs_embeds=embeds[None],
         position_ids=position_ids[None] if position_ids.ndim == 1 else position_ids[:, None],
     ).logits[0, -1]
-    penalties = make_penalties(request.sampling, request.prompt.input_ids)
-    if penalties is not None:
-        penalties.apply(logits, tokens)
-    best, second = logits.topk(2).values.tolist()
+    best, second = penalized(logits, request, tokens).topk(2).values.tolist()
     return best - second
+
+
+def penalized(logits, request, tokens):
+    """[V] logits after the penalties of a request, which follow some tokens of its answer."""
+    sampling = request.sampling
+    prompt_ids = torch.from_numpy(request.prompt.input_ids)
+    ids = torch.cat([prompt_ids, torch.tensor(tokens, dtype=torch.int64)])
+    is_prompt = torch.arange(len(ids)) < len(prompt_ids)
+    amounts = torch.tensor([sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty])
+    return penalize(logits[None], SeenIds(ids[None], is_prompt[None], ~is_prompt[None]), *amounts[:, None])[0]

@@ -19,7 +19,8 @@ from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from fovea.budget import Budget
-from llm_service.engine.model_runner import ModelRunner, SlotInputs
+from llm_service.engine.model_runner import ModelRunner
+from llm_service.engine.slot_prefill import SlotInputs
 from llm_service.engine.slots import Slot, SlotClass
 from llm_service.models import load_model
 from llm_service.models.base import ModelInputs
@@ -99,7 +100,7 @@ def language_model_costs(model: Path, repeats: int) -> tuple[Prefill, Decode]:
         return [SlotInputs(prompt, Slot(0, index)) for index, prompt in enumerate(inputs)]
 
     def new_runner(count: int, length: int) -> ModelRunner:
-        return ModelRunner(language_model, [SlotClass(length + 1 + _STEPS * repeats, count)])
+        return ModelRunner(language_model, [SlotClass(length + 1 + _STEPS * repeats, count)], few_sizes=False)
 
     def prefill(count: int, length: int) -> float:
         batch = new_sequences(count, length)
@@ -114,8 +115,9 @@ def language_model_costs(model: Path, repeats: int) -> tuple[Prefill, Decode]:
     def decode(count: int, length: int) -> float:
         runner = new_runner(count, length)
         runner.prefill(new_sequences(count, length))
-        runner.decode([5] * count)
-        return statistics.median(_cpu_s(lambda: runner.decode([5] * count)) for _ in range(_STEPS * repeats))
+        token_ids = torch.full((count,), 5)
+        runner.decode(token_ids)
+        return statistics.median(_cpu_s(lambda: runner.decode(token_ids)) for _ in range(_STEPS * repeats))
 
     with torch.inference_mode():
         prefills = [prefill(*at) for at in _PREFILL_GRID]

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from encoder_service.engine.graphs.capture import Capture, Captured
+from fovea.modeling.capture import Capture, Captured, is_equal
 
-__all__ = ["Bucketed", "Function", "is_equal"]
+__all__ = ["Bucketed", "Function"]
 
 Function: TypeAlias = Callable[..., tuple[Tensor, ...]]
 """From tensors [B, ...] to tensors [B, ...]; row i of the outputs depends on row i of the inputs alone."""
-
-_TOLERANCE_HALF: Final = 1e-2
-_TOLERANCE_FLOAT32: Final = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class Bucketed:
         """Captures the function for batches of `size`, and keeps the capture if it equals the function.
 
         Returns:
-            Whether it is kept: whether a replay on other inputs gave the same as the function (`is_equal`).
+            Whether it is kept: whether a replay on other inputs gave the same as the function; see `is_equal`.
         """
         inputs = tuple(tensor.clone() for tensor in self._example(size))
         captured = capture(lambda: self._function(*inputs))
@@ -81,19 +78,3 @@ class Bucketed:
 
 def _fits(given: Tensor, static: Tensor) -> bool:
     return given.shape[1:] == static.shape[1:] and given.dtype == static.dtype and given.device == static.device
-
-
-def is_equal(got: Sequence[Tensor], want: Sequence[Tensor]) -> bool:
-    """Whether a replay is right: the same whole numbers, and floats within a relative tolerance of the largest value.
-
-    The tolerance is 1e-2 in half precision and 1e-5 in float32.
-    """
-    return all(_is_close(one, other) for one, other in zip(got, want, strict=True))
-
-
-def _is_close(got: Tensor, want: Tensor) -> bool:
-    if not want.is_floating_point():
-        return torch.equal(got, want)
-    tolerance = _TOLERANCE_HALF if want.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE_FLOAT32
-    difference = (got.double() - want.double()).abs().max()
-    return bool(difference <= tolerance * want.double().abs().max().clamp_min(torch.finfo(torch.float32).tiny))

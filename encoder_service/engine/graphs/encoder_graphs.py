@@ -7,8 +7,6 @@ computed as if there were no graphs. A request whose image is in the feature cac
 from __future__ import annotations
 
 import functools
-import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -18,17 +16,15 @@ from torch.nn.functional import pad
 
 from encoder_service import metrics
 from encoder_service.engine.graphs.bucketed import Bucketed
-from encoder_service.engine.graphs.capture import Capture
 from encoder_service.models.clip_text import ClipTextTower
 from encoder_service.models.clip_vision import ClipVisionTower
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, PrunedTokens, PrunerInput, TextFeatures, TowerFeatures
 from encoder_service.pruners.tower_outputs import TowerOutput
-from fovea.telemetry import FailureKind, count_failure
+from fovea.modeling.capture import Capture
+from fovea.modeling.capture_round import capture_all
 
 __all__ = ["GRAPHED_PRUNERS", "MAX_GRAPHS", "EncoderGraphs", "GraphableModel", "batch_sizes"]
-
-log = logging.getLogger(__name__)
 
 GRAPHED_PRUNERS: Final = ("desap", "fovea")
 MAX_GRAPHS: Final = 24
@@ -85,34 +81,22 @@ class EncoderGraphs:
     def capture(self, capture: Capture) -> None:
         """Captures all graphs, the smallest batches first, until 24 are captured or 60 seconds have passed.
 
-        A graph that cannot be captured, or whose outputs differ from those without it, is left out and counted. One
-        warning names all that are left out.
+        See `capture_all` for what happens to a graph that is not right.
         """
-        start = time.monotonic()
         functions = self._functions()
-        for size in self._sizes:
-            for name, function in functions:
-                if self.num_graphs >= MAX_GRAPHS or time.monotonic() - start > _CAPTURE_S:
-                    self.left_out.append(f"{name} for {size}")
-                elif self._added(name, function, size, capture):
-                    self.num_graphs += 1
-                else:
-                    self.left_out.append(f"{name} for {size}")
-                    count_failure(FailureKind.CUDA_GRAPH)
-        if self.left_out:
-            log.warning("computed without a graph: %s", ", ".join(self.left_out))
+        done = capture_all(
+            (
+                (f"{name} for {size}", functools.partial(function.add, size))
+                for size in self._sizes
+                for name, function in functions
+            ),
+            capture,
+            max_graphs=MAX_GRAPHS,
+            max_seconds=_CAPTURE_S,
+        )
+        self.num_graphs, self.left_out = done.num_graphs, done.left_out
         metrics.CUDA_GRAPHS.set(self.num_graphs)
         metrics.CUDA_GRAPH_BYTES.set(capture.nbytes)
-        seconds = time.monotonic() - start
-        log.info("%d graphs take %.0f MiB, captured in %.1f s", self.num_graphs, capture.nbytes / 2**20, seconds)
-
-    @staticmethod
-    def _added(name: str, function: Bucketed, size: int, capture: Capture) -> bool:
-        try:
-            return function.add(size, capture)
-        except Exception:  # the service works without the graph
-            log.debug("no graph of %s for %d", name, size, exc_info=True)
-            return False
 
     def prune(self, pruner: BoundPruner, inputs: PrunerInput) -> PrunedTokens:
         """Result of the pruner, from its graph where that can be."""

@@ -7,13 +7,13 @@ import time
 
 import torch
 
-from encoder_service.engine.graphs.capture import CudaCapture
 from encoder_service.engine.graphs.encoder_graphs import EncoderGraphs, batch_sizes
 from encoder_service.engine.media_pruning import RunPruner, run_pruner
 from encoder_service.models.base import EncoderModel
 from encoder_service.models.clip_encoder import ClipEncoder
 from encoder_service.settings import EncoderSettings
 from fovea.budget import Budget
+from fovea.modeling.capture import CudaCapture
 
 __all__ = ["prepare"]
 

@@ -15,8 +15,7 @@ from encoder_service import metrics
 from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.engine.graphs import encoder_graphs
-from encoder_service.engine.graphs.bucketed import Bucketed, is_equal
-from encoder_service.engine.graphs.capture import Captured, Compute, StandInCapture
+from encoder_service.engine.graphs.bucketed import Bucketed
 from encoder_service.engine.graphs.encoder_graphs import EncoderGraphs, batch_sizes
 from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.models import load
@@ -24,6 +23,7 @@ from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from fovea import telemetry
 from fovea.budget import Budget
+from fovea.modeling.capture import Captured, Compute, StandInCapture, is_equal
 
 KEEP = 6
 TEXT = (98, 5, 17, 40, 99)
@@ -229,7 +229,7 @@ def test_compiled_layers_give_the_same_features(checkpoints: Any, towers: Any) -
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_graphs_equal_the_functions(checkpoints: Any) -> None:
-    from encoder_service.engine.graphs.capture import CudaCapture
+    from fovea.modeling.capture import CudaCapture
 
     towers = load(str(checkpoints.hub), LoadOptions(text_tower=str(checkpoints.clip), device="cuda"))
     graphs = EncoderGraphs(towers, KEEP, 4)  # type: ignore[arg-type]

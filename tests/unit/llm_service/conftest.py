@@ -27,10 +27,11 @@ from fovea.rpc.channel import connect
 from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import llm_pb2, llm_pb2_grpc, tensor_pb2
 from fovea.wire import tensors
+from llm_service import startup
+from llm_service.engine.launching import Launching
 from llm_service.server.served_model import ServedModel
 from llm_service.server.servicer import LLMServicer
 from llm_service.settings import LLMSettings
-from llm_service.startup import load
 
 GRID = (1, 4, 4)
 
@@ -87,11 +88,17 @@ def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
 
 
 @pytest.fixture
-def loaded(checkpoint: Path) -> Callable[..., ServedModel]:
-    """Loads a checkpoint. The engine is not started, so that tests can call its steps."""
+def loaded(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ServedModel]:
+    """Loads a checkpoint. The engine is not started, so that tests can call its steps.
 
-    def make(model: Path = checkpoint, **settings: Any) -> ServedModel:
-        return load(LLMSettings(model=str(model), device="cpu", num_threads=1, **settings))
+    `launching` replaces the way to launch on a CPU.
+    """
+
+    def make(model: Path = checkpoint, *, launching: Launching | None = None, **settings: Any) -> ServedModel:
+        with monkeypatch.context() as patch:
+            if launching is not None:
+                patch.setattr(startup, "launching_on", lambda device, graphs: launching)
+            return startup.load(LLMSettings(model=str(model), device="cpu", num_threads=1, **settings))
 
     return make
 

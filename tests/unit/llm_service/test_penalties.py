@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from llm_service.penalties import make_penalties
+from llm_service.penalties import SeenIds, has_penalties, penalize
 from llm_service.sampling import TokenSampling
 
 VOCAB_SIZE = 24
@@ -23,11 +23,17 @@ def random_logits(seed):
 
 
 def penalized(logits, params, prompt_ids, token_ids):
-    penalties = make_penalties(params, np.array(prompt_ids))
-    logits = logits.clone()
-    if penalties is not None:
-        penalties.apply(logits, token_ids)
-    return logits
+    """Logits of one sequence, as the second of two rows; three entries of its ids are neither prompt nor answer."""
+    ids = torch.tensor([*prompt_ids, *token_ids, 0, 1, 2])
+    position = torch.arange(len(ids))
+    is_prompt = position < len(prompt_ids)
+    is_answer = (position < len(ids) - 3) & ~is_prompt
+    none = torch.zeros_like(is_prompt)
+    seen = SeenIds(ids.expand(2, -1), torch.stack([none, is_prompt]), torch.stack([none, is_answer]))
+    amounts = [params.repetition_penalty, params.frequency_penalty, params.presence_penalty]
+    other, row = penalize(logits.expand(2, -1), seen, *torch.tensor([amounts, amounts]).T)
+    assert torch.equal(other, logits)
+    return row
 
 
 def vllm_formula(logits, prompt_ids, token_ids, repetition, frequency, presence):
@@ -78,5 +84,7 @@ def test_ids_of_the_prompt_alone_have_only_the_repetition_penalty(field):
     assert changed.nonzero().flatten().tolist() == [5]
 
 
-def test_a_sequence_without_penalties_has_no_state():
-    assert make_penalties(TokenSampling(temperature=0.7, top_k=5, min_p=0.1), np.array([1])) is None
+@pytest.mark.parametrize("field", ["repetition_penalty", "frequency_penalty", "presence_penalty"])
+def test_each_of_the_three_is_a_penalty_and_no_other_parameter_is(field):
+    assert has_penalties(TokenSampling(**{field: 1.5}))
+    assert not has_penalties(TokenSampling(temperature=0.7, top_k=5, min_p=0.1))

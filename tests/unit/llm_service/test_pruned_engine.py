@@ -179,7 +179,8 @@ async def test_a_batch_that_fails_while_decoding_does_not_affect_the_other_batch
     engine = deep()
     pruned, plain = engine.submit(makers[1]()), engine.submit(makers[len(PRUNERS)]())
     engine.step()
-    engine._layered_batch._sequences[0].token_ids[-1] = 10**9  # outside the embedding table
+    ((sequences, ids),) = engine._layered_batch._last_tokens
+    engine._layered_batch._last_tokens = [(sequences, ids + 10**9)]  # outside the embedding table
     run_dry(engine)
     with pytest.raises(Exception, match="the log of the LLM service has the reason"):
         await read(pruned)

@@ -17,18 +17,30 @@ from transformers import (
 )
 
 from fovea.errors import InvalidRequest
-from llm_service.sampling import SamplingParams, TokenSampling, make_generator, sample, sampling_weights
+from llm_service.sampling import (
+    SamplingParams,
+    SamplingTensors,
+    TokenSampling,
+    make_generator,
+    sample,
+    sampling_weights,
+)
 
 LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
 
 def draws(params, count=4000, logits=LOGITS):
-    generator = make_generator(params)
-    return [sample(logits, params, generator) for _ in range(count)]
+    """Tokens of one sequence with the same logits at each step."""
+    random = torch.rand(count, dtype=torch.float64, generator=make_generator(params))
+    return sample(logits.expand(count, -1), on_cpu(*[params] * count, size=len(logits)), random).tolist()
 
 
-def test_greedy_takes_the_largest():
-    assert set(draws(SamplingParams(max_tokens=1), 5, LOGITS.flip(0))) == {3}
+def on_cpu(*params, size):
+    return SamplingTensors.of(params, size, torch.device("cpu"))
+
+
+def weights_of(logits, params):
+    return sampling_weights(logits[None], on_cpu(params, size=len(logits)))[0]
 
 
 def test_frequencies_follow_the_probabilities():
@@ -79,14 +91,32 @@ def warped(logits, params):
 def test_the_filters_together_are_those_of_transformers(seed, temperature, min_p, top_k, top_p):
     logits = torch.randn(50, generator=torch.Generator().manual_seed(seed)) * 3
     params = TokenSampling(temperature=temperature, min_p=min_p, top_k=top_k, top_p=top_p)
-    weights = sampling_weights(logits, params)
+    weights = weights_of(logits, params)
     assert torch.allclose(weights / weights.sum(), warped(logits, params), atol=1e-12)
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 5))
+def test_a_row_does_not_depend_on_the_parameters_of_the_others(seed, count):
+    random = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, 30, generator=random) * 3
+    params = [
+        TokenSampling(
+            temperature=0.1 + float(torch.rand((), generator=random)),
+            min_p=[0.0, 0.2][int(torch.randint(2, (), generator=random))],
+            top_k=[0, 3, 40][int(torch.randint(3, (), generator=random))],
+            top_p=[1.0, 0.7][int(torch.randint(2, (), generator=random))],
+        )
+        for _ in range(count)
+    ]
+    together = sampling_weights(logits, on_cpu(*params, size=30))
+    for row, row_logits, one in zip(together, logits, params, strict=True):
+        assert torch.equal(row, weights_of(row_logits, one))
 
 
 def test_a_top_k_beyond_the_vocabulary_keeps_all():
     assert torch.equal(
-        sampling_weights(LOGITS, TokenSampling(temperature=1, top_k=2**32 - 1)),
-        sampling_weights(LOGITS, TokenSampling(temperature=1)),
+        weights_of(LOGITS, TokenSampling(temperature=1, top_k=2**32 - 1)),
+        weights_of(LOGITS, TokenSampling(temperature=1)),
     )
 
 

@@ -17,6 +17,7 @@ from fovea.errors import InternalError, InvalidRequest
 from fovea.modeling.errors import CheckpointError
 from llm_service.engine import cache_memory
 from llm_service.engine.decode_buckets import attended_length, num_rows
+from llm_service.engine.launching import Launching
 from llm_service.engine.slots import Slot, SlotAdmission, SlotClass, SlotPool, divide_positions
 from tests.unit.llm_service.test_engine import BOS, IMAGE, MIXED, alone, mixed, read, request, run_dry
 
@@ -69,7 +70,7 @@ def test_short_sequences_pass_a_long_one_that_waits_but_take_no_slot_that_it_cou
 def test_sizes_of_a_step_recur():
     lengths = [attended_length(n, 1024, few=True) for n in range(1, 1025)]
     assert all(length >= n for n, length in enumerate(lengths, 1))
-    assert sorted(set(lengths)) == [64, 96, 128, 192, 256, 384, 512, 768, 1024]
+    assert sorted(set(lengths)) == [128, 192, 256, 384, 512, 768, 1024]
     assert attended_length(193, 200, few=True) == 200
     assert [attended_length(n, 40, few=False) for n in (1, 16, 17, 33, 40)] == [16, 16, 32, 40, 40]
     assert [num_rows(highest, 12, few=True) for highest in (0, 1, 2, 4, 7, 8, 11)] == [1, 2, 4, 8, 8, 12, 12]
@@ -84,23 +85,29 @@ def endless(loaded, *args, **settings):
 
 
 def tensors_of(engine):
-    return [pair for slots in engine._runner._tensors for pair in slots._layers]
+    """Keys and values of each layer."""
+    return [tensor for pair in engine._runner._cache._layers for tensor in pair]
+
+
+def first_slots_of(engine):
+    """Keys and values of the first slot, for each layer."""
+    return [engine._runner._cache._of_class(tensor, 0)[0] for tensor in tensors_of(engine)]
 
 
 async def test_a_join_and_a_leave_leave_the_caches_of_others_as_they_are(loaded):
     engine = loaded(max_batch_size=4).engine
     stays, leaves = engine.submit(request(BOS, 60, 61, max_tokens=40)), engine.submit(request(BOS, 70, max_tokens=40))
     engine.step()
-    addresses = [tensor.data_ptr() for pair in tensors_of(engine) for tensor in pair]
-    cached = [tensor[0].clone() for pair in tensors_of(engine) for tensor in pair]
+    addresses = [tensor.data_ptr() for tensor in tensors_of(engine)]
+    cached = [tensor.clone() for tensor in first_slots_of(engine)]
     leaves.abort()
-    engine._plain_batch.remove_finished()
+    engine._plain_batch.remove_aborted()
     joins = engine.submit(request(BOS, 80, 81, 82, max_tokens=40))
     engine._plain_batch.decode = lambda: None
     engine.step()
     assert engine.num_running == 2
-    assert [tensor.data_ptr() for pair in tensors_of(engine) for tensor in pair] == addresses
-    assert all(map(torch.equal, cached, (tensor[0] for pair in tensors_of(engine) for tensor in pair)))
+    assert [tensor.data_ptr() for tensor in tensors_of(engine)] == addresses
+    assert all(map(torch.equal, cached, first_slots_of(engine)))
     assert (stays.slot.index, joins.slot.index) == (0, 1)
 
 
@@ -143,8 +150,8 @@ async def test_a_sequence_that_needs_its_logits_does_not_change_the_reads_of_oth
 async def test_rows_between_the_sequences_change_no_answer(loaded, attn_implementation):
     """As on a GPU: the rows of a step are a power of two, and slots of sequences that left compute as well."""
     expected = [await alone(loaded, mixed(i)) for i in range(len(MIXED))]
-    engine = loaded(max_batch_size=8, attn_implementation=attn_implementation).engine
-    engine._runner._few_sizes = True
+    few_sizes = Launching(few_sizes=True)
+    engine = loaded(max_batch_size=8, attn_implementation=attn_implementation, launching=few_sizes).engine
     others = [engine.submit(request(BOS, 80 + i, max_tokens=200)) for i in range(2)]
     generations = [engine.submit(mixed(i)) for i in range(len(MIXED))]
     engine.step()

@@ -7,18 +7,20 @@ and everything around a capture can be tested with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Capture", "Captured", "Compute", "CudaCapture", "StandInCapture"]
+__all__ = ["Capture", "Captured", "Compute", "CudaCapture", "StandInCapture", "is_equal"]
 
 Compute: TypeAlias = Callable[[], tuple[Tensor, ...]]
 
 _WARM_UP_RUNS: Final = 2
+_TOLERANCE_HALF: Final = 1e-2
+_TOLERANCE_FLOAT32: Final = 1e-5
 
 
 class Captured(Protocol):
@@ -113,3 +115,19 @@ class StandInCapture:
     @property
     def nbytes(self) -> int:
         return self._nbytes
+
+
+def is_equal(got: Sequence[Tensor], want: Sequence[Tensor]) -> bool:
+    """Whether a replay is right: the same whole numbers, and floats within a relative tolerance of the largest value.
+
+    The tolerance is 1e-2 in half precision and 1e-5 in float32.
+    """
+    return all(_is_close(one, other) for one, other in zip(got, want, strict=True))
+
+
+def _is_close(got: Tensor, want: Tensor) -> bool:
+    if not want.is_floating_point():
+        return torch.equal(got, want)
+    tolerance = _TOLERANCE_HALF if want.dtype in (torch.float16, torch.bfloat16) else _TOLERANCE_FLOAT32
+    difference = (got.double() - want.double()).abs().max()
+    return bool(difference <= tolerance * want.double().abs().max().clamp_min(torch.finfo(torch.float32).tiny))

@@ -1,0 +1,145 @@
+"""Decoding steps of the slots of one class: their state, and the forward pass as a function of static tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fovea.modeling.transfers import to_device
+from llm_service.engine.decode_buckets import attended_length, num_rows
+from llm_service.engine.decode_masks import DecodeMasks
+from llm_service.engine.slot_cache import SlotCache
+from llm_service.engine.slots import SlotClass
+from llm_service.models.base import VisionLanguageModel
+
+__all__ = ["SlotDecoder"]
+
+
+class SlotDecoder:
+    """Decodes one token in each slot in use of a class.
+
+    A step runs on the first slots up to the highest in use. The slots between that are not in use compute a token that
+    is not read. What a step reads is on the device and moves on there by itself. Only a join or a leave sends it anew.
+
+    Args:
+        model: Language model.
+        cache: Keys and values of all slots.
+        class_index: Index of the class.
+        slot_class: Length and number of its slots.
+        position_axes: Leading axes of the model's position ids, before [B, T].
+        few_sizes: Whether steps have few sizes; see `decode_buckets`.
+    """
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        cache: SlotCache,
+        class_index: int,
+        slot_class: SlotClass,
+        position_axes: torch.Size,
+        *,
+        few_sizes: bool,
+    ) -> None:
+        self.slot_class = slot_class
+        self.class_index = class_index
+        self._causal_lm: Any = model.causal_lm
+        self._device = model.device
+        self._cache = cache
+        self._masks = DecodeMasks(model.causal_lm.config, model.dtype, slot_class.length, model.device)
+        self._position_axes = position_axes
+        self._few_sizes = few_sizes
+        self._num_cached = [0] * slot_class.count
+        self._next_position_ids = [0] * slot_class.count
+        self._in_use: set[int] = set()
+        self._is_sent = False
+        # Rows: id of the last token, its position id, positions of the slot behind it, 1 for slots in use.
+        self._state = torch.zeros(4, slot_class.count, dtype=torch.int64, device=model.device)
+        self._order_index = torch.empty(0)
+
+    def add(self, index: int, num_tokens: int, next_position_id: int) -> None:
+        """Takes a slot into use.
+
+        Args:
+            index: Index of the slot.
+            num_tokens: Cached tokens of its prompt.
+            next_position_id: Position id of the first decoded token.
+        """
+        self._num_cached[index] = num_tokens
+        self._next_position_ids[index] = next_position_id
+        self._in_use.add(index)
+        self._is_sent = False
+
+    def remove(self, index: int) -> None:
+        """Takes a slot out of use."""
+        self._num_cached[index] = 0
+        self._in_use.discard(index)
+        self._is_sent = False
+
+    def step_size(self) -> tuple[int, int]:
+        """Number of slots and of attended positions of the next step."""
+        rows = num_rows(max(self._in_use), self.slot_class.count, few=self._few_sizes)
+        longest = max(self._num_cached[index] for index in self._in_use) + 1
+        return rows, attended_length(longest, self.slot_class.length, few=self._few_sizes)
+
+    def write_inputs(self, indices: Sequence[int], token_ids: Tensor) -> None:
+        """Makes the state on the device that of the next step.
+
+        Args:
+            indices: Indices of all B slots in use.
+            token_ids: [B] int64 ids of their last tokens, on the device.
+        """
+        if not self._is_sent:
+            self._send(indices)
+        self._state[0].index_copy_(0, self._order_index, token_ids)
+
+    def forward(self, num_slots: int, length: int) -> Tensor:
+        """[R, V] logits of the first R slots, from the state on the device.
+
+        Args:
+            num_slots: R.
+            length: Positions that are attended over.
+        """
+        input_ids, position_ids, positions_left, in_use = self._state[:, :num_slots]
+        output = self._causal_lm(
+            input_ids=input_ids[:, None],
+            attention_mask=self._masks.masks(positions_left, length),
+            position_ids=position_ids.view(num_slots, 1).expand(*self._position_axes, num_slots, 1),
+            past_key_values=self._cache.decode_cache(self.class_index, num_slots, length, positions_left, in_use > 0),
+            use_cache=True,
+        )
+        logits: Tensor = output.logits.squeeze(1)
+        return logits
+
+    def advance(self) -> None:
+        """Moves all slots in use on by one token."""
+        for index in self._in_use:
+            self._num_cached[index] += 1
+            self._next_position_ids[index] += 1
+        in_use = self._state[3]
+        self._state[1].add_(in_use)
+        self._state[2].sub_(in_use)
+
+    def rows_of(self, logits: Tensor) -> Tensor:
+        """[B, V] float32 logits of the slots in use, in the order of `write_inputs`, from those of the first slots."""
+        return logits.index_select(0, self._order_index).float()
+
+    def fill_randomly(self, length: int, vocab_size: int, generator: torch.Generator) -> None:
+        """Takes all slots into use with random tokens at random positions below `length`, to compare two forwards."""
+        count = self.slot_class.count
+        positions = torch.randint(length, (count,), generator=generator)
+        token_ids = torch.randint(vocab_size, (count,), generator=generator)
+        left = self.slot_class.length - 1 - positions
+        self._state.copy_(torch.stack([token_ids, positions, left, torch.ones_like(left)]))
+        self._is_sent = False
+
+    def _send(self, indices: Sequence[int]) -> None:
+        count = self.slot_class.count
+        behind = [self.slot_class.length - 1 - cached for cached in self._num_cached]
+        in_use = [int(index in self._in_use) for index in range(count)]
+        sent = to_device(torch.tensor([*self._next_position_ids, *behind, *in_use, *indices]), self._device)
+        self._state[1:].copy_(sent[: 3 * count].view(3, count))
+        self._order_index = sent[3 * count :]
+        self._is_sent = True

@@ -1,0 +1,184 @@
+"""CUDA graphs of prefills and decoding steps, for the sizes that requests with pruned prompts need most.
+
+A decoding step has a graph by class of slots, number of slots and attended positions, a prefill by number and length of
+its prompts. What has no graph is computed without one, and gives the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from fovea.modeling.capture import Capture, Captured, is_equal
+from fovea.modeling.capture_round import CaptureRound, capture_all
+from llm_service import metrics
+from llm_service.engine.decode_buckets import attended_lengths, row_counts
+from llm_service.engine.slot_decoding import SlotDecoder
+from llm_service.engine.slot_prefill import PrefillTensors, SlotPrefill
+
+__all__ = ["MAX_GRAPHS", "SlotGraphs", "prefill_sizes"]
+
+MAX_GRAPHS: Final = 144
+_CAPTURE_S: Final = 90.0
+
+# Above 1,024 tokens a prefill fills a GPU by itself.
+_MOST_PREFILL_TOKENS: Final = 1024
+_PREFILL_ROWS: Final = (1, 2, 3, 4, 6, 8)
+_PREFILL_LENGTHS: Final = (64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024)
+# A graph computes its padding. It serves where that is at most this share of the tokens, or where launches take longer.
+_MOST_PADDING: Final = 0.5
+_LAUNCH_BOUND_TOKENS: Final = 256
+
+
+def prefill_sizes(longest: int) -> list[tuple[int, int]]:
+    """Rows and lengths of the prefills that are captured, the fewest tokens first.
+
+    Args:
+        longest: Positions of the longest slot.
+    """
+    lengths = [length for length in _PREFILL_LENGTHS if length <= longest]
+    sizes = [(rows, length) for length in lengths for rows in _PREFILL_ROWS if rows * length <= _MOST_PREFILL_TOKENS]
+    return sorted(sizes, key=lambda size: (size[0] * size[1], size))
+
+
+@dataclass(frozen=True)
+class _PrefillGraph:
+    tensors: PrefillTensors
+    captured: Captured
+
+    @property
+    def size(self) -> tuple[int, int]:
+        rows, length = self.tensors.inputs_embeds.shape[:2]
+        return rows, length
+
+
+class SlotGraphs:
+    """Graphs of one model's slots. They must be captured before the first request.
+
+    Args:
+        prefill: Prefills into slots.
+        decoders: Decoders of the classes, in ascending order of length.
+        example: Prefill inputs of one row and one token, for their shapes, dtypes and device.
+        vocab_size: Number of token ids.
+    """
+
+    def __init__(
+        self, prefill: SlotPrefill, decoders: Sequence[SlotDecoder], example: PrefillTensors, vocab_size: int
+    ) -> None:
+        self._prefill = prefill
+        self._decoders = decoders
+        self._example = example
+        self._vocab_size = vocab_size
+        self._generator = torch.Generator().manual_seed(0)
+        self._decode_graphs: dict[tuple[int, int, int], Captured] = {}
+        self._prefill_graphs: list[_PrefillGraph] = []
+
+    @torch.inference_mode()
+    def capture(self, capture: Capture) -> CaptureRound:
+        """Captures all graphs: decoding steps of short slots first, prefills of few tokens first.
+
+        See `capture_all` for what happens to a graph that is not right. The slots hold random numbers afterwards.
+        """
+        done = capture_all(
+            [*self._decode_captures(), *self._prefill_captures()],
+            capture,
+            max_graphs=MAX_GRAPHS,
+            max_seconds=_CAPTURE_S,
+        )
+        metrics.CUDA_GRAPHS.set(done.num_graphs)
+        metrics.CUDA_GRAPH_BYTES.set(capture.nbytes)
+        return done
+
+    def decode(self, decoder: SlotDecoder, num_slots: int, length: int) -> Tensor:
+        """[at least `num_slots`, V] logits of a step; see `SlotDecoder.forward`."""
+        fitting = [
+            (rows, positions)
+            for class_index, rows, positions in self._decode_graphs
+            if class_index == decoder.class_index and rows >= num_slots and positions >= length
+        ]
+        if not fitting:
+            return decoder.forward(num_slots, length)
+        captured = self._decode_graphs[(decoder.class_index, *min(fitting))]
+        captured.replay()
+        return captured.outputs[0]
+
+    def prefill(self, tensors: PrefillTensors) -> Tensor:
+        """[b, V] logits of the last tokens of prompts; see `SlotPrefill.forward`."""
+        rows, length = tensors.inputs_embeds.shape[:2]
+        most = max(_LAUNCH_BOUND_TOKENS, int(rows * length * (1 + _MOST_PADDING)))
+        fitting = [
+            graph
+            for graph in self._prefill_graphs
+            if graph.size[0] >= rows and graph.size[1] >= length and graph.size[0] * graph.size[1] <= most
+        ]
+        if not fitting:
+            return self._prefill.forward(tensors)
+        graph = min(fitting, key=lambda one: one.size[0] * one.size[1])
+        _fill(graph.tensors, tensors)
+        graph.captured.replay()
+        return graph.captured.outputs[0][:rows].clone()
+
+    def _decode_captures(self) -> Iterator[tuple[str, functools.partial[bool]]]:
+        shorter = 0
+        for decoder in self._decoders:
+            slot_class = decoder.slot_class
+            # Sequences in a longer class have more positions than the slots of the class before, but for a few steps.
+            lengths = [length for length in attended_lengths(slot_class.length) if length >= shorter]
+            shorter = slot_class.length
+            for rows in row_counts(slot_class.count):
+                for length in lengths:
+                    name = f"steps of {rows} x {length} of {slot_class.length} positions"
+                    yield name, functools.partial(self._add_decode, decoder, rows, length)
+
+    def _add_decode(self, decoder: SlotDecoder, rows: int, length: int, capture: Capture) -> bool:
+        decoder.fill_randomly(length, self._vocab_size, self._generator)
+        captured = capture(lambda: (decoder.forward(rows, length),))
+        decoder.fill_randomly(length, self._vocab_size, self._generator)
+        captured.replay()
+        if not is_equal(captured.outputs, (decoder.forward(rows, length),)):
+            return False
+        self._decode_graphs[decoder.class_index, rows, length] = captured
+        return True
+
+    def _prefill_captures(self) -> Iterator[tuple[str, functools.partial[bool]]]:
+        longest = self._decoders[-1].slot_class.length
+        for rows, length in prefill_sizes(longest):
+            yield f"prefills of {rows} x {length}", functools.partial(self._add_prefill, rows, length)
+
+    def _add_prefill(self, rows: int, length: int, capture: Capture) -> bool:
+        tensors = self._random_tensors(rows, length)
+        captured = capture(lambda: (self._prefill.forward(tensors),))
+        _fill(tensors, self._random_tensors(rows, length))
+        captured.replay()
+        if not is_equal(captured.outputs, (self._prefill.forward(tensors),)):
+            return False
+        self._prefill_graphs.append(_PrefillGraph(tensors, captured))
+        return True
+
+    def _random_tensors(self, rows: int, length: int) -> PrefillTensors:
+        """Random prompts that are all written to the slot of the example."""
+        embeds, position_ids = self._example.inputs_embeds, self._example.position_ids
+        noise = torch.randn(rows, length, embeds.shape[-1], generator=self._generator)
+        lengths = torch.randint(1, length + 1, (rows,), generator=self._generator)
+        placement = self._example.placement.repeat(1, rows)
+        placement[2] = lengths.to(placement.device)
+        return PrefillTensors(
+            (embeds.std() * noise.to(embeds.device)).to(embeds.dtype),
+            torch.arange(length, device=position_ids.device).repeat(*position_ids.shape[:-2], rows, 1),
+            placement,
+        )
+
+
+def _fill(static: PrefillTensors, given: PrefillTensors) -> None:
+    """Writes inputs into those of a graph. Rows beyond them keep what they hold, and nothing of them is kept."""
+    rows, length = given.inputs_embeds.shape[:2]
+    static.inputs_embeds[:rows, :length].copy_(given.inputs_embeds)
+    static.inputs_embeds[:rows, length:].zero_()  # an earlier prompt may have left numbers that are not finite
+    static.position_ids[..., :rows, :length].copy_(given.position_ids)
+    static.placement[:, :rows].copy_(given.placement)
+    static.placement[2, rows:].zero_()
