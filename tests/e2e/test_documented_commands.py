@@ -47,6 +47,7 @@ SHORT: dict[str, list[str]] = {
     "benchmarks.speed.jpeg_scale": ["--smoke"],
     "benchmarks.speed.load": ["--smoke"],
     "benchmarks.speed.slots": [],
+    "benchmarks.speed.stalls": ["--smoke"],
     "benchmarks.task_map": ["--smoke"],
     "benchmarks.wire": ["--smoke"],
     "encoder_service": ["--help"],
