@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-import inspect
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
 from benchmarks.speed.stall_load import Load, Prompts, run
 from fovea.modeling.compute import resolve_device
+from llm_service.engine.launching import launching_on
 from llm_service.engine.slots import SlotClass
 from llm_service.engine.transformers import TransformersEngine
 from llm_service.models import load_model
@@ -55,9 +55,6 @@ def _engine(model: VisionLanguageModel, load: Load, max_prefill_tokens: int) -> 
         load: Load that it has slots for.
         max_prefill_tokens: Most prompt tokens that are prefilled between two decoding steps.
     """
-    # An engine without this argument prefills whole prompts.
-    options: dict[str, Any] = {"max_prefill_tokens": max_prefill_tokens}
-    accepted = inspect.signature(TransformersEngine).parameters
     return TransformersEngine(
         model,
         _word_tokenizer(model.vocab_size),
@@ -67,7 +64,8 @@ def _engine(model: VisionLanguageModel, load: Load, max_prefill_tokens: int) -> 
         max_batch_delay_ms=0,
         max_queue_size=load.streams + load.long_prompts,
         slot_classes=[SlotClass(load.prompt + load.answer, load.streams), SlotClass(model.max_model_len, _LONG_SLOTS)],
-        **{name: value for name, value in options.items() if name in accepted},
+        max_prefill_tokens=max_prefill_tokens,
+        launching=launching_on(model.device, graphs=False),
     )
 
 

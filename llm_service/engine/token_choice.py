@@ -23,47 +23,64 @@ NOT_FINITE: Final = -1
 
 
 @dataclass(frozen=True)
-class _Parameters:
-    """What the choice for one batch needs beside its logits, on the device.
+class _Sampled:
+    """The sequences of a batch that sample.
 
     Attributes:
-        sampled: Indices of the sequences that sample.
-        penalized: Indices of the sequences with penalties.
-        sampled_index: `sampled` as a tensor.
-        penalized_index: `penalized` as a tensor.
-        seats: [P] rows of the penalized sequences in the table of seen ids.
-        sampling: Parameters of the sequences that sample; None if there are none.
+        sequences: The sequences.
+        index: Their indices in the batch, on the device.
+        tensors: Their parameters.
+    """
+
+    sequences: list[Sequence]
+    index: Tensor
+    tensors: SamplingTensors
+
+
+@dataclass(frozen=True)
+class _Penalized:
+    """The sequences of a batch with penalties, P of them.
+
+    Attributes:
+        seats: Their seats in the table of seen ids.
+        index: [P] their indices in the batch, on the device.
+        rows: [P] their rows in the table, on the device.
         penalties: [3, P] repetition, frequency and presence penalties.
     """
 
-    sampled: list[int]
-    penalized: list[int]
-    sampled_index: Tensor
-    penalized_index: Tensor
-    seats: Tensor
-    sampling: SamplingTensors | None
+    seats: list[_Seat]
+    index: Tensor
+    rows: Tensor
     penalties: Tensor
 
 
-class _SeenTable:
-    """Ids that are in the prompts and answers of sequences with penalties. Each sequence has a row, its seat.
+@dataclass
+class _Seat:
+    """Row of a sequence in the table of seen ids, and the number of ids in it."""
 
-    A row holds the distinct ids of the prompt, then those of the answer in order.
+    row: int
+    num_ids: int
+
+
+class _SeenTable:
+    """Ids that are in the prompts and answers of sequences with penalties, each of which has a row.
+
+    It holds the distinct ids of the prompt, then those of the answer in order.
 
     Args:
-        num_seats: Number of rows.
+        num_rows: Number of rows.
         device: Device of the table.
     """
 
-    def __init__(self, num_seats: int, device: torch.device) -> None:
+    def __init__(self, num_rows: int, device: torch.device) -> None:
         self._device = device
-        self._free = list(range(num_seats))  # a heap
-        self._ids = torch.zeros(num_seats, 0, dtype=torch.int64, device=device)
+        self._free = list(range(num_rows))  # a heap
+        self._ids = torch.zeros(num_rows, 0, dtype=torch.int64, device=device)
         # Rows: number of ids of the prompt, of the prompt and the answer.
-        self._counts = torch.zeros(2, num_seats, dtype=torch.int64, device=device)
+        self._counts = torch.zeros(2, num_rows, dtype=torch.int64, device=device)
 
     def take(self, prompt_ids: Tensor, num_positions: int) -> int:
-        """Seat of a new sequence.
+        """Row of a new sequence.
 
         Args:
             prompt_ids: Distinct ids of the prompt.
@@ -73,27 +90,27 @@ class _SeenTable:
             wider = torch.zeros(len(self._ids), num_positions, dtype=torch.int64, device=self._device)
             wider[:, : self._ids.shape[1]] = self._ids
             self._ids = wider
-        seat = heapq.heappop(self._free)
-        self._ids[seat, : len(prompt_ids)] = to_device(prompt_ids, self._device)
-        self._counts[:, seat] = len(prompt_ids)
-        return seat
+        row = heapq.heappop(self._free)
+        self._ids[row, : len(prompt_ids)] = to_device(prompt_ids, self._device)
+        self._counts[:, row] = len(prompt_ids)
+        return row
 
-    def release(self, seat: int) -> None:
-        """Makes a seat free again."""
-        heapq.heappush(self._free, seat)
+    def release(self, row: int) -> None:
+        """Makes a row free again."""
+        heapq.heappush(self._free, row)
 
-    def append(self, seats: Tensor, ids: Tensor) -> None:
+    def append(self, rows: Tensor, ids: Tensor) -> None:
         """Appends one id to each of some rows."""
         ends = self._counts[1]
-        self._ids.index_put_((seats, ends.index_select(0, seats)), ids)
-        ends.index_add_(0, seats, torch.ones_like(seats))
+        self._ids.index_put_((rows, ends.index_select(0, rows)), ids)
+        ends.index_add_(0, rows, torch.ones_like(rows))
 
-    def rows(self, seats: Tensor, longest: int) -> SeenIds:
+    def rows(self, rows: Tensor, longest: int) -> SeenIds:
         """The first `longest` ids of some rows."""
-        num_prompt, num_all = self._counts.index_select(1, seats)[:, :, None]
+        num_prompt, num_all = self._counts.index_select(1, rows)[:, :, None]
         position = torch.arange(longest, device=self._device)
         is_prompt = position < num_prompt
-        return SeenIds(self._ids[:, :longest].index_select(0, seats), is_prompt, (position < num_all) & ~is_prompt)
+        return SeenIds(self._ids[:, :longest].index_select(0, rows), is_prompt, (position < num_all) & ~is_prompt)
 
 
 class TokenChoice:
@@ -108,8 +125,10 @@ class TokenChoice:
         self._device = device
         self._max_batch_size = max_batch_size
         self._seats: dict[Sequence, _Seat] = {}
+        # Of the last batch, kept as long as its sequences are the same.
         self._sequences: list[Sequence] = []
-        self._parameters: _Parameters | None = None
+        self._sampled: _Sampled | None = None
+        self._penalized: _Penalized | None = None
 
     @cached_property
     def _seen(self) -> _SeenTable:
@@ -122,74 +141,68 @@ class TokenChoice:
             sequences: B sequences.
             logits: [B, V] float32 logits.
         """
-        parameters = self._parameters_of(sequences, logits.shape[1])
+        if list(sequences) != self._sequences:
+            self._sequences = list(sequences)
+            self._sampled = self._find_sampled(logits.shape[1])
+            self._penalized = self._find_penalized()
         lowest, highest = logits.aminmax(dim=-1)  # NaN is lower and higher than any number
         is_finite = lowest.isfinite() & highest.isfinite()
-        if parameters.penalized:
-            logits = self._penalized(sequences, logits, parameters)
+        if self._penalized is not None:
+            logits = self._apply_penalties(logits, self._penalized)
         ids = logits.argmax(dim=-1)
-        if parameters.sampling is not None:
-            draws = torch.tensor([sequences[i].draw() for i in parameters.sampled], dtype=torch.float64)
-            index = parameters.sampled_index
-            rows = logits.index_select(0, index)
-            ids = ids.index_copy(0, index, sample(rows, parameters.sampling, to_device(draws, self._device)))
-        if parameters.penalized:
-            self._seen.append(parameters.seats, ids.index_select(0, parameters.penalized_index))
-            for i in parameters.penalized:
-                self._seats[sequences[i]].num_ids += 1
+        if self._sampled is not None:
+            ids = ids.index_copy(0, self._sampled.index, self._sample(logits, self._sampled))
+        if self._penalized is not None:
+            self._seen.append(self._penalized.rows, ids.index_select(0, self._penalized.index))
+            for seat in self._penalized.seats:
+                seat.num_ids += 1
         return ids.where(is_finite, NOT_FINITE)
 
     def forget(self, sequence: Sequence) -> None:
-        """Releases what a sequence has taken."""
+        """Releases what a sequence has taken, and the last batch, so that no ended sequence stays in memory."""
+        self._sequences = []
         if (seat := self._seats.pop(sequence, None)) is not None:
-            self._seen.release(seat.index)
+            self._seen.release(seat.row)
 
-    def _penalized(self, sequences: abc.Sequence[Sequence], logits: Tensor, parameters: _Parameters) -> Tensor:
-        longest = max(self._seats[sequences[i]].num_ids for i in parameters.penalized)
-        seen = self._seen.rows(parameters.seats, longest)
-        index = parameters.penalized_index
-        return logits.index_copy(0, index, penalize(logits.index_select(0, index), seen, *parameters.penalties))
+    def _sample(self, logits: Tensor, sampled: _Sampled) -> Tensor:
+        draws = torch.tensor([sequence.draw() for sequence in sampled.sequences], dtype=torch.float64)
+        return sample(logits.index_select(0, sampled.index), sampled.tensors, to_device(draws, self._device))
 
-    def _parameters_of(self, sequences: abc.Sequence[Sequence], vocab_size: int) -> _Parameters:
-        """Parameters of a batch, kept as long as its sequences are the same."""
-        if self._parameters is None or list(sequences) != self._sequences:
-            self._sequences = list(sequences)
-            self._parameters = self._new_parameters(self._sequences, vocab_size)
-        return self._parameters
+    def _apply_penalties(self, logits: Tensor, penalized: _Penalized) -> Tensor:
+        seen = self._seen.rows(penalized.rows, max(seat.num_ids for seat in penalized.seats))
+        changed = penalize(logits.index_select(0, penalized.index), seen, *penalized.penalties)
+        return logits.index_copy(0, penalized.index, changed)
 
-    def _new_parameters(self, sequences: abc.Sequence[Sequence], vocab_size: int) -> _Parameters:
+    def _find_sampled(self, vocab_size: int) -> _Sampled | None:
+        indices = [i for i, one in enumerate(self._sequences) if one.request.sampling.temperature > 0]
+        if not indices:
+            return None
+        sequences = [self._sequences[i] for i in indices]
         params = [sequence.request.sampling for sequence in sequences]
-        sampled = [i for i, one in enumerate(params) if one.temperature > 0]
-        penalized = [i for i, one in enumerate(params) if has_penalties(one)]
-        seats = [self._seat_of(sequences[i]).index for i in penalized]
-        penalties = [
-            [params[i].repetition_penalty, params[i].frequency_penalty, params[i].presence_penalty] for i in penalized
-        ]
-        sampling = SamplingTensors.of([params[i] for i in sampled], vocab_size, self._device) if sampled else None
-        return _Parameters(
-            sampled,
-            penalized,
-            self._index(sampled),
-            self._index(penalized),
-            self._index(seats),
-            sampling,
-            to_device(torch.tensor(penalties).view(-1, 3).T.contiguous(), self._device),
+        return _Sampled(sequences, self._index(indices), SamplingTensors.of(params, vocab_size, self._device))
+
+    def _find_penalized(self) -> _Penalized | None:
+        indices = [i for i, one in enumerate(self._sequences) if has_penalties(one.request.sampling)]
+        if not indices:
+            return None
+        seats = [self._seat_of(self._sequences[i]) for i in indices]
+        params = [self._sequences[i].request.sampling for i in indices]
+        penalties = torch.tensor(
+            [
+                [one.repetition_penalty for one in params],
+                [one.frequency_penalty for one in params],
+                [one.presence_penalty for one in params],
+            ]
         )
+        rows = self._index([seat.row for seat in seats])
+        return _Penalized(seats, self._index(indices), rows, to_device(penalties, self._device))
 
     def _seat_of(self, sequence: Sequence) -> _Seat:
         if sequence not in self._seats:
             prompt_ids = torch.from_numpy(sequence.request.prompt.input_ids).unique()
-            index = self._seen.take(prompt_ids, len(prompt_ids) + sequence.max_tokens)
-            self._seats[sequence] = _Seat(index, len(prompt_ids))
+            row = self._seen.take(prompt_ids, len(prompt_ids) + sequence.max_tokens)
+            self._seats[sequence] = _Seat(row, len(prompt_ids))
         return self._seats[sequence]
 
     def _index(self, values: abc.Sequence[int]) -> Tensor:
-        return to_device(torch.tensor(values, dtype=torch.int64), self._device)
-
-
-@dataclass
-class _Seat:
-    """Row of a sequence in the table of seen ids, and the number of ids in it."""
-
-    index: int
-    num_ids: int
+        return to_device(torch.tensor(values), self._device)
