@@ -68,8 +68,7 @@ class LLMSettings(ModelSettings):
     loaded, less 4 GiB for prefills and an encoder service on the same GPU, and on the CPU half of the free memory. The
     log states the resulting slots: of 256 positions, of 1024 and of max_model_len, of each at most max_batch_size. A
     request takes the shortest free slot that holds its prompt and max_tokens, or waits; one that fits into no slot is
-    refused. Requests that prune inside the model or report attention have caches of their own beside it. For --engine
-    transformers only; vLLM has gpu_memory_utilization among --engine-args."""
+    refused. For --engine transformers only; vLLM has gpu_memory_utilization among --engine-args."""
 
     max_prefill_tokens: int = Field(1024, ge=16)
     """Most prompt tokens that are prefilled between two decoding steps of running sequences. A longer prompt is

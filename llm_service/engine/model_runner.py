@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fovea.modeling.capture import Capture
 from fovea.modeling.transfers import to_device
-from llm_service.engine.slot_cache import CacheShape, SlotCache
+from llm_service.engine.slot_cache import SlotCache
 from llm_service.engine.slot_decoding import SlotDecoder
 from llm_service.engine.slot_graphs import SlotGraphs
 from llm_service.engine.slot_prefill import SlotInputs, SlotPrefill
-from llm_service.engine.slots import Slot, SlotClass
+from llm_service.engine.slots import Slot
 from llm_service.models.base import VisionLanguageModel
 from llm_service.prompts import Prompt
 
@@ -33,28 +33,21 @@ class ModelRunner:
 
     Args:
         model: Language model.
-        classes: Classes of the slots, in ascending order of length.
+        cache: Keys and values of all slots.
         few_sizes: Whether decoding steps have few sizes; see `decode_buckets`.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: VisionLanguageModel, classes: Sequence[SlotClass], *, few_sizes: bool) -> None:
+    def __init__(self, model: VisionLanguageModel, cache: SlotCache, *, few_sizes: bool) -> None:
         self._device = model.device
-        self._cache = SlotCache(classes, CacheShape.of(model.causal_lm.config, model.dtype), model.device)
+        self._cache = cache
         self._prefill = SlotPrefill(model, self._cache)
         text_id = next(i for i in range(3) if i not in model.visual_token_ids)
-        shortest = SlotInputs(model.embed(Prompt(np.array([text_id]), ())), Slot(len(classes) - 1, 0))
+        shortest = SlotInputs(model.embed(Prompt(np.array([text_id]), ())), Slot(len(cache.classes) - 1, 0))
         example = self._prefill.tensors([shortest])
+        axes = example.position_ids.shape[:-2]
         self._decoders = [
-            SlotDecoder(
-                model,
-                self._cache,
-                index,
-                slot_class,
-                example.position_ids.shape[:-2],
-                few_sizes=few_sizes,
-            )
-            for index, slot_class in enumerate(classes)
+            SlotDecoder(model, cache, index, axes, few_sizes=few_sizes) for index in range(len(cache.classes))
         ]
         self._graphs = SlotGraphs(self._prefill, self._decoders, example, model.vocab_size)
         self._slots: list[Slot] = []  # of the sequences, in order
@@ -71,11 +64,6 @@ class ModelRunner:
     def clear(self) -> None:
         """Removes all sequences."""
         self.keep([])
-
-    @torch.inference_mode()
-    def erase(self, slot: Slot) -> None:
-        """Sets a slot to zeros. Needed after a failure, which may leave numbers that are not finite."""
-        self._cache.erase(slot)
 
     def prefill(self, prompts: Sequence[SlotInputs]) -> Tensor:
         """Runs b prompts and appends them to the batch. If it fails, the batch is unchanged.

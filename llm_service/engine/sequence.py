@@ -125,7 +125,10 @@ class Sequence(AsyncIterator[Delta | Done]):
     @property
     def num_positions(self) -> int:
         """Most positions of the key-value cache: prompt and answer, of which the last token is never cached."""
-        return self.request.prompt.num_tokens + self.max_tokens - 1
+        num_cached = self.request.prompt.num_tokens
+        if self.plan is not None:
+            num_cached *= self.plan.pruner.cached_copies
+        return num_cached + self.max_tokens - 1
 
     @property
     def runs_layer_by_layer(self) -> bool:

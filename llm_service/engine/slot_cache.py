@@ -6,7 +6,7 @@ it can join and leave while the keys and values of the others stay where they ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from llm_service.engine.slots import Slot, SlotClass
+from llm_service.models.base import VisionLanguageModel
 
-__all__ = ["CacheShape", "SlotCache"]
+__all__ = ["CacheShape", "DecodeCache", "SlotCache", "SlotRows"]
 
 _Pair = tuple[Tensor, Tensor]  # keys and values
 
@@ -70,6 +71,21 @@ class _ClassLayout:
     count: int
 
 
+@dataclass(frozen=True)
+class SlotRows:
+    """Consecutive slots of one class, which a step runs on.
+
+    Attributes:
+        class_index: Index of the class.
+        first: Index of the first slot.
+        end: Index behind the last slot.
+    """
+
+    class_index: int
+    first: int
+    end: int
+
+
 class SlotCache:
     """Keys and values of all slots.
 
@@ -83,9 +99,19 @@ class SlotCache:
         classes: Length and number of the slots of each class.
         shape: Layers, heads, width and dtype.
         device: Device of the tensors.
+
+    Attributes:
+        classes: Length and number of the slots of each class.
+        num_layers: Layers.
+        dtype: Dtype of keys and values.
+        device: Device of the tensors.
     """
 
     def __init__(self, classes: Sequence[SlotClass], shape: CacheShape, device: torch.device) -> None:
+        self.classes = tuple(classes)
+        self.num_layers = shape.num_layers
+        self.dtype = shape.dtype
+        self.device = device
         self._heads = shape.num_heads
         self._layouts: list[_ClassLayout] = []
         end = 0
@@ -97,7 +123,7 @@ class SlotCache:
         self._layers = [
             (_zeros(size, shape.dtype, device), _zeros(size, shape.dtype, device)) for _ in range(shape.num_layers)
         ]
-        self._decode_caches: dict[tuple[int, int, int], _DecodeCache] = {}
+        self._decode_caches: dict[tuple[SlotRows, tuple[int, ...]], DecodeCache] = {}
         self._head_index = torch.arange(self._heads, device=device)
         # Index of the last position of each head [slots, heads], by class.
         self._ends = [
@@ -106,6 +132,11 @@ class SlotCache:
             )
             for layout in self._layouts
         ]
+
+    @classmethod
+    def for_model(cls, model: VisionLanguageModel, classes: Sequence[SlotClass]) -> SlotCache:
+        """Cache of a loaded model."""
+        return cls(classes, CacheShape.of(model.causal_lm.config, model.dtype), model.device)
 
     def location(self, slot: Slot) -> tuple[int, int]:
         """Index of the first vector of a slot, and its number of positions."""
@@ -143,34 +174,42 @@ class SlotCache:
         )
         return Cache(layers=[_ChunkLayer(keys, values, offset, num_tokens) for keys, values in slots])
 
-    def decode_cache(
-        self, class_index: int, num_rows: int, length: int, positions_left: Tensor, is_active: Tensor
-    ) -> Cache:
-        """Cache for decoding one token in each of the first slots of a class. Valid until the next call.
+    def store(self, slot: Slot, layers: Iterable[_Pair]) -> None:
+        """Writes the keys and values [1, heads, T_k, d] of each layer k into a slot; T_k may differ between layers."""
+        for pair, states in zip(self._layers, layers, strict=True):
+            for tensor, new in zip(pair, states, strict=True):
+                self._of_class(tensor, slot.class_index)[slot.index, :, : new.shape[2]] = new[0]
+
+    def decode_cache(self, rows: SlotRows, lengths: tuple[int, ...]) -> DecodeCache:
+        """Cache for decoding one token in each of some slots.
 
         Args:
-            class_index: Index of the class.
-            num_rows: R, the number of slots from slot 0.
-            length: T, the number of positions that are attended over.
+            rows: The slots.
+            lengths: Positions that each layer attends over.
+        """
+        if (rows, lengths) not in self._decode_caches:
+            if len(self._decode_caches) == _MOST_DECODE_CACHES:
+                self._decode_caches.clear()
+            layers = []
+            for (keys, values), length in zip(self._layers, lengths, strict=True):
+                attended = [
+                    self._of_class(tensor, rows.class_index)[rows.first : rows.end, :, :length]
+                    for tensor in (keys, values)
+                ]
+                layers.append(_DecodeLayer(keys, values, *attended))
+            self._decode_caches[rows, lengths] = DecodeCache(layers)
+        return self._decode_caches[rows, lengths]
+
+    def decode_index(self, rows: SlotRows, positions_left: Tensor, is_active: Tensor) -> Tensor:
+        """Where a layer writes the tokens of a step, for `DecodeCache.write_at`.
+
+        Args:
+            rows: The R slots.
             positions_left: [R] int64, number of positions of each slot behind its new token.
             is_active: [R] bool; keys and values of other slots' tokens are not kept.
         """
-        size = (class_index, num_rows, length)
-        if size not in self._decode_caches:
-            if len(self._decode_caches) == _MOST_DECODE_CACHES:
-                self._decode_caches.clear()
-            attended = [
-                (
-                    self._of_class(keys, class_index)[:num_rows, :, :length],
-                    self._of_class(values, class_index)[:num_rows, :, :length],
-                )
-                for keys, values in self._layers
-            ]
-            self._decode_caches[size] = _DecodeCache(self._layers, attended, length)
-        cache = self._decode_caches[size]
-        index = self._ends[class_index][:num_rows] - positions_left[:, None]
-        cache.target.index = torch.where(is_active[:, None], index, self._spare).view(-1)
-        return cache
+        index = self._ends[rows.class_index][rows.first : rows.end] - positions_left[:, None]
+        return torch.where(is_active[:, None], index, self._spare).view(-1)
 
     def erase(self, slot: Slot) -> None:
         """Sets a slot to zeros, for a sequence that may have left numbers that are not finite."""
@@ -224,13 +263,6 @@ class _SlotLayer(CacheLayerMixin):
         return self._offset
 
 
-@dataclass
-class _Target:
-    """Write indices of a decoding step, [R * heads] among all vectors of width d."""
-
-    index: Tensor
-
-
 class _PrefillLayer(_SlotLayer):
     def __init__(self, keys: Tensor, values: Tensor, index: Tensor) -> None:
         super().__init__(0, 0)
@@ -260,30 +292,35 @@ class _ChunkLayer(_SlotLayer):
         return self.keys, self.values
 
 
-class _DecodeCache(Cache):
-    """Views of the slots for decoding steps of one size."""
+class DecodeCache(Cache):
+    """Views of some slots for decoding steps of one size. See `SlotCache.decode_cache`."""
 
-    def __init__(self, layers: Sequence[_Pair], attended: Sequence[_Pair], length: int) -> None:
-        self.target = _Target(torch.empty(0))
-        super().__init__(
-            layers=[
-                _DecodeLayer(flat, slots, length, self.target) for flat, slots in zip(layers, attended, strict=True)
-            ]
-        )
+    def __init__(self, layers: list[_DecodeLayer]) -> None:
+        self._decode_layers = layers
+        super().__init__(layers=layers)
+
+    def write_at(self, indices: Iterable[Tensor]) -> None:
+        """Sets where each layer writes in the next step; see `SlotCache.decode_index`."""
+        for layer, index in zip(self._decode_layers, indices, strict=True):
+            layer.index = index
 
 
 class _DecodeLayer(_SlotLayer):
-    def __init__(self, flat: _Pair, attended: _Pair, length: int, target: _Target) -> None:
-        super().__init__(length, length - 1)
-        self.keys, self.values = attended
-        self._flat_keys, self._flat_values = flat
-        self._target = target
+    """Attributes:
+    index: Write indices of a step, [R * heads] among all vectors of width d.
+    """
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def __init__(self, flat_keys: Tensor, flat_values: Tensor, keys: Tensor, values: Tensor) -> None:
+        length = keys.shape[2]
+        super().__init__(length, length - 1)
+        self.keys, self.values = keys, values
+        self.index = torch.empty(0)
+        self._flat_keys, self._flat_values = flat_keys, flat_values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> _Pair:
         """Writes one token [R, heads, 1, d] of each slot, and returns keys and values [R, heads, T, d]."""
-        index = self._target.index
-        self._flat_keys.index_copy_(0, index, key_states.reshape(len(index), -1))
-        self._flat_values.index_copy_(0, index, value_states.reshape(len(index), -1))
+        self._flat_keys.index_copy_(0, self.index, key_states.reshape(len(self.index), -1))
+        self._flat_values.index_copy_(0, self.index, value_states.reshape(len(self.index), -1))
         return self.keys, self.values
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from fovea.modeling.transfers import to_device
 from llm_service.engine.decode_buckets import attended_length, num_rows
 from llm_service.engine.decode_masks import DecodeMasks
-from llm_service.engine.slot_cache import SlotCache
-from llm_service.engine.slots import SlotClass
+from llm_service.engine.slot_cache import SlotCache, SlotRows
 from llm_service.models.base import VisionLanguageModel
 
 __all__ = ["SlotDecoder"]
@@ -28,7 +27,6 @@ class SlotDecoder:
         model: Language model.
         cache: Keys and values of all slots.
         class_index: Index of the class.
-        slot_class: Length and number of its slots.
         position_axes: Leading axes of the model's position ids, before [B, T].
         few_sizes: Whether steps have few sizes; see `decode_buckets`.
     """
@@ -38,11 +36,11 @@ class SlotDecoder:
         model: VisionLanguageModel,
         cache: SlotCache,
         class_index: int,
-        slot_class: SlotClass,
         position_axes: torch.Size,
         *,
         few_sizes: bool,
     ) -> None:
+        slot_class = cache.classes[class_index]
         self.slot_class = slot_class
         self.class_index = class_index
         self._causal_lm: Any = model.causal_lm
@@ -103,11 +101,15 @@ class SlotDecoder:
             length: Positions that are attended over.
         """
         input_ids, position_ids, positions_left, in_use = self._state[:, :num_slots]
+        rows = SlotRows(self.class_index, 0, num_slots)
+        cache = self._cache.decode_cache(rows, (length,) * self._cache.num_layers)
+        index = self._cache.decode_index(rows, positions_left, in_use > 0)
+        cache.write_at([index] * self._cache.num_layers)
         output = self._causal_lm(
             input_ids=input_ids[:, None],
             attention_mask=self._masks.masks(positions_left, length),
             position_ids=position_ids.view(num_slots, 1).expand(*self._position_axes, num_slots, 1),
-            past_key_values=self._cache.decode_cache(self.class_index, num_slots, length, positions_left, in_use > 0),
+            past_key_values=cache,
             use_cache=True,
         )
         logits: Tensor = output.logits.squeeze(1)

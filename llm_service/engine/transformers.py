@@ -22,16 +22,17 @@ from llm_service.engine.base import Generation, GenerationRequest
 from llm_service.engine.errors import fail, unavailable
 from llm_service.engine.launching import Launching
 from llm_service.engine.model_runner import ModelRunner
-from llm_service.engine.pruned_model_runner import PrunedModelRunner
+from llm_service.engine.pruned_model_runner import PrunedModelRunner, PrunedSlotInputs
 from llm_service.engine.pruned_prefill import AttentionProbe, PrunedInputs
 from llm_service.engine.running_batch import Chunking, RunningBatch
 from llm_service.engine.sequence import Sequence
+from llm_service.engine.slot_cache import SlotCache
 from llm_service.engine.slot_prefill import SlotInputs
-from llm_service.engine.slots import SlotAdmission, SlotClass, SlotPool
+from llm_service.engine.slots import Slot, SlotAdmission, SlotClass, SlotPool
 from llm_service.engine.token_choice import TokenChoice
 from llm_service.engine.visual_layout import num_prunable_tokens, prunable_mask, visual_layout
 from llm_service.engine.waiting_queue import WaitingQueue
-from llm_service.models.base import ModelInputs, VisionLanguageModel
+from llm_service.models.base import VisionLanguageModel
 from llm_service.models.decoder import runs_layer_by_layer
 from llm_service.pruners import PRUNERS
 from llm_service.pruners.base import AnyLlmPruningMethod
@@ -87,19 +88,25 @@ class TransformersEngine:
         self._max_batch_delay_s = max_batch_delay_ms / 1e3
         self._waiting = WaitingQueue(max_queue_size)
         self._slots = SlotPool(slot_classes)
-        self._runner = ModelRunner(model, slot_classes, few_sizes=launching.few_sizes)
+        self._cache = SlotCache.for_model(model, slot_classes)
+        runner = ModelRunner(model, self._cache, few_sizes=launching.few_sizes)
         if launching.capture is not None:
-            self._runner.capture_graphs(launching.capture)
+            runner.capture_graphs(launching.capture)
         self._plain_batch = RunningBatch(
-            self._runner,
+            runner,
             self._embed_for_slot,
             TokenChoice(max_batch_size, model.device),
             self._release_slot,
-            chunking=Chunking(max_prefill_tokens, self._runner.prefill_chunk),
+            chunking=Chunking(max_prefill_tokens, runner.prefill_chunk),
             defers_reads=launching.defers_reads,
         )
         self._layered_batch = (
-            RunningBatch(PrunedModelRunner(model), self._embed_layered, TokenChoice(max_batch_size, model.device))
+            RunningBatch(
+                PrunedModelRunner(model, self._cache),
+                self._embed_layered,
+                TokenChoice(max_batch_size, model.device),
+                self._release_slot,
+            )
             if runs_layer_by_layer(model.causal_lm)
             else None
         )
@@ -215,21 +222,20 @@ class TransformersEngine:
             batch.fail()
 
     def _reserve_slot(self, sequence: Sequence, admission: SlotAdmission) -> bool:
-        """Whether a sequence can be admitted; reserves its slot. Layer by layer, sequences need none."""
-        if not sequence.runs_layer_by_layer:
-            sequence.slot = admission.take(sequence.num_positions)
-        return sequence.runs_layer_by_layer or sequence.slot is not None
+        """Whether a sequence can be admitted; reserves its slot."""
+        sequence.slot = admission.take(sequence.num_positions)
+        return sequence.slot is not None
 
     def _release_slot(self, sequence: Sequence) -> None:
         slot, sequence.slot = sequence.slot, None
         if slot is not None:
-            if sequence.failed:
-                self._runner.erase(slot)
+            if sequence.failed:  # it may have left numbers that are not finite
+                self._cache.erase(slot)
             self._slots.release(slot)
 
     def _check_fits_slot(self, sequence: Sequence) -> None:
         longest = self._slots.longest
-        if sequence.runs_layer_by_layer or sequence.num_positions <= longest:
+        if sequence.num_positions <= longest:
             return
         num_tokens = sequence.request.prompt.num_tokens
         raise InvalidRequest(
@@ -240,16 +246,13 @@ class TransformersEngine:
         )
 
     def _embed_for_slot(self, sequence: Sequence) -> SlotInputs:
-        assert sequence.slot is not None, "`step` admits no sequence without a slot"
-        return SlotInputs(self._embed(sequence), sequence.slot)
+        return SlotInputs(self._model.embed(sequence.request.prompt), _slot_of(sequence))
 
-    def _embed(self, sequence: Sequence) -> ModelInputs:
-        return self._model.embed(sequence.request.prompt)
-
-    def _embed_layered(self, sequence: Sequence) -> PrunedInputs:
+    def _embed_layered(self, sequence: Sequence) -> PrunedSlotInputs:
         prompt = sequence.request.prompt
         layout = visual_layout(prompt, self._model.visual_token_ids, self._model.device)
-        return PrunedInputs(self._embed(sequence), layout, sequence.plan, self._attention_probe(sequence))
+        inputs = PrunedInputs(self._model.embed(prompt), layout, sequence.plan, self._attention_probe(sequence))
+        return PrunedSlotInputs(inputs, _slot_of(sequence), sequence.max_tokens - 1)
 
     def _attention_probe(self, sequence: Sequence) -> AttentionProbe | None:
         requested = sequence.request.cross_attention
@@ -293,3 +296,8 @@ class TransformersEngine:
             return request.pruning.pruner.plan(request.pruning.budget, num_visual, self._num_layers)
         except UnreachableBudget as error:
             raise InvalidRequest(str(error), param="llm_pruner") from error
+
+
+def _slot_of(sequence: Sequence) -> Slot:
+    assert sequence.slot is not None, "`step` admits no sequence without a slot"
+    return sequence.slot

@@ -6,7 +6,6 @@ layers; the layers, their attention kernel and their cache are those of transfor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -28,9 +27,15 @@ def runs_layer_by_layer(causal_lm: Any) -> bool:
 
 
 class LayeredDecoder:
-    """The parts of a causal language model of transformers. B sequences of T tokens of width D; L layers."""
+    """The parts of a causal language model of transformers. B sequences of T tokens of width D; L layers.
+
+    Attributes:
+        config: transformers' configuration.
+        num_layers: L.
+    """
 
     def __init__(self, causal_lm: Any) -> None:
+        self.config = causal_lm.config
         self._causal_lm = causal_lm
         self._model = causal_lm.model
         self.num_layers: int = len(self._model.layers)
@@ -70,25 +75,6 @@ class LayeredDecoder:
         weight = self._model.norm.weight
         ones = torch.ones(length, length, dtype=torch.bool, device=weight.device)
         return _additive_mask(ones.tril(), weight.dtype)[None, None]
-
-    def padding_mask(self, lengths: Sequence[int]) -> Tensor | None:
-        """Mask for decoding one token of left-padded sequences.
-
-        Args:
-            lengths: Number of tokens of each sequence, padding excluded.
-
-        Returns:
-            A mask in the form that the attention kernel takes; None if no sequence is padded.
-        """
-        longest = max(lengths)
-        if min(lengths) == longest:
-            return None
-        weight = self._model.norm.weight
-        padding = longest - torch.tensor(lengths, device=weight.device)
-        is_token = torch.arange(longest, device=weight.device) >= padding[:, None]
-        if self._attn_implementation.startswith("flash"):
-            return is_token
-        return _additive_mask(is_token, weight.dtype)[:, None, None]
 
     def attention(
         self, index: int, hidden: Tensor, rotary: Rotary, cache: DynamicCache | None = None

@@ -47,6 +47,11 @@ class BoundLlmPruner:
     method: AnyLlmPruningMethod
     params: Any
 
+    @property
+    def cached_copies(self) -> int:
+        """Most times that a layer caches a prompt: 2 with `fidelity`, see `PruningResult.duplicates_cache`."""
+        return 2 if getattr(self.params, "fidelity", False) else 1
+
     def prune(self, context: PruningContext, keep: int) -> PruningResult:
         """Runs one stage."""
         return self.method.prune(context, keep, self.params)

@@ -10,8 +10,10 @@ from typing import Any, Final
 import torch
 
 from benchmarks.exactness.golden.case import Array, Context, GoldenCase
-from llm_service.engine.pruned_decoding import PrunedCache
+from llm_service.engine.pruned_decoding import PrunedDecoder
 from llm_service.engine.pruned_prefill import PrunedInputs, prefill
+from llm_service.engine.slot_cache import CacheShape, SlotCache
+from llm_service.engine.slots import Slot, SlotClass
 from llm_service.models.base import ModelInputs
 from llm_service.models.decoder import LayeredDecoder
 from llm_service.pruners import PRUNERS
@@ -95,10 +97,13 @@ def _runs(read: Reader) -> Callable[[GoldenCase, Context], dict[str, Array]]:
         plan = pruner.plan_for_stages(pruning.stages, len(layout), decoder.num_layers)
         prompt = ModelInputs(embeds, torch.arange(len(embeds), device=context.device), len(embeds))
         sequence = prefill(decoder, PrunedInputs(prompt, layout, plan))
-        cache = PrunedCache(decoder)
-        cache.append([sequence])
-        cache_lengths = cache.lengths[0]
-        decoded = [cache.decode(embed[None])[0] for embed in context.tensor(inputs["next_embeds"])]
+        next_embeds = context.tensor(inputs["next_embeds"])
+        num_positions = 2 * len(embeds) + len(next_embeds)  # a layer may cache the prompt twice
+        shape = CacheShape.of(decoder.config, context.dtype)
+        pruned = PrunedDecoder(decoder, SlotCache([SlotClass(num_positions, 1)], shape, context.device))
+        pruned.append([sequence], [Slot(0, 0)])
+        cache_lengths = pruned.lengths[0]
+        decoded = [pruned.decode(embed[None])[0] for embed in next_embeds]
         return {
             **{f"stage{i}_visual": kept.cpu().numpy() for i, kept in enumerate(sequence.kept_per_stage)},
             "processed": cache_lengths - (len(embeds) - len(layout)),

@@ -20,6 +20,7 @@ from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from fovea.budget import Budget
 from llm_service.engine.model_runner import ModelRunner
+from llm_service.engine.slot_cache import SlotCache
 from llm_service.engine.slot_prefill import SlotInputs
 from llm_service.engine.slots import Slot, SlotClass
 from llm_service.models import load_model
@@ -100,7 +101,8 @@ def language_model_costs(model: Path, repeats: int) -> tuple[Prefill, Decode]:
         return [SlotInputs(prompt, Slot(0, index)) for index, prompt in enumerate(inputs)]
 
     def new_runner(count: int, length: int) -> ModelRunner:
-        return ModelRunner(language_model, [SlotClass(length + 1 + _STEPS * repeats, count)], few_sizes=False)
+        cache = SlotCache.for_model(language_model, [SlotClass(length + 1 + _STEPS * repeats, count)])
+        return ModelRunner(language_model, cache, few_sizes=False)
 
     def prefill(count: int, length: int) -> float:
         batch = new_sequences(count, length)

@@ -28,6 +28,7 @@ from fovea.budget import Budget
 from fovea.v1 import tensor_pb2
 from llm_service.engine.base import Done, GenerationRequest, PruningParams
 from llm_service.engine.model_runner import ModelRunner
+from llm_service.engine.slot_cache import SlotCache
 from llm_service.engine.slot_prefill import SlotInputs
 from llm_service.engine.slots import Slot, SlotClass
 from llm_service.models import load_model
@@ -148,7 +149,8 @@ class Services:
     @torch.inference_mode()
     def answer(self, prompt: Prompt) -> Answer:
         """First-token logits and greedy tokens of the LLM service."""
-        runner = ModelRunner(self.model, [SlotClass(prompt.num_tokens + NEW_TOKENS, 1)], few_sizes=False)
+        cache = SlotCache.for_model(self.model, [SlotClass(prompt.num_tokens + NEW_TOKENS, 1)])
+        runner = ModelRunner(self.model, cache, few_sizes=False)
         logits = runner.prefill([SlotInputs(self.model.embed(prompt), Slot(0, 0))])
         tokens = [int(logits[0].argmax())]
         while len(tokens) < NEW_TOKENS and tokens[-1] not in self.eos_token_ids:

@@ -223,7 +223,7 @@ async def test_numbers_that_an_earlier_prompt_left_in_a_graph_reach_no_other(loa
 
 def test_slots_are_empty_after_a_capture(short):
     engine = short(graphed(StandInCapture()))
-    assert not any(tensor.any() for pair in engine._runner._cache._layers for tensor in pair)
+    assert not any(tensor.any() for pair in engine._cache._layers for tensor in pair)
 
 
 def test_sizes_that_are_captured_cover_all_steps_of_a_slot():

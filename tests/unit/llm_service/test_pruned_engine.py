@@ -12,8 +12,10 @@ import torch
 from fovea.budget import Budget
 from fovea.errors import InvalidRequest
 from llm_service.engine.base import Done, GenerationRequest, PruningParams
-from llm_service.engine.pruned_decoding import PrunedCache
+from llm_service.engine.pruned_decoding import PrunedDecoder
 from llm_service.engine.pruned_prefill import PrunedInputs, prefill
+from llm_service.engine.slot_cache import SlotCache
+from llm_service.engine.slots import Slot, SlotClass
 from llm_service.engine.visual_layout import num_prunable_tokens, visual_layout
 from llm_service.models import load_model
 from llm_service.models.decoder import LayeredDecoder
@@ -212,6 +214,12 @@ def language_model(checkpoint, attn="sdpa", dtype="float32"):
     return load_model(checkpoint, device=torch.device("cpu"), dtype=dtype, attn_implementation=attn)
 
 
+def pruned_decoder(model, *counts):
+    """A decoder with classes of so many slots."""
+    classes = [SlotClass(100 + 20 * i, count) for i, count in enumerate(counts)]
+    return PrunedDecoder(LayeredDecoder(model.causal_lm), SlotCache.for_model(model, classes))
+
+
 def prefilled(model, name, keep=10, **params):
     prompt = Prompt(np.array([BOS, 50, IMAGE, 70, 71]), (image(40),))
     layout = visual_layout(prompt, [IMAGE], model.device)
@@ -240,17 +248,18 @@ def test_states_of_a_mixed_batch_are_those_of_single_sequences(deep_checkpoint):
     with torch.inference_mode():
         alone = []
         for sequence in sequences:
-            cache = PrunedCache(decoder)
-            cache.append([sequence])
-            alone.append([cache.decode(token)[0] for _ in range(5)])
-        cache = PrunedCache(decoder)
-        cache.append(sequences[:4])
-        cache.append(sequences[4:])
-        together = [cache.decode(token.expand(len(sequences), -1)) for _ in range(3)]
-        longest = int(cache.lengths.max(axis=1).argmax())
+            single = pruned_decoder(model, 1)
+            single.append([sequence], [Slot(0, 0)])
+            alone.append([single.decode(token)[0] for _ in range(5)])
+        pruned = pruned_decoder(model, 6, 6)
+        slots = [Slot(0, 4), Slot(1, 0), Slot(0, 1), Slot(1, 5), Slot(1, 2), Slot(0, 2), Slot(0, 3)][: len(sequences)]
+        pruned.append(sequences[:4], slots[:4])
+        pruned.append(sequences[4:], slots[4:])
+        together = [pruned.decode(token.expand(len(sequences), -1)) for _ in range(3)]
+        longest = int(pruned.lengths.max(axis=1).argmax())
         kept = [i for i in range(len(sequences)) if i != longest]
-        cache.keep(kept)
-        after = [cache.decode(token.expand(len(kept), -1)) for _ in range(2)]
+        pruned.keep(kept)
+        after = [pruned.decode(token.expand(len(kept), -1)) for _ in range(2)]
     for i, states in enumerate(alone):
         torch.testing.assert_close(
             torch.stack([step[i] for step in together]), torch.stack(states[:3]), atol=1e-6, rtol=0
@@ -267,10 +276,10 @@ def test_fidelity_caches_the_layer_before_twice(deep_checkpoint, name):
     assert sequence.next_position_ids.tolist() == [44] * 12
     _, _, clean = prefilled(language_model(deep_checkpoint), name)
     assert torch.equal(sequence.last_hidden, clean.last_hidden)
-    cache = PrunedCache(decoder)
-    cache.append([sequence, clean])
+    pruned = pruned_decoder(language_model(deep_checkpoint), 2)
+    pruned.append([sequence, clean], [Slot(0, 0), Slot(0, 1)])
     with torch.inference_mode():
-        doubled, single = cache.decode(decoder.embed(torch.tensor([60, 60])))
+        doubled, single = pruned.decode(decoder.embed(torch.tensor([60, 60])))
     assert not torch.allclose(doubled, single)
 
 
@@ -278,12 +287,13 @@ def test_fidelity_caches_the_layer_before_twice(deep_checkpoint, name):
 def test_attention_kernels_agree(deep_checkpoint, name):
     states = []
     for attn in ("sdpa", "eager"):
-        decoder, _, sequence = prefilled(language_model(deep_checkpoint, attn), name)
-        _, _, other = prefilled(language_model(deep_checkpoint, attn), "fastv", 25)
-        cache = PrunedCache(decoder)
-        cache.append([sequence, other])
+        model = language_model(deep_checkpoint, attn)
+        decoder, _, sequence = prefilled(model, name)
+        _, _, other = prefilled(model, "fastv", 25)
+        pruned = pruned_decoder(model, 2)
+        pruned.append([sequence, other], [Slot(0, 1), Slot(0, 0)])
         with torch.inference_mode():
-            states.append(torch.stack([cache.decode(decoder.embed(torch.tensor([60, 61]))) for _ in range(3)]))
+            states.append(torch.stack([pruned.decode(decoder.embed(torch.tensor([60, 61]))) for _ in range(3)]))
     assert torch.allclose(*states, atol=1e-4)
 
 

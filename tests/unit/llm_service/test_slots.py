@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.speed.dispatch_counts import count_operations
 from fovea.errors import InternalError, InvalidRequest
 from fovea.modeling.errors import CheckpointError
 from llm_service.engine import cache_memory
+from llm_service.engine.base import CrossAttention
 from llm_service.engine.decode_buckets import attended_length, num_rows
 from llm_service.engine.launching import Launching
 from llm_service.engine.slots import Slot, SlotAdmission, SlotClass, SlotPool, divide_positions
@@ -86,12 +88,12 @@ def endless(loaded, *args, **settings):
 
 def tensors_of(engine):
     """Keys and values of each layer."""
-    return [tensor for pair in engine._runner._cache._layers for tensor in pair]
+    return [tensor for pair in engine._cache._layers for tensor in pair]
 
 
 def first_slots_of(engine):
     """Keys and values of the first slot, for each layer."""
-    return [engine._runner._cache._of_class(tensor, 0)[0] for tensor in tensors_of(engine)]
+    return [engine._cache._of_class(tensor, 0)[0] for tensor in tensors_of(engine)]
 
 
 async def test_a_join_and_a_leave_leave_the_caches_of_others_as_they_are(loaded):
@@ -286,16 +288,28 @@ def test_a_cache_that_cannot_serve_or_is_not_free_is_refused_at_start(loaded, mo
         loaded()
 
 
-async def test_layered_sequences_take_no_slot(loaded):
-    """They have a cache of their own, so full slots do not hold them up."""
-    from llm_service.engine.base import CrossAttention
+def layered(*ids, count, **sampling):
+    """A request that reports attention, and therefore runs layer by layer."""
+    options = request(*ids, features=np.ones((count, 32), np.float32), **sampling)
+    return dataclasses.replace(options, cross_attention=CrossAttention())
 
-    engine = loaded(max_batch_size=4, kv_cache_gib=256 * POSITION_BYTES / GIB).engine
-    plain = engine.submit(request(BOS, 60, max_tokens=20))
-    options = request(BOS, IMAGE, features=np.ones((4, 32), np.float32))
-    layered = engine.submit(type(options)(**(vars(options) | {"cross_attention": CrossAttention()})))
+
+async def test_layered_sequences_share_the_slots_with_others(loaded):
+    expected = [await alone(loaded, layered(BOS, IMAGE, count=4)), await alone(loaded, request(BOS, 60, max_tokens=20))]
+    engine = loaded(max_batch_size=4, kv_cache_gib=512 * POSITION_BYTES / GIB).engine
+    long, plain = engine.submit(layered(BOS, IMAGE, count=4)), engine.submit(request(BOS, 60, max_tokens=20))
+    waits = engine.submit(layered(BOS, IMAGE, count=4))
     engine.step()
-    assert engine.num_running == 2
+    assert (engine.num_running, engine.num_waiting) == (2, 1)
+    assert (long.slot, plain.slot) == (Slot(0, 0), Slot(0, 1))
     run_dry(engine)
-    assert len((await read(plain))[1].token_ids) == 20
-    assert len((await read(layered))[1].cross_attention) == 4
+    for generation, (text, done) in zip((long, plain, waits), (*expected, expected[0]), strict=True):
+        got = await read(generation)
+        assert (got[0], got[1].cross_attention) == (text, done.cross_attention)
+
+
+async def test_a_layered_request_beyond_the_slots_is_refused(loaded, monkeypatch):
+    monkeypatch.setattr(cache_memory, "_FEWEST_POSITIONS", 10)
+    engine = loaded(kv_cache_gib=100 * POSITION_BYTES / GIB).engine
+    with pytest.raises(InvalidRequest, match="longest slot has 100"):
+        engine.submit(layered(BOS, IMAGE, count=90, max_tokens=20))
