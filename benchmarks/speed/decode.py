@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -30,17 +29,14 @@ from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
 from benchmarks.speed.dispatch_counts import count_operations
+from benchmarks.speed.llm_engine import build_engine, random_requests
 from benchmarks.speed.timing import CLOCKS, add_timing, milliseconds, ratio, spreads, synchronize
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.modeling.compute import resolve_device
 from llm_service.engine.base import GenerationRequest
-from llm_service.engine.launching import launching_on
-from llm_service.engine.slots import SlotClass
 from llm_service.engine.transformers import TransformersEngine
 from llm_service.models import load_model
 from llm_service.models.base import VisionLanguageModel
-from llm_service.prompts import Prompt
-from llm_service.sampling import SamplingParams
 
 __all__ = ["main", "markdown"]
 
@@ -52,7 +48,6 @@ _SIDES: Final = {
     "static": "`generate`, static cache",
 }
 _WIDTH: Final = 512
-_FAR_DEADLINE_S: Final = 1e6
 
 
 class _Clock(StoppingCriteria):
@@ -66,19 +61,6 @@ class _Clock(StoppingCriteria):
         synchronize(input_ids.device)
         self.readings.append(self._read())
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-
-
-def _requests(count: int, length: int, num_steps: int, vocab_size: int) -> list[GenerationRequest]:
-    """Prompts of random ids whose answers last for one prefill and more than `num_steps` steps."""
-    random = np.random.default_rng(0)
-    return [
-        GenerationRequest(
-            Prompt(random.integers(10, vocab_size - 10, length), ()),
-            SamplingParams(max_tokens=num_steps + 8),
-            deadline=time.monotonic() + _FAR_DEADLINE_S,
-        )
-        for _ in range(count)
-    ]
 
 
 def _engine_step(
@@ -125,7 +107,8 @@ def _generate_step(
 
 @torch.inference_mode()
 def _cell(engine: TransformersEngine, causal_lm: Any, count: int, args: argparse.Namespace) -> dict[str, Any]:
-    requests = _requests(count, args.prompt, args.steps, causal_lm.config.vocab_size)
+    # The answers last for one prefill and more than args.steps steps.
+    requests = random_requests(count, args.prompt, causal_lm.config.vocab_size, max_tokens=args.steps + 8)
     sides: dict[str, Callable[[], float]] = {SLOTS: lambda: _engine_step(engine, requests, causal_lm.device, args)}
     for name, cache in _CACHES.items():
         sides[name] = lambda cache=cache: _generate_step(causal_lm, cache, requests, args)  # type: ignore[misc]
@@ -153,19 +136,8 @@ def _load(
 ) -> tuple[VisionLanguageModel, TransformersEngine]:
     """A model, and an engine of it whose answers never end."""
     model = load_model(checkpoint, device=device, dtype="auto", attn_implementation="sdpa")
-    engine = TransformersEngine(
-        model,
-        Tokenizer.from_file(str(checkpoint / "tokenizer.json")),
-        eos_token_ids=frozenset(),
-        max_model_len=max_model_len,
-        max_batch_size=max_batch_size,
-        max_batch_delay_ms=0,
-        max_queue_size=max_batch_size,
-        slot_classes=[SlotClass(max_model_len, max_batch_size)],
-        max_prefill_tokens=max_model_len * max_batch_size,
-        launching=launching_on(device, graphs=False),
-    )
-    return model, engine
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    return model, build_engine(model, tokenizer, max_batch_size=max_batch_size, max_model_len=max_model_len)
 
 
 async def _operations(sequences: Sequence[int], device: torch.device) -> list[dict[str, int]]:
@@ -173,7 +145,7 @@ async def _operations(sequences: Sequence[int], device: torch.device) -> list[di
     _, engine = _load(shipped_checkpoint("llava"), device, max(sequences), 256)
     rows = {}
     for count in (*sequences, *sequences):  # the first time, steps of new sizes make their views of the slots
-        *others, last = _requests(count, 60, 8, 500)
+        *others, last = random_requests(count, 60, 500, max_tokens=16)
         generations = [engine.submit(request) for request in others]
         engine.step()
         generations.append(engine.submit(last))

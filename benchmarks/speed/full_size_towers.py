@@ -17,6 +17,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.utils import logging
 
 from benchmarks.checkpoints import full_size
+from benchmarks.checkpoints.random_weights import draw_weights
 from benchmarks.checkpoints.tiny import clip, llava
 from benchmarks.speed.encoder_requests import Subject
 from encoder_service import models
@@ -27,7 +28,6 @@ __all__ = ["SHAPES", "add_towers", "can_compile", "conditions", "device_of", "dt
 
 SHAPES: Final = ("full", "tiny")
 _IMAGE_SIZE: Final = (480, 360)
-_INITIAL: Final = 0.02
 _VISION: Final[dict[str, Any]] = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -100,7 +100,7 @@ def subject(args: argparse.Namespace, device: torch.device, scratch: Path) -> Su
     options = LoadOptions(text_tower=str(text_tower), device=device.type, dtype=dtype, **_compiled(args))
     model = models.load(str(checkpoint), options)
     for module in _modules(model):
-        _draw_weights(module)
+        draw_weights(module)
     return Subject(f"{args.shapes} shapes", model, _IMAGE_SIZE)
 
 
@@ -121,21 +121,6 @@ def _modules(model: EncoderModel) -> Iterator[nn.Module]:
     return (value for value in vars(model).values() if isinstance(value, nn.Module))
 
 
-def _draw_weights(module: nn.Module) -> None:
-    """Replaces all parameters: ones in norms, zeros as biases, else a normal distribution."""
-    for part in module.modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            # New memory, as that of the checkpoint is mapped from its file.
-            drawn = torch.empty_like(parameter)
-            if name == "bias":
-                drawn.zero_()
-            elif isinstance(part, nn.LayerNorm):
-                drawn.fill_(1)
-            else:
-                drawn.normal_(0, _INITIAL)
-            parameter.data = drawn
-
-
 def plain_tower(args: argparse.Namespace, device: torch.device) -> Any:
     """transformers' own vision tower with all its layers and sdpa, in the same shapes."""
     config = CLIPVisionConfig(**_VISION) if args.shapes == "full" else clip.vision_config()
@@ -144,5 +129,5 @@ def plain_tower(args: argparse.Namespace, device: torch.device) -> Any:
     tower = tower.to_empty(device=device)
     tower.embeddings.position_ids = torch.arange(tower.embeddings.num_positions, device=device).expand((1, -1))
     tower = for_inference(tower, device, dtype_of(args, device))
-    _draw_weights(tower)
+    draw_weights(tower)
     return tower

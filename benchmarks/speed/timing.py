@@ -16,7 +16,18 @@ import torch
 from benchmarks.harness.arguments import positive
 from benchmarks.harness.tables import Spread
 
-__all__ = ["CLOCKS", "add_timing", "goal", "interleaved", "milliseconds", "ratio", "seconds", "spreads", "synchronize"]
+__all__ = [
+    "CLOCKS",
+    "add_timing",
+    "goal",
+    "goal_of_speedup",
+    "interleaved",
+    "milliseconds",
+    "ratio",
+    "seconds",
+    "spreads",
+    "synchronize",
+]
 
 
 CLOCKS: Final = {"wall": time.perf_counter, "process": time.process_time}
@@ -75,6 +86,11 @@ def ratio(times: Mapping[str, Sequence[float]], name: str, base: str) -> Spread:
 def goal(value: float, bound: float | None) -> str:
     """Table cell of a goal: "<= 1.05x, met"; "" without one."""
     return "" if bound is None else f"<= {bound:g}x, {'met' if value <= bound else 'missed'}"
+
+
+def goal_of_speedup(value: float, bound: float | None) -> str:
+    """Table cell of a goal from below: ">= 4.5x, met"; "" without one."""
+    return "" if bound is None else f">= {bound:g}x, {'met' if value >= bound else 'missed'}"
 
 
 def milliseconds(spread: Mapping[str, float], digits: int) -> str:
