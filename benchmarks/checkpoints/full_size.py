@@ -28,7 +28,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-__all__ = ["MODELS", "FullSize", "write", "write_clip"]
+__all__ = ["MODELS", "FullSize", "tensor_shapes", "write", "write_clip"]
 
 _SHARD_BYTES: Final = 4 * 2**30
 _BYTES: Final = 2  # bfloat16
@@ -135,7 +135,7 @@ def write(folder: Path, name: str, service: str) -> tuple[int, int]:
     config.dtype = torch.bfloat16
     config.save_pretrained(folder)
     spec.processor().save_pretrained(folder)
-    return _write_shards(folder, _shapes(spec.model, config, spec.rename), spec.needs[service])
+    return _write_shards(folder, tensor_shapes(spec.model, config, spec.rename), spec.needs[service])
 
 
 def write_clip(folder: Path) -> int:
@@ -153,13 +153,14 @@ def write_clip(folder: Path) -> int:
     config.save_pretrained(folder)
     part, _ = _write_shards(
         folder,
-        _shapes(CLIPModel, config, {}),
+        tensor_shapes(CLIPModel, config, {}),
         lambda name: name.startswith(("text_model.", "text_projection", "visual_p")),
     )
     return part
 
 
-def _shapes(model_class: Any, config: Any, rename: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(model_class: Any, config: Any, rename: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a model's tensors by their names on the hub; see `FullSize.rename`."""
     with torch.device("meta"):
         model = model_class(config)
     return {_renamed(name, rename): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
