@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ from benchmarks.scaling.clients import jpeg_files
 from fovea.checkpoints.shipped import demo_folder, shipped_checkpoint
 from fovea.processes.stack import Stack, free_port
 
-__all__ = ["main"]
+__all__ = ["LoadRun", "closed_loop", "main"]
 
 _TIMEOUT_S: Final = 300.0
 _MAX_TOKENS: Final = 8
@@ -86,8 +86,22 @@ def _requests(images: Sequence[bytes]) -> Iterator[dict[str, Any]]:
         }
 
 
-async def closed_loop(url: str, requests: Iterator[dict[str, Any]], in_flight: int, window_s: float) -> LoadRun:
-    """A run of `window_s` seconds with `in_flight` clients, each of which sends its next request after an answer."""
+async def closed_loop(
+    url: str,
+    requests: Iterator[dict[str, Any]],
+    in_flight: int,
+    window_s: float,
+    check: Callable[[httpx.Response], object] = httpx.Response.raise_for_status,
+) -> LoadRun:
+    """A run of `in_flight` clients, each of which sends its next request after an answer.
+
+    Args:
+        url: Address of the gateway.
+        requests: Arguments of `httpx.AsyncClient.post`, without end.
+        in_flight: Number of clients.
+        window_s: Seconds after which no more requests are sent. The run ends with the last answer.
+        check: Function that raises an error for an answer that must not be counted.
+    """
     seconds: list[float] = []
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False, limits=limits) as client:
@@ -97,7 +111,7 @@ async def closed_loop(url: str, requests: Iterator[dict[str, Any]], in_flight: i
             while time.perf_counter() - start < window_s:
                 sent_at = time.perf_counter()
                 response = await client.post("/v1/answer", **next(requests))
-                response.raise_for_status()
+                check(response)
                 seconds.append(time.perf_counter() - sent_at)
 
         await asyncio.gather(*(send_requests() for _ in range(in_flight)))
