@@ -23,7 +23,8 @@ if [[ -n $smoke ]]; then device=cpu; fi
 mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
 results=$(mktemp -d)
-trap 'rm -rf "$results"' EXIT
+checkpoints=$(mktemp -d)  # 13 GiB for LLaVA-1.5-7B with random weights, written once
+trap 'rm -rf "$results" "$checkpoints"' EXIT
 cd "$root" || exit 2
 export PYTHONPATH=$root PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 : > "$out/log.txt"
@@ -75,6 +76,16 @@ if exists benchmarks.speed.graphs; then
 else
   note "== graphs: there is no benchmarks.speed.graphs"
 fi
+
+# Prefills and decoding steps of the LLM service.
+measure prefill 40 benchmarks.speed.prefill --rounds 5
+measure decode 40 benchmarks.speed.decode --rounds 3
+
+# Whole answers of the services beside the unsplit model, and requests a second.
+windows=(--rounds 2 --window-s 1.5 --warm-up-s 0.5)
+if [[ -n $smoke ]]; then windows=(); fi
+measure answer 75 benchmarks.speed.answer --checkpoint "$checkpoints" --rounds 8 --warmups 2
+measure concurrency 80 benchmarks.speed.concurrency --checkpoint "$checkpoints" "${windows[@]}"
 
 # The same tokens on the CPU and on the device.
 measure device_choices 45 benchmarks.speed.device_choices

@@ -67,13 +67,14 @@ SHORT: dict[str, list[str]] = {
 }
 TRANSFERS = "tests/unit/benchmarks/wire/test_link.py::test_kept_tokens_are_as_much_smaller"
 ON_A_GPU = "tests/unit/benchmarks/speed/test_gpu.py::test_every_phase_runs_on_the_cpu_in_its_short_form"
-UNIT = "tests/unit/benchmarks/speed"
 ELSEWHERE = {
     "benchmarks.dispatches": ON_A_GPU,
+    "benchmarks.speed.answer": ON_A_GPU,
+    "benchmarks.speed.concurrency": ON_A_GPU,
     "benchmarks.speed.device_choices": ON_A_GPU,
     "benchmarks.speed.encoder_overhead": ON_A_GPU,
     "benchmarks.speed.graphs": ON_A_GPU,
-    "benchmarks.speed.prefill": f"{UNIT}/test_prefill.py::test_prefills_of_all_sizes_are_compared",
+    "benchmarks.speed.prefill": ON_A_GPU,
     "benchmarks.speed.prune": ON_A_GPU,
     "benchmarks.speed.second_question": ON_A_GPU,
     "benchmarks.speed.start": ON_A_GPU,

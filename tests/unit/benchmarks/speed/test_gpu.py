@@ -46,11 +46,14 @@ def test_every_phase_runs_on_the_cpu_in_its_short_form(tmp_path: Path, capsys: p
         # In this process, which has imported torch already.
         if "--out" in words:
             words[words.index("--out") + 1] = str(results / str(number))
+        if "--checkpoint" in words:
+            words[words.index("--checkpoint") + 1] = str(tmp_path / "checkpoints")
         with contextlib.chdir(ROOT):
             assert importlib.import_module(module).main(words) == 0, (module, words)
     capsys.readouterr()
     names = {path.name for path in results.rglob("*.json")}
-    assert {f"{name}_cpu.json" for name in ("encoder_overhead", "prune", "second_question", "start", "graphs")} <= names
+    encoder = ("encoder_overhead", "prune", "second_question", "start", "graphs")
+    assert {f"{name}_cpu.json" for name in (*encoder, "prefill", "decode", "answer", "concurrency")} <= names
     assert {"device_choices.json", "dispatches.json"} <= names
 
 
@@ -60,7 +63,7 @@ def test_a_phase_that_fails_is_counted_and_the_next_ones_run(tmp_path: Path) -> 
     failing.chmod(0o755)
     out = tmp_path / "out"
     done = script(out, "--smoke", PYTHON=str(failing))
-    assert done.returncode == 7
+    assert done.returncode == 11
     with tarfile.open(out / "results.tar.gz") as packed:
         status = packed.extractfile("./status.txt")
         assert status is not None
@@ -71,7 +74,7 @@ def test_a_phase_that_fails_is_counted_and_the_next_ones_run(tmp_path: Path) -> 
 
 def test_nothing_is_begun_when_the_time_is_used_up(tmp_path: Path) -> None:
     done = script(tmp_path, "--smoke", BUDGET_S="0", PYTHON="false")
-    assert done.returncode == 7
+    assert done.returncode == 11
     assert "golden: not run, the time is used up" in (tmp_path / "log.txt").read_text()
 
 
