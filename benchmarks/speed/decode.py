@@ -1,10 +1,10 @@
 """`python -m benchmarks.speed.decode`: a decoding step of the LLM service's engine beside transformers' `generate`.
 
-A random language model with the layer shapes of LLaVA-1.5-7B at an eighth of its width answers prompts of one length.
-One side is a whole step of the engine, whose keys and values are in slots: forward, choice of the tokens, text. The
-others are steps of `generate` with a growing and with a static cache, not compiled. The sides take turns. The torch
-operations of a step, of a join and of a leave are counted on the shipped model. Writes `decode_DEVICE.json` and `.md`
-into --out.
+A random language model with the layer shapes of LLaVA-1.5-7B, on a CPU at an eighth of its width, answers prompts of
+one length. One side is a whole step of the engine, whose keys and values are in slots: forward, choice of the tokens,
+text. The others are steps of `generate` with a growing and with a static cache, not compiled. The sides take turns. The
+torch operations of a step, of a join and of a leave are counted on the shipped model. Writes `decode_DEVICE.json` and
+`.md` into --out.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -23,20 +21,21 @@ from tokenizers import Tokenizer
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
 
-from benchmarks.checkpoints import engine_model
+from benchmarks.checkpoints.in_memory import WIDTH, language_model, llama_config
+from benchmarks.checkpoints.tiny.llava import SPECIALS
+from benchmarks.checkpoints.tiny.tokenizers import vicuna_tokenizer
 from benchmarks.harness.arguments import command_parser, positive
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
 from benchmarks.speed.dispatch_counts import count_operations
-from benchmarks.speed.llm_engine import build_engine, random_requests
+from benchmarks.speed.llm_engine import add_cuda_graphs, build_engine, graphs_in_words, random_requests
 from benchmarks.speed.timing import CLOCKS, add_timing, milliseconds, ratio, spreads, synchronize
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.modeling.compute import resolve_device
 from llm_service.engine.base import GenerationRequest
 from llm_service.engine.transformers import TransformersEngine
 from llm_service.models import load_model
-from llm_service.models.base import VisionLanguageModel
 
 __all__ = ["main", "markdown"]
 
@@ -47,7 +46,8 @@ _SIDES: Final = {
     "growing": "`generate`, growing cache",
     "static": "`generate`, static cache",
 }
-_WIDTH: Final = 512
+_WIDTHS: Final = {"cpu": 512, "cuda": WIDTH}
+_LAYERS: Final = {"cpu": 3, "cuda": 32}
 
 
 class _Clock(StoppingCriteria):
@@ -125,24 +125,26 @@ def _cell(engine: TransformersEngine, causal_lm: Any, count: int, args: argparse
     return {"sequences": count, "seconds": spreads(times), "ratios": ratios, "rounds": times}
 
 
-async def _measure(args: argparse.Namespace, device: torch.device, scratch: Path) -> list[dict[str, Any]]:
-    engine_model.write(scratch, width=args.width)
-    model, engine = _load(scratch, device, max(args.sequences), args.prompt + args.steps + 16)
+async def _measure(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    tokenizer = vicuna_tokenizer(SPECIALS, image_token=SPECIALS[-1])
+    model = language_model(llama_config(args.layers, len(tokenizer), width=args.width), device, dtype)
+    engine = build_engine(
+        model,
+        tokenizer.backend_tokenizer,
+        max_batch_size=max(args.sequences),
+        max_model_len=args.prompt + args.steps + 16,
+        cuda_graphs=args.cuda_graphs,
+    )
     return [_cell(engine, model.causal_lm, count, args) for count in args.sequences]
-
-
-def _load(
-    checkpoint: Path, device: torch.device, max_batch_size: int, max_model_len: int
-) -> tuple[VisionLanguageModel, TransformersEngine]:
-    """A model, and an engine of it whose answers never end."""
-    model = load_model(checkpoint, device=device, dtype="auto", attn_implementation="sdpa")
-    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    return model, build_engine(model, tokenizer, max_batch_size=max_batch_size, max_model_len=max_model_len)
 
 
 async def _operations(sequences: Sequence[int], device: torch.device) -> list[dict[str, int]]:
     """Operations of a step of the shipped model, and those that a join and a leave add to it."""
-    _, engine = _load(shipped_checkpoint("llava"), device, max(sequences), 256)
+    checkpoint = shipped_checkpoint("llava")
+    model = load_model(checkpoint, device=device, dtype="auto", attn_implementation="sdpa")
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    engine = build_engine(model, tokenizer, max_batch_size=max(sequences), max_model_len=256, cuda_graphs="off")
     rows = {}
     for count in (*sequences, *sequences):  # the first time, steps of new sizes make their views of the slots
         *others, last = random_requests(count, 60, 500, max_tokens=16)
@@ -185,8 +187,9 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     return (
         f"# Decoding steps\n\n{origin(result, packages=['torch', 'transformers'])} Device: {result['device']},"
-        f" {result['dtype']}, {result['threads']} threads; layers of LLaVA-1.5-7B's shapes at width {result['width']},"
-        f" random weights; prompts of {result['prompt']} tokens, {result['steps']} steps; clock: {result['clock']}.\n\n"
+        f" {result['dtype']}, {result['threads']} threads; {result['layers']} layers of LLaVA-1.5-7B's shapes at width"
+        f" {result['width']}, random weights; prompts of {result['prompt']} tokens, {result['steps']} steps; clock:"
+        f" {result['clock']}{graphs_in_words(result)}.\n\n"
         f"Medians of {result['num_rounds']} rounds in which the sides take turns, with the lowest and the highest. A"
         " ratio is taken within a round.\n\n"
         + table(["sequences", "side", "a step, ms", "slots over it"], rows, num_labels=2)
@@ -205,21 +208,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--prompt", type=positive, default=124, help="tokens of a prompt (124: 60 and 64 visual tokens)"
     )
     parser.add_argument("--steps", type=positive, default=16, help="steps that are timed in each round")
-    parser.add_argument("--width", type=positive, default=_WIDTH, help="hidden size, a multiple of 64")
+    parser.add_argument("--width", type=positive, help="hidden size, a multiple of 128 (default: 512, on CUDA 4096)")
+    parser.add_argument("--layers", type=positive, help="layers (default: 3, on CUDA 32)")
+    add_cuda_graphs(parser)
     add_timing(parser, rounds=3)
-    add_output(parser, sequences=[1, 2], prompt=8, steps=2, width=64, rounds=2)
+    add_output(parser, sequences=[1, 2], prompt=8, steps=2, width=128, layers=1, rounds=2)
     args = parser.parse_args(argv)
     logging.disable_progress_bar()
     device = resolve_device(args.device)
-    with tempfile.TemporaryDirectory() as scratch:
-        cells = asyncio.run(_measure(args, device, Path(scratch)))
-        operations = asyncio.run(_operations(args.sequences, device))
+    args.width = args.width or _WIDTHS[device.type]
+    args.layers = args.layers or _LAYERS[device.type]
+    cells = asyncio.run(_measure(args, device))
+    operations = asyncio.run(_operations(args.sequences, device))
     result = {
         "provenance": provenance("benchmarks.speed.decode"),
         "device": device.type,
         "dtype": "float32" if device.type == "cpu" else "bfloat16",
         "threads": torch.get_num_threads(),
-        **{name: getattr(args, name) for name in ("width", "prompt", "steps", "clock")},
+        **{name: getattr(args, name) for name in ("width", "layers", "prompt", "steps", "clock", "cuda_graphs")},
         "num_rounds": args.rounds,
         "cells": cells,
         "operations": operations,

@@ -84,8 +84,9 @@ measure decode 40 benchmarks.speed.decode --rounds 3
 # Whole answers of the services beside the unsplit model, and requests a second.
 windows=(--rounds 2 --window-s 1.5 --warm-up-s 0.5)
 if [[ -n $smoke ]]; then windows=(); fi
-measure answer 75 benchmarks.speed.answer --checkpoint "$checkpoints" --rounds 8 --warmups 2
-measure concurrency 80 benchmarks.speed.concurrency --checkpoint "$checkpoints" "${windows[@]}"
+graphs=("--encoder-flags=--cuda-graphs auto" "--llm-flags=--cuda-graphs auto")
+measure answer 75 benchmarks.speed.answer --checkpoint "$checkpoints" "${graphs[@]}" --rounds 8 --warmups 2
+measure concurrency 80 benchmarks.speed.concurrency --checkpoint "$checkpoints" "${graphs[@]}" "${windows[@]}"
 
 # The same tokens on the CPU and on the device.
 measure device_choices 45 benchmarks.speed.device_choices

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import time
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -16,14 +18,26 @@ from llm_service.models.base import VisionLanguageModel
 from llm_service.prompts import Prompt
 from llm_service.sampling import SamplingParams
 
-__all__ = ["build_engine", "random_requests"]
+__all__ = ["add_cuda_graphs", "build_engine", "graphs_in_words", "random_requests"]
 
 _FAR_DEADLINE_S: Final = 1e6
 _SPECIAL_IDS: Final = 10  # ids at both ends of the vocabulary that no prompt has
 
 
+def add_cuda_graphs(parser: argparse.ArgumentParser) -> None:
+    """Adds --cuda-graphs, which a CPU ignores."""
+    parser.add_argument(
+        "--cuda-graphs", choices=("off", "auto"), default="auto", help="as the LLM service's flag (default: auto)"
+    )
+
+
+def graphs_in_words(result: Mapping[str, Any]) -> str:
+    """Part of a report's sentence: whether the engine had CUDA graphs; empty on a CPU."""
+    return "" if result["device"] == "cpu" else f"; CUDA graphs: {result['cuda_graphs']}"
+
+
 def build_engine(
-    model: VisionLanguageModel, tokenizer: Tokenizer, *, max_batch_size: int, max_model_len: int
+    model: VisionLanguageModel, tokenizer: Tokenizer, *, max_batch_size: int, max_model_len: int, cuda_graphs: str
 ) -> TransformersEngine:
     """An engine whose answers end with max_tokens alone. It is not started: the caller runs its steps.
 
@@ -32,6 +46,7 @@ def build_engine(
         tokenizer: Tokenizer of its answers.
         max_batch_size: Most running sequences, each of which has a slot.
         max_model_len: Positions of a slot.
+        cuda_graphs: Value of --cuda-graphs.
     """
     return TransformersEngine(
         model,
@@ -43,7 +58,7 @@ def build_engine(
         max_queue_size=max_batch_size,
         slot_classes=[SlotClass(max_model_len, max_batch_size)],
         max_prefill_tokens=max_model_len * max_batch_size,
-        launching=launching_on(model.device, graphs=False),
+        launching=launching_on(model.device, graphs=cuda_graphs == "auto"),
     )
 
 

@@ -26,7 +26,7 @@ from benchmarks.harness.arguments import command_parser, positive
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
-from benchmarks.speed.llm_engine import build_engine, random_requests
+from benchmarks.speed.llm_engine import add_cuda_graphs, build_engine, graphs_in_words, random_requests
 from benchmarks.speed.timing import add_timing, goal_of_speedup, interleaved, milliseconds, ratio, spreads
 from fovea.modeling.compute import num_parameters, resolve_device
 from fovea.processes.memory import available_memory
@@ -102,6 +102,7 @@ async def _measure(args: argparse.Namespace, device: torch.device) -> dict[str, 
         tokenizer.backend_tokenizer,
         max_batch_size=max(args.rows),
         max_model_len=_max_model_len(args),
+        cuda_graphs=args.cuda_graphs,
     )
     return {
         "dtype": str(dtype).removeprefix("torch."),
@@ -138,9 +139,10 @@ def markdown(result: dict[str, Any]) -> str:
         f"# Prefills\n\n{origin(result, packages=['torch', 'transformers'])} Device: {result['device']},"
         f" {result['dtype']}, {result['threads']} threads; layers of LLaVA-1.5-7B's shapes at width {result['width']}:"
         f" {result['layers']}, in all {result['parameters'] / 1e6:,.1f} million parameters with random values;"
-        f" {result['text']} text tokens in each prompt; clock: {result['clock']}.\n\nMedians of {result['num_rounds']}"
-        " rounds in which the numbers of visual tokens take turns, with the lowest and the highest. A ratio is\ntaken"
-        " within a round. LLaVA-1.5-7B has 32 layers, each of which takes the same time.\n\n"
+        f" {result['text']} text tokens in each prompt; clock: {result['clock']}{graphs_in_words(result)}.\n\n"
+        f"Medians of {result['num_rounds']} rounds in which the numbers of visual tokens take turns, with the lowest"
+        " and the highest. A ratio is\ntaken within a round. LLaVA-1.5-7B has 32 layers, each of which takes the same"
+        " time.\n\n"
     ) + table(header, table_rows, num_labels=2)
 
 
@@ -156,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--unpruned", type=positive, default=576, help="visual tokens of an unpruned image")
     parser.add_argument("--layers", type=positive, help="layers (default: as many as fit, at most 32, on a CPU 2)")
     parser.add_argument("--width", type=positive, default=WIDTH, help="hidden size, a multiple of 128")
+    add_cuda_graphs(parser)
     add_timing(parser)
     add_output(parser, rows=[1, 2], text=4, visual=[4, 8], unpruned=16, layers=1, width=128, rounds=2)
     args = parser.parse_args(argv)
@@ -167,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "provenance": provenance("benchmarks.speed.prefill"),
         "device": device.type,
         "threads": torch.get_num_threads(),
-        **{name: getattr(args, name) for name in ("width", "text", "unpruned", "clock")},
+        **{name: getattr(args, name) for name in ("width", "text", "unpruned", "clock", "cuda_graphs")},
         "num_rounds": args.rounds,
         **measured,
     }
