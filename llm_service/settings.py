@@ -78,8 +78,8 @@ class LLMSettings(ModelSettings):
 
     cuda_graphs: Literal["off", "auto"] = "off"
     """auto captures decoding steps, and prefills of up to 1,024 tokens, as CUDA graphs before the service is ready, for
-    few sizes each; only on CUDA. It has not been measured yet. For --engine transformers only; vLLM captures graphs
-    unless --engine-args has enforce_eager."""
+    few sizes each; only on CUDA, and not with flash_attention_2. It has not been measured yet. For --engine
+    transformers only; vLLM captures graphs unless --engine-args has enforce_eager."""
 
     max_batch_delay_ms: float = Field(2.0, ge=0)
     """Time in milliseconds that an idle engine waits for more requests before its first prefill; 0 for none. An engine
@@ -117,6 +117,13 @@ class LLMSettings(ModelSettings):
         if info.data.get("engine") == "vllm" and value != cls.model_fields[name].default:
             argument = _TRANSFORMERS_ONLY[name]
             raise ValueError(f"only --engine transformers accepts it; vLLM has {argument!r} among --engine-args")
+        return value
+
+    @field_validator("cuda_graphs")
+    @classmethod
+    def _require_capturable(cls, value: str, info: ValidationInfo) -> str:
+        if value == "auto" and info.data.get("attn_implementation") == "flash_attention_2":
+            raise ValueError("flash_attention_2 cannot be captured, as it reads values back; sdpa can")
         return value
 
     @property

@@ -7,6 +7,7 @@ and everything around a capture can be tested with it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
@@ -68,26 +69,46 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        self._reserved_before = torch.cuda.memory_reserved(device)
+        # One stream for all captures, because CUDA's libraries keep a workspace for each stream.
+        self._stream = torch.cuda.Stream(device)
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._reserved_before: int | None = None
 
     def __call__(self, compute: Compute) -> Captured:
+        if self._reserved_before is None:
+            torch.cuda.empty_cache()
+            self._reserved_before = torch.cuda.memory_reserved(self._device)
         # Libraries allocate workspaces and choose algorithms in their first calls, which a capture must not contain.
-        side = torch.cuda.Stream(self._device)
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UP_RUNS):
                 compute()
-        torch.cuda.current_stream(self._device).wait_stream(side)
-        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        # The allocator refers to the graphs of its pool, also to those that failed or are not used.
+        graph = torch.cuda.CUDAGraph()
+        self._graphs.append(graph)
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 outputs = compute()
+        except Exception:
+            self._leave_pool()
+            raise
         finally:
             torch.cuda.set_stream(current)  # a capture that fails may leave its own stream behind
         return _CudaGraph(graph, outputs)
 
+    def _leave_pool(self) -> None:
+        """Ends the use of a pool that a failed capture has left open, which would take later allocations."""
+        index = torch.cuda.current_device() if self._device.index is None else self._device.index
+        with contextlib.suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(index, self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
+
     @property
     def nbytes(self) -> int:
+        if self._reserved_before is None:
+            return 0
         return max(0, torch.cuda.memory_reserved(self._device) - self._reserved_before)
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import torch
+
 from fovea.modeling.capture import Capture
 from fovea.telemetry import FailureKind, count_failure
 
@@ -33,8 +35,8 @@ def capture_all(
 ) -> CaptureRound:
     """Captures functions in order until `max_graphs` are captured or `max_seconds` have passed.
 
-    A function that cannot be captured, or whose replay is wrong, is left out and counted. One warning names all that
-    are left out.
+    A function whose replay is wrong is left out and counted. A capture that fails ends the round, because it may leave
+    the allocator of the device in a state in which later ones fail as well. One warning names all that are left out.
 
     Args:
         functions: Name of each function, and what captures it and says whether its replay is right.
@@ -43,25 +45,25 @@ def capture_all(
         max_seconds: Seconds after which no further capture begins.
     """
     start = time.monotonic()
-    done = CaptureRound()
+    done, has_failed = CaptureRound(), False
     for name, add in functions:
-        if done.num_graphs >= max_graphs or time.monotonic() - start > max_seconds:
+        if has_failed or done.num_graphs >= max_graphs or time.monotonic() - start > max_seconds:
             done.left_out.append(name)
-        elif _added(name, add, capture):
+            continue
+        try:
+            is_right = add(capture)
+        except Exception:  # the service works without graphs
+            log.warning("the capture of %s failed, so nothing more is captured", name, exc_info=True)
+            is_right, has_failed = False, True
+        if is_right:
             done.num_graphs += 1
         else:
             done.left_out.append(name)
             count_failure(FailureKind.CUDA_GRAPH)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # what the warm-up runs have left
     if done.left_out:
         log.warning("computed without a graph: %s", ", ".join(done.left_out))
     seconds = time.monotonic() - start
     log.info("%d graphs take %.0f MiB, captured in %.1f s", done.num_graphs, capture.nbytes / 2**20, seconds)
     return done
-
-
-def _added(name: str, add: Callable[[Capture], bool], capture: Capture) -> bool:
-    try:
-        return add(capture)
-    except Exception:  # the service works without the graph
-        log.debug("no graph of %s", name, exc_info=True)
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,21 @@ __all__ = ["ModelRunner"]
 
 # Eight prompts fill a device. Larger groups take as much time for each prompt, and more memory.
 _PREFILL_GROUP: Final = 8
+
+
+@dataclass(frozen=True)
+class _ClassMembers:
+    """The sequences in the slots of one class.
+
+    Attributes:
+        decoder: Decoder of the class.
+        slots: Indices of their slots.
+        index: Their indices in the batch, on the device.
+    """
+
+    decoder: SlotDecoder
+    slots: list[int]
+    index: Tensor
 
 
 class ModelRunner:
@@ -51,6 +67,8 @@ class ModelRunner:
         ]
         self._graphs = SlotGraphs(self._prefill, self._decoders, example, model.vocab_size)
         self._slots: list[Slot] = []  # of the sequences, in order
+        self._classes: list[_ClassMembers] | None = None
+        self._class_order = torch.empty(0)  # index of each sequence among those ordered by class
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -94,6 +112,7 @@ class ModelRunner:
     def _append(self, prompt: SlotInputs) -> None:
         self._decoders[prompt.slot.class_index].add(prompt.slot.index, prompt.length, prompt.inputs.next_position_id)
         self._slots.append(prompt.slot)
+        self._classes = None
 
     def decode(self, token_ids: Tensor) -> Tensor:
         """Runs one token of each of the B sequences. If it fails, the batch must be cleared with `clear`.
@@ -104,23 +123,35 @@ class ModelRunner:
         Returns:
             [B, V] float32 logits of the next tokens.
         """
-        by_class = [
-            (decoder, [i for i, slot in enumerate(self._slots) if slot.class_index == decoder.class_index])
-            for decoder in self._decoders
-        ]
-        used = [(decoder, members) for decoder, members in by_class if members]
-        if len(used) == 1:
-            (decoder, members) = used[0]
-            return self._decode_class(decoder, members, token_ids)
-        order = np.concatenate([members for _, members in used])
-        index = to_device(torch.from_numpy(np.stack([order, np.argsort(order)])), self._device)
-        ids = token_ids.index_select(0, index[0]).split([len(members) for _, members in used])
-        logits = [self._decode_class(*pair, ids_of_class) for pair, ids_of_class in zip(used, ids, strict=True)]
-        return torch.cat(logits).index_select(0, index[1])
+        if self._classes is None:
+            self._classes = self._find_classes()
+        if len(self._classes) == 1:
+            return self._decode_class(self._classes[0], token_ids)
+        logits = [self._decode_class(one, token_ids.index_select(0, one.index)) for one in self._classes]
+        return torch.cat(logits).index_select(0, self._class_order)
 
-    def _decode_class(self, decoder: SlotDecoder, members: Sequence[int], token_ids: Tensor) -> Tensor:
+    def _find_classes(self) -> list[_ClassMembers]:
+        """The sequences by class, kept as long as the batch is the same."""
+        members_of = {
+            decoder.class_index: [i for i, slot in enumerate(self._slots) if slot.class_index == decoder.class_index]
+            for decoder in self._decoders
+        }
+        order = np.argsort(np.concatenate(list(members_of.values())))
+        self._class_order = to_device(torch.from_numpy(order), self._device)
+        return [
+            _ClassMembers(
+                self._decoders[class_index],
+                [self._slots[i].index for i in members],
+                to_device(torch.tensor(members), self._device),
+            )
+            for class_index, members in members_of.items()
+            if members
+        ]
+
+    def _decode_class(self, members: _ClassMembers, token_ids: Tensor) -> Tensor:
         """[b, V] logits of the sequences in the slots of one class."""
-        decoder.write_inputs([self._slots[i].index for i in members], token_ids)
+        decoder = members.decoder
+        decoder.write_inputs(members.slots, token_ids)
         logits = decoder.rows_of(self._graphs.decode(decoder, *decoder.step_size()))
         decoder.advance()
         return logits
@@ -131,6 +162,7 @@ class ModelRunner:
         for slot in set(self._slots) - set(kept):
             self._decoders[slot.class_index].remove(slot.index)
         self._slots = kept
+        self._classes = None
 
 
 def _groups(prompts: Sequence[SlotInputs]) -> Iterator[list[int]]:

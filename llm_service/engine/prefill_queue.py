@@ -69,7 +69,7 @@ class PrefillQueue(Generic[Prompt]):
     def next_work(self, max_tokens: int | None) -> PrefillWork[Prompt]:
         """Takes what the next step prefills: prompts in order while their tokens fit.
 
-        A prompt longer than `max_tokens` is run in chunks of so many tokens, one in each step and nothing else with it.
+        A prompt longer than `max_tokens` is run in chunks of up to so many tokens, each in a step of its own.
 
         Args:
             max_tokens: Most tokens of a step; None for no limit.
@@ -88,9 +88,11 @@ class PrefillQueue(Generic[Prompt]):
         return PrefillWork(whole)
 
     def _next_chunk(self, max_tokens: int | None) -> Chunk[Prompt]:
+        """Next chunk of the first prompt. The chunks that are left have nearly one size, so none is of a few tokens."""
         first = self._waiting[0]
-        start = first.num_done
-        first.num_done = first.length if max_tokens is None else min(first.length, start + max_tokens)
+        start, left = first.num_done, first.length - first.num_done
+        num_chunks = 1 if max_tokens is None else -(-left // max_tokens)
+        first.num_done += -(-left // num_chunks)
         if first.num_done == first.length:
             self._waiting.popleft()
         return Chunk(first.prompt, start, first.num_done, is_last=first.num_done == first.length)

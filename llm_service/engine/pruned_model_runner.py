@@ -34,7 +34,7 @@ class PrunedSlotInputs:
     @property
     def length(self) -> int:
         """Number of tokens."""
-        return self.prompt.length
+        return self.prompt.inputs.length
 
 
 class PrunedModelRunner:

@@ -48,11 +48,6 @@ class PrunedInputs:
     plan: PruningPlan | None
     probe: AttentionProbe | None = None
 
-    @property
-    def length(self) -> int:
-        """Number of tokens."""
-        return len(self.inputs.inputs_embeds)
-
 
 @dataclass(frozen=True)
 class PrefilledSequence:

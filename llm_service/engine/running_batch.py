@@ -6,7 +6,7 @@ import logging
 from collections import abc, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 import torch
 from torch import Tensor
@@ -16,49 +16,14 @@ from fovea.modeling.transfers import to_device
 from fovea.telemetry import FailureKind, count_failure
 from llm_service.engine.errors import fail, internal_error, overflow_error, to_service_error
 from llm_service.engine.prefill_queue import Chunk, PrefillQueue
+from llm_service.engine.runner import Chunking, Inputs, Runner
 from llm_service.engine.sequence import Sequence
 from llm_service.engine.token_choice import NOT_FINITE, TokenChoice
 from llm_service.engine.token_reads import TokenRead
 
-__all__ = ["Chunking", "Runner", "RunningBatch"]
+__all__ = ["RunningBatch"]
 
 log = logging.getLogger(__name__)
-
-
-class PromptInputs(Protocol):
-    """What a runner prefills: a prompt of `length` tokens."""
-
-    @property
-    def length(self) -> int: ...
-
-
-Inputs = TypeVar("Inputs", bound=PromptInputs)
-Inputs_contra = TypeVar("Inputs_contra", contravariant=True)
-
-
-class Runner(Protocol[Inputs_contra]):
-    """Runner of a batch's forward passes; its sequences are in the order of their prefills. See `ModelRunner`."""
-
-    def clear(self) -> None: ...
-
-    def prefill(self, prompts: abc.Sequence[Inputs_contra]) -> Tensor: ...
-
-    def decode(self, token_ids: Tensor) -> Tensor: ...
-
-    def keep(self, indices: abc.Sequence[int]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Chunking(Generic[Inputs]):
-    """Prefill of long prompts in chunks between decoding steps.
-
-    Attributes:
-        max_tokens: Most tokens that are prefilled between two decoding steps.
-        run: Function that runs some tokens of a prompt; see `ModelRunner.prefill_chunk`.
-    """
-
-    max_tokens: int
-    run: Callable[[Inputs, int, int], Tensor]
 
 
 class RunningBatch(Generic[Inputs]):
@@ -93,6 +58,7 @@ class RunningBatch(Generic[Inputs]):
         self._release = release
         self._chunking = chunking
         self._defers_reads = defers_reads
+        self._admitted: deque[Sequence] = deque()
         self._prefills: PrefillQueue[_Prepared[Inputs]] = PrefillQueue()
         self._decoding: list[Sequence] = []  # in the runner's order
         self._running: dict[Sequence, None] = {}  # an ordered set: waiting for the prefill, decoding, or for a read
@@ -107,6 +73,12 @@ class RunningBatch(Generic[Inputs]):
         for sequence in waiting:
             sequence.admit()
             self._running[sequence] = None
+            self._admitted.append(sequence)
+
+    def _prepare_admitted(self) -> None:
+        """Computes the inputs of admitted sequences. One for which that fails ends alone."""
+        while self._admitted:
+            sequence = self._admitted.popleft()
             try:
                 prepared = _Prepared(sequence, self._prepare(sequence))
             except Exception as error:
@@ -121,6 +93,7 @@ class RunningBatch(Generic[Inputs]):
         If the prefill of several prompts fails, each prompt is prefilled alone. A failing prompt thus ends only its own
         sequence.
         """
+        self._prepare_admitted()
         # Where nothing decodes, nothing waits for a long prompt.
         limit = self._chunking.max_tokens if self._chunking is not None and self._decoding else None
         work = self._prefills.next_work(limit)
@@ -157,7 +130,6 @@ class RunningBatch(Generic[Inputs]):
             logits = self._chunking.run(chunk.prompt.inputs, chunk.start, chunk.end)
         except Exception as error:
             log.exception("prefill of a chunk of %d tokens failed", chunk.end - chunk.start)
-            self._prefills.remove(lambda prepared: prepared is chunk.prompt)
             self._fail_one(chunk.prompt.sequence, to_service_error(error))
             return
         if chunk.is_last:
@@ -219,26 +191,35 @@ class RunningBatch(Generic[Inputs]):
         while len(self._reads) > keep_last:
             for sequence, token_id in self._reads.popleft():
                 if sequence in self._running:
-                    _append(sequence, token_id)
-                    if sequence.finished:
-                        self._remove([sequence])
+                    self._take_token(sequence, token_id)
+
+    def _take_token(self, sequence: Sequence, token_id: int) -> None:
+        """Gives a token to its sequence, or drops it behind the end. The sequence is removed with its last one."""
+        sequence.num_read += 1
+        if not sequence.finished:
+            _append(sequence, token_id)
+        elif token_id == NOT_FINITE:
+            sequence.failed = True  # its slot holds numbers that are not finite, although its answer is complete
+        if sequence.finished:
+            self._stop_decoding([sequence])
+            if sequence.num_read == sequence.num_chosen:
+                self._remove([sequence])
 
     def remove_aborted(self) -> None:
         """Removes sequences whose caller has left or whose deadline has passed."""
-        aborted = {sequence for sequence in self._running if sequence.aborted}
+        aborted = {sequence for sequence in self._running if sequence.aborted and not sequence.finished}
         count_failure(FailureKind.GENERATION_ABORTED, len(aborted))
-        self._prefills.remove(lambda prepared: prepared.sequence in aborted)
         self._remove(aborted)
 
     def fail(self, error: ServiceError | None = None) -> None:
         """Ends and removes all sequences with an error; the default is an internal error."""
         failed = list(self._running)
         fail(failed, error or internal_error())
-        self._prefills.remove(lambda _: True)
+        for sequence in failed:
+            sequence.failed = True  # also one whose answer is complete, as its last token is not read
         self._reads.clear()
-        self._decoding.clear()
-        self._last_tokens.clear()
         self._runner.clear()
+        self._decoding.clear()
         self._remove(failed)
 
     def _fail_one(self, sequence: Sequence, error: ServiceError) -> None:
@@ -246,9 +227,15 @@ class RunningBatch(Generic[Inputs]):
         self._remove([sequence])
 
     def _remove(self, sequences: abc.Collection[Sequence]) -> None:
+        if not sequences:
+            return
         self._stop_decoding(sequences)
+        self._admitted = deque(sequence for sequence in self._admitted if sequence not in sequences)
+        self._prefills.remove(lambda prepared: prepared.sequence in sequences)
         for sequence in sequences:
             del self._running[sequence]
+        # Last, because it may fail, and no sequence may stay then.
+        for sequence in sequences:
             self._choice.forget(sequence)
             self._release(sequence)
 
@@ -257,6 +244,8 @@ class RunningBatch(Generic[Inputs]):
         if len(kept) < len(self._decoding):
             self._runner.keep(kept)
             self._decoding = [self._decoding[i] for i in kept]
+        if not self._decoding:
+            self._last_tokens.clear()  # nothing else would, and they hold their sequences
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,7 +40,8 @@ class Sequence(AsyncIterator[Delta | Done]):
         failed: Flag: the sequence has ended with an error.
         slot: Slot of the key-value cache; None before admission, after the end, and for caches without slots.
         token_ids: Ids generated so far.
-        num_chosen: Number of tokens chosen on the device, of which the last ones may not have been read yet.
+        num_chosen: Number of tokens chosen on the device.
+        num_read: Number of those that have been read; one behind the end of the answer is not in `token_ids`.
         first_token_logprobs: [V] log-probabilities of the first token, if requested.
         cross_attention: [N] attention weights, if requested.
         max_tokens: Most tokens to generate, limited by the context.
@@ -63,6 +64,7 @@ class Sequence(AsyncIterator[Delta | Done]):
         self.slot: Slot | None = None
         self.token_ids: list[int] = []
         self.num_chosen = 0
+        self.num_read = 0
         self.first_token_logprobs: list[float] = []
         self.cross_attention: list[float] = []
         self.max_tokens = min(request.sampling.max_tokens, max_model_len - request.prompt.num_tokens)
@@ -125,10 +127,17 @@ class Sequence(AsyncIterator[Delta | Done]):
     @property
     def num_positions(self) -> int:
         """Most positions of the key-value cache: prompt and answer, of which the last token is never cached."""
-        num_cached = self.request.prompt.num_tokens
-        if self.plan is not None:
-            num_cached *= self.plan.pruner.cached_copies
-        return num_cached + self.max_tokens - 1
+        return self._num_prompt_positions + self.max_tokens - 1
+
+    @property
+    def num_written(self) -> int:
+        """Most positions of the key-value cache that have been written so far."""
+        return self._num_prompt_positions + self.num_chosen
+
+    @property
+    def _num_prompt_positions(self) -> int:
+        copies = 1 if self.plan is None else self.plan.pruner.cached_copies
+        return copies * self.request.prompt.num_tokens
 
     @property
     def runs_layer_by_layer(self) -> bool:

@@ -13,14 +13,14 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
+from llm_service.engine.slot_layers import ChunkLayer, DecodeCache, DecodeLayer, Pair, PrefillLayer
 from llm_service.engine.slots import Slot, SlotClass
 from llm_service.models.base import VisionLanguageModel
 
-__all__ = ["CacheShape", "DecodeCache", "SlotCache", "SlotRows"]
+__all__ = ["CacheShape", "SlotCache", "SlotRows"]
 
-_Pair = tuple[Tensor, Tensor]  # keys and values
 
 # Maximum number of step sizes whose views of the slots are kept. One more size clears them all.
 _MOST_DECODE_CACHES: Final = 128
@@ -158,7 +158,7 @@ class SlotCache:
             (position < num_tokens[:, None])[:, None], heads[:, :, None] + position, self._spare
         )  # [b, heads, L]
         flat = index.view(-1)
-        return Cache(layers=[_PrefillLayer(keys, values, flat) for keys, values in self._layers])
+        return Cache(layers=[PrefillLayer(keys, values, flat) for keys, values in self._layers])
 
     def chunk_cache(self, slot: Slot, offset: int, num_tokens: int) -> Cache:
         """Cache for a chunk of one prompt, which attends to the chunks before it.
@@ -172,9 +172,9 @@ class SlotCache:
             (self._of_class(keys, slot.class_index)[slot.index], self._of_class(values, slot.class_index)[slot.index])
             for keys, values in self._layers
         )
-        return Cache(layers=[_ChunkLayer(keys, values, offset, num_tokens) for keys, values in slots])
+        return Cache(layers=[ChunkLayer(keys, values, offset, num_tokens) for keys, values in slots])
 
-    def store(self, slot: Slot, layers: Iterable[_Pair]) -> None:
+    def store(self, slot: Slot, layers: Iterable[Pair]) -> None:
         """Writes the keys and values [1, heads, T_k, d] of each layer k into a slot; T_k may differ between layers."""
         for pair, states in zip(self._layers, layers, strict=True):
             for tensor, new in zip(pair, states, strict=True):
@@ -196,7 +196,7 @@ class SlotCache:
                     self._of_class(tensor, rows.class_index)[rows.first : rows.end, :, :length]
                     for tensor in (keys, values)
                 ]
-                layers.append(_DecodeLayer(keys, values, *attended))
+                layers.append(DecodeLayer(keys, values, *attended))
             self._decode_caches[rows, lengths] = DecodeCache(layers)
         return self._decode_caches[rows, lengths]
 
@@ -211,11 +211,11 @@ class SlotCache:
         index = self._ends[rows.class_index][rows.first : rows.end] - positions_left[:, None]
         return torch.where(is_active[:, None], index, self._spare).view(-1)
 
-    def erase(self, slot: Slot) -> None:
-        """Sets a slot to zeros, for a sequence that may have left numbers that are not finite."""
+    def erase(self, slot: Slot, num_positions: int) -> None:
+        """Sets the first positions of a slot to zeros, where a sequence may have left numbers that are not finite."""
         for pair in self._layers:
             for tensor in pair:
-                self._of_class(tensor, slot.class_index)[slot.index].zero_()
+                self._of_class(tensor, slot.class_index)[slot.index, :, :num_positions].zero_()
 
     def erase_all(self) -> None:
         """Sets all slots to zeros."""
@@ -229,99 +229,6 @@ class SlotCache:
         num_vectors = layout.count * self._heads * layout.length
         slots = tensor[layout.first : layout.first + num_vectors]
         return slots.view(layout.count, self._heads, layout.length, -1)
-
-
-class _SlotLayer(CacheLayerMixin):
-    """One layer of a cache in slots, with what transformers asks of a layer.
-
-    Args:
-        length: Positions that are attended over.
-        offset: Tokens before the new ones, as far as transformers' masks need it.
-    """
-
-    is_sliding = False
-
-    def __init__(self, length: int, offset: int) -> None:
-        super().__init__()
-        self.is_initialized = True
-        self._length = length
-        self._offset = offset
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """No-op, because the tensors exist from the start."""
-
-    def get_max_length(self) -> int:
-        """Number of positions."""
-        return self._length
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Number of keys and offset."""
-        return self._length, 0
-
-    def get_seq_length(self) -> int:
-        """Number of tokens before the new ones."""
-        return self._offset
-
-
-class _PrefillLayer(_SlotLayer):
-    def __init__(self, keys: Tensor, values: Tensor, index: Tensor) -> None:
-        super().__init__(0, 0)
-        self.keys, self.values = keys, values
-        self._index = index
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Writes keys and values [b, heads, L, d] into the slots, and returns them for the attention."""
-        for cached, states in ((self.keys, key_states), (self.values, value_states)):
-            cached.index_copy_(0, self._index, states.reshape(len(self._index), -1))
-        return key_states, value_states
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Number of keys and offset: the prompts alone."""
-        return query_length, 0
-
-
-class _ChunkLayer(_SlotLayer):
-    def __init__(self, keys: Tensor, values: Tensor, offset: int, num_tokens: int) -> None:
-        super().__init__(offset + num_tokens, offset)
-        self.keys, self.values = (tensor[None, :, : offset + num_tokens] for tensor in (keys, values))
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Writes keys and values [1, heads, num_tokens, d] of the chunk, and returns them with all before."""
-        self.keys[:, :, self._offset :] = key_states
-        self.values[:, :, self._offset :] = value_states
-        return self.keys, self.values
-
-
-class DecodeCache(Cache):
-    """Views of some slots for decoding steps of one size. See `SlotCache.decode_cache`."""
-
-    def __init__(self, layers: list[_DecodeLayer]) -> None:
-        self._decode_layers = layers
-        super().__init__(layers=layers)
-
-    def write_at(self, indices: Iterable[Tensor]) -> None:
-        """Sets where each layer writes in the next step; see `SlotCache.decode_index`."""
-        for layer, index in zip(self._decode_layers, indices, strict=True):
-            layer.index = index
-
-
-class _DecodeLayer(_SlotLayer):
-    """Attributes:
-    index: Write indices of a step, [R * heads] among all vectors of width d.
-    """
-
-    def __init__(self, flat_keys: Tensor, flat_values: Tensor, keys: Tensor, values: Tensor) -> None:
-        length = keys.shape[2]
-        super().__init__(length, length - 1)
-        self.keys, self.values = keys, values
-        self.index = torch.empty(0)
-        self._flat_keys, self._flat_values = flat_keys, flat_values
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> _Pair:
-        """Writes one token [R, heads, 1, d] of each slot, and returns keys and values [R, heads, T, d]."""
-        self._flat_keys.index_copy_(0, self.index, key_states.reshape(len(self.index), -1))
-        self._flat_values.index_copy_(0, self.index, value_states.reshape(len(self.index), -1))
-        return self.keys, self.values
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

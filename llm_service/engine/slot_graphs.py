@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -26,6 +26,8 @@ __all__ = ["MAX_GRAPHS", "SlotGraphs", "prefill_sizes"]
 MAX_GRAPHS: Final = 144
 _CAPTURE_S: Final = 90.0
 
+# Steps over more positions take a GPU longer than their launches.
+_MOST_POSITIONS: Final = 4096
 # Above 1,024 tokens a prefill fills a GPU by itself.
 _MOST_PREFILL_TOKENS: Final = 1024
 _PREFILL_ROWS: Final = (1, 2, 3, 4, 6, 8)
@@ -75,6 +77,8 @@ class SlotGraphs:
         self._example = example
         self._vocab_size = vocab_size
         self._generator = torch.Generator().manual_seed(0)
+        # One memory for the embeddings of all prefills, whose replays do not overlap.
+        self._embeds = example.inputs_embeds.new_zeros(_MOST_PREFILL_TOKENS, example.inputs_embeds.shape[2])
         self._decode_graphs: dict[tuple[int, int, int], Captured] = {}
         self._prefill_graphs: list[_PrefillGraph] = []
 
@@ -128,7 +132,7 @@ class SlotGraphs:
         for decoder in self._decoders:
             slot_class = decoder.slot_class
             # Sequences in a longer class have more positions than the slots of the class before, but for a few steps.
-            lengths = [length for length in attended_lengths(slot_class.length) if length >= shorter]
+            lengths = [one for one in attended_lengths(slot_class.length) if shorter <= one <= _MOST_POSITIONS]
             shorter = slot_class.length
             for rows in row_counts(slot_class.count):
                 for length in lengths:
@@ -151,7 +155,9 @@ class SlotGraphs:
             yield f"prefills of {rows} x {length}", functools.partial(self._add_prefill, rows, length)
 
     def _add_prefill(self, rows: int, length: int, capture: Capture) -> bool:
-        tensors = self._random_tensors(rows, length)
+        random = self._random_tensors(rows, length)
+        embeds = self._embeds[: rows * length].view(random.inputs_embeds.shape)
+        tensors = replace(random, inputs_embeds=embeds.copy_(random.inputs_embeds))
         captured = capture(lambda: (self._prefill.forward(tensors),))
         _fill(tensors, self._random_tensors(rows, length))
         captured.replay()

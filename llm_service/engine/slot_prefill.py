@@ -33,7 +33,7 @@ class SlotInputs:
     @property
     def length(self) -> int:
         """Number of tokens."""
-        return len(self.inputs.inputs_embeds)
+        return self.inputs.length
 
 
 @dataclass(frozen=True)

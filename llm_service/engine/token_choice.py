@@ -90,8 +90,9 @@ class _SeenTable:
             wider = torch.zeros(len(self._ids), num_positions, dtype=torch.int64, device=self._device)
             wider[:, : self._ids.shape[1]] = self._ids
             self._ids = wider
+        prompt_ids = to_device(prompt_ids, self._device)  # before a row is taken, which a failure would not return
         row = heapq.heappop(self._free)
-        self._ids[row, : len(prompt_ids)] = to_device(prompt_ids, self._device)
+        self._ids[row, : len(prompt_ids)] = prompt_ids
         self._counts[:, row] = len(prompt_ids)
         return row
 
@@ -159,8 +160,9 @@ class TokenChoice:
         return ids.where(is_finite, NOT_FINITE)
 
     def forget(self, sequence: Sequence) -> None:
-        """Releases what a sequence has taken, and the last batch, so that no ended sequence stays in memory."""
-        self._sequences = []
+        """Releases what a sequence has taken, and a batch with it, so that no ended sequence stays in memory."""
+        if sequence in self._sequences:
+            self._sequences = []
         if (seat := self._seats.pop(sequence, None)) is not None:
             self._seen.release(seat.row)
 

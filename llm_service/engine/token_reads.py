@@ -28,12 +28,12 @@ class TokenRead:
         first_token_logprobs: dict[GeneratedSequence, Tensor],
     ) -> None:
         self._sequences = list(sequences)
-        self._first_token_logprobs = first_token_logprobs
+        self._ids = _begin_copy(ids)
+        self._first_token_logprobs = {
+            sequence: _begin_copy(logprobs) for sequence, logprobs in first_token_logprobs.items()
+        }
         self._is_complete: torch.cuda.Event | None = None
-        self._ids = ids
         if ids.device.type == "cuda":
-            self._ids = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
-            self._ids.copy_(ids, non_blocking=True)
             self._is_complete = torch.cuda.Event()
             self._is_complete.record()
 
@@ -44,3 +44,10 @@ class TokenRead:
         for sequence, logprobs in self._first_token_logprobs.items():
             sequence.first_token_logprobs = logprobs.tolist()
         yield from zip(self._sequences, self._ids.tolist(), strict=True)
+
+
+def _begin_copy(tensor: Tensor) -> Tensor:
+    """Copy of a tensor on the host, which is complete only after an event that is recorded behind it."""
+    if tensor.device.type != "cuda":
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)

@@ -21,31 +21,28 @@ from fovea.telemetry import FailureKind, count_failure
 from llm_service.engine.base import Generation, GenerationRequest
 from llm_service.engine.errors import fail, unavailable
 from llm_service.engine.launching import Launching
+from llm_service.engine.layered_requests import attention_probe, check_cross_attention, pruning_plan
 from llm_service.engine.model_runner import ModelRunner
 from llm_service.engine.pruned_model_runner import PrunedModelRunner, PrunedSlotInputs
-from llm_service.engine.pruned_prefill import AttentionProbe, PrunedInputs
-from llm_service.engine.running_batch import Chunking, RunningBatch
+from llm_service.engine.pruned_prefill import PrunedInputs
+from llm_service.engine.runner import Chunking
+from llm_service.engine.running_batch import RunningBatch
 from llm_service.engine.sequence import Sequence
 from llm_service.engine.slot_cache import SlotCache
 from llm_service.engine.slot_prefill import SlotInputs
 from llm_service.engine.slots import Slot, SlotAdmission, SlotClass, SlotPool
 from llm_service.engine.token_choice import TokenChoice
-from llm_service.engine.visual_layout import num_prunable_tokens, prunable_mask, visual_layout
+from llm_service.engine.visual_layout import visual_layout
 from llm_service.engine.waiting_queue import WaitingQueue
 from llm_service.models.base import VisionLanguageModel
 from llm_service.models.decoder import runs_layer_by_layer
 from llm_service.pruners import PRUNERS
 from llm_service.pruners.base import AnyLlmPruningMethod
-from llm_service.pruners.plan import PruningPlan, UnreachableBudget
-from llm_service.pruners.schedule import scaled_layers
 from llm_service.sampling import SAMPLING_PARAMETERS
 
 __all__ = ["TransformersEngine"]
 
 log = logging.getLogger(__name__)
-
-# Default layer of reported attention, for 32 layers. It is the first whose attention SparseVLM uses.
-_DEFAULT_ATTENTION_LAYER: Final = 2
 
 
 class TransformersEngine:
@@ -106,6 +103,7 @@ class TransformersEngine:
                 self._embed_layered,
                 TokenChoice(max_batch_size, model.device),
                 self._release_slot,
+                defers_reads=launching.defers_reads,
             )
             if runs_layer_by_layer(model.causal_lm)
             else None
@@ -125,11 +123,6 @@ class TransformersEngine:
         return sum(map(len, self._batches))
 
     @property
-    def _num_layers(self) -> int:
-        count: int = self._model.causal_lm.config.num_hidden_layers
-        return count
-
-    @property
     def pruners(self) -> Mapping[str, AnyLlmPruningMethod]:
         """All pruning methods if the model can run layer by layer; otherwise none."""
         return {} if self._layered_batch is None else PRUNERS
@@ -146,8 +139,8 @@ class TransformersEngine:
 
     def submit(self, request: GenerationRequest) -> Generation:
         """Queues a request; see `LLMEngine.submit`."""
-        self._check_cross_attention(request)
-        plan = self._plan(request)
+        check_cross_attention(request, self._model)
+        plan = pruning_plan(request, self._model)
         sequence = Sequence(
             request,
             self._tokenizer,
@@ -189,8 +182,10 @@ class TransformersEngine:
         except Exception:
             log.critical("the model thread has died", exc_info=True)
             count_failure(FailureKind.ENGINE_DIED)
-            self._fail_all(self._waiting.close(), "has lost its engine")
-            self._on_death()
+            try:
+                self._fail_all(self._waiting.close(), "has lost its engine")
+            finally:
+                self._on_death()
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -229,8 +224,8 @@ class TransformersEngine:
     def _release_slot(self, sequence: Sequence) -> None:
         slot, sequence.slot = sequence.slot, None
         if slot is not None:
-            if sequence.failed:  # it may have left numbers that are not finite
-                self._cache.erase(slot)
+            if sequence.failed or not sequence.finished:  # it may have left numbers that are not finite
+                self._cache.erase(slot, sequence.num_written)
             self._slots.release(slot)
 
     def _check_fits_slot(self, sequence: Sequence) -> None:
@@ -251,51 +246,8 @@ class TransformersEngine:
     def _embed_layered(self, sequence: Sequence) -> PrunedSlotInputs:
         prompt = sequence.request.prompt
         layout = visual_layout(prompt, self._model.visual_token_ids, self._model.device)
-        inputs = PrunedInputs(self._model.embed(prompt), layout, sequence.plan, self._attention_probe(sequence))
+        inputs = PrunedInputs(self._model.embed(prompt), layout, sequence.plan, attention_probe(sequence, self._model))
         return PrunedSlotInputs(inputs, _slot_of(sequence), sequence.max_tokens - 1)
-
-    def _attention_probe(self, sequence: Sequence) -> AttentionProbe | None:
-        requested = sequence.request.cross_attention
-        if requested is None:
-            return None
-        is_prunable = prunable_mask(sequence.request.prompt, self._model.visual_token_ids)
-
-        def report(attention: torch.Tensor) -> None:
-            weights = attention.new_zeros(len(is_prunable))
-            weights[torch.from_numpy(is_prunable).to(weights.device)] = attention
-            sequence.cross_attention = weights.tolist()
-
-        layer = requested.layer
-        if layer is None:
-            (layer,) = scaled_layers([_DEFAULT_ATTENTION_LAYER], self._num_layers)
-        return AttentionProbe(layer, report)
-
-    def _check_cross_attention(self, request: GenerationRequest) -> None:
-        if request.cross_attention is None:
-            return
-        if self._layered_batch is None:
-            raise InvalidRequest(
-                "this model cannot be run layer by layer; leave cross_attention out", param="cross_attention"
-            )
-        if not request.prompt.visual_tokens:
-            raise InvalidRequest("cross_attention needs visual tokens in the prompt", param="cross_attention")
-        layer = request.cross_attention.layer
-        if layer is not None and layer >= self._num_layers:
-            raise InvalidRequest(
-                f"cross_attention.layer is {layer}; 0 to {self._num_layers - 1} are accepted",
-                param="cross_attention.layer",
-            )
-
-    def _plan(self, request: GenerationRequest) -> PruningPlan | None:
-        if request.pruning is None:
-            return None
-        if self._layered_batch is None:
-            raise InvalidRequest("this model cannot be pruned layer by layer; leave llm_pruner out", param="llm_pruner")
-        num_visual = num_prunable_tokens(request.prompt, self._model.visual_token_ids)
-        try:
-            return request.pruning.pruner.plan(request.pruning.budget, num_visual, self._num_layers)
-        except UnreachableBudget as error:
-            raise InvalidRequest(str(error), param="llm_pruner") from error
 
 
 def _slot_of(sequence: Sequence) -> Slot:

@@ -27,6 +27,11 @@ class ModelInputs:
     position_ids: torch.Tensor
     next_position_id: int
 
+    @property
+    def length(self) -> int:
+        """L, the number of tokens."""
+        return len(self.inputs_embeds)
+
 
 class VisualEmbedder(Protocol):
     """The steps of a family between visual tokens and its language model, and the values of its config.

@@ -16,6 +16,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from fovea.modeling.compute import resolve_dtype
 from fovea.modeling.configs import read_family_config
+from fovea.modeling.transfers import to_device
 from fovea.modeling.weights import assign_weights, read_tensors
 from llm_service.models.base import ModelInputs, VisionLanguageModel
 from llm_service.models.configs import empty_text_model
@@ -115,7 +116,7 @@ class LlavaLanguageModel(VisionLanguageModel):
         Returns:
             L = `prompt.num_tokens` embeddings with position ids 0 to L - 1.
         """
-        text = self.causal_lm.get_input_embeddings()(torch.from_numpy(prompt.input_ids).to(self.device))
+        text = self.causal_lm.get_input_embeddings()(to_device(torch.from_numpy(prompt.input_ids), self.device))
         visual = [self.embed_visual(tokens) for tokens in prompt.visual_tokens]
         inputs_embeds = expand_placeholders(text, prompt.placeholders(self.visual_token_ids), visual)
         length = len(inputs_embeds)
@@ -123,5 +124,6 @@ class LlavaLanguageModel(VisionLanguageModel):
 
     def embed_visual(self, tokens: VisualTokens) -> torch.Tensor:
         """[`tokens.num_tokens`, H] projected tokens of one image or video."""
-        projected: torch.Tensor = self.projector(torch.from_numpy(tokens.features).to(self.device, self.dtype))
+        features = to_device(torch.from_numpy(tokens.features), self.device)
+        projected: torch.Tensor = self.projector(features.to(self.dtype))
         return projected

@@ -16,6 +16,7 @@ from transformers import LlavaNextConfig
 from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
 
 from fovea.modeling.errors import CheckpointError
+from fovea.modeling.transfers import to_device
 from fovea.modeling.weights import read_tensors
 from llm_service.models.llava import LlavaLanguageModel
 from llm_service.prompts import VisualTokens
@@ -62,4 +63,4 @@ class LlavaNextLanguageModel(LlavaLanguageModel):
             return projected
         count = len(projected)
         index = np.insert(np.arange(count), tokens.newline_after + 1, count)
-        return torch.cat([projected, self.image_newline[None]])[torch.from_numpy(index).to(self.device)]
+        return torch.cat([projected, self.image_newline[None]])[to_device(torch.from_numpy(index), self.device)]

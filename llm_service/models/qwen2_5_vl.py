@@ -15,6 +15,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from fovea.modeling.compute import resolve_dtype
 from fovea.modeling.configs import read_family_config
 from fovea.modeling.errors import CheckpointError
+from fovea.modeling.transfers import to_device
 from fovea.modeling.weights import assign_weights, read_tensors
 from llm_service.models.base import ModelInputs, VisionLanguageModel
 from llm_service.models.generation_config import as_token_ids
@@ -114,16 +115,16 @@ class QwenLanguageModel(VisionLanguageModel):
         Returns:
             L = `prompt.num_tokens` embeddings with the position ids of the unpruned prompt.
         """
-        text = self.causal_lm.get_input_embeddings()(torch.from_numpy(prompt.input_ids).to(self.device))
+        text = self.causal_lm.get_input_embeddings()(to_device(torch.from_numpy(prompt.input_ids), self.device))
         visual = [self.embed_visual(tokens) for tokens in prompt.visual_tokens]
         placeholders = prompt.placeholders(self.visual_token_ids)
         position_ids, next_position_id = mrope_position_ids(prompt, placeholders, self._tokens_per_second)
         return ModelInputs(
             expand_placeholders(text, placeholders, visual),
-            torch.from_numpy(position_ids).to(self.device),
+            to_device(torch.from_numpy(position_ids), self.device),
             next_position_id,
         )
 
     def embed_visual(self, tokens: VisualTokens) -> torch.Tensor:
         """[`tokens.num_tokens`, H] features, unchanged."""
-        return torch.from_numpy(tokens.features).to(self.device, self.dtype)
+        return to_device(torch.from_numpy(tokens.features), self.device).to(self.dtype)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fovea.errors import InternalError, InvalidRequest
+from fovea.errors import InternalError, InvalidRequest, ServiceError
 from fovea.modeling.capture import StandInCapture
 from llm_service import metrics
 from llm_service.engine import slot_graphs
 from llm_service.engine.decode_buckets import attended_lengths, row_counts
 from llm_service.engine.launching import Launching, launching_on
 from llm_service.engine.slot_graphs import prefill_sizes
+from llm_service.engine.token_choice import NOT_FINITE
+from llm_service.settings import LLMSettings
+from llm_service.startup import load
 from tests.unit.llm_service.test_engine import BOS, IMAGE, MIXED, alone, failures, mixed, read, request, run_dry
 
+LLAVA = Path(__file__).parents[3] / "lab/checkpoints/llava"
 DEFERRED = Launching(few_sizes=True, defers_reads=True)
 
 
@@ -192,15 +199,21 @@ async def test_what_has_no_graph_is_computed_without(loaded, short, monkeypatch)
     assert capture.replays == num_replays > 0
 
 
-@pytest.mark.parametrize("capture", [CountingCapture(wrong_by=0.1), CountingCapture(fails=True)])
-async def test_graphs_that_are_wrong_or_fail_are_left_out_counted_and_named_once(loaded, short, capture, caplog):
+@pytest.mark.parametrize(
+    ("capture", "num_tried"),
+    [(CountingCapture(wrong_by=0.1), len(prefill_sizes(64)) + 3), (CountingCapture(fails=True), 1)],
+)
+async def test_graphs_that_are_wrong_or_fail_are_left_out_counted_and_named_once(
+    loaded, short, capture, num_tried, caplog
+):
+    """A failed capture ends them, because it may spoil later ones."""
     expected = await alone(loaded, mixed(0))
     before = failures("cuda_graph")
     engine = short(graphed(capture))
-    assert failures("cuda_graph") == before + len(prefill_sizes(64)) + 3
-    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "steps of 1 x 64 of 64 positions" in warning.getMessage()
-    assert "prefills of 1 x 64" in warning.getMessage()
+    assert failures("cuda_graph") == before + num_tried
+    warning = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING][-1]
+    assert "steps of 1 x 64 of 64 positions" in warning
+    assert "prefills of 1 x 64" in warning
     capture.replays = 0
     generation = engine.submit(mixed(0))
     run_dry(engine)
@@ -240,14 +253,74 @@ def test_a_cpu_launches_nothing_ahead():
     assert launching_on(torch.device("cpu"), graphs=True) == Launching()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-async def test_cuda_graphs_give_the_answers_of_eager_runs(checkpoint):
-    from llm_service.settings import LLMSettings
-    from llm_service.startup import load
+async def test_a_slot_is_free_only_when_the_last_token_under_way_has_been_read(loaded, recite_checkpoint):
+    """That token may show that the slot holds numbers that are not finite."""
+    engine = loaded(recite_checkpoint, launching=DEFERRED, max_batch_size=1).engine
+    first = engine.submit(request(BOS, max_tokens=60))
+    while not first.finished:
+        engine.step()
+    second = engine.submit(request(BOS, max_tokens=60))
+    slot, reads = first.slot, engine._plain_batch._reads
+    assert slot is not None
+    (under_way,) = reads
+    under_way._ids = torch.full_like(under_way._ids, NOT_FINITE)
+    erased = []
+    engine._cache.erase = lambda slot, num_positions: erased.append(slot)
+    engine.step()
+    assert (first.slot, erased) == (None, [slot])
+    run_dry(engine)
+    assert (await read(second))[0] == (await read(first))[0]
 
+
+async def test_sequences_without_a_second_token_do_not_stay_in_memory(short):
+    engine = short(DEFERRED)
+    for _ in range(5):
+        sequence = engine.submit(request(BOS, 60, max_tokens=1))
+        run_dry(engine)
+        await read(sequence)
+    reference = weakref.ref(sequence)
+    del sequence
+    gc.collect()
+    assert reference() is None
+
+
+async def test_a_device_that_is_lost_ends_all_requests_and_is_reported(short):
+    """Neither the forward nor the erasure of slots works any more."""
+    engine = short(DEFERRED)
+    generations = [engine.submit(request(BOS, 60 + i, max_tokens=20)) for i in range(3)]
+    engine.step()
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("the device is lost")
+
+    engine._model.causal_lm.forward = engine._cache.erase = fails
+    deaths = []
+    engine._on_death = lambda: deaths.append(True)
+    engine._run()
+    assert deaths == [True]
+    assert engine.num_running == 0
+    for generation in generations:
+        with pytest.raises(ServiceError):
+            _ = [event async for event in generation]
+
+
+def test_flash_attention_cannot_be_captured():
+    with pytest.raises(ValueError, match="flash_attention_2 cannot be captured"):
+        LLMSettings(model="m", attn_implementation="flash_attention_2", cuda_graphs="auto")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_cuda_graphs_give_the_answers_of_eager_runs(dtype):
+    """The shipped model has two classes of slots."""
     texts = []
     for graphs in ("off", "auto"):
-        settings = {"engine": "transformers", "max_model_len": 256, "dtype": "float32"}
-        engine = load(LLMSettings(model=str(checkpoint), device="cuda", cuda_graphs=graphs, **settings)).engine
-        texts.append(await answers(engine, range(len(MIXED))))
+        settings = {"engine": "transformers", "max_model_len": 400, "dtype": dtype}
+        engine = load(LLMSettings(model=str(LLAVA), device="cuda", cuda_graphs=graphs, **settings)).engine
+        prompts = [(BOS, *range(60, 70 + 90 * i)) for i in range(4)]
+        generations = [engine.submit(request(*ids, max_tokens=20)) for ids in prompts]
+        run_dry(engine)
+        texts.append([(await read(generation))[0] for generation in generations])
     assert texts[0] == texts[1]
+    num_steps = len(row_counts(8)) * (len(attended_lengths(256)) + len(attended_lengths(400)) - 2)
+    assert metrics.CUDA_GRAPHS._value.get() == num_steps + len(prefill_sizes(400))

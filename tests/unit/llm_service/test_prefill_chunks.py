@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 from transformers import MistralConfig
@@ -11,7 +12,7 @@ from transformers import MistralConfig
 from benchmarks.checkpoints.tiny.llava_language import make_llava, save
 from fovea.errors import InternalError
 from llm_service.engine.prefill_queue import PrefillQueue
-from tests.unit.llm_service.test_engine import BOS, alone, failures, mixed, read, request, run_dry
+from tests.unit.llm_service.test_engine import BOS, IMAGE, alone, failures, mixed, read, request, run_dry
 
 LONG = (BOS, *[60, 61, 62, 63, 64, 65, 66] * 10)
 
@@ -44,9 +45,9 @@ def queue_of(**lengths):
     return queue
 
 
-def test_prompts_share_a_step_in_order_and_long_ones_are_chunked_alone():
+def test_prompts_share_a_step_in_order_and_long_ones_run_alone_in_equal_chunks():
     assert work(queue_of(a=4, b=6, c=1), 10) == [["a", "b"], ["c"]]
-    assert work(queue_of(a=4, b=25, c=3), 10) == [["a"], ("b", 0, 10), ("b", 10, 20), ("b", 20, 25), ["c"]]
+    assert work(queue_of(a=4, b=25, c=3), 10) == [["a"], ("b", 0, 9), ("b", 9, 17), ("b", 17, 25), ["c"]]
     assert work(queue_of(a=10, b=10), 10) == [["a"], ["b"]]
     assert work(queue_of(a=400, b=25, c=3), None) == [["a", "b", "c"]]
 
@@ -54,7 +55,7 @@ def test_prompts_share_a_step_in_order_and_long_ones_are_chunked_alone():
 def test_the_rest_of_a_chunked_prompt_is_run_at_once_where_there_is_no_limit():
     queue = queue_of(a=25, b=3)
     queue.next_work(10)
-    assert work(queue, None) == [("a", 10, 25), ["b"]]
+    assert work(queue, None) == [("a", 9, 25), ["b"]]
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
@@ -141,6 +142,23 @@ async def test_a_long_prompt_can_be_aborted_between_two_chunks(loaded, chunking)
         engine.step()
     assert not long.token_ids
     assert (await read(next_one))[0] == expected[0]
+
+
+async def test_an_overflow_in_a_chunk_does_not_outlive_its_aborted_sequence(loaded, chunking):
+    """Its slot serves the next request, which attends over positions that it has not written."""
+    expected = await alone(loaded, mixed(2))
+    engine = chunking(max_batch_size=2).engine
+    decoding(engine)
+    bad = engine.submit(request(BOS, IMAGE, *LONG[1:], features=np.full((9, 32), 3e38, np.float32)))
+    engine.step()
+    slot = bad.slot
+    bad.abort()
+    good = engine.submit(mixed(2))
+    engine.step()
+    assert good.slot == slot
+    while not good.finished:
+        engine.step()
+    assert (await read(good))[0] == expected[0]
 
 
 async def test_a_chunk_that_fails_ends_its_own_sequence_only(loaded, chunking):

@@ -26,6 +26,8 @@ from tests.unit.llm_service.test_engine import BOS, IMAGE, MIXED, alone, mixed, 
 LLAVA = Path(__file__).parents[3] / "lab/checkpoints/llava"
 POSITION_BYTES = 2 * 3 * 2 * 16 * 4  # keys and values, layers, heads, width, float32
 GIB = 2**30
+EOS = 2
+VIEWS = ("aten.slice.Tensor", "aten.view.default", "aten.select.int")
 
 
 @pytest.mark.parametrize(
@@ -122,8 +124,13 @@ async def test_a_join_costs_the_same_in_any_batch_and_a_leave_nothing(loaded):
         operations.append(count_operations(engine.step).total)
     assert len(set(operations[1:])) == 1
     generation.abort()
-    assert count_operations(engine.step).total == 0
+    assert set(count_operations(engine.step).operators) == {*VIEWS, "aten.zero_.default"}  # of its own slot
     assert engine.num_running == 7
+    ended = engine._plain_batch._decoding[0]
+    ended.append_token(EOS)
+    engine._plain_batch._remove([ended])
+    assert count_operations(engine.step).total == 0
+    assert engine.num_running == 6
 
 
 async def test_a_step_of_the_shipped_model_takes_as_many_operations_for_32_sequences_as_for_1(loaded):
