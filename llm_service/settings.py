@@ -73,13 +73,14 @@ class LLMSettings(ModelSettings):
     max_prefill_tokens: int = Field(1024, ge=16)
     """Most prompt tokens that are prefilled between two decoding steps of running sequences. A longer prompt is
     prefilled in chunks, so that no stream stalls for long; a smaller number makes stalls shorter and the first token
-    of long prompts later. While nothing decodes, prompts are prefilled whole. For --engine transformers only; vLLM has
-    max_num_batched_tokens among --engine-args."""
+    of long prompts later. While nothing decodes, prompts are prefilled whole, and those with llm_pruner or
+    cross_attention always. For --engine transformers only; vLLM has max_num_batched_tokens among --engine-args."""
 
     cuda_graphs: Literal["off", "auto"] = "off"
-    """auto captures decoding steps, and prefills of up to 1,024 tokens, as CUDA graphs before the service is ready, for
-    few sizes each; only on CUDA, and not with flash_attention_2. It has not been measured yet. For --engine
-    transformers only; vLLM captures graphs unless --engine-args has enforce_eager."""
+    """auto captures decoding steps over up to 4,096 positions and prefills of up to 1,024 tokens as CUDA graphs before
+    the service is ready, at most 144 of them. Without CUDA it has no effect, and flash_attention_2 cannot be captured.
+    These graphs have not been measured on a GPU yet. For --engine transformers only; vLLM captures graphs unless
+    --engine-args has enforce_eager."""
 
     max_batch_delay_ms: float = Field(2.0, ge=0)
     """Time in milliseconds that an idle engine waits for more requests before its first prefill; 0 for none. An engine

@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Capture", "Captured", "Compute", "CudaCapture", "StandInCapture", "is_equal"]
+__all__ = ["Capture", "Captured", "Compute", "CudaCapture", "StandInCapture", "agrees"]
 
 Compute: TypeAlias = Callable[[], tuple[Tensor, ...]]
 
@@ -25,7 +25,7 @@ _TOLERANCE_FLOAT32: Final = 1e-5
 
 
 class Captured(Protocol):
-    """A captured function. Calls must not overlap, and come from one stream."""
+    """A captured function. Replays must not overlap, and all run on one stream."""
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
@@ -78,14 +78,14 @@ class CudaCapture:
         if self._reserved_before is None:
             torch.cuda.empty_cache()
             self._reserved_before = torch.cuda.memory_reserved(self._device)
-        # Libraries allocate workspaces and choose algorithms in their first calls, which a capture must not contain.
+        # In their first calls libraries allocate workspaces and choose algorithms, which must not be captured.
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UP_RUNS):
                 compute()
         current.wait_stream(self._stream)
-        # The allocator refers to the graphs of its pool, also to those that failed or are not used.
+        # Kept, because the allocator refers to every graph of the pool, failed and rejected ones included.
         graph = torch.cuda.CUDAGraph()
         self._graphs.append(graph)
         try:
@@ -99,7 +99,7 @@ class CudaCapture:
         return _CudaGraph(graph, outputs)
 
     def _leave_pool(self) -> None:
-        """Ends the use of a pool that a failed capture has left open, which would take later allocations."""
+        """Closes the pool that a failed capture has left open, and begins a new one."""
         index = torch.cuda.current_device() if self._device.index is None else self._device.index
         with contextlib.suppress(RuntimeError):
             torch._C._cuda_endAllocateToPool(index, self._pool)
@@ -138,7 +138,7 @@ class StandInCapture:
         return self._nbytes
 
 
-def is_equal(got: Sequence[Tensor], want: Sequence[Tensor]) -> bool:
+def agrees(got: Sequence[Tensor], want: Sequence[Tensor]) -> bool:
     """Whether a replay is right: the same whole numbers, and floats within a relative tolerance of the largest value.
 
     The tolerance is 1e-2 in half precision and 1e-5 in float32.

@@ -12,13 +12,13 @@ import torch
 from fovea.modeling.capture import Capture
 from fovea.telemetry import FailureKind, count_failure
 
-__all__ = ["CaptureRound", "capture_all"]
+__all__ = ["CaptureResult", "capture_all"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class CaptureRound:
+class CaptureResult:
     """What was captured.
 
     Attributes:
@@ -32,20 +32,20 @@ class CaptureRound:
 
 def capture_all(
     functions: Iterable[tuple[str, Callable[[Capture], bool]]], capture: Capture, *, max_graphs: int, max_seconds: float
-) -> CaptureRound:
+) -> CaptureResult:
     """Captures functions in order until `max_graphs` are captured or `max_seconds` have passed.
 
-    A function whose replay is wrong is left out and counted. A capture that fails ends the round, because it may leave
-    the allocator of the device in a state in which later ones fail as well. One warning names all that are left out.
+    A function whose replay is wrong is left out and counted. A capture that fails is counted as well. It ends the
+    round, because later ones may fail with it. A warning names all functions without a graph.
 
     Args:
-        functions: Name of each function, and what captures it and says whether its replay is right.
+        functions: Name of each function, and a function that captures it and returns whether its replay is right.
         capture: Way to capture.
         max_graphs: Most graphs.
         max_seconds: Seconds after which no further capture begins.
     """
     start = time.monotonic()
-    done, has_failed = CaptureRound(), False
+    done, has_failed = CaptureResult(), False
     for name, add in functions:
         if has_failed or done.num_graphs >= max_graphs or time.monotonic() - start > max_seconds:
             done.left_out.append(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["attended_length", "attended_lengths", "num_rows", "row_counts"]
+__all__ = ["attended_length", "attended_lengths", "num_step_slots", "step_slot_counts"]
 
 _SHORTEST: Final = 128
 _FINE: Final = 16
@@ -38,7 +38,7 @@ def attended_lengths(slot_length: int) -> list[int]:
     return lengths
 
 
-def num_rows(highest: int, num_slots: int, *, few: bool) -> int:
+def num_step_slots(highest: int, num_slots: int, *, few: bool) -> int:
     """Slots that a step runs on, from slot 0.
 
     Args:
@@ -49,6 +49,6 @@ def num_rows(highest: int, num_slots: int, *, few: bool) -> int:
     return min(num_slots, 1 << highest.bit_length()) if few else highest + 1
 
 
-def row_counts(num_slots: int) -> list[int]:
-    """The few sizes of `num_rows`, ascending."""
-    return sorted({num_rows(highest, num_slots, few=True) for highest in range(num_slots)})
+def step_slot_counts(num_slots: int) -> list[int]:
+    """The few sizes of `num_step_slots`, ascending."""
+    return sorted({num_step_slots(highest, num_slots, few=True) for highest in range(num_slots)})

@@ -65,7 +65,7 @@ class ModelRunner:
         self._decoders = [
             SlotDecoder(model, cache, index, axes, few_sizes=few_sizes) for index in range(len(cache.classes))
         ]
-        self._graphs = SlotGraphs(self._prefill, self._decoders, example, model.vocab_size)
+        self._graphs = SlotGraphs(cache, self._prefill, self._decoders, example, model.vocab_size)
         self._slots: list[Slot] = []  # of the sequences, in order
         self._classes: list[_ClassMembers] | None = None
         self._class_order = torch.empty(0)  # index of each sequence among those ordered by class
@@ -152,7 +152,7 @@ class ModelRunner:
         """[b, V] logits of the sequences in the slots of one class."""
         decoder = members.decoder
         decoder.write_inputs(members.slots, token_ids)
-        logits = decoder.rows_of(self._graphs.decode(decoder, *decoder.step_size()))
+        logits = decoder.select_in_use(self._graphs.decode(decoder, *decoder.step_size()))
         decoder.advance()
         return logits
 

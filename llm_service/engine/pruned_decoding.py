@@ -15,7 +15,7 @@ from fovea.modeling.transfers import to_device
 from llm_service.engine.decode_buckets import attended_length
 from llm_service.engine.decode_masks import DecodeMasks
 from llm_service.engine.pruned_prefill import PrefilledSequence
-from llm_service.engine.slot_cache import SlotCache, SlotRows
+from llm_service.engine.slot_cache import SlotCache, SlotRange
 from llm_service.engine.slots import Slot
 from llm_service.models.decoder import LayeredDecoder
 
@@ -23,11 +23,11 @@ __all__ = ["PrunedDecoder"]
 
 IntArray = npt.NDArray[np.int64]
 
-_IN_USE: Final = -1  # last row of `_Batch.state`
+_IN_USE: Final = -1  # last row of `_ClassBatch.state`
 
 
 class PrunedDecoder:
-    """Decodes B sequences in slots, with L layers of unequal lengths; their pruning methods may differ.
+    """Decodes B sequences whose caches differ in length between L layers; their pruning methods may differ.
 
     Sequences in slots of one class decode together, on the slots from the lowest to the highest in use. Layers of equal
     lengths share one mask, and layers of equal position ids one rotary table.
@@ -56,7 +56,7 @@ class PrunedDecoder:
         self._slots: list[Slot] = []
         self._lengths: IntArray = np.zeros((0, self._decoder.num_layers), np.int64)
         self._next_position_ids: IntArray = self._lengths
-        self._batches: list[_Batch] | None = None
+        self._batches: list[_ClassBatch] | None = None
 
     def append(self, sequences: Sequence[PrefilledSequence], slots: Sequence[Slot]) -> None:
         """Writes prefilled sequences into their slots, and appends them. If it fails, the batch is unchanged."""
@@ -95,16 +95,16 @@ class PrunedDecoder:
         self._next_position_ids = self._next_position_ids + 1
         return states
 
-    def _decode_batch(self, batch: _Batch, embeddings: Tensor) -> Tensor:
+    def _decode_batch(self, batch: _ClassBatch, embeddings: Tensor) -> Tensor:
         """[b, D] states of the sequences in the slots of one class."""
         rows, masks = batch.rows, self._masks[batch.rows.class_index]
         num_rows, slot_length = rows.end - rows.first, self._cache.classes[rows.class_index].length
         longest = self._lengths[batch.members].max(axis=0) + 1
         lengths = tuple(attended_length(int(positions), slot_length, few=False) for positions in longest)
-        left, position_ids, in_use = batch.left, batch.position_ids, batch.state[_IN_USE]
-        indices = [self._cache.decode_index(rows, one, in_use > 0) for one in left]
-        group_lengths = [lengths[batch.length_group.index(group)] for group in range(len(left))]
-        group_masks = [masks.masks(*pair) for pair in zip(left, group_lengths, strict=True)]
+        positions_left, position_ids, in_use = batch.positions_left, batch.position_ids, batch.state[_IN_USE]
+        indices = [self._cache.decode_index(rows, one, in_use > 0) for one in positions_left]
+        group_lengths = [lengths[batch.length_group.index(group)] for group in range(len(positions_left))]
+        group_masks = [masks.masks(*pair) for pair in zip(positions_left, group_lengths, strict=True)]
         cache = self._cache.decode_cache(rows, lengths)
         cache.write_at(indices[group] for group in batch.length_group)
         tables = [table.split(num_rows) for table in self._decoder.rotary(position_ids.reshape(-1, 1))]
@@ -113,19 +113,19 @@ class PrunedDecoder:
         for layer in range(self._decoder.num_layers):
             rotary = tuple(table[batch.position_group[layer]] for table in tables)
             hidden = self._decoder.layer(layer, hidden, rotary, group_masks[batch.length_group[layer]], cache)  # type: ignore[arg-type]
-        left.sub_(in_use)
+        positions_left.sub_(in_use)
         position_ids.add_(in_use)
         return self._decoder.norm(hidden[:, 0].index_select(0, batch.slots_index))
 
-    def _new_batches(self) -> list[_Batch]:
+    def _new_batches(self) -> list[_ClassBatch]:
         return [
             self._new_batch(class_index, [i for i, slot in enumerate(self._slots) if slot.class_index == class_index])
             for class_index in sorted({slot.class_index for slot in self._slots})
         ]
 
-    def _new_batch(self, class_index: int, members: list[int]) -> _Batch:
+    def _new_batch(self, class_index: int, members: list[int]) -> _ClassBatch:
         slots = [self._slots[i].index for i in members]
-        rows = SlotRows(class_index, min(slots), max(slots) + 1)
+        rows = SlotRange(class_index, min(slots), max(slots) + 1)
         num_rows = rows.end - rows.first
         slot_index = np.array(slots) - rows.first
         lengths, length_group = np.unique(self._lengths[members], axis=1, return_inverse=True)
@@ -137,7 +137,7 @@ class PrunedDecoder:
         state[_IN_USE, slot_index] = 1
         sent = to_device(torch.from_numpy(np.concatenate([state.ravel(), members, slot_index])), self._cache.device)
         on_device, members_index, slots_index = sent.split([state.size, len(members), len(members)])
-        return _Batch(
+        return _ClassBatch(
             rows,
             members,
             length_group.ravel().tolist(),
@@ -150,14 +150,14 @@ class PrunedDecoder:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _ClassBatch:
     """The sequences in the slots of one class.
 
     Attributes:
         rows: Slots of a step, R of them.
         members: Indices of the sequences.
-        length_group: [L] index of each layer's lengths among the distinct ones.
-        position_group: [L] index of each layer's position ids among the distinct ones.
+        length_group: [L] which of the `positions_left` each layer uses.
+        position_group: [L] which of the `position_ids` each layer uses.
         state: [G, R] on the device: positions behind the new token for each distinct length, position ids for each
             distinct one, and 1 for slots in use.
         num_lengths: Number of distinct lengths.
@@ -165,7 +165,7 @@ class _Batch:
         slots_index: Index of each member's slot among the rows, on the device.
     """
 
-    rows: SlotRows
+    rows: SlotRange
     members: list[int]
     length_group: list[int]
     position_group: list[int]
@@ -175,7 +175,7 @@ class _Batch:
     slots_index: Tensor
 
     @property
-    def left(self) -> Tensor:
+    def positions_left(self) -> Tensor:
         """[number of distinct lengths, R] positions of a slot behind its new token."""
         return self.state[: self.num_lengths]
 

@@ -19,7 +19,7 @@ from llm_service.engine.slot_layers import ChunkLayer, DecodeCache, DecodeLayer,
 from llm_service.engine.slots import Slot, SlotClass
 from llm_service.models.base import VisionLanguageModel
 
-__all__ = ["CacheShape", "SlotCache", "SlotRows"]
+__all__ = ["CacheShape", "SlotCache", "SlotRange"]
 
 
 # Maximum number of step sizes whose views of the slots are kept. One more size clears them all.
@@ -72,7 +72,7 @@ class _ClassLayout:
 
 
 @dataclass(frozen=True)
-class SlotRows:
+class SlotRange:
     """Consecutive slots of one class, which a step runs on.
 
     Attributes:
@@ -89,9 +89,9 @@ class SlotRows:
 class SlotCache:
     """Keys and values of all slots.
 
-    A layer has one tensor of vectors of width d for keys and one for values. Slots follow each other, class by class; a
-    slot has the positions of its first head, then those of the next. One more vector at the end takes what belongs to
-    no sequence: padding of a prefill, and tokens of slots that are not in use. It is never read.
+    A layer has one tensor of vectors of width d for keys and one for values. Slots follow each other, class by class.
+    Within a slot, vectors are ordered by head, then by position. One more vector at the end takes what belongs to no
+    sequence: padding of a prefill, and tokens of slots that are not in use. It is never read.
 
     All numbers in free slots are finite: masked positions enter the attention with weight 0, and 0 times NaN is NaN.
 
@@ -123,7 +123,7 @@ class SlotCache:
         self._layers = [
             (_zeros(size, shape.dtype, device), _zeros(size, shape.dtype, device)) for _ in range(shape.num_layers)
         ]
-        self._decode_caches: dict[tuple[SlotRows, tuple[int, ...]], DecodeCache] = {}
+        self._decode_caches: dict[tuple[SlotRange, tuple[int, ...]], DecodeCache] = {}
         self._head_index = torch.arange(self._heads, device=device)
         # Index of the last position of each head [slots, heads], by class.
         self._ends = [
@@ -143,8 +143,8 @@ class SlotCache:
         layout = self._layouts[slot.class_index]
         return layout.first + slot.index * layout.length * self._heads, layout.length
 
-    def prefill_cache(self, first: Tensor, slot_length: Tensor, num_tokens: Tensor, padded_length: int) -> Cache:
-        """Cache for the prefill of b prompts padded on the right to one length. Their padding is not kept.
+    def prefill_index(self, first: Tensor, slot_length: Tensor, num_tokens: Tensor, padded_length: int) -> Tensor:
+        """[b * heads * L] where a layer writes the tokens of b prompts, which are padded on the right to one length.
 
         Args:
             first: [b] int64, index of the first vector of each prompt's slot.
@@ -157,8 +157,11 @@ class SlotCache:
         index = torch.where(
             (position < num_tokens[:, None])[:, None], heads[:, :, None] + position, self._spare
         )  # [b, heads, L]
-        flat = index.view(-1)
-        return Cache(layers=[PrefillLayer(keys, values, flat) for keys, values in self._layers])
+        return index.view(-1)
+
+    def prefill_cache(self, index: Tensor) -> Cache:
+        """Cache for the prefill of prompts that are written at `prefill_index`."""
+        return Cache(layers=[PrefillLayer(keys, values, index) for keys, values in self._layers])
 
     def chunk_cache(self, slot: Slot, offset: int, num_tokens: int) -> Cache:
         """Cache for a chunk of one prompt, which attends to the chunks before it.
@@ -180,7 +183,7 @@ class SlotCache:
             for tensor, new in zip(pair, states, strict=True):
                 self._of_class(tensor, slot.class_index)[slot.index, :, : new.shape[2]] = new[0]
 
-    def decode_cache(self, rows: SlotRows, lengths: tuple[int, ...]) -> DecodeCache:
+    def decode_cache(self, rows: SlotRange, lengths: tuple[int, ...]) -> DecodeCache:
         """Cache for decoding one token in each of some slots.
 
         Args:
@@ -200,16 +203,26 @@ class SlotCache:
             self._decode_caches[rows, lengths] = DecodeCache(layers)
         return self._decode_caches[rows, lengths]
 
-    def decode_index(self, rows: SlotRows, positions_left: Tensor, is_active: Tensor) -> Tensor:
+    def decode_index(self, rows: SlotRange, positions_left: Tensor, in_use: Tensor) -> Tensor:
         """Where a layer writes the tokens of a step, for `DecodeCache.write_at`.
 
         Args:
             rows: The R slots.
             positions_left: [R] int64, number of positions of each slot behind its new token.
-            is_active: [R] bool; keys and values of other slots' tokens are not kept.
+            in_use: [R] bool; the tokens of other slots are written nowhere.
         """
         index = self._ends[rows.class_index][rows.first : rows.end] - positions_left[:, None]
-        return torch.where(is_active[:, None], index, self._spare).view(-1)
+        return torch.where(in_use[:, None], index, self._spare).view(-1)
+
+    def vectors(self, index: Tensor) -> Tensor:
+        """[2 * layers, len(index), d] keys and values at an index among the vectors of a layer."""
+        return torch.stack([tensor.index_select(0, index) for pair in self._layers for tensor in pair])
+
+    def clear_vectors(self, index: Tensor) -> None:
+        """Sets the keys and values at an index to zeros."""
+        for pair in self._layers:
+            for tensor in pair:
+                tensor.index_fill_(0, index, 0)
 
     def erase(self, slot: Slot, num_positions: int) -> None:
         """Sets the first positions of a slot to zeros, where a sequence may have left numbers that are not finite."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fovea.modeling.transfers import to_device
-from llm_service.engine.decode_buckets import attended_length, num_rows
+from llm_service.engine.decode_buckets import attended_length, num_step_slots
 from llm_service.engine.decode_masks import DecodeMasks
-from llm_service.engine.slot_cache import SlotCache, SlotRows
+from llm_service.engine.slot_cache import SlotCache, SlotRange
 from llm_service.models.base import VisionLanguageModel
 
 __all__ = ["SlotDecoder"]
@@ -20,8 +20,8 @@ __all__ = ["SlotDecoder"]
 class SlotDecoder:
     """Decodes one token in each slot in use of a class.
 
-    A step runs on the first slots up to the highest in use. The slots between that are not in use compute a token that
-    is not read. What a step reads is on the device and moves on there by itself. Only a join or a leave sends it anew.
+    A step runs on the first slots, which include all in use. The tokens of the others are not read. The state of the
+    slots is on the device and is advanced there. It is sent again after a slot is added or removed.
 
     Args:
         model: Language model.
@@ -78,12 +78,12 @@ class SlotDecoder:
 
     def step_size(self) -> tuple[int, int]:
         """Number of slots and of attended positions of the next step."""
-        rows = num_rows(max(self._in_use), self.slot_class.count, few=self._few_sizes)
+        rows = num_step_slots(max(self._in_use), self.slot_class.count, few=self._few_sizes)
         longest = max(self._num_cached[index] for index in self._in_use) + 1
         return rows, attended_length(longest, self.slot_class.length, few=self._few_sizes)
 
     def write_inputs(self, indices: Sequence[int], token_ids: Tensor) -> None:
-        """Makes the state on the device that of the next step.
+        """Writes the inputs of the next step.
 
         Args:
             indices: Indices of all B slots in use.
@@ -100,11 +100,9 @@ class SlotDecoder:
             num_slots: R.
             length: Positions that are attended over.
         """
-        input_ids, position_ids, positions_left, in_use = self._state[:, :num_slots]
-        rows = SlotRows(self.class_index, 0, num_slots)
-        cache = self._cache.decode_cache(rows, (length,) * self._cache.num_layers)
-        index = self._cache.decode_index(rows, positions_left, in_use > 0)
-        cache.write_at([index] * self._cache.num_layers)
+        input_ids, position_ids, positions_left, _ = self._state[:, :num_slots]
+        cache = self._cache.decode_cache(self._range(num_slots), (length,) * self._cache.num_layers)
+        cache.write_at([self.write_index(num_slots)] * self._cache.num_layers)
         output = self._causal_lm(
             input_ids=input_ids[:, None],
             attention_mask=self._masks.masks(positions_left, length),
@@ -115,6 +113,14 @@ class SlotDecoder:
         logits: Tensor = output.logits.squeeze(1)
         return logits
 
+    def write_index(self, num_slots: int) -> Tensor:
+        """Where each layer writes the tokens of a step; see `SlotCache.decode_index`."""
+        _, _, positions_left, in_use = self._state[:, :num_slots]
+        return self._cache.decode_index(self._range(num_slots), positions_left, in_use > 0)
+
+    def _range(self, num_slots: int) -> SlotRange:
+        return SlotRange(self.class_index, 0, num_slots)
+
     def advance(self) -> None:
         """Moves all slots in use on by one token."""
         for index in self._in_use:
@@ -124,12 +130,12 @@ class SlotDecoder:
         self._state[1].add_(in_use)
         self._state[2].sub_(in_use)
 
-    def rows_of(self, logits: Tensor) -> Tensor:
-        """[B, V] float32 logits of the slots in use, in the order of `write_inputs`, from those of the first slots."""
+    def select_in_use(self, logits: Tensor) -> Tensor:
+        """[B, V] float32 logits of the slots in use, in the order of `write_inputs`, selected from those of a step."""
         return logits.index_select(0, self._order_index).float()
 
     def fill_randomly(self, length: int, vocab_size: int, generator: torch.Generator) -> None:
-        """Takes all slots into use with random tokens at random positions below `length`, to compare two forwards."""
+        """Fills the state on the device with random tokens and positions below `length`, to compare two forwards."""
         count = self.slot_class.count
         positions = torch.randint(length, (count,), generator=generator)
         token_ids = torch.randint(vocab_size, (count,), generator=generator)
@@ -139,9 +145,9 @@ class SlotDecoder:
 
     def _send(self, indices: Sequence[int]) -> None:
         count = self.slot_class.count
-        behind = [self.slot_class.length - 1 - cached for cached in self._num_cached]
+        positions_left = [self.slot_class.length - 1 - cached for cached in self._num_cached]
         in_use = [int(index in self._in_use) for index in range(count)]
-        sent = to_device(torch.tensor([*self._next_position_ids, *behind, *in_use, *indices]), self._device)
+        sent = to_device(torch.tensor([*self._next_position_ids, *positions_left, *in_use, *indices]), self._device)
         self._state[1:].copy_(sent[: 3 * count].view(3, count))
         self._order_index = sent[3 * count :]
         self._is_sent = True

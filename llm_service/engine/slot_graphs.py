@@ -1,23 +1,24 @@
-"""CUDA graphs of prefills and decoding steps, for the sizes that requests with pruned prompts need most.
+"""CUDA graphs of small prefills and of decoding steps.
 
 A decoding step has a graph by class of slots, number of slots and attended positions, a prefill by number and length of
-its prompts. What has no graph is computed without one, and gives the same.
+its prompts. Other sizes are computed without a graph. Their numbers agree up to rounding.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from fovea.modeling.capture import Capture, Captured, is_equal
-from fovea.modeling.capture_round import CaptureRound, capture_all
+from fovea.modeling.capture import Capture, Captured, agrees
+from fovea.modeling.capture_round import CaptureResult, capture_all
 from llm_service import metrics
-from llm_service.engine.decode_buckets import attended_lengths, row_counts
+from llm_service.engine.decode_buckets import attended_lengths, step_slot_counts
+from llm_service.engine.slot_cache import SlotCache
 from llm_service.engine.slot_decoding import SlotDecoder
 from llm_service.engine.slot_prefill import PrefillTensors, SlotPrefill
 
@@ -26,25 +27,26 @@ __all__ = ["MAX_GRAPHS", "SlotGraphs", "prefill_sizes"]
 MAX_GRAPHS: Final = 144
 _CAPTURE_S: Final = 90.0
 
-# Steps over more positions take a GPU longer than their launches.
+# Limits the number of graphs. Steps over more positions run without one.
 _MOST_POSITIONS: Final = 4096
 # Above 1,024 tokens a prefill fills a GPU by itself.
 _MOST_PREFILL_TOKENS: Final = 1024
-_PREFILL_ROWS: Final = (1, 2, 3, 4, 6, 8)
+_PREFILL_COUNTS: Final = (1, 2, 3, 4, 6, 8)
 _PREFILL_LENGTHS: Final = (64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024)
-# A graph computes its padding. It serves where that is at most this share of the tokens, or where launches take longer.
+# A graph computes its padding. A prefill may take one of at most 1.5 times its tokens, which are padded to its longest
+# prompt, or of so few tokens that launches take longer than the computation.
 _MOST_PADDING: Final = 0.5
 _LAUNCH_BOUND_TOKENS: Final = 256
 
 
 def prefill_sizes(longest: int) -> list[tuple[int, int]]:
-    """Rows and lengths of the prefills that are captured, the fewest tokens first.
+    """Numbers and lengths of prompts of the prefills that are captured, the fewest tokens first.
 
     Args:
         longest: Positions of the longest slot.
     """
     lengths = [length for length in _PREFILL_LENGTHS if length <= longest]
-    sizes = [(rows, length) for length in lengths for rows in _PREFILL_ROWS if rows * length <= _MOST_PREFILL_TOKENS]
+    sizes = [(rows, length) for length in lengths for rows in _PREFILL_COUNTS if rows * length <= _MOST_PREFILL_TOKENS]
     return sorted(sizes, key=lambda size: (size[0] * size[1], size))
 
 
@@ -63,6 +65,7 @@ class SlotGraphs:
     """Graphs of one model's slots. They must be captured before the first request.
 
     Args:
+        cache: Keys and values of all slots.
         prefill: Prefills into slots.
         decoders: Decoders of the classes, in ascending order of length.
         example: Prefill inputs of one row and one token, for their shapes, dtypes and device.
@@ -70,8 +73,14 @@ class SlotGraphs:
     """
 
     def __init__(
-        self, prefill: SlotPrefill, decoders: Sequence[SlotDecoder], example: PrefillTensors, vocab_size: int
+        self,
+        cache: SlotCache,
+        prefill: SlotPrefill,
+        decoders: Sequence[SlotDecoder],
+        example: PrefillTensors,
+        vocab_size: int,
     ) -> None:
+        self._cache = cache
         self._prefill = prefill
         self._decoders = decoders
         self._example = example
@@ -83,8 +92,8 @@ class SlotGraphs:
         self._prefill_graphs: list[_PrefillGraph] = []
 
     @torch.inference_mode()
-    def capture(self, capture: Capture) -> CaptureRound:
-        """Captures all graphs: decoding steps of short slots first, prefills of few tokens first.
+    def capture(self, capture: Capture) -> CaptureResult:
+        """Captures graphs until a limit is reached: steps of short slots first, then prefills of few tokens.
 
         See `capture_all` for what happens to a graph that is not right. The slots hold random numbers afterwards.
         """
@@ -99,7 +108,7 @@ class SlotGraphs:
         return done
 
     def decode(self, decoder: SlotDecoder, num_slots: int, length: int) -> Tensor:
-        """[at least `num_slots`, V] logits of a step; see `SlotDecoder.forward`."""
+        """Logits of at least the first `num_slots` slots, valid until the next step; see `SlotDecoder.forward`."""
         fitting = [
             (rows, positions)
             for class_index, rows, positions in self._decode_graphs
@@ -131,20 +140,19 @@ class SlotGraphs:
         shorter = 0
         for decoder in self._decoders:
             slot_class = decoder.slot_class
-            # Sequences in a longer class have more positions than the slots of the class before, but for a few steps.
+            # Shorter sequences of this class replay its smallest graph.
             lengths = [one for one in attended_lengths(slot_class.length) if shorter <= one <= _MOST_POSITIONS]
             shorter = slot_class.length
-            for rows in row_counts(slot_class.count):
+            for rows in step_slot_counts(slot_class.count):
                 for length in lengths:
-                    name = f"steps of {rows} x {length} of {slot_class.length} positions"
+                    name = f"a step of {rows} slots, {length} of {slot_class.length} positions"
                     yield name, functools.partial(self._add_decode, decoder, rows, length)
 
     def _add_decode(self, decoder: SlotDecoder, rows: int, length: int, capture: Capture) -> bool:
         decoder.fill_randomly(length, self._vocab_size, self._generator)
         captured = capture(lambda: (decoder.forward(rows, length),))
         decoder.fill_randomly(length, self._vocab_size, self._generator)
-        captured.replay()
-        if not is_equal(captured.outputs, (decoder.forward(rows, length),)):
+        if not self._is_right(captured, lambda: decoder.forward(rows, length), decoder.write_index(rows)):
             return False
         self._decode_graphs[decoder.class_index, rows, length] = captured
         return True
@@ -152,7 +160,7 @@ class SlotGraphs:
     def _prefill_captures(self) -> Iterator[tuple[str, functools.partial[bool]]]:
         longest = self._decoders[-1].slot_class.length
         for rows, length in prefill_sizes(longest):
-            yield f"prefills of {rows} x {length}", functools.partial(self._add_prefill, rows, length)
+            yield f"a prefill of {rows} prompts of {length} tokens", functools.partial(self._add_prefill, rows, length)
 
     def _add_prefill(self, rows: int, length: int, capture: Capture) -> bool:
         random = self._random_tensors(rows, length)
@@ -160,18 +168,28 @@ class SlotGraphs:
         tensors = replace(random, inputs_embeds=embeds.copy_(random.inputs_embeds))
         captured = capture(lambda: (self._prefill.forward(tensors),))
         _fill(tensors, self._random_tensors(rows, length))
-        captured.replay()
-        if not is_equal(captured.outputs, (self._prefill.forward(tensors),)):
+        write_index = self._prefill.write_index(tensors)
+        if not self._is_right(captured, lambda: self._prefill.forward(tensors), write_index):
             return False
         self._prefill_graphs.append(_PrefillGraph(tensors, captured))
         return True
 
+    def _is_right(self, captured: Captured, forward: Callable[[], Tensor], write_index: Tensor) -> bool:
+        """Whether a replay gives the logits of the forward pass, and writes the same keys and values."""
+        self._cache.clear_vectors(write_index)
+        captured.replay()
+        replayed = (*captured.outputs, self._cache.vectors(write_index))
+        return agrees(replayed, (forward(), self._cache.vectors(write_index)))
+
     def _random_tensors(self, rows: int, length: int) -> PrefillTensors:
-        """Random prompts that are all written to the slot of the example."""
+        """Random prompts, written one behind the other into the slot of the example while they fit."""
         embeds, position_ids = self._example.inputs_embeds, self._example.position_ids
         noise = torch.randn(rows, length, embeds.shape[-1], generator=self._generator)
         lengths = torch.randint(1, length + 1, (rows,), generator=self._generator)
         placement = self._example.placement.repeat(1, rows)
+        offsets = length * torch.arange(rows)
+        lengths[offsets + length > self._decoders[-1].slot_class.length] = 0
+        placement[0] += offsets.to(placement.device)
         placement[2] = lengths.to(placement.device)
         return PrefillTensors(
             (embeds.std() * noise.to(embeds.device)).to(embeds.dtype),
@@ -181,7 +199,7 @@ class SlotGraphs:
 
 
 def _fill(static: PrefillTensors, given: PrefillTensors) -> None:
-    """Writes inputs into those of a graph. Rows beyond them keep what they hold, and nothing of them is kept."""
+    """Writes inputs into those of a graph. Further prompts of the graph have no tokens and are not written."""
     rows, length = given.inputs_embeds.shape[:2]
     static.inputs_embeds[:rows, :length].copy_(given.inputs_embeds)
     static.inputs_embeds[:rows, length:].zero_()  # an earlier prompt may have left numbers that are not finite

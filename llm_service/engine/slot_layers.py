@@ -35,7 +35,7 @@ class _SlotLayer(CacheLayerMixin):
         """No-op, because the tensors exist from the start."""
 
     def get_max_length(self) -> int:
-        """Number of positions."""
+        """Positions that are attended over."""
         return self._length
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -43,7 +43,7 @@ class _SlotLayer(CacheLayerMixin):
         return self._length, 0
 
     def get_seq_length(self) -> int:
-        """Number of tokens before the new ones."""
+        """Offset that transformers takes for its masks. Decoding has masks of its own."""
         return self._offset
 
 

@@ -24,7 +24,7 @@ class SlotInputs:
 
     Attributes:
         inputs: Embeddings and position ids.
-        slot: A slot of at least as many positions as prompt and answer have, of no other sequence.
+        slot: A free slot that holds prompt and answer.
     """
 
     inputs: ModelInputs
@@ -80,17 +80,21 @@ class SlotPrefill:
 
     def forward(self, tensors: PrefillTensors) -> Tensor:
         """[b, V] logits of the last token of each prompt."""
-        first, slot_length, num_tokens = tensors.placement
-        cache = self._cache.prefill_cache(first, slot_length, num_tokens, tensors.inputs_embeds.shape[1])
+        num_tokens = tensors.placement[2]
         output = self._causal_lm(
             inputs_embeds=tensors.inputs_embeds,
             position_ids=tensors.position_ids,
-            past_key_values=cache,
+            past_key_values=self._cache.prefill_cache(self.write_index(tensors)),
             use_cache=True,
-            logits_to_keep=num_tokens - 1,  # of all rows; each row reads one
+            logits_to_keep=num_tokens - 1,  # gives b x b logits, of which the diagonal is read
         )
         logits: Tensor = output.logits.diagonal(dim1=0, dim2=1).T
         return logits
+
+    def write_index(self, tensors: PrefillTensors) -> Tensor:
+        """Where each layer writes the prompts; see `SlotCache.prefill_index`."""
+        first, slot_length, num_tokens = tensors.placement
+        return self._cache.prefill_index(first, slot_length, num_tokens, tensors.inputs_embeds.shape[1])
 
     def forward_chunk(self, prompt: SlotInputs, start: int, end: int) -> Tensor:
         """[1, V] logits of token `end - 1` of a prompt whose tokens before `start` are in its slot."""

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from fovea.modeling.capture import Capture, Captured, is_equal
+from fovea.modeling.capture import Capture, Captured, agrees
 
 __all__ = ["Bucketed", "Function"]
 
@@ -50,14 +50,14 @@ class Bucketed:
         """Captures the function for batches of `size`, and keeps the capture if it equals the function.
 
         Returns:
-            Whether it is kept: whether a replay on other inputs gave the same as the function; see `is_equal`.
+            Whether it is kept: whether a replay on other inputs gave the same as the function; see `agrees`.
         """
         inputs = tuple(tensor.clone() for tensor in self._example(size))
         captured = capture(lambda: self._function(*inputs))
         for static, other in zip(inputs, self._example(size), strict=True):
             static.copy_(other)
         captured.replay()
-        if not is_equal(captured.outputs, self._function(*inputs)):
+        if not agrees(captured.outputs, self._function(*inputs)):
             return False
         self._buckets.append(_Bucket(size, inputs, captured))
         self._buckets.sort(key=lambda bucket: bucket.size)

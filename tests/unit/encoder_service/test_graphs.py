@@ -23,7 +23,7 @@ from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
 from fovea import telemetry
 from fovea.budget import Budget
-from fovea.modeling.capture import Captured, Compute, StandInCapture, is_equal
+from fovea.modeling.capture import Captured, Compute, StandInCapture, agrees
 
 KEEP = 6
 TEXT = (98, 5, 17, 40, 99)
@@ -208,12 +208,12 @@ def test_a_batch_that_no_bucket_holds_is_left_to_the_function() -> None:
 
 def test_equality_is_exact_for_whole_numbers_and_relative_for_floats() -> None:
     values, half = torch.tensor([1000.0, 1.0]), torch.tensor([1000.0, 1.0]).half()
-    assert is_equal([values + 5e-3], [values])
-    assert not is_equal([values + 5e-2], [values])
-    assert is_equal([half + 5], [half])
-    assert not is_equal([half + 20], [half])
-    assert not is_equal([torch.tensor([1, 2])], [torch.tensor([1, 3])])
-    assert not is_equal([torch.tensor([torch.nan])], [torch.tensor([1.0])])
+    assert agrees([values + 5e-3], [values])
+    assert not agrees([values + 5e-2], [values])
+    assert agrees([half + 5], [half])
+    assert not agrees([half + 20], [half])
+    assert not agrees([torch.tensor([1, 2])], [torch.tensor([1, 3])])
+    assert not agrees([torch.tensor([torch.nan])], [torch.tensor([1.0])])
 
 
 def test_compiled_layers_give_the_same_features(checkpoints: Any, towers: Any) -> None:

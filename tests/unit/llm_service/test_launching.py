@@ -15,7 +15,7 @@ from fovea.errors import InternalError, InvalidRequest, ServiceError
 from fovea.modeling.capture import StandInCapture
 from llm_service import metrics
 from llm_service.engine import slot_graphs
-from llm_service.engine.decode_buckets import attended_lengths, row_counts
+from llm_service.engine.decode_buckets import attended_lengths, step_slot_counts
 from llm_service.engine.launching import Launching, launching_on
 from llm_service.engine.slot_graphs import prefill_sizes
 from llm_service.engine.token_choice import NOT_FINITE
@@ -186,7 +186,7 @@ async def test_graphs_serve_prefills_and_steps(short):
 async def test_what_has_no_graph_is_computed_without(loaded, short, monkeypatch):
     """A prompt longer than any graph, and more sequences than any graph has rows."""
     monkeypatch.setattr(slot_graphs, "_PREFILL_LENGTHS", (8,))
-    monkeypatch.setattr(slot_graphs, "row_counts", lambda count: [1])
+    monkeypatch.setattr(slot_graphs, "step_slot_counts", lambda count: [1])
     expected = [await alone(loaded, mixed(i)) for i in range(3)]
     capture = CountingCapture()
     engine = short(graphed(capture))
@@ -212,8 +212,8 @@ async def test_graphs_that_are_wrong_or_fail_are_left_out_counted_and_named_once
     engine = short(graphed(capture))
     assert failures("cuda_graph") == before + num_tried
     warning = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING][-1]
-    assert "steps of 1 x 64 of 64 positions" in warning
-    assert "prefills of 1 x 64" in warning
+    assert "a step of 1 slots, 64 of 64 positions" in warning
+    assert "a prefill of 1 prompts of 64 tokens" in warning
     capture.replays = 0
     generation = engine.submit(mixed(0))
     run_dry(engine)
@@ -241,7 +241,7 @@ def test_slots_are_empty_after_a_capture(short):
 
 def test_sizes_that_are_captured_cover_all_steps_of_a_slot():
     assert attended_lengths(1000) == [128, 192, 256, 384, 512, 768, 1000]
-    assert row_counts(12) == [1, 2, 4, 8, 12]
+    assert step_slot_counts(12) == [1, 2, 4, 8, 12]
     sizes = prefill_sizes(256)
     assert sizes[0] == (1, 64)
     assert (8, 128) in sizes
@@ -322,5 +322,5 @@ async def test_cuda_graphs_give_the_answers_of_eager_runs(dtype):
         run_dry(engine)
         texts.append([(await read(generation))[0] for generation in generations])
     assert texts[0] == texts[1]
-    num_steps = len(row_counts(8)) * (len(attended_lengths(256)) + len(attended_lengths(400)) - 2)
+    num_steps = len(step_slot_counts(8)) * (len(attended_lengths(256)) + len(attended_lengths(400)) - 2)
     assert metrics.CUDA_GRAPHS._value.get() == num_steps + len(prefill_sizes(400))

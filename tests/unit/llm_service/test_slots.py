@@ -18,7 +18,7 @@ from fovea.errors import InternalError, InvalidRequest
 from fovea.modeling.errors import CheckpointError
 from llm_service.engine import cache_memory
 from llm_service.engine.base import CrossAttention
-from llm_service.engine.decode_buckets import attended_length, num_rows
+from llm_service.engine.decode_buckets import attended_length, num_step_slots
 from llm_service.engine.launching import Launching
 from llm_service.engine.slots import Slot, SlotAdmission, SlotClass, SlotPool, divide_positions
 from tests.unit.llm_service.test_engine import BOS, IMAGE, MIXED, alone, mixed, read, request, run_dry
@@ -77,8 +77,8 @@ def test_sizes_of_a_step_recur():
     assert sorted(set(lengths)) == [128, 192, 256, 384, 512, 768, 1024]
     assert attended_length(193, 200, few=True) == 200
     assert [attended_length(n, 40, few=False) for n in (1, 16, 17, 33, 40)] == [16, 16, 32, 40, 40]
-    assert [num_rows(highest, 12, few=True) for highest in (0, 1, 2, 4, 7, 8, 11)] == [1, 2, 4, 8, 8, 12, 12]
-    assert num_rows(4, 12, few=False) == 5
+    assert [num_step_slots(highest, 12, few=True) for highest in (0, 1, 2, 4, 7, 8, 11)] == [1, 2, 4, 8, 8, 12, 12]
+    assert num_step_slots(4, 12, few=False) == 5
 
 
 def endless(loaded, *args, **settings):
