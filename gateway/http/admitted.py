@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
@@ -14,15 +14,40 @@ from starlette.responses import Response
 from gateway.core.question import Question
 from gateway.http.client_errors import errors_for_client
 from gateway.http.disconnect import until_disconnect
-from gateway.http.questions import read_question
-from gateway.http.request_body import read_request
-from gateway.http.request_fields import client_fields
-from gateway.http.schemas.answer import QuestionRequest
 from gateway.http.state import GatewayState, state_of
+from gateway.settings import GatewaySettings
 
-__all__ = ["Admitted", "admitted"]
+__all__ = ["Admitted", "ReadBody", "ReadRequest", "admitted"]
 
-R = TypeVar("R", bound=QuestionRequest)
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class ReadRequest(Protocol[R_co]):
+    """A request whose body has been read, in the form of one surface."""
+
+    @property
+    def body(self) -> R_co:
+        """Validated fields of the request."""
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """Names of the client's fields, see `errors_for_client`."""
+
+    async def question(self, state: GatewayState, *, arrived: float) -> Question:
+        """The question of the request, with its media loaded.
+
+        Args:
+            state: Objects of this process.
+            arrived: Event-loop time at which the request arrived, in seconds; its timeout starts there.
+
+        Raises:
+            ServiceError: The request is refused. The error names the client's fields.
+        """
+
+
+ReadBody = Callable[[Request, GatewaySettings], Awaitable[ReadRequest[R]]]
+"""Function that reads and validates the body of a request."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +70,14 @@ class Admitted(Generic[R]):
     resources: AsyncExitStack
 
 
-async def admitted(request: Request, kind: type[R], respond: Callable[[Admitted[R]], Awaitable[Response]]) -> Response:
+async def admitted(
+    request: Request, read: ReadBody[R], respond: Callable[[Admitted[R]], Awaitable[Response]]
+) -> Response:
     """Response to a question, which is admitted first.
 
     Args:
         request: Request whose body is still unread.
-        kind: Model of its body.
+        read: Function of the surface that reads the body.
         respond: Function of the surface from an admitted question to a response; cancelled if the client disconnects.
 
     Raises:
@@ -58,24 +85,16 @@ async def admitted(request: Request, kind: type[R], respond: Callable[[Admitted[
     """
     arrived = asyncio.get_running_loop().time()
     state = state_of(request)
-    settings = state.settings
     async with state.drain.scope(), AsyncExitStack() as resources:
         state.running.check()
         with state.bodies.permit():
-            parsed, uploads = await read_request(
-                request,
-                kind,
-                timeout_s=settings.body_timeout_s,
-                max_bytes=settings.max_body_bytes,
-                max_images=settings.max_images,
-            )
+            received = await read(request, state.settings)
         resources.enter_context(state.running.permit())
 
         async def respond_to_question() -> Response:
-            fields = client_fields(parsed, uploads)
-            question = await read_question(parsed, uploads, state.media_loader, settings, arrived=arrived)
-            with errors_for_client(fields):
-                return await respond(Admitted(parsed, question, fields, state, resources))
+            question = await received.question(state, arrived=arrived)
+            with errors_for_client(received.fields):
+                return await respond(Admitted(received.body, question, received.fields, state, resources))
 
         return await until_disconnect(request.receive, respond_to_question())
     raise AssertionError("unreachable: the stack suppresses no exception")

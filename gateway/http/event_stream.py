@@ -21,13 +21,16 @@ from gateway.http.errors import error_body
 from gateway.http.request_context import OUTCOME
 from gateway.http.schemas.error import ErrorBody, ErrorDetail
 
-__all__ = ["EventStream", "event_frame"]
+__all__ = ["SEND_GRACE_S", "EventStream", "data_frame", "event_frame"]
 
 log = logging.getLogger(__name__)
 
 _LINE_ENDS: Final = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 """Escapes of characters that JSON keeps but some clients treat as line ends (Python's `str.splitlines`, JavaScript's
 `^` and `$`). JSON escapes the other line ends itself."""
+
+SEND_GRACE_S: Final = 5.0
+"""Seconds after the deadline of an answer in which its last events may still be sent."""
 
 Event = TextDelta | Answer
 
@@ -39,23 +42,33 @@ def event_frame(name: str, data: BaseModel) -> bytes:
         name: Name of the event.
         data: Its data; fields without a value are left out.
     """
-    return _frame(name, data.model_dump_json(exclude_none=True))
+    return f"event: {name}\n".encode() + data_frame(data.model_dump_json(exclude_none=True))
 
 
-def _frame(name: str, json: str) -> bytes:
-    return f"event: {name}\ndata: {json.translate(_LINE_ENDS)}\n\n".encode()
+def data_frame(json: str) -> bytes:
+    """A server-sent event without a name.
+
+    Args:
+        json: Its data.
+    """
+    return f"data: {json.translate(_LINE_ENDS)}\n\n".encode()
+
+
+def _error_event(error: ErrorBody) -> bytes:
+    return b"event: error\n" + data_frame(error.model_dump_json())
 
 
 class EventStream(Response):
-    """Response with the events of an answer, or `error`. A disconnect of the client cancels the work.
+    """Response with the events of an answer, or an error. A disconnect of the client cancels the work.
 
     Args:
         first: First event. It is awaited by the caller, so that an earlier error is an ordinary error response.
         rest: Following events.
         frame: Form of an event in this surface.
+        error_frame: Form of an error, by default the event `error`.
         fields: Names of the client's fields, see `errors_for_client`.
         resources: Resources that are closed at the end of the stream.
-        drain: Drain, which ends the stream with the event `error` when the server stops.
+        drain: Drain, which ends the stream with an error when the server stops.
         give_up_at: Event-loop time in seconds at which a client that reads too slowly is disconnected, because it holds
             a permit.
     """
@@ -72,6 +85,7 @@ class EventStream(Response):
         resources: AsyncExitStack,
         drain: Drain,
         give_up_at: float,
+        error_frame: Callable[[ErrorBody], bytes] = _error_event,
     ) -> None:
         # Proxies must not buffer or compress events.
         super().__init__(headers={"Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"})
@@ -79,6 +93,7 @@ class EventStream(Response):
         self._first = first
         self._rest = rest
         self._frame = frame
+        self._error_frame = error_frame
         self._fields = fields
         self._resources = resources
         self._drain = drain
@@ -107,7 +122,7 @@ class EventStream(Response):
                         await write(self._frame(event))
         except ServiceError as error:
             scope[OUTCOME] = error.code
-            await write(_frame("error", error_body(error).model_dump_json()))
+            await write(self._error_frame(error_body(error)))
         except OSError:
             raise
         except Exception:
@@ -118,5 +133,5 @@ class EventStream(Response):
                 type="server_error",
                 code="internal_error",
             )
-            await write(_frame("error", ErrorBody(error=detail).model_dump_json()))
+            await write(self._error_frame(ErrorBody(error=detail)))
         await write(b"", more=False)

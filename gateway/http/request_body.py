@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
@@ -16,25 +17,23 @@ from gateway.http.json_body import json_object
 from gateway.http.request_fields import Uploads
 from gateway.http.schemas.answer import QuestionRequest
 from gateway.http.schemas.parsing import parse_request
+from gateway.settings import GatewaySettings
 
-__all__ = ["read_request"]
+__all__ = ["read_json", "read_request"]
 
 R = TypeVar("R", bound=QuestionRequest)
+T = TypeVar("T")
 
 _LARGE_BYTES: Final = 64 * 1024
 
 
-async def read_request(
-    request: Request, kind: type[R], *, timeout_s: float, max_bytes: int, max_images: int
-) -> tuple[R, Uploads]:
+async def read_request(request: Request, kind: type[R], settings: GatewaySettings) -> tuple[R, Uploads]:
     """Reads and validates the body.
 
     Args:
         request: Request whose body is still unread.
         kind: Model of the request.
-        timeout_s: Seconds within which the body must arrive.
-        max_bytes: Largest single form field in bytes.
-        max_images: Most images; further files are not read.
+        settings: Limits of this server.
 
     Returns:
         The validated request, and the uploaded files.
@@ -47,19 +46,34 @@ async def read_request(
         Cancelled: The client disconnected.
     """
     _check_encoding(request)
-    media_type = _content_type(request)
-    uploads: Uploads = {}
+    media_type = _content_type(request, "application/json", "multipart/form-data")
+    if media_type == "application/json":
+        return parse_request(kind, await _arrived(_read_json(request), settings), strict=True), {}
+    form = read_form(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
+    fields, uploads = await _arrived(form, settings)
+    return parse_request(kind, fields, strict=False), uploads
+
+
+async def read_json(request: Request, settings: GatewaySettings) -> dict[str, Any]:
+    """The fields of a JSON body, not validated.
+
+    Raises:
+        ServiceError: See `read_request`; a form is an UnsupportedMedia.
+    """
+    _check_encoding(request)
+    _content_type(request, "application/json")
+    return await _arrived(_read_json(request), settings)
+
+
+async def _arrived(reading: Coroutine[Any, Any, T], settings: GatewaySettings) -> T:
+    """Result of reading a body, within the time that it may take."""
     try:
-        async with asyncio.timeout(timeout_s):
-            if media_type == "application/json":
-                fields = await _read_json(request)
-            else:
-                fields, uploads = await read_form(request, max_bytes=max_bytes, max_images=max_images)
+        async with asyncio.timeout(settings.body_timeout_s):
+            return await reading
     except TimeoutError:
-        raise RequestTimeout(f"the request body did not arrive within {timeout_s:g} s") from None
+        raise RequestTimeout(f"the request body did not arrive within {settings.body_timeout_s:g} s") from None
     except ClientDisconnect:
         raise Cancelled("the client closed the connection while sending") from None
-    return parse_request(kind, fields, strict=media_type == "application/json"), uploads
 
 
 def _check_encoding(request: Request) -> None:
@@ -69,10 +83,12 @@ def _check_encoding(request: Request) -> None:
         raise UnsupportedEncoding("the body is sent in a Content-Encoding; it is accepted as it is (identity)")
 
 
-def _content_type(request: Request) -> str:
+def _content_type(request: Request, *accepted: str) -> str:
     kind, options = parse_options_header(request.headers.get("content-type", "application/json"))
-    if kind.lower() not in (b"application/json", b"multipart/form-data"):
-        raise UnsupportedMedia("the content type is neither application/json nor multipart/form-data")
+    if kind.lower() not in (media_type.encode() for media_type in accepted):
+        one, *other = accepted
+        names = f"neither {one} nor {other[0]}" if other else f"not {one}, the only one accepted"
+        raise UnsupportedMedia(f"the content type is {names}")
     if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise UnsupportedMedia("the charset of the content type is not utf-8, the only one accepted")
     return kind.decode().lower()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fovea.errors import InvalidRequest, NotFound
 from gateway.core.question_text import QuestionText
+from gateway.http.client_errors import top_level_field
 from gateway.http.schemas.answer import AnswerRequest, QuestionRequest
 from gateway.http.schemas.explain import ExplainRequest
-from gateway.media.files import top_level_field
+from gateway.http.schemas.options import PruningOptions
 from gateway.media.inputs import MediaInputs
 from gateway.settings import GatewaySettings
 
-__all__ = ["check_limits"]
+__all__ = ["check_limits", "check_question"]
 
 
 def check_limits(
@@ -24,15 +25,28 @@ def check_limits(
     """
     if request.model not in (None, settings.model_name):
         raise NotFound(f"model {request.model!r:.80} is not served here; {settings.model_name!r} is", param="model")
-    _check_text(text, settings)
-    _check_media_inputs(request, media_inputs, settings)
+    timeout_s = check_question(request, text, media_inputs, settings)
     if isinstance(request, ExplainRequest):
         _check_explained(request, media_inputs)
     if isinstance(request, AnswerRequest) and request.max_tokens > settings.max_tokens:
         raise InvalidRequest(
             f"max_tokens is {request.max_tokens}; 1 to {settings.max_tokens} are accepted", param="max_tokens"
         )
-    timeout_s = request.timeout_s or settings.default_timeout_s
+    return timeout_s
+
+
+def check_question(
+    options: PruningOptions, text: QuestionText, media_inputs: MediaInputs, settings: GatewaySettings
+) -> float:
+    """Checks text, media and options against the limits of this server that hold on every surface, and returns the
+    timeout in seconds.
+
+    Raises:
+        InvalidRequest: A limit is exceeded.
+    """
+    _check_text(text, settings)
+    _check_media_inputs(options, media_inputs, settings)
+    timeout_s = options.timeout_s or settings.default_timeout_s
     if timeout_s > settings.max_timeout_s:
         raise InvalidRequest(
             f"timeout_s is {timeout_s:g}; up to {settings.max_timeout_s:g} is accepted", param="timeout_s"
@@ -54,9 +68,9 @@ def _check_text(text: QuestionText, settings: GatewaySettings) -> None:
         )
 
 
-def _check_media_inputs(request: QuestionRequest, media_inputs: MediaInputs, settings: GatewaySettings) -> None:
+def _check_media_inputs(options: PruningOptions, media_inputs: MediaInputs, settings: GatewaySettings) -> None:
     """Checks the number of images, videos and frames before any is read, and that fields about videos have a video."""
-    _check_video_fields(request, media_inputs)
+    _check_video_fields(options, media_inputs)
     for files, noun, limit in (
         (media_inputs.images, "images", settings.max_images),
         (media_inputs.videos, "videos", settings.max_videos),
@@ -65,15 +79,15 @@ def _check_media_inputs(request: QuestionRequest, media_inputs: MediaInputs, set
             raise InvalidRequest(
                 f"{len(files)} {noun}; up to {limit} are accepted", param=top_level_field(files[0].field_path)
             )
-    num_frames = max([request.num_frames or 0, *(len(video.frames) for video in media_inputs.videos)])
+    num_frames = max([options.num_frames or 0, *(len(video.frames) for video in media_inputs.videos)])
     if num_frames > settings.max_video_frames:
         raise InvalidRequest(
             f"{num_frames} frames of a video; up to {settings.max_video_frames} are accepted",
-            param="video" if request.num_frames is None else "num_frames",
+            param="video" if options.num_frames is None else "num_frames",
         )
 
 
-def _check_video_fields(request: QuestionRequest, media_inputs: MediaInputs) -> None:
+def _check_video_fields(options: PruningOptions, media_inputs: MediaInputs) -> None:
     """Refuses a field about videos without a video that it applies to."""
     requirements = {
         "num_frames": any(video.file is not None for video in media_inputs.videos) or "a video file",
@@ -81,7 +95,7 @@ def _check_video_fields(request: QuestionRequest, media_inputs: MediaInputs) -> 
         "video_budget": bool(media_inputs.videos) or "a video",
     }
     for name, requirement in requirements.items():
-        if getattr(request, name) is not None and requirement is not True:
+        if getattr(options, name, None) is not None and requirement is not True:
             raise InvalidRequest(f"{name} goes with {requirement}; this request has none", param=name)
 
 

@@ -19,7 +19,7 @@ import httpx
 
 from fovea import telemetry
 from fovea.errors import InvalidRequest, TooLarge
-from gateway.media.files import MediaKind, top_level_field
+from gateway.media.files import MediaKind
 from gateway.media.urls import ascii_host, parse_media_url
 
 __all__ = ["MediaFetcher", "is_public", "resolve"]
@@ -100,55 +100,53 @@ class MediaFetcher:
             InvalidRequest: Fetching is off, the URL is not allowed, or the host did not deliver the file.
             TooLarge: The body has more than `max_bytes`.
         """
-        param = top_level_field(field_path)
         parsed_url = self._allowed(url, field_path)
         host = parsed_url.raw_host.decode("ascii")
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 addresses = await self._resolve(host)
                 if not addresses or not all(map(is_public, addresses)):
-                    raise InvalidRequest(f"{field_path}: its host is not on the public internet", param=param)
+                    raise InvalidRequest(f"{field_path}: its host is not on the public internet", param=field_path)
                 return await self._get(parsed_url.copy_with(host=addresses[0]), host, kind, field_path, max_bytes)
         # UnicodeError: the host name cannot be encoded for DNS.
         except (OSError, httpx.HTTPError, TimeoutError, UnicodeError) as error:
             telemetry.count_failure(telemetry.FailureKind.FETCH)
             log.warning("a file could not be fetched: %s", type(error).__name__)
-            raise InvalidRequest(f"{field_path} could not be fetched from its host", param=param) from error
+            raise InvalidRequest(f"{field_path} could not be fetched from its host", param=field_path) from error
 
     def _allowed(self, text: str, field_path: str) -> httpx.URL:
-        param = top_level_field(field_path)
         if not self._hosts:
             raise InvalidRequest(
                 f"{field_path} is a URL, but fetching is off on this server; send a data URL or upload the file",
-                param=param,
+                param=field_path,
             )
         url = parse_media_url(text, field_path=field_path)
         if url.raw_host.decode("ascii") not in self._hosts:
             raise InvalidRequest(
                 f"{field_path}: its host is not one from which this server fetches; send a data URL or upload the file",
-                param=param,
+                param=field_path,
             )
         return url
 
     async def _get(self, target: httpx.URL, host: str, kind: MediaKind, field_path: str, max_bytes: int) -> bytes:
-        param, body = top_level_field(field_path), bytearray()
+        body = bytearray()
         async with self._response(target, host, kind) as response:
             if response.status_code != httpx.codes.OK:
                 raise InvalidRequest(
                     f"{field_path}: its host answered with status {response.status_code} instead of"
                     f" {kind.article} {kind.noun}",
-                    param=param,
+                    param=field_path,
                 )
             if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
                 raise InvalidRequest(
-                    f"{field_path}: its host compressed the {kind.noun}, which is not accepted", param=param
+                    f"{field_path}: its host compressed the {kind.noun}, which is not accepted", param=field_path
                 )
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > max_bytes:
                     raise TooLarge(
                         f"{field_path} has more than the {max_bytes:,} bytes accepted for {kind.article} {kind.noun}",
-                        param=param,
+                        param=field_path,
                     )
         return bytes(body)
 

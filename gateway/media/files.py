@@ -16,7 +16,7 @@ from typing import Final
 from fovea.errors import MalformedRequest, TooLarge, UnsupportedMedia
 from fovea.media.file_formats import detect_format
 
-__all__ = ["IMAGE", "VIDEO", "MediaFile", "MediaKind", "Video", "decode_data_url", "media_file", "top_level_field"]
+__all__ = ["IMAGE", "VIDEO", "MediaFile", "MediaKind", "Video", "decode_data_url", "media_file"]
 
 _BASE64_END: Final = re.compile(r"; *base64$", re.IGNORECASE)
 _GENERIC_TYPES: Final = ("", "application/octet-stream")
@@ -96,32 +96,27 @@ class Video:
     frames: tuple[MediaFile, ...] = ()
 
 
-def top_level_field(field_path: str) -> str:
-    """The first step of a field path: `images` of `images.2`."""
-    return field_path.partition(".")[0]
-
-
 def media_file(data: bytes, kind: MediaKind, *, field_path: str, max_bytes: int) -> MediaFile:
     """A checked and hashed file.
 
     Args:
         data: Bytes of the file.
         kind: Accepted formats.
-        field_path: Path of the file in the request, for messages.
+        field_path: Path of the file in the request, for errors.
         max_bytes: Largest accepted size.
 
     Raises:
         TooLarge: The file has more than `max_bytes`.
         UnsupportedMedia: The first bytes are of no accepted format. The error names the detected format, if any.
     """
-    param = top_level_field(field_path)
     if len(data) > max_bytes:
         raise TooLarge(
-            f"{field_path} has {len(data):,} bytes; {kind.noun}s up to {max_bytes:,} bytes are accepted", param=param
+            f"{field_path} has {len(data):,} bytes; {kind.noun}s up to {max_bytes:,} bytes are accepted",
+            param=field_path,
         )
     if not kind.magic.match(data):
         actual = detect_format(data) or f"not {kind.article} {kind.noun}"
-        raise UnsupportedMedia(f"{field_path} is {actual}; {kind.formats} are accepted", param=param)
+        raise UnsupportedMedia(f"{field_path} is {actual}; {kind.formats} are accepted", param=field_path)
     return MediaFile.of(data)
 
 
@@ -134,7 +129,7 @@ def decode_data_url(url: str, kind: MediaKind, *, field_path: str, max_bytes: in
     Args:
         url: The data URL.
         kind: Accepted formats.
-        field_path: Path of the URL in the request, for messages.
+        field_path: Path of the URL in the request, for errors.
         max_bytes: Largest accepted size of the file.
 
     Raises:
@@ -142,26 +137,27 @@ def decode_data_url(url: str, kind: MediaKind, *, field_path: str, max_bytes: in
         TooLarge: The file has more than `max_bytes`; checked before decoding.
         UnsupportedMedia: The media type or the content is of no accepted format.
     """
-    param = top_level_field(field_path)
     comma = url.find(",")
     head = url[len("data:") : max(comma, 0)].strip()
     if comma < 0 or not _BASE64_END.search(head):
-        raise MalformedRequest(f"{field_path} is not of the form data:{kind.media_types[0]}...;base64,...", param=param)
+        raise MalformedRequest(
+            f"{field_path} is not of the form data:{kind.media_types[0]}...;base64,...", param=field_path
+        )
     media_type = head.partition(";")[0].strip().lower()
     if media_type not in _GENERIC_TYPES and not media_type.startswith(kind.media_types):
         raise UnsupportedMedia(
-            f"{field_path} is a data URL of another media type; {kind.formats} are accepted", param=param
+            f"{field_path} is a data URL of another media type; {kind.formats} are accepted", param=field_path
         )
     try:
         encoded = _plain_base64(url[comma + 1 :])
         if len(encoded) * 3 // 4 > max_bytes:
             raise TooLarge(
                 f"{field_path} has more than the {max_bytes:,} bytes accepted for {kind.article} {kind.noun}",
-                param=param,
+                param=field_path,
             )
         data = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise MalformedRequest(f"{field_path} is not valid base64 after the comma", param=param) from error
+        raise MalformedRequest(f"{field_path} is not valid base64 after the comma", param=field_path) from error
     return media_file(data, kind, field_path=field_path, max_bytes=max_bytes)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from fovea.errors import InvalidRequest, TooLarge
 from gateway.media.fetch import MediaFetcher
-from gateway.media.files import IMAGE, VIDEO, MediaFile, MediaKind, Video, decode_data_url, media_file, top_level_field
+from gateway.media.files import IMAGE, VIDEO, MediaFile, MediaKind, Video, decode_data_url, media_file
 from gateway.media.inputs import MediaInput, MediaInputs, VideoInput
 
 __all__ = ["MediaLimits", "MediaLoader"]
@@ -76,7 +76,7 @@ class MediaLoader:
         self, media_input: MediaInput, kind: MediaKind, max_bytes: int, allowance: _ByteAllowance
     ) -> MediaFile:
         file = await self._read(media_input, kind, max_bytes)
-        allowance.spend(len(file.data), top_level_field(media_input.field_path))
+        allowance.spend(len(file.data), media_input.field_path)
         return file
 
     async def _read(self, media_input: MediaInput, kind: MediaKind, max_bytes: int) -> MediaFile:
@@ -91,9 +91,7 @@ class MediaLoader:
         if scheme.startswith(("https://", "http://")):
             data = await self._fetcher.fetch(content, kind, field_path=field_path, max_bytes=max_bytes)
             return await asyncio.to_thread(media_file, data, kind, field_path=field_path, max_bytes=max_bytes)
-        raise InvalidRequest(
-            f"{field_path} is {_NEITHER_URL.format(kind.media_types[0])}", param=top_level_field(field_path)
-        )
+        raise InvalidRequest(f"{field_path} is {_NEITHER_URL.format(kind.media_types[0])}", param=field_path)
 
 
 class _ByteAllowance:

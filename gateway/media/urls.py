@@ -11,7 +11,6 @@ from typing import Final
 import httpx
 
 from fovea.errors import InvalidRequest
-from gateway.media.files import top_level_field
 
 __all__ = ["MAX_URL_CHARS", "ascii_host", "parse_media_url"]
 
@@ -44,21 +43,21 @@ def parse_media_url(text: str, *, field_path: str) -> httpx.URL:
     Raises:
         InvalidRequest: `text` is not an https URL, is too long, or names a port, user or password.
     """
-    param = top_level_field(field_path)
     if len(text) > MAX_URL_CHARS:
         raise InvalidRequest(
-            f"{field_path} is a URL of {len(text):,} characters; up to {MAX_URL_CHARS:,} are accepted", param=param
+            f"{field_path} is a URL of {len(text):,} characters; up to {MAX_URL_CHARS:,} are accepted", param=field_path
         )
     try:
         url = _parsed(text)
     except ValueError as error:
         raise InvalidRequest(
-            f"{field_path} is not a valid URL; https://HOST/PATH without control characters is accepted", param=param
+            f"{field_path} is not a valid URL; https://HOST/PATH without control characters is accepted",
+            param=field_path,
         ) from error
     # The parser drops the default port of the scheme.
     if url.scheme != "https" or url.port is not None or url.userinfo:
         raise InvalidRequest(
-            f"{field_path}: a URL must be https on its standard port, without user and password", param=param
+            f"{field_path}: a URL must be https on its standard port, without user and password", param=field_path
         )
     return url
 

@@ -10,10 +10,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from fovea.errors import InvalidRequest
-from gateway.http.schemas.answer import LlmPrunerRequest, QuestionRequest
+from gateway.http.schemas.answer import QuestionRequest
 from gateway.http.schemas.messages import MESSAGE_FIELDS, PARTS_ACCEPTED
+from gateway.http.schemas.options import LlmPrunerRequest
 
-__all__ = ["parse_request"]
+__all__ = ["client_path", "parse_request", "reason"]
 
 R = TypeVar("R", bound=QuestionRequest)
 
@@ -45,15 +46,20 @@ def parse_request(kind: type[R], fields: Mapping[str, Any], *, strict: bool) -> 
 
 
 def _error(kind: type[QuestionRequest], first: ErrorDetails, fields: Mapping[str, Any]) -> InvalidRequest:
-    path = _client_path(first["loc"], fields)
+    path = client_path(first["loc"], fields)
     name = ".".join(map(str, path))[:_MAX_CHARS]
     if first["type"] == "extra_forbidden":
         return InvalidRequest(f"there is no field {name!r}; accepted are {_accepted(kind, path)}", param=name)
     if first["type"] == "one_budget":
         return InvalidRequest(first["msg"], param="keep_ratio")
-    message = _MESSAGES.get(first["type"], first["msg"].replace(" after validation", ""))
     param = str(path[0])[:_MAX_CHARS] if path else None
-    return InvalidRequest(f"{name}: {message[:1].lower()}{message[1:300]}", param=param)
+    return InvalidRequest(f"{name}: {reason(first)}", param=param)
+
+
+def reason(error: ErrorDetails) -> str:
+    """What is wrong or accepted, in words for a client."""
+    message = _MESSAGES.get(error["type"], error["msg"].replace(" after validation", ""))
+    return f"{message[:1].lower()}{message[1:300]}"
 
 
 def _accepted(kind: type[QuestionRequest], path: Sequence[int | str]) -> str:
@@ -62,7 +68,7 @@ def _accepted(kind: type[QuestionRequest], path: Sequence[int | str]) -> str:
     return ", ".join(LlmPrunerRequest.model_fields) if path[0] == "llm_pruner" else MESSAGE_FIELDS
 
 
-def _client_path(loc: Sequence[int | str], fields: Mapping[str, Any]) -> Sequence[int | str]:
+def client_path(loc: Sequence[int | str], fields: Mapping[str, Any]) -> Sequence[int | str]:
     """Path of the error in the client's data.
 
     A `loc` of pydantic also names the member of a union that was tried, and values made by validators. The path is the

@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, Response
 from fovea.errors import InternalError
 from gateway.core.answer import Answer, TextDelta
 from gateway.http.admitted import Admitted, admitted
-from gateway.http.event_stream import EventStream, event_frame
+from gateway.http.event_stream import SEND_GRACE_S, EventStream, event_frame
 from gateway.http.openapi import ERRORS, request_body
+from gateway.http.questions import reader_of
 from gateway.http.responses import answer_response
 from gateway.http.schemas.answer import AnswerRequest
 from gateway.http.schemas.answer_response import AnswerResponse, TokenEvent
@@ -20,9 +21,6 @@ from gateway.http.schemas.answer_response import AnswerResponse, TokenEvent
 __all__ = ["router"]
 
 router = APIRouter()
-
-_SEND_GRACE_S: Final = 5.0
-
 
 _EXAMPLE: Final = {
     "question": "What colour is the large circle?",
@@ -78,7 +76,7 @@ async def answer(request: Request) -> Response:
     With `stream` the answer is sent as server-sent events. An error before the first token is an ordinary error
     response; a later one is the event `error`.
     """
-    return await admitted(request, AnswerRequest, _respond)
+    return await admitted(request, reader_of(AnswerRequest), _respond)
 
 
 async def _respond(admission: Admitted[AnswerRequest]) -> Response:
@@ -103,5 +101,5 @@ async def _respond(admission: Admitted[AnswerRequest]) -> Response:
         fields=admission.fields,
         resources=admission.resources.pop_all(),
         drain=admission.state.drain,
-        give_up_at=admission.question.deadline + _SEND_GRACE_S,
+        give_up_at=admission.question.deadline + SEND_GRACE_S,
     )

@@ -12,6 +12,7 @@ from gateway.core.deadlines import until
 from gateway.http.activation_maps import activation_maps
 from gateway.http.admitted import Admitted, admitted
 from gateway.http.openapi import ERRORS, request_body
+from gateway.http.questions import reader_of
 from gateway.http.responses import explain_response
 from gateway.http.schemas.explain import ExplainRequest, ExplainResponse
 
@@ -47,7 +48,7 @@ async def explain(request: Request) -> Response:
     four activation maps. Several images are drawn one below the other. Videos, and images that the model cuts into
     tiles, are explained with `format` `json` only. The limit on concurrent requests is shared with `/v1/answer`.
     """
-    return await admitted(request, ExplainRequest, _respond)
+    return await admitted(request, reader_of(ExplainRequest), _respond)
 
 
 async def _respond(admission: Admitted[ExplainRequest]) -> Response:

@@ -217,7 +217,7 @@ async def test_the_accept_header_and_errors_name_media_types_and_field_path(
 ) -> None:
     with pytest.raises(InvalidRequest, match=r"messages\.0\.content\.1: its host .* instead of a video") as caught:
         await fetcher.fetch("https://pictures.example/x", VIDEO, field_path="messages.0.content.1", max_bytes=4000)
-    assert caught.value.param == "messages"
+    assert caught.value.param == "messages.0.content.1"
     assert transport.requests[0].headers["accept"] == "video/*, image/gif"
 
 
