@@ -96,6 +96,11 @@ class EncodeResult:
         self._media_order = range(len(message.visual_tokens)) if media_order is None else media_order
 
     @classmethod
+    def empty(cls) -> Self:
+        """The result for a question without media: no visual tokens."""
+        return cls(encoder_pb2.EncodeResponse())
+
+    @classmethod
     def from_bytes(cls, data: bytes, spec: EncodeSpec, media_order: Sequence[int] | None = None) -> Self | None:
         """Inverse of `to_bytes`; None if `data` cannot be parsed or is not a result of `spec`."""
         try:
@@ -125,7 +130,9 @@ class EncodeResult:
 
     @property
     def wire_dtype(self) -> str:
-        """Wire format of the visual tokens."""
+        """Wire format of the visual tokens; empty if there are none."""
+        if not self._message.visual_tokens:
+            return ""
         return dtype_name(self._message.visual_tokens[0].features.dtype)
 
     @property

@@ -38,6 +38,7 @@ class LLMInfo:
         fingerprint: Fingerprint of the checkpoint.
         fingerprints: Everything that changes results: fingerprints of checkpoint and settings, and the engine's name.
         max_model_len: Context length in tokens.
+        max_tokens: Largest `max_tokens` of a request.
         image_token_id: Id of the image token.
         video_token_id: Id of the video token; None if the model takes no videos.
         pruners: Pruners inside the language model.
@@ -49,6 +50,7 @@ class LLMInfo:
     fingerprint: str
     fingerprints: tuple[str, ...]
     max_model_len: int
+    max_tokens: int
     image_token_id: int
     video_token_id: int | None
     pruners: tuple[PrunerSpec, ...]
@@ -103,6 +105,7 @@ class LLMClient(ServiceClient[LLMInfo]):
             fingerprint=reply.fingerprint,
             fingerprints=(reply.fingerprint, reply.settings_fingerprint, reply.engine),
             max_model_len=reply.max_model_len,
+            max_tokens=reply.max_tokens,
             image_token_id=reply.image_token_id,
             video_token_id=reply.video_token_id if reply.HasField("video_token_id") else None,
             pruners=read_specs(reply.llm_pruner_infos, self.name),

@@ -33,7 +33,7 @@ class Completion:
         visual_tokens_total: Number of visual tokens before pruning.
         visual_tokens_kept: Number of visual tokens that were sent to the language model.
         visual_tokens_by_layer: Number of visual tokens in each layer of the prefill; empty without `llm_pruner`.
-        wire_dtype: Wire format of the visual tokens.
+        wire_dtype: Wire format of the visual tokens; empty if there are none.
         viewed: Area of each image or video that was seen, see `EncodeResult.viewed`.
     """
 

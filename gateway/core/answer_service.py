@@ -81,8 +81,7 @@ class AnswerService:
             ServiceError: The answer cannot be given.
         """
         async with until(question.deadline):
-            encoder, llm = await asyncio.gather(self._encoder.info(), self._llm.info())
-            plan = self._planner.plan_answer(question, encoder, llm)
+            plan = await self._plan(question)
             cached = await self._answers.get(plan)
         if cached is not None:
             if cached.text:
@@ -130,6 +129,19 @@ class AnswerService:
             encoded, _ = await self._visual_tokens.get(self._planner.plan_encode(question, input_ids, encoder))
             return await self._generator.attention(input_ids, encoded, layer, deadline=question.deadline)
 
+    async def _plan(self, question: Question) -> AnswerPlan:
+        """Plan of an answer. A question without media needs no encoder service, not even its info."""
+        if not question.encode.num_media:
+            return self._planner.plan_text_answer(question, await self._llm.info())
+        encoder, llm = await asyncio.gather(self._encoder.info(), self._llm.info())
+        return self._planner.plan_answer(question, encoder, llm)
+
+    async def _encode(self, plan: AnswerPlan) -> tuple[EncodeResult, Lookup]:
+        """Visual tokens of an answer, without a call if the question has no media."""
+        if plan.encode is None:
+            return EncodeResult.empty(), "skip"
+        return await self._visual_tokens.get(plan.encode)
+
     async def _compute(self, plan: AnswerPlan, emit: Callable[[str], None]) -> _Computed:
         """Computes an answer and stores it. It runs in its own task, which several callers may share."""
         async with self._answers.lock(plan) as stored:
@@ -137,7 +149,7 @@ class AnswerService:
                 emit(stored.text)
                 return _Computed(stored, Costs())
             started = now()
-            encoded, lookup = await self._visual_tokens.get(plan.encode)
+            encoded, lookup = await self._encode(plan)
             encoded_at = now()
             try:
                 generated = await self._generator.generate(plan, encoded, emit)
@@ -153,7 +165,9 @@ class AnswerService:
 
     async def _matches_key(self, plan: AnswerPlan, encoded: EncodeResult) -> bool:
         """Whether no service was replaced since the plan was made, so that the answer belongs to the plan's key."""
-        return await self._visual_tokens.matches_key(plan.encode, encoded) and await self._llm.info() == plan.llm
+        if plan.encode is not None and not await self._visual_tokens.matches_key(plan.encode, encoded):
+            return False
+        return await self._llm.info() == plan.llm
 
     async def close(self) -> None:
         """Cancels the computations in progress."""
@@ -184,7 +198,7 @@ def _costs(
     encode_ms: float,
     generate_ms: float,
 ) -> Costs:
-    """Costs of a computed answer. Visual tokens from the cache cost no call to the encoder service."""
+    """Costs of a computed answer. Visual tokens from the cache cost no call to the encoder service, nor does a text."""
     cost = Costs(
         wire_bytes=generated.wire_bytes,
         answer="miss" if plan.shared_key is not None else "skip",
@@ -192,7 +206,7 @@ def _costs(
         queue_ms=generated.done.queue_ms,
         generate_ms=generate_ms,
     )
-    if lookup == "hit":
+    if lookup == "hit" or plan.encode is None:
         return cost
     features: Lookup = "hit" if encoded.features_cached else "miss"
     return replace(cost, features=features, queue_ms=cost.queue_ms + encoded.queue_ms, encode_ms=encode_ms)
@@ -205,7 +219,7 @@ def _answer(computed: _Computed, question: Question, plan: AnswerPlan, *, first_
     return Answer(
         completion=computed.completion,
         costs=computed.costs,
-        encoded=computed.encoded if plan.encode.spec.explain else None,
+        encoded=computed.encoded if plan.encode is not None and plan.encode.spec.explain else None,
         tokenize_ms=plan.tokenize_ms,
         time_to_first_token_ms=time_to_first_token_s * 1000,
         total_ms=(now() - question.arrived) * 1000,

@@ -65,7 +65,7 @@ class AnswerStore:
             yield None
             return
         start = now()
-        give_up_at = start + min(_LOCK_WAIT_S, (plan.encode.deadline - start) / 2)
+        give_up_at = start + min(_LOCK_WAIT_S, (plan.deadline - start) / 2)
         waited = False
         while (lock := await self._cache.acquire(key)) is None and now() < give_up_at:
             waited = True

@@ -33,7 +33,7 @@ def answer_key(visual_tokens: str, generate: GenerateSpec, llm_fingerprints: Seq
     """Cache key of an answer.
 
     Args:
-        visual_tokens: Cache key of its visual tokens.
+        visual_tokens: Cache key of its visual tokens; empty for a question without media.
         generate: The generate call, with all defaults filled in.
         llm_fingerprints: Fingerprints of the LLM service's checkpoint and settings.
     """

@@ -49,26 +49,30 @@ class EncodePlan:
 
 @dataclass(frozen=True)
 class AnswerPlan:
-    """Plan of one answer: an encode call, then a generate call.
+    """Plan of one answer: an encode call, unless the question has no media, then a generate call.
 
     Attributes:
-        encode: Plan of the encode call.
+        encode: Plan of the encode call; None for a question without media.
         generate: The generate call, with all defaults filled in.
         llm: Info of the LLM service at the time the cache key was computed.
         key: Cache key of the answer; None if it may be neither cached nor shared.
+        cache: Use of the caches.
+        deadline: Event-loop time in seconds.
         tokenize_ms: Time of tokenization, checks and the cache key of the encode call, in milliseconds.
     """
 
-    encode: EncodePlan
+    encode: EncodePlan | None
     generate: GenerateSpec
     llm: LLMInfo
     key: str | None
+    cache: CacheMode
+    deadline: float
     tokenize_ms: float
 
     @property
     def shared_key(self) -> str | None:
         """Key under which the answer may come from the cache or from an identical question in progress."""
-        return self.key if self.encode.cache == "use" else None
+        return self.key if self.cache == "use" else None
 
 
 class Planner:
@@ -111,15 +115,29 @@ class Planner:
         limits.check_prompt(len(input_ids), llm)
         encode = self.plan_encode(question, input_ids, encoder)
         tokenize_ms = (time.perf_counter() - start) * 1000
-        generate = GenerateSpec(
-            input_ids=tuple(input_ids),
-            sampling=question.sampling.resolved(llm.default_sampling, llm.sampling_parameters),
-            llm_pruner=question.llm_pruner,
-        )
+        generate = _generate(question, input_ids, llm)
         key = None
         if generate.sampling.is_deterministic and question.cache != "bypass" and not encode.spec.explain:
             key = answer_key(encode.key, generate, llm.fingerprints)
-        return AnswerPlan(encode, generate, llm, key, tokenize_ms)
+        return AnswerPlan(encode, generate, llm, key, question.cache, question.deadline, tokenize_ms)
+
+    def plan_text_answer(self, question: Question, llm: LLMInfo) -> AnswerPlan:
+        """Plan of an answer to a question without media. Pruners and options of the encoder do not apply to it.
+
+        Raises:
+            NotFound, InvalidRequest: See `plan_answer`.
+        """
+        limits.check_llm_pruner(question.llm_pruner, llm)
+        limits.check_sampling(question.sampling, llm)
+        start = time.perf_counter()
+        input_ids = self._input_ids(question)
+        limits.check_prompt(len(input_ids), llm)
+        tokenize_ms = (time.perf_counter() - start) * 1000
+        generate = _generate(replace(question, llm_pruner=None), input_ids, llm)
+        key = None
+        if generate.sampling.is_deterministic and question.cache != "bypass":
+            key = answer_key("", generate, llm.fingerprints)
+        return AnswerPlan(None, generate, llm, key, question.cache, question.deadline, tokenize_ms)
 
     def plan_encode(self, question: Question, input_ids: Sequence[int], encoder: EncoderInfo) -> EncodePlan:
         """Plan of the encode call of a question.
@@ -156,6 +174,9 @@ class Planner:
                 do not fit its media.
         """
         limits.check_media(question.encode, encoder)
+        return self._input_ids(question)
+
+    def _input_ids(self, question: Question) -> list[int]:
         text, spec = question.text, question.encode
         if text.turns is not None:
             return self.prompt_tokenizer.encode_history(text.turns)
@@ -204,3 +225,12 @@ class Planner:
                 "the encoder service reads questions through a text tower, and this gateway was started without one"
             )
         return self._text_tower_tokenizer.encode(text)
+
+
+def _generate(question: Question, input_ids: Sequence[int], llm: LLMInfo) -> GenerateSpec:
+    """The generate call of a question, with the defaults of the LLM service."""
+    return GenerateSpec(
+        input_ids=tuple(input_ids),
+        sampling=question.sampling.resolved(llm.default_sampling, llm.sampling_parameters),
+        llm_pruner=question.llm_pruner,
+    )

@@ -21,7 +21,8 @@ class Question:
 
     Attributes:
         text: Text of the question.
-        encode: Media and options of the encode call, as given: the planner fills in text ids and defaults.
+        encode: Media and options of the encode call, as given: the planner fills in text ids and defaults. Without
+            media there is no encode call.
         sampling: Sampling parameters, as given.
         llm_pruner: Pruner inside the language model; None for none.
         cache: Use of the caches.

@@ -47,6 +47,11 @@ class TextGenerator:
     async def generate(self, plan: AnswerPlan, encoded: EncodeResult, emit: Callable[[str], None]) -> GenerateResult:
         """Generated text; `emit` receives each piece as it is decoded. A stream that breaks is resumed.
 
+        Args:
+            plan: Plan of the answer.
+            encoded: Visual tokens of the prompt; `EncodeResult.empty()` for a question without media.
+            emit: Receiver of the pieces of text.
+
         Raises:
             InvalidRequest: The prompt leaves no room for an answer in the model's context.
             ServiceError: The LLM service refused the call, failed, or is unavailable.
@@ -65,7 +70,7 @@ class TextGenerator:
             self._llm,
             call,
             plan.generate.sampling,
-            deadline=plan.encode.deadline,
+            deadline=plan.deadline,
             outage_timeout_s=self._outage_timeout_s,
         )
         async with aclosing(generation) as events:
