@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from gateway.http.schemas.answer import QuestionRequest
 from gateway.http.schemas.error import ErrorBody
 
-__all__ = ["ERRORS", "request_body"]
+__all__ = ["ERRORS", "json_body", "request_body"]
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": ErrorBody, "description": description}
@@ -31,9 +33,8 @@ _FORM_FIELDS: Final[dict[str, Any]] = {"image": _FILE, "images": {"type": "array
 
 def request_body(kind: type[QuestionRequest], example: dict[str, Any]) -> dict[str, Any]:
     """Description of the request body, as JSON and as a form. The endpoints read it themselves, so FastAPI has none."""
-    with_references = kind.model_json_schema()
     schema = {
-        **_inlined(with_references, with_references.get("$defs", {})),
+        **_schema(kind),
         "anyOf": [
             {"required": ["question", "image"]},
             {"required": ["question", "images"]},
@@ -57,6 +58,19 @@ def request_body(kind: type[QuestionRequest], example: dict[str, Any]) -> dict[s
             },
         }
     }
+
+
+def json_body(kind: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    """Description of a request body that is accepted as JSON only."""
+    content = {"application/json": {"schema": _schema(kind), "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _schema(kind: type[BaseModel]) -> dict[str, Any]:
+    with_references = kind.model_json_schema()
+    schema = _inlined(with_references, with_references.get("$defs", {}))
+    assert isinstance(schema, dict)
+    return schema
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.http.schemas.answer import AnswerRequest
+from gateway.http.schemas.chat import ChatCompletionRequest
 from gateway.http.schemas.explain import ExplainRequest
 from tests.unit.gateway.conftest import Gateway, StartGateway, data_url, png
 
 URL = data_url(png())
-PATHS = {"/v1/answer": AnswerRequest, "/v1/explain": ExplainRequest}
+PATHS = {"/v1/answer": AnswerRequest, "/v1/explain": ExplainRequest, "/v1/chat/completions": ChatCompletionRequest}
 FIELDS = sorted({name for kind in PATHS.values() for name in kind.model_fields} - {"timeout_s"})
 
 WORDS = ["\x00", "\u2028", "\ufffe", "<image>", "<video>", "</s>", "{{ 7 }}", "%s{0}", "\x1b[2J", "auto", "nan", "-0"]

@@ -1,0 +1,174 @@
+"""Conversion of requests in OpenAI's format to questions of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from fovea.errors import InvalidRequest, NotFound
+from gateway.core.deadlines import until
+from gateway.core.question import Question
+from gateway.core.question_text import Modality, QuestionText, Turn
+from gateway.http.client_errors import errors_for_client
+from gateway.http.question_options import encode_spec, llm_pruning, sampling_of
+from gateway.http.request_body import read_json
+from gateway.http.request_limits import check_question
+from gateway.http.schemas.chat import ChatCompletionRequest, FoveaOptions
+from gateway.http.schemas.chat_messages import ChatImagePart, ChatMessage, ChatTextPart
+from gateway.http.schemas.chat_parsing import parse_chat_request
+from gateway.http.state import GatewayState
+from gateway.media.inputs import MediaInput, MediaInputs, VideoInput
+from gateway.model_names import ModelAlias, parse_alias
+from gateway.settings import GatewaySettings
+
+__all__ = ["read_chat", "requested_alias"]
+
+
+def requested_alias(name: str | None, settings: GatewaySettings) -> ModelAlias | None:
+    """The pruning that a model name asks for; None for the served model's own name.
+
+    Raises:
+        NotFound: The name is not one of the served model.
+    """
+    try:
+        return parse_alias(settings.model_name if name is None else name, settings.model_name)
+    except ValueError as error:
+        raise NotFound(
+            f"model: {error}; accepted are {settings.model_name!r} and, to choose a pruner,"
+            f" {settings.model_name}@PRUNER:KEEP_TOKENS",
+            param="model",
+        ) from error
+
+
+async def read_chat(request: Request, settings: GatewaySettings) -> _ReadChat:
+    """Reads and validates the body of a request.
+
+    Raises:
+        ServiceError: The body cannot be read, a field is wrong, or the model is not served.
+    """
+    body = parse_chat_request(await read_json(request, settings))
+    alias = requested_alias(body.model, settings)
+    options = body.fovea or FoveaOptions()
+    return _ReadChat(body, _with_alias(options, alias), _client_fields(body, options, alias))
+
+
+@dataclass(frozen=True)
+class _ReadChat:
+    """A request in OpenAI's format.
+
+    Attributes:
+        body: Validated fields.
+        options: Options of Fovea, with the pruning of the alias.
+        fields: Names of the client's fields, see `errors_for_client`.
+    """
+
+    body: ChatCompletionRequest
+    options: FoveaOptions
+    fields: Mapping[str, str]
+
+    async def question(self, state: GatewayState, *, arrived: float) -> Question:
+        """The question. Its messages are moved out of `body`, to free the memory of their media.
+
+        Raises:
+            ServiceError: The chat is not accepted, a limit is exceeded, or a file cannot be loaded.
+        """
+        settings, options = state.settings, self.options
+        with errors_for_client(self.fields):
+            text, media_inputs = _read_messages(self.body.messages)
+            self.body.messages = []
+            deadline = arrived + check_question(options, text, media_inputs, settings)
+            async with until(deadline):
+                images, videos = await state.media_loader.load(media_inputs)
+                llm = await state.llm.info()
+            limit = min(settings.max_tokens, llm.max_tokens or settings.max_tokens)
+            return Question(
+                text=text,
+                encode=encode_spec(options, images, videos),
+                sampling=sampling_of(self.body, max_tokens=_max_tokens(self.body, limit)),
+                llm_pruner=llm_pruning(options.llm_pruner),
+                cache=options.cache,
+                arrived=arrived,
+                deadline=deadline,
+            )
+        raise AssertionError("unreachable: the context suppresses no exception")
+
+
+def _max_tokens(body: ChatCompletionRequest, limit: int) -> int:
+    """Maximum number of tokens: what is asked for, up to the limit. The LLM service stops where the context ends.
+
+    OpenAI has no small default, and evaluation harnesses ask for more than any server has. So neither is refused.
+    """
+    return min(body.max_completion_tokens or body.max_tokens or limit, limit)
+
+
+def _with_alias(options: FoveaOptions, alias: ModelAlias | None) -> FoveaOptions:
+    """The options with the pruning of an alias. What the alias names may not be named again.
+
+    Raises:
+        InvalidRequest: Pruner or budget are named twice.
+    """
+    if alias is None:
+        return options
+    named = {"pruner"} if alias.keep_tokens is None else {"pruner", "keep_tokens", "keep_ratio"}
+    for name in sorted(named):
+        if getattr(options, name) is not None:
+            chosen_by_name = "pruner" if name == "pruner" else "budget"
+            raise InvalidRequest(
+                f"fovea.{name} was given beside a model name that chooses the {chosen_by_name} already; use one of"
+                " them",
+                param=f"fovea.{name}",
+            )
+    chosen = {"pruner": alias.pruner} | ({} if alias.keep_tokens is None else {"keep_tokens": alias.keep_tokens})
+    return options.model_copy(update=chosen)
+
+
+def _client_fields(body: ChatCompletionRequest, options: FoveaOptions, alias: ModelAlias | None) -> Mapping[str, str]:
+    """Names of the client's fields by those of a question."""
+    fields = {name: f"fovea.{name}" for name in type(options).model_fields}
+    fields |= dict.fromkeys(("question", "image", "video"), "messages")
+    if alias is not None:
+        fields |= {"pruner": "model"} | ({} if alias.keep_tokens is None else {"keep_tokens": "model"})
+    if body.max_completion_tokens is not None:
+        fields["max_tokens"] = "max_completion_tokens"
+    return fields
+
+
+def _read_messages(messages: Sequence[ChatMessage]) -> tuple[QuestionText, MediaInputs]:
+    last = len(messages) - 1
+    if messages[last].role != "user":
+        raise InvalidRequest(
+            f"messages.{last}: the last message is of the role {messages[last].role!r}; a chat that ends with a message"
+            " of 'user' is accepted, which the assistant then answers",
+            param=f"messages.{last}.role",
+        )
+    media_inputs = MediaInputs()
+    turns = tuple(_turn(f"messages.{number}", message, media_inputs) for number, message in enumerate(messages))
+    text = "\n".join(part for part in turns[-1].parts if isinstance(part, str))
+    if not text.strip():
+        raise InvalidRequest(
+            f"messages.{last}.content has no text; at least one character is needed", param=f"messages.{last}.content"
+        )
+    return QuestionText(text, turns), media_inputs
+
+
+def _turn(message_path: str, message: ChatMessage, media_inputs: MediaInputs) -> Turn:
+    """Turn of a message. The media of the message are appended to `media_inputs`."""
+    parts: list[str | Modality] = []
+    for number, part in enumerate(message.content):
+        if isinstance(part, ChatTextPart):
+            parts.append(part.text)
+            continue
+        path = f"{message_path}.content.{number}.{part.type}"
+        if message.role != "user":
+            raise InvalidRequest(
+                f"{path}: images and videos are accepted in messages of the role 'user' only", param=path
+            )
+        if isinstance(part, ChatImagePart):
+            media_inputs.images.append(MediaInput(path, part.image_url.url))
+            parts.append(Modality.IMAGE)
+        else:
+            media_inputs.videos.append(VideoInput(path, MediaInput(path, part.video_url.url)))
+            parts.append(Modality.VIDEO)
+    return Turn("system" if message.role == "developer" else message.role, tuple(parts))
