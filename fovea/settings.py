@@ -23,8 +23,15 @@ __all__ = ["GrpcSettings", "KeepRatio", "ModelSettings", "ServiceSettings", "set
 # LLM_PORT_50052_TCP_ADDR, in every pod without enableServiceLinks: false.
 _FROM_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
 # Names of values in --help, where pydantic would show their Python types. The descriptions have the ranges.
-_VALUES: Final = {"int": "N", "float": "NUMBER", "str": "TEXT", "SecretStr": "TEXT", "tuple[str,...]": "TEXT,..."}
-_NO_DEFAULT: Final = re.compile(r" \(default: (None|\(\)|\**)?\)$")
+_VALUES: Final = {
+    "int": "N",
+    "float": "NUMBER",
+    "str": "TEXT",
+    "SecretStr": "TEXT",
+    "tuple[str,...]": "TEXT,...",
+    "list[str]": "TEXT",
+}
+_NO_DEFAULT: Final = re.compile(r" \(default(: (None|\(\)|\**)?| factory: list)\)$")
 
 
 def _ratio_of_a_budget(value: float) -> float:

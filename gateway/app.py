@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -114,6 +115,7 @@ def _state(
         running=running,
         bodies=Admission(settings.max_concurrent_bodies, "bodies being read"),
         drain=drain,
+        started_at=int(time.time()),
     )
 
 

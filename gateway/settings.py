@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from fovea import checkpoints
@@ -12,6 +12,7 @@ from fovea.rpc.server import split_address
 from fovea.settings import KeepRatio, ServiceSettings, settings_config
 from fovea.wire.formats import OptionalWireFormatName
 from gateway.media.urls import ascii_host
+from gateway.model_names import ALIAS_FORM, parse_alias
 
 __all__ = ["GatewaySettings"]
 
@@ -38,6 +39,11 @@ class GatewaySettings(ServiceSettings):
     served_model_name: str = ""
     """Name that clients use in `model`; empty: the hub id, or the directory's last component. Any other name is a
     404."""
+
+    alias: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    """Alias of the model that GET /v1/models lists, for OpenAI-compatible clients that can send only a name:
+    NAME@PRUNER or NAME@PRUNER:KEEP_TOKENS, such as llava-1.5-7b@desap:64, where NAME is that of the served model. May
+    be repeated; in the environment variable, comma-separated. An alias that is not listed works as well."""
 
     listen: str = "127.0.0.1:8000"
     """host:port of the REST server."""
@@ -186,6 +192,21 @@ class GatewaySettings(ServiceSettings):
     def _split_hosts(cls, value: Any) -> Any:
         parts = [value] if isinstance(value, str) else value
         return tuple(ascii_host(host.strip()) for part in parts for host in str(part).split(",") if host.strip())
+
+    @field_validator("alias", mode="before")
+    @classmethod
+    def _split_aliases(cls, value: Any) -> Any:
+        parts = [value] if isinstance(value, str) else value
+        return [alias.strip() for part in parts for alias in str(part).split(",") if alias.strip()]
+
+    @field_validator("alias")
+    @classmethod
+    def _are_aliases(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        served_name = info.data.get("served_model_name") or checkpoints.public_name(info.data.get("model", ""))
+        for alias in value:
+            if parse_alias(alias, served_name) is None:
+                raise ValueError(f"{alias!r} is the name of the served model itself; {ALIAS_FORM} is accepted")
+        return value
 
     @property
     def model_name(self) -> str:

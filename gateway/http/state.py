@@ -38,6 +38,7 @@ class GatewayState:
         running: Admission of questions.
         bodies: Admission of request bodies.
         drain: Switch that ends requests when the server stops.
+        started_at: Unix time of the start in seconds.
     """
 
     settings: GatewaySettings
@@ -51,6 +52,7 @@ class GatewayState:
     running: Admission
     bodies: Admission
     drain: Drain
+    started_at: int
 
     async def close(self) -> None:
         """Cancels the work in progress, and closes connections, cache and worker processes."""

@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` and `/metrics`."""
+"""`/healthz`, also as `/health`, `/readyz` and `/metrics`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ router = APIRouter()
 _CHECK_TIMEOUT_S: Final = 2.0
 
 
+@router.head("/health", include_in_schema=False)
+@router.get("/health", summary="Liveness, under the path of OpenAI-compatible servers")
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", summary="Liveness")
 async def healthz() -> Health:
