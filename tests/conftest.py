@@ -27,10 +27,12 @@ _SERVICES: Final = "services"
 # These share the services of the fixture `stack`, which take a quarter of a minute to start.
 _WITH_SERVICES: Final = (
     "test_answers.py",
+    "test_chat_completions.py",
     "test_errors.py",
     "test_examples.py",
     "test_explain.py",
     "test_hostile_messages.py",
+    "test_openai_page.py",
     "test_pods_roll_apart.py",
     "test_readme.py",
     "test_split_exactness.py",
