@@ -75,6 +75,7 @@ class SamplingParams(TokenSampling):
         max_tokens: Most tokens to generate, at least 1.
         seed: Seed, 0 to 2^64 - 1; the text does not depend on the rest of the batch. None for a random one.
         stop: Stop strings, up to 8 of 1 to 256 characters; the text ends before the first that occurs.
+        ignore_eos: Flag: end tokens do not end the answer. They are left out of its text either way.
 
     Raises:
         InvalidRequest: A value is out of range.
@@ -83,6 +84,7 @@ class SamplingParams(TokenSampling):
     max_tokens: int
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

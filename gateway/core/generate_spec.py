@@ -33,6 +33,7 @@ _NEUTRAL: Final[Mapping[str, float]] = {
     "repetition_penalty": 1,
     "presence_penalty": 0,
     "frequency_penalty": 0,
+    "ignore_eos": False,
 }
 """Values without effect of the parameters that an LLM service may not have."""
 
@@ -52,6 +53,7 @@ class Sampling:
         frequency_penalty: Amount subtracted for each time that a token occurs in the text.
         seed: Seed; None for a random one.
         stop: Stop strings.
+        ignore_eos: Whether only `max_tokens` and stop strings end the text, and end tokens do not.
     """
 
     max_tokens: int
@@ -64,6 +66,7 @@ class Sampling:
     frequency_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    ignore_eos: bool | None = None
 
     @property
     def is_deterministic(self) -> bool:
@@ -87,6 +90,7 @@ class Sampling:
         """
         values = {name: getattr(self, name) for name in SAMPLING_PARAMETERS}
         values = {name: defaults.get(name) if value is None else value for name, value in values.items()}
+        values["ignore_eos"] = self.ignore_eos or None
         values |= dict.fromkeys(_NEUTRAL.keys() - set(accepted))
         sampling = replace(self, **values)
         is_greedy = sampling.temperature == 0

@@ -88,7 +88,7 @@ class Done:
         finish_reason: "stop" (end token or stop string) or "length" (max_tokens reached, or context full).
         prompt_tokens: Number of prefilled tokens, visual tokens included.
         token_ids: Generated ids, the end token included.
-        completion_tokens: Number of generated tokens without the end token.
+        completion_tokens: Number of generated tokens without the end token that ended the answer.
         timing: Milliseconds since arrival.
         first_token_logprobs: [V] natural logarithms if requested, else empty.
         visual_tokens_by_layer: [L] visual tokens that each layer attends over in the prefill; empty if none were pruned

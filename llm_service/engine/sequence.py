@@ -164,8 +164,9 @@ class Sequence(AsyncIterator[Delta | Done]):
             self._first_token_time = time.perf_counter()
             TIME_TO_FIRST_TOKEN_SECONDS.observe(self._first_token_time - self._arrival_time)
         self.token_ids.append(token_id)
-        eos = token_id in self._eos_token_ids
-        text = "" if eos else self._filter_text(self._detokenizer.push(token_id))
+        is_end_token = token_id in self._eos_token_ids
+        eos = is_end_token and not self.request.sampling.ignore_eos
+        text = "" if is_end_token else self._filter_text(self._detokenizer.push(token_id))
         last = eos or self._stop.found or len(self.token_ids) == self.max_tokens
         if last:
             text += self._filter_text(self._detokenizer.flush()) + self._stop.flush()

@@ -36,6 +36,7 @@ def read_sampling(message: llm_pb2.SamplingParams, max_tokens: int, defaults: To
         max_tokens=message.max_tokens,
         seed=message.seed if message.HasField("seed") else None,
         stop=tuple(message.stop),
+        ignore_eos=message.ignore_eos,
         **(values if values["top_p"] else values | {"top_p": defaults.top_p}),
     )
 

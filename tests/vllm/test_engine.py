@@ -136,6 +136,21 @@ async def test_one_probable_token_is_greedy(engine, requests, narrow):
     assert greedy == sampled
 
 
+async def test_end_tokens_that_are_ignored_end_nothing(both):
+    """Every token of an answer is made an end token, so that the first one would end it."""
+    requests = both.requests
+    for engine in (both.transformers.engine, both.vllm.engine):
+        (_, _, plain), before = (await answers(engine, [requests.make(WORDS)]))[0], engine._eos_token_ids
+        engine._eos_token_ids = frozenset(plain.token_ids)
+        (_, _, ended), (text, _, ignored) = await answers(
+            engine, [requests.make(WORDS), requests.make(WORDS, ignore_eos=True)]
+        )
+        engine._eos_token_ids = before
+        assert (ended.finish_reason, ended.token_ids) == ("stop", plain.token_ids[:1])
+        assert (ignored.finish_reason, ignored.token_ids) == ("length", plain.token_ids)
+        assert (text, ignored.completion_tokens) == ("", len(plain.token_ids))
+
+
 async def test_an_aborted_request_makes_room(engine, requests):
     """A full batch of long answers: one is aborted after its first delta, and the waiting request is admitted."""
     running = [engine.submit(requests.make(WORDS, max_tokens=400)) for _ in range(MAX_BATCH_SIZE)]

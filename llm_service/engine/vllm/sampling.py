@@ -29,7 +29,8 @@ def answer_params(sequence: Sequence, eos_token_ids: frozenset[int], seed: int |
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
         seed=seed,
-        stop_token_ids=sorted(eos_token_ids),
+        # The end tokens are those of Fovea's defaults of generation, not those that vLLM reads.
+        stop_token_ids=[] if sampling.ignore_eos else sorted(eos_token_ids),
         ignore_eos=True,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,

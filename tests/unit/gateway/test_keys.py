@@ -106,6 +106,7 @@ GENERATE_CHANGES: list[dict[str, Any]] = [
             {"frequency_penalty": 0.4},
             {"seed": 2},
             {"stop": ("x", "y")},
+            {"ignore_eos": True},
         )
     ),
 ]
@@ -202,6 +203,7 @@ def test_what_greedy_decoding_ignores_is_not_in_the_key() -> None:
     assert key(repetition_penalty=1.0) != key()
     assert key(temperature=1.0, seed=7) != key(temperature=1.0, seed=8)
     assert key(presence_penalty=0.0) == key()  # the service lacks it, and 0 has no effect
+    assert key(ignore_eos=False) == key()
 
 
 numbers = st.integers(-9, 9) | st.floats(allow_nan=False, allow_infinity=False)

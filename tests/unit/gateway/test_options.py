@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fovea.v1 import encoder_pb2
+from gateway.core.generate_spec import Sampling
 from tests.unit.gateway.conftest import Gateway, StartGateway
 
 PENALTIES = {"repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_penalty": -0.5}
@@ -60,6 +61,17 @@ async def test_what_a_request_leaves_out_has_the_defaults_of_the_llm_service(sta
     await gateway.answer(temperature=0, top_p=0.5)
     greedy = gateway.llm.calls[1].sampling
     assert (greedy.temperature, greedy.HasField("temperature"), greedy.HasField("top_p")) == (0, True, False)
+
+
+def test_ignored_end_tokens_reach_a_service_that_has_them_and_are_refused_for_another() -> None:
+    asked = Sampling(max_tokens=5, ignore_eos=True)
+    newer, older = ("temperature", "top_p", "ignore_eos"), ("temperature", "top_p")
+    assert asked.resolved({}, newer).to_proto().ignore_eos
+    assert (asked.lacking(newer), asked.lacking(older)) == ([], ["ignore_eos"])
+    plain = Sampling(max_tokens=5, ignore_eos=False)
+    for accepted in (newer, older):
+        assert plain.lacking(accepted) == []
+        assert not plain.resolved({}, accepted).to_proto().HasField("ignore_eos")
 
 
 @pytest.mark.parametrize("name", [*PENALTIES, *FILTERS])

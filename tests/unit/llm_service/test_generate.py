@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from dataclasses import fields
 
 import grpc
 import grpc.aio
@@ -22,6 +23,7 @@ from fovea.errors import (
 from fovea.rpc.server import GrpcServer, ServerConfig
 from fovea.v1 import llm_pb2, tensor_pb2
 from fovea.wire import tensors
+from llm_service.sampling import SamplingParams
 from llm_service.server.servicer import LLMServicer
 from llm_service.settings import LLMSettings
 
@@ -81,6 +83,35 @@ async def test_max_tokens_cuts_and_shows_the_unfinished_character(reciter):
     assert answer.text == "Hi \ufffd"
     assert answer.done.finish_reason == "length"
     assert answer.done.completion_tokens == 4
+
+
+async def test_end_tokens_that_are_ignored_are_no_text_and_end_nothing(reciter, recited, tokenizer):
+    answer = await reciter.ask(generate(max_tokens=60, ignore_eos=True))
+    ids = list(answer.done.token_ids)
+    assert (answer.done.finish_reason, answer.done.completion_tokens, len(ids)) == ("length", 60, 60)
+    end = ids.index(EOS)
+    assert end < 59
+    assert answer.text == tokenizer.decode(ids, skip_special_tokens=True)
+    assert answer.text.startswith(recited)
+    again = await reciter.ask(generate(max_tokens=60, ignore_eos=False))
+    assert (again.text, again.done.finish_reason, again.done.completion_tokens) == (recited, "stop", end)
+
+
+async def test_a_stop_string_behind_an_ignored_end_token_ends_the_text(reciter, recited):
+    text = (await reciter.ask(generate(max_tokens=60, ignore_eos=True))).text
+    stop = text[len(recited) - 1 : len(recited) + 2]  # across the end token
+    answer = await reciter.ask(generate(max_tokens=60, ignore_eos=True, stop=[stop]))
+    assert answer.text == recited[:-1]
+    assert answer.done.finish_reason == "stop"
+    assert EOS in answer.done.token_ids[:-1]
+    assert answer.done.completion_tokens == len(answer.done.token_ids)
+
+
+async def test_an_end_token_at_the_limit_counts_if_it_is_ignored(reciter):
+    num_tokens = len((await reciter.ask(generate())).done.token_ids)
+    for ignore_eos, counted, reason in ((False, num_tokens - 1, "stop"), (True, num_tokens, "length")):
+        done = (await reciter.ask(generate(max_tokens=num_tokens, ignore_eos=ignore_eos))).done
+        assert (done.token_ids[-1], done.completion_tokens, done.finish_reason) == (EOS, counted, reason)
 
 
 async def test_seeds_repeat_over_the_wire(loaded, serving):
@@ -239,6 +270,8 @@ async def test_the_model_describes_itself(loaded, serving, checkpoint):
     assert (info.model, info.family, info.engine) == ("tiny", "llava", "transformers")
     assert (info.max_model_len, info.vocab_size, info.image_token_id) == (256, 288, IMAGE)
     assert (info.visual_hidden_size, info.max_tokens) == (32, 77)
+    assert list(info.sampling_parameters) == [field.name for field in fields(SamplingParams)]
+    assert set(info.sampling_parameters) == set(llm_pb2.SamplingParams.DESCRIPTOR.fields_by_name)
     assert info.fingerprint == client.model.limits.fingerprint
     other = loaded(dtype="bfloat16").settings_fingerprint
     assert len(info.settings_fingerprint) == len(other) == 16
