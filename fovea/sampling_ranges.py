@@ -1,4 +1,4 @@
-"""Ranges of the sampling parameters that command line, gateway and LLM service accept alike."""
+"""Ranges of the options of a generation that command line, gateway and LLM service accept alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["SAMPLING_RANGES", "Range"]
+__all__ = ["SAMPLING_RANGES", "TOP_LOGPROBS", "Range"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +33,6 @@ SAMPLING_RANGES: Final[Mapping[str, Range]] = {
     "frequency_penalty": Range(-2, 2),
 }
 """Ranges by name. `top_p` and `top_k` are not among them: the ends that are accepted differ between the three."""
+
+TOP_LOGPROBS: Final = Range(0, 20)
+"""Range of the number of most probable tokens that are reported for each token."""

@@ -28,7 +28,7 @@ from fovea.v1 import pruner_pb2 as fovea_dot_v1_dot_pruner__pb2
 from fovea.v1 import tensor_pb2 as fovea_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x66ovea/v1/llm.proto\x12\x08\x66ovea.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15\x66ovea/v1/limits.proto\x1a\x15\x66ovea/v1/pruner.proto\x1a\x15\x66ovea/v1/tensor.proto\"\x88\x02\n\x0fGenerateRequest\x12\x19\n\tinput_ids\x18\x01 \x03(\rB\x06\xc0\xf3\x18\x80\x80@\x12\x34\n\rvisual_tokens\x18\x02 \x03(\x0b\x32\x16.fovea.v1.VisualTokensB\x05\xc0\xf3\x18\x80\x01\x12*\n\x08sampling\x18\x03 \x01(\x0b\x32\x18.fovea.v1.SamplingParams\x12\x1c\n\x14\x66irst_token_logprobs\x18\x04 \x01(\x08\x12\'\n\nllm_pruner\x18\x05 \x01(\x0b\x32\x13.fovea.v1.LlmPruner\x12\x31\n\x0f\x63ross_attention\x18\x06 \x01(\x0b\x32\x18.fovea.v1.CrossAttention\".\n\x0e\x43rossAttention\x12\x12\n\x05layer\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_layer\"y\n\tLlmPruner\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x0bkeep_tokens\x18\x03 \x01(\rH\x00\x12\x14\n\nkeep_ratio\x18\x04 \x01(\x01H\x00\x42\x08\n\x06\x62udget\"\xa2\x03\n\x0eSamplingParams\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x02\x88\x01\x01\x12\x12\n\x04stop\x18\x05 \x03(\tB\x04\xc0\xf3\x18\x08\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x07 \x01(\rH\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x08 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\t \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\n \x01(\x01H\x07\x88\x01\x01\x12\x17\n\nignore_eos\x18\x0b \x01(\x08H\x08\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x15\n\x13_repetition_penaltyB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\r\n\x0b_ignore_eos\"]\n\x10GenerateResponse\x12 \n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x0f.fovea.v1.DeltaH\x00\x12\x1e\n\x04\x64one\x18\x02 \x01(\x0b\x32\x0e.fovea.v1.DoneH\x00\x42\x07\n\x05\x65vent\"\x15\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x82\x02\n\x04\x44one\x12\x15\n\rfinish_reason\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12(\n\x06timing\x18\x04 \x01(\x0b\x32\x18.fovea.v1.GenerateTiming\x12$\n\x14\x66irst_token_logprobs\x18\x05 \x03(\x02\x42\x06\xc0\xf3\x18\x80\x80@\x12\x19\n\ttoken_ids\x18\x06 \x03(\rB\x06\xc0\xf3\x18\x80\x80@\x12%\n\x16visual_tokens_by_layer\x18\x07 \x03(\rB\x05\xc0\xf3\x18\x80 \x12\x1f\n\x0f\x63ross_attention\x18\x08 \x03(\x02\x42\x06\xc0\xf3\x18\x80\x80@\"W\n\x0eGenerateTiming\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x1e\n\x16time_to_first_token_ms\x18\x02 \x01(\x01\x12\x13\n\x0bgenerate_ms\x18\x03 \x01(\x01\"\x13\n\x11GetLLMInfoRequest\"\xd5\x03\n\x12GetLLMInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x15\n\rmax_model_len\x18\x05 \x01(\r\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x16\n\x0eimage_token_id\x18\x07 \x01(\r\x12\x1a\n\x12visual_hidden_size\x18\x08 \x01(\r\x12\x12\n\nmax_tokens\x18\t \x01(\r\x12\x1c\n\x14settings_fingerprint\x18\n \x01(\t\x12\x19\n\x0bllm_pruners\x18\x0b \x03(\tB\x04\xc0\xf3\x18@\x12\x34\n\x10llm_pruner_infos\x18\x0c \x03(\x0b\x32\x14.fovea.v1.PrunerInfoB\x04\xc0\xf3\x18@\x12\x1b\n\x0evideo_token_id\x18\r \x01(\rH\x00\x88\x01\x01\x12\x12\n\nwire_basis\x18\x0e \x01(\t\x12\x32\n\x10\x64\x65\x66\x61ult_sampling\x18\x0f \x01(\x0b\x32\x18.fovea.v1.SamplingParams\x12!\n\x13sampling_parameters\x18\x10 \x03(\tB\x04\xc0\xf3\x18@B\x11\n\x0f_video_token_id2\x9c\x01\n\nLLMService\x12\x43\n\x08Generate\x12\x19.fovea.v1.GenerateRequest\x1a\x1a.fovea.v1.GenerateResponse0\x01\x12I\n\x0cGetModelInfo\x12\x1b.fovea.v1.GetLLMInfoRequest\x1a\x1c.fovea.v1.GetLLMInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x66ovea/v1/llm.proto\x12\x08\x66ovea.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x15\x66ovea/v1/limits.proto\x1a\x15\x66ovea/v1/pruner.proto\x1a\x15\x66ovea/v1/tensor.proto\"\xb4\x02\n\x0fGenerateRequest\x12\x19\n\tinput_ids\x18\x01 \x03(\rB\x06\xc0\xf3\x18\x80\x80@\x12\x34\n\rvisual_tokens\x18\x02 \x03(\x0b\x32\x16.fovea.v1.VisualTokensB\x05\xc0\xf3\x18\x80\x01\x12*\n\x08sampling\x18\x03 \x01(\x0b\x32\x18.fovea.v1.SamplingParams\x12\x1c\n\x14\x66irst_token_logprobs\x18\x04 \x01(\x08\x12\'\n\nllm_pruner\x18\x05 \x01(\x0b\x32\x13.fovea.v1.LlmPruner\x12\x31\n\x0f\x63ross_attention\x18\x06 \x01(\x0b\x32\x18.fovea.v1.CrossAttention\x12\x19\n\x0ctop_logprobs\x18\x07 \x01(\rH\x00\x88\x01\x01\x42\x0f\n\r_top_logprobs\".\n\x0e\x43rossAttention\x12\x12\n\x05layer\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_layer\"y\n\tLlmPruner\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x15\n\x0bkeep_tokens\x18\x03 \x01(\rH\x00\x12\x14\n\nkeep_ratio\x18\x04 \x01(\x01H\x00\x42\x08\n\x06\x62udget\"\xa2\x03\n\x0eSamplingParams\x12\x12\n\nmax_tokens\x18\x01 \x01(\r\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x02\x88\x01\x01\x12\x12\n\x04stop\x18\x05 \x03(\tB\x04\xc0\xf3\x18\x08\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x07 \x01(\rH\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\x08 \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\t \x01(\x01H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\n \x01(\x01H\x07\x88\x01\x01\x12\x17\n\nignore_eos\x18\x0b \x01(\x08H\x08\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x15\n\x13_repetition_penaltyB\x08\n\x06_top_kB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\r\n\x0b_ignore_eos\"]\n\x10GenerateResponse\x12 \n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x0f.fovea.v1.DeltaH\x00\x12\x1e\n\x04\x64one\x18\x02 \x01(\x0b\x32\x0e.fovea.v1.DoneH\x00\x42\x07\n\x05\x65vent\"F\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12/\n\x08logprobs\x18\x02 \x03(\x0b\x32\x16.fovea.v1.TokenLogprobB\x05\xc0\xf3\x18\x80\x02\"i\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\x12\'\n\x03top\x18\x04 \x03(\x0b\x32\x14.fovea.v1.TopLogprobB\x04\xc0\xf3\x18\x14\">\n\nTopLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"\x82\x02\n\x04\x44one\x12\x15\n\rfinish_reason\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12(\n\x06timing\x18\x04 \x01(\x0b\x32\x18.fovea.v1.GenerateTiming\x12$\n\x14\x66irst_token_logprobs\x18\x05 \x03(\x02\x42\x06\xc0\xf3\x18\x80\x80@\x12\x19\n\ttoken_ids\x18\x06 \x03(\rB\x06\xc0\xf3\x18\x80\x80@\x12%\n\x16visual_tokens_by_layer\x18\x07 \x03(\rB\x05\xc0\xf3\x18\x80 \x12\x1f\n\x0f\x63ross_attention\x18\x08 \x03(\x02\x42\x06\xc0\xf3\x18\x80\x80@\"W\n\x0eGenerateTiming\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x1e\n\x16time_to_first_token_ms\x18\x02 \x01(\x01\x12\x13\n\x0bgenerate_ms\x18\x03 \x01(\x01\"\x13\n\x11GetLLMInfoRequest\"\xf3\x03\n\x12GetLLMInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x15\n\rmax_model_len\x18\x05 \x01(\r\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x16\n\x0eimage_token_id\x18\x07 \x01(\r\x12\x1a\n\x12visual_hidden_size\x18\x08 \x01(\r\x12\x12\n\nmax_tokens\x18\t \x01(\r\x12\x1c\n\x14settings_fingerprint\x18\n \x01(\t\x12\x19\n\x0bllm_pruners\x18\x0b \x03(\tB\x04\xc0\xf3\x18@\x12\x34\n\x10llm_pruner_infos\x18\x0c \x03(\x0b\x32\x14.fovea.v1.PrunerInfoB\x04\xc0\xf3\x18@\x12\x1b\n\x0evideo_token_id\x18\r \x01(\rH\x00\x88\x01\x01\x12\x12\n\nwire_basis\x18\x0e \x01(\t\x12\x32\n\x10\x64\x65\x66\x61ult_sampling\x18\x0f \x01(\x0b\x32\x18.fovea.v1.SamplingParams\x12!\n\x13sampling_parameters\x18\x10 \x03(\tB\x04\xc0\xf3\x18@\x12\x1c\n\x14newest_request_field\x18\x11 \x01(\rB\x11\n\x0f_video_token_id2\x9c\x01\n\nLLMService\x12\x43\n\x08Generate\x12\x19.fovea.v1.GenerateRequest\x1a\x1a.fovea.v1.GenerateResponse0\x01\x12I\n\x0cGetModelInfo\x12\x1b.fovea.v1.GetLLMInfoRequest\x1a\x1c.fovea.v1.GetLLMInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST'].fields_by_name['visual_tokens']._serialized_options = b'\300\363\030\200\001'
   _globals['_SAMPLINGPARAMS'].fields_by_name['stop']._loaded_options = None
   _globals['_SAMPLINGPARAMS'].fields_by_name['stop']._serialized_options = b'\300\363\030\010'
+  _globals['_DELTA'].fields_by_name['logprobs']._loaded_options = None
+  _globals['_DELTA'].fields_by_name['logprobs']._serialized_options = b'\300\363\030\200\002'
+  _globals['_TOKENLOGPROB'].fields_by_name['top']._loaded_options = None
+  _globals['_TOKENLOGPROB'].fields_by_name['top']._serialized_options = b'\300\363\030\024'
   _globals['_DONE'].fields_by_name['first_token_logprobs']._loaded_options = None
   _globals['_DONE'].fields_by_name['first_token_logprobs']._serialized_options = b'\300\363\030\200\200@'
   _globals['_DONE'].fields_by_name['token_ids']._loaded_options = None
@@ -56,25 +60,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETLLMINFORESPONSE'].fields_by_name['sampling_parameters']._loaded_options = None
   _globals['_GETLLMINFORESPONSE'].fields_by_name['sampling_parameters']._serialized_options = b'\300\363\030@'
   _globals['_GENERATEREQUEST']._serialized_start=132
-  _globals['_GENERATEREQUEST']._serialized_end=396
-  _globals['_CROSSATTENTION']._serialized_start=398
-  _globals['_CROSSATTENTION']._serialized_end=444
-  _globals['_LLMPRUNER']._serialized_start=446
-  _globals['_LLMPRUNER']._serialized_end=567
-  _globals['_SAMPLINGPARAMS']._serialized_start=570
-  _globals['_SAMPLINGPARAMS']._serialized_end=988
-  _globals['_GENERATERESPONSE']._serialized_start=990
-  _globals['_GENERATERESPONSE']._serialized_end=1083
-  _globals['_DELTA']._serialized_start=1085
-  _globals['_DELTA']._serialized_end=1106
-  _globals['_DONE']._serialized_start=1109
-  _globals['_DONE']._serialized_end=1367
-  _globals['_GENERATETIMING']._serialized_start=1369
-  _globals['_GENERATETIMING']._serialized_end=1456
-  _globals['_GETLLMINFOREQUEST']._serialized_start=1458
-  _globals['_GETLLMINFOREQUEST']._serialized_end=1477
-  _globals['_GETLLMINFORESPONSE']._serialized_start=1480
-  _globals['_GETLLMINFORESPONSE']._serialized_end=1949
-  _globals['_LLMSERVICE']._serialized_start=1952
-  _globals['_LLMSERVICE']._serialized_end=2108
+  _globals['_GENERATEREQUEST']._serialized_end=440
+  _globals['_CROSSATTENTION']._serialized_start=442
+  _globals['_CROSSATTENTION']._serialized_end=488
+  _globals['_LLMPRUNER']._serialized_start=490
+  _globals['_LLMPRUNER']._serialized_end=611
+  _globals['_SAMPLINGPARAMS']._serialized_start=614
+  _globals['_SAMPLINGPARAMS']._serialized_end=1032
+  _globals['_GENERATERESPONSE']._serialized_start=1034
+  _globals['_GENERATERESPONSE']._serialized_end=1127
+  _globals['_DELTA']._serialized_start=1129
+  _globals['_DELTA']._serialized_end=1199
+  _globals['_TOKENLOGPROB']._serialized_start=1201
+  _globals['_TOKENLOGPROB']._serialized_end=1306
+  _globals['_TOPLOGPROB']._serialized_start=1308
+  _globals['_TOPLOGPROB']._serialized_end=1370
+  _globals['_DONE']._serialized_start=1373
+  _globals['_DONE']._serialized_end=1631
+  _globals['_GENERATETIMING']._serialized_start=1633
+  _globals['_GENERATETIMING']._serialized_end=1720
+  _globals['_GETLLMINFOREQUEST']._serialized_start=1722
+  _globals['_GETLLMINFOREQUEST']._serialized_end=1741
+  _globals['_GETLLMINFORESPONSE']._serialized_start=1744
+  _globals['_GETLLMINFORESPONSE']._serialized_end=2243
+  _globals['_LLMSERVICE']._serialized_start=2246
+  _globals['_LLMSERVICE']._serialized_end=2402
 # @@protoc_insertion_point(module_scope)

@@ -10,20 +10,22 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("input_ids", "visual_tokens", "sampling", "first_token_logprobs", "llm_pruner", "cross_attention")
+    __slots__ = ("input_ids", "visual_tokens", "sampling", "first_token_logprobs", "llm_pruner", "cross_attention", "top_logprobs")
     INPUT_IDS_FIELD_NUMBER: _ClassVar[int]
     VISUAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKEN_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     LLM_PRUNER_FIELD_NUMBER: _ClassVar[int]
     CROSS_ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     input_ids: _containers.RepeatedScalarFieldContainer[int]
     visual_tokens: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.VisualTokens]
     sampling: SamplingParams
     first_token_logprobs: bool
     llm_pruner: LlmPruner
     cross_attention: CrossAttention
-    def __init__(self, input_ids: _Optional[_Iterable[int]] = ..., visual_tokens: _Optional[_Iterable[_Union[_tensor_pb2.VisualTokens, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., first_token_logprobs: bool = ..., llm_pruner: _Optional[_Union[LlmPruner, _Mapping]] = ..., cross_attention: _Optional[_Union[CrossAttention, _Mapping]] = ...) -> None: ...
+    top_logprobs: int
+    def __init__(self, input_ids: _Optional[_Iterable[int]] = ..., visual_tokens: _Optional[_Iterable[_Union[_tensor_pb2.VisualTokens, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., first_token_logprobs: bool = ..., llm_pruner: _Optional[_Union[LlmPruner, _Mapping]] = ..., cross_attention: _Optional[_Union[CrossAttention, _Mapping]] = ..., top_logprobs: _Optional[int] = ...) -> None: ...
 
 class CrossAttention(_message.Message):
     __slots__ = ("layer",)
@@ -78,10 +80,34 @@ class GenerateResponse(_message.Message):
     def __init__(self, delta: _Optional[_Union[Delta, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ...) -> None: ...
 
 class Delta(_message.Message):
-    __slots__ = ("text",)
+    __slots__ = ("text", "logprobs")
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     text: str
-    def __init__(self, text: _Optional[str] = ...) -> None: ...
+    logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
+    def __init__(self, text: _Optional[str] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ...) -> None: ...
+
+class TokenLogprob(_message.Message):
+    __slots__ = ("token_id", "token", "logprob", "top")
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    token_id: int
+    token: bytes
+    logprob: float
+    top: _containers.RepeatedCompositeFieldContainer[TopLogprob]
+    def __init__(self, token_id: _Optional[int] = ..., token: _Optional[bytes] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TopLogprob, _Mapping]]] = ...) -> None: ...
+
+class TopLogprob(_message.Message):
+    __slots__ = ("token_id", "token", "logprob")
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    token_id: int
+    token: bytes
+    logprob: float
+    def __init__(self, token_id: _Optional[int] = ..., token: _Optional[bytes] = ..., logprob: _Optional[float] = ...) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ("finish_reason", "prompt_tokens", "completion_tokens", "timing", "first_token_logprobs", "token_ids", "visual_tokens_by_layer", "cross_attention")
@@ -118,7 +144,7 @@ class GetLLMInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetLLMInfoResponse(_message.Message):
-    __slots__ = ("model", "family", "fingerprint", "engine", "max_model_len", "vocab_size", "image_token_id", "visual_hidden_size", "max_tokens", "settings_fingerprint", "llm_pruners", "llm_pruner_infos", "video_token_id", "wire_basis", "default_sampling", "sampling_parameters")
+    __slots__ = ("model", "family", "fingerprint", "engine", "max_model_len", "vocab_size", "image_token_id", "visual_hidden_size", "max_tokens", "settings_fingerprint", "llm_pruners", "llm_pruner_infos", "video_token_id", "wire_basis", "default_sampling", "sampling_parameters", "newest_request_field")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +161,7 @@ class GetLLMInfoResponse(_message.Message):
     WIRE_BASIS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_SAMPLING_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_REQUEST_FIELD_FIELD_NUMBER: _ClassVar[int]
     model: str
     family: str
     fingerprint: str
@@ -151,4 +178,5 @@ class GetLLMInfoResponse(_message.Message):
     wire_basis: str
     default_sampling: SamplingParams
     sampling_parameters: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., engine: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., image_token_id: _Optional[int] = ..., visual_hidden_size: _Optional[int] = ..., max_tokens: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ..., llm_pruners: _Optional[_Iterable[str]] = ..., llm_pruner_infos: _Optional[_Iterable[_Union[_pruner_pb2.PrunerInfo, _Mapping]]] = ..., video_token_id: _Optional[int] = ..., wire_basis: _Optional[str] = ..., default_sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., sampling_parameters: _Optional[_Iterable[str]] = ...) -> None: ...
+    newest_request_field: int
+    def __init__(self, model: _Optional[str] = ..., family: _Optional[str] = ..., fingerprint: _Optional[str] = ..., engine: _Optional[str] = ..., max_model_len: _Optional[int] = ..., vocab_size: _Optional[int] = ..., image_token_id: _Optional[int] = ..., visual_hidden_size: _Optional[int] = ..., max_tokens: _Optional[int] = ..., settings_fingerprint: _Optional[str] = ..., llm_pruners: _Optional[_Iterable[str]] = ..., llm_pruner_infos: _Optional[_Iterable[_Union[_pruner_pb2.PrunerInfo, _Mapping]]] = ..., video_token_id: _Optional[int] = ..., wire_basis: _Optional[str] = ..., default_sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., sampling_parameters: _Optional[_Iterable[str]] = ..., newest_request_field: _Optional[int] = ...) -> None: ...

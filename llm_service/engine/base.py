@@ -21,6 +21,8 @@ __all__ = [
     "GenerationTiming",
     "LLMEngine",
     "PruningParams",
+    "TokenLogprob",
+    "TopLogprob",
 ]
 
 
@@ -54,6 +56,8 @@ class GenerationRequest:
         first_token_logprobs: Flag: report the whole distribution of the first generated token.
         pruning: Pruning inside the model; None for none.
         cross_attention: Attention to report; None for none.
+        top_logprobs: Number of most probable tokens to report for each token of the text, with its log-probability;
+            None for no log-probabilities.
     """
 
     prompt: Prompt
@@ -62,13 +66,42 @@ class GenerationRequest:
     first_token_logprobs: bool = False
     pruning: PruningParams | None = None
     cross_attention: CrossAttention | None = None
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class TopLogprob:
+    """A token and its natural logarithm of the probability, before temperature, filters and penalties.
+
+    Attributes:
+        token_id: Id.
+        token: Bytes, see `TokenBytes`.
+        logprob: Log-probability.
+    """
+
+    token_id: int
+    token: bytes
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenLogprob(TopLogprob):
+    """A token of the text, and the most probable tokens in its place, in descending order."""
+
+    top: tuple[TopLogprob, ...]
 
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of the answer's text: whole characters, final once emitted."""
+    """A piece of the answer.
+
+    Attributes:
+        text: Whole characters, final once emitted; may be empty if there are log-probabilities.
+        logprobs: Tokens of which `text` has the first characters, or that have no text, if requested.
+    """
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)

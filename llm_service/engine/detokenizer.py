@@ -22,6 +22,9 @@ class IncrementalDetokenizer:
 
     One difference is intended: for bytes that are not UTF-8, some decoders (byte fallback) also turn valid neighbours
     into replacement characters. Text that has been emitted stays as it is.
+
+    Attributes:
+        holds_back: Flag: bytes of the last ids wait for the rest of a character.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -29,6 +32,7 @@ class IncrementalDetokenizer:
         self._special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         self._context: list[int] = []
         self._pending: list[int] = []
+        self.holds_back = False
 
     def push(self, token_id: int) -> str:
         """Text that `token_id` completes; may be empty."""
@@ -36,9 +40,8 @@ class IncrementalDetokenizer:
             return ""
         self._pending.append(token_id)
         text = self._new_text()
-        if text.endswith(_REPLACEMENT):
-            return ""
-        return self._emit(text)
+        self.holds_back = text.endswith(_REPLACEMENT)
+        return "" if self.holds_back else self._emit(text)
 
     def flush(self) -> str:
         """Text held back at the end of the generation: bytes that never formed a character."""

@@ -19,6 +19,7 @@ from llm_service.engine.prefill_queue import Chunk, PrefillQueue
 from llm_service.engine.runner import Chunking, Inputs, Runner
 from llm_service.engine.sequence import Sequence
 from llm_service.engine.token_choice import NOT_FINITE, TokenChoice
+from llm_service.engine.token_logprobs import ChosenLogprobs, select_logprobs
 from llm_service.engine.token_reads import TokenRead
 
 __all__ = ["RunningBatch"]
@@ -169,7 +170,9 @@ class RunningBatch(Generic[Inputs]):
         self, sequences: list[Sequence], logits: Tensor, logprobs: dict[Sequence, Tensor] | None = None
     ) -> Tensor:
         ids = self._choice(sequences, logits)
-        self._reads.append(TokenRead(sequences, ids, logprobs or {}))
+        num_top = [one.request.top_logprobs for one in sequences if one.request.top_logprobs is not None]
+        selected = select_logprobs(logits, ids, max(num_top)) if num_top else None
+        self._reads.append(TokenRead(sequences, ids, logprobs or {}, selected))
         for sequence in sequences:
             sequence.num_chosen += 1
         return ids
@@ -189,15 +192,15 @@ class RunningBatch(Generic[Inputs]):
 
     def _read(self, *, keep_last: bool) -> None:
         while len(self._reads) > keep_last:
-            for sequence, token_id in self._reads.popleft():
+            for sequence, token_id, logprobs in self._reads.popleft():
                 if sequence in self._running:
-                    self._take_token(sequence, token_id)
+                    self._take_token(sequence, token_id, logprobs)
 
-    def _take_token(self, sequence: Sequence, token_id: int) -> None:
+    def _take_token(self, sequence: Sequence, token_id: int, logprobs: ChosenLogprobs | None) -> None:
         """Gives a token to its sequence, or drops it behind the end. The sequence is removed with its last one."""
         sequence.num_read += 1
         if not sequence.finished:
-            _append(sequence, token_id)
+            _append(sequence, token_id, logprobs)
         elif token_id == NOT_FINITE:
             sequence.failed = True  # its slot holds numbers that are not finite, although its answer is complete
         if sequence.finished:
@@ -256,12 +259,12 @@ class _Prepared(Generic[Inputs]):
     inputs: Inputs
 
 
-def _append(sequence: Sequence, token_id: int) -> None:
+def _append(sequence: Sequence, token_id: int, logprobs: ChosenLogprobs | None) -> None:
     if token_id == NOT_FINITE:
         fail([sequence], _not_finite_error(sequence))
         return
     try:
-        sequence.append_token(token_id)
+        sequence.append_token(token_id, logprobs)
     except Exception as error:
         log.exception("the next token of a sequence failed")
         fail([sequence], to_service_error(error))

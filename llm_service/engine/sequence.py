@@ -13,8 +13,11 @@ from tokenizers import Tokenizer
 from fovea.errors import DeadlineExceeded, ServiceError
 from llm_service.engine.base import Delta, Done, GenerationRequest, GenerationTiming
 from llm_service.engine.detokenizer import IncrementalDetokenizer
+from llm_service.engine.held_logprobs import HeldLogprobs
 from llm_service.engine.slots import Slot
 from llm_service.engine.stop_strings import StopStrings
+from llm_service.engine.token_bytes import TokenBytes
+from llm_service.engine.token_logprobs import ChosenLogprobs
 from llm_service.metrics import TIME_TO_FIRST_TOKEN_SECONDS
 from llm_service.pruners.plan import PruningPlan
 from llm_service.sampling import make_generator
@@ -32,6 +35,7 @@ class Sequence(AsyncIterator[Delta | Done]):
         max_model_len: Positions of prompt and answer together.
         plan: Pruning inside the model; None for none.
         trims_answer: Flag: strip white space before the first word (`VisualEmbedder.trims_answer`).
+        token_bytes: Bytes of the tokenizer's tokens, which sequences may share; None for its own.
 
     Attributes:
         request: The validated request.
@@ -56,6 +60,7 @@ class Sequence(AsyncIterator[Delta | Done]):
         plan: PruningPlan | None = None,
         *,
         trims_answer: bool = False,
+        token_bytes: TokenBytes | None = None,
     ) -> None:
         self.request = request
         self.plan = plan
@@ -71,6 +76,8 @@ class Sequence(AsyncIterator[Delta | Done]):
         self._eos_token_ids = eos_token_ids
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._stop = StopStrings(request.sampling.stop)
+        self._token_bytes = token_bytes or TokenBytes(tokenizer)
+        self._held_logprobs = HeldLogprobs()
         self._text_started = not trims_answer
         self._abort_requested = False
         self._abort_callback: Callable[[], object] | None = None
@@ -158,30 +165,43 @@ class Sequence(AsyncIterator[Delta | Done]):
         """Records the end of the queue time."""
         self._admission_time = time.perf_counter()
 
-    def append_token(self, token_id: int) -> None:
-        """Appends a generated token; emits the text that it completes, and `Done` with the last one."""
+    def append_token(self, token_id: int, logprobs: ChosenLogprobs | None = None) -> None:
+        """Appends a generated token; emits the text that it completes, and `Done` with the last one.
+
+        Args:
+            token_id: Id of the token.
+            logprobs: Log-probabilities in its place, if requested.
+        """
         if not self.token_ids:
             self._first_token_time = time.perf_counter()
             TIME_TO_FIRST_TOKEN_SECONDS.observe(self._first_token_time - self._arrival_time)
         self.token_ids.append(token_id)
         is_end_token = token_id in self._eos_token_ids
         eos = is_end_token and not self.request.sampling.ignore_eos
-        text = "" if is_end_token else self._filter_text(self._detokenizer.push(token_id))
+        completed = "" if is_end_token else self._trim(self._detokenizer.push(token_id))
+        if logprobs is not None and not eos:
+            is_incomplete = not is_end_token and self._detokenizer.holds_back
+            token_logprob = logprobs.of_token(token_id, self._token_bytes)
+            self._held_logprobs.push(token_logprob, len(completed), is_incomplete=is_incomplete)
+        text = self._stop.push(completed)
         last = eos or self._stop.found or len(self.token_ids) == self.max_tokens
         if last:
-            text += self._filter_text(self._detokenizer.flush()) + self._stop.flush()
-        if text:
-            self._emit(Delta(text))
+            text += self._stop.push(self._trim(self._detokenizer.flush())) + self._stop.flush()
+        released = self._held_logprobs.release(len(text))
+        if last and not self._stop.found:
+            released += self._held_logprobs.release_all()
+        if text or released:
+            self._emit(Delta(text, released))
         if last:
             self.finished = True
             self._emit(self._done(eos))
 
-    def _filter_text(self, text: str) -> str:
-        """The part of `text` that can be emitted: without leading white space, up to a possible stop string."""
+    def _trim(self, text: str) -> str:
+        """Text without white space before the first word, if the family says so."""
         if not self._text_started:
             text = text.lstrip()
             self._text_started = bool(text)
-        return self._stop.push(text)
+        return text
 
     def fail(self, error: ServiceError) -> None:
         """Ends the sequence with an error."""

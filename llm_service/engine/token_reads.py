@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llm_service.engine.sequence import Sequence as GeneratedSequence
+from llm_service.engine.token_logprobs import ChosenLogprobs, read_logprobs
 
 __all__ = ["TokenRead"]
 
@@ -19,6 +20,7 @@ class TokenRead:
         sequences: B sequences.
         ids: [B] int64 ids on the device.
         first_token_logprobs: [V] log-probabilities on the device, of the sequences that report them.
+        logprobs: [B, 1 + 2k] from `select_logprobs`; None if no sequence reports them.
     """
 
     def __init__(
@@ -26,24 +28,32 @@ class TokenRead:
         sequences: Sequence[GeneratedSequence],
         ids: Tensor,
         first_token_logprobs: dict[GeneratedSequence, Tensor],
+        logprobs: Tensor | None = None,
     ) -> None:
         self._sequences = list(sequences)
-        self._ids = _begin_copy(ids)
+        # One read has both: float64 holds ids exactly.
+        self._values = _begin_copy(ids if logprobs is None else torch.cat([ids[:, None].double(), logprobs], dim=1))
         self._first_token_logprobs = {
-            sequence: _begin_copy(logprobs) for sequence, logprobs in first_token_logprobs.items()
+            sequence: _begin_copy(distribution) for sequence, distribution in first_token_logprobs.items()
         }
         self._is_complete: torch.cuda.Event | None = None
         if ids.device.type == "cuda":
             self._is_complete = torch.cuda.Event()
             self._is_complete.record()
 
-    def __iter__(self) -> Iterator[tuple[GeneratedSequence, int]]:
-        """Sequences and ids. Waits until the device has computed them, and stores log-probabilities."""
+    def __iter__(self) -> Iterator[tuple[GeneratedSequence, int, ChosenLogprobs | None]]:
+        """Sequences, ids and log-probabilities if requested. Waits until the device has computed them.
+
+        Stores the log-probabilities of first tokens.
+        """
         if self._is_complete is not None:
             self._is_complete.synchronize()
         for sequence, logprobs in self._first_token_logprobs.items():
             sequence.first_token_logprobs = logprobs.tolist()
-        yield from zip(self._sequences, self._ids.tolist(), strict=True)
+        rows = self._values.view(len(self._sequences), -1).tolist()
+        for sequence, (token_id, *logprobs) in zip(self._sequences, rows, strict=True):
+            num_top = sequence.request.top_logprobs
+            yield sequence, int(token_id), None if num_top is None else read_logprobs(logprobs, num_top)
 
 
 def _begin_copy(tensor: Tensor) -> Tensor:

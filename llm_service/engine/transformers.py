@@ -31,6 +31,7 @@ from llm_service.engine.sequence import Sequence
 from llm_service.engine.slot_cache import SlotCache
 from llm_service.engine.slot_prefill import SlotInputs
 from llm_service.engine.slots import Slot, SlotAdmission, SlotClass, SlotPool
+from llm_service.engine.token_bytes import TokenBytes
 from llm_service.engine.token_choice import TokenChoice
 from llm_service.engine.visual_layout import visual_layout
 from llm_service.engine.waiting_queue import WaitingQueue
@@ -79,6 +80,7 @@ class TransformersEngine:
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
+        self._token_bytes = TokenBytes(tokenizer)
         self._eos_token_ids = eos_token_ids
         self._max_model_len = max_model_len
         self._max_batch_size = max_batch_size
@@ -148,6 +150,7 @@ class TransformersEngine:
             self._max_model_len,
             plan,
             trims_answer=self._model.trims_answer,
+            token_bytes=self._token_bytes,
         )
         if sequence.aborted:
             raise DeadlineExceeded("the deadline passed before the request could be queued")

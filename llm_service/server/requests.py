@@ -8,6 +8,7 @@ from dataclasses import asdict
 from google.protobuf import json_format
 
 from fovea.errors import InvalidRequest, NotFound
+from fovea.sampling_ranges import TOP_LOGPROBS
 from fovea.v1 import llm_pb2
 from fovea.wire.budgets import read_budget
 from llm_service.engine.base import CrossAttention, PruningParams
@@ -15,7 +16,7 @@ from llm_service.pruners.base import AnyLlmPruningMethod
 from llm_service.pruners.plan import bind
 from llm_service.sampling import SamplingParams, TokenSampling
 
-__all__ = ["read_cross_attention", "read_llm_pruner", "read_sampling"]
+__all__ = ["read_cross_attention", "read_llm_pruner", "read_sampling", "read_top_logprobs"]
 
 
 def read_sampling(message: llm_pb2.SamplingParams, max_tokens: int, defaults: TokenSampling) -> SamplingParams:
@@ -47,6 +48,19 @@ def read_cross_attention(request: llm_pb2.GenerateRequest) -> CrossAttention | N
         return None
     message = request.cross_attention
     return CrossAttention(message.layer if message.HasField("layer") else None)
+
+
+def read_top_logprobs(request: llm_pb2.GenerateRequest) -> int | None:
+    """Number of most probable tokens to report for each token; None for no log-probabilities.
+
+    Raises:
+        InvalidRequest: The number is too large.
+    """
+    if not request.HasField("top_logprobs"):
+        return None
+    if not TOP_LOGPROBS.accepts(request.top_logprobs):
+        raise InvalidRequest(f"top_logprobs must be {TOP_LOGPROBS}, not {request.top_logprobs}", param="top_logprobs")
+    return request.top_logprobs
 
 
 def read_llm_pruner(

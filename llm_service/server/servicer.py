@@ -15,8 +15,8 @@ from fovea.service import Servicer
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from llm_service.engine.base import GenerationRequest
 from llm_service.prompts import Prompt, PromptLimits, read_prompt, visual_token_bytes
-from llm_service.server.requests import read_cross_attention, read_llm_pruner, read_sampling
-from llm_service.server.responses import describe, event_message
+from llm_service.server.requests import read_cross_attention, read_llm_pruner, read_sampling, read_top_logprobs
+from llm_service.server.responses import describe, event_messages
 from llm_service.server.served_model import ServedModel
 from llm_service.settings import LLMSettings
 
@@ -54,12 +54,14 @@ class LLMServicer(Servicer[ServedModel], llm_pb2_grpc.LLMServiceServicer):
                 first_token_logprobs=request.first_token_logprobs,
                 pruning=pruning,
                 cross_attention=read_cross_attention(request),
+                top_logprobs=read_top_logprobs(request),
             )
         )
         # A callback is needed: a call that is cancelled while it sends leaves this generator suspended.
         context.add_done_callback(lambda _: generation.abort())
         async for event in generation:
-            yield event_message(event)
+            for message in event_messages(event):
+                yield message
 
     async def GetModelInfo(  # noqa: N802
         self, request: llm_pb2.GetLLMInfoRequest, context: grpc.aio.ServicerContext

@@ -62,7 +62,7 @@ class Requests:
         newline_after = np.array([0, count - 1]) if self.limits.has_newline else np.empty(0, np.int64)
         return VisualTokens(features, positions, grid, newline_after, video, 0.5 if video else 0.0)
 
-    def make(self, words, visuals=(), *, deadline_s=120.0, logprobs=False, **sampling):
+    def make(self, words, visuals=(), *, deadline_s=120.0, logprobs=False, top_logprobs=None, **sampling):
         """BOS, then each placeholder followed by a share of the words."""
         limits, ids = self.limits, [BOS]
         shares = np.array_split(np.array(words), len(visuals) + 1)
@@ -73,6 +73,7 @@ class Requests:
             SamplingParams(**{"max_tokens": 16, **sampling}),
             deadline=time.monotonic() + deadline_s,
             first_token_logprobs=logprobs,
+            top_logprobs=top_logprobs,
         )
 
     def several(self, number, **sampling):

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from fovea.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from fovea.modeling.compute import resolve_device
-from llm_service.engine.base import CrossAttention
+from llm_service.engine.base import CrossAttention, Delta
 from llm_service.models import load_model
 from tests.vllm.engines import (
     FAMILIES,
@@ -101,6 +101,25 @@ async def test_the_distribution_of_the_first_token_is_that_of_transformers(both)
     assert len(actual.first_token_logprobs) == both.vllm.limits.vocab_size
     np.testing.assert_allclose(actual.first_token_logprobs, expected.first_token_logprobs, atol=1e-4)
     assert actual.token_ids == expected.token_ids
+
+
+async def test_log_probabilities_of_tokens_are_those_of_transformers(both):
+    """Of the raw logits, also where penalties and filters choose the token."""
+
+    async def logprobs_of(engine, request):
+        return [one async for event in engine.submit(request) if isinstance(event, Delta) for one in event.logprobs]
+
+    chosen = {"temperature": 2.0, "top_k": 1, "repetition_penalty": 1.3}  # one token, whatever the seed
+    for num_top, sampling in ((0, {}), (3, chosen), (20, {}), (None, {})):
+        request = both.requests.make(WORDS, [both.requests.visual(28)], top_logprobs=num_top, **sampling)
+        expected, actual = [await logprobs_of(one.engine, request) for one in (both.transformers, both.vllm)]
+        assert len(actual) == len(expected) == (0 if num_top is None else 16)
+        for one, other in zip(actual, expected, strict=True):
+            assert (one.token_id, one.token) == (other.token_id, other.token)
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+            assert [top.token_id for top in one.top] == [top.token_id for top in other.top]
+            assert [top.logprob for top in one.top] == pytest.approx([top.logprob for top in other.top], abs=1e-4)
+            assert len(one.top) == num_top
 
 
 async def test_an_answer_streams_and_a_stop_string_cuts_it(engine, requests):

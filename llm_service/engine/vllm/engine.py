@@ -31,8 +31,9 @@ from fovea.telemetry import FailureKind, count_failure
 from llm_service.engine.base import Generation, GenerationRequest
 from llm_service.engine.errors import fail, internal_error, unavailable
 from llm_service.engine.sequence import Sequence
+from llm_service.engine.token_bytes import TokenBytes
 from llm_service.engine.vllm.inputs import engine_input
-from llm_service.engine.vllm.sampling import answer_params, first_token_params
+from llm_service.engine.vllm.sampling import answer_params, chosen_logprobs, first_token_params
 from llm_service.engine.waiting_queue import WaitingQueue
 from llm_service.models.base import VisualEmbedder
 from llm_service.prompts import Prompt, VisualTokens
@@ -80,6 +81,7 @@ class VllmEngine:
     ) -> None:
         self._embedder = embedder
         self._tokenizer = tokenizer
+        self._token_bytes = TokenBytes(tokenizer)
         self._eos_token_ids = eos_token_ids
         self._speculates = arguments.speculative_config is not None
         self._max_model_len = max_model_len
@@ -130,6 +132,7 @@ class VllmEngine:
             self._eos_token_ids,
             self._max_model_len,
             trims_answer=self._embedder.trims_answer,
+            token_bytes=self._token_bytes,
         )
         if sequence.aborted:
             raise DeadlineExceeded("the deadline passed before the request could be queued")
@@ -249,9 +252,9 @@ class VllmEngine:
         # Closing an unfinished generator aborts the request in vLLM.
         async with contextlib.aclosing(self._llm.generate(prompt, params, uuid.uuid4().hex)) as outputs:
             async for output in outputs:
-                for token_id in output.outputs[0].token_ids:
+                for token_id, logprobs in chosen_logprobs(output.outputs[0], request.top_logprobs):
                     if not sequence.finished:
-                        sequence.append_token(token_id)
+                        sequence.append_token(token_id, logprobs)
                 if sequence.finished and not output.finished:
                     return
         if not sequence.finished:

@@ -108,6 +108,7 @@ class Answer:
     text: str
     deltas: list[str]
     done: llm_pb2.Done
+    logprobs: list[llm_pb2.TokenLogprob]
 
 
 class Client:
@@ -118,15 +119,16 @@ class Client:
         self.model = model
 
     async def ask(self, request: llm_pb2.GenerateRequest, timeout: float | None = 60) -> Answer:
-        deltas, done = [], None
+        deltas, logprobs, done = [], [], None
         async for message in self.stub.Generate(request, timeout=timeout):
             assert done is None, "done is the last message"
             if message.HasField("delta"):
                 deltas.append(message.delta.text)
+                logprobs.extend(message.delta.logprobs)
             else:
                 done = message.done
         assert done is not None
-        return Answer("".join(deltas), deltas, done)
+        return Answer("".join(deltas), deltas, done, logprobs)
 
 
 @pytest.fixture

@@ -18,13 +18,14 @@ from llm_service.sampling import SamplingParams
 BOS, IMAGE = 1, 4
 
 
-def request(*ids, features=None, deadline_s=60.0, logprobs=False, **sampling):
+def request(*ids, features=None, deadline_s=60.0, logprobs=False, top_logprobs=None, **sampling):
     images = [] if features is None else [VisualTokens(features, np.arange(len(features)), (1, 4, 4))]
     return GenerationRequest(
         Prompt(np.array(ids), tuple(images)),
         SamplingParams(**{"max_tokens": 6, **sampling}),
         deadline=time.monotonic() + deadline_s,
         first_token_logprobs=logprobs,
+        top_logprobs=top_logprobs,
     )
 
 
@@ -251,7 +252,7 @@ async def test_a_token_that_cannot_be_appended_fails_its_own_sequence_only(loade
     expected = await alone(loaded, mixed(0))
     engine = loaded().engine
     good, bad = engine.submit(mixed(0)), engine.submit(mixed(1))
-    monkeypatch.setattr(bad, "append_token", lambda token_id: 1 / 0)
+    monkeypatch.setattr(bad, "append_token", lambda *_: 1 / 0)
     run_dry(engine)
     with pytest.raises(InternalError):
         await anext(bad)

@@ -46,6 +46,12 @@ def test_every_repeated_field_has_a_cap_in_the_proto() -> None:
     assert found > 20
 
 
+LOGPROB = llm_pb2.TokenLogprob(
+    token_id=70_000,
+    token=b"\xc3",
+    logprob=-0.5,
+    top=[llm_pb2.TopLogprob(token_id=i + 1, token=b" x", logprob=-i - 1) for i in range(20)],
+)
 SOUND = [
     GENERATE(),
     GENERATE(
@@ -80,6 +86,7 @@ SOUND = [
         timing=encoder_pb2.EncodeTiming(queue_ms=1.5),
     ),
     llm_pb2.GenerateResponse(done=llm_pb2.Done(first_token_logprobs=[-1.0] * 300, token_ids=[1] * 2048)),
+    llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text="é", logprobs=[LOGPROB] * 256)),
 ]
 SOUND[1].llm_pruner.params.update({"a": 1, "b": [1, None, {"c": "d"}]})
 
