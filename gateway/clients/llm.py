@@ -18,16 +18,19 @@ from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.encoder import EncodeResult
 from gateway.clients.replies import RawReplies
 from gateway.core.generate_spec import SAMPLING_PARAMETERS, GenerateSpec, Sampling
+from gateway.core.text_delta import TextDelta, TokenLogprob, TopLogprob
 
 __all__ = ["GenerateDone", "LLMClient", "LLMInfo"]
 
 # Bounds an endless answer. The longest tokens of published vocabularies are runs of a few hundred spaces.
 _MAX_TOKEN_BYTES: Final = 2048
 _EXTRA_EVENTS: Final = 64  # number of events of a stream besides one for each token
+_LOGPROBS_OF_EVENT: Final = 256  # number of log-probabilities of an event; more of them take another one
 # The last message may hold log-probabilities of the whole vocabulary and the attention to each visual token.
 _MAX_DONE_BYTES: Final = 16 * 2**20
-# Sampling parameters of LLM services that do not report them yet.
+# Sampling parameters, and newest field of the request, of LLM services that do not report them yet.
 _FIRST_SAMPLING_PARAMETERS: Final = ("temperature", "top_p", "seed", "stop")
+_UNREPORTED_NEWEST_FIELD: Final = llm_pb2.GenerateRequest.CROSS_ATTENTION_FIELD_NUMBER
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class LLMInfo:
         default_sampling: Sampling parameters of requests that leave them out, by name.
         sampling_parameters: Sampling parameters that the engine has.
         wire_basis: Digest of the basis of the wire format `basis`; empty if there is none.
+        newest_request_field: Number of the newest field of GenerateRequest that the service knows.
     """
 
     fingerprint: str
@@ -57,6 +61,7 @@ class LLMInfo:
     default_sampling: Mapping[str, float]
     sampling_parameters: tuple[str, ...]
     wire_basis: str = ""
+    newest_request_field: int = _UNREPORTED_NEWEST_FIELD
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,20 @@ def _default_sampling(reply: llm_pb2.GetLLMInfoResponse) -> dict[str, float]:
     return {"temperature": 0.0, "top_p": 1.0, **defaults}
 
 
+def _text_delta(delta: llm_pb2.Delta, num_top: int | None) -> TextDelta:
+    if num_top is None:
+        return TextDelta(delta.text)
+    return TextDelta(delta.text, tuple(_token_logprob(one, num_top) for one in delta.logprobs))
+
+
+def _token_logprob(message: llm_pb2.TokenLogprob, num_top: int) -> TokenLogprob:
+    top = tuple(TopLogprob(one.token_id, one.token, one.logprob) for one in message.top)
+    logprobs = (message.logprob, *(one.logprob for one in top))
+    if len(top) > num_top or not all(map(math.isfinite, logprobs)):
+        raise InternalError("the LLM service reports log-probabilities that are not numbers, or more than requested")
+    return TokenLogprob(message.token_id, message.token, message.logprob, top)
+
+
 class LLMClient(ServiceClient[LLMInfo]):
     """Client of the LLM service."""
 
@@ -112,27 +131,32 @@ class LLMClient(ServiceClient[LLMInfo]):
             default_sampling=_default_sampling(reply),
             sampling_parameters=tuple(reply.sampling_parameters) or _FIRST_SAMPLING_PARAMETERS,
             wire_basis=reply.wire_basis,
+            newest_request_field=max(reply.newest_request_field, _UNREPORTED_NEWEST_FIELD),
         )
 
     async def generate(
         self, spec: GenerateSpec, encoded: EncodeResult, timeout_s: float
-    ) -> AsyncGenerator[str | GenerateDone]:
+    ) -> AsyncGenerator[TextDelta | GenerateDone]:
         """Pieces of text as they are decoded, then GenerateDone. Closing the generator cancels the call.
 
         Args:
-            spec: Prompt, sampling and the pruner inside the language model.
+            spec: The call, without its visual tokens.
             encoded: Visual tokens of the prompt.
             timeout_s: Timeout of the call in seconds.
 
         Raises:
             ServiceError: The LLM service refused the call, failed, or is unavailable.
         """
-        done = None
-        call = self._call(spec.to_proto(), encoded, spec.sampling.max_tokens, timeout_s)
+        done, lacks_logprobs = None, spec.top_logprobs is not None
+        call = self._call(spec.to_proto(), encoded, timeout_s)
         async with aclosing(call) as events:
             async for event in events:
                 if event.HasField("delta"):
-                    yield event.delta.text
+                    delta = _text_delta(event.delta, spec.top_logprobs)
+                    lacks_logprobs = lacks_logprobs and not delta.logprobs
+                    if delta.text and lacks_logprobs:  # they come with the first character of a token
+                        raise InternalError("the LLM service answered without the log-probabilities of its text")
+                    yield delta
                 elif event.HasField("done"):
                     done = event.done
         if done is None:
@@ -148,23 +172,28 @@ class LLMClient(ServiceClient[LLMInfo]):
         )
 
     async def _call(
-        self, request: llm_pb2.GenerateRequest, encoded: EncodeResult, max_tokens: int, timeout_s: float
+        self, request: llm_pb2.GenerateRequest, encoded: EncodeResult, timeout_s: float
     ) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         """Events of a generate call with these visual tokens. Closing the generator cancels the call."""
         request.visual_tokens.extend(encoded.visual_tokens)
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata())
         try:
-            async for event in self._events(call, max_tokens):
+            async for event in self._events(call, request):
                 yield event
         except grpc.aio.AioRpcError as error:
             raise self.error(error) from error
         finally:
             call.cancel()  # no effect once the stream has ended
 
-    async def _events(self, call: AsyncIterable[bytes], max_tokens: int) -> AsyncIterator[llm_pb2.GenerateResponse]:
+    async def _events(
+        self, call: AsyncIterable[bytes], request: llm_pb2.GenerateRequest
+    ) -> AsyncIterator[llm_pb2.GenerateResponse]:
         """Events of a stream. Their number and bytes are bounded by what `max_tokens` tokens can need."""
-        events_left = max_tokens + _EXTRA_EVENTS
-        bytes_left = max_tokens * _MAX_TOKEN_BYTES + _MAX_DONE_BYTES
+        max_tokens = request.sampling.max_tokens
+        # Each token is in the text once, then with its log-probability, and so are the most probable ones.
+        tokens_of_place = 2 + request.top_logprobs if request.HasField("top_logprobs") else 1
+        events_left = max_tokens + max_tokens // _LOGPROBS_OF_EVENT + _EXTRA_EVENTS
+        bytes_left = max_tokens * tokens_of_place * _MAX_TOKEN_BYTES + _MAX_DONE_BYTES
         async for data in call:
             events_left, bytes_left = events_left - 1, bytes_left - len(data)
             if events_left < 0 or bytes_left < 0:
@@ -189,7 +218,7 @@ class LLMClient(ServiceClient[LLMInfo]):
         request = spec.to_proto()
         request.cross_attention.CopyFrom(llm_pb2.CrossAttention(layer=layer))
         attention: list[float] = []
-        async with aclosing(self._call(request, encoded, 1, timeout_s)) as events:
+        async with aclosing(self._call(request, encoded, timeout_s)) as events:
             async for event in events:
                 attention.extend(event.done.cross_attention)
         if len(attention) != encoded.num_tokens_kept or not all(map(math.isfinite, attention)):

@@ -7,18 +7,12 @@ from typing import Literal
 
 from gateway.clients.encoder import EncodeResult
 from gateway.clients.replies import Box
+from gateway.core.text_delta import TextDelta, TokenLogprob, TopLogprob
 
-__all__ = ["Answer", "Completion", "Costs", "Lookup", "TextDelta"]
+__all__ = ["Answer", "Completion", "Costs", "Lookup", "TextDelta", "TokenLogprob", "TopLogprob"]
 
 Lookup = Literal["hit", "miss", "skip"]
 """Outcome of a cache look-up; `skip` if there was none."""
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """A piece of the answer's text."""
-
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +29,8 @@ class Completion:
         visual_tokens_by_layer: Number of visual tokens in each layer of the prefill; empty without `llm_pruner`.
         wire_dtype: Wire format of the visual tokens; empty if there are none.
         viewed: Area of each image or video that was seen, see `EncodeResult.viewed`.
+        logprobs: Log-probabilities of the tokens of the text, in order; None unless requested. An answer with them is
+            not cached.
     """
 
     text: str
@@ -46,6 +42,7 @@ class Completion:
     visual_tokens_by_layer: tuple[int, ...] = ()
     wire_dtype: str
     viewed: tuple[Box, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,13 +14,14 @@ from fovea.errors import CheckpointMismatch
 from gateway import metrics
 from gateway.clients.encoder import EncoderClient, EncodeResult
 from gateway.clients.llm import LLMClient
-from gateway.core.answer import Answer, Completion, Costs, Lookup, TextDelta
+from gateway.core.answer import Answer, Completion, Costs, Lookup
 from gateway.core.answer_store import AnswerStore
 from gateway.core.deadlines import now, until
 from gateway.core.limits import check_prompt
 from gateway.core.planner import AnswerPlan, Planner
 from gateway.core.question import Question
 from gateway.core.single_flight import FlightResult, SingleFlight
+from gateway.core.text_delta import TextDelta
 from gateway.core.text_generator import GenerateResult, TextGenerator
 from gateway.core.visual_token_store import VisualTokenStore
 
@@ -98,7 +99,7 @@ class AnswerService:
                     computed = _Computed(event.result.completion, Costs()) if event.shared else event.result
                     yield _answer(computed, question, plan, first_token_at=first_token_at)
                 else:
-                    yield TextDelta(event)
+                    yield event
 
     async def explain(self, question: Question) -> EncodeResult:
         """Visual tokens of a question, with an explanation if its encode call asks for one. No text is generated.
@@ -142,11 +143,11 @@ class AnswerService:
             return EncodeResult.empty(), "skip"
         return await self._visual_tokens.get(plan.encode)
 
-    async def _compute(self, plan: AnswerPlan, emit: Callable[[str], None]) -> _Computed:
+    async def _compute(self, plan: AnswerPlan, emit: Callable[[TextDelta], None]) -> _Computed:
         """Computes an answer and stores it. It runs in its own task, which several callers may share."""
         async with self._answers.lock(plan) as stored:
             if stored is not None:
-                emit(stored.text)
+                emit(TextDelta(stored.text))
                 return _Computed(stored, Costs())
             started = now()
             encoded, lookup = await self._encode(plan)
@@ -186,6 +187,7 @@ def _completion(generated: GenerateResult, encoded: EncodeResult) -> Completion:
         visual_tokens_by_layer=done.visual_tokens_by_layer,
         wire_dtype=encoded.wire_dtype,
         viewed=tuple(encoded.viewed),
+        logprobs=generated.logprobs,
     )
 
 

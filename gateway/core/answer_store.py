@@ -51,7 +51,7 @@ class AnswerStore:
 
     async def put(self, key: str, completion: Completion) -> None:
         """Stores an answer."""
-        await self._cache.put("answer", key, _COMPLETION.dump_json(completion))
+        await self._cache.put("answer", key, _COMPLETION.dump_json(completion, exclude={"logprobs"}))
 
     @asynccontextmanager
     async def lock(self, plan: AnswerPlan) -> AsyncIterator[Completion | None]:

@@ -132,11 +132,14 @@ class GenerateSpec:
         input_ids: Ids of the language model's prompt.
         sampling: Sampling parameters.
         llm_pruner: Pruner inside the language model; None for none.
+        top_logprobs: Number of most probable tokens to report for each token of the text, with its log-probability;
+            None for no log-probabilities.
     """
 
     input_ids: tuple[int, ...]
     sampling: Sampling
     llm_pruner: LlmPruning | None = None
+    top_logprobs: int | None = None
 
     def to_proto(self) -> llm_pb2.GenerateRequest:
         """The message, without visual tokens."""
@@ -144,4 +147,5 @@ class GenerateSpec:
             input_ids=self.input_ids,
             sampling=self.sampling.to_proto(),
             llm_pruner=self.llm_pruner.to_proto() if self.llm_pruner is not None else None,
+            top_logprobs=self.top_logprobs,
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fovea.errors import InvalidRequest, NotFound
-from fovea.v1 import encoder_pb2
+from fovea.sampling_ranges import TOP_LOGPROBS
+from fovea.v1 import encoder_pb2, llm_pb2
 from gateway.clients.encoder import EncodeResult, EncoderInfo
 from gateway.clients.llm import LLMInfo
 from gateway.core.encode_spec import EncodeSpec
@@ -18,6 +19,7 @@ __all__ = [
     "check_prompt",
     "check_pruner",
     "check_sampling",
+    "check_top_logprobs",
 ]
 
 
@@ -124,6 +126,23 @@ def check_sampling(sampling: Sampling, llm: LLMInfo) -> None:
             f"{lacking[0]} is not accepted: the engine of the LLM service does not have it; accepted are"
             f" {', '.join(accepted)}",
             param=lacking[0],
+        )
+
+
+def check_top_logprobs(top_logprobs: int | None, llm: LLMInfo) -> None:
+    """Checks that the LLM service reports log-probabilities, and so many.
+
+    Raises:
+        InvalidRequest: The number is out of range, or the service is older than the option, which it would ignore.
+    """
+    if top_logprobs is None:
+        return
+    if not TOP_LOGPROBS.accepts(top_logprobs):
+        raise InvalidRequest(f"top_logprobs must be {TOP_LOGPROBS}, not {top_logprobs}", param="top_logprobs")
+    if llm.newest_request_field < llm_pb2.GenerateRequest.TOP_LOGPROBS_FIELD_NUMBER:
+        raise InvalidRequest(
+            "top_logprobs is not accepted: the LLM service is older than this option; leave it out",
+            param="top_logprobs",
         )
 
 

@@ -110,6 +110,7 @@ class Planner:
         limits.check_pruner(self._pruner(question.encode, encoder), llm)
         limits.check_llm_pruner(question.llm_pruner, llm)
         limits.check_sampling(question.sampling, llm)
+        limits.check_top_logprobs(question.top_logprobs, llm)
         start = time.perf_counter()
         input_ids = self.tokenize(question, encoder)
         limits.check_prompt(len(input_ids), llm)
@@ -117,7 +118,7 @@ class Planner:
         tokenize_ms = (time.perf_counter() - start) * 1000
         generate = _generate(question, input_ids, llm)
         key = None
-        if generate.sampling.is_deterministic and question.cache != "bypass" and not encode.spec.explain:
+        if _is_storable(question, generate) and not encode.spec.explain:
             key = answer_key(encode.key, generate, llm.fingerprints)
         return AnswerPlan(encode, generate, llm, key, question.cache, question.deadline, tokenize_ms)
 
@@ -129,13 +130,14 @@ class Planner:
         """
         limits.check_llm_pruner(question.llm_pruner, llm)
         limits.check_sampling(question.sampling, llm)
+        limits.check_top_logprobs(question.top_logprobs, llm)
         start = time.perf_counter()
         input_ids = self._input_ids(question)
         limits.check_prompt(len(input_ids), llm)
         tokenize_ms = (time.perf_counter() - start) * 1000
         generate = _generate(replace(question, llm_pruner=None), input_ids, llm)
         key = None
-        if generate.sampling.is_deterministic and question.cache != "bypass":
+        if _is_storable(question, generate):
             key = answer_key("", generate, llm.fingerprints)
         return AnswerPlan(None, generate, llm, key, question.cache, question.deadline, tokenize_ms)
 
@@ -233,4 +235,10 @@ def _generate(question: Question, input_ids: Sequence[int], llm: LLMInfo) -> Gen
         input_ids=tuple(input_ids),
         sampling=question.sampling.resolved(llm.default_sampling, llm.sampling_parameters),
         llm_pruner=question.llm_pruner,
+        top_logprobs=question.top_logprobs,
     )
+
+
+def _is_storable(question: Question, generate: GenerateSpec) -> bool:
+    """Whether the answer may be cached and shared. Log-probabilities are not stored."""
+    return generate.sampling.is_deterministic and question.cache != "bypass" and generate.top_logprobs is None

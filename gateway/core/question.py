@@ -25,6 +25,8 @@ class Question:
             media there is no encode call.
         sampling: Sampling parameters, as given.
         llm_pruner: Pruner inside the language model; None for none.
+        top_logprobs: Number of most probable tokens to report for each token of the text, with its log-probability;
+            None for no log-probabilities. An answer with them is neither cached nor shared.
         cache: Use of the caches.
         arrived: Event-loop time of the request's arrival, in seconds.
         deadline: Event-loop time in seconds.
@@ -34,6 +36,7 @@ class Question:
     encode: EncodeSpec
     sampling: Sampling
     llm_pruner: LlmPruning | None = None
+    top_logprobs: int | None = None
     cache: CacheMode = "use"
     arrived: float
     deadline: float

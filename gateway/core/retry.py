@@ -20,6 +20,7 @@ from gateway.clients.base import ServiceClient
 from gateway.clients.llm import GenerateDone
 from gateway.core.deadlines import now, time_left
 from gateway.core.generate_spec import Sampling
+from gateway.core.text_delta import GeneratedText, TextDelta
 
 __all__ = ["call_with_retry", "generate_with_retry"]
 
@@ -31,7 +32,7 @@ _REPORT_MARGIN_S: Final = 0.1
 """Margin before the deadline, left for an error that names the service."""
 
 Reply = TypeVar("Reply")
-Generate = Callable[[Sampling, float], AsyncGenerator[str | GenerateDone]]
+Generate = Callable[[Sampling, float], AsyncGenerator[TextDelta | GenerateDone]]
 """Function that calls the LLM service, given the sampling parameters and a timeout in seconds."""
 
 
@@ -66,8 +67,8 @@ async def generate_with_retry(
     *,
     deadline: float,
     outage_timeout_s: float,
-) -> AsyncGenerator[str | GenerateDone]:
-    """Pieces of text as they are decoded, then GenerateDone. No text is sent twice, even if the stream breaks.
+) -> AsyncGenerator[TextDelta | GenerateDone]:
+    """Pieces of text as they are decoded, then GenerateDone. Nothing is sent twice, even if the stream breaks.
 
     Args:
         client: Client of the called service.
@@ -96,7 +97,8 @@ async def generate_with_retry(
                         resumable.check_complete()
                         yield event
                         return
-                    if piece := resumable.append(event):
+                    piece = resumable.append(event)
+                    if not piece.is_empty:
                         outage.reset()
                         yield piece
             raise InternalError(f"the {client.name} ended its answer before it was done")
@@ -105,28 +107,31 @@ async def generate_with_retry(
 
 
 class _ResumableText:
-    """Text of an answer over several attempts. The text of each attempt must begin with the text already sent."""
+    """Text of an answer over several attempts. The text of each attempt must begin with the text already sent.
+
+    So must its tokens, if their log-probabilities are requested. The log-probabilities themselves may differ by
+    rounding errors; those already sent stay.
+    """
 
     def __init__(self) -> None:
-        self._sent = ""
-        self._text = ""
+        self._sent = GeneratedText()
+        self._attempt = GeneratedText()
 
     def restart(self) -> None:
         """Begins another attempt."""
-        self._text = ""
+        self._attempt = GeneratedText()
 
-    def append(self, piece: str) -> str:
+    def append(self, piece: TextDelta) -> TextDelta:
         """The part of the text that has not been sent yet; empty while the attempt repeats sent text.
 
         Raises:
             InternalError: The text differs from the text already sent.
         """
-        self._text += piece
-        if len(self._text) <= len(self._sent):
-            return ""
-        if not self._text.startswith(self._sent):
+        self._attempt.append(piece)
+        unsent = self._attempt.after(self._sent)
+        if unsent is None:
             raise _different_text()
-        unsent, self._sent = self._text[len(self._sent) :], self._text
+        self._sent.append(unsent)
         return unsent
 
     def check_complete(self) -> None:
@@ -135,7 +140,7 @@ class _ResumableText:
         Raises:
             InternalError: The text differs from the text already sent.
         """
-        if self._text != self._sent:
+        if not self._attempt.is_same(self._sent):
             raise _different_text()
 
 

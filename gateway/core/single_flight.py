@@ -17,12 +17,13 @@ from typing import Generic, TypeVar
 
 from fovea.errors import Cancelled, DeadlineExceeded, InternalError, ServiceError, Unavailable
 from gateway.core.deadlines import until
+from gateway.core.text_delta import GeneratedText, TextDelta
 
 __all__ = ["Compute", "FlightResult", "SingleFlight"]
 
 T = TypeVar("T")
 
-Compute = Callable[[Callable[[str], None]], Awaitable[T]]
+Compute = Callable[[Callable[[TextDelta], None]], Awaitable[T]]
 """A computation of a result; its argument receives pieces of text as they are generated."""
 
 
@@ -44,7 +45,7 @@ class _Flight(Generic[T]):
 
     def __init__(self, compute: Compute[T]) -> None:
         self.num_callers = 0
-        self.text = ""
+        self.generated = GeneratedText()
         self._changed = asyncio.Event()
         self.task = asyncio.create_task(self._run(compute))
         self.task.add_done_callback(self._on_done)
@@ -52,8 +53,8 @@ class _Flight(Generic[T]):
     async def _run(self, compute: Compute[T]) -> T:
         return await compute(self._append)
 
-    def _append(self, text: str) -> None:
-        self.text += text
+    def _append(self, delta: TextDelta) -> None:
+        self.generated.append(delta)
         self._notify()
 
     def _notify(self) -> None:
@@ -65,9 +66,9 @@ class _Flight(Generic[T]):
             task.exception()  # retrieved, so that asyncio does not log it if no caller is left
         self._notify()
 
-    async def wait(self, position: int) -> None:
-        """Returns when there is text after `position`, or when the computation has ended."""
-        while len(self.text) <= position and not self.task.done():
+    async def wait(self, sent: GeneratedText) -> None:
+        """Returns when there is more text than was sent, or when the computation has ended."""
+        while not self.generated.exceeds(sent) and not self.task.done():
             await self._changed.wait()
 
 
@@ -80,7 +81,7 @@ class SingleFlight(Generic[T]):
 
     async def run(
         self, key: str | None, compute: Compute[T], *, deadline: float
-    ) -> AsyncGenerator[str | FlightResult[T]]:
+    ) -> AsyncGenerator[TextDelta | FlightResult[T]]:
         """Pieces of text as they are generated, then FlightResult.
 
         Args:
@@ -92,13 +93,12 @@ class SingleFlight(Generic[T]):
             DeadlineExceeded: `deadline` has passed.
             ServiceError: The computation failed.
         """
-        sent, retried = "", False
+        sent, retried = GeneratedText(), False
         while True:
             flight, shared = self._join(key, compute)
             try:
                 async with aclosing(self._pieces(flight, sent, deadline)) as pieces:
                     async for piece in pieces:
-                        sent += piece
                         yield piece
                 yield FlightResult(_result(flight.task), shared)
                 return
@@ -123,15 +123,16 @@ class SingleFlight(Generic[T]):
         return flight, shared
 
     @staticmethod
-    async def _pieces(flight: _Flight[T], sent: str, deadline: float) -> AsyncGenerator[str]:
-        """Pieces of the computation's text after `sent`, until the computation ends."""
+    async def _pieces(flight: _Flight[T], sent: GeneratedText, deadline: float) -> AsyncGenerator[TextDelta]:
+        """Pieces of the computation's text after `sent`, to which they are appended, until the computation ends."""
         while True:
             async with until(deadline):
-                await flight.wait(len(sent))
-            if len(flight.text) > len(sent):
-                if not flight.text.startswith(sent):  # a new computation gave another text
+                await flight.wait(sent)
+            if flight.generated.exceeds(sent):
+                piece = flight.generated.after(sent)
+                if piece is None:  # a new computation gave another text
                     raise InternalError("the answer was interrupted; ask again")
-                piece, sent = flight.text[len(sent) :], flight.text
+                sent.append(piece)
                 yield piece
             elif flight.task.done():
                 return

@@ -13,6 +13,7 @@ from gateway.core.generate_spec import Sampling
 from gateway.core.limits import check_context
 from gateway.core.planner import AnswerPlan
 from gateway.core.retry import call_with_retry, generate_with_retry
+from gateway.core.text_delta import GeneratedText, TextDelta, TokenLogprob
 
 __all__ = ["GenerateResult", "TextGenerator"]
 
@@ -23,11 +24,13 @@ class GenerateResult:
 
     Attributes:
         text: The whole text.
+        logprobs: Log-probabilities of its tokens; None unless requested.
         done: Last event of the LLM service.
         wire_bytes: Bytes of visual tokens sent, summed over all attempts.
     """
 
     text: str
+    logprobs: tuple[TokenLogprob, ...] | None
     done: GenerateDone
     wire_bytes: int
 
@@ -44,7 +47,9 @@ class TextGenerator:
         self._llm = llm
         self._outage_timeout_s = outage_timeout_s
 
-    async def generate(self, plan: AnswerPlan, encoded: EncodeResult, emit: Callable[[str], None]) -> GenerateResult:
+    async def generate(
+        self, plan: AnswerPlan, encoded: EncodeResult, emit: Callable[[TextDelta], None]
+    ) -> GenerateResult:
         """Generated text; `emit` receives each piece as it is decoded. A stream that breaks is resumed.
 
         Args:
@@ -57,10 +62,10 @@ class TextGenerator:
             ServiceError: The LLM service refused the call, failed, or is unavailable.
         """
         check_context(plan.generate, encoded, plan.llm)
-        pieces: list[str] = []
+        generated = GeneratedText()
         num_attempts = 0
 
-        def call(sampling: Sampling, timeout_s: float) -> AsyncGenerator[str | GenerateDone]:
+        def call(sampling: Sampling, timeout_s: float) -> AsyncGenerator[TextDelta | GenerateDone]:
             nonlocal num_attempts
             num_attempts += 1
             metrics.WIRE_BYTES.inc(encoded.wire_bytes)
@@ -76,8 +81,9 @@ class TextGenerator:
         async with aclosing(generation) as events:
             async for event in events:
                 if isinstance(event, GenerateDone):
-                    return GenerateResult("".join(pieces), event, num_attempts * encoded.wire_bytes)
-                pieces.append(event)
+                    logprobs = None if plan.generate.top_logprobs is None else tuple(generated.logprobs)
+                    return GenerateResult(generated.text, logprobs, event, num_attempts * encoded.wire_bytes)
+                generated.append(event)
                 emit(event)
         raise AssertionError("unreachable: a generation ends with GenerateDone or an error")
 

@@ -142,6 +142,15 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
             )
 
 
+def delta(text: str, *tokens: str, num_top: int = 0, logprob: float = -0.5) -> llm_pb2.Delta:
+    """Delta with the log-probabilities of some tokens, whose ids are the lengths of their texts."""
+    top = [llm_pb2.TopLogprob(token_id=i, token=b"t", logprob=-i) for i in range(num_top)]
+    entries = [
+        llm_pb2.TokenLogprob(token_id=len(token), token=token.encode(), logprob=logprob, top=top) for token in tokens
+    ]
+    return llm_pb2.Delta(text=text, logprobs=entries)
+
+
 class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
     """LLM service whose answer is the word `first`, then a hash of prompt and features, in three pieces."""
 
@@ -167,6 +176,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
             llm_pruners=["fastv"],
             default_sampling=llm_pb2.SamplingParams(temperature=0, top_p=1, repetition_penalty=1.05),
             sampling_parameters=[field.name for field in llm_pb2.SamplingParams.DESCRIPTOR.fields],
+            newest_request_field=max(llm_pb2.GenerateRequest.DESCRIPTOR.fields_by_number),
         )
         self.info.llm_pruner_infos.add(name="fastv", side="llm", summary="last token", reads_text=True)
 
@@ -184,7 +194,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         features = b"".join(tokens.features.data for tokens in request.visual_tokens)
         seen = hashlib.sha256(str(list(request.input_ids)).encode() + features)
         if not self.no_text:
-            yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=self.first))
+            yield llm_pb2.GenerateResponse(delta=self._delta(request, self.first))
         try:
             await self.gate.pass_through()
         except asyncio.CancelledError:
@@ -193,7 +203,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         if self.late_error is not None:
             raise self.late_error
         for text in () if self.no_text else (" ", seen.hexdigest()[:8]):
-            yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=text))
+            yield llm_pb2.GenerateResponse(delta=self._delta(request, text))
         if self.stops_early:
             return
         kept = sum(len(tokens.positions) for tokens in request.visual_tokens)
@@ -206,6 +216,9 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
                 cross_attention=self._attention(request),
             )
         )
+
+    def _delta(self, request: Any, text: str) -> llm_pb2.Delta:
+        return delta(text, text, num_top=request.top_logprobs) if request.HasField("top_logprobs") else delta(text)
 
     def _attention(self, request: Any) -> list[float]:
         if not request.HasField("cross_attention") or self.no_attention:

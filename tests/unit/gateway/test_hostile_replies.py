@@ -79,9 +79,9 @@ async def llm(hostile: HostileServer) -> AsyncIterator[LLMClient]:
     await client.close()
 
 
-async def generate(llm: LLMClient, max_tokens: int = 4) -> list[Any]:
+async def generate(llm: LLMClient, max_tokens: int = 4, top_logprobs: int | None = None) -> list[Any]:
     encoded = EncodeResult(encoder_pb2.EncodeResponse(visual_tokens=[tensor_pb2.VisualTokens(positions=[0])]))
-    spec = GenerateSpec(input_ids=(1,), sampling=Sampling(max_tokens=max_tokens))
+    spec = GenerateSpec(input_ids=(1,), sampling=Sampling(max_tokens=max_tokens), top_logprobs=top_logprobs)
     return [event async for event in llm.generate(spec, encoded, TIMEOUT_S)]
 
 

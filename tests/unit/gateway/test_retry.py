@@ -21,10 +21,13 @@ DONE = llm_pb2.GenerateResponse(
 )
 
 
-class Breaking(ScriptedLLM):
-    """LLM service that plays one script of texts and errors a call, and repeats the last one."""
+Script = list[str | llm_pb2.Delta | ServiceError]
 
-    def __init__(self, *scripts: list[str | ServiceError]) -> None:
+
+class Breaking(ScriptedLLM):
+    """LLM service that plays one script of deltas and errors a call, and repeats the last one."""
+
+    def __init__(self, *scripts: Script) -> None:
         super().__init__()
         self._scripts = list(scripts)
 
@@ -36,7 +39,7 @@ class Breaking(ScriptedLLM):
         for step in script:
             if isinstance(step, ServiceError):
                 raise step
-            yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=step))
+            yield llm_pb2.GenerateResponse(delta=llm_pb2.Delta(text=step) if isinstance(step, str) else step)
         yield DONE
 
 
@@ -51,7 +54,7 @@ async def breaking(start_gateway: StartGateway) -> AsyncIterator[StartBreaking]:
     """Function that starts a gateway in front of a service with the given scripts."""
     async with AsyncExitStack() as stack:
 
-        async def start(*scripts: list[str | ServiceError], **settings: Any) -> tuple[Gateway, Breaking, GrpcServer]:
+        async def start(*scripts: Script, **settings: Any) -> tuple[Gateway, Breaking, GrpcServer]:
             llm = Breaking(*scripts)
             server = await serve(llm)
             stack.push_async_callback(server.grpc.stop, 0)
