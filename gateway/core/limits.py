@@ -36,9 +36,7 @@ def check_media(spec: EncodeSpec, encoder: EncoderInfo) -> None:
             param="image",
         )
     if num_videos and not encoder.max_videos:
-        raise InvalidRequest(
-            f"family {encoder.family} takes no videos; images are accepted, as image or images", param="video"
-        )
+        raise InvalidRequest(f"family {encoder.family} takes no videos; images are accepted", param="video")
     if num_videos > encoder.max_videos:
         raise InvalidRequest(
             f"{num_videos} videos; family {encoder.family} takes up to {encoder.max_videos} in one question",

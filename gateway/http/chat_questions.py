@@ -126,13 +126,28 @@ def _with_alias(options: FoveaOptions, alias: ModelAlias | None) -> FoveaOptions
 
 def _client_fields(body: ChatCompletionRequest, options: FoveaOptions, alias: ModelAlias | None) -> Mapping[str, str]:
     """Names of the client's fields by those of a question."""
-    fields = {name: f"fovea.{name}" for name in type(options).model_fields}
-    fields |= dict.fromkeys(("question", "image", "video"), "messages")
+    fields = {name: f"fovea.{name}" for name in type(options).model_fields} | {"question": "messages"}
+    fields |= {"image": _only_part(body, "image_url"), "video": _only_part(body, "video_url")}
     if alias is not None:
         fields |= {"pruner": "model"} | ({} if alias.keep_tokens is None else {"keep_tokens": "model"})
     if body.max_completion_tokens is not None:
         fields["max_tokens"] = "max_completion_tokens"
     return fields
+
+
+def _only_part(body: ChatCompletionRequest, kind: str) -> str:
+    """Path of the only part of this kind; `messages` if there are several, which errors of services do not number."""
+    paths = [
+        _part_path(f"messages.{i}", j, part.type)
+        for i, message in enumerate(body.messages)
+        for j, part in enumerate(message.content)
+        if part.type == kind
+    ]
+    return paths[0] if len(paths) == 1 else "messages"
+
+
+def _part_path(message_path: str, number: int, kind: str) -> str:
+    return f"{message_path}.content.{number}.{kind}"
 
 
 def _read_messages(messages: Sequence[ChatMessage]) -> tuple[QuestionText, MediaInputs]:
@@ -160,7 +175,7 @@ def _turn(message_path: str, message: ChatMessage, media_inputs: MediaInputs) ->
         if isinstance(part, ChatTextPart):
             parts.append(part.text)
             continue
-        path = f"{message_path}.content.{number}.{part.type}"
+        path = _part_path(message_path, number, part.type)
         if message.role != "user":
             raise InvalidRequest(
                 f"{path}: images and videos are accepted in messages of the role 'user' only", param=path
@@ -171,4 +186,4 @@ def _turn(message_path: str, message: ChatMessage, media_inputs: MediaInputs) ->
         else:
             media_inputs.videos.append(VideoInput(path, MediaInput(path, part.video_url.url)))
             parts.append(Modality.VIDEO)
-    return Turn("system" if message.role == "developer" else message.role, tuple(parts))
+    return Turn("system" if message.role == "developer" else message.role, tuple(parts or [""]))

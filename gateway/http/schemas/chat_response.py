@@ -30,7 +30,7 @@ class PromptTokensDetails(_Response):
     """What the prompt is made of."""
 
     cached_tokens: int = 0
-    """Always 0: the prompt of an answer that is computed is prefilled whole."""
+    """Always 0: prefixes that an engine has cached are not reported."""
 
     image_tokens: int
     """Visual tokens of all images and videos that were kept, and that the language model prefilled."""

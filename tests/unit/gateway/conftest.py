@@ -19,8 +19,9 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
-from benchmarks.checkpoints.tiny.tokenizers_only import write_clip, write_llava
+from benchmarks.checkpoints.tiny.tokenizers_only import write_clip, write_family, write_llava
 from fovea.rpc.server import GrpcServer
+from fovea.v1 import encoder_pb2
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
@@ -41,6 +42,11 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("checkpoints") / "tiny-clip")
+
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_family(tmp_path_factory.mktemp("checkpoints") / "tiny-qwen", "qwen2_5_vl")
 
 
 def png(shade: int = 0) -> bytes:
@@ -150,3 +156,16 @@ async def _run_uvicorn(app: FastAPI, stack: AsyncExitStack) -> str:
 async def gateway(start_gateway: StartGateway) -> Gateway:
     """A gateway with default settings."""
     return await start_gateway()
+
+
+@pytest.fixture
+async def video_gateway(start_gateway: StartGateway, qwen: Path) -> Gateway:
+    """A gateway without a text tower, in front of services that take a video and read the language model's ids."""
+    gateway = await start_gateway(model=str(qwen), text_tower="")
+    tokenizer = gateway.app.state.gateway.planner.prompt_tokenizer
+    gateway.encoder.info.family = "qwen2_5_vl"
+    gateway.encoder.info.max_videos = 1
+    gateway.encoder.info.text_tokenizer = encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL
+    gateway.llm.info.image_token_id = tokenizer.image_token_id
+    gateway.llm.info.video_token_id = tokenizer.video_token_id
+    return gateway

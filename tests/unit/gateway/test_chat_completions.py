@@ -118,7 +118,7 @@ async def test_an_error_in_the_middle_of_a_stream_is_data_and_nothing_follows(ga
         "error": {
             "message": "late",
             "type": "invalid_request_error",
-            "param": "messages",
+            "param": "messages.0.content.1.image_url",
             "code": "unsupported_media",
         }
     }
@@ -127,7 +127,7 @@ async def test_an_error_in_the_middle_of_a_stream_is_data_and_nothing_follows(ga
 
 async def test_an_error_before_the_first_token_is_a_response(gateway: Gateway) -> None:
     gateway.encoder.error = UnsupportedMedia("not an image", param="image")
-    assert (await refused(gateway, 415, chat(stream=True)))["param"] == "messages"
+    assert (await refused(gateway, 415, chat(stream=True)))["param"] == "messages.0.content.1.image_url"
 
 
 async def test_lines_of_a_stream_are_json_however_a_client_splits_them(gateway: Gateway) -> None:
@@ -208,13 +208,10 @@ async def test_markers_and_special_tokens_in_texts_are_plain_text(gateway: Gatew
     assert plain == injected
 
 
-async def test_videos_reach_the_encoder(gateway: Gateway) -> None:
-    gateway.encoder.info.max_videos = 2
-    gateway.encoder.info.max_frames = 16
+async def test_a_video_for_a_model_that_takes_none_is_named(gateway: Gateway) -> None:
     video = {"type": "video_url", "video_url": {"url": data_url(b"\0\0\0\x18ftypmp42", "video/mp4")}}
     error = await refused(gateway, 422, chat(user(video, text_part())))
-    assert error["param"] == "messages"  # this checkpoint has no video token
-    gateway.encoder.info.max_videos = 0
+    assert (error["param"], "takes no videos" in error["message"]) == ("messages.0.content.0.video_url", True)
 
 
 async def test_the_report_of_fovea_comes_if_its_field_was_sent(gateway: Gateway) -> None:

@@ -37,9 +37,14 @@ async def test_errors_of_services_name_fields_of_the_chat(gateway: Gateway) -> N
     assert (error["param"], "accepted: " in error["message"]) == ("fovea.pruner", True)
     gateway.encoder.error = InvalidRequest("beta is too large", param="pruner_params.beta")
     assert (await refused(gateway, 422, chat()))["param"] == "fovea.pruner_params.beta"
-    for param, expected in (("images", "messages"), ("videos[0]", "messages"), ("text_ids", "messages")):
+    gateway.encoder.error = InvalidRequest("wrong", param="text_ids")
+    assert (await refused(gateway, 422, chat()))["param"] == "messages"
+    for param in ("image", "images", "images[0]"):
         gateway.encoder.error = InvalidRequest("wrong", param=param)
-        assert (await refused(gateway, 422, chat()))["param"] == expected
+        assert (await refused(gateway, 422, chat()))["param"] == "messages.0.content.1.image_url"
+        # Services do not number the media in their errors.
+        two = chat(user(text_part(), image_part(1), image_part(2)))
+        assert (await refused(gateway, 422, two))["param"] == "messages"
     gateway.encoder.error = None
     gateway.llm.error = NotFound("no such pruner", param="llm_pruner")
     assert (await refused(gateway, 404, chat()))["param"] == "fovea.llm_pruner"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.checkpoints.tiny.tokenizers_only import write_family
 from fovea.errors import TooLarge
 from fovea.v1 import encoder_pb2, tensor_pb2
 from gateway.media.inputs import MediaInput, MediaInputs
@@ -53,24 +51,6 @@ async def post(gateway: Gateway, **body: Any) -> dict[str, Any]:
     response = await gateway.http.post("/v1/answer", json=body)
     assert response.status_code == 200, response.text
     return dict(response.json())
-
-
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_family(tmp_path_factory.mktemp("checkpoints") / "tiny-qwen", "qwen2_5_vl")
-
-
-@pytest.fixture
-async def video_gateway(start_gateway: StartGateway, qwen: Path) -> Gateway:
-    """A gateway without a text tower, in front of services that take a video and read the language model's ids."""
-    gateway = await start_gateway(model=str(qwen), text_tower="")
-    tokenizer = gateway.app.state.gateway.planner.prompt_tokenizer
-    gateway.encoder.info.family = "qwen2_5_vl"
-    gateway.encoder.info.max_videos = 1
-    gateway.encoder.info.text_tokenizer = encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL
-    gateway.llm.info.image_token_id = tokenizer.image_token_id
-    gateway.llm.info.video_token_id = tokenizer.video_token_id
-    return gateway
 
 
 async def test_several_images_go_to_both_services_in_their_order(gateway: Gateway) -> None:
