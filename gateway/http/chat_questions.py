@@ -88,6 +88,7 @@ class _ReadChat:
                 encode=encode_spec(options, images, videos),
                 sampling=sampling_of(self.body, max_tokens=_max_tokens(self.body, limit)),
                 llm_pruner=llm_pruning(options.llm_pruner),
+                top_logprobs=self.body.num_top_logprobs,
                 cache=options.cache,
                 arrived=arrived,
                 deadline=deadline,

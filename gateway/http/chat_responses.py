@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
-from gateway.core.answer import Answer, TextDelta
+from gateway.core import text_delta as core
+from gateway.core.answer import Answer
+from gateway.core.text_delta import TextDelta
 from gateway.http.event_stream import data_frame
 from gateway.http.responses import answer_response
 from gateway.http.schemas.chat_response import (
@@ -18,7 +21,10 @@ from gateway.http.schemas.chat_response import (
     ChatUsage,
     ChunkChoice,
     FoveaReport,
+    Logprobs,
     PromptTokensDetails,
+    TokenLogprob,
+    TopLogprob,
 )
 from gateway.http.schemas.error import ErrorBody
 
@@ -54,7 +60,11 @@ class ChatResponder:
     def completion(self, answer: Answer) -> dict[str, Any]:
         """The JSON of a whole answer."""
         completion = answer.completion
-        choice = ChatChoice(message=AssistantMessage(content=completion.text), finish_reason=completion.finish_reason)
+        choice = ChatChoice(
+            message=AssistantMessage(content=completion.text),
+            logprobs=_logprobs(completion.logprobs),
+            finish_reason=completion.finish_reason,
+        )
         response = ChatCompletion(**self._header, choices=[choice], usage=_usage(answer))
         return response.model_dump(mode="json", exclude={"fovea"}) | self._reported(answer)
 
@@ -65,7 +75,8 @@ class ChatResponder:
             self._started = True
             frames = self._chunk([ChunkChoice(delta={"role": "assistant", "content": ""})])
         if isinstance(event, TextDelta):
-            return frames + self._chunk([ChunkChoice(delta={"content": event.text})])
+            piece = ChunkChoice(delta={"content": event.text}, logprobs=_logprobs(event.logprobs or None))
+            return frames + self._chunk([piece])
         end = ChunkChoice(delta={}, finish_reason=event.completion.finish_reason)
         frames += self._chunk([end], **self._reported(event))
         if self._include_usage:
@@ -95,6 +106,21 @@ class ChatResponder:
             explain=response.explain,
         )
         return {"fovea": report.model_dump(mode="json", exclude_none=True)}
+
+
+def _logprobs(tokens: Sequence[core.TokenLogprob] | None) -> Logprobs | None:
+    if tokens is None:
+        return None
+    content = [
+        TokenLogprob(**vars(_top_logprob(token)), top_logprobs=[_top_logprob(top) for top in token.top])
+        for token in tokens
+    ]
+    return Logprobs(content=content)
+
+
+def _top_logprob(token: core.TopLogprob) -> TopLogprob:
+    text = token.token.decode(errors="backslashreplace")
+    return TopLogprob(token=text, logprob=token.logprob, bytes=list(token.token))
 
 
 def _usage(answer: Answer) -> ChatUsage:

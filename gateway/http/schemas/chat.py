@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from fovea.sampling_ranges import TOP_LOGPROBS
 from gateway.http.schemas.chat_messages import ChatMessage
 from gateway.http.schemas.options import AnswerOptions, SamplingOptions
 
@@ -74,6 +76,12 @@ class ChatCompletionRequest(SamplingOptions):
     stream_options: _StreamOptions = Field(default_factory=_StreamOptions)
     """Options of the stream."""
 
+    logprobs: bool = False
+    """Whether to report the log-probability of each token of the answer."""
+
+    top_logprobs: int | None = Field(default=None, ge=0, le=int(TOP_LOGPROBS.maximum))
+    """Number of most probable tokens to report in place of each token, with `logprobs`."""
+
     ignore_eos: bool = False
     """Whether to generate until the maximum number of tokens, beyond the end of the answer, for load tests."""
 
@@ -83,3 +91,14 @@ class ChatCompletionRequest(SamplingOptions):
     fovea: FoveaOptions | None = None
     """Pruner, budget and other options of Fovea, as in `POST /v1/answer`. Unknown fields in it are refused. With it,
     the response has a field `fovea` as well."""
+
+    @model_validator(mode="after")
+    def _logprobs_are_asked_for(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise PydanticCustomError("top_logprobs", "top_logprobs goes with logprobs true; send both, or neither")
+        return self
+
+    @property
+    def num_top_logprobs(self) -> int | None:
+        """Number of most probable tokens to report; None for no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None

@@ -92,12 +92,41 @@ class AssistantMessage(_Response):
     refusal: None = None
 
 
+class TopLogprob(_Response):
+    """A token and its log-probability."""
+
+    token: str
+    """The token; bytes that are no character by themselves are `\\xNN`."""
+
+    logprob: float
+    """Natural logarithm of the probability, before temperature, filters and penalties."""
+
+    bytes: list[int]
+    """The token in UTF-8."""
+
+
+class TokenLogprob(TopLogprob):
+    """A token of the answer."""
+
+    top_logprobs: list[TopLogprob]
+    """The most probable tokens in its place, most probable first."""
+
+
+class Logprobs(_Response):
+    """Log-probabilities of tokens of the answer."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
 class ChatChoice(_Response):
     """The answer and the reason of its end."""
 
     index: int = 0
     message: AssistantMessage
-    logprobs: None = None
+
+    logprobs: Logprobs | None = None
+    """With `logprobs`: each token of the content."""
 
     finish_reason: str
     """`stop` or `length`."""
@@ -133,7 +162,7 @@ class ChunkChoice(_Response):
     delta: dict[str, Any]
     """`role` in the first chunk, `content` in the following ones, nothing in that with the `finish_reason`."""
 
-    logprobs: None = None
+    logprobs: Logprobs | None = None
     finish_reason: str | None = None
 
 

@@ -18,8 +18,6 @@ _FORMATS: Final = "answers are plain text, without a grammar or schema"
 _TEXT_ONLY: Final = "this server answers with text only"
 _PROMPT: Final = "the prompt is what the checkpoint's chat template writes for the assistant's next turn"
 _SEARCH: Final = "this server samples one answer, token by token"
-# The one place that refuses log-probabilities.
-_LOGPROBS: Final = "this server does not report log-probabilities yet"
 
 _UNSUPPORTED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "tools": (([],), _TOOLS),
@@ -43,9 +41,7 @@ _UNSUPPORTED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "ebnf": ((), _FORMATS),
     "modalities": ((["text"],), _TEXT_ONLY),
     "audio": ((), _TEXT_ONLY),
-    "logprobs": ((False,), _LOGPROBS),
-    "top_logprobs": ((0,), _LOGPROBS),
-    "prompt_logprobs": ((), _LOGPROBS),
+    "prompt_logprobs": ((), "log-probabilities are those of the answer's tokens"),
     "logit_bias": (({},), "logits are changed by the penalties alone"),
     "logits_processors": (([],), "logits are changed by the penalties alone"),
     "allowed_token_ids": ((), "logits are changed by the penalties alone"),

@@ -263,7 +263,7 @@ async def test_a_slot_is_free_only_when_the_last_token_under_way_has_been_read(l
     slot, reads = first.slot, engine._plain_batch._reads
     assert slot is not None
     (under_way,) = reads
-    under_way._ids = torch.full_like(under_way._ids, NOT_FINITE)
+    under_way._values = torch.full_like(under_way._values, NOT_FINITE)
     erased = []
     engine._cache.erase = lambda slot, num_positions: erased.append(slot)
     engine.step()
