@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-__all__ = ["Chunking", "Inputs", "PromptInputs", "Runner"]
+__all__ = ["ChunkedPrefill", "Inputs", "PromptInputs", "Runner"]
 
 
 class PromptInputs(Protocol):
@@ -35,13 +35,13 @@ class Runner(Protocol[Inputs_contra]):
 
 
 @dataclass(frozen=True)
-class Chunking(Generic[Inputs]):
+class ChunkedPrefill(Generic[Inputs]):
     """Prefill of long prompts in chunks between decoding steps.
 
     Attributes:
-        max_tokens: Most tokens that are prefilled between two decoding steps.
-        run: Function that runs some tokens of a prompt; see `ModelRunner.prefill_chunk`.
+        max_prefill_tokens: Most tokens that are prefilled between two decoding steps.
+        prefill_chunk: Function that runs some tokens of a prompt; see `ModelRunner.prefill_chunk`.
     """
 
-    max_tokens: int
-    run: Callable[[Inputs, int, int], Tensor]
+    max_prefill_tokens: int
+    prefill_chunk: Callable[[Inputs, int, int], Tensor]

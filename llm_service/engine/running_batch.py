@@ -1,4 +1,4 @@
-"""Batch of the running sequences. Sequences are added by a prefill, decoded together, and removed when they finish."""
+"""Running sequences: admitted, prefilled, decoded together, and removed at their end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fovea.modeling.transfers import to_device
 from fovea.telemetry import FailureKind, count_failure
 from llm_service.engine.errors import fail, internal_error, overflow_error, to_service_error
 from llm_service.engine.prefill_queue import Chunk, PrefillQueue
-from llm_service.engine.runner import Chunking, Inputs, Runner
+from llm_service.engine.runner import ChunkedPrefill, Inputs, Runner
 from llm_service.engine.sequence import Sequence
 from llm_service.engine.token_choice import NOT_FINITE, TokenChoice
 from llm_service.engine.token_logprobs import ChosenLogprobs, select_logprobs
@@ -28,18 +28,18 @@ log = logging.getLogger(__name__)
 
 
 class RunningBatch(Generic[Inputs]):
-    """Running sequences, in the order in which the runner holds their key-value cache.
+    """The admitted sequences of one runner, until their last token is read.
 
-    Forward pass and choice of the tokens are only launched; `read` gives the tokens to their sequences. Where reads are
-    deferred, a step is launched before the tokens of the step before are read. Detokenizing and events then take place
-    while the device computes. A sequence whose end is found in a read has one more token under way, which is dropped.
+    Where reads are deferred, a step is launched before the tokens of the step before are read. Detokenizing and events
+    then take place while the device computes. A sequence that ends by an end token or a stop string then has one token
+    more under way, which is dropped.
 
     Args:
         runner: Runner of the forward passes.
         prepare: Function from a sequence to the inputs that the runner prefills.
         choice: Choice of the next tokens.
         release: Function that is called with each sequence after its end, for what was reserved at its admission.
-        chunking: Prefill of long prompts in chunks; None to prefill all prompts whole.
+        chunked_prefill: Prefill of long prompts in chunks; None to prefill all prompts whole.
         defers_reads: Whether the tokens of a step are read after the launch of the next one.
     """
 
@@ -50,19 +50,19 @@ class RunningBatch(Generic[Inputs]):
         choice: TokenChoice,
         release: Callable[[Sequence], object] = lambda _: None,
         *,
-        chunking: Chunking[Inputs] | None = None,
+        chunked_prefill: ChunkedPrefill[Inputs] | None = None,
         defers_reads: bool = False,
     ) -> None:
         self._runner = runner
         self._prepare = prepare
         self._choice = choice
         self._release = release
-        self._chunking = chunking
+        self._chunked_prefill = chunked_prefill
         self._defers_reads = defers_reads
         self._admitted: deque[Sequence] = deque()
         self._prefills: PrefillQueue[_Prepared[Inputs]] = PrefillQueue()
         self._decoding: list[Sequence] = []  # in the runner's order
-        self._running: dict[Sequence, None] = {}  # an ordered set: waiting for the prefill, decoding, or for a read
+        self._running: dict[Sequence, None] = {}  # an ordered set, in order of admission
         self._reads: deque[TokenRead] = deque()
         self._last_tokens: list[tuple[list[Sequence], Tensor]] = []  # of all that decode, on the device
 
@@ -77,27 +77,34 @@ class RunningBatch(Generic[Inputs]):
             self._admitted.append(sequence)
 
     def _prepare_admitted(self) -> None:
-        """Computes the inputs of admitted sequences. One for which that fails ends alone."""
+        """Computes the inputs of admitted sequences. A failure ends only its sequence."""
         while self._admitted:
             sequence = self._admitted.popleft()
             try:
                 prepared = _Prepared(sequence, self._prepare(sequence))
             except Exception as error:
-                log.exception("prefill of 1 sequences failed")
+                log.exception("the inputs of a sequence cannot be computed")
                 self._fail_one(sequence, to_service_error(error))
             else:
                 self._prefills.push(prepared, prepared.inputs.length)
 
-    def prefill(self) -> None:
+    @property
+    def is_decoding(self) -> bool:
+        """Whether sequences decode."""
+        return bool(self._decoding)
+
+    def prefill(self, *, is_limited: bool) -> None:
         """Runs the next prompts, or the next chunk of one. The last token of a prompt gives the answer's first one.
 
         If the prefill of several prompts fails, each prompt is prefilled alone. A failing prompt thus ends only its own
         sequence.
+
+        Args:
+            is_limited: Whether long prompts are run in chunks, because sequences decode that would wait for them.
         """
         self._prepare_admitted()
-        # Where nothing decodes, nothing waits for a long prompt.
-        limit = self._chunking.max_tokens if self._chunking is not None and self._decoding else None
-        work = self._prefills.next_work(limit)
+        limited = self._chunked_prefill if is_limited else None
+        work = self._prefills.next_work(None if limited is None else limited.max_prefill_tokens)
         if work.chunk is not None:
             self._prefill_chunk(work.chunk)
         elif work.whole and (error := self._try_prefill(work.whole)) is not None:
@@ -126,9 +133,9 @@ class RunningBatch(Generic[Inputs]):
         return None
 
     def _prefill_chunk(self, chunk: Chunk[_Prepared[Inputs]]) -> None:
-        assert self._chunking is not None, "without a limit, prompts are prefilled whole"
+        assert self._chunked_prefill is not None, "without a limit, prompts are prefilled whole"
         try:
-            logits = self._chunking.run(chunk.prompt.inputs, chunk.start, chunk.end)
+            logits = self._chunked_prefill.prefill_chunk(chunk.prompt.inputs, chunk.start, chunk.end)
         except Exception as error:
             log.exception("prefill of a chunk of %d tokens failed", chunk.end - chunk.start)
             self._fail_one(chunk.prompt.sequence, to_service_error(error))
@@ -147,7 +154,7 @@ class RunningBatch(Generic[Inputs]):
         self._end_launch()
 
     def decode(self) -> None:
-        """Gives every sequence its next token."""
+        """Launches a decoding step of all sequences that are prefilled."""
         if self._decoding:
             sequences = list(self._decoding)
             logits = self._runner.decode(self._last_token_ids())
@@ -178,7 +185,7 @@ class RunningBatch(Generic[Inputs]):
         return ids
 
     def _end_launch(self) -> None:
-        """Takes sequences out of the next step that have all their tokens, read or not."""
+        """Reads at once unless reads are deferred, and ends the decoding of sequences that have all their tokens."""
         if not self._defers_reads:
             self._read(keep_last=False)
         self._stop_decoding({sequence for sequence in self._decoding if sequence.exhausted})
@@ -197,12 +204,12 @@ class RunningBatch(Generic[Inputs]):
                     self._take_token(sequence, token_id, logprobs)
 
     def _take_token(self, sequence: Sequence, token_id: int, logprobs: ChosenLogprobs | None) -> None:
-        """Gives a token to its sequence, or drops it behind the end. The sequence is removed with its last one."""
+        """Gives a token to its sequence, or drops it if the sequence has ended, which is removed with its last one."""
         sequence.num_read += 1
         if not sequence.finished:
             _append(sequence, token_id, logprobs)
         elif token_id == NOT_FINITE:
-            sequence.failed = True  # its slot holds numbers that are not finite, although its answer is complete
+            sequence.must_erase_slot = True
         if sequence.finished:
             self._stop_decoding([sequence])
             if sequence.num_read == sequence.num_chosen:
@@ -219,7 +226,7 @@ class RunningBatch(Generic[Inputs]):
         failed = list(self._running)
         fail(failed, error or internal_error())
         for sequence in failed:
-            sequence.failed = True  # also one whose answer is complete, as its last token is not read
+            sequence.must_erase_slot = True  # also of one whose answer is complete, as its last token is not read
         self._reads.clear()
         self._runner.clear()
         self._decoding.clear()
@@ -237,7 +244,7 @@ class RunningBatch(Generic[Inputs]):
         self._prefills.remove(lambda prepared: prepared.sequence in sequences)
         for sequence in sequences:
             del self._running[sequence]
-        # Last, because it may fail, and no sequence may stay then.
+        # Last: if a release fails, all sequences are already removed.
         for sequence in sequences:
             self._choice.forget(sequence)
             self._release(sequence)
@@ -248,7 +255,7 @@ class RunningBatch(Generic[Inputs]):
             self._runner.keep(kept)
             self._decoding = [self._decoding[i] for i in kept]
         if not self._decoding:
-            self._last_tokens.clear()  # nothing else would, and they hold their sequences
+            self._last_tokens.clear()  # else ended sequences stay in memory
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,6 +42,7 @@ class Sequence(AsyncIterator[Delta | Done]):
         plan: Pruning inside the model; None for none.
         finished: Flag: the answer is complete or has failed.
         failed: Flag: the sequence has ended with an error.
+        must_erase_slot: Flag: the slot may hold numbers that are not finite, although the answer is complete.
         slot: Slot of the key-value cache; None before admission, after the end, and for caches without slots.
         token_ids: Ids generated so far.
         num_chosen: Number of tokens chosen on the device.
@@ -66,6 +67,7 @@ class Sequence(AsyncIterator[Delta | Done]):
         self.plan = plan
         self.finished = False
         self.failed = False
+        self.must_erase_slot = False
         self.slot: Slot | None = None
         self.token_ids: list[int] = []
         self.num_chosen = 0

@@ -42,30 +42,30 @@ class _Penalized:
     """The sequences of a batch with penalties, P of them.
 
     Attributes:
-        seats: Their seats in the table of seen ids.
+        seen: Their rows in the table of seen ids.
         index: [P] their indices in the batch, on the device.
         rows: [P] their rows in the table, on the device.
         penalties: [3, P] repetition, frequency and presence penalties.
     """
 
-    seats: list[_Seat]
+    seen: list[_SeenRow]
     index: Tensor
     rows: Tensor
     penalties: Tensor
 
 
 @dataclass
-class _Seat:
+class _SeenRow:
     """Row of a sequence in the table of seen ids, and the number of ids in it."""
 
-    row: int
+    index: int
     num_ids: int
 
 
 class _SeenTable:
-    """Ids that are in the prompts and answers of sequences with penalties, each of which has a row.
+    """Ids that are in the prompts and answers of sequences with penalties.
 
-    It holds the distinct ids of the prompt, then those of the answer in order.
+    Each sequence has a row. It holds the distinct ids of the prompt, then all ids of the answer in order.
 
     Args:
         num_rows: Number of rows.
@@ -79,15 +79,15 @@ class _SeenTable:
         # Rows: number of ids of the prompt, of the prompt and the answer.
         self._counts = torch.zeros(2, num_rows, dtype=torch.int64, device=device)
 
-    def take(self, prompt_ids: Tensor, num_positions: int) -> int:
+    def take(self, prompt_ids: Tensor, max_ids: int) -> int:
         """Row of a new sequence.
 
         Args:
             prompt_ids: Distinct ids of the prompt.
-            num_positions: Most ids of prompt and answer.
+            max_ids: Most ids of prompt and answer.
         """
-        if num_positions > self._ids.shape[1]:
-            wider = torch.zeros(len(self._ids), num_positions, dtype=torch.int64, device=self._device)
+        if max_ids > self._ids.shape[1]:
+            wider = torch.zeros(len(self._ids), max_ids, dtype=torch.int64, device=self._device)
             wider[:, : self._ids.shape[1]] = self._ids
             self._ids = wider
         prompt_ids = to_device(prompt_ids, self._device)  # before a row is taken, which a failure would not return
@@ -106,7 +106,7 @@ class _SeenTable:
         self._ids.index_put_((rows, ends.index_select(0, rows)), ids)
         ends.index_add_(0, rows, torch.ones_like(rows))
 
-    def rows(self, rows: Tensor, longest: int) -> SeenIds:
+    def seen_ids(self, rows: Tensor, longest: int) -> SeenIds:
         """The first `longest` ids of some rows."""
         num_prompt, num_all = self._counts.index_select(1, rows)[:, :, None]
         position = torch.arange(longest, device=self._device)
@@ -125,7 +125,7 @@ class TokenChoice:
     def __init__(self, max_batch_size: int, device: torch.device) -> None:
         self._device = device
         self._max_batch_size = max_batch_size
-        self._seats: dict[Sequence, _Seat] = {}
+        self._rows: dict[Sequence, _SeenRow] = {}
         # Of the last batch, kept as long as its sequences are the same.
         self._sequences: list[Sequence] = []
         self._sampled: _Sampled | None = None
@@ -155,23 +155,23 @@ class TokenChoice:
             ids = ids.index_copy(0, self._sampled.index, self._sample(logits, self._sampled))
         if self._penalized is not None:
             self._seen.append(self._penalized.rows, ids.index_select(0, self._penalized.index))
-            for seat in self._penalized.seats:
-                seat.num_ids += 1
+            for row in self._penalized.seen:
+                row.num_ids += 1
         return ids.where(is_finite, NOT_FINITE)
 
     def forget(self, sequence: Sequence) -> None:
-        """Releases what a sequence has taken, and a batch with it, so that no ended sequence stays in memory."""
+        """Frees the row of a sequence, and drops the last batch if it has the sequence, which would stay in memory."""
         if sequence in self._sequences:
-            self._sequences = []
-        if (seat := self._seats.pop(sequence, None)) is not None:
-            self._seen.release(seat.row)
+            self._sequences, self._sampled, self._penalized = [], None, None
+        if (row := self._rows.pop(sequence, None)) is not None:
+            self._seen.release(row.index)
 
     def _sample(self, logits: Tensor, sampled: _Sampled) -> Tensor:
         draws = torch.tensor([sequence.draw() for sequence in sampled.sequences], dtype=torch.float64)
         return sample(logits.index_select(0, sampled.index), sampled.tensors, to_device(draws, self._device))
 
     def _apply_penalties(self, logits: Tensor, penalized: _Penalized) -> Tensor:
-        seen = self._seen.rows(penalized.rows, max(seat.num_ids for seat in penalized.seats))
+        seen = self._seen.seen_ids(penalized.rows, max(row.num_ids for row in penalized.seen))
         changed = penalize(logits.index_select(0, penalized.index), seen, *penalized.penalties)
         return logits.index_copy(0, penalized.index, changed)
 
@@ -187,7 +187,7 @@ class TokenChoice:
         indices = [i for i, one in enumerate(self._sequences) if has_penalties(one.request.sampling)]
         if not indices:
             return None
-        seats = [self._seat_of(self._sequences[i]) for i in indices]
+        seen = [self._row_of(self._sequences[i]) for i in indices]
         params = [self._sequences[i].request.sampling for i in indices]
         penalties = torch.tensor(
             [
@@ -196,15 +196,15 @@ class TokenChoice:
                 [one.presence_penalty for one in params],
             ]
         )
-        rows = self._index([seat.row for seat in seats])
-        return _Penalized(seats, self._index(indices), rows, to_device(penalties, self._device))
+        rows = self._index([row.index for row in seen])
+        return _Penalized(seen, self._index(indices), rows, to_device(penalties, self._device))
 
-    def _seat_of(self, sequence: Sequence) -> _Seat:
-        if sequence not in self._seats:
+    def _row_of(self, sequence: Sequence) -> _SeenRow:
+        if sequence not in self._rows:
             prompt_ids = torch.from_numpy(sequence.request.prompt.input_ids).unique()
-            row = self._seen.take(prompt_ids, len(prompt_ids) + sequence.max_tokens)
-            self._seats[sequence] = _Seat(row, len(prompt_ids))
-        return self._seats[sequence]
+            index = self._seen.take(prompt_ids, len(prompt_ids) + sequence.max_tokens)
+            self._rows[sequence] = _SeenRow(index, len(prompt_ids))
+        return self._rows[sequence]
 
     def _index(self, values: abc.Sequence[int]) -> Tensor:
         return to_device(torch.tensor(values), self._device)

@@ -48,8 +48,8 @@ class TokenRead:
         """
         if self._is_complete is not None:
             self._is_complete.synchronize()
-        for sequence, logprobs in self._first_token_logprobs.items():
-            sequence.first_token_logprobs = logprobs.tolist()
+        for sequence, distribution in self._first_token_logprobs.items():
+            sequence.first_token_logprobs = distribution.tolist()
         rows = self._values.view(len(self._sequences), -1).tolist()
         for sequence, (token_id, *logprobs) in zip(self._sequences, rows, strict=True):
             num_top = sequence.request.top_logprobs

@@ -7,6 +7,7 @@ attention, have a batch of their own. The other sequences do not run that code.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +26,7 @@ from llm_service.engine.layered_requests import attention_probe, check_cross_att
 from llm_service.engine.model_runner import ModelRunner
 from llm_service.engine.pruned_model_runner import PrunedModelRunner, PrunedSlotInputs
 from llm_service.engine.pruned_prefill import PrunedInputs
-from llm_service.engine.runner import Chunking
+from llm_service.engine.runner import ChunkedPrefill
 from llm_service.engine.running_batch import RunningBatch
 from llm_service.engine.sequence import Sequence
 from llm_service.engine.slot_cache import SlotCache
@@ -96,7 +97,7 @@ class TransformersEngine:
             self._embed_for_slot,
             TokenChoice(max_batch_size, model.device),
             self._release_slot,
-            chunking=Chunking(max_prefill_tokens, runner.prefill_chunk),
+            chunked_prefill=ChunkedPrefill(max_prefill_tokens, runner.prefill_chunk),
             defers_reads=launching.defers_reads,
         )
         self._layered_batch = (
@@ -205,8 +206,9 @@ class TransformersEngine:
         self._plain_batch.admit(sequence for sequence in admitted if not sequence.runs_layer_by_layer)
         if self._layered_batch is not None:  # else `submit` refuses requests that run layer by layer
             self._layered_batch.admit(sequence for sequence in admitted if sequence.runs_layer_by_layer)
+        is_decoding = any(batch.is_decoding for batch in self._batches)
         for batch in self._batches:
-            self._attempt(batch, batch.prefill)
+            self._attempt(batch, functools.partial(batch.prefill, is_limited=is_decoding))
             self._attempt(batch, batch.decode)
         for batch in self._batches:
             self._attempt(batch, batch.read)
@@ -227,7 +229,8 @@ class TransformersEngine:
     def _release_slot(self, sequence: Sequence) -> None:
         slot, sequence.slot = sequence.slot, None
         if slot is not None:
-            if sequence.failed or not sequence.finished:  # it may have left numbers that are not finite
+            # Only a sequence that ended cleanly has left no numbers that are not finite.
+            if sequence.failed or sequence.must_erase_slot or not sequence.finished:
                 self._cache.erase(slot, sequence.num_written)
             self._slots.release(slot)
 
@@ -236,10 +239,10 @@ class TransformersEngine:
         if sequence.num_positions <= longest:
             return
         num_tokens = sequence.request.prompt.num_tokens
+        larger = ", or start the service with a larger --kv-cache-gib" if longest < self._max_model_len else ""
         raise InvalidRequest(
             f"a prompt of {num_tokens} tokens with max_tokens {sequence.max_tokens} takes {sequence.num_positions}"
-            f" positions of the key-value cache, whose longest slot has {longest}; ask for fewer tokens, or start the"
-            " service with a larger --kv-cache-gib",
+            f" positions of the key-value cache, whose longest slot has {longest}; ask for fewer tokens{larger}",
             param="max_tokens" if num_tokens <= longest else "input_ids",
         )
 

@@ -64,6 +64,13 @@ async def test_an_answer_has_none_unless_they_are_requested(gateway: Gateway) ->
     assert {one.top for one in answer.completion.logprobs} == {()}
 
 
+async def test_a_question_without_media_has_them_too(gateway: Gateway) -> None:
+    _, answer = await ask(gateway, encode=EncodeSpec())
+    assert answer.completion.logprobs
+    assert answer.costs.answer == "skip"
+    assert not gateway.encoder.calls
+
+
 async def test_an_answer_with_them_is_neither_cached_nor_shared(gateway: Gateway) -> None:
     await ask(gateway, top_logprobs=None)
     (_, first), (_, second) = await asyncio.gather(ask(gateway), ask(gateway))

@@ -192,7 +192,7 @@ async def test_a_prompt_that_the_model_cannot_take_fails_alone(loaded, caplog):
     run_dry(engine)
     with pytest.raises(InternalError, match="the log of the LLM service has the reason"):
         await anext(bad)
-    assert "prefill of 1 sequences failed" in caplog.text
+    assert "the inputs of a sequence cannot be computed" in caplog.text
     assert (await read(good))[0] == expected[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers import MistralConfig
 
 from benchmarks.checkpoints.tiny.llava_language import make_llava, save
 from fovea.errors import InternalError
+from llm_service.engine.base import CrossAttention
 from llm_service.engine.prefill_queue import PrefillQueue
 from tests.unit.llm_service.test_engine import BOS, IMAGE, alone, failures, mixed, read, request, run_dry
 
@@ -101,6 +103,24 @@ async def test_other_sequences_decode_a_token_between_two_chunks(chunking):
         engine.step()
         tokens.append(len(stream.token_ids))
     assert tokens == list(range(3, 3 + 5))  # 71 tokens in chunks of 16
+
+
+async def test_a_sequence_that_reports_attention_does_not_wait_for_a_whole_prompt(chunking):
+    """It decodes in a batch of its own."""
+    engine = chunking().engine
+    layered = engine.submit(
+        dataclasses.replace(
+            request(BOS, IMAGE, features=np.ones((4, 32), np.float32), max_tokens=100), cross_attention=CrossAttention()
+        )
+    )
+    engine.step()
+    long = engine.submit(request(*LONG, max_tokens=4))
+    num_steps = 0
+    while not long.token_ids:
+        engine.step()
+        num_steps += 1
+    assert num_steps == 5  # 71 tokens in chunks of at most 16
+    assert len(layered.token_ids) == 2 + num_steps
 
 
 async def test_a_prompt_that_nothing_waits_for_is_run_whole(chunking):

@@ -63,7 +63,7 @@ def check_nothing_is_left(engine):
     """All slots and rows of penalties are free, and hold finite numbers."""
     assert sum(map(len, engine._slots._free)) == sum(slot_class.count for slot_class in engine._cache.classes)
     for batch in engine._batches:
-        assert not any((batch._choice._seats, batch._reads, batch._last_tokens, batch._decoding))
+        assert not any((batch._choice._rows, batch._reads, batch._last_tokens, batch._decoding))
     spare = 1  # the vector that takes what belongs to no sequence
     assert all(tensor[:-spare].isfinite().all() for pair in engine._cache._layers for tensor in pair)
 
