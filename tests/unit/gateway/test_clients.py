@@ -16,6 +16,7 @@ from gateway.clients.encoder import EncoderClient, EncodeResult
 from gateway.clients.llm import LLMClient
 from gateway.core.encode_spec import EncodeSpec
 from gateway.core.generate_spec import GenerateSpec, Sampling
+from gateway.core.text_delta import TextDelta
 from gateway.media.files import MediaFile
 from tests.unit.gateway.conftest import png
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
@@ -176,7 +177,7 @@ async def test_closing_a_generation_between_two_texts_cancels_the_call() -> None
     generation = client.generate(
         GenerateSpec(input_ids=(1,), sampling=Sampling(max_tokens=4)), EncodeResult(visual_tokens), 30
     )
-    assert await anext(generation) == "red"
+    assert await anext(generation) == TextDelta("red")
     await servicer.gate.reached.wait()
     await generation.aclose()
     async with asyncio.timeout(10):
