@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 _HISTORY = {"CHANGELOG.md", "benchmarks/LOG.md"}
 _PACKAGES = ("fovea", "encoder_service", "llm_service", "gateway", "lab", "benchmarks")
 _COMMAND = re.compile(
-    rf"(?:^|(?<=[\s/(]))(?:python3? -m (?:{'|'.join(_PACKAGES)})\b|fovea (?:up|ask|explain|demo)\b|make [a-z])[^`\n]*"
+    rf"(?:^|(?<=[\s/(]))(?:python3? -m (?:{'|'.join(_PACKAGES)})\b|fovea (?:up|ask|explain|demo|bench)\b|make [a-z])"
+    r"[^`\n]*"
 )
 _BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.M | re.S)
 _INLINE = re.compile(r"`([^`]+)`")

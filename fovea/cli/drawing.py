@@ -59,7 +59,7 @@ def decode_image(medium: Medium) -> Image.Image:
 
 
 def require_folder(path: Path) -> None:
-    """Checks, before the gateway is asked, that the folder of a drawing exists.
+    """Checks, before a server is asked, that the folder of an output file exists.
 
     Raises:
         AnswerError: there is no such folder.

@@ -17,7 +17,10 @@ class UsageError(Exception):
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Parser of a subcommand whose positional words may be on both sides of an option."""
+    """Parser of a subcommand whose positional words may be on both sides of an option.
+
+    The namespace also has `arguments`, all arguments of the subcommand as they were written.
+    """
 
     _mixing = False
 
@@ -32,7 +35,9 @@ class CommandParser(argparse.ArgumentParser):
             namespace, left = self.parse_known_intermixed_args(arguments[:end], namespace)
         finally:
             self._mixing = False
-        return self._with_words(namespace, left, arguments[end + 1 :]), []
+        namespace = self._with_words(namespace, left, arguments[end + 1 :])
+        namespace.arguments = arguments
+        return namespace, []
 
     def _with_words(
         self, namespace: argparse.Namespace, left: Sequence[str], after: Sequence[str]

@@ -11,7 +11,19 @@ from typing import Any
 from fovea.client.gateway_url import gateway_url
 from fovea.rpc.server import split_address
 
-__all__ = ["count", "count_or_auto", "image_file", "json_object", "listen", "number", "seed", "text", "url"]
+__all__ = [
+    "count",
+    "count_or_auto",
+    "counts",
+    "image_file",
+    "image_size",
+    "json_object",
+    "listen",
+    "number",
+    "seed",
+    "text",
+    "url",
+]
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -38,6 +50,19 @@ def count(value: str) -> int:
 def count_or_auto(value: str) -> int | str:
     """A whole number of at least 1, or "auto"."""
     return value if value == "auto" else _whole(value, 1, 2**32, "a whole number of at least 1, or auto")
+
+
+def counts(value: str) -> list[int]:
+    """Whole numbers of at least 1, separated by commas; each once."""
+    accepted = "whole numbers of at least 1, separated by commas"
+    return list(dict.fromkeys(_whole(part, 1, 2**16, accepted) for part in value.split(",")))
+
+
+def image_size(value: str) -> tuple[int, int]:
+    """Width and height in pixels."""
+    accepted = "WIDTHxHEIGHT in pixels such as 640x480, each up to 16384"
+    width, _, height = value.lower().partition("x")
+    return _whole(width, 1, 16385, accepted), _whole(height, 1, 16385, accepted)
 
 
 def seed(value: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-__all__ = ["events"]
+__all__ = ["EventParser", "events"]
 
 _BOM = "\ufeff"
 
@@ -22,29 +22,42 @@ def events(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
     Yields:
         Name and data of each event with data; the name is `message` where the event has none.
     """
-    name, data = "", list[str]()
-    for line in _lines(chunks):
-        field, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if field == "event":
-            name = value
-        elif field == "data":
-            data.append(value)
-        elif not line:
-            if data:
-                yield name or "message", "\n".join(data)
-            name, data = "", []
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    first, pieces, after_cr = True, list[bytes](), False
+    parser = EventParser()
     for chunk in chunks:
-        if after_cr and chunk:
-            chunk, after_cr = chunk.removeprefix(b"\n"), False
+        yield from parser.feed(chunk)
+
+
+class EventParser:
+    """Parser of one body, for readers that receive its chunks one at a time."""
+
+    def __init__(self) -> None:
+        self._name, self._data = "", list[str]()
+        self._pieces = list[bytes]()
+        self._is_first_line, self._after_cr = True, False
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[str, str]]:
+        """Name and data of each event with data that ends in this chunk; see `events`."""
+        for line in self._lines(chunk):
+            field, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if field == "event":
+                self._name = value
+            elif field == "data":
+                self._data.append(value)
+            elif not line:
+                name, data = self._name or "message", self._data
+                self._name, self._data = "", []
+                if data:
+                    yield name, "\n".join(data)
+
+    def _lines(self, chunk: bytes) -> Iterator[str]:
+        if self._after_cr and chunk:
+            chunk, self._after_cr = chunk.removeprefix(b"\n"), False
         for piece in chunk.splitlines(keepends=True):  # bytes are split at CR LF, LF and CR alone
-            pieces.append(piece)
+            self._pieces.append(piece)
             if piece.endswith((b"\r", b"\n")):
-                line = b"".join(pieces).rstrip(b"\r\n").decode(errors="replace")
-                yield line.removeprefix(_BOM) if first else line
-                first, pieces = False, []
-            after_cr = piece.endswith(b"\r")
+                line = b"".join(self._pieces).rstrip(b"\r\n").decode(errors="replace")
+                line = line.removeprefix(_BOM) if self._is_first_line else line
+                self._is_first_line, self._pieces = False, []
+                yield line
+            self._after_cr = piece.endswith(b"\r")

@@ -1,0 +1,64 @@
+"""Endpoint under load: its address, its key, and the models that it lists."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import httpx
+
+from fovea.client import AnswerError
+
+__all__ = ["Endpoint"]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible server.
+
+    Args:
+        base_url: URL with or without `/v1` at its end, without a slash.
+        api_key: bearer token; None for none. No text of this program shows it.
+        timeout_s: deadline of a request, in seconds.
+    """
+
+    base_url: str
+    api_key: str | None = field(default=None, repr=False)
+    timeout_s: float = 300.0
+
+    def url(self, path: str) -> str:
+        """URL of a resource, such as `models`."""
+        return f"{self.base_url.removesuffix('/v1')}/v1/{path}"
+
+    @property
+    def shown_url(self) -> str:
+        """Base URL without user name and password."""
+        return re.sub(r"//[^/@]*@", "//", self.base_url)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of every request."""
+        return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+    def without_secrets(self, text: str) -> str:
+        """Text of a server or a library, which may quote the key or the URL, without both secrets."""
+        text = text.replace(self.api_key, "***") if self.api_key else text
+        return re.sub(r"//[^/@\s]*@", "//", text)
+
+    def first_model(self) -> str:
+        """Name of the first model of `/v1/models`.
+
+        Raises:
+            AnswerError: the endpoint cannot be reached, or lists no model.
+        """
+        try:
+            response = httpx.get(self.url("models"), headers=self.headers, timeout=self.timeout_s, trust_env=False)
+        except httpx.HTTPError as error:
+            reason = self.without_secrets(str(error)) or type(error).__name__
+            raise AnswerError(f"no list of models from {self.shown_url}: {reason}") from error
+        try:
+            return str(response.raise_for_status().json()["data"][0]["id"])
+        except (httpx.HTTPStatusError, ValueError, LookupError, TypeError) as error:
+            raise AnswerError(
+                f"{self.shown_url} lists no model (status {response.status_code}); name one with --model"
+            ) from error
