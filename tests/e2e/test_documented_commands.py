@@ -82,7 +82,7 @@ ELSEWHERE = {
     "benchmarks.wire.link_transfer send": TRANSFERS,
     "benchmarks.wire.link_transfer sink": TRANSFERS,
     "fovea ask": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",
-    "fovea bench": "tests/unit/fovea/bench/test_bench_requests.py::test_figures_come_from_usage",
+    "fovea bench": "tests/e2e/test_bench.py::test_pruned_and_unpruned_are_compared",
     "fovea demo": "tests/e2e/test_cli.py::test_the_demo_is_right_about_its_picture",
     "fovea explain": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",
     "fovea up": "tests/e2e/test_cli.py::test_up_serves_until_it_is_interrupted",
