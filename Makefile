@@ -7,7 +7,7 @@ PROTO := limits tensor pruner encoder llm
 LISTEN ?= 127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt lint types imports proto proto-check test test-fast test-e2e test-vllm demo up bench train ci
+.PHONY: help install fmt lint types imports proto proto-check test test-fast test-e2e test-vllm test-clients demo up bench train ci
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -67,6 +67,15 @@ $(VLLM_VENV)/.installed: pyproject.toml $(wildcard tests/vllm/lane/*)
 
 test-vllm: $(VLLM_VENV)/.installed  ## the vllm engine, in an environment of its own (3.5 GB)
 	$(VLLM_VENV)/bin/python -m pytest -q tests/vllm
+
+CLIENTS_VENV ?= .venv-clients
+
+$(CLIENTS_VENV)/.installed: $(wildcard tests/clients/lane/* tests/clients/lane/*/*)
+	tests/clients/lane/install $(CLIENTS_VENV) $(PYTHON)
+	@touch $@
+
+test-clients: $(STAMP) $(CLIENTS_VENV)/.installed  ## OpenAI's clients, lmms-eval and load generators, in environments of their own (5 GB)
+	CLIENTS_VENV=$(abspath $(CLIENTS_VENV)) $(BIN)/python -m pytest -q tests/clients
 
 demo: $(STAMP)  ## start the three services on the shipped model, ask real questions, stop
 	$(BIN)/fovea demo
