@@ -147,13 +147,13 @@ async def _operations(sequences: Sequence[int], device: torch.device) -> list[di
     engine = build_engine(model, tokenizer, max_batch_size=max(sequences), max_model_len=256, cuda_graphs="off")
     rows = {}
     for count in (*sequences, *sequences):  # the first time, steps of new sizes make their views of the slots
-        *others, last = random_requests(count, 60, 500, max_tokens=16)
+        others = random_requests(count, 60, 500, max_tokens=16)[1:]
+        (last,) = random_requests(1, 60, 500, max_tokens=3)  # two with the join, and one in the step
         generations = [engine.submit(request) for request in others]
         engine.step()
         generations.append(engine.submit(last))
         join = count_operations(engine.step).total
         step = count_operations(engine.step)
-        generations.pop().abort()
         leave = count_operations(engine.step).total
         for generation in generations:
             generation.abort()

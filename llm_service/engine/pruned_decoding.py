@@ -102,7 +102,8 @@ class PrunedDecoder:
         longest = self._lengths[batch.members].max(axis=0) + 1
         lengths = tuple(attended_length(int(positions), slot_length, few=False) for positions in longest)
         positions_left, position_ids, in_use = batch.positions_left, batch.position_ids, batch.state[_IN_USE]
-        indices = [self._cache.decode_index(rows, one, in_use > 0) for one in positions_left]
+        is_in_use = in_use[:, None] > 0
+        indices = [self._cache.decode_index(rows, one, is_in_use) for one in positions_left]
         group_lengths = [lengths[batch.length_group.index(group)] for group in range(len(positions_left))]
         group_masks = [masks.masks(*pair) for pair in zip(positions_left, group_lengths, strict=True)]
         cache = self._cache.decode_cache(rows, lengths)

@@ -209,10 +209,10 @@ class SlotCache:
         Args:
             rows: The R slots.
             positions_left: [R] int64, number of positions of each slot behind its new token.
-            in_use: [R] bool; the tokens of other slots are written nowhere.
+            in_use: [R, 1] bool; the tokens of other slots are written nowhere.
         """
         index = self._ends[rows.class_index][rows.first : rows.end] - positions_left[:, None]
-        return torch.where(in_use[:, None], index, self._spare).view(-1)
+        return torch.where(in_use, index, self._spare).view(-1)
 
     def vectors(self, index: Tensor) -> Tensor:
         """[2 * layers, len(index), d] keys and values at an index among the vectors of a layer."""

@@ -53,8 +53,10 @@ class SlotDecoder:
         self._next_position_ids = [0] * slot_class.count
         self._in_use: set[int] = set()
         self._is_sent = False
-        # Rows: id of the last token, its position id, positions of the slot behind it, 1 for slots in use.
-        self._state = torch.zeros(4, slot_class.count, dtype=torch.int64, device=model.device)
+        # Rows: id of the last token, its position id, positions of the slot behind it. The last two are incremented.
+        self._state = torch.zeros(3, slot_class.count, dtype=torch.int64, device=model.device)
+        self._increments = torch.zeros(2, slot_class.count, dtype=torch.int64, device=model.device)
+        self._is_in_use = torch.zeros(slot_class.count, 1, dtype=torch.bool, device=model.device)
         self._order_index = torch.empty(0)
 
     def add(self, index: int, num_tokens: int, next_position_id: int) -> None:
@@ -100,9 +102,9 @@ class SlotDecoder:
             num_slots: R.
             length: Positions that are attended over.
         """
-        input_ids, position_ids, positions_left, _ = self._state[:, :num_slots]
+        input_ids, position_ids, positions_left = self._state[:, :num_slots]
         cache = self._cache.decode_cache(self._range(num_slots), (length,) * self._cache.num_layers)
-        cache.write_at([self.write_index(num_slots)] * self._cache.num_layers)
+        cache.write_at([self._index(num_slots, positions_left)] * self._cache.num_layers)
         output = self._causal_lm(
             input_ids=input_ids[:, None],
             attention_mask=self._masks.masks(positions_left, length),
@@ -115,8 +117,10 @@ class SlotDecoder:
 
     def write_index(self, num_slots: int) -> Tensor:
         """Where each layer writes the tokens of a step; see `SlotCache.decode_index`."""
-        _, _, positions_left, in_use = self._state[:, :num_slots]
-        return self._cache.decode_index(self._range(num_slots), positions_left, in_use > 0)
+        return self._index(num_slots, self._state[2, :num_slots])
+
+    def _index(self, num_slots: int, positions_left: Tensor) -> Tensor:
+        return self._cache.decode_index(self._range(num_slots), positions_left, self._is_in_use[:num_slots])
 
     def _range(self, num_slots: int) -> SlotRange:
         return SlotRange(self.class_index, 0, num_slots)
@@ -126,9 +130,7 @@ class SlotDecoder:
         for index in self._in_use:
             self._num_cached[index] += 1
             self._next_position_ids[index] += 1
-        in_use = self._state[3]
-        self._state[1].add_(in_use)
-        self._state[2].sub_(in_use)
+        self._state[1:].add_(self._increments)
 
     def select_in_use(self, logits: Tensor) -> Tensor:
         """[B, V] float32 logits of the slots in use, in the order of `write_inputs`, selected from those of a step."""
@@ -140,7 +142,8 @@ class SlotDecoder:
         positions = torch.randint(length, (count,), generator=generator)
         token_ids = torch.randint(vocab_size, (count,), generator=generator)
         left = self.slot_class.length - 1 - positions
-        self._state.copy_(torch.stack([token_ids, positions, left, torch.ones_like(left)]))
+        self._state.copy_(torch.stack([token_ids, positions, left]))
+        self._is_in_use.fill_(True)
         self._is_sent = False
 
     def _send(self, indices: Sequence[int]) -> None:
@@ -148,6 +151,9 @@ class SlotDecoder:
         positions_left = [self.slot_class.length - 1 - cached for cached in self._num_cached]
         in_use = [int(index in self._in_use) for index in range(count)]
         sent = to_device(torch.tensor([*self._next_position_ids, *positions_left, *in_use, *indices]), self._device)
-        self._state[1:].copy_(sent[: 3 * count].view(3, count))
+        self._state[1:].copy_(sent[: 2 * count].view(2, count))
+        on_device = sent[2 * count : 3 * count]
+        self._is_in_use.copy_(on_device[:, None])
+        self._increments.copy_(torch.stack([on_device, -on_device]))
         self._order_index = sent[3 * count :]
         self._is_sent = True

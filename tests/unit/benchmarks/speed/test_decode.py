@@ -25,7 +25,7 @@ def test_steps_are_compared_and_operations_counted(tmp_path: Path, capsys: pytes
     one, two = result["operations"]
     assert one["step"] == two["step"] > 0
     assert (one["leave"], one["reads"], two["reads"]) == (0, 1, 1)
-    assert 0 < two["leave"] < 20  # indices of the sequences that stay
+    assert 0 < two["leave"] < 30  # the state of the slots that stay
     assert abs(one["join"] - two["join"]) < 20
     assert "| 2 | `generate`, static cache |" in capsys.readouterr().out
 
