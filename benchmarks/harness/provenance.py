@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fovea.bench.machine import processor_name
+
 __all__ = ["origin", "provenance"]
 
 _PACKAGES = ("torch", "transformers", "numpy", "grpcio", "pillow", "tokenizers")
@@ -33,14 +35,6 @@ def _git(*words: str) -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return finished.stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _command(module: str) -> str:
@@ -103,7 +97,7 @@ def provenance(module: str, *, packages: Sequence[str] = ()) -> dict[str, object
         "python": platform.python_version(),
         "versions": _versions((*_PACKAGES, *packages)),
         "machine": {
-            "processor": _processor(),
+            "processor": processor_name(),
             "cores": os.cpu_count(),
             "architecture": platform.machine(),
             "accelerator": _accelerator(),

@@ -61,7 +61,7 @@ class Observations:
         gaps: Time between two consecutive tokens of a stream's answer.
         stream_ttfts: TTFT of the requests of the streams.
         long_ttfts: TTFT of the long prompts.
-        duration: From the first request to the last answer to a long prompt.
+        duration: Time from the first request to the last answer to a long prompt.
     """
 
     gaps: list[float] = field(default_factory=list)

@@ -9,14 +9,15 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from fovea import __version__
+from fovea.bench.machine import processor_name
 from fovea.bench.measurement import Measurement
-from fovea.bench.statistics import MEASURES, PERCENTILES, Spread, Summary, ratios
+from fovea.bench.spread import Spread
+from fovea.bench.statistics import MEASURES, PERCENTILES, Summary, ratios
 from fovea.bench.tables import table
 
 __all__ = ["result", "summaries", "text"]
@@ -119,7 +120,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _spread(spread: Spread | None) -> str:
-    return "" if spread is None else f"{spread.median:.2f} [{spread.lowest:.2f}, {spread.highest:.2f}]"
+    return "" if spread is None else spread.text()
 
 
 def result(run: Measurement, arguments: Sequence[str], *, complete: bool) -> dict[str, Any]:
@@ -178,16 +179,8 @@ def result(run: Measurement, arguments: Sequence[str], *, complete: bool) -> dic
 def _machine() -> dict[str, object]:
     """Machine of the client; the endpoint may be another one."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "architecture": platform.machine(),
         "system": platform.system(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

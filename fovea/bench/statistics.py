@@ -5,31 +5,17 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 
 from fovea.bench.completion import Completion, Failure
 from fovea.bench.measurement import Round
+from fovea.bench.spread import Spread
 
-__all__ = ["MEASURES", "PERCENTILES", "Spread", "Summary", "ratios"]
+__all__ = ["MEASURES", "PERCENTILES", "Summary", "ratios"]
 
 PERCENTILES: Final = (50, 95, 99)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median of the rounds, with the lowest and the highest of them."""
-
-    median: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Self:
-        """Spread of at least one value."""
-        return cls(statistics.median(values), min(values), max(values))
 
 
 class Summary:

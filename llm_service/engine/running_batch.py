@@ -195,7 +195,7 @@ class RunningBatch(Generic[Inputs]):
 
         While sequences decode, the tokens that were launched last are left for the next call.
         """
-        self._read(keep_last=bool(self._decoding))
+        self._read(keep_last=self.is_decoding)
 
     def _read(self, *, keep_last: bool) -> None:
         while len(self._reads) > keep_last:

@@ -86,8 +86,7 @@ class SlotGraphs:
         self._example = example
         self._vocab_size = vocab_size
         self._generator = torch.Generator().manual_seed(0)
-        # One memory for the embeddings of all prefills, whose replays do not overlap.
-        self._embeds = example.inputs_embeds.new_zeros(_MOST_PREFILL_TOKENS, example.inputs_embeds.shape[2])
+        self._embeds = torch.empty(0)  # of the inputs of all prefills, from the capture on
         self._decode_graphs: dict[tuple[int, int, int], Captured] = {}
         self._prefill_graphs: list[_PrefillGraph] = []
 
@@ -97,6 +96,9 @@ class SlotGraphs:
 
         See `capture_all` for what happens to a graph that is not right. The slots hold random numbers afterwards.
         """
+        # One memory for all prefills, as their replays do not overlap.
+        width = self._example.inputs_embeds.shape[2]
+        self._embeds = self._example.inputs_embeds.new_zeros(_MOST_PREFILL_TOKENS, width)
         done = capture_all(
             [*self._decode_captures(), *self._prefill_captures()],
             capture,

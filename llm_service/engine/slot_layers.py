@@ -116,7 +116,7 @@ class DecodeLayer(_SlotLayer):
         values: [R, heads, T, d] view of the values.
 
     Attributes:
-        index: Where a step writes, [R * heads] among all vectors.
+        index: Indices at which a step writes, [R * heads] among all vectors.
     """
 
     def __init__(self, flat_keys: Tensor, flat_values: Tensor, keys: Tensor, values: Tensor) -> None:
