@@ -1,0 +1,54 @@
+"""Settings of the gateway for its REST server: address, and limits of all requests together."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from fovea.rpc.server import split_address
+from fovea.settings import ServiceSettings
+
+__all__ = ["RestServerSettings"]
+
+MiB: Final = 2**20
+
+
+class RestServerSettings(ServiceSettings):
+    """Address of the REST server, and limits of all requests together."""
+
+    model_config = SettingsConfigDict(use_attribute_docstrings=True, protected_namespaces=())
+
+    listen: str = "127.0.0.1:8000"
+    """host:port of the REST server."""
+
+    max_body_bytes: int = Field(default=20 * MiB, ge=1)
+    """Largest request body, and most bytes of all images and videos of a request, fetched ones included; beyond it 413,
+    without reading the rest."""
+
+    max_total_body_bytes: int = Field(default=256 * MiB, ge=1)
+    """Most bytes of request bodies in memory, of all requests together; beyond it 429 with Retry-After."""
+
+    max_concurrent_bodies: int = Field(default=256, ge=1)
+    """Most request bodies being read at once; beyond it 429 with Retry-After. Slow clients occupy these
+    slots, not those of answers."""
+
+    body_timeout_s: float = Field(default=10.0, gt=0)
+    """Seconds within which a request's body must arrive; then 408."""
+
+    max_concurrent_requests: int = Field(default=64, ge=1)
+    """Most answers in progress at once; beyond it 429 with Retry-After, before the body is read if the limit is reached
+    by then."""
+
+    drain_grace_s: float = Field(default=20.0, ge=0)
+    """Seconds that answers in progress get when the process is stopped; then they are cancelled."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest severity of log lines that are written."""
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        split_address(value)
+        return value
