@@ -147,8 +147,11 @@ class GrpcSettings(ServiceSettings):
 
     token_file: str = ""
     """File of lines SITE=SHA256. Every call except health checks then needs the bearer token of a site, or is refused
-    with UNAUTHENTICATED. `python -m fovea.rpc.bearer_tokens SITE` prints a token and its line. Turns reflection off.
-    Empty: no tokens."""
+    with UNAUTHENTICATED. `python -m fovea.rpc.bearer_tokens SITE` prints a token and its line. Empty: no tokens."""
+
+    reflection: bool = False
+    """gRPC reflection, which describes the service to tools such as grpcurl. A server with --token-file asks for the
+    bearer token there too."""
 
     max_connection_age_s: float = Field(300.0, ge=1)
     """Seconds after which clients are asked to connect anew. A new connection finds added replicas and presents a

@@ -13,7 +13,8 @@ from typing import Final
 import uvicorn
 
 from fovea import telemetry
-from fovea.rpc.server import split_address
+from fovea.metrics_endpoint import MetricsEndpoint
+from fovea.rpc.server import BindError, split_address
 from gateway.app import create_app
 from gateway.http.drain import Drain
 from gateway.settings import GatewaySettings
@@ -41,7 +42,7 @@ class _Server(uvicorn.Server):
 
 
 def main(argv: list[str]) -> int:
-    """Runs the gateway. Returns the exit status: 0 after a clean stop, 2 for invalid settings."""
+    """Runs the gateway. Returns the exit status: 0 after a clean stop, 1 for a taken address, 2 for wrong settings."""
     settings = GatewaySettings.from_command_line(argv)
     telemetry.configure_logging("gateway", settings.log_level)
     log.info("settings %s", settings.describe())
@@ -50,6 +51,12 @@ def main(argv: list[str]) -> int:
     except (FileNotFoundError, ValueError) as error:
         print(f"python -m gateway: {error}", file=sys.stderr)
         return 2
+    if settings.metrics_listen:
+        try:
+            MetricsEndpoint(*split_address(settings.metrics_listen))
+        except OSError:
+            print(f"python -m gateway: {BindError.at(settings.metrics_listen)}", file=sys.stderr)
+            return 1
     host, port = split_address(settings.listen)
     config = uvicorn.Config(
         app,

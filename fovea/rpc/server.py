@@ -15,8 +15,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
+from fovea.metrics_endpoint import MetricsEndpoint
 from fovea.rpc.bearer_tokens import SiteTokens
 from fovea.rpc.bytes_in_flight import BytesInFlight
 from fovea.rpc.channel import message_options
@@ -30,6 +30,11 @@ log = logging.getLogger(__name__)
 
 class BindError(RuntimeError):
     """An address to listen on that is taken, or that is not one of this machine."""
+
+    @classmethod
+    def at(cls, listen: str) -> BindError:
+        """The error for the address `listen`."""
+        return cls(f"cannot listen on {listen}: it is taken, or not an address of this machine")
 
 
 def split_address(listen: str) -> tuple[str, int]:
@@ -55,7 +60,8 @@ class ServerConfig:
         metrics_listen: host:port of the Prometheus endpoint; empty for none.
         tls: certificate, key and the clients' CA; None for a server without TLS.
         token_file: file with the bearer tokens of the accepted sites (fovea.rpc.bearer_tokens); empty to accept every
-            caller. A server with tokens has no reflection.
+            caller.
+        reflection: whether the server describes its services to tools such as grpcurl.
         max_connection_age_s: seconds after which a client is asked to connect anew; see `GrpcSettings`.
         max_bytes_in_flight: bytes of memory for all requests together; see `GrpcSettings`.
     """
@@ -66,6 +72,7 @@ class ServerConfig:
     metrics_listen: str = ""
     tls: ServerTLS | None = None
     token_file: str = ""
+    reflection: bool = False
     max_connection_age_s: float = 300.0
     max_bytes_in_flight: int = 2**30
 
@@ -105,10 +112,10 @@ class GrpcServer:
             options=_server_options(config),
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
-        if not config.token_file:
+        if config.reflection:
             names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self.grpc)
-        elif config.tls is None:
+        if config.token_file and config.tls is None:
             log.warning(
                 "tokens without TLS can be read on the connection; put a proxy with TLS in front of this server"
             )
@@ -122,7 +129,7 @@ class GrpcServer:
                 return int(self.grpc.add_insecure_port(address))
             return int(self.grpc.add_secure_port(address, credentials))
         except RuntimeError as error:
-            raise _bind_error(listen) from error
+            raise BindError.at(listen) from error
 
     async def _report(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *self._services):
@@ -138,9 +145,9 @@ class GrpcServer:
         if self._metrics_listen:
             host, port = split_address(self._metrics_listen)
             try:
-                start_http_server(port, addr=host)
+                MetricsEndpoint(host, port)
             except OSError as error:
-                raise _bind_error(self._metrics_listen) from error
+                raise BindError.at(self._metrics_listen) from error
         await self.grpc.start()
 
     async def ready(self) -> None:
@@ -160,10 +167,6 @@ class GrpcServer:
         """Sets health to NOT_SERVING, refuses new calls and gives those in progress `grace_s` seconds."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
-
-
-def _bind_error(listen: str) -> BindError:
-    return BindError(f"cannot listen on {listen}: it is taken, or not an address of this machine")
 
 
 def _server_options(config: ServerConfig) -> list[tuple[str, Any]]:

@@ -24,7 +24,7 @@ OUTCOME: Final = "fovea.outcome"
 
 _VALID_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_QUIET_ROUTES: Final = ("/health", "/healthz", "/readyz", "/metrics")
+_QUIET_ROUTES: Final = ("/health", "/healthz", "/readyz")
 
 
 class RequestContext:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from fovea.rpc.server import split_address
@@ -22,6 +22,10 @@ class RestServerSettings(ServiceSettings):
 
     listen: str = "127.0.0.1:8000"
     """host:port of the REST server."""
+
+    metrics_listen: str = ""
+    """host:port of the Prometheus endpoint, which needs no API key. Empty for none. Port 0 takes a free one and logs
+    it."""
 
     max_body_bytes: int = Field(default=20 * MiB, ge=1)
     """Largest request body, and most bytes of all images and videos of a request, fetched ones included; beyond it 413,
@@ -47,8 +51,9 @@ class RestServerSettings(ServiceSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest severity of log lines that are written."""
 
-    @field_validator("listen")
+    @field_validator("listen", "metrics_listen")
     @classmethod
-    def _is_address(cls, value: str) -> str:
-        split_address(value)
+    def _is_address(cls, value: str, info: ValidationInfo) -> str:
+        if value or info.field_name == "listen":
+            split_address(value)
         return value

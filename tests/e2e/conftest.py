@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fovea.processes.stack import Stack
+from fovea.processes.stack import Stack, free_port
 from lab.questions import Question, evaluation_questions
 from tests.documented import ROOT
 from tests.lab_stack import lab_stack
@@ -30,9 +30,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def gateway_metrics() -> str:
+    """host:port of the Prometheus endpoint of the gateway of `stack`."""
+    return f"127.0.0.1:{free_port()}"
+
+
+@pytest.fixture(scope="session")
+def stack(gateway_metrics: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Embedded caches, tokens in float32 on the wire."""
-    with lab_stack(tmp_path_factory.mktemp("stack") / "log", gateway=["--wire-dtype", "float32"]) as running:
+    flags = ["--wire-dtype", "float32", "--metrics-listen", gateway_metrics]
+    with lab_stack(tmp_path_factory.mktemp("stack") / "log", gateway=flags) as running:
         running.wait_ready(STARTUP_S)
         yield running
 

@@ -237,13 +237,13 @@ def test_identical_requests_at_once_are_computed_once(client: Client, picture: b
     assert sum(answer["usage"]["wire_bytes"] > 0 for answer in answers) == 1
 
 
-def test_a_client_that_leaves_a_stream_frees_the_model(client: Client, picture: bytes) -> None:
+def test_a_client_that_leaves_a_stream_frees_the_model(client: Client, picture: bytes, gateway_metrics: str) -> None:
     # At this temperature an answer reaches its limit of tokens, so the stream is still running when the client leaves;
     # on a busy machine it may have ended all the same, hence more than one attempt.
     body = {"temperature": 2, "max_tokens": 300, "cache": "bypass", "stream": True, "question": "Describe the picture."}
 
     def is_counted() -> bool:
-        return 'code="cancelled"' in client.http.get("/metrics").text
+        return 'code="cancelled"' in client.http.get(f"http://{gateway_metrics}/metrics").text
 
     deadline = time.monotonic() + 120
     for seed in itertools.count():

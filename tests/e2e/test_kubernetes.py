@@ -43,18 +43,18 @@ class Deployed:
 def deployed(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Deployed]:
     manifests = load("base")
     stack = lab_stack(tmp_path_factory.mktemp("deployed") / "log")
-    addresses = {name: f"127.0.0.1:{free_port()}" for name in ("encoder", "llm")}
+    addresses = {name: f"127.0.0.1:{free_port()}" for name in SERVICES}
     flags = {SERVICES[name].package: ["--metrics-listen", address] for name, address in addresses.items()}
-    stack.flags = {**flags, "gateway": ["--redis-url", redis_server.url]}
+    flags["gateway"] += ["--redis-url", redis_server.url]
+    stack.flags = flags
     environments = [manifests.environment(name) for name in SERVICES]
     stack.environment = {name: value for one in environments for name, value in one.items()}
-    metrics = {name: f"http://{address}/metrics" for name, address in addresses.items()}
     with stack:
         stack.wait_ready(STARTUP_S)
         yield Deployed(
             manifests,
             {"encoder": stack.encoder_address, "llm": stack.llm_address},
-            {**metrics, "gateway": f"{stack.url}/metrics"},
+            {name: f"http://{address}/metrics" for name, address in addresses.items()},
             stack.url,
         )
 

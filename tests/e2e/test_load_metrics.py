@@ -10,7 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fovea.processes.stack import Stack, free_port
+from fovea.processes.stack import SERVICES, Stack, free_port
 from tests.e2e.conftest import STARTUP_S, Client, Pictures
 from tests.lab_stack import lab_stack
 
@@ -26,7 +26,7 @@ class Loaded:
 
     def __init__(self, stack: Stack, metrics: dict[str, str]) -> None:
         self.client = Client(stack.url)
-        self._metrics = {**metrics, "gateway": f"{stack.url}/metrics"}
+        self._metrics = metrics
 
     def scrape(self, service: str) -> dict[str, float]:
         """The samples without labels, by name."""
@@ -52,8 +52,10 @@ class Loaded:
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
-    addresses = {service: f"127.0.0.1:{free_port()}" for service in ("encoder_service", "llm_service")}
-    flags = {service: ["--metrics-listen", address, "--max-batch-size", "1"] for service, address in addresses.items()}
+    addresses = {service: f"127.0.0.1:{free_port()}" for service in SERVICES}
+    flags = {service: ["--metrics-listen", address] for service, address in addresses.items()}
+    for service in ("encoder_service", "llm_service"):
+        flags[service] += ["--max-batch-size", "1"]
     # Without it the same images can be sent again and again, and each goes through the tower.
     flags["encoder_service"] += ["--feature-cache-bytes", "0"]
     with lab_stack(tmp_path_factory.mktemp("loaded") / "log", **flags) as stack:

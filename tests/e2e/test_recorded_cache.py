@@ -11,7 +11,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from fovea.processes.stack import Stack
+from fovea.processes.stack import Stack, free_port
 from fovea.telemetry import FailureKind
 from tests.contract.comparison import assert_alike
 from tests.contract.recordings import COMMITS, Recording, Recordings, stable
@@ -30,6 +30,7 @@ class Gateway:
 
     http: httpx.Client
     redis: Redis
+    metrics: str
 
     def ask(self, recording: Recording, **fields: str) -> dict[str, Any]:
         body = {**recording.body, **fields}
@@ -50,20 +51,21 @@ class Gateway:
     @property
     def unreadable_entries(self) -> float:
         """Number of entries so far that could not be read."""
-        lines = self.http.get("/metrics").text.splitlines()
+        lines = self.http.get(f"http://{self.metrics}/metrics").text.splitlines()
         return sum(float(line.removeprefix(FAILURES)) for line in lines if line.startswith(FAILURES))
 
 
 @pytest.fixture(scope="module")
 def gateway(stack: Stack, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     log = tmp_path_factory.mktemp("gateway") / "log"
-    own = lab_stack(log, gateway=["--redis-url", redis_server.url])
+    metrics = f"127.0.0.1:{free_port()}"
+    own = lab_stack(log, gateway=["--redis-url", redis_server.url, "--metrics-listen", metrics])
     own.encoder_address, own.llm_address = stack.encoder_address, stack.llm_address
     try:
         own.start("gateway")
         own.wait_ready(STARTUP_S)
         with Redis.from_url(redis_server.url) as redis, Client(own.url).http as http:
-            yield Gateway(http, redis)
+            yield Gateway(http, redis, metrics)
     finally:
         own.stop()
 

@@ -1,4 +1,4 @@
-"""`/healthz`, also as `/health`, `/readyz` and `/metrics`."""
+"""`/healthz`, also as `/health`, and `/readyz`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 from typing import Final
 
 from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 
 from fovea.errors import ServiceError, Unavailable
 from gateway.http.errors import error_body, error_headers
@@ -73,9 +72,3 @@ async def _agreement(state: GatewayState) -> str:
     if not state.planner.can_tokenize_for(encoder):
         return "different: the encoder reads questions through a text tower, and the gateway has none"
     return "ok"
-
-
-@router.get("/metrics", include_in_schema=False)
-async def metrics() -> Response:
-    """Prometheus text format."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

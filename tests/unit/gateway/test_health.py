@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client import generate_latest
 
 from tests.unit.gateway.conftest import Gateway, StartGateway
 
@@ -66,7 +67,7 @@ async def test_metrics_count_requests_by_route_and_outcome(gateway: Gateway) -> 
     await gateway.answer()
     await gateway.refused(404, pruner="magic")
     await gateway.http.get("/made/up/by/a/client")
-    text = (await gateway.http.get("/metrics")).text
+    text = generate_latest().decode()
     assert 'fovea_requests_total{code="ok",method="POST /v1/answer"}' in text
     assert 'fovea_requests_total{code="not_found",method="POST /v1/answer"}' in text
     assert 'fovea_cache_lookups_total{level="answer",outcome="miss"}' in text
@@ -74,11 +75,15 @@ async def test_metrics_count_requests_by_route_and_outcome(gateway: Gateway) -> 
     assert "made" not in text
 
 
+async def test_the_public_port_has_no_metrics(gateway: Gateway) -> None:
+    assert (await gateway.http.get("/metrics")).status_code == 404
+
+
 async def test_methods_that_a_client_makes_up_are_one_metric(gateway: Gateway) -> None:
     for number in range(3):
         assert (await gateway.http.request(f"MADEUP{number}", "/v1/answer")).status_code == 405
         await gateway.http.request(f"MADEUP{number}", "/nowhere")
-    text = (await gateway.http.get("/metrics")).text
+    text = generate_latest().decode()
     assert "MADEUP" not in text
     assert 'fovea_requests_total{code="not_found",method="other"}' in text
 

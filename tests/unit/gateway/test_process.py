@@ -6,8 +6,10 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import httpx
@@ -43,6 +45,16 @@ def test_a_missing_checkpoint_is_reported_in_one_line(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "python -m gateway:" in result.stderr
+
+
+def test_a_taken_address_of_the_metrics_is_reported_in_one_line(llava: Path, clip: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        words = ["--model", str(llava), "--text-tower", str(clip), "--listen", "127.0.0.1:0"]
+        result = python("-m", "gateway", *words, "--metrics-listen", address)
+    assert result.returncode == 1
+    assert f"python -m gateway: cannot listen on {address}: it is taken" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("listen", ["8000", "host:", "host:99999"])
@@ -81,6 +93,20 @@ def test_the_redis_password_is_not_shown() -> None:
 def test_the_served_name_never_is_a_path(model: str, name: str) -> None:
     assert GatewaySettings(model=model).model_name == name
     assert GatewaySettings(model=model, served_model_name="x").model_name == "x"
+
+
+def test_prometheus_has_a_port_of_its_own(llava: Path, clip: Path) -> None:
+    words = [sys.executable, "-m", "gateway", "--model", str(llava), "--text-tower", str(clip)]
+    words += ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            metrics = _logged(process.stderr, r"metrics are on port (\d+)")
+            public = _logged(process.stderr, r"running on http://127.0.0.1:(\d+)")
+            for port, status in ((metrics, 200), (public, 404)):
+                assert httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).status_code == status
+        finally:
+            process.terminate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -124,6 +150,11 @@ async def test_requests_in_progress_when_the_process_stops_are_a_503(llava: Path
     assert response.headers["x-request-id"].encode() in log
     assert b"Traceback" not in log
     await asyncio.gather(*(server.grpc.stop(0) for server in servers))
+
+
+def _logged(lines: Iterable[str], pattern: str) -> str:
+    """First group of the pattern in the first line that has it."""
+    return next(found[1] for line in lines if (found := re.search(pattern, line)))
 
 
 def _stop_when_up(process: subprocess.Popen[bytes], line: bytes, number: int) -> bool:

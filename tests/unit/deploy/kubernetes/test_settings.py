@@ -42,12 +42,8 @@ def test_services_listen_where_their_ports_and_prometheus_look(
         assert annotations["prometheus.io/scrape"] == "true"
         host, port = split_address(settings.listen)
         assert host == "0.0.0.0"
-        if name == "gateway":
-            assert ports(manifests, name) == {"http": port}
-            assert scraped == port
-        else:
-            assert ports(manifests, name) == {"grpc": port, "metrics": scraped}
-            assert split_address(settings.metrics_listen) == ("0.0.0.0", scraped)
+        assert ports(manifests, name) == {"http" if name == "gateway" else "grpc": port, "metrics": scraped}
+        assert split_address(settings.metrics_listen) == ("0.0.0.0", scraped)
 
 
 @pytest.mark.parametrize("bundle", WITH_GATEWAY)

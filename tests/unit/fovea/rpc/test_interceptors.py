@@ -56,7 +56,9 @@ async def echo() -> Echo:
 @pytest.fixture
 async def server(echo: Echo) -> AsyncIterator[GrpcServer]:
     server = GrpcServer(
-        ServerConfig("127.0.0.1:0", max_message_bytes=2**23, max_concurrent_rpcs=32, max_bytes_in_flight=LIMIT),
+        ServerConfig(
+            "127.0.0.1:0", max_message_bytes=2**23, max_concurrent_rpcs=32, max_bytes_in_flight=LIMIT, reflection=True
+        ),
         services=["fovea.v1.LLMService"],
     )
     encoder_pb2_grpc.add_EncoderServiceServicer_to_server(echo, server.grpc)
@@ -154,6 +156,17 @@ async def test_reflection_refuses_random_bytes_and_still_answers(
     assert len(replies) == 2
     assert all(b"fovea.v1.LLMService" in reply for reply in replies)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_reflection_is_off_by_default() -> None:
+    server = GrpcServer(ServerConfig("127.0.0.1:0", max_message_bytes=2**23, max_concurrent_rpcs=32), services=["x"])
+    await server.start()
+    async with connect(f"127.0.0.1:{server.port}", max_message_bytes=2**23) as channel:
+        call = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(iter([b"\x3a\x00"]), timeout=TIMEOUT_S).read()
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    await server.drain(0)
 
 
 async def test_a_method_that_does_not_exist_is_counted_without_its_name(channel: grpc.aio.Channel) -> None:
