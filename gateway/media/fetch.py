@@ -8,7 +8,6 @@ second look-up; no redirects; bounded bytes and time; errors carry no detail of 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -19,26 +18,15 @@ import httpx
 
 from fovea import telemetry
 from fovea.errors import InvalidRequest, TooLarge
+from gateway.media.addresses import is_public
 from gateway.media.files import MediaKind
 from gateway.media.urls import ascii_host, parse_media_url
 
-__all__ = ["MediaFetcher", "is_public", "resolve"]
+__all__ = ["MediaFetcher", "resolve"]
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S: Final = 10.0
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is public. Addresses that embed another address (6to4, Teredo, NAT64) are not."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            return is_public(str(ip.ipv4_mapped))
-        if ip.sixtofour is not None or ip.teredo is not None or ip in _NAT64:
-            return False
-    return ip.is_global and not ip.is_multicast
 
 
 def _accept(kind: MediaKind) -> str:
