@@ -40,15 +40,26 @@ def _type(status: int) -> str:
 def error_body(error: ServiceError) -> ErrorBody:
     """The JSON body of an error response."""
     return ErrorBody(
-        error=ErrorDetail(message=error.message, type=_type(error.http_status), param=error.param, code=error.code)
+        error=ErrorDetail(
+            message=error.message,
+            type=_type(error.http_status),
+            param=error.param,
+            code=error.code,
+            retry_after_s=_retry_after_s(error),
+        )
     )
 
 
 def error_headers(error: ServiceError) -> dict[str, str]:
-    """Headers of an error response: Retry-After in whole seconds, rounded up, for 429 and 503; Accept-Encoding for a
-    body with a Content-Encoding."""
+    """Headers of an error response: Retry-After for 429 and 503; Accept-Encoding for a body with a Content-Encoding."""
     if isinstance(error, UnsupportedEncoding):
         return {"Accept-Encoding": "identity"}
+    seconds = _retry_after_s(error)
+    return {} if seconds is None else {"Retry-After": str(seconds)}
+
+
+def _retry_after_s(error: ServiceError) -> int | None:
+    """Whole seconds, rounded up, after which to retry; None for an error that is not a 429 or 503."""
     if error.http_status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        return {}
-    return {"Retry-After": str(max(1, math.ceil(error.retry_after_s or 1.0)))}
+        return None
+    return max(1, math.ceil(error.retry_after_s or 1.0))

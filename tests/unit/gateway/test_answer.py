@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fovea.errors import UnsupportedMedia
+from fovea.errors import Unavailable, UnsupportedMedia
 from fovea.v1 import tensor_pb2
 from gateway.core.answer import Answer, TextDelta
 from gateway.http.drain import Drain
@@ -265,6 +265,13 @@ async def test_an_error_after_the_first_token_is_an_event(gateway: Gateway) -> N
         "error",
         {"error": {"message": "late", "type": "invalid_request_error", "param": None, "code": "unsupported_media"}},
     )
+
+
+async def test_an_error_event_has_the_time_to_retry(gateway: Gateway) -> None:
+    gateway.llm.late_error = Unavailable("draining", retry_after_s=2.5)
+    response = await gateway.http.post("/v1/answer", json=ask(stream=True))
+    name, data = events(response.text)[-1]
+    assert (name, data["error"]["retry_after_s"]) == ("error", 3)
 
 
 async def test_an_error_before_the_first_token_is_a_response(gateway: Gateway) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fovea.errors import UnsupportedMedia
+from fovea.errors import Overloaded, UnsupportedMedia
 from gateway.http.schemas.chat import ChatCompletionRequest
 from gateway.http.schemas.chat_response import ChatCompletion, ChatCompletionChunk
 from tests.unit.gateway.chats import PATH, chat, chunks_of, complete, image_part, refused, streamed, text_part, user
@@ -128,6 +128,13 @@ async def test_an_error_in_the_middle_of_a_stream_is_data_and_nothing_follows(ga
 async def test_an_error_before_the_first_token_is_a_response(gateway: Gateway) -> None:
     gateway.encoder.error = UnsupportedMedia("not an image", param="image")
     assert (await refused(gateway, 415, chat(stream=True)))["param"] == "messages.0.content.1.image_url"
+
+
+async def test_an_error_in_the_middle_of_a_stream_has_the_time_to_retry(gateway: Gateway) -> None:
+    gateway.llm.late_error = Overloaded("the queue is full", retry_after_s=2.5)
+    response = await streamed(gateway, chat())
+    last = json.loads(response.text.strip().splitlines()[-1].removeprefix("data: "))
+    assert (last["error"]["code"], last["error"]["retry_after_s"]) == ("overloaded", 3)
 
 
 async def test_lines_of_a_stream_are_json_however_a_client_splits_them(gateway: Gateway) -> None:

@@ -317,6 +317,8 @@ async def test_errors_of_services_pass_word_for_word(
     assert (error["message"], error["code"], error["param"]) == (raised.message, raised.code, raised.param)
     retry = {429: "3", 503: "3"}.get(status)
     assert response.headers.get("retry-after") == retry
+    assert error.get("retry_after_s") == (None if retry is None else int(retry))
+    assert ("retry_after_s" in error) == (retry is not None)
 
 
 @pytest.mark.slow
