@@ -11,10 +11,10 @@ import torch
 
 from encoder_service import metrics
 from encoder_service.engine.encoded_media import EncodedMedia
-from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.engine.feature_cache import FeatureCache, FeatureKey
 from encoder_service.engine.isolation import all_or_error, retry_individually
 from encoder_service.engine.media_pruning import RunPruner, prune, run_pruner
-from encoder_service.engine.request_media import EncodeRequest, FeatureKey, RequestMedia, TextRow
+from encoder_service.engine.request_media import EncodeRequest, RequestMedia, TextRow
 from encoder_service.engine.unit_budgets import keep_in_tower
 from encoder_service.media.decoding import MediaDecoder, MediaItem, media_digest
 from encoder_service.media.videos import VideoLimits
@@ -99,7 +99,7 @@ class EncoderEngine:
     def _with_cached(self, media: RequestMedia) -> RequestMedia:
         """The image or video with its features, if they are cached, instead of its tower inputs."""
         requirements = media.request.pruner.requirements
-        features = self._cache.get(media.digest, requirements.outputs, media.in_tower)
+        features = self._cache.get(media.key, requirements.outputs)
         if features is None or not features.have(features.layout.outputs(requirements)):
             return media
         return dataclasses.replace(media, features=features, features_cached=True, tower_inputs=None)
@@ -117,46 +117,52 @@ class EncoderEngine:
         return outcomes
 
     def _encode_media(self, media: Sequence[RequestMedia]) -> dict[FeatureKey, MediaFeatures | Exception]:
-        """Features of media that were not cached. Media with equal outputs and in-tower pruner share a forward."""
+        """Features of media that were not cached. Media with equal outputs and in-tower pruner share a forward.
+
+        Equal media of one tenant are one tower input. Those of several tenants are one for each, so that the time of
+        a request does not tell that another tenant asks about the same image.
+        """
         required: dict[FeatureKey, frozenset[TowerOutput]] = {}
-        tower_inputs: dict[bytes, TowerInputs] = {}
+        tower_inputs: dict[FeatureKey, TowerInputs] = {}
         for item in media:
             if item.tower_inputs is not None:
                 outputs = item.tower_inputs.layout.outputs(item.request.pruner.requirements)
                 required[item.key] = required.get(item.key, frozenset()) | outputs
-                tower_inputs[item.digest] = item.tower_inputs
-        groups: dict[tuple[frozenset[TowerOutput], InTowerPruner | None], list[bytes]] = {}
-        for (digest, in_tower), outputs in required.items():
-            groups.setdefault((outputs, in_tower), []).append(digest)
+                tower_inputs[item.key] = item.tower_inputs
+        groups: dict[tuple[frozenset[TowerOutput], InTowerPruner | None], list[FeatureKey]] = {}
+        for key, outputs in required.items():
+            groups.setdefault((outputs, key.in_tower), []).append(key)
 
         features: dict[FeatureKey, MediaFeatures | Exception] = {}
-        for (outputs, in_tower), digests in groups.items():
-            for chunk in self._chunks(digests, tower_inputs):
+        for (outputs, in_tower), keys in groups.items():
+            for chunk in self._chunks(keys, tower_inputs):
 
                 def forward(
-                    digests: Sequence[bytes],
+                    keys: Sequence[FeatureKey],
                     outputs: frozenset[TowerOutput] = outputs,
                     in_tower: InTowerPruner | None = in_tower,
                 ) -> list[MediaFeatures]:
-                    return self.model.encode([tower_inputs[digest] for digest in digests], outputs, in_tower)
+                    return self.model.encode([tower_inputs[key] for key in keys], outputs, in_tower)
 
                 outcomes = retry_individually(forward, chunk)
-                for digest, outcome in zip(chunk, outcomes, strict=True):
-                    features[digest, in_tower] = outcome
+                for key, outcome in zip(chunk, outcomes, strict=True):
+                    features[key] = outcome
                     if isinstance(outcome, MediaFeatures):
-                        self._cache.put(digest, outcome, in_tower)
+                        self._cache.put(key, outcome)
         return features
 
-    def _chunks(self, digests: Sequence[bytes], tower_inputs: dict[bytes, TowerInputs]) -> list[list[bytes]]:
-        """`digests` in chunks of at most `max_batch_size` tower inputs. Media with more are a chunk by themselves."""
-        chunks: list[list[bytes]] = []
+    def _chunks(
+        self, keys: Sequence[FeatureKey], tower_inputs: dict[FeatureKey, TowerInputs]
+    ) -> list[list[FeatureKey]]:
+        """`keys` in chunks of at most `max_batch_size` tower inputs. Media with more are a chunk by themselves."""
+        chunks: list[list[FeatureKey]] = []
         room = 0
-        for digest in digests:
-            size = tower_inputs[digest].layout.num_inputs
+        for key in keys:
+            size = tower_inputs[key].layout.num_inputs
             if size > room:
                 chunks.append([])
                 room = self._max_batch_size
-            chunks[-1].append(digest)
+            chunks[-1].append(key)
             room -= size
         return chunks
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
+from encoder_service.engine.feature_cache import FeatureKey
 from encoder_service.engine.wire_values import DeviceFormat
 from encoder_service.media.decoding import MediaItem
 from encoder_service.media.videos import VideoItem
@@ -14,12 +15,9 @@ from encoder_service.pruners.base import BoundPruner, TextFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
 from fovea.budget import Budget
 
-__all__ = ["EncodeRequest", "FeatureKey", "RequestMedia", "TextRow"]
+__all__ = ["EncodeRequest", "RequestMedia", "TextRow"]
 
 _DEFAULT_MEDIA_OPTIONS: Final = MediaOptions()
-
-FeatureKey: TypeAlias = tuple[bytes, InTowerPruner | None]
-"""Key of features in the feature cache: digest of the image or video, pruner inside the tower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +34,7 @@ class EncodeRequest:
             of the budget. False for pruners inside the tower, which process one frame at a time.
         wire_format: Wire format to which the visual tokens are converted on the device.
         media_options: Options of the preprocessing of images and videos.
+        cache_salt: Tenant whose cached features may be used; empty for those without a salt.
     """
 
     images: tuple[bytes, ...]
@@ -46,6 +45,7 @@ class EncodeRequest:
     joins_frames: bool = False
     wire_format: DeviceFormat = "float32"
     media_options: MediaOptions = _DEFAULT_MEDIA_OPTIONS
+    cache_salt: str = ""
 
     @property
     def items(self) -> tuple[MediaItem, ...]:
@@ -86,11 +86,11 @@ class RequestMedia:
     @property
     def key(self) -> FeatureKey:
         """Key of the features in the feature cache."""
-        return self.digest, self.in_tower
+        return FeatureKey(self.digest, self.in_tower, self.request.cache_salt)
 
     @property
     def seed(self) -> int:
-        """Seed of random choices, equal for equal images and videos."""
+        """Seed of random choices, equal for equal images and videos, also of different tenants."""
         # 62 bits: torch's generator takes a signed 64-bit seed and a pruner may add to it.
         return int.from_bytes(self.digest[:8], "big") >> 2
 

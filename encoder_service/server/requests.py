@@ -24,6 +24,7 @@ from fovea.parameters import InvalidParameter
 from fovea.v1 import encoder_pb2
 from fovea.wire.basis import WireBasis
 from fovea.wire.budgets import read_budget
+from fovea.wire.cache_salts import read_cache_salt
 from fovea.wire.formats import WIRE_FORMATS, format_of, names_accepted
 from fovea.wire.image_fits import image_fit_of
 
@@ -60,6 +61,7 @@ def read_request(
         budget=budget.capped(_read_max_tokens(request, model, basis)),
         wire_format=_read_wire_format(request, settings),
         media_options=_read_media_options(request, model, settings),
+        cache_salt=read_cache_salt(request),
     )
 
 

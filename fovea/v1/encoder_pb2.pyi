@@ -40,7 +40,7 @@ TEXT_TOKENIZER_TEXT_TOWER: TextTokenizer
 TEXT_TOKENIZER_LANGUAGE_MODEL: TextTokenizer
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("images", "text_ids", "pruner", "pruner_params", "keep_tokens", "keep_ratio", "keep_auto", "wire_dtype", "explain", "videos", "video_budget", "max_wire_bytes", "image_fit")
+    __slots__ = ("images", "text_ids", "pruner", "pruner_params", "keep_tokens", "keep_ratio", "keep_auto", "wire_dtype", "explain", "videos", "video_budget", "max_wire_bytes", "image_fit", "cache_salt")
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     TEXT_IDS_FIELD_NUMBER: _ClassVar[int]
     PRUNER_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class EncodeRequest(_message.Message):
     VIDEO_BUDGET_FIELD_NUMBER: _ClassVar[int]
     MAX_WIRE_BYTES_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIT_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     images: _containers.RepeatedScalarFieldContainer[bytes]
     text_ids: _containers.RepeatedScalarFieldContainer[int]
     pruner: str
@@ -67,7 +68,8 @@ class EncodeRequest(_message.Message):
     video_budget: VideoBudget
     max_wire_bytes: int
     image_fit: ImageFit
-    def __init__(self, images: _Optional[_Iterable[bytes]] = ..., text_ids: _Optional[_Iterable[int]] = ..., pruner: _Optional[str] = ..., pruner_params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., keep_tokens: _Optional[int] = ..., keep_ratio: _Optional[float] = ..., keep_auto: bool = ..., wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., explain: bool = ..., videos: _Optional[_Iterable[_Union[Video, _Mapping]]] = ..., video_budget: _Optional[_Union[VideoBudget, str]] = ..., max_wire_bytes: _Optional[int] = ..., image_fit: _Optional[_Union[ImageFit, str]] = ...) -> None: ...
+    cache_salt: str
+    def __init__(self, images: _Optional[_Iterable[bytes]] = ..., text_ids: _Optional[_Iterable[int]] = ..., pruner: _Optional[str] = ..., pruner_params: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., keep_tokens: _Optional[int] = ..., keep_ratio: _Optional[float] = ..., keep_auto: bool = ..., wire_dtype: _Optional[_Union[_tensor_pb2.DType, str]] = ..., explain: bool = ..., videos: _Optional[_Iterable[_Union[Video, _Mapping]]] = ..., video_budget: _Optional[_Union[VideoBudget, str]] = ..., max_wire_bytes: _Optional[int] = ..., image_fit: _Optional[_Union[ImageFit, str]] = ..., cache_salt: _Optional[str] = ...) -> None: ...
 
 class Video(_message.Message):
     __slots__ = ("file", "frames", "num_frames")

@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("input_ids", "visual_tokens", "sampling", "first_token_logprobs", "llm_pruner", "cross_attention", "top_logprobs")
+    __slots__ = ("input_ids", "visual_tokens", "sampling", "first_token_logprobs", "llm_pruner", "cross_attention", "top_logprobs", "cache_salt")
     INPUT_IDS_FIELD_NUMBER: _ClassVar[int]
     VISUAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class GenerateRequest(_message.Message):
     LLM_PRUNER_FIELD_NUMBER: _ClassVar[int]
     CROSS_ATTENTION_FIELD_NUMBER: _ClassVar[int]
     TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
     input_ids: _containers.RepeatedScalarFieldContainer[int]
     visual_tokens: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.VisualTokens]
     sampling: SamplingParams
@@ -25,7 +26,8 @@ class GenerateRequest(_message.Message):
     llm_pruner: LlmPruner
     cross_attention: CrossAttention
     top_logprobs: int
-    def __init__(self, input_ids: _Optional[_Iterable[int]] = ..., visual_tokens: _Optional[_Iterable[_Union[_tensor_pb2.VisualTokens, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., first_token_logprobs: bool = ..., llm_pruner: _Optional[_Union[LlmPruner, _Mapping]] = ..., cross_attention: _Optional[_Union[CrossAttention, _Mapping]] = ..., top_logprobs: _Optional[int] = ...) -> None: ...
+    cache_salt: str
+    def __init__(self, input_ids: _Optional[_Iterable[int]] = ..., visual_tokens: _Optional[_Iterable[_Union[_tensor_pb2.VisualTokens, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., first_token_logprobs: bool = ..., llm_pruner: _Optional[_Union[LlmPruner, _Mapping]] = ..., cross_attention: _Optional[_Union[CrossAttention, _Mapping]] = ..., top_logprobs: _Optional[int] = ..., cache_salt: _Optional[str] = ...) -> None: ...
 
 class CrossAttention(_message.Message):
     __slots__ = ("layer",)

@@ -59,6 +59,11 @@ class EncoderInfo:
     newest_request_field: int
     wire_basis: str = ""
 
+    @property
+    def salts_features(self) -> bool:
+        """Whether the service keeps the cached features of tenants apart. An older service shares them."""
+        return self.newest_request_field >= encoder_pb2.EncodeRequest.CACHE_SALT_FIELD_NUMBER
+
 
 @dataclass(frozen=True)
 class Explanation:

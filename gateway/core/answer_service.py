@@ -211,6 +211,8 @@ def _costs(
     if lookup == "hit" or plan.encode is None:
         return cost
     features: Lookup = "hit" if encoded.features_cached else "miss"
+    if plan.encode.spec.cache_salt and not plan.encode.encoder.salts_features:
+        features = "skip"  # the cache of an older encoder service would tell what another tenant asked
     return replace(cost, features=features, queue_ms=cost.queue_ms + encoded.queue_ms, encode_ms=encode_ms)
 
 

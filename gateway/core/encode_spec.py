@@ -46,6 +46,7 @@ class EncodeSpec:
         video_budget: Use of a video's budget.
         image_fit: Way to bring an image to the square that the tower takes.
         explain: Whether score maps are returned.
+        cache_salt: Tenant to whom cached results belong; empty for none.
     """
 
     images: tuple[MediaFile, ...] = ()
@@ -61,6 +62,7 @@ class EncodeSpec:
     video_budget: VideoBudget | None = None
     image_fit: ImageFit | None = None
     explain: bool = False
+    cache_salt: str = ""
 
     @property
     def num_media(self) -> int:
@@ -86,6 +88,7 @@ class EncodeSpec:
             videos=[self._video(video, content) for video in self.videos],
             video_budget=_VIDEO_BUDGETS[self.video_budget] if self.video_budget is not None else None,
             image_fit=IMAGE_FITS[self.image_fit] if self.image_fit is not None else None,
+            cache_salt=self.cache_salt,
         )
         if self.budget is not None:
             write_budget(self.budget, request)

@@ -134,12 +134,14 @@ class GenerateSpec:
         llm_pruner: Pruner inside the language model; None for none.
         top_logprobs: Number of most probable tokens to report for each token of the text, with its log-probability;
             None for no log-probabilities.
+        cache_salt: Tenant to whom cached results belong; empty for none.
     """
 
     input_ids: tuple[int, ...]
     sampling: Sampling
     llm_pruner: LlmPruning | None = None
     top_logprobs: int | None = None
+    cache_salt: str = ""
 
     def to_proto(self) -> llm_pb2.GenerateRequest:
         """The message, without visual tokens."""
@@ -148,4 +150,5 @@ class GenerateSpec:
             sampling=self.sampling.to_proto(),
             llm_pruner=self.llm_pruner.to_proto() if self.llm_pruner is not None else None,
             top_logprobs=self.top_logprobs,
+            cache_salt=self.cache_salt,
         )

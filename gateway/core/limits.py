@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fovea.errors import InvalidRequest, NotFound
 from fovea.sampling_ranges import TOP_LOGPROBS
 from fovea.v1 import encoder_pb2, llm_pb2
@@ -21,6 +23,8 @@ __all__ = [
     "check_sampling",
     "check_top_logprobs",
 ]
+
+_CACHE_SALT: Final = encoder_pb2.EncodeRequest.CACHE_SALT_FIELD_NUMBER
 
 
 def check_media(spec: EncodeSpec, encoder: EncoderInfo) -> None:
@@ -53,11 +57,14 @@ def check_media(spec: EncodeSpec, encoder: EncoderInfo) -> None:
 def check_options(request: encoder_pb2.EncodeRequest, encoder: EncoderInfo) -> None:
     """Checks that the encoder service knows each field of the request message, nested messages aside.
 
+    `cache_salt` is no option: results do not depend on it. A service that is older than it ignores it, and then caches
+    features for all tenants together; see `EncoderInfo.salts_features`.
+
     Raises:
         InvalidRequest: The service is older than an option, which it would ignore.
     """
     for field, _ in request.ListFields():
-        if field.number > encoder.newest_request_field:
+        if field.number > encoder.newest_request_field and field.number != _CACHE_SALT:
             raise InvalidRequest(
                 f"{field.name} is not accepted: the encoder service is older than this option; leave it out",
                 param=field.name,

@@ -156,7 +156,8 @@ class Planner:
         """
         spec = self._with_defaults(question.encode, encoder)
         limits.check_auto_budget(spec, encoder)
-        spec = replace(spec, text_ids=tuple(self._text_ids(question.text, spec.pruner, encoder)))
+        text_ids = tuple(self._text_ids(question.text, spec.pruner, encoder))
+        spec = replace(spec, text_ids=text_ids, cache_salt=question.cache_salt)
         key_request = spec.to_key_proto()
         limits.check_options(key_request, encoder)
         return EncodePlan(
@@ -236,6 +237,7 @@ def _generate(question: Question, input_ids: Sequence[int], llm: LLMInfo) -> Gen
         sampling=question.sampling.resolved(llm.default_sampling, llm.sampling_parameters),
         llm_pruner=question.llm_pruner,
         top_logprobs=question.top_logprobs,
+        cache_salt=question.cache_salt,
     )
 
 

@@ -28,6 +28,7 @@ class Question:
         top_logprobs: Number of most probable tokens to report for each token of the text, with its log-probability;
             None for no log-probabilities. An answer with them is neither cached nor shared.
         cache: Use of the caches.
+        cache_salt: Tenant to whom cached results belong; empty for results that all questions without a salt share.
         arrived: Event-loop time of the request's arrival, in seconds.
         deadline: Event-loop time in seconds.
     """
@@ -38,5 +39,6 @@ class Question:
     llm_pruner: LlmPruning | None = None
     top_logprobs: int | None = None
     cache: CacheMode = "use"
+    cache_salt: str = ""
     arrived: float
     deadline: float

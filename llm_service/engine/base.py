@@ -58,6 +58,7 @@ class GenerationRequest:
         cross_attention: Attention to report; None for none.
         top_logprobs: Number of most probable tokens to report for each token of the text, with its log-probability;
             None for no log-probabilities.
+        cache_salt: Tenant whose cached keys and values of prompts may be used; empty for those without a salt.
     """
 
     prompt: Prompt
@@ -67,6 +68,7 @@ class GenerationRequest:
     pruning: PruningParams | None = None
     cross_attention: CrossAttention | None = None
     top_logprobs: int | None = None
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from fovea.rpc.messages import run_off_loop
 from fovea.rpc.server import GrpcServer
 from fovea.service import Servicer
 from fovea.v1 import llm_pb2, llm_pb2_grpc
+from fovea.wire.cache_salts import read_cache_salt
 from llm_service.engine.base import GenerationRequest
 from llm_service.prompts import Prompt, PromptLimits, read_prompt, visual_token_bytes
 from llm_service.server.requests import read_cross_attention, read_llm_pruner, read_sampling, read_top_logprobs
@@ -45,6 +46,7 @@ class LLMServicer(Servicer[ServedModel], llm_pb2_grpc.LLMServiceServicer):
         if request.HasField("llm_pruner"):
             pruning = read_llm_pruner(request.llm_pruner, model.engine.pruners, model.engine.name)
         sampling = read_sampling(request.sampling, model.max_tokens, model.default_sampling)
+        cache_salt = read_cache_salt(request)
         prompt = await self._read_prompt(request, model.limits, context)
         generation = model.engine.submit(
             GenerationRequest(
@@ -55,6 +57,7 @@ class LLMServicer(Servicer[ServedModel], llm_pb2_grpc.LLMServiceServicer):
                 pruning=pruning,
                 cross_attention=read_cross_attention(request),
                 top_logprobs=read_top_logprobs(request),
+                cache_salt=cache_salt,
             )
         )
         # A callback is needed: a call that is cancelled while it sends leaves this generator suspended.

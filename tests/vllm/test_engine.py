@@ -244,3 +244,17 @@ async def test_the_prefix_cache_distinguishes_images(both):
     assert hits[1] < 128
     assert min(hits[2:]) >= 256
     assert math.isfinite(sum(hits))
+
+
+async def test_tenants_do_not_share_the_prefix_cache(both):
+    """Equal prompts of another tenant compute every block again; the answer is the same."""
+    engine, request = both.vllm.engine, both.requests.make(WORDS * 20, [both.requests.visual(256, seed=21)])
+    hits, texts = [], set()
+    for tenant in ("a", "b", "a", ""):
+        before = cached_tokens()
+        texts.add((await answers(engine, [dataclasses.replace(request, cache_salt=tenant)]))[0][0])
+        hits.append(cached_tokens() - before)
+    assert hits[0] == hits[1] == 0
+    assert hits[2] >= 256
+    assert hits[3] == 0
+    assert len(texts) == 1

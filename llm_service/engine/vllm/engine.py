@@ -245,7 +245,9 @@ class VllmEngine:
 
     async def _generate_tokens(self, sequence: Sequence) -> None:
         request = sequence.request
-        prompt = await self._loop.run_in_executor(self._embedding_thread, engine_input, request.prompt, self._embedder)
+        prompt = await self._loop.run_in_executor(
+            self._embedding_thread, engine_input, request.prompt, self._embedder, request.cache_salt
+        )
         if request.first_token_logprobs:
             sequence.first_token_logprobs = await self._first_token_logprobs(prompt)
         params = answer_params(sequence, self._eos_token_ids, request.sampling.seed)

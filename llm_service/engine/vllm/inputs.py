@@ -25,25 +25,34 @@ _TEXT_FILLER: Final = float("nan")
 
 
 @torch.inference_mode()
-def engine_input(prompt: Prompt, embedder: VisualEmbedder) -> Any:
+def engine_input(prompt: Prompt, embedder: VisualEmbedder, cache_salt: str = "") -> Any:
     """Prompt for `AsyncLLM.generate`.
+
+    Args:
+        prompt: The prompt.
+        embedder: Visual embedder of the checkpoint's family.
+        cache_salt: Salt of vLLM's prefix cache; empty for none. vLLM hashes it with the first block of the prompt, on
+            which the hashes of all later blocks depend.
 
     Raises:
         InvalidRequest: A visual token is outside the range of the compute dtype.
     """
     ids = prompt.input_ids.tolist()
     if not prompt.visual_tokens:
-        return tokens_input(ids)
+        return tokens_input(ids, cache_salt=cache_salt or None)
     embeddings = [embedder.embed_visual(tokens).cpu() for tokens in prompt.visual_tokens]
     for embedding in embeddings:
         _check_range(embedding)
     if embedder.has_grid_positions:
         data = multi_modal_data(prompt.visual_tokens, merge_size=embedder.merge_size, dtype=embedder.dtype)
-        return {"prompt_token_ids": ids, "multi_modal_data": data}
-    return _prompt_embeds(prompt, embeddings, embedder.visual_token_ids)
+        salt = {"cache_salt": cache_salt} if cache_salt else {}
+        return {"prompt_token_ids": ids, "multi_modal_data": data, **salt}
+    return _prompt_embeds(prompt, embeddings, embedder.visual_token_ids, cache_salt or None)
 
 
-def _prompt_embeds(prompt: Prompt, embeddings: list[torch.Tensor], visual_token_ids: tuple[int, ...]) -> Any:
+def _prompt_embeds(
+    prompt: Prompt, embeddings: list[torch.Tensor], visual_token_ids: tuple[int, ...], cache_salt: str | None
+) -> Any:
     """Prompt embeddings of L tokens; vLLM itself looks up those of text tokens.
 
     The ids of visual tokens are their placeholder's: vLLM's repetition penalty applies to all ids of the prompt.
@@ -57,7 +66,9 @@ def _prompt_embeds(prompt: Prompt, embeddings: list[torch.Tensor], visual_token_
     expanded_ids = expand_placeholders(ids, placeholders, visual_ids)
     filler = embeddings[0].new_full((len(ids), embeddings[0].shape[1]), _TEXT_FILLER)
     embeds = expand_placeholders(filler, placeholders, embeddings)
-    return embeds_input(embeds, prompt_token_ids=expanded_ids.tolist(), is_token_ids=is_text.tolist())
+    return embeds_input(
+        embeds, prompt_token_ids=expanded_ids.tolist(), is_token_ids=is_text.tolist(), cache_salt=cache_salt
+    )
 
 
 def _check_range(embeddings: torch.Tensor) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from encoder_service.engine.engine import EncoderEngine
-from encoder_service.engine.feature_cache import FeatureCache
+from encoder_service.engine.feature_cache import FeatureCache, FeatureKey
 from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.models import load
 from encoder_service.models.base import LoadOptions
@@ -121,6 +121,23 @@ def test_a_second_question_runs_neither_tower_nor_decoder(make_engine: Any, ask:
     assert len(counting.forwards) == 1
     (fresh,) = compute(make_engine(), ask(0, text=(98, 3, 99)))
     assert_same(second[0], fresh[0])
+
+
+def test_tenants_share_no_features_of_an_image(make_engine: Any, ask: Any, counting: CountingModel) -> None:
+    """Not in one batch either, whose time would tell; the tokens are those of a request without a salt."""
+    engine = make_engine(towers=counting)
+
+    def of(tenant: str) -> EncodeRequest:
+        return dataclasses.replace(ask(0, pruner="random"), cache_salt=tenant)
+
+    together = compute(engine, of("a"), of("b"), of("a"))
+    assert [count for count, _ in counting.forwards] == [2]
+    again = compute(engine, of("a"), of("b"), of("c"), of(""))
+    cached = [answer[0].features_cached for answer in (*together, *again)]
+    assert cached == [False, False, False, True, True, False, False]
+    (unsalted,) = compute(make_engine(), ask(0, pruner="random"))
+    for answer in (*together, *again):
+        assert_same(answer[0], unsalted[0])
 
 
 def test_an_image_whose_features_are_cached_while_it_waits_runs_no_tower(
@@ -279,9 +296,9 @@ def test_a_budget_that_cannot_be_chosen_fails_alone(make_engine: Any, ask: Any) 
     engine = make_engine()
     prepared = [engine.prepare(EncodeRequest(ask(image).images, TEXT, cls, Budget.auto())) for image in range(3)]
     compute(engine, ask(1, pruner="cls"))  # the features of image 1 are in the cache, and then made odd
-    digest = prepared[1][0].digest
+    key = prepared[1][0].key
     with torch.inference_mode():
-        engine._cache.get(digest, frozenset()).batch.hidden[0, 0, 0] = 2.0**40
+        engine._cache.get(key, frozenset()).batch.hidden[0, 0, 0] = 2.0**40
     first, second, third = engine.run(prepared)
     assert isinstance(second, ZeroDivisionError)
     assert [len(answer[0].positions) for answer in (first, third)] == [3, 3]
@@ -356,21 +373,21 @@ def features(num_bytes: int, *outputs: TowerOutput) -> MediaFeatures:
 def test_the_cache_evicts_the_oldest_first_and_stays_within_its_bytes() -> None:
     cache = FeatureCache(1000)
     for name in (b"a", b"b"):
-        cache.put(name, features(400))
-    assert cache.get(b"a", frozenset()) is not None  # now b is the oldest
-    cache.put(b"c", features(400))
-    assert cache.get(b"b", frozenset()) is None
-    assert cache.get(b"a", frozenset()) is not None
+        cache.put(FeatureKey(name), features(400))
+    assert cache.get(FeatureKey(b"a"), frozenset()) is not None  # now b is the oldest
+    cache.put(FeatureKey(b"c"), features(400))
+    assert cache.get(FeatureKey(b"b"), frozenset()) is None
+    assert cache.get(FeatureKey(b"a"), frozenset()) is not None
     assert cache.nbytes == 800
-    cache.put(b"huge", features(2000))
-    assert cache.get(b"huge", frozenset()) is None
+    cache.put(FeatureKey(b"huge"), features(2000))
+    assert cache.get(FeatureKey(b"huge"), frozenset()) is None
     assert cache.nbytes == 800
 
 
 def test_the_cache_returns_features_only_with_all_requested_outputs() -> None:
     cache = FeatureCache(1000)
-    cache.put(b"a", features(40, KEYS))
-    assert cache.get(b"a", frozenset({KEYS})) is not None
-    assert cache.get(b"a", frozenset({KEYS, SALIENCY_LAST})) is None
-    cache.put(b"a", features(40, SALIENCY_LAST))
-    assert cache.get(b"a", frozenset({KEYS, SALIENCY_LAST})) is not None
+    cache.put(FeatureKey(b"a"), features(40, KEYS))
+    assert cache.get(FeatureKey(b"a"), frozenset({KEYS})) is not None
+    assert cache.get(FeatureKey(b"a"), frozenset({KEYS, SALIENCY_LAST})) is None
+    cache.put(FeatureKey(b"a"), features(40, SALIENCY_LAST))
+    assert cache.get(FeatureKey(b"a"), frozenset({KEYS, SALIENCY_LAST})) is not None

@@ -244,6 +244,17 @@ async def test_a_second_question_on_an_image_uses_its_cached_features(
     assert list(second.features_cached) == [True, False]
 
 
+async def test_features_of_one_tenant_are_not_in_the_cache_of_another(
+    start: Any, make_engine: Any, request_for: Any
+) -> None:
+    reported = []
+    async with start(make_engine()) as service:
+        for tenant in ("a", "b", "a", "b", "", "ab"):
+            reply = await service.stub.Encode(request_for(0, cache_salt=tenant), timeout=TIMEOUT_S)
+            reported += reply.features_cached
+    assert reported == [False, False, True, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "param", "message"),
     [
@@ -266,6 +277,7 @@ async def test_a_second_question_on_an_image_uses_its_cached_features(
             "max_wire_bytes",
             "more than max_wire_bytes 300",
         ),
+        ({"cache_salt": "x" * 129}, "invalid_request", "cache_salt", "129 characters; at most 128"),
         ({"text_ids": [98, 100, 99]}, "invalid_request", "text_ids", "text id 100 is not below 100"),
         ({"text_ids": [98] * 9000}, "invalid_request", "text_ids", "9000 ids of the text tower's tokenizer.* 8192"),
         ({"params": {"task_share": float("nan")}}, "invalid_request", "pruner_params", "NaN and infinity"),

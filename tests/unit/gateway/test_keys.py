@@ -86,11 +86,13 @@ ENCODE_CHANGES: list[dict[str, Any]] = [
     {"image_fit": "pad"},
     {"image_fit": None},
     {"explain": True},
+    {"cache_salt": "tenant"},
 ]
 GENERATE_CHANGES: list[dict[str, Any]] = [
     {"input_ids": (1, 23)},
     {"llm_pruner": None},
     {"top_logprobs": 0},
+    {"cache_salt": "tenant"},
     {"llm_pruner": LlmPruning(name="v2drop", params={"layer": 2}, budget=Budget.count(9))},
     {"llm_pruner": LlmPruning(name="fastv", params={}, budget=Budget.count(9))},
     {"llm_pruner": LlmPruning(name="fastv", params={"layer": 2}, budget=Budget.ratio(0.5))},

@@ -210,6 +210,7 @@ async def test_hostile_requests_are_refused_and_the_next_is_answered(loaded, ser
         (generate((BOS, 288)), InvalidRequest),
         (generate((BOS, IMAGE), [visual_tokens("another")]), CheckpointMismatch),
         (generate((BOS, IMAGE), [visual_tokens(fingerprint, np.full((2, 32), 3e38, np.float32))]), InvalidRequest),
+        (llm_pb2.GenerateRequest(input_ids=[60], cache_salt="x" * 129), InvalidRequest),
         (generate(max_tokens=0), InvalidRequest),
         (generate(max_tokens=2049), InvalidRequest),
         (generate(temperature=float("nan")), InvalidRequest),
