@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,8 @@ from gateway import metrics
 from gateway.cache.base import Cache
 from gateway.cache.memory import MemoryCache
 from gateway.cache.redis import RedisCache
+from gateway.cache.redis_connection import RedisAccess
+from gateway.cache.value_keys import ValueKeys
 from gateway.clients.encoder import EncoderClient
 from gateway.clients.llm import LLMClient
 from gateway.core.answer_service import AnswerService
@@ -38,16 +41,31 @@ from gateway.tokenization.tokenizers import PromptTokenizer, TextTowerTokenizer,
 
 __all__ = ["create_app"]
 
+log = logging.getLogger("gateway")
+
 
 def _cache(settings: GatewaySettings) -> Cache:
-    url = settings.redis_url.get_secret_value()
-    if url:
-        return RedisCache(url, ttl_s=settings.cache_ttl_s)
+    if settings.redis_url.get_secret_value():
+        return RedisCache(_redis_access(settings), _value_keys(settings), ttl_s=settings.cache_ttl_s)
     return MemoryCache(
         answer_bytes=settings.answer_cache_bytes,
         visual_token_bytes=settings.visual_token_cache_bytes,
         ttl_s=settings.cache_ttl_s,
     )
+
+
+def _redis_access(settings: GatewaySettings) -> RedisAccess:
+    return RedisAccess(settings.redis_url.get_secret_value(), settings.redis_password_file, settings.redis_tls_ca)
+
+
+def _value_keys(settings: GatewaySettings) -> ValueKeys:
+    if settings.cache_key_file:
+        return ValueKeys.from_file(settings.cache_key_file)
+    log.warning(
+        "without --cache-key-file, cached values in redis are signed with a key of this process: they are shared with"
+        " no other gateway and are lost at a restart"
+    )
+    return ValueKeys.of_this_process()
 
 
 def _planner(settings: GatewaySettings) -> Planner:
@@ -125,7 +143,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     Raises:
         FileNotFoundError: A checkpoint, or its tokenizer, chat template or configuration, is missing.
         ValueError: The checkpoint's family or layout is not supported, or its template or the Redis URL is invalid.
-        CredentialsError: A certificate, key or token file cannot be used.
+        CredentialsError: A certificate, key, token or password file cannot be used.
     """
     planner, cache, drain = _planner(settings), _cache(settings), Drain()
     encoder_access, llm_access = _encoder_access(settings), _llm_access(settings)

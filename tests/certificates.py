@@ -9,7 +9,7 @@ import trustme
 
 from fovea.rpc.tls import ClientTLS, ServerTLS
 
-__all__ = ["Authority"]
+__all__ = ["Authority", "Files"]
 
 
 @dataclass(frozen=True)

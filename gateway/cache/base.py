@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal, Protocol
 
-__all__ = ["Cache", "Level"]
+__all__ = ["MAX_VALUE_BYTES", "Cache", "Level"]
 
 Level = Literal["answer", "visual_tokens"]
+
+MAX_VALUE_BYTES: Final[Mapping[Level, int]] = MappingProxyType({"answer": 2**20, "visual_tokens": 16 * 2**20})
+"""Bytes of the largest value of each level that is kept in Redis."""
 
 
 class Cache(Protocol):
@@ -17,6 +22,9 @@ class Cache(Protocol):
 
     async def put(self, level: Level, key: str, value: bytes) -> None:
         """Stores a value for the cache's time to live, if there is room."""
+
+    async def delete(self, level: Level, key: str) -> None:
+        """Removes a value."""
 
     async def acquire(self, key: str) -> str | None:
         """A lock on the computation of `key`; None while another caller holds it, a few seconds at most."""

@@ -51,6 +51,10 @@ class MemoryCache:
         if len(value) + _ENTRY_OVERHEAD_BYTES <= entries.maxsize:
             entries[key] = value
 
+    async def delete(self, level: Level, key: str) -> None:
+        """Removes a value."""
+        self._levels[level].pop(key, None)
+
     async def acquire(self, key: str) -> str | None:
         """Always granted: within one process `gateway.core.single_flight` shares the computation."""
         return key

@@ -1,7 +1,7 @@
 """Cache keys: digests of the messages of a question's calls, and of the fingerprints of the services.
 
 A key is a digest of whole messages, so it depends on every option. `VERSION` is raised whenever the meaning of a cached
-value changes.
+value changes, and when a gateway of an earlier version could not read it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gateway.core.generate_spec import GenerateSpec
 
 __all__ = ["VERSION", "answer_key", "visual_tokens_key"]
 
-VERSION: Final = "6"
+VERSION: Final = "7"
 
 
 def visual_tokens_key(request: encoder_pb2.EncodeRequest, encoder_fingerprints: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ QUESTION = "Is there a red star?"
 def fragile(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Stack]:
     """A stack of its own, on a real Redis."""
     log = tmp_path_factory.mktemp("fragile") / "log"
-    with lab_stack(log, gateway=["--redis-url", redis_server.url]) as running:
+    key_file = log.with_name("cache.key")
+    key_file.write_text(secrets.token_hex(32))
+    with lab_stack(log, gateway=["--redis-url", redis_server.url, "--cache-key-file", str(key_file)]) as running:
         running.wait_ready(STARTUP_S)
         yield running
 
@@ -72,7 +75,7 @@ def test_two_gateways_share_what_redis_holds(
 ) -> None:
     picture = pictures.fresh()
     ask_until_answered(fragile_client, picture)
-    other = lab_stack(tmp_path / "log", gateway=["--redis-url", redis_server.url])
+    other = lab_stack(tmp_path / "log", gateway=fragile.flags["gateway"])
     other.encoder_address, other.llm_address = fragile.encoder_address, fragile.llm_address
     other.start("gateway")
     try:

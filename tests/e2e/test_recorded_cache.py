@@ -1,7 +1,12 @@
-"""Cache entries of earlier commits: the gateway serves the same answers from them, or does not use them."""
+"""Cached values of earlier commits: the gateway serves the same answers from them, or does not use them.
+
+The entries of earlier commits are not signed, so the gateway does not use them as they are. The values in them are
+signed here, because gateways of several commits share values once all of them sign.
+"""
 
 from __future__ import annotations
 
+import secrets
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +18,8 @@ from redis import Redis
 
 from fovea.processes.stack import Stack, free_port
 from fovea.telemetry import FailureKind
+from gateway.cache.base import Level
+from gateway.cache.value_keys import ValueKeys
 from tests.contract.comparison import assert_alike
 from tests.contract.recordings import COMMITS, Recording, Recordings, stable
 from tests.e2e.conftest import STARTUP_S, Client
@@ -31,6 +38,7 @@ class Gateway:
     http: httpx.Client
     redis: Redis
     metrics: str
+    keys: ValueKeys
 
     def ask(self, recording: Recording, **fields: str) -> dict[str, Any]:
         body = {**recording.body, **fields}
@@ -39,14 +47,15 @@ class Gateway:
         answer: dict[str, Any] = response.json()
         return answer
 
-    def fill(self, entries: Mapping[str, bytes]) -> None:
-        """Replaces all entries of the cache."""
+    def fill(self, values: Mapping[str, bytes], *, signed: bool = True) -> None:
+        """Replaces all entries of the cache; without `signed` the values are the entries."""
         self.redis.flushall()
-        for key, value in entries.items():
-            self.redis.set(key, value)
+        for key, value in values.items():
+            self.redis.set(key, self.keys.seal(level(key), key, value) if signed else value)
 
-    def entries(self) -> dict[str, bytes]:
-        return {key.decode(): self.redis.get(key) for key in self.redis.keys("*")}
+    def names(self) -> list[str]:
+        """Keys of all entries of the cache."""
+        return [key.decode() for key in self.redis.keys("*")]
 
     @property
     def unreadable_entries(self) -> float:
@@ -57,21 +66,33 @@ class Gateway:
 
 @pytest.fixture(scope="module")
 def gateway(stack: Stack, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    log = tmp_path_factory.mktemp("gateway") / "log"
+    folder = tmp_path_factory.mktemp("gateway")
+    key_file = folder / "cache.key"
+    key_file.write_text(secrets.token_hex(32))
     metrics = f"127.0.0.1:{free_port()}"
-    own = lab_stack(log, gateway=["--redis-url", redis_server.url, "--metrics-listen", metrics])
+    flags = ["--redis-url", redis_server.url, "--cache-key-file", str(key_file), "--metrics-listen", metrics]
+    own = lab_stack(folder / "log", gateway=flags)
     own.encoder_address, own.llm_address = stack.encoder_address, stack.llm_address
     try:
         own.start("gateway")
         own.wait_ready(STARTUP_S)
         with Redis.from_url(redis_server.url) as redis, Client(own.url).http as http:
-            yield Gateway(http, redis, metrics)
+            yield Gateway(http, redis, metrics, ValueKeys.from_file(str(key_file)))
     finally:
         own.stop()
 
 
-def level(key: str) -> str:
-    return key.split(":")[2]
+def level(key: str) -> Level:
+    name = key.split(":")[2]
+    assert name == "answer" or name == "visual_tokens"
+    return name
+
+
+def recorded_value(entry: bytes) -> bytes:
+    """Value in an entry of a commit that wrote a CRC-32 before it."""
+    value = entry[4:]
+    assert zlib.crc32(value).to_bytes(4, "big") == entry[:4]
+    return value
 
 
 def told_by_both(answer: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +115,8 @@ def read(answer: Mapping[str, Any]) -> dict[str, Any]:
 def test_no_entry_of_another_request_is_served(gateway: Gateway, commit: str) -> None:
     """All cases are about the same image, and most ask the same question."""
     recordings = [Recordings.of(commit).read(case) for case in Recordings.of(commit).cases]
-    gateway.fill({key: value for recording in recordings for key, value in recording.cache.items()})
+    entries = {key: entry for recording in recordings for key, entry in recording.cache.items()}
+    gateway.fill({key: recorded_value(entry) for key, entry in entries.items()})
     for recording in recordings:
         assert_alike(read(gateway.ask(recording)), read(gateway.ask(recording, cache="bypass")))
 
@@ -106,8 +128,8 @@ def test_an_entry_under_the_key_of_this_tree_is_the_answer_or_a_counted_miss(
     recording = Recordings.of(commit).read(case)
     gateway.fill({})
     want = read(gateway.ask(recording))
-    earlier = {level(key): value for key, value in recording.cache.items()}
-    for key in [key for key in gateway.entries() if level(key) in earlier]:
+    earlier = {level(key): recorded_value(entry) for key, entry in recording.cache.items()}
+    for key in [key for key in gateway.names() if level(key) in earlier]:
         before = gateway.unreadable_entries
         gateway.fill({key: earlier[level(key)]})
         answer = gateway.ask(recording)
@@ -122,9 +144,25 @@ def test_an_entry_of_another_form_is_a_counted_miss(gateway: Gateway, named: str
     recording = Recordings.of(COMMITS[0]).read("defaults")
     gateway.fill({})
     want = read(gateway.ask(recording))
-    (key,) = [key for key in gateway.entries() if level(key) == named]
+    (key,) = [key for key in gateway.names() if level(key) == named]
     before = gateway.unreadable_entries
-    gateway.fill({key: zlib.crc32(value).to_bytes(4, "big") + value})
+    gateway.fill({key: value})
+    answer = gateway.ask(recording)
+    assert answer["cache"][named] == "miss"
+    assert read(answer) == want
+    assert gateway.unreadable_entries == before + 1
+
+
+@pytest.mark.parametrize("named", ["answer", "visual_tokens"])
+def test_an_entry_that_is_not_signed_is_a_counted_miss(gateway: Gateway, named: str) -> None:
+    """Whoever can write to Redis cannot write answers: the entry is the right one, but for its signature."""
+    recording = Recordings.of(COMMITS[0]).read("defaults")
+    gateway.fill({})
+    want = read(gateway.ask(recording))
+    (key,) = [key for key in gateway.names() if level(key) == named]
+    before = gateway.unreadable_entries
+    (entry,) = [entry for recorded, entry in recording.cache.items() if level(recorded) == named]
+    gateway.fill({key: entry}, signed=False)
     answer = gateway.ask(recording)
     assert answer["cache"][named] == "miss"
     assert read(answer) == want
