@@ -31,6 +31,7 @@ class PlainGateway(ThreadingHTTPServer):
         self.released = threading.Event()
         self.released.set()
         self.forms: list[list[tuple[str, bytes]]] = []
+        self.authorizations: list[str | None] = []
 
     def answers(self, value: Any, status: int = 200) -> None:
         """Sets the reply to this JSON."""
@@ -67,6 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         gateway = self.server
+        gateway.authorizations.append(self.headers["authorization"])
         gateway.path, gateway.body = self.path, self.rfile.read(int(self.headers["content-length"]))
         head = f"content-type: {self.headers['content-type']}\r\n\r\n".encode()
         gateway.forms.append([_part(part) for part in email.message_from_bytes(head + gateway.body).get_payload()])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from fovea.client import AnswerError
+from fovea.client.api_key import authorization
 
 __all__ = ["Endpoint"]
 
@@ -38,7 +39,7 @@ class Endpoint:
     @property
     def headers(self) -> dict[str, str]:
         """Headers of every request."""
-        return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        return authorization(self.api_key)
 
     def without_secrets(self, text: str) -> str:
         """Text of a server or a library, which may quote the key or the URL, without both secrets."""

@@ -155,7 +155,16 @@ def _run(args: argparse.Namespace) -> int:
     images = media([*words, *([args.video] if args.video is not None else [])])
     video = images.pop() if args.video is not None else None
     on_text = (lambda text: print(text, end="", flush=True)) if args.stream else None
-    answer = ask(args.url, images, question, video=video, timeout_s=args.timeout_s, on_text=on_text, **fields)
+    answer = ask(
+        args.url,
+        images,
+        question,
+        video=video,
+        api_key=args.api_key,
+        timeout_s=args.timeout_s,
+        on_text=on_text,
+        **fields,
+    )
     if args.stream:
         print()
     elif args.json:

@@ -16,6 +16,7 @@ from fovea.bench.images import FolderImages, ImageSource, NoiseImages
 from fovea.bench.measurement import Load, Measurement, Round, measure
 from fovea.bench.requests import Question
 from fovea.cli.drawing import require_folder
+from fovea.cli.options import add_api_key
 from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.values import count, counts, image_size, json_object, number, text, url
 from fovea.client import AnswerError
@@ -84,8 +85,9 @@ def _add_request(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help='further fields of each request, such as {"ignore_eos": true}',
     )
+    add_api_key(group)
     group.add_argument(
-        "--api-key-env", metavar="VARIABLE", help="environment variable with the API key, which is never printed"
+        "--api-key-env", metavar="VARIABLE", help="or another variable with the API key, for an endpoint of others"
     )
     group.add_argument(
         "--timeout-s", type=_SECONDS, default=300.0, metavar="S", help="deadline of a request (default: 300)"
@@ -126,7 +128,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.json:
         require_folder(args.json)
-    endpoint = Endpoint(args.endpoint, _api_key(args.api_key_env), args.timeout_s)
+    endpoint = Endpoint(args.endpoint, _api_key(args), args.timeout_s)
     run = Measurement(
         endpoint,
         args.model or [endpoint.first_model()],
@@ -152,9 +154,10 @@ def _write(args: argparse.Namespace, run: Measurement, complete: bool) -> None:
         args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def _api_key(variable: str | None) -> str | None:
+def _api_key(args: argparse.Namespace) -> str | None:
+    variable = args.api_key_env
     if variable is None:
-        return None
+        return str(args.api_key) if args.api_key else None
     if not os.environ.get(variable):
         raise UsageError(f"--api-key-env names the variable {variable!r:.80}, which is not set")
     return os.environ[variable].strip()

@@ -11,6 +11,7 @@ from typing import Any
 
 from fovea.checkpoints.shipped import demo_folder, shipped_checkpoint
 from fovea.cli.drawing import require_folder
+from fovea.cli.options import add_api_key
 from fovea.cli.parsing import Commands
 from fovea.cli.terminal import stop_event
 from fovea.cli.values import image_file
@@ -34,13 +35,14 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--overlay", type=image_file, metavar="PNG", help="draw the kept patches of the first question into a file"
     )
+    add_api_key(parser)
     parser.set_defaults(run=_run, parser=parser)
 
 
 def _run(args: argparse.Namespace) -> int:
     if args.overlay:
         require_folder(args.overlay)
-    return _run_demo(overlay=args.overlay, interrupted=stop_event().is_set)
+    return _run_demo(overlay=args.overlay, api_key=args.api_key, interrupted=stop_event().is_set)
 
 
 def _line(question: str, response: dict[str, Any], right: bool) -> str:
@@ -52,11 +54,14 @@ def _line(question: str, response: dict[str, Any], right: bool) -> str:
     )
 
 
-def _run_demo(*, overlay: Path | None = None, interrupted: Callable[[], bool] = lambda: False) -> int:
+def _run_demo(
+    *, overlay: Path | None = None, api_key: str | None = None, interrupted: Callable[[], bool] = lambda: False
+) -> int:
     """Runs the demo: starts the services on the shipped model, asks the questions, prints answers and costs.
 
     Args:
         overlay: file for a drawing of the patches kept for the first question; None for no drawing.
+        api_key: API key, for a gateway that GATEWAY_KEYS_FILE gives keys; None for none.
         interrupted: function that is called between questions and returns whether to end the demo.
 
     Returns:
@@ -79,8 +84,8 @@ def _run_demo(*, overlay: Path | None = None, interrupted: Callable[[], bool] = 
             with stack:
                 stack.wait_ready(300, interrupted=interrupted)
                 print(f"ready. The image: lab/demo/{image.name}\n")
-                wrong = _ask_questions(stack.url, image, questions, overlay, interrupted)
-                _ask_unpruned(stack.url, image, questions[0]["question"])
+                wrong = _ask_questions(stack.url, image, questions, overlay, api_key, interrupted)
+                _ask_unpruned(stack.url, image, questions[0]["question"], api_key)
         except StackError:
             if log.exists():
                 print(log.read_text(encoding="utf-8", errors="replace")[-4000:])
@@ -90,7 +95,12 @@ def _run_demo(*, overlay: Path | None = None, interrupted: Callable[[], bool] = 
 
 
 def _ask_questions(
-    url: str, image: Path, questions: list[dict[str, str]], overlay: Path | None, interrupted: Callable[[], bool]
+    url: str,
+    image: Path,
+    questions: list[dict[str, str]],
+    overlay: Path | None,
+    api_key: str | None,
+    interrupted: Callable[[], bool],
 ) -> int:
     """Number of wrong answers. Prints a line for each question, and draws the first one into `overlay`."""
     print(f"{'question':<50} {'answer':<18} {'':<6} {'kept':>8} {'bytes':>7} {'ms':>8}")
@@ -98,7 +108,7 @@ def _ask_questions(
     for number, case in enumerate(questions):
         if interrupted():
             raise KeyboardInterrupt
-        response = ask(url, image, case["question"], explain=number == 0)
+        response = ask(url, image, case["question"], api_key=api_key, explain=number == 0)
         right = response["answer"].strip().lower() == case["answer"].lower()
         wrong += not right
         print(_line(case["question"], response, right), flush=True)
@@ -109,9 +119,9 @@ def _ask_questions(
     return wrong
 
 
-def _ask_unpruned(url: str, image: Path, question: str) -> None:
+def _ask_unpruned(url: str, image: Path, question: str, api_key: str | None) -> None:
     """Asks the first question once more with all visual tokens, and prints what that costs."""
-    response = ask(url, image, question, pruner="none", cache="bypass")
+    response = ask(url, image, question, api_key=api_key, pruner="none", cache="bypass")
     print(
         f"\nunpruned, the first question ships {response['usage']['visual_tokens_total']} tokens in"
         f" {response['usage']['wire_bytes']:,} bytes and answers {response['answer']!r}."

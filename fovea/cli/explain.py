@@ -62,7 +62,7 @@ def _run(args: argparse.Namespace) -> int:
     fields = shared_fields(args) | {"maps": True if args.maps else None}
     explanations = []
     for question in questions:
-        response = explain(args.url, image, question, timeout_s=args.timeout_s, **fields)
+        response = explain(args.url, image, question, api_key=args.api_key, timeout_s=args.timeout_s, **fields)
         explanations.append(read_explanation(question, response))
         print(f"{question}\n  {explanations[-1].counts}", file=sys.stderr)
     pixels = decode_image(image)

@@ -6,10 +6,10 @@ import argparse
 import os
 from typing import Any, Final
 
-from fovea.cli.values import count_or_auto, json_object, number, url
+from fovea.cli.values import api_key, count_or_auto, json_object, number, url
 from fovea.wire.image_fits import IMAGE_FITS
 
-__all__ = ["BUDGET_SHARE", "add_gateway", "add_pruning", "shared_fields"]
+__all__ = ["BUDGET_SHARE", "add_api_key", "add_gateway", "add_pruning", "shared_fields"]
 
 _DEFAULT_URL: Final = "http://127.0.0.1:8000"
 _FIELDS: Final = ("pruner", "pruner_params", "keep_tokens", "keep_ratio", "image_fit", "cache")
@@ -51,6 +51,7 @@ def add_gateway(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("FOVEA_URL") or _DEFAULT_URL,
         help="address of the gateway; also the variable FOVEA_URL (default: %(default)s)",
     )
+    add_api_key(group)
     group.add_argument(
         "--timeout-s", type=_SECONDS, default=60.0, metavar="S", help="deadline of a question, in seconds (default: 60)"
     )
@@ -58,6 +59,17 @@ def add_gateway(parser: argparse.ArgumentParser) -> None:
         "--cache",
         choices=("use", "refresh", "bypass"),
         help="use the gateway's caches (default), only fill them, or neither",
+    )
+
+
+def add_api_key(group: argparse._ActionsContainer) -> None:
+    """Adds the option of the API key. Neither --help nor an error shows the variable's value."""
+    group.add_argument(
+        "--api-key",
+        type=api_key,
+        default=os.environ.get("FOVEA_API_KEY") or None,
+        metavar="KEY",
+        help="API key of the gateway; rather the variable FOVEA_API_KEY, since other users see command lines",
     )
 
 

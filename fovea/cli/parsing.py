@@ -19,14 +19,15 @@ class UsageError(Exception):
 class CommandParser(argparse.ArgumentParser):
     """Parser of a subcommand whose positional words may be on both sides of an option.
 
-    The namespace also has `arguments`, all arguments of the subcommand as they were written.
+    The namespace also has `arguments`, all arguments of the subcommand as they were written. A subcommand with
+    subcommands of its own leaves its words to them.
     """
 
     _mixing = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Namespace, and an empty list. Unrecognized arguments are an error with the usage of this subcommand."""
-        if self._mixing:
+        if self._mixing or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
         arguments = list(args)
         end = arguments.index("--") if "--" in arguments else len(arguments)

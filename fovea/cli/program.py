@@ -1,4 +1,4 @@
-"""`fovea up | ask | explain | demo | bench`: the parser, and the exit status of a command."""
+"""`fovea up | ask | explain | demo | bench | keys`: the parser, and the exit status of a command."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from fovea import __version__
 from fovea.checkpoints.shipped import NotInstalled
-from fovea.cli import ask, bench, demo, explain, up
+from fovea.cli import ask, bench, demo, explain, keys, up
 from fovea.cli.parsing import CommandParser, UsageError
 from fovea.cli.terminal import BROKEN_PIPE, INTERRUPTED, printing
 from fovea.client import AnswerError
 from fovea.processes.stack import StackError
+from fovea.rpc.credential_files import CredentialsError
 
 __all__ = ["main"]
 
@@ -26,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fovea {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser, title="commands")
-    for command in (up, ask, explain, demo, bench):
+    for command in (up, ask, explain, demo, bench, keys):
         command.add(commands)
     return parser
 
@@ -39,7 +40,7 @@ def _run(args: argparse.Namespace) -> int:
         args.parser.print_usage(sys.stderr)
         print(f"{args.parser.prog}: error: {error}", file=sys.stderr)
         return 2
-    except (AnswerError, NotInstalled, StackError) as error:
+    except (AnswerError, CredentialsError, NotInstalled, StackError) as error:
         print(f"fovea: {error}", file=sys.stderr)
         return 1
 

@@ -37,19 +37,28 @@ def add(commands: Commands) -> None:
         help="address of the gateway (default: %(default)s)",
     )
     parser.add_argument("--redis-url", metavar="URL", help="cache in this Redis instead of in the gateway's memory")
+    access = parser.add_mutually_exclusive_group()
+    access.add_argument(
+        "--keys-file", metavar="FILE", help="clients need an API key of this file; fovea keys add makes one"
+    )
+    access.add_argument(
+        "--allow-anonymous", action="store_true", help="serve everyone without a key, also on an address of the network"
+    )
     parser.set_defaults(run=_run, parser=parser)
 
 
 def _stack(args: argparse.Namespace) -> Stack:
     """Services with the model of --model, or with the shipped small model."""
-    flags = {"gateway": ["--redis-url", args.redis_url]} if args.redis_url else {}
+    gateway = ["--redis-url", args.redis_url] if args.redis_url else []
+    gateway += ["--keys-file", args.keys_file] if args.keys_file else []
+    gateway += ["--allow-anonymous"] if args.allow_anonymous else []
     if args.model is None and args.text_tower is not None:
         raise UsageError("--text-tower goes with --model; the shipped small model has its own")
     if args.model is None:
         model, tower, name = str(shipped_checkpoint("llava")), str(shipped_checkpoint("clip")), "fovea-lab"
     else:
         model, tower, name = args.model, args.text_tower, None
-    return Stack(model, tower, listen=args.listen, name=args.served_model_name or name, flags=flags)
+    return Stack(model, tower, listen=args.listen, name=args.served_model_name or name, flags={"gateway": gateway})
 
 
 def _run(args: argparse.Namespace) -> int:

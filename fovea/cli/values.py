@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fovea.api_keys.key_lines import LIMIT_VALUES, NAME_FORM, is_name
+from fovea.client.api_key import is_api_key
 from fovea.client.gateway_url import gateway_url
 from fovea.rpc.server import split_address
 
 __all__ = [
+    "api_key",
+    "client_limit",
+    "client_name",
     "count",
     "count_or_auto",
     "counts",
@@ -63,6 +68,28 @@ def image_size(value: str) -> tuple[int, int]:
     accepted = "WIDTHxHEIGHT in pixels such as 640x480, each up to 16384"
     width, _, height = value.lower().partition("x")
     return _whole(width, 1, 16385, accepted), _whole(height, 1, 16385, accepted)
+
+
+def client_limit(value: str) -> int:
+    """A limit of an API key."""
+    accepted = f"a whole number from {LIMIT_VALUES[0]} to {LIMIT_VALUES[-1]}"
+    return _whole(value, LIMIT_VALUES.start, LIMIT_VALUES.stop, accepted)
+
+
+def client_name(value: str) -> str:
+    """Name of a client or tenant."""
+    if not is_name(value):
+        raise _refused(value, NAME_FORM)
+    return value
+
+
+def api_key(value: str) -> str:
+    """An API key. The error does not quote it."""
+    if not is_api_key(value):
+        raise argparse.ArgumentTypeError(
+            "the key is not accepted; accepted: ASCII letters, digits and signs, no spaces"
+        )
+    return value
 
 
 def seed(value: str) -> int:

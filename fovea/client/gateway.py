@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from fovea.client.api_key import authorization, is_api_key
 from fovea.client.event_stream import events
 from fovea.client.form_parts import Medium, UnreadableMedium, form_parts
 from fovea.client.gateway_url import gateway_url
@@ -27,6 +28,7 @@ def ask(
     question: str,
     *,
     video: Medium | None = None,
+    api_key: str | None = None,
     timeout_s: float = 60,
     on_text: Callable[[str], object] | None = None,
     **fields: Any,
@@ -40,6 +42,7 @@ def ask(
         question: text of the question. `<image>` and `<video>` in it mark the positions of the media; media without a
             mark come first.
         video: video as a path, content or URL, for families that take one; None for none.
+        api_key: key of a gateway that needs one. It is sent to this gateway alone, and no error shows it.
         timeout_s: deadline of the whole answer in seconds.
         on_text: function that is called with each piece of the answer as it is decoded; None for no streaming.
         fields: further fields of `/v1/answer`, such as pruner="cls", keep_tokens=32, explain=True.
@@ -52,7 +55,7 @@ def ask(
     """
     fields |= {"stream": None if on_text is None else True}
     media = images, video
-    return _post(url, "/v1/answer", media, {**fields, "question": question}, timeout_s, on_text)
+    return _post(url, "/v1/answer", media, {**fields, "question": question}, api_key, timeout_s, on_text)
 
 
 def explain(
@@ -61,13 +64,14 @@ def explain(
     question: str,
     *,
     video: Medium | None = None,
+    api_key: str | None = None,
     timeout_s: float = 60,
     **fields: Any,
 ) -> dict[str, Any]:
     """Explanation of the visual tokens that would be kept for a question.
 
     Args:
-        url, images, question, video: gateway, media and question, see `ask`.
+        url, images, question, video, api_key: gateway, media, question and key, see `ask`.
         timeout_s: deadline in seconds.
         fields: further fields of `/v1/explain`, such as keep_tokens=32, maps=True.
 
@@ -78,7 +82,7 @@ def explain(
         AnswerError: a file cannot be read, the gateway cannot be reached, or the gateway answered with an error.
     """
     media = images, video
-    return _post(url, "/v1/explain", media, {**fields, "question": question, "format": "json"}, timeout_s)
+    return _post(url, "/v1/explain", media, {**fields, "question": question, "format": "json"}, api_key, timeout_s)
 
 
 def _post(
@@ -86,16 +90,27 @@ def _post(
     path: str,
     media: tuple[Medium | Sequence[Medium], Medium | None],
     fields: dict[str, Any],
+    api_key: str | None,
     timeout_s: float,
     on_text: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     base = _base(url)
+    if api_key and not is_api_key(api_key):
+        raise AnswerError("the API key is not accepted; ASCII letters, digits and signs without spaces are")
     shown = re.sub(r"//[^/@]*@", "//", base)  # without user name and password
     with ExitStack() as opened:
-        opened.enter_context(_as_answer_errors(shown))
+        opened.enter_context(_as_answer_errors(shown, api_key))
         parts = opened.enter_context(form_parts(*media, {**fields, "timeout_s": timeout_s}))
         response = opened.enter_context(
-            httpx.stream("POST", f"{base}{path}", files=parts, timeout=timeout_s + 5, trust_env=False)
+            httpx.stream(
+                "POST",
+                f"{base}{path}",
+                files=parts,
+                headers=authorization(api_key),
+                timeout=timeout_s + 5,
+                trust_env=False,
+                follow_redirects=False,  # the media and the key are for this gateway
+            )
         )
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             return _read_stream(shown, response.iter_bytes(), on_text or (lambda text: None))
@@ -112,9 +127,13 @@ def _base(url: str) -> str:
 
 
 @contextmanager
-def _as_answer_errors(url: str) -> Iterator[None]:
+def _as_answer_errors(url: str, api_key: str | None) -> Iterator[None]:
     try:
         yield
+    except AnswerError as error:  # a server may quote the headers of a request
+        if api_key and api_key in str(error):
+            raise AnswerError(str(error).replace(api_key, "***")) from None
+        raise
     except UnreadableMedium as error:
         raise AnswerError(str(error)) from error
     except httpx.TimeoutException as error:
