@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from fovea import __version__, checkpoints
 from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
@@ -33,7 +34,10 @@ from gateway.http.drain import Drain
 from gateway.http.error_handlers import install_error_handlers
 from gateway.http.explanation_renderer import ExplanationRenderer
 from gateway.http.request_context import RequestContext
+from gateway.http.security_headers import SecurityHeaders
 from gateway.http.state import GatewayState
+from gateway.http.unexpected_errors import UnexpectedErrors
+from gateway.http.web_pages import WebPages
 from gateway.media.fetch import MediaFetcher
 from gateway.media.loader import MediaLimits, MediaLoader
 from gateway.settings import GatewaySettings
@@ -173,7 +177,25 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     for router in surfaces.routers():
         app.include_router(router)
     install_error_handlers(app)
-    # The middleware added last is the outermost.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_total_bytes=settings.max_total_body_bytes)
-    app.add_middleware(RequestContext)
+    _add_middleware(app, settings)
     return app
+
+
+def _add_middleware(app: FastAPI, settings: GatewaySettings) -> None:
+    """Adds the middleware from the innermost to the outermost."""
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_total_bytes=settings.max_total_body_bytes)
+    # Its responses need the headers of those around it.
+    app.add_middleware(UnexpectedErrors)
+    if settings.cors_origins:
+        # Any header: SDKs for browsers send their own. No credentials: the API has none that a browser adds by itself.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            allow_private_network=True,
+            expose_headers=["x-request-id", "Retry-After"],
+        )
+    app.add_middleware(WebPages, settings=settings)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestContext)

@@ -8,7 +8,28 @@ from http import HTTPStatus
 from fovea.errors import DeadlineExceeded, MalformedRequest, NotFound, ServiceError, UnsupportedMedia
 from gateway.http.schemas.error import ErrorBody, ErrorDetail
 
-__all__ = ["MethodNotAllowed", "RequestTimeout", "UnknownRoute", "UnsupportedEncoding", "error_body", "error_headers"]
+__all__ = [
+    "ForbiddenHost",
+    "ForbiddenOrigin",
+    "MethodNotAllowed",
+    "RequestTimeout",
+    "UnknownRoute",
+    "UnsupportedEncoding",
+    "error_body",
+    "error_headers",
+]
+
+
+class ForbiddenHost(MalformedRequest):
+    """The name in Host is not one of this server."""
+
+    code, http_status = "forbidden_host", 403
+
+
+class ForbiddenOrigin(MalformedRequest):
+    """A page of another origin sent the request."""
+
+    code, http_status = "forbidden_origin", 403
 
 
 class RequestTimeout(DeadlineExceeded):

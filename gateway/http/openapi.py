@@ -9,12 +9,13 @@ from pydantic import BaseModel
 from gateway.http.schemas.answer import QuestionRequest
 from gateway.http.schemas.error import ErrorBody
 
-__all__ = ["ERRORS", "json_body", "request_body"]
+__all__ = ["ERRORS", "EXAMPLE_IMAGE", "json_body", "request_body"]
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": ErrorBody, "description": description}
     for status, description in {
         400: "The body cannot be read.",
+        403: "A page of another origin (see --cors-origins), or a name in Host that is not this server's.",
         404: "No such model or pruner.",
         408: "The body did not arrive in time.",
         413: "Body, image or video too large.",
@@ -26,6 +27,14 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         504: "Not done within timeout_s.",
     }.items()
 }
+
+EXAMPLE_IMAGE: Final = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAADAAAAAwAQMAAABtzGvEAAAABlBMVEX////cFCjKSmCFAAAAcUlEQVR42pXPsQ3CQABD0XeGgoowApsQNmKEjJYR"
+    "GIERUlBQoBxFFBCpEjeWvmxZZoOagXA7Qqm1E6FFU+sgThzEmb1MpWiJoqLMsED3jUwWaBdwhY3Q/8PFno4qesZf/cFbDLzEk7sY6e1wuc6n1+sD"
+    "uX4YfKRwPRYAAAAASUVORK5CYII="
+)
+"""Data URL of a PNG of 48 x 48 pixels: a red circle on white."""
 
 _FILE: Final = {"type": "string", "format": "binary"}
 _FORM_FIELDS: Final[dict[str, Any]] = {"image": _FILE, "images": {"type": "array", "items": _FILE}, "video": _FILE}

@@ -1,4 +1,4 @@
-"""Outermost middleware: request id, access log, metrics, and the handler of unexpected errors."""
+"""Outermost middleware: request id, access log, metrics."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from http import HTTPStatus
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fovea import telemetry
-from gateway.http.schemas.error import ErrorBody, ErrorDetail
 
-__all__ = ["OUTCOME", "RequestContext"]
+__all__ = ["OUTCOME", "RequestContext", "route_of"]
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +49,12 @@ class RequestContext:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception:
-            log.exception("%s %s failed", scope["method"], _route(scope))
-            scope[OUTCOME] = "internal_error"
-            if status == 0:
-                await _internal_error(scope, receive, send_with_id)
         finally:
             self._record(scope, status, time.perf_counter() - start)
 
     @staticmethod
     def _record(scope: Scope, status: int, seconds: float) -> None:
-        route = _route(scope)
+        route = route_of(scope)
         outcome = scope.get(OUTCOME) or ("ok" if 0 < status < HTTPStatus.BAD_REQUEST else str(status or "aborted"))
         method = scope["method"] if scope["method"] in _METHODS else "other"
         label = f"{method} {route}" if route else "other"
@@ -69,17 +62,9 @@ class RequestContext:
         if outcome == "ok" and route:
             telemetry.REQUEST_LATENCY_SECONDS.labels(label).observe(seconds)
         level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
-        log.log(level, "%s %s %s %s %.1f ms", scope["method"], route or "-", status, outcome, seconds * 1000)
+        log.log(level, "%s %s %s %s %.1f ms", method, route or "-", status, outcome, seconds * 1000)
 
 
-def _route(scope: Scope) -> str:
+def route_of(scope: Scope) -> str:
     """Template of the route, so that metrics have few labels and logs hold no text of a client."""
     return str(getattr(scope.get("route"), "path", ""))
-
-
-async def _internal_error(scope: Scope, receive: Receive, send: Send) -> None:
-    detail = ErrorDetail(
-        message="the gateway failed on this request; its log tells why", type="server_error", code="internal_error"
-    )
-    body = ErrorBody(error=detail).model_dump()
-    await JSONResponse(body, HTTPStatus.INTERNAL_SERVER_ERROR)(scope, receive, send)

@@ -8,12 +8,14 @@ from gateway.settings.model import ServedModelSettings
 from gateway.settings.requests import RequestSettings
 from gateway.settings.server import RestServerSettings
 from gateway.settings.services import ServiceConnectionSettings
+from gateway.settings.web_pages import WebPageSettings
 
 __all__ = ["GatewaySettings"]
 
 
 class GatewaySettings(
     # --help lists the fields of the last base first.
+    WebPageSettings,
     RestServerSettings,
     RequestSettings,
     CacheSettings,

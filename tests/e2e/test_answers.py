@@ -293,6 +293,20 @@ def test_the_list_of_pruners_tells_their_parameters(client: Client) -> None:
         assert name in text
 
 
+def test_every_example_of_the_documentation_is_answered(client: Client) -> None:
+    paths = client.http.get("/openapi.json").json()["paths"]
+    examples = [
+        (path, content["example"])
+        for path, operations in paths.items()
+        for content in operations.get("post", {}).get("requestBody", {}).get("content", {}).values()
+        if "example" in content
+    ]
+    assert [path for path, _ in examples] == ["/v1/answer", "/v1/chat/completions", "/v1/explain"]
+    for path, example in examples:
+        response = client.http.post(path, json=example)
+        assert response.status_code == 200, response.text
+
+
 def test_health_readiness_and_documentation(client: Client) -> None:
     assert client.http.get("/healthz").status_code == 200
     assert client.http.get("/readyz").status_code == 200

@@ -12,7 +12,7 @@ from fovea.errors import InternalError
 from gateway.core.answer import Answer, TextDelta
 from gateway.http.admitted import Admitted, admitted
 from gateway.http.event_stream import SEND_GRACE_S, EventStream, event_frame
-from gateway.http.openapi import ERRORS, request_body
+from gateway.http.openapi import ERRORS, EXAMPLE_IMAGE, request_body
 from gateway.http.questions import reader_of
 from gateway.http.responses import answer_response
 from gateway.http.schemas.answer import AnswerRequest
@@ -24,7 +24,7 @@ router = APIRouter()
 
 _EXAMPLE: Final = {
     "question": "What colour is the large circle?",
-    "image": "data:image/png;base64,iVBORw0KGgo...",
+    "image": EXAMPLE_IMAGE,
     "pruner": "desap",
     "keep_ratio": 0.111,
     "max_tokens": 16,

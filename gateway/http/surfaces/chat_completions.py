@@ -14,7 +14,7 @@ from gateway.http.admitted import Admitted, admitted
 from gateway.http.chat_questions import read_chat
 from gateway.http.chat_responses import ChatResponder, error_frame
 from gateway.http.event_stream import SEND_GRACE_S, EventStream
-from gateway.http.openapi import ERRORS, json_body
+from gateway.http.openapi import ERRORS, EXAMPLE_IMAGE, json_body
 from gateway.http.schemas.chat import ChatCompletionRequest
 from gateway.http.schemas.chat_response import ChatCompletion
 
@@ -23,13 +23,12 @@ __all__ = ["router"]
 router = APIRouter()
 
 _EXAMPLE: Final = {
-    "model": "llava-hf/llava-1.5-7b-hf",
     "messages": [
         {
             "role": "user",
             "content": [
                 {"type": "text", "text": "What colour is the large circle?"},
-                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo..."}},
+                {"type": "image_url", "image_url": {"url": EXAMPLE_IMAGE}},
             ],
         }
     ],

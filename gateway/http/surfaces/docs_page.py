@@ -40,7 +40,6 @@ _HEADERS: Final = {
     # Swagger UI uses inline styles and data URLs.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
 }
 _STATIC: Final = resources.files("fastapi_offline") / "static"
 

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from gateway.core.deadlines import until
 from gateway.http.activation_maps import activation_maps
 from gateway.http.admitted import Admitted, admitted
-from gateway.http.openapi import ERRORS, request_body
+from gateway.http.openapi import ERRORS, EXAMPLE_IMAGE, request_body
 from gateway.http.questions import reader_of
 from gateway.http.responses import explain_response
 from gateway.http.schemas.explain import ExplainRequest, ExplainResponse
@@ -22,7 +22,7 @@ router = APIRouter()
 
 _EXAMPLE: Final = {
     "question": "What colour is the large circle?",
-    "image": "data:image/png;base64,iVBORw0KGgo...",
+    "image": EXAMPLE_IMAGE,
     "pruner": "desap",
     "keep_ratio": 0.111,
 }

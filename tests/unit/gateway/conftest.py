@@ -129,7 +129,7 @@ async def start_gateway(llava: Path, clip: Path) -> AsyncIterator[StartGateway]:
                 http = httpx.AsyncClient(base_url=await _run_uvicorn(app, stack), trust_env=False)
             else:
                 await stack.enter_async_context(app.router.lifespan_context(app))
-                http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+                http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
             return Gateway(app, await stack.enter_async_context(http), encoder, llm, servers)
 
         yield start

@@ -20,7 +20,7 @@ async def test_the_page_loads_only_what_this_server_has(gateway: Gateway) -> Non
     assert "://" not in page.text + start.text
     kinds = {}
     for url in found - {"data:,"}:
-        response = await gateway.http.get(urljoin("http://gateway/docs", url))
+        response = await gateway.http.get(urljoin("http://localhost/docs", url))
         assert response.status_code == 200, url
         kinds[url] = response.headers["content-type"].partition(";")[0]
     assert kinds == {

@@ -511,7 +511,8 @@ async def test_a_stream_in_progress_when_the_drain_ends_gets_an_error_event(star
     assert '"code":"unavailable"' in data
 
 
-async def test_a_trailing_slash_is_no_redirect(gateway: Gateway) -> None:
+async def test_a_trailing_slash_is_no_redirect(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(allowed_hosts="*")
     response = await gateway.http.post("/v1/answer/", json=ask(), headers={"host": "elsewhere.example"})
     assert response.status_code == 404
     assert "location" not in response.headers

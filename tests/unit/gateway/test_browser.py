@@ -1,0 +1,150 @@
+"""What a page in a real browser may do to a gateway on the same machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests.browser import CHROMIUM, Browser
+from tests.unit.gateway.conftest import Gateway, StartGateway, ask
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian package chromium)"),
+]
+EVIL, LAN = "evil.test", "gateway.test"
+
+
+class _Page(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><title>a page of another site</title>")
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def other_port() -> Iterator[int]:
+    """Port of a server of pages that are not the gateway's."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        thread = Thread(target=server.serve_forever, args=[0.02])
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("profile"), hosts=(EVIL, LAN)) as browser:
+        yield browser
+
+
+def port_of(gateway: Gateway) -> int:
+    port = gateway.http.base_url.port
+    assert port is not None
+    return port
+
+
+# Everything that a page may send to another origin without being asked for permission first.
+ATTACKS = """
+    const url = %s, body = %s;
+    const send = (options) => fetch(url, {method: "POST", mode: "no-cors", ...options}).catch(() => {});
+    await send({body, headers: {"content-type": "text/plain"}});
+    await send({body: new Blob([body])});  // no content type
+    await send({body: new URLSearchParams({question: "What?"})});
+    const form = document.createElement("form"), frame = document.createElement("iframe");
+    frame.name = "frame";
+    form.method = "post"; form.action = url; form.target = "frame"; form.enctype = %s;
+    const question = document.createElement("input");
+    question.name = "question"; question.value = "What?";
+    form.append(question);
+    document.body.append(frame, form);
+    const loaded = new Promise((resolve) => frame.onload = resolve);
+    form.submit();
+    await loaded;
+"""
+
+
+@pytest.mark.parametrize("site", [EVIL, "127.0.0.1"])  # another site, and another port of the same
+async def test_a_page_of_another_origin_is_refused(
+    start_gateway: StartGateway, browser: Browser, other_port: int, site: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await start_gateway(over_tcp=True)
+    url = json.dumps(f"http://127.0.0.1:{port_of(gateway)}/v1/answer")
+    script = ATTACKS % (url, json.dumps(json.dumps(ask())), json.dumps("multipart/form-data"))
+    with caplog.at_level("INFO", logger="gateway.http.request_context"):
+        await asyncio.to_thread(browser.run, f"http://{site}:{other_port}/", script)
+    outcomes = [record.getMessage().split()[2:4] for record in caplog.records if "POST" in record.getMessage()]
+    assert outcomes == [["403", "forbidden_origin"]] * 4
+    assert not gateway.encoder.calls
+
+
+async def test_a_page_that_lets_its_own_name_lead_here_is_refused(
+    start_gateway: StartGateway, browser: Browser
+) -> None:
+    gateway = await start_gateway(over_tcp=True, listen="127.0.0.1:8000")
+    script = """
+        const response = await fetch("/v1/answer", {method: "POST", body: %s});
+        return [response.status, (await response.json()).error.code];
+    """
+    page = f"http://{EVIL}:{port_of(gateway)}/docs"
+    # The page is not the gateway's: it came before the name was changed to lead here, so it has no policy.
+    script %= json.dumps(json.dumps(ask()))
+    got = await asyncio.to_thread(lambda: browser.run(page, script, bypass_csp=True))
+    assert got == [403, "forbidden_host"]
+    assert not gateway.encoder.calls
+
+
+# Presses the buttons of Swagger UI, and returns the status that it shows.
+TRY_IT_OUT = """
+    const find = async (selector) => {
+        for (;;) {
+            const found = document.querySelector(selector);
+            if (found) return found;
+            await new Promise((resolve) => requestAnimationFrame(resolve));
+        }
+    };
+    const operation = '[id$="answer_v1_answer_post"]';
+    (await find(operation + " .opblock-summary-control")).click();
+    (await find(operation + " .try-out__btn")).click();
+    (await find(operation + " .execute")).click();
+    return (await find(operation + " .live-responses-table tr.response .response-col_status")).textContent;
+"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", LAN])  # browsers send Sec-Fetch-Site to the first only
+async def test_the_documentation_sends_requests_from_its_own_origin(
+    start_gateway: StartGateway, browser: Browser, host: str
+) -> None:
+    gateway = await start_gateway(over_tcp=True, allowed_hosts=LAN)
+    page = f"http://{host}:{port_of(gateway)}/docs"
+    assert await asyncio.to_thread(browser.run, page, TRY_IT_OUT) == "200"
+    assert gateway.encoder.calls
+
+
+async def test_a_page_of_an_allowed_origin_reads_answers_and_errors(
+    start_gateway: StartGateway, browser: Browser, other_port: int
+) -> None:
+    origin = f"http://{EVIL}:{other_port}"
+    gateway = await start_gateway(over_tcp=True, cors_origins=origin)
+    script = """
+        const ask = async (body) => {
+            const headers = {"content-type": "application/json", authorization: "Bearer key", "x-stainless-lang": "js"};
+            const response = await fetch(%s, {method: "POST", headers, body});
+            return [response.status, response.headers.has("x-request-id"), Object.keys(await response.json())[0]];
+        };
+        return [await ask(%s), await ask("{}")];
+    """
+    url = json.dumps(f"http://127.0.0.1:{port_of(gateway)}/v1/answer")
+    got = await asyncio.to_thread(browser.run, f"{origin}/", script % (url, json.dumps(json.dumps(ask()))))
+    assert got == [[200, True, "id"], [422, True, "error"]]
