@@ -25,6 +25,7 @@ R = TypeVar("R", bound=QuestionRequest)
 T = TypeVar("T")
 
 _LARGE_BYTES: Final = 64 * 1024
+_MAX_CONTENT_TYPE_CHARS: Final = 1024
 
 
 async def read_request(request: Request, kind: type[R], settings: GatewaySettings) -> tuple[R, Uploads]:
@@ -84,7 +85,12 @@ def _check_encoding(request: Request) -> None:
 
 
 def _content_type(request: Request, *accepted: str) -> str:
-    kind, options = parse_options_header(request.headers.get("content-type", "application/json"))
+    given = request.headers.get("content-type", "application/json")
+    if len(given) > _MAX_CONTENT_TYPE_CHARS:  # its parameters take 1 us a character to parse, twice for a form
+        raise UnsupportedMedia(
+            f"Content-Type has {len(given):,} characters; up to {_MAX_CONTENT_TYPE_CHARS:,} are accepted"
+        )
+    kind, options = parse_options_header(given)
     if kind.lower() not in (media_type.encode() for media_type in accepted):
         one, *other = accepted
         names = f"neither {one} nor {other[0]}" if other else f"not {one}, the only one accepted"
