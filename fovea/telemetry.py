@@ -42,7 +42,7 @@ class FailureKind(StrEnum):
     BATCH_SPLIT = "encoder_batch"
     """A batch of the encoder failed and was repeated request by request."""
     CACHE_ENTRY = "cache_entry"
-    """An entry of the gateway's caches could not be read, or was not that of the key."""
+    """An entry of the gateway's caches could not be read, was not signed for its key, or was refused by a service."""
     CUDA_GRAPH = "cuda_graph"
     """A CUDA graph could not be captured, or its outputs differed; the function runs without it."""
     CREDENTIALS = "credentials"

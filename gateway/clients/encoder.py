@@ -112,8 +112,7 @@ class EncodeResult:
             message = parse(encoder_pb2.EncodeResponse, data)
         except ServiceError:
             return None
-        is_valid = has_visual_tokens(message, spec.num_media, explain=spec.explain)
-        return cls(message, media_order) if is_valid else None
+        return cls(message, media_order) if _is_result_of(message, spec) else None
 
     def to_bytes(self) -> bytes:
         """Serialized form for a cache. Timing and cache report are left out, because they belong to one call."""
@@ -202,6 +201,10 @@ class EncodeResult:
         ]
 
 
+def _is_result_of(reply: encoder_pb2.EncodeResponse, spec: EncodeSpec) -> bool:
+    return has_visual_tokens(reply, num_images=len(spec.images), num_videos=len(spec.videos), explain=spec.explain)
+
+
 class EncoderClient(ServiceClient[EncoderInfo]):
     """Client of the encoder service."""
 
@@ -247,6 +250,6 @@ class EncoderClient(ServiceClient[EncoderInfo]):
             ServiceError: The encoder service refused the call, failed, or is unavailable.
         """
         reply = await self.call(self._stub.Encode, spec.to_proto(), encoder_pb2.EncodeResponse, timeout_s)
-        if not has_visual_tokens(reply, spec.num_media, explain=spec.explain):
+        if not _is_result_of(reply, spec):
             raise InternalError("the encoder service answered without visual tokens for each image and video")
         return EncodeResult(reply, media_order)

@@ -20,7 +20,9 @@ from gateway.clients.replies import RawReplies
 from gateway.core.generate_spec import SAMPLING_PARAMETERS, GenerateSpec, Sampling
 from gateway.core.text_delta import TextDelta, TokenLogprob, TopLogprob
 
-__all__ = ["GenerateDone", "LLMClient", "LLMInfo"]
+__all__ = ["FINISH_REASONS", "GenerateDone", "LLMClient", "LLMInfo"]
+
+FINISH_REASONS: Final = ("stop", "length")
 
 # Bounds an endless answer. The longest tokens of published vocabularies are runs of a few hundred spaces.
 _MAX_TOKEN_BYTES: Final = 2048
@@ -161,6 +163,8 @@ class LLMClient(ServiceClient[LLMInfo]):
                     done = event.done
         if done is None:
             raise InternalError("the LLM service ended its answer before it was done")
+        if done.finish_reason not in FINISH_REASONS:
+            raise InternalError("the LLM service reports a reason for the end of its answer that is not known")
         if not math.isfinite(done.timing.queue_ms):
             raise InternalError("the LLM service reports a queue time that is not a number")
         yield GenerateDone(

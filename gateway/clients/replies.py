@@ -12,7 +12,7 @@ from fovea.errors import ServiceError
 from fovea.v1 import encoder_pb2, tensor_pb2
 from fovea.wire.grids import check_grid
 
-__all__ = ["Box", "RawReplies", "box_of", "has_visual_tokens"]
+__all__ = ["Box", "RawReplies", "box_of", "has_visual_tokens", "shows_image"]
 
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, right and bottom."""
@@ -33,15 +33,16 @@ class RawReplies:
         return self._channel.unary_stream(method, request_serializer, **{**options, "response_deserializer": None})
 
 
-def has_visual_tokens(reply: encoder_pb2.EncodeResponse, count: int, *, explain: bool) -> bool:
-    """Whether a reply has valid visual tokens for `count` images and videos, and with `explain` their explanations."""
-    tokens = reply.visual_tokens
+def has_visual_tokens(reply: encoder_pb2.EncodeResponse, *, num_images: int, num_videos: int, explain: bool) -> bool:
+    """Whether a reply has valid visual tokens for images, then videos, and with `explain` their explanations."""
+    tokens, count = reply.visual_tokens, num_images + num_videos
     return (
         len(tokens) == len(reply.num_tokens_total) == count
+        and all((one.kind == tensor_pb2.VISUAL_KIND_VIDEO) == (i >= num_images) for i, one in enumerate(tokens))
         and all(map(_has_positions, tokens))
         and (not explain or len(reply.explanations) == count)
         and len(reply.viewed) in (0, count)
-        and all(map(_shows_image, map(box_of, reply.viewed)))
+        and all(map(shows_image, map(box_of, reply.viewed)))
         and math.isfinite(reply.timing.queue_ms)
         and all(map(_matches_tokens, reply.explanations, tokens))
     )
@@ -52,7 +53,7 @@ def box_of(message: encoder_pb2.Box) -> Box:
     return round(message.left, 7), round(message.top, 7), round(message.right, 7), round(message.bottom, 7)
 
 
-def _shows_image(box: Box) -> bool:
+def shows_image(box: Box) -> bool:
     """Whether a box is finite, has an area, and covers a part of the image."""
     left, top, right, bottom = box
     return all(map(math.isfinite, box)) and max(left, 0) < min(right, 1) and max(top, 0) < min(bottom, 1)

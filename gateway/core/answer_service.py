@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import Final, Generic, TypeVar
 
-from fovea.errors import CheckpointMismatch
+from fovea.errors import CheckpointMismatch, ServiceError
 from gateway import metrics
 from gateway.clients.encoder import EncoderClient, EncodeResult
 from gateway.clients.llm import LLMClient
@@ -18,14 +19,18 @@ from gateway.core.answer import Answer, Completion, Costs, Lookup
 from gateway.core.answer_store import AnswerStore
 from gateway.core.deadlines import now, until
 from gateway.core.limits import check_prompt
-from gateway.core.planner import AnswerPlan, Planner
+from gateway.core.planner import AnswerPlan, EncodePlan, Planner
 from gateway.core.question import Question
 from gateway.core.single_flight import FlightResult, SingleFlight
 from gateway.core.text_delta import TextDelta
 from gateway.core.text_generator import GenerateResult, TextGenerator
-from gateway.core.visual_token_store import VisualTokenStore
+from gateway.core.visual_token_store import VisualTokenStore, refuses_visual_tokens
 
 __all__ = ["AnswerService"]
+
+T = TypeVar("T")
+
+_NO_LOOKUP: Final[Lookup] = "skip"
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,26 @@ class _Computed:
     completion: Completion
     costs: Costs
     encoded: EncodeResult | None = None
+
+
+@dataclass(frozen=True)
+class _Used(Generic[T]):
+    """Result of a call to the LLM service with visual tokens.
+
+    Attributes:
+        result: The result.
+        encoded: The visual tokens.
+        lookup: Outcome of their look-up in the cache; `miss` if the service refused those of the cache.
+        encode_ms, call_ms: Time for the visual tokens and for the call, in milliseconds.
+        refused_bytes: Bytes of the visual tokens of the cache that the service refused.
+    """
+
+    result: T
+    encoded: EncodeResult
+    lookup: Lookup
+    encode_ms: float
+    call_ms: float
+    refused_bytes: int
 
 
 class AnswerService:
@@ -127,8 +152,12 @@ class AnswerService:
             encoder, llm = await asyncio.gather(self._encoder.info(), self._llm.info())
             input_ids = self._planner.tokenize(question, encoder)
             check_prompt(len(input_ids), llm)
-            encoded, _ = await self._visual_tokens.get(self._planner.plan_encode(question, input_ids, encoder))
-            return await self._generator.attention(input_ids, encoded, layer, deadline=question.deadline)
+            plan = self._planner.plan_encode(question, input_ids, encoder)
+            used = await self._with_visual_tokens(
+                plan,
+                lambda encoded: self._generator.attention(input_ids, encoded, layer, deadline=question.deadline),
+            )
+            return used.result
 
     async def _plan(self, question: Question) -> AnswerPlan:
         """Plan of an answer. A question without media needs no encoder service, not even its info."""
@@ -137,11 +166,43 @@ class AnswerService:
         encoder, llm = await asyncio.gather(self._encoder.info(), self._llm.info())
         return self._planner.plan_answer(question, encoder, llm)
 
-    async def _encode(self, plan: AnswerPlan) -> tuple[EncodeResult, Lookup]:
-        """Visual tokens of an answer, without a call if the question has no media."""
-        if plan.encode is None:
-            return EncodeResult.empty(), "skip"
-        return await self._visual_tokens.get(plan.encode)
+    async def _with_visual_tokens(
+        self,
+        plan: EncodePlan | None,
+        call: Callable[[EncodeResult], Awaitable[T]],
+        has_begun: Callable[[], bool] = lambda: False,
+    ) -> _Used[T]:
+        """Result of a call to the LLM service with the visual tokens of a plan.
+
+        Cached tokens that the service refuses are removed, and the call is repeated once with new ones.
+
+        Args:
+            plan: Plan of the encode call; None for a question without media.
+            call: The call.
+            has_begun: Whether a part of the result has been sent, so that the call cannot be repeated.
+        """
+        started, refused_bytes = now(), 0
+        encoded, lookup = EncodeResult.empty(), _NO_LOOKUP
+        if plan is not None:
+            encoded, lookup = await self._visual_tokens.get(plan)
+        encoded_at = now()
+        try:
+            result = await self._call_llm(call, encoded)
+        except ServiceError as error:
+            if plan is None or lookup != "hit" or has_begun() or not refuses_visual_tokens(error):
+                raise
+            started, refused_bytes = now(), encoded.wire_bytes
+            encoded, lookup = await self._visual_tokens.replace(plan), "miss"
+            encoded_at = now()
+            result = await self._call_llm(call, encoded)
+        return _Used(result, encoded, lookup, (encoded_at - started) * 1000, (now() - encoded_at) * 1000, refused_bytes)
+
+    async def _call_llm(self, call: Callable[[EncodeResult], Awaitable[T]], encoded: EncodeResult) -> T:
+        try:
+            return await call(encoded)
+        except CheckpointMismatch:
+            self._encoder.invalidate_info()  # outdated: one of the two services has been replaced
+            raise
 
     async def _compute(self, plan: AnswerPlan, emit: Callable[[TextDelta], None]) -> _Computed:
         """Computes an answer and stores it. It runs in its own task, which several callers may share."""
@@ -149,18 +210,18 @@ class AnswerService:
             if stored is not None:
                 emit(TextDelta(stored.text))
                 return _Computed(stored, Costs())
-            started = now()
-            encoded, lookup = await self._encode(plan)
-            encoded_at = now()
-            try:
-                generated = await self._generator.generate(plan, encoded, emit)
-            except CheckpointMismatch:
-                self._encoder.invalidate_info()  # outdated: one of the two services has been replaced
-                raise
-            encode_ms, generate_ms = (encoded_at - started) * 1000, (now() - encoded_at) * 1000
-            costs = _costs(plan, encoded, lookup, generated, encode_ms=encode_ms, generate_ms=generate_ms)
-            computed = _Computed(_completion(generated, encoded), costs, encoded)
-            if plan.key is not None and await self._matches_key(plan, encoded):
+            has_text = False
+
+            def emit_text(delta: TextDelta) -> None:
+                nonlocal has_text
+                has_text = True
+                emit(delta)
+
+            used = await self._with_visual_tokens(
+                plan.encode, lambda encoded: self._generator.generate(plan, encoded, emit_text), lambda: has_text
+            )
+            computed = _Computed(_completion(used.result, used.encoded), _costs(plan, used), used.encoded)
+            if plan.key is not None and await self._matches_key(plan, used.encoded):
                 await self._answers.put(plan.key, computed.completion)
             return computed
 
@@ -191,29 +252,22 @@ def _completion(generated: GenerateResult, encoded: EncodeResult) -> Completion:
     )
 
 
-def _costs(
-    plan: AnswerPlan,
-    encoded: EncodeResult,
-    lookup: Lookup,
-    generated: GenerateResult,
-    *,
-    encode_ms: float,
-    generate_ms: float,
-) -> Costs:
+def _costs(plan: AnswerPlan, used: _Used[GenerateResult]) -> Costs:
     """Costs of a computed answer. Visual tokens from the cache cost no call to the encoder service, nor does a text."""
     cost = Costs(
-        wire_bytes=generated.wire_bytes,
+        wire_bytes=used.refused_bytes + used.result.wire_bytes,
         answer="miss" if plan.shared_key is not None else "skip",
-        visual_tokens=lookup,
-        queue_ms=generated.done.queue_ms,
-        generate_ms=generate_ms,
+        visual_tokens=used.lookup,
+        queue_ms=used.result.done.queue_ms,
+        generate_ms=used.call_ms,
     )
-    if lookup == "hit" or plan.encode is None:
+    if used.lookup == "hit" or plan.encode is None:
         return cost
-    features: Lookup = "hit" if encoded.features_cached else "miss"
+    features: Lookup = "hit" if used.encoded.features_cached else "miss"
     if plan.encode.spec.cache_salt and not plan.encode.encoder.salts_features:
         features = "skip"  # the cache of an older encoder service would tell what another tenant asked
-    return replace(cost, features=features, queue_ms=cost.queue_ms + encoded.queue_ms, encode_ms=encode_ms)
+    queue_ms = cost.queue_ms + used.encoded.queue_ms
+    return replace(cost, features=features, queue_ms=queue_ms, encode_ms=used.encode_ms)
 
 
 def _answer(computed: _Computed, question: Question, plan: AnswerPlan, *, first_token_at: float) -> Answer:

@@ -10,8 +10,11 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from fovea import telemetry
+from fovea.wire.formats import WIRE_FORMATS
 from gateway.cache.base import Cache
 from gateway.cache.lookup import lookup
+from gateway.clients.llm import FINISH_REASONS
+from gateway.clients.replies import shows_image
 from gateway.core.answer import Completion
 from gateway.core.deadlines import now
 from gateway.core.planner import AnswerPlan
@@ -20,6 +23,7 @@ __all__ = ["AnswerStore"]
 
 _LOCK_POLL_S: Final = 0.05
 _LOCK_WAIT_S: Final = 2.0
+_MAX_COUNT: Final = 2**32 - 1
 _COMPLETION: Final = TypeAdapter(Completion)
 
 
@@ -36,18 +40,17 @@ class AnswerStore:
     async def get(self, plan: AnswerPlan) -> Completion | None:
         """The cached answer; None on a miss, or if the plan does not read the cache.
 
-        An entry that cannot be read is a miss, and is counted.
+        An entry that cannot be read, or has a value that is out of range, is a miss, and is counted.
         """
         if plan.shared_key is None:
             return None
         data = await lookup(self._cache, "answer", plan.shared_key)
         if data is None:
             return None
-        try:
-            return _COMPLETION.validate_json(data)
-        except ValidationError:
+        completion = _read(data)
+        if completion is None:
             telemetry.count_failure(telemetry.FailureKind.CACHE_ENTRY)
-            return None
+        return completion
 
     async def put(self, key: str, completion: Completion) -> None:
         """Stores an answer."""
@@ -79,3 +82,26 @@ class AnswerStore:
         finally:
             if lock is not None:
                 await self._cache.release(key, lock)
+
+
+def _read(data: bytes) -> Completion | None:
+    """The answer in a cached value; None if it cannot be read, or is not one that a service can have given."""
+    try:
+        completion = _COMPLETION.validate_json(data)
+    except ValidationError:
+        return None
+    counts = (
+        completion.prompt_tokens,
+        completion.completion_tokens,
+        completion.visual_tokens_total,
+        completion.visual_tokens_kept,
+        *completion.visual_tokens_by_layer,
+    )
+    is_possible = (
+        completion.finish_reason in FINISH_REASONS
+        and completion.wire_dtype in ("", *WIRE_FORMATS)
+        and all(0 <= count <= _MAX_COUNT for count in counts)
+        and all(map(shows_image, completion.viewed))  # false for NaN
+        and completion.logprobs is None
+    )
+    return completion if is_possible else None

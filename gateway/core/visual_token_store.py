@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fovea import telemetry
+from fovea.errors import CheckpointMismatch, InvalidRequest, MalformedRequest, ServiceError, TooLarge
 from gateway import metrics
 from gateway.cache.base import Cache
 from gateway.cache.lookup import lookup
@@ -11,7 +12,17 @@ from gateway.core.answer import Lookup
 from gateway.core.planner import EncodePlan
 from gateway.core.retry import call_with_retry
 
-__all__ = ["VisualTokenStore"]
+__all__ = ["VisualTokenStore", "refuses_visual_tokens"]
+
+
+def refuses_visual_tokens(error: ServiceError) -> bool:
+    """Whether an error of the LLM service may be due to the visual tokens of the request, not to its other fields."""
+    match error:
+        case CheckpointMismatch() | MalformedRequest():
+            return True
+        case InvalidRequest() | TooLarge():
+            return (error.param or "").partition(".")[0].partition("[")[0] == "visual_tokens"
+    return False
 
 
 class VisualTokenStore:
@@ -38,6 +49,20 @@ class VisualTokenStore:
             cached = await self._cached(plan)
             if cached is not None:
                 return cached, "hit"
+        return await self._encode(plan), "miss" if plan.cache == "use" else "skip"
+
+    async def replace(self, plan: EncodePlan) -> EncodeResult:
+        """Visual tokens of a plan in place of cached ones that were refused, which are counted.
+
+        Raises:
+            ServiceError: See `get`.
+        """
+        telemetry.count_failure(telemetry.FailureKind.CACHE_ENTRY)
+        await self._cache.delete("visual_tokens", plan.key)
+        return await self._encode(plan)
+
+    async def _encode(self, plan: EncodePlan) -> EncodeResult:
+        """Visual tokens from the encoder service, stored unless the plan bypasses the cache."""
         encoded = await call_with_retry(
             self._encoder,
             lambda timeout_s: self._encoder.encode(plan.spec, plan.media_order, timeout_s),
@@ -48,7 +73,7 @@ class VisualTokenStore:
         metrics.VISUAL_TOKENS_KEPT.inc(encoded.num_tokens_kept)
         if plan.cache != "bypass" and await self.matches_key(plan, encoded):
             await self._cache.put("visual_tokens", plan.key, encoded.to_bytes())
-        return encoded, "miss" if plan.cache == "use" else "skip"
+        return encoded
 
     async def matches_key(self, plan: EncodePlan, encoded: EncodeResult) -> bool:
         """Whether visual tokens belong to the plan's key: the encoder service was not replaced meanwhile."""
@@ -63,6 +88,7 @@ class VisualTokenStore:
         if data is None:
             return None
         encoded = EncodeResult.from_bytes(data, plan.spec, plan.media_order)
-        if encoded is None:
+        if encoded is None or encoded.fingerprints != {plan.encoder.fingerprint}:
             telemetry.count_failure(telemetry.FailureKind.CACHE_ENTRY)
+            return None
         return encoded

@@ -18,6 +18,7 @@ from redis import Redis
 
 from fovea.processes.stack import Stack, free_port
 from fovea.telemetry import FailureKind
+from fovea.v1 import encoder_pb2
 from gateway.cache.base import Level
 from gateway.cache.value_keys import ValueKeys
 from tests.contract.comparison import assert_alike
@@ -40,7 +41,7 @@ class Gateway:
     metrics: str
     keys: ValueKeys
 
-    def ask(self, recording: Recording, **fields: str) -> dict[str, Any]:
+    def ask(self, recording: Recording, **fields: object) -> dict[str, Any]:
         body = {**recording.body, **fields}
         response = self.http.post(recording.path, json=body)
         assert response.status_code == 200, response.text
@@ -167,3 +168,22 @@ def test_an_entry_that_is_not_signed_is_a_counted_miss(gateway: Gateway, named: 
     assert answer["cache"][named] == "miss"
     assert read(answer) == want
     assert gateway.unreadable_entries == before + 1
+
+
+def test_visual_tokens_that_the_llm_service_refuses_are_encoded_again(gateway: Gateway) -> None:
+    """Signed by a gateway, but broken: one client waits a little longer, and none gets an error."""
+    recording = Recordings.of(COMMITS[0]).read("defaults")
+    gateway.fill({})
+    want = read(gateway.ask(recording))
+    (key,) = [key for key in gateway.names() if level(key) == "visual_tokens"]
+    value = gateway.keys.open("visual_tokens", key, gateway.redis.get(key))
+    assert value is not None
+    broken = encoder_pb2.EncodeResponse.FromString(value)
+    broken.visual_tokens[0].features.crc32 ^= 1
+    before = gateway.unreadable_entries
+    gateway.fill({key: broken.SerializeToString()})
+    answer = gateway.ask(recording)
+    assert read(answer) == want
+    assert answer["cache"]["visual_tokens"] == "miss"
+    assert gateway.unreadable_entries == before + 1
+    assert gateway.ask(recording, max_tokens=5)["cache"]["visual_tokens"] == "hit"

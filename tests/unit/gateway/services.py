@@ -159,6 +159,7 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         self.gate = Gate()  # after the first piece
         self.cancelled = asyncio.Event()
         self.error: ServiceError | None = None
+        self.next_errors: list[ServiceError] = []  # of the next calls, one each
         self.late_error: ServiceError | None = None  # after the first piece
         self.stops_early = False
         self.first = "red"
@@ -189,6 +190,8 @@ class ScriptedLLM(llm_pb2_grpc.LLMServiceServicer):
         self, request: Any, context: Any
     ) -> AsyncIterator[llm_pb2.GenerateResponse]:
         self.calls.append(request)
+        if self.next_errors:
+            raise self.next_errors.pop(0)
         if self.error is not None:
             raise self.error
         features = b"".join(tokens.features.data for tokens in request.visual_tokens)

@@ -189,7 +189,7 @@ async def test_an_area_that_shows_nothing_of_the_image_is_refused(
         await encoder.encode(EXPLAIN_SPEC, None, TIMEOUT_S)
 
 
-async def test_times_and_attention_that_are_no_numbers_are_refused(
+async def test_times_reasons_and_attention_that_are_none_are_refused(
     hostile: HostileServer, encoder: EncoderClient, llm: LLMClient
 ) -> None:
     message = reply()
@@ -197,9 +197,14 @@ async def test_times_and_attention_that_are_no_numbers_are_refused(
     hostile.replies = lambda: iter([message.SerializeToString()])
     with pytest.raises(InternalError):
         await encoder.encode(EXPLAIN_SPEC, None, TIMEOUT_S)
-    done = llm_pb2.GenerateResponse(done=llm_pb2.Done(timing=llm_pb2.GenerateTiming(queue_ms=float("inf"))))
+    timing = llm_pb2.GenerateTiming(queue_ms=float("inf"))
+    done = llm_pb2.GenerateResponse(done=llm_pb2.Done(finish_reason="stop", timing=timing))
     hostile.replies = lambda: iter([done.SerializeToString()])
     with pytest.raises(InternalError, match="queue time"):
+        await generate(llm)
+    unknown = llm_pb2.GenerateResponse(done=llm_pb2.Done(finish_reason="because"))
+    hostile.replies = lambda: iter([unknown.SerializeToString()])
+    with pytest.raises(InternalError, match="reason for the end"):
         await generate(llm)
     attention = llm_pb2.GenerateResponse(done=llm_pb2.Done(cross_attention=[0.5, float("nan"), 0.5]))
     hostile.replies = lambda: iter([attention.SerializeToString()])
