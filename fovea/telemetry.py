@@ -82,7 +82,7 @@ def new_request_id() -> str:
 
 
 class _JsonLines(logging.Formatter):
-    """Log records as JSON objects, one per line."""
+    """Log records as JSON objects, one per line. Values of a record's `fields` are values of the object."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -93,9 +93,11 @@ class _JsonLines(logging.Formatter):
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
             "level": record.levelname.lower(),
             "service": self._service,
+            "logger": record.name,
             "request_id": request_id.get(),
             "message": record.getMessage(),
         }
+        line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

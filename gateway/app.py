@@ -8,16 +8,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 
 from fovea import __version__, checkpoints
+from fovea.api_keys.key_file import AcceptedKeys
 from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
 from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
 from fovea.rpc.channel import Access
 from gateway import metrics
+from gateway.access.client_limits import ClientLimiter
 from gateway.cache.base import Cache
 from gateway.cache.memory import MemoryCache
 from gateway.cache.redis import RedisCache
+from gateway.cache.redis_client import RedisClient
 from gateway.cache.redis_connection import RedisAccess
 from gateway.cache.value_keys import ValueKeys
 from gateway.clients.encoder import EncoderClient
@@ -29,15 +31,12 @@ from gateway.core.text_generator import TextGenerator
 from gateway.core.visual_token_store import VisualTokenStore
 from gateway.http import surfaces
 from gateway.http.admission import Admission
-from gateway.http.body_limit import BodyLimit
 from gateway.http.drain import Drain
 from gateway.http.error_handlers import install_error_handlers
 from gateway.http.explanation_renderer import ExplanationRenderer
-from gateway.http.request_context import RequestContext
-from gateway.http.security_headers import SecurityHeaders
+from gateway.http.middleware import add_middleware
+from gateway.http.openapi import declare_api_keys
 from gateway.http.state import GatewayState
-from gateway.http.unexpected_errors import UnexpectedErrors
-from gateway.http.web_pages import WebPages
 from gateway.media.fetch import MediaFetcher
 from gateway.media.loader import MediaLimits, MediaLoader
 from gateway.settings import GatewaySettings
@@ -48,9 +47,13 @@ __all__ = ["create_app"]
 log = logging.getLogger("gateway")
 
 
-def _cache(settings: GatewaySettings) -> Cache:
-    if settings.redis_url.get_secret_value():
-        return RedisCache(_redis_access(settings), _value_keys(settings), ttl_s=settings.cache_ttl_s)
+def _redis(settings: GatewaySettings) -> RedisClient | None:
+    return RedisClient(_redis_access(settings)) if settings.redis_url.get_secret_value() else None
+
+
+def _cache(settings: GatewaySettings, redis: RedisClient | None) -> Cache:
+    if redis is not None:
+        return RedisCache(redis, _value_keys(settings), ttl_s=settings.cache_ttl_s)
     return MemoryCache(
         answer_bytes=settings.answer_cache_bytes,
         visual_token_bytes=settings.visual_token_cache_bytes,
@@ -111,6 +114,7 @@ def _state(
     cache: Cache,
     encoder: EncoderClient,
     llm: LLMClient,
+    limiter: ClientLimiter,
     running: Admission,
     drain: Drain,
 ) -> GatewayState:
@@ -134,6 +138,7 @@ def _state(
             MediaLimits(settings.max_image_bytes, settings.max_video_bytes, settings.max_body_bytes),
         ),
         renderer=ExplanationRenderer(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+        limiter=limiter,
         running=running,
         bodies=Admission(settings.max_concurrent_bodies, "bodies being read"),
         drain=drain,
@@ -147,9 +152,11 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     Raises:
         FileNotFoundError: A checkpoint, or its tokenizer, chat template or configuration, is missing.
         ValueError: The checkpoint's family or layout is not supported, or its template or the Redis URL is invalid.
-        CredentialsError: A certificate, key, token or password file cannot be used.
+        CredentialsError: A certificate, key, token, password or API key file cannot be used.
     """
-    planner, cache, drain = _planner(settings), _cache(settings), Drain()
+    planner, redis, drain = _planner(settings), _redis(settings), Drain()
+    cache, limiter = _cache(settings, redis), ClientLimiter(redis)
+    keys = AcceptedKeys(settings.keys_file) if settings.keys_file else None
     encoder_access, llm_access = _encoder_access(settings), _llm_access(settings)
     running = Admission(settings.max_concurrent_requests, "answers in progress")
     metrics.ANSWERS_RUNNING.set_function(lambda: running.num_admitted)
@@ -159,7 +166,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         max_bytes = settings.max_message_bytes
         encoder = EncoderClient(settings.encoder, max_message_bytes=max_bytes, access=encoder_access)
         llm = LLMClient(settings.llm, max_message_bytes=max_bytes, access=llm_access)
-        state = app.state.gateway = _state(settings, planner, cache, encoder, llm, running, drain)
+        state = app.state.gateway = _state(settings, planner, cache, encoder, llm, limiter, running, drain)
         yield
         await state.close()
 
@@ -174,28 +181,11 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         redirect_slashes=False,  # a redirect would repeat the client's Host header
     )
     app.state.drain = drain
-    for router in surfaces.routers():
+    routers = list(surfaces.routers())
+    for router in routers:
         app.include_router(router)
     install_error_handlers(app)
-    _add_middleware(app, settings)
+    if keys is not None:
+        declare_api_keys(app)
+    add_middleware(app, settings, keys, routes=[route for router in routers for route in router.routes])
     return app
-
-
-def _add_middleware(app: FastAPI, settings: GatewaySettings) -> None:
-    """Adds the middleware from the innermost to the outermost."""
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_total_bytes=settings.max_total_body_bytes)
-    # Its responses need the headers of those around it.
-    app.add_middleware(UnexpectedErrors)
-    if settings.cors_origins:
-        # Any header: SDKs for browsers send their own. No credentials: the API has none that a browser adds by itself.
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            allow_private_network=True,
-            expose_headers=["x-request-id", "Retry-After"],
-        )
-    app.add_middleware(WebPages, settings=settings)
-    app.add_middleware(SecurityHeaders)
-    app.add_middleware(RequestContext)

@@ -57,6 +57,8 @@ def main(argv: list[str]) -> int:
         except OSError:
             print(f"python -m gateway: {BindError.at(settings.metrics_listen)}", file=sys.stderr)
             return 1
+    if settings.allow_anonymous:
+        log.warning("--allow-anonymous: everyone who reaches %s is served, without a key", settings.listen)
     host, port = split_address(settings.listen)
     config = uvicorn.Config(
         app,

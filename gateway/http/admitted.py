@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
 
+from gateway.core.answer import Answer, TextDelta
 from gateway.core.question import Question
+from gateway.http.audit import AuditRecord, audit_record
+from gateway.http.authentication import client_of
 from gateway.http.client_errors import errors_for_client
 from gateway.http.disconnect import until_disconnect
+from gateway.http.event_stream import SEND_GRACE_S
 from gateway.http.state import GatewayState, state_of
 from gateway.settings import GatewaySettings
 
@@ -59,6 +63,7 @@ class Admitted(Generic[R]):
         question: The question.
         fields: Names of the client's fields, see `errors_for_client`.
         state: Objects of this process.
+        audit: Record for the audit log.
         resources: Resources released with the response: the permit, and those of the surface. A response that is
             streamed takes them over with `pop_all`.
     """
@@ -67,7 +72,16 @@ class Admitted(Generic[R]):
     question: Question
     fields: Mapping[str, str]
     state: GatewayState
+    audit: AuditRecord
     resources: AsyncExitStack
+
+    async def answer(self) -> AsyncGenerator[TextDelta | Answer]:
+        """Events of the answer, see `AnswerService.answer`. Its costs go into the audit record."""
+        async with aclosing(self.state.answers.answer(self.question)) as events:
+            async for event in events:
+                if isinstance(event, Answer):
+                    self.audit.add_answer(event)
+                yield event
 
 
 async def admitted(
@@ -83,18 +97,23 @@ async def admitted(
     Raises:
         ServiceError: The request is refused, or the response cannot be given. The error names the client's fields.
     """
-    arrived = asyncio.get_running_loop().time()
-    state = state_of(request)
+    now = asyncio.get_running_loop().time
+    arrived = now()
+    state, client, audit = state_of(request), client_of(request), audit_record(request.scope)
     async with state.drain.scope(), AsyncExitStack() as resources:
-        state.running.check()
-        with state.bodies.permit():
+        state.running.check(client.id)
+        reading_s = state.settings.body_timeout_s + state.settings.default_timeout_s
+        lease = await resources.enter_async_context(state.limiter.question(client, seconds=reading_s))
+        with state.bodies.permit(client.id):
             received = await read(request, state.settings)
-        resources.enter_context(state.running.permit())
+        resources.enter_context(state.running.permit(client.id))
 
         async def respond_to_question() -> Response:
-            question = await received.question(state, arrived=arrived)
+            question = replace(await received.question(state, arrived=arrived), cache_salt=client.tenant)
+            audit.add_question(question)
+            await lease.extend(question.deadline + SEND_GRACE_S - now())
             with errors_for_client(received.fields):
-                return await respond(Admitted(received.body, question, received.fields, state, resources))
+                return await respond(Admitted(received.body, question, received.fields, state, audit, resources))
 
         return await until_disconnect(request.receive, respond_to_question())
     raise AssertionError("unreachable: the stack suppresses no exception")

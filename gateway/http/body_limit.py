@@ -6,7 +6,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fovea.errors import Overloaded, TooLarge
+from gateway.access.clients import Client
 from gateway.http.error_handlers import error_response
+from gateway.http.fair_shares import FairShares
+from gateway.http.request_context import CLIENT
 
 __all__ = ["BodyLimit"]
 
@@ -16,14 +19,15 @@ class BodyLimit:
 
     A body above `max_bytes` is a 413: at once if Content-Length declares it, otherwise when the received bytes pass the
     limit. Received bytes count until the end of their request, because its images stay in memory until then. A body
-    that would raise the total above `max_total_bytes` is a 429.
+    that would raise the total above `max_total_bytes`, or take more of it than the client's fair share leaves to
+    others, is a 429.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, max_total_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._max_total_bytes = max_total_bytes
-        self._total = 0
+        self._shares = FairShares(max_total_bytes)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the request body is larger than the {self._max_bytes:,} bytes accepted")
@@ -35,28 +39,31 @@ class BodyLimit:
         if _declared_bytes(scope) > self._max_bytes:
             await error_response(scope, self._too_large())(scope, receive, send)
             return
-        received = 0
+        client: Client = scope[CLIENT]
+        received = held = 0
 
         async def receive_limited() -> Message:
-            nonlocal received
+            nonlocal received, held
             message = await receive()
             size = len(message.get("body", b""))
             received += size
-            self._total += size
             if received > self._max_bytes:
                 raise self._too_large()
-            if self._total > self._max_total_bytes:
+            if size and self._shares.ask(client.id, size) != "granted":
                 raise Overloaded(
                     f"the server holds its limit of {self._max_total_bytes:,} bytes of request bodies;"
                     " try again shortly",
                     retry_after_s=1.0,
                 )
+            if size:
+                self._shares.take(client.id, size)
+                held += size
             return message
 
         try:
             await self._app(scope, receive_limited, send)
         finally:
-            self._total -= received
+            self._shares.give_back(client.id, held)
 
 
 def _declared_bytes(scope: Scope) -> int:

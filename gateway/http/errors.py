@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from http import HTTPStatus
 
-from fovea.errors import DeadlineExceeded, MalformedRequest, NotFound, ServiceError, UnsupportedMedia
+from fovea.errors import DeadlineExceeded, MalformedRequest, NotFound, ServiceError, Unauthenticated, UnsupportedMedia
 from gateway.http.schemas.error import ErrorBody, ErrorDetail
 
 __all__ = [
     "ForbiddenHost",
     "ForbiddenOrigin",
+    "InvalidApiKey",
     "MethodNotAllowed",
     "RequestTimeout",
     "UnknownRoute",
@@ -30,6 +31,12 @@ class ForbiddenOrigin(MalformedRequest):
     """A page of another origin sent the request."""
 
     code, http_status = "forbidden_origin", 403
+
+
+class InvalidApiKey(Unauthenticated):
+    """The client sent no API key that is accepted. The code is OpenAI's."""
+
+    code, http_status = "invalid_api_key", 401
 
 
 class RequestTimeout(DeadlineExceeded):
@@ -72,7 +79,10 @@ def error_body(error: ServiceError) -> ErrorBody:
 
 
 def error_headers(error: ServiceError) -> dict[str, str]:
-    """Headers of an error response: Retry-After for 429 and 503; Accept-Encoding for a body with a Content-Encoding."""
+    """Headers of an error response: Retry-After for 429 and 503; Accept-Encoding for a body with a Content-Encoding;
+    WWW-Authenticate for 401."""
+    if isinstance(error, InvalidApiKey):
+        return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, UnsupportedEncoding):
         return {"Accept-Encoding": "identity"}
     seconds = _retry_after_s(error)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from gateway.http.schemas.answer import QuestionRequest
 from gateway.http.schemas.error import ErrorBody
 
-__all__ = ["ERRORS", "EXAMPLE_IMAGE", "json_body", "request_body"]
+__all__ = ["ERRORS", "EXAMPLE_IMAGE", "declare_api_keys", "json_body", "request_body"]
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": ErrorBody, "description": description}
     for status, description in {
         400: "The body cannot be read.",
+        401: "This server needs an API key, and none that it accepts was sent.",
         403: "A page of another origin (see --cors-origins), or a name in Host that is not this server's.",
         404: "No such model or pruner.",
         408: "The body did not arrive in time.",
         413: "Body, image or video too large.",
         415: "Not an image or video; another content type or charset, or a Content-Encoding (see Accept-Encoding).",
         422: "A field has a value that is not accepted.",
-        429: "Overloaded; see Retry-After.",
+        429: "Overloaded, or the client is at a limit of its own; see Retry-After.",
         502: "A service sent an invalid reply.",
         503: "A service is unavailable; see Retry-After.",
         504: "Not done within timeout_s.",
@@ -38,6 +40,24 @@ EXAMPLE_IMAGE: Final = (
 
 _FILE: Final = {"type": "string", "format": "binary"}
 _FORM_FIELDS: Final[dict[str, Any]] = {"image": _FILE, "images": {"type": "array", "items": _FILE}, "video": _FILE}
+
+
+def declare_api_keys(app: FastAPI) -> None:
+    """Declares in the description of the API that its paths need a key; /docs then asks for one."""
+    without_keys = app.openapi
+
+    def with_keys() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = without_keys()
+            schema.setdefault("components", {})["securitySchemes"] = {"api_key": {"type": "http", "scheme": "bearer"}}
+            for path, operations in schema["paths"].items():
+                if path.startswith("/v1/"):
+                    for operation in operations.values():
+                        operation["security"] = [{"api_key": []}]
+                        operation["responses"].setdefault("401", {"description": "No accepted API key."})
+        return app.openapi_schema or {}
+
+    app.openapi = with_keys  # type: ignore[method-assign]
 
 
 def request_body(kind: type[QuestionRequest], example: dict[str, Any]) -> dict[str, Any]:

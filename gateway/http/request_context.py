@@ -12,13 +12,18 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fovea import telemetry
+from gateway.http.api_paths import is_api_path
+from gateway.http.audit import write_audit_line
 
-__all__ = ["OUTCOME", "RequestContext", "route_of"]
+__all__ = ["CLIENT", "OUTCOME", "RequestContext", "route_of"]
 
 log = logging.getLogger(__name__)
 
 OUTCOME: Final = "fovea.outcome"
 """Key of the ASGI scope that holds the error code of a response, for log and metrics."""
+
+CLIENT: Final = "fovea.client"
+"""Key of the ASGI scope that holds the client of a request; missing if it was refused for its key."""
 
 _VALID_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -63,6 +68,16 @@ class RequestContext:
             telemetry.REQUEST_LATENCY_SECONDS.labels(label).observe(seconds)
         level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
         log.log(level, "%s %s %s %s %.1f ms", method, route or "-", status, outcome, seconds * 1000)
+        if is_api_path(scope):
+            write_audit_line(
+                scope,
+                scope.get(CLIENT),
+                method=method,
+                route=route,
+                status=status,
+                outcome=outcome,
+                seconds=seconds,
+            )
 
 
 def route_of(scope: Scope) -> str:

@@ -8,6 +8,7 @@ from typing import cast
 
 from fastapi import Request
 
+from gateway.access.client_limits import ClientLimiter
 from gateway.cache.base import Cache
 from gateway.clients.encoder import EncoderClient
 from gateway.clients.llm import LLMClient
@@ -35,6 +36,7 @@ class GatewayState:
         llm: Client of the LLM service.
         media_loader: Loader of images and videos.
         renderer: Renderer of explanations.
+        limiter: Limits of each client.
         running: Admission of questions.
         bodies: Admission of request bodies.
         drain: Switch that ends requests when the server stops.
@@ -49,6 +51,7 @@ class GatewayState:
     llm: LLMClient
     media_loader: MediaLoader
     renderer: ExplanationRenderer
+    limiter: ClientLimiter
     running: Admission
     bodies: Admission
     drain: Drain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fovea.settings import settings_config
+from gateway.settings.access import AccessSettings
 from gateway.settings.cache import CacheSettings
 from gateway.settings.model import ServedModelSettings
 from gateway.settings.requests import RequestSettings
@@ -16,6 +17,7 @@ __all__ = ["GatewaySettings"]
 class GatewaySettings(
     # --help lists the fields of the last base first.
     WebPageSettings,
+    AccessSettings,  # it checks the address of the server
     RestServerSettings,
     RequestSettings,
     CacheSettings,

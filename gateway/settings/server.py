@@ -41,9 +41,10 @@ class RestServerSettings(ServiceSettings):
     body_timeout_s: float = Field(default=10.0, gt=0)
     """Seconds within which a request's body must arrive; then 408."""
 
-    max_concurrent_requests: int = Field(default=64, ge=1)
+    max_concurrent_requests: int = Field(default=80, ge=1)
     """Most answers in progress at once; beyond it 429 with Retry-After, before the body is read if the limit is reached
-    by then."""
+    by then. One client alone gets seven eighths; the rest is for clients below their share, which is seven eighths
+    divided by the number of clients in the last minute. Bodies, and their bytes, are shared by the same rule."""
 
     drain_grace_s: float = Field(default=20.0, ge=0)
     """Seconds that answers in progress get when the process is stopped; then they are cancelled."""

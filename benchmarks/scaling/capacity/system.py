@@ -64,7 +64,7 @@ class SimulatedDeployment:
     llm_cores: float = 1.0
     encoder_rules: EncoderRules = field(default_factory=EncoderRules)
     llm_rules: LLMRules = field(default_factory=LLMRules)
-    max_concurrent_requests: int = 64
+    max_concurrent_requests: int = 80
     link_bits_per_second: float = 10e9
     link_delay_s: float = 0.0001
     redis: Redis | None = None

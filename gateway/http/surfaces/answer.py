@@ -81,7 +81,7 @@ async def answer(request: Request) -> Response:
 
 async def _respond(admission: Admitted[AnswerRequest]) -> Response:
     model = admission.state.settings.model_name
-    events = admission.state.answers.answer(admission.question)
+    events = admission.answer()
     await admission.resources.enter_async_context(aclosing(events))
     if not admission.request.stream:
         async for event in events:

@@ -95,7 +95,7 @@ async def _respond(admission: Admitted[ChatCompletionRequest]) -> Response:
         include_usage=request.stream_options.include_usage,
         report=request.fovea is not None,
     )
-    events = state.answers.answer(admission.question)
+    events = admission.answer()
     await admission.resources.enter_async_context(aclosing(events))
     if not request.stream:
         async for event in events:

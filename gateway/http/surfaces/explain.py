@@ -56,6 +56,7 @@ async def _respond(admission: Admitted[ExplainRequest]) -> Response:
     question = replace(question, encode=replace(question.encode, explain=True))
     async with until(question.deadline):
         encoded = await state.answers.explain(question)
+        admission.audit.add_explanation(encoded)
         maps = None
         if request.maps:
             maps = await activation_maps(question, encoded, state, layer=request.cross_attention_layer)

@@ -97,6 +97,11 @@ class Gateway:
         assert set(response.json()) == {"error"}
         return dict(response.json()["error"])
 
+    def http_from(self, address: str) -> httpx.AsyncClient:
+        """HTTP client at another address."""
+        transport = httpx.ASGITransport(self.app, client=(address, 1))
+        return httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=30)
+
 
 StartGateway = Callable[..., Awaitable[Gateway]]
 

@@ -14,6 +14,7 @@ import pytest
 from gateway.cache.base import MAX_VALUE_BYTES
 from gateway.cache.memory import MemoryCache
 from gateway.cache.redis import RedisCache
+from gateway.cache.redis_client import RedisClient
 from gateway.cache.redis_connection import RedisAccess
 from gateway.cache.value_keys import ValueKeys
 from tests.redis_server import RedisServer
@@ -77,7 +78,8 @@ def write(path: Path, text: str) -> None:
 
 
 def open_cache(url: str, key_file: str, **options: Any) -> RedisCache:
-    return RedisCache(RedisAccess(url), ValueKeys.from_file(key_file), **{"ttl_s": 10, "timeout_s": 5, **options})
+    redis = RedisClient(RedisAccess(url), **{"timeout_s": 5, **options})
+    return RedisCache(redis, ValueKeys.from_file(key_file), ttl_s=10)
 
 
 @pytest.fixture
@@ -144,7 +146,7 @@ async def test_a_huge_value_in_redis_is_not_read_as_a_whole(key_file: str) -> No
 
 async def test_gateways_without_a_key_file_do_not_meet_in_redis(server: RedisServer) -> None:
     """They could not read each other's values, and would wait for each other's locks for nothing."""
-    a, b = (RedisCache(RedisAccess(server.url), ValueKeys.of_this_process(), ttl_s=10, timeout_s=5) for _ in "ab")
+    a, b = (RedisCache(RedisClient(RedisAccess(server.url)), ValueKeys.of_this_process(), ttl_s=10) for _ in "ab")
     before = failures("cache_entry")
     await a.put("answer", "k", b"1")
     assert await b.get("answer", "k") is None
@@ -181,7 +183,7 @@ async def test_refused_commands_are_all_counted_and_logged_once_a_pause(
     cache = open_cache(server.url, key_file, pause_s=2, clock=clock)
     server.command("RPUSH", "k", "a list")
     before = failures("redis")
-    with caplog.at_level(logging.WARNING, "gateway.cache.redis"):
+    with caplog.at_level(logging.WARNING, "gateway.cache.redis_client"):
         for _ in range(5):
             assert await cache.get("answer", "k") is None
         clock.now = 2.0
@@ -255,7 +257,7 @@ async def test_redis_may_go_and_come_back_under_a_gateway(server: RedisServer, s
     server.stop()
     assert (await gateway.answer())["cache"]["answer"] == "miss"
     server.start()
-    gateway.app.state.gateway.cache._paused_until = 0.0  # ends the pause
+    gateway.app.state.gateway.cache._redis._paused_until = 0.0  # ends the pause
     await gateway.answer()
     assert (await gateway.answer())["cache"]["answer"] == "hit"
 

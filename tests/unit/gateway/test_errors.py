@@ -475,12 +475,15 @@ async def test_stalled_bodies_do_not_occupy_slots_of_answers(start_gateway: Star
 
 async def test_all_bodies_in_memory_share_one_limit(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(max_total_body_bytes=1000)
-    body = Stalled(bytes(900))
+    body = Stalled(bytes(850))
     stalled = asyncio.create_task(gateway.http.post("/v1/answer", content=body))
     await body.reached.wait()
     error = await gateway.refused(429)
     assert error["type"] == "rate_limit_error"
     assert "1,000 bytes of request bodies" in error["message"]
+    async with gateway.http_from("192.0.2.1") as other:  # an eighth is for other clients
+        content = json.dumps({"question": "?"}).ljust(100)
+        assert (await other.post("/v1/answer", content=content)).status_code == 422
     stalled.cancel()
     await asyncio.wait([stalled])
     await gateway.answer()

@@ -16,6 +16,7 @@ import pytest
 
 from fovea.rpc.credential_files import CredentialsError
 from gateway.cache.redis import RedisCache
+from gateway.cache.redis_client import RedisClient
 from gateway.cache.redis_connection import RedisAccess, connection_pool
 from gateway.cache.value_keys import ValueKeys
 from tests.certificates import Authority
@@ -57,8 +58,8 @@ def password_file(tmp_path: Path) -> Path:
 def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
     """Log lines of the cache so far."""
     lines: list[str] = []
-    with caplog.at_level(logging.WARNING, "gateway.cache.redis"):
-        logger = logging.getLogger("gateway.cache.redis")
+    with caplog.at_level(logging.WARNING, "gateway.cache.redis_client"):
+        logger = logging.getLogger("gateway.cache.redis_client")
         handler = logging.Handler()
         handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
         logger.addHandler(handler)
@@ -68,7 +69,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
 
 @contextlib.asynccontextmanager
 async def cache_of(access: RedisAccess, **options: Any) -> AsyncIterator[RedisCache]:
-    cache = RedisCache(access, ValueKeys.of_this_process(), **{"ttl_s": 10, "timeout_s": 5, **options})
+    cache = RedisCache(RedisClient(access, **{"timeout_s": 5, **options}), ValueKeys.of_this_process(), ttl_s=10)
     yield cache
     await cache.close()
 

@@ -1,0 +1,1 @@
+"""Who asks, and how much a client may ask. Knows no HTTP."""

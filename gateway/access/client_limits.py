@@ -1,0 +1,80 @@
+"""Limits of each client: requests in a minute, questions in progress, pixels in a minute."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from fovea.errors import TooLarge
+from gateway.access.clients import Client
+from gateway.access.concurrency import Concurrency, Lease
+from gateway.access.errors import RateLimited
+from gateway.access.minute_windows import MinuteWindows
+from gateway.cache.redis_client import RedisClient
+
+__all__ = ["ClientLimiter"]
+
+MEGA: Final = 10**6
+
+
+class ClientLimiter:
+    """Limits of all clients.
+
+    Args:
+        redis: Client of a Redis that all gateways share; None to count in this process.
+    """
+
+    def __init__(self, redis: RedisClient | None = None) -> None:
+        self._windows = MinuteWindows(redis)
+        self._concurrency = Concurrency(redis)
+
+    @asynccontextmanager
+    async def question(self, client: Client, *, seconds: float) -> AsyncIterator[Lease]:
+        """Counts a question of a client, before anything of its body is read. A refused one is not counted.
+
+        Args:
+            client: Client.
+            seconds: Seconds within which the deadline of the question will be known; `Lease.extend` sets it.
+
+        Raises:
+            RateLimited: The client is at a limit.
+        """
+        limits = client.limits
+        async with self._concurrency.lease(client.id, limits.concurrency, seconds=seconds) as lease:
+            if limits.requests_per_minute is not None:
+                limit = limits.requests_per_minute
+                wait_s = await self._windows.spend(client.id, "requests", 1, limit=limit)
+                if wait_s:
+                    raise RateLimited(
+                        f"this client is at its limit of {limit} requests per minute", retry_after_s=wait_s
+                    )
+            yield lease
+
+    async def spend_pixels(self, client: Client, num_pixels: int) -> None:
+        """Counts the pixels of the images of a question, before any is decoded.
+
+        Args:
+            client: Client.
+            num_pixels: Pixels of all images together, by their headers.
+
+        Raises:
+            TooLarge: The images have more pixels than the client may send in a minute.
+            RateLimited: The client is at its limit.
+        """
+        limit = client.limits.megapixels_per_minute
+        if limit is None or not num_pixels:
+            return
+        if num_pixels > limit * MEGA:
+            raise TooLarge(
+                f"the images have {num_pixels / MEGA:.1f} megapixels; this client's limit is {limit} per minute",
+                param="images",
+            )
+        wait_s = await self._windows.spend(client.id, "pixels", num_pixels, limit=limit * MEGA)
+        if wait_s:
+            raise RateLimited(
+                f"this client is at its limit of {limit} megapixels per minute; the images have"
+                f" {num_pixels / MEGA:.1f}",
+                param="images",
+                retry_after_s=wait_s,
+            )
