@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 _HISTORY = {"CHANGELOG.md", "benchmarks/LOG.md"}
 _PACKAGES = ("fovea", "encoder_service", "llm_service", "gateway", "lab", "benchmarks")
 _COMMAND = re.compile(
-    rf"(?:^|(?<=[\s/(]))(?:python3? -m (?:{'|'.join(_PACKAGES)})\b|fovea (?:up|ask|explain|demo|bench)\b|make [a-z])"
-    r"[^`\n]*"
+    rf"(?:^|(?<=[\s/(]))(?:python3? -m (?:{'|'.join(_PACKAGES)})\b|fovea (?:up|ask|explain|demo|bench|keys)\b"
+    r"|make [a-z])[^`\n]*"
 )
 _BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.M | re.S)
 _INLINE = re.compile(r"`([^`]+)`")
@@ -52,6 +52,8 @@ class Documented:
     def key(self) -> str:
         """The command without its options: "benchmarks.capacity plan", "fovea ask", "make demo"."""
         first, second, *rest = self.words
+        if [first, second] == ["fovea", "keys"]:
+            return " ".join(self.words[:3])
         if first in ("fovea", "make"):
             return f"{first} {second}"
         module, *rest = rest

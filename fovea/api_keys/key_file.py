@@ -1,4 +1,4 @@
-"""The file of API keys as the gateway reads it, and as `fovea keys` changes it."""
+"""The file of API keys as the gateway reads it, and as the command line changes it."""
 
 from __future__ import annotations
 

@@ -57,6 +57,32 @@ def test_a_taken_address_of_the_metrics_is_reported_in_one_line(llava: Path, cli
     assert "Traceback" not in result.stderr
 
 
+def test_an_address_of_the_network_needs_keys_or_a_flag(llava: Path, clip: Path, tmp_path: Path) -> None:
+    words = ["-m", "gateway", "--model", str(llava), "--text-tower", str(clip), "--listen", "0.0.0.0:0"]
+    refused = python(*words)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert "--keys-file FILE" in line
+    assert "--allow-anonymous" in line
+    missing = python(*words, "--keys-file", str(tmp_path / "missing"))
+    assert missing.returncode == 2
+    assert "No such file" in missing.stderr
+    assert "Traceback" not in missing.stderr
+
+
+def test_serving_everyone_is_a_warning_in_the_log(llava: Path, clip: Path) -> None:
+    words = [sys.executable, "-m", "gateway", "--model", str(llava), "--text-tower", str(clip)]
+    process = subprocess.Popen([*words, "--listen", "0.0.0.0:0", "--allow-anonymous"], stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    lines = [
+        json.loads(line) for line in iter(process.stderr.readline, b"") if _stop_when_up(process, line, signal.SIGTERM)
+    ]
+    assert process.wait(20) == 0
+    process.stderr.close()
+    warnings = [line["message"] for line in lines if line["level"] == "warning"]
+    assert [warning for warning in warnings if "everyone who reaches 0.0.0.0:0 is served" in warning]
+
+
 @pytest.mark.parametrize("listen", ["8000", "host:", "host:99999"])
 def test_an_invalid_address_is_reported_with_flag_and_variable(listen: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -121,7 +121,7 @@ def test_an_authorization_without_an_accepted_key_is_nobodys(path: Path, added: 
     assert keys.key_of(f"bearer {key}") is not None
 
 
-def test_a_second_key_of_a_name_keeps_tenant_and_limits_and_both_are_accepted(
+def test_a_key_is_changed_by_a_second_one_of_its_name(
     path: Path, added: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = added("alice", "--tenant", "acme", "--requests-per-minute", "60", "--concurrency", "4")
