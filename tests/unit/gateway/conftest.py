@@ -100,7 +100,7 @@ class Gateway:
     def http_from(self, address: str) -> httpx.AsyncClient:
         """HTTP client at another address."""
         transport = httpx.ASGITransport(self.app, client=(address, 1))
-        return httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=30)
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30)
 
 
 StartGateway = Callable[..., Awaitable[Gateway]]

@@ -27,7 +27,7 @@ from tests.unit.gateway.conftest import Gateway, StartGateway, ask, failures, pn
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
 OPEN_PATHS = {
-    *("/health", "/healthz", "/readyz", "/metrics", "/openapi.json"),
+    *("/health", "/healthz", "/readyz", "/openapi.json"),
     *("/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"),
 }
 

@@ -114,7 +114,7 @@ LOOPBACK, ALL = "127.0.0.1:8000", "0.0.0.0:8000"
 async def test_a_name_in_host_must_be_one_of_this_server(
     start_gateway: StartGateway, listen: str, allowed: str, accepted: list[str], refused: list[str]
 ) -> None:
-    gateway = await start_gateway(listen=listen, allowed_hosts=allowed)
+    gateway = await start_gateway(listen=listen, allowed_hosts=allowed, allow_anonymous=True)
     for host in accepted + refused:
         # A page whose own name leads to this server is of the same origin for the browser.
         response = await post(gateway, host=host, origin=f"http://{host}", sec_fetch_site="same-origin")
