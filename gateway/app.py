@@ -31,6 +31,7 @@ from gateway.core.text_generator import TextGenerator
 from gateway.core.visual_token_store import VisualTokenStore
 from gateway.http import surfaces
 from gateway.http.admission import Admission
+from gateway.http.body_arrival import BodyArrivals
 from gateway.http.drain import Drain
 from gateway.http.error_handlers import install_error_handlers
 from gateway.http.explanation_renderer import ExplanationRenderer
@@ -140,7 +141,7 @@ def _state(
         renderer=ExplanationRenderer(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         limiter=limiter,
         running=running,
-        bodies=Admission(settings.max_concurrent_bodies, "bodies being read"),
+        bodies=BodyArrivals(settings.max_concurrent_bodies, settings.body_timeout_s, settings.min_body_rate),
         drain=drain,
         started_at=int(time.time()),
     )

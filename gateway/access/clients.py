@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
-from typing import Final
 
 from fovea.api_keys.key_lines import ApiKey, ClientLimits
+from gateway.client_addresses import address_group
 
 __all__ = ["Client", "client_at", "client_with"]
-
-_IPV6_PREFIX: Final = 64
-"""Bits of an IPv6 address that tell clients apart: one host may use all addresses with the same bits."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +39,4 @@ def client_with(key: ApiKey, defaults: ClientLimits) -> Client:
 
 def client_at(address: str, defaults: ClientLimits) -> Client:
     """Client without a key: its IPv4 address, or the first 64 bits of its IPv6 address."""
-    return Client(_network(address), "", defaults, has_key=False)
-
-
-def _network(address: str) -> str:
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:  # a socket that has no address
-        return "unknown"
-    if isinstance(ip, ipaddress.IPv4Address):
-        return str(ip)
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.ip_network((ip, _IPV6_PREFIX), strict=False))
+    return Client(address_group(address), "", defaults, has_key=False)

@@ -104,8 +104,8 @@ async def admitted(
         state.running.check(client.id)
         reading_s = state.settings.body_timeout_s + state.settings.default_timeout_s
         lease = await resources.enter_async_context(state.limiter.question(client, seconds=reading_s))
-        with state.bodies.permit(client.id):
-            received = await read(request, state.settings)
+        async with state.bodies.arrival(request, client.id) as arriving:
+            received = await read(arriving, state.settings)
         resources.enter_context(state.running.permit(client.id))
 
         async def respond_to_question() -> Response:

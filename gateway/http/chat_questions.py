@@ -48,7 +48,7 @@ async def read_chat(request: Request, settings: GatewaySettings) -> _ReadChat:
     Raises:
         ServiceError: The body cannot be read, a field is wrong, or the model is not served.
     """
-    body = parse_chat_request(await read_json(request, settings))
+    body = parse_chat_request(await read_json(request))
     alias = requested_alias(body.model, settings)
     options = body.fovea or FoveaOptions()
     return _ReadChat(body, _with_alias(options, alias), _client_fields(body, options, alias))

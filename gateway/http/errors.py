@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from http import HTTPStatus
 
-from fovea.errors import DeadlineExceeded, MalformedRequest, NotFound, ServiceError, Unauthenticated, UnsupportedMedia
+from fovea.errors import (
+    DeadlineExceeded,
+    MalformedRequest,
+    NotFound,
+    ServiceError,
+    TooLarge,
+    Unauthenticated,
+    UnsupportedMedia,
+)
 from gateway.http.schemas.error import ErrorBody, ErrorDetail
 
 __all__ = [
     "ForbiddenHost",
     "ForbiddenOrigin",
+    "HeadersTooLarge",
     "InvalidApiKey",
     "MethodNotAllowed",
     "RequestTimeout",
@@ -40,9 +49,15 @@ class InvalidApiKey(Unauthenticated):
 
 
 class RequestTimeout(DeadlineExceeded):
-    """The client did not send its body in time."""
+    """The client did not send its headers or its body in time."""
 
     code, http_status = "request_timeout", 408
+
+
+class HeadersTooLarge(TooLarge):
+    """Request line and headers are longer, or more, than accepted."""
+
+    code, http_status = "headers_too_large", 431
 
 
 class MethodNotAllowed(MalformedRequest):

@@ -11,7 +11,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
 from fovea.errors import Cancelled, UnsupportedMedia
-from gateway.http.errors import RequestTimeout, UnsupportedEncoding
+from gateway.http.errors import UnsupportedEncoding
 from gateway.http.form_body import read_form
 from gateway.http.json_body import json_object
 from gateway.http.request_fields import Uploads
@@ -43,19 +43,18 @@ async def read_request(request: Request, kind: type[R], settings: GatewaySetting
         MalformedRequest: The body is neither JSON nor a form.
         UnsupportedMedia: The content type is another one, the charset is not UTF-8, or the body is compressed.
         InvalidRequest: A field has a value that is not accepted.
-        RequestTimeout: The body did not arrive in time.
         Cancelled: The client disconnected.
     """
     _check_encoding(request)
     media_type = _content_type(request, "application/json", "multipart/form-data")
     if media_type == "application/json":
-        return parse_request(kind, await _arrived(_read_json(request), settings), strict=True), {}
+        return parse_request(kind, await _unless_disconnected(_read_json(request)), strict=True), {}
     form = read_form(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
-    fields, uploads = await _arrived(form, settings)
+    fields, uploads = await _unless_disconnected(form)
     return parse_request(kind, fields, strict=False), uploads
 
 
-async def read_json(request: Request, settings: GatewaySettings) -> dict[str, Any]:
+async def read_json(request: Request) -> dict[str, Any]:
     """The fields of a JSON body, not validated.
 
     Raises:
@@ -63,16 +62,13 @@ async def read_json(request: Request, settings: GatewaySettings) -> dict[str, An
     """
     _check_encoding(request)
     _content_type(request, "application/json")
-    return await _arrived(_read_json(request), settings)
+    return await _unless_disconnected(_read_json(request))
 
 
-async def _arrived(reading: Coroutine[Any, Any, T], settings: GatewaySettings) -> T:
-    """Result of reading a body, within the time that it may take."""
+async def _unless_disconnected(reading: Coroutine[Any, Any, T]) -> T:
+    """Result of reading a body."""
     try:
-        async with asyncio.timeout(settings.body_timeout_s):
-            return await reading
-    except TimeoutError:
-        raise RequestTimeout(f"the request body did not arrive within {settings.body_timeout_s:g} s") from None
+        return await reading
     except ClientDisconnect:
         raise Cancelled("the client closed the connection while sending") from None
 

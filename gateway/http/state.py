@@ -15,6 +15,7 @@ from gateway.clients.llm import LLMClient
 from gateway.core.answer_service import AnswerService
 from gateway.core.planner import Planner
 from gateway.http.admission import Admission
+from gateway.http.body_arrival import BodyArrivals
 from gateway.http.drain import Drain
 from gateway.http.explanation_renderer import ExplanationRenderer
 from gateway.media.loader import MediaLoader
@@ -38,7 +39,7 @@ class GatewayState:
         renderer: Renderer of explanations.
         limiter: Limits of each client.
         running: Admission of questions.
-        bodies: Admission of request bodies.
+        bodies: Arrival of request bodies.
         drain: Switch that ends requests when the server stops.
         started_at: Unix time of the start in seconds.
     """
@@ -53,7 +54,7 @@ class GatewayState:
     renderer: ExplanationRenderer
     limiter: ClientLimiter
     running: Admission
-    bodies: Admission
+    bodies: BodyArrivals
     drain: Drain
     started_at: int
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fovea.settings import settings_config
 from gateway.settings.access import AccessSettings
 from gateway.settings.cache import CacheSettings
+from gateway.settings.connections import ConnectionSettings
 from gateway.settings.model import ServedModelSettings
 from gateway.settings.requests import RequestSettings
 from gateway.settings.server import RestServerSettings
@@ -19,6 +20,7 @@ class GatewaySettings(
     WebPageSettings,
     AccessSettings,  # it checks the address of the server
     RestServerSettings,
+    ConnectionSettings,
     RequestSettings,
     CacheSettings,
     ServiceConnectionSettings,

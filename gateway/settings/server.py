@@ -35,16 +35,19 @@ class RestServerSettings(ServiceSettings):
     """Most bytes of request bodies in memory, of all requests together; beyond it 429 with Retry-After."""
 
     max_concurrent_bodies: int = Field(default=256, ge=1)
-    """Most request bodies being read at once; beyond it 429 with Retry-After. Slow clients occupy these
-    slots, not those of answers."""
+    """Most request bodies being read at once. Beyond it the slowest one is refused with 429 and Retry-After: one below
+    --min-body-rate, or of a client that has more of them than the others. Where there is none, the new one is."""
 
-    body_timeout_s: float = Field(default=10.0, gt=0)
+    body_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds within which a request's body must arrive; then 408."""
+
+    min_body_rate: int = Field(default=1000, ge=1)
+    """Least bytes per second of a request's body, as the mean since its beginning and after 10 s; then 408."""
 
     max_concurrent_requests: int = Field(default=80, ge=1)
     """Most answers in progress at once; beyond it 429 with Retry-After, before the body is read if the limit is reached
     by then. One client alone gets seven eighths; the rest is for clients below their share, which is seven eighths
-    divided by the number of clients in the last minute. Bodies, and their bytes, are shared by the same rule."""
+    divided by the number of clients in the last minute. The bytes of bodies are shared by the same rule."""
 
     drain_grace_s: float = Field(default=20.0, ge=0)
     """Seconds that answers in progress get when the process is stopped; then they are cancelled."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
@@ -23,6 +22,7 @@ from benchmarks.checkpoints.tiny.tokenizers_only import write_clip, write_family
 from fovea.rpc.server import GrpcServer
 from fovea.v1 import encoder_pb2
 from gateway.app import create_app
+from gateway.server.server import RestServer
 from gateway.settings import GatewaySettings
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
@@ -82,6 +82,12 @@ class Gateway:
     encoder: ScriptedEncoder
     llm: ScriptedLLM
     servers: dict[str, GrpcServer]
+    rest_server: RestServer | None = None
+
+    def stop(self) -> None:
+        """Stops the REST server, as SIGTERM does. It runs over TCP."""
+        assert self.rest_server is not None
+        self.rest_server.should_exit = True
 
     async def answer(self, **fields: Any) -> dict[str, Any]:
         """Response to `ask(**fields)`, which must succeed."""
@@ -119,48 +125,60 @@ async def start_gateway(llava: Path, clip: Path) -> AsyncIterator[StartGateway]:
         stack.push_async_callback(stop_servers)
 
         async def start(*, over_tcp: bool = False, **settings: Any) -> Gateway:
-            app = create_app(
-                GatewaySettings(
-                    **{
-                        "model": str(llava),
-                        "text_tower": str(clip),
-                        "encoder": f"127.0.0.1:{servers['encoder'].port}",
-                        "llm": f"127.0.0.1:{servers['llm'].port}",
-                        **settings,
-                    }
-                )
+            checked = GatewaySettings(
+                **{
+                    "model": str(llava),
+                    "text_tower": str(clip),
+                    "encoder": f"127.0.0.1:{servers['encoder'].port}",
+                    "llm": f"127.0.0.1:{servers['llm'].port}",
+                    "listen": "127.0.0.1:0",
+                    "drain_grace_s": 0,
+                    **settings,
+                }
             )
+            app = create_app(checked)
+            rest_server = None
             if over_tcp:
-                http = httpx.AsyncClient(base_url=await _run_uvicorn(app, stack), trust_env=False)
+                rest_server = RestServer(app, checked, app.state.drain)
+                http = httpx.AsyncClient(base_url=await _run(rest_server, stack), trust_env=False, verify=False)
             else:
                 await stack.enter_async_context(app.router.lifespan_context(app))
                 http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
-            return Gateway(app, await stack.enter_async_context(http), encoder, llm, servers)
+            return Gateway(app, await stack.enter_async_context(http), encoder, llm, servers, rest_server)
 
         yield start
 
 
-async def _run_uvicorn(app: FastAPI, stack: AsyncExitStack) -> str:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
+async def _run(server: RestServer, stack: AsyncExitStack) -> str:
     config = server.config
     config.load()
     server.lifespan = config.lifespan_class(config)
     await server.startup()
-    running = asyncio.create_task(server.main_loop())
+
+    async def run() -> None:
+        await server.main_loop()
+        await server.shutdown()
+
+    running = asyncio.create_task(run())
 
     async def stop() -> None:
         server.should_exit = True
         await running
-        await server.shutdown()
 
     stack.push_async_callback(stop)
-    return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    return server.urls[0]
 
 
 @pytest.fixture
 async def gateway(start_gateway: StartGateway) -> Gateway:
     """A gateway with default settings."""
     return await start_gateway()
+
+
+@pytest.fixture
+async def gateway_over_tcp(start_gateway: StartGateway) -> Gateway:
+    """A gateway with default settings behind its REST server."""
+    return await start_gateway(over_tcp=True)
 
 
 @pytest.fixture

@@ -1,0 +1,38 @@
+"""TLS of the REST server, from PEM files that are read again when they change."""
+
+from __future__ import annotations
+
+import ssl
+
+from fovea.rpc.credential_files import CredentialFiles, CredentialsError
+
+__all__ = ["server_contexts"]
+
+
+def server_contexts(cert: str, key: str) -> CredentialFiles[ssl.SSLContext]:
+    """TLS contexts for new connections: the same one until a file changes. Open connections keep theirs.
+
+    Args:
+        cert: PEM file with the certificate and its chain.
+        key: PEM file with the private key, not encrypted.
+
+    Raises:
+        CredentialsError: A file cannot be read or is not in PEM form, or key and certificate do not belong together.
+    """
+
+    def context() -> ssl.SSLContext:
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.minimum_version = ssl.TLSVersion.TLSv1_2
+        made.options |= ssl.OP_NO_RENEGOTIATION  # a client could have the server compute without end
+        made.set_alpn_protocols(["http/1.1"])
+        try:
+            # Without a password OpenSSL would ask for one on the terminal.
+            made.load_cert_chain(cert, key, password=lambda: b"")
+        except ssl.SSLError as error:
+            reason = error.reason or "not in PEM form, or the key is encrypted"
+            raise CredentialsError(f"certificate {cert} and key {key}: {reason}") from error
+        except OSError as error:
+            raise CredentialsError(f"certificate {cert} and key {key}: {error.strerror}") from error
+        return made
+
+    return CredentialFiles([cert, key], context)
