@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio.sslproto
 import ssl
+from typing import Final
 
 from fovea.rpc.credential_files import CredentialFiles, CredentialsError
 
 __all__ = ["server_contexts"]
+
+_READ_BUFFER_BYTES: Final = 32 * 1024
+"""Buffer of each TLS connection. A TLS record has at most 16 KiB; asyncio's 256 KiB would be 0.6 GB for the default
+--max-connections."""
 
 
 def server_contexts(cert: str, key: str) -> CredentialFiles[ssl.SSLContext]:
@@ -19,6 +25,8 @@ def server_contexts(cert: str, key: str) -> CredentialFiles[ssl.SSLContext]:
     Raises:
         CredentialsError: A file cannot be read or is not in PEM form, or key and certificate do not belong together.
     """
+
+    asyncio.sslproto.SSLProtocol.max_size = _READ_BUFFER_BYTES
 
     def context() -> ssl.SSLContext:
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
