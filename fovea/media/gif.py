@@ -6,12 +6,15 @@ from typing import Final
 
 from fovea.media.metadata import ImageMetadata, MetadataKind
 
-__all__ = ["SIGNATURES", "without_metadata"]
+__all__ = ["SIGNATURES", "first_frame", "without_metadata"]
 
 SIGNATURES: Final = (b"GIF87a", b"GIF89a")
 
 _EXTENSION: Final = 0x21
 _CONTROL: Final = 0xF9
+_FRAME: Final = 0x2C
+_END: Final = 0x3B
+_FRAME_BYTES: Final = 10
 _KINDS: Final = {0xFE: MetadataKind.TEXT, 0x01: MetadataKind.TEXT}
 _XMP_START: Final = b"\x0bXMP DataXMP"
 
@@ -40,6 +43,25 @@ def without_metadata(data: bytes, metadata: ImageMetadata) -> bytes:
             metadata.count(kind, end - position)
         position = end
     return b"".join((view[:header_end], control, view[position:]))
+
+
+def first_frame(data: bytes, metadata: ImageMetadata) -> int | None:
+    """Position of the first frame's descriptor, which is whole; None where there is none.
+
+    Args:
+        data: GIF file.
+        metadata: count of the blocks before the frame.
+
+    Raises:
+        TooLarge: there are more blocks, or bytes between them, than accepted.
+    """
+    position = 13 + _palette_bytes(data)
+    while position + _FRAME_BYTES <= len(data) and data[position] != _END:
+        if data[position] == _FRAME:
+            return position
+        metadata.count_piece()  # other bytes between blocks are skipped, as Pillow does
+        position = _end_of_blocks(data, position + 2, metadata) if data[position] == _EXTENSION else position + 1
+    return None
 
 
 def _palette_bytes(data: bytes) -> int:

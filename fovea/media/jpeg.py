@@ -6,21 +6,24 @@ Phones write files of several images. Without its index of images (MPF) such a f
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from fovea.errors import UnsupportedMedia
 from fovea.media.metadata import ImageMetadata, MetadataKind
 
-__all__ = ["SIGNATURE", "without_metadata"]
+__all__ = ["FRAMES", "PROGRESSIVE", "SIGNATURE", "START_OF_SCAN", "segments", "without_metadata"]
 
 SIGNATURE: Final = b"\xff\xd8\xff"
-
-_START_OF_SCAN: Final = 0xDA
+START_OF_SCAN: Final = 0xDA
+FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of the segments with the size of the image."""
+PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _COMMENT: Final = 0xFE
 _APPLICATION: Final = range(0xE0, 0xF0)
 # Marker of a segment with a length. Bytes between segments are padding.
 _MARKER: Final = re.compile(rb"\xff[^\x00\x01\xd0-\xd9\xff]")
-_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEARCH_BYTES: Final = 2**18
 _EXIF_START: Final = b"Exif\0\0"
 _XMP_START: Final = b"http://ns.adobe.com/xap/1.0/\0"
 _STARTS: Final = (
@@ -31,6 +34,27 @@ _STARTS: Final = (
 )
 # Application segments that define the colour space.
 _COLOUR_STARTS: Final = (b"JFIF\0", b"Adobe")
+
+
+def segments(data: bytes) -> Iterator[tuple[int, memoryview]]:
+    """Marker of each segment, and its bytes from there. The last one is the rest of the file from its first scan on."""
+    view = memoryview(data)
+    position = 2
+    while (start := _find_marker(data, position)) is not None:
+        marker = data[start + 1]
+        if marker == START_OF_SCAN or start + 4 > len(data):
+            yield marker, view[start:]
+            return
+        position = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        yield marker, view[start:position]
+
+
+def _find_marker(data: bytes, position: int) -> int | None:
+    """Start of the next marker. The search goes in steps, since other threads wait while one step runs."""
+    for start in range(position, len(data), _SEARCH_BYTES):
+        if match := _MARKER.search(data, start, start + _SEARCH_BYTES + 1):
+            return match.start()
+    return None
 
 
 def without_metadata(data: bytes, metadata: ImageMetadata) -> bytes:
@@ -44,25 +68,17 @@ def without_metadata(data: bytes, metadata: ImageMetadata) -> bytes:
         TooLarge: the file has more metadata or more segments than accepted.
         UnsupportedMedia: samples have 12 bits, or the coding is lossless or hierarchical.
     """
-    view = memoryview(data)
-    kept = [view[:2]]
+    kept: list[bytes | memoryview] = [data[:2]]
     exif: list[memoryview] = []
-    position = 2
-    while match := _MARKER.search(data, position):
-        start, marker = match.start(), data[match.start() + 1]
-        if marker == _START_OF_SCAN or start + 4 > len(data):
-            kept.append(view[start:])
-            break
-        end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
-        content = view[start + 4 : end]
-        if marker in _FRAMES:
+    for marker, segment in segments(data):
+        content = segment[4:]
+        if marker in FRAMES:
             _check_coding(marker, content)
-        if _is_metadata(marker, content):
+        if marker != START_OF_SCAN and _is_metadata(marker, content):
             _read_metadata(metadata, marker, content, exif)
         else:
             metadata.count_piece()
-            kept.append(view[start:end])
-        position = end
+            kept.append(segment)
     metadata.exif = b"".join(exif)
     return b"".join(kept)
 

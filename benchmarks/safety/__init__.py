@@ -1,0 +1,1 @@
+"""What the smallest hostile inputs cost."""
