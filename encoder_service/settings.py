@@ -82,8 +82,12 @@ class EncoderSettings(ModelSettings):
     model's processor resizes them. Faster for large images; on changes pixel values a little."""
     decode_workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that decode images and videos, one file at a time each; 0: one for each core that the service may use.
-    Each takes up to 17 bytes of memory for each pixel of its image (17 for WebP, 12 for JPEG, 9 for PNG, or 10 with the
-    image fit pad): 0.85 GB with the default --max-image-pixels; and 3 for each of --max-video-pixels."""
+    --max-decode-bytes bounds their memory."""
+    max_decode_bytes: Annotated[int, Field(ge=2**26)] = 1536 * 2**20
+    """Memory for the images and videos that are decoded at the same time; others wait, which counts as queue time. An
+    image takes up to 13 bytes for each pixel (13 for WebP and JPEG in several scans, 9 for others): 0.7 GB with the
+    default --max-image-pixels; a video 4 for each sampled pixel, and about 30 for those of one frame. What can never
+    fit is refused with OUT_OF_RANGE."""
     max_decode_wait_s: Annotated[float, Field(gt=0)] = 10.0
     """Health says NOT_SERVING while an image or video has waited longer than this for a process that decodes it."""
     feature_cache_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20

@@ -52,7 +52,9 @@ def load(settings: EncoderSettings) -> ServedModel:
             f"--wire-dtype {settings.wire_dtype} needs a wire basis: --wire-basis, or wire.basis in the checkpoint"
         )
     engine = _build_engine(settings, model)
-    pool = media_pool(engine.decoder, size=settings.decode_workers or available_cores())
+    pool = media_pool(
+        engine.decoder, size=settings.decode_workers or available_cores(), max_bytes=settings.max_decode_bytes
+    )
     batcher = Batcher(
         EncoderExecutor(engine, pool, image_timeout_s=settings.image_decode_timeout_s),
         max_batch_size=settings.max_batch_size,

@@ -10,7 +10,9 @@ from typing import Final, TypeVar
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.request_media import EncodeRequest, RequestMedia
-from encoder_service.media.decoding import MediaItem, MediaPool
+from encoder_service.media.decoding import Measured, MediaItem, MediaPool, Unmeasured
+from encoder_service.media.video_facts import VideoFacts
+from encoder_service.media.videos import VideoFile
 from encoder_service.models.media import MediaOptions
 from encoder_service.models.media_features import TowerInputs
 from fovea.errors import TooLarge, Unavailable, UnsupportedMedia
@@ -48,7 +50,7 @@ class EncoderExecutor:
             InvalidRequest: See `images.decode` and `videos.decode`.
         """
         prepared = await _all_or_first_error(self._prepare(item, request) for item in request.items)
-        return tuple(media for media, _ in prepared), _covered_s([interval for _, interval in prepared if interval])
+        return tuple(media for media, _ in prepared), _covered_s([interval for _, ran in prepared for interval in ran])
 
     def size(self, media: Sequence[RequestMedia]) -> int:
         """Number of tower inputs of a request to compute, counted as at least 1."""
@@ -59,19 +61,37 @@ class EncoderExecutor:
         """See `EncoderEngine.run`."""
         return self.engine.run(batch)
 
-    async def _prepare(self, item: MediaItem, request: EncodeRequest) -> tuple[RequestMedia, Interval | None]:
+    async def _prepare(self, item: MediaItem, request: EncodeRequest) -> tuple[RequestMedia, list[Interval]]:
         media = await asyncio.to_thread(self.engine.look_up, item, request)
         if media.features is not None:
-            return media, None
-        tower_inputs, interval = await self._decode(item, request.media_options)
-        return self.engine.with_tower_inputs(media, tower_inputs), interval
+            return media, []
+        intervals: list[Interval] = []
+        decodable: MediaItem | Measured = item
+        if isinstance(item, VideoFile):
+            # What a video costs is known once its packets are counted, which costs little.
+            facts = await self._run(Unmeasured(item), request.media_options, intervals)
+            assert isinstance(facts, VideoFacts)
+            decodable = Measured(item, facts)
+        tower_inputs = await self._run(decodable, request.media_options, intervals)
+        assert isinstance(tower_inputs, TowerInputs)
+        return self.engine.with_tower_inputs(media, tower_inputs), intervals
 
-    async def _decode(self, item: MediaItem, options: MediaOptions) -> tuple[TowerInputs, Interval]:
+    async def _run(
+        self, item: MediaItem | Unmeasured | Measured, options: MediaOptions, intervals: list[Interval]
+    ) -> TowerInputs | VideoFacts:
+        """Result of a worker, once one is idle and the memory is free. Adds when it ran to `intervals`."""
         kind, timeout_s = "image", self.image_timeout_s
         if not isinstance(item, bytes):
             kind, timeout_s = "video", self.engine.decoder.video_limits.timeout_s + _VIDEO_GRACE_S
+        num_bytes = await asyncio.to_thread(self.engine.decoder.memory, item, options)
+        if num_bytes > self.pool.max_bytes:
+            raise TooLarge(
+                f"the {kind} takes {num_bytes:,} bytes of memory to decode; at most {self.pool.max_bytes:,} are"
+                " accepted, as for smaller or fewer frames or another format",
+                param=kind,
+            )
         try:
-            return await self.pool.run(item, options, timeout_s=timeout_s)
+            result, interval = await self.pool.run(item, options, timeout_s=timeout_s, num_bytes=num_bytes)
         except WorkerTimeout:
             raise TooLarge(
                 f"the {kind} takes longer than {timeout_s:g} seconds to decode; a smaller one is accepted", param=kind
@@ -82,6 +102,8 @@ class EncoderExecutor:
             raise Unavailable(f"decoding the {kind} was interrupted", retry_after_s=1.0) from error
         except PoolClosed:
             raise Unavailable("the encoder service is shutting down", retry_after_s=1.0) from None
+        intervals.append(interval)
+        return result
 
 
 async def _all_or_first_error(coroutines: Iterable[Awaitable[T]]) -> list[T]:

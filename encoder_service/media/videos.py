@@ -7,23 +7,36 @@ Qwen's processor). If n > T, some frames are repeated. T is the number of frames
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
-import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from PIL import Image
 
 from encoder_service.media.video_containers import broken_video, open_video
+from encoder_service.media.video_facts import Clock, VideoFacts, check_bytes, measure
 from encoder_service.media.video_frames import display_size, to_image
 from encoder_service.media.video_limits import VideoLimits
 from encoder_service.models.media_features import VideoFrames
 from fovea.errors import InvalidRequest, ServiceError, TooLarge
 from fovea.media import images
+from fovea.media.image_headers import ImageHeader
 
-__all__ = ["FrameList", "VideoFile", "VideoItem", "VideoLimits", "decode", "sample_indices"]
+__all__ = [
+    "FrameList",
+    "VideoFile",
+    "VideoItem",
+    "VideoLimits",
+    "check_frames",
+    "decode",
+    "num_sampled",
+    "read_headers",
+    "sample_indices",
+]
 
 _NO_SECONDS: Final = 0.0
 
@@ -69,7 +82,9 @@ VideoItem: TypeAlias = VideoFile | FrameList
 _ChooseNumFrames: TypeAlias = Callable[[int, float], int]
 
 
-def decode(video: VideoItem, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> VideoFrames:
+def decode(
+    video: VideoItem, choose_num_frames: _ChooseNumFrames, limits: VideoLimits, facts: VideoFacts | None = None
+) -> VideoFrames:
     """The sampled frames of a video as a player shows them: upright, with square pixels, in RGB and of one size.
 
     Transparent areas become white, as in images. HDR is not mapped to SDR.
@@ -79,6 +94,7 @@ def decode(video: VideoItem, choose_num_frames: _ChooseNumFrames, limits: VideoL
         choose_num_frames: Function from the number of frames and the duration of a file in seconds (0: unknown) to the
             number of frames to sample. It is used for a video without `num_frames`, up to `limits.max_frames`.
         limits: Limits of videos.
+        facts: Facts about a video file; None: they are measured here.
 
     Raises:
         TooLarge: The bytes, pixels or duration exceed the limits.
@@ -87,7 +103,7 @@ def decode(video: VideoItem, choose_num_frames: _ChooseNumFrames, limits: VideoL
     """
     match video:
         case VideoFile():
-            return _decode_file(video, choose_num_frames, limits)
+            return _decode_file(video, facts, choose_num_frames, limits)
         case FrameList():
             return _decode_list(video, limits)
 
@@ -97,74 +113,68 @@ def sample_indices(total: int, num_frames: int) -> list[int]:
     return [i * total // num_frames for i in range(num_frames)]
 
 
-def _decode_list(video: FrameList, limits: VideoLimits) -> VideoFrames:
+def read_headers(video: FrameList, limits: VideoLimits) -> list[ImageHeader]:
+    """Headers of the images of a list of frames, within the limits; see `decode`."""
     if not video.images:
         raise InvalidRequest("the video has no frames; at least 1 is needed", param="video")
-    _check_frames(len(video.images), limits)
-    _check_bytes(sum(map(len, video.images)), limits)
+    check_frames(len(video.images), limits)
+    check_bytes(sum(map(len, video.images)), limits)
+    headers = []
+    for number, data in enumerate(video.images):
+        with _errors_of_frame(number):
+            headers.append(images.read_checked_header(data, limits.max_bytes, limits.max_frame_pixels))
+    _check_pixels(headers[0].width, headers[0].height, len(headers), limits)
+    return headers
+
+
+def _decode_list(video: FrameList, limits: VideoLimits) -> VideoFrames:
+    read_headers(video, limits)
     frames: list[Image.Image] = []
     for number, data in enumerate(video.images):
-        try:
+        with _errors_of_frame(number):
             frames.append(images.decode(data, max_bytes=limits.max_bytes, max_pixels=limits.max_frame_pixels))
-        except ServiceError as error:
-            raise type(error)(f"frame {number} of the video: {error.message}", param="video") from error
-        if not number:
-            _check_pixels(*frames[0].size, len(video.images), limits)
         _check_same_size(frames[0], frames[-1])
     return VideoFrames(tuple(frames), video.seconds_per_frame)
 
 
-def _decode_file(video: VideoFile, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> VideoFrames:
-    _check_bytes(len(video.data), limits)
-    clock = _Clock(limits.timeout_s)
-    total, rate, first = _measure(video.data, clock, limits)
-    if video.num_frames:
-        _check_frames(video.num_frames, limits)
+@contextmanager
+def _errors_of_frame(number: int) -> Iterator[None]:
+    """Context whose errors name a frame of a list."""
+    try:
+        yield
+    except ServiceError as error:
+        raise type(error)(f"frame {number} of the video: {error.message}", param="video") from error
 
-    def indices() -> list[int]:
-        seconds = total / rate if rate else _NO_SECONDS
-        return sample_indices(
-            total, video.num_frames or max(1, min(choose_num_frames(total, seconds), limits.max_frames))
-        )
 
-    first_indices = indices()
-    frames, decoded = _frames_at(video.data, first, first_indices, clock, limits)
-    if len(frames) < len(first_indices):
+def num_sampled(video: VideoFile, facts: VideoFacts, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> int:
+    """Number of frames that are sampled of a video file; some are repeated where the file has fewer.
+
+    Raises:
+        InvalidRequest: There are more than `limits.max_frames`.
+    """
+    check_frames(video.num_frames, limits)
+    return video.num_frames or max(1, min(choose_num_frames(facts.total, facts.seconds), limits.max_frames))
+
+
+def _decode_file(
+    video: VideoFile, facts: VideoFacts | None, choose_num_frames: _ChooseNumFrames, limits: VideoLimits
+) -> VideoFrames:
+    facts = facts or measure(video.data, limits)
+    clock = Clock(limits.timeout_s, facts.took_s)
+    indices = sample_indices(facts.total, num_sampled(video, facts, choose_num_frames, limits))
+    frames, decoded = _frames_at(video.data, facts.first, indices, clock, limits)
+    if len(frames) < len(indices):
         # Some packets show no frame, as in VP8 or in a truncated file. The number of frames is now known.
         if not decoded:
             raise broken_video()
-        total = decoded
-        frames, _ = _frames_at(video.data, first, indices(), clock, limits)
-    return VideoFrames(tuple(frames), total / (rate * len(frames)) if rate else _NO_SECONDS)
-
-
-def _measure(data: bytes, clock: _Clock, limits: VideoLimits) -> tuple[int, float, int]:
-    """Number of frames of a file, frame rate (0: unknown), and number of the first packet to decode.
-
-    The packets are counted without decoding, since headers are often wrong. Packets before the first key frame, as in a
-    video that was cut between key frames, cannot be decoded and do not count. If no key frame is marked, all packets
-    count.
-    """
-    with open_video(data, max_pixels=limits.max_frame_pixels) as (container, stream):
-        total, first = 0, None
-        for number, packet in enumerate(container.demux(stream)):
-            clock.check()
-            if first is None and packet.size and packet.is_keyframe:
-                total, first = 0, number
-            total += bool(packet.size) and not packet.is_discard
-        rate = float(stream.average_rate or 0)
-    if not total:
-        raise broken_video()
-    if rate and total / rate > limits.max_seconds:
-        raise TooLarge(
-            f"the video lasts {total / rate:,.0f} seconds; at most {limits.max_seconds:,.0f} are accepted",
-            param="video",
-        )
-    return total, rate, first or 0
+        facts = dataclasses.replace(facts, total=decoded)
+        indices = sample_indices(decoded, num_sampled(video, facts, choose_num_frames, limits))
+        frames, _ = _frames_at(video.data, facts.first, indices, clock, limits)
+    return VideoFrames(tuple(frames), facts.total / (facts.rate * len(frames)) if facts.rate else _NO_SECONDS)
 
 
 def _frames_at(
-    data: bytes, first: int, indices: list[int], clock: _Clock, limits: VideoLimits
+    data: bytes, first: int, indices: list[int], clock: Clock, limits: VideoLimits
 ) -> tuple[list[Image.Image], int]:
     """Frames at the given ascending indices, up to the end of the file, and the number of decoded frames.
 
@@ -191,34 +201,18 @@ def _frames_at(
     return frames, decoded
 
 
-def _decoded(packets: Iterable[Any], clock: _Clock) -> Iterator[Any]:
+def _decoded(packets: Iterable[Any], clock: Clock) -> Iterator[Any]:
     for packet in packets:
         clock.check()
         yield from packet.decode()
 
 
-class _Clock:
-    """Timeout of decoding. It is checked between packets, because the decoder cannot be interrupted."""
+def check_frames(count: int, limits: VideoLimits) -> None:
+    """Checks the number of frames of a list, or those to sample of a file.
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._end = time.monotonic() + timeout_s
-
-    def check(self) -> None:
-        if time.monotonic() > self._end:
-            raise TooLarge(
-                f"the video takes longer than {self._timeout_s:g} seconds to decode; a shorter or smaller one, or"
-                " sampled frames, are accepted",
-                param="video",
-            )
-
-
-def _check_bytes(count: int, limits: VideoLimits) -> None:
-    if count > limits.max_bytes:
-        raise TooLarge(f"the video has {count:,} bytes; at most {limits.max_bytes:,} are accepted", param="video")
-
-
-def _check_frames(count: int, limits: VideoLimits) -> None:
+    Raises:
+        InvalidRequest: There are more than `limits.max_frames`.
+    """
     if count > limits.max_frames:
         raise InvalidRequest(f"{count} frames of a video; at most {limits.max_frames} are accepted", param="video")
 

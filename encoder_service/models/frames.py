@@ -101,14 +101,14 @@ class FrameProcessor:
 
     def viewed(self, size: Size, fit: ImageFit = "crop") -> Box:
         """Area of a frame of `size` that the pixels show."""
-        resized = self._resized_size(size if fit == "crop" else (max(size), max(size)))
+        resized = self.resized_size(size if fit == "crop" else (max(size), max(size)))
         return viewed_box(size, resized, (self._side, self._side), fit)
 
     def pixel_table(self) -> PixelTable:
         """Table with which transformers' video processor rescales and normalises, in one step."""
         return normalized_levels(self._mean, self._std)
 
-    def _resized_size(self, size: Size) -> Size:
+    def resized_size(self, size: Size) -> Size:
         """Size to which a frame of `size` is resized."""
         width, height = (self._edge if side == min(size) else int(self._edge * side / min(size)) for side in size)
         return width, height
@@ -118,7 +118,7 @@ class FrameProcessor:
         if fit == "pad":
             frame, _ = square_on(frame, frame.size, self._padding)
         pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1).contiguous()[None]
-        width, height = self._resized_size(frame.size)
+        width, height = self.resized_size(frame.size)
         pixels = resize(pixels, height, width, self._resample)[0]
         top, left = (height - self._side) // 2, (width - self._side) // 2
         return pixels[:, top : top + self._side, left : left + self._side]

@@ -108,6 +108,15 @@ class MediaProcessor(Protocol):
         """
         ...
 
+    def resized_pixels(self, size: Size, num_frames: int) -> int:
+        """Pixels of the resized frames of a video that are in memory at once. Only for a family that takes videos.
+
+        Args:
+            size: Size of a frame.
+            num_frames: Number of frames.
+        """
+        ...
+
     def pixel_tables(self) -> PixelTables:
         """Tables that turn the pixels of the tower inputs into pixel values.
 
@@ -135,6 +144,9 @@ class _ImagesOnly:
         raise NotImplementedError("this family takes no videos")
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
+        raise NotImplementedError("this family takes no videos")
+
+    def resized_pixels(self, size: Size, num_frames: int) -> int:
         raise NotImplementedError("this family takes no videos")
 
 
@@ -179,6 +191,13 @@ class SquareMedia:
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
         return _VIDEO_LLAVA_FRAMES
+
+    def resized_pixels(self, size: Size, num_frames: int) -> int:
+        if self.frames is None:
+            raise NotImplementedError("this family takes no videos")
+        # The frames are resized one after the other, and the squares that are cut out of them are kept.
+        width, height = self.frames.resized_size(size if self.fit == "crop" else (max(size), max(size)))
+        return width * height + num_frames * min(width, height) ** 2
 
     def pixel_tables(self) -> PixelTables:
         return PixelTables(self.images.pixel_table(), self.frames.pixel_table() if self.frames else None)
@@ -247,6 +266,10 @@ class QwenMedia(_WholeImages):
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
         return self.pixels.num_frames(total_frames, seconds)
+
+    def resized_pixels(self, size: Size, num_frames: int) -> int:
+        width, height = self.pixels.frame_size(size, num_frames)
+        return width * height * (num_frames + 1)
 
     def pixel_tables(self) -> PixelTables:
         return self.pixels.pixel_tables()

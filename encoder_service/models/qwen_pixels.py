@@ -100,16 +100,22 @@ class QwenPixels:
         """
         if len({frame.size for frame in frames}) > 1:
             raise InvalidRequest("the frames of a video must all have the same width and height", param="video")
-        processor, size = self._video, self._video.size
-        max_pixels = size["longest_edge"]
-        if self._caps_video:
-            factor = self._patch * self._merge
-            share = int(self._max_video_tokens * factor * factor * 0.9) * self._frames // len(frames)
-            max_pixels = max(min(max_pixels, share), int(size["shortest_edge"] * 1.05))
-        height, width = self._target(frames[0].size, size["shortest_edge"], max_pixels)
+        processor = self._video
+        width, height = self.frame_size(frames[0].size, len(frames))
         # Frame by frame: a whole clip at its own size would be in memory several times.
         pixels = torch.cat([resize(_channels_first(frame), height, width, processor.resample) for frame in frames])
         return self._patches(pixels), self._grid(height, width)
+
+    def frame_size(self, size: Size, num_frames: int) -> Size:
+        """Size to which a frame of `size` is resized, in a video of a number of frames."""
+        bounds = self._video.size
+        max_pixels = bounds["longest_edge"]
+        if self._caps_video:
+            factor = self._patch * self._merge
+            share = int(self._max_video_tokens * factor * factor * 0.9) * self._frames // num_frames
+            max_pixels = max(min(max_pixels, share), int(bounds["shortest_edge"] * 1.05))
+        height, width = self._target(size, bounds["shortest_edge"], max_pixels)
+        return width, height
 
     def pixel_tables(self) -> PixelTables:
         """Tables with which the processors of images and videos rescale and normalise.

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import time
-from collections import deque
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Generic, Self, TypeAlias, TypeVar, TypeVarTuple
 
 from fovea import telemetry
 from fovea.processes.worker_process import Outcome, Worker
+from fovea.processes.worker_queue import WorkerQueue
 
 __all__ = ["Interval", "PoolClosed", "WorkerPool", "WorkerTimeout"]
 
@@ -58,16 +58,21 @@ class WorkerPool(Generic[Result, *Task]):
         work: picklable function from the arguments of a task to its result.
         size: number of workers, at least 1.
         initialize: picklable function that each worker calls once, before its first task.
+        max_bytes: memory of all running tasks together, in bytes, as `run` is told it; see `WorkerQueue`.
     """
 
     def __init__(
-        self, work: Callable[[*Task], Result], *, size: int, initialize: Callable[[], None] = _no_initialization
+        self,
+        work: Callable[[*Task], Result],
+        *,
+        size: int,
+        initialize: Callable[[], None] = _no_initialization,
+        max_bytes: int = sys.maxsize,
     ) -> None:
         self._new_worker = functools.partial(Worker, work, initialize)
         self._size = size
         self._workers: set[Worker] = set()
-        self._idle: deque[Worker] = deque()
-        self._waiting: deque[tuple[float, asyncio.Future[Worker]]] = deque()
+        self._queue = WorkerQueue(max_bytes)
         self._background: set[asyncio.Task[None]] = set()
         self._calls = ThreadPoolExecutor(size, thread_name_prefix="worker-call")
         self._starts = ThreadPoolExecutor(size, thread_name_prefix="worker-start")
@@ -85,9 +90,7 @@ class WorkerPool(Generic[Result, *Task]):
         self._closed = True
         for task in tuple(self._background):
             task.cancel()
-        for _, waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_exception(PoolClosed())
+        self._queue.fail_all(PoolClosed())
         loop, workers = asyncio.get_running_loop(), tuple(self._workers)
         for worker in workers:
             worker.kill()
@@ -101,16 +104,22 @@ class WorkerPool(Generic[Result, *Task]):
         return len(self._workers)
 
     @property
+    def max_bytes(self) -> int:
+        """Memory of all running tasks together, in bytes."""
+        return self._queue.max_bytes
+
+    @property
     def longest_wait_s(self) -> float:
         """Queue time in seconds of the task that has waited longest; 0 where no task waits."""
-        return time.monotonic() - self._waiting[0][0] if self._waiting else 0.0
+        return self._queue.longest_wait_s
 
-    async def run(self, *task: *Task, timeout_s: float) -> tuple[Result, Interval]:
-        """Result of `task`, and when it ran. Tasks start in the order of their arrival.
+    async def run(self, *task: *Task, timeout_s: float, num_bytes: int = 0) -> tuple[Result, Interval]:
+        """Result of `task`, and when it ran. Tasks start in the order of their arrival, see `WorkerQueue`.
 
         Args:
             task: arguments of `work`, picklable.
             timeout_s: time limit of the run in seconds, queue time not included.
+            num_bytes: memory that the task takes in bytes, at most `max_bytes`.
 
         Raises:
             WorkerTimeout: the task took longer than `timeout_s`.
@@ -118,7 +127,7 @@ class WorkerPool(Generic[Result, *Task]):
             PoolClosed: the pool is closed, or was closed while the task waited or ran.
             Exception: any exception that `work` raised.
         """
-        succeeded, value, started_at = await self._run(task, timeout_s)
+        succeeded, value, started_at = await self._run(task, timeout_s, num_bytes)
         if succeeded:
             return value, (started_at, asyncio.get_running_loop().time())
         try:
@@ -127,8 +136,8 @@ class WorkerPool(Generic[Result, *Task]):
             # The exception's traceback refers to this frame. The reference cycle would keep the data alive.
             del value, task
 
-    async def _run(self, task: tuple[*Task], timeout_s: float) -> tuple[bool, Any, float]:
-        worker = await self._take()
+    async def _run(self, task: tuple[*Task], timeout_s: float, num_bytes: int) -> tuple[bool, Any, float]:
+        worker = await self._take(num_bytes)
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         call = loop.run_in_executor(self._calls, worker.call, task)
@@ -148,7 +157,7 @@ class WorkerPool(Generic[Result, *Task]):
         """Outcome of a finished call. A worker is used again only if it returned an outcome."""
         error = call.exception()
         if error is None:
-            self._give_back(worker)
+            self._queue.give_back(worker)
             return call.result()
         self._replace(worker)
         if self._closed:
@@ -156,44 +165,21 @@ class WorkerPool(Generic[Result, *Task]):
         telemetry.count_failure(telemetry.FailureKind.WORKER_DIED)
         raise error
 
-    async def _take(self) -> Worker:
-        """A worker that is alive. Callers get workers in the order of their arrival."""
+    async def _take(self, num_bytes: int) -> Worker:
+        """A worker that is alive."""
         while True:
             if self._closed:
                 raise PoolClosed
-            worker = self._idle.popleft() if self._idle else await self._wait_for_worker()
+            worker = await self._queue.take(num_bytes)
             if worker.is_alive:
                 return worker
             self._replace(worker)
-
-    async def _wait_for_worker(self) -> Worker:
-        waiter: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
-        entry = (time.monotonic(), waiter)
-        self._waiting.append(entry)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._give_back(waiter.result())
-            raise
-        finally:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
-
-    def _give_back(self, worker: Worker) -> None:
-        """Hands a worker to the caller that has waited longest, or makes it idle."""
-        while self._waiting:
-            _, waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(worker)
-                return
-        self._idle.append(worker)
 
     async def _finish_or_replace(self, worker: Worker, call: asyncio.Future[Outcome]) -> None:
         """Waits briefly for the task of a cancelled caller. Replaces the worker if the task does not finish."""
         done, _ = await asyncio.wait([call], timeout=_CANCEL_GRACE_S)
         if done and call.exception() is None:
-            self._give_back(worker)
+            self._queue.give_back(worker)
         else:
             self._replace(worker)
 
@@ -206,6 +192,7 @@ class WorkerPool(Generic[Result, *Task]):
     async def _start_in_place_of(self, worker: Worker) -> None:
         self._workers.discard(worker)
         await asyncio.get_running_loop().run_in_executor(self._starts, worker.join)
+        self._queue.release(worker)  # only now: until its process ends, the memory is in use
         while True:
             try:
                 await self._start_worker()
@@ -222,7 +209,7 @@ class WorkerPool(Generic[Result, *Task]):
         starting.add_done_callback(self._register)
         worker = await asyncio.shield(starting)
         await loop.run_in_executor(self._starts, worker.wait_ready)
-        self._give_back(worker)
+        self._queue.give_back(worker)
 
     def _register(self, starting: asyncio.Future[Worker]) -> None:
         """Registers a worker as soon as its process runs, so that closing the pool kills it."""

@@ -20,7 +20,7 @@ from encoder_service.engine.batching import Batcher
 from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.executor import EncoderExecutor
 from encoder_service.engine.feature_cache import FeatureCache
-from encoder_service.media.decoding import media_pool
+from encoder_service.media.decoding import MediaPool, media_pool
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.server.served_model import ServedModel
@@ -104,6 +104,7 @@ class Service:
     channel: grpc.aio.Channel
     batcher: Batcher
     engine: EncoderEngine
+    pool: MediaPool
     server: GrpcServer
     settings: EncoderSettings = field(repr=False)
 
@@ -126,7 +127,7 @@ def start(checkpoints: LlavaLayouts) -> Callable[..., AbstractAsyncContextManage
         servicer = EncoderServicer(settings, server)
         await server.start()
         fork_server.preload("encoder_service.media.decoding")
-        pool = media_pool(engine.decoder, size=settings.decode_workers or 1)
+        pool = media_pool(engine.decoder, size=settings.decode_workers or 1, max_bytes=settings.max_decode_bytes)
         batcher = Batcher(
             EncoderExecutor(engine, pool, settings.image_decode_timeout_s),
             max_batch_size=settings.max_batch_size,
@@ -139,7 +140,7 @@ def start(checkpoints: LlavaLayouts) -> Callable[..., AbstractAsyncContextManage
                 servicer.attach(ServedModel(engine.model, pool, batcher, basis))
                 await server.ready()
                 stub = encoder_pb2_grpc.EncoderServiceStub(channel)
-                yield Service(stub, channel, batcher, engine, server, settings)
+                yield Service(stub, channel, batcher, engine, pool, server, settings)
                 await server.drain(5)
         finally:
             await channel.close()
