@@ -136,7 +136,9 @@ def _state(
         llm=llm,
         media_loader=MediaLoader(
             MediaFetcher(settings.fetch_hosts),
-            MediaLimits(settings.max_image_bytes, settings.max_video_bytes, settings.max_body_bytes),
+            MediaLimits(
+                settings.max_image_pixels, settings.max_image_bytes, settings.max_video_bytes, settings.max_body_bytes
+            ),
         ),
         renderer=ExplanationRenderer(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
         limiter=limiter,

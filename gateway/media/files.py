@@ -1,7 +1,6 @@
 """Image and video files: uploads and data URLs, checked for size and format and hashed.
 
-Only the first bytes of a file are read here; the encoder service decodes it. `gateway.media.fetch` fetches files by
-URL.
+Only the header of a file is read here; the encoder service decodes it. `gateway.media.fetch` fetches files by URL.
 """
 
 from __future__ import annotations
@@ -10,11 +9,13 @@ import base64
 import binascii
 import hashlib
 import re
+import sys
 from dataclasses import dataclass
 from typing import Final
 
 from fovea.errors import MalformedRequest, TooLarge, UnsupportedMedia
 from fovea.media.file_formats import detect_format
+from fovea.media.image_headers import read_header
 
 __all__ = ["IMAGE", "VIDEO", "MediaFile", "MediaKind", "Video", "decode_data_url", "media_file"]
 
@@ -72,15 +73,17 @@ class MediaFile:
     Attributes:
         data: Bytes of the file.
         sha256: Hex digest of `data`.
+        num_pixels: Pixels of an image by its header; 0 for a video.
     """
 
     data: bytes
     sha256: str
+    num_pixels: int = 0
 
     @classmethod
-    def of(cls, data: bytes) -> MediaFile:
+    def of(cls, data: bytes, num_pixels: int = 0) -> MediaFile:
         """The file with these bytes, unchecked."""
-        return cls(data, hashlib.sha256(data).hexdigest())
+        return cls(data, hashlib.sha256(data).hexdigest(), num_pixels)
 
 
 @dataclass(frozen=True)
@@ -96,18 +99,22 @@ class Video:
     frames: tuple[MediaFile, ...] = ()
 
 
-def media_file(data: bytes, kind: MediaKind, *, field_path: str, max_bytes: int) -> MediaFile:
+def media_file(
+    data: bytes, kind: MediaKind, *, field_path: str, max_bytes: int, max_pixels: int = sys.maxsize
+) -> MediaFile:
     """A checked and hashed file.
 
     Args:
         data: Bytes of the file.
         kind: Accepted formats.
         field_path: Path of the file in the request, for errors.
-        max_bytes: Largest accepted size.
+        max_bytes: Largest accepted size in bytes.
+        max_pixels: Largest accepted size of an image in pixels.
 
     Raises:
-        TooLarge: The file has more than `max_bytes`.
-        UnsupportedMedia: The first bytes are of no accepted format. The error names the detected format, if any.
+        TooLarge: The file has more than `max_bytes` or `max_pixels`, or so much metadata that its header is not found.
+        UnsupportedMedia: The first bytes are of no accepted format, or an image has no header that can be read. The
+            error names the detected format, if any.
     """
     if len(data) > max_bytes:
         raise TooLarge(
@@ -117,10 +124,32 @@ def media_file(data: bytes, kind: MediaKind, *, field_path: str, max_bytes: int)
     if not kind.magic.match(data):
         actual = detect_format(data) or f"not {kind.article} {kind.noun}"
         raise UnsupportedMedia(f"{field_path} is {actual}; {kind.formats} are accepted", param=field_path)
-    return MediaFile.of(data)
+    return MediaFile.of(data, _checked_pixels(data, field_path, max_pixels) if kind is IMAGE else 0)
 
 
-def decode_data_url(url: str, kind: MediaKind, *, field_path: str, max_bytes: int) -> MediaFile:
+def _checked_pixels(data: bytes, field_path: str, max_pixels: int) -> int:
+    """Number of pixels of an image, at most `max_pixels`."""
+    try:
+        header = read_header(data)
+    except TooLarge as error:
+        raise error.renamed(field_path) from error
+    if header is None:
+        raise UnsupportedMedia(
+            f"{field_path} is {detect_format(data) or 'an image'} that is broken or of a kind that cannot be read;"
+            f" {IMAGE.formats} are accepted",
+            param=field_path,
+        )
+    if header.num_pixels > max_pixels:
+        raise TooLarge(
+            f"{field_path} has {header.width:,} x {header.height:,} pixels; at most {max_pixels:,} in all are accepted",
+            param=field_path,
+        )
+    return header.num_pixels
+
+
+def decode_data_url(
+    url: str, kind: MediaKind, *, field_path: str, max_bytes: int, max_pixels: int = sys.maxsize
+) -> MediaFile:
     """The file in `data:image/...;base64,...`, read as browsers read it. The URL-safe alphabet is accepted too.
 
     White space is skipped, padding may be missing, characters other than letters and digits may be percent-encoded, and
@@ -130,12 +159,13 @@ def decode_data_url(url: str, kind: MediaKind, *, field_path: str, max_bytes: in
         url: The data URL.
         kind: Accepted formats.
         field_path: Path of the URL in the request, for errors.
-        max_bytes: Largest accepted size of the file.
+        max_bytes: Largest accepted size of the file in bytes, checked before decoding.
+        max_pixels: Largest accepted size of an image in pixels.
 
     Raises:
         MalformedRequest: The URL is not a base64 data URL.
-        TooLarge: The file has more than `max_bytes`; checked before decoding.
-        UnsupportedMedia: The media type or the content is of no accepted format.
+        TooLarge: See `media_file`.
+        UnsupportedMedia: The media type or the content is of no accepted format, see `media_file`.
     """
     comma = url.find(",")
     head = url[len("data:") : max(comma, 0)].strip()
@@ -158,7 +188,7 @@ def decode_data_url(url: str, kind: MediaKind, *, field_path: str, max_bytes: in
         data = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise MalformedRequest(f"{field_path} is not valid base64 after the comma", param=field_path) from error
-    return media_file(data, kind, field_path=field_path, max_bytes=max_bytes)
+    return media_file(data, kind, field_path=field_path, max_bytes=max_bytes, max_pixels=max_pixels)
 
 
 def _plain_base64(text: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from fovea.errors import InvalidRequest, TooLarge
 from gateway.media.fetch import MediaFetcher
@@ -19,14 +19,16 @@ _NEITHER_URL: Final = "neither a data URL (data:{}...;base64,...) nor an https U
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """Largest accepted sizes in bytes.
+    """Largest accepted sizes.
 
     Attributes:
-        image_bytes: One image file.
-        video_bytes: One video file.
-        total_bytes: All files of a request together.
+        image_pixels: Pixels of one image, or frame of a list.
+        image_bytes: Bytes of one image file.
+        video_bytes: Bytes of one video file.
+        total_bytes: Bytes of all files of a request together.
     """
 
+    image_pixels: int
     image_bytes: int
     video_bytes: int
     total_bytes: int
@@ -82,15 +84,17 @@ class MediaLoader:
     async def _read(self, media_input: MediaInput, kind: MediaKind, max_bytes: int) -> MediaFile:
         # Threads, because decoding and hashing megabytes would block the event loop.
         field_path, content = media_input.field_path, media_input.content
+        max_pixels = self._limits.image_pixels
+        checks: dict[str, Any] = {"field_path": field_path, "max_bytes": max_bytes, "max_pixels": max_pixels}
         if isinstance(content, bytes):
-            return await asyncio.to_thread(media_file, content, kind, field_path=field_path, max_bytes=max_bytes)
+            return await asyncio.to_thread(media_file, content, kind, **checks)
         content = content.strip(_AROUND_URLS)
         scheme = content[:8].lower()
         if scheme.startswith("data:"):
-            return await asyncio.to_thread(decode_data_url, content, kind, field_path=field_path, max_bytes=max_bytes)
+            return await asyncio.to_thread(decode_data_url, content, kind, **checks)
         if scheme.startswith(("https://", "http://")):
             data = await self._fetcher.fetch(content, kind, field_path=field_path, max_bytes=max_bytes)
-            return await asyncio.to_thread(media_file, data, kind, field_path=field_path, max_bytes=max_bytes)
+            return await asyncio.to_thread(media_file, data, kind, **checks)
         raise InvalidRequest(f"{field_path} is {_NEITHER_URL.format(kind.media_types[0])}", param=field_path)
 
 

@@ -34,7 +34,8 @@ class RequestSettings(ServiceSettings):
     """Largest image file, uploaded, inline or fetched; beyond it 413."""
 
     max_image_pixels: int = Field(default=50_000_000, ge=1)
-    """Largest image that `/v1/explain` draws, in pixels; beyond it 413."""
+    """Largest image, or frame of a list, in pixels by its header; beyond it 413, before it is sent to the encoder
+    service, which has its own limit."""
 
     max_video_bytes: int = Field(default=16 * MiB, ge=1)
     """Largest video file, uploaded, inline or fetched; beyond it 413."""

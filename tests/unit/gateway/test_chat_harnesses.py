@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.unit.gateway.chats import PATH, chat, chunks_of, complete, image_part, refused, text_part, user
 from tests.unit.gateway.conftest import Gateway, data_url, png
 
 PNG = data_url(png())
-# The first bytes suffice here: the encoder service decodes files, and it is scripted in these tests.
-JPEG = data_url(b"\xff\xd8\xff\xe0" + b"\0" * 16, "image/jpeg")
-WEBP = data_url(b"RIFF\x24\0\0\0WEBPVP8 ", "image/webp")
+
+
+def saved(form: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, form)
+    return file.getvalue()
+
+
+JPEG = data_url(saved("JPEG"), "image/jpeg")
+WEBP = data_url(saved("WEBP"), "image/webp")
 
 
 async def lines_of(gateway: Gateway, body: dict[str, Any], headers: dict[str, str]) -> list[str]:

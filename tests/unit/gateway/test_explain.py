@@ -245,18 +245,20 @@ async def test_question_and_image_are_needed(gateway: Gateway, missing: str) -> 
 
 
 async def test_a_truncated_image_is_refused(gateway: Gateway) -> None:
-    """The scripted encoder does not decode the image; the renderer does."""
-    error = await refused(gateway, 415, body={**ask(), "image": data_url(png()[:20])})
-    assert error["param"] == "image"
+    """The gateway reads its header; the scripted encoder does not decode the image, but the renderer does."""
+    for size in (20, 45):
+        error = await refused(gateway, 415, body={**ask(), "image": data_url(png()[:size])})
+        assert error["param"] == "image"
 
 
-async def test_an_image_with_too_many_pixels_is_not_drawn(start_gateway: StartGateway) -> None:
+async def test_an_image_with_too_many_pixels_is_refused_before_it_travels(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(max_image_pixels=99)
     file = io.BytesIO()
     Image.new("RGB", (10, 10)).save(file, "PNG")
     body = {**ask(), "image": data_url(file.getvalue())}
     assert "at most 99" in (await refused(gateway, 413, body=body))["message"]
-    assert (await gateway.http.post("/v1/explain", json={**body, "format": "json"})).status_code == 200
+    assert "at most 99" in (await refused(gateway, 413, body={**body, "format": "json"}))["message"]
+    assert not gateway.encoder.calls
 
 
 async def test_without_desap_there_are_no_maps(gateway: Gateway) -> None:
