@@ -65,6 +65,12 @@ class EncodeSpec:
     cache_salt: str = ""
 
     @property
+    def num_pixels(self) -> int:
+        """Pixels of all images and frames of lists, by their headers. Video files have none here."""
+        files = [*self.images, *(frame for video in self.videos for frame in video.frames)]
+        return sum(file.num_pixels for file in files)
+
+    @property
     def num_media(self) -> int:
         """Number of images and videos."""
         return len(self.images) + len(self.videos)

@@ -113,6 +113,7 @@ async def admitted(
             audit.add_question(question)
             await lease.extend(question.deadline + SEND_GRACE_S - now())
             with errors_for_client(received.fields):
+                await state.limiter.spend_pixels(client, question.encode.num_pixels)
                 return await respond(Admitted(received.body, question, received.fields, state, audit, resources))
 
         return await until_disconnect(request.receive, respond_to_question())

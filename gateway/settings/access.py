@@ -41,8 +41,8 @@ class AccessSettings(ServiceSettings):
     except the client's share of --max-concurrent-requests."""
 
     megapixels_per_minute: int | None = Field(default=None, ge=1, le=_MOST)
-    """Most pixels of a client's images in a minute, in millions, unless its key has a limit of its own; beyond it 429
-    with Retry-After. Left out: no limit."""
+    """Most pixels of a client's images and frames of lists in a minute, in millions, by their headers, unless its key
+    has a limit of its own; beyond it 429 with Retry-After. Video files are not counted. Left out: no limit."""
 
     @field_validator("allow_anonymous")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,16 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from limits.aio.storage import memory
+from PIL import Image
 
 from fovea.api_keys.key_lines import ClientLimits
 from fovea.errors import TooLarge
 from gateway.access.client_limits import ClientLimiter
 from gateway.access.clients import Client, client_at
 from gateway.access.errors import RateLimited
+from gateway.access.minute_windows import MinuteWindows
 from gateway.cache.redis_client import RedisClient
 from gateway.cache.redis_connection import RedisAccess
+from gateway.core.encode_spec import EncodeSpec
+from gateway.media.files import MediaFile, Video
 from tests.redis_server import RedisServer
-from tests.unit.gateway.conftest import StartGateway, ask, failures
+from tests.unit.gateway.conftest import StartGateway, ask, data_url, failures
 from tests.unit.gateway.test_identity import add_key
 
 MEGA = 10**6
@@ -105,26 +110,22 @@ async def test_retry_after_is_when_the_window_has_room_and_not_before(
     patch.setattr(memory, "time", SimpleNamespace(time=clock))
     cost = min(cost, limit)
     try:
-        limiter, alice = ClientLimiter(), client(megapixels_per_minute=limit)
+        windows = MinuteWindows(None)
 
-        async def spend(megapixels: int) -> float | None:
-            try:
-                await limiter.spend_pixels(alice, megapixels * MEGA)
-            except RateLimited as error:
-                return error.retry_after_s
-            return None
+        async def spend(amount: int) -> float:
+            return await windows.spend("alice", "requests", amount, limit=limit)
 
-        for seconds, megapixels in earlier:
+        for seconds, amount in earlier:
             clock.now += seconds
-            await spend(min(megapixels, limit))
+            await spend(min(amount, limit))
         wait_s = await spend(cost)
-        if wait_s is None:
+        if not wait_s:
             return
         before = clock.now
         clock.now = before + wait_s - 0.2
-        assert wait_s < 0.3 or await spend(cost) is not None
+        assert wait_s < 0.3 or await spend(cost) > 0
         clock.now = before + math.ceil(wait_s)  # as the header says it
-        assert await spend(cost) is None
+        assert await spend(cost) == 0
     finally:
         patch.undo()
 
@@ -287,3 +288,44 @@ async def test_a_stream_is_in_progress_until_its_end(start_gateway: StartGateway
     gateway.llm.gate.open()
     assert (await stream).status_code == 200
     await gateway.answer()
+
+
+async def test_a_lease_of_a_gateway_expires_at_the_deadline_of_the_request(
+    start_gateway: StartGateway, server: RedisServer, redis: RedisClient
+) -> None:
+    gateway = await start_gateway(redis_url=server.url, concurrency_per_client=1)
+    gateway.encoder.gate.shut()
+    question = asyncio.create_task(gateway.answer(timeout_s=500))
+    await gateway.encoder.gate.reached.wait()
+    (key,) = await redis.commands.keys("fovea:running:*")
+    assert 490 <= await redis.commands.ttl(key) <= 510
+    gateway.encoder.gate.open()
+    await question
+    assert not await redis.commands.keys("fovea:running:*")
+
+
+async def test_pixels_of_images_and_frames_are_counted_before_they_are_encoded(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(megapixels_per_minute=1)
+    content = io.BytesIO()
+    Image.new("L", (1000, 600)).save(content, "PNG")
+    url = data_url(content.getvalue())
+    body = {"question": "What?", "image": url}
+    assert (await gateway.http.post("/v1/answer", json=body)).status_code == 200
+    calls = len(gateway.encoder.calls)
+    for _ in range(2):
+        refused = await gateway.http.post("/v1/answer", json=body)
+        assert refused.status_code == 429
+        assert refused.json()["error"]["message"].endswith("1 megapixels per minute; the images have 0.6")
+        assert refused.json()["error"]["param"] == "image"
+        assert int(refused.headers["retry-after"]) >= 1
+    too_large = await gateway.http.post("/v1/answer", json={"question": "What?", "images": [url, url]})
+    assert too_large.status_code == 413
+    assert too_large.json()["error"]["param"] == "images"
+    await gateway.answer()  # one pixel, for which there is room
+    assert len(gateway.encoder.calls) == calls + 1
+
+
+def test_frames_of_a_list_have_pixels_and_video_files_have_none() -> None:
+    frame = MediaFile.of(b"", num_pixels=7)
+    spec = EncodeSpec(images=(frame,), videos=(Video(frames=(frame, frame)), Video(file=MediaFile.of(b""))))
+    assert spec.num_pixels == 21
