@@ -57,6 +57,10 @@ class EncoderSettings(ModelSettings):
     max_queue_size: Annotated[int, Field(ge=1)] = 64
     """Most requests that wait for compute. The next is refused at once with RESOURCE_EXHAUSTED and a time to retry.
     Each holds its media files in memory."""
+    max_queue_time_s: Annotated[float, Field(gt=0)] = 10.0
+    """Longest estimated queue time of an accepted request, in seconds. One that would have to wait longer, or that
+    could not be computed before its deadline, is refused at once with RESOURCE_EXHAUSTED and a time to retry. The
+    estimate is the measured rate at which requests leave the queue."""
     max_image_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20
     """Most bytes of an image file; a larger one is refused with OUT_OF_RANGE."""
     max_image_pixels: Annotated[int, Field(ge=1)] = 50_000_000

@@ -60,6 +60,7 @@ def load(settings: EncoderSettings) -> ServedModel:
         max_batch_size=settings.max_batch_size,
         max_batch_delay_s=settings.max_batch_delay_ms / 1000,
         max_queue_size=settings.max_queue_size,
+        max_queue_time_s=settings.max_queue_time_s,
     )
     return ServedModel(model, pool, batcher, basis, max_decode_wait_s=settings.max_decode_wait_s)
 

@@ -56,6 +56,11 @@ class ServedModel(Protocol):
         """Number of requests that the model runs. Thread-safe."""
         ...
 
+    @property
+    def queue_time_s(self) -> float:
+        """Estimated queue time of the next request, in seconds; 0 without evidence. Thread-safe."""
+        ...
+
     def running(self) -> AbstractAsyncContextManager[None]:
         """Context in which requests are computed: starts processes and threads, and ends them."""
         ...
@@ -165,7 +170,11 @@ async def serve(settings: Settings, servicer: type[Servicer[Model]], load: Calla
                 starting.cancel()
                 return 0
             starting.result()
-            report_load(waiting=lambda: model.num_waiting, running=lambda: model.num_running)
+            report_load(
+                waiting=lambda: model.num_waiting,
+                running=lambda: model.num_running,
+                queue_time_s=lambda: model.queue_time_s,
+            )
             methods.attach(model)
             await server.ready()
             log.info("serving on port %d: %s", server.port, model)

@@ -89,6 +89,12 @@ class LLMSettings(ModelSettings):
     max_queue_size: int = Field(64, ge=1)
     """Most waiting requests. Further ones are refused at once with RESOURCE_EXHAUSTED and a retry time."""
 
+    max_queue_time_s: float = Field(10.0, gt=0)
+    """Longest estimated queue time of an accepted request, in seconds. One that would have to wait longer, or whose
+    answer could not be finished before its deadline, is refused at once with RESOURCE_EXHAUSTED and a retry time. The
+    estimate is the measured rate at which waiting requests are admitted, prefill time and time per token included for
+    the deadline."""
+
     max_tokens: int = Field(2048, ge=1)
     """Largest max_tokens of a request; more is refused."""
 

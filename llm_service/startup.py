@@ -113,6 +113,7 @@ def _load_transformers(settings: LLMSettings, checkpoint: Path) -> _Loaded:
         max_batch_size=settings.max_batch_size,
         max_batch_delay_ms=settings.max_batch_delay_ms,
         max_queue_size=settings.max_queue_size,
+        max_queue_time_s=settings.max_queue_time_s,
         slot_classes=slot_classes(
             model, settings.kv_cache_gib, max_model_len=max_model_len, max_batch_size=settings.max_batch_size
         ),
@@ -148,6 +149,7 @@ def _load_vllm(settings: LLMSettings, checkpoint: Path) -> _Loaded:
         max_model_len=max_model_len,
         max_batch_size=settings.max_batch_size,
         max_queue_size=settings.max_queue_size,
+        max_queue_time_s=settings.max_queue_time_s,
     )
     return engine, embedder, max_model_len, defaults.sampling
 

@@ -101,7 +101,9 @@ class InProcessSystem:
             max_image_pixels=50_000_000,
         )
         self._llm = load_language_model(
-            LLMSettings(model=str(llava), max_batch_size=max_batch_size, max_queue_size=2 * _CHUNK)
+            LLMSettings(
+                model=str(llava), max_batch_size=max_batch_size, max_queue_size=2 * _CHUNK, max_queue_time_s=86_400
+            )
         )
         self._llm.engine.start()
         self._prompts, self._texts = PromptTokenizer(llava), TextTowerTokenizer(clip)

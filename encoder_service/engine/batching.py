@@ -2,9 +2,9 @@
 
     submit -> prepare (worker processes) -> queue -> batch -> run (model thread) -> result
 
-A request is refused at once if too many others are waiting. An aborted request, and one whose deadline has passed,
-leaves the queue before anything is computed for it. Nothing is computed on the event loop, so health checks are
-answered during inference.
+A request that cannot be computed in time is refused at once, see `fovea.queue_admission`. An aborted request, and one
+whose deadline has passed, leaves the queue before anything is computed for it. Nothing is computed on the event loop,
+so health checks are answered during inference.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from encoder_service import metrics
-from fovea.errors import DeadlineExceeded, Overloaded, Unavailable
+from fovea.errors import DeadlineExceeded, Unavailable
+from fovea.queue_admission import QueueAdmission
+from fovea.service_rate import RecentMean
 
 __all__ = ["BatchExecutor", "BatchTiming", "Batcher"]
 
@@ -36,6 +38,11 @@ class BatchExecutor(Protocol[Request_contra, Job, Result_co]):
 
     async def prepare(self, request: Request_contra) -> tuple[Job, float]:
         """The request ready for `run`, and its preparation time in seconds, without the wait for a worker process."""
+        ...
+
+    @property
+    def is_backlogged(self) -> bool:
+        """Whether a request waits for a worker process."""
         ...
 
     def size(self, job: Job) -> int:
@@ -66,10 +73,7 @@ class BatchTiming:
 
 @dataclass(eq=False, slots=True)
 class _QueuedRequest(Generic[Job, Result]):
-    """A prepared request with its size, see `BatchExecutor`.
-
-    `deadline`, `arrived_at` and `queued_at` are event-loop times in seconds.
-    """
+    """A prepared request with its size, see `BatchExecutor`. Times are those of the event loop, in seconds."""
 
     job: Job
     size: int
@@ -106,6 +110,8 @@ class Batcher(Generic[Request, Job, Result]):
         max_batch_size: Largest number of tower inputs in a batch; a larger request runs by itself.
         max_batch_delay_s: Longest time that the first request of a batch waits for requests that are being prepared.
         max_queue_size: Largest number of waiting requests (being prepared or queued); more are refused.
+        max_queue_time_s: Longest estimated queue time of an accepted request, in seconds.
+        clock: Monotonic clock of the estimates, in seconds.
     """
 
     def __init__(
@@ -115,16 +121,25 @@ class Batcher(Generic[Request, Job, Result]):
         max_batch_size: int,
         max_batch_delay_s: float,
         max_queue_size: int,
+        max_queue_time_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._executor = executor
         self._max_batch_size = max_batch_size
         self._max_batch_delay_s = max_batch_delay_s
-        self._max_queue_size = max_queue_size
+        self._clock = clock
+        self._admission = QueueAdmission(
+            "encoder service",
+            max_queue_size=max_queue_size,
+            max_queue_time_s=max_queue_time_s,
+            queue_times=metrics.QUEUE_WAIT_SECONDS,
+            clock=clock,
+        )
         self._queue: deque[_QueuedRequest[Job, Result]] = deque()
         self._changed = asyncio.Event()  # set whenever the queue or the number of waiting requests changes
         self._running: list[_QueuedRequest[Job, Result]] = []
         self._num_waiting = 0
-        self._batch_s = 0.1  # duration of the last batch
+        self._batch_s = RecentMean()
         self._closed = False
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._loop_task: asyncio.Task[None] | None = None
@@ -154,22 +169,25 @@ class Batcher(Generic[Request, Job, Result]):
         """Number of requests in the batch that is being computed."""
         return len(self._running)
 
+    @property
+    def queue_time_s(self) -> float:
+        """Estimated queue time of the next request, in seconds; 0 without evidence."""
+        return self._admission.queue_time_s(self._num_waiting)
+
     async def submit(self, request: Request, *, timeout_s: float) -> tuple[Result, BatchTiming]:
         """The result of `request`, with its timing.
 
         Raises:
-            Overloaded: Too many requests are waiting. The error has a time after which to retry.
+            Overloaded: There would be no result in time, or too many requests wait; with a time after which to retry.
             DeadlineExceeded: There is no result within `timeout_s` seconds.
             Unavailable: The batcher is being closed.
             Exception: The error of `prepare` or `run` for this request.
         """
         if self._closed:
             raise _shutting_down()
-        if self._num_waiting >= self._max_queue_size:
-            raise Overloaded(
-                f"the encoder service has {self._num_waiting} requests waiting, as many as it accepts",
-                retry_after_s=self._expected_queue_time_s(),
-            )
+        self._observe_queue()
+        compute_s = self._batch_s.mean(self._clock()) or 0.0
+        self._admission.check(self._num_waiting, time_left_s=timeout_s, compute_s=compute_s)
         loop = asyncio.get_running_loop()
         arrived_at = loop.time()
         deadline = arrived_at + timeout_s
@@ -184,6 +202,7 @@ class Batcher(Generic[Request, Job, Result]):
                 queued = _QueuedRequest(job, size, deadline, arrived_at, loop.time(), prepare_s, loop.create_future())
                 self._queue.append(queued)
                 self._changed.set()
+                self._observe_queue()
                 return await queued.future
         except TimeoutError:
             raise _deadline_exceeded() from None
@@ -200,10 +219,15 @@ class Batcher(Generic[Request, Job, Result]):
             if queued in self._queue:
                 self._queue.remove(queued)
         self._changed.set()
+        self._observe_queue()
 
-    def _expected_queue_time_s(self) -> float:
-        batches = math.ceil(self._num_waiting / self._max_batch_size)
-        return max(0.1, round(batches * self._batch_s, 1))
+    def _observe_queue(self, departed: int = 0, *, is_running: bool = False) -> None:
+        """Tells the admission how many requests have left for compute, and whether others wait for capacity.
+
+        They do if they wait for the model thread or for a worker process. Those that are being prepared do not.
+        """
+        waits_for_model = bool(self._queue) and (is_running or bool(self._running))
+        self._admission.update(departed, is_blocked=waits_for_model or self._executor.is_backlogged)
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -213,7 +237,8 @@ class Batcher(Generic[Request, Job, Result]):
                 continue
             started_at, start = loop.time(), time.perf_counter()
             outcomes = await self._run(batch)
-            self._batch_s = time.perf_counter() - start
+            batch_s = time.perf_counter() - start
+            self._batch_s.add(batch_s, 1, self._clock())
             self._running = []
             for request, outcome in zip(batch, outcomes, strict=True):
                 if request.future.done():
@@ -222,7 +247,7 @@ class Batcher(Generic[Request, Job, Result]):
                     request.future.set_exception(outcome)
                     continue
                 queue_s = _queue_time_s(request, started_at)
-                timing = BatchTiming(1000 * request.prepare_s, 1000 * queue_s, 1000 * self._batch_s, len(batch))
+                timing = BatchTiming(1000 * request.prepare_s, 1000 * queue_s, 1000 * batch_s, len(batch))
                 request.future.set_result((outcome, timing))
 
     async def _run(self, batch: Sequence[_QueuedRequest[Job, Result]]) -> Sequence[Result | Exception]:
@@ -268,4 +293,5 @@ class Batcher(Generic[Request, Job, Result]):
             _observe_queue_time(request, now)
             size += request.size
             batch.append(request)
+        self._observe_queue(len(batch), is_running=bool(batch))
         return batch

@@ -52,6 +52,11 @@ class EncoderExecutor:
         prepared = await _all_or_first_error(self._prepare(item, request) for item in request.items)
         return tuple(media for media, _ in prepared), _covered_s([interval for _, ran in prepared for interval in ran])
 
+    @property
+    def is_backlogged(self) -> bool:
+        """Whether an image or video waits for a worker process."""
+        return self.pool.num_waiting > 0
+
     def size(self, media: Sequence[RequestMedia]) -> int:
         """Number of tower inputs of a request to compute, counted as at least 1."""
         tower_inputs = [item.tower_inputs for item in media if item.tower_inputs is not None]

@@ -56,6 +56,11 @@ class ServedModel:
         """See `Batcher.num_running`."""
         return self.batcher.num_running
 
+    @property
+    def queue_time_s(self) -> float:
+        """See `Batcher.queue_time_s`."""
+        return self.batcher.queue_time_s
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Context in which the worker processes and the batcher run.

@@ -109,6 +109,11 @@ class WorkerPool(Generic[Result, *Task]):
         return self._queue.max_bytes
 
     @property
+    def num_waiting(self) -> int:
+        """Number of tasks that wait for a worker, or for the memory that they take."""
+        return self._queue.num_waiting
+
+    @property
     def longest_wait_s(self) -> float:
         """Queue time in seconds of the task that has waited longest; 0 where no task waits."""
         return self._queue.longest_wait_s

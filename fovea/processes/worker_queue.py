@@ -52,6 +52,11 @@ class WorkerQueue:
         self._waiting: deque[_Waiting] = deque()
 
     @property
+    def num_waiting(self) -> int:
+        """Number of tasks without a worker."""
+        return len(self._waiting)
+
+    @property
     def longest_wait_s(self) -> float:
         """Queue time in seconds of the task that has waited longest; 0 where no task waits."""
         return time.monotonic() - self._waiting[0].since if self._waiting else 0.0

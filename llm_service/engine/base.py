@@ -175,6 +175,11 @@ class LLMEngine(Protocol):
         ...
 
     @property
+    def queue_time_s(self) -> float:
+        """Estimated queue time of the next request, in seconds; 0 without evidence. Thread-safe."""
+        ...
+
+    @property
     def num_running(self) -> int:
         """Number of running requests. Thread-safe."""
         ...
@@ -192,7 +197,7 @@ class LLMEngine(Protocol):
         """Queues a request. Must be called on the event loop that reads the answer.
 
         Raises:
-            Overloaded: The queue is full.
+            Overloaded: The queue is full, or the answer cannot be finished in time.
             DeadlineExceeded: The deadline has already passed.
             Unavailable: The engine has stopped or died.
             InvalidRequest: The engine does not support the pruning, its budget, the attention or a sampling parameter

@@ -49,6 +49,7 @@ class Sequence(AsyncIterator[Delta | Done]):
         num_read: Number of those that have been read; one behind the end of the answer is not in `token_ids`.
         first_token_logprobs: [V] log-probabilities of the first token, if requested.
         cross_attention: [N] attention weights, if requested.
+        timing: Times of the complete answer; None before its end, and for one that failed.
         max_tokens: Most tokens to generate, limited by the context.
     """
 
@@ -74,6 +75,7 @@ class Sequence(AsyncIterator[Delta | Done]):
         self.num_read = 0
         self.first_token_logprobs: list[float] = []
         self.cross_attention: list[float] = []
+        self.timing: GenerationTiming | None = None
         self.max_tokens = min(request.sampling.max_tokens, max_model_len - request.prompt.num_tokens)
         self._eos_token_ids = eos_token_ids
         self._detokenizer = IncrementalDetokenizer(tokenizer)
@@ -214,16 +216,17 @@ class Sequence(AsyncIterator[Delta | Done]):
         def ms_since_arrival(seconds: float) -> float:
             return (seconds - self._arrival_time) * 1e3
 
+        self.timing = GenerationTiming(
+            queue_ms=ms_since_arrival(self._admission_time),
+            time_to_first_token_ms=ms_since_arrival(self._first_token_time),
+            generate_ms=ms_since_arrival(time.perf_counter()),
+        )
         return Done(
             finish_reason="stop" if eos or self._stop.found else "length",
             prompt_tokens=self.request.prompt.num_tokens,
             token_ids=self.token_ids,
             completion_tokens=len(self.token_ids) - eos,
-            timing=GenerationTiming(
-                queue_ms=ms_since_arrival(self._admission_time),
-                time_to_first_token_ms=ms_since_arrival(self._first_token_time),
-                generate_ms=ms_since_arrival(time.perf_counter()),
-            ),
+            timing=self.timing,
             first_token_logprobs=self.first_token_logprobs,
             visual_tokens_by_layer=() if self.plan is None else self.plan.visual_tokens,
             cross_attention=self.cross_attention,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as SequenceOf
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer
 
 from fovea.errors import DeadlineExceeded, InvalidRequest
 from fovea.telemetry import FailureKind, count_failure
+from llm_service.engine.answer_times import AnswerTimes
 from llm_service.engine.base import Generation, GenerationRequest
 from llm_service.engine.errors import fail, unavailable
 from llm_service.engine.launching import Launching
@@ -58,6 +60,7 @@ class TransformersEngine:
         max_batch_size: Maximum number of running sequences.
         max_batch_delay_ms: Maximum time in milliseconds that an idle engine waits for further requests after the first.
         max_queue_size: Maximum number of waiting sequences.
+        max_queue_time_s: Longest estimated queue time of an accepted sequence, in seconds.
         slot_classes: Slots of the key-value cache, in ascending order of length.
         max_prefill_tokens: Maximum number of prompt tokens that are prefilled between two decoding steps.
         launching: Way to launch forward passes.
@@ -75,6 +78,7 @@ class TransformersEngine:
         max_batch_size: int,
         max_batch_delay_ms: float,
         max_queue_size: int,
+        max_queue_time_s: float = math.inf,
         slot_classes: SequenceOf[SlotClass],
         max_prefill_tokens: int,
         launching: Launching,
@@ -86,8 +90,14 @@ class TransformersEngine:
         self._max_model_len = max_model_len
         self._max_batch_size = max_batch_size
         self._max_batch_delay_s = max_batch_delay_ms / 1e3
-        self._waiting = WaitingQueue(max_queue_size)
         self._slots = SlotPool(slot_classes)
+        self._answer_times = AnswerTimes()
+        self._waiting = WaitingQueue(
+            max_queue_size,
+            max_queue_time_s=max_queue_time_s,
+            answer_times=self._answer_times,
+            lane_of=lambda sequence: self._slots.class_of(sequence.num_positions),
+        )
         self._cache = SlotCache.for_model(model, slot_classes)
         runner = ModelRunner(model, self._cache, few_sizes=launching.few_sizes)
         if launching.capture is not None:
@@ -119,6 +129,11 @@ class TransformersEngine:
     def num_waiting(self) -> int:
         """Number of sequences in the queue."""
         return len(self._waiting)
+
+    @property
+    def queue_time_s(self) -> float:
+        """See `WaitingQueue.queue_time_s`."""
+        return self._waiting.queue_time_s
 
     @property
     def num_running(self) -> int:
@@ -227,6 +242,7 @@ class TransformersEngine:
         return sequence.slot is not None
 
     def _release_slot(self, sequence: Sequence) -> None:
+        self._answer_times.observe(sequence)
         slot, sequence.slot = sequence.slot, None
         if slot is not None:
             # Only a sequence that ended cleanly has left no numbers that are not finite.

@@ -51,6 +51,11 @@ class ServedModel:
         """See `LLMEngine.num_running`."""
         return self.engine.num_running
 
+    @property
+    def queue_time_s(self) -> float:
+        """See `LLMEngine.queue_time_s`."""
+        return self.engine.queue_time_s
+
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Context in which the engine runs."""

@@ -1,8 +1,7 @@
 """Engine that runs the language model with vLLM, in vLLM's own processes.
 
 One thread runs an event loop that calls vLLM. A request waits in the bounded queue until fewer than `max_batch_size`
-requests run. A task on the event loop then embeds the request's visual tokens and generates the answer. vLLM batches
-the running requests continuously.
+requests run. A task then embeds its visual tokens and generates the answer. vLLM batches the running requests.
 """
 
 from __future__ import annotations
@@ -28,11 +27,12 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from fovea.errors import DeadlineExceeded, InternalError, InvalidRequest, Overloaded, ServiceError
 from fovea.modeling.errors import CheckpointError
 from fovea.telemetry import FailureKind, count_failure
+from llm_service.engine.answer_times import AnswerTimes
 from llm_service.engine.base import Generation, GenerationRequest
 from llm_service.engine.errors import fail, internal_error, unavailable
 from llm_service.engine.sequence import Sequence
 from llm_service.engine.token_bytes import TokenBytes
-from llm_service.engine.vllm.inputs import engine_input
+from llm_service.engine.vllm.inputs import check_supported, engine_input
 from llm_service.engine.vllm.sampling import answer_params, chosen_logprobs, first_token_params
 from llm_service.engine.waiting_queue import WaitingQueue
 from llm_service.models.base import VisualEmbedder
@@ -61,6 +61,7 @@ class VllmEngine:
         max_model_len: Maximum number of positions of prompt and answer together; a longer answer is cut.
         max_batch_size: Maximum number of running requests.
         max_queue_size: Maximum number of waiting requests.
+        max_queue_time_s: Longest estimated queue time of an accepted request, in seconds.
 
     Raises:
         CheckpointError: vLLM does not start.
@@ -78,6 +79,7 @@ class VllmEngine:
         max_model_len: int,
         max_batch_size: int,
         max_queue_size: int,
+        max_queue_time_s: float,
     ) -> None:
         self._embedder = embedder
         self._tokenizer = tokenizer
@@ -86,7 +88,8 @@ class VllmEngine:
         self._speculates = arguments.speculative_config is not None
         self._max_model_len = max_model_len
         self._max_batch_size = max_batch_size
-        self._waiting = WaitingQueue(max_queue_size)
+        self._answer_times = AnswerTimes()
+        self._waiting = WaitingQueue(max_queue_size, max_queue_time_s=max_queue_time_s, answer_times=self._answer_times)
         self._running: set[asyncio.Task[None]] = set()
         self._embedding_thread = concurrent.futures.ThreadPoolExecutor(1, "project")
         self._on_death: Callable[[], object] = lambda: None
@@ -100,6 +103,11 @@ class VllmEngine:
     def num_waiting(self) -> int:
         """Number of requests in the queue."""
         return len(self._waiting)
+
+    @property
+    def queue_time_s(self) -> float:
+        """See `WaitingQueue.queue_time_s`."""
+        return self._waiting.queue_time_s
 
     @property
     def num_running(self) -> int:
@@ -123,7 +131,7 @@ class VllmEngine:
 
     def submit(self, request: GenerationRequest) -> Generation:
         """Queues a request; see `LLMEngine.submit`."""
-        _check_supported(request)
+        check_supported(request)
         if self._speculates and request.sampling.min_p:
             raise InvalidRequest("engine vllm has no min_p with speculative decoding; leave min_p out", param="min_p")
         sequence = Sequence(
@@ -177,16 +185,15 @@ class VllmEngine:
         loaded.set_result(None)
         health_check = asyncio.create_task(self._watch_health())
         await self._stop_requested.wait()
-        health_check.cancel()
-        for task in self._running:
+        for task in (health_check, *self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _warm_up_prompt(self) -> Prompt:
         """Prompt with an image of one token, run before the engine is ready.
 
-        It verifies that vLLM's kernels support the model and that vLLM receives the embeddings. It also triggers the
-        compilation that would otherwise slow down the first requests.
+        It verifies that vLLM's kernels support the model and that vLLM receives the embeddings, and it triggers the
+        compilation.
         """
         features = np.zeros((1, self._embedder.visual_hidden_size), np.float32)
         image = VisualTokens(features, np.zeros(1, np.int64), (1, 1, 1))
@@ -226,6 +233,7 @@ class VllmEngine:
         """Generates an answer and turns every exception into an error for the caller."""
         try:
             await self._generate_tokens(sequence)
+            self._answer_times.observe(sequence)
         except asyncio.CancelledError:
             if self._stopping.is_set():
                 fail([sequence], unavailable("is shutting down"))
@@ -265,8 +273,7 @@ class VllmEngine:
     async def _first_token_logprobs(self, prompt: Any) -> list[float]:
         """[V] log-probabilities of the first token, from a separate prefill.
 
-        In the answer's own call, vLLM would have to report the distribution of every token. The prefill of the answer
-        hits the prefix cache afterwards.
+        In the answer's own call, vLLM would report the distribution of every token. Its prefill hits the prefix cache.
         """
         async with contextlib.aclosing(self._llm.generate(prompt, first_token_params(), uuid.uuid4().hex)) as outputs:
             async for output in outputs:
@@ -282,16 +289,6 @@ def _start_vllm(arguments: AsyncEngineArgs) -> AsyncLLM:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     return AsyncLLM.from_engine_args(arguments)
-
-
-def _check_supported(request: GenerationRequest) -> None:
-    for name, requested in (("llm_pruner", request.pruning), ("cross_attention", request.cross_attention)):
-        if requested is not None:
-            raise InvalidRequest(
-                f"engine vllm cannot run its model layer by layer; leave {name} out, or use a service with"
-                " --engine transformers",
-                param=name,
-            )
 
 
 def _one_line(error: BaseException) -> str:

@@ -11,13 +11,15 @@ from typing import Any, Final
 import torch
 from vllm.inputs import embeds_input, tokens_input
 
+from fovea.errors import InvalidRequest
+from llm_service.engine.base import GenerationRequest
 from llm_service.engine.errors import overflow_error
 from llm_service.models.base import VisualEmbedder
 from llm_service.models.placeholders import expand_placeholders
 from llm_service.prompts import Prompt
 from llm_service.vllm_plugin.payload import multi_modal_data
 
-__all__ = ["engine_input"]
+__all__ = ["check_supported", "engine_input"]
 
 # vLLM does not read the embedding of a text token, but hashes it for the prefix cache. No visual token can be NaN, so
 # no embeddings of an image can have the hash of text.
@@ -76,3 +78,18 @@ def _check_range(embeddings: torch.Tensor) -> None:
     # A factor of 16 is left for what the layers add to the residual stream.
     if not embeddings.abs().max() <= torch.finfo(embeddings.dtype).max / 16:  # also refuses NaN
         raise overflow_error()
+
+
+def check_supported(request: GenerationRequest) -> None:
+    """Checks that vLLM can run a request.
+
+    Raises:
+        InvalidRequest: The request needs a model that runs layer by layer.
+    """
+    for name, requested in (("llm_pruner", request.pruning), ("cross_attention", request.cross_attention)):
+        if requested is not None:
+            raise InvalidRequest(
+                f"engine vllm cannot run its model layer by layer; leave {name} out, or use a service with"
+                " --engine transformers",
+                param=name,
+            )

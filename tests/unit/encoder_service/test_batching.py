@@ -31,6 +31,7 @@ class Backend:
     entered: threading.Event = field(default_factory=threading.Event)
     held: dict[str, asyncio.Event] = field(default_factory=dict)
     batches: list[list[str]] = field(default_factory=list)
+    is_backlogged: bool = False
 
     async def prepare(self, request: str | Job) -> tuple[Job, float]:
         job = request if isinstance(request, Job) else Job(request)
@@ -293,3 +294,83 @@ async def test_closing_refuses_all_waiting_requests(backend: Backend) -> None:
             await task
     with pytest.raises(Unavailable):
         await batcher.submit("b", timeout_s=FOREVER_S)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Turnstile:
+    """A gate that lets one batch through for each `release`, and all after `set`."""
+
+    def __init__(self) -> None:
+        self._passes = threading.Semaphore(0)
+
+    def wait(self, timeout: float) -> bool:
+        return self._passes.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        self._passes.release()
+
+    def set(self) -> None:
+        self._passes.release(1000)
+
+
+async def overload(batcher: Batcher[Any, Any, Any], backend: Backend, clock: Clock, *, batch_s: float) -> list[Any]:
+    """Seven batches of `batch_s` seconds, of one request and then of four; returns all requests. Seven still wait."""
+    turnstile: Any = Turnstile()
+    backend.gate = turnstile
+    first = asyncio.create_task(batcher.submit("first", timeout_s=FOREVER_S))
+    await until(lambda: batcher.num_running == 1)
+    tasks = [asyncio.create_task(batcher.submit(str(number), timeout_s=FOREVER_S)) for number in range(31)]
+    await until(lambda: len(batcher._queue) == 31)
+    for number in range(6):
+        clock.now += batch_s
+        turnstile.release()
+        await until(lambda number=number: batcher.num_waiting == 31 - 4 * (number + 1))
+    return [first, *tasks]
+
+
+async def test_what_cannot_be_computed_in_time_is_refused_before_it_is_prepared(backend: Backend, start: Any) -> None:
+    clock = Clock()
+    batcher = await start(max_queue_size=64, max_queue_time_s=10.0, max_batch_delay_s=0, clock=clock)
+    tasks = await overload(batcher, backend, clock, batch_s=16.0)
+    assert batcher.num_waiting == 7
+    assert batcher.queue_time_s == pytest.approx(7 * 4.0, rel=0.25)
+    backend.held["late"] = asyncio.Event()  # it would wait there for ever
+    with pytest.raises(Overloaded, match="up to 10 s are accepted") as caught:
+        await batcher.submit("late", timeout_s=FOREVER_S)
+    assert 10.0 <= (caught.value.retry_after_s or 0) <= 25.0
+    backend.gate.set()
+    await asyncio.gather(*tasks)
+    assert (await batcher.submit("a", timeout_s=FOREVER_S))[0] == "aa"  # nothing waits
+
+
+async def test_a_deadline_that_the_queue_time_leaves_no_room_for_is_refused(backend: Backend, start: Any) -> None:
+    clock = Clock()
+    batcher = await start(max_queue_size=64, max_batch_delay_s=0, clock=clock)
+    tasks = await overload(batcher, backend, clock, batch_s=16.0)
+    with pytest.raises(Overloaded, match="longer than the deadline"):
+        await batcher.submit("hasty", timeout_s=10.0)
+    patient = asyncio.create_task(batcher.submit("patient", timeout_s=FOREVER_S))
+    backend.gate.set()
+    assert (await patient)[0] == "patientpatient"
+    await asyncio.gather(*tasks)
+
+
+async def test_one_that_is_long_in_preparation_locks_nobody_out(backend: Backend, start: Any) -> None:
+    clock = Clock()
+    batcher = await start(max_queue_size=64, max_queue_time_s=1.0, max_batch_delay_s=0, clock=clock)
+    backend.gate.set()
+    backend.held["50 megapixels"] = asyncio.Event()
+    large = asyncio.create_task(batcher.submit("50 megapixels", timeout_s=FOREVER_S))
+    for number in range(20):
+        clock.now += 5.0
+        await batcher.submit(str(number), timeout_s=FOREVER_S)
+    await asyncio.gather(*(batcher.submit(name, timeout_s=FOREVER_S) for name in "abcdefgh"))
+    backend.held["50 megapixels"].set()
+    await large

@@ -34,6 +34,8 @@ class Job:
 class Held:
     """Batch executor that returns the sizes of a batch once its gate is open."""
 
+    is_backlogged = False
+
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.entered = threading.Event()
