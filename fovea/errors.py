@@ -16,7 +16,7 @@ ServiceError
 
 A message states what is wrong and what is accepted. It is sent to the caller as it is, so it never contains a path, an
 address or a stack trace. Over gRPC an error is its status and the trailing metadata `fovea-code`, `fovea-param` and
-`fovea-retry-after-s`, from which `from_rpc_error` rebuilds it.
+`fovea-retry-after-s`, from which `from_rpc_error` rebuilds it. Overloaded also has `fovea-replica`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,14 @@ class CheckpointMismatch(ServiceError):
 
 
 class Overloaded(ServiceError):
+    """A request is refused because there are too many.
+
+    Attributes:
+        replica: random id of the server process that refused, so that another one can be called; empty for unknown.
+    """
+
     code, grpc_status, http_status = "overloaded", StatusCode.RESOURCE_EXHAUSTED, 429
+    replica: str = ""
 
 
 class Unauthenticated(ServiceError):
@@ -132,6 +139,8 @@ def to_metadata(error: ServiceError) -> tuple[tuple[str, str], ...]:
         pairs.append(("fovea-param", error.param))
     if error.retry_after_s is not None:
         pairs.append(("fovea-retry-after-s", f"{error.retry_after_s:g}"))
+    if isinstance(error, Overloaded) and error.replica:
+        pairs.append(("fovea-replica", error.replica))
     return tuple(pairs)
 
 
@@ -156,11 +165,14 @@ def from_rpc_error(error: grpc.aio.AioRpcError, service: str) -> ServiceError:
     known = error_types().get(str(trailing.get("fovea-code", "")))
     if known is not None:
         param, retry = trailing.get("fovea-param"), trailing.get("fovea-retry-after-s")
-        return known(
+        rebuilt = known(
             error.details() or "no details",
             param=str(param) if param is not None else None,
             retry_after_s=float(retry) if retry is not None else None,
         )
+        if isinstance(rebuilt, Overloaded):
+            rebuilt.replica = str(trailing.get("fovea-replica", ""))
+        return rebuilt
     # gRPC has one status for a message that is too large and for a server with its maximum of calls in progress.
     if error.code() is StatusCode.RESOURCE_EXHAUSTED and "Concurrent RPC limit" in (error.details() or ""):
         return Overloaded(f"the {service} has as many calls in progress as it accepts", retry_after_s=1.0)

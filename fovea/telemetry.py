@@ -71,6 +71,8 @@ class FailureKind(StrEnum):
     """A prefill of several prompts failed and was repeated prompt by prompt."""
     REDIS = "redis"
     """Redis did not answer; the request went on without it."""
+    REPLICA_OVERLOADED = "replica_overloaded"
+    """An overloaded replica refused a request; the gateway tried another."""
     WORKER_DIED = "worker_died"
     """A worker process ended in the middle of its task."""
     WORKER_START = "worker_start"

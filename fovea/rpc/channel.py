@@ -180,6 +180,12 @@ class Connection:
             self._channel = self._connect()
         return self._channel
 
+    @property
+    def has_replicas(self) -> bool:
+        """Whether the target may have several addresses, over which calls are spread."""
+        scheme = self._target.partition(":")[0]
+        return self._target.startswith("dns:///") or (scheme in ("ipv4", "ipv6") and "," in self._target)
+
     def _has_lost_server(self) -> bool:
         return (
             time.monotonic() - self._connected_at > _RENEW_AFTER_S

@@ -26,6 +26,7 @@ from fovea.errors import (
     DeadlineExceeded,
     InternalError,
     MalformedRequest,
+    Overloaded,
     ServiceError,
     TooLarge,
     Unauthenticated,
@@ -35,7 +36,7 @@ from fovea.rpc.bearer_tokens import AUTHORIZATION, SiteTokens
 from fovea.rpc.bytes_in_flight import BytesInFlight
 from fovea.rpc.messages import parse_off_loop
 
-__all__ = ["ANY_METHOD", "CallInterceptor", "TokenInterceptor", "abort"]
+__all__ = ["ANY_METHOD", "TRIED_KEY", "CallInterceptor", "TokenInterceptor", "abort"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,12 @@ ANY_METHOD: Final = "any"
 """Method label of calls that are refused early or are not to a Fovea service.
 
 A caller can send any method name, so such names must not become labels of a metric."""
+
+TRIED_KEY: Final = "fovea-tried"
+"""Key of the metadata with the ids of the replicas that have refused the request, separated by commas.
+
+A replica refuses such a call before it receives the message. A client can thus call again until another replica is
+reached, at nearly no cost."""
 
 # The text of an error is sent as a header, and clients refuse headers of more than 8 KiB.
 _MAX_ERROR_CHARS: Final = 1000
@@ -85,6 +92,8 @@ class _Call:
         request_type: type of the method's request messages.
         request_id: id of the request as the caller sent it; may be empty.
         in_flight: count of the bytes of all messages in progress.
+        replica: id of this process.
+        was_refused: whether this process has refused the request before.
     """
 
     label: str
@@ -92,6 +101,8 @@ class _Call:
     request_type: type[Message]
     request_id: str
     in_flight: BytesInFlight
+    replica: str
+    was_refused: bool
 
     def unary_unary(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Any:
         """Handler of a method with one request and one response."""
@@ -103,7 +114,7 @@ class _Call:
             except grpc.aio.AbortError:  # the health service has already set NOT_FOUND
                 raise
             except (Exception, asyncio.CancelledError) as error:
-                await abort(self.label, error, context)
+                await self._abort(error, context)
                 raise AssertionError("context.abort never returns") from error
             self._succeeded(start)
             return response
@@ -119,7 +130,7 @@ class _Call:
                 async for response in method(await self._receive(context), context):
                     yield response
             except (Exception, asyncio.CancelledError) as error:
-                await abort(self.label, error, context)
+                await self._abort(error, context)
             else:
                 self._succeeded(start)
 
@@ -154,6 +165,11 @@ class _Call:
         async for data in received:
             yield await self._parse(data)
 
+    async def _abort(self, error: BaseException, context: grpc.aio.ServicerContext) -> None:
+        if isinstance(error, Overloaded):
+            error.replica = self.replica
+        await abort(self.label, error, context)
+
     def _begin(self) -> float:
         telemetry.request_id.set(self.request_id or telemetry.new_request_id())
         return time.perf_counter()
@@ -165,6 +181,8 @@ class _Call:
 
     async def _receive(self, context: grpc.aio.ServicerContext) -> Any:
         """Request message of the call. It is read only if the bytes in flight leave room for it."""
+        if self.was_refused:
+            raise Overloaded("this replica has refused the request before", retry_after_s=1.0)
         if self.is_fovea:
             self.in_flight.require_room()
         try:
@@ -216,10 +234,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         in_flight: count of the bytes of all messages in progress.
+        replica: id of this process; it is sent with each refusal.
     """
 
-    def __init__(self, in_flight: BytesInFlight) -> None:
+    def __init__(self, in_flight: BytesInFlight, replica: str) -> None:
         self._in_flight = in_flight
+        self._replica = replica
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
@@ -235,6 +255,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             request_type=type(handler.request_deserializer(b"")),
             request_id=_metadata_value(details, telemetry.REQUEST_ID_KEY),
             in_flight=self._in_flight,
+            replica=self._replica,
+            was_refused=self._replica in _metadata_value(details, TRIED_KEY).split(","),
         )
         serializer = handler.response_serializer
         if handler.stream_stream:

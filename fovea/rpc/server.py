@@ -7,6 +7,7 @@ and again while draining, so that load balancers stop sending calls before the s
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -107,7 +108,7 @@ class GrpcServer:
         credentials = server_credentials(config.tls) if config.tls else None
         tokens = [TokenInterceptor(SiteTokens(config.token_file))] if config.token_file else []
         self.grpc = grpc.aio.server(
-            interceptors=[*tokens, CallInterceptor(self.in_flight)],
+            interceptors=[*tokens, CallInterceptor(self.in_flight, replica=secrets.token_hex(8))],
             maximum_concurrent_rpcs=config.max_concurrent_rpcs,
             options=_server_options(config),
         )

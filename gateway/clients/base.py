@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 import grpc
@@ -24,6 +24,7 @@ from fovea.errors import (
     from_rpc_error,
 )
 from fovea.rpc.channel import Access, Connection
+from fovea.rpc.interceptors import TRIED_KEY
 from fovea.rpc.messages import parse_off_loop
 
 __all__ = ["INFO_RETRY_S", "INFO_TIMEOUT_S", "INFO_TTL_S", "ServiceClient"]
@@ -147,9 +148,14 @@ class ServiceClient(Generic[InfoT]):
             self._info_task.cancel()
         await self.connection.close()
 
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Metadata of every call: the request id, and the bearer token if there is one."""
-        return ((telemetry.REQUEST_ID_KEY, telemetry.request_id.get()), *self.connection.metadata())
+    def metadata(self, tried: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
+        """Metadata of a call: the request id, the bearer token if there is one, and `tried` if it is not empty.
+
+        Args:
+            tried: Ids of the replicas that have refused the request.
+        """
+        common = ((telemetry.REQUEST_ID_KEY, telemetry.request_id.get()), *self.connection.metadata())
+        return (*common, (TRIED_KEY, ",".join(tried))) if tried else common
 
     def error(self, error: grpc.aio.AioRpcError) -> ServiceError:
         """ServiceError for a failed call. Its `param` is a field of the gRPC message."""
@@ -164,15 +170,20 @@ class ServiceClient(Generic[InfoT]):
         return mapped
 
     async def call(
-        self, method: Callable[..., Awaitable[bytes]], request: Message, kind: type[M], timeout_s: float
+        self,
+        method: Callable[..., Awaitable[bytes]],
+        request: Message,
+        kind: type[M],
+        timeout_s: float,
+        tried: Sequence[str] = (),
     ) -> M:
-        """Reply of type `kind` to a unary call.
+        """Reply of type `kind` to a unary call; see `metadata` for `tried`.
 
         Raises:
             ServiceError: The call failed.
         """
         try:
-            data = await method(request, timeout=timeout_s, metadata=self.metadata())
+            data = await method(request, timeout=timeout_s, metadata=self.metadata(tried))
         except grpc.aio.AioRpcError as error:
             raise self.error(error) from error
         return await self.read(kind, data)

@@ -238,18 +238,21 @@ class EncoderClient(ServiceClient[EncoderInfo]):
             wire_basis=reply.wire_basis,
         )
 
-    async def encode(self, spec: EncodeSpec, media_order: Sequence[int] | None, timeout_s: float) -> EncodeResult:
+    async def encode(
+        self, spec: EncodeSpec, media_order: Sequence[int] | None, timeout_s: float, tried: Sequence[str] = ()
+    ) -> EncodeResult:
         """Visual tokens of images and videos.
 
         Args:
             spec: The call, with all defaults filled in.
             media_order: See `EncodeResult`.
             timeout_s: Timeout of the call in seconds.
+            tried: Ids of the replicas that have refused the request.
 
         Raises:
             ServiceError: The encoder service refused the call, failed, or is unavailable.
         """
-        reply = await self.call(self._stub.Encode, spec.to_proto(), encoder_pb2.EncodeResponse, timeout_s)
+        reply = await self.call(self._stub.Encode, spec.to_proto(), encoder_pb2.EncodeResponse, timeout_s, tried)
         if not _is_result_of(reply, spec):
             raise InternalError("the encoder service answered without visual tokens for each image and video")
         return EncodeResult(reply, media_order)

@@ -137,7 +137,7 @@ class LLMClient(ServiceClient[LLMInfo]):
         )
 
     async def generate(
-        self, spec: GenerateSpec, encoded: EncodeResult, timeout_s: float
+        self, spec: GenerateSpec, encoded: EncodeResult, timeout_s: float, tried: Sequence[str] = ()
     ) -> AsyncGenerator[TextDelta | GenerateDone]:
         """Pieces of text as they are decoded, then GenerateDone. Closing the generator cancels the call.
 
@@ -145,12 +145,13 @@ class LLMClient(ServiceClient[LLMInfo]):
             spec: The call, without its visual tokens.
             encoded: Visual tokens of the prompt.
             timeout_s: Timeout of the call in seconds.
+            tried: Ids of the replicas that have refused the request.
 
         Raises:
             ServiceError: The LLM service refused the call, failed, or is unavailable.
         """
         done, lacks_logprobs = None, spec.top_logprobs is not None
-        call = self._call(spec.to_proto(), encoded, timeout_s)
+        call = self._call(spec.to_proto(), encoded, timeout_s, tried)
         async with aclosing(call) as events:
             async for event in events:
                 if event.HasField("delta"):
@@ -176,11 +177,11 @@ class LLMClient(ServiceClient[LLMInfo]):
         )
 
     async def _call(
-        self, request: llm_pb2.GenerateRequest, encoded: EncodeResult, timeout_s: float
+        self, request: llm_pb2.GenerateRequest, encoded: EncodeResult, timeout_s: float, tried: Sequence[str]
     ) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         """Events of a generate call with these visual tokens. Closing the generator cancels the call."""
         request.visual_tokens.extend(encoded.visual_tokens)
-        call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata())
+        call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata(tried))
         try:
             async for event in self._events(call, request):
                 yield event
@@ -205,7 +206,12 @@ class LLMClient(ServiceClient[LLMInfo]):
             yield await self.read(llm_pb2.GenerateResponse, data)
 
     async def cross_attention(
-        self, input_ids: Sequence[int], encoded: EncodeResult, layer: int | None, timeout_s: float
+        self,
+        input_ids: Sequence[int],
+        encoded: EncodeResult,
+        layer: int | None,
+        timeout_s: float,
+        tried: Sequence[str] = (),
     ) -> list[float]:
         """Attention of the last prompt token to each visual token.
 
@@ -214,6 +220,7 @@ class LLMClient(ServiceClient[LLMInfo]):
             encoded: Visual tokens of the prompt.
             layer: Layer of the language model, from 0; None for the service's default.
             timeout_s: Timeout of the call in seconds.
+            tried: Ids of the replicas that have refused the request.
 
         Raises:
             ServiceError: The LLM service refused the call, failed, or is unavailable.
@@ -222,7 +229,7 @@ class LLMClient(ServiceClient[LLMInfo]):
         request = spec.to_proto()
         request.cross_attention.CopyFrom(llm_pb2.CrossAttention(layer=layer))
         attention: list[float] = []
-        async with aclosing(self._call(request, encoded, timeout_s)) as events:
+        async with aclosing(self._call(request, encoded, timeout_s, tried)) as events:
             async for event in events:
                 attention.extend(event.done.cross_attention)
         if len(attention) != encoded.num_tokens_kept or not all(map(math.isfinite, attention)):

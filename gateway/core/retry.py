@@ -1,4 +1,7 @@
-"""Retries during an outage of a service: a request keeps its visual tokens, waits, and continues.
+"""Retries during an outage of a service, and after the refusal of one replica.
+
+During an outage a request keeps its visual tokens, waits, and continues. A request that one replica refuses because it
+is overloaded is tried once on another.
 
 After a stream breaks, the answer is generated again from the start, with the same visual tokens and the same seed. The
 new text begins with the text already sent, which is skipped. See docs/adr/0012-resume-by-generating-again.md.
@@ -12,17 +15,17 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from fovea import telemetry
-from fovea.errors import DeadlineExceeded, InternalError, Unavailable
+from fovea.errors import DeadlineExceeded, InternalError, Overloaded, Unavailable
 from gateway.clients.base import ServiceClient
 from gateway.clients.llm import GenerateDone
 from gateway.core.deadlines import now, time_left
 from gateway.core.generate_spec import Sampling
 from gateway.core.text_delta import GeneratedText, TextDelta
 
-__all__ = ["call_with_retry", "generate_with_retry"]
+__all__ = ["Tried", "call_with_retry", "generate_with_retry"]
 
 _MAX_ATTEMPTS: Final = 6
 """Maximum number of attempts without progress. It limits how often one request can crash a service."""
@@ -31,19 +34,30 @@ _MAX_DELAY_S: Final = 2.0
 _REPORT_MARGIN_S: Final = 0.1
 """Margin before the deadline, left for an error that names the service."""
 
+_MAX_REFUSED_CALLS: Final = 8
+"""Maximum number of refused calls. While others call as well, round robin may reach the replica that has refused again
+and again, with a probability of 1/2 each time if there are two."""
+_MAX_REPLICAS: Final = 2
+
 Reply = TypeVar("Reply")
-Generate = Callable[[Sampling, float], AsyncGenerator[TextDelta | GenerateDone]]
-"""Function that calls the LLM service, given the sampling parameters and a timeout in seconds."""
+Tried: TypeAlias = tuple[str, ...]
+"""Ids of the replicas that have refused a request."""
+Generate = Callable[[Sampling, float, Tried], AsyncGenerator[TextDelta | GenerateDone]]
+"""Function that calls the LLM service, given the sampling parameters, a timeout in seconds, and the tried replicas."""
 
 
 async def call_with_retry(
-    client: ServiceClient[Any], call: Callable[[float], Awaitable[Reply]], *, deadline: float, outage_timeout_s: float
+    client: ServiceClient[Any],
+    call: Callable[[float, Tried], Awaitable[Reply]],
+    *,
+    deadline: float,
+    outage_timeout_s: float,
 ) -> Reply:
-    """Reply of a unary call, repeated while the service is unavailable.
+    """Reply of a unary call, repeated while the service is unavailable, and once if a replica is overloaded.
 
     Args:
         client: Client of the called service.
-        call: Function that makes the call, given its timeout in seconds.
+        call: Function that makes the call, given its timeout in seconds and the tried replicas.
         deadline: Event-loop time in seconds.
         outage_timeout_s: Longest outage in seconds.
 
@@ -52,12 +66,14 @@ async def call_with_retry(
         DeadlineExceeded: `deadline` has passed.
         ServiceError: The service refused the call, or failed.
     """
-    outage = _Outage(client, deadline, outage_timeout_s)
+    outage, refusals = _Outage(client, deadline, outage_timeout_s), _Refusals(client)
     while True:
         try:
-            return await call(time_left(deadline))
+            return await call(time_left(deadline), refusals.tried)
         except Unavailable as error:
             await outage.wait(error)
+        except Overloaded as error:
+            refusals.add(error)
 
 
 async def generate_with_retry(
@@ -86,12 +102,12 @@ async def generate_with_retry(
     """
     if not sampling.is_deterministic:
         sampling = replace(sampling, seed=secrets.randbits(63))
-    outage = _Outage(client, deadline, outage_timeout_s)
+    outage, refusals = _Outage(client, deadline, outage_timeout_s), _Refusals(client)
     resumable = _ResumableText()
     while True:
         resumable.restart()
         try:
-            async with aclosing(call(sampling, time_left(deadline))) as events:
+            async with aclosing(call(sampling, time_left(deadline), refusals.tried)) as events:
                 async for event in events:
                     if isinstance(event, GenerateDone):
                         resumable.check_complete()
@@ -104,6 +120,47 @@ async def generate_with_retry(
             raise InternalError(f"the {client.name} ended its answer before it was done")
         except Unavailable as error:
             await outage.wait(error)
+        except Overloaded as error:
+            if resumable.has_begun:  # not a refusal: the service ran out of memory
+                raise
+            refusals.add(error)
+
+
+class _Refusals:
+    """Refusals of one request by overloaded replicas.
+
+    A second call may reach the replica that has refused. It then refuses again, before it receives the message.
+
+    Args:
+        client: Client of the service.
+
+    Attributes:
+        tried: Ids of the replicas that have refused.
+    """
+
+    def __init__(self, client: ServiceClient[Any]) -> None:
+        self.tried: Tried = ()
+        self._client = client
+        self._calls = 0
+        self._soonest: Overloaded | None = None
+
+    def add(self, error: Overloaded) -> None:
+        """Returns if another replica may accept the request.
+
+        Raises:
+            Overloaded: There is no other replica, or it has refused as well. The error with the shortest retry time.
+        """
+        if not error.replica or not self._client.connection.has_replicas:
+            raise error
+        self._calls += 1
+        if error.replica not in self.tried:
+            self.tried = (*self.tried, error.replica)
+            if self._soonest is None or (error.retry_after_s or 0) < (self._soonest.retry_after_s or 0):
+                self._soonest = error
+        assert self._soonest is not None, "the first replica was not tried before"
+        if len(self.tried) == _MAX_REPLICAS or self._calls == _MAX_REFUSED_CALLS:
+            raise self._soonest
+        telemetry.count_failure(telemetry.FailureKind.REPLICA_OVERLOADED)
 
 
 class _ResumableText:
@@ -120,6 +177,11 @@ class _ResumableText:
     def restart(self) -> None:
         """Begins another attempt."""
         self._attempt = GeneratedText()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the attempt has received text."""
+        return self._attempt.exceeds(GeneratedText())
 
     def append(self, piece: TextDelta) -> TextDelta:
         """The part of the text that has not been sent yet; empty while the attempt repeats sent text.

@@ -12,7 +12,7 @@ from gateway.clients.llm import GenerateDone, LLMClient
 from gateway.core.generate_spec import Sampling
 from gateway.core.limits import check_context
 from gateway.core.planner import AnswerPlan
-from gateway.core.retry import call_with_retry, generate_with_retry
+from gateway.core.retry import Tried, call_with_retry, generate_with_retry
 from gateway.core.text_delta import GeneratedText, TextDelta, TokenLogprob
 
 __all__ = ["GenerateResult", "TextGenerator"]
@@ -65,11 +65,11 @@ class TextGenerator:
         generated = GeneratedText()
         num_attempts = 0
 
-        def call(sampling: Sampling, timeout_s: float) -> AsyncGenerator[TextDelta | GenerateDone]:
+        def call(sampling: Sampling, timeout_s: float, tried: Tried) -> AsyncGenerator[TextDelta | GenerateDone]:
             nonlocal num_attempts
             num_attempts += 1
             metrics.WIRE_BYTES.inc(encoded.wire_bytes)
-            return self._llm.generate(replace(plan.generate, sampling=sampling), encoded, timeout_s)
+            return self._llm.generate(replace(plan.generate, sampling=sampling), encoded, timeout_s, tried)
 
         generation = generate_with_retry(
             self._llm,
@@ -103,7 +103,7 @@ class TextGenerator:
         """
         return await call_with_retry(
             self._llm,
-            lambda timeout_s: self._llm.cross_attention(input_ids, encoded, layer, timeout_s),
+            lambda timeout_s, tried: self._llm.cross_attention(input_ids, encoded, layer, timeout_s, tried),
             deadline=deadline,
             outage_timeout_s=self._outage_timeout_s,
         )

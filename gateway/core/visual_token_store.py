@@ -65,7 +65,7 @@ class VisualTokenStore:
         """Visual tokens from the encoder service, stored unless the plan bypasses the cache."""
         encoded = await call_with_retry(
             self._encoder,
-            lambda timeout_s: self._encoder.encode(plan.spec, plan.media_order, timeout_s),
+            lambda timeout_s, tried: self._encoder.encode(plan.spec, plan.media_order, timeout_s, tried),
             deadline=plan.deadline,
             outage_timeout_s=self._outage_timeout_s,
         )
