@@ -139,4 +139,5 @@ class RetryTimes:
         """
         now = self._clock()
         self._last = min(max(now + room_s, self._last + (interval_s or 0.0)), now + MAX_RETRY_S)
-        return min(max(self._last - now, MIN_RETRY_S) * self._jitter(1.0, 1.0 + _JITTER), MAX_RETRY_S)
+        later_s = max(self._last - now - MIN_RETRY_S, 0.0)
+        return min(MIN_RETRY_S + later_s * self._jitter(1.0, 1.0 + _JITTER), MAX_RETRY_S)

@@ -97,10 +97,11 @@ def running(
     compute += ["--num-threads", str(num_threads)]
     # An answer that has just ended may still be counted when the next request comes.
     requests = str(2 * max_in_flight)
+    queue = ["--max-queue-size", requests, "--max-queue-time-s", str(TIMEOUT_S)]
     own = {
-        "encoder_service": [*compute, "--max-queue-size", requests, *shlex.split(args.encoder_flags)],
+        "encoder_service": [*compute, *queue, *shlex.split(args.encoder_flags)],
         "llm_service": [
-            *(*compute, "--engine", "transformers", "--max-queue-size", requests),
+            *(*compute, "--engine", "transformers", *queue),
             *("--max-batch-size", str(max_batch_size), "--max-model-len", str(_MAX_MODEL_LEN)),
             *("--kv-cache-gib", str(_kv_cache_gib(checkpoint, dtype, max_batch_size))),
             *shlex.split(args.llm_flags),

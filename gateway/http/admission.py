@@ -1,11 +1,13 @@
-"""Admission control: requests beyond a limit or a client's share of it are refused at once."""
+"""Admission control: requests beyond a limit or a client's share of it are refused at once, with a time to retry."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fovea.errors import Overloaded
+from fovea.service_rate import RecentMean, RetryTimes
 from gateway.http.fair_shares import FairShares
 
 __all__ = ["Admission"]
@@ -17,12 +19,16 @@ class Admission:
     Args:
         limit: Most requests in the stage.
         stage: Name of the stage in the plural, for the message.
+        clock: Monotonic clock in seconds.
     """
 
-    def __init__(self, limit: int, stage: str) -> None:
+    def __init__(self, limit: int, stage: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit
         self._stage = stage
         self._shares = FairShares(limit)
+        self._clock = clock
+        self._held_s = RecentMean()  # per permit
+        self._retry = RetryTimes(clock)
 
     @property
     def num_admitted(self) -> int:
@@ -33,19 +39,28 @@ class Admission:
         """Refuses a request that gets no permit, before any work on it.
 
         Raises:
-            Overloaded: The stage is at its limit, or what is left of it is for other clients.
+            Overloaded: The stage is at its limit, or what is left of it is for other clients. The error has the time
+                after which a permit becomes free.
         """
         verdict = self._shares.ask(client_id)
         if verdict == "full":
             raise Overloaded(
-                f"the server is at its limit of {self._limit} {self._stage}; try again shortly", retry_after_s=1.0
+                f"the server is at its limit of {self._limit} {self._stage}; try again shortly",
+                retry_after_s=self._retry_after_s(self._limit),
             )
         if verdict == "above share":
+            held = self._shares.held_by(client_id)
             raise Overloaded(
-                f"this client has {self._shares.held_by(client_id)} of the server's {self._limit} {self._stage}, and"
-                " what is left is for other clients; try again when one is done",
-                retry_after_s=1.0,
+                f"this client has {held} of the server's {self._limit} {self._stage}, and what is left is for other"
+                " clients; try again when one is done",
+                retry_after_s=self._retry_after_s(held),
             )
+
+    def _retry_after_s(self, permits: int) -> float:
+        """Seconds until one of `permits` is free, from how long they were held."""
+        held_s = self._held_s.mean(self._clock())
+        interval_s = None if held_s is None else held_s / max(permits, 1)
+        return self._retry.next_s(interval_s or 0.0, interval_s)
 
     @contextmanager
     def permit(self, client_id: str) -> Iterator[None]:
@@ -56,7 +71,9 @@ class Admission:
         """
         self.check(client_id)
         self._shares.take(client_id)
+        admitted_at = self._clock()
         try:
             yield
         finally:
             self._shares.give_back(client_id)
+            self._held_s.add(self._clock() - admitted_at, 1, self._clock())

@@ -58,7 +58,7 @@ def test_a_request_that_would_wait_too_long_is_refused_and_told_when_there_is_ro
     queue.check(20, time_left_s=60.0)
     with pytest.raises(Overloaded, match=r"waiting for about 15 s; up to 10 s are accepted") as caught:
         queue.check(30, time_left_s=60.0)
-    assert 5.0 <= (caught.value.retry_after_s or 0) <= 5.6
+    assert 5.0 <= (caught.value.retry_after_s or 0) <= 5.5
     assert refusals("queue_time") == before + 1
     # The autoscaler sees the queue time that was refused.
     assert registry.get_sample_value("queue_seconds_sum") == pytest.approx(15.0)
@@ -73,7 +73,7 @@ def test_a_request_that_would_miss_its_deadline_is_refused(queue: QueueAdmission
     queue.check(8, time_left_s=8.0, compute_s=3.5)
     with pytest.raises(Overloaded, match=r"would take about 9\.0 s, longer than the deadline") as caught:
         queue.check(8, time_left_s=8.0, compute_s=5.0)
-    assert 1.0 <= (caught.value.retry_after_s or 0) <= 1.1
+    assert caught.value.retry_after_s == 1.0
     assert refusals("deadline") == before + 1
 
 
@@ -82,7 +82,7 @@ def test_a_full_queue_is_refused_without_evidence(queue: QueueAdmission) -> None
     queue.check(63, time_left_s=0.001)
     with pytest.raises(Overloaded, match="64 requests waiting, as many as it accepts") as caught:
         queue.check(64, time_left_s=60.0)
-    assert 1.0 <= (caught.value.retry_after_s or 0) <= 1.1
+    assert caught.value.retry_after_s == 1.0
     assert refusals("queue_full") == before + 1
 
 
