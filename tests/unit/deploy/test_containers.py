@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[3]
+COMPOSE_FILES = (ROOT / "docker-compose.yml", ROOT / "deploy" / "edge" / "compose.yml")
 SERVICES = {"encoder": "encoder_service", "llm": "llm_service", "gateway": "gateway"}
 SETTINGS = {"encoder": "EncoderSettings", "llm": "LLMSettings", "gateway": "GatewaySettings"}
 
@@ -29,8 +30,8 @@ def settings_class(service: str) -> Any:
     return getattr(importlib.import_module(f"{SERVICES[service]}.settings"), SETTINGS[service])
 
 
-def test_the_compose_file_has_redis_and_the_three_services(compose: dict[str, Any]) -> None:
-    assert set(compose["services"]) == {"redis", *SERVICES}
+def test_the_compose_file_has_redis_the_three_services_and_what_makes_their_secrets(compose: dict[str, Any]) -> None:
+    assert set(compose["services"]) == {"redis", "secrets", "keys", *SERVICES}
 
 
 @pytest.mark.parametrize("service", ["redis", *SERVICES])
@@ -41,7 +42,8 @@ def test_every_container_is_health_checked_and_restarted(compose: dict[str, Any]
 
 def test_the_gateway_waits_until_the_others_are_healthy(compose: dict[str, Any]) -> None:
     waits = compose["services"]["gateway"]["depends_on"]
-    assert waits == {name: {"condition": "service_healthy"} for name in ("redis", "encoder", "llm")}
+    healthy = {name: {"condition": "service_healthy"} for name in ("redis", "encoder", "llm")}
+    assert waits == {"secrets": {"condition": "service_completed_successfully"}, **healthy}
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -59,6 +61,64 @@ def test_every_variable_is_a_setting_with_an_acceptable_value(
     settings = cls.from_command_line([])
     assert settings.model == "/app/lab/checkpoints/llava"
     assert settings.listen.startswith("0.0.0.0:")
+
+
+@pytest.mark.parametrize("path", COMPOSE_FILES)
+def test_secrets_are_made_once_and_mounted_where_they_are_needed(path: Path) -> None:
+    """The script itself is run by test_first_secrets.py."""
+    services = yaml.safe_load(path.read_text())["services"]
+    assert services["secrets"]["entrypoint"][0] == "/app/deploy/first_secrets.sh"
+    assert services["secrets"]["entrypoint"][1:] == [mount.split(":")[1] for mount in services["secrets"]["volumes"]]
+    assert "restart" not in services["secrets"]
+    assert services["secrets"]["build"] == services["keys"]["build"] == services["gateway"]["build"]
+    assert services["keys"]["profiles"], "without a profile it would start with the others"
+    assert services["keys"]["environment"]["GATEWAY_KEYS_FILE"] == "/secrets/keys"
+    mounts = {
+        (name, mount)
+        for name, service in services.items()
+        for mount in service.get("volumes", ())
+        if "secrets:" in mount and name not in ("secrets", "keys")
+    }
+    expected = {("gateway", "secrets:/secrets:ro"), ("redis", "redis-secrets:/secrets:ro")}
+    assert mounts == {(name, mount) for name, mount in expected if name in services}
+    for name in {name for name, _ in mounts}:
+        assert services[name]["depends_on"]["secrets"] == {"condition": "service_completed_successfully"}
+    for name, service in services.items():
+        files = {value for key, value in service.get("environment", {}).items() if key.endswith(("_FILE", "_KEY"))}
+        assert all(file.startswith(("/secrets/", "/run/credentials/")) for file in files), name
+        if name in ("secrets", "keys"):
+            assert service["network_mode"] == "none"
+
+
+def test_the_user_of_the_images_reads_the_secrets(compose: dict[str, Any]) -> None:
+    image = dockerfile("gateway")
+    (user,) = re.findall(r"useradd --uid (\d+)", image)
+    assert compose["services"]["redis"]["user"] == f"{user}:{user}"
+    (owned,) = re.findall(r"chown fovea (.*)", image)
+    assert {mount.split(":")[1] for mount in compose["services"]["secrets"]["volumes"]} <= set(owned.split())
+    assert "\nCOPY deploy/first_secrets.sh deploy/first_secrets.sh\n" in image
+
+
+def test_redis_asks_for_the_password_and_only_the_gateway_is_published(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    assert services["redis"]["command"][:2] == ["redis-server", "/secrets/redis.conf"]
+    gateway = services["gateway"]["environment"]
+    assert gateway["GATEWAY_REDIS_PASSWORD_FILE"] == "/secrets/redis.password"
+    assert gateway["GATEWAY_CACHE_KEY_FILE"] == "/secrets/cache.key"
+    assert {name for name, service in services.items() if "ports" in service} == {"gateway"}
+
+
+@pytest.mark.parametrize("path", COMPOSE_FILES)
+def test_the_gateway_serves_no_one_without_a_key(path: Path) -> None:
+    environment = yaml.safe_load(path.read_text())["services"]["gateway"]["environment"]
+    assert environment["GATEWAY_KEYS_FILE"] == "/secrets/keys"
+    assert "GATEWAY_ALLOW_ANONYMOUS" not in environment
+
+
+def test_the_readme_shows_how_to_ask_with_the_first_key() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert "export FOVEA_API_KEY=$(docker compose exec -T gateway cat /secrets/default.key)" in lines
+    assert "docker compose run --rm keys add alice" in lines
 
 
 def test_the_services_find_each_other(compose: dict[str, Any]) -> None:

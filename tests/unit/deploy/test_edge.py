@@ -57,6 +57,7 @@ def test_what_leaves_the_box_is_encrypted_and_carries_a_certificate_and_a_token(
     assert settings.llm_tls_cert
     assert settings.llm_tls_key
     assert settings.llm_token_file
+    assert settings.keys_file
     assert settings.default_timeout_s > settings.patience_s > 30
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import importlib
 import shutil
@@ -95,7 +96,12 @@ def load(bundle: str) -> Manifests:
 def _raw(folder: Path) -> list[Document]:
     paths = sorted(path for path in folder.rglob("*.yaml") if path.name != "kustomization.yaml")
     documents = [one for path in paths for one in yaml.safe_load_all(path.read_text())]
-    return documents + [_config_map(path) for path in sorted(folder.rglob("*.env"))]
+    return documents + [_config_map(path) for path in sorted(folder.rglob("*.env"))] + [_keys(folder)]
+
+
+def _keys(folder: Path) -> Document:
+    data = base64.b64encode((folder / "gateway" / "keys").read_bytes()).decode()
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "gateway-keys"}, "data": {"keys": data}}
 
 
 def _config_map(path: Path) -> Document:
