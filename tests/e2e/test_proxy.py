@@ -24,7 +24,9 @@ from tests.unit.gateway.conftest import ask
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
 STARTUP_S = 60
-KEY = "Bearer fv-anything"
+QUESTIONS_OF_AN_ADDRESS = 100  # of one gateway in a minute
+KEY = "Bearer fovea-any"
+FLAGS = ["--trusted-proxies", "127.0.0.1", "--requests-per-minute", str(QUESTIONS_OF_AN_ADDRESS)]
 
 needs_nginx = pytest.mark.skipif(find_nginx() is None, reason="no nginx on this machine (Debian: nginx-light)")
 
@@ -32,10 +34,9 @@ needs_nginx = pytest.mark.skipif(find_nginx() is None, reason="no nginx on this 
 class Gateways:
     """Two gateways as processes, in front of the same scripted services."""
 
-    def __init__(self, stacks: list[Stack], encoder: ScriptedEncoder, llm: ScriptedLLM) -> None:
+    def __init__(self, stacks: list[Stack], llm: ScriptedLLM) -> None:
         self.stacks = stacks
         self.addresses = [stack.listen for stack in stacks]
-        self.encoder = encoder
         self.llm = llm
 
 
@@ -51,7 +52,7 @@ async def gateways(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ga
             stack.start("gateway")
         for stack in stacks:
             await asyncio.to_thread(stack.wait_ready, STARTUP_S)
-        yield Gateways(stacks, encoder, llm)
+        yield Gateways(stacks, llm)
     finally:
         for stack in stacks:
             await asyncio.to_thread(stack.stop)
@@ -59,7 +60,14 @@ async def gateways(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ga
 
 
 def _gateway(llava: Path, clip: Path, encoder_port: int, llm_port: int, log: Path) -> Stack:
-    stack = Stack(str(llava), str(clip), listen=f"127.0.0.1:{free_port()}", environment=ENVIRONMENT, log_to=log)
+    stack = Stack(
+        str(llava),
+        str(clip),
+        listen=f"127.0.0.1:{free_port()}",
+        flags={"gateway": FLAGS},
+        environment=ENVIRONMENT,
+        log_to=log,
+    )
     stack.encoder_address, stack.llm_address = f"127.0.0.1:{encoder_port}", f"127.0.0.1:{llm_port}"
     return stack
 
@@ -251,6 +259,26 @@ async def test_what_a_gateway_believes_is_set_by_the_proxy(proxy: StartProxy) ->
     assert len(headers["x-request-id"]) == 32
     assert headers["host"] == "localhost"
     assert headers["authorization"] == KEY
+
+
+async def test_the_gateway_limits_addresses_and_not_what_they_claim(gateways: Gateways, proxy: StartProxy) -> None:
+    nginx, _ = await proxy(gateways.addresses[0], changes=[("rate=20r/s", "rate=1000r/s")])
+
+    async def accepted(address: str, number: int) -> int:
+        """Number of questions from this address that are answered before one is refused, of at most `number`."""
+        transport = httpx.AsyncHTTPTransport(verify=nginx.trust, local_address=address)
+        async with httpx.AsyncClient(base_url=nginx.url, transport=transport) as http:
+            for i in range(number):
+                headers = {"x-forwarded-for": f"203.0.113.{i}"}
+                response = await http.post("/v1/answer", json=ask(), headers=headers)
+                if response.status_code == 429:
+                    return i
+                assert response.status_code == 200
+            return number
+
+    most = QUESTIONS_OF_AN_ADDRESS
+    assert most <= await accepted("127.0.0.3", 2 * most) < 2 * most, "the window slides, so it may be a few more"
+    assert await accepted("127.0.0.4", 1) == 1
 
 
 async def test_the_connection_to_a_gateway_is_kept(proxy: StartProxy) -> None:

@@ -23,7 +23,4 @@ def test_the_proxy_waits_longer_than_any_request_may_take() -> None:
 
 def test_idle_connections_are_closed_by_the_proxy_first() -> None:
     _, upstream = sorted(seconds("keepalive_timeout"), reverse=True)
-    assert upstream < KEEP_ALIVE_S
-
-
-KEEP_ALIVE_S = 75  # of the gateway's --keep-alive-s
+    assert upstream < SETTINGS.keep_alive_s
