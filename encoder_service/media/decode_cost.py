@@ -14,9 +14,9 @@ from encoder_service.models.media import MediaOptions, MediaProcessor
 from fovea.media.image_headers import ImageFormat, ImageHeader
 from fovea.media.images import Size
 
-__all__ = ["BASE_BYTES", "file_bytes", "frame_list_bytes", "image_bytes", "video_bytes"]
+__all__ = ["file_bytes", "frame_list_bytes", "image_bytes", "video_bytes"]
 
-BASE_BYTES: Final = 24 * 2**20
+_BASE_BYTES: Final = 32 * 2**20
 """Buffers that do not depend on the file."""
 _FILE_COPIES: Final = 3
 """Copies of a file in a worker: the message, its content, and the file without metadata."""
@@ -28,13 +28,17 @@ _RESIZED_BYTES: Final = 24
 """Bytes for each pixel of a resized image while it becomes tower inputs."""
 _RESIZED_FRAME_BYTES: Final = 14
 """Bytes for each pixel of the resized frames while they become tower inputs."""
+_CONVERTED_BYTES: Final = 26
+"""Bytes for each pixel of the decoded frame that becomes an image."""
 _FRAME_BYTES: Final = 12
-"""Bytes for each pixel of the frame that is being converted or resized."""
+"""Bytes for each pixel of the frame that is being resized."""
+_INDEX_BYTES: Final = 64
+"""Bytes for each packet in the index of a container."""
 
 
 def file_bytes(size: int) -> int:
     """Memory for the copies of a file of `size` bytes, and for what every file needs."""
-    return BASE_BYTES + _FILE_COPIES * size
+    return _BASE_BYTES + _FILE_COPIES * size
 
 
 def image_bytes(header: ImageHeader, file_size: int, media: MediaProcessor, options: MediaOptions) -> int:
@@ -84,12 +88,8 @@ def video_bytes(
     """
     width, height = facts.size
     frames = _RGB_BYTES * min(num_frames, facts.total) * width * height
-    decoding = facts.decoder_bytes + _FRAME_BYTES * width * height + _INDEX_BYTES * facts.total
+    decoding = facts.decoder_bytes + _CONVERTED_BYTES * width * height + _INDEX_BYTES * facts.total
     return file_bytes(file_size) + frames + max(decoding, _processing_bytes(facts.size, num_frames, media, options))
-
-
-_INDEX_BYTES: Final = 64
-"""Bytes for each packet in the index of a container."""
 
 
 def _processing_bytes(size: Size, num_frames: int, media: MediaProcessor, options: MediaOptions) -> int:

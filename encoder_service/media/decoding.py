@@ -28,6 +28,8 @@ MediaItem: TypeAlias = bytes | VideoFile | FrameList
 
 _DEFAULT_VIDEO_LIMITS: Final = VideoLimits()
 _DEFAULT_OPTIONS: Final = MediaOptions()
+_NO_MEMORY: Final = "can't allocate memory"
+"""Part of the RuntimeError that torch raises instead of MemoryError."""
 _SLACK_BYTES: Final = 64 * 2**20
 """Memory that a process may take beside what a file needs: heaps of threads, code that is loaded on first use."""
 
@@ -130,7 +132,9 @@ class MediaDecoder:
                 return (
                     measure(item.video.data, self.video_limits) if isinstance(item, Unmeasured) else self(item, options)
                 )
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and _NO_MEMORY not in str(error):
+                raise
             raise TooLarge(
                 "the file takes more memory to decode than its size explains; files as ordinary encoders write them"
                 " are accepted",

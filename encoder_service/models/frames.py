@@ -121,7 +121,8 @@ class FrameProcessor:
         width, height = self.resized_size(frame.size)
         pixels = resize(pixels, height, width, self._resample)[0]
         top, left = (height - self._side) // 2, (width - self._side) // 2
-        return pixels[:, top : top + self._side, left : left + self._side]
+        # A copy: a view would keep the whole resized frame, which is a hundred times as large for the longest strips.
+        return pixels[:, top : top + self._side, left : left + self._side].clone()
 
     def describe(self) -> str:
         """Configuration as text; equal for processors that give equal results."""

@@ -103,8 +103,8 @@ class QwenPixels:
         processor = self._video
         width, height = self.frame_size(frames[0].size, len(frames))
         # Frame by frame: a whole clip at its own size would be in memory several times.
-        pixels = torch.cat([resize(_channels_first(frame), height, width, processor.resample) for frame in frames])
-        return self._patches(pixels), self._grid(height, width)
+        resized = [resize(_channels_first(frame), height, width, processor.resample) for frame in frames]
+        return self._patches(_joined(resized)), self._grid(height, width)
 
     def frame_size(self, size: Size, num_frames: int) -> Size:
         """Size to which a frame of `size` is resized, in a video of a number of frames."""
@@ -142,8 +142,8 @@ class QwenPixels:
 
     def _patches(self, pixels: Tensor) -> npt.NDArray[np.uint8]:
         """[F, 3, H, W] uint8 to [T, h w, P]: groups of patches in raster order, and in raster order inside a group."""
-        missing = -len(pixels) % self._frames
-        pixels = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
+        if missing := -len(pixels) % self._frames:
+            pixels = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
         steps = pixels.unflatten(0, (-1, self._frames))
         steps = steps.unflatten(4, (-1, self._merge, self._patch)).unflatten(3, (-1, self._merge, self._patch))
         # T, frames, 3, rows, group rows, side, columns, group columns, side
@@ -169,6 +169,13 @@ class QwenPixels:
     def describe(self) -> str:
         """Configuration as text; equal for processors that give equal results."""
         return f"{self._image.to_json_string()}{self._video.to_json_string()}{self._caps_video}{self._sampling}"
+
+
+def _joined(frames: list[Tensor]) -> Tensor:
+    """The frames [1, 3, H, W] in one tensor [T, 3, H, W]; empties the list, so that they are not in memory twice."""
+    joined = torch.cat(frames)
+    frames.clear()
+    return joined
 
 
 def _channels_first(frame: Image.Image) -> Tensor:

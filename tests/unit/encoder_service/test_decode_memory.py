@@ -118,9 +118,14 @@ async def test_a_file_that_needs_more_memory_than_its_header_tells_fails_alone(
         assert (await service.stub.Encode(request, timeout=TIMEOUT_S)).visual_tokens
 
 
-def test_a_worker_says_that_the_memory_was_too_little(decoder: MediaDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")]
+)
+def test_a_worker_says_that_the_memory_was_too_little(
+    decoder: MediaDecoder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def exhaust(self: MediaDecoder, *_: Any) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(MediaDecoder, "__call__", exhaust)
     with pytest.raises(TooLarge, match="more memory to decode than its size explains"):
