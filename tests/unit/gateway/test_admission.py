@@ -18,7 +18,7 @@ class Clock:
 
 def refused_for(admission: Admission) -> float:
     with pytest.raises(Overloaded) as caught:
-        admission.check()
+        admission.check("client")
     return caught.value.retry_after_s or 0.0
 
 
@@ -26,9 +26,9 @@ def test_refused_requests_are_told_when_permits_become_free() -> None:
     clock = Clock()
     admission = Admission(2, "answers in progress", clock)
     for _ in range(4):
-        with admission.permit():
+        with admission.permit("client"):
             clock.now += 8.0
-    with admission.permit(), admission.permit():  # a permit becomes free every 4 s
+    with admission.permit("client"), admission.permit("client"):  # a permit becomes free every 4 s
         waits = [refused_for(admission) for _ in range(4)]
     for wait, expected in zip(waits, (4.0, 8.0, 12.0, 16.0), strict=True):
         assert expected <= wait <= 1.1 * expected
@@ -36,5 +36,5 @@ def test_refused_requests_are_told_when_permits_become_free() -> None:
 
 def test_without_evidence_the_time_is_a_second() -> None:
     admission = Admission(1, "answers in progress", Clock())
-    with admission.permit():
+    with admission.permit("client"):
         assert refused_for(admission) == 1.0

@@ -17,7 +17,7 @@ from gateway.http.errors import RequestTimeout
 from tests.unit.gateway.conftest import StartGateway, ask
 from tests.unit.gateway.raw_http import RawConnection
 
-HEAD = b"POST /v1/answer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n"
+HEAD = b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
 
 
 class Body:

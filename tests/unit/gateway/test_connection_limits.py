@@ -43,7 +43,7 @@ async def test_connections_beyond_the_limit_are_closed_and_counted(
                 async with RawConnection(gateway) as beyond:
                     assert not await _answers(beyond)
             assert await _answers(first)
-            await second.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await second.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             await second.response()
             assert await second.is_closed()
         async with RawConnection(gateway) as third:  # a closed connection leaves its place
@@ -110,7 +110,7 @@ async def test_without_file_descriptors_the_log_stays_short(llava: Path, clip: P
             line = json.loads(await process.stderr.readline())
             assert line["message"] == "no connection can be accepted: Too many open files"
             assert "exception" not in line
-            await before.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            await before.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b'fovea_failures_total{kind="accept"}' in (await before.response()).body
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (hard, hard))
             for client in waiting:

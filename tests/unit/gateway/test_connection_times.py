@@ -62,7 +62,7 @@ async def test_a_request_may_take_longer_than_its_headers(start_gateway: StartGa
     gateway = await start_gateway(over_tcp=True, header_timeout_s=0.1)
     body = json.dumps(ask()).encode()
     async with RawConnection(gateway) as client:
-        await client.send(b"POST /v1/answer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n{" % len(body))
+        await client.send(b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n{" % len(body))
         async with RawConnection(gateway) as silent:
             assert await silent.is_closed()  # the limit of a connection that is as old has passed
         await client.send(body[1:])
@@ -96,7 +96,7 @@ async def test_keep_alive_is_75_seconds_and_can_be_turned_off(start_gateway: Sta
 
 @pytest.mark.parametrize(
     "request_head",
-    [b"GET /healthz HTTP/1.0\r\n\r\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"],
+    [b"GET /healthz HTTP/1.0\r\n\r\n", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"],
 )
 async def test_a_close_that_the_client_asks_for_is_confirmed(gateway_over_tcp: Gateway, request_head: bytes) -> None:
     async with RawConnection(gateway_over_tcp) as client:
@@ -110,7 +110,7 @@ async def test_a_body_that_is_not_read_ends_the_connection_after_the_response(st
     gateway = await start_gateway(over_tcp=True, max_body_bytes=1000)
     size = 8 * 2**20  # more than the buffers of both sockets hold
     async with RawConnection(gateway) as client:
-        await client.send(b"POST /v1/answer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
+        await client.send(b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size)
         await client.send(b"x" * size)  # a client that reads no response before it has sent its body
         response = await client.response()
         assert (response.status, response.headers["connection"]) == (413, "close")
@@ -120,7 +120,7 @@ async def test_a_body_that_is_not_read_ends_the_connection_after_the_response(st
 async def test_a_body_that_is_dropped_does_not_hold_the_connection(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(over_tcp=True, header_timeout_s=0.1)
     async with RawConnection(gateway) as client:
-        await client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
         response = await client.response()
         assert (response.status, response.headers["connection"]) == (200, "close")
         assert await client.is_closed()
@@ -130,7 +130,7 @@ async def _paused(client: RawConnection, num_requests: int, receive_buffer: int 
     """Sends requests without reading the responses."""
     client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    await client.send(b"GET /openapi.json HTTP/1.1\r\nHost: gateway\r\n\r\n" * num_requests)
+    await client.send(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * num_requests)
 
 
 async def _read(client: RawConnection, num_responses: int) -> None:
@@ -172,7 +172,7 @@ async def test_connections_end_with_an_announcement_when_the_server_stops(start_
     async with RawConnection(gateway) as busy, RawConnection(gateway) as idle:
         await idle.send(GET)
         assert (await idle.response()).headers["connection"] == "keep-alive"
-        await busy.send(b"POST /v1/answer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await busy.send(b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         await gateway.encoder.gate.reached.wait()
         gateway.stop()
         assert await idle.is_closed()

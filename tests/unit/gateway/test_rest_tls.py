@@ -110,7 +110,9 @@ async def test_a_refused_body_is_answered_over_tls(start_gateway: StartGateway, 
     gateway = await start_gateway(over_tcp=True, tls_cert=files.cert, tls_key=files.key, max_body_bytes=1000)
     size = 4 * 2**20
     async with RawConnection(gateway, tls=_trusting(authority)) as client:
-        await client.send(b"POST /v1/answer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+        await client.send(
+            b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+        )
         response = await client.response()
         assert (response.status, response.headers["connection"]) == (413, "close")
 

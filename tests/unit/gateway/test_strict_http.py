@@ -10,8 +10,8 @@ from gateway.http.errors import HeadersTooLarge
 from tests.unit.gateway.conftest import Gateway, ask
 from tests.unit.gateway.raw_http import GET, RawConnection
 
-SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /v1/answer HTTP/1.1\r\nHost: x\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 REFUSED = {
@@ -29,18 +29,18 @@ REFUSED = {
     "vertical tab in a coding": POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
     "chunked in HTTP/1.0": b"POST /v1/answer HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "folded coding": POST + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
-    "folded header": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: a\r\n\tb\r\n\r\n",
-    "folded first header": b"GET /healthz HTTP/1.1\r\n Host: x\r\n\r\n",
-    "bare line feed": b"GET /healthz HTTP/1.1\r\nHost: x\nX: y\r\n\r\n",
-    "bare line feeds only": b"GET /healthz HTTP/1.1\nHost: x\n\n",
-    "bare carriage return": b"GET /healthz HTTP/1.1\r\nHost: x\rX: y\r\n\r\n",
-    "zero byte": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n",
+    "folded header": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: a\r\n\tb\r\n\r\n",
+    "folded first header": b"GET /healthz HTTP/1.1\r\n Host: localhost\r\n\r\n",
+    "bare line feed": b"GET /healthz HTTP/1.1\r\nHost: localhost\nX: y\r\n\r\n",
+    "bare line feeds only": b"GET /healthz HTTP/1.1\nHost: localhost\n\n",
+    "bare carriage return": b"GET /healthz HTTP/1.1\r\nHost: localhost\rX: y\r\n\r\n",
+    "zero byte": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n",
     "empty line first": b"\r\n" + GET,
     "no host": b"GET /healthz HTTP/1.1\r\n\r\n",
-    "two hosts": b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+    "two hosts": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: y\r\n\r\n",
     "no version": b"GET /healthz\r\n\r\n",
-    "space in the target": b"GET /health z HTTP/1.1\r\nHost: x\r\n\r\n",
-    "bytes in the target": b"GET /h\xc3\xa9 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "space in the target": b"GET /health z HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "bytes in the target": b"GET /h\xc3\xa9 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "TLS on a plain port": bytes.fromhex("16030100f5010000f10303") + b"x" * 100,
     "chunk size with sign": CHUNKED + b"-1\r\n{}\r\n0\r\n\r\n",
     "chunk size with prefix": CHUNKED + b"0x2\r\n{}\r\n0\r\n\r\n",
@@ -66,7 +66,7 @@ async def test_errors_say_what_is_accepted_and_repeat_nothing(gateway_over_tcp: 
         error = (await client.response()).error
         assert error["message"] == "the request has both Content-Length and Transfer-Encoding; one of them is accepted"
     async with RawConnection(gateway_over_tcp) as client:
-        await client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nsecret header\r\n\r\n")
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nsecret header\r\n\r\n")
         assert "secret" not in (await client.response()).error["message"]
 
 
@@ -86,7 +86,7 @@ TARGETS = [
 @pytest.mark.parametrize("method", [b"GET", b"CONNECT"])
 async def test_targets_that_are_no_path_are_a_404(gateway_over_tcp: Gateway, method: bytes, target: bytes) -> None:
     async with RawConnection(gateway_over_tcp) as client:
-        await client.send(method + b" " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.send(method + b" " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
         response = await client.response()
         assert (response.status, response.error["code"]) == (404, "not_found")
 
@@ -111,7 +111,7 @@ HEADERS = {
 @pytest.mark.parametrize("headers", HEADERS.values(), ids=HEADERS.keys())
 async def test_large_headers_are_refused_before_they_are_parsed(gateway_over_tcp: Gateway, headers: bytes) -> None:
     async with RawConnection(gateway_over_tcp) as client:
-        await client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n" + SMUGGLED)
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + headers + b"\r\n" + SMUGGLED)
         response = await client.response()
         assert (response.status, response.error["code"]) == (431, HeadersTooLarge.code)
         assert response.error["message"].endswith("up to 16,384 bytes and 100 headers are")
@@ -120,9 +120,9 @@ async def test_large_headers_are_refused_before_they_are_parsed(gateway_over_tcp
 
 async def test_ordinary_headers_are_accepted(gateway_over_tcp: Gateway) -> None:
     async with RawConnection(gateway_over_tcp) as client:
-        await client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"a: bc\r\n" * 99 + b"\r\n")
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"a: bc\r\n" * 99 + b"\r\n")
         assert (await client.response()).status == 200
-        await client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\na: " + b"x" * 16_000 + b"\r\n\r\n")
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\na: " + b"x" * 16_000 + b"\r\n\r\n")
         assert (await client.response()).status == 200
 
 

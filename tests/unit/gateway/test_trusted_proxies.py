@@ -84,7 +84,7 @@ async def _scope(gateway: Gateway, headers: bytes) -> Scope:
 
     gateway.rest_server.config.loaded_app = spy
     async with RawConnection(gateway) as client:
-        await client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + headers + b"\r\n")
         await client.response()
     return seen[0]
 
