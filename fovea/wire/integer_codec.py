@@ -32,6 +32,8 @@ from fovea.wire.quantized import (
 __all__ = ["IntegerCodec", "decode", "expected_bytes", "quantize"]
 
 _HUFFMAN_TABLE_BYTES: Final = 96
+_SCALED_TOKENS: Final = 256
+"""Tokens whose values are scaled at once, which bounds the memory for the scale of each value."""
 
 
 def expected_bytes(num_tokens: int, channels: int, scheme: Scheme) -> int:
@@ -181,11 +183,18 @@ def decode(data: bytes, num_tokens: int, channels: int, bits: int) -> Float32Arr
     if (index >= channels).any() or (np.diff(index, axis=1) <= 0).any():
         raise InvalidRequest(f"outliers do not name channels below {channels} in ascending order")
     codes = _read_codes(reader.rest(), coding, num_tokens * channels, bits).reshape(num_tokens, channels)
-    scale_of_value = np.repeat(scales, group, axis=1)[:, :channels] if group else scales
-    values = scale_of_value * codes.astype(np.float32)
+    # In place: a few kilobytes of deflated codes can be gigabytes of values.
+    values = codes.astype(np.float32)
+    del codes
+    if group in (0, channels):
+        values *= scales
+    else:
+        for start in range(0, num_tokens, _SCALED_TOKENS):
+            some = slice(start, start + _SCALED_TOKENS)
+            values[some] *= np.repeat(scales[some], group, axis=1)[:, :channels]
     if flags & TRANSFORMED:
         values = cosines(num_tokens).T @ values
-    values = values + mean
+    values += mean
     np.put_along_axis(values, index, outliers, axis=1)
     return values.astype(np.float32, copy=False)
 

@@ -10,7 +10,7 @@ __all__ = ["MAX_VALUE_BYTES", "Cache", "Level"]
 
 Level = Literal["answer", "visual_tokens"]
 
-MAX_VALUE_BYTES: Final[Mapping[Level, int]] = MappingProxyType({"answer": 2**20, "visual_tokens": 16 * 2**20})
+MAX_VALUE_BYTES: Final[Mapping[Level, int]] = MappingProxyType({"answer": 2**18, "visual_tokens": 16 * 2**20})
 """Bytes of the largest value of each level that is kept in Redis."""
 
 

@@ -6,16 +6,21 @@ Values are sealed with a key that Redis does not have; a value that does not ope
 from __future__ import annotations
 
 import secrets
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from fovea import telemetry
+from fovea.rpc.messages import run_off_loop
 from gateway.cache.base import MAX_VALUE_BYTES, Level
 from gateway.cache.redis_client import RedisClient
 from gateway.cache.value_keys import TAG_BYTES, ValueKeys
 
 __all__ = ["RedisCache"]
 
+T = TypeVar("T")
+
 _LOCK_S: Final = 10
+_OFF_LOOP_BYTES: Final = 2**18  # the signature of this many bytes takes less than a millisecond
 
 # Deletes the lock only if it is still held: after expiry another gateway may hold it.
 _RELEASE_SCRIPT: Final = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
@@ -42,7 +47,7 @@ class RedisCache:
         if sealed == b"":  # also for a name without an entry
             return None
         is_short = isinstance(sealed, bytes) and len(sealed) <= longest
-        value = self._keys.open(level, key, sealed) if is_short else None
+        value = await _off_loop(sealed, lambda: self._keys.open(level, key, sealed)) if is_short else None
         if value is None:
             telemetry.count_failure(telemetry.FailureKind.CACHE_ENTRY)
             self._redis.warn("a value in redis was not written by a gateway with a key of this one; it is not used")
@@ -51,7 +56,7 @@ class RedisCache:
     async def put(self, level: Level, key: str, value: bytes) -> None:
         """Stores a value that is not larger than `MAX_VALUE_BYTES`."""
         if len(value) <= MAX_VALUE_BYTES[level]:
-            sealed = self._keys.seal(level, key, value)
+            sealed = await _off_loop(value, lambda: self._keys.seal(level, key, value))
             await self._redis.attempt(lambda: self._redis.commands.set(self._name(key), sealed, px=self._ttl_ms), None)
 
     async def delete(self, level: Level, key: str) -> None:
@@ -82,3 +87,8 @@ class RedisCache:
 
     def _lock_name(self, key: str) -> str:
         return f"{self._name(key)}:lock"
+
+
+async def _off_loop(value: bytes, function: Callable[[], T]) -> T:
+    """Result of a function that reads all of a value; in another thread if the value is large."""
+    return function() if len(value) <= _OFF_LOOP_BYTES else await run_off_loop(function)

@@ -15,7 +15,6 @@ from redis.exceptions import InvalidResponse
 
 __all__ = ["BoundedParser"]
 
-_MAX_DEPTH: Final = 4
 _MAX_ITEMS: Final = 256
 _MAX_DIGITS: Final = 20
 _END: Final = b"\r\n"
@@ -24,7 +23,7 @@ _END: Final = b"\r\n"
 class BoundedParser(BaseParser):
     """Parser of one connection. A reply beyond a bound is an InvalidResponse, after which the connection is closed.
 
-    A line is bounded by asyncio's 64 KiB, a reply by `max_bytes` of strings, 256 items of arrays and 4 levels of them.
+    A line is bounded by 64 KiB of asyncio, a reply by `max_bytes` of strings and 256 items of arrays, also nested ones.
 
     Args:
         socket_read_size: Not used: asyncio reads from the socket.
@@ -56,12 +55,12 @@ class BoundedParser(BaseParser):
             RedisError: The connection has ended, or the reply is not valid or beyond a bound.
         """
         self._bytes_left, self._items_left = self._max_bytes, _MAX_ITEMS
-        reply = await self._read(0)
+        reply = await self._read()
         if isinstance(reply, RedisConnectionError):
             raise reply
         return reply
 
-    async def _read(self, depth: int) -> Any:
+    async def _read(self) -> Any:
         line = await self._line()
         kind, rest = line[:1], line[1:]
         match kind:
@@ -74,7 +73,7 @@ class BoundedParser(BaseParser):
             case b"$":
                 return await self._string(_number(rest))
             case b"*":
-                return await self._array(_number(rest), depth)
+                return await self._array(_number(rest))
         raise InvalidResponse("a reply of Redis begins with an unknown type")
 
     async def _string(self, size: int) -> bytes | None:
@@ -86,13 +85,13 @@ class BoundedParser(BaseParser):
         data = await self._exactly(size + len(_END))
         return data[: -len(_END)]
 
-    async def _array(self, size: int, depth: int) -> list[Any] | None:
+    async def _array(self, size: int) -> list[Any] | None:
         if size == -1:
             return None
         self._items_left -= size
-        if size < 0 or self._items_left < 0 or depth >= _MAX_DEPTH:
-            raise InvalidResponse(f"a reply of Redis has more than {_MAX_ITEMS} items or {_MAX_DEPTH} levels of them")
-        return [await self._read(depth + 1) for _ in range(size)]
+        if size < 0 or self._items_left < 0:
+            raise InvalidResponse(f"a reply of Redis has more than {_MAX_ITEMS} items")
+        return [await self._read() for _ in range(size)]
 
     async def _line(self) -> bytes:
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import FailFast, Field
 
 from gateway.clients.encoder import EncodeResult
 from gateway.clients.replies import Box
@@ -39,9 +41,9 @@ class Completion:
     completion_tokens: int
     visual_tokens_total: int
     visual_tokens_kept: int
-    visual_tokens_by_layer: tuple[int, ...] = ()
+    visual_tokens_by_layer: Annotated[tuple[int, ...], Field(max_length=4096), FailFast()] = ()
     wire_dtype: str
-    viewed: tuple[Box, ...] = ()
+    viewed: Annotated[tuple[Box, ...], Field(max_length=128), FailFast()] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 

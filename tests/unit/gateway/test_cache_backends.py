@@ -197,7 +197,7 @@ async def test_a_full_redis_still_answers_reads(redis: RedisCache) -> None:
     await redis.put("answer", "small", b"1")
     before = failures("redis")
     for i in range(4):
-        await redis.put("answer", f"big{i}", bytes(2**20))
+        await redis.put("visual_tokens", f"big{i}", bytes(2**20))
     assert failures("redis") > before
     assert await redis.get("answer", "small") == b"1"
 

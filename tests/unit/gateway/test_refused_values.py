@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fovea.errors import CheckpointMismatch, InvalidRequest, MalformedRequest, ServiceError, TooLarge
+from fovea.errors import CheckpointMismatch, InternalError, InvalidRequest, MalformedRequest, ServiceError, TooLarge
 from fovea.v1 import encoder_pb2, tensor_pb2
 from gateway.core.deadlines import now
 from gateway.core.encode_spec import EncodeSpec
@@ -70,6 +70,14 @@ async def test_the_second_refusal_is_the_error_of_the_request(gateway: Gateway) 
     error = await gateway.refused(422, max_tokens=5)
     assert error["message"] == REFUSAL.message
     assert calls(gateway) == (2, 3)
+
+
+async def test_refused_visual_tokens_are_removed_even_if_new_ones_cannot_be_had(gateway: Gateway) -> None:
+    gateway.llm.next_errors = [REFUSAL]
+    gateway.encoder.error = InternalError("defect")
+    await gateway.refused(502, max_tokens=5)
+    gateway.encoder.error = None
+    assert (await gateway.answer(max_tokens=5))["cache"]["visual_tokens"] == "miss"
 
 
 @pytest.mark.parametrize("param", ["max_tokens", "input_ids", None])

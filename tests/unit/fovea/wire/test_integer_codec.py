@@ -1,5 +1,6 @@
 import contextlib
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -250,6 +251,21 @@ def raw_deflate(data: bytes) -> bytes:
 def test_the_body_that_the_hostile_ones_are_made_of_is_fine() -> None:
     assert back(body()).tolist() == [[1, 2, 3], [4, 5, 6]]
     assert back(body(coding=1, codes=raw_deflate(b"\1\2\3\4\5\6"))).tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("group", [0, 1, 7, 1024])
+def test_a_few_deflated_bytes_take_little_more_memory_than_their_values(group: int) -> None:
+    """As many values as the shape says are decoded in place: 4 bytes each, one more for the code, and a check."""
+    rows, channels = 2000, 1024
+    num_scales = rows * -(-channels // group) if group else 1
+    codes = raw_deflate(bytes([1]) * (rows * channels))
+    message = body(rows=rows, channels=channels, coding=1, group=group, floats=[1.0] * num_scales, codes=codes)
+    tracemalloc.start()
+    array = back(message)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (array == 1).all()
+    assert peak < 1.5 * array.nbytes + 4 * num_scales + 2**22
 
 
 HOSTILE = {
