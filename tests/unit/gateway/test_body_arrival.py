@@ -17,6 +17,8 @@ from gateway.http.errors import RequestTimeout
 from tests.unit.gateway.conftest import StartGateway, ask
 from tests.unit.gateway.raw_http import RawConnection
 
+pytestmark = pytest.mark.timeout(30)
+
 HEAD = b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
 
 
@@ -26,15 +28,15 @@ class Body:
     def __init__(self, arrivals: BodyArrivals, client: str) -> None:
         self._pieces: asyncio.Queue[bytes] = asyncio.Queue()
         self._progress = asyncio.Semaphore(0)
-        scope = {"type": "http", "client": (client, 1), "headers": [], "method": "POST"}
-        self.reading = asyncio.create_task(self._read(arrivals, Request(scope, self._receive)))
+        request = Request({"type": "http", "headers": [], "method": "POST"}, self._receive)
+        self.reading = asyncio.create_task(self._read(arrivals, request, client))
 
     async def _receive(self) -> Message:
         piece = await self._pieces.get()
         return {"type": "http.request", "body": piece, "more_body": piece != b""}
 
-    async def _read(self, arrivals: BodyArrivals, request: Request) -> None:
-        async with arrivals.arrival(request) as arriving:
+    async def _read(self, arrivals: BodyArrivals, request: Request, client: str) -> None:
+        async with arrivals.arrival(request, client) as arriving:
             self._progress.release()
             async for _ in arriving.stream():
                 self._progress.release()

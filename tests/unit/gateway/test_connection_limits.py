@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fovea.processes.stack import free_port
 from gateway.server.connection_count import ConnectionCount, TooManyConnections
 from gateway.server.file_descriptors import TooFewFileDescriptors, raise_file_limit
 from gateway.server.repeated_message import RepeatedMessage
@@ -88,9 +89,10 @@ def test_a_place_is_left_once() -> None:
 
 
 async def test_without_file_descriptors_the_log_stays_short(llava: Path, clip: Path) -> None:
+    metrics_port = free_port()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gateway", "--model", str(llava), "--text-tower", str(clip)),
-        *("--listen", "127.0.0.1:0"),
+        *("--listen", "127.0.0.1:0", "--metrics-listen", f"127.0.0.1:{metrics_port}"),
         stderr=asyncio.subprocess.PIPE,
     )
     assert process.stderr is not None
@@ -110,12 +112,15 @@ async def test_without_file_descriptors_the_log_stays_short(llava: Path, clip: P
             line = json.loads(await process.stderr.readline())
             assert line["message"] == "no connection can be accepted: Too many open files"
             assert "exception" not in line
-            await before.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert b'fovea_failures_total{kind="accept"}' in (await before.response()).body
+            assert await _answers(before)
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (hard, hard))
             for client in waiting:
                 assert await _answers(client)
                 await client.__aexit__(None, None, None)
+        reader, writer = await asyncio.open_connection("127.0.0.1", metrics_port)
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert b'fovea_failures_total{kind="accept"}' in await reader.read()
+        writer.close()
         process.terminate()
         lines = (await process.stderr.read()).splitlines()
         assert await process.wait() == 0

@@ -1,0 +1,69 @@
+"""Closing of a transport: what is not sent, and what the client still sends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from gateway.server.lingering_transport import LingeringTransport
+
+
+class Server(asyncio.Protocol):
+    """A protocol that keeps what happens to its connection."""
+
+    def __init__(self) -> None:
+        self.lost = asyncio.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport.lost()
+        self.lost.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.is_receiving = False
+        self.transport = LingeringTransport(
+            transport, linger_s=0.2, send_timeout_s=0.2, is_receiving=lambda: self.is_receiving
+        )
+
+
+async def _connected() -> tuple[Server, socket.socket]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    _, server = await asyncio.get_running_loop().connect_accepted_socket(Server, ours)
+    return server, theirs
+
+
+@pytest.mark.parametrize("is_receiving", [False, True])
+async def test_a_client_that_reads_nothing_does_not_keep_a_closed_connection(is_receiving: bool) -> None:
+    server, client = await _connected()
+    server.is_receiving = is_receiving
+    with client:
+        while not server.transport.get_write_buffer_size():
+            server.transport.write(b"x" * 4096)
+        server.transport.close()
+        async with asyncio.timeout(20):
+            await server.lost.wait()
+
+
+async def test_a_client_that_never_stops_sending_does_not_keep_a_closed_connection() -> None:
+    server, client = await _connected()
+    server.is_receiving = True
+    with client:
+        server.transport.close()
+        server.transport.close()
+        assert server.transport.lingering
+        assert client.recv(1) == b""  # the sending side is closed, and the receiving side is open
+        client.send(b"more")
+        async with asyncio.timeout(20):
+            await server.lost.wait()
+
+
+async def test_a_server_that_stops_does_not_wait_for_a_client() -> None:
+    server, client = await _connected()
+    server.is_receiving = True
+    with client:
+        server.transport.close()
+        server.transport.close_now()
+        await server.lost.wait()
