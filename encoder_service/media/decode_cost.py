@@ -20,8 +20,9 @@ _BASE_BYTES: Final = 32 * 2**20
 """Buffers that do not depend on the file."""
 _FILE_COPIES: Final = 3
 """Copies of a file in a worker: the message, its content, and the file without metadata."""
-_WEBP_BYTES: Final = 40 * 2**20
-"""Prefix codes of lossless WebP: 2,600 groups, as many as encoders write, of 17 kB."""
+_FORMAT_BYTES: Final = {ImageFormat.WEBP: 40 * 2**20, ImageFormat.PNG: 16 * 2**20}
+"""Memory that a format takes beside its pixels. WebP: prefix codes, in 2,600 groups of 17 kB, which encoders do not
+exceed. PNG: EXIF that ImageMagick wrote as compressed text."""
 _RGB_BYTES: Final = 4
 """Bytes of a pixel in an RGB image of Pillow."""
 _RESIZED_BYTES: Final = 24
@@ -99,7 +100,7 @@ def _processing_bytes(size: Size, num_frames: int, media: MediaProcessor, option
 
 
 def _decoded_bytes(header: ImageHeader) -> int:
-    return header.decoded_bytes + (_WEBP_BYTES if header.format is ImageFormat.WEBP else 0)
+    return header.decoded_bytes + _FORMAT_BYTES.get(header.format, 0)
 
 
 def _padded_pixels(size: Size, options: MediaOptions) -> int:
