@@ -86,6 +86,20 @@ def test_a_frame_outside_the_canvas_of_a_gif_is_counted() -> None:
         decode(file, **LIMITS)
 
 
+def test_a_file_whose_image_has_another_size_than_its_header_is_refused() -> None:
+    """After a stray byte, Pillow takes the first frame for the content of an empty extension, and reads the second."""
+    large = one_colour_gif((900, 900))
+    start = large.index(b",", 19)
+    small_frame = b"," + struct.pack("<HHHHB", 0, 0, 8, 8, 0) + bytes(35) + b"\0"
+    file = large[:6] + struct.pack("<HH", 8, 8) + large[10:19] + b"\0!\x01\0" + small_frame + large[start:]
+    header = read_header(file)
+    assert header is not None
+    assert (header.width, header.height) == (8, 8)
+    assert Image.open(io.BytesIO(file)).size == (900, 900)
+    with pytest.raises(UnsupportedMedia, match="a GIF image that is broken"):
+        decode(file, **LIMITS)
+
+
 @pytest.mark.parametrize("name", FILES)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
