@@ -40,7 +40,8 @@ _TIMEOUT_S: Final = 300.0
 _NUM_IMAGES: Final = 64
 _FLAGS: Final = {
     "encoder_service": ["--feature-cache-bytes", "0", "--num-threads", "1"],
-    "llm_service": ["--num-threads", "1"],
+    # One sequence at a time, so that the services are the bottleneck and not the gateway or the clients.
+    "llm_service": ["--num-threads", "1", "--max-batch-size", "1"],
     # Else the gateway, not the services, would refuse.
     "gateway": ["--answer-cache-bytes", "0", "--visual-token-cache-bytes", "0", "--max-concurrent-requests", "1000"],
 }
@@ -52,10 +53,12 @@ def _requests(images: Sequence[bytes], args: argparse.Namespace) -> Iterator[dic
         form = {
             "question": f"Describe the image. Question {index}.",
             "cache": "bypass",
+            "pruner": "none",
             "max_tokens": str(args.tokens),
             "timeout_s": f"{args.deadline_s:g}",
         }
-        yield {"data": form, "files": {"image": ("image.jpg", images[index % len(images)])}}
+        files = [("images", ("image.jpg", images[(index + i) % len(images)])) for i in range(args.images)]
+        yield {"data": form, "files": files}
 
 
 class _Clients:
@@ -68,7 +71,7 @@ class _Clients:
     Attributes:
         seconds: Seconds of each accepted request that was answered within its deadline.
         ended_at: Ends of these, as values of `time.perf_counter`.
-        late: Number of accepted requests that were not.
+        late: Number of accepted requests that were not, broken connections included.
         refused: Number of first tries that were refused.
         held: Number of these that were accepted after Retry-After.
         retry_after_s: Their Retry-After.
@@ -99,7 +102,11 @@ class _Clients:
     async def _try(self, request: Mapping[str, Any]) -> float | None:
         """Retry-After of a refusal; None for a request that was accepted."""
         started = time.perf_counter()
-        response = await self._http.post("/v1/answer", **request)
+        try:
+            response = await self._http.post("/v1/answer", **request)
+        except httpx.TransportError:
+            self.late += 1
+            return None
         seconds = time.perf_counter() - started
         if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
             return float(response.headers["Retry-After"])
@@ -117,7 +124,8 @@ async def _open_loop(url: str, requests: Iterator[dict[str, Any]], rate: float, 
     """Figures of a window with `rate` first tries a second. All requests, and their second tries, are waited for."""
     rng = np.random.default_rng(args.seed)
     arrivals = np.cumsum(rng.exponential(1 / rate, int(rate * args.window_s)))
-    limits = httpx.Limits(max_connections=None)
+    # A gateway that closes idle connections after 5 s would reset some of them.
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=1.0)
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False, limits=limits) as http:
         clients = _Clients(http, args.deadline_s)
         start = time.perf_counter()
@@ -162,6 +170,7 @@ def _measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for stack in stacks.values():
             asyncio.run(closed_loop(stack.url, requests, args.in_flight, min(2.0, args.warm_up_s)))
         capacity = asyncio.run(closed_loop(stacks["after"].url, requests, args.in_flight, args.warm_up_s)).per_second
+        print(json.dumps({"capacity_per_s": capacity}), file=sys.stderr, flush=True)
         cells = []
         for round_number in range(args.rounds):
             for name in stacks if round_number % 2 == 0 else reversed(stacks):
@@ -192,12 +201,13 @@ def markdown(result: dict[str, Any]) -> str:
         )
     header = ["round, code", "p50, s", "p99, s", "answers in time/s", "offered", "accepted, too late", "refused"]
     header += ["Retry-After, median s", "accepted after it"]
-    return (
-        f"# Overload\n\n{origin(result)} Capacity: {result['capacity_per_s']:.1f} answers/s;"
-        f" {result['factor']:g} times as much is offered for {result['window_s']:g} s, with deadlines of"
-        f" {result['deadline_s']:g} s and up to\n{result['tokens']} tokens an answer. Quantiles are those of answers"
-        " in time. The rate is that of answers that ended within the window.\n\n"
-    ) + table(header, rows, num_labels=1)
+    load = (
+        f"Capacity: {result['capacity_per_s']:.1f} answers/s. {result['factor']:g} times as much is offered for"
+        f" {result['window_s']:g} s. Deadlines: {result['deadline_s']:g} s."
+    )
+    sizes = f"Questions have {result['images']} images, answers up to {result['tokens']} tokens."
+    notes = "Quantiles are those of answers in time. The rate is that of answers that ended within the window."
+    return f"# Overload\n\n{origin(result)}\n{load} {sizes}\n{notes}\n\n" + table(header, rows, num_labels=1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -207,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--factor", type=number(0.1), default=3.0, help="offered load, in units of the capacity")
     parser.add_argument("--deadline-s", type=number(0.1), default=10.0, help="timeout_s of each request")
     parser.add_argument("--tokens", type=positive, default=32, help="most tokens of an answer")
+    parser.add_argument("--images", type=positive, default=4, help="images of a question")
     parser.add_argument("--in-flight", type=positive, default=16, help="clients of the measurement of the capacity")
     parser.add_argument("--warm-up-s", type=number(0.1), default=10.0, help="time of that measurement")
     parser.add_argument("--window-s", type=number(0.1), default=30.0, help="time in which requests are sent")
@@ -216,7 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         measured = _measure(args, Path(folder))
-    settings = {name: getattr(args, name) for name in ("factor", "deadline_s", "tokens", "window_s", "rounds", "seed")}
+    settings = {
+        name: getattr(args, name) for name in ("factor", "deadline_s", "images", "tokens", "window_s", "rounds", "seed")
+    }
     result = {"provenance": provenance("benchmarks.speed.overload"), **settings, **measured}
     publish(args.out, "overload", result, markdown(result))
     return 0

@@ -76,6 +76,16 @@ def test_autoscalers_act_before_a_service_is_full(manifests: Manifests, monkeypa
         assert 0 < int(targets(autoscaler)[RUNNING.get(name, "fovea_num_requests_running")]) < limit
 
 
+def test_refusals_by_queue_time_begin_long_after_the_autoscalers_act(
+    manifests: Manifests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = {"encoder": "fovea_encoder_queue_wait_seconds", "llm": "fovea_queue_wait_seconds"}
+    for name, autoscaler in manifests.of("HorizontalPodAutoscaler").items():
+        if name in waits and waits[name] in targets(autoscaler):
+            threshold_s = float(targets(autoscaler)[waits[name]].removesuffix("m")) / 1000
+            assert 10 * threshold_s <= manifests.settings(name, monkeypatch).max_queue_time_s
+
+
 def test_autoscalers_own_the_number_of_pods_within_bounds(manifests: Manifests) -> None:
     for name, autoscaler in manifests.of("HorizontalPodAutoscaler").items():
         spec = autoscaler["spec"]
