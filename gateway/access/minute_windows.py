@@ -1,6 +1,7 @@
 """Counts of requests and pixels in the last minute, by client: sliding windows of the package `limits`.
 
-With Redis all gateways count together. While Redis is down, each counts by itself.
+With Redis all gateways count together. While Redis is down, each counts by itself. A window takes the count of the
+minute before as spread evenly, so that a burst at its end allows up to twice the limit in some 60 s.
 """
 
 from __future__ import annotations

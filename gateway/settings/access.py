@@ -32,7 +32,8 @@ class AccessSettings(ServiceSettings):
     it and without --keys-file, --listen must be a loopback address."""
 
     requests_per_minute: int | None = Field(default=None, ge=1, le=_MOST)
-    """Most questions of a client in a minute, unless its key has a limit of its own; beyond it 429 with Retry-After. A
+    """Most questions of a client in a minute on average, unless its key has a limit of its own; beyond it 429 with
+    Retry-After. After a burst at the end of a minute, up to twice as many are accepted in 60 seconds. A
     client is a key's name, or without keys an IPv4 address or the first 64 bits of an IPv6 address. With --redis-url
     all gateways count together. Left out: no limit."""
 
@@ -41,8 +42,8 @@ class AccessSettings(ServiceSettings):
     except the client's share of --max-concurrent-requests."""
 
     megapixels_per_minute: int | None = Field(default=None, ge=1, le=_MOST)
-    """Most pixels of a client's images and frames of lists in a minute, in millions, by their headers, unless its key
-    has a limit of its own; beyond it 429 with Retry-After. Video files are not counted. Left out: no limit."""
+    """Most pixels of a client's images and frames of lists in a minute on average, in millions, by their headers, unless
+    its key has a limit of its own; beyond it 429 with Retry-After. Video files are not counted. Left out: no limit."""
 
     @field_validator("allow_anonymous")
     @classmethod

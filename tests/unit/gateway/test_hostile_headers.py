@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.gateway.conftest import Gateway, StartGateway
 
-LARGE = 60_000  # h11 reads headers of up to 65,536 bytes
+LARGE = 15_000  # bytes, less than the 16 KiB that are accepted
 ORIGIN = b"Origin: https://app.example"
 
 
@@ -25,12 +25,12 @@ async def status_of(gateway: Gateway, line: bytes, headers: list[bytes], body: b
 
 
 async def test_large_headers_are_answered(start_gateway: StartGateway) -> None:
-    gateway = await start_gateway(over_tcp=True, listen="127.0.0.1:8000", cors_origins="https://app.example")
+    gateway = await start_gateway(over_tcp=True, cors_origins="https://app.example")
     post, docs = b"POST /v1/answer", b"GET /docs/swagger-ui-bundle.js"
     preflight = [ORIGIN, b"Access-Control-Request-Method: POST"]
     for line, headers, status in (
-        (post, [b"a:b"] * (LARGE // 5), 400),  # an empty body
-        (post, [b"Content-Encoding: "] * (LARGE // 20), 400),
+        (post, [b"a:b"] * 90, 400),  # an empty body
+        (post, [b"Content-Encoding: "] * 90, 400),
         (post, [b"Content-Encoding: " + b"," * LARGE], 400),
         (post, [b'Content-Type: multipart/form-data; a="' + b";" * LARGE], 415),
         (post, [b"Content-Type: application/json" + b";a=b" * (LARGE // 4)], 415),
@@ -44,9 +44,9 @@ async def test_large_headers_are_answered(start_gateway: StartGateway) -> None:
         (b"GET /v1/models/" + b"%61" * (LARGE // 3), [], 404),
     ):
         assert (line[:20], headers[-1:], await status_of(gateway, line, headers)) == (line[:20], headers[-1:], status)
-    # More than the server reads: the connection is closed, with a 400 or before it arrives.
+    # More than the server reads: the connection is closed, with a 431 or before it arrives.
     with contextlib.suppress(ConnectionResetError):
-        assert await status_of(gateway, post, [b"a:b"] * 50_000) == 400
+        assert await status_of(gateway, post, [b"a:b"] * 50_000) == 431
     assert not gateway.encoder.calls
     assert (await gateway.http.get("/healthz")).status_code == 200
 
