@@ -42,8 +42,9 @@ class AccessSettings(ServiceSettings):
     except the client's share of --max-concurrent-requests."""
 
     megapixels_per_minute: int | None = Field(default=None, ge=1, le=_MOST)
-    """Most pixels of a client's images and frames of lists in a minute on average, in millions, by their headers, unless
-    its key has a limit of its own; beyond it 429 with Retry-After. Video files are not counted. Left out: no limit."""
+    """Most pixels of a client's images and frames of lists in a minute on average, in millions, by their headers,
+    unless its key has a limit of its own; beyond it 429 with Retry-After. Video files are not counted. Left out: no
+    limit."""
 
     @field_validator("allow_anonymous")
     @classmethod
