@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -67,22 +68,27 @@ class _Clients:
     Args:
         http: Client of the gateway.
         deadline_s: Seconds in which an answer counts.
+        load_s: Seconds in which first tries are made.
 
     Attributes:
         seconds: Seconds of each accepted request that was answered within its deadline.
         ended_at: Ends of these, as values of `time.perf_counter`.
         late: Number of accepted requests that were not, broken connections included.
         refused: Number of first tries that were refused.
-        held: Number of these that were accepted after Retry-After.
+        retries: Number of second tries, by whether the load still lasted.
+        held: Number of these that were accepted.
         retry_after_s: Their Retry-After.
     """
 
-    def __init__(self, http: httpx.AsyncClient, deadline_s: float) -> None:
+    def __init__(self, http: httpx.AsyncClient, deadline_s: float, load_s: float) -> None:
         self._http = http
+        self._load_ends_at = time.perf_counter() + load_s
         self._deadline_s = deadline_s
         self.seconds: list[float] = []
         self.ended_at: list[float] = []
-        self.late = self.refused = self.held = 0
+        self.late = self.refused = 0
+        self.retries: Counter[str] = Counter()
+        self.held: Counter[str] = Counter()
         self.retry_after_s: list[float] = []
 
     async def send(self, request: Mapping[str, Any]) -> None:
@@ -97,7 +103,10 @@ class _Clients:
         self.refused += 1
         self.retry_after_s.append(retry_after_s)
         await asyncio.sleep(retry_after_s)
-        self.held += await self._try(request) is None
+        load = "under load" if time.perf_counter() < self._load_ends_at else "after it"
+        is_held = await self._try(request) is None
+        self.retries[load] += 1
+        self.held[load] += is_held
 
     async def _try(self, request: Mapping[str, Any]) -> float | None:
         """Retry-After of a refusal; None for a request that was accepted."""
@@ -127,7 +136,7 @@ async def _open_loop(url: str, requests: Iterator[dict[str, Any]], rate: float, 
     # A gateway that closes idle connections after 5 s would reset some of them.
     limits = httpx.Limits(max_connections=None, keepalive_expiry=1.0)
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False, limits=limits) as http:
-        clients = _Clients(http, args.deadline_s)
+        clients = _Clients(http, args.deadline_s, args.window_s)
         start = time.perf_counter()
 
         async def send_at(arrival: float, request: Mapping[str, Any]) -> None:
@@ -141,6 +150,7 @@ async def _open_loop(url: str, requests: Iterator[dict[str, Any]], rate: float, 
         "answered": len(clients.seconds),
         "late": clients.late,
         "refused": clients.refused,
+        "retries": clients.retries,
         "held": clients.held,
         "goodput_per_s": in_window / args.window_s,
         "p50_s": float(np.percentile(clients.seconds, 50)),
@@ -188,7 +198,7 @@ def markdown(result: dict[str, Any]) -> str:
     """The report in Markdown."""
     rows = []
     for cell in result["cells"]:
-        held = f"{100 * cell['held'] / cell['refused']:.0f} %" if cell["refused"] else "-"
+        held = [f"{cell['held'].get(load, 0)} of {cell['retries'].get(load, 0)}" for load in ("under load", "after it")]
         retry = "-" if cell["retry_after_p50_s"] is None else f"{cell['retry_after_p50_s']:.0f}"
         rows.append(
             [
@@ -196,11 +206,11 @@ def markdown(result: dict[str, Any]) -> str:
                 *(f"{cell[name]:.1f}" for name in ("p50_s", "p99_s", "goodput_per_s")),
                 *(str(cell[name]) for name in ("offered", "late", "refused")),
                 retry,
-                held,
+                *held,
             ]
         )
     header = ["round, code", "p50, s", "p99, s", "answers in time/s", "offered", "accepted, too late", "refused"]
-    header += ["Retry-After, median s", "accepted after it"]
+    header += ["Retry-After, median s", "accepted then, under load", "after the load"]
     load = (
         f"Capacity: {result['capacity_per_s']:.1f} answers/s. {result['factor']:g} times as much is offered for"
         f" {result['window_s']:g} s. Deadlines: {result['deadline_s']:g} s."
@@ -215,10 +225,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser("benchmarks.speed.overload", __doc__)
     parser.add_argument("--before", type=Path, metavar="DIR", help="checkout of other services to compare with")
     parser.add_argument("--factor", type=number(0.1), default=3.0, help="offered load, in units of the capacity")
-    parser.add_argument("--deadline-s", type=number(0.1), default=10.0, help="timeout_s of each request")
-    parser.add_argument("--tokens", type=positive, default=32, help="most tokens of an answer")
-    parser.add_argument("--images", type=positive, default=4, help="images of a question")
-    parser.add_argument("--in-flight", type=positive, default=16, help="clients of the measurement of the capacity")
+    parser.add_argument("--deadline-s", type=number(0.1), default=60.0, help="timeout_s of each request")
+    parser.add_argument("--tokens", type=positive, default=96, help="most tokens of an answer")
+    parser.add_argument("--images", type=positive, default=8, help="images of a question")
+    parser.add_argument("--in-flight", type=positive, default=8, help="clients of the measurement of the capacity")
     parser.add_argument("--warm-up-s", type=number(0.1), default=10.0, help="time of that measurement")
     parser.add_argument("--window-s", type=number(0.1), default=30.0, help="time in which requests are sent")
     parser.add_argument("--rounds", type=positive, default=2)
