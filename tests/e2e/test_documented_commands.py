@@ -44,6 +44,7 @@ SHORT: dict[str, list[str]] = {
     "benchmarks.load": ["--smoke"],
     "benchmarks.replicas": ["llm", "--smoke"],
     "benchmarks.speed.decode": ["--smoke"],
+    "benchmarks.speed.overload": ["--smoke"],
     "benchmarks.speed.jpeg_scale": ["--smoke"],
     "benchmarks.speed.load": ["--smoke"],
     "benchmarks.speed.slots": [],
@@ -78,6 +79,9 @@ ELSEWHERE = {
     "benchmarks.speed.prune": ON_A_GPU,
     "benchmarks.speed.second_question": ON_A_GPU,
     "benchmarks.speed.start": ON_A_GPU,
+    "benchmarks.safety.media_cost": (
+        "tests/unit/benchmarks/safety/test_media_cost.py::test_a_short_run_writes_costs_and_bounds"
+    ),
     "benchmarks.split_exactness": "tests/e2e/test_every_family.py::test_the_split_services_are_the_unsplit_model",
     "benchmarks.wire.link_transfer send": TRANSFERS,
     "benchmarks.wire.link_transfer sink": TRANSFERS,
