@@ -26,6 +26,7 @@ from gateway.clients.encoder import EncoderClient
 from gateway.clients.llm import LLMClient
 from gateway.core.answer_service import AnswerService
 from gateway.core.answer_store import AnswerStore
+from gateway.core.pixel_shares import PixelShares
 from gateway.core.planner import Planner
 from gateway.core.text_generator import TextGenerator
 from gateway.core.visual_token_store import VisualTokenStore
@@ -127,7 +128,9 @@ def _state(
             encoder=encoder,
             llm=llm,
             answers=AnswerStore(cache),
-            visual_tokens=VisualTokenStore(encoder, cache, outage_timeout_s=outage_timeout_s),
+            visual_tokens=VisualTokenStore(
+                encoder, cache, pixels=PixelShares(settings.max_pixels_in_flight), outage_timeout_s=outage_timeout_s
+            ),
             generator=TextGenerator(llm, outage_timeout_s=outage_timeout_s),
         ),
         planner=planner,

@@ -36,6 +36,7 @@ class EncodePlan:
         encoder: Info of the encoder service at the time the cache key was computed.
         key: Cache key of the result.
         cache: Use of the caches.
+        client: Id of the client that asks.
         deadline: Event-loop time in seconds.
     """
 
@@ -44,6 +45,7 @@ class EncodePlan:
     encoder: EncoderInfo
     key: str
     cache: CacheMode
+    client: str
     deadline: float
 
 
@@ -166,6 +168,7 @@ class Planner:
             encoder=encoder,
             key=visual_tokens_key(key_request, encoder.fingerprints),
             cache=question.cache,
+            client=question.client,
             deadline=question.deadline,
         )
 

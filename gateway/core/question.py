@@ -29,6 +29,7 @@ class Question:
             None for no log-probabilities. An answer with them is neither cached nor shared.
         cache: Use of the caches.
         cache_salt: Tenant to whom cached results belong; empty for results that all questions without a salt share.
+        client: Id of the client, for its share of the encoder service.
         arrived: Event-loop time of the request's arrival, in seconds.
         deadline: Event-loop time in seconds.
     """
@@ -40,5 +41,6 @@ class Question:
     top_logprobs: int | None = None
     cache: CacheMode = "use"
     cache_salt: str = ""
+    client: str = ""
     arrived: float
     deadline: float

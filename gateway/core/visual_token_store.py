@@ -9,6 +9,7 @@ from gateway.cache.base import Cache
 from gateway.cache.lookup import lookup
 from gateway.clients.encoder import EncoderClient, EncodeResult
 from gateway.core.answer import Lookup
+from gateway.core.pixel_shares import PixelShares
 from gateway.core.planner import EncodePlan
 from gateway.core.retry import call_with_retry
 
@@ -31,11 +32,13 @@ class VisualTokenStore:
     Args:
         encoder: Client of the encoder service.
         cache: Storage of bytes.
+        pixels: Limit on the pixels in encode calls.
         outage_timeout_s: Longest outage of the encoder service, in seconds.
     """
 
-    def __init__(self, encoder: EncoderClient, cache: Cache, *, outage_timeout_s: float) -> None:
+    def __init__(self, encoder: EncoderClient, cache: Cache, *, pixels: PixelShares, outage_timeout_s: float) -> None:
         self._encoder = encoder
+        self._pixels = pixels
         self._cache = cache
         self._outage_timeout_s = outage_timeout_s
 
@@ -63,12 +66,13 @@ class VisualTokenStore:
 
     async def _encode(self, plan: EncodePlan) -> EncodeResult:
         """Visual tokens from the encoder service, stored unless the plan bypasses the cache."""
-        encoded = await call_with_retry(
-            self._encoder,
-            lambda timeout_s, tried: self._encoder.encode(plan.spec, plan.media_order, timeout_s, tried),
-            deadline=plan.deadline,
-            outage_timeout_s=self._outage_timeout_s,
-        )
+        async with self._pixels.hold(plan.client, plan.spec.num_pixels, deadline=plan.deadline):
+            encoded = await call_with_retry(
+                self._encoder,
+                lambda timeout_s, tried: self._encoder.encode(plan.spec, plan.media_order, timeout_s, tried),
+                deadline=plan.deadline,
+                outage_timeout_s=self._outage_timeout_s,
+            )
         metrics.VISUAL_TOKENS_TOTAL.inc(encoded.num_tokens_total)
         metrics.VISUAL_TOKENS_KEPT.inc(encoded.num_tokens_kept)
         if plan.cache != "bypass" and await self.matches_key(plan, encoded):

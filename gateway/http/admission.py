@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from fovea.errors import Overloaded
 from fovea.service_rate import RecentMean, RetryTimes
-from gateway.http.fair_shares import FairShares
+from gateway.access.fair_shares import FairShares
 
 __all__ = ["Admission"]
 

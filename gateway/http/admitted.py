@@ -109,7 +109,8 @@ async def admitted(
         resources.enter_context(state.running.permit(client.id))
 
         async def respond_to_question() -> Response:
-            question = replace(await received.question(state, arrived=arrived), cache_salt=client.tenant)
+            question = await received.question(state, arrived=arrived)
+            question = replace(question, cache_salt=client.tenant, client=client.id)
             audit.add_question(question)
             await lease.extend(question.deadline + SEND_GRACE_S - now())
             with errors_for_client(received.fields):

@@ -7,8 +7,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fovea.errors import Overloaded, TooLarge
 from gateway.access.clients import Client
+from gateway.access.fair_shares import FairShares
 from gateway.http.error_handlers import error_response
-from gateway.http.fair_shares import FairShares
 from gateway.http.request_context import CLIENT
 
 __all__ = ["BodyLimit"]

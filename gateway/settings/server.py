@@ -49,6 +49,11 @@ class RestServerSettings(ServiceSettings):
     by then. One client alone gets seven eighths; the rest is for clients below their share, which is seven eighths
     divided by the number of clients in the last minute. The bytes of bodies are shared by the same rule."""
 
+    max_pixels_in_flight: int = Field(default=250_000_000, ge=1)
+    """Most pixels of images in calls to the encoder service at once. Beyond it a question waits, until its deadline.
+    One client alone gets seven eighths, others their share by the rule of --max-concurrent-requests. A question with
+    more pixels waits until nothing else is in progress."""
+
     drain_grace_s: float = Field(default=20.0, ge=0)
     """Seconds that answers in progress get when the process is stopped; then they are cancelled."""
 

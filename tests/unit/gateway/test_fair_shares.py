@@ -8,7 +8,7 @@ from collections import Counter, deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.http.fair_shares import FairShares
+from gateway.access.fair_shares import FairShares
 from gateway.settings import GatewaySettings
 from tests.unit.gateway.conftest import StartGateway, ask
 
