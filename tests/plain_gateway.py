@@ -32,6 +32,8 @@ class PlainGateway(ThreadingHTTPServer):
         self.released.set()
         self.forms: list[list[tuple[str, bytes]]] = []
         self.authorizations: list[str | None] = []
+        self.refusals: list[tuple[int, dict[str, str]]] = []
+        """Statuses and headers of the next responses, before `reply`; the body names both."""
 
     def answers(self, value: Any, status: int = 200) -> None:
         """Sets the reply to this JSON."""
@@ -66,6 +68,10 @@ class PlainGateway(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: PlainGateway
 
+    def do_GET(self) -> None:
+        self.server.path = self.path
+        self._reply(self.server.status, {}, self.server.reply)
+
     def do_POST(self) -> None:
         gateway = self.server
         gateway.authorizations.append(self.headers["authorization"])
@@ -74,12 +80,21 @@ class _Handler(BaseHTTPRequestHandler):
         gateway.forms.append([_part(part) for part in email.message_from_bytes(head + gateway.body).get_payload()])
         gateway.asked.set()
         gateway.released.wait()
-        self.send_response(gateway.status)
-        self.send_header("content-type", gateway.content_type)
-        if gateway.location:
-            self.send_header("location", gateway.location)
+        if gateway.refusals:
+            status, headers = gateway.refusals.pop(0)
+            self._reply(status, headers, json.dumps({"error": {"message": "refused", "code": "overloaded"}}))
+        else:
+            self._reply(gateway.status, {}, gateway.reply)
+
+    def _reply(self, status: int, headers: dict[str, str], body: str) -> None:
+        self.send_response(status)
+        self.send_header("content-type", self.server.content_type)
+        if self.server.location:
+            self.send_header("location", self.server.location)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(gateway.reply.encode())
+        self.wfile.write(body.encode())
 
     def log_message(self, *_: Any) -> None:
         pass

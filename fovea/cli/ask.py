@@ -6,13 +6,14 @@ import argparse
 import sys
 from typing import Any, Final
 
+from fovea.cli.connection import gateway_client
 from fovea.cli.drawing import decode_image, read_explanation, require_folder, require_local
 from fovea.cli.media import IMAGE_HELP, media, split_question
 from fovea.cli.options import BUDGET_SHARE, add_gateway, add_pruning, shared_fields
 from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.terminal import write_json
 from fovea.cli.values import count, image_file, json_object, number, seed, text
-from fovea.client import ask
+from fovea.client import Answer
 from fovea.client.form_parts import Medium
 from fovea.sampling_ranges import SAMPLING_RANGES
 from fovea.visualization.figures import draw_overlay
@@ -154,22 +155,18 @@ def _run(args: argparse.Namespace) -> int:
     fields |= {"llm_pruner": _llm_pruner(args), "explain": True if args.explain else None}
     images = media([*words, *([args.video] if args.video is not None else [])])
     video = images.pop() if args.video is not None else None
-    on_text = (lambda text: print(text, end="", flush=True)) if args.stream else None
-    answer = ask(
-        args.url,
-        images,
-        question,
-        video=video,
-        api_key=args.api_key,
-        timeout_s=args.timeout_s,
-        on_text=on_text,
-        **fields,
-    )
-    if args.stream:
-        print()
-    elif args.json:
+    with gateway_client(args) as client:
+        if args.stream:
+            with client.stream(images, question, video=video, **fields) as stream:
+                for piece in stream:
+                    print(piece, end="", flush=True)
+                print()
+                answer = stream.answer
+        else:
+            answer = client.answer(images, question, video=video, **fields)
+    if args.json:
         write_json(answer)
-    else:
+    elif not args.stream:
         print(answer["answer"])
     if args.explain:
         _draw(args, images[0], question, answer)
@@ -183,7 +180,7 @@ def _require_drawable(args: argparse.Namespace, words: list[str]) -> None:
     require_folder(args.explain)
 
 
-def _draw(args: argparse.Namespace, image: Medium, question: str, answer: dict[str, Any]) -> None:
+def _draw(args: argparse.Namespace, image: Medium, question: str, answer: Answer) -> None:
     draw_overlay(decode_image(image), read_explanation(question, answer)).save(args.explain)
     kept, total = answer["usage"]["visual_tokens_kept"], answer["usage"]["visual_tokens_total"]
     print(f"kept {kept} of {total} visual tokens, drawn in {args.explain}", file=sys.stderr)

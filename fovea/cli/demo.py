@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from fovea.checkpoints.shipped import demo_folder, shipped_checkpoint
 from fovea.cli.drawing import require_folder
@@ -15,7 +14,7 @@ from fovea.cli.options import add_api_key
 from fovea.cli.parsing import Commands
 from fovea.cli.terminal import stop_event
 from fovea.cli.values import image_file
-from fovea.client import ask
+from fovea.client import Answer, ask
 from fovea.media.images import decode
 from fovea.processes.stack import Stack, StackError, free_port
 from fovea.visualization.explanation import ExplainedImage
@@ -45,7 +44,7 @@ def _run(args: argparse.Namespace) -> int:
     return _run_demo(overlay=args.overlay, api_key=args.api_key, interrupted=stop_event().is_set)
 
 
-def _line(question: str, response: dict[str, Any], right: bool) -> str:
+def _line(question: str, response: Answer, right: bool) -> str:
     usage, timing = response["usage"], response["timing_ms"]
     return (
         f"{question:<50} {response['answer']:<18} {'right' if right else 'WRONG':<6}"

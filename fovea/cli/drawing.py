@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def require_local(word: str) -> None:
         raise UsageError("the image is a URL; accepted for a drawing: a file, or - for standard input")
 
 
-def read_explanation(question: str, response: dict[str, Any]) -> ExplainedImage:
+def read_explanation(question: str, response: Mapping[str, Any]) -> ExplainedImage:
     """Explanation of the only image of a response.
 
     Raises:

@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from fovea.cli.connection import gateway_client
 from fovea.cli.drawing import decode_image, read_explanation, require_folder, require_local
 from fovea.cli.media import media, split_question
 from fovea.cli.options import add_gateway, add_pruning, shared_fields
 from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.values import image_file
-from fovea.client import explain
 from fovea.visualization.figures import draw_activation_maps, draw_explanations
 
 __all__ = ["add"]
@@ -61,10 +61,10 @@ def _run(args: argparse.Namespace) -> int:
     (image,) = media([image_word])
     fields = shared_fields(args) | {"maps": True if args.maps else None}
     explanations = []
-    for question in questions:
-        response = explain(args.url, image, question, api_key=args.api_key, timeout_s=args.timeout_s, **fields)
-        explanations.append(read_explanation(question, response))
-        print(f"{question}\n  {explanations[-1].counts}", file=sys.stderr)
+    with gateway_client(args) as client:
+        for question in questions:
+            explanations.append(read_explanation(question, client.explain(image, question, **fields)))
+            print(f"{question}\n  {explanations[-1].counts}", file=sys.stderr)
     pixels = decode_image(image)
     draw = draw_activation_maps if args.maps else draw_explanations
     draw((pixels, explanation) for explanation in explanations).save(args.out)

@@ -11,10 +11,23 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-__all__ = ["MAX_STREAM_BYTES", "Medium", "Part", "UnreadableMedium", "form_parts", "read_stream"]
+__all__ = [
+    "MAX_STREAM_BYTES",
+    "Medium",
+    "Message",
+    "Part",
+    "UnreadableMedium",
+    "form_parts",
+    "question_fields",
+    "read_stream",
+    "user_message",
+]
 
 Medium = Path | bytes | str
 """An image or a video: path of a file, content of a file, or a URL (https: or data:) that the gateway resolves."""
+
+Message = dict[str, Any]
+"""Message of a chat history: `role` and `content`, in OpenAI's format."""
 
 Part = tuple[str, tuple[str | None, BinaryIO | bytes]]
 """Part of a form: field name, file name (None for a text), and content."""
@@ -43,6 +56,28 @@ def read_stream(stream: BinaryIO, name: str) -> bytes:
     if not data:
         raise UnreadableMedium(f"{name} is empty")
     return data
+
+
+def question_fields(
+    fields: Mapping[str, Any], question: str | None, messages: Sequence[Message] | None
+) -> dict[str, Any]:
+    """Fields of a request with its question, or with the chat history that ends with it."""
+    return {**fields, "question": question, "messages": None if messages is None else list(messages)}
+
+
+def user_message(text: str, images: Sequence[Medium] = ()) -> Message:
+    """Message of the user with images, for a chat history. Files are read here, once.
+
+    Args:
+        text: text of the message.
+        images: images of the message, in their order.
+
+    Raises:
+        UnreadableMedium: a file cannot be read.
+    """
+    urls = [image if isinstance(image, str) else _data_url(image) for image in images]
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from fovea.processes.stack import Stack
+from tests.documented import ROOT
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def picture_file(picture: bytes, tmp_path: Path) -> str:
 
 def run(stack: Stack, *command: str) -> str:
     environment = {**os.environ, "FOVEA_URL": stack.url}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -43,6 +45,13 @@ def test_stream(stack: Stack, picture_file: str) -> None:
 def test_compare_pruners(stack: Stack, picture_file: str) -> None:
     output = run(stack, sys.executable, str(EXAMPLES / "compare_pruners.py"), picture_file, "Is there a red star?")
     assert {line.split()[0] for line in output.splitlines()} >= {"desap", "cls", "random", "none", "fastv"}
+
+
+@pytest.mark.parametrize(
+    "code", re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "client.md").read_text(), re.M | re.S)
+)
+def test_the_code_of_the_page_about_the_client_runs(stack: Stack, code: str) -> None:
+    assert run(stack, sys.executable, "-c", code.replace('"http://127.0.0.1:8000"', "")).strip()
 
 
 def test_every_example_is_run_here() -> None:

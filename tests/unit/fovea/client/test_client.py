@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fovea
 from fovea.cli import main
-from fovea.client import AnswerError, ask
+from fovea.client import AnswerError, ask, user_message
 from fovea.client.event_stream import events
 from tests.plain_gateway import PlainGateway as Gateway
 from tests.plain_gateway import event
@@ -119,3 +121,82 @@ def test_meaningless_options_are_refused(words: list[str], image: Path) -> None:
     with pytest.raises(SystemExit) as status:
         main(["ask", str(image), "what?", *words])
     assert status.value.code == 2
+
+
+def test_a_client_is_imported_from_the_package_and_takes_the_environment(
+    gateway: Gateway, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOVEA_URL", gateway.url)
+    monkeypatch.setenv("FOVEA_API_KEY", "fovea-key")
+    gateway.answers({"answer": "pink"})
+    with fovea.Client() as client:
+        client.answer(image, "what?")
+        assert gateway.authorizations == ["Bearer fovea-key"]
+    with fovea.Client(api_key="") as client:
+        client.answer(image, "what?")
+        assert gateway.authorizations[1:] == [None]
+    with pytest.raises(AttributeError, match="nothing"):
+        fovea.nothing  # noqa: B018
+    services = "import sys, fovea, fovea.telemetry; sys.exit('httpx' in sys.modules)"
+    subprocess.run([sys.executable, "-c", services], check=True)
+
+
+async def test_the_asynchronous_client_answers_streams_and_explains(gateway: Gateway, image: Path) -> None:
+    async with fovea.AsyncClient(gateway.url) as client:
+        gateway.answers({"answer": "pink"})
+        assert (await client.answer([image, b"second"], "what?", keep_tokens=9))["answer"] == "pink"
+        assert [value for name, value in gateway.form if name == "image"] == [b"an image", b"second"]
+        assert dict(gateway.form)["keep_tokens"] == b"9"
+        gateway.answers({"explain": {"pruner": "cls"}})
+        assert (await client.explain(image, "what?"))["explain"]["pruner"] == "cls"
+        gateway.content_type = "text/event-stream"
+        gateway.reply = event("token", {"text": "pi"}) + event("token", {"text": "nk"}) + event("done", {"answer": "x"})
+        async with client.stream(image, "what?") as stream:
+            assert [text async for text in stream] == ["pi", "nk"]
+            assert (await stream.answer())["answer"] == "x"
+        gateway.reply = event("token", {"text": "a"})
+        with pytest.raises(AnswerError, match="broke the answer off"):
+            async with client.stream(image, "what?") as stream:
+                assert [text async for text in stream] == ["never"]
+
+
+def test_a_stream_that_nobody_reads_to_its_end_still_has_its_answer(gateway: Gateway, image: Path) -> None:
+    gateway.reply = event("token", {"text": "a"}) * 3 + event("done", {"answer": "aaa"})
+    with fovea.Client(gateway.url) as client, client.stream(image, "what?") as stream:
+        assert next(stream) == "a"
+        assert stream.answer["answer"] == "aaa"
+        assert list(stream) == []
+
+
+def test_errors_of_the_code_that_reads_a_stream_are_its_own(gateway: Gateway, image: Path) -> None:
+    gateway.reply = event("token", {"text": "a"}) + event("done", {"answer": "a"})
+    with (
+        pytest.raises(httpx.ReadError, match="mine"),
+        fovea.Client(gateway.url) as client,
+        client.stream(image, "what?"),
+    ):
+        raise httpx.ReadError("mine")
+
+
+def test_a_chat_history_holds_its_images(gateway: Gateway, image: Path) -> None:
+    gateway.answers({"answer": "pink"})
+    messages = [user_message("what?", [image]), {"role": "assistant", "content": "a moon"}, user_message("its color?")]
+    with fovea.Client(gateway.url) as client:
+        client.answer(messages=messages)
+    assert [name for name, _ in gateway.form] == ["messages", "timeout_s"]
+    first, _, last = json.loads(dict(gateway.form)["messages"])
+    assert first["content"][0]["image_url"]["url"] == "data:image/png;base64,YW4gaW1hZ2U="
+    assert last["content"] == [{"type": "text", "text": "its color?"}]
+
+
+def test_models_and_pruners_are_listed(gateway: Gateway) -> None:
+    with fovea.Client(gateway.url) as client:
+        gateway.answers({"data": [{"id": "fovea-lab"}, {"id": "alias"}]})
+        assert client.models() == ["fovea-lab", "alias"]
+        assert gateway.path == "/v1/models"
+        gateway.answers({"default_pruner": "desap"})
+        assert client.pruners()["default_pruner"] == "desap"
+        gateway.answers({"error": {"message": "no key", "code": "invalid_api_key"}}, 401)
+        with pytest.raises(AnswerError, match="no key") as caught:
+            client.models()
+        assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
