@@ -10,9 +10,9 @@ from typing import Final
 
 from fovea.cli.parsing import UsageError
 from fovea.client import AnswerError
-from fovea.client.form_parts import Medium, UnreadableMedium, read_stream
+from fovea.client.form_parts import Medium, UnreadableMedium, read_file, read_stream
 
-__all__ = ["IMAGE_HELP", "is_url", "media", "split_question"]
+__all__ = ["IMAGE_HELP", "is_url", "media", "read_media", "split_question"]
 
 IMAGE_HELP: Final = "JPEG, PNG, WebP, GIF or BMP file, https URL, or - for standard input"
 _URL: Final = re.compile(r"https?://|data:", re.IGNORECASE)
@@ -50,6 +50,14 @@ def media(words: Sequence[str]) -> list[Medium]:
         raise UsageError("standard input (-) is one image or the video; it was named more than once")
     try:
         return [_medium(word) for word in words]
+    except UnreadableMedium as error:
+        raise AnswerError(str(error)) from error
+
+
+def read_media(words: Sequence[str]) -> list[Medium]:
+    """Media that the words name, with the content of the files, which are read here; see `media`."""
+    try:
+        return [read_file(medium) if isinstance(medium, Path) else medium for medium in media(words)]
     except UnreadableMedium as error:
         raise AnswerError(str(error)) from error
 

@@ -19,6 +19,7 @@ __all__ = [
     "UnreadableMedium",
     "form_parts",
     "question_fields",
+    "read_file",
     "read_stream",
     "user_message",
 ]
@@ -132,6 +133,16 @@ def _file(name: str, medium: Path | bytes, opened: ExitStack) -> Part:
     return name, (f"{name}{suffix}", opened.enter_context(_open(medium)))
 
 
+def read_file(path: Path) -> bytes:
+    """Content of a file.
+
+    Raises:
+        UnreadableMedium: the file cannot be read.
+    """
+    with _open(path) as file:
+        return file.read()
+
+
 def _open(path: Path) -> BinaryIO:
     try:
         file = path.open("rb")
@@ -144,7 +155,5 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _data_url(medium: Path | bytes) -> str:
-    if isinstance(medium, Path):
-        with _open(medium) as file:
-            medium = file.read()
+    medium = read_file(medium) if isinstance(medium, Path) else medium
     return f"data:image/png;base64,{base64.b64encode(medium).decode()}"

@@ -113,6 +113,23 @@ def test_ask_reads_standard_input_and_takes_every_field_of_the_api(stack: Stack,
     assert answer["cache"]["answer"] == "skip"
 
 
+def test_a_chat_goes_on_about_its_image(stack: Stack, picture_file: Path, pictures: Pictures, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    other.write_bytes(pictures.fresh())
+    lines = [QUESTION, "Is there a blue circle?", "/reset", f"/image {other}", "Which has a star?"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fovea.cli", "chat", str(picture_file), "--url", stack.url, "--max-tokens", "8"],
+        input="".join(f"{line}\n" for line in lines),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, _, _ = done.stdout.splitlines()
+    assert first in ("yes", "no")
+    assert done.stderr == "2 images\n"
+
+
 def test_explain_leaves_the_budget_to_the_pruner(stack: Stack, picture_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "explain.png"
     words = ["--pruner", "fovea", "--keep-tokens", "auto", "--cache", "bypass", "--out", str(out), "--url", stack.url]
