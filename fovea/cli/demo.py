@@ -16,7 +16,7 @@ from fovea.cli.terminal import stop_event
 from fovea.cli.values import image_file
 from fovea.client import Answer, ask
 from fovea.media.images import decode
-from fovea.processes.stack import Stack, StackError, free_port
+from fovea.processes.stack import Stack, free_port
 from fovea.visualization.explanation import ExplainedImage
 from fovea.visualization.figures import draw_overlay
 
@@ -79,16 +79,11 @@ def _run_demo(
         log = Path(scratch, "services.log")
         stack = Stack(str(llava), str(clip), f"127.0.0.1:{free_port()}", "fovea-lab", log_to=log)
         print("starting gateway, encoder service and LLM service as three processes ...", flush=True)
-        try:
-            with stack:
-                stack.wait_ready(300, interrupted=interrupted)
-                print(f"ready. The image: lab/demo/{image.name}\n")
-                wrong = _ask_questions(stack.url, image, questions, overlay, api_key, interrupted)
-                _ask_unpruned(stack.url, image, questions[0]["question"], api_key)
-        except StackError:
-            if log.exists():
-                print(log.read_text(encoding="utf-8", errors="replace")[-4000:])
-            raise
+        with stack:
+            stack.wait_ready(300, interrupted=interrupted)
+            print(f"ready. The image: lab/demo/{image.name}\n")
+            wrong = _ask_questions(stack.url, image, questions, overlay, api_key, interrupted)
+            _ask_unpruned(stack.url, image, questions[0]["question"], api_key)
     print("stopped." if not wrong else f"stopped; {wrong} wrong.")
     return 1 if wrong else 0
 

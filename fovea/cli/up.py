@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import os
+import threading
+from pathlib import Path
+from typing import Final
 
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.cli.parsing import Commands, UsageError
+from fovea.cli.start_progress import StartProgress, start_progress
 from fovea.cli.terminal import stop_event
 from fovea.cli.values import listen
 from fovea.processes.stack import Stack
+from fovea.processes.supervision import Supervisor
 
 __all__ = ["add"]
 
-_STARTUP_S = 600
+_STARTUP_S: Final = 600
+_MAX_LOG_BYTES: Final = 64 * 2**20  # of earlier runs
 
 
 def add(commands: Commands) -> None:
@@ -21,7 +27,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "up",
         help="start gateway, encoder service and LLM service; Ctrl-C stops them",
-        description="Starts gateway, encoder service and LLM service as three processes; Ctrl-C stops them.",
+        description="Starts gateway, encoder service and LLM service as three processes; Ctrl-C stops them. A service"
+        " that ends is started again.",
         usage="%(prog)s [options]",
         epilog="The services also read ENCODER_*, LLM_* and GATEWAY_* from the environment: see"
         " python -m encoder_service --help, python -m llm_service --help and python -m gateway --help.",
@@ -37,6 +44,15 @@ def add(commands: Commands) -> None:
         help="address of the gateway (default: %(default)s)",
     )
     parser.add_argument("--redis-url", metavar="URL", help="cache in this Redis instead of in the gateway's memory")
+    parser.add_argument(
+        "--log-file",
+        metavar="FILE",
+        help="file for the services' logs, JSON lines; - is standard error (default: fovea/up-PORT.log in"
+        " $XDG_STATE_HOME, or in ~/.local/state)",
+    )
+    parser.add_argument(
+        "--no-restart", action="store_true", help="end when a service ends, instead of starting that service again"
+    )
     access = parser.add_mutually_exclusive_group()
     access.add_argument(
         "--keys-file", metavar="FILE", help="clients need an API key of this file; fovea keys add makes one"
@@ -58,17 +74,68 @@ def _stack(args: argparse.Namespace) -> Stack:
         model, tower, name = str(shipped_checkpoint("llava")), str(shipped_checkpoint("clip")), "fovea-lab"
     else:
         model, tower, name = args.model, args.text_tower, None
-    return Stack(model, tower, listen=args.listen, name=args.served_model_name or name, flags={"gateway": gateway})
+    return Stack(
+        model,
+        tower,
+        listen=args.listen,
+        name=args.served_model_name or name,
+        flags={"gateway": gateway},
+        log_to=_log_file(args.log_file, args.listen),
+    )
+
+
+def _log_file(word: str | None, address: str) -> Path | None:
+    """File for the logs, whose folder exists; None for standard error.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    if word == "-":
+        return None
+    try:
+        if word is not None:
+            path = Path(word)
+        else:
+            state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+            path = state / "fovea" / f"up-{address.rpartition(':')[2]}.log"
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and path.stat().st_size > _MAX_LOG_BYTES:
+            path.replace(f"{path}.1")
+        path.open("ab").close()
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(
+            f"the log cannot be written: {word or 'the default file'}: {reason}; see --log-file"
+        ) from error
+    return path
 
 
 def _run(args: argparse.Namespace) -> int:
     stop = stop_event()
+    stack = _stack(args)
+    progress = start_progress()
     try:
-        with _stack(args) as stack:
-            stack.wait_ready(_STARTUP_S, interrupted=stop.is_set)
-            print(f"ready: {stack.url}   ({stack.url}/docs shows the API; Ctrl-C stops)", file=sys.stderr)
-            while not stop.wait(0.5):
-                stack.check()
+        with stack:
+            progress.line(f"starting {stack.name or stack.model}; logs in {stack.log_to or 'this output'}")
+            with progress:
+                stack.wait_ready(_STARTUP_S, interrupted=stop.is_set, on_checks=progress.show)
+            progress.line(f"ready: {stack.url}   ({stack.url}/docs shows the API; Ctrl-C stops)")
+            _watch(stack, stop, progress, restart=not args.no_restart)
+            progress.line("stopping")
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def _watch(stack: Stack, stop: threading.Event, progress: StartProgress, *, restart: bool) -> None:
+    """Waits for a signal.
+
+    Raises:
+        StackError: a service ended, and is not to be started again.
+    """
+    supervisor = Supervisor(stack, progress.line)
+    while not stop.wait(0.5):
+        if restart:
+            supervisor.step()
+        else:
+            stack.check()

@@ -16,12 +16,16 @@ from typing import Final, Self
 
 import httpx
 
+from fovea.processes.log_reasons import describe_status, last_reason
 from fovea.processes.worker_process import end_with_parent
 from fovea.rpc.server import split_address
 
-__all__ = ["SERVICES", "Stack", "StackError", "free_port"]
+__all__ = ["SERVICES", "SERVICE_NAMES", "Stack", "StackError", "free_port"]
 
 SERVICES: Final = ("encoder_service", "llm_service", "gateway")
+SERVICE_NAMES: Final = {"encoder_service": "encoder service", "llm_service": "LLM service", "gateway": "gateway"}
+"""Names of the services in messages."""
+
 _POLL_S: Final = 0.1
 # Longer than the drain of any service, so that requests in progress end within the drain.
 _STOP_TIMEOUT_S: Final = 40.0
@@ -79,6 +83,7 @@ class Stack:
         except ValueError as error:
             raise StackError(str(error)) from error
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._log_offsets: dict[str, int] = {}
         self.encoder_address = f"127.0.0.1:{free_port()}"
         self.llm_address = f"127.0.0.1:{free_port()}"
 
@@ -107,11 +112,13 @@ class Stack:
 
         Raises:
             StackError: the gateway's address is taken; no service was started.
+            OSError: the file for the logs cannot be written.
         """
         if not services or "gateway" in services:
             self._require_free_address()
         for service in services or SERVICES:
             log = self.log_to.open("ab") if self.log_to else None
+            self._log_offsets[service] = log.seek(0, os.SEEK_END) if log else 0
             try:
                 self.processes[service] = subprocess.Popen(
                     self.command(service),
@@ -145,17 +152,41 @@ class Stack:
         Raises:
             StackError: a service has ended by itself.
         """
+        for service, reason in self.ended().items():
+            raise StackError(f"{SERVICE_NAMES[service]} {reason}")
+
+    def ended(self) -> dict[str, str]:
+        """Services that have ended by themselves, and how: their status, and the last error in their log."""
+        ended = {}
         for service, process in self.processes.items():
             status = process.poll()
             if status is not None:
-                raise StackError(f"{service} ended by itself with status {status}; its log tells why")
+                offset = self._log_offsets[service]
+                reason = last_reason(self.log_to, service, offset) if self.log_to else None
+                ended[service] = f"ended by itself with {describe_status(status)}: {reason or 'its log tells why'}"
+        return ended
 
-    def wait_ready(self, timeout_s: float, *, interrupted: Callable[[], bool] = lambda: False) -> None:
+    def is_ready(self, timeout_s: float = 1.0) -> bool:
+        """Whether the gateway reports within `timeout_s` that all three services are ready."""
+        try:
+            ready = httpx.get(f"{self.url}/readyz", timeout=timeout_s, trust_env=False)
+        except httpx.TransportError:
+            return False
+        return ready.status_code == httpx.codes.OK
+
+    def wait_ready(
+        self,
+        timeout_s: float,
+        *,
+        interrupted: Callable[[], bool] = lambda: False,
+        on_checks: Callable[[Mapping[str, str]], object] = lambda checks: None,
+    ) -> None:
         """Waits until the gateway reports that all three services are ready.
 
         Args:
             timeout_s: longest wait in seconds.
             interrupted: function that returns whether to stop waiting.
+            on_checks: function that gets the checks of `/readyz` after each look; none while the gateway is silent.
 
         Raises:
             StackError: a service ended, or `timeout_s` passed.
@@ -173,10 +204,12 @@ class Stack:
                     response = http.get("/readyz")
                     if response.status_code == httpx.codes.OK:
                         self.check()
+                        on_checks(_checks(response))
                         return
                     reason = response.text
+                    on_checks(_checks(response))
                 except httpx.TransportError:
-                    pass
+                    on_checks({})
                 time.sleep(_POLL_S)
         raise StackError(f"not ready after {timeout_s:.0f} s: {reason}")
 
@@ -212,3 +245,12 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _checks(response: httpx.Response) -> Mapping[str, str]:
+    """Checks of a response of `/readyz`; none of another server's."""
+    try:
+        checks = response.json()["checks"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return checks if isinstance(checks, dict) else {}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from PIL import Image
 
@@ -162,13 +163,13 @@ def test_ask_says_what_is_wrong_in_one_line(stack: Stack, picture_file: Path, tm
         assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_up_serves_until_it_is_interrupted() -> None:
+def test_up_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with subprocess.Popen(
         [sys.executable, "-m", "fovea.cli", "up", "--listen", url.removeprefix("http://")],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **ENVIRONMENT},
+        env={**os.environ, **ENVIRONMENT, "XDG_STATE_HOME": str(tmp_path)},
     ) as process:
         assert process.stderr
         lines = []
@@ -181,7 +182,12 @@ def test_up_serves_until_it_is_interrupted() -> None:
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
         assert process.wait(timeout=60) == 0, rest
-    assert "Traceback" not in rest
+    assert rest == "stopping\n"
+    first, *stages, _ = lines
+    log = tmp_path / "fovea" / f"up-{url.rpartition(':')[2]}.log"
+    assert first == f"starting fovea-lab; logs in {log}\n"
+    assert {line.split("  ")[0] for line in stages} == {"gateway", "encoder service", "LLM service"}
+    assert {json.loads(line)["service"] for line in log.read_text().splitlines()} == {"gateway", "encoder", "llm"}
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/healthz", trust_env=False)
 
@@ -190,7 +196,7 @@ def test_up_serves_until_it_is_interrupted() -> None:
 def test_whatever_ends_up_leaves_nobody_behind(number: signal.Signals) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with subprocess.Popen(
-        [sys.executable, "-m", "fovea.cli", "up", "--listen", url.removeprefix("http://")],
+        [sys.executable, "-m", "fovea.cli", "up", "--listen", url.removeprefix("http://"), "--log-file", "-"],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **ENVIRONMENT},
@@ -205,16 +211,53 @@ def test_whatever_ends_up_leaves_nobody_behind(number: signal.Signals) -> None:
 
 
 def test_up_does_not_take_another_gateway_for_its_own(stack: Stack) -> None:
-    done = fovea("up", "--listen", stack.url.removeprefix("http://"))
+    done = fovea("up", "--listen", stack.url.removeprefix("http://"), "--log-file", "-")
     assert done.returncode == 1
     assert "ready:" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_up_tells_which_service_could_not_start(tmp_path: Path) -> None:
-    done = fovea("up", "--model", str(tmp_path), "--listen", f"127.0.0.1:{free_port()}")
-    assert done.returncode == 1
-    assert "ended by itself" in done.stderr.splitlines()[-1]
+    words = ["--listen", f"127.0.0.1:{free_port()}", "--log-file", str(tmp_path / "log")]
+    for wrong, reason in (
+        (["--model", str(tmp_path)], "it holds no config.json; supported are"),
+        (["--keys-file", str(tmp_path / "none")], "gateway ended by itself with status 2: "),
+    ):
+        done = fovea("up", *wrong, *words)
+        assert done.returncode == 1
+        assert reason in done.stderr.splitlines()[-1]
+        assert "{" not in done.stderr
+
+
+def kill_llm_service(up: subprocess.Popen[str]) -> None:
+    (service,) = (child for child in psutil.Process(up.pid).children() if "llm_service" in child.cmdline())
+    service.kill()
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_service_that_ends_is_started_again_or_ends_up(restart: bool, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    words = ["--listen", url.removeprefix("http://"), "--log-file", str(tmp_path / "log")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "fovea.cli", "up", *words, *["--no-restart"] * (not restart)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+    ) as process:
+        assert process.stderr
+        assert any(line.startswith("ready: ") for line in process.stderr)
+        kill_llm_service(process)
+        line = process.stderr.readline()
+        if restart:
+            assert line.startswith("LLM service ended by itself with signal SIGKILL")
+            assert line.endswith("; starting it again in 1 s\n")
+            assert process.stderr.readline() == "ready again\n"
+            assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+            process.send_signal(signal.SIGINT)
+        else:
+            assert line.startswith("fovea: LLM service ended by itself with signal SIGKILL")
+        process.stderr.read()
+        assert process.wait(timeout=60) == (0 if restart else 1)
 
 
 def test_the_demo_is_right_about_its_picture(tmp_path: Path) -> None:
