@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any, Final
 
 from fovea.cli.values import api_key, count_or_auto, json_object, number, url
+from fovea.client.connection_settings import api_key_or_variable, url_or_variable
 from fovea.wire.image_fits import IMAGE_FITS
 
 __all__ = ["BUDGET_SHARE", "add_api_key", "add_gateway", "add_pruning", "shared_fields"]
 
-_DEFAULT_URL: Final = "http://127.0.0.1:8000"
 _FIELDS: Final = ("pruner", "pruner_params", "keep_tokens", "keep_ratio", "image_fit", "cache")
 
 BUDGET_SHARE = number("a number above 0 and at most 1", lambda value: 0 < value <= 1)
@@ -48,7 +47,7 @@ def add_gateway(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--url",
         type=url,
-        default=os.environ.get("FOVEA_URL") or _DEFAULT_URL,
+        default=url_or_variable(None),
         help="address of the gateway; also the variable FOVEA_URL (default: %(default)s)",
     )
     add_api_key(group)
@@ -67,7 +66,7 @@ def add_api_key(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--api-key",
         type=api_key,
-        default=os.environ.get("FOVEA_API_KEY") or None,
+        default=api_key_or_variable(None),
         metavar="KEY",
         help="API key of the gateway; rather the variable FOVEA_API_KEY, since other users see command lines",
     )

@@ -1,4 +1,4 @@
-"""`fovea up | ask | chat | explain | demo | bench | keys`: the parser, and the exit status of a command."""
+"""`fovea up | ask | chat | explain | demo | bench | doctor | keys`: the parser, and the exit status of a command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fovea import __version__
 from fovea.checkpoints.shipped import NotInstalled
-from fovea.cli import ask, bench, chat, demo, explain, keys, up
+from fovea.cli import ask, bench, chat, demo, doctor, explain, keys, up
 from fovea.cli.parsing import CommandParser, UsageError
 from fovea.cli.terminal import BROKEN_PIPE, INTERRUPTED, printing
 from fovea.client import AnswerError
@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fovea {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser, title="commands")
-    for command in (up, ask, chat, explain, demo, bench, keys):
+    for command in (up, ask, chat, explain, demo, bench, doctor, keys):
         command.add(commands)
     return parser
 

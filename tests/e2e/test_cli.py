@@ -131,6 +131,15 @@ def test_a_chat_goes_on_about_its_image(stack: Stack, picture_file: Path, pictur
     assert done.stderr == "2 images\n"
 
 
+def test_the_doctor_finds_nothing_wrong_with_a_running_gateway(stack: Stack) -> None:
+    done = fovea("doctor", "--url", stack.url, "--listen", stack.url.removeprefix("http://"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WRONG" not in done.stdout
+    assert "is that of the gateway that runs" in done.stdout
+    assert "ready, serves fovea-lab" in done.stdout
+    assert "as the gateway's" in done.stdout
+
+
 def test_explain_leaves_the_budget_to_the_pruner(stack: Stack, picture_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "explain.png"
     words = ["--pruner", "fovea", "--keep-tokens", "auto", "--cache", "bypass", "--out", str(out), "--url", stack.url]

@@ -523,7 +523,7 @@ def test_a_drawing_that_cannot_be_written_is_an_error(
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-@pytest.mark.parametrize("command", [[], ["up"], ["ask"], ["chat"], ["explain"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["up"], ["ask"], ["chat"], ["doctor"], ["explain"], ["demo"]])
 def test_help_fits_the_terminal_and_explains_every_option(
     command: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

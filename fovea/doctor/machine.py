@@ -1,0 +1,121 @@
+"""Checks of this machine: versions, GPU and checkpoint."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import try_to_load_from_cache
+from packaging.requirements import Requirement
+
+from fovea.checkpoints import fingerprint
+from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
+from fovea.checkpoints.shipped import NotInstalled, shipped_checkpoint
+from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
+from fovea.doctor.finding import Finding, Level
+
+__all__ = ["checkpoint", "gpu", "unmet", "versions"]
+
+_SERVICES: Final = ("gateway", "encoder", "llm")
+_TIMEOUT_S: Final = 60
+_NVIDIA_SMI: Final = ("--query-gpu=name,memory.free,memory.total,driver_version", "--format=csv,noheader")
+_ASK_TORCH: Final = "import torch; print(torch.__version__, torch.cuda.is_available())"
+
+
+def versions() -> Iterator[Finding]:
+    """Finding for each service: whether the packages that it needs are installed in versions that fit."""
+    installed = f"fovea {importlib.metadata.version('fovea')}, Python {platform.python_version()}"
+    requirements = [Requirement(text) for text in importlib.metadata.requires("fovea") or ()]
+    for service in _SERVICES:
+        missing = [text for requirement in requirements if (text := unmet(requirement, service))]
+        if missing:
+            advice = f"pip install 'fovea[{service}]' in the environment of {sys.executable}"
+            yield Finding(service, Level.PROBLEM, "; ".join(missing), advice)
+        else:
+            yield Finding(service, Level.OK, f"packages fit ({installed})")
+
+
+def unmet(requirement: Requirement, extra: str) -> str:
+    """What is wrong with a package that an extra needs; empty for nothing, or for a package that it does not need."""
+    if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+        return ""
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{requirement.name} is missing"
+    if requirement.specifier.contains(version, prereleases=True):
+        return ""
+    return f"{requirement.name} {version} does not fit {requirement.specifier}"
+
+
+def gpu() -> Finding:
+    """GPUs of this machine, and whether torch can use them."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        advice = "enough for the shipped model; large checkpoints are slow without a GPU"
+        return Finding("GPU", Level.OK, "none (no nvidia-smi); the services compute on the CPU", advice)
+    shown = _output([program, *_NVIDIA_SMI])
+    if not shown:
+        advice = "run nvidia-smi; it tells what is wrong with the driver"
+        return Finding("GPU", Level.WARNING, "nvidia-smi fails; the services compute on the CPU", advice)
+    name, free, total, driver = (part.strip() for part in shown.splitlines()[0].split(",", 3))
+    count = len(shown.splitlines())
+    text = f"{f'{count} x ' * (count > 1)}{name}, {free} free of {total}, driver {driver}"
+    torch = _output([sys.executable, "-c", _ASK_TORCH]).split()
+    if len(torch) != 2:
+        return Finding("GPU", Level.WARNING, f"{text}; torch cannot be imported", "pip install 'fovea[encoder,llm]'")
+    if torch[1] != "True":
+        advice = "install a torch built for the driver's CUDA: https://pytorch.org/get-started/locally"
+        return Finding("GPU", Level.WARNING, f"{text}, but torch {torch[0]} cannot use it", advice)
+    return Finding("GPU", Level.OK, f"{text}, torch {torch[0]}")
+
+
+def _output(command: list[str]) -> str:
+    """Standard output of a command; empty where it fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def checkpoint(model: str | None) -> Finding:
+    """Whether a checkpoint is on this machine and can be served. Nothing is downloaded.
+
+    Args:
+        model: directory or hub id; None for the shipped small model.
+    """
+    try:
+        path = shipped_checkpoint("llava") if model is None else _local(model)
+    except NotInstalled as error:
+        return Finding("checkpoint", Level.PROBLEM, str(error), "install the package lab, or use --model")
+    if path is None:
+        text = f"{model!r} is not a folder, and not in the cache of the hub"
+        advice = "fovea up fetches a hub id when it starts; check the spelling, and that the hub can be reached"
+        return Finding("checkpoint", Level.WARNING, text, advice)
+    try:
+        family = checked_family(path)
+        if family not in DEFAULT_TEXT_TOWERS:
+            raise UnsupportedCheckpoint(path.name, f"it is of the family {family}")
+        digest = fingerprint(path)
+    except (UnsupportedCheckpoint, OSError) as error:
+        return Finding("checkpoint", Level.PROBLEM, str(error), "name a checkpoint that is supported with --model")
+    return Finding("checkpoint", Level.OK, f"{model or 'the shipped small model'}: {family}, fingerprint {digest}")
+
+
+def _local(model: str) -> Path | None:
+    """Folder of a checkpoint, also in the hub's cache; None where it is not on this machine."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    try:
+        found = try_to_load_from_cache(model, "config.json")
+    except ValueError:  # not the form of a hub id
+        return None
+    return Path(found).parent if isinstance(found, str) else None

@@ -1,0 +1,188 @@
+"""`fovea doctor`: what it finds, and what it advises."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import shutil
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+from fovea.checkpoints.shipped import shipped_checkpoint
+from fovea.cli import main
+from fovea.doctor import machine, network
+from fovea.doctor.finding import Level
+from fovea.processes.stack import free_port
+from tests.plain_gateway import PlainGateway
+from tests.redis_server import RedisServer
+
+NOBODY = "http://127.0.0.1:9"
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Replies by path: status and JSON."""
+
+    replies: dict[str, tuple[int, Any]]
+
+    def do_GET(self) -> None:
+        status, body = self.replies[self.path]
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def answers() -> Iterator[tuple[str, dict[str, tuple[int, Any]]]]:
+    """URL of a server with a Date header, and its replies."""
+    handler = type("Handler", (Answers,), {"replies": {}})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.02])
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", handler.replies  # type: ignore[attr-defined]
+        server.shutdown()
+        thread.join()
+
+
+def test_packages_that_are_missing_or_do_not_fit_are_named() -> None:
+    assert machine.unmet(Requirement("httpx>=0.28"), "") == ""
+    assert machine.unmet(Requirement("no-such-package>=1"), "") == "no-such-package is missing"
+    assert "does not fit >=99" in machine.unmet(Requirement("httpx>=99"), "")
+    of_an_extra = Requirement('no-such-package; extra == "llm"')
+    assert machine.unmet(of_an_extra, "gateway") == ""
+    assert machine.unmet(of_an_extra, "llm") == "no-such-package is missing"
+    assert {finding.level for finding in machine.versions()} == {Level.OK}
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("smi", "torch", "level", "says"),
+    [
+        (None, "", Level.OK, "none (no nvidia-smi)"),
+        ("exit 9", "", Level.WARNING, "nvidia-smi fails"),
+        ("echo 'H200, 9 MiB, 10 MiB, 570.1'", "exit 1", Level.WARNING, "torch cannot be imported"),
+        ("echo 'H200, 9 MiB, 10 MiB, 570.1'", "echo 2.8+cpu False", Level.WARNING, "torch 2.8+cpu cannot use it"),
+        ("printf 'H200, 9 MiB, 10 MiB, 570.1\\nx\\n'", "echo 2.8 True", Level.OK, "2 x H200, 9 MiB free of 10 MiB"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_found(
+    smi: str | None, torch: str, level: Level, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if smi is not None:
+        program(tmp_path, "nvidia-smi", smi)
+    program(tmp_path, "python", torch)
+    monkeypatch.setenv("PATH", f"{tmp_path}")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    found = machine.gpu()
+    assert (found.level, says in found.text) == (level, True), found
+    assert bool(found.advice) == (level is not Level.OK or smi is None)
+
+
+def test_a_checkpoint_is_read_but_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+    assert machine.checkpoint(None).level is Level.OK
+    (tmp_path / "empty").mkdir()
+    assert "holds no config.json" in machine.checkpoint(str(tmp_path / "empty")).text
+    other = Path(shutil.copytree(shipped_checkpoint("llava"), tmp_path / "other"))
+    assert machine.checkpoint(str(other)).level is Level.OK
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "blip"}))
+    found = machine.checkpoint(str(other))
+    assert found.level is Level.PROBLEM
+    assert "it is of the family blip; supported are" in found.text
+    for missing in ("nobody/nothing", "not a hub id", "/none"):
+        assert machine.checkpoint(missing).level is Level.WARNING
+
+
+def test_a_port_that_another_program_has_is_wrong(gateway: PlainGateway) -> None:
+    assert network.port(f"127.0.0.1:{free_port()}", NOBODY).level is Level.OK
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        found = network.port(f"127.0.0.1:{other.getsockname()[1]}", NOBODY)
+        assert found.level is Level.PROBLEM
+        assert "address already in use" in found.text
+        assert "--listen" in found.advice
+    gateway.answers({})
+    found = network.port(gateway.url.removeprefix("http://"), gateway.url)
+    assert (found.level, "gateway that runs" in found.text) == (Level.OK, True)
+
+
+def test_redis_is_asked_with_its_password_which_is_not_shown(gateway: PlainGateway, tmp_path: Path) -> None:
+    assert network.redis(None).level is Level.OK
+    with RedisServer("--requirepass", "s3cret") as server:
+        address = server.url.partition("://")[2]
+        assert network.redis(f"redis://:s3cret@{address}").level is Level.OK
+        for url, says in ((f"redis://{address}", "NOAUTH"), (f"redis://:wr0ng@{address}", "WRONGPASS")):
+            found = network.redis(url)
+            assert found.level is Level.PROBLEM
+            assert says in found.text
+            assert "--redis-password-file" in found.advice
+            assert "wr0ng" not in found.text + found.advice
+    gateway.answers({})
+    for url, says in (
+        (f"redis://127.0.0.1:{free_port()}/0", "connection refused"),
+        (f"redis://{gateway.url.removeprefix('http://')}", "is no Redis"),
+        (f"rediss://{gateway.url.removeprefix('http://')}", "no TLS with"),
+        ("http://127.0.0.1", "its URL is not accepted"),
+        ("redis://h:port", "its URL is not accepted"),
+    ):
+        found = network.redis(url)
+        assert (found.level, says in found.text) == (Level.PROBLEM, True), found
+
+
+def test_a_gateway_that_is_not_ready_or_wants_a_key_is_found(answers: tuple[str, dict[str, tuple[int, Any]]]) -> None:
+    url, replies = answers
+    none, clock = network.gateway(NOBODY.replace("//", "//user:s3cret@"), None)
+    assert (none.level, clock.level) == (Level.WARNING, Level.WARNING)
+    assert "s3cret" not in none.text
+    replies["/readyz"] = 503, {"error": {"message": "not ready: llm is not serving"}}
+    assert next(found.text for found in network.gateway(url, None)) == "not ready: llm is not serving"
+    replies["/readyz"] = 200, {}
+    replies["/v1/models"] = 401, {"error": {"message": "no key"}}
+    first, _ = network.gateway(url, "fovea-key")
+    assert (first.level, "FOVEA_API_KEY" in first.advice) == (Level.PROBLEM, True)
+    replies["/v1/models"] = 200, {"data": [{"id": "fovea-lab"}]}
+    assert {found.level for found in network.gateway(url, None)} == {Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "level", "says"),
+    [(3, Level.OK, "as the"), (90, Level.PROBLEM, "90 s ahead of"), (-90, Level.PROBLEM, "90 s behind")],
+)
+def test_a_clock_that_differs_is_wrong(
+    skew_s: int, level: Level, says: str, gateway: PlainGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BaseHTTPRequestHandler, "date_time_string", lambda self: email.utils.formatdate(1000))
+    gateway.answers({"data": []})
+    *_, clock = network.gateway(gateway.url, None, now=lambda: 1000 + skew_s)
+    assert (clock.level, says in clock.text) == (level, True), clock
+
+
+def test_the_exit_status_tells_whether_anything_is_wrong(
+    gateway: PlainGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers({"data": [{"id": "m"}]})
+    words = ["doctor", "--url", gateway.url, "--listen", gateway.url.removeprefix("http://")]
+    assert main(words) == 0
+    assert "WRONG" not in capsys.readouterr().out
+    assert main([*words, "--redis-url", f"redis://127.0.0.1:{free_port()}", "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)
+    (wrong,) = (finding for finding in findings if finding["level"] == "problem")
+    assert wrong["subject"] == "Redis"
+    assert wrong["advice"]
