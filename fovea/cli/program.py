@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from fovea import __version__
 from fovea.checkpoints.shipped import NotInstalled
 from fovea.cli import ask, bench, chat, demo, doctor, explain, keys, up
+from fovea.cli.config_file import ConfigError, add_config, with_config
 from fovea.cli.parsing import CommandParser, UsageError
 from fovea.cli.terminal import BROKEN_PIPE, INTERRUPTED, printing
 from fovea.client import AnswerError
@@ -18,7 +20,11 @@ from fovea.rpc.credential_files import CredentialsError
 __all__ = ["main"]
 
 
-def _parser() -> argparse.ArgumentParser:
+_WITHOUT_CONFIG: Final = ("keys",)  # has commands of its own
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, CommandParser]]:
+    """The parser, and those of the commands that take a configuration file, by name."""
     parser = argparse.ArgumentParser(
         prog="fovea",
         description="Answers questions about images and videos.",
@@ -27,9 +33,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fovea {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser, title="commands")
-    for command in (up, ask, chat, explain, demo, bench, doctor, keys):
-        command.add(commands)
-    return parser
+    for module in (up, ask, chat, explain, demo, bench, doctor, keys):
+        module.add(commands)
+    configured = {name: command for name, command in commands.choices.items() if name not in _WITHOUT_CONFIG}
+    for command in configured.values():
+        add_config(command)
+    return parser, configured
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    parser, configured = _parser()
+    try:
+        return parser.parse_args(with_config(argv, configured))
+    except ConfigError as error:
+        configured[argv[0]].error(str(error))
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -53,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         with printing():
-            return _run(_parser().parse_args(argv))
+            return _run(_parsed(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from fovea.checkpoints.shipped import shipped_checkpoint
+from fovea.cli.config_file import ConfigError, service_environment
 from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.start_progress import StartProgress, start_progress
 from fovea.cli.terminal import stop_event
@@ -80,8 +81,16 @@ def _stack(args: argparse.Namespace) -> Stack:
         listen=args.listen,
         name=args.served_model_name or name,
         flags={"gateway": gateway},
+        environment=_environment(args.config),
         log_to=_log_file(args.log_file, args.listen),
     )
+
+
+def _environment(config: str | None) -> dict[str, str]:
+    try:
+        return service_environment(config)
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
 
 
 def _log_file(word: str | None, address: str) -> Path | None:

@@ -106,7 +106,7 @@ def gateway(url: str, api_key: str | None, *, now: Callable[[], float] = time.ti
     response = _ready(url)
     if response is None:
         text = f"none answers at {httpx.URL(url).copy_with(userinfo=b'')}"
-        yield Finding("gateway", Level.WARNING, text, "start one with fovea up, or name another with --url")
+        yield Finding("gateway", Level.WARNING, text, "--url names another, and fovea up starts one")
         yield Finding("clock", Level.WARNING, "not compared, because no gateway answers")
         return
     if response.status_code != httpx.codes.OK:

@@ -174,8 +174,10 @@ def test_ask_says_what_is_wrong_in_one_line(stack: Stack, picture_file: Path, tm
 
 def test_up_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
+    config = tmp_path / "fovea.toml"
+    config.write_text(f'[up]\nlisten = "{url.removeprefix("http://")}"\n[gateway]\nmax_concurrent_requests = 7\n')
     with subprocess.Popen(
-        [sys.executable, "-m", "fovea.cli", "up", "--listen", url.removeprefix("http://")],
+        [sys.executable, "-m", "fovea.cli", "up", "--config", str(config)],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **ENVIRONMENT, "XDG_STATE_HOME": str(tmp_path)},
@@ -196,6 +198,7 @@ def test_up_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     log = tmp_path / "fovea" / f"up-{url.rpartition(':')[2]}.log"
     assert first == f"starting fovea-lab; logs in {log}\n"
     assert {line.split("  ")[0] for line in stages} == {"gateway", "encoder service", "LLM service"}
+    assert '\\"max_concurrent_requests\\": 7' in log.read_text()
     assert {json.loads(line)["service"] for line in log.read_text().splitlines()} == {"gateway", "encoder", "llm"}
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/healthz", trust_env=False)
