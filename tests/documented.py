@@ -18,7 +18,7 @@ _HISTORY = {"CHANGELOG.md", "benchmarks/LOG.md"}
 _PACKAGES = ("fovea", "encoder_service", "llm_service", "gateway", "lab", "benchmarks")
 _COMMAND = re.compile(
     rf"(?:^|(?<=[\s/(]))(?:python3? -m (?:{'|'.join(_PACKAGES)})\b"
-    r"|fovea (?:up|ask|chat|explain|demo|bench|doctor|keys)\b|make [a-z])[^`\n]*"
+    r"|fovea (?:up|ask|chat|explain|demo|bench|doctor|keys|completion)\b|make [a-z])[^`\n]*"
 )
 _BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.M | re.S)
 _INLINE = re.compile(r"`([^`]+)`")

@@ -1,4 +1,4 @@
-"""`fovea up | ask | chat | explain | demo | bench | doctor | keys`: the parser, and the exit status of a command."""
+"""The `fovea` command: the parser of its subcommands, and the exit status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from fovea import __version__
 from fovea.checkpoints.shipped import NotInstalled
-from fovea.cli import ask, bench, chat, demo, doctor, explain, keys, up
+from fovea.cli import ask, bench, chat, completion, demo, doctor, explain, keys, up
 from fovea.cli.config_file import ConfigError, add_config, with_config
 from fovea.cli.parsing import CommandParser, UsageError
 from fovea.cli.terminal import BROKEN_PIPE, INTERRUPTED, printing
@@ -20,7 +20,7 @@ from fovea.rpc.credential_files import CredentialsError
 __all__ = ["main"]
 
 
-_WITHOUT_CONFIG: Final = ("keys",)  # has commands of its own
+_WITHOUT_CONFIG: Final = ("keys", "completion")
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, CommandParser]]:
@@ -35,6 +35,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, CommandParser]]:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser, title="commands")
     for module in (up, ask, chat, explain, demo, bench, doctor, keys):
         module.add(commands)
+    completion.add(commands, parser)
     configured = {name: command for name, command in commands.choices.items() if name not in _WITHOUT_CONFIG}
     for command in configured.values():
         add_config(command)

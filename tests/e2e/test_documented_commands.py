@@ -88,6 +88,7 @@ ELSEWHERE = {
     "fovea ask": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",
     "fovea bench": "tests/e2e/test_bench.py::test_pruned_and_unpruned_are_compared",
     "fovea chat": "tests/e2e/test_cli.py::test_a_chat_goes_on_about_its_image",
+    "fovea completion": "tests/unit/fovea/cli/test_completion.py::test_bash_completes_commands_and_options",
     "fovea demo": "tests/e2e/test_cli.py::test_the_demo_is_right_about_its_picture",
     "fovea doctor": "tests/e2e/test_cli.py::test_the_doctor_finds_nothing_wrong_with_a_running_gateway",
     "fovea explain": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",
