@@ -38,10 +38,11 @@ class EncoderSettings(ModelSettings):
     num_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of one forward; 0: one for each core that the process may use (affinity, cgroup quota), but one for
     each 8 million parameters of the model at most."""
-    pruner: Annotated[str, Field(validate_default=False)] = "desap"
-    """Pruner of requests that name none."""
-    keep_ratio: KeepRatio = 0.111
-    """Budget of requests that name none: the share of an image's tokens to keep, at least one token."""
+    pruner: str = ""
+    """Pruner of requests that name none. Empty: that of fovea.json in the checkpoint, else desap."""
+    keep_ratio: KeepRatio | None = None
+    """Budget of requests that name none: the share of an image's tokens to keep, at least one token. Left out: that of
+    fovea.json in the checkpoint if its pruner is the default, else 0.111."""
     image_fit: ImageFit = "crop"
     """How images, and frames of videos, of requests that name nothing are brought to the tower's square. crop: as the
     checkpoint's processor, which cuts the sides of long images off for LLaVA-1.5 and Video-LLaVA. pad: the whole image
@@ -104,6 +105,6 @@ class EncoderSettings(ModelSettings):
     def _known_pruner(cls, value: str) -> str:
         from encoder_service.pruners import PRUNERS  # imports torch, which no other setting needs
 
-        if value not in PRUNERS:
+        if value and value not in PRUNERS:
             raise ValueError(f"there is no pruner {value!r}; accepted: {', '.join(PRUNERS)}")
         return value

@@ -14,7 +14,8 @@ from encoder_service.media.decoding import media_pool
 from encoder_service.media.video_limits import VideoLimits
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
-from encoder_service.server.requests import check_defaults
+from encoder_service.server.default_pruning import DefaultPruning, default_pruning, find_recommendation
+from encoder_service.server.requests import check_defaults, check_recommendation
 from encoder_service.server.served_model import ServedModel
 from encoder_service.settings import EncoderSettings
 from fovea.modeling.compute import set_threads
@@ -51,7 +52,8 @@ def load(settings: EncoderSettings) -> ServedModel:
         raise BasisError(
             f"--wire-dtype {settings.wire_dtype} needs a wire basis: --wire-basis, or wire.basis in the checkpoint"
         )
-    engine = _build_engine(settings, model)
+    pruning = _default_pruning(settings, model)
+    engine = _build_engine(settings, model, pruning)
     pool = media_pool(
         engine.decoder, size=settings.decode_workers or available_cores(), max_bytes=settings.max_decode_bytes
     )
@@ -62,7 +64,7 @@ def load(settings: EncoderSettings) -> ServedModel:
         max_queue_size=settings.max_queue_size,
         max_queue_time_s=settings.max_queue_time_s,
     )
-    return ServedModel(model, pool, batcher, basis, max_decode_wait_s=settings.max_decode_wait_s)
+    return ServedModel(model, pool, batcher, basis, pruning, max_decode_wait_s=settings.max_decode_wait_s)
 
 
 def _load_model(settings: EncoderSettings) -> EncoderModel:
@@ -83,7 +85,14 @@ def _load_model(settings: EncoderSettings) -> EncoderModel:
     return model
 
 
-def _build_engine(settings: EncoderSettings, model: EncoderModel) -> EncoderEngine:
+def _default_pruning(settings: EncoderSettings, model: EncoderModel) -> DefaultPruning:
+    recommended = find_recommendation(settings.model, settings.revision)
+    if recommended is not None:
+        check_recommendation(recommended, model)
+    return default_pruning(settings, recommended)
+
+
+def _build_engine(settings: EncoderSettings, model: EncoderModel, pruning: DefaultPruning) -> EncoderEngine:
     return EncoderEngine(
         model,
         FeatureCache(settings.feature_cache_bytes),
@@ -98,5 +107,5 @@ def _build_engine(settings: EncoderSettings, model: EncoderModel) -> EncoderEngi
             max_seconds=settings.max_video_seconds,
             timeout_s=settings.video_decode_timeout_s,
         ),
-        run_pruner=prepare(model, settings),
+        run_pruner=prepare(model, settings, pruning.keep_ratio),
     )

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 
 from benchmarks.harness.images import jpeg, noise_image
+from benchmarks.harness.pruning import PRUNING
 
 __all__ = ["Load", "RequestShape", "closed_loop", "jpeg_files", "open_loop"]
 
@@ -79,6 +80,7 @@ class _Clients:
             "cache": "bypass",
             "max_tokens": str(max_tokens),
             "timeout_s": str(_TIMEOUT_S),
+            **PRUNING,
         }
         name = "image" if self._request.images == 1 else "images"
         files = [(name, ("image.jpg", next(self._files))) for _ in range(self._request.images)]

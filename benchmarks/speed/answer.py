@@ -1,6 +1,6 @@
 """`python -m benchmarks.speed.answer`: an answer of the three services beside transformers' `generate`, unsplit.
 
-One side is a REST request to the running services, with the encoder's default pruner and budget. The other is the whole
+One side is a REST request to the running services, with DeSAP at a ninth of the visual tokens. The other is the whole
 model in this process, unpruned: image processing and `generate` with a growing cache. Both decode the same image files,
 compute in the same dtype with the same number of threads, and take turns. Each question has an image of its own, so
 that no cache has it. The model is random, in the shapes of LLaVA-1.5: on a GPU of LLaVA-1.5-7B. Writes
@@ -29,6 +29,7 @@ from benchmarks.checkpoints.tiny.llava import processor
 from benchmarks.harness.arguments import command_parser, count, positive
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
+from benchmarks.harness.pruning import PRUNING
 from benchmarks.harness.tables import Spread, table
 from benchmarks.scaling.clients import jpeg_files
 from benchmarks.speed.full_size_towers import device_of, dtype_of
@@ -107,7 +108,7 @@ class Services:
         Raises:
             RuntimeError: The request failed, the answer ended early, or something of it came from a cache.
         """
-        form = {"question": question, "max_tokens": str(self._max_tokens), "timeout_s": str(TIMEOUT_S)}
+        form = {"question": question, "max_tokens": str(self._max_tokens), "timeout_s": str(TIMEOUT_S), **PRUNING}
         response = self._http.post("/v1/answer", data=form, files={"image": ("image.jpg", file)})
         if response.status_code != httpx.codes.OK:
             raise RuntimeError(f"the gateway replied {response.status_code}: {response.text}")

@@ -33,6 +33,7 @@ from benchmarks.checkpoints import scaled
 from benchmarks.harness.arguments import command_parser, positive
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
+from benchmarks.harness.pruning import PRUNING
 from benchmarks.harness.tables import Spread, table
 from benchmarks.scaling.clients import jpeg_files
 from fovea.checkpoints.shipped import demo_folder, shipped_checkpoint
@@ -81,7 +82,7 @@ def _requests(images: Sequence[bytes]) -> Iterator[dict[str, Any]]:
     """Requests with different questions, without end."""
     for number in itertools.count():
         yield {
-            "data": {"question": f"Is there a red star? Question {number}.", "max_tokens": str(_MAX_TOKENS)},
+            "data": {"question": f"Is there a red star? Question {number}.", "max_tokens": str(_MAX_TOKENS), **PRUNING},
             "files": {"image": ("image", images[number % len(images)])},
         }
 

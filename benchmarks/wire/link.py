@@ -31,6 +31,7 @@ from benchmarks.harness.arguments import add_seed, command_parser
 from benchmarks.harness.images import jpeg
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
+from benchmarks.harness.pruning import PRUNING
 from benchmarks.wire.link_report import UNPRUNED, report
 from benchmarks.wire.link_sites import EdgeClient, cloud_stack, split_stack
 from benchmarks.wire.link_transfer import TRANSFER_DTYPES
@@ -114,7 +115,7 @@ def _transfers(link: NarrowLink, options: argparse.Namespace) -> list[dict[str, 
 def _cut(link: NarrowLink, options: argparse.Namespace, split: Stack) -> dict[str, Any]:
     """The row of an answer whose link is cut for `--cut-s` seconds after its first piece of text."""
     question = evaluation_questions("crowded", options.seed, 8)[0]
-    form = {"question": "What do you see?", "cache": "bypass", "timeout_s": "300", "stream": "true"}
+    form = {"question": "What do you see?", "cache": "bypass", "timeout_s": "300", "stream": "true", **PRUNING}
     with link.at("edge"):
         link.limit(_MBIT_S)
         with httpx.Client(base_url=split.url, timeout=310, trust_env=False) as http:

@@ -15,6 +15,7 @@ from encoder_service.models.base import EncoderModel
 from encoder_service.models.media import MediaOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, FeatureRequirements
+from encoder_service.server.default_pruning import FILE, PAPER, DefaultPruning
 from encoder_service.server.wire_budget import max_tokens_for_bytes
 from encoder_service.settings import EncoderSettings
 from fovea.budget import Budget
@@ -28,7 +29,7 @@ from fovea.wire.cache_salts import read_cache_salt
 from fovea.wire.formats import WIRE_FORMATS, format_of, names_accepted
 from fovea.wire.image_fits import image_fit_of
 
-__all__ = ["check_defaults", "default_media_options", "pruners_of", "read_request"]
+__all__ = ["check_defaults", "check_recommendation", "default_media_options", "pruners_of", "read_request"]
 
 # Limits the cost of one question in the text tower to 110 windows of 75 ids. The gateway's longest question, 8,000
 # characters, fits if it is prose. It may not fit in scripts and symbols with several ids a character, such as emoji.
@@ -41,8 +42,16 @@ def read_request(
     model: EncoderModel,
     settings: EncoderSettings,
     basis: WireBasis | None = None,
+    defaults: DefaultPruning = PAPER,
 ) -> EncodeRequest:
     """The engine's request for a message.
+
+    Args:
+        request: message.
+        model: model that the service serves.
+        settings: settings of the service.
+        basis: wire basis that is loaded.
+        defaults: pruner and budget of messages that name none.
 
     Raises:
         InvalidRequest: A field has a value that is not accepted.
@@ -50,8 +59,8 @@ def read_request(
     """
     _check_counts(len(request.images), len(request.videos), model)
     _check_wire_dtype(request, has_basis=basis is not None)
-    pruner = _read_pruner(request, model, settings)
-    budget = _read_budget(request, pruner, settings)
+    pruner = _read_pruner(request, model, defaults)
+    budget = _read_budget(request, pruner, defaults)
     return EncodeRequest(
         images=tuple(request.images),
         text_ids=_read_text(request.text_ids, model),
@@ -78,6 +87,19 @@ def check_defaults(settings: EncoderSettings, model: EncoderModel) -> None:
     """
     if settings.image_fit not in model.media.image_fits:
         raise CheckpointError(f"--image-fit {settings.image_fit} is not accepted: {_describe_image_fits(model)}")
+
+
+def check_recommendation(recommended: DefaultPruning, model: EncoderModel) -> None:
+    """Checks that the model has what the recommended pruner reads.
+
+    Raises:
+        CheckpointError: It has not.
+    """
+    if recommended.pruner not in pruners_of(model):
+        raise CheckpointError(
+            f"{FILE} of the checkpoint: pruner {recommended.pruner} requires features that family {model.family} does"
+            f" not have; accepted: {', '.join(pruners_of(model))}"
+        )
 
 
 def _read_media_options(
@@ -202,8 +224,8 @@ def _read_text(ids: Sequence[int], model: EncoderModel) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, settings: EncoderSettings) -> BoundPruner:
-    name = request.pruner or settings.pruner
+def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, defaults: DefaultPruning) -> BoundPruner:
+    name = request.pruner or defaults.pruner
     if name not in PRUNERS:
         raise NotFound(f"there is no pruner {name!r:.80}; accepted: {', '.join(pruners_of(model))}", param="pruner")
     try:
@@ -235,11 +257,11 @@ def pruners_of(model: EncoderModel) -> list[str]:
     return [name for name, pruner in PRUNERS.items() if _serves(model, pruner.bind({}).requirements)]
 
 
-def _read_budget(request: encoder_pb2.EncodeRequest, pruner: BoundPruner, settings: EncoderSettings) -> Budget:
+def _read_budget(request: encoder_pb2.EncodeRequest, pruner: BoundPruner, defaults: DefaultPruning) -> Budget:
     """The budget of a message or the default, without `max_tokens`."""
     budget = read_budget(request)
     if budget is None:  # with a budget of bytes alone, as many tokens are kept as fit
-        return Budget.ratio(1.0 if request.max_wire_bytes else settings.keep_ratio)
+        return Budget.ratio(1.0 if request.max_wire_bytes else defaults.keep_ratio)
     if budget.is_auto and pruner.pruner.choose_keep is None:
         able = ", ".join(name for name, other in PRUNERS.items() if other.choose_keep is not None)
         raise InvalidRequest(

@@ -15,6 +15,7 @@ from encoder_service.models.base import EncoderModel
 from encoder_service.models.image_fit import Box
 from encoder_service.models.media_features import PatchLayout
 from encoder_service.pruners import PRUNERS
+from encoder_service.server.default_pruning import PAPER, DefaultPruning
 from encoder_service.server.requests import default_media_options, pruners_of
 from encoder_service.server.wire_budget import fit_messages
 from encoder_service.settings import EncoderSettings
@@ -148,7 +149,10 @@ def _explanation(media: EncodedMedia) -> encoder_pb2.Explanation:
 
 
 def describe(
-    model: EncoderModel, settings: EncoderSettings, basis: WireBasis | None = None
+    model: EncoderModel,
+    settings: EncoderSettings,
+    basis: WireBasis | None = None,
+    defaults: DefaultPruning = PAPER,
 ) -> encoder_pb2.GetEncoderInfoResponse:
     """Description of the model, its pruners and the defaults of the service."""
     wire_basis = basis.digest.hex() if basis is not None else ""
@@ -161,8 +165,8 @@ def describe(
         grid=None if model.grid is None else _grid(PatchLayout(1, *model.grid)),
         hidden_size=model.hidden_size,
         pruners=[write_spec(pruner.spec) for name, pruner in PRUNERS.items() if name in pruners_of(model)],
-        default_pruner=settings.pruner,
-        default_keep_ratio=settings.keep_ratio,
+        default_pruner=defaults.pruner,
+        default_keep_ratio=defaults.keep_ratio,
         default_wire_dtype=tensors.parse_dtype(settings.wire_dtype),
         max_text_ids=model.max_text_ids,
         max_images=model.max_images,

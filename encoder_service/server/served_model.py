@@ -14,6 +14,7 @@ from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.request_media import EncodeRequest, RequestMedia
 from encoder_service.media.decoding import MediaPool
 from encoder_service.models.base import EncoderModel
+from encoder_service.server.default_pruning import PAPER, DefaultPruning
 from fovea.wire.basis import WireBasis
 
 __all__ = ["EncoderBatcher", "ServedModel"]
@@ -34,6 +35,7 @@ class ServedModel:
         pool: Worker processes that decode media.
         batcher: Queue of requests, whose batches run on the model.
         basis: Wire basis that is loaded.
+        pruning: Pruner and budget of requests that name none.
         max_decode_wait_s: Queue time of a media file in seconds above which health says NOT_SERVING.
     """
 
@@ -41,10 +43,11 @@ class ServedModel:
     pool: MediaPool
     batcher: EncoderBatcher
     basis: WireBasis | None = None
+    pruning: DefaultPruning = PAPER
     max_decode_wait_s: float = 10.0
 
     def __str__(self) -> str:
-        return f"{self.model.device}, {self.model.dtype}"
+        return f"{self.model.device}, {self.model.dtype}, {self.pruning}"
 
     @property
     def num_waiting(self) -> int:

@@ -38,7 +38,7 @@ class EncoderServicer(Servicer[ServedModel], encoder_pb2_grpc.EncoderServiceServ
             tensor_pb2.DTYPE_UNSPECIFIED if request.max_wire_bytes else WIRE_FORMATS[self._settings.wire_dtype].dtype
         )
         wire = WireChoice(request.wire_dtype or default, request.max_wire_bytes, served.basis)
-        encode_request = read_request(request, served.model, self._settings, served.basis)
+        encode_request = read_request(request, served.model, self._settings, served.basis, served.pruning)
         encoded, timing = await served.batcher.submit(encode_request, timeout_s=self._time_left(context))
         return write_response(
             encoded, timing, encode_request.pruner.name, served.model.fingerprint, wire, explain=request.explain
@@ -47,7 +47,8 @@ class EncoderServicer(Servicer[ServedModel], encoder_pb2_grpc.EncoderServiceServ
     async def GetModelInfo(  # noqa: N802
         self, request: encoder_pb2.GetEncoderInfoRequest, context: grpc.aio.ServicerContext
     ) -> encoder_pb2.GetEncoderInfoResponse:
-        return describe(self._model.model, self._settings, self._model.basis)
+        served = self._model
+        return describe(served.model, self._settings, served.basis, served.pruning)
 
     def _time_left(self, context: grpc.aio.ServicerContext) -> float:
         remaining = context.time_remaining()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -16,18 +17,18 @@ from PIL import Image
 
 from fovea.processes.stack import Stack, free_port
 from tests.e2e.conftest import STARTUP_S, Pictures
-from tests.lab_stack import ENVIRONMENT
+from tests.lab_stack import ENVIRONMENT, RECOMMENDED
 
 QUESTION = "Is there a red star?"
 
 
-def fovea(*words: str) -> subprocess.CompletedProcess[str]:
+def fovea(*words: str, environment: Mapping[str, str] = ENVIRONMENT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "fovea.cli", *words],
         capture_output=True,
         text=True,
         timeout=STARTUP_S,
-        env={**os.environ, **ENVIRONMENT},
+        env={**os.environ, **environment},
         check=False,
     )
 
@@ -272,11 +273,20 @@ def test_a_service_that_ends_is_started_again_or_ends_up(restart: bool, tmp_path
         assert process.wait(timeout=60) == (0 if restart else 1)
 
 
-def test_the_demo_is_right_about_its_picture(tmp_path: Path) -> None:
-    done = fovea("demo", "--overlay", str(tmp_path / "demo.png"))
+def test_the_demo_is_right_about_its_picture_and_shows_two_prunings(tmp_path: Path) -> None:
+    done = fovea("demo", "--overlay", str(tmp_path / "demo.png"), environment=RECOMMENDED)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "WRONG" not in done.stdout
-    assert "16/144" in done.stdout
+    assert "recommended: fovea" in done.stdout
+    sides = [line.split("|") for line in done.stdout.splitlines() if "/144" in line]
+    assert len(sides) == 6
+    for recommended, desap in sides:
+        assert "48/144" in recommended
+        assert "WRONG" not in recommended
+        assert "16/144" in desap
+    described = [line for line in done.stdout.splitlines() if " tokens: " in line]
+    assert [line.split(" tokens: ")[0].strip() for line in described] == [
+        *("recommended, 48", "desap, 16", "unpruned, 144"),
+    ]
     assert (tmp_path / "demo.png").is_file()
 
 

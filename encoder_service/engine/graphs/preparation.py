@@ -20,8 +20,13 @@ __all__ = ["prepare"]
 log = logging.getLogger(__name__)
 
 
-def prepare(model: EncoderModel, settings: EncoderSettings) -> RunPruner:
+def prepare(model: EncoderModel, settings: EncoderSettings, keep_ratio: float) -> RunPruner:
     """Warms compiled layers up and captures graphs, as the settings say.
+
+    Args:
+        model: model that the service serves.
+        settings: settings of the service.
+        keep_ratio: budget for which graphs are captured, as a share of the visual tokens.
 
     Returns:
         How pruners run from then on.
@@ -36,7 +41,7 @@ def prepare(model: EncoderModel, settings: EncoderSettings) -> RunPruner:
         return run_pruner
     keep = None
     if model.grid is not None:
-        keep = Budget.ratio(settings.keep_ratio).resolve(model.grid[0] * model.grid[1])
+        keep = Budget.ratio(keep_ratio).resolve(model.grid[0] * model.grid[1])
     graphs = EncoderGraphs(model, keep, settings.max_batch_size)
     graphs.capture(CudaCapture(model.device))
     return graphs.prune

@@ -33,6 +33,16 @@ class ModelCard(BaseModel):
     max_model_len: int
     """Context length in tokens, kept visual tokens included."""
 
+    pruner: str | None
+    """Pruner of requests under this name that name none; null while the encoder service has not answered yet."""
+
+    keep_ratio: float | None
+    """Budget of requests under this name that set none, as a share of the visual tokens; null where `keep_tokens` has
+    it."""
+
+    keep_tokens: int | Literal["auto"] | None
+    """Budget of an alias that has one, in visual tokens."""
+
 
 class ModelList(BaseModel):
     """The served model and the aliases that the operator lists."""

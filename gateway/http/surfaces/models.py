@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from fastapi import APIRouter, Request
 
+from fovea.errors import ServiceError
 from gateway.http.chat_questions import requested_alias
 from gateway.http.openapi import ERRORS
 from gateway.http.schemas.models import ModelCard, ModelList
 from gateway.http.state import GatewayState, state_of
+from gateway.model_names import ModelAlias
 
 __all__ = ["router"]
 
@@ -33,11 +38,40 @@ async def model(request: Request, model: str) -> ModelCard:
 
 async def _card(name: str, state: GatewayState) -> ModelCard:
     served_name = state.settings.model_name
-    is_alias = requested_alias(name, state.settings) is not None
+    alias = requested_alias(name, state.settings)
+    pruning = await _pruning(alias, state)
     return ModelCard(
         id=name,
         created=state.started_at,
         root=served_name,
-        parent=served_name if is_alias else None,
+        parent=None if alias is None else served_name,
         max_model_len=(await state.llm.info()).max_model_len,
+        pruner=pruning.pruner,
+        keep_ratio=pruning.keep_ratio,
+        keep_tokens=pruning.keep_tokens,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pruning:
+    """Fields of a card."""
+
+    pruner: str | None
+    keep_ratio: float | None
+    keep_tokens: int | Literal["auto"] | None
+
+
+async def _pruning(alias: ModelAlias | None, state: GatewayState) -> _Pruning:
+    """Pruner and budget of requests that name none. Questions without images are answered without the encoder service,
+    so a name is described without it as well."""
+    pruner, keep_ratio = state.settings.pruner or None, state.settings.keep_ratio
+    keep_tokens = None if alias is None else alias.keep_tokens
+    try:
+        encoder = await state.encoder.info()
+    except ServiceError:
+        pass
+    else:
+        pruner, keep_ratio = pruner or encoder.default_pruner, keep_ratio or encoder.default_keep_ratio
+    if alias is not None:
+        pruner = alias.pruner
+    return _Pruning(pruner, None if keep_tokens is not None else keep_ratio, keep_tokens)

@@ -23,6 +23,7 @@ from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.media.decoding import MediaPool, media_pool
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.server.default_pruning import default_pruning
 from encoder_service.server.served_model import ServedModel
 from encoder_service.server.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
@@ -137,7 +138,7 @@ def start(checkpoints: LlavaLayouts) -> Callable[..., AbstractAsyncContextManage
         channel = connect(f"127.0.0.1:{server.port}", max_message_bytes=settings.max_message_bytes)
         try:
             async with pool, batcher:
-                servicer.attach(ServedModel(engine.model, pool, batcher, basis))
+                servicer.attach(ServedModel(engine.model, pool, batcher, basis, default_pruning(settings)))
                 await server.ready()
                 stub = encoder_pb2_grpc.EncoderServiceStub(channel)
                 yield Service(stub, channel, batcher, engine, pool, server, settings)

@@ -52,11 +52,36 @@ async def test_the_list_has_openais_form(start_gateway: StartGateway) -> None:
     assert len(created) == 1
     assert created.pop() > 1_700_000_000
     common = {"object": "model", "owned_by": "fovea", "root": "tiny-llava", "max_model_len": 4096}
+    pruning = {"pruner": "desap", "keep_ratio": 0.5, "keep_tokens": None}
     assert listed["data"] == [
-        {"id": "tiny-llava", "parent": None, **common},
-        {"id": "tiny-llava@desap:64", "parent": "tiny-llava", **common},
-        {"id": "tiny-llava@none", "parent": "tiny-llava", **common},
+        {"id": "tiny-llava", "parent": None, **common, **pruning},
+        {
+            "id": "tiny-llava@desap:64",
+            "parent": "tiny-llava",
+            **common,
+            **pruning,
+            "keep_ratio": None,
+            "keep_tokens": 64,
+        },
+        {"id": "tiny-llava@none", "parent": "tiny-llava", **common, **pruning, "pruner": "none"},
     ]
+
+
+async def test_a_name_tells_the_pruning_of_requests_that_name_none(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(pruner="cls", keep_ratio=0.25, served_model_name="m")
+    for name, pruning in (
+        ("m", ("cls", 0.25, None)),
+        ("m@fovea", ("fovea", 0.25, None)),
+        ("m@fovea:auto", ("fovea", None, "auto")),
+    ):
+        card = (await gateway.http.get(f"/v1/models/{name}")).json()
+        assert (card["pruner"], card["keep_ratio"], card["keep_tokens"]) == pruning
+
+
+async def test_a_name_is_described_without_the_encoder_service(gateway: Gateway) -> None:
+    await gateway.servers["encoder"].grpc.stop(0)
+    (card,) = (await gateway.http.get("/v1/models")).json()["data"]
+    assert (card["id"], card["pruner"], card["keep_ratio"]) == ("tiny-llava", None, None)
 
 
 async def test_one_name_is_described_with_slashes_and_unlisted_ones_too(start_gateway: StartGateway) -> None:
