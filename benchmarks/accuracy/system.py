@@ -22,6 +22,7 @@ from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.models.base import LoadOptions
 from encoder_service.pruners import PRUNERS
+from encoder_service.pruners.base import BoundPruner
 from fovea.budget import Budget
 from gateway.tokenization.tokenizers import PromptTokenizer, TextTowerTokenizer
 from llm_service.engine.base import Delta, Done, GenerationRequest, PruningParams
@@ -137,7 +138,15 @@ class InProcessSystem:
         Raises:
             ServiceError: The encoder refuses a question.
         """
-        pruner = PRUNERS[method.pruner].bind(method.params)
+        budget = Budget.ratio(method.keep_ratio).capped(method.max_tokens)
+        return self.encode_pruned(asked, PRUNERS[method.pruner].bind(method.params), budget)
+
+    def encode_pruned(self, asked: Sequence[ImageQuestion], pruner: BoundPruner, budget: Budget) -> list[EncodedMedia]:
+        """Visual tokens for each question, with a pruner that need not be one of the service's.
+
+        Raises:
+            ServiceError: The encoder refuses a question.
+        """
         encoded: list[EncodedMedia] = []
         for start in range(0, len(asked), self._max_batch_size):
             batch = [
@@ -146,7 +155,7 @@ class InProcessSystem:
                         (question.image,),
                         tuple(self._texts.encode(question.question)),
                         pruner,
-                        Budget.ratio(method.keep_ratio).capped(method.max_tokens),
+                        budget,
                     )
                 )
                 for question in asked[start : start + self._max_batch_size]
