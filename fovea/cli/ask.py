@@ -16,7 +16,7 @@ from fovea.cli.terminal import write_json
 from fovea.cli.values import count, image_file
 from fovea.client import Answer
 from fovea.client.form_parts import Medium
-from fovea.visualization.figures import draw_overlay
+from fovea.visualization.figures import draw_explanations
 
 __all__ = ["add"]
 
@@ -64,9 +64,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     shape = group.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print the whole answer object")
     shape.add_argument("--stream", action="store_true", help="print the answer while it is decoded")
-    group.add_argument(
-        "--explain", type=image_file, metavar="PNG", help="draw the kept patches of the image into a file"
-    )
+    group.add_argument("--explain", type=image_file, metavar="PNG", help="draw the sheet of fovea explain into a file")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -105,6 +103,6 @@ def _require_drawable(args: argparse.Namespace, words: list[str]) -> None:
 
 
 def _draw(args: argparse.Namespace, image: Medium, question: str, answer: Answer) -> None:
-    draw_overlay(decode_image(image), read_explanation(question, answer)).save(args.explain)
+    draw_explanations([(decode_image(image), read_explanation(question, answer))]).save(args.explain)
     kept, total = answer["usage"]["visual_tokens_kept"], answer["usage"]["visual_tokens_total"]
     print(f"kept {kept} of {total} visual tokens, drawn in {args.explain}", file=sys.stderr)

@@ -12,6 +12,7 @@ from fovea.cli.media import media, split_question
 from fovea.cli.options import add_gateway, add_pruning, shared_fields
 from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.values import image_file
+from fovea.client import Answer, Explanation
 from fovea.visualization.figures import draw_activation_maps, draw_explanations
 
 __all__ = ["add"]
@@ -59,11 +60,17 @@ def _run(args: argparse.Namespace) -> int:
     require_local(image_word)
     require_folder(args.out)
     (image,) = media([image_word])
-    fields = shared_fields(args) | {"maps": True if args.maps else None}
+    fields = shared_fields(args)
     explanations = []
     with gateway_client(args) as client:
         for question in questions:
-            explanations.append(read_explanation(question, client.explain(image, question, **fields)))
+            # The sheet shows the answer; the maps are those of the tower and of one prefill, without an answer.
+            response: Explanation | Answer = (
+                client.explain(image, question, maps=True, **fields)
+                if args.maps
+                else client.answer(image, question, explain=True, **fields)
+            )
+            explanations.append(read_explanation(question, response))
             print(f"{question}\n  {explanations[-1].counts}", file=sys.stderr)
     pixels = decode_image(image)
     draw = draw_activation_maps if args.maps else draw_explanations

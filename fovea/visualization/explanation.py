@@ -30,6 +30,7 @@ class ExplainedImage:
         saliency_map: CLS attention to each patch.
         activation_maps: further maps of `/v1/explain` by name.
         name: name of the image among several; empty for one image.
+        answer: text of the answer; empty where none was generated.
         viewed: area of the image that the patches cover, see `Viewed`; None where the response does not say.
     """
 
@@ -42,6 +43,7 @@ class ExplainedImage:
     saliency_map: Sequence[float]
     activation_maps: Mapping[str, Sequence[float]]
     name: str = ""
+    answer: str = ""
     viewed: Viewed | None = None
 
     @classmethod
@@ -65,9 +67,9 @@ class ExplainedImage:
         Raises:
             InvalidRequest: an image was cut into tiles, or there is a video.
         """
-        explain = response["explain"]
+        explain, answer = response["explain"], str(response.get("answer") or "")
         if "visuals" not in explain:
-            return [cls._from_fields(question, explain["pruner"], explain, response.get("maps") or {}, name="")]
+            return [cls._from_fields(question, explain["pruner"], explain, response.get("maps") or {}, answer=answer)]
         media = explain["visuals"]
         if any(medium["kind"] != "image" or medium["grid"][0] != 1 for medium in media):
             raise InvalidRequest(
@@ -77,14 +79,26 @@ class ExplainedImage:
             )
         return [
             cls._from_fields(
-                question, explain["pruner"], _only_frame(medium), {}, name=f"image {number} of {len(media)}"
+                question,
+                explain["pruner"],
+                _only_frame(medium),
+                {},
+                name=f"image {number} of {len(media)}",
+                answer=answer if number == 1 else "",
             )
             for number, medium in enumerate(media, start=1)
         ]
 
     @classmethod
     def _from_fields(
-        cls, question: str, pruner: str, fields: Mapping[str, Any], maps: Mapping[str, Any], *, name: str
+        cls,
+        question: str,
+        pruner: str,
+        fields: Mapping[str, Any],
+        maps: Mapping[str, Any],
+        *,
+        name: str = "",
+        answer: str = "",
     ) -> Self:
         rows, columns = fields["grid"]
         viewed = fields.get("viewed")
@@ -98,6 +112,7 @@ class ExplainedImage:
             saliency_map=_flat(fields.get("saliency_map")),
             activation_maps={kind: _flat(values) for kind, values in maps.items() if values},
             name=name,
+            answer=answer,
             viewed=None if viewed is None else (viewed[0], viewed[1], viewed[2], viewed[3]),
         )
 

@@ -10,13 +10,25 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 
-__all__ = ["Color", "crop_to_grid", "draw_heatmap", "draw_patches", "heatmap_colors", "kept_patches", "token_color"]
+__all__ = ["crop_to_grid", "draw_heatmap", "draw_patches", "heatmap_colors", "kept_patches", "token_colors"]
 
-Color = tuple[int, int, int]
 Floats = npt.NDArray[np.float32]
 Item = TypeVar("Item", bound=np.generic)
 
-_GOLDEN: Final = 0.61803398875  # its first multiples, modulo 1, are far from each other
+# Twelve hues, dark and bright in turn, then the same ones paler, then the other way round.
+_PALETTE: Final = np.array(
+    [
+        [
+            round(255 * part)
+            for part in colorsys.hsv_to_rgb((0.12 + 5 * step / 12) % 1, strength, 0.7 if (step + turn) % 2 else 1.0)
+        ]
+        for turn, strength in enumerate((0.95, 0.5, 0.75))
+        for step in range(12)
+    ],
+    np.float32,
+)
+_MAX_DISTANCE: Final = 3 * 255.0
+_FAR: Final = 220.0  # sum of the differences of red, green and blue
 _MERGED_TINT: Final = 0.28
 _HEAT_SHARE: Final = 0.58
 # Colours from low to high. Luminance rises throughout, so that a grey print keeps the order.
@@ -36,10 +48,28 @@ def crop_to_grid(image: Image.Image, grid: tuple[int, int], side: int) -> Image.
     return ImageOps.fit(image, (columns * cell, rows * cell), Image.Resampling.BICUBIC)
 
 
-def token_color(index: int) -> Color:
-    """Colour of the kept token number `index`; tokens of adjacent numbers differ most."""
-    red, green, blue = colorsys.hsv_to_rgb((0.12 + index * _GOLDEN) % 1, 0.75 if index % 2 else 0.95, 1.0)
-    return round(red * 255), round(green * 255), round(blue * 255)
+def token_colors(clusters: npt.NDArray[np.int64], num_tokens: int) -> npt.NDArray[np.float32]:
+    """Colours of the kept tokens, [num_tokens, 3] in 0..255; tokens with adjacent patches differ much.
+
+    Args:
+        clusters: token of each patch, [rows, columns], -1 for none.
+        num_tokens: number of kept tokens.
+    """
+    neighbours: list[set[int]] = [set() for _ in range(num_tokens)]
+    for one, other in ((clusters[:, 1:], clusters[:, :-1]), (clusters[1:], clusters[:-1])):
+        for left, right in zip(one.ravel().tolist(), other.ravel().tolist(), strict=True):
+            if left != right and min(left, right) >= 0:
+                neighbours[left].add(right)
+                neighbours[right].add(left)
+    chosen: dict[int, int] = {}
+    uses = np.zeros(len(_PALETTE))
+    for token, around in enumerate(neighbours):
+        taken = _PALETTE[[chosen[other] for other in around if other in chosen]]
+        distance = np.abs(_PALETTE[:, None] - taken).sum(axis=-1).min(axis=1, initial=_MAX_DISTANCE)
+        # The rarest of the colours that are far from those around; the farthest where none is.
+        chosen[token] = int(np.lexsort((-distance, uses, distance < min(_FAR, distance.max())))[0])
+        uses[chosen[token]] += 1
+    return _PALETTE[[chosen[token] for token in range(num_tokens)]]
 
 
 def kept_patches(kept: Sequence[int], merged_into: Sequence[int], num_patches: int) -> list[tuple[int, int]]:
@@ -77,8 +107,11 @@ def draw_patches(
     cell = cropped.width // columns
     cluster_of_patch = np.array(merged_into or [-1] * (rows * columns))
     grey = np.asarray(cropped.convert("L"), np.float32)[..., None]
-    colors = np.array([token_color(index) for index in range(len(kept))] or [(0, 0, 0)], np.float32)
-    tint = colors[cluster_of_patch].reshape(rows, columns, 3)
+    shown = cluster_of_patch.copy()
+    for index, patch in kept_patches(kept, merged_into, rows * columns):
+        shown[patch] = index
+    colors = token_colors(shown.reshape(rows, columns), len(kept))
+    tint = np.append(colors, np.zeros((1, 3), np.float32), axis=0)[cluster_of_patch].reshape(rows, columns, 3)
     is_merged = (cluster_of_patch >= 0).reshape(rows, columns, 1)
     shaded = np.where(
         _to_pixels(is_merged, cell),
@@ -93,7 +126,8 @@ def draw_patches(
         box = (column * cell, row * cell, (column + 1) * cell, (row + 1) * cell)
         drawing.paste(cropped.crop(box), box[:2])
         frame = (box[0], box[1], box[2] - 1, box[3] - 1)
-        pen.rectangle(frame, outline=token_color(index), width=max(cell // 9, 1))
+        red, green, blue = (round(float(part)) for part in colors[index])
+        pen.rectangle(frame, outline=(red, green, blue), width=max(cell // 9, 1))
     return drawing
 
 

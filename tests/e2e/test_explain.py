@@ -30,10 +30,10 @@ def explain(client: Client, picture: bytes, question: str = QUESTION, **fields: 
 
 
 def panels(file: bytes) -> list[np.ndarray]:
-    """[144, 30, 30, 3] of each of the three panels of a sheet."""
+    """[144, 30, 30, 3] of each of the three panels of a sheet that follow the image itself."""
     pixels = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"), np.int64)
-    bottom = len(pixels) - 16 - 24 - 16  # margin, legend, margin
-    lefts = (16, 16 + SIDE + 16, 16 + 2 * (SIDE + 16))
+    bottom = len(pixels) - 16 - 24 - 16 - 38  # margin, legend, margin, scales
+    lefts = (16 + number * (SIDE + 16) for number in (1, 2, 3))
     return [squares(pixels[bottom - SIDE : bottom, left : left + SIDE]) for left in lefts]
 
 

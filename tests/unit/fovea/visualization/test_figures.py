@@ -96,8 +96,22 @@ def test_a_panel_without_a_map_differs_from_one_with_it() -> None:
     )
     assert with_map.shape == without.shape
     differing = (with_map != without).any(axis=(0, 2)).nonzero()[0]
-    panel = slice(with_map.shape[1] // 3, 2 * with_map.shape[1] // 3)
+    panel = slice(with_map.shape[1] // 2, 3 * with_map.shape[1] // 4)  # the third of four
     assert panel.start <= differing.min() <= differing.max() <= panel.stop
+
+
+def test_a_page_begins_with_the_image_itself_and_has_the_answer() -> None:
+    plain = draw_explanations([(IMAGE, explained())])
+    answered = draw_explanations([(IMAGE, dataclasses.replace(explained(), answer="pink"))])
+    assert answered.height > plain.height
+    pixels = np.asarray(plain).astype(int)
+    (rows, columns) = (np.abs(pixels - IMAGE.getpixel((0, 0))).max(axis=-1) == 0).nonzero()
+    first = pixels[rows.min() : rows.max() + 1, columns.min() : columns.min() + 300]
+    assert (np.abs(first - IMAGE.getpixel((0, 0))) == 0).all()
+    response = {**RESPONSE, "answer": "pink"}
+    assert ExplainedImage.from_response("?", response).answer == "pink"
+    listed = ExplainedImage.list_from_response("?", {**several([1, 2, 3], [1, 2, 3]), "answer": "pink"})
+    assert [one.answer for one in listed] == ["pink", ""]
 
 
 def test_each_question_adds_a_row() -> None:
