@@ -1,4 +1,7 @@
-"""Compares pruners on a question:  FOVEA_URL=http://127.0.0.1:8000 python examples/compare_pruners.py IMAGE QUESTION"""
+"""Compares pruners on a question:  FOVEA_URL=http://127.0.0.1:8000 python examples/compare_pruners.py IMAGE QUESTION
+
+A gateway with keys needs one in FOVEA_API_KEY.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Prints an answer while it is decoded:  FOVEA_URL=http://127.0.0.1:8000 python examples/stream.py IMAGE QUESTION"""
+"""Prints an answer while it is decoded:  FOVEA_URL=http://127.0.0.1:8000 python examples/stream.py IMAGE QUESTION
+
+A gateway with keys needs one in FOVEA_API_KEY.
+"""
 
 import sys
 from pathlib import Path

@@ -6,14 +6,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from fovea.cli import main
 from fovea.processes.stack import Stack
 from tests.documented import ROOT
+from tests.lab_stack import lab_stack
 
 EXAMPLES = ROOT / "examples"
+STARTUP_S = 60
 
 
 @pytest.fixture
@@ -23,27 +27,54 @@ def picture_file(picture: bytes, tmp_path: Path) -> str:
     return str(path)
 
 
-def run(stack: Stack, *command: str) -> str:
-    environment = {**os.environ, "FOVEA_URL": stack.url}
+@pytest.fixture(scope="module")
+def gateway_with_keys(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Variables for a gateway that needs a key, in front of the services of `stack`."""
+    folder = tmp_path_factory.mktemp("keys")
+    with pytest.MonkeyPatch.context() as patch, (folder / "printed").open("w") as printed:
+        patch.setattr(sys, "stdout", printed)
+        assert main(["keys", "add", "examples", "--file", str(folder / "keys")]) == 0
+    key = (folder / "printed").read_text().strip()
+    gateway = lab_stack(folder / "log", gateway=["--wire-dtype", "float32", "--keys-file", str(folder / "keys")])
+    gateway.encoder_address, gateway.llm_address = stack.encoder_address, stack.llm_address
+    try:
+        gateway.start("gateway")
+        gateway.wait_ready(STARTUP_S)
+        yield {"FOVEA_URL": gateway.url, "FOVEA_API_KEY": key}
+    finally:
+        gateway.stop()
+
+
+@pytest.fixture(params=["without keys", "with keys"])
+def variables(stack: Stack, request: pytest.FixtureRequest) -> dict[str, str]:
+    """Variables of the examples, for a gateway without keys and for one with keys."""
+    if request.param == "without keys":
+        return {"FOVEA_URL": stack.url}
+    variables: dict[str, str] = request.getfixturevalue("gateway_with_keys")
+    return variables
+
+
+def run(variables: dict[str, str], *command: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "FOVEA_API_KEY"} | variables
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_curl(stack: Stack, picture_file: str) -> None:
-    output = run(stack, str(EXAMPLES / "curl.sh"), picture_file)
+def test_curl(variables: dict[str, str], picture_file: str) -> None:
+    output = run(variables, str(EXAMPLES / "curl.sh"), picture_file)
     assert output.count('"finish_reason"') == 4
     assert "event: done" in output
     assert '"desap"' in output
 
 
-def test_stream(stack: Stack, picture_file: str) -> None:
-    output = run(stack, sys.executable, str(EXAMPLES / "stream.py"), picture_file, "Describe the picture.")
+def test_stream(variables: dict[str, str], picture_file: str) -> None:
+    output = run(variables, sys.executable, str(EXAMPLES / "stream.py"), picture_file, "Describe the picture.")
     assert "16 of 144 visual tokens" in output
 
 
-def test_compare_pruners(stack: Stack, picture_file: str) -> None:
-    output = run(stack, sys.executable, str(EXAMPLES / "compare_pruners.py"), picture_file, "Is there a red star?")
+def test_compare_pruners(variables: dict[str, str], picture_file: str) -> None:
+    output = run(variables, sys.executable, str(EXAMPLES / "compare_pruners.py"), picture_file, "Is there a red star?")
     assert {line.split()[0] for line in output.splitlines()} >= {"desap", "cls", "random", "none", "fastv"}
 
 
@@ -51,7 +82,7 @@ def test_compare_pruners(stack: Stack, picture_file: str) -> None:
     "code", re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "client.md").read_text(), re.M | re.S)
 )
 def test_the_code_of_the_page_about_the_client_runs(stack: Stack, code: str) -> None:
-    assert run(stack, sys.executable, "-c", code.replace('"http://127.0.0.1:8000"', "")).strip()
+    assert run({"FOVEA_URL": stack.url}, sys.executable, "-c", code.replace('"http://127.0.0.1:8000"', "")).strip()
 
 
 def test_every_example_is_run_here() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ class Fovea(lmms):
     """Client of a running Fovea: `--model_args url=http://127.0.0.1:8000,pruner=desap,keep_tokens=64,concurrency=16`.
 
     Further arguments are fields of `/v1/answer`. `pruner_params` is a JSON object without commas, or a file with one.
+    A gateway with keys needs one in the environment variable FOVEA_API_KEY.
     """
 
     def __init__(
@@ -30,7 +32,9 @@ class Fovea(lmms):
             text = Path(params).read_text(encoding="utf-8") if Path(params).is_file() else params
             fields["pruner_params"] = json.loads(text)
         self._fields = {"cache": "bypass", "timeout_s": 300, **{k: v for k, v in fields.items() if k != "device"}}
-        self._client = httpx.Client(base_url=url, timeout=330)
+        key = os.environ.get("FOVEA_API_KEY")  # lmms-eval writes the model arguments into its results
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=330)
         self._concurrency = int(concurrency)
 
     def generate_until(self, requests: list[Any]) -> list[str]:
