@@ -23,6 +23,7 @@ from fovea.errors import (
     Unavailable,
     from_rpc_error,
 )
+from fovea.repeated_message import RepeatedMessage
 from fovea.rpc.channel import Access, Connection
 from fovea.rpc.interceptors import TRIED_KEY
 from fovea.rpc.messages import parse_off_loop
@@ -71,6 +72,9 @@ class ServiceClient(Generic[InfoT]):
         self._info_expires_at = -float("inf")
         self._info_task: asyncio.Task[InfoT] | None = None
         self._unresponsive = False
+        # During an outage every request fails, and some try several times.
+        self._unavailable = RepeatedMessage(log, logging.WARNING, clock=clock)
+        self._refused_token = RepeatedMessage(log, logging.ERROR, clock=clock)
 
     async def fetch_info(self) -> InfoT:
         """Info of the service: checkpoint, limits and pruners."""
@@ -161,10 +165,11 @@ class ServiceClient(Generic[InfoT]):
         """ServiceError for a failed call. Its `param` is a field of the gRPC message."""
         mapped = from_rpc_error(error, self.name)
         if isinstance(mapped, Unauthenticated):  # a mistake in the gateway's settings, not in the request
-            log.error("the %s does not accept the bearer token of this gateway", self.name)
-            return Unauthenticated(f"the {self.name} does not accept the bearer token of this gateway")
+            text = f"the {self.name} does not accept the bearer token of this gateway"
+            self._refused_token.write(text)
+            return Unauthenticated(text)
         if isinstance(mapped, Unavailable):  # the details contain certificates and addresses, so they are only logged
-            log.warning("the %s is unavailable: %s", self.name, error.details())
+            self._unavailable.write(f"the {self.name} is unavailable: {error.details()}")
         if isinstance(mapped, (Unavailable, CheckpointMismatch)):
             self.invalidate_info()
         return mapped

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Final
 
 from fovea import telemetry
+from fovea.repeated_message import RepeatedMessage
 from fovea.rpc.credential_files import CredentialFiles
 from gateway.server.connection_count import ConnectionCount, ConnectionSlot, TooManyConnections
-from gateway.server.repeated_message import RepeatedMessage
 
 __all__ = ["Listener", "bind"]
 

@@ -109,6 +109,29 @@ async def test_concurrent_callers_share_one_info_call() -> None:
     await server.grpc.stop(0)
 
 
+async def test_an_outage_writes_a_line_an_interval_and_not_one_for_each_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    server = await serve(ScriptedEncoder())
+    await server.grpc.stop(0)
+    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
+
+    async def fail() -> None:
+        with pytest.raises(Unavailable):
+            await client.encode(SPEC, None, 30)
+
+    for _ in range(5):
+        await fail()
+    clock.now = 10.0
+    await fail()
+    first, second = caplog.messages
+    assert first.startswith("the encoder service is unavailable: ")
+    assert second.startswith("the encoder service is unavailable: ")
+    assert second.endswith(" (4 more since the last such line)")
+    await client.close()
+
+
 async def test_an_unresponsive_service_gets_one_call_while_its_last_info_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from fovea.processes.stack import free_port
+from fovea.repeated_message import RepeatedMessage
 from gateway.server.connection_count import ConnectionCount, TooManyConnections
 from gateway.server.file_descriptors import TooFewFileDescriptors, raise_file_limit
-from gateway.server.repeated_message import RepeatedMessage
 from gateway.server.trusted_proxies import TrustedProxies
 from tests.unit.gateway.conftest import StartGateway, failures
 from tests.unit.gateway.raw_http import GET, RawConnection
