@@ -66,7 +66,9 @@ class RequestContext:
         telemetry.REQUESTS.labels(label, outcome).inc()
         if outcome == "ok" and route:
             telemetry.REQUEST_LATENCY_SECONDS.labels(label).observe(seconds)
-        level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+        # A 401 costs a client nothing, so one may cause thousands a second. Its audit line says the same.
+        is_quiet = route in _QUIET_ROUTES or (status == HTTPStatus.UNAUTHORIZED and is_api_path(scope))
+        level = logging.DEBUG if is_quiet else logging.INFO
         log.log(level, "%s %s %s %s %.1f ms", method, route or "-", status, outcome, seconds * 1000)
         if is_api_path(scope):
             write_audit_line(

@@ -368,6 +368,20 @@ async def test_refused_requests_have_an_audit_line_too(
     ]
 
 
+async def test_a_refusal_for_its_key_has_its_audit_line_alone(
+    start_with_keys: StartGateway, keys: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await start_with_keys()
+    alice = add_key(keys, "alice")
+    with caplog.at_level(logging.INFO):
+        caplog.clear()
+        await gateway.http.post("/v1/answer", json=ask())
+        await gateway.http.post("/v1/answer", json=ask(temperature=9), headers=alice)
+    lines = [(record.name, record.getMessage().split()[2]) for record in caplog.records]
+    access, audit = "gateway.http.request_context", "gateway.audit"
+    assert [line for line in lines if line[0] in (access, audit)] == [(audit, "401"), (access, "422"), (audit, "422")]
+
+
 async def test_a_stream_that_fails_reports_at_its_end(
     gateway: Gateway, audited: Callable[[], list[dict[str, Any]]]
 ) -> None:
