@@ -11,6 +11,7 @@ import sys
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from fovea.budget import Budget
@@ -72,6 +73,12 @@ def _add_argument(parser: argparse.ArgumentParser, *names: str, **options: Any) 
     return parser.add_argument(*names, **options)
 
 
+def _message(item: ErrorDetails) -> str:
+    """Text of an error of pydantic, without the "Value error, " that it puts before the text of a validator."""
+    raised = item.get("ctx", {}).get("error")
+    return str(raised) if isinstance(raised, ValueError) else item["msg"]
+
+
 class ServiceSettings(BaseSettings):
     """Base of the services' settings. A flag overrides the environment variable, which overrides the default."""
 
@@ -93,7 +100,7 @@ class ServiceSettings(BaseSettings):
             for item in error.errors():
                 name = ".".join(str(part) for part in item["loc"])
                 variable = f"{cls.model_config.get('env_prefix')}{name}".upper()
-                print(f"{prog}: --{name.replace('_', '-')} ({variable}): {item['msg']}", file=sys.stderr)
+                print(f"{prog}: --{name.replace('_', '-')} ({variable}): {_message(item)}", file=sys.stderr)
             raise SystemExit(2) from None
         except SettingsError as error:  # a value that has to be JSON is not
             print(f"{cls.model_config.get('cli_prog_name')}: {error}; a JSON object is accepted", file=sys.stderr)

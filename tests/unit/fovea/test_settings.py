@@ -2,7 +2,7 @@ import re
 from typing import Literal
 
 import pytest
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from fovea.settings import ServiceSettings, settings_config
 
@@ -24,6 +24,13 @@ class Settings(ServiceSettings):
     """Of the model."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to compute."""
+
+    @field_validator("share")
+    @classmethod
+    def _at_most_one(cls, value: float) -> float:
+        if value > 1:
+            raise ValueError("up to 1 is accepted")
+        return value
 
 
 def test_a_flag_wins_over_the_environment_which_wins_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +68,7 @@ def test_variables_of_the_platform_and_of_others_do_not_keep_a_service_from_star
         ([], "--model (THING_MODEL): Field required"),
         (["--model", "x", "--max-batch-size", "0"], "--max-batch-size (THING_MAX_BATCH_SIZE)"),
         (["--model", "x", "--max-bach-size", "1"], "--max-bach-size"),
+        (["--model", "x", "--share", "2"], "python -m thing: --share (THING_SHARE): up to 1 is accepted\n"),
     ],
 )
 def test_a_bad_flag_is_named(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
