@@ -122,7 +122,7 @@ def media_file(
             param=field_path,
         )
     if not kind.magic.match(data):
-        actual = detect_format(data) or f"not {kind.article} {kind.noun}"
+        actual = detect_format(data) or "not a file of an accepted format"
         raise UnsupportedMedia(f"{field_path} is {actual}; {kind.formats} are accepted", param=field_path)
     return MediaFile.of(data, _checked_pixels(data, field_path, max_pixels) if kind is IMAGE else 0)
 

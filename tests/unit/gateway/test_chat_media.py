@@ -36,7 +36,7 @@ async def test_a_video_that_cannot_be_loaded_is_named_by_its_path(video_gateway:
     wrong = {"type": "video_url", "video_url": {"url": data_url(b"hello", "video/mp4")}}
     error = await refused(video_gateway, 415, chat(user(text_part(), wrong), model=None))
     assert error["param"] == "messages.0.content.1.video_url"
-    assert "messages.0.content.1.video_url is not a video" in error["message"]
+    assert "messages.0.content.1.video_url is not a file of an accepted format; MP4" in error["message"]
 
 
 async def test_a_chat_without_media_has_the_templates_prompt(video_gateway: Gateway) -> None:

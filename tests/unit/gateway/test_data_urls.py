@@ -69,7 +69,7 @@ def test_it_is_read(url: str) -> None:
         (f"data:text/plain;base64,{BASE64}", UnsupportedMedia, "another media type"),
         (f"data:video/mp4;base64,{BASE64}", UnsupportedMedia, "another media type"),
         ("data:;base64,aGVsbG8=", UnsupportedMedia, "JPEG, PNG, WebP, GIF and BMP are accepted"),
-        ("data:image/png;base64,", UnsupportedMedia, "is not an image"),
+        ("data:image/png;base64,", UnsupportedMedia, "is not a file of an accepted format"),
         (f"data:image/png;base64,{BASE64[:-3]}", MalformedRequest, "not valid base64"),
         (f"data:image/png;base64,{BASE64}=A", MalformedRequest, "not valid base64"),
         (f"data:image/png;base64,{BASE64[:8]}={BASE64[8:]}", MalformedRequest, "not valid base64"),

@@ -160,7 +160,7 @@ async def test_malformed_json(gateway: Gateway, body: bytes, message: str) -> No
         ("data:image/png,abc", 400, "not of the form data:image/"),
         ("data:", 400, "not of the form data:image/"),
         (data_url(b"hello, world"), 415, "JPEG, PNG, WebP, GIF and BMP are accepted"),
-        (data_url(b""), 415, "not an image"),
+        (data_url(b""), 415, "not a file of an accepted format"),
         (data_url(png(), "text/plain"), 415, "another media type"),
     ],
 )

@@ -214,7 +214,7 @@ async def test_the_visual_token_cache_is_shared_with_explained_answers(gateway: 
     [
         ({"question": ""}, 422, "question", "at least one character"),
         ({"question": "<image> <image> two?"}, 422, "question", "2 <image> markers for 1 image"),
-        ({"image": data_url(b"no image")}, 415, "image", "not an image"),
+        ({"image": data_url(b"no image")}, 415, "image", "not a file of an accepted format"),
         ({"image": "data:image/png;base64,???"}, 400, "image", "base64"),
         ({"pruner": "sharpest"}, 404, "pruner", "accepted: none, desap"),
         ({"model": "other"}, 404, "model", "tiny-llava"),
