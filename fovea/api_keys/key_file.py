@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,11 +17,15 @@ from fovea.rpc.hashed_tokens import holder_of, read_text
 
 __all__ = ["AcceptedKeys", "add_line", "read_keys", "remove_lines"]
 
+log = logging.getLogger(__name__)
+
 _NEW_FILE_MODE: Final = 0o600
 
 
 class AcceptedKeys:
     """Keys that a gateway accepts, read again when the file changes. A broken change keeps the last good keys.
+
+    A file without any key is no error, because the first one may be added later. It is logged as a warning.
 
     Args:
         path: file of lines, see fovea.api_keys.key_lines.
@@ -30,7 +35,7 @@ class AcceptedKeys:
     """
 
     def __init__(self, path: str) -> None:
-        self._keys = CredentialFiles([path], lambda: [(key.digest, key) for key in read_keys(path)])
+        self._keys = CredentialFiles([path], lambda: _by_digest(path))
 
     def key_of(self, authorization: str) -> ApiKey | None:
         """The key in `authorization`, the value of the header; None if it has none that is accepted.
@@ -47,6 +52,13 @@ def read_keys(path: str | Path) -> list[ApiKey]:
         CredentialsError: the file cannot be read, or a line is not of the form.
     """
     return _parsed(path, read_text(path))
+
+
+def _by_digest(path: str) -> list[tuple[str, ApiKey]]:
+    keys = read_keys(path)
+    if not keys:
+        log.warning("%s has no API key: every request is refused with 401; `fovea keys add` adds one", path)
+    return [(key.digest, key) for key in keys]
 
 
 def add_line(path: Path, make: Callable[[list[ApiKey]], ApiKey]) -> None:

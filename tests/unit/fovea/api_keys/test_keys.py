@@ -235,6 +235,26 @@ def test_a_broken_change_keeps_the_last_good_keys_is_logged_once_and_counted(
     assert REGISTRY.get_sample_value("fovea_failures_total", {"kind": "credentials"}) == before + 1
 
 
+def test_a_file_without_keys_is_warned_of_at_the_start_and_when_it_becomes_empty(
+    path: Path, added: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    warning = f"{path} has no API key: every request is refused with 401; `fovea keys add` adds one"
+
+    def warnings() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+    path.write_text("# nobody yet\n")
+    keys = AcceptedKeys(str(path))
+    assert warnings() == [warning]
+    key = added("alice")
+    assert keys.key_of(f"Bearer {key}") is not None
+    assert warnings() == [warning]
+    path.write_text("")
+    for _ in range(3):
+        assert keys.key_of(f"Bearer {key}") is None
+    assert warnings() == [warning, warning]
+
+
 def test_a_missing_file_is_an_error_at_the_start(path: Path) -> None:
     with pytest.raises(CredentialsError, match="No such file"):
         AcceptedKeys(str(path))
