@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,6 +19,7 @@ import pytest_asyncio
 from benchmarks.checkpoints.tiny.tokenizers_only import write_clip, write_llava
 from fovea.processes.stack import Stack, free_port
 from gateway.settings import GatewaySettings
+from tests.documented import ROOT
 from tests.lab_stack import ENVIRONMENT
 from tests.nginx import Nginx, directives, find_nginx
 from tests.unit.gateway.conftest import ask
@@ -26,6 +28,7 @@ from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 STARTUP_S = 60
 QUESTIONS_OF_AN_ADDRESS = 100  # of one gateway in a minute
 KEY = "Bearer fovea-any"
+PAGE_FILES = sum(path.is_file() for path in (ROOT / "gateway" / "http" / "page").rglob("*"))
 FLAGS = ["--trusted-proxies", "127.0.0.1", "--requests-per-minute", str(QUESTIONS_OF_AN_ADDRESS)]
 
 needs_nginx = pytest.mark.skipif(find_nginx() is None, reason="no nginx on this machine (Debian: nginx-light)")
@@ -355,7 +358,19 @@ async def test_one_address_may_send_so_many_requests_at_once(proxy: StartProxy) 
     assert statuses == [200] * 41 + [429] * 2
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/", "/v2/answer", "/docs/../metrics", "/_error"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metrics",
+        "/readyz",
+        "/page",
+        "/v2/answer",
+        "/docs/../metrics",
+        "/page/../metrics",
+        "/page/%2e%2e/metrics",
+        "/_error",
+    ],
+)
 async def test_clients_reach_the_api_alone(path: str, proxy: StartProxy) -> None:
     upstream = Upstream()
     async with listening(upstream) as addresses:
@@ -363,6 +378,42 @@ async def test_clients_reach_the_api_alone(path: str, proxy: StartProxy) -> None
         response = await http.get(path)
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "not_found"
+    assert not upstream.requests
+
+
+async def test_the_page_and_its_files_pass_as_the_gateway_sends_them(gateways: Gateways, proxy: StartProxy) -> None:
+    _, http = await proxy(*gateways.addresses)
+    page = await http.get("/")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    files = [f"/{name}" for name in re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)] + ["/page/samples/easy.png"]
+    assert {Path(file).suffix for file in files} == {".js", ".css", ".png"}
+    async with httpx.AsyncClient(base_url=gateways.stacks[0].url, trust_env=False) as direct:
+        for path in ("/", *files):
+            through, own = await http.get(path), await direct.get(path)
+            assert (through.status_code, through.content) == (200, own.content)
+            for name in ("content-security-policy", "permissions-policy", "cache-control", "etag", "content-type"):
+                assert through.headers.get_list(name) == own.headers.get_list(name) != [], name
+            unchanged = await http.get(path, headers={"if-none-match": through.headers["etag"]})
+            assert unchanged.status_code == 304
+    assert (await http.get("/page/nothing.js")).status_code == 404
+
+
+async def test_a_browser_may_load_the_page_twice_at_once_and_then_ask(proxy: StartProxy) -> None:
+    upstream = Upstream()
+    async with listening(upstream) as addresses:
+        _, http = await proxy(*addresses, changes=[("rate=20r/s", "rate=1r/m")])  # so that no time passes meanwhile
+        assert {(await http.get(f"/page/{number}.js")).status_code for number in range(2 * PAGE_FILES)} == {200}
+        assert (await http.post("/v1/answer", content=b"{}")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/page/main.js"])
+async def test_nothing_is_sent_to_the_page(path: str, proxy: StartProxy) -> None:
+    upstream = Upstream()
+    async with listening(upstream) as addresses:
+        _, http = await proxy(*addresses)
+        response = await http.post(path, content=b"{}")
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+    assert response.json()["error"]["code"] == "method_not_allowed"
     assert not upstream.requests
 
 
