@@ -34,6 +34,7 @@ SHORT: dict[str, list[str]] = {
     "benchmarks.ablation": ["task_share", "attention_source", "alignment", "budget_sweep", "--smoke"],
     "benchmarks.accuracy": ["--smoke"],
     "benchmarks.better_than_desap": ["--smoke"],
+    "benchmarks.coverage": ["--smoke"],
     "benchmarks.capacity measure": ["measure", "--smoke"],
     "benchmarks.capacity plan": ["plan", "--smoke"],
     "benchmarks.capacity validate": ["validate"],
