@@ -19,6 +19,7 @@ from encoder_service.server.requests import check_defaults, check_recommendation
 from encoder_service.server.served_model import ServedModel
 from encoder_service.settings import EncoderSettings
 from fovea.modeling.compute import set_threads
+from fovea.modeling.device_memory import report_device_memory
 from fovea.processes import fork_server
 from fovea.processes.cores import available_cores
 from fovea.wire import basis_file
@@ -52,6 +53,7 @@ def load(settings: EncoderSettings) -> ServedModel:
         raise BasisError(
             f"--wire-dtype {settings.wire_dtype} needs a wire basis: --wire-basis, or wire.basis in the checkpoint"
         )
+    report_device_memory(model.device)
     pruning = _default_pruning(settings, model)
     engine = _build_engine(settings, model, pruning)
     pool = media_pool(

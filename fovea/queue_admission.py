@@ -9,27 +9,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from enum import StrEnum
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Histogram
 
 from fovea.errors import Overloaded
 from fovea.service_rate import RetryTimes, ServiceRate
+from fovea.telemetry import Refusal, count_refusal
 
-__all__ = ["QueueAdmission", "Refusal"]
-
-REFUSALS = Counter("fovea_refusals_total", "Requests that were refused before any work on them.", ["reason"])
-
-
-class Refusal(StrEnum):
-    """Reason of a refusal."""
-
-    DEADLINE = "deadline"
-    """The request could not be finished within its deadline."""
-    QUEUE_FULL = "queue_full"
-    """The queue has its largest number of requests."""
-    QUEUE_TIME = "queue_time"
-    """The request would have to wait longer than `max_queue_time_s`."""
+__all__ = ["QueueAdmission"]
 
 
 class _Lane:
@@ -117,7 +104,7 @@ class QueueAdmission:
             raise self._refused(Refusal.DEADLINE, text, one, num_ahead, room_s=room_s)
 
     def _refused(self, reason: Refusal, text: str, lane: _Lane, num_ahead: int, *, room_s: float) -> Overloaded:
-        REFUSALS.labels(reason).inc()
+        count_refusal(reason)
         interval_s = lane.rate.interval_s
         if interval_s is not None:
             self._queue_times.observe(num_ahead * interval_s)

@@ -16,13 +16,19 @@ from typing import Final
 from prometheus_client import Counter, Histogram
 
 __all__ = [
+    "BATCH_BUCKETS",
+    "CACHE_LOOKUPS",
     "FAILURES",
+    "REFUSALS",
     "REQUESTS",
     "REQUEST_ID_KEY",
     "REQUEST_LATENCY_SECONDS",
+    "SECONDS_BUCKETS",
     "FailureKind",
+    "Refusal",
     "configure_logging",
     "count_failure",
+    "count_refusal",
     "new_request_id",
     "request_id",
 ]
@@ -31,9 +37,24 @@ REQUEST_ID_KEY: Final = "x-request-id"
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
 
+SECONDS_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0
+)  # fmt: skip
+"""Bounds of histograms of times in seconds, from a forward of a small model to the longest deadline."""
+
+BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Bounds of histograms of batch sizes."""
+
 REQUESTS = Counter("fovea_requests_total", "Finished calls, by method and outcome.", ["method", "code"])
 FAILURES = Counter("fovea_failures_total", "Failures by kind, whether or not a caller sees an error.", ["kind"])
-REQUEST_LATENCY_SECONDS = Histogram("fovea_request_latency_seconds", "Time from arrival to the last byte.", ["method"])
+REFUSALS = Counter("fovea_refusals_total", "Requests that were refused for load or a limit, by reason.", ["reason"])
+CACHE_LOOKUPS = Counter("fovea_cache_lookups_total", "Look-ups in caches, by cache and outcome.", ["level", "outcome"])
+REQUEST_LATENCY_SECONDS = Histogram(
+    "fovea_request_latency_seconds",
+    "Time from arrival to the last byte of successful calls.",
+    ["method"],
+    buckets=SECONDS_BUCKETS,
+)
 
 
 class FailureKind(StrEnum):
@@ -79,6 +100,45 @@ class FailureKind(StrEnum):
     """A worker process could not be started."""
     WORKER_TIMEOUT = "worker_timeout"
     """A worker process took too long and was killed."""
+
+
+class Refusal(StrEnum):
+    """Reason of a refusal: load, or a limit of the client."""
+
+    ANSWERS_RUNNING = "answers_running"
+    """The gateway has its largest number of answers in progress."""
+    BODIES = "bodies"
+    """The gateway reads its largest number of request bodies."""
+    BODY_BYTES = "body_bytes"
+    """The request bodies in the gateway have their most bytes, or the client has its share of them."""
+    BYTES_IN_FLIGHT = "bytes_in_flight"
+    """The calls in progress in a service hold their most bytes."""
+    CLIENT_CONCURRENCY = "client_concurrency"
+    """The client has its largest number of questions in progress."""
+    CLIENT_PIXELS = "client_pixels"
+    """The client has sent its most pixels in a minute."""
+    CLIENT_REQUESTS = "client_requests"
+    """The client has sent its most requests in a minute."""
+    CLIENT_SHARE = "client_share"
+    """The client has its share of the answers in progress."""
+    DEADLINE = "deadline"
+    """The request could not be finished within its deadline."""
+    QUEUE_FULL = "queue_full"
+    """The queue of a service has its largest number of requests."""
+    QUEUE_TIME = "queue_time"
+    """The request would have to wait longer than `max_queue_time_s`."""
+
+
+# All kinds exist from the start: the first failure of a kind is then an increase, which rules of Prometheus see.
+for _kind in FailureKind:
+    FAILURES.labels(_kind)
+for _reason in Refusal:
+    REFUSALS.labels(_reason)
+
+
+def count_refusal(reason: Refusal) -> None:
+    """Counts a refused request."""
+    REFUSALS.labels(reason).inc()
 
 
 def count_failure(kind: FailureKind, count: int = 1) -> None:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 import fovea
 from fovea import checkpoints
 from fovea.modeling.compute import resolve_device, set_threads
+from fovea.modeling.device_memory import report_device_memory
 from fovea.modeling.errors import CheckpointError
 from fovea.wire import basis_file
 from llm_service.engine.base import LLMEngine
@@ -102,6 +103,7 @@ def _load_transformers(settings: LLMSettings, checkpoint: Path) -> _Loaded:
         attn_implementation=settings.attn_implementation,
         quantization=settings.quantization,
     )
+    report_device_memory(model.device)
     set_threads(settings.num_threads, model.causal_lm.num_parameters())
     max_model_len = _max_model_len(settings, model)
     defaults = _generation_defaults(settings, checkpoint, model)

@@ -15,6 +15,7 @@ from encoder_service.engine.feature_cache import FeatureCache, FeatureKey
 from encoder_service.engine.isolation import all_or_error, retry_individually
 from encoder_service.engine.media_pruning import RunPruner, prune, run_pruner
 from encoder_service.engine.request_media import EncodeRequest, RequestMedia, TextRow
+from encoder_service.engine.stage_times import StageTimes
 from encoder_service.engine.unit_budgets import keep_in_tower
 from encoder_service.media.decoding import MediaDecoder, MediaItem, media_digest
 from encoder_service.media.videos import VideoLimits
@@ -22,6 +23,7 @@ from encoder_service.models.base import EncoderModel
 from encoder_service.models.media_features import MediaFeatures, TowerInputs
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
+from fovea.telemetry import CACHE_LOOKUPS
 
 __all__ = ["EncoderEngine"]
 
@@ -57,6 +59,7 @@ class EncoderEngine:
         self.model = model
         self._run_pruner = run_pruner
         self._cache = cache
+        metrics.FEATURE_CACHE_BYTES.set_function(lambda: cache.nbytes)
         self._max_batch_size = max_batch_size
         self.decoder = MediaDecoder(model.media, max_image_bytes, max_image_pixels, video_limits)
 
@@ -110,10 +113,17 @@ class EncoderEngine:
         start = time.perf_counter()
         # Earlier batches may have cached features since the requests were prepared.
         batch = [[item if item.features else self._with_cached(item) for item in media] for media in batch]
+        _count_lookups(batch)
+        stages = StageTimes(self.model.device)
         features = self._encode_media([item for media in batch for item in media])
+        stages.end("tower")
         texts = self._encode_texts([media[0].request for media in batch])
+        stages.end("text_tower")
         outcomes = _prune(batch, features, texts, self._run_pruner)
+        stages.end("pruning")
         metrics.FORWARD_SECONDS.observe(time.perf_counter() - start)
+        metrics.BATCH_SIZE.observe(len(batch))
+        _observe_stages(stages.seconds(), has_tower=bool(features), has_texts=any(text is not None for text in texts))
         return outcomes
 
     def _encode_media(self, media: Sequence[RequestMedia]) -> dict[FeatureKey, MediaFeatures | Exception]:
@@ -187,6 +197,19 @@ class EncoderEngine:
             for i, outcome in zip(indices, retry_individually(forward, indices), strict=True):
                 features[i] = outcome
         return features
+
+
+def _count_lookups(batch: Sequence[Sequence[RequestMedia]]) -> None:
+    for item in (item for media in batch for item in media):
+        CACHE_LOOKUPS.labels("features", "hit" if item.features_cached else "miss").inc()
+
+
+def _observe_stages(seconds: Mapping[str, float], *, has_tower: bool, has_texts: bool) -> None:
+    if has_tower:
+        metrics.TOWER_SECONDS.observe(seconds["tower"])
+    if has_texts:
+        metrics.TEXT_TOWER_SECONDS.observe(seconds["text_tower"])
+    metrics.PRUNING_SECONDS.observe(seconds["pruning"])
 
 
 def _prune(

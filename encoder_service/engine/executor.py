@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from encoder_service import metrics
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.request_media import EncodeRequest, RequestMedia
@@ -50,7 +51,10 @@ class EncoderExecutor:
             InvalidRequest: See `images.decode` and `videos.decode`.
         """
         prepared = await _all_or_first_error(self._prepare(item, request) for item in request.items)
-        return tuple(media for media, _ in prepared), _covered_s([interval for _, ran in prepared for interval in ran])
+        prepare_s = _covered_s([interval for _, ran in prepared for interval in ran])
+        if prepare_s:
+            metrics.PREPROCESSING_SECONDS.observe(prepare_s)
+        return tuple(media for media, _ in prepared), prepare_s
 
     @property
     def is_backlogged(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fovea.errors import Overloaded
+from fovea.telemetry import Refusal, count_refusal
 
 __all__ = ["BytesInFlight"]
 
@@ -55,6 +56,7 @@ class BytesInFlight:
         self._held[context] = own + count
 
     def _overloaded(self) -> Overloaded:
+        count_refusal(Refusal.BYTES_IN_FLIGHT)
         return Overloaded(
             f"the calls in progress hold {self.held >> 20} MiB of the {self._limit >> 20} MiB that this service has for"
             " them; try again shortly",

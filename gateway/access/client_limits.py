@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from fovea.errors import TooLarge
+from fovea.telemetry import Refusal, count_refusal
 from gateway.access.clients import Client
 from gateway.access.concurrency import Concurrency, Lease
 from gateway.access.errors import RateLimited
@@ -46,6 +47,7 @@ class ClientLimiter:
                 limit = limits.requests_per_minute
                 wait_s = await self._windows.spend(client.id, "requests", 1, limit=limit)
                 if wait_s:
+                    count_refusal(Refusal.CLIENT_REQUESTS)
                     raise RateLimited(
                         f"this client is at its limit of {limit} requests per minute", retry_after_s=wait_s
                     )
@@ -72,6 +74,7 @@ class ClientLimiter:
             )
         wait_s = await self._windows.spend(client.id, "pixels", num_pixels, limit=limit * MEGA)
         if wait_s:
+            count_refusal(Refusal.CLIENT_PIXELS)
             raise RateLimited(
                 f"this client is at its limit of {limit} megapixels per minute; the images have"
                 f" {num_pixels / MEGA:.1f}",

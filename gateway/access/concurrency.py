@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from fovea.telemetry import Refusal, count_refusal
 from gateway.access.errors import RateLimited
 from gateway.cache.redis_client import RedisClient
 
@@ -118,6 +119,7 @@ class Concurrency:
 
 
 def _at_limit(limit: int) -> RateLimited:
+    count_refusal(Refusal.CLIENT_CONCURRENCY)
     return RateLimited(
         f"this client is at its limit of {limit} questions in progress; try again when one is answered",
         retry_after_s=_RETRY_S,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fovea.telemetry import CACHE_LOOKUPS
 from gateway.cache.base import Cache, Level
-from gateway.metrics import CACHE_LOOKUPS
 
 __all__ = ["lookup"]
 

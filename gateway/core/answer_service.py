@@ -220,6 +220,9 @@ class AnswerService:
             used = await self._with_visual_tokens(
                 plan.encode, lambda encoded: self._generator.generate(plan, encoded, emit_text), lambda: has_text
             )
+            if plan.encode is not None:
+                metrics.ENCODE_SECONDS.labels(used.lookup).observe(used.encode_ms / 1000)
+            metrics.GENERATE_SECONDS.observe(used.call_ms / 1000)
             computed = _Computed(_completion(used.result, used.encoded), _costs(plan, used), used.encoded)
             if plan.key is not None and await self._matches_key(plan, used.encoded):
                 await self._answers.put(plan.key, computed.completion)

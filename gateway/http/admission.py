@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from fovea.errors import Overloaded
 from fovea.service_rate import RecentMean, RetryTimes
+from fovea.telemetry import Refusal, count_refusal
 from gateway.access.fair_shares import FairShares
 
 __all__ = ["Admission"]
@@ -44,11 +45,13 @@ class Admission:
         """
         verdict = self._shares.ask(client_id)
         if verdict == "full":
+            count_refusal(Refusal.ANSWERS_RUNNING)
             raise Overloaded(
                 f"the server is at its limit of {self._limit} {self._stage}; try again shortly",
                 retry_after_s=self._retry_after_s(self._limit),
             )
         if verdict == "above share":
+            count_refusal(Refusal.CLIENT_SHARE)
             held = self._shares.held_by(client_id)
             raise Overloaded(
                 f"this client has {held} of the server's {self._limit} {self._stage}, and what is left is for other"

@@ -12,6 +12,7 @@ from fastapi import Request
 from starlette.types import Message, Receive
 
 from fovea.errors import Overloaded, ServiceError
+from fovea.telemetry import Refusal, count_refusal
 from gateway.http.errors import RequestTimeout
 
 __all__ = ["BodyArrivals"]
@@ -106,13 +107,14 @@ class BodyArrivals:
 
     def _late(self, body: _Body) -> ServiceError:
         if body.is_replaced:
-            return Overloaded(f"{self._full()}, and this one is the slowest", retry_after_s=1.0)
+            return self._refused(", and this one is the slowest")
         if asyncio.get_running_loop().time() >= body.started + self._timeout_s:
             return RequestTimeout(f"the request body did not arrive within {self._timeout_s:g} s")
         return RequestTimeout(f"the request body arrived at less than {self._min_rate:,} bytes per second")
 
-    def _full(self) -> str:
-        return f"the server is at its limit of {self._limit} bodies being read"
+    def _refused(self, advice: str) -> Overloaded:
+        count_refusal(Refusal.BODIES)
+        return Overloaded(f"the server is at its limit of {self._limit} bodies being read{advice}", retry_after_s=1.0)
 
     def _make_place(self, client: str) -> None:
         """Replaces a body if all places are taken."""
@@ -120,7 +122,7 @@ class BodyArrivals:
             return
         body = self._replaceable(client)
         if body is None:
-            raise Overloaded(f"{self._full()}; try again shortly", retry_after_s=1.0)
+            raise self._refused("; try again shortly")
         body.is_replaced = True
         if not body.deadline.expired():
             body.deadline.reschedule(asyncio.get_running_loop().time())

@@ -6,6 +6,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fovea.errors import Overloaded, TooLarge
+from fovea.telemetry import Refusal, count_refusal
 from gateway.access.clients import Client
 from gateway.access.fair_shares import FairShares
 from gateway.http.error_handlers import error_response
@@ -50,6 +51,7 @@ class BodyLimit:
             if received > self._max_bytes:
                 raise self._too_large()
             if size and self._shares.ask(client.id, size) != "granted":
+                count_refusal(Refusal.BODY_BYTES)
                 raise Overloaded(
                     f"the server holds its limit of {self._max_total_bytes:,} bytes of request bodies;"
                     " try again shortly",

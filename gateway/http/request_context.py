@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fovea import telemetry
 from gateway.http.api_paths import is_api_path
-from gateway.http.audit import write_audit_line
+from gateway.http.audit import audit_record, write_audit_line
+from gateway.http.key_metrics import KeyMetrics
 
 __all__ = ["CLIENT", "OUTCOME", "RequestContext", "route_of"]
 
@@ -35,6 +36,7 @@ class RequestContext:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._keys = KeyMetrics()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,8 +59,7 @@ class RequestContext:
         finally:
             self._record(scope, status, time.perf_counter() - start)
 
-    @staticmethod
-    def _record(scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = route_of(scope)
         outcome = scope.get(OUTCOME) or ("ok" if 0 < status < HTTPStatus.BAD_REQUEST else str(status or "aborted"))
         method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -71,6 +72,7 @@ class RequestContext:
         level = logging.DEBUG if is_quiet else logging.INFO
         log.log(level, "%s %s %s %s %.1f ms", method, route or "-", status, outcome, seconds * 1000)
         if is_api_path(scope):
+            self._keys.count(scope.get(CLIENT), outcome, audit_record(scope))
             write_audit_line(
                 scope,
                 scope.get(CLIENT),

@@ -14,6 +14,7 @@ from torch import Tensor
 from fovea.errors import InternalError, ServiceError
 from fovea.modeling.transfers import to_device
 from fovea.telemetry import FailureKind, count_failure
+from llm_service import metrics
 from llm_service.engine.errors import fail, internal_error, overflow_error, to_service_error
 from llm_service.engine.prefill_queue import Chunk, PrefillQueue
 from llm_service.engine.runner import ChunkedPrefill, Inputs, Runner
@@ -157,6 +158,7 @@ class RunningBatch(Generic[Inputs]):
         """Launches a decoding step of all sequences that are prefilled."""
         if self._decoding:
             sequences = list(self._decoding)
+            metrics.BATCH_SIZE.observe(len(sequences))
             logits = self._runner.decode(self._last_token_ids())
             self._last_tokens = [(sequences, self._choose(sequences, logits))]
             self._end_launch()

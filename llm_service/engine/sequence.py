@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from fovea.errors import DeadlineExceeded, ServiceError
+from llm_service import metrics
 from llm_service.engine.base import Delta, Done, GenerationRequest, GenerationTiming
 from llm_service.engine.detokenizer import IncrementalDetokenizer
 from llm_service.engine.held_logprobs import HeldLogprobs
@@ -18,7 +19,6 @@ from llm_service.engine.slots import Slot
 from llm_service.engine.stop_strings import StopStrings
 from llm_service.engine.token_bytes import TokenBytes
 from llm_service.engine.token_logprobs import ChosenLogprobs
-from llm_service.metrics import TIME_TO_FIRST_TOKEN_SECONDS
 from llm_service.pruners.plan import PruningPlan
 from llm_service.sampling import make_generator
 
@@ -178,7 +178,10 @@ class Sequence(AsyncIterator[Delta | Done]):
         """
         if not self.token_ids:
             self._first_token_time = time.perf_counter()
-            TIME_TO_FIRST_TOKEN_SECONDS.observe(self._first_token_time - self._arrival_time)
+            metrics.TIME_TO_FIRST_TOKEN_SECONDS.observe(self._first_token_time - self._arrival_time)
+            metrics.PREFILL_SECONDS.observe(self._first_token_time - self._admission_time)
+            metrics.PROMPT_TOKENS.inc(self.request.prompt.num_tokens)
+        metrics.GENERATION_TOKENS.inc()
         self.token_ids.append(token_id)
         is_end_token = token_id in self._eos_token_ids
         eos = is_end_token and not self.request.sampling.ignore_eos
@@ -199,6 +202,9 @@ class Sequence(AsyncIterator[Delta | Done]):
         if last:
             self.finished = True
             self._emit(self._done(eos))
+            if len(self.token_ids) > 1:
+                decode_s = time.perf_counter() - self._first_token_time
+                metrics.TIME_PER_OUTPUT_TOKEN_SECONDS.observe(decode_s / (len(self.token_ids) - 1))
 
     def _trim(self, text: str) -> str:
         """Text without white space before the first word, if the family says so."""

@@ -103,6 +103,7 @@ class SlotCache:
     Attributes:
         classes: Length and number of the slots of each class.
         num_layers: Layers.
+        position_bytes: Bytes of one position in all layers.
         dtype: Dtype of keys and values.
         device: Device of the tensors.
     """
@@ -110,6 +111,7 @@ class SlotCache:
     def __init__(self, classes: Sequence[SlotClass], shape: CacheShape, device: torch.device) -> None:
         self.classes = tuple(classes)
         self.num_layers = shape.num_layers
+        self.position_bytes = shape.position_bytes
         self.dtype = shape.dtype
         self.device = device
         self._heads = shape.num_heads

@@ -73,19 +73,27 @@ def divide_positions(positions: int, max_model_len: int, max_sequences: int) -> 
 
 
 class SlotPool:
-    """The free slots of each class. Used by the model thread alone, except for `longest`.
+    """The free slots of each class. Used by the model thread alone, except for what is only read.
 
     Args:
         classes: Classes in ascending order of length.
 
     Attributes:
         longest: Positions of the longest slot.
+        num_positions: Positions of all slots together.
     """
 
     def __init__(self, classes: Sequence[SlotClass]) -> None:
         self._lengths = [slot_class.length for slot_class in classes]
+        self.num_positions = sum(slot_class.length * slot_class.count for slot_class in classes)
         self._free = [list(range(slot_class.count)) for slot_class in classes]  # heaps
         self.longest = self._lengths[-1]
+
+    @property
+    def num_taken(self) -> int:
+        """Positions of the slots that are not free. Thread-safe."""
+        free = sum(length * len(slots) for length, slots in zip(self._lengths, self._free, strict=True))
+        return self.num_positions - free
 
     def class_of(self, num_positions: int) -> int:
         """Index of the shortest class that holds `num_positions`; the number of classes if none does."""

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from fovea.errors import DeadlineExceeded, InvalidRequest
 from fovea.telemetry import FailureKind, count_failure
+from llm_service import metrics
 from llm_service.engine.answer_times import AnswerTimes
 from llm_service.engine.base import Generation, GenerationRequest
 from llm_service.engine.errors import fail, unavailable
@@ -153,6 +154,8 @@ class TransformersEngine:
     def start(self, on_death: Callable[[], object] = lambda: None) -> None:
         """Starts the model thread."""
         self._on_death = on_death
+        metrics.KV_CACHE_BYTES.set(self._slots.num_positions * self._cache.position_bytes)
+        metrics.KV_CACHE_USAGE.set_function(lambda: self._slots.num_taken / self._slots.num_positions)
         self._thread.start()
 
     def submit(self, request: GenerationRequest) -> Generation:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from prometheus_client import REGISTRY
 
 from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache, FeatureKey
@@ -391,3 +392,38 @@ def test_the_cache_returns_features_only_with_all_requested_outputs() -> None:
     assert cache.get(FeatureKey(b"a"), frozenset({KEYS, SALIENCY_LAST})) is None
     cache.put(FeatureKey(b"a"), features(40, SALIENCY_LAST))
     assert cache.get(FeatureKey(b"a"), frozenset({KEYS, SALIENCY_LAST})) is not None
+
+
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0
+
+
+def test_each_stage_is_measured_where_it_ran(make_engine: Any, ask: Any) -> None:
+    def counts() -> list[float]:
+        stages = ("tower", "text_tower", "pruning", "forward")
+        return [sample(f"fovea_encoder_{stage}_seconds_count") for stage in stages] + [
+            sample("fovea_encoder_batch_size_sum"),
+            sample("fovea_cache_lookups_total", level="features", outcome="hit"),
+            sample("fovea_cache_lookups_total", level="features", outcome="miss"),
+        ]
+
+    def added(before: list[float]) -> list[float]:
+        return [now - then for now, then in zip(counts(), before, strict=True)]
+
+    engine, before = make_engine(cache_bytes=2**24), counts()
+    compute(engine, ask(0), ask(1))
+    assert added(before) == [1, 1, 1, 1, 2, 0, 2]
+    assert sample("fovea_encoder_feature_cache_bytes") > 0
+    before = counts()
+    compute(engine, ask(0, text=(98, 7, 99)))  # its features are cached
+    assert added(before) == [0, 1, 1, 1, 1, 1, 0]
+    before = counts()
+    compute(engine, ask(0, pruner="none"))  # it reads no question
+    assert added(before) == [0, 0, 1, 1, 1, 1, 0]
+
+
+def test_the_stages_add_up_to_the_forward(make_engine: Any, ask: Any) -> None:
+    names = [f"fovea_encoder_{stage}_seconds_sum" for stage in ("tower", "text_tower", "pruning")]
+    before, total = sum(map(sample, names)), sample("fovea_encoder_forward_seconds_sum")
+    compute(make_engine(), ask(0))
+    assert 0 < sum(map(sample, names)) - before <= sample("fovea_encoder_forward_seconds_sum") - total

@@ -291,3 +291,34 @@ async def test_the_first_distribution_is_normalized_and_reported_on_request_only
     done = (await read(other))[1]
     assert done.first_token_logprobs == []
     assert done.token_ids[0] == logprobs.argmax()
+
+
+async def test_tokens_steps_and_times_are_measured(loaded):
+    names = (
+        "fovea_prompt_tokens_total",
+        "fovea_generation_tokens_total",
+        "fovea_prefill_seconds_count",
+        "fovea_time_to_first_token_seconds_count",
+        "fovea_time_per_output_token_seconds_count",
+        "fovea_llm_batch_size_count",
+        "fovea_llm_batch_size_sum",
+    )
+    engine = loaded(max_batch_size=4).engine
+    before = [REGISTRY.get_sample_value(name) for name in names]
+    generations = [engine.submit(request(BOS, 5, 6, max_tokens=n, ignore_eos=True)) for n in (1, 4, 4)]
+    run_dry(engine)
+    for generation in generations:
+        await read(generation)
+    added = [REGISTRY.get_sample_value(name) - then for name, then in zip(names, before, strict=True)]
+    assert added == [9, 9, 3, 3, 2, 3, 6]  # three steps of two sequences; an answer of one token has no step
+
+
+async def test_the_key_value_cache_tells_its_size_and_what_is_taken(loaded):
+    engine = loaded().engine
+    engine.start()
+    try:
+        assert REGISTRY.get_sample_value("fovea_kv_cache_bytes") > 0
+        await read(engine.submit(request(BOS, 5, 6, max_tokens=2)))
+    finally:
+        engine.stop()
+    assert REGISTRY.get_sample_value("fovea_kv_cache_usage_ratio") == 0

@@ -320,3 +320,14 @@ async def test_a_layered_request_beyond_the_slots_is_refused(loaded, monkeypatch
     engine = loaded(kv_cache_gib=100 * POSITION_BYTES / GIB).engine
     with pytest.raises(InvalidRequest, match="longest slot has 100"):
         engine.submit(layered(BOS, IMAGE, count=90, max_tokens=20))
+
+
+def test_the_positions_of_taken_slots_are_counted():
+    pool = SlotPool([SlotClass(256, 2), SlotClass(1024, 1)])
+    admission = SlotAdmission(pool)
+    assert (pool.num_positions, pool.num_taken) == (1536, 0)
+    slots = [admission.take(256), admission.take(1000)]
+    assert pool.num_taken == 1280
+    for slot in slots:
+        pool.release(slot)
+    assert pool.num_taken == 0

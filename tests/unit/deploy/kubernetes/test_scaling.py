@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import promql_parser
 import pytest
 import yaml
 
@@ -12,6 +11,7 @@ import encoder_service.metrics
 import gateway.metrics
 import llm_service.metrics
 from fovea.rpc import load_metrics
+from tests.metric_registry import selectors
 from tests.unit.deploy.kubernetes.manifests import KUSTOMIZE, Manifests
 
 RUNNING = {"gateway": "fovea_gateway_answers_running"}
@@ -33,16 +33,7 @@ def targets(autoscaler: dict[str, Any]) -> dict[str, str]:
 
 def series(query: str) -> set[str]:
     """Names of the series in a query; fails on a query that is no PromQL."""
-    found = set()
-
-    def visit(expression: Any) -> bool:
-        selector = getattr(expression, "vector_selector", expression)
-        if isinstance(selector, promql_parser.VectorSelector):
-            found.add(selector.name)
-        return True
-
-    promql_parser.walk(promql_parser.parse(query), pre_visit=visit)
-    return found
+    return {str(selector.name) for selector in selectors(query)}
 
 
 @pytest.mark.parametrize("name", rules())
