@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
+from fovea import tracing
 from fovea.errors import Unavailable
 from fovea.modeling.errors import CheckpointError
 from fovea.processes.worker_process import WorkerDied
@@ -23,6 +24,7 @@ from fovea.rpc.load_metrics import report_load
 from fovea.rpc.server import BindError, GrpcServer, ServerConfig
 from fovea.settings import GrpcSettings
 from fovea.telemetry import configure_logging
+from fovea.tracing import TracingError
 from fovea.wire.basis_file import BasisError
 
 __all__ = ["ServedModel", "Servicer", "read_settings", "run", "serve"]
@@ -37,6 +39,7 @@ _START_ERRORS: Final = (
     CredentialsError,
     FileNotFoundError,
     PluginError,
+    TracingError,
     WorkerDied,
 )
 # Time for open streams to receive the error of a model that has died.
@@ -137,6 +140,7 @@ def run(settings: Settings, servicer: type[Servicer[Model]], load: Callable[[Set
         Exit status: 0 after a signal, 1 if the service could not start or its model died.
     """
     try:
+        tracing.start(servicer.NAME, settings.otlp_endpoint)
         return asyncio.run(serve(settings, servicer, load))
     except _START_ERRORS as error:
         log.error("%s", error)

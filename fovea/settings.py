@@ -141,6 +141,10 @@ class GrpcSettings(ServiceSettings):
     metrics_listen: str = ""
     """host:port of the Prometheus endpoint. Empty for none."""
 
+    otlp_endpoint: str = ""
+    """http://HOST:PORT or https://HOST:PORT of a collector of OpenTelemetry (OTLP over gRPC) for traces; needs
+    pip install 'fovea[otel]'. Empty for none."""
+
     tls_cert: str = ""
     """PEM file with the server's certificate and its chain. Empty: no TLS, for loopback or behind a proxy with
     TLS."""

@@ -94,6 +94,8 @@ class FailureKind(StrEnum):
     """Redis did not answer; the request went on without it."""
     REPLICA_OVERLOADED = "replica_overloaded"
     """An overloaded replica refused a request; the gateway tried another."""
+    SPANS = "trace_spans"
+    """A span of a trace was dropped: the collector does not answer, or there are too many."""
     WORKER_DIED = "worker_died"
     """A worker process ended in the middle of its task."""
     WORKER_START = "worker_start"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from fovea import telemetry
+from fovea import telemetry, tracing
 from fovea.metrics_endpoint import MetricsEndpoint
 from fovea.rpc.server import BindError, split_address
 from gateway.app import create_app
@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
     telemetry.configure_logging("gateway", settings.log_level)
     log.info("settings %s", settings.describe())
     try:
+        tracing.start("gateway", settings.otlp_endpoint)
         raise_file_limit(settings.max_connections)
         app = create_app(settings)
         server = RestServer(app, settings, app.state.drain)

@@ -23,6 +23,7 @@ from encoder_service.models.base import EncoderModel
 from encoder_service.models.media_features import MediaFeatures, TowerInputs
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
+from fovea import tracing
 from fovea.telemetry import CACHE_LOOKUPS
 
 __all__ = ["EncoderEngine"]
@@ -123,7 +124,10 @@ class EncoderEngine:
         stages.end("pruning")
         metrics.FORWARD_SECONDS.observe(time.perf_counter() - start)
         metrics.BATCH_SIZE.observe(len(batch))
-        _observe_stages(stages.seconds(), has_tower=bool(features), has_texts=any(text is not None for text in texts))
+        seconds = stages.seconds()
+        _observe_stages(seconds, has_tower=bool(features), has_texts=any(text is not None for text in texts))
+        for media in batch:
+            tracing.record(media[0].request.span, seconds, ended_at=time.perf_counter())
         return outcomes
 
     def _encode_media(self, media: Sequence[RequestMedia]) -> dict[FeatureKey, MediaFeatures | Exception]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from encoder_service.engine.feature_cache import FeatureKey
 from encoder_service.engine.wire_values import DeviceFormat
@@ -13,6 +13,7 @@ from encoder_service.models.media import MediaOptions
 from encoder_service.models.media_features import MediaFeatures, TowerInputs
 from encoder_service.pruners.base import BoundPruner, TextFeatures
 from encoder_service.pruners.in_tower import InTowerPruner
+from fovea import tracing
 from fovea.budget import Budget
 
 __all__ = ["EncodeRequest", "RequestMedia", "TextRow"]
@@ -35,6 +36,7 @@ class EncodeRequest:
         wire_format: Wire format to which the visual tokens are converted on the device.
         media_options: Options of the preprocessing of images and videos.
         cache_salt: Tenant whose cached features may be used; empty for those without a salt.
+        span: Span of the call, see `tracing.current`.
     """
 
     images: tuple[bytes, ...]
@@ -46,6 +48,7 @@ class EncodeRequest:
     wire_format: DeviceFormat = "float32"
     media_options: MediaOptions = _DEFAULT_MEDIA_OPTIONS
     cache_salt: str = ""
+    span: Any = field(default_factory=tracing.current, compare=False, repr=False)
 
     @property
     def items(self) -> tuple[MediaItem, ...]:

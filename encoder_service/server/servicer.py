@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import ClassVar
 
 import grpc.aio
@@ -10,6 +11,7 @@ from encoder_service.server.requests import read_request
 from encoder_service.server.responses import WireChoice, describe, write_response
 from encoder_service.server.served_model import ServedModel
 from encoder_service.settings import EncoderSettings
+from fovea import tracing
 from fovea.rpc.server import GrpcServer
 from fovea.service import Servicer
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
@@ -40,6 +42,8 @@ class EncoderServicer(Servicer[ServedModel], encoder_pb2_grpc.EncoderServiceServ
         wire = WireChoice(request.wire_dtype or default, request.max_wire_bytes, served.basis)
         encode_request = read_request(request, served.model, self._settings, served.basis, served.pruning)
         encoded, timing = await served.batcher.submit(encode_request, timeout_s=self._time_left(context))
+        before = {"preprocessing": timing.prepare_ms / 1000, "queue": timing.queue_ms / 1000}
+        tracing.record(tracing.current(), before, ended_at=time.perf_counter() - timing.run_ms / 1000)
         return write_response(
             encoded, timing, encode_request.pruner.name, served.model.fingerprint, wire, explain=request.explain
         )

@@ -12,6 +12,7 @@ import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ import grpc.aio
 from google.protobuf.message import Message
 from grpc_health.v1 import health
 
-from fovea import telemetry
+from fovea import telemetry, tracing
 from fovea.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -94,6 +95,7 @@ class _Call:
         in_flight: count of the bytes of all messages in progress.
         replica: id of this process.
         was_refused: whether this process has refused the request before.
+        caller: calling span, see `tracing.TRACEPARENT_KEY`; may be empty.
     """
 
     label: str
@@ -103,6 +105,7 @@ class _Call:
     in_flight: BytesInFlight
     replica: str
     was_refused: bool
+    caller: str
 
     def unary_unary(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Any:
         """Handler of a method with one request and one response."""
@@ -110,7 +113,8 @@ class _Call:
         async def call(_: object, context: grpc.aio.ServicerContext) -> Any:
             start = self._begin()
             try:
-                response = await method(await self._receive(context), context)
+                with self._span():
+                    response = await method(await self._receive(context), context)
             except grpc.aio.AbortError:  # the health service has already set NOT_FOUND
                 raise
             except (Exception, asyncio.CancelledError) as error:
@@ -127,8 +131,9 @@ class _Call:
         async def call(_: object, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
             start = self._begin()
             try:
-                async for response in method(await self._receive(context), context):
-                    yield response
+                with self._span():
+                    async for response in method(await self._receive(context), context):
+                        yield response
             except (Exception, asyncio.CancelledError) as error:
                 await self._abort(error, context)
             else:
@@ -169,6 +174,10 @@ class _Call:
         if isinstance(error, Overloaded):
             error.replica = self.replica
         await abort(self.label, error, context)
+
+    def _span(self) -> AbstractContextManager[object]:
+        """Span of a call to a Fovea service that belongs to a trace."""
+        return tracing.span(self.label, caller=self.caller, is_server=True) if self.caller else nullcontext()
 
     def _begin(self) -> float:
         telemetry.request_id.set(self.request_id or telemetry.new_request_id())
@@ -256,6 +265,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             request_id=_metadata_value(details, telemetry.REQUEST_ID_KEY),
             in_flight=self._in_flight,
             replica=self._replica,
+            caller=_metadata_value(details, tracing.TRACEPARENT_KEY) if is_fovea else "",
             was_refused=self._replica in _metadata_value(details, TRIED_KEY).split(","),
         )
         serializer = handler.response_serializer

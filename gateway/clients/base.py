@@ -14,7 +14,7 @@ import grpc.aio
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fovea import telemetry
+from fovea import telemetry, tracing
 from fovea.errors import (
     CheckpointMismatch,
     InternalError,
@@ -153,12 +153,14 @@ class ServiceClient(Generic[InfoT]):
         await self.connection.close()
 
     def metadata(self, tried: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
-        """Metadata of a call: the request id, the bearer token if there is one, and `tried` if it is not empty.
+        """Metadata of a call: request id, bearer token and trace if there are any, and `tried` if it is not empty.
 
         Args:
             tried: Ids of the replicas that have refused the request.
         """
         common = ((telemetry.REQUEST_ID_KEY, telemetry.request_id.get()), *self.connection.metadata())
+        if caller := tracing.traceparent():
+            common = (*common, (tracing.TRACEPARENT_KEY, caller))
         return (*common, (TRIED_KEY, ",".join(tried))) if tried else common
 
     def error(self, error: grpc.aio.AioRpcError) -> ServiceError:

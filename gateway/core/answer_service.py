@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
+from fovea import tracing
 from fovea.errors import CheckpointMismatch, ServiceError
 from gateway import metrics
 from gateway.clients.encoder import EncoderClient, EncodeResult
@@ -217,9 +218,11 @@ class AnswerService:
                 has_text = True
                 emit(delta)
 
-            used = await self._with_visual_tokens(
-                plan.encode, lambda encoded: self._generator.generate(plan, encoded, emit_text), lambda: has_text
-            )
+            async def generate(encoded: EncodeResult) -> GenerateResult:
+                with tracing.span("generate"):
+                    return await self._generator.generate(plan, encoded, emit_text)
+
+            used = await self._with_visual_tokens(plan.encode, generate, lambda: has_text)
             if plan.encode is not None:
                 metrics.ENCODE_SECONDS.labels(used.lookup).observe(used.encode_ms / 1000)
             metrics.GENERATE_SECONDS.observe(used.call_ms / 1000)

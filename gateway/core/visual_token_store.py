@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fovea import telemetry
+from fovea import telemetry, tracing
 from fovea.errors import CheckpointMismatch, InvalidRequest, MalformedRequest, ServiceError, TooLarge
 from gateway import metrics
 from gateway.cache.base import Cache
@@ -67,12 +67,13 @@ class VisualTokenStore:
     async def _encode(self, plan: EncodePlan) -> EncodeResult:
         """Visual tokens from the encoder service, stored unless the plan bypasses the cache."""
         async with self._pixels.hold(plan.client, plan.spec.num_pixels, deadline=plan.deadline):
-            encoded = await call_with_retry(
-                self._encoder,
-                lambda timeout_s, tried: self._encoder.encode(plan.spec, plan.media_order, timeout_s, tried),
-                deadline=plan.deadline,
-                outage_timeout_s=self._outage_timeout_s,
-            )
+            with tracing.span("encode"):
+                encoded = await call_with_retry(
+                    self._encoder,
+                    lambda timeout_s, tried: self._encoder.encode(plan.spec, plan.media_order, timeout_s, tried),
+                    deadline=plan.deadline,
+                    outage_timeout_s=self._outage_timeout_s,
+                )
         metrics.VISUAL_TOKENS_TOTAL.inc(encoded.num_tokens_total)
         metrics.VISUAL_TOKENS_KEPT.inc(encoded.num_tokens_kept)
         if plan.cache != "bypass" and await self.matches_key(plan, encoded):

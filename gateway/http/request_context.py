@@ -11,7 +11,7 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fovea import telemetry
+from fovea import telemetry, tracing
 from gateway.http.api_paths import is_api_path
 from gateway.http.audit import audit_record, write_audit_line
 from gateway.http.key_metrics import KeyMetrics
@@ -55,9 +55,26 @@ class RequestContext:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            if is_api_path(scope):
+                await self._traced(scope, receive, send_with_id, request_id)
+            else:
+                await self._app(scope, receive, send_with_id)
         finally:
             self._record(scope, status, time.perf_counter() - start)
+
+    async def _traced(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        """The request in a span of the caller's trace, or of a new one."""
+        caller = Headers(scope=scope).get(tracing.TRACEPARENT_KEY, "")
+        with tracing.span("request", caller=caller, is_server=True) as attributes:
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                attributes |= {
+                    "http.request.method": scope["method"] if scope["method"] in _METHODS else "other",
+                    "http.route": route_of(scope),
+                    "fovea.request_id": request_id,
+                    "fovea.outcome": str(scope.get(OUTCOME) or "ok"),
+                }
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = route_of(scope)

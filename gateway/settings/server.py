@@ -27,6 +27,10 @@ class RestServerSettings(ServiceSettings):
     """host:port of the Prometheus endpoint, which needs no API key. Empty for none. Port 0 takes a free one and logs
     it."""
 
+    otlp_endpoint: str = ""
+    """http://HOST:PORT or https://HOST:PORT of a collector of OpenTelemetry (OTLP over gRPC) for traces; needs
+    pip install 'fovea[otel]'. Empty for none."""
+
     max_body_bytes: int = Field(default=20 * MiB, ge=1)
     """Largest request body, and most bytes of all images and videos of a request, fetched ones included; beyond it 413,
     without reading the rest."""

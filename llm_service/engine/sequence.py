@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from tokenizers import Tokenizer
 
+from fovea import tracing
 from fovea.errors import DeadlineExceeded, ServiceError
 from llm_service import metrics
 from llm_service.engine.base import Delta, Done, GenerationRequest, GenerationTiming
@@ -87,6 +88,7 @@ class Sequence(AsyncIterator[Delta | Done]):
         self._abort_callback: Callable[[], object] | None = None
         self._arrival_time = self._admission_time = self._first_token_time = time.perf_counter()
         self._loop = asyncio.get_running_loop()
+        self._span = tracing.current()
         # At most one delta for each token, plus the end: the model thread never waits for a slow reader.
         self._events: asyncio.Queue[Delta | Done | ServiceError] = asyncio.Queue(maxsize=self.max_tokens + 2)
         self._exhausted = False
@@ -222,6 +224,13 @@ class Sequence(AsyncIterator[Delta | Done]):
         def ms_since_arrival(seconds: float) -> float:
             return (seconds - self._arrival_time) * 1e3
 
+        ended_at = time.perf_counter()
+        stages = {
+            "queue": self._admission_time - self._arrival_time,
+            "prefill": self._first_token_time - self._admission_time,
+            "decode": ended_at - self._first_token_time,
+        }
+        tracing.record(self._span, stages, ended_at=ended_at)
         self.timing = GenerationTiming(
             queue_ms=ms_since_arrival(self._admission_time),
             time_to_first_token_ms=ms_since_arrival(self._first_token_time),

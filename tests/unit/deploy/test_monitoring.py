@@ -189,6 +189,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "FoveaCacheEntries": (failing("cache_entry", 1), failing("redis", 1)),
     "FoveaOutages": (failing("outage", 1), failing("redis", 1)),
     "FoveaCredentials": (failing("credentials", 1), failing("credentials", 0)),
+    "FoveaSpans": (failing("trace_spans", 1), failing("redis", 1)),
     "FoveaWorkers": (failing("worker_died", 1), failing("redis", 1)),
     "FoveaBatchErrors": (failing("encoder_batch", 1), failing("redis", 1)),
 }
