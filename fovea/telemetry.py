@@ -70,6 +70,9 @@ class FailureKind(StrEnum):
     """A client did not read its response; the connection was closed."""
     CONNECTION_REFUSED = "connection_refused"
     """A connection beyond the limits, in all or of one address, was closed."""
+    CONNECTION_REPLACED = "connection_replaced"
+    """An idle connection was closed for a new one, because all places were taken. A request that its client had just
+    sent is lost with it."""
     CUDA_GRAPH = "cuda_graph"
     """A CUDA graph could not be captured, or its outputs differed; the function runs without it."""
     CREDENTIALS = "credentials"

@@ -20,6 +20,7 @@ from gateway.client_addresses import parse_address
 from gateway.http.errors import HeadersTooLarge, RequestTimeout, error_body
 from gateway.server.connection_count import ConnectionSlot
 from gateway.server.lingering_transport import LingeringTransport
+from gateway.server.repeated_message import RepeatedMessage
 from gateway.server.strict_http import StrictConnection
 from gateway.server.trusted_proxies import TrustedProxies
 
@@ -56,6 +57,7 @@ class Connection(H11Protocol):
         times: Time limits.
         proxies: Proxies whose forwarding headers are believed.
         slot: Place in the count of connections, which is left when the connection is lost.
+        refusals: Log line about requests that are refused before the application has them.
     """
 
     transport: LingeringTransport
@@ -69,6 +71,7 @@ class Connection(H11Protocol):
         times: ConnectionTimes,
         proxies: TrustedProxies,
         slot: ConnectionSlot,
+        refusals: RepeatedMessage,
     ) -> None:
         super().__init__(config, server_state, app_state)
         self.conn: StrictConnection = StrictConnection()
@@ -77,6 +80,7 @@ class Connection(H11Protocol):
         self._times = times
         self._proxies = proxies
         self._slot = slot
+        self._refusals = refusals
         self._header_timer: asyncio.TimerHandle | None = None
         self._is_refused = False
         self._is_stopping = False
@@ -92,6 +96,7 @@ class Connection(H11Protocol):
         )
         if self.client is not None:
             self.client = (str(parse_address(self.client[0])), self.client[1])
+        self._slot.set_idle(self._give_place)
         self._start_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -106,10 +111,12 @@ class Connection(H11Protocol):
             return
         super().data_received(data)
         self._watch_headers()
+        self._watch_idleness()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch_headers()
+        self._watch_idleness()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -160,6 +167,18 @@ class Connection(H11Protocol):
             self._unset_keepalive_if_required()
             self._start_header_timer()
 
+    def _watch_idleness(self) -> None:
+        """Tells the count whether a request is in progress. Headers that are not complete are none."""
+        if self.conn.their_state is h11.IDLE or self.transport.is_closing():
+            self._slot.set_idle(self._give_place)
+        else:
+            self._slot.set_busy()
+
+    def _give_place(self) -> None:
+        """Closes the connection for a new one, without waiting for the client, which would hold a file descriptor."""
+        self.timeout_keep_alive_handler()
+        self.transport.abort()
+
     def _start_header_timer(self) -> None:
         self._header_timer = self.loop.call_later(self._times.header_s, self._headers_late)
 
@@ -184,6 +203,10 @@ class Connection(H11Protocol):
     def _refuse(self, error: ServiceError) -> None:
         """Ends the connection with an error response, or without one if a response has begun."""
         telemetry.REQUESTS.labels("other", error.code).inc()
+        request_id = telemetry.new_request_id()
+        self._refusals.write(
+            f"a request was refused: {error.http_status}, {error} ({telemetry.REQUEST_ID_KEY}: {request_id})"
+        )
         self._is_refused = True
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
@@ -194,7 +217,7 @@ class Connection(H11Protocol):
                 *self.server_state.default_headers,
                 (b"content-type", b"application/json"),
                 (b"content-length", b"%d" % len(body)),
-                (telemetry.REQUEST_ID_KEY.encode(), telemetry.new_request_id().encode()),
+                (telemetry.REQUEST_ID_KEY.encode(), request_id.encode()),
                 CLOSE_HEADER,
             ]
             reason = HTTPStatus(error.http_status).phrase.encode()

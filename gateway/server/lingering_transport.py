@@ -70,6 +70,10 @@ class LingeringTransport(asyncio.Transport):
         self.watch_sending()
         self._transport.close()
 
+    def abort(self) -> None:
+        """Closes the transport at once. Bytes that are not sent yet are dropped, those that the kernel has are not."""
+        self._transport.abort()
+
     def watch_sending(self) -> None:
         """Aborts the connection once no unsent byte is sent for the time limit, until there is none or
         `stop_watching_sending`."""

@@ -64,7 +64,8 @@ class Listener:
 
     Args:
         sockets: Listening sockets, which are closed with the listener.
-        count: Count of open connections. A connection beyond its limits is closed at once.
+        count: Count of open connections. A connection beyond its limits is closed at once, or takes the place of an
+            idle one.
         protocol: Function from a place in the count to the protocol of a new connection, which leaves the place.
         contexts: TLS contexts; None for plain connections.
         handshake_timeout_s: Time limit of a TLS handshake in seconds.
@@ -131,12 +132,18 @@ class Listener:
                 telemetry.count_failure(telemetry.FailureKind.CONNECTION_REFUSED)
                 self._refused.write(f"a connection was refused: {error}")
                 continue
+            slot.set_idle(connection.close)
             task = self._loop.create_task(self._connect(connection, slot))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
 
     async def _connect(self, connection: socket.socket, slot: ConnectionSlot) -> None:
+        if connection.fileno() < 0:  # a connection that was accepted together with this one has its place
+            return
         context = self._contexts.get() if self._contexts is not None else None
+        task = asyncio.current_task()
+        assert task is not None
+        slot.set_idle(task.cancel)  # until the protocol has the connection
         try:
             await self._loop.connect_accepted_socket(
                 lambda: self._protocol(slot),

@@ -21,6 +21,7 @@ from gateway.http.drain import Drain
 from gateway.server.connection import Connection, ConnectionTimes
 from gateway.server.connection_count import ConnectionCount, ConnectionSlot
 from gateway.server.listener import Listener, bind
+from gateway.server.repeated_message import RepeatedMessage
 from gateway.server.tls import server_contexts
 from gateway.server.trusted_proxies import TrustedProxies
 from gateway.settings import GatewaySettings
@@ -65,6 +66,7 @@ class RestServer(uvicorn.Server):
         self._proxies = TrustedProxies(settings.trusted_proxies)
         self._count = ConnectionCount(settings.max_connections, settings.max_connections_per_address, self._proxies)
         self._times = ConnectionTimes(settings.header_timeout_s, settings.keep_alive_s, settings.send_timeout_s)
+        self._refusals = RepeatedMessage(log, logging.WARNING)
         self._contexts: CredentialFiles[ssl.SSLContext] | None = None
         if settings.tls_cert:
             self._contexts = server_contexts(settings.tls_cert, settings.tls_key)
@@ -112,6 +114,7 @@ class RestServer(uvicorn.Server):
             times=self._times,
             proxies=self._proxies,
             slot=slot,
+            refusals=self._refusals,
         )
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -119,7 +122,7 @@ class RestServer(uvicorn.Server):
         # After the drain uvicorn raises the received signal again, which would end a clean stop with its status.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        # Refused requests are counted, and those that keep coming would fill the log.
+        # Connection writes a line about refused requests that does not fill the log.
         logging.getLogger("uvicorn.error").addFilter(_is_no_invalid_request)
         super().run(sockets)
 

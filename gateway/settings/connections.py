@@ -31,8 +31,10 @@ class ConnectionSettings(ServiceSettings):
     headers are ignored."""
 
     max_connections: int = Field(default=2048, ge=1)
-    """Most open connections, TLS handshakes included; the next one is closed at once. The process needs 512 file
-    descriptors more than that: its soft limit is raised to the hard one, which is checked at start."""
+    """Most open connections, TLS handshakes included. The next one takes the place of the oldest idle one of the
+    address with the most connections, if that has two more than the next one's will have; otherwise it is closed at
+    once. Idle connections have no request in progress; those of trusted proxies go last. The process needs 512 file
+    descriptors more: its soft limit is raised to the hard one, which is checked at start."""
 
     max_connections_per_address: int = Field(default=512, ge=1)
     """Most open connections of one IPv4 address or one /64 of IPv6; the next one is closed at once."""

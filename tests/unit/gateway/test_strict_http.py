@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.http.errors import HeadersTooLarge
-from tests.unit.gateway.conftest import Gateway, ask
+from tests.unit.gateway.conftest import Gateway, StartGateway, ask
 from tests.unit.gateway.raw_http import GET, RawConnection
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -58,6 +58,31 @@ async def test_an_ambiguous_request_is_a_400_and_the_last_one(gateway_over_tcp: 
         assert response.headers["connection"] == "close"
         assert response.headers["content-type"] == "application/json"
         assert await client.is_closed()
+
+
+async def test_refused_requests_write_a_damped_line(
+    start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    gateway = await start_gateway(over_tcp=True)
+    assert gateway.rest_server is not None
+    gateway.rest_server._refusals._clock = lambda: now
+
+    async def refused() -> str:
+        async with RawConnection(gateway) as client:
+            await client.send(b"secret\r\n\r\n")
+            response = await client.response()
+            assert response.status == 400
+            return response.headers["x-request-id"]
+
+    ids = [await refused() for _ in range(5)]
+    now = 10.0
+    ids.append(await refused())
+    text = "a request was refused: 400, the request is not HTTP/1.1 (RFC 9112) (x-request-id: "
+    assert [line for line in caplog.messages if line.startswith("a request was refused")] == [
+        f"{text}{ids[0]})",
+        f"{text}{ids[5]}) (4 more since the last such line)",
+    ]
 
 
 async def test_errors_say_what_is_accepted_and_repeat_nothing(gateway_over_tcp: Gateway) -> None:
