@@ -16,11 +16,11 @@ from uvicorn.server import ServerState
 
 from fovea import telemetry
 from fovea.errors import MalformedRequest, ServiceError
+from fovea.repeated_message import RepeatedMessage
 from gateway.client_addresses import parse_address
 from gateway.http.errors import HeadersTooLarge, RequestTimeout, error_body
 from gateway.server.connection_count import ConnectionSlot
 from gateway.server.lingering_transport import LingeringTransport
-from gateway.server.repeated_message import RepeatedMessage
 from gateway.server.strict_http import StrictConnection
 from gateway.server.trusted_proxies import TrustedProxies
 

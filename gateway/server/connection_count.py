@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Final
 
 from fovea import telemetry
+from fovea.repeated_message import RepeatedMessage
 from gateway.client_addresses import address_group
-from gateway.server.repeated_message import RepeatedMessage
 from gateway.server.trusted_proxies import TrustedProxies
 
 __all__ = ["ConnectionCount", "ConnectionSlot", "TooManyConnections"]

@@ -15,13 +15,13 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 
+from fovea.repeated_message import RepeatedMessage
 from fovea.rpc.credential_files import CredentialFiles
 from fovea.rpc.server import split_address
 from gateway.http.drain import Drain
 from gateway.server.connection import Connection, ConnectionTimes
 from gateway.server.connection_count import ConnectionCount, ConnectionSlot
 from gateway.server.listener import Listener, bind
-from gateway.server.repeated_message import RepeatedMessage
 from gateway.server.tls import server_contexts
 from gateway.server.trusted_proxies import TrustedProxies
 from gateway.settings import GatewaySettings
