@@ -28,6 +28,7 @@ from gateway.core.answer_service import AnswerService
 from gateway.core.answer_store import AnswerStore
 from gateway.core.pixel_shares import PixelShares
 from gateway.core.planner import Planner
+from gateway.core.stage_times import StageTimes
 from gateway.core.text_generator import TextGenerator
 from gateway.core.visual_token_store import VisualTokenStore
 from gateway.http import surfaces
@@ -132,6 +133,7 @@ def _state(
                 encoder, cache, pixels=PixelShares(settings.max_pixels_in_flight), outage_timeout_s=outage_timeout_s
             ),
             generator=TextGenerator(llm, outage_timeout_s=outage_timeout_s),
+            stage_times=StageTimes(),
         ),
         planner=planner,
         cache=cache,

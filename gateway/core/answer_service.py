@@ -23,6 +23,7 @@ from gateway.core.limits import check_prompt
 from gateway.core.planner import AnswerPlan, EncodePlan, Planner
 from gateway.core.question import Question
 from gateway.core.single_flight import FlightResult, SingleFlight
+from gateway.core.stage_times import AnswerStages, StageTimes
 from gateway.core.text_delta import TextDelta
 from gateway.core.text_generator import GenerateResult, TextGenerator
 from gateway.core.visual_token_store import VisualTokenStore, refuses_visual_tokens
@@ -79,6 +80,7 @@ class AnswerService:
         answers: Store of answers.
         visual_tokens: Store of visual tokens.
         generator: Generator of text.
+        stage_times: Measured times of the two stages.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class AnswerService:
         answers: AnswerStore,
         visual_tokens: VisualTokenStore,
         generator: TextGenerator,
+        stage_times: StageTimes,
     ) -> None:
         self._planner = planner
         self._encoder = encoder
@@ -97,6 +100,7 @@ class AnswerService:
         self._answers = answers
         self._visual_tokens = visual_tokens
         self._generator = generator
+        self._stage_times = stage_times
         self._flights: SingleFlight[_Computed] = SingleFlight()
 
     async def answer(self, question: Question) -> AsyncGenerator[TextDelta | Answer]:
@@ -154,10 +158,12 @@ class AnswerService:
             input_ids = self._planner.tokenize(question, encoder)
             check_prompt(len(input_ids), llm)
             plan = self._planner.plan_encode(question, input_ids, encoder)
-            used = await self._with_visual_tokens(
-                plan,
-                lambda encoded: self._generator.attention(input_ids, encoded, layer, deadline=question.deadline),
-            )
+            with self._stage_times.answer(deadline=question.deadline, max_tokens=1) as stages:
+                used = await self._with_visual_tokens(
+                    plan,
+                    lambda encoded: self._generator.attention(input_ids, encoded, layer, deadline=question.deadline),
+                    stages,
+                )
             return used.result
 
     async def _plan(self, question: Question) -> AnswerPlan:
@@ -171,7 +177,7 @@ class AnswerService:
         self,
         plan: EncodePlan | None,
         call: Callable[[EncodeResult], Awaitable[T]],
-        has_begun: Callable[[], bool] = lambda: False,
+        stages: AnswerStages,
     ) -> _Used[T]:
         """Result of a call to the LLM service with the visual tokens of a plan.
 
@@ -180,20 +186,23 @@ class AnswerService:
         Args:
             plan: Plan of the encode call; None for a question without media.
             call: The call.
-            has_begun: Whether a part of the result has been sent, so that the call cannot be repeated.
+            stages: Checks and measurements of the two stages.
         """
         started, refused_bytes = now(), 0
         encoded, lookup = EncodeResult.empty(), _NO_LOOKUP
         if plan is not None:
-            encoded, lookup = await self._visual_tokens.get(plan)
+            with stages.encode() as measure:
+                encoded, lookup = await self._visual_tokens.get(plan, stages.encode_by)
+                if lookup != "hit":
+                    measure()
         encoded_at = now()
         try:
             result = await self._call_llm(call, encoded)
         except ServiceError as error:
-            if plan is None or lookup != "hit" or has_begun() or not refuses_visual_tokens(error):
+            if plan is None or lookup != "hit" or stages.has_text or not refuses_visual_tokens(error):
                 raise
             started, refused_bytes = now(), encoded.wire_bytes
-            encoded, lookup = await self._visual_tokens.replace(plan), "miss"
+            encoded, lookup = await self._visual_tokens.replace(plan, stages.encode_by), "miss"
             encoded_at = now()
             result = await self._call_llm(call, encoded)
         return _Used(result, encoded, lookup, (encoded_at - started) * 1000, (now() - encoded_at) * 1000, refused_bytes)
@@ -211,18 +220,20 @@ class AnswerService:
             if stored is not None:
                 emit(TextDelta(stored.text))
                 return _Computed(stored, Costs())
-            has_text = False
 
             def emit_text(delta: TextDelta) -> None:
-                nonlocal has_text
-                has_text = True
+                stages.add_piece()
                 emit(delta)
 
             async def generate(encoded: EncodeResult) -> GenerateResult:
-                with tracing.span("generate"):
-                    return await self._generator.generate(plan, encoded, emit_text)
+                with tracing.span("generate"), stages.generate() as measure:
+                    result = await self._generator.generate(plan, encoded, emit_text)
+                    measure(result.done.completion_tokens)
+                    return result
 
-            used = await self._with_visual_tokens(plan.encode, generate, lambda: has_text)
+            max_tokens = plan.generate.sampling.max_tokens
+            with self._stage_times.answer(deadline=plan.deadline, max_tokens=max_tokens) as stages:
+                used = await self._with_visual_tokens(plan.encode, generate, stages)
             if plan.encode is not None:
                 metrics.ENCODE_SECONDS.labels(used.lookup).observe(used.encode_ms / 1000)
             metrics.GENERATE_SECONDS.observe(used.call_ms / 1000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fovea import telemetry, tracing
 from fovea.errors import CheckpointMismatch, InvalidRequest, MalformedRequest, ServiceError, TooLarge
 from gateway import metrics
@@ -42,8 +44,13 @@ class VisualTokenStore:
         self._cache = cache
         self._outage_timeout_s = outage_timeout_s
 
-    async def get(self, plan: EncodePlan) -> tuple[EncodeResult, Lookup]:
+    async def get(self, plan: EncodePlan, encode_by: Callable[[], float] | None = None) -> tuple[EncodeResult, Lookup]:
         """Visual tokens of a plan, and the outcome of their cache look-up.
+
+        Args:
+            plan: The plan.
+            encode_by: Function that returns the deadline of the encode call, an event-loop time in seconds, or refuses
+                it. It is called before the encode call, if there is one. None: the deadline of the plan.
 
         Raises:
             ServiceError: The encoder service refused the call, failed, or is unavailable.
@@ -52,9 +59,9 @@ class VisualTokenStore:
             cached = await self._cached(plan)
             if cached is not None:
                 return cached, "hit"
-        return await self._encode(plan), "miss" if plan.cache == "use" else "skip"
+        return await self._encode(plan, encode_by), "miss" if plan.cache == "use" else "skip"
 
-    async def replace(self, plan: EncodePlan) -> EncodeResult:
+    async def replace(self, plan: EncodePlan, encode_by: Callable[[], float] | None = None) -> EncodeResult:
         """Visual tokens of a plan in place of cached ones that were refused, which are counted.
 
         Raises:
@@ -62,16 +69,17 @@ class VisualTokenStore:
         """
         telemetry.count_failure(telemetry.FailureKind.CACHE_ENTRY)
         await self._cache.delete("visual_tokens", plan.key)
-        return await self._encode(plan)
+        return await self._encode(plan, encode_by)
 
-    async def _encode(self, plan: EncodePlan) -> EncodeResult:
+    async def _encode(self, plan: EncodePlan, encode_by: Callable[[], float] | None) -> EncodeResult:
         """Visual tokens from the encoder service, stored unless the plan bypasses the cache."""
-        async with self._pixels.hold(plan.client, plan.spec.num_pixels, deadline=plan.deadline):
+        deadline = plan.deadline if encode_by is None else encode_by()
+        async with self._pixels.hold(plan.client, plan.spec.num_pixels, deadline=deadline):
             with tracing.span("encode"):
                 encoded = await call_with_retry(
                     self._encoder,
                     lambda timeout_s, tried: self._encoder.encode(plan.spec, plan.media_order, timeout_s, tried),
-                    deadline=plan.deadline,
+                    deadline=deadline,
                     outage_timeout_s=self._outage_timeout_s,
                 )
         metrics.VISUAL_TOKENS_TOTAL.inc(encoded.num_tokens_total)

@@ -53,6 +53,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
         self.info_gate = Gate()
         self.info_error: ServiceError | None = None
         self.metadata: list[dict[str, Any]] = []
+        self.timeouts_s: list[float] = []  # of the calls
         self.gate = Gate()
         self.cancelled = asyncio.Event()
         self.error: ServiceError | None = None
@@ -99,6 +100,7 @@ class ScriptedEncoder(encoder_pb2_grpc.EncoderServiceServicer):
     ) -> encoder_pb2.EncodeResponse:
         self.calls.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
+        self.timeouts_s.append(context.time_remaining())
         try:
             await self.gate.pass_through()
         except asyncio.CancelledError:
