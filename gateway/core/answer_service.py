@@ -231,8 +231,7 @@ class AnswerService:
                     measure(result.done.completion_tokens)
                     return result
 
-            max_tokens = plan.generate.sampling.max_tokens
-            with self._stage_times.answer(deadline=plan.deadline, max_tokens=max_tokens) as stages:
+            with self._stage_times.answer(deadline=plan.deadline, max_tokens=plan.max_tokens) as stages:
                 used = await self._with_visual_tokens(plan.encode, generate, stages)
             if plan.encode is not None:
                 metrics.ENCODE_SECONDS.labels(used.lookup).observe(used.encode_ms / 1000)

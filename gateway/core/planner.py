@@ -72,6 +72,11 @@ class AnswerPlan:
     tokenize_ms: float
 
     @property
+    def max_tokens(self) -> int:
+        """Largest number of tokens of the answer."""
+        return self.generate.sampling.max_tokens
+
+    @property
     def shared_key(self) -> str | None:
         """Key under which the answer may come from the cache or from an identical question in progress."""
         return self.key if self.cache == "use" else None

@@ -6,6 +6,7 @@ import { MAP_COLORS, levelColor, levels, tokenColor } from "./palette.js";
 const MERGED_TINT = 0.28;
 const FADED = 0.62;
 const STRIPE = 5;
+const MAX_FRAME = 6;
 
 /**
  * Draws a scene.
@@ -168,7 +169,7 @@ function fill(pen, { left, top, width, height }, color, opacity) {
 const addBox = (path, { left, top, width, height }) => path.rect(left, top, width, height);
 
 function frame(pen, { left, top, width, height }, color) {
-  const thickness = Math.max(Math.round(width / 10), 1);
+  const thickness = Math.min(Math.max(Math.round(width / 10), 1), MAX_FRAME);
   pen.strokeStyle = color;
   pen.lineWidth = thickness;
   pen.strokeRect(left + thickness / 2, top + thickness / 2, width - thickness, height - thickness);

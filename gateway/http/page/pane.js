@@ -139,7 +139,8 @@ export class Pane extends EventTarget {
     this.say("");
     // The events carry the text as it was decoded; the answer object has the whole.
     this.#parts.answer.textContent = done.answer || "(empty answer)";
-    this.setting.total = done.usage.visual_tokens_total;
+    // A budget is of each image, and rounded for each tile: of several the page does not foretell the sum.
+    this.setting.total = done.explain?.grid ? done.usage.visual_tokens_total : 0;
     this.#parts.meters.replaceChildren(
       ...meters(
         done,

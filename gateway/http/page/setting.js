@@ -48,7 +48,7 @@ export class Setting {
     return `${this.pruner.name} ${share === undefined ? tokens : `${Number((share * 100).toPrecision(3))} %`}`.trim();
   }
 
-  /** Visual tokens of the last answer before pruning. */
+  /** Visual tokens of the last answer before pruning; 0 if the budget does not apply to their sum. */
   set total(value) {
     this.pruner.budget.total = value;
   }

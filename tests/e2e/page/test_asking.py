@@ -132,6 +132,7 @@ def test_files_are_chosen_dropped_pasted_and_removed(screen: Screen, pictures: P
     expect(chosen).to_have_count(2)
     screen.ask("What do you see?")
     assert screen.kept() == (32, 288)
+    expect(screen.budget()).to_have_attribute("aria-valuetext", "11.1 %")
     screen.pane().get_by_role("combobox", name="Shown:").select_option("image 2")
     expect(screen.pane().get_by_text("kept 16", exact=True)).to_be_visible()
 
