@@ -106,9 +106,14 @@ async def test_handshakes_and_idle_connections_over_tls_give_their_places(
             client = await stack.enter_async_context(RawConnection(gateway, local="127.0.0.2", tls=context))
             assert await _is_served(client)
             idle.append(client)
+        idle[0].writer.transport.pause_reading()  # type: ignore[attr-defined]
         for local, replaced in (("127.0.0.3", silent), ("127.0.0.4", idle[0])):
             newcomer = await stack.enter_async_context(RawConnection(gateway, local=local, tls=context))
             assert await _is_served(newcomer)
+            if replaced is not silent:
+                assert gateway.rest_server is not None
+                assert len(gateway.rest_server.server_state.connections) == 5  # no close waits for its client
+                replaced.writer.transport.resume_reading()  # type: ignore[attr-defined]
             assert await replaced.reader.read() == b""  # the end is announced; a reset would raise
     assert failures("handshake") == before
 
