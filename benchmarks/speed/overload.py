@@ -172,7 +172,7 @@ def _measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     listen=f"127.0.0.1:{free_port()}",
                     name="overload",
                     flags=_FLAGS,
-                    environment={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root.resolve()), **_off_hub()},
+                    environment={"OMP_NUM_THREADS": "1", **_code_of(root), **_off_hub()},
                     log_to=folder / f"{name}.log",
                 )
             )
@@ -188,6 +188,11 @@ def _measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 cells.append({"round": round_number, "code": name, **cell})
                 print(json.dumps(cells[-1]), file=sys.stderr, flush=True)
     return {"capacity_per_s": capacity, "cells": cells}
+
+
+def _code_of(root: Path) -> dict[str, str]:
+    # Without PYTHONSAFEPATH, `python -m` would look into the working directory first, which is another checkout.
+    return {"PYTHONPATH": str(root.resolve()), "PYTHONSAFEPATH": "1"}
 
 
 def _off_hub() -> dict[str, str]:
