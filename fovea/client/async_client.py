@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack, cast
 import httpx
 
 from fovea.client.answers import Answer, AnswerFields, ExplainFields, Explanation, PrunerList
-from fovea.client.connection_settings import api_key_or_variable, url_or_variable
+from fovea.client.connection_settings import api_key_or_variable, tls_context, url_or_variable
 from fovea.client.exchange import AnswerEvents, Exchange, read_object, refusal
 from fovea.client.form_parts import Medium, Message, form_parts, question_fields
 from fovea.client.retries import Attempts, OnRetry
@@ -77,7 +77,7 @@ class AsyncClient:
     ) -> None:
         self._exchange = Exchange(url_or_variable(url), api_key_or_variable(api_key))
         self._timeout_s, self._max_retries, self._on_retry = timeout_s, max_retries, on_retry
-        self._http = httpx.AsyncClient(trust_env=False)
+        self._http = httpx.AsyncClient(trust_env=False, verify=tls_context())
 
     async def answer(
         self,

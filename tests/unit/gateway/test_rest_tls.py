@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fovea import AnswerError, AsyncClient
 from gateway.server.tls import server_contexts
 from gateway.settings import GatewaySettings
 from tests.certificates import Authority
@@ -60,6 +61,28 @@ async def test_answers_come_over_tls(start_gateway: StartGateway, authority: Aut
     files = authority.issue("rest", "127.0.0.1")
     gateway = await start_gateway(over_tcp=True, tls_cert=files.cert, tls_key=files.key)
     await gateway.answer()
+
+
+async def test_our_client_takes_the_authority_from_a_variable(
+    start_gateway: StartGateway, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = authority.issue("rest", "127.0.0.1")
+    gateway = await start_gateway(over_tcp=True, tls_cert=files.cert, tls_key=files.key)
+    url = str(gateway.http.base_url)
+    monkeypatch.delenv("FOVEA_CA_FILE", raising=False)
+    async with AsyncClient(url) as client:
+        with pytest.raises(AnswerError, match="the variable FOVEA_CA_FILE may name a PEM file"):
+            await client.pruners()
+    monkeypatch.setenv("FOVEA_CA_FILE", authority.ca)
+    async with AsyncClient(url) as client:
+        assert (await client.pruners())["pruners"]
+    for content, reason in (("broken", "no certificate in PEM form"), (None, "No such file")):
+        path = tmp_path / f"{content}.pem"
+        if content:
+            path.write_text(content)
+        monkeypatch.setenv("FOVEA_CA_FILE", str(path))
+        with pytest.raises(AnswerError, match=f"FOVEA_CA_FILE: .*{reason}"):
+            AsyncClient(url)
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
