@@ -5,7 +5,7 @@ import { addTo } from "./media_input.js";
 
 /** Connects the camera's buttons. */
 export function startCamera(images) {
-  const [section, view, opener] = ["camera", "camera-view", "camera-open"].map(byId);
+  const [section, view, opener, shutter] = ["camera", "camera-view", "camera-open", "camera-take"].map(byId);
   let stream = null;
 
   const close = () => {
@@ -26,13 +26,17 @@ export function startCamera(images) {
       return;
     }
     showText(byId("media-error"), "");
+    shutter.disabled = true; // until there is a frame
     view.srcObject = stream;
     section.hidden = false;
-    await view.play();
-    byId("camera-take").focus();
+    view.play().catch(() => {}); // interrupted if the camera is closed at once
+  });
+  view.addEventListener("loadeddata", () => {
+    shutter.disabled = false;
+    shutter.focus();
   });
   byId("camera-close").addEventListener("click", close);
-  byId("camera-take").addEventListener("click", async () => {
+  shutter.addEventListener("click", async () => {
     const frame = document.createElement("canvas");
     [frame.width, frame.height] = [view.videoWidth, view.videoHeight];
     frame.getContext("2d").drawImage(view, 0, 0);
