@@ -103,8 +103,10 @@ class EncoderSettings(ModelSettings):
     @field_validator("pruner")
     @classmethod
     def _known_pruner(cls, value: str) -> str:
+        if not value:
+            return value
         from encoder_service.pruners import PRUNERS  # imports torch, which no other setting needs
 
-        if value and value not in PRUNERS:
+        if value not in PRUNERS:
             raise ValueError(f"there is no pruner {value!r}; accepted: {', '.join(PRUNERS)}")
         return value

@@ -17,7 +17,6 @@ import torch
 
 from benchmarks.accuracy.evaluation import SPLITS, shipped_system, with_images
 from benchmarks.accuracy.system import Method
-from encoder_service.settings import EncoderSettings
 from fovea.checkpoints.shipped import shipped_checkpoint
 from gateway.tokenization.tokenizers import PromptTokenizer
 from lab.questions import evaluation_questions
@@ -36,13 +35,12 @@ Answer = list[int]
 
 @pytest.fixture(scope="module")
 def prompts() -> list[Prompt]:
-    """The questions with the visual tokens of the encoder service's default pruner and budget."""
+    """The questions with the visual tokens that DeSAP keeps at the smallest budget of its paper."""
     questions = [evaluation_questions(split, 0, SCENES) for split in SPLITS]
     asked = [image_question for split in questions for image_question in with_images(split)]
-    defaults = EncoderSettings(model="")
     system = shipped_system()
     try:
-        encoded = system.encode(asked, Method(defaults.pruner, defaults.keep_ratio))
+        encoded = system.encode(asked, Method("desap", 0.111))
     finally:
         system.close()
     tokenizer = PromptTokenizer(shipped_checkpoint("llava"))
