@@ -1,4 +1,4 @@
-"""Paths of the API: those that need a key, and whose requests are in the audit log."""
+"""Paths of the API: they need a key, their requests are in the audit log, and only allowed web pages may use them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ __all__ = ["is_api_path"]
 
 
 def is_api_path(scope: Scope) -> bool:
-    """Whether the path is /v1 or under it. The others reveal nothing: probes, metrics, and the description of the API.
+    """Whether the path is /v1 or under it. The others reveal nothing: probes, the web page, and the description
+    of the API.
 
     Args:
         scope: ASGI scope. Its path is the one that is routed, percent-encoded characters decoded.

@@ -7,6 +7,8 @@ from typing import Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.http.api_paths import is_api_path
+
 __all__ = ["SecurityHeaders"]
 
 _HEADERS: Final = {
@@ -31,7 +33,7 @@ class SecurityHeaders:
             await self._app(scope, receive, send)
             return
         added = dict(_HEADERS)
-        if scope["path"].startswith("/v1/"):
+        if is_api_path(scope):
             added |= _OF_THE_API
         if scope["scheme"] == "https":
             added |= _OVER_TLS

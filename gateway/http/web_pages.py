@@ -20,13 +20,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fovea.errors import ServiceError
 from fovea.rpc.server import split_address
+from gateway.client_addresses import is_loopback
+from gateway.http.api_paths import is_api_path
 from gateway.http.error_handlers import error_response
 from gateway.http.errors import ForbiddenHost, ForbiddenOrigin
 from gateway.settings import GatewaySettings
 
 __all__ = ["WebPages"]
 
-_API: Final = "/v1/"
 _OWN_SITES: Final = ("same-origin", "none")
 """Values of Sec-Fetch-Site of this server's own pages, and of what a user does without a page."""
 
@@ -59,7 +60,7 @@ class WebPages:
                 "the name in Host is not one of this server; its IP address, localhost and the names of its"
                 " setting --allowed-hosts are"
             )
-        if scope["path"].startswith(_API) and not self._is_from_allowed_page(headers, host):
+        if is_api_path(scope) and not self._is_from_allowed_page(headers, host):
             return ForbiddenOrigin(
                 "pages of this origin may not send requests here; those of the origins in the setting --cors-origins"
                 " may"
@@ -79,16 +80,9 @@ def _accepted_hosts(settings: GatewaySettings) -> Collection[str] | None:
     """Names of this server besides `localhost`; None for any."""
     if "*" in settings.allowed_hosts:
         return None
-    if settings.allowed_hosts or _is_loopback(split_address(settings.listen)[0]):
+    if settings.allowed_hosts or is_loopback(split_address(settings.listen)[0]):
         return frozenset(settings.allowed_hosts)
     return None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_own_host(host: str, names: Collection[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Final
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -11,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from fovea.api_keys.key_lines import LIMIT_VALUES, ClientLimits
 from fovea.rpc.server import split_address
 from fovea.settings import ServiceSettings
+from gateway.client_addresses import is_loopback
 
 __all__ = ["AccessSettings"]
 
@@ -52,7 +52,7 @@ class AccessSettings(ServiceSettings):
         keys_file, listen = info.data.get("keys_file", ""), info.data.get("listen", "")
         if value and keys_file:
             raise ValueError("--keys-file and --allow-anonymous exclude each other; give one of them")
-        if not value and not keys_file and listen and not _is_loopback(split_address(listen)[0]):
+        if not value and not keys_file and listen and not is_loopback(split_address(listen)[0]):
             raise ValueError(
                 f"--listen {listen} serves other machines, and no client has a key. Give --keys-file FILE"
                 " (fovea keys add NAME --file FILE makes one), or --allow-anonymous to serve everyone"
@@ -63,11 +63,3 @@ class AccessSettings(ServiceSettings):
     def client_limits(self) -> ClientLimits:
         """Limits of clients whose key has none of its own."""
         return ClientLimits(self.requests_per_minute, self.concurrency_per_client, self.megapixels_per_minute)
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address. Names other than localhost may stand for any address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
