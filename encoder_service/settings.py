@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, field_validator
 
 from encoder_service.media.video_limits import VideoLimits
-from fovea.settings import KeepRatio, ModelSettings, settings_config
+from fovea.settings import HostAndPort, KeepRatio, ModelSettings, settings_config
 from fovea.wire.formats import WireFormatName
 from fovea.wire.image_fits import ImageFit
 
@@ -26,7 +26,7 @@ class EncoderSettings(ModelSettings):
     """CLIP checkpoint with the text tower and the projections that fit the vision tower: a directory or a hub id. Empty
     for the family's own: LanguageBind/LanguageBind_Image for Video-LLaVA, else openai/clip-vit-large-patch14-336. One
     that does not fit stops the service at start."""
-    listen: str = Field("127.0.0.1:50051", description=ModelSettings.model_fields["listen"].description)
+    listen: HostAndPort = Field("127.0.0.1:50051", description=ModelSettings.model_fields["listen"].description)
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention of the vision tower's layers. eager holds whole attention maps in memory."""
     cuda_graphs: Literal["off", "auto"] = "off"

@@ -8,17 +8,28 @@ import json
 import os
 import re
 import sys
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 
 from fovea.budget import Budget
 from fovea.rpc.server import split_address
 from fovea.rpc.tls import ServerTLS
 
-__all__ = ["GrpcSettings", "KeepRatio", "ModelSettings", "ServiceSettings", "settings_config"]
+__all__ = [
+    "CommaSeparated",
+    "GrpcSettings",
+    "HostAndPort",
+    "KeepRatio",
+    "LogLevel",
+    "ModelSettings",
+    "OptionalHostAndPort",
+    "PrivateKeyFile",
+    "ServiceSettings",
+    "settings_config",
+]
 
 # Kubernetes sets variables with the addresses of all services of a namespace, such as LLM_SERVICE_HOST and
 # LLM_PORT_50052_TCP_ADDR, in every pod without enableServiceLinks: false.
@@ -42,6 +53,40 @@ def _ratio_of_a_budget(value: float) -> float:
 
 KeepRatio = Annotated[float, AfterValidator(_ratio_of_a_budget)]
 """Share of visual tokens to keep, in (0, 1]."""
+
+
+def _address(value: str) -> str:
+    split_address(value)
+    return value
+
+
+HostAndPort = Annotated[str, AfterValidator(_address)]
+"""Address as host:port."""
+OptionalHostAndPort = Annotated[str, AfterValidator(lambda value: value and _address(value))]
+"""Address as host:port; may be empty."""
+
+
+def _split_at_commas(value: Any) -> list[str]:
+    parts = [value] if isinstance(value, str) else value
+    return [item.strip() for part in parts for item in str(part).split(",") if item.strip()]
+
+
+_Items = TypeVar("_Items")
+CommaSeparated = Annotated[_Items, NoDecode, BeforeValidator(_split_at_commas)]
+"""Several texts, separated by commas or given by several flags; empty ones are left out."""
+
+
+def _goes_with_certificate(value: str, info: ValidationInfo) -> str:
+    if bool(value) != bool(info.data.get("tls_cert")):
+        raise ValueError("--tls-cert and --tls-key go together; one of them is missing")
+    return value
+
+
+PrivateKeyFile = Annotated[str, AfterValidator(_goes_with_certificate)]
+"""File with the private key of the field `tls_cert`, which must stand before it; empty exactly if that is empty."""
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+"""Lowest level of log lines that are written."""
 
 
 def settings_config(prog: str, env_prefix: str) -> SettingsConfigDict:
@@ -135,10 +180,10 @@ class GrpcSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
-    listen: str
+    listen: HostAndPort
     """host:port of the gRPC server. Port 0 takes a free one and logs it."""
 
-    metrics_listen: str = ""
+    metrics_listen: OptionalHostAndPort = ""
     """host:port of the Prometheus endpoint. Empty for none."""
 
     otlp_endpoint: str = ""
@@ -149,7 +194,7 @@ class GrpcSettings(ServiceSettings):
     """PEM file with the server's certificate and its chain. Empty: no TLS, for loopback or behind a proxy with
     TLS."""
 
-    tls_key: str = Field("", validate_default=True)
+    tls_key: PrivateKeyFile = Field("", validate_default=True)
     """PEM file with the private key of --tls-cert, not encrypted."""
 
     tls_client_ca: str = Field("", validate_default=True)
@@ -186,22 +231,8 @@ class GrpcSettings(ServiceSettings):
     """Seconds that calls in progress have to finish after SIGTERM or SIGINT, when no new call is accepted. Then they
     are cancelled."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
     """Lowest level of log lines, which are written to stderr."""
-
-    @field_validator("listen", "metrics_listen")
-    @classmethod
-    def _host_and_port(cls, value: str, info: ValidationInfo) -> str:
-        if value or info.field_name == "listen":
-            split_address(value)
-        return value
-
-    @field_validator("tls_key")
-    @classmethod
-    def _with_certificate(cls, value: str, info: ValidationInfo) -> str:
-        if bool(value) != bool(info.data.get("tls_cert")):
-            raise ValueError("--tls-cert and --tls-key go together; one of them is missing")
-        return value
 
     @field_validator("tls_client_ca")
     @classmethod

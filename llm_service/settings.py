@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from fovea.settings import ModelSettings, settings_config
+from fovea.settings import HostAndPort, ModelSettings, settings_config
 
 __all__ = ["LLMSettings"]
 
@@ -31,7 +31,7 @@ class LLMSettings(ModelSettings):
     """Checkpoint: a local directory or a hub id (llava-hf/llava-1.5-7b-hf). Its language model and projector are
     loaded, not its vision tower."""
 
-    listen: str = Field("127.0.0.1:50052", description=ModelSettings.model_fields["listen"].description)
+    listen: HostAndPort = Field("127.0.0.1:50052", description=ModelSettings.model_fields["listen"].description)
 
     engine: Literal["auto", "transformers", "vllm"] = "auto"
     """Engine that runs the language model. vllm needs the package vllm (pip install 'fovea[vllm]') and does not prune

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
 
-from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
-
-from fovea.settings import ServiceSettings
+from fovea.settings import CommaSeparated, PrivateKeyFile, ServiceSettings
 from gateway.client_addresses import parse_network
 
 __all__ = ["ConnectionSettings"]
@@ -22,10 +20,10 @@ class ConnectionSettings(ServiceSettings):
     """PEM file with the certificate of the REST server and its chain, for TLS 1.2 and later. Empty: plain HTTP, for
     loopback or behind a proxy with TLS. This file and the next are read again when they change."""
 
-    tls_key: str = Field(default="", validate_default=True)
+    tls_key: PrivateKeyFile = Field(default="", validate_default=True)
     """PEM file with the private key of --tls-cert, not encrypted."""
 
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    trusted_proxies: CommaSeparated[tuple[str, ...]] = ()
     """Comma-separated addresses and networks of reverse proxies, such as 10.0.0.7,fd00::/8. Their X-Forwarded-For and
     X-Forwarded-Proto are believed, and --max-connections-per-address does not apply to them. Empty: none, and these
     headers are ignored."""
@@ -50,19 +48,6 @@ class ConnectionSettings(ServiceSettings):
     send_timeout_s: float = Field(default=30.0, gt=0)
     """Seconds without progress in sending a response, because the client does not read it; then the connection is
     closed."""
-
-    @field_validator("tls_key")
-    @classmethod
-    def _with_certificate(cls, value: str, info: ValidationInfo) -> str:
-        if bool(value) != bool(info.data.get("tls_cert")):
-            raise ValueError("--tls-cert and --tls-key go together; one of them is missing")
-        return value
-
-    @field_validator("trusted_proxies", mode="before")
-    @classmethod
-    def _split_proxies(cls, value: Any) -> Any:
-        parts = [value] if isinstance(value, str) else value
-        return tuple(proxy.strip() for part in parts for proxy in str(part).split(",") if proxy.strip())
 
     @field_validator("trusted_proxies")
     @classmethod

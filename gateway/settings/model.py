@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
 from pydantic import Field, ValidationInfo, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from fovea import checkpoints
-from fovea.settings import ServiceSettings
+from fovea.settings import CommaSeparated, ServiceSettings
 from gateway.model_names import ALIAS_FORM, parse_alias
 
 __all__ = ["ServedModelSettings"]
@@ -35,16 +33,10 @@ class ServedModelSettings(ServiceSettings):
     """Name that clients use in `model`; empty: the hub id, or the directory's last component. Any other name is a
     404."""
 
-    alias: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    alias: CommaSeparated[list[str]] = Field(default_factory=list)
     """Alias of the model that GET /v1/models lists, for OpenAI-compatible clients that can send only a name:
     NAME@PRUNER or NAME@PRUNER:KEEP_TOKENS, such as llava-1.5-7b@desap:64, where NAME is that of the served model. May
     be repeated; in the environment variable, comma-separated. An alias that is not listed works as well."""
-
-    @field_validator("alias", mode="before")
-    @classmethod
-    def _split_aliases(cls, value: Any) -> Any:
-        parts = [value] if isinstance(value, str) else value
-        return [alias.strip() for part in parts for alias in str(part).split(",") if alias.strip()]
 
     @field_validator("alias")
     @classmethod

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Final
 
 from pydantic import Field, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from fovea.settings import KeepRatio, ServiceSettings
+from fovea.settings import CommaSeparated, KeepRatio, ServiceSettings
 from fovea.wire.formats import OptionalWireFormatName
 from gateway.media.urls import ascii_host
 
@@ -66,12 +66,11 @@ class RequestSettings(ServiceSettings):
     max_timeout_s: float = Field(default=600.0, gt=0)
     """Largest `timeout_s` of a request; beyond it 422."""
 
-    fetch_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    fetch_hosts: CommaSeparated[tuple[str, ...]] = ()
     """Comma-separated host names from which https images and videos may be fetched. Empty: fetching is off, and https
     URLs are a 422. Names that resolve to private addresses are refused, redirects are not followed."""
 
-    @field_validator("fetch_hosts", mode="before")
+    @field_validator("fetch_hosts")
     @classmethod
-    def _split_hosts(cls, value: Any) -> Any:
-        parts = [value] if isinstance(value, str) else value
-        return tuple(ascii_host(host.strip()) for part in parts for host in str(part).split(",") if host.strip())
+    def _are_fetch_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(ascii_host, value))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from fovea.rpc.server import split_address
-from fovea.settings import ServiceSettings
+from fovea.settings import HostAndPort, LogLevel, OptionalHostAndPort, ServiceSettings
 
 __all__ = ["RestServerSettings"]
 
@@ -20,10 +19,10 @@ class RestServerSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True, protected_namespaces=())
 
-    listen: str = "127.0.0.1:8000"
+    listen: HostAndPort = "127.0.0.1:8000"
     """host:port of the REST server."""
 
-    metrics_listen: str = ""
+    metrics_listen: OptionalHostAndPort = ""
     """host:port of the Prometheus endpoint, which needs no API key. Empty for none. Port 0 takes a free one and logs
     it."""
 
@@ -61,12 +60,5 @@ class RestServerSettings(ServiceSettings):
     drain_grace_s: float = Field(default=20.0, ge=0)
     """Seconds that answers in progress get when the process is stopped; then they are cancelled."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: LogLevel = "info"
     """Lowest severity of log lines that are written."""
-
-    @field_validator("listen", "metrics_listen")
-    @classmethod
-    def _is_address(cls, value: str, info: ValidationInfo) -> str:
-        if value or info.field_name == "listen":
-            split_address(value)
-        return value

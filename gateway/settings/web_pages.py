@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Final
 
 from pydantic import field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from fovea.settings import ServiceSettings
+from fovea.settings import CommaSeparated, ServiceSettings
 from gateway.media.urls import ascii_host
 
 __all__ = ["WebPageSettings"]
@@ -22,21 +22,15 @@ class WebPageSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True, protected_namespaces=())
 
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    cors_origins: CommaSeparated[tuple[str, ...]] = ()
     """Comma-separated origins, such as https://app.example, whose pages may send requests and read the answers (CORS).
     Pages of other origins are refused. Empty: only this server's own /docs. * is not accepted: it would let every page
     that a user opens use this server."""
 
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    allowed_hosts: CommaSeparated[tuple[str, ...]] = ()
     """Comma-separated names of this server, without port, as in the URLs of clients. IP addresses and localhost are
     always accepted; a request with another name in Host is refused, because a page can let its own name lead to this
     machine (DNS rebinding). Empty: no other name if --listen is a loopback address, any name if not. *: any name."""
-
-    @field_validator("cors_origins", "allowed_hosts", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        parts = [value] if isinstance(value, str) else value
-        return tuple(item.strip() for part in parts for item in str(part).split(",") if item.strip())
 
     @field_validator("cors_origins")
     @classmethod
