@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from fovea.api_keys.key_lines import ApiKey, parse_lines
-from fovea.rpc.credential_files import CredentialFiles, CredentialsError
-from fovea.rpc.hashed_tokens import holder_of, read_text
+from fovea.rpc.credential_files import CredentialFiles, CredentialsError, read_text
+from fovea.rpc.hashed_tokens import holder_of
 
 __all__ = ["AcceptedKeys", "add_line", "read_keys", "remove_lines"]
 

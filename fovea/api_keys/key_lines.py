@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
+from fovea.rpc.credential_files import uncommented
 from fovea.rpc.hashed_tokens import digest_of, new_token
 
 __all__ = ["KEY_PREFIX", "LIMIT_VALUES", "NAME_FORM", "ApiKey", "ClientLimits", "is_name", "new_key", "parse_lines"]
@@ -105,9 +106,7 @@ def parse_lines(text: str) -> list[ApiKey]:
             because it may be a key put there by mistake.
     """
     keys: dict[str, ApiKey] = {}
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
+    for number, line in uncommented(text.split("\n")):
         key = _parsed(line.split())
         if key is None:
             raise ValueError(f"line {number} is not {_FORM}")

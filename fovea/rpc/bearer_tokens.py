@@ -13,8 +13,8 @@ import re
 import sys
 from typing import Final
 
-from fovea.rpc.credential_files import CredentialFiles, CredentialsError
-from fovea.rpc.hashed_tokens import SCHEME, digest_of, holder_of, new_token, read_text
+from fovea.rpc.credential_files import CredentialFiles, CredentialsError, read_text, uncommented
+from fovea.rpc.hashed_tokens import SCHEME, digest_of, holder_of, new_token
 
 __all__ = ["AUTHORIZATION", "SiteTokens", "bearer", "main", "token_line", "watch_token"]
 
@@ -67,10 +67,8 @@ class SiteTokens:
 
     def _load(self) -> list[tuple[str, str]]:
         sites = []
-        for number, line in enumerate(read_text(self._path).splitlines(), 1):
-            if not line.strip() or line.lstrip().startswith("#"):
-                continue
-            match = _LINE.fullmatch(line.strip())
+        for number, line in uncommented(read_text(self._path).splitlines()):
+            match = _LINE.fullmatch(line)
             if match is None:  # the line is not quoted: it may be a token put here by mistake
                 raise CredentialsError(f"{self._path}: line {number} is not SITE=SHA256 in hexadecimal")
             sites.append((match[2], match[1]))

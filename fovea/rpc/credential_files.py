@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from fovea import telemetry
 
-__all__ = ["CredentialFiles", "CredentialsError"]
+__all__ = ["CredentialFiles", "CredentialsError", "pem_errors", "read_text", "uncommented"]
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,44 @@ class CredentialFiles(Generic[T]):
 
     def _state(self) -> list[tuple[int, int, int] | None]:
         return [_file_state(path) for path in self._paths]
+
+
+def read_text(path: str | Path, encoding: str = "UTF-8") -> str:
+    """Text of a file.
+
+    Raises:
+        CredentialsError: the file cannot be read, or is not in this encoding.
+    """
+    try:
+        return Path(path).read_text(encoding)
+    except OSError as error:
+        raise CredentialsError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError:  # it holds the bytes of the file
+        raise CredentialsError(f"{path} is not a text file in {encoding}") from None
+
+
+def uncommented(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and text of each line that is neither empty nor begins with #, without the space around it."""
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if text and not text.startswith("#"):
+            yield number, text
+
+
+@contextmanager
+def pem_errors(files: str) -> Iterator[None]:
+    """Errors of OpenSSL in reading PEM files, as CredentialsError.
+
+    Args:
+        files: what is read, for the message.
+    """
+    try:
+        yield
+    except ssl.SSLError as error:
+        reason = error.reason or "not in PEM form, or the key is encrypted"
+        raise CredentialsError(f"{files}: {reason}") from error
+    except OSError as error:
+        raise CredentialsError(f"{files}: {error.strerror}") from error
 
 
 def _file_state(path: Path) -> tuple[int, int, int] | None:

@@ -10,12 +10,9 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final, TypeVar
 
-from fovea.rpc.credential_files import CredentialsError
-
-__all__ = ["SCHEME", "digest_of", "holder_of", "new_token", "read_text"]
+__all__ = ["SCHEME", "digest_of", "holder_of", "new_token"]
 
 SCHEME: Final = "Bearer "
 """Start of the value of an authorization header or metadata entry."""
@@ -49,17 +46,3 @@ def holder_of(authorization: str, digests: Iterable[tuple[str, T]]) -> T | None:
         if hmac.compare_digest(digest, expected):
             found = holder
     return found if scheme.lower() == SCHEME.lower() else None
-
-
-def read_text(path: str | Path) -> str:
-    """Text of a file of digests or of a token.
-
-    Raises:
-        CredentialsError: the file cannot be read.
-    """
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise CredentialsError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise CredentialsError(f"{path} is not a text file") from error

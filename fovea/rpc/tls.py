@@ -13,9 +13,9 @@ from typing import Final
 
 import grpc
 
-from fovea.rpc.credential_files import CredentialFiles, CredentialsError
+from fovea.rpc.credential_files import CredentialFiles, CredentialsError, pem_errors
 
-__all__ = ["SYSTEM_ROOTS", "ClientTLS", "ServerTLS", "client_credentials", "server_credentials"]
+__all__ = ["SYSTEM_ROOTS", "ClientTLS", "ServerTLS", "client_credentials", "load_cert_chain", "server_credentials"]
 
 SYSTEM_ROOTS: Final = "system"
 """Value in place of a CA file: the root certificates that come with gRPC."""
@@ -93,18 +93,22 @@ def client_credentials(files: ClientTLS) -> CredentialFiles[grpc.ChannelCredenti
 def _check(cert: str, key: str, ca: str) -> None:
     """Checks the files now. gRPC itself would report bad files only at the first handshake, in its own log."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        if cert:
-            what = f"certificate {cert} and key {key}"
-            # Without a password OpenSSL would ask for one on the terminal.
-            context.load_cert_chain(cert, key, password=lambda: b"")
-        if ca:
-            what = f"CA {ca}"
+    if cert:
+        load_cert_chain(context, cert, key)
+    if ca:
+        with pem_errors(f"CA {ca}"):
             context.load_verify_locations(ca)
-    except ssl.SSLError as error:
-        raise CredentialsError(f"{what}: {error.reason or 'not in PEM form, or the key is encrypted'}") from error
-    except OSError as error:
-        raise CredentialsError(f"{what}: {error.strerror}") from error
+
+
+def load_cert_chain(context: ssl.SSLContext, cert: str, key: str) -> None:
+    """Puts the certificate and the private key of PEM files into a context.
+
+    Raises:
+        CredentialsError: a file cannot be read or is not in PEM form, or key and certificate do not belong together.
+    """
+    with pem_errors(f"certificate {cert} and key {key}"):
+        # Without a password OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(cert, key, password=lambda: b"")
 
 
 def _read(path: str) -> bytes:

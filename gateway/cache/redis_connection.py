@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -15,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError
 
-from fovea.rpc.credential_files import CredentialFiles, CredentialsError
+from fovea.rpc.credential_files import CredentialFiles, CredentialsError, pem_errors, read_text
 from fovea.rpc.tls import SYSTEM_ROOTS
 from gateway.cache.redis_replies import BoundedParser
 
@@ -144,11 +143,7 @@ def _read_url(url: str) -> tuple[str, int, int, str, str, bool]:
 
 def _watch_password(path: str) -> CredentialFiles[str]:
     def load() -> str:
-        try:
-            password = Path(path).read_text("utf-8").strip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise CredentialsError(f"{path}: {reason}") from None
+        password = read_text(path).strip("\r\n")
         if not 1 <= len(password) <= _MAX_PASSWORD_CHARS or "\n" in password:
             raise CredentialsError(f"{path} does not hold one password of up to {_MAX_PASSWORD_CHARS:,} characters")
         return password
@@ -158,11 +153,7 @@ def _watch_password(path: str) -> CredentialFiles[str]:
 
 def _watch_tls(ca: str) -> CredentialFiles[ssl.SSLContext]:
     def load() -> ssl.SSLContext:
-        try:
+        with pem_errors(f"CA {ca}"):
             return ssl.create_default_context(cafile=None if ca == SYSTEM_ROOTS else ca)
-        except ssl.SSLError as error:
-            raise CredentialsError(f"CA {ca}: {error.reason or 'not in PEM form'}") from error
-        except OSError as error:
-            raise CredentialsError(f"CA {ca}: {error.strerror}") from error
 
     return CredentialFiles([] if ca == SYSTEM_ROOTS else [ca], load)

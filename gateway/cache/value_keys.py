@@ -14,10 +14,9 @@ import hmac
 import re
 import secrets
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, Self
 
-from fovea.rpc.credential_files import CredentialFiles, CredentialsError
+from fovea.rpc.credential_files import CredentialFiles, CredentialsError, read_text, uncommented
 from gateway.cache.base import Level
 
 __all__ = ["TAG_BYTES", "ValueKeys"]
@@ -77,17 +76,8 @@ def _facts(level: Level, key: str, value: bytes) -> bytes:
 
 
 def _read_keys(path: str) -> Sequence[bytes]:
-    try:
-        text = Path(path).read_text("ascii")
-    except UnicodeDecodeError:
-        raise CredentialsError(f"{path} does not hold keys of printable ASCII characters") from None
-    except OSError as error:
-        raise CredentialsError(f"{path}: {error.strerror}") from error
     keys = []
-    for number, line in enumerate(text.splitlines(), 1):
-        key = line.strip()
-        if not key or key.startswith("#"):
-            continue
+    for number, key in uncommented(read_text(path, "ASCII").splitlines()):
         if not _KEY.fullmatch(key):  # the line is not quoted: it is a secret
             raise CredentialsError(f"{path}: line {number} is not a key of 32 to 512 characters without spaces")
         keys.append(key.encode())

@@ -6,7 +6,8 @@ import asyncio.sslproto
 import ssl
 from typing import Final
 
-from fovea.rpc.credential_files import CredentialFiles, CredentialsError
+from fovea.rpc.credential_files import CredentialFiles
+from fovea.rpc.tls import load_cert_chain
 
 __all__ = ["server_contexts"]
 
@@ -33,14 +34,7 @@ def server_contexts(cert: str, key: str) -> CredentialFiles[ssl.SSLContext]:
         made.minimum_version = ssl.TLSVersion.TLSv1_2
         made.options |= ssl.OP_NO_RENEGOTIATION  # a client could have the server compute without end
         made.set_alpn_protocols(["http/1.1"])
-        try:
-            # Without a password OpenSSL would ask for one on the terminal.
-            made.load_cert_chain(cert, key, password=lambda: b"")
-        except ssl.SSLError as error:
-            reason = error.reason or "not in PEM form, or the key is encrypted"
-            raise CredentialsError(f"certificate {cert} and key {key}: {reason}") from error
-        except OSError as error:
-            raise CredentialsError(f"certificate {cert} and key {key}: {error.strerror}") from error
+        load_cert_chain(made, cert, key)
         return made
 
     return CredentialFiles([cert, key], context)
