@@ -47,6 +47,11 @@ class ClientLimits:
     concurrency: int | None = None
     megapixels_per_minute: int | None = None
 
+    @property
+    def words(self) -> list[str]:
+        """Words of a line, one for each limit."""
+        return [f"{name}={value}" for name, value in vars(self).items() if value is not None]
+
     def or_else(self, defaults: ClientLimits) -> ClientLimits:
         """These limits, with those of `defaults` where there is none."""
         missing = {
@@ -77,8 +82,7 @@ class ApiKey:
         words = [self.name, self.digest]
         if self.tenant != self.name:
             words.append(f"tenant={self.tenant}")
-        words += [f"{name}={value}" for name, value in vars(self.limits).items() if value is not None]
-        return " ".join(words)
+        return " ".join(words + self.limits.words)
 
 
 def is_name(text: str) -> bool:

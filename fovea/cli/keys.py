@@ -127,9 +127,7 @@ def _run_add(args: argparse.Namespace) -> int:
 
 def _run_list(args: argparse.Namespace) -> int:
     for key in read_keys(args.file):
-        words = [key.name, key.digest[:_DIGEST_SHOWN], f"tenant={key.tenant}"]
-        words += [f"{name}={value}" for name, value in vars(key.limits).items() if value is not None]
-        print(" ".join(words))
+        print(key.name, key.digest[:_DIGEST_SHOWN], f"tenant={key.tenant}", *key.limits.words)
     return 0
 
 
