@@ -155,7 +155,6 @@ class AsyncClient:
         with self._exchange.errors():
             response = await self._http.request(**self._exchange.get(path, self._timeout_s))
             return read_object(self._exchange.shown_url, response)
-        raise AssertionError("unreachable: the context swallows no exception")
 
     async def _post(
         self,
@@ -170,7 +169,6 @@ class AsyncClient:
                 response = await self._sent(opened, path, images, video, form, timeout_s)
                 await response.aread()
                 return read_object(self._exchange.shown_url, response)
-        raise AssertionError("unreachable: the contexts swallow no exception")
 
     async def _sent(
         self,

@@ -118,4 +118,3 @@ async def admitted(
                 return await respond(Admitted(received.body, question, received.fields, state, audit, resources))
 
         return await until_disconnect(request.receive, respond_to_question())
-    raise AssertionError("unreachable: the stack suppresses no exception")

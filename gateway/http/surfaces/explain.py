@@ -66,4 +66,3 @@ async def _respond(admission: Admitted[ExplainRequest]) -> Response:
         images = [image.data for image in question.encode.images]
         drawing = await state.renderer.render_png(images, question.text.text, response)
         return Response(drawing, media_type="image/png")
-    raise AssertionError("unreachable: `until` suppresses no exception")
