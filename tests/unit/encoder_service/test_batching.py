@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 
 from encoder_service.engine.batching import Batcher
 from fovea.errors import DeadlineExceeded, InvalidRequest, Overloaded, Unavailable
+from tests.clock import Clock
 
 FOREVER_S = 60.0
 
@@ -294,14 +295,6 @@ async def test_closing_refuses_all_waiting_requests(backend: Backend) -> None:
             await task
     with pytest.raises(Unavailable):
         await batcher.submit("b", timeout_s=FOREVER_S)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Turnstile:

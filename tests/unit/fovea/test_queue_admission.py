@@ -10,16 +10,9 @@ from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 
 from fovea.errors import Overloaded
 from fovea.queue_admission import QueueAdmission
+from tests.clock import Clock
 
 Admission = Callable[..., QueueAdmission]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

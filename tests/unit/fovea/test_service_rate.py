@@ -8,14 +8,7 @@ from typing import Any
 import pytest
 
 from fovea.service_rate import MAX_RETRY_S, MEMORY_S, MIN_RETRY_S, RecentMean, RetryTimes, ServiceRate
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

@@ -6,14 +6,7 @@ import pytest
 
 from fovea.errors import Overloaded
 from gateway.http.admission import Admission
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def refused_for(admission: Admission) -> float:

@@ -17,18 +17,11 @@ from gateway.cache.redis import RedisCache
 from gateway.cache.redis_client import RedisClient
 from gateway.cache.redis_connection import RedisAccess
 from gateway.cache.value_keys import ValueKeys
+from tests.clock import Clock
 from tests.redis_server import RedisServer
 from tests.unit.gateway.conftest import Gateway, StartGateway, failures
 
 KEY = "0123456789abcdef" * 4
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def test_memory_evicts_the_least_recently_used_entry() -> None:
@@ -51,7 +44,7 @@ async def test_memory_does_not_store_values_larger_than_a_level() -> None:
 
 
 async def test_memory_entries_expire() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     cache = MemoryCache(answer_bytes=3000, visual_token_bytes=0, ttl_s=10, clock=clock)
     await cache.put("answer", "a", b"1")
     clock.now = 9.9
@@ -179,7 +172,7 @@ async def test_a_key_is_changed_without_losing_a_value(server: RedisServer, key_
 async def test_refused_commands_are_all_counted_and_logged_once_a_pause(
     server: RedisServer, key_file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     cache = open_cache(server.url, key_file, pause_s=2, clock=clock)
     server.command("RPUSH", "k", "a list")
     before = failures("redis")
@@ -218,7 +211,7 @@ async def test_a_lock_is_exclusive_and_released_by_its_holder_only(server: Redis
 
 
 async def test_a_dead_redis_costs_one_attempt_per_pause(server: RedisServer, key_file: str) -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     cache = open_cache(server.url, key_file, pause_s=2, clock=clock)
     await cache.put("answer", "k", b"1")
     server.stop()

@@ -25,25 +25,19 @@ from gateway.cache.redis_client import RedisClient
 from gateway.cache.redis_connection import RedisAccess
 from gateway.core.encode_spec import EncodeSpec
 from gateway.media.files import MediaFile, Video
+from tests.clock import Clock
 from tests.redis_server import RedisServer
 from tests.unit.gateway.conftest import StartGateway, ask, data_url, failures
 from tests.unit.gateway.test_identity import add_key
 
 MEGA = 10**6
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000_020.0  # a third of a minute after its start
-
-    def __call__(self) -> float:
-        return self.now
+START = 1_000_000_020.0  # a third of a minute after its start
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Clock of the counts in memory. Their windows begin with the minutes of the clock, and no test may meet one."""
-    clock = Clock()
+    clock = Clock(START)
     monkeypatch.setattr(memory, "time", SimpleNamespace(time=clock))
     return clock
 
@@ -106,7 +100,7 @@ async def test_requests_of_each_client_are_counted_apart(limiter: ClientLimiter)
 async def test_retry_after_is_when_the_window_has_room_and_not_before(
     limit: int, earlier: list[tuple[float, int]], cost: int
 ) -> None:
-    clock, patch = Clock(), pytest.MonkeyPatch()
+    clock, patch = Clock(START), pytest.MonkeyPatch()
     patch.setattr(memory, "time", SimpleNamespace(time=clock))
     cost = min(cost, limit)
     try:

@@ -18,19 +18,13 @@ from gateway.core.encode_spec import EncodeSpec
 from gateway.core.generate_spec import GenerateSpec, Sampling
 from gateway.core.text_delta import TextDelta
 from gateway.media.files import MediaFile
+from tests.clock import Clock
 from tests.unit.gateway.conftest import png
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
 SPEC = EncodeSpec(
     images=(MediaFile.of(png()),), text_ids=(1, 2), pruner="desap", budget=Budget.count(3), wire_dtype="float16"
 )
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -63,7 +57,7 @@ async def test_a_message_above_the_cap_is_too_large(encoder: tuple[ScriptedEncod
 
 
 async def test_info_is_refreshed_after_its_ttl_and_kept_during_an_outage() -> None:
-    servicer, clock = ScriptedEncoder(), Clock()
+    servicer, clock = ScriptedEncoder(), Clock(0.0)
     server = await serve(servicer)
     client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
     assert (await client.info()).fingerprint == "aaaa"
@@ -79,7 +73,7 @@ async def test_info_is_refreshed_after_its_ttl_and_kept_during_an_outage() -> No
 
 
 async def test_a_service_that_was_seen_away_is_asked_for_its_info_when_it_is_back() -> None:
-    servicer, clock = ScriptedEncoder(), Clock()
+    servicer, clock = ScriptedEncoder(), Clock(0.0)
     server = await serve(servicer)
     client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
     assert (await client.info()).fingerprint == "aaaa"
@@ -96,7 +90,7 @@ async def test_a_service_that_was_seen_away_is_asked_for_its_info_when_it_is_bac
 
 
 async def test_concurrent_callers_share_one_info_call() -> None:
-    servicer, clock = ScriptedEncoder(), Clock()
+    servicer, clock = ScriptedEncoder(), Clock(0.0)
     servicer.info_gate.shut()
     server = await serve(servicer)
     client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
@@ -112,7 +106,7 @@ async def test_concurrent_callers_share_one_info_call() -> None:
 async def test_an_outage_writes_a_line_an_interval_and_not_one_for_each_request(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     server = await serve(ScriptedEncoder())
     await server.grpc.stop(0)
     client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
@@ -135,7 +129,7 @@ async def test_an_outage_writes_a_line_an_interval_and_not_one_for_each_request(
 async def test_an_unresponsive_service_gets_one_call_while_its_last_info_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    servicer, clock = ScriptedEncoder(), Clock()
+    servicer, clock = ScriptedEncoder(), Clock(0.0)
     server = await serve(servicer)
     client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
     await client.info()
@@ -158,7 +152,7 @@ async def test_an_unresponsive_service_gets_one_call_while_its_last_info_is_used
 
 
 async def test_the_info_of_a_failed_service_is_refreshed_after_a_second() -> None:
-    servicer, clock = ScriptedEncoder(), Clock()
+    servicer, clock = ScriptedEncoder(), Clock(0.0)
     server = await serve(servicer)
     client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
     await client.info()
@@ -179,7 +173,7 @@ async def test_the_info_of_a_failed_service_is_refreshed_after_a_second() -> Non
 async def test_a_failed_call_invalidates_the_info() -> None:
     servicer = ScriptedEncoder()
     server = await serve(servicer)
-    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=Clock())
+    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=Clock(0.0))
     await client.info()
     servicer.error = Unavailable("draining")
     with pytest.raises(ServiceError, match="draining"):

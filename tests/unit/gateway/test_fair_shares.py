@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 
 from gateway.access.fair_shares import FairShares
 from gateway.settings import GatewaySettings
+from tests.clock import Clock
 from tests.unit.gateway.conftest import StartGateway, ask
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def filled(shares: FairShares, client: str) -> int:

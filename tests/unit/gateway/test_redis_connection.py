@@ -20,19 +20,12 @@ from gateway.cache.redis_client import RedisClient
 from gateway.cache.redis_connection import RedisAccess, connection_pool
 from gateway.cache.value_keys import ValueKeys
 from tests.certificates import Authority
+from tests.clock import Clock
 from tests.redis_server import RedisServer
 from tests.tls_proxy import tls_proxy
 from tests.unit.gateway.conftest import StartGateway, failures
 
 PASSWORD = "correct horse"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +99,7 @@ async def test_a_wrong_password_costs_a_miss_and_is_named_in_the_log_without_its
 async def test_a_changed_password_is_used_by_the_next_connection(
     server: RedisServer, password_file: Path, warnings: list[str]
 ) -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     access = RedisAccess(f"redis://fovea@127.0.0.1:{server.port}", str(password_file))
     async with cache_of(access, clock=clock) as cache:
         assert await works(cache)
@@ -174,7 +167,7 @@ async def test_a_certificate_of_another_name_or_ca_is_refused(
 
 
 async def test_a_renewed_ca_is_used_by_the_next_connection(server: RedisServer, tmp_path: Path) -> None:
-    clock, folders = Clock(), (tmp_path / "old", tmp_path / "new")
+    clock, folders = Clock(0.0), (tmp_path / "old", tmp_path / "new")
     for folder in folders:
         folder.mkdir()
     old, new = map(Authority, folders)

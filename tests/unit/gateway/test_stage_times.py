@@ -13,18 +13,11 @@ from prometheus_client import REGISTRY
 from fovea.errors import DeadlineExceeded, Overloaded
 from gateway.core.deadlines import now
 from gateway.core.stage_times import StageTimes
+from tests.clock import Clock
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask
 
 MARGIN = 1.25
 """Expected times over measured ones."""
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

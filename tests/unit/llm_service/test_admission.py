@@ -17,16 +17,9 @@ from llm_service.engine.transformers import TransformersEngine
 from llm_service.engine.waiting_queue import WaitingQueue
 from llm_service.prompts import Prompt
 from llm_service.sampling import SamplingParams
+from tests.clock import Clock
 
 BOS = 1
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
