@@ -6,9 +6,11 @@ import email
 import email.message
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tests.local_http_server import LocalHttpServer
 
 
 def event(name: str, data: dict[str, Any]) -> str:
@@ -16,17 +18,16 @@ def event(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
-class PlainGateway(ThreadingHTTPServer):
+class PlainGateway(LocalHttpServer):
     """Answers with `reply` once `released` is set; records the requests."""
 
-    daemon_threads = True
     status, content_type, reply = 200, "text/event-stream; charset=utf-8", ""
     location = ""
     path = ""
     body = b""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.asked = threading.Event()
         self.released = threading.Event()
         self.released.set()
@@ -40,18 +41,9 @@ class PlainGateway(ThreadingHTTPServer):
         self.status, self.content_type, self.reply = status, "application/json", json.dumps(value)
 
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    @property
     def form(self) -> list[tuple[str, bytes]]:
         """Names and contents of the fields of the last form, in order."""
         return self.forms[-1]
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self.serve_forever, args=[0.02])
-        self._thread.start()
-        return self
 
     def __exit__(
         self,
@@ -60,9 +52,7 @@ class PlainGateway(ThreadingHTTPServer):
         trace: TracebackType | None = None,
     ) -> None:
         self.released.set()
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
+        super().__exit__()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx
+
+from tests.local_http_server import LocalHttpServer
 
 __all__ = ["PrefixProxy", "prefix_proxy"]
 
@@ -94,13 +95,6 @@ def prefix_proxy(gateway: str) -> Iterator[PrefixProxy]:
                     self.send_header(name, value)
             self.end_headers()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    proxy.url = f"http://127.0.0.1:{server.server_port}{proxy.prefix}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with LocalHttpServer(Handler) as server:
+        proxy.url = f"{server.url}{proxy.prefix}"
         yield proxy
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

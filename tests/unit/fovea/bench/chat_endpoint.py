@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from tests.local_http_server import LocalHttpServer
 
 USAGE = {
     "prompt_tokens": 70,
@@ -79,42 +80,22 @@ def answer(exchange: Exchange) -> None:
     exchange.end(USAGE)
 
 
-class ChatEndpoint(ThreadingHTTPServer):
+class ChatEndpoint(LocalHttpServer):
     """Answers each request with `script`; records the requests."""
 
-    daemon_threads = True
     models: Any = {"object": "list", "data": [{"id": "first"}, {"id": "second"}]}  # noqa: RUF012
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.script: Callable[[Exchange], None] = answer
         self.exchanges: list[Exchange] = []
         self._lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
     def add(self, handler: _Handler, body: dict[str, Any]) -> Exchange:
         with self._lock:
             exchange = Exchange(handler, len(self.exchanges), body)
             self.exchanges.append(exchange)
             return exchange
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self.serve_forever, args=[0.02])
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -7,9 +7,8 @@ import json
 import shutil
 import socket
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from fovea.cli import main
 from fovea.doctor import machine, network
 from fovea.doctor.finding import Level
 from fovea.processes.stack import free_port
+from tests.local_http_server import LocalHttpServer
 from tests.plain_gateway import PlainGateway
 from tests.redis_server import RedisServer
 
@@ -46,12 +46,8 @@ class Answers(BaseHTTPRequestHandler):
 def answers() -> Iterator[tuple[str, dict[str, tuple[int, Any]]]]:
     """URL of a server with a Date header, and its replies."""
     handler = type("Handler", (Answers,), {"replies": {}})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.02])
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", handler.replies  # type: ignore[attr-defined]
-        server.shutdown()
-        thread.join()
+    with LocalHttpServer(handler) as server:
+        yield server.url, handler.replies  # type: ignore[attr-defined]
 
 
 def test_packages_that_are_missing_or_do_not_fit_are_named() -> None:
