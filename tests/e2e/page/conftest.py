@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias
 
@@ -10,31 +9,23 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from fovea.processes.stack import Stack
+from tests.chromium import CHROMIUM, FLAGS
 from tests.e2e.page.screen import Screen
 
 OpenPage: TypeAlias = Callable[..., Screen]
 
 _TIMEOUT_MS: Final = 60_000  # of the slowest step, where the cores are shared with other tests
-_FLAGS: Final = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-)
+_FLAGS: Final = (*FLAGS, "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium of the machine. It ends with the module: Playwright keeps the thread's event loop for itself."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
+    if CHROMIUM is None:
         pytest.skip("the page is tested in Chromium, which is not installed (Debian: apt-get install chromium)")
     expect.set_options(timeout=_TIMEOUT_MS)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
         yield chromium
         chromium.close()
 

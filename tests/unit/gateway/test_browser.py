@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler
+from typing import Any, Final
 
 import pytest
+from playwright.async_api import Browser, async_playwright
 
-from tests.browser import CHROMIUM, Browser
+from tests.chromium import CHROMIUM, FLAGS
+from tests.local_http_server import LocalHttpServer
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask
 
 pytestmark = [
@@ -19,6 +20,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian package chromium)"),
 ]
 EVIL, LAN = "evil.test", "gateway.test"
+TIMEOUT_S: Final = 120
 
 
 class _Page(BaseHTTPRequestHandler):
@@ -35,18 +37,31 @@ class _Page(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def other_port() -> Iterator[int]:
     """Port of a server of pages that are not the gateway's."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
-        thread = Thread(target=server.serve_forever, args=[0.02])
-        thread.start()
+    with LocalHttpServer(_Page) as server:
         yield server.server_port
-        server.shutdown()
-        thread.join()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile"), hosts=(EVIL, LAN)) as browser:
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """A browser for which the names of both sites lead to this machine."""
+    names = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1,MAP {LAN} 127.0.0.1"
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, names])
         yield browser
+        await browser.close()
+
+
+async def run_in(browser: Browser, url: str, script: str, *, bypass_csp: bool = False) -> Any:
+    """Result of a script, the body of an asynchronous function, in a page at `url` with a profile of its own.
+
+    With `bypass_csp` the page's Content-Security-Policy is ignored.
+    """
+    async with asyncio.timeout(TIMEOUT_S):
+        page = await browser.new_page(bypass_csp=bypass_csp)
+        await page.goto(url)
+        result = await page.evaluate(f"(async () => {{ {script} }})()")
+        await page.close()
+    return result
 
 
 def port_of(gateway: Gateway) -> int:
@@ -83,7 +98,7 @@ async def test_a_page_of_another_origin_is_refused(
     url = json.dumps(f"http://127.0.0.1:{port_of(gateway)}/v1/answer")
     script = ATTACKS % (url, json.dumps(json.dumps(ask())), json.dumps("multipart/form-data"))
     with caplog.at_level("INFO", logger="gateway.http.request_context"):
-        await asyncio.to_thread(browser.run, f"http://{site}:{other_port}/", script)
+        await run_in(browser, f"http://{site}:{other_port}/", script)
     lines = [record.getMessage() for record in caplog.records if record.name == "gateway.http.request_context"]
     outcomes = [line.split()[2:4] for line in lines if "POST" in line]
     assert outcomes == [["403", "forbidden_origin"]] * 4
@@ -101,7 +116,7 @@ async def test_a_page_that_lets_its_own_name_lead_here_is_refused(
     page = f"http://{EVIL}:{port_of(gateway)}/docs"
     # The page is not the gateway's: it came before the name was changed to lead here, so it has no policy.
     script %= json.dumps(json.dumps(ask()))
-    got = await asyncio.to_thread(lambda: browser.run(page, script, bypass_csp=True))
+    got = await run_in(browser, page, script, bypass_csp=True)
     assert got == [403, "forbidden_host"]
     assert not gateway.encoder.calls
 
@@ -129,7 +144,7 @@ async def test_the_documentation_sends_requests_from_its_own_origin(
 ) -> None:
     gateway = await start_gateway(over_tcp=True, allowed_hosts=LAN)
     page = f"http://{host}:{port_of(gateway)}/docs"
-    assert await asyncio.to_thread(browser.run, page, TRY_IT_OUT) == "200"
+    assert await run_in(browser, page, TRY_IT_OUT) == "200"
     assert gateway.encoder.calls
 
 
@@ -147,5 +162,5 @@ async def test_a_page_of_an_allowed_origin_reads_answers_and_errors(
         return [await ask(%s), await ask("{}")];
     """
     url = json.dumps(f"http://127.0.0.1:{port_of(gateway)}/v1/answer")
-    got = await asyncio.to_thread(browser.run, f"{origin}/", script % (url, json.dumps(json.dumps(ask()))))
+    got = await run_in(browser, f"{origin}/", script % (url, json.dumps(json.dumps(ask()))))
     assert got == [[200, True, "id"], [422, True, "error"]]
