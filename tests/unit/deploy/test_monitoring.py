@@ -114,13 +114,18 @@ def promtool(*words: str) -> None:
 GATEWAY, ENCODER, LLM = (f'job="fovea-{job}", instance="{job}:9464"' for job in ("gateway", "encoder", "llm"))
 
 
-def slow(name: str, job: str, seconds: str, *, share: int) -> dict[str, str]:
+def histogram(name: str, job: str, seconds: str, *, share: int) -> dict[str, str]:
     """Histogram in which `share` of 20 observations a minute are above the bound `seconds`."""
     return {
         f'{name}_bucket{{{job}, le="{seconds}"}}': f"0+{20 - share}x60",
         f'{name}_bucket{{{job}, le="300.0"}}': "0+20x60",
         f'{name}_bucket{{{job}, le="+Inf"}}': "0+20x60",
     }
+
+
+def slow_and_fast(name: str, job: str, seconds: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Histograms with 3 of 20 observations above the bound `seconds`, and with none."""
+    return histogram(name, job, seconds, share=3), histogram(name, job, seconds, share=0)
 
 
 def failing(kind: str, per_minute: int) -> dict[str, str]:
@@ -153,26 +158,11 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "FoveaErrors": (answering(100, "internal_error", 10), answering(100, "invalid_request", 90)),
     "FoveaRefusals": (refusing("queue_full", 12), refusing("client_requests", 12)),
     "FoveaClientsAtLimit": (refusing("client_requests", 12), refusing("queue_full", 12)),
-    "FoveaEncoderQueue": (
-        slow("fovea_encoder_queue_wait_seconds", ENCODER, "2.5", share=3),
-        slow("fovea_encoder_queue_wait_seconds", ENCODER, "2.5", share=0),
-    ),
-    "FoveaLLMQueue": (
-        slow("fovea_queue_wait_seconds", LLM, "2.5", share=3),
-        slow("fovea_queue_wait_seconds", LLM, "2.5", share=0),
-    ),
-    "FoveaSlowFirstToken": (
-        slow("fovea_gateway_time_to_first_token_seconds", GATEWAY, "5.0", share=3),
-        slow("fovea_gateway_time_to_first_token_seconds", GATEWAY, "5.0", share=0),
-    ),
-    "FoveaSlowTokens": (
-        slow("fovea_time_per_output_token_seconds", LLM, "0.2", share=3),
-        slow("fovea_time_per_output_token_seconds", LLM, "0.2", share=0),
-    ),
-    "FoveaSlowPreprocessing": (
-        slow("fovea_encoder_preprocessing_seconds", ENCODER, "2.5", share=3),
-        slow("fovea_encoder_preprocessing_seconds", ENCODER, "2.5", share=0),
-    ),
+    "FoveaEncoderQueue": slow_and_fast("fovea_encoder_queue_wait_seconds", ENCODER, "2.5"),
+    "FoveaLLMQueue": slow_and_fast("fovea_queue_wait_seconds", LLM, "2.5"),
+    "FoveaSlowFirstToken": slow_and_fast("fovea_gateway_time_to_first_token_seconds", GATEWAY, "5.0"),
+    "FoveaSlowTokens": slow_and_fast("fovea_time_per_output_token_seconds", LLM, "0.2"),
+    "FoveaSlowPreprocessing": slow_and_fast("fovea_encoder_preprocessing_seconds", ENCODER, "2.5"),
     "FoveaKeyValueCacheFull": (
         gauge("fovea_kv_cache_usage_ratio", 1) | gauge("fovea_num_requests_waiting", 3),
         gauge("fovea_kv_cache_usage_ratio", 1) | gauge("fovea_num_requests_waiting", 0),
