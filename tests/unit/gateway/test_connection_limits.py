@@ -6,10 +6,9 @@ import asyncio
 import json
 import logging
 import os
-import re
 import resource
-import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,6 +18,7 @@ from gateway.server.connection_count import ConnectionCount, TooManyConnections
 from gateway.server.file_descriptors import TooFewFileDescriptors, raise_file_limit
 from gateway.server.trusted_proxies import TrustedProxies
 from tests.unit.gateway.conftest import StartGateway, failures
+from tests.unit.gateway.gateway_process import gateway_process
 from tests.unit.gateway.raw_http import GET, RawConnection
 
 
@@ -90,17 +90,10 @@ def test_a_place_is_left_once() -> None:
 
 async def test_without_file_descriptors_the_log_stays_short(llava: Path, clip: Path) -> None:
     metrics_port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "--model", str(llava), "--text-tower", str(clip)),
-        *("--listen", "127.0.0.1:0", "--metrics-listen", f"127.0.0.1:{metrics_port}"),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    async with asyncio.timeout(60):
-        address = None
-        while address is None:
-            address = re.search(rb"http://127.0.0.1:(\d+)", await process.stderr.readline())
-        port = int(address[1])
+    metrics = ("--metrics-listen", f"127.0.0.1:{metrics_port}")
+    async with gateway_process(llava, clip, *metrics) as (url, process, log):
+        port = urlsplit(url).port
+        assert port is not None
         async with RawConnection(("127.0.0.1", port)) as before:
             assert await _answers(before)
             _, hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
@@ -109,7 +102,7 @@ async def test_without_file_descriptors_the_log_stays_short(llava: Path, clip: P
             waiting = [RawConnection(("127.0.0.1", port)) for _ in range(20)]
             for client in waiting:
                 await client.__aenter__()
-            line = json.loads(await process.stderr.readline())
+            line = json.loads(await log.readline())
             assert line["message"] == "no connection can be accepted: Too many open files"
             assert "exception" not in line
             assert await _answers(before)
@@ -122,7 +115,7 @@ async def test_without_file_descriptors_the_log_stays_short(llava: Path, clip: P
         assert b'fovea_failures_total{kind="accept"}' in await reader.read()
         writer.close()
         process.terminate()
-        lines = (await process.stderr.read()).splitlines()
+        lines = (await log.read()).splitlines()
         assert await process.wait() == 0
     assert not [line for line in lines if b"accepted" in line]
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from fovea.errors import InternalError
 from gateway.http import surfaces
 from gateway.settings import GatewaySettings
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, failures, png
+from tests.unit.gateway.gateway_process import gateway_process
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
 OPEN_PATHS = {
@@ -231,16 +231,15 @@ def test_keys_and_everyone_exclude_each_other(keys: Path) -> None:
 class Process:
     """`python -m gateway` with scripted services, and the lines of its log."""
 
-    def __init__(self, url: str, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, url: str, log: asyncio.StreamReader) -> None:
         self.url = url
-        self._process = process
+        self._log = log
 
     async def audit(self, count: int) -> list[dict[str, Any]]:
         """The next lines of the audit log."""
-        assert self._process.stderr is not None
         lines = []
         while len(lines) < count:
-            line = json.loads(await self._process.stderr.readline())
+            line = json.loads(await self._log.readline())
             if line["logger"] == "gateway.audit":
                 lines.append(line)
         return lines
@@ -249,22 +248,10 @@ class Process:
 @pytest.fixture
 async def process(llava: Path, clip: Path, keys: Path) -> Any:
     servers = await serve(ScriptedEncoder()), await serve(ScriptedLLM())
-    started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "--model", str(llava), "--text-tower", str(clip)),
-        *("--encoder", f"127.0.0.1:{servers[0].port}", "--llm", f"127.0.0.1:{servers[1].port}"),
-        *("--listen", "127.0.0.1:0", "--keys-file", str(keys), "--served-model-name", "tiny"),
-        stderr=asyncio.subprocess.PIPE,
-        env={"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"},
-    )
-    assert started.stderr is not None
-    async with asyncio.timeout(60):
-        address = None
-        while address is None:
-            address = re.search(rb"http://[0-9.:]+", await started.stderr.readline())
-        yield Process(address[0].decode(), started)
-        started.terminate()
-        await started.stderr.read()
-        await started.wait()
+    targets = ("--encoder", f"127.0.0.1:{servers[0].port}", "--llm", f"127.0.0.1:{servers[1].port}")
+    flags = ("--keys-file", str(keys), "--served-model-name", "tiny")
+    async with gateway_process(llava, clip, *targets, *flags) as (url, _, log):
+        yield Process(url, log)
     await asyncio.gather(*(server.grpc.stop(0) for server in servers))
 
 

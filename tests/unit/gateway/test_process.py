@@ -17,6 +17,7 @@ import pytest
 
 from gateway.settings import GatewaySettings
 from tests.unit.gateway.conftest import ask
+from tests.unit.gateway.gateway_process import gateway_process
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 
 pytestmark = pytest.mark.slow
@@ -153,23 +154,14 @@ async def test_requests_in_progress_when_the_process_stops_are_a_503(llava: Path
     encoder, llm = ScriptedEncoder(), ScriptedLLM()
     servers = await serve(encoder), await serve(llm)
     encoder.gate.shut()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "--model", str(llava), "--text-tower", str(clip)),
-        *("--encoder", f"127.0.0.1:{servers[0].port}", "--llm", f"127.0.0.1:{servers[1].port}"),
-        *("--listen", "127.0.0.1:0", "--drain-grace-s", "0.1"),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    async with asyncio.timeout(30):
-        address = None
-        while address is None:
-            address = re.search(rb"http://[0-9.:]+", await process.stderr.readline())
-        async with httpx.AsyncClient(base_url=address[0].decode(), trust_env=False, timeout=30) as http:
+    targets = ("--encoder", f"127.0.0.1:{servers[0].port}", "--llm", f"127.0.0.1:{servers[1].port}")
+    async with gateway_process(llava, clip, *targets, "--drain-grace-s", "0.1") as (url, process, lines):
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as http:
             request = asyncio.create_task(http.post("/v1/answer", json=ask()))
             await encoder.gate.reached.wait()
             process.terminate()
             response = await request
-        log = await process.stderr.read()
+        log = await lines.read()
         assert await process.wait() == 0
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
     assert response.json()["error"]["code"] == "unavailable"
