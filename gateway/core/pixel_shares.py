@@ -37,7 +37,6 @@ class PixelShares:
     """
 
     def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit
         self._shares = FairShares(limit, clock=clock)
         self._waiting: deque[_Waiting] = deque()
 

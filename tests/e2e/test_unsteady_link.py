@@ -34,7 +34,6 @@ class Site:
 
     def __init__(self, link: NarrowLink, stack: Stack, log: Path, metrics: str) -> None:
         self.link = link
-        self._stack = stack
         self._log = log
         self._metrics = metrics
         self._seen = 0

@@ -21,7 +21,6 @@ class Calls:
 
     def __init__(self, pixels: PixelShares) -> None:
         self._pixels = pixels
-        self._ends: list[asyncio.Event] = []
         self.running: list[str] = []
 
     def start(self, client: str, num_pixels: int, stack: AsyncExitStack) -> asyncio.Event:
