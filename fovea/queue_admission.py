@@ -61,9 +61,9 @@ class QueueAdmission:
         """Lanes that have been used."""
         return tuple(self._lanes)
 
-    def update(self, departed: int, *, is_blocked: bool, lane: int = 0) -> None:
+    def update(self, num_started: int, *, is_blocked: bool, lane: int = 0) -> None:
         """Records the state of a lane, see `ServiceRate.update`."""
-        self._lanes[lane].rate.update(departed, is_blocked=is_blocked)
+        self._lanes[lane].rate.update(num_started, is_blocked=is_blocked)
 
     def queue_time_s(self, num_ahead: int, *, lane: int = 0) -> float:
         """Estimated seconds until a new request behind `num_ahead` others starts; 0 without evidence."""
@@ -71,7 +71,13 @@ class QueueAdmission:
         return num_ahead * (rate.interval_s or 0.0) if rate.is_blocked else 0.0
 
     def check(
-        self, num_waiting: int, *, time_left_s: float, compute_s: float = 0.0, lane: int = 0, num_ahead: int = -1
+        self,
+        num_waiting: int,
+        *,
+        time_left_s: float,
+        compute_s: float = 0.0,
+        lane: int = 0,
+        num_ahead: int | None = None,
     ) -> None:
         """Refuses a request that cannot be served in time.
 
@@ -80,12 +86,13 @@ class QueueAdmission:
             time_left_s: Seconds until the deadline of the request.
             compute_s: Expected seconds of its computation, without the queue time.
             lane: Lane of the request.
-            num_ahead: Number of waiting requests in the same lane; -1 for `num_waiting`.
+            num_ahead: Number of waiting requests in the same lane; None for `num_waiting`.
 
         Raises:
-            Overloaded: With the seconds after which there will be room.
+            Overloaded: The queue is full, or the request would not be done in time. The error has the seconds after
+                which there will be room.
         """
-        num_ahead = num_waiting if num_ahead < 0 else num_ahead
+        num_ahead = num_waiting if num_ahead is None else num_ahead
         one = self._lanes[lane]
         least_s = num_ahead * (one.rate.least_interval_s or 0.0) if one.rate.is_blocked else 0.0
         if num_waiting >= self.max_queue_size:

@@ -79,46 +79,46 @@ class ServiceRate:
         """Whether requests wait for capacity."""
         return self._blocked_since is not None
 
-    def update(self, departed: int, *, is_blocked: bool) -> None:
+    def update(self, num_started: int, *, is_blocked: bool) -> None:
         """Records the state of the queue after requests have left it, or after it has become blocked or empty.
 
         Args:
-            departed: Number of requests that have left for service.
+            num_started: Number of requests that have left the queue for service.
             is_blocked: Whether others still wait for capacity.
         """
         now = self._clock()
-        if departed and self._blocked_since is not None:
-            # A stall counts as no more than the memory, so that the departures after it soon outweigh it.
+        if num_started and self._blocked_since is not None:
+            # A stall counts as no more than the memory, so that the starts after it soon outweigh it.
             interval_s = min(now - self._blocked_since, MEMORY_S)
-            self._intervals.add(interval_s, departed, now, most_s=MEMORY_S / _MEMORY_SAMPLES)
+            self._intervals.add(interval_s, num_started, now, most_s=MEMORY_S / _MEMORY_SAMPLES)
         if not is_blocked:
             self._blocked_since = None
-        elif departed or self._blocked_since is None:
+        elif num_started or self._blocked_since is None:
             self._intervals.decay(now)
             self._blocked_since = now
 
     @property
     def interval_s(self) -> float | None:
-        """Expected seconds per departure; None without evidence. It grows while the queue does not move."""
+        """Expected seconds per start; None without evidence. It grows while the queue does not move."""
         now = self._clock()
         # While the queue is blocked, evidence is not forgotten: a queue that does not move is evidence itself.
         mean_s = self._intervals.mean(now if self._blocked_since is None else self._blocked_since)
         if mean_s is None or self._blocked_since is None:
             return mean_s
-        # As if a group of departures of the usual size came now.
+        # As if a group of starts of the usual size came now.
         group = self._intervals.units / self._intervals.samples
         stalled_s = now - self._blocked_since
         return max(mean_s, (self._intervals.total + stalled_s) / (self._intervals.units + group))
 
     @property
     def least_interval_s(self) -> float | None:
-        """Seconds per departure if the measurements were pessimistic by one standard deviation of a Poisson process."""
+        """Seconds per start if the measurements were pessimistic by one standard deviation of a Poisson process."""
         interval_s = self.interval_s
         return None if interval_s is None else interval_s / (1 + 1 / math.sqrt(self._intervals.samples))
 
 
 class RetryTimes:
-    """Times after which refused clients may come back, one for each departure, so that not all come at once.
+    """Times after which refused clients may come back, one for each start, so that not all come at once.
 
     Args:
         clock: Monotonic clock in seconds.
@@ -135,7 +135,7 @@ class RetryTimes:
 
         Args:
             room_s: Seconds until there is room for a request.
-            interval_s: Seconds per departure; None for unknown.
+            interval_s: Seconds per start; None for unknown.
         """
         now = self._clock()
         self._last = min(max(now + room_s, self._last + (interval_s or 0.0)), now + MAX_RETRY_S)

@@ -221,13 +221,13 @@ class Batcher(Generic[Request, Job, Result]):
         self._changed.set()
         self._observe_queue()
 
-    def _observe_queue(self, departed: int = 0, *, is_running: bool = False) -> None:
+    def _observe_queue(self, num_started: int = 0, *, is_running: bool = False) -> None:
         """Tells the admission how many requests have left for compute, and whether others wait for capacity.
 
         They do if they wait for the model thread or for a worker process. Those that are being prepared do not.
         """
         waits_for_model = bool(self._queue) and (is_running or bool(self._running))
-        self._admission.update(departed, is_blocked=waits_for_model or self._executor.is_backlogged)
+        self._admission.update(num_started, is_blocked=waits_for_model or self._executor.is_backlogged)
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()

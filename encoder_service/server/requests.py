@@ -93,7 +93,7 @@ def check_recommendation(recommended: DefaultPruning, model: EncoderModel) -> No
     """Checks that the model has what the recommended pruner reads.
 
     Raises:
-        CheckpointError: It has not.
+        CheckpointError: The model lacks what the pruner reads.
     """
     if recommended.pruner not in pruners_of(model):
         raise CheckpointError(

@@ -91,7 +91,7 @@ class StageTimes:
         """Refuses an answer, already counted as one in progress, that would not be done in `time_left_s` seconds.
 
         Raises:
-            Overloaded: With the seconds after which there will be room.
+            Overloaded: The answer would not be done. The error has the seconds after which there will be room.
         """
         if self.num_running <= 1:  # that answer shows whether the measurements still hold
             return

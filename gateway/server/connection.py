@@ -36,10 +36,10 @@ class ConnectionTimes:
     """Time limits of a connection in seconds.
 
     Attributes:
-        header_s: For the headers of a request, from the connection or from their first byte; also for what a client
-            sends after a response that ends the connection.
-        keep_alive_s: For an idle connection, as announced; 0 for none.
-        send_s: Without progress in sending a response.
+        header_s: Time for the headers of a request, from the connection or from their first byte; also the time for
+            what a client sends after a response that ends the connection.
+        keep_alive_s: Time that an idle connection stays open, as announced; 0 for none.
+        send_s: Time without progress in sending a response.
     """
 
     header_s: float

@@ -101,15 +101,15 @@ class WaitingQueue:
                 if len(popped) < limit and admits(sequence):
                     popped.append(sequence)
                     self._sequences.remove(sequence)
-            self._observe_departures(popped)
+            self._observe_starts(popped)
         _observe_queue_time(popped)
         return popped
 
-    def _observe_departures(self, popped: Iterable[Sequence]) -> None:
+    def _observe_starts(self, popped: Iterable[Sequence]) -> None:
         """Tells the admission what has left each lane. What `pop` leaves behind waits for capacity."""
-        departed, left = Counter(map(self._lane_of, popped)), Counter(map(self._lane_of, self._sequences))
+        num_started, left = Counter(map(self._lane_of, popped)), Counter(map(self._lane_of, self._sequences))
         for lane in {*self._admission.lanes, *left}:
-            self._admission.update(departed[lane], is_blocked=left[lane] > 0, lane=lane)
+            self._admission.update(num_started[lane], is_blocked=left[lane] > 0, lane=lane)
 
     def wait(self, limit: int, delay_s: float) -> None:
         """Blocks until a sequence waits or the queue is closed, then up to `delay_s` until `limit` sequences wait."""

@@ -14,7 +14,7 @@ from fovea.processes.stack import SERVICES, Stack, free_port
 from tests.e2e.conftest import STARTUP_S, Client, Pictures
 from tests.lab_stack import lab_stack
 
-PATIENCE_S = 120
+TIMEOUT_S = 120
 WAITING, RUNNING = "fovea_num_requests_waiting", "fovea_num_requests_running"
 ANSWERS = "fovea_gateway_answers_running"
 # At this temperature an answer reaches its limit of tokens, so it is still running when the test scrapes.
@@ -44,7 +44,7 @@ class Loaded:
         self.until("gateway", lambda samples: samples[ANSWERS] == 0)
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -69,7 +69,7 @@ def test_the_llm_service_tells_who_runs_and_who_waits(loaded: Loaded, picture: b
     waits = loaded.scrape("llm_service")["fovea_queue_wait_seconds_count"]
     seen: set[str] = set()
     asked = 0
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     with ThreadPoolExecutor(6) as pool:
         while seen != {"gateway", "llm_service"}:
             assert time.monotonic() < deadline, f"only {seen} ever told its load"
@@ -93,7 +93,7 @@ def test_the_encoder_service_tells_who_runs_and_who_waits(loaded: Loaded, pictur
     images = [pictures.fresh() for _ in range(8)]
     seen: set[str] = set()
     asked = 0
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     with ThreadPoolExecutor(8) as pool:
         while seen != {WAITING, RUNNING}:
             assert time.monotonic() < deadline, f"of the gauges only {seen} were ever above 0"

@@ -26,7 +26,7 @@ pytestmark = [
 
 DEPLOY = ROOT / "deploy"
 JOBS = {"encoder_service": "fovea-encoder", "llm_service": "fovea-llm", "gateway": "fovea-gateway"}
-PATIENCE_S = 240
+TIMEOUT_S = 240
 WINDOW = "2m"
 # Panels that have no data without a GPU, or while nothing fails and nothing is refused for load.
 QUIET = {"GPU memory", "Failures"}
@@ -55,7 +55,7 @@ class Prometheus:
         self._log.close()
 
     def get(self, path: str, **params: str) -> Any:
-        response = httpx.get(f"{self.url}/api/v1/{path}", params=params, trust_env=False, timeout=PATIENCE_S)
+        response = httpx.get(f"{self.url}/api/v1/{path}", params=params, trust_env=False, timeout=TIMEOUT_S)
         assert response.status_code == 200, response.text
         return response.json()["data"]
 
@@ -64,7 +64,7 @@ class Prometheus:
         return [one for one in self.get("query", query=expression)["result"] if one["value"][1] != "NaN"]
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while True:
             assert self._process.poll() is None, "prometheus has ended"
             try:
@@ -114,7 +114,7 @@ def test_every_query_of_the_dashboard_has_data(
 
     def refused() -> None:
         url = f"{scraped.url}/v1/answer"
-        assert httpx.post(url, json={"question": 1}, trust_env=False, timeout=PATIENCE_S).status_code == 422
+        assert httpx.post(url, json={"question": 1}, trust_env=False, timeout=TIMEOUT_S).status_code == 422
 
     with client.http, Prometheus(configure(tmp_path, addresses), tmp_path) as prometheus:
         prometheus.wait_for(lambda: len(prometheus.query("up == 1")) == len(SERVICES))

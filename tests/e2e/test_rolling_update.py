@@ -21,12 +21,12 @@ from tests.dns_zone import Zone
 from tests.e2e.conftest import STARTUP_S, Client
 from tests.lab_stack import lab_stack
 
-PATIENCE_S = 60
+TIMEOUT_S = 60
 SEVERAL = 10
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

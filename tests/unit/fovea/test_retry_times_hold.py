@@ -61,12 +61,12 @@ class Service:
         self._start()
 
     def _start(self) -> None:
-        departed = min(self._idle, self._num_waiting)
-        self._idle -= departed
-        self._num_waiting -= departed
-        for _ in range(departed):
+        num_started = min(self._idle, self._num_waiting)
+        self._idle -= num_started
+        self._num_waiting -= num_started
+        for _ in range(num_started):
             self._at(self._random.expovariate(1 / self._service_s), "end")
-        self._queue.update(departed, is_blocked=self._num_waiting > 0)
+        self._queue.update(num_started, is_blocked=self._num_waiting > 0)
 
 
 @pytest.mark.parametrize(("servers", "service_s", "burst"), [(1, 0.5, 100), (8, 4.0, 100), (1, 0.05, 900)])

@@ -84,11 +84,11 @@ class Service:
         call.late()
 
     def _start(self) -> None:
-        departed = min(self._idle, len(self._waiting))
-        self._idle -= departed
-        for _ in range(departed):
+        num_started = min(self._idle, len(self._waiting))
+        self._idle -= num_started
+        for _ in range(num_started):
             self._run(self._waiting.popleft())
-        self._admission.update(departed, is_blocked=bool(self._waiting))
+        self._admission.update(num_started, is_blocked=bool(self._waiting))
 
     def _run(self, call: Call) -> None:
         call.state = "running"
