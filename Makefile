@@ -15,7 +15,7 @@ help:  ## show this list
 install: $(STAMP)  ## create .venv and install everything (a torch that is there already is used, not fetched)
 
 # Where the machine's Python has torch, the environment sees it and the pin on torch is left out.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt fovea/wire/rans/rans.c
 	@if $(PYTHON) -c 'import torch' 2>/dev/null; then \
 	  $(PYTHON) -m venv --system-site-packages $(VENV) && grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt; \
 	else \

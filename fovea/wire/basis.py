@@ -88,12 +88,6 @@ class WireBasis:
         """Inverse of `synthesis`, [C, C]; coefficients are (token - mean) @ analysis."""
         return np.asarray(np.linalg.inv(self.synthesis.astype(np.float64)), np.float32)
 
-    def levels(self, num_tokens: int) -> Levels:
-        """Levels of a tensor of `num_tokens` tokens, [num_tokens, C]."""
-        if num_tokens == self.tokens_per_image:
-            return self.image_levels
-        return np.broadcast_to(self.token_levels, (num_tokens, self.channels))
-
 
 def step_size(step: int) -> float:
     """Step as a number, from a step on the scale of the levels: 2 ** (step / 4)."""

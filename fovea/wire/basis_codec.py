@@ -23,7 +23,8 @@ from fovea.wire.cosine_transform import cosines
 
 __all__ = ["VERSION", "BasisCodec", "decode", "encode", "expected_bytes", "finest_step", "symbols"]
 
-Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+Bytes = npt.NDArray[np.uint8]
 
 VERSION: Final = 1
 _HEADER: Final = struct.Struct(
@@ -45,22 +46,27 @@ class _CodingPlan:
     """Coding of the R * C codes of a tensor. It follows from the levels of the basis and the step.
 
     Attributes:
-        is_coded: whether each code is in the stream, [R, C]; the other codes are 0 or exceptions.
+        index: index r * C + c of each code in the stream, ascending, [n]; the other codes are 0 or exceptions.
         table: index of the frequency table of each code in the stream, [n].
         low_bits: number of low bits of each code in the stream, which are stored without entropy coding, [n].
     """
 
     def __init__(self, basis: WireBasis, num_tokens: int, step: int) -> None:
-        classes = basis.levels(num_tokens) - step
-        self.is_coded = classes >= MIN_CLASS
-        coded = classes[self.is_coded]
-        self.low_bits = np.maximum(0, -((MAX_CLASS - coded) // 4))
-        self.table = coded - 4 * self.low_bits - MIN_CLASS
+        is_whole = num_tokens == basis.tokens_per_image
+        classes = (basis.image_levels if is_whole else basis.token_levels).reshape(-1) - step
+        coded = np.flatnonzero(classes >= MIN_CLASS)
+        low_bits = np.maximum(0, -((MAX_CLASS - classes[coded]) // 4))
+        table = classes[coded] - 4 * low_bits - MIN_CLASS
+        # Tokens that are not a whole image are all coded alike: the plan of one, repeated.
+        repeats = 1 if is_whole else num_tokens
+        self.index = (np.arange(repeats)[:, None] * len(classes) + coded).reshape(-1)
+        self.table = np.tile(table.astype(np.uint8), repeats)
+        self.low_bits = np.tile(low_bits.astype(np.uint8), repeats)
 
     @property
-    def half(self) -> Ints:
+    def half(self) -> Codes:
         """Half of the range of each code's low bits, [n]. It is added before the split, so that symbols center on 0."""
-        return (1 << self.low_bits) >> 1
+        return (np.int32(1) << self.low_bits) >> 1
 
 
 def encode(array: Float32Array, basis: WireBasis, step: int) -> bytes:
@@ -78,7 +84,7 @@ def encode(array: Float32Array, basis: WireBasis, step: int) -> bytes:
     plan = _CodingPlan(basis, len(array), step)
     low, symbols, exceptions = _split(codes, plan)
     header = _HEADER.pack(VERSION, step, bytes(2), basis.digest, len(exceptions))
-    stream = rans.encode(symbols + MAX_SYMBOL, plan.table, basis.tables)
+    stream = rans.encode(symbols, plan.table, basis.tables)
     return b"".join((header, exceptions.tobytes(), _pack(low, plan.low_bits), stream))
 
 
@@ -102,11 +108,12 @@ def decode(data: bytes, num_tokens: int, channels: int, basis: WireBasis) -> Flo
     if (index >= num_tokens * channels).any() or (np.diff(index) <= 0).any():
         raise InvalidRequest(f"exceptions do not name codes below {num_tokens * channels} in ascending order")
     low = _unpack(data[low_bits_start:stream_start], plan.low_bits)
-    symbols = rans.decode(data[stream_start:], plan.table, basis.tables) - MAX_SYMBOL
-    codes = np.zeros((num_tokens, channels), np.float32)
-    codes[plan.is_coded] = (symbols << plan.low_bits) + low - plan.half
-    codes.reshape(-1)[index] = exceptions["code"]
-    values = codes * np.float32(step_size(step))
+    symbols = rans.decode(data[stream_start:], plan.table, basis.tables).astype(np.int32) - MAX_SYMBOL
+    codes = np.zeros(num_tokens * channels, np.float32)
+    codes[plan.index] = (symbols << plan.low_bits) + low - plan.half
+    codes[index] = exceptions["code"]
+    codes *= np.float32(step_size(step))
+    values = codes.reshape(num_tokens, channels)
     if num_tokens == basis.tokens_per_image:
         values = cosines(num_tokens).T @ values
     return np.asarray(values @ basis.synthesis + basis.mean, np.float32)
@@ -135,10 +142,10 @@ def _read_header(data: bytes, channels: int, basis: WireBasis) -> tuple[int, int
     return step, num_exceptions
 
 
-def symbols(array: Float32Array, basis: WireBasis, step: int) -> tuple[Ints, Ints]:
+def symbols(array: Float32Array, basis: WireBasis, step: int) -> tuple[Bytes, Bytes]:
     """Table index [n] and symbol [n], both from 0, of each code in the stream. They are used to learn the tables."""
     plan = _CodingPlan(basis, len(array), step)
-    return plan.table, _split(_codes(_coefficients(array, basis), step), plan)[1] + MAX_SYMBOL
+    return plan.table, _split(_codes(_coefficients(array, basis), step), plan)[1]
 
 
 def expected_bytes(num_tokens: int, basis: WireBasis, step: int) -> int:
@@ -177,7 +184,7 @@ def finest_step(arrays: Sequence[Float32Array], basis: WireBasis, max_bytes: int
 def _body_bytes(coefficients: Float32Array, basis: WireBasis, step: int) -> int:
     plan = _CodingPlan(basis, len(coefficients), step)
     _, symbols, exceptions = _split(_codes(coefficients, step), plan)
-    bits = float(basis.tables.bits[plan.table, symbols + MAX_SYMBOL].sum()) + int(plan.low_bits.sum())
+    bits = float(basis.tables.bits[plan.table, symbols].sum()) + int(plan.low_bits.sum())
     return (
         _HEADER.size + len(exceptions) * _EXCEPTION.itemsize + math.ceil(bits / 8) + _stream_overhead(len(plan.table))
     )
@@ -196,46 +203,48 @@ def _coefficients(array: Float32Array, basis: WireBasis) -> Float32Array:
         return np.asarray(cosines(len(array)) @ values if len(array) == basis.tokens_per_image else values, np.float32)
 
 
-def _codes(coefficients: Float32Array, step: int) -> Ints:
+def _codes(coefficients: Float32Array, step: int) -> Codes:
     """Integer codes of coefficients, [R, C]."""
     magnitudes = np.abs(coefficients) / np.float32(step_size(step))
     if not (magnitudes < _LARGEST_CODE).all():  # also refuses NaN
         raise InvalidRequest("a value is too large for the wire basis")
-    return np.copysign(np.floor(magnitudes + _ROUNDING), coefficients).astype(np.int64)
+    return np.copysign(np.floor(magnitudes + _ROUNDING), coefficients).astype(np.int32)
 
 
-def _split(codes: Ints, plan: _CodingPlan) -> tuple[Ints, Ints, npt.NDArray[np.void]]:
-    """Low bits [n], symbols [n] from -MAX_SYMBOL to MAX_SYMBOL, and exceptions.
+def _split(codes: Codes, plan: _CodingPlan) -> tuple[Codes, Bytes, npt.NDArray[np.void]]:
+    """Low bits [n], symbols [n] from 0 to 2 * MAX_SYMBOL, and exceptions.
 
     An exception is a code that does not fit the plan. The stream has a 0 in its place if its class is coded.
     """
-    codes = codes.copy()
-    high = (codes[plan.is_coded] + plan.half) >> plan.low_bits
-    is_exception = ~plan.is_coded & (np.abs(codes) > _MAX_DROPPED_CODE)
-    is_exception[plan.is_coded] = np.abs(high) > MAX_SYMBOL
-    index = is_exception.reshape(-1).nonzero()[0]
+    codes = codes.reshape(-1)
+    coded, half = codes[plan.index], plan.half
+    is_too_large = np.abs((coded + half) >> plan.low_bits) > MAX_SYMBOL
+    is_exception = np.abs(codes) > _MAX_DROPPED_CODE
+    is_exception[plan.index] = is_too_large
+    index = np.flatnonzero(is_exception)
     exceptions = np.empty(len(index), _EXCEPTION)
-    exceptions["index"], exceptions["code"] = index, codes.reshape(-1)[index]
-    codes.reshape(-1)[index] = 0
-    shifted = codes[plan.is_coded] + plan.half
-    return shifted & ((1 << plan.low_bits) - 1), shifted >> plan.low_bits, exceptions
+    exceptions["index"], exceptions["code"] = index, codes[index]
+    coded[is_too_large] = 0
+    shifted = coded + half
+    low = shifted & ((np.int32(1) << plan.low_bits) - 1)
+    return low, ((shifted >> plan.low_bits) + MAX_SYMBOL).astype(np.uint8), exceptions
 
 
-def _pack(low: Ints, low_bits: Ints) -> bytes:
+def _pack(low: Codes, low_bits: Bytes) -> bytes:
     """Low bits as bytes: one bit plane after the other, from the lowest bits up. Bytes fill from their highest bit."""
-    planes = [low[low_bits > bit] >> bit & 1 for bit in range(low_bits.max(initial=0))]
-    return np.packbits(np.concatenate([*planes, np.empty(0, np.int64)]).astype(np.uint8)).tobytes()
+    planes = [(low[low_bits > bit] >> bit & 1).astype(np.uint8) for bit in range(low_bits.max(initial=0))]
+    return np.packbits(np.concatenate([*planes, np.empty(0, np.uint8)])).tobytes()
 
 
-def _unpack(data: bytes, low_bits: Ints) -> Ints:
+def _unpack(data: bytes, low_bits: Bytes) -> Codes:
     total = int(low_bits.sum())
-    bits = np.unpackbits(np.frombuffer(data, np.uint8)).astype(np.int64)
+    bits = np.unpackbits(np.frombuffer(data, np.uint8)).astype(np.int32)
     if bits[total:].any():
         raise InvalidRequest("the bits after the last low bit are not zero")
-    low, start = np.zeros(len(low_bits), np.int64), 0
+    low, start = np.zeros(len(low_bits), np.int32), 0
     for bit in range(low_bits.max(initial=0)):
         has_bit = low_bits > bit
-        count = int(has_bit.sum())
+        count = int(np.count_nonzero(has_bit))
         low[has_bit] |= bits[start : start + count] << bit
         start += count
     return low

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from encoder_service.basis_learning import learn_basis
 from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.v1 import tensor_pb2
-from fovea.wire import basis_codec, basis_file, tensors
+from fovea.wire import basis_codec, basis_file, rans, tensors
 from fovea.wire.basis import WireBasis, step_size
 from fovea.wire.basis_file import BasisError
 from fovea.wire.cosine_transform import cosines
@@ -182,13 +182,19 @@ def read_by_the_book(message: tensor_pb2.Tensor, file: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.pb")), ids=lambda path: path.stem)
-def test_golden_messages_are_read_as_documented(path: Path) -> None:
+def test_golden_messages_are_read_as_documented_and_written_again(path: Path) -> None:
     message = tensor_pb2.Tensor.FromString(path.read_bytes())
     file = (GOLDEN / "wire.basis").read_bytes()
+    basis = basis_file.from_bytes(file)
     expected = np.load(GOLDEN / "values.npz")[path.stem]
     np.testing.assert_allclose(read_by_the_book(message, file), expected, rtol=1e-4, atol=1e-4)
-    got = tensors.from_message(message, max_bytes=CAP, basis=basis_file.from_bytes(file))
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    for coder in rans.available_coders():
+        with rans.using_coder(coder):
+            got = tensors.from_message(message, max_bytes=CAP, basis=basis)
+            step = struct.unpack_from("<Bb", message.data)[1]
+            again = tensors.to_message(expected, tensor_pb2.DTYPE_BASIS, basis=basis, step=step)
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+        assert again == message
 
 
 def test_there_are_golden_messages_of_all_that_a_body_may_hold() -> None:
