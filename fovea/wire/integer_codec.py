@@ -64,18 +64,17 @@ def quantize(array: Float32Array, scheme: Scheme) -> Quantized:
     has_mean = scheme.has_mean(num_tokens)
     is_transformed = scheme.transforms and has_mean and num_tokens <= MAX_TRANSFORMED_TOKENS
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = _mean(array) if has_mean else np.zeros(channels, "<f2")
-        rest = array - mean.astype(np.float32)
+        mean = _mean(array) if has_mean else np.empty(0, "<f2")
+        rest = array - mean.astype(np.float32) if has_mean else array.copy()
         if is_transformed:
             rest = cosines(num_tokens) @ rest
         index = _largest(rest, scheme.num_outliers(channels))
         outliers = np.take_along_axis(array, index, axis=1).astype("<f2")
         np.put_along_axis(rest, index, 0.0, axis=1)
         scales = _scales(rest, scheme)
-        scale_of_value = _by_value(scales.astype(np.float32), num_tokens, channels, scheme)
-        exact_codes = np.divide(rest, scale_of_value, out=np.zeros_like(rest), where=scale_of_value > 0)
-        codes = np.rint(exact_codes).astype(np.int8)
-    return Quantized(scheme, codes, scales, index, outliers, mean if has_mean else mean[:0], is_transformed)
+        divisors = np.where(scales > 0, scales, np.float16(1)).astype(np.float32)  # values of the scale 0 are all 0
+        codes = np.rint(rest / _by_value(divisors, num_tokens, channels, scheme)).astype(np.int8)
+    return Quantized(scheme, codes, scales, index, outliers, mean, is_transformed)
 
 
 def _mean(array: Float32Array) -> npt.NDArray[np.float16]:
