@@ -55,6 +55,7 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     findings = [
         *machine.versions(),
+        machine.entropy_coder(),
         machine.gpu(),
         machine.checkpoint(args.model),
         network.port(args.listen, args.url),

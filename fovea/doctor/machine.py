@@ -1,4 +1,4 @@
-"""Checks of this machine: versions, GPU and checkpoint."""
+"""Checks of this machine: versions, entropy coder, GPU and checkpoint."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
 from fovea.checkpoints.shipped import NotInstalled, shipped_checkpoint
 from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
 from fovea.doctor.finding import Finding, Level
+from fovea.wire import rans
 
-__all__ = ["checkpoint", "gpu", "unmet", "versions"]
+__all__ = ["checkpoint", "entropy_coder", "gpu", "unmet", "versions"]
 
 _SERVICES: Final = ("gateway", "encoder", "llm")
 _TIMEOUT_S: Final = 60
@@ -52,6 +53,14 @@ def unmet(requirement: Requirement, extra: str) -> str:
     if requirement.specifier.contains(version, prereleases=True):
         return ""
     return f"{requirement.name} {version} does not fit {requirement.specifier}"
+
+
+def entropy_coder() -> Finding:
+    """Coder of the wire format `basis` that this installation uses."""
+    if rans.coder_name() == "native":
+        return Finding("rANS", Level.OK, "the wire format basis is coded by the library in C")
+    advice = "install a C compiler, then fovea again; the bytes are the same either way"
+    return Finding("rANS", Level.WARNING, "the library in C is not there; numpy codes the wire format basis", advice)
 
 
 def gpu() -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ from fovea.wire.basis import (
 )
 
 __all__ = ["FILE", "BasisError", "find", "from_bytes", "load", "to_bytes"]
+
+log = logging.getLogger(__name__)
 
 Float32Array = npt.NDArray[np.float32]
 Levels = npt.NDArray[np.int64]
@@ -149,4 +152,5 @@ def find(path: str, model: str, revision: str | None, channels: int) -> WireBasi
     basis = load(file)
     if basis.channels != channels:
         raise BasisError(f"the wire basis has {basis.channels} channels, visual tokens of this model have {channels}")
+    log.info("wire basis %s, coded by the %s rANS coder", basis.digest.hex(), rans.coder_name())
     return basis

@@ -20,6 +20,7 @@ from fovea.cli import main
 from fovea.doctor import machine, network
 from fovea.doctor.finding import Level
 from fovea.processes.stack import free_port
+from fovea.wire import rans
 from tests.local_http_server import LocalHttpServer
 from tests.plain_gateway import PlainGateway
 from tests.redis_server import RedisServer
@@ -64,6 +65,16 @@ def program(folder: Path, name: str, text: str) -> None:
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
+
+
+@pytest.mark.parametrize(("coder", "level"), [("native", Level.OK), ("numpy", Level.WARNING)])
+def test_the_coder_of_streams_is_named(coder: str, level: Level) -> None:
+    if coder not in rans.available_coders():
+        pytest.skip("the library in C needs a C compiler")
+    with rans.using_coder(coder):
+        found = machine.entropy_coder()
+    assert (found.level, bool(found.advice)) == (level, coder == "numpy")
+    assert {"native": "library in C", "numpy": "numpy codes"}[coder] in found.text
 
 
 @pytest.mark.parametrize(
