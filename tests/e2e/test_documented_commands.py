@@ -48,6 +48,7 @@ SHORT: dict[str, list[str]] = {
     "benchmarks.speed.overload": ["--smoke"],
     "benchmarks.speed.jpeg_scale": ["--smoke"],
     "benchmarks.speed.load": ["--smoke"],
+    "benchmarks.speed.rans": ["--smoke"],
     "benchmarks.speed.slots": [],
     "benchmarks.speed.stalls": ["--smoke"],
     "benchmarks.task_map": ["--smoke"],
