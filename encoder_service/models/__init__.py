@@ -1,4 +1,4 @@
-"""Model families by the `model_type` of their checkpoints. CONTRIBUTING.md has the steps for a new one."""
+"""Model families by the `model_type` of their checkpoints. docs/extending.md has the steps for a new one."""
 
 from __future__ import annotations
 

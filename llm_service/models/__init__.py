@@ -1,4 +1,4 @@
-"""Model families by the `model_type` of their config. CONTRIBUTING.md has the steps for a new one."""
+"""Model families by the `model_type` of their config. docs/extending.md has the steps for a new one."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from fovea.checkpoints.shipped import shipped_checkpoint
 from tests.documented import ROOT
 from tests.e2e.conftest import STARTUP_S, Client, Pictures
 from tests.lab_stack import ENVIRONMENT, lab_stack
+from tests.pages import blocks, run
 from tests.pruner_packages import install, project
 
 QUESTION = "Is there a red star?"
@@ -33,20 +33,30 @@ fastv_of_mine = "my_llm_pruners:PRUNER"
 
 
 def documented_package() -> dict[str, str]:
-    """Files of the package in the documentation, with an LLM pruner beside the one that it shows."""
-    page = (ROOT / "docs/pruners.md").read_text()
-    (module,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
-    (pyproject,) = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)
+    """Files of the package on the page, with an LLM pruner beside the one that it shows."""
+    page = blocks("extending")
+    module, test = (block.body for block in page if block.kind == "python")
+    (pyproject,) = (block.body for block in page if block.kind == "toml")
     pyproject = pyproject.replace('["my_pruners"]', '["my_pruners", "my_llm_pruners"]') + LLM_ENTRY_POINTS
-    return {"pyproject.toml": pyproject, "my_pruners.py": module, "my_llm_pruners.py": LLM_MODULE}
+    return {
+        "pyproject.toml": pyproject,
+        "my_pruners.py": module,
+        "test_my_pruners.py": test,
+        "my_llm_pruners.py": LLM_MODULE,
+    }
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory with the installed package; the files of the project are beside it."""
+    return install(tmp_path_factory.mktemp("package"), documented_package())
+
+
+@pytest.fixture(scope="module")
+def services(package: Path) -> Iterator[Client]:
     """The three services with the package; its pruner is the default of the encoder service."""
-    root = tmp_path_factory.mktemp("package")
-    stack = lab_stack(root / "log", encoder_service=["--pruner", "norm"])
-    stack.environment = {**ENVIRONMENT, "PYTHONPATH": str(install(root, documented_package()))}
+    stack = lab_stack(package.parent / "log", encoder_service=["--pruner", "centre"])
+    stack.environment = {**ENVIRONMENT, "PYTHONPATH": str(package)}
     with stack:
         stack.wait_ready(STARTUP_S)
         client = Client(stack.url)
@@ -54,23 +64,39 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             yield client
 
 
+def test_the_tests_of_the_page_pass(package: Path) -> None:
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_pruners.py"]
+    environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{ROOT}"}
+    done = subprocess.run(words, cwd=package.parent / "project", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+def test_the_commands_of_the_page_work(services: Client, tmp_path: Path) -> None:
+    install_it, ask_it = (block for block in blocks("extending") if block.kind == "bash")
+    assert install_it.body.split("\n")[:-1] == ["pip install .", "pytest", "fovea up"]  # as the fixtures do
+    printed = run(ask_it, services.url, tmp_path)
+    assert "pink" in printed
+    assert '"visual_tokens_kept"' in printed
+
+
 def test_the_gateway_lists_them_with_their_parameters(services: Client) -> None:
     listed = services.http.get("/v1/pruners").json()
-    assert listed["default_pruner"] == "norm"
+    assert listed["default_pruner"] == "centre"
     pruners = {pruner["name"]: pruner for pruner in listed["pruners"]}
-    assert pruners["norm"] == {
-        "name": "norm",
+    assert pruners["centre"] == {
+        "name": "centre",
         "side": "encoder",
-        "summary": "Keeps the tokens with the largest vectors.",
+        "summary": "Keeps salient tokens near the middle of the image.",
         "reference": "",
         "reads_text": False,
         "chooses_budget": False,
         "parameters": [
             {
-                "name": "largest",
-                "type": "boolean",
-                "default": True,
-                "description": "true or false; whether the largest or the smallest vectors are kept",
+                "name": "radius",
+                "type": "number",
+                "default": 0.3,
+                "description": "0.05 to 10; standard deviation of the weight, in widths of the image",
             }
         ],
     }
@@ -81,22 +107,24 @@ def test_the_gateway_lists_them_with_their_parameters(services: Client) -> None:
 def test_they_prune_with_the_parameters_of_a_request(services: Client, pictures: Pictures) -> None:
     picture = pictures.fresh()
     llm_pruner = {"name": "fastv_of_mine", "keep_tokens": 5}
-    kept = []
-    for largest in (True, False):
-        params = {"largest": largest}
+    distances = []
+    for radius in (0.05, 10):
+        params = {"radius": radius}
         answer = services.ask(
             picture, QUESTION, pruner_params=params, keep_tokens=10, llm_pruner=llm_pruner, explain=True
         )
         assert answer["usage"]["visual_tokens_kept"] == 10
-        kept.append(set(answer["explain"]["kept"]))
-    assert len(kept[0]) == len(kept[1]) == 10
-    assert not kept[0] & kept[1]
+        rows, columns = answer["explain"]["grid"]
+        places = [divmod(position, columns) for position in answer["explain"]["kept"]]
+        distances.append(sum((row - (rows - 1) / 2) ** 2 + (column - (columns - 1) / 2) ** 2 for row, column in places))
+    near, far = distances
+    assert near < far
 
 
 def test_a_wrong_parameter_is_refused_as_declared(services: Client, pictures: Pictures) -> None:
-    response = services.post(pictures.fresh(), QUESTION, pruner="norm", pruner_params={"largest": "very"})
+    response = services.post(pictures.fresh(), QUESTION, pruner="centre", pruner_params={"radius": 0})
     assert response.status_code == 422
-    assert "true or false; whether the largest or the smallest" in response.text
+    assert "0.05 to 10; standard deviation of the weight" in response.text
 
 
 @pytest.mark.parametrize(

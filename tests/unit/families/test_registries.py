@@ -1,4 +1,4 @@
-"""Every place that a family needs has every family, and the steps of CONTRIBUTING.md name places that exist."""
+"""Every place that a family needs has every family, and the steps of docs/extending.md name places that exist."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ def section(page: str, heading: str) -> str:
 @pytest.mark.parametrize(
     ("page", "heading", "name", "examples"),
     [
-        ("CONTRIBUTING.md", "## Adding a model family", "<family>", ("video_llava", "qwen2_5_vl")),
-        ("docs/pruners.md", "### In this repository", "<name>", ("flowcut",)),
+        ("docs/extending.md", "## Adding a model family", "<family>", ("video_llava", "qwen2_5_vl")),
+        ("docs/extending.md", "## A pruner in this repository", "<name>", ("flowcut",)),
+        ("docs/extending.md", "## Adding a wire format", "<name>", ("basis",)),
+        ("docs/extending.md", "## Adding an engine", "<name>", ("transformers",)),
     ],
 )
 def test_each_place_of_the_steps_exists(page: str, heading: str, name: str, examples: tuple[str, ...]) -> None:
