@@ -32,7 +32,6 @@ _WITH_SERVICES: Final = (
     "test_examples.py",
     "test_explain.py",
     "test_hostile_messages.py",
-    "test_openai_page.py",
     "test_pods_roll_apart.py",
     "test_readme.py",
     "test_split_exactness.py",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,3 +203,13 @@ async def test_options_of_fovea_may_be_null(gateway: Gateway, null: str | None) 
     options = dict.fromkeys(FoveaOptions.model_fields) if null else {}
     await complete(gateway, chat(fovea=options))
     assert gateway.encoder.calls[0].keep_ratio == 0.5
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "openai.md").read_text()
+
+
+@pytest.mark.parametrize("message", re.findall(r"422 `(\w+ is not accepted: [^`]+)`", PAGE))
+async def test_the_page_has_the_message_of_a_refused_field(message: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        check_supported({message.split()[0]: object()})
+    assert refusal.value.message.startswith(f"{message}; accepted: ")
