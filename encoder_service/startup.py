@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 from typing import Final
 
 from encoder_service import models
@@ -11,6 +13,7 @@ from encoder_service.engine.executor import EncoderExecutor
 from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.engine.graphs.preparation import prepare
 from encoder_service.media.decoding import media_pool
+from encoder_service.media.video_containers import REASON_WITHOUT_PYAV, has_pyav
 from encoder_service.media.video_limits import VideoLimits
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
@@ -28,12 +31,22 @@ from fovea.wire.formats import WIRE_FORMATS
 
 __all__ = ["fork_workers", "load"]
 
-_WORKER_MODULES: Final = ("encoder_service.media.decoding",)
+log = logging.getLogger(__name__)
+
+_DECODING: Final = "encoder_service.media.decoding"
+_PYAV: Final = "av"
 
 
 def fork_workers() -> None:
     """Forks the process that the workers are forked from. Call it before this process starts a thread."""
-    fork_server.fork_now(*_WORKER_MODULES)
+    modules = _worker_modules()
+    for module in modules:
+        importlib.import_module(module)  # the workers share its memory
+    fork_server.fork_now(*modules)
+
+
+def _worker_modules() -> list[str]:
+    return [_DECODING, _PYAV] if has_pyav() else [_DECODING]
 
 
 def load(settings: EncoderSettings) -> ServedModel:
@@ -46,8 +59,10 @@ def load(settings: EncoderSettings) -> ServedModel:
         PluginError: A pruner of another package cannot be used.
     """
     PRUNERS.load()
-    fork_server.preload(*_WORKER_MODULES)  # unless `fork_workers` was called
+    fork_server.preload(*_worker_modules())  # unless `fork_workers` was called
     model = _load_model(settings)
+    if model.max_videos and not has_pyav():
+        log.warning("video files are refused, as %s; videos as lists of frames are accepted", REASON_WITHOUT_PYAV)
     basis = basis_file.find(settings.wire_basis, settings.model, settings.revision, model.hidden_size)
     if WIRE_FORMATS[settings.wire_dtype].needs_basis and basis is None:
         raise BasisError(

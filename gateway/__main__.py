@@ -3,6 +3,9 @@
 if __name__ == "__main__":
     import sys
 
-    from gateway.startup import main
+    from fovea.processes.extras import needs_extra
+
+    with needs_extra("gateway", "python -m gateway"):
+        from gateway.startup import main
 
     sys.exit(main(sys.argv[1:]))

@@ -1,21 +1,26 @@
-"""Opening of video files with FFmpeg, restricted to known containers and codecs, since files may be hostile."""
+"""Opening of video files with FFmpeg, restricted to known containers and codecs, since files may be hostile.
+
+PyAV is an extra, so it is imported where a video file is opened.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import av
-from av.error import FFmpegError
-from av.stream import Disposition
-
 from fovea.errors import ServiceError, TooLarge, UnsupportedMedia
 from fovea.media import images
 from fovea.media.file_formats import detect_format
+from fovea.processes.extras import install_command
 
-__all__ = ["FORMATS", "broken_video", "open_video"]
+__all__ = ["FORMATS", "REASON_WITHOUT_PYAV", "broken_video", "has_pyav", "open_video"]
+
+REASON_WITHOUT_PYAV: Final = f"the package av is missing: {install_command('video')}"
+"""Why a service without the extra `video` refuses video files."""
 
 FORMATS: Final = ("MP4", "WebM", "MKV", "AVI", "MOV", "GIF")
 
@@ -29,11 +34,16 @@ _CODECS: Final = (
 # Tables of MP4 and MOV that may declare any number of samples in a few bytes, and the offset of that number after the
 # tag. FFmpeg builds an index of 24 bytes a sample from them when it opens the file.
 _SAMPLE_TABLES: Final = ((b"stsz", 12), (b"stz2", 12), (b"trun", 8))
-_STILLS: Final = Disposition.attached_pic | Disposition.timed_thumbnails
 _MAX_SAMPLES: Final = 4_000_000
 # Edit list of MP4 and MOV. FFmpeg searches the index for each entry, 22 microseconds each; players write a few.
 _EDIT_LIST: Final = (b"elst", 8)
 _MAX_EDITS: Final = 10_000
+
+
+@functools.cache
+def has_pyav() -> bool:
+    """Whether PyAV is installed, without which no video file can be opened."""
+    return importlib.util.find_spec("av") is not None
 
 
 @contextmanager
@@ -50,6 +60,9 @@ def open_video(data: bytes, *, max_pixels: int) -> Iterator[tuple[Any, Any]]:
         TooLarge: Frames are larger than `max_pixels`, or there are millions of them.
         InvalidRequest: Frames are more than 100 times as long as wide, or the reverse.
     """
+    import av
+    from av.error import FFmpegError
+
     demuxer = _demuxer(data)
     if demuxer == "mov":
         _check_tables(data)
@@ -75,7 +88,10 @@ def open_video(data: bytes, *, max_pixels: int) -> Iterator[tuple[Any, Any]]:
 
 def _video_stream(container: Any) -> Any:
     """The video stream that a player shows: no cover or preview image; a default stream first."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & _STILLS]
+    from av.stream import Disposition
+
+    stills = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams = [stream for stream in container.streams.video if not stream.disposition & stills]
     if not streams:
         cover = " but a cover image" if container.streams.video else ""
         raise UnsupportedMedia(f"the file has no video in it{cover}; accepted: {', '.join(FORMATS)}", param="video")

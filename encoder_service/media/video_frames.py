@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import struct
 from fractions import Fraction
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import Colorspace
 from PIL import Image
 
 from fovea.errors import UnsupportedMedia
 from fovea.media import images, orientation
+
+if TYPE_CHECKING:  # PyAV is an extra
+    from av.video.reformatter import Colorspace
 
 __all__ = ["display_size", "to_image"]
 
@@ -66,6 +67,8 @@ def to_image(frame: Any, size: tuple[int, int]) -> Image.Image:
 
 def _matrix(frame: Any) -> Colorspace | None:
     """Colour space to pass to FFmpeg; None where FFmpeg reads it from the frame."""
+    from av.video.reformatter import Colorspace
+
     if frame.colorspace in _KNOWN_MATRICES:
         return None
     if frame.colorspace == _BT2020_CONSTANT:
@@ -81,6 +84,8 @@ def _matrix(frame: Any) -> Colorspace | None:
 
 def _orientation(frame: Any) -> int:
     """EXIF orientation of the display matrix of the frame or its file; upright where it is none of the eight."""
+    from av.sidedata.sidedata import Type as SideDataType
+
     try:
         side_data = list(frame.side_data)
     except ValueError:  # PyAV lists none where one is of an unknown kind, such as EXIF

@@ -10,6 +10,7 @@ from google.protobuf import json_format
 
 from encoder_service.engine.request_media import EncodeRequest
 from encoder_service.engine.wire_values import DeviceFormat, device_format
+from encoder_service.media.video_containers import REASON_WITHOUT_PYAV, has_pyav
 from encoder_service.media.videos import FrameList, VideoFile, VideoItem
 from encoder_service.models.base import EncoderModel
 from encoder_service.models.media import MediaOptions
@@ -19,7 +20,7 @@ from encoder_service.server.default_pruning import FILE, PAPER, DefaultPruning
 from encoder_service.server.wire_budget import max_tokens_for_bytes
 from encoder_service.settings import EncoderSettings
 from fovea.budget import Budget
-from fovea.errors import InvalidRequest, NotFound
+from fovea.errors import InvalidRequest, NotFound, UnsupportedMedia
 from fovea.modeling.errors import CheckpointError
 from fovea.parameters import InvalidParameter
 from fovea.v1 import encoder_pb2
@@ -56,6 +57,7 @@ def read_request(
     Raises:
         InvalidRequest: A field has a value that is not accepted.
         NotFound: No such pruner.
+        UnsupportedMedia: There is a video file, and this installation cannot decode one.
     """
     _check_counts(len(request.images), len(request.videos), model)
     _check_wire_dtype(request, has_basis=basis is not None)
@@ -178,6 +180,12 @@ def _read_video(video: encoder_pb2.Video, settings: EncoderSettings) -> VideoIte
                     f"num_frames {video.num_frames} is not accepted; 1 to {max_frames}, or 0 for the model's own"
                     " number",
                     param="num_frames",
+                )
+            if not has_pyav():
+                raise UnsupportedMedia(
+                    f"this encoder service cannot decode video files ({REASON_WITHOUT_PYAV}); accepted: the frames of a"
+                    " video as images",
+                    param="video",
                 )
             return VideoFile(video.file, video.num_frames)
         case "frames":

@@ -56,6 +56,7 @@ def _run(args: argparse.Namespace) -> int:
     findings = [
         *machine.versions(),
         machine.entropy_coder(),
+        machine.video(),
         machine.gpu(),
         machine.checkpoint(args.model),
         network.port(args.listen, args.url),

@@ -19,9 +19,10 @@ from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
 from fovea.checkpoints.shipped import NotInstalled, shipped_checkpoint
 from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
 from fovea.doctor.finding import Finding, Level
+from fovea.processes.extras import install_command
 from fovea.wire import rans
 
-__all__ = ["checkpoint", "entropy_coder", "gpu", "unmet", "versions"]
+__all__ = ["checkpoint", "entropy_coder", "gpu", "unmet", "versions", "video"]
 
 _SERVICES: Final = ("gateway", "encoder", "llm")
 _TIMEOUT_S: Final = 60
@@ -32,14 +33,31 @@ _ASK_TORCH: Final = "import torch; print(torch.__version__, torch.cuda.is_availa
 def versions() -> Iterator[Finding]:
     """Finding for each service: whether the packages that it needs are installed in versions that fit."""
     installed = f"fovea {importlib.metadata.version('fovea')}, Python {platform.python_version()}"
-    requirements = [Requirement(text) for text in importlib.metadata.requires("fovea") or ()]
     for service in _SERVICES:
-        missing = [text for requirement in requirements if (text := unmet(requirement, service))]
+        missing = _missing(service)
         if missing:
-            advice = f"pip install 'fovea[{service}]' in the environment of {sys.executable}"
-            yield Finding(service, Level.PROBLEM, "; ".join(missing), advice)
+            yield Finding(service, Level.PROBLEM, missing, _install_advice(service))
         else:
             yield Finding(service, Level.OK, f"packages fit ({installed})")
+
+
+def video() -> Finding:
+    """Whether the encoder service can decode video files, for which it needs an extra."""
+    missing = _missing("video")
+    if missing:
+        text = f"{missing}: video files are refused; images, and videos as lists of frames, are served"
+        return Finding("video", Level.WARNING, text, _install_advice("video"))
+    return Finding("video", Level.OK, "video files can be decoded")
+
+
+def _missing(extra: str) -> str:
+    """What is wrong with the packages of an extra; empty for nothing."""
+    requirements = (Requirement(text) for text in importlib.metadata.requires("fovea") or ())
+    return "; ".join(text for requirement in requirements if (text := unmet(requirement, extra)))
+
+
+def _install_advice(extra: str) -> str:
+    return f"{install_command(extra)} in the environment of {sys.executable}"
 
 
 def unmet(requirement: Requirement, extra: str) -> str:
@@ -78,7 +96,7 @@ def gpu() -> Finding:
     text = f"{f'{count} x ' * (count > 1)}{name}, {free} free of {total}, driver {driver}"
     torch = _output([sys.executable, "-c", _ASK_TORCH]).split()
     if len(torch) != 2:
-        return Finding("GPU", Level.WARNING, f"{text}; torch cannot be imported", "pip install 'fovea[encoder,llm]'")
+        return Finding("GPU", Level.WARNING, f"{text}; torch cannot be imported", install_command("encoder,llm"))
     if torch[1] != "True":
         advice = "install a torch built for the driver's CUDA: https://pytorch.org/get-started/locally"
         return Finding("GPU", Level.WARNING, f"{text}, but torch {torch[0]} cannot use it", advice)

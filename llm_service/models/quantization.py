@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fovea.modeling.errors import CheckpointError
+from fovea.processes.extras import install_command
 
 __all__ = ["QUANTIZATIONS", "quantize"]
 
@@ -57,7 +58,8 @@ def quantize(causal_lm: Any, scheme: str, device: torch.device) -> None:
         bnb = importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise CheckpointError(
-            f"quantization {scheme} needs the package bitsandbytes, which is not installed; accepted without it: none"
+            f"quantization {scheme} needs the package bitsandbytes, which is not installed:"
+            f" {install_command('quantization')}; accepted without it: none"
         ) from error
     quantize_layer = QUANTIZATIONS[scheme]
     head = causal_lm.get_output_embeddings()

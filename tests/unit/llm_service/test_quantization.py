@@ -52,5 +52,7 @@ def test_4_bits_work_with_half_precision(checkpoint):
 
 def test_without_bitsandbytes_the_error_names_the_package(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(CheckpointError, match="needs the package bitsandbytes, which is not installed"):
+    with pytest.raises(
+        CheckpointError, match=r"bitsandbytes, which is not installed: pip install .fovea\[quantization\]"
+    ):
         load(checkpoint, "nf4")
