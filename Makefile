@@ -1,28 +1,45 @@
-# Every target sets up what it needs; CI runs the same ones (see .ci/run).
+# Every target installs what it needs; CI runs the same ones (see .ci/run).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What `make demo` and `make up` need is installed, and what all targets need.
+SERVICES_STAMP := $(VENV)/.installed-services
 STAMP := $(VENV)/.installed
+# Package index for torch alone, such as https://download.pytorch.org/whl/cpu; empty for pip's own.
+TORCH_INDEX ?=
 PROTO := limits tensor pruner encoder llm
 LISTEN ?= 127.0.0.1:8000
+STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .PHONY: help install fmt lint types imports proto proto-check test test-fast test-e2e test-vllm test-clients demo up bench train ci
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-install: $(STAMP)  ## create .venv and install everything (a torch that is there already is used, not fetched)
+install: $(STAMP)  ## create .venv with all that tests and checks need (TORCH_INDEX=URL: see docs/install.md)
 
-# Where the machine's Python has torch, the environment sees it and the pin on torch is left out.
-$(STAMP): pyproject.toml setup.py constraints.txt fovea/wire/rans/rans.c
-	@if $(PYTHON) -c 'import torch' 2>/dev/null; then \
-	  $(PYTHON) -m venv --system-site-packages $(VENV) && grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt; \
-	else \
-	  $(PYTHON) -m venv $(VENV) && cp constraints.txt $(VENV)/constraints.txt; \
-	fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[dev]'
-	@touch $@
+# Where the machine's Python has torch, the environment sees it, unless an index for torch is given.
+$(VENV)/pyvenv.cfg:
+	@has_torch='import sys, importlib.util; sys.exit(importlib.util.find_spec("torch") is None)'; \
+	if [ -z '$(TORCH_INDEX)' ] && $(PYTHON) -c "$$has_torch"; then shared=--system-site-packages; fi; \
+	$(PYTHON) -m venv $$shared $(VENV)
+
+# The pin on torch is left out where the machine's torch is used.
+$(VENV)/constraints.txt: constraints.txt | $(VENV)/pyvenv.cfg
+	@if grep -q 'include-system-site-packages = true' $(VENV)/pyvenv.cfg; then pins='^torch=='; fi; \
+	grep -v "$${pins:-^$$}" constraints.txt > $@
+
+$(SERVICES_STAMP): EXTRAS = encoder,llm,gateway,cli
+$(STAMP): EXTRAS = dev
+$(SERVICES_STAMP) $(STAMP): pyproject.toml setup.py fovea/wire/rans/rans.c $(VENV)/constraints.txt
+	@echo "installing fovea[$(EXTRAS)] into $(VENV)"; \
+	$(if $(TORCH_INDEX),$(PIP) install --index-url '$(TORCH_INDEX)' "$$(grep -o '^torch==[^ ]*' constraints.txt)" &&) \
+	$(PIP) install -c $(VENV)/constraints.txt -e '.[$(EXTRAS)]' && \
+	echo "installed in $$(($$(date +%s) - $(STARTED))) s; $(VENV) has $$(du -sm $(VENV) | cut -f 1) MB"
+	@touch $(SERVICES_STAMP) $@
 
 fmt: $(STAMP)  ## format the code
 	$(BIN)/ruff format .
@@ -77,10 +94,10 @@ $(CLIENTS_VENV)/.installed: $(wildcard tests/clients/lane/* tests/clients/lane/*
 test-clients: $(STAMP) $(CLIENTS_VENV)/.installed  ## OpenAI's clients, lmms-eval and load generators, in environments of their own (5 GB)
 	CLIENTS_VENV=$(abspath $(CLIENTS_VENV)) $(BIN)/python -m pytest -q tests/clients
 
-demo: $(STAMP)  ## start the three services on the shipped model, ask real questions, stop
+demo: $(SERVICES_STAMP)  ## start the three services on the shipped model, ask real questions, stop
 	$(BIN)/fovea demo
 
-up: $(STAMP)  ## the three services in the foreground; Ctrl-C stops them (LISTEN=127.0.0.1:8000)
+up: $(SERVICES_STAMP)  ## the three services in the foreground; Ctrl-C stops them (LISTEN=127.0.0.1:8000)
 	@exec $(BIN)/fovea up --listen $(LISTEN)
 
 bench: $(STAMP)  ## accuracy by pruner and budget (hours on two cores; OUT=DIR writes it; see benchmarks/README.md)
