@@ -108,9 +108,10 @@ def _needed(fovea: Distribution, extras: Iterable[str]) -> list[Distribution]:
         for requirement in map(Requirement, package.requires or ()):
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
                 name = canonicalize_name(requirement.name)
-                found[name] = needed = _installed()[name]
+                needed = fovea if name == fovea.name else _installed()[name]
+                found[name] = needed
                 waiting += [(needed, further) for further in ("", *requirement.extras)]
-    return list(found.values())
+    return [package for package in found.values() if package is not fovea]
 
 
 @cache
