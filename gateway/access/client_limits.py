@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fovea.errors import TooLarge
 from fovea.telemetry import Refusal, count_refusal
@@ -12,7 +12,9 @@ from gateway.access.clients import Client
 from gateway.access.concurrency import Concurrency, Lease
 from gateway.access.errors import RateLimited
 from gateway.access.minute_windows import MinuteWindows
-from gateway.cache.redis_client import RedisClient
+
+if TYPE_CHECKING:  # imports the package redis, which only --redis-url needs
+    from gateway.cache.redis_client import RedisClient
 
 __all__ = ["ClientLimiter"]
 

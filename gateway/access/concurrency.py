@@ -10,11 +10,13 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fovea.telemetry import Refusal, count_refusal
 from gateway.access.errors import RateLimited
-from gateway.cache.redis_client import RedisClient
+
+if TYPE_CHECKING:  # imports the package redis, which only --redis-url needs
+    from gateway.cache.redis_client import RedisClient
 
 __all__ = ["Concurrency", "Lease"]
 

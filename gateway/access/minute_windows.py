@@ -6,13 +6,14 @@ minute before as spread evenly, so that a burst at its end allows up to twice th
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-from gateway.cache.redis_client import RedisClient
+if TYPE_CHECKING:  # imports the package redis, which only --redis-url needs
+    from gateway.cache.redis_client import RedisClient
 
 __all__ = ["MinuteWindows", "seconds_until_room"]
 

@@ -27,12 +27,6 @@ def python(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_the_gateway_never_loads_torch() -> None:
-    heavy = "{'torch', 'transformers', 'vllm'} & set(sys.modules)"
-    result = python("-c", f"import sys, gateway.app, gateway.startup; print({heavy})")
-    assert result.stdout.strip() == "set()", result.stderr
-
-
 def test_help_describes_every_setting() -> None:
     result = python("-m", "gateway", "--help")
     assert result.returncode == 0
