@@ -55,11 +55,11 @@ def convert(features: Tensor, wire_format: DeviceFormat, *, has_mean: bool = Fal
         wire_format: Wire format.
         has_mean: Whether the mean over K is sent, see `Scheme.has_mean`.
     """
+    if wire_format == "float16":
+        return {"values": features.to(torch.float16)}  # the same values by way of float32 would take another copy
     features = features.to(torch.float32)
     if wire_format == "float32":
         return {"values": features}
-    if wire_format == "float16":
-        return {"values": features.to(torch.float16)}
     scheme, tensors, rest = _SCHEMES[wire_format], dict[str, Tensor](), features
     if has_mean:
         tensors["mean"] = _mean(features)

@@ -71,8 +71,7 @@ def write_response(
         features = [media.features for media in encoded]
         return fit_messages(write, features, wire.max_bytes, wire.dtype, wire.basis)
 
-    return encoder_pb2.EncodeResponse(
-        visual_tokens=fitted() if wire.max_bytes else write(wire.dtype),
+    response = encoder_pb2.EncodeResponse(
         pruner=pruner,
         num_tokens_total=[media.num_tokens_total for media in encoded],
         explanations=[_explanation(media) for media in encoded] if explain else [],
@@ -85,13 +84,15 @@ def write_response(
         features_cached=[media.features_cached for media in encoded],
         viewed=[_box(media.layout.viewed) for media in encoded],
     )
+    for message in fitted() if wire.max_bytes else write(wire.dtype):
+        response.visual_tokens.add().CopyFrom(message)  # a message that is an argument is serialized and parsed
+    return response
 
 
 def _visual_tokens(
     media: EncodedMedia, fingerprint: str, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
 ) -> tensor_pb2.VisualTokens:
-    return tensor_pb2.VisualTokens(
-        features=_features(media, wire_dtype, basis, step),
+    message = tensor_pb2.VisualTokens(
         positions=media.positions.tolist(),
         grid=_grid(media.layout),
         fingerprint=fingerprint,
@@ -99,6 +100,8 @@ def _visual_tokens(
         kind=tensor_pb2.VISUAL_KIND_VIDEO if media.layout.is_video else tensor_pb2.VISUAL_KIND_IMAGE,
         seconds_per_frame=media.layout.seconds_per_frame,
     )
+    message.features.CopyFrom(_features(media, wire_dtype, basis, step))  # see `write_response`
+    return message
 
 
 def _features(

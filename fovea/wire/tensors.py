@@ -142,13 +142,14 @@ def from_message(message: tensor_pb2.Tensor, *, max_bytes: int, basis: WireBasis
     if size * 4 > max_bytes:
         raise InvalidRequest(f"a tensor of shape {list(shape)} takes more than the {max_bytes} bytes accepted")
     expected = wire_format.codec.exact_bytes(size)
-    if expected is not None and len(message.data) != expected:
+    data = message.data  # a copy each time that it is read
+    if expected is not None and len(data) != expected:
         raise InvalidRequest(
-            f"a {wire_format.name} tensor of shape {list(shape)} has {expected} bytes, not {len(message.data)}"
+            f"a {wire_format.name} tensor of shape {list(shape)} has {expected} bytes, not {len(data)}"
         )
-    if zlib.crc32(message.data) != message.crc32:
+    if zlib.crc32(data) != message.crc32:
         raise InvalidRequest("the tensor's checksum does not match its data")
-    array = wire_format.codec.decode(message.data, size // shape[-1], shape[-1], basis)
+    array = wire_format.codec.decode(data, size // shape[-1], shape[-1], basis)
     if not np.isfinite(array).all():
         raise InvalidRequest("the tensor holds NaN or infinity")
     return array.reshape(shape)

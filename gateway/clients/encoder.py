@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Self
 
 from fovea.errors import InternalError, ServiceError
 from fovea.pruner_spec import PrunerSpec
 from fovea.rpc.messages import parse
-from fovea.v1 import encoder_pb2, encoder_pb2_grpc, tensor_pb2
+from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, tensor_pb2
 from fovea.wire.formats import format_of
 from fovea.wire.image_fits import ImageFit, image_fit_of
 from fovea.wire.pruner_info import read_specs
@@ -127,7 +128,12 @@ class EncodeResult:
         """VisualTokens messages, one for each image or video, in prompt order."""
         return [self._message.visual_tokens[i] for i in self._media_order]
 
-    @property
+    def add_to(self, request: llm_pb2.GenerateRequest) -> None:
+        """Adds the visual tokens to a request."""
+        for tokens in self.visual_tokens:
+            request.visual_tokens.add().CopyFrom(tokens)  # `extend` would serialize and parse them
+
+    @cached_property  # protobuf writes a message to tell its size
     def wire_bytes(self) -> int:
         """Serialized size of the visual tokens in bytes."""
         return sum(tokens.ByteSize() for tokens in self._message.visual_tokens)

@@ -180,7 +180,7 @@ class LLMClient(ServiceClient[LLMInfo]):
         self, request: llm_pb2.GenerateRequest, encoded: EncodeResult, timeout_s: float, tried: Sequence[str]
     ) -> AsyncGenerator[llm_pb2.GenerateResponse]:
         """Events of a generate call with these visual tokens. Closing the generator cancels the call."""
-        request.visual_tokens.extend(encoded.visual_tokens)
+        encoded.add_to(request)
         call = self._stub.Generate(request, timeout=timeout_s, metadata=self.metadata(tried))
         try:
             async for event in self._events(call, request):
