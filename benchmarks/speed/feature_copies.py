@@ -38,14 +38,12 @@ _SIZE: Final = "small"
 _BYTES_PER_VALUE: Final = 2  # float16
 _PATH: Final = ("encoder_service", "gateway", "llm_service")
 # Libraries between the tower's output and the language model; torch and its mathematics copy for other reasons as well.
-_BYTES: Final = "Python's bytes"
-_BYTES_FUNCTIONS: Final = ("PyBytes", "_PyBytes", "PyBuffer")
 _LIBRARIES: Final = {
     "_message": "protobuf",
     "cygrpc": "gRPC",
     "_multiarray_umath": "numpy",
-    "libpython": _BYTES,
-    "python": _BYTES,  # an interpreter without a library of its own
+    "libpython": "Python",
+    "python": "Python",  # an interpreter without a library of its own
 }
 
 Copied = dict[str, Counter[tuple[str, str]]]
@@ -70,7 +68,12 @@ def _copied(checkpoint: Checkpoint, library: Path, images: Sequence[bytes], num_
             str(checkpoint.model),
             str(checkpoint.text_tower),
             listen=f"127.0.0.1:{free_port()}",
-            environment={"LD_PRELOAD": str(library), "COPIED_BYTES": str(counts), "HF_HUB_OFFLINE": "1"},
+            environment={
+                "LD_PRELOAD": str(library),
+                "COPIED_BYTES": str(counts),
+                "HF_HUB_OFFLINE": "1",
+                "PYTHONDONTWRITEBYTECODE": "1",  # the first start would compile what later ones read
+            },
             log_to=log,
         )
         with stack:
@@ -94,8 +97,6 @@ def _read(file: Path) -> Counter[tuple[str, str]]:
     for line in file.read_text(encoding="utf-8").splitlines():
         num_bytes, _, path, function = line.split("\t")
         name = next((label for part, label in _LIBRARIES.items() if Path(path).name.startswith(part)), "other")
-        if name == _BYTES and not function.startswith(_BYTES_FUNCTIONS):
-            name = "other"  # the interpreter's own objects
         copied[name, function] += int(num_bytes)
     return copied
 
