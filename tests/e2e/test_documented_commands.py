@@ -82,6 +82,12 @@ ELSEWHERE = {
     "benchmarks.speed.prune": ON_A_GPU,
     "benchmarks.speed.second_question": ON_A_GPU,
     "benchmarks.speed.start": ON_A_GPU,
+    "benchmarks.speed.feature_copies": (
+        "tests/unit/benchmarks/speed/test_feature_copies.py::test_the_three_services_are_counted"
+    ),
+    "benchmarks.speed.footprint": (
+        "tests/unit/benchmarks/speed/test_footprint.py::test_a_short_run_reports_each_service"
+    ),
     "benchmarks.safety.media_cost": (
         "tests/unit/benchmarks/safety/test_media_cost.py::test_a_short_run_writes_costs_and_bounds"
     ),

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from encoder_service.engine import pruned_media
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.media_pruning import prune
 from encoder_service.engine.request_media import RequestMedia
-from encoder_service.engine.wire_values import DeviceFormat
+from encoder_service.engine.wire_values import DeviceFormat, convert
 from encoder_service.models.media_features import MediaFeatures, PatchLayout, split_batch
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, PrunerInput, TowerFeatures
@@ -166,3 +167,20 @@ def test_operations_do_not_depend_on_the_number_of_images(formats: tuple[DeviceF
         return len(operations_of(lambda: prune(media)))
 
     assert num_operations(6) == num_operations(30)
+
+
+@pytest.mark.parametrize("wire_format", ["float32", "float16"])
+def test_tokens_of_an_image_are_sent_from_the_memory_of_their_conversion(
+    wire_format: DeviceFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted: list[torch.Tensor] = []
+
+    def recorded(*words: Any, **options: Any) -> dict[str, torch.Tensor]:
+        found = convert(*words, **options)
+        converted.extend(found.values())
+        return found
+
+    monkeypatch.setattr(pruned_media, "convert", recorded)
+    (encoded,) = pruned(item(*features(IMAGE), wire_format))
+    assert isinstance(encoded.values, np.ndarray)
+    assert any(np.shares_memory(encoded.values, tensor.numpy()) for tensor in converted)

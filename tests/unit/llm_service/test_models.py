@@ -14,6 +14,7 @@ from fovea.modeling.compute import resolve_device
 from fovea.modeling.errors import CheckpointError
 from llm_service.models import load_model, load_visual_embedder
 from llm_service.prompts import Prompt, VisualTokens
+from tests.dispatched_operations import operations_of
 from tests.unit.llm_service.conftest import make_llava, save
 
 PROMPT = Prompt(
@@ -182,3 +183,20 @@ def test_weights_in_a_pickle_are_not_read(checkpoint, copy_of):
     edit_weights(copy, drop("multi_modal_projector"))
     with pytest.raises(CheckpointError, match="lacks 4 of 4 tensors of the projector"):
         load(copy)
+
+
+def test_visual_tokens_are_projected_from_the_memory_that_they_were_decoded_into(checkpoint):
+    """On a CPU in float32; on a GPU the copy to the device is the only one."""
+    model, read = load(checkpoint), []
+    model.projector.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].data_ptr()))
+    with torch.inference_mode():
+        model.embed(PROMPT)
+    assert read == [PROMPT.visual_tokens[0].features.ctypes.data]
+
+
+def test_projected_tokens_are_copied_once_into_the_embeddings(checkpoint):
+    model = load(checkpoint)
+    operations = operations_of(lambda: model.embed(PROMPT))
+    assert [name for name in operations if name.split(".")[1] in ("cat", "clone", "copy_", "_to_copy")] == [
+        "aten.cat.default"
+    ]
