@@ -14,7 +14,7 @@ STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install fmt lint types imports proto proto-check test test-fast test-e2e test-vllm test-clients demo up bench train ci
+.PHONY: help install fmt lint types imports proto proto-check test test-fast test-e2e test-vllm test-clients images test-images demo up bench train ci
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -93,6 +93,24 @@ $(CLIENTS_VENV)/.installed: $(wildcard tests/clients/lane/* tests/clients/lane/*
 
 test-clients: $(STAMP) $(CLIENTS_VENV)/.installed  ## OpenAI's clients, lmms-eval and load generators, in environments of their own (5 GB)
 	CLIENTS_VENV=$(abspath $(CLIENTS_VENV)) $(BIN)/python -m pytest -q tests/clients
+
+DOCKER ?= docker
+IMAGES ?= gateway encoder llm
+BASE_IMAGE ?= python:3.11-slim
+# CUDA=cu130 builds for a GPU. Without CUDA the images have torch for CPUs.
+CUDA ?=
+IMAGE_TORCH_INDEX ?= $(or $(TORCH_INDEX),https://download.pytorch.org/whl/$(or $(CUDA),cpu))
+IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)$(CUDA:%=-%)
+
+images:  ## the images of the services (CUDA=cu130 for a GPU; IMAGES=llm-vllm for the one with vLLM)
+	@for image in $(IMAGES); do \
+	  echo "fovea-$$image:$(IMAGE_TAG)" && \
+	  $(DOCKER) build $(BUILD_FLAGS) --target $$image --tag fovea-$$image:$(IMAGE_TAG) \
+	    --build-arg BASE=$(BASE_IMAGE) --build-arg TORCH_INDEX=$(IMAGE_TORCH_INDEX) . || exit 1; \
+	done
+
+test-images: $(STAMP)  ## builds the images, starts them with the compose files and tests them; needs a container engine, or root on Debian
+	PYTHON=$(BIN)/python tests/images/lane/run
 
 demo: $(SERVICES_STAMP)  ## start the three services on the shipped model, ask real questions, stop
 	$(BIN)/fovea demo

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fovea.client import AsyncClient as AsyncClient
     from fovea.client import Client as Client
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _OF_THE_CLIENT = ("AnswerError", "AsyncClient", "Client")
 

@@ -1,17 +1,23 @@
-"""Container files, checked without a container engine: names, users, health checks, settings."""
+"""Container files, checked without an engine: names, users, health checks, settings. tests/images starts them."""
 
 from __future__ import annotations
 
 import importlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from fovea import __version__
+
 ROOT = Path(__file__).parents[3]
 COMPOSE_FILES = (ROOT / "docker-compose.yml", ROOT / "deploy" / "edge" / "compose.yml")
+GPU_FILES = (ROOT / "deploy" / "gpu" / "compose.yml", ROOT / "deploy" / "gpu" / "vllm.compose.yml")
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SERVICES = {"encoder": "encoder_service", "llm": "llm_service", "gateway": "gateway"}
 SETTINGS = {"encoder": "EncoderSettings", "llm": "LLMSettings", "gateway": "GatewaySettings"}
 
@@ -22,8 +28,10 @@ def compose() -> dict[str, Any]:
     return loaded
 
 
-def dockerfile(service: str) -> str:
-    return (ROOT / SERVICES[service] / "Dockerfile").read_text()
+def stage(name: str) -> str:
+    """Instructions of one stage of the Dockerfile."""
+    (found,) = re.findall(rf"^FROM \S+ AS {name}\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.M | re.S)
+    return str(found)
 
 
 def settings_class(service: str) -> Any:
@@ -70,7 +78,8 @@ def test_secrets_are_made_once_and_mounted_where_they_are_needed(path: Path) -> 
     assert services["secrets"]["entrypoint"][0] == "/app/deploy/first_secrets.sh"
     assert services["secrets"]["entrypoint"][1:] == [mount.split(":")[1] for mount in services["secrets"]["volumes"]]
     assert "restart" not in services["secrets"]
-    assert services["secrets"]["build"] == services["keys"]["build"] == services["gateway"]["build"]
+    for key in ("build", "image"):
+        assert services["secrets"][key] == services["keys"][key] == services["gateway"][key]
     assert services["keys"]["profiles"], "without a profile it would start with the others"
     assert services["keys"]["environment"]["GATEWAY_KEYS_FILE"] == "/secrets/keys"
     mounts = {
@@ -91,12 +100,12 @@ def test_secrets_are_made_once_and_mounted_where_they_are_needed(path: Path) -> 
 
 
 def test_the_user_of_the_images_reads_the_secrets(compose: dict[str, Any]) -> None:
-    image = dockerfile("gateway")
+    image = stage("service")
     (user,) = re.findall(r"useradd --uid (\d+)", image)
     assert compose["services"]["redis"]["user"] == f"{user}:{user}"
-    (owned,) = re.findall(r"chown fovea (.*)", image)
+    (owned,) = re.findall(r"chown fovea:fovea (.*)", image)
     assert {mount.split(":")[1] for mount in compose["services"]["secrets"]["volumes"]} <= set(owned.split())
-    assert "\nCOPY deploy/first_secrets.sh deploy/first_secrets.sh\n" in image
+    assert "\nCOPY deploy/first_secrets.sh deploy/first_secrets.sh\n" in stage("gateway")
 
 
 def test_redis_asks_for_the_password_and_only_the_gateway_is_published(compose: dict[str, Any]) -> None:
@@ -129,23 +138,61 @@ def test_the_services_find_each_other(compose: dict[str, Any]) -> None:
         assert compose["services"][service]["healthcheck"]["test"][-1].endswith(f":{port}")
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_an_image_runs_its_service_as_an_ordinary_user(compose: dict[str, Any], service: str) -> None:
-    text = dockerfile(service)
-    final = text[text.rindex("\nFROM ") :]
-    assert re.search(r"^USER fovea$", final, re.M)
-    assert f'ENTRYPOINT ["python", "-m", "{SERVICES[service]}"]' in final
-    assert "HEALTHCHECK" in final
-    assert compose["services"][service]["build"] == {"context": ".", "dockerfile": f"{SERVICES[service]}/Dockerfile"}
+@pytest.mark.parametrize("target", [*SERVICES, "llm-vllm"])
+def test_an_image_runs_its_service_as_an_ordinary_user(target: str) -> None:
+    text = stage(target)
+    assert re.search(r"^USER 10001$", text, re.M)
+    assert f'ENTRYPOINT ["python", "-m", "{SERVICES[target.removesuffix("-vllm")]}"]' in text
+    assert "HEALTHCHECK" in text
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_what_an_image_copies_exists(service: str) -> None:
-    for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile(service), re.M):
+@pytest.mark.parametrize("path", COMPOSE_FILES)
+def test_compose_builds_what_make_images_builds(path: Path) -> None:
+    services = yaml.safe_load(path.read_text())["services"]
+    for name in SERVICES.keys() & services.keys():
+        assert services[name]["image"] == f"fovea-{name}:${{IMAGE_TAG:-{__version__}}}"
+        build = services[name]["build"]
+        assert (path.parent / build["context"]).resolve() == ROOT
+        assert build["target"] == name
+        assert set(build["args"]) <= set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.M))
+
+
+@pytest.mark.parametrize("path", COMPOSE_FILES)
+def test_a_container_has_no_rights_that_it_does_not_need(path: Path) -> None:
+    for name, service in yaml.safe_load(path.read_text())["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+@pytest.mark.parametrize("path", GPU_FILES, ids=lambda path: path.name)
+def test_the_files_for_a_gpu_change_services_that_exist_and_build_stages_that_exist(path: Path) -> None:
+    for name, service in yaml.safe_load(path.read_text())["services"].items():
+        assert name in SERVICES
+        stage(service["build"].get("target", name))
+        prefix = settings_class(name).model_config["env_prefix"]
+        known = {f"{prefix}{field}".upper() for field in settings_class(name).model_fields}
+        assert set(service["environment"]) <= known
+        assert service["image"].startswith(f"fovea-{service['build'].get('target', name)}:")
+
+
+def test_a_gpu_is_reserved_for_both_models() -> None:
+    services = yaml.safe_load(GPU_FILES[0].read_text())["services"]
+    for name in ("encoder", "llm"):
+        (device,) = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        assert services[name]["environment"][f"{name.upper()}_DEVICE"] == "cuda"
+
+
+def test_what_the_images_copy_exists_and_is_not_ignored() -> None:
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.M):
         for source in line.split()[:-1]:
             assert (ROOT / source).exists(), source
+            assert source == "." or source in allowed, source
 
 
-def test_the_gateways_image_holds_no_torch() -> None:
-    assert "torch==" not in dockerfile("gateway").replace("grep -v '^torch=='", "")
-    assert ".[gateway]" in dockerfile("gateway")
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout

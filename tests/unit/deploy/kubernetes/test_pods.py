@@ -44,9 +44,8 @@ def test_no_pod_has_rights_that_it_does_not_need(manifests: Manifests) -> None:
 def test_our_pods_run_as_the_user_of_their_images(manifests: Manifests) -> None:
     for name, template in templates(manifests).items():
         image = template["spec"]["containers"][0]["image"]
-        if match := re.match("fovea-([a-z]+):", image):
-            dockerfile = (ROOT / SERVICES[match[1]].package / "Dockerfile").read_text()
-            (user,) = re.findall(r"useradd --uid (\d+)", dockerfile)
+        if image.startswith("fovea-"):
+            (user,) = re.findall(r"useradd --uid (\d+)", (ROOT / "Dockerfile").read_text())
             assert template["spec"]["securityContext"]["runAsUser"] == int(user), name
 
 
