@@ -14,7 +14,7 @@ STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install fmt lint types imports proto proto-check test test-fast test-e2e test-vllm test-clients images test-images demo up bench train ci
+.PHONY: help install fmt lint types imports proto proto-check test test-fast test-e2e test-vllm test-clients images test-images demo up bench docs docs-serve ci
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -121,4 +121,13 @@ up: $(SERVICES_STAMP)  ## the three services in the foreground; Ctrl-C stops the
 bench: $(STAMP)  ## accuracy by pruner and budget (hours on two cores; OUT=DIR writes it; see benchmarks/README.md)
 	$(BIN)/python -m benchmarks.accuracy $(if $(OUT),--out $(OUT))
 
-ci: lint types imports proto-check test  ## what CI runs
+# The theme says at each build that it will have a successor.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+
+docs: $(STAMP)  ## the site of docs/ into build/site; a dead link fails
+	$(MKDOCS) build --strict --quiet
+
+docs-serve: $(STAMP)  ## the same on http://127.0.0.1:8001, rebuilt at each change
+	$(MKDOCS) serve --strict --dev-addr 127.0.0.1:8001
+
+ci: lint types imports proto-check docs test  ## what CI runs

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 # Documents about earlier versions.
 _HISTORY = {"CHANGELOG.md", "benchmarks/LOG.md"}
-_PACKAGES = ("fovea", "encoder_service", "llm_service", "gateway", "lab", "benchmarks")
+_PACKAGES = ("fovea", "encoder_service", "llm_service", "gateway", "lab", "benchmarks", "docsite")
 _COMMAND = re.compile(
     rf"(?:^|(?<=[\s/(]))(?:python3? -m (?:{'|'.join(_PACKAGES)})\b"
     r"|fovea (?:up|ask|chat|explain|demo|bench|doctor|keys|completion)\b|make [a-z])[^`\n]*"

@@ -107,6 +107,7 @@ ELSEWHERE = {
     "fovea up": "tests/e2e/test_cli.py::test_up_serves_until_it_is_interrupted",
     "fovea.cli": "tests/e2e/test_cli.py::test_ask_prints_the_answer",
     "make demo": "tests/e2e/test_cli.py::test_the_demo_is_right_about_its_picture",
+    "make docs": "tests/unit/docs/test_site.py::test_a_browser_fetches_nothing_from_another_host",
     "make up": "tests/e2e/test_cli.py::test_up_serves_until_it_is_interrupted",
 }
 NOT_RUN = {
@@ -116,6 +117,7 @@ NOT_RUN = {
     "lab clip": "it compiles and trains for an hour; tests/unit/lab/test_training_math.py has its arithmetic",
     "lab train": "it compiles and trains for two hours; tests/unit/lab/test_training_math.py has its arithmetic",
     "make ci": "it is what runs this test",
+    "make docs-serve": "it serves until it is interrupted what `make docs` builds",
     "make imports": "CI runs it beside the tests",
     "make install": "CI begins with it",
     "make proto": "it writes into the repository; CI runs proto-check, which compares",

@@ -1,0 +1,1 @@
+"""The site of docs/: MkDocs' hook, and pages that are generated from the code."""
