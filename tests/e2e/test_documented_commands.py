@@ -53,6 +53,7 @@ SHORT: dict[str, list[str]] = {
     "benchmarks.speed.stalls": ["--smoke"],
     "benchmarks.task_map": ["--smoke"],
     "benchmarks.wire": ["--smoke"],
+    "docsite.settings_page": ["--out", "{out}/settings.md"],
     "encoder_service": ["--help"],
     "encoder_service.calibrate": [
         *("--model", "lab/checkpoints/llava", "--text-tower", "lab/checkpoints/clip"),
