@@ -32,11 +32,13 @@ _WITH_SERVICES: Final = (
     "test_examples.py",
     "test_explain.py",
     "test_hostile_messages.py",
+    "test_page_blocks.py",
     "test_pods_roll_apart.py",
-    "test_readme.py",
     "test_split_exactness.py",
     "[fovea.rpc.probe]",
 )
+# These share one build of the site of docs/.
+_OF_THE_SITE: Final = ("test_site.py", "test_site_in_browser.py")
 # Each of these tests starts its own services, so that they need not share a worker.
 _APART: Final = (
     "test_documented_commands.py::test_a_command_runs_in_its_short_form[benchmarks.",
@@ -70,6 +72,8 @@ def _group(item: pytest.Item) -> str:
     """Name of the group whose tests run in one worker; empty for a test that may run in any."""
     if any(part in item.nodeid for part in _OF_THE_MACHINE):
         return _MACHINE
+    if item.path.name in _OF_THE_SITE:
+        return "site"
     if "e2e" in item.path.parts and any(part in item.nodeid for part in _WITH_SERVICES):
         return _SERVICES
     if "e2e" in item.path.parts and "stack" in getattr(item, "fixturenames", ()):

@@ -240,7 +240,7 @@ def _asked(command: Documented) -> bool:
     return command.key in ("fovea ask", "fovea explain") and "lab/demo/demo.png" in command.words
 
 
-# Those of the README and of these pages are run by tests of their own.
+# The blocks of these pages are run by tests of their own.
 ELSEWHERE_ASKED = ("README.md", "docs/start.md", "docs/concepts.md", "docs/extending.md")
 ASKED = sorted({command.text for command in DOCUMENTED if _asked(command) and command.place not in ELSEWHERE_ASKED})
 

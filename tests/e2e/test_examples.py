@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,15 +77,9 @@ def test_compare_pruners(variables: dict[str, str], picture_file: str) -> None:
     assert {line.split()[0] for line in output.splitlines()} >= {"desap", "cls", "random", "none", "fastv"}
 
 
-@pytest.mark.parametrize(
-    "code", re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "client.md").read_text(), re.M | re.S)
-)
-def test_the_code_of_the_page_about_the_client_runs(stack: Stack, code: str) -> None:
-    assert run({"FOVEA_URL": stack.url}, sys.executable, "-c", code.replace('"http://127.0.0.1:8000"', "")).strip()
-
-
 def test_every_example_is_run_here() -> None:
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {
+        "README.md",
         "curl.sh",
         "stream.py",
         "compare_pruners.py",

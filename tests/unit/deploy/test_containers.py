@@ -124,8 +124,8 @@ def test_the_gateway_serves_no_one_without_a_key(path: Path) -> None:
     assert "GATEWAY_ALLOW_ANONYMOUS" not in environment
 
 
-def test_the_readme_shows_how_to_ask_with_the_first_key() -> None:
-    lines = (ROOT / "README.md").read_text().splitlines()
+def test_the_page_shows_how_to_ask_with_the_first_key() -> None:
+    lines = (ROOT / "docs" / "containers.md").read_text().splitlines()
     assert "export FOVEA_API_KEY=$(docker compose exec -T gateway cat /secrets/default.key)" in lines
     assert "docker compose run --rm keys add alice" in lines
 

@@ -124,7 +124,7 @@ def test_the_table_in_the_documents_is_the_registry() -> None:
             assert WIRE_FORMATS[name].codec.expected_bytes(64, 1024) == int(size)
 
 
-@pytest.mark.parametrize(("file", "line"), [("README.md", "| wire formats |"), ("docs/api.md", "| `wire_dtype` |")])
+@pytest.mark.parametrize(("file", "line"), [("README.md", "* **Wire formats:**"), ("docs/api.md", "| `wire_dtype` |")])
 def test_pages_that_list_the_formats_list_them_all(file: str, line: str) -> None:
     (row,) = (text for text in (ROOT / file).read_text(encoding="utf-8").splitlines() if text.startswith(line))
     assert [name for name in WIRE_FORMATS if f"`{name}`" not in row] == []

@@ -1,0 +1,147 @@
+"""The shell and Python blocks of all pages work, word for word, with the shipped model."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from docsite.repository_files import PAGES
+from fovea.processes.stack import Stack
+from tests.documented import ROOT
+from tests.lab_stack import ENVIRONMENT
+
+_KINDS: Final = ("bash", "sh", "python")
+
+_DOCKER = "it needs Docker; tests/unit/deploy/test_containers.py compares it with the compose file"
+_INSTALLS = "it installs on the machine as root"
+_CLUSTER = "it needs a cluster; tests/unit/deploy/kubernetes has the manifests"
+_WEIGHTS = "it needs weights of the hub"
+_COMMANDS = "tests/e2e/test_documented_commands.py runs its commands in a short form"
+
+# Page and first line of each block that is not run here, and why.
+NOT_RUN: Final = {
+    (
+        "CONTRIBUTING.md",
+        "make install   # .venv with everything; a torch that the machine's Python has is used",
+    ): _COMMANDS,
+    ("README.md", "fovea up --model llava-hf/llava-1.5-7b-hf"): _WEIGHTS,
+    ("README.md", "make demo"): _COMMANDS,
+    ("docs/containers.md", "docker compose up --build --detach"): _DOCKER,
+    (
+        "docs/edge.md",
+        "LLM=llm.example.org:50052 docker compose -f deploy/edge/compose.yml up --build --detach",
+    ): _DOCKER,
+    ("docs/edge.md", "install -D -m 640 -g fovea /dev/null /etc/fovea/credentials/keys"): _INSTALLS,
+    ("docs/kubernetes.md", "fovea keys add alice --file deploy/kustomize/base/gateway/keys"): _CLUSTER,
+    (
+        "docs/kubernetes.md",
+        "helm upgrade --install prometheus-adapter prometheus-community/prometheus-adapter -n monitoring \\",
+    ): _CLUSTER,
+    ("docs/kubernetes.md", "kubectl apply -f deploy/kustomize/namespace.yaml"): _CLUSTER,
+    (
+        "docs/kubernetes.md",
+        "kubectl -n fovea create secret generic cache --from-literal=password=$(openssl rand -hex 32)"
+        " --from-literal=cache.key=$(openssl rand -hex 32)",
+    ): _CLUSTER,
+    ("docs/proxy.md", "apt-get install nginx-light"): f"{_INSTALLS}; tests/e2e/test_proxy.py runs the configuration",
+    (
+        "docs/proxy.md",
+        "python -m gateway --model llava-hf/llava-1.5-7b-hf --keys-file /etc/fovea/keys --trusted-proxies 127.0.0.1",
+    ): _WEIGHTS,
+    (
+        "docs/scaling.md",
+        "python -m benchmarks.capacity plan --out my-plan --gpus h100-80gb --rates 50 500 --goal-s 2"
+        " --price-per-gpu-hour 3.5 --bursts 3 --visual-token-hits 0.2",
+    ): _COMMANDS,
+    ("docs/vllm.md", "pip install 'fovea[vllm]'      # vLLM 0.32"): "it installs vLLM and needs a GPU",
+    ("docs/vllm_plugin.md", "import torch"): "vLLM is not installed here; `make test-vllm` tests the plugin",
+    ("gateway/README.md", "KEY=$(fovea keys add alice --file keys --requests-per-minute 60)"): _WEIGHTS,
+    (
+        "gateway/README.md",
+        "python -m gateway --model llava-hf/llava-1.5-7b-hf --encoder 127.0.0.1:50051 --llm 127.0.0.1:50052",
+    ): _WEIGHTS,
+    ("lab/README.md", "from lab.questions import evaluation_questions, score"): "`ask_somehow` is the reader's",
+    ("tests/contract/README.md", ".venv/bin/python -m tests.contract.record b97b851"): "it writes into the repository",
+}
+
+# What the shipped model is known to answer, in lower case.
+PRINTED: Final = {
+    ("README.md", 'fovea ask lab/demo/demo.png "How many red objects are there?"'): "2\n",
+    ("README.md", "import base64"): "pink",
+    ("docs/client.md", "from pathlib import Path"): "pink",
+    ("docs/openai.md", "import base64"): "pink",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code.
+
+    Attributes:
+        page: file, from the root of the repository.
+        kind: language of the block.
+        body: the code.
+    """
+
+    page: str
+    kind: str
+    body: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.page, self.body.splitlines()[0]
+
+    @property
+    def name(self) -> str:
+        return f"{self.page}: {self.body.splitlines()[0][:60]}"
+
+
+def blocks() -> list[Block]:
+    found = []
+    for path in sorted({path for pattern in ("docs/**/*.md", *PAGES) for path in ROOT.glob(pattern)}):
+        page = path.relative_to(ROOT).as_posix()
+        for kind, body in re.findall(r"^```(\w+)\n(.*?)^```$", path.read_text(), re.M | re.S):
+            if kind in _KINDS:
+                found.append(Block(page, kind, body))
+    return found
+
+
+BLOCKS: Final = blocks()
+RUN: Final = [block for block in BLOCKS if block.key not in NOT_RUN]
+
+
+@pytest.mark.parametrize("block", RUN, ids=[block.name for block in RUN])
+@pytest.mark.usefixtures("unchanged")
+def test_a_block_works(block: Block, stack: Stack, tmp_path: Path) -> None:
+    for folder in ("examples", "lab"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    python = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        **ENVIRONMENT,
+        "FOVEA_URL": stack.url,
+        "PATH": f"{python}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "no_proxy": "127.0.0.1",
+    }
+    shell = [sys.executable, "-c"] if block.kind == "python" else ["bash", "-euo", "pipefail", "-c"]
+    code = block.body.replace("http://127.0.0.1:8000", stack.url)
+    done = subprocess.run([*shell, code], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"error"' not in done.stdout
+    assert PRINTED.get(block.key, "") in done.stdout.lower()
+
+
+def test_each_block_that_is_named_here_exists() -> None:
+    assert not {*NOT_RUN, *PRINTED} - {block.key for block in BLOCKS}
+
+
+def test_the_front_page_asks_from_a_shell_and_from_python() -> None:
+    assert {block.kind for block in RUN if block.page == "README.md"} == {"bash", "python"}
