@@ -25,7 +25,7 @@ FETCHED = {
     "object": "data",
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
+pytestmark = pytest.mark.slow
 
 
 class Elements(HTMLParser):

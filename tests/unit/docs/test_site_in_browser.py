@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 from tests.chromium import CHROMIUM, FLAGS
 from tests.local_http_server import LocalHttpServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
+pytestmark = pytest.mark.slow
 _TIMEOUT_MS = 60_000
 
 
