@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Mapping
 from typing import Final
@@ -44,8 +45,13 @@ def user_turn(question: str, expected: Mapping[Modality, int]) -> Turn:
 
 def _split(question: str, modalities: Collection[Modality]) -> list[str]:
     """Texts and markers in alternation; the first and the last are texts."""
+    return _markers_of(frozenset(modalities)).split(question)
+
+
+@functools.cache
+def _markers_of(modalities: frozenset[Modality]) -> re.Pattern[str]:
     markers = [re.escape(marker) for marker, modality in MARKERS.items() if modality in modalities]
-    return re.split(f"({'|'.join(markers)})", question)
+    return re.compile(f"({'|'.join(markers)})")
 
 
 def _check_count(num_markers: int, modality: Modality, count: int) -> None:

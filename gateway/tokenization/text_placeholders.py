@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 __all__ = ["PromptSegment", "TextPlaceholders"]
+
+# Private-use characters and digits pass `upper`, `trim` and similar filters unchanged.
+_PLACEHOLDER: Final = re.compile("\ue000([0-9]+)-([0-9]+)\ue001")
+"""Form of a placeholder: nonce of the prompt, and number of the text. All prompts share the pattern, because compiling
+one takes longer than writing a prompt."""
 
 
 class PromptSegment(NamedTuple):
@@ -30,9 +36,7 @@ class TextPlaceholders:
     """
 
     def __init__(self) -> None:
-        # Private-use characters and digits pass `upper`, `trim` and similar filters unchanged.
-        self._nonce = secrets.randbits(128)
-        self._pattern = re.compile(f"\ue000{self._nonce}-([0-9]+)\ue001")
+        self._nonce = str(secrets.randbits(128))
         self._texts: list[str] = []
 
     def substitute(self, text: str) -> str:
@@ -47,12 +51,17 @@ class TextPlaceholders:
 
     def numbers_in(self, text: str) -> set[str]:
         """Numbers of the placeholders in `text`."""
-        return set(self._pattern.findall(text))
+        return {placeholder[2] for placeholder in self._find(text)}
 
     def restore(self, prompt: str) -> list[PromptSegment]:
         """Segments of a rendered prompt, placeholders replaced by their texts; first and last are the template's."""
-        parts = self._pattern.split(prompt)
-        return [
-            PromptSegment(self._texts[int(part)], True) if i % 2 else PromptSegment(part, False)
-            for i, part in enumerate(parts)
-        ]
+        segments, end = [], 0
+        for placeholder in self._find(prompt):
+            segments.append(PromptSegment(prompt[end : placeholder.start()], False))
+            segments.append(PromptSegment(self._texts[int(placeholder[2])], True))
+            end = placeholder.end()
+        return [*segments, PromptSegment(prompt[end:], False)]
+
+    def _find(self, text: str) -> Iterator[re.Match[str]]:
+        """Placeholders of this prompt in `text`."""
+        return (found for found in _PLACEHOLDER.finditer(text) if found[1] == self._nonce)
