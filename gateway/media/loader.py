@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from fovea.errors import InvalidRequest, TooLarge
@@ -14,6 +16,9 @@ from gateway.media.inputs import MediaInput, MediaInputs, VideoInput
 __all__ = ["MediaLimits", "MediaLoader"]
 
 _AROUND_URLS: Final = " \t\r\n\f"  # stripped from both ends of a URL, as browsers do
+_SMALL_BYTES: Final = 32 * 1024
+"""Most bytes of a request's files that are checked and hashed in the event loop. That takes 0.1 ms, less than handing
+them to a thread; 13 ms if they consist of the tiniest segments."""
 _NEITHER_URL: Final = "neither a data URL (data:{}...;base64,...) nor an https URL"
 
 
@@ -77,24 +82,25 @@ class MediaLoader:
     async def _load_file(
         self, media_input: MediaInput, kind: MediaKind, max_bytes: int, allowance: _ByteAllowance
     ) -> MediaFile:
-        file = await self._read(media_input, kind, max_bytes)
+        file = await self._read(media_input, kind, max_bytes, allowance)
         allowance.spend(len(file.data), media_input.field_path)
         return file
 
-    async def _read(self, media_input: MediaInput, kind: MediaKind, max_bytes: int) -> MediaFile:
-        # Threads, because decoding and hashing megabytes would block the event loop.
+    async def _read(
+        self, media_input: MediaInput, kind: MediaKind, max_bytes: int, allowance: _ByteAllowance
+    ) -> MediaFile:
         field_path, content = media_input.field_path, media_input.content
         max_pixels = self._limits.image_pixels
         checks: dict[str, Any] = {"field_path": field_path, "max_bytes": max_bytes, "max_pixels": max_pixels}
         if isinstance(content, bytes):
-            return await asyncio.to_thread(media_file, content, kind, **checks)
+            return await allowance.run(len(content), partial(media_file, content, kind, **checks))
         content = content.strip(_AROUND_URLS)
         scheme = content[:8].lower()
         if scheme.startswith("data:"):
-            return await asyncio.to_thread(decode_data_url, content, kind, **checks)
+            return await allowance.run(len(content), partial(decode_data_url, content, kind, **checks))
         if scheme.startswith(("https://", "http://")):
             data = await self._fetcher.fetch(content, kind, field_path=field_path, max_bytes=max_bytes)
-            return await asyncio.to_thread(media_file, data, kind, **checks)
+            return await allowance.run(len(data), partial(media_file, data, kind, **checks))
         raise InvalidRequest(f"{field_path} is {_NEITHER_URL.format(kind.media_types[0])}", param=field_path)
 
 
@@ -104,6 +110,7 @@ class _ByteAllowance:
     def __init__(self, total: int) -> None:
         self._total = total
         self._left = total
+        self._small_left = _SMALL_BYTES
 
     def spend(self, size: int, param: str) -> None:
         self._left -= size
@@ -112,3 +119,8 @@ class _ByteAllowance:
                 f"the images and videos have more than the {self._total:,} bytes accepted for all of a request",
                 param=param,
             )
+
+    async def run(self, size: int, read: Callable[[], MediaFile]) -> MediaFile:
+        """Result of `read`, whose time grows with `size`. It runs in a thread if it would block the event loop."""
+        self._small_left -= size
+        return read() if self._small_left >= 0 else await asyncio.to_thread(read)
