@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from google.protobuf.message import Message
 
@@ -23,49 +23,45 @@ def canonical_digest(message: Message) -> bytes:
     Raises:
         ValueError: A number is NaN or infinite.
     """
-    digest = hashlib.sha256()
-    for piece in _walk(message):
-        digest.update(piece)
-    return digest.digest()
+    pieces: list[bytes] = []
+    _write(message, pieces)
+    return hashlib.sha256(b"".join(pieces)).digest()
 
 
-def _walk(value: object) -> Iterator[bytes]:
+def _write(value: object, pieces: list[bytes]) -> None:
+    """Appends the bytes of a value: its type, then each content after its length."""
     match value:
-        case Message():
-            yield from _sized(b"message", [])
-            for field, field_value in value.ListFields():
-                yield from _sized(b"field", [str(field.number).encode()])
-                yield from _walk(field_value)
-            yield from _sized(b"end", [])
         case bool():
-            yield from _sized(b"bool", [b"1" if value else b"0"])
+            pieces.append(b"bool;" + _sized(b"1" if value else b"0"))
         case int() | float():
-            yield from _sized(b"number", [_number(value)])
+            pieces.append(b"number;" + _sized(_number(value)))
         case str():
-            yield from _sized(b"string", [value.encode()])
+            pieces.append(b"string;" + _sized(value.encode()))
         case bytes():
-            yield from _sized(b"bytes", [value])
+            pieces.append(b"bytes;" + _sized(value))
+        case Message():
+            pieces.append(b"message;")
+            for field, field_value in value.ListFields():
+                pieces.append(b"field;" + _sized(b"%d" % field.number))
+                _write(field_value, pieces)
+            pieces.append(b"end;")
         case Mapping():
-            yield from _sized(b"map", [str(len(value)).encode()])
+            pieces.append(b"map;" + _sized(b"%d" % len(value)))
             for key in sorted(value):
-                yield from _walk(key)
-                yield from _walk(value[key])
+                _write(key, pieces)
+                _write(value[key], pieces)
         case _:
             items = list(value)  # type: ignore[call-overload]  # a repeated field, the only kind left
             if type(items[0]) is int:  # thousands of token ids
-                yield from _sized(b"integers", [",".join(map(str, items)).encode()])
+                pieces.append(b"integers;" + _sized(",".join(map(str, items)).encode()))
                 return
-            yield from _sized(b"list", [str(len(items)).encode()])
+            pieces.append(b"list;" + _sized(b"%d" % len(items)))
             for item in items:
-                yield from _walk(item)
+                _write(item, pieces)
 
 
-def _sized(kind: bytes, contents: list[bytes]) -> Iterator[bytes]:
-    """The type of a value, then each content after its length."""
-    yield kind + b";"
-    for content in contents:
-        yield b"%d:" % len(content)
-        yield content
+def _sized(content: bytes) -> bytes:
+    return b"%d:%b" % (len(content), content)
 
 
 def _number(value: float) -> bytes:
