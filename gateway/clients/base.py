@@ -80,6 +80,11 @@ class ServiceClient(Generic[InfoT]):
         """Info of the service: checkpoint, limits and pruners."""
         raise NotImplementedError
 
+    @property
+    def fresh_info(self) -> InfoT | None:
+        """Info of the service, if it is at most `INFO_TTL_S` old."""
+        return self._info if self._clock() < self._info_expires_at else None
+
     async def info(self) -> InfoT:
         """Info of the service, at most `INFO_TTL_S` old unless the service does not respond.
 
@@ -89,8 +94,8 @@ class ServiceClient(Generic[InfoT]):
         Raises:
             ServiceError: The service has never responded.
         """
-        if self._info is not None and self._clock() < self._info_expires_at:
-            return self._info
+        if (fresh := self.fresh_info) is not None:
+            return fresh
         if self._info_task is None:
             self._info_task = asyncio.create_task(self._refresh_info())
             self._info_task.add_done_callback(self._on_info_done)

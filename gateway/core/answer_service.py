@@ -14,8 +14,8 @@ from typing import Final, Generic, TypeVar
 from fovea import tracing
 from fovea.errors import CheckpointMismatch, ServiceError
 from gateway import metrics
-from gateway.clients.encoder import EncoderClient, EncodeResult
-from gateway.clients.llm import LLMClient
+from gateway.clients.encoder import EncoderClient, EncodeResult, EncoderInfo
+from gateway.clients.llm import LLMClient, LLMInfo
 from gateway.core.answer import Answer, Completion, Costs, Lookup
 from gateway.core.answer_store import AnswerStore
 from gateway.core.deadlines import now, until
@@ -154,7 +154,7 @@ class AnswerService:
             ServiceError: The attention cannot be computed.
         """
         async with until(question.deadline):
-            encoder, llm = await asyncio.gather(self._encoder.info(), self._llm.info())
+            encoder, llm = await self._infos()
             input_ids = self._planner.tokenize(question, encoder)
             check_prompt(len(input_ids), llm)
             plan = self._planner.plan_encode(question, input_ids, encoder)
@@ -170,8 +170,15 @@ class AnswerService:
         """Plan of an answer. A question without media needs no encoder service, not even its info."""
         if not question.encode.num_media:
             return self._planner.plan_text_answer(question, await self._llm.info())
-        encoder, llm = await asyncio.gather(self._encoder.info(), self._llm.info())
+        encoder, llm = await self._infos()
         return self._planner.plan_answer(question, encoder, llm)
+
+    async def _infos(self) -> tuple[EncoderInfo, LLMInfo]:
+        """Info of both services. Those that have expired are refreshed at the same time."""
+        encoder, llm = self._encoder.fresh_info, self._llm.fresh_info
+        if encoder is not None and llm is not None:  # no tasks for what is known
+            return encoder, llm
+        return await asyncio.gather(self._encoder.info(), self._llm.info())
 
     async def _with_visual_tokens(
         self,

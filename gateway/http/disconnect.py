@@ -15,9 +15,10 @@ __all__ = ["until_disconnect"]
 T = TypeVar("T")
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _end_at_disconnect(receive: Receive, scope: asyncio.Timeout) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    scope.reschedule(asyncio.get_running_loop().time())
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
@@ -26,13 +27,15 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         Cancelled: The client disconnected.
     """
-    task, disconnect = asyncio.create_task(work), asyncio.create_task(_disconnected(receive))
+    scope = asyncio.timeout(None)
+    disconnect = asyncio.create_task(_end_at_disconnect(receive, scope))
     try:
-        await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise Cancelled("the client closed the connection before the answer was done")
+        async with scope:
+            return await work
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        raise Cancelled("the client closed the connection before the answer was done") from None
     finally:
-        task.cancel()
         disconnect.cancel()
-        await asyncio.gather(task, disconnect, return_exceptions=True)
+        await asyncio.gather(disconnect, return_exceptions=True)
