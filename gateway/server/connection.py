@@ -147,6 +147,7 @@ class Connection(H11Protocol):
         async def send_announced(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message["headers"], *self._announcement(scope)]}
+                self.transport.hold_next_write()  # ASGI sends the headers with the first part of the body
             await send(message)
 
         await self.config.loaded_app(scope, receive, send_announced)

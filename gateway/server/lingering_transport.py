@@ -50,6 +50,8 @@ class LingeringTransport(asyncio.Transport):
         self._linger_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self.lingering = False
+        self._is_holding = False
+        self._held = b""
 
     def close(self) -> None:
         """Closes the transport; the sending side only, if the client may still be sending."""
@@ -122,10 +124,20 @@ class LingeringTransport(asyncio.Transport):
         """Whether `close` was called."""
         return self.lingering or self._transport.is_closing()
 
+    def hold_next_write(self) -> None:
+        """Sends what is written next together with what is written after it, so that both fit into one packet."""
+        self._is_holding = True
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Sends `data`, unless the transport is closing."""
-        if not self.is_closing():
-            self._transport.write(data)
+        if self.is_closing():
+            return
+        if self._is_holding:
+            self._held, self._is_holding = bytes(data), False
+            return
+        if self._held:
+            data, self._held = self._held + data, b""
+        self._transport.write(data)
 
     def pause_reading(self) -> None:
         """Stops reading, unless the transport is closing."""
