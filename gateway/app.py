@@ -192,6 +192,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         docs_url=None,  # replaced by gateway.http.surfaces.docs_page: FastAPI's pages load scripts from other hosts
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # the gateway has its own, see fovea.tracing
         redirect_slashes=False,  # a redirect would repeat the client's Host header
     )
     app.state.drain = drain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 from starlette.types import Scope
@@ -91,6 +91,6 @@ def write_audit_line(
         "status": status,
         "outcome": outcome,
         "seconds": round(seconds, 6),
-        **asdict(audit_record(scope)),
+        **vars(audit_record(scope)),
     }
     log.info("%s %s %d %s", method, route or "-", status, outcome, extra={"fields": fields})

@@ -111,8 +111,10 @@ class _FormParser(MultiPartParser):
         super().on_part_end()
 
     def _check_text(self, data: bytes) -> None:
-        _, options = parse_options_header(self._header("content-type", "text/plain"))
-        charset = options.get(b"charset", b"utf-8").decode("latin-1")
+        charset = "utf-8"
+        if content_type := self._header("content-type", ""):
+            _, options = parse_options_header(content_type)
+            charset = options.get(b"charset", b"utf-8").decode("latin-1")
         if charset.lower() not in ("utf-8", "utf8") and not (_ASCII_SUPERSETS.fullmatch(charset) and data.isascii()):
             name = self._current_part.field_name
             raise UnsupportedMedia(f"the charset of {name} is not utf-8, the only one accepted", param=name)

@@ -55,4 +55,5 @@ def llm_pruning(requested: LlmPrunerRequest | None) -> LlmPruning | None:
 
 def _values(request: BaseModel, names: Iterable[str]) -> dict[str, Any]:
     """Values of those fields that this kind of request has."""
-    return {name: getattr(request, name) for name in names if name in type(request).model_fields}
+    of_request = type(request).model_fields
+    return {name: getattr(request, name) for name in names if name in of_request}

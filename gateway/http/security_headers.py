@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.api_paths import is_api_path
@@ -32,17 +32,20 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        added = dict(_HEADERS)
-        if is_api_path(scope):
-            added |= _OF_THE_API
-        if scope["scheme"] == "https":
-            added |= _OVER_TLS
+        added = _added(is_api_path(scope), scope["scheme"] == "https")
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in added.items():
-                    headers.setdefault(name, value)
+                headers = list(message["headers"])
+                present = {name for name, _ in headers}
+                message["headers"] = headers + [header for header in added if header[0] not in present]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+@cache
+def _added(is_api: bool, is_tls: bool) -> list[tuple[bytes, bytes]]:
+    """Headers for a path of the API or another one, as ASGI has them: names in lower case."""
+    added = _HEADERS | (_OF_THE_API if is_api else {}) | (_OVER_TLS if is_tls else {})
+    return [(name.lower().encode(), value.encode()) for name, value in added.items()]

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from fovea.errors import InternalError
 from gateway.core.answer import Answer, TextDelta
@@ -86,7 +86,8 @@ async def _respond(admission: Admitted[AnswerRequest]) -> Response:
     if not admission.request.stream:
         async for event in events:
             if isinstance(event, Answer):
-                return JSONResponse(answer_response(event, model=model).model_dump(exclude_none=True))
+                body = answer_response(event, model=model).model_dump_json(exclude_none=True)
+                return Response(body, media_type="application/json")
         raise InternalError("the answer ended before it was done")
 
     def frame(event: TextDelta | Answer) -> bytes:
