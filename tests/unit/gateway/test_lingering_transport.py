@@ -67,3 +67,19 @@ async def test_a_server_that_stops_does_not_wait_for_a_client() -> None:
         server.transport.close()
         server.transport.close_now()
         await server.lost.wait()
+
+
+async def test_a_held_write_is_sent_with_the_next_one() -> None:
+    server, client = await _connected()
+    with client:
+        client.setblocking(False)
+        server.transport.hold_next_write()
+        server.transport.write(b"head, ")
+        with pytest.raises(BlockingIOError):
+            client.recv(64)
+        server.transport.write(b"body")
+        assert client.recv(64) == b"head, body"
+        server.transport.write(b", more")
+        assert client.recv(64) == b", more"
+        server.transport.abort()
+        await server.lost.wait()
