@@ -1,7 +1,7 @@
 """`python counted_calls.py FILE MODULE ARGUMENTS`: runs a server, and counts the function calls of its event loop.
 
 SIGUSR1 begins a count, SIGUSR2 ends it and writes the number into FILE. Calls of Python functions and of functions in C
-count alike. The number depends on the code and its libraries alone, not on the machine or on what else it does.
+count alike. The number depends on the code and its libraries, and hardly on the machine or on what else it does.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ SHORT: dict[str, list[str]] = {
     "benchmarks.load": ["--smoke"],
     "benchmarks.replicas": ["llm", "--smoke"],
     "benchmarks.speed.decode": ["--smoke"],
+    "benchmarks.speed.gateway": ["--smoke"],
     "benchmarks.speed.overload": ["--smoke"],
     "benchmarks.speed.jpeg_scale": ["--smoke"],
     "benchmarks.speed.load": ["--smoke"],
