@@ -148,7 +148,8 @@ def to_metadata(error: ServiceError) -> tuple[tuple[str, str], ...]:
 _TRANSPORT = {
     StatusCode.UNAVAILABLE: (Unavailable, "the {service} is not available; try again shortly"),
     StatusCode.DEADLINE_EXCEEDED: (DeadlineExceeded, "the {service} did not finish within the deadline"),
-    StatusCode.CANCELLED: (Cancelled, "the call to the {service} was cancelled"),
+    # Set by a server that stops while the call runs: a caller that cancels gets no reply.
+    StatusCode.CANCELLED: (Unavailable, "the {service} ended the call; try again shortly"),
     StatusCode.UNAUTHENTICATED: (Unauthenticated, "the {service} does not accept the bearer token of this gateway"),
     StatusCode.RESOURCE_EXHAUSTED: (TooLarge, "a message to or from the {service} is larger than it accepts"),
 }
