@@ -101,7 +101,9 @@ RUN apt-get update -qq \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=vllm-packages /opt/venv /opt/venv
 COPY --from=llm-code /app /app
-ENV LLM_ENGINE=vllm LLM_DEVICE=cuda
+# The root of the files is read-only: what vLLM compiles goes to the volume of the checkpoints.
+ENV LLM_ENGINE=vllm LLM_DEVICE=cuda HOME=/tmp VLLM_CACHE_ROOT=/cache/vllm TRITON_CACHE_DIR=/cache/triton \
+    TORCHINDUCTOR_CACHE_DIR=/cache/inductor FLASHINFER_WORKSPACE_BASE=/cache
 USER 10001
 EXPOSE 50052 9464
 HEALTHCHECK --interval=5s --timeout=5s --start-period=600s --retries=10 CMD ["python", "-m", "fovea.rpc.probe", "127.0.0.1:50052"]
