@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-import numpy as np
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 
@@ -28,6 +27,8 @@ _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 _WIRE_TYPE_BITS: Final = 3
 _MAX_VARINT_BYTES: Final = 10
 _CONTINUATION_BIT: Final = 128  # set in every byte of a varint but the last
+_COUNTED_BYTES: Final = 4096  # packed bytes whose continuation bits are counted at once
+_CONTINUATION_BITS: Final = int.from_bytes(bytes([_CONTINUATION_BIT]) * _COUNTED_BYTES, "little")
 _BYTES_OF: Final = {_FIXED32: 4, _FIXED64: 8}
 _STRUCT: Final = "google.protobuf."
 _WIRE_TYPES: Final = {
@@ -176,14 +177,20 @@ class _Walk:
         if known.max_items is not None and end - start > _MAX_VARINT_BYTES * known.max_items:
             raise _too_many(path, known)
         if known.wire_type == _VARINT:
-            packed = np.frombuffer(self.data, np.uint8, end - start, start)
-            items = int(np.count_nonzero(packed < _CONTINUATION_BIT))
+            items = self._num_varints(start, end)
+            if end - start > _MAX_VARINT_BYTES * items:
+                raise malformed()
         else:
             items = (end - start) // _BYTES_OF[known.wire_type]
         self.numbers_left -= items
         if self.numbers_left < 0:
             raise _refusal(path, f"a message has at most {MAX_NUMBERS} packed numbers in all")
         return items
+
+    def _num_varints(self, start: int, end: int) -> int:
+        """Number of varints in `data[start:end]`, which is the number of its bytes without a continuation bit."""
+        parts = (self.data[at : min(end, at + _COUNTED_BYTES)] for at in range(start, end, _COUNTED_BYTES))
+        return end - start - sum((int.from_bytes(part, "little") & _CONTINUATION_BITS).bit_count() for part in parts)
 
 
 def _too_many(path: str, known: _Field) -> InvalidRequest:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from fovea.errors import ServiceError
 from fovea.v1 import encoder_pb2, tensor_pb2
 from fovea.wire.grids import check_grid
@@ -72,9 +70,10 @@ def _matches_tokens(explanation: encoder_pb2.Explanation, tokens: tensor_pb2.Vis
     """Whether maps are empty or have one finite number for each patch, and merged patches point at existing tokens."""
     num_patches = tokens.grid.frames * tokens.grid.rows * tokens.grid.columns
     maps = (explanation.task_map, explanation.saliency_map)
-    merged = np.array(explanation.merged_into, np.int64)
+    merged = explanation.merged_into
     return (
-        all(len(values) in (0, num_patches) and np.isfinite(values).all() for values in (*maps, merged))
-        and merged.min(initial=0) >= -1
-        and merged.max(initial=0) < len(tokens.positions)
+        all(len(values) in (0, num_patches) for values in (*maps, merged))
+        and all(all(map(math.isfinite, values)) for values in maps)
+        and min(merged, default=-1) >= -1
+        and max(merged, default=-1) < len(tokens.positions)
     )

@@ -248,6 +248,22 @@ def test_what_is_too_large_is_refused_before_it_takes_memory(data: bytes) -> Non
     assert peak < 2**20
 
 
+@pytest.mark.parametrize("packed", [b"\x80" * 2**20, b"\x80" * 10 + b"\x01"], ids=["without an end", "11 bytes"])
+def test_packed_numbers_that_are_too_long_end_the_walk(packed: bytes) -> None:
+    """They count as few numbers, so no limit would end it."""
+    with pytest.raises(MalformedRequest):
+        check_sizes(delimited(1, packed), GENERATE.DESCRIPTOR)
+    with pytest.raises(DecodeError):
+        GENERATE.FromString(delimited(1, packed))
+
+
+def test_numbers_of_ten_bytes_are_counted_across_all_parts_of_a_field() -> None:
+    longest = b"\xff" * 9 + b"\x01"
+    assert len(parse(GENERATE, delimited(1, longest * 2**20)).input_ids) == 2**20
+    with pytest.raises(InvalidRequest, match="at most 1048576 accepted"):
+        parse(GENERATE, delimited(1, longest * 2**20) + delimited(1, b"\x01"))
+
+
 def test_the_walk_agrees_with_protobuf_about_what_cannot_be_read() -> None:
     for data in (b"\xff\xff\xff", b"\x12\x7f\x01", b"\x0d\x01\x02", b"\x00\x00"):
         with pytest.raises(DecodeError):
