@@ -35,7 +35,7 @@ from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.v1 import tensor_pb2
 from fovea.wire import basis_file, tensors
 from fovea.wire.basis import WireBasis
-from fovea.wire.formats import WIRE_FORMATS
+from fovea.wire.formats import WIRE_FORMATS, dtype_name
 from lab.questions import evaluation_questions, score
 
 __all__ = ["main"]
@@ -91,7 +91,7 @@ def send(
     end = time.perf_counter()
     return Sent(
         dataclasses.replace(image, values=features),
-        tensors.dtype_name(message.features.dtype),
+        dtype_name(message.features.dtype),
         len(data),
         8 * len(message.features.data) / image.features.size,
         1000 * (encoded - start),

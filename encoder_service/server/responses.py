@@ -24,7 +24,7 @@ from fovea.errors import InternalError, InvalidRequest
 from fovea.v1 import encoder_pb2, tensor_pb2
 from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
-from fovea.wire.formats import WIRE_FORMATS, names_accepted
+from fovea.wire.formats import WIRE_FORMATS, dtype_name, names_accepted
 from fovea.wire.image_fits import IMAGE_FITS
 from fovea.wire.pruner_info import write_spec
 
@@ -118,7 +118,7 @@ def _features(
         return tensors.to_message(features, wire_dtype, basis=basis, step=step)
     except InvalidRequest as error:
         raise InvalidRequest(
-            f"a feature of this image is too large for {tensors.dtype_name(wire_dtype)};"
+            f"a feature of this image is too large for {dtype_name(wire_dtype)};"
             f" accepted: {', '.join(_formats_that_hold(features, basis))}",
             param="wire_dtype",
         ) from error

@@ -14,6 +14,7 @@ from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
+from fovea.wire.codecs import CODECS
 from fovea.wire.formats import WireFormat, format_of, formats_for_byte_budgets
 
 __all__ = ["fit_messages", "max_tokens_for_bytes"]
@@ -49,12 +50,13 @@ def max_tokens_for_bytes(
         InvalidRequest: Not even one token for each image or video fits.
     """
     narrowest = _considered(wire_dtype, basis)[-1]
+    codec = CODECS[narrowest.dtype]
     rows, columns = grid or _UNKNOWN_GRID
     position_bytes = -(-(rows * columns - 1).bit_length() // 7)  # a varint
 
     def num_bytes(tokens: int) -> int:
         overhead = num_media * (_MESSAGE_BYTES + len(fingerprint) + position_bytes * tokens)
-        return overhead + num_media * narrowest.codec.expected_bytes(tokens, channels, basis)
+        return overhead + num_media * codec.expected_bytes(tokens, channels, basis)
 
     if (least := num_bytes(1)) > max_bytes:
         raise InvalidRequest(
@@ -124,4 +126,4 @@ def _steps(
     if basis is None or not wire_format.needs_basis:
         return (None,)  # without a basis, `write` raises the error that it is needed
     overhead = sum(message.ByteSize() - len(message.features.data) for message in write(tensor_pb2.DTYPE_FLOAT32, None))
-    return wire_format.codec.steps(features, basis, max_bytes - overhead)
+    return CODECS[wire_format.dtype].steps(features, basis, max_bytes - overhead)

@@ -1,4 +1,7 @@
-"""Registry of the wire formats. Settings, schemas, error texts, budgets of bytes and commands take them from here."""
+"""Registry of the wire formats. Settings, schemas, error texts, budgets of bytes and commands take them from here.
+
+The codecs are in `fovea.wire.codecs`, which needs numpy. The gateway encodes no values and imports this module alone.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,13 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
-from fovea.wire.basis_codec import BasisCodec
-from fovea.wire.codec import Codec
-from fovea.wire.float_codec import BFLOAT16, FLOAT16, FLOAT32
-from fovea.wire.integer_codec import IntegerCodec
-from fovea.wire.quantized import ENTROPY, INT4, INT8
 
 __all__ = [
     "WIRE_FORMATS",
     "OptionalWireFormatName",
     "WireFormat",
     "WireFormatName",
+    "dtype_name",
     "format_named",
     "format_of",
     "formats_for_byte_budgets",
@@ -35,7 +34,6 @@ class WireFormat:
         name: name in requests, settings and schemas.
         dtype: value of `Tensor.dtype`.
         summary: what a value is, in one line of Markdown; docs/wire.md has it.
-        codec: encoding of the values.
         needs_basis: whether both services must have loaded a wire basis.
         in_byte_budgets: whether a budget of bytes considers it. It takes the first format of the registry that fits.
         superseded_by_basis: whether a budget of bytes leaves it out where a basis is loaded.
@@ -44,7 +42,6 @@ class WireFormat:
     name: str
     dtype: tensor_pb2.DType
     summary: str
-    codec: Codec
     needs_basis: bool = False
     in_byte_budgets: bool = False
     superseded_by_basis: bool = False
@@ -53,21 +50,19 @@ class WireFormat:
 # Widest first. Budgets of bytes leave out float32, because no computation here is that exact, and bfloat16, which takes
 # the bytes of float16 for less precision. A basis takes fewer bytes than int4 and entropy at the same accuracy.
 _FORMATS: Final = (
-    WireFormat("float32", tensor_pb2.DTYPE_FLOAT32, "IEEE 754 binary32", FLOAT32),
+    WireFormat("float32", tensor_pb2.DTYPE_FLOAT32, "IEEE 754 binary32"),
     WireFormat(
         "float16",
         tensor_pb2.DTYPE_FLOAT16,
         "IEEE 754 binary16; values beyond its range are refused",
-        FLOAT16,
         in_byte_budgets=True,
     ),
-    WireFormat("bfloat16", tensor_pb2.DTYPE_BFLOAT16, "the upper half of a binary32", BFLOAT16),
-    WireFormat("int8", tensor_pb2.DTYPE_INT8, "8 bits, one scale a token", IntegerCodec(INT8), in_byte_budgets=True),
+    WireFormat("bfloat16", tensor_pb2.DTYPE_BFLOAT16, "the upper half of a binary32"),
+    WireFormat("int8", tensor_pb2.DTYPE_INT8, "8 bits, one scale a token", in_byte_budgets=True),
     WireFormat(
         "int4",
         tensor_pb2.DTYPE_INT4,
         "4 bits, one scale for 64 channels; one value in 256 of each token, an outlier, is sent in float16",
-        IntegerCodec(INT4),
         in_byte_budgets=True,
         superseded_by_basis=True,
     ),
@@ -75,7 +70,6 @@ _FORMATS: Final = (
         "entropy",
         tensor_pb2.DTYPE_ENTROPY,
         "an integer multiple of one coarse step (0.75 of the root mean square), Huffman-coded: about 2.5 bits",
-        IntegerCodec(ENTROPY),
         in_byte_budgets=True,
         superseded_by_basis=True,
     ),
@@ -84,7 +78,6 @@ _FORMATS: Final = (
         tensor_pb2.DTYPE_BASIS,
         "an integer multiple of one step in a basis learned for the checkpoint, entropy-coded by its expected spread:"
         " below one bit",
-        BasisCodec(),
         needs_basis=True,
         in_byte_budgets=True,
     ),
@@ -117,6 +110,12 @@ def format_named(name: str) -> WireFormat:
 def format_of(dtype: tensor_pb2.DType) -> WireFormat | None:
     """Wire format of a `Tensor.dtype`; None for an unknown one."""
     return _BY_DTYPE.get(dtype)
+
+
+def dtype_name(dtype: tensor_pb2.DType) -> str:
+    """Name of a `Tensor.dtype`, a key of `WIRE_FORMATS`; "unspecified" for an unknown one."""
+    wire_format = format_of(dtype)
+    return "unspecified" if wire_format is None else wire_format.name
 
 
 def names_accepted(*, has_basis: bool) -> list[str]:

@@ -17,9 +17,10 @@ import numpy.typing as npt
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire.basis import WireBasis
-from fovea.wire.codec import Coding, Float32Array
+from fovea.wire.codec import Codec, Coding, Float32Array
+from fovea.wire.codecs import CODECS
 from fovea.wire.float_codec import float16_bytes
-from fovea.wire.formats import WIRE_FORMATS, WireFormat, format_named, format_of
+from fovea.wire.formats import WIRE_FORMATS, dtype_name, format_named
 from fovea.wire.integer_codec import IntegerCodec
 from fovea.wire.quantized import Packing, Quantized, all_finite
 
@@ -29,7 +30,6 @@ __all__ = [
     "Float32Array",
     "converted_message",
     "data_bytes",
-    "dtype_name",
     "from_message",
     "parse_dtype",
     "to_message",
@@ -38,11 +38,7 @@ __all__ = [
 Float16Array = npt.NDArray[np.float16]
 
 DTYPES: Final = {name: wire_format.dtype for name, wire_format in WIRE_FORMATS.items()}
-_DTYPE_OF_SCHEME: Final = {
-    wire_format.codec.scheme: wire_format.dtype
-    for wire_format in WIRE_FORMATS.values()
-    if isinstance(wire_format.codec, IntegerCodec)
-}
+_DTYPE_OF_SCHEME: Final = {codec.scheme: dtype for dtype, codec in CODECS.items() if isinstance(codec, IntegerCodec)}
 _MAX_AXES: Final = 8
 
 
@@ -53,12 +49,6 @@ def parse_dtype(name: str) -> tensor_pb2.DType:
         InvalidRequest: `name` is not a key of `DTYPES`.
     """
     return format_named(name).dtype
-
-
-def dtype_name(dtype: tensor_pb2.DType) -> str:
-    """Name of a wire dtype, a key of `DTYPES`; "unspecified" for an unknown one."""
-    wire_format = format_of(dtype)
-    return "unspecified" if wire_format is None else wire_format.name
 
 
 def data_bytes(num_tokens: int, channels: int, dtype: tensor_pb2.DType, basis: WireBasis | None = None) -> int:
@@ -73,7 +63,7 @@ def data_bytes(num_tokens: int, channels: int, dtype: tensor_pb2.DType, basis: W
     Raises:
         InvalidRequest: the dtype is unknown, or a basis is needed and missing.
     """
-    return _known(dtype).codec.expected_bytes(num_tokens, channels, basis)
+    return _codec(dtype).expected_bytes(num_tokens, channels, basis)
 
 
 def to_message(
@@ -96,12 +86,12 @@ def to_message(
     Raises:
         InvalidRequest: a value is not finite or too large for `dtype`, or a basis is needed and missing.
     """
-    wire_format = _known(dtype)
+    codec = _codec(dtype)
     array = np.ascontiguousarray(array, dtype=np.float32)
     if not all_finite(array):
-        raise InvalidRequest(f"the tensor has values that are not finite in {wire_format.name}")
+        raise InvalidRequest(f"the tensor has values that are not finite in {dtype_name(dtype)}")
     tokens = array.reshape(-1, array.shape[-1])
-    data = wire_format.codec.encode(tokens, Coding(packing, basis, step))
+    data = codec.encode(tokens, Coding(packing, basis, step))
     return _message(dtype, array.shape, data)
 
 
@@ -134,29 +124,29 @@ def from_message(message: tensor_pb2.Tensor, *, max_bytes: int, basis: WireBasis
         CheckpointMismatch: the tensor is written in a basis other than `basis`, or in a version of its wire format
             that is not known here.
     """
-    wire_format = _known(message.dtype)
+    codec = _codec(message.dtype)
     shape = tuple(message.shape)
     if not 1 <= len(shape) <= _MAX_AXES or 0 in shape:
         raise InvalidRequest(f"tensor shape {list(shape)} is not 1 to {_MAX_AXES} positive extents")
     size = math.prod(shape)
     if size * 4 > max_bytes:
         raise InvalidRequest(f"a tensor of shape {list(shape)} takes more than the {max_bytes} bytes accepted")
-    expected = wire_format.codec.exact_bytes(size)
+    expected = codec.exact_bytes(size)
     data = message.data  # a copy each time that it is read
     if expected is not None and len(data) != expected:
         raise InvalidRequest(
-            f"a {wire_format.name} tensor of shape {list(shape)} has {expected} bytes, not {len(data)}"
+            f"a {dtype_name(message.dtype)} tensor of shape {list(shape)} has {expected} bytes, not {len(data)}"
         )
     if zlib.crc32(data) != message.crc32:
         raise InvalidRequest("the tensor's checksum does not match its data")
-    array = wire_format.codec.decode(data, size // shape[-1], shape[-1], basis)
+    array = codec.decode(data, size // shape[-1], shape[-1], basis)
     if not np.isfinite(array).all():
         raise InvalidRequest("the tensor holds NaN or infinity")
     return array.reshape(shape)
 
 
-def _known(dtype: tensor_pb2.DType) -> WireFormat:
-    wire_format = format_of(dtype)
-    if wire_format is None:
+def _codec(dtype: tensor_pb2.DType) -> Codec:
+    codec = CODECS.get(dtype)
+    if codec is None:
         raise InvalidRequest(f"tensor dtype {dtype} is not one of {', '.join(WIRE_FORMATS)}")
-    return wire_format
+    return codec

@@ -11,10 +11,9 @@ from fovea.errors import InternalError, ServiceError
 from fovea.pruner_spec import PrunerSpec
 from fovea.rpc.messages import parse
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, tensor_pb2
-from fovea.wire.formats import format_of
+from fovea.wire.formats import dtype_name, format_of
 from fovea.wire.image_fits import ImageFit, image_fit_of
 from fovea.wire.pruner_info import read_specs
-from fovea.wire.tensors import dtype_name
 from gateway.clients.base import INFO_TIMEOUT_S, ServiceClient
 from gateway.clients.replies import Box, RawReplies, box_of, has_visual_tokens
 from gateway.core.encode_spec import EncodeSpec

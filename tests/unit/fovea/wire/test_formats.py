@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from fovea.v1 import tensor_pb2
-from fovea.wire import formats
+from fovea.wire import codecs, formats
+from fovea.wire.codecs import CODECS
 from fovea.wire.formats import WIRE_FORMATS, formats_for_byte_budgets, names_accepted
 
 ROOT = Path(__file__).parents[4]
 
-# A codec of one bit a value, and its entry in the registry.
+# A codec of one bit a value, its line among the codecs, and its entry in the registry.
 CODEC = """
 import numpy as np
 from fovea.wire.codec import Codec
@@ -35,13 +37,15 @@ class SignCodec(Codec):
     def expected_bytes(self, num_tokens, channels, basis=None):
         return self.exact_bytes(num_tokens * channels)
 """
-ENTRY = '    WireFormat("sign", 99, "one bit", SignCodec(), in_byte_budgets=True, superseded_by_basis=True),\n'
+CODEC_LINE = "        99: SignCodec(),\n"
+ENTRY = '    WireFormat("sign", 99, "one bit", in_byte_budgets=True, superseded_by_basis=True),\n'
 # What follows from the registry, printed as JSON by a process that has the entry.
 DERIVED = """
 import importlib.util, json, sys
-spec = importlib.util.spec_from_file_location("fovea.wire.formats", sys.argv[1])
-module = sys.modules["fovea.wire.formats"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
+for name in ("formats", "codecs"):
+    spec = importlib.util.spec_from_file_location(f"fovea.wire.{name}", f"{sys.argv[1]}/{name}.py")
+    module = sys.modules[f"fovea.wire.{name}"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 import numpy as np
 from pydantic import ValidationError
@@ -52,6 +56,7 @@ from fovea.cli import main
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire import tensors
+from fovea.wire.formats import dtype_name
 from gateway.http.schemas.answer import AnswerRequest
 from gateway.settings import GatewaySettings
 
@@ -77,7 +82,7 @@ print(json.dumps({
     "schema": AnswerRequest.model_json_schema()["properties"]["wire_dtype"]["anyOf"][0]["enum"],
     "refused names": [refusal(lambda: tensors.parse_dtype("int3")), refusal(lambda: tensors.to_message(signs, 77))],
     "refused size": refusal(lambda: tensors.from_message(too_short, max_bytes=99)),
-    "name": tensors.dtype_name(99),
+    "name": dtype_name(99),
     "bytes": len(message.data),
     "round trip": bool((tensors.from_message(message, max_bytes=2**20) == signs).all()),
     "fitted": fitted.features.dtype,
@@ -96,6 +101,10 @@ def test_each_dtype_of_the_contract_has_a_format_of_its_name() -> None:
     assert {name: wire_format.dtype for name, wire_format in WIRE_FORMATS.items()} == of_contract
 
 
+def test_each_format_has_a_codec() -> None:
+    assert set(CODECS) == {wire_format.dtype for wire_format in WIRE_FORMATS.values()}
+
+
 @pytest.mark.parametrize(
     ("has_basis", "names"),
     [(False, ["float16", "int8", "int4", "entropy"]), (True, ["float16", "int8", "basis"])],
@@ -104,7 +113,7 @@ def test_a_budget_of_bytes_considers_the_widest_format_first(has_basis: bool, na
     considered = formats_for_byte_budgets(has_basis=has_basis)
     assert [wire_format.name for wire_format in considered] == names
     if not has_basis:
-        sizes = [wire_format.codec.expected_bytes(64, 1024) for wire_format in considered]
+        sizes = [CODECS[wire_format.dtype].expected_bytes(64, 1024) for wire_format in considered]
         assert sizes == sorted(sizes, reverse=True)
 
 
@@ -121,7 +130,7 @@ def test_the_table_in_the_documents_is_the_registry() -> None:
     ]
     for name, size in ((row[0].strip("`"), row[3].replace(",", "")) for row in rows):
         if size.isdigit():
-            assert WIRE_FORMATS[name].codec.expected_bytes(64, 1024) == int(size)
+            assert CODECS[WIRE_FORMATS[name].dtype].expected_bytes(64, 1024) == int(size)
 
 
 @pytest.mark.parametrize(("file", "line"), [("README.md", "* **Wire formats:**"), ("docs/api.md", "| `wire_dtype` |")])
@@ -130,18 +139,25 @@ def test_pages_that_list_the_formats_list_them_all(file: str, line: str) -> None
     assert [name for name in WIRE_FORMATS if f"`{name}`" not in row] == []
 
 
-def test_a_new_format_is_a_codec_and_one_entry(tmp_path: Path) -> None:
+def changed(module: ModuleType, lines: Mapping[str, str]) -> str:
+    """The source of a module with lines before others, each of which it has once."""
+    source = Path(str(module.__file__)).read_text(encoding="utf-8")
+    for before, line in lines.items():
+        assert source.count(before) == 1
+        source = source.replace(before, line + before)
+    return source
+
+
+def test_a_new_format_is_an_entry_and_a_codec(tmp_path: Path) -> None:
     """An entry in the registry reaches settings, schemas, error texts, budgets of bytes, tensors and the command."""
-    source = Path(formats.__file__).read_text(encoding="utf-8")
-    before_basis = '    WireFormat(\n        "basis",'
-    assert source.count(before_basis) == 1
-    imports = "from fovea.wire.quantized import"
-    changed = source.replace(before_basis, ENTRY + before_basis)
-    changed = changed.replace(imports, f"from sign_codec import SignCodec\n{imports}")
-    (tmp_path / "formats.py").write_text(changed, encoding="utf-8")
+    with_entry = changed(formats, {'    WireFormat(\n        "basis",': ENTRY})
+    imports = {"from fovea.wire.quantized import": "from sign_codec import SignCodec\n"}
+    with_codec = changed(codecs, {"        tensor_pb2.DTYPE_BASIS:": CODEC_LINE} | imports)
+    (tmp_path / "formats.py").write_text(with_entry, encoding="utf-8")
+    (tmp_path / "codecs.py").write_text(with_codec, encoding="utf-8")
     (tmp_path / "sign_codec.py").write_text(CODEC, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", DERIVED, tmp_path / "formats.py"],
+        [sys.executable, "-c", DERIVED, tmp_path],
         cwd=ROOT,
         env={"PYTHONPATH": f"{ROOT}:{tmp_path}", "COLUMNS": "200"},
         capture_output=True,

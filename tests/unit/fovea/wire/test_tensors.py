@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 from fovea.errors import InvalidRequest
 from fovea.v1 import tensor_pb2
-from fovea.wire.tensors import dtype_name, from_message, parse_dtype, to_message
+from fovea.wire.formats import dtype_name
+from fovea.wire.tensors import from_message, parse_dtype, to_message
 
 CAP = 1 << 20
 TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
