@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from fovea.visualization.overlay import crop_to_grid
@@ -89,9 +88,10 @@ def faded(image: Image.Image) -> Image.Image:
 def padding(size: tuple[int, int]) -> Image.Image:
     """Grey stripes that stand for padding."""
     width, height = size
-    diagonal = np.add.outer(np.arange(height), np.arange(width)) // _STRIPE % 2
-    levels = np.array(_STRIPES, np.uint8)[diagonal]
-    return Image.fromarray(np.repeat(levels[..., None], 3, axis=2))
+    period = bytes(level for level in _STRIPES for _ in range(_STRIPE))
+    line = period * (width // len(period) + 2)
+    starts = (row % len(period) for row in range(height))
+    return Image.frombytes("L", size, b"".join(line[start : start + width] for start in starts)).convert("RGB")
 
 
 def place_on_canvas(

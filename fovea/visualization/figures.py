@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from fovea.visualization.canvas import PatchCanvas, faded, padding, place_on_canvas
+from fovea.visualization.colors import heat_colors
 from fovea.visualization.explanation import ExplainedImage
 from fovea.visualization.layout import (
     FAINT,
@@ -31,7 +31,7 @@ from fovea.visualization.layout import (
     side_by_side,
     wrapped,
 )
-from fovea.visualization.overlay import draw_heatmap, draw_patches, heatmap_colors
+from fovea.visualization.overlay import draw_heatmap, draw_patches
 
 __all__ = ["draw_activation_maps", "draw_explanations", "draw_overlay"]
 
@@ -152,8 +152,7 @@ def _with_scale(panel: Image.Image, values: Sequence[float]) -> Image.Image:
     canvas = Image.new("RGB", (panel.width, panel.height + _GAP + height), PAPER)
     canvas.paste(panel, (0, 0))
     if values:
-        ramp = heatmap_colors(np.linspace(0, 1, panel.width)).round().astype(np.uint8)
-        bar = Image.fromarray(np.broadcast_to(ramp, (_BAR, panel.width, 3)).copy(), "RGB")
+        bar = _heat_scale((panel.width, _BAR))
         top = panel.height + _GAP
         canvas.paste(bar, (0, top))
         pen, high = ImageDraw.Draw(canvas), _scale_text(max(values), values)
@@ -208,6 +207,11 @@ def _surroundings_legend(swatches: Mapping[str, Image.Image]) -> list[Image.Imag
 
 
 def _scale() -> Image.Image:
-    ramp = heatmap_colors(np.linspace(0, 1, 120)).round().astype(np.uint8)
-    bar = Image.fromarray(np.broadcast_to(ramp, (24, 120, 3)).copy(), "RGB")
-    return labelled(bar, "maps: low to high, each on its own scale")
+    return labelled(_heat_scale((120, 24)), "maps: low to high, each on its own scale")
+
+
+def _heat_scale(size: tuple[int, int]) -> Image.Image:
+    """Colours of maps from the lowest, on the left, to the highest."""
+    width, height = size
+    line = heat_colors(column / (width - 1) for column in range(width))
+    return Image.frombytes("RGB", size, line * height)

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from itertools import chain
+from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 
-__all__ = ["crop_to_grid", "draw_heatmap", "draw_patches", "heatmap_colors", "kept_patches", "token_colors"]
+from fovea.visualization.colors import Color, heat_colors, neighbouring_patches, token_colors
 
-Floats = npt.NDArray[np.float32]
-Item = TypeVar("Item", bound=np.generic)
+__all__ = ["crop_to_grid", "draw_heatmap", "draw_patches", "kept_patches"]
 
-# Twelve hues, dark and bright in turn, then the same ones paler, then the other way round.
-_PALETTE: Final = np.array(
-    [
-        [
-            round(255 * part)
-            for part in colorsys.hsv_to_rgb((0.12 + 5 * step / 12) % 1, strength, 0.7 if (step + turn) % 2 else 1.0)
-        ]
-        for turn, strength in enumerate((0.95, 0.5, 0.75))
-        for step in range(12)
-    ],
-    np.float32,
-)
-_MAX_DISTANCE: Final = 3 * 255.0
-_FAR: Final = 220.0  # sum of the differences of red, green and blue
 _MERGED_TINT: Final = 0.28
 _HEAT_SHARE: Final = 0.58
-# Colours from low to high. Luminance rises throughout, so that a grey print keeps the order.
-_HEAT: Final = np.array([(8, 8, 40), (50, 20, 120), (140, 30, 130), (220, 60, 80), (250, 140, 40), (255, 240, 120)])
+# Grey levels of merged and dropped patches, from those of the image.
+_MERGED_LEVELS: Final = [round(0.6 * grey + 15) for grey in range(256)]
+_DROPPED_LEVELS: Final = [int(0.4 * grey + 50) for grey in range(256)]
+_NO_TINT: Final = (0, 0, 0)
 
 
 def crop_to_grid(image: Image.Image, grid: tuple[int, int], side: int) -> Image.Image:
@@ -46,30 +31,6 @@ def crop_to_grid(image: Image.Image, grid: tuple[int, int], side: int) -> Image.
     rows, columns = grid
     cell = max(side // max(rows, columns), 4)
     return ImageOps.fit(image, (columns * cell, rows * cell), Image.Resampling.BICUBIC)
-
-
-def token_colors(clusters: npt.NDArray[np.int64], num_tokens: int) -> npt.NDArray[np.float32]:
-    """Colours of the kept tokens, [num_tokens, 3] in 0..255; tokens with adjacent patches differ much.
-
-    Args:
-        clusters: token of each patch, [rows, columns], -1 for none.
-        num_tokens: number of kept tokens.
-    """
-    neighbours: list[set[int]] = [set() for _ in range(num_tokens)]
-    for one, other in ((clusters[:, 1:], clusters[:, :-1]), (clusters[1:], clusters[:-1])):
-        for left, right in zip(one.ravel().tolist(), other.ravel().tolist(), strict=True):
-            if left != right and min(left, right) >= 0:
-                neighbours[left].add(right)
-                neighbours[right].add(left)
-    chosen: dict[int, int] = {}
-    uses = np.zeros(len(_PALETTE))
-    for token, around in enumerate(neighbours):
-        taken = _PALETTE[[chosen[other] for other in around if other in chosen]]
-        distance = np.abs(_PALETTE[:, None] - taken).sum(axis=-1).min(axis=1, initial=_MAX_DISTANCE)
-        # The rarest of the colours that are far from those around; the farthest where none is.
-        chosen[token] = int(np.lexsort((-distance, uses, distance < min(_FAR, distance.max())))[0])
-        uses[chosen[token]] += 1
-    return _PALETTE[[chosen[token] for token in range(num_tokens)]]
 
 
 def kept_patches(kept: Sequence[int], merged_into: Sequence[int], num_patches: int) -> list[tuple[int, int]]:
@@ -105,40 +66,44 @@ def draw_patches(
     """
     rows, columns = grid
     cell = cropped.width // columns
-    cluster_of_patch = np.array(merged_into or [-1] * (rows * columns))
-    grey = np.asarray(cropped.convert("L"), np.float32)[..., None]
-    shown = cluster_of_patch.copy()
-    for index, patch in kept_patches(kept, merged_into, rows * columns):
+    token_of_patch = merged_into or [-1] * (rows * columns)
+    patches = kept_patches(kept, merged_into, rows * columns)
+    shown = list(token_of_patch)
+    for index, patch in patches:
         shown[patch] = index
-    colors = token_colors(shown.reshape(rows, columns), len(kept))
-    tint = np.append(colors, np.zeros((1, 3), np.float32), axis=0)[cluster_of_patch].reshape(rows, columns, 3)
-    is_merged = (cluster_of_patch >= 0).reshape(rows, columns, 1)
-    shaded = np.where(
-        _to_pixels(is_merged, cell),
-        (1 - _MERGED_TINT) * (0.6 * grey + 15) + _MERGED_TINT * _to_pixels(tint, cell),
-        0.4 * grey + 50,
-    )
-    drawing = Image.fromarray(shaded.clip(0, 255).astype(np.uint8), "RGB")
+    colors = token_colors(shown, grid, len(kept))
+    drawing = _shaded(cropped, grid, [None if token < 0 else colors[token] for token in token_of_patch])
     pen = ImageDraw.Draw(drawing)
-    _draw_borders(pen, cluster_of_patch.reshape(rows, columns), cell)
-    for index, patch in kept_patches(kept, merged_into, rows * columns):
+    _draw_borders(pen, token_of_patch, grid, cell)
+    for index, patch in patches:
         row, column = divmod(patch, columns)
         box = (column * cell, row * cell, (column + 1) * cell, (row + 1) * cell)
         drawing.paste(cropped.crop(box), box[:2])
         frame = (box[0], box[1], box[2] - 1, box[3] - 1)
-        red, green, blue = (round(float(part)) for part in colors[index])
-        pen.rectangle(frame, outline=(red, green, blue), width=max(cell // 9, 1))
+        pen.rectangle(frame, outline=colors[index], width=max(cell // 9, 1))
     return drawing
 
 
-def _draw_borders(pen: ImageDraw.ImageDraw, clusters: npt.NDArray[np.int64], cell: int) -> None:
+def _shaded(cropped: Image.Image, grid: tuple[int, int], tints: Sequence[Color | None]) -> Image.Image:
+    """Grey image in which each patch with a tint is bright and tinted, and each other one dark."""
+    grey = cropped.convert("L")
+    drawing = grey.point(_DROPPED_LEVELS).convert("RGB")
+    mask = Image.frombytes("L", grid[::-1], bytes(0 if tint is None else 255 for tint in tints))
+    tint = Image.frombytes("RGB", grid[::-1], bytes(chain.from_iterable(tint or _NO_TINT for tint in tints)))
+    tinted = Image.blend(grey.point(_MERGED_LEVELS).convert("RGB"), _enlarged(tint, grey.size), _MERGED_TINT)
+    drawing.paste(tinted, mask=_enlarged(mask, grey.size))
+    return drawing
+
+
+def _draw_borders(pen: ImageDraw.ImageDraw, token_of_patch: Sequence[int], grid: tuple[int, int], cell: int) -> None:
     """Draws a dark line between neighbouring patches of different tokens."""
-    for row, column in zip(*np.nonzero(clusters[:, 1:] != clusters[:, :-1]), strict=True):
-        x, y = (int(column) + 1) * cell, int(row) * cell
-        pen.line((x, y, x, y + cell), fill=(0, 0, 0))
-    for row, column in zip(*np.nonzero(clusters[1:] != clusters[:-1]), strict=True):
-        x, y = int(column) * cell, (int(row) + 1) * cell
-        pen.line((x, y, x + cell, y), fill=(0, 0, 0))
+    for patch, next_patch in neighbouring_patches(grid):
+        if token_of_patch[patch] == token_of_patch[next_patch]:
+            continue
+        row, column = divmod(next_patch, grid[1])
+        x, y = column * cell, row * cell
+        is_below = next_patch == patch + grid[1]
+        pen.line((x, y, x + cell, y) if is_below else (x, y, x, y + cell), fill=(0, 0, 0))
 
 
 def draw_heatmap(cropped: Image.Image, grid: tuple[int, int], values: Sequence[float]) -> Image.Image:
@@ -149,22 +114,13 @@ def draw_heatmap(cropped: Image.Image, grid: tuple[int, int], values: Sequence[f
         grid: rows and columns of patches.
         values: finite number of each patch, in raster order. Equal values give dark squares.
     """
-    rows, columns = grid
-    heat = np.array(values, np.float64)
-    spread = heat.max() - heat.min()
-    level = (heat - heat.min()) / (spread or 1.0)
-    grey = np.asarray(cropped.convert("L"), np.float32)[..., None]
-    colors = _to_pixels(heatmap_colors(level).reshape(rows, columns, 3), cropped.width // columns)
-    blended = (1 - _HEAT_SHARE) * grey + _HEAT_SHARE * colors
-    return Image.fromarray(blended.clip(0, 255).astype(np.uint8), "RGB")
+    low = min(values)
+    spread = (max(values) - low) or 1.0
+    heat = Image.frombytes("RGB", grid[::-1], heat_colors((value - low) / spread for value in values))
+    grey = cropped.convert("L").convert("RGB")
+    return Image.blend(grey, _enlarged(heat, grey.size), _HEAT_SHARE)
 
 
-def heatmap_colors(level: npt.NDArray[np.float64]) -> Floats:
-    """Colours in 0..255, [n, 3], of levels in 0..1, [n]."""
-    stops = np.linspace(0, 1, len(_HEAT))
-    return np.stack([np.interp(level, stops, channel) for channel in _HEAT.T], axis=-1).astype(np.float32)
-
-
-def _to_pixels(patches: npt.NDArray[Item], cell: int) -> npt.NDArray[Item]:
-    """Values of pixels, [rows * cell, columns * cell, c], from values of patches, [rows, columns, c]."""
-    return patches.repeat(cell, axis=0).repeat(cell, axis=1)
+def _enlarged(patches: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Image of `size` with a square for each pixel of a smaller one."""
+    return patches.resize(size, Image.Resampling.NEAREST)

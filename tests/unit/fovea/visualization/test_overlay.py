@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fovea.visualization.overlay import crop_to_grid, draw_heatmap, draw_patches, token_colors
+from fovea.visualization.colors import token_colors
+from fovea.visualization.overlay import crop_to_grid, draw_heatmap, draw_patches
 
 GRID = (3, 4)
 
@@ -42,7 +43,7 @@ def test_a_kept_patch_is_framed_and_a_merged_one_has_its_tint() -> None:
     merged_into = [0] * 6 + [1] * 6
     seen = crop_to_grid(rgb_image(), GRID, 400)
     drawn, original = patches(draw_patches(seen, GRID, [0, 7], merged_into)), patches(seen)
-    token_color = token_colors(np.reshape(merged_into, GRID), 2)
+    token_color = np.array(token_colors(merged_into, GRID, 2))
     for index, patch in enumerate((0, 7)):
         assert (drawn[patch][15:-15, 15:-15] == original[patch][15:-15, 15:-15]).all()
         assert (drawn[patch][0] == token_color[index]).all()
@@ -63,7 +64,7 @@ def test_a_token_that_is_no_patch_frames_none() -> None:
     """VisionZip's CLS travels with the place of a patch that another token took in."""
     seen = crop_to_grid(rgb_image(), GRID, 400)
     drawn = draw_patches(seen, GRID, [0, 7], [1] * 12)
-    colors = token_colors(np.ones(GRID, np.int64), 2)
+    colors = token_colors([1] * 12, GRID, 2)
     assert (patches(drawn)[7][0] == colors[1]).all()
     assert not (patches(drawn)[0][0] == colors[0]).all()
 
@@ -71,9 +72,9 @@ def test_a_token_that_is_no_patch_frames_none() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_tokens_with_adjacent_patches_have_colours_that_differ(seed: int) -> None:
     clusters = np.random.default_rng(seed).integers(-1, 40, (12, 12))
-    colors = token_colors(clusters, 40)
+    colors = np.array(token_colors(clusters.ravel().tolist(), (12, 12), 40))
     blocks = np.arange(16).reshape(4, 4).repeat(3, axis=0).repeat(3, axis=1)
-    assert len(np.unique(token_colors(blocks, 16), axis=0)) == 16
+    assert len(set(token_colors(blocks.ravel().tolist(), (12, 12), 16))) == 16
     differences = [
         np.abs(colors[one] - colors[other]).sum()
         for one, other in [
@@ -83,7 +84,7 @@ def test_tokens_with_adjacent_patches_have_colours_that_differ(seed: int) -> Non
         if one != other and min(one, other) >= 0
     ]
     assert min(differences) > 100
-    assert token_colors(np.full((2, 2), -1), 0).shape == (0, 3)
+    assert token_colors([-1] * 4, (2, 2), 0) == []
 
 
 def test_the_brightest_square_of_a_heat_map_is_the_maps_maximum() -> None:
