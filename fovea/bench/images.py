@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-import numpy as np
 from PIL import Image
 
 from fovea.client.form_parts import UnreadableMedium
@@ -28,7 +26,7 @@ _TYPES: Final = {
     ".bmp": "bmp",
 }
 # Noise of a few cells that is enlarged: structure at every scale, and files about as large as those of photographs.
-_CELLS: Final = (12, 16, 3)
+_CELLS: Final = (16, 12)
 _JPEG_QUALITY: Final = 90
 
 
@@ -92,9 +90,6 @@ class NoiseImages:
 
     def __init__(self, size: tuple[int, int], file_format: NoiseFormat = "jpeg") -> None:
         self._size, self._format = size, file_format
-        # A server may have cached the images of an earlier run.
-        self._seed = secrets.randbits(64)
-        self._numbers = itertools.count()
 
     @property
     def description(self) -> dict[str, object]:
@@ -106,8 +101,8 @@ class NoiseImages:
         return [_data_url(self._format, self._file()) for _ in range(count)]
 
     def _file(self) -> bytes:
-        rng = np.random.default_rng([self._seed, next(self._numbers)])
-        cells = Image.fromarray(rng.integers(0, 256, _CELLS, dtype=np.uint8))
+        # Without a seed: a server may have cached the images of an earlier run.
+        cells = Image.frombytes("RGB", _CELLS, secrets.token_bytes(3 * _CELLS[0] * _CELLS[1]))
         file = io.BytesIO()
         cells.resize(self._size, Image.Resampling.BICUBIC).save(file, self._format.upper(), quality=_JPEG_QUALITY)
         return file.getvalue()

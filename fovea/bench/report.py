@@ -140,7 +140,7 @@ def result(run: Measurement, arguments: Sequence[str], *, complete: bool) -> dic
             "fovea": __version__,
             "python": platform.python_version(),
             "httpx": httpx.__version__,
-            "numpy": importlib.metadata.version("numpy"),
+            "pillow": importlib.metadata.version("pillow"),
         },
         "client_machine": _machine(),
         "url": run.endpoint.shown_url,

@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import numpy as np
-
 from fovea.bench.completion import Completion, Failure
 from fovea.bench.measurement import Round
 from fovea.bench.spread import Spread
@@ -55,7 +53,7 @@ class Summary:
     def percentiles(self, measure: str) -> dict[int, float] | None:
         """Percentiles of a measure of `MEASURES` in seconds; None where no answer has it."""
         values = [value for done in self.completions if (value := MEASURES[measure](done)) is not None]
-        return {q: float(np.percentile(values, q)) for q in PERCENTILES} if values else None
+        return {q: _percentile(values, q) for q in PERCENTILES} if values else None
 
     def mean(self, name: str) -> float | None:
         """Mean of a count of `Completion`; None where the endpoint does not give it."""
@@ -121,6 +119,12 @@ def ratios(summary: Summary, baseline: Summary) -> dict[str, Spread | None]:
         numbers = [above / below for above, below in values if above is not None and below]
         found[name] = Spread.of(numbers) if numbers else None
     return found
+
+
+def _percentile(values: Sequence[float], q: int) -> float:
+    """Percentile, interpolated between the two values around it."""
+    # `quantiles` takes at least two values, and interpolates between equal ones inexactly.
+    return statistics.quantiles(values, n=100, method="inclusive")[q - 1] if min(values) < max(values) else values[0]
 
 
 def _median(summary: Summary, measure: str) -> float | None:

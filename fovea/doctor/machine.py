@@ -20,7 +20,6 @@ from fovea.checkpoints.shipped import NotInstalled, shipped_checkpoint
 from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
 from fovea.doctor.finding import Finding, Level
 from fovea.processes.extras import install_command
-from fovea.wire import rans
 
 __all__ = ["checkpoint", "entropy_coder", "gpu", "unmet", "versions", "video"]
 
@@ -75,6 +74,10 @@ def unmet(requirement: Requirement, extra: str) -> str:
 
 def entropy_coder() -> Finding:
     """Coder of the wire format `basis` that this installation uses."""
+    try:
+        from fovea.wire import rans
+    except ModuleNotFoundError:
+        return Finding("rANS", Level.OK, "not needed: without numpy, no service here codes visual tokens")
     if rans.coder_name() == "native":
         return Finding("rANS", Level.OK, "the wire format basis is coded by the library in C")
     advice = "install a C compiler, then fovea again; the bytes are the same either way"

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.without_numpy import without_numpy
 
 WITHOUT_TORCH = (
     "fovea",
@@ -19,6 +24,26 @@ WITHOUT_TORCH = (
 def test_shared_modules_import_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'fovea.modeling' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["ask", "bench", "chat", "demo", "explain", "up", "keys"])
+def test_commands_of_an_installation_without_a_service_need_no_numpy(command: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fovea.cli", command, "--help"],
+        env={**os.environ, **without_numpy(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_numpy_no_rans_coder_is_missed(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "fovea.cli", "doctor", "--url", "http://127.0.0.1:9", "--json"]
+    environment = {**os.environ, **without_numpy(tmp_path)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    (finding,) = (found for found in json.loads(done.stdout) if found["subject"] == "rANS")
+    assert finding["level"] == "ok"
 
 
 @pytest.mark.parametrize("service", ["encoder_service", "llm_service"])

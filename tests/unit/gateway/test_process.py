@@ -13,12 +13,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from gateway.settings import GatewaySettings
-from tests.unit.gateway.conftest import ask
+from tests.unit.fovea.media.png_files import RGB
+from tests.unit.fovea.media.png_files import png as deep_png
+from tests.unit.gateway.conftest import ask, data_url
 from tests.unit.gateway.gateway_process import gateway_process
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
+from tests.without_numpy import without_numpy
 
 pytestmark = pytest.mark.slow
 
@@ -161,6 +165,32 @@ async def test_requests_in_progress_when_the_process_stops_are_a_503(llava: Path
     assert response.json()["error"]["code"] == "unavailable"
     assert response.headers["x-request-id"].encode() in log
     assert b"Traceback" not in log
+    await asyncio.gather(*(server.grpc.stop(0) for server in servers))
+
+
+async def test_answers_and_drawings_need_no_numpy(
+    llava: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the answer and in the processes that draw; the image has samples of 16 bits and a transparent colour."""
+    for name, value in without_numpy(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    assert "No module named 'numpy'" in python("-c", "import numpy").stderr
+    samples = np.arange(6 * 4 * 3, dtype=np.uint16).reshape(6, 4, 3) * 800
+    deep = data_url(deep_png(samples, RGB, 16, transparency=samples[0, 0].astype(">u2").tobytes()))
+    servers = [await serve(servicer) for servicer in (ScriptedEncoder(), ScriptedLLM())]
+    flags = ("--encoder", f"127.0.0.1:{servers[0].port}", "--llm", f"127.0.0.1:{servers[1].port}")
+    async with (
+        gateway_process(llava, clip, *flags) as (url, process, lines),
+        httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http,
+    ):
+        answer = await http.post("/v1/answer", json=ask(image=deep, explain=True))
+        drawings = [await http.post("/v1/explain", json=ask(image=deep, maps=maps)) for maps in (False, True)]
+        process.terminate()
+        log = await lines.read()
+    assert answer.status_code == 200, log
+    assert answer.json()["explain"]["grid"] == [2, 3]
+    for drawing in drawings:
+        assert drawing.headers["content-type"] == "image/png", drawing.text
     await asyncio.gather(*(server.grpc.stop(0) for server in servers))
 
 

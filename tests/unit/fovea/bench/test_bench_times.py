@@ -130,3 +130,8 @@ def test_percentiles_pool_the_requests_of_all_rounds() -> None:
     assert summary.requests_per_s == 5
     assert summary.output_tokens_per_s == 50
     assert summary.percentiles("latency") == pytest.approx({50: 50.5, 95: 95.05, 99: 99.01})
+
+
+@pytest.mark.parametrize("latencies", [(0.3,), (0.3, 0.3, 0.3)])
+def test_percentiles_of_equal_values_are_that_value(latencies: tuple[float, ...]) -> None:
+    assert Summary([part(0, 0, 1.0, *latencies)]).percentiles("latency") == {50: 0.3, 95: 0.3, 99: 0.3}
