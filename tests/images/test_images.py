@@ -11,7 +11,7 @@ from tests.images.engine import TAG, docker, image
 
 BASE: Final = os.environ.get("BASE_IMAGE", "")
 SERVICES: Final = ("gateway", "encoder", "llm")
-MAX_GATEWAY_BYTES: Final = 165_000_000
+MAX_GATEWAY_BYTES: Final = 120_000_000
 MAX_OWN_BYTES: Final = 150_000_000
 
 
