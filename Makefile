@@ -14,7 +14,7 @@ STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install fmt lint types imports proto proto-check test test-fast test-e2e test-vllm test-clients images test-images demo up bench docs docs-serve ci
+.PHONY: help install fmt lint types imports proto proto-check test test-fast test-e2e test-vllm test-clients images image-vllm test-images demo up bench docs docs-serve ci
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -95,19 +95,22 @@ test-clients: $(STAMP) $(CLIENTS_VENV)/.installed  ## OpenAI's clients, lmms-eva
 	CLIENTS_VENV=$(abspath $(CLIENTS_VENV)) $(BIN)/python -m pytest -q tests/clients
 
 DOCKER ?= docker
-IMAGES ?= gateway encoder llm
 BASE_IMAGE ?= python:3.11-slim
 # CUDA=cu130 builds for a GPU. Without CUDA the images have torch for CPUs.
 CUDA ?=
 IMAGE_TORCH_INDEX ?= $(or $(TORCH_INDEX),https://download.pytorch.org/whl/$(or $(CUDA),cpu))
-IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)$(CUDA:%=-%)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE_TAG ?= $(VERSION)$(CUDA:%=-%)
 
-images:  ## the images of the services (CUDA=cu130 for a GPU; IMAGES=llm-vllm for the one with vLLM)
-	@for image in $(IMAGES); do \
+images:  ## the images of the three services (CUDA=cu130 for a GPU)
+	@for image in gateway encoder llm; do \
 	  echo "fovea-$$image:$(IMAGE_TAG)" && \
 	  $(DOCKER) build $(BUILD_FLAGS) --target $$image --tag fovea-$$image:$(IMAGE_TAG) \
 	    --build-arg BASE=$(BASE_IMAGE) --build-arg TORCH_INDEX=$(IMAGE_TORCH_INDEX) . || exit 1; \
 	done
+
+image-vllm:  ## the image of the LLM service with vLLM, which brings a torch with CUDA
+	$(DOCKER) build $(BUILD_FLAGS) --target llm-vllm --tag fovea-llm-vllm:$(VERSION) --build-arg BASE=$(BASE_IMAGE) .
 
 test-images: $(STAMP)  ## builds the images, starts them with the compose files and tests them; needs a container engine, or root on Debian
 	PYTHON=$(BIN)/python tests/images/lane/run
@@ -125,7 +128,7 @@ bench: $(STAMP)  ## accuracy by pruner and budget (hours on two cores; OUT=DIR w
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 docs: $(STAMP)  ## the site of docs/ into build/site; a dead link fails
-	$(MKDOCS) build --strict --quiet
+	$(MKDOCS) build --strict --quiet && echo "build/site/index.html"
 
 docs-serve: $(STAMP)  ## the same on http://127.0.0.1:8001, rebuilt at each change
 	$(MKDOCS) serve --strict --dev-addr 127.0.0.1:8001

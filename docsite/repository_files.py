@@ -12,6 +12,7 @@ from typing import Final
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -38,6 +39,17 @@ FILES: Final = (
     "proto/fovea/v1/*.proto",
 )
 """Files outside of docs/ that pages show or offer to download."""
+
+
+NOT_SEARCHED: Final = ("benchmarks/results/", "docs/adr/")
+"""Folders whose pages the search leaves out: their tables and reasons would come before the pages that explain."""
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Markdown of a page, unchanged. Pages of `NOT_SEARCHED` are taken out of the search."""
+    if page.file.src_uri.startswith(NOT_SEARCHED):
+        page.meta["search"] = {"exclude": True}
+    return markdown
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

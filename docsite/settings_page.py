@@ -69,8 +69,8 @@ Each setting of a service is a flag and an environment variable. The flag overri
 the default.
 
 ```console
-$ python -m gateway --model lab/checkpoints/llava --max-images 4
-$ GATEWAY_MAX_IMAGES=4 python -m gateway --model lab/checkpoints/llava
+$ python -m gateway --model lab/checkpoints/llava --text-tower lab/checkpoints/clip --max-images 4
+$ GATEWAY_MAX_IMAGES=4 python -m gateway --model lab/checkpoints/llava --text-tower lab/checkpoints/clip
 $ python -m gateway --help
 ```
 

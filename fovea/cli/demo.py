@@ -16,7 +16,7 @@ from fovea.checkpoints.shipped import demo_folder, shipped_checkpoint
 from fovea.cli.drawing import require_folder
 from fovea.cli.options import add_api_key
 from fovea.cli.parsing import Commands
-from fovea.cli.terminal import stop_event
+from fovea.cli.terminal import StopSignal
 from fovea.cli.values import image_file
 from fovea.client import Answer, ask
 from fovea.media.images import decode
@@ -49,7 +49,7 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.overlay:
         require_folder(args.overlay)
-    return _run_demo(overlay=args.overlay, api_key=args.api_key, interrupted=stop_event().is_set)
+    return _run_demo(overlay=args.overlay, api_key=args.api_key, interrupted=StopSignal().is_set)
 
 
 def _is_right(response: Answer, case: dict[str, str]) -> bool:

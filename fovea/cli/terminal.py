@@ -4,26 +4,48 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO
 
-__all__ = ["BROKEN_PIPE", "INTERRUPTED", "printing", "stop_event", "write_json"]
+__all__ = ["BROKEN_PIPE", "INTERRUPTED", "StopSignal", "printing", "write_json"]
 
 # Exit statuses as shells report them: 128 and the number of the signal.
 INTERRUPTED: Final = 128 + signal.SIGINT
 BROKEN_PIPE: Final = 128 + 13
 
 
-def stop_event() -> threading.Event:
-    """Event that Ctrl-C, SIGTERM and the closing of the terminal set."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+class StopSignal:
+    """Request to stop by Ctrl-C, SIGTERM or the closing of the terminal.
+
+    The handler takes no lock. A `threading.Event` does: its handler would wait forever for a lock that the interrupted
+    main thread holds.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._stop)
+
+    def is_set(self) -> bool:
+        """Whether the process was asked to stop."""
+        return self._is_set
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether the process was asked to stop, at the latest after `timeout_s` seconds."""
+        if not self._is_set:
+            select.select([self._reader], [], [], timeout_s)
+        return self._is_set
+
+    def _stop(self, *_: object) -> None:
+        self._is_set = True
+        with suppress(BlockingIOError):  # the pipe is full, so whoever waits is woken already
+            os.write(self._writer, b"\0")
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import threading
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +11,7 @@ from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.cli.config_file import ConfigError, service_environment
 from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.start_progress import StartProgress, start_progress
-from fovea.cli.terminal import stop_event
+from fovea.cli.terminal import StopSignal
 from fovea.cli.values import listen
 from fovea.processes.stack import Stack
 from fovea.processes.supervision import Supervisor
@@ -120,7 +119,7 @@ def _log_file(word: str | None, address: str) -> Path | None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    stop = stop_event()
+    stop = StopSignal()
     stack = _stack(args)
     progress = start_progress()
     try:
@@ -136,7 +135,7 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _watch(stack: Stack, stop: threading.Event, progress: StartProgress, *, restart: bool) -> None:
+def _watch(stack: Stack, stop: StopSignal, progress: StartProgress, *, restart: bool) -> None:
     """Waits for a signal.
 
     Raises:

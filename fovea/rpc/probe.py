@@ -54,7 +54,10 @@ def _channel(target: str, tls: ClientTLS | None, server_name: str) -> grpc.Chann
 
 
 def main(argv: list[str]) -> int:
-    """Exit status for a container's health check: 0 healthy, 1 not healthy, 2 wrong command line."""
+    """Exit status for a container's health check: 0 healthy, 1 not healthy, 2 wrong command line.
+
+    A status of 1 has a line on standard error.
+    """
     parser = argparse.ArgumentParser(prog="python -m fovea.rpc.probe", description="Is a service healthy?")
     parser.add_argument("target", help="host:port of a gRPC service, or an http:// URL")
     parser.add_argument("--tls-ca", default="", help="PEM file with the CA of the service, or the word system")
@@ -64,9 +67,15 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     tls = ClientTLS(options.tls_ca, options.tls_cert, options.tls_key) if options.tls_ca else None
     try:
-        return 0 if healthy(options.target, tls, options.server_name) else 1
+        if healthy(options.target, tls, options.server_name):
+            return 0
     except CredentialsError as error:
         parser.error(str(error))
+    hint = (
+        f"; the certificate must be for {options.server_name or 'its host name, else see --server-name'}" if tls else ""
+    )
+    print(f"{options.target} does not report within {_TIMEOUT_S} s that it serves{hint}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -61,4 +61,4 @@ class RestServerSettings(ServiceSettings):
     """Seconds that answers in progress get when the process is stopped; then they are cancelled."""
 
     log_level: LogLevel = "info"
-    """Lowest severity of log lines that are written."""
+    """Lowest severity of log lines that are written. Those of the logger gateway.audit are always written."""

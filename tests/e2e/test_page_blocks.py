@@ -31,13 +31,39 @@ NOT_RUN: Final = {
         "CONTRIBUTING.md",
         "make install   # .venv with everything; a torch that the machine's Python has is used",
     ): _COMMANDS,
-    ("README.md", "fovea up --model llava-hf/llava-1.5-7b-hf"): _WEIGHTS,
+    ("README.md", "fovea up --model Qwen/Qwen2.5-VL-7B-Instruct"): _WEIGHTS,
     ("README.md", "make demo"): _COMMANDS,
     ("docs/containers.md", "docker compose up --build --detach"): _DOCKER,
+    ("docs/containers.md", "docker compose up --detach --scale encoder=2 --scale llm=2"): _DOCKER,
+    (
+        "docs/containers.md",
+        "export MODEL=Qwen/Qwen2.5-VL-7B-Instruct TEXT_TOWER= SERVED_MODEL_NAME=qwen2.5-vl-7b",
+    ): _WEIGHTS,
+    (
+        "docs/containers.md",
+        "CUDA=cu130 docker compose -f docker-compose.yml -f deploy/gpu/compose.yml up --build --detach",
+    ): _DOCKER,
+    (
+        "docs/containers.md",
+        "docker compose -f docker-compose.yml -f deploy/gpu/compose.yml -f deploy/gpu/vllm.compose.yml"
+        " up --build --detach",
+    ): _DOCKER,
+    ("docs/install.md", "cd fovea   # the clone"): f"{_INSTALLS}; tests/e2e/test_installation.py does so",
+    ("docs/install.md", "git pull"): _INSTALLS,
+    ("docs/install.md", "make install TORCH_INDEX=https://download.pytorch.org/whl/cpu"): _INSTALLS,
+    ("docs/install.md", "pip install --index-url https://download.pytorch.org/whl/cpu torch==2.13.0"): _INSTALLS,
+    (
+        "docs/install.md",
+        "pip wheel -c constraints.txt --wheel-dir wheels '.[encoder,llm,gateway,cli]'",
+    ): _INSTALLS,
     (
         "docs/edge.md",
         "LLM=llm.example.org:50052 docker compose -f deploy/edge/compose.yml up --build --detach",
     ): _DOCKER,
+    (
+        "docs/edge.md",
+        "LLM_TLS_CERT=llm.pem LLM_TLS_KEY=llm.key LLM_TLS_CLIENT_CA=ca.pem LLM_TOKEN_FILE=sites \\",
+    ): "it serves until it is stopped; tests/images/test_edge.py starts the same",
     ("docs/edge.md", "install -D -m 640 -g fovea /dev/null /etc/fovea/credentials/keys"): _INSTALLS,
     ("docs/kubernetes.md", "fovea keys add alice --file deploy/kustomize/base/gateway/keys"): _CLUSTER,
     (
@@ -60,7 +86,10 @@ NOT_RUN: Final = {
         "python -m benchmarks.capacity plan --out my-plan --gpus h100-80gb --rates 50 500 --goal-s 2"
         " --price-per-gpu-hour 3.5 --bursts 3 --visual-token-hits 0.2",
     ): _COMMANDS,
-    ("docs/vllm.md", "pip install 'fovea[vllm]'      # vLLM 0.32"): "it installs vLLM and needs a GPU",
+    (
+        "docs/vllm.md",
+        "pip install '.[vllm]'          # in a clone of this repository; vLLM 0.32",
+    ): "it installs vLLM and needs a GPU",
     ("docs/vllm_plugin.md", "import torch"): "vLLM is not installed here; `make test-vllm` tests the plugin",
     ("gateway/README.md", "KEY=$(fovea keys add alice --file keys --requests-per-minute 60)"): _WEIGHTS,
     (

@@ -158,6 +158,14 @@ def test_compose_builds_what_make_images_builds(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", COMPOSE_FILES)
+def test_an_empty_text_tower_stands_for_that_of_the_family(path: Path) -> None:
+    services = yaml.safe_load(path.read_text())["services"]
+    for name in ("encoder", "gateway"):
+        value = services[name]["environment"][f"{name.upper()}_TEXT_TOWER"]
+        assert value == "${TEXT_TOWER-/app/lab/checkpoints/clip}", "with a colon an empty value would be the default"
+
+
+@pytest.mark.parametrize("path", COMPOSE_FILES)
 def test_a_container_has_no_rights_that_it_does_not_need(path: Path) -> None:
     for name, service in yaml.safe_load(path.read_text())["services"].items():
         assert service["read_only"] is True, name
