@@ -187,8 +187,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add_output(
         parser,
         rounds=1,
-        window_s=2.0,
-        warm_up_s=0.5,
+        window_s=4.0,
+        warm_up_s=1.0,
         arrivals_s=2.0,
         images=16,
         shapes=["1x1"],
