@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -60,7 +61,14 @@ def video(
             image.pts, image.time_base = number, Fraction(1, 6)
             output.mux(stream.encode(image))
         output.mux(stream.encode())
+    _give_up_real_time()
     return buffer.getvalue()
+
+
+def _give_up_real_time() -> None:
+    """Undoes what SVT-AV1 does as root: it makes the calling thread real-time, which then starves other encoders."""
+    if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def with_matrix(file: bytes, *matrix: int) -> bytes:
