@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.documented import ROOT
+from tests.repository import unignored_files
 
 __all__ = ["Installation", "build_wheel", "install"]
 
@@ -66,12 +67,9 @@ class Installation:
 def build_wheel(folder: Path) -> Path:
     """The wheel of the files that git does not ignore, built in `folder` by the build backend of this environment."""
     source = folder / "source"
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, names.split("\0")):
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, source / name)
+    for name in unignored_files():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
     _call([*_PIP, "wheel", *_OFFLINE, "--no-build-isolation", "--wheel-dir", str(folder), str(source)])
     (wheel,) = folder.glob("fovea-*.whl")
     return wheel

@@ -1,10 +1,9 @@
-"""Code blocks of the pages in docs/, and why some lines of them are not run."""
+"""Code blocks of the pages, run word for word, and why some lines are not."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from typing import Final
 from tests.documented import ROOT
 from tests.lab_stack import ENVIRONMENT
 
-__all__ = ["NOT_RUN", "Block", "blocks", "run"]
+__all__ = ["LINES_NOT_RUN", "Block", "blocks", "run"]
 
-NOT_RUN: Final = {
+LINES_NOT_RUN: Final = {
     "fovea up --model llava-hf/llava-1.5-7b-hf": "it fetches 14 GB of weights and is of use only with a GPU",
     "fovea up": "the services run already",
     "source .venv/bin/activate": "the tests have an environment",
@@ -26,6 +25,7 @@ NOT_RUN: Final = {
 """Reasons by line."""
 
 _ADDRESS: Final = "http://127.0.0.1:8000"
+_FOLDERS: Final = ("examples", "lab")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Block:
     """A code block of a page.
 
     Attributes:
-        page: name of the page, without its folder and ending.
+        page: file, from the root of the repository.
         kind: language behind the backticks.
         body: text of the block.
     """
@@ -43,17 +43,24 @@ class Block:
     body: str
 
     @property
-    def lines(self) -> list[str]:
-        """Lines that are run."""
-        return [line for line in self.body.splitlines() if line and line not in NOT_RUN]
+    def key(self) -> tuple[str, str]:
+        """Page and first line."""
+        return self.page, self.body.splitlines()[0]
+
+    @property
+    def code(self) -> str:
+        """What is run of it."""
+        if self.kind == "python":
+            return self.body
+        return "\n".join(line for line in self.body.splitlines() if line not in LINES_NOT_RUN)
 
     def __str__(self) -> str:
-        return f"{self.page}: {self.body.strip().splitlines()[-1][:60]}"
+        return f"{self.page}: {self.key[1][:60]}"
 
 
 def blocks(page: str) -> list[Block]:
-    """All code blocks of a page, in order."""
-    text = (ROOT / "docs" / f"{page}.md").read_text()
+    """All code blocks of a page that have a language, in order."""
+    text = (ROOT / page).read_text()
     return [Block(page, kind, body) for kind, body in re.findall(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S)]
 
 
@@ -63,17 +70,23 @@ def run(block: Block, url: str, folder: Path, environment: dict[str, str] | None
     Args:
         block: block of shell commands or of Python.
         url: gateway to ask.
-        folder: empty folder to run in; it gets the folder `lab`.
+        folder: folder to run in; it gets links to the folders that pages name.
         environment: further variables.
     """
-    if not (folder / "lab").exists():
-        (folder / "lab").symlink_to(ROOT / "lab")
-    text = ("\n".join(block.lines) if block.kind == "bash" else block.body).replace(_ADDRESS, url)
-    if block.kind == "bash":
-        text = f'fovea() {{ {shlex.quote(sys.executable)} -m fovea.cli "$@"; }}\n{text}'
-    shell = ["bash", "-euo", "pipefail", "-c"] if block.kind == "bash" else [sys.executable, "-c"]
-    variables = {**os.environ, **ENVIRONMENT, "FOVEA_URL": url, "PYTHONPATH": str(ROOT), "no_proxy": "127.0.0.1"}
-    variables |= environment or {}
-    done = subprocess.run([*shell, text], cwd=folder, capture_output=True, text=True, env=variables, check=False)
-    assert done.returncode == 0, done.stderr
+    for name in _FOLDERS:
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    variables = {
+        **os.environ,
+        **ENVIRONMENT,
+        "FOVEA_URL": url,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "no_proxy": "127.0.0.1",
+        **(environment or {}),
+    }
+    shell = [sys.executable, "-c"] if block.kind == "python" else ["bash", "-euo", "pipefail", "-c"]
+    code = block.code.replace(_ADDRESS, url)
+    done = subprocess.run([*shell, code], cwd=folder, capture_output=True, text=True, env=variables, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

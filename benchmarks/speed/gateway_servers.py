@@ -15,6 +15,8 @@ from typing import Final
 
 import httpx
 
+from benchmarks.harness.checkouts import code_of
+from benchmarks.scaling.cpu_caps import cpu_seconds
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.processes.stack import Stack, free_port
 from fovea.processes.worker_process import end_with_parent
@@ -45,8 +47,7 @@ class Server:
 
     def cpu_s(self) -> float:
         """CPU time of all its threads so far, in seconds. Needs Linux."""
-        threads = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
-        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+        return cpu_seconds(self.process.pid)
 
     def begin_count(self) -> None:
         """Begins to count its function calls."""
@@ -93,16 +94,11 @@ def running(
         for name, url, path, command, root in servers:
             counted = folder / f"{name}.calls" if count_calls else None
             words = ["-m", *command] if counted is None else [str(_COUNTED), str(counted), *command]
-            environment = {**_OFF_HUB, **_code_of(root), "ECHO_BYTES": str(echo_bytes)}
+            environment = {**_OFF_HUB, **code_of(root), "ECHO_BYTES": str(echo_bytes)}
             process = resources.enter_context(_process(words, environment, folder / f"{name}.log"))
             _wait_ready(url + path, process)
             started.append(Server(name, url, process, counted))
         yield started
-
-
-def _code_of(root: Path) -> dict[str, str]:
-    # Without PYTHONSAFEPATH, `python -m` would look into the working directory first, which is another checkout.
-    return {"PYTHONPATH": str(root.resolve()), "PYTHONSAFEPATH": "1"}
 
 
 @contextmanager

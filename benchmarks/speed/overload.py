@@ -27,6 +27,7 @@ import httpx
 import numpy as np
 
 from benchmarks.harness.arguments import command_parser, number, positive
+from benchmarks.harness.checkouts import code_of
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import table
@@ -172,7 +173,7 @@ def _measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     listen=f"127.0.0.1:{free_port()}",
                     name="overload",
                     flags=_FLAGS,
-                    environment={"OMP_NUM_THREADS": "1", **_code_of(root), **_off_hub()},
+                    environment={"OMP_NUM_THREADS": "1", **code_of(root), **_off_hub()},
                     log_to=folder / f"{name}.log",
                 )
             )
@@ -188,11 +189,6 @@ def _measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 cells.append({"round": round_number, "code": name, **cell})
                 print(json.dumps(cells[-1]), file=sys.stderr, flush=True)
     return {"capacity_per_s": capacity, "cells": cells}
-
-
-def _code_of(root: Path) -> dict[str, str]:
-    # Without PYTHONSAFEPATH, `python -m` would look into the working directory first, which is another checkout.
-    return {"PYTHONPATH": str(root.resolve()), "PYTHONSAFEPATH": "1"}
 
 
 def _off_hub() -> dict[str, str]:

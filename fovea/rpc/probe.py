@@ -71,9 +71,7 @@ def main(argv: list[str]) -> int:
             return 0
     except CredentialsError as error:
         parser.error(str(error))
-    hint = (
-        f"; the certificate must be for {options.server_name or 'its host name, else see --server-name'}" if tls else ""
-    )
+    hint = "; its certificate must have that host name, or the one of --server-name" if tls else ""
     print(f"{options.target} does not report within {_TIMEOUT_S} s that it serves{hint}", file=sys.stderr)
     return 1
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from lab.questions import Question, evaluation_questions
 from tests.documented import ROOT
 from tests.lab_stack import lab_stack
 from tests.redis_server import RedisServer
+from tests.repository import unignored_files
 
 STARTUP_S = 240
 
@@ -46,9 +46,7 @@ def stack(gateway_metrics: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def _files() -> dict[str, str]:
     """Digests of all files of the repository that git does not ignore."""
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    paths = [ROOT / name for name in names if (ROOT / name).is_file()]
+    paths = [ROOT / name for name in unignored_files()]
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

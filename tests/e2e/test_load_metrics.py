@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fovea.processes.stack import SERVICES, Stack, free_port
 from tests.e2e.conftest import STARTUP_S, Client, Pictures
 from tests.lab_stack import lab_stack
+from tests.waiting import wait_until
 
 TIMEOUT_S = 120
 WAITING, RUNNING = "fovea_num_requests_waiting", "fovea_num_requests_running"
@@ -44,10 +45,7 @@ class Loaded:
         self.until("gateway", lambda samples: samples[ANSWERS] == 0)
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(condition, TIMEOUT_S, pause_s=0.01)
 
 
 @pytest.fixture(scope="module")

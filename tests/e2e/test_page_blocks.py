@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +10,7 @@ import pytest
 from docsite.repository_files import PAGES
 from fovea.processes.stack import Stack
 from tests.documented import ROOT
-from tests.lab_stack import ENVIRONMENT
+from tests.pages import Block, blocks, run
 
 _KINDS: Final = ("bash", "sh", "python")
 
@@ -116,63 +111,17 @@ PRINTED: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Block:
-    """A block of code.
-
-    Attributes:
-        page: file, from the root of the repository.
-        kind: language of the block.
-        body: the code.
-    """
-
-    page: str
-    kind: str
-    body: str
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.page, self.body.splitlines()[0]
-
-    @property
-    def name(self) -> str:
-        return f"{self.page}: {self.body.splitlines()[0][:60]}"
-
-
-def blocks() -> list[Block]:
-    found = []
-    for path in sorted({path for pattern in ("docs/**/*.md", *PAGES) for path in ROOT.glob(pattern)}):
-        page = path.relative_to(ROOT).as_posix()
-        for kind, body in re.findall(r"^```(\w+)\n(.*?)^```$", path.read_text(), re.M | re.S):
-            if kind in _KINDS:
-                found.append(Block(page, kind, body))
-    return found
-
-
-BLOCKS: Final = blocks()
+PATHS: Final = sorted({path for pattern in ("docs/**/*.md", *PAGES) for path in ROOT.glob(pattern)})
+BLOCKS: Final = [block for path in PATHS for block in blocks(path.relative_to(ROOT).as_posix()) if block.kind in _KINDS]
 RUN: Final = [block for block in BLOCKS if block.key not in NOT_RUN and block.page not in ELSEWHERE]
 
 
-@pytest.mark.parametrize("block", RUN, ids=[block.name for block in RUN])
+@pytest.mark.parametrize("block", RUN, ids=str)
 @pytest.mark.usefixtures("unchanged")
 def test_a_block_works(block: Block, stack: Stack, tmp_path: Path) -> None:
-    for folder in ("examples", "lab"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
-    python = Path(sys.executable).parent
-    environment = {
-        **os.environ,
-        **ENVIRONMENT,
-        "FOVEA_URL": stack.url,
-        "PATH": f"{python}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "no_proxy": "127.0.0.1",
-    }
-    shell = [sys.executable, "-c"] if block.kind == "python" else ["bash", "-euo", "pipefail", "-c"]
-    code = block.body.replace("http://127.0.0.1:8000", stack.url)
-    done = subprocess.run([*shell, code], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '"error"' not in done.stdout
-    assert PRINTED.get(block.key, "") in done.stdout.lower()
+    printed = run(block, stack.url, tmp_path)
+    assert '"error"' not in printed
+    assert PRINTED.get(block.key, "") in printed.lower()
 
 
 def test_each_block_that_is_named_here_exists() -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from fovea.processes.stack import Stack
 from tests.documented import ROOT
-from tests.pages import NOT_RUN, Block, blocks, run
+from tests.pages import LINES_NOT_RUN, Block, blocks, run
 
-PAGES = ("start", "concepts", "openai", "extending")
+START, CONCEPTS, OPENAI, EXTENDING = (f"docs/{name}.md" for name in ("start", "concepts", "openai", "extending"))
 # The blocks of docs/extending.md are files of a package, and commands that need it: test_pruner_packages.py has them.
-BLOCKS = [block for page in PAGES if page != "extending" for block in blocks(page)]
-RUN = [block for block in BLOCKS if block.kind in ("bash", "python") and block.lines]
+BLOCKS = [block for page in (START, CONCEPTS, OPENAI) for block in blocks(page)]
+RUN = [block for block in BLOCKS if block.kind in ("bash", "python") and block.code.strip()]
 ANSWERS = {
     case["question"]: case["answer"]
     for case in json.loads((ROOT / "lab" / "demo" / "demo.json").read_text())["questions"]
@@ -24,12 +24,17 @@ ANSWERS = {
 
 def test_every_block_is_of_a_kind_that_is_run_or_shown() -> None:
     assert {block.kind for block in BLOCKS} <= {"bash", "python", "text", "json"}
-    assert {block.page for block in RUN} == {"start", "concepts", "openai"}
+    assert {block.page for block in RUN} == {START, CONCEPTS, OPENAI}
 
 
 def test_lines_that_are_not_run_are_on_a_page() -> None:
-    lines = {line for page in PAGES for block in blocks(page) for line in block.body.splitlines()}
-    assert not set(NOT_RUN) - lines
+    lines = {
+        line
+        for page in (START, CONCEPTS, OPENAI, EXTENDING)
+        for block in blocks(page)
+        for line in block.body.splitlines()
+    }
+    assert not set(LINES_NOT_RUN) - lines
 
 
 @pytest.mark.parametrize("block", RUN, ids=str)
@@ -58,8 +63,8 @@ def shape(value: Any) -> Any:
 
 
 def test_the_response_that_is_shown_has_the_fields_of_a_real_one(stack: Stack, tmp_path: Path) -> None:
-    (shown,) = [block for block in blocks("start") if block.kind == "json"]
-    (curl,) = [block for block in RUN if block.page == "start" and block.body.startswith("curl ")]
+    (shown,) = [block for block in blocks(START) if block.kind == "json"]
+    (curl,) = [block for block in RUN if block.page == START and block.body.startswith("curl ")]
     real = json.loads(run(curl, stack.url, tmp_path))
     documented = json.loads(shown.body)
     assert shape(documented) == shape(real)

@@ -34,7 +34,7 @@ fastv_of_mine = "my_llm_pruners:PRUNER"
 
 def documented_package() -> dict[str, str]:
     """Files of the package on the page, with an LLM pruner beside the one that it shows."""
-    page = blocks("extending")
+    page = blocks("docs/extending.md")
     module, test = (block.body for block in page if block.kind == "python")
     (pyproject,) = (block.body for block in page if block.kind == "toml")
     pyproject = pyproject.replace('["my_pruners"]', '["my_pruners", "my_llm_pruners"]') + LLM_ENTRY_POINTS
@@ -73,7 +73,7 @@ def test_the_tests_of_the_page_pass(package: Path) -> None:
 
 
 def test_the_commands_of_the_page_work(services: Client, tmp_path: Path) -> None:
-    install_it, ask_it = (block for block in blocks("extending") if block.kind == "bash")
+    install_it, ask_it = (block for block in blocks("docs/extending.md") if block.kind == "bash")
     assert install_it.body.split("\n")[:-1] == ["pip install .", "pytest", "fovea up"]  # as the fixtures do
     printed = run(ask_it, services.url, tmp_path)
     assert "pink" in printed

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,16 +19,14 @@ from tests.contract.recordings import COMMITS
 from tests.dns_zone import Zone
 from tests.e2e.conftest import STARTUP_S, Client
 from tests.lab_stack import lab_stack
+from tests.waiting import wait_until
 
 TIMEOUT_S = 60
 SEVERAL = 10
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(condition, TIMEOUT_S)
 
 
 class Replicas:

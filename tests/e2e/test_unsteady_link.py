@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from fovea.rpc.bearer_tokens import token_line
 from tests.certificates import Authority
 from tests.e2e.conftest import STARTUP_S, Client, Pictures, data_url
 from tests.lab_stack import lab_stack
+from tests.waiting import wait_until
 
 REASON = why_not()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -48,10 +48,7 @@ class Site:
         return float(match[1]) if match else 0.0
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 60) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, self._log.read_text()[-3000:]
-            time.sleep(0.05)
+        wait_until(condition, timeout_s, lambda: self._log.read_text()[-3000:])
 
     def noticed(self) -> bool:
         """Whether the gateway has logged an outage of the LLM service since the last time that this was true."""

@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from tests.images.waiting import wait_until
+from tests.waiting import wait_until
 
 __all__ = ["DOCKER", "TAG", "Container", "docker", "image"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from fovea.checkpoints.shipped import demo_folder
-from tests.images.waiting import wait_until
+from tests.waiting import wait_until
 
 __all__ = ["MOON", "Gateway", "demo_image"]
 

@@ -9,7 +9,7 @@ from tests.images.compose import Compose, compose_commands
 from tests.images.conftest import ROOT
 from tests.images.engine import Container
 from tests.images.gateway import MOON, Gateway
-from tests.images.waiting import wait_until
+from tests.waiting import wait_until
 
 SERVICES = ("gateway", "encoder", "llm", "redis")
 MODELS = ("encoder", "llm")

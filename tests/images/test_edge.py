@@ -17,7 +17,7 @@ from tests.images.conftest import ROOT
 from tests.images.engine import TAG, Container, docker
 from tests.images.gateway import MOON, Gateway
 from tests.images.link import Link
-from tests.images.waiting import wait_until
+from tests.waiting import wait_until
 
 LLM = "llm.example.org"
 MBIT_S = 1.0

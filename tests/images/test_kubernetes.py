@@ -15,8 +15,8 @@ from fovea.api_keys.key_lines import new_key
 from tests.images.engine import TAG, image
 from tests.images.gateway import MOON, Gateway
 from tests.images.pods import Pod, running
-from tests.images.waiting import wait_until
 from tests.unit.deploy.kubernetes.manifests import SERVICES, Manifests, load
+from tests.waiting import wait_until
 
 ORDER = ("redis", "encoder", "llm", "gateway")
 
