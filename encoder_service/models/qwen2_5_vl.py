@@ -1,6 +1,6 @@
 """Qwen2.5-VL: the vision tower with its merger, and the input embeddings of the language model.
 
-The rest of the language model is not loaded. Visual tokens are as wide as the language model, and a pruner's patch is a
+The rest of the language model is not read. Visual tokens are as wide as the language model, and a pruner's patch is a
 visual token, that is a group of 2 x 2 patches of the tower.
 
 There is no text tower and no CLS. A question is read as the language model's input embeddings, since the merger's
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
@@ -23,6 +22,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 
 from encoder_service.models.base import LoadOptions
+from encoder_service.models.embedding_rows import EmbeddingRows
 from encoder_service.models.fingerprint import settings_fingerprint
 from encoder_service.models.media import QwenMedia
 from encoder_service.models.media_features import MediaFeatures, TowerInputs, split_batch
@@ -36,18 +36,12 @@ from fovea import checkpoints
 from fovea.modeling.compute import for_inference, num_parameters, resolve_device, resolve_dtype
 from fovea.modeling.configs import read_family_config
 from fovea.modeling.errors import CheckpointError
-from fovea.modeling.transfers import to_device
 from fovea.modeling.weights import assign_weights, read_tensors
 
 __all__ = ["QwenEncoder"]
 
 # The hub's layout, and that of transformers 5 in memory.
 _VISION_TOWER: Final = {"visual.": "", "model.visual.": ""}
-_EMBEDDINGS: Final = {
-    "model.embed_tokens.weight": "weight",
-    "model.language_model.embed_tokens.weight": "weight",
-    "language_model.model.embed_tokens.weight": "weight",
-}
 
 
 class QwenEncoder:
@@ -90,11 +84,11 @@ class QwenEncoder:
         )
         row_shape = (3 * vision_config.temporal_patch_size * vision_config.patch_size**2,)
         self.pixel_values = PixelNormalizer(self.media.pixel_tables(), row_shape, self.device, self.dtype)
-        self._embeddings = _embeddings(checkpoint, vision_config.out_hidden_size).to(self.device)
+        self._embeddings = EmbeddingRows(checkpoint, vision_config.out_hidden_size, self.device, self.dtype)
 
         self.num_parameters = num_parameters(self.vision_tower)
         self.hidden_size = int(vision_config.out_hidden_size)
-        self.text_vocab_size = len(self._embeddings)
+        self.text_vocab_size = self._embeddings.vocab_size
         self.fingerprint = self.text_tower_fingerprint = checkpoints.fingerprint(checkpoint)
         self.settings_fingerprint = settings_fingerprint(options, self.device, self.dtype, self.media.describe())
 
@@ -117,19 +111,10 @@ class QwenEncoder:
             features |= {id(media): of_media for media, of_media in zip(run, split, strict=True)}
         return [features[id(media)] for media in inputs]
 
-    @torch.inference_mode()
     def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> TextFeatures:
         if eos_attention:
             raise ValueError("family qwen2_5_vl has no text tower whose attention could be read")
-        length = max(map(len, texts))
-        ids = torch.tensor([[*text, *[0] * (length - len(text))] for text in texts])
-        is_token = torch.tensor([[i < len(text) for i in range(length)] for text in texts])
-        tokens = self._embeddings[to_device(ids, self.device)].to(self.dtype)
-        is_token = to_device(is_token, self.device)
-        # There is no EOS that represents the whole text; the mean takes its place.
-        total = tokens.masked_fill(~is_token[..., None], 0).sum(dim=1, keepdim=True, dtype=torch.float32)
-        mean = total / is_token.sum(dim=1)[:, None, None]
-        return TextFeatures(tokens, mean.to(tokens.dtype), is_token, is_token=is_token)
+        return self._embeddings.text_features(texts)
 
 
 def _vision_config(checkpoint: Path) -> Any:
@@ -151,16 +136,3 @@ def _vision_tower(checkpoint: Path, vision_config: Any, attn_implementation: str
     tower.rotary_pos_emb = None
     assign_weights(tower, read_tensors(checkpoint, _VISION_TOWER, reads_bin=True), what="vision tower")
     return tower
-
-
-def _embeddings(checkpoint: Path, width: int) -> Tensor:
-    """Input embeddings of the language model, [V, D], in the stored dtype."""
-    tensors = read_tensors(checkpoint, _EMBEDDINGS, reads_bin=True)
-    if "weight" not in tensors:
-        raise CheckpointError("the checkpoint holds no embed_tokens.weight of the language model")
-    table = tensors["weight"]
-    if table.shape[1] != width:
-        raise CheckpointError(
-            f"the language model embeds words in {table.shape[1]} channels, its vision tower makes {width}"
-        )
-    return table

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from fovea.modeling.errors import CheckpointError
 
-__all__ = ["assign_weights", "read_tensors"]
+__all__ = ["assign_weights", "file_errors", "find_tensor", "read_tensors"]
 
 # Old checkpoints store these two buffers; transformers computes them.
 _COMPUTED: Final = re.compile(r"(^|\.)(position_ids|rotary_emb\.inv_freq)$")
@@ -50,7 +51,7 @@ def read_tensors(
 def _stored(checkpoint: Path, prefixes: Mapping[str, str], *, reads_bin: bool) -> Iterator[tuple[str, Tensor]]:
     """New name and stored tensor, one after the other, so that only one is held beside its converted copy."""
     is_found = False
-    try:
+    with file_errors(checkpoint):
         for shard, names in _names_by_shard(checkpoint).items():
             if renamed := _renamed(names, prefixes):
                 with safe_open(shard, framework="pt") as file:
@@ -59,8 +60,6 @@ def _stored(checkpoint: Path, prefixes: Mapping[str, str], *, reads_bin: bool) -
                         yield new, file.get_tensor(name)
         if reads_bin and not is_found:
             yield from _stored_in_bin(checkpoint, prefixes)
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        raise _unreadable(checkpoint, error) from error
 
 
 def _stored_in_bin(checkpoint: Path, prefixes: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
@@ -71,6 +70,26 @@ def _stored_in_bin(checkpoint: Path, prefixes: Mapping[str, str]) -> Iterator[tu
             raise _unreadable(checkpoint, error) from error
         for name, new in _renamed(list(state), prefixes).items():
             yield new, state[name]
+
+
+def find_tensor(checkpoint: Path, names: Collection[str]) -> tuple[Path, str] | None:
+    """File and name of the tensor that has one of `names`; None if no safetensors file holds it.
+
+    Raises:
+        CheckpointError: a file is missing or broken.
+    """
+    with file_errors(checkpoint):
+        shards = _names_by_shard(checkpoint)
+    return next(((shard, name) for shard, stored in shards.items() for name in stored if name in names), None)
+
+
+@contextmanager
+def file_errors(checkpoint: Path) -> Iterator[None]:
+    """Errors of missing and broken weight files, raised as `CheckpointError`."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise _unreadable(checkpoint, error) from error
 
 
 def _unreadable(checkpoint: Path, error: Exception) -> CheckpointError:

@@ -398,15 +398,20 @@ def test_a_file_is_sampled_twice_a_second_in_whole_steps(encoder: EncoderModel) 
     assert encoder.media.num_frames(240, 0) == 20  # as if there were 24 a second
 
 
-def test_the_token_that_a_word_means_is_kept(run: Callable[..., EncodedMedia], checkpoint: Path) -> None:
-    """A word whose embedding equals the features of token 37 draws the budget to token 37, and nowhere else."""
-    encoder = load_encoder(checkpoint)
-    media = encoder.media.image(image((252, 168)))
+@pytest.mark.parametrize("token", [5, 37])
+def test_the_token_that_a_word_means_is_kept(
+    run: Callable[..., EncodedMedia], copy_of: Callable[..., Path], encoder: EncoderModel, token: int
+) -> None:
+    """A word whose embedding equals the features of a visual token draws the budget to it, and nowhere else."""
     qqv = TowerOutput(OutputKind.JOINT, qkv="qqv")
-    own = tower_features(encoder.encode([media], frozenset({qqv}))[0])[0].outputs[qqv]
-    for token in (5, 37):
-        encoder._embeddings[77] = own[1 + token]  # type: ignore[attr-defined]
-        assert run("desap", {"task_share": 1.0}, 1, towers=encoder, text_ids=(77,)).positions.tolist() == [token]
+    own = tower_features(encoder.encode([encoder.media.image(image((252, 168)))], frozenset({qqv}))[0])[0].outputs[qqv]
+
+    def with_word(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        tensors["model.embed_tokens.weight"][77] = own[1 + token]
+        return tensors
+
+    changed = load_encoder(copy_of(tensors=with_word))
+    assert run("desap", {"task_share": 1.0}, 1, towers=changed, text_ids=(77,)).positions.tolist() == [token]
 
 
 def test_pruners_that_need_a_cls_are_not_offered(encoder: EncoderModel) -> None:
