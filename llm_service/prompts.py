@@ -7,7 +7,7 @@ validated here, so that the engines need no checks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,7 @@ from fovea.v1 import tensor_pb2
 from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
 from fovea.wire.grids import check_grid
+from llm_service.frame_prompt import FramePrompt
 
 __all__ = ["Prompt", "PromptLimits", "VisualTokens", "read_prompt", "visual_token_bytes"]
 
@@ -25,6 +26,7 @@ IntArray = npt.NDArray[np.int64]
 
 # Limit for a frame of the grid, which may combine two frames of the video.
 _MAX_SECONDS_PER_FRAME: Final = 7200.0
+_MAX_FRAME_TIME: Final = 10_000_000.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class PromptLimits:
         has_newline: Whether the model has a line-end token for tiled images.
         has_grid_positions: Whether position ids follow the grid. Every visual token must then be a patch.
         wire_basis: Basis of the wire format `basis`; if None, tokens in that format are refused.
+        num_planes: Number P of DeepStack planes that every visual token has.
+        frame_prompt: Writer of the times of frames for a family that reads them as text; None for other families.
     """
 
     vocab_size: int
@@ -54,6 +58,8 @@ class PromptLimits:
     has_newline: bool = False
     has_grid_positions: bool = False
     wire_basis: WireBasis | None = None
+    num_planes: int = 0
+    frame_prompt: FramePrompt | None = None
 
     @property
     def visual_token_ids(self) -> tuple[int, ...]:
@@ -63,7 +69,7 @@ class PromptLimits:
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """The kept visual tokens of one image or video.
+    """The kept visual tokens of one image or video, or of one frame of a video that is written frame by frame.
 
     Attributes:
         features: [K, C] float32, finite.
@@ -73,6 +79,7 @@ class VisualTokens:
             inserts one more.
         is_video: Whether the tokens belong to a video.
         seconds_per_frame: Seconds from one frame of a video to the next; 0 if unknown.
+        planes: DeepStack planes, P arrays like `features`.
     """
 
     features: tensors.Float32Array
@@ -81,11 +88,29 @@ class VisualTokens:
     newline_after: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
     is_video: bool = False
     seconds_per_frame: float = 0.0
+    planes: tuple[tensors.Float32Array, ...] = ()
 
     @property
     def num_tokens(self) -> int:
         """Number of prefilled tokens: K visual tokens and the line-end tokens."""
         return len(self.positions) + len(self.newline_after)
+
+    def by_frame(self) -> list[VisualTokens]:
+        """The tokens of each frame, on the grid of one frame; a frame of which none is kept has no tokens."""
+        frames, rows, columns = self.grid
+        frame, patch = np.divmod(self.positions, rows * columns)
+        order = np.argsort(frame, kind="stable")
+        bounds = np.searchsorted(frame[order], np.arange(1, frames))
+        return [
+            replace(
+                self,
+                features=self.features[indices],
+                positions=patch[indices],
+                grid=(1, rows, columns),
+                planes=tuple(plane[indices] for plane in self.planes),
+            )
+            for indices in np.split(order, bounds)
+        ]
 
 
 @dataclass(frozen=True)
@@ -93,7 +118,7 @@ class Prompt:
     """A validated prompt.
 
     Attributes:
-        input_ids: [T] token ids with one placeholder for each image and video.
+        input_ids: [T] token ids with one placeholder for each image and video, or for each frame of a video.
         visual_tokens: Visual tokens in the order of the placeholders.
     """
 
@@ -113,7 +138,7 @@ class Prompt:
 def visual_token_bytes(visual_tokens: Sequence[tensor_pb2.VisualTokens], limits: PromptLimits) -> int:
     """Upper bound of the bytes of the features that `read_prompt` decodes."""
     count = sum(len(message.positions) for message in visual_tokens)
-    return min(count, limits.max_visual_tokens) * limits.visual_hidden_size * 4
+    return min(count, limits.max_visual_tokens) * (1 + limits.num_planes) * limits.visual_hidden_size * 4
 
 
 def read_prompt(
@@ -135,7 +160,30 @@ def read_prompt(
         )
     _check_length(len(input_ids) - len(visual_tokens) + num_visual_tokens, limits)
     ids = _read_ids(input_ids, visual_tokens, limits)
-    return Prompt(ids, tuple(_read_visual_tokens(i, message, limits) for i, message in enumerate(visual_tokens)))
+    prompt = Prompt(ids, tuple(_read_visual_tokens(i, message, limits) for i, message in enumerate(visual_tokens)))
+    if limits.frame_prompt is None:
+        return prompt
+    prompt = _by_frame(prompt, visual_tokens, limits, limits.frame_prompt)
+    _check_length(prompt.num_tokens, limits)
+    return prompt
+
+
+def _by_frame(
+    prompt: Prompt, messages: Sequence[tensor_pb2.VisualTokens], limits: PromptLimits, frame_prompt: FramePrompt
+) -> Prompt:
+    """The prompt with each video written frame by frame."""
+    parts: list[IntArray] = []
+    visual_tokens: list[VisualTokens] = []
+    start = 0
+    placeholders = prompt.placeholders(limits.visual_token_ids).tolist()
+    for placeholder, tokens, message in zip(placeholders, prompt.visual_tokens, messages, strict=True):
+        if tokens.is_video:
+            parts += [prompt.input_ids[start:placeholder], np.array(frame_prompt.ids(message.frame_times))]
+            visual_tokens += tokens.by_frame()
+            start = placeholder + 1
+        else:
+            visual_tokens.append(tokens)
+    return Prompt(np.concatenate([*parts, prompt.input_ids[start:]]), tuple(visual_tokens))
 
 
 def _check_length(num_tokens: int, limits: PromptLimits) -> None:
@@ -186,14 +234,18 @@ def _read_visual_tokens(index: int, message: tensor_pb2.VisualTokens, limits: Pr
         positions, grid = _read_positions(message, limits)
         newline_after = _read_newlines(message, limits)
         seconds_per_frame = _read_seconds(message)
+        _check_frame_times(message, limits)
         max_bytes = limits.max_visual_tokens * limits.visual_hidden_size * 4
-        features = tensors.from_message(message.features, max_bytes=max_bytes, basis=limits.wire_basis)
+        features, *planes = (
+            tensors.from_message(tensor, max_bytes=max_bytes, basis=limits.wire_basis)
+            for tensor in (message.features, *message.planes)
+        )
     except CheckpointMismatch:  # the services have different wire bases, which is not an error in the request
         raise
     except ServiceError as error:
         raise InvalidRequest(f"visual_tokens[{index}]: {error.message}", param="visual_tokens") from error
     is_video = message.kind == tensor_pb2.VISUAL_KIND_VIDEO
-    return VisualTokens(features, positions, grid, newline_after, is_video, seconds_per_frame)
+    return VisualTokens(features, positions, grid, newline_after, is_video, seconds_per_frame, tuple(planes))
 
 
 def _check_shape(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> None:
@@ -206,6 +258,13 @@ def _check_shape(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> None
         raise InvalidRequest(f"{shape[0]} visual tokens are not 1 to {limits.max_visual_tokens}")
     if shape[0] != count:
         raise InvalidRequest(f"{shape[0]} visual tokens come with {count} positions; each needs exactly one")
+    if len(message.planes) != limits.num_planes:
+        raise InvalidRequest(
+            f"the visual tokens have {len(message.planes)} DeepStack planes; this model takes {limits.num_planes}"
+        )
+    for plane in message.planes:
+        if list(plane.shape) != shape:
+            raise InvalidRequest(f"a plane of shape {list(plane.shape)[:8]} is not {shape}, the shape of the features")
 
 
 def _read_positions(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> tuple[IntArray, tuple[int, int, int]]:
@@ -243,6 +302,15 @@ def _read_newlines(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> In
     if (np.diff(newline_after) < 0).any() or newline_after[-1] >= len(message.positions):
         raise InvalidRequest("newline_after must hold indices of visual tokens in ascending order")
     return newline_after
+
+
+def _check_frame_times(message: tensor_pb2.VisualTokens, limits: PromptLimits) -> None:
+    times, is_video = message.frame_times, message.kind == tensor_pb2.VISUAL_KIND_VIDEO
+    expected = message.grid.frames if is_video and limits.frame_prompt is not None else 0
+    if len(times) != expected:
+        raise InvalidRequest(f"there are {len(times)} frame_times; {expected} are needed here")
+    if not all(0 <= time <= _MAX_FRAME_TIME for time in times):  # also refuses NaN
+        raise InvalidRequest(f"frame_times has a number that is not one of 0 to {_MAX_FRAME_TIME:g}")
 
 
 def _read_seconds(message: tensor_pb2.VisualTokens) -> float:

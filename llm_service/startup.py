@@ -25,6 +25,7 @@ from llm_service.engine.cache_memory import slot_classes
 from llm_service.engine.choice import EngineName, choose_engine
 from llm_service.engine.launching import launching_on
 from llm_service.engine.transformers import TransformersEngine
+from llm_service.frame_prompt import FramePrompt
 from llm_service.models import load_model, load_visual_embedder
 from llm_service.models.base import VisualEmbedder
 from llm_service.models.generation_config import GenerationDefaults, read_generation_defaults
@@ -68,6 +69,8 @@ def load(settings: LLMSettings) -> ServedModel:
             video_token_id=embedder.video_token_id,
             has_newline=embedder.has_newline,
             has_grid_positions=embedder.has_grid_positions,
+            frame_prompt=_frame_prompt(checkpoint, embedder),
+            num_planes=embedder.num_planes,
             visual_hidden_size=embedder.visual_hidden_size,
             max_visual_tokens=settings.max_visual_tokens,
             max_model_len=max_model_len,
@@ -81,6 +84,13 @@ def load(settings: LLMSettings) -> ServedModel:
         engine=engine,
         default_sampling=_supported(default_sampling, engine),
     )
+
+
+def _frame_prompt(checkpoint: Path, embedder: VisualEmbedder) -> FramePrompt | None:
+    if embedder.frame_token_ids is None:
+        return None
+    start, video, end = embedder.frame_token_ids
+    return FramePrompt(_load_tokenizer(checkpoint), video, start, end)
 
 
 def _engine_name(settings: LLMSettings) -> EngineName:

@@ -47,6 +47,7 @@ FAMILIES: Final[dict[str, Callable[[Path], Path] | None]] = {
     "llava_next": write_clip,
     "video_llava": write_language_bind,
     "qwen2_5_vl": None,
+    "qwen3_vl": None,
 }
 
 _HEADER: Final = (

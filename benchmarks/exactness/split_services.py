@@ -21,6 +21,7 @@ from encoder_service.models.media_features import VideoFrames
 from fovea.processes.stack import Stack
 from fovea.v1 import encoder_pb2, encoder_pb2_grpc, llm_pb2, llm_pb2_grpc, tensor_pb2
 from gateway.tokenization.tokenizers import PromptTokenizer
+from llm_service.frame_prompt import FramePrompt
 from llm_service.models import load_model
 from llm_service.prompts import PromptLimits, read_prompt
 
@@ -97,12 +98,20 @@ class SplitServices:
             image_token_id=model.image_token_id,
             video_token_id=model.video_token_id,
             has_newline=model.has_newline,
+            num_planes=model.num_planes,
+            frame_prompt=self._frame_prompt(),
             visual_hidden_size=model.visual_hidden_size,
             max_visual_tokens=model.max_model_len,
             max_model_len=model.max_model_len,
             fingerprint=visual_tokens[0].fingerprint,
         )
         return model.embed(read_prompt(ids, visual_tokens, limits))
+
+    def _frame_prompt(self) -> FramePrompt | None:
+        if self._llm.frame_token_ids is None:
+            return None
+        start, video, end = self._llm.frame_token_ids
+        return FramePrompt(self._text, video, start, end)
 
     def answer(self, case: ExactnessCase) -> str | None:
         """The answer over REST; None where REST cannot ask the same question."""

@@ -16,11 +16,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.utils import is_torchvision_available
+from transformers.video_utils import VideoMetadata
 
 __all__ = ["Clip", "Unsplit", "UnsplitRun"]
 
@@ -78,13 +80,18 @@ class Unsplit:
         self.image_token_id = int(getattr(config, "image_token_id", None) or config.image_token_index)
         video = getattr(config, "video_token_id", None) or getattr(config, "video_token_index", None)
         self.video_token_id = None if video is None else int(video)
-        processors = {"llava_next": LlavaNextImageProcessorPil, "qwen2_5_vl": Qwen2VLImageProcessorPil}
+        processors = {
+            "llava_next": LlavaNextImageProcessorPil,
+            "qwen2_5_vl": Qwen2VLImageProcessorPil,
+            "qwen3_vl": Qwen2VLImageProcessorPil,
+        }
         self._processor: Any = processors.get(self.family, CLIPImageProcessorPil).from_pretrained(folder)
         self._video_processor: Any = None
         if self.video_token_id is not None and is_torchvision_available():
             from transformers import AutoVideoProcessor
 
             self._video_processor = AutoVideoProcessor.from_pretrained(folder)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder) if self.family == "qwen3_vl" else None
 
     @property
     def takes_videos(self) -> bool:
@@ -102,13 +109,13 @@ class Unsplit:
     ) -> UnsplitRun:
         """Answers a prompt that has one image or video token for each image or clip."""
         media = self._media(images, clips)
-        expanded = self._expand(ids, media)
+        expanded = self._expand(ids, media, clips)
         inputs: dict[str, Any] = {
             "input_ids": torch.tensor([expanded]),
             "attention_mask": torch.ones(1, len(expanded), dtype=torch.long),
             **media.inputs,
         }
-        if self.family == "qwen2_5_vl":
+        if self.family in ("qwen2_5_vl", "qwen3_vl"):
             kinds = [1 if i == self.image_token_id else 2 if i == self.video_token_id else 0 for i in expanded]
             inputs["mm_token_type_ids"] = torch.tensor([kinds], dtype=torch.int32)
         recorded: dict[str, Tensor] = {}
@@ -131,12 +138,31 @@ class Unsplit:
             token_ids=generated[0, len(expanded) :].tolist(),
         )
 
-    def _expand(self, ids: Sequence[int], media: _Media) -> list[int]:
+    def _expand(self, ids: Sequence[int], media: _Media, clips: Sequence[Clip]) -> list[int]:
         images, videos = iter(media.image_counts), iter(media.video_counts)
         expanded: list[int] = []
+        if self._tokenizer is not None and clips:
+            return self._with_frame_times(ids, media, clips)
         for i in ids:
             count = next(images) if i == self.image_token_id else next(videos) if i == self.video_token_id else 1
             expanded += [i] * count
+        return expanded
+
+    def _with_frame_times(self, ids: Sequence[int], media: _Media, clips: Sequence[Clip]) -> list[int]:
+        """Ids of a prompt of Qwen3-VL, whose processor writes videos into the text, frame by frame."""
+        processor = Qwen3VLProcessor(self._processor, self._tokenizer, self._video_processor)
+        images = [processor.image_token * count for count in media.image_counts]
+        metadata = [
+            VideoMetadata(
+                len(clip.frames), fps=1 / clip.seconds_per_frame, frames_indices=list(range(len(clip.frames)))
+            )
+            for clip in clips
+        ]
+        inputs = {"video_grid_thw": media.inputs["video_grid_thw"], "video_metadata": metadata}
+        videos = [processor.replace_video_token(inputs, i) for i in range(len(clips))]
+        text = self._tokenizer.decode(ids)
+        texts, _ = processor.get_text_with_replacements([text], images, videos)
+        expanded: list[int] = self._tokenizer(texts[0], add_special_tokens=False)["input_ids"]
         return expanded
 
     def _media(self, images: Sequence[Image.Image], clips: Sequence[Clip]) -> _Media:
@@ -196,7 +222,10 @@ class Unsplit:
             video_patches = [video["pixel_values_videos"] for video in videos]
             video_grids = [video["video_grid_thw"][0].tolist() for video in videos]
             inputs |= {"pixel_values_videos": torch.cat(video_patches), "video_grid_thw": torch.tensor(video_grids)}
-            inputs["second_per_grid_ts"] = torch.tensor([depth * clip.seconds_per_frame for clip in clips])
+            if self.family == "qwen2_5_vl":
+                inputs["second_per_grid_ts"] = torch.tensor([depth * clip.seconds_per_frame for clip in clips])
             video_counts = [t * h * w // group for t, h, w in video_grids]
             pixels += [values.numpy() for values in video_patches]
         return _Media(inputs, pixels, image_counts, video_counts)
+
+    _media_qwen3_vl = _media_qwen2_5_vl

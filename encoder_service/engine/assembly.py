@@ -12,7 +12,7 @@ from torch import Tensor
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.host_copies import HostCopies
 from encoder_service.engine.pruning_units import PruningUnit
-from encoder_service.engine.wire_values import TokenValues, joined
+from encoder_service.engine.wire_values import TokenValues, TokenVectors, joined
 from encoder_service.models.media_features import IntArray, PatchLayout
 from encoder_service.pruners.base import PrunedTokens
 from encoder_service.pruners.grid_positions import grid_positions
@@ -24,9 +24,9 @@ _Map = npt.NDArray[np.float32] | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tokens:
-    """Visual tokens of all units: values of K tokens, [K] positions, [num_patches] clusters."""
+    """Visual tokens of all units: values of K tokens and of their planes, [K] positions, [num_patches] clusters."""
 
-    values: TokenValues
+    vectors: TokenVectors
     positions: IntArray
     cluster_of_patch: IntArray
 
@@ -38,7 +38,7 @@ def tensors_to_copy(tokens: PrunedTokens) -> tuple[Tensor | None, ...]:
 
 def assemble(
     units: Sequence[PruningUnit],
-    values: Sequence[TokenValues],
+    vectors: Sequence[TokenVectors],
     arrays: HostCopies,
     *,
     cls_values: TokenValues | None = None,
@@ -50,18 +50,19 @@ def assemble(
 
     Args:
         units: All units of the image or video after pruning.
-        values: Tokens of each unit that keeps any, all in the same wire format.
+        vectors: Tokens of each unit that keeps any, all in the same wire format.
         arrays: Copies of `tensors_to_copy` of all units.
         cls_values: CLS tokens that the language model reads if nothing is pruned, num_inputs * cls_per_input.
     """
     layout = units[0].media.unpruned.layout
     kept = [unit for unit in units if unit.tokens is not None]
     is_whole = len(kept) == len(units) and all(_is_whole(unit, arrays) for unit in kept)
-    tokens = _in_reading_order(layout, kept, values, arrays, is_whole=is_whole)
+    tokens = _in_reading_order(layout, kept, vectors, arrays, is_whole=is_whole)
     if is_whole and cls_values is not None:
         tokens = _with_cls_tokens(tokens, cls_values, layout)
     return EncodedMedia(
-        values=tokens.values,
+        values=tokens.vectors[0],
+        planes=tokens.vectors[1:],
         positions=tokens.positions,
         newline_after=_newline_after(layout) if is_whole else np.empty(0, np.int64),
         cluster_of_patch=tokens.cluster_of_patch,
@@ -92,7 +93,7 @@ def _is_whole(unit: PruningUnit, arrays: HostCopies) -> bool:
 def _in_reading_order(
     layout: PatchLayout,
     units: Sequence[PruningUnit],
-    values: Sequence[TokenValues],
+    vectors: Sequence[TokenVectors],
     arrays: HostCopies,
     *,
     is_whole: bool,
@@ -110,13 +111,14 @@ def _in_reading_order(
         positions.append(unit.positions[grid_positions(origins, unit.num_patches)])
         count += unit.num_tokens
     all_positions = np.concatenate(positions)
+    all_vectors = tuple(joined(parts) for parts in zip(*vectors, strict=True))
     if layout.mosaic is None:
-        return _Tokens(joined(values), all_positions, cluster_of_patch)
+        return _Tokens(all_vectors, all_positions, cluster_of_patch)
     order = _mosaic_order(all_positions, np.concatenate(groups), layout.num_patches, layout.mosaic)
     index_in_order = np.empty_like(order)
     index_in_order[order] = np.arange(len(order))
     return _Tokens(
-        joined(values)[order],
+        tuple(values[order] for values in all_vectors),
         all_positions[order],
         np.where(cluster_of_patch >= 0, index_in_order[cluster_of_patch], cluster_of_patch),
     )
@@ -148,14 +150,14 @@ def _newline_after(layout: PatchLayout) -> IntArray:
 
 
 def _with_cls_tokens(tokens: _Tokens, cls_values: TokenValues, layout: PatchLayout) -> _Tokens:
-    """`tokens` with the CLS tokens of each frame before its patches."""
+    """`tokens`, which have no planes, with the CLS tokens of each frame before its patches."""
     frames, patches, count = layout.num_inputs, layout.rows * layout.columns, layout.cls_per_input
     cls_after_patches = layout.num_patches + np.arange(frames * count).reshape(frames, count)
     patch_order = np.arange(layout.num_patches).reshape(frames, patches)
     positions = np.concatenate([cls_after_patches, tokens.positions.reshape(frames, patches)], axis=1)
     order = np.concatenate([cls_after_patches, patch_order], axis=1).ravel()
     return _Tokens(
-        joined([tokens.values, cls_values])[order],
+        (joined([tokens.vectors[0], cls_values])[order],),
         positions.ravel(),
         tokens.cluster_of_patch + count * (1 + np.arange(layout.num_patches) // patches),
     )

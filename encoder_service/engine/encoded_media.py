@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from encoder_service.engine.wire_values import TokenValues, is_float32
 from encoder_service.models.media_features import PatchLayout
-from fovea.wire.quantized import Quantized
-from fovea.wire.tensors import Float16Array, Float32Array
+from fovea.wire.tensors import Float32Array
 
 __all__ = ["EncodedMedia"]
 
@@ -31,6 +30,7 @@ class EncodedMedia:
         layout: Grid of the patches.
         num_tokens_total: Number of visual tokens before pruning.
         features_cached: Whether the features come from the cache.
+        planes: DeepStack planes of the tokens, in the form of `values`; empty for a family without them.
     """
 
     values: TokenValues
@@ -42,6 +42,7 @@ class EncodedMedia:
     layout: PatchLayout
     num_tokens_total: int
     features_cached: bool
+    planes: tuple[TokenValues, ...] = ()
 
     @property
     def features(self) -> Float32Array:
@@ -55,8 +56,6 @@ class EncodedMedia:
         raise ValueError("the tokens have been converted to a wire format other than float32")
 
     @property
-    def converted(self) -> Float16Array | Quantized | None:
-        """The tokens as the device has converted them; None if they are float32."""
-        if isinstance(self.values, Quantized):
-            return self.values
-        return None if is_float32(self.values) else self.values.astype(np.float16, copy=False)
+    def vectors(self) -> tuple[TokenValues, ...]:
+        """The tokens, then their planes."""
+        return self.values, *self.planes

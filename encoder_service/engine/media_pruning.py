@@ -42,7 +42,8 @@ def prune(media: Sequence[RequestMedia], run: RunPruner = run_pruner) -> list[En
     """
 
     def prune_group(units: Sequence[PruningUnit]) -> list[PruningUnit]:
-        tokens = _with_float32_maps(run(units[0].pruner, gather(units)))
+        inputs = gather(units)
+        tokens = _with_float32_maps(run(units[0].pruner, inputs)).with_planes(inputs.vision)
         return [dataclasses.replace(unit, tokens=tokens, tokens_row=row) for row, unit in enumerate(units)]
 
     plans = plan(media)
@@ -73,7 +74,7 @@ def _encoded(media: Sequence[Sequence[PruningUnit]]) -> list[EncodedMedia]:
     """
     conversions = [conversion_of(units) for units in media]
     encoded = copy_to_host(media, conversions)
-    failed = [i for i, to in enumerate(conversions) if to != FLOAT32 and not is_finite(encoded[i].values)]
+    failed = [i for i, to in enumerate(conversions) if to != FLOAT32 and not all(map(is_finite, encoded[i].vectors))]
     again = copy_to_host([media[i] for i in failed], [FLOAT32] * len(failed)) if failed else []
     for i, item in zip(failed, again, strict=True):
         encoded[i] = item

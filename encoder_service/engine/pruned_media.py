@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,7 +14,14 @@ from encoder_service.engine.assembly import assemble, tensors_to_copy
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.host_copies import HostCopies
 from encoder_service.engine.pruning_units import PruningUnit
-from encoder_service.engine.wire_values import DeviceFormat, TokenValues, convert, sends_mean, token_values
+from encoder_service.engine.wire_values import (
+    DeviceFormat,
+    TokenValues,
+    TokenVectors,
+    convert,
+    sends_mean,
+    token_values,
+)
 from encoder_service.pruners.base import PrunedTokens
 from encoder_service.pruners.tower_outputs import CLS_HIDDEN
 from fovea.modeling.transfers import to_device
@@ -69,10 +77,19 @@ class _Converted:
     channels: int
 
     def values(self, key: int, arrays: HostCopies) -> TokenValues:
-        """Values of a row of a group, or of the CLS tokens of an image or video."""
-        index = self.index[key]
-        chosen = {name: arrays[tensor][index] for name, tensor in self.tensors.items()}
-        return token_values(chosen, self.wire_format, self.channels)
+        """Values of the CLS tokens of an image or video."""
+        return self._values({name: arrays[tensor][self.index[key]] for name, tensor in self.tensors.items()})
+
+    def vectors(self, row: int, num_tokens: int, arrays: HostCopies) -> TokenVectors:
+        """Values of the first tokens of a row of a group, and of their planes."""
+        of_row = {name: arrays[tensor][self.index[row]] for name, tensor in self.tensors.items()}
+        num_vectors = len(next(iter(of_row.values())))
+        return tuple(
+            self._values({name: array[i] for name, array in of_row.items()})[:num_tokens] for i in range(num_vectors)
+        )
+
+    def _values(self, arrays: Mapping[str, npt.NDArray[Any]]) -> TokenValues:
+        return token_values(arrays, self.wire_format, self.channels)
 
 
 def copy_to_host(media: Sequence[Sequence[PruningUnit]], conversions: Sequence[Conversion]) -> list[EncodedMedia]:
@@ -90,13 +107,13 @@ def copy_to_host(media: Sequence[Sequence[PruningUnit]], conversions: Sequence[C
     cls_tokens = _convert_cls_tokens(media, conversions, arrays)
     arrays.copy()
 
-    def values(unit: PruningUnit, conversion: Conversion) -> TokenValues:
-        return converted[id(unit.tokens), conversion].values(unit.tokens_row, arrays)[: unit.num_tokens]
+    def vectors(unit: PruningUnit, conversion: Conversion) -> TokenVectors:
+        return converted[id(unit.tokens), conversion].vectors(unit.tokens_row, unit.num_tokens, arrays)
 
     return [
         assemble(
             units,
-            [values(unit, conversion) for unit in units if unit.tokens is not None],
+            [vectors(unit, conversion) for unit in units if unit.tokens is not None],
             arrays,
             cls_values=cls_tokens[conversion].values(i, arrays) if _may_have_cls_tokens(units) else None,
         )
@@ -118,12 +135,18 @@ def _convert_groups(
                 rows.setdefault((id(unit.tokens), conversion), []).append(unit.tokens_row)
     converted = {}
     for (group, conversion), chosen in rows.items():
-        features, chosen = groups[group].features, sorted(chosen)
-        if chosen != list(range(len(features))):
-            features = features[to_device(torch.tensor(chosen), features.device)]
+        vectors, chosen = _vectors(groups[group]), sorted(chosen)
+        if chosen != list(range(len(vectors))):
+            vectors = vectors[to_device(torch.tensor(chosen), vectors.device)]
         index = {row: position for position, row in enumerate(chosen)}
-        converted[group, conversion] = _convert(features, conversion, index, arrays)
+        converted[group, conversion] = _convert(vectors, conversion, index, arrays)
     return converted
+
+
+def _vectors(tokens: PrunedTokens) -> Tensor:
+    """Features and planes of a group, [G, 1 + P, K, C]."""
+    features = tokens.features[:, None]
+    return features if tokens.planes is None else torch.cat([features, tokens.planes], dim=1)
 
 
 def _convert_cls_tokens(
@@ -147,8 +170,8 @@ def _convert_cls_tokens(
 
 
 def _convert(
-    features: Tensor, conversion: Conversion, index: Mapping[int, int | slice], arrays: HostCopies
+    vectors: Tensor, conversion: Conversion, index: Mapping[int, int | slice], arrays: HostCopies
 ) -> _Converted:
-    tensors = convert(features, conversion.wire_format, has_mean=conversion.has_mean)
+    tensors = convert(vectors, conversion.wire_format, has_mean=conversion.has_mean)
     arrays.add(*tensors.values())
-    return _Converted(tensors, index, conversion.wire_format, features.shape[-1])
+    return _Converted(tensors, index, conversion.wire_format, vectors.shape[-1])

@@ -71,6 +71,8 @@ def _group_key(unit: PruningUnit) -> _GroupKey:
 def _num_values(unit: PruningUnit) -> int:
     """Number of values that a pruner computes for a unit, roughly: features, similarities, and text."""
     channels, text = unit.batch.hidden.shape[-1], unit.media.text
+    if unit.batch.planes is not None:
+        channels *= 1 + unit.batch.planes.shape[-3]
     text_values, positions = 0, 0
     if text is not None:
         positions = text.batch.tokens.shape[1]
@@ -105,11 +107,13 @@ def _concatenated(parts: Sequence[TowerFeatures]) -> TowerFeatures:
     if len(parts) == 1:
         return parts[0]
     kept = [part.kept_in_tower for part in parts if part.kept_in_tower is not None]
+    planes = [part.planes for part in parts if part.planes is not None]
     return TowerFeatures(
         torch.cat([part.hidden for part in parts]),
         parts[0].grid,
         {output: torch.cat([part.outputs[output] for part in parts]) for output in sorted(parts[0].outputs)},
         torch.cat(kept) if kept else None,
+        torch.cat(planes) if planes else None,
     )
 
 
@@ -126,7 +130,7 @@ def _gather_units(units: Sequence[PruningUnit], outputs: Set[TowerOutput]) -> To
     computed = {output: batch.outputs[output] for output in sorted(outputs)}
     if units[0].patches is not None:
         return _gather_patches(units, computed)
-    features = TowerFeatures(batch.hidden, units[0].grid, computed, batch.kept_in_tower)
+    features = TowerFeatures(batch.hidden, units[0].grid, computed, batch.kept_in_tower, batch.planes)
     rows = [unit.rows[0] for unit in units]
     if rows == list(range(batch.num_inputs)):
         return features
@@ -155,5 +159,8 @@ def _gather_patches(units: Sequence[PruningUnit], computed: dict[TowerOutput, Te
         return torch.cat([cls, values[index[0], index[1] + 1]], dim=1)
 
     return TowerFeatures(
-        batch.hidden[at], units[0].grid, {output: taken(output, values) for output, values in computed.items()}
+        batch.hidden[at],
+        units[0].grid,
+        {output: taken(output, values) for output, values in computed.items()},
+        planes=None if batch.planes is None else batch.planes.transpose(1, 2)[at].transpose(1, 2),
     )

@@ -17,7 +17,9 @@ from fovea.wire.tensors import Float16Array, Float32Array
 __all__ = [
     "DeviceFormat",
     "TokenValues",
+    "TokenVectors",
     "convert",
+    "converted",
     "device_format",
     "is_finite",
     "is_float32",
@@ -31,6 +33,9 @@ DeviceFormat: TypeAlias = Literal["float32", "float16", "int8", "int4"]
 
 TokenValues: TypeAlias = Float32Array | Float16Array | Quantized
 """Values of K tokens on the CPU, with `len` and an index of tokens: [K, C] in floating point, or quantized."""
+
+TokenVectors: TypeAlias = tuple[TokenValues, ...]
+"""Values of K tokens, then those of each of their DeepStack planes, all in one wire format."""
 
 _SCHEMES: Final[Mapping[str, Scheme]] = {"int8": INT8, "int4": INT4}
 _SMALLEST_SCALE: Final = 2.0**-24  # the smallest positive float16
@@ -152,6 +157,13 @@ def joined(parts: Sequence[TokenValues]) -> TokenValues:
 def is_float32(values: TokenValues) -> TypeGuard[Float32Array]:
     """Whether the values are float32: not converted to a narrower wire format."""
     return not isinstance(values, Quantized) and values.dtype == np.float32
+
+
+def converted(values: TokenValues) -> Float16Array | Quantized | None:
+    """The values in the wire format to which the device has converted them; None if they are float32."""
+    if isinstance(values, Quantized):
+        return values
+    return None if is_float32(values) else values.astype(np.float16, copy=False)
 
 
 def is_finite(values: TokenValues) -> bool:

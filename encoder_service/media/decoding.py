@@ -88,7 +88,7 @@ class MediaDecoder:
         media = self.media.with_options(options)
         if not isinstance(item, bytes):
             video, facts = (item.video, item.facts) if isinstance(item, Measured) else (item, None)
-            decoded = videos.decode(video, media.num_frames, self.video_limits, facts)
+            decoded = videos.decode(video, media, self.video_limits, facts)
             options.check_size(decoded.frames[0].size, self.video_limits.max_frame_pixels, param="video")
             return media.video(decoded)
         limits = {"max_bytes": self.max_image_bytes, "max_pixels": self.max_image_pixels}
@@ -115,7 +115,7 @@ class MediaDecoder:
                 headers = videos.read_headers(item, self.video_limits)
                 return frame_list_bytes(headers, sum(map(len, item.images)), media, options)
             case Measured(video, facts):
-                num_frames = videos.num_sampled(video, facts, media.num_frames, self.video_limits)
+                num_frames = videos.num_sampled(video, facts, media, self.video_limits)
                 return video_bytes(facts, num_frames, len(video.data), media, options)
             case Unmeasured(video) | (VideoFile() as video):
                 return file_bytes(len(video.data)) + MEASURE_BYTES

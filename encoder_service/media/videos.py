@@ -1,8 +1,6 @@
 """Decoding of videos: from a video file, or a list of frames, to sampled RGB frames, with limits on memory and time.
 
-n of T frames are sampled: those with the indices floor(i * T / n), i = 0 .. n - 1, the first frame of each of n equal
-intervals. This is the rule of transformers (`default_sample_indices_fn`, and `torch.arange(0, T, T / n).int()` of
-Qwen's processor). If n > T, some frames are repeated. T is the number of frames that can be shown.
+n of T frames are sampled by the rule of the family, see `FrameSampling`. T is the number of frames that can be shown.
 """
 
 from __future__ import annotations
@@ -10,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from PIL import Image
 
@@ -28,6 +26,7 @@ from fovea.media.image_headers import ImageHeader
 
 __all__ = [
     "FrameList",
+    "FrameSampling",
     "VideoFile",
     "VideoItem",
     "VideoLimits",
@@ -35,7 +34,6 @@ __all__ = [
     "decode",
     "num_sampled",
     "read_headers",
-    "sample_indices",
 ]
 
 _NO_SECONDS: Final = 0.0
@@ -79,11 +77,27 @@ class FrameList:
 
 
 VideoItem: TypeAlias = VideoFile | FrameList
-_ChooseNumFrames: TypeAlias = Callable[[int, float], int]
+
+
+class FrameSampling(Protocol):
+    """Frames of a video file that a family takes. Every `MediaProcessor` of a family with videos has one."""
+
+    def num_frames(self, total_frames: int, seconds: float) -> int:
+        """Number of frames to sample of a file, for a request that has none.
+
+        Args:
+            total_frames: Number of frames in the file, at least 1.
+            seconds: Duration of the file; 0 if it is unknown.
+        """
+        ...
+
+    def sample_indices(self, total_frames: int, num_frames: int) -> list[int]:
+        """Indices of the frames that are sampled, ascending. Some are repeated if the file has fewer."""
+        ...
 
 
 def decode(
-    video: VideoItem, choose_num_frames: _ChooseNumFrames, limits: VideoLimits, facts: VideoFacts | None = None
+    video: VideoItem, sampling: FrameSampling, limits: VideoLimits, facts: VideoFacts | None = None
 ) -> VideoFrames:
     """The sampled frames of a video as a player shows them: upright, with square pixels, in RGB and of one size.
 
@@ -91,8 +105,8 @@ def decode(
 
     Args:
         video: A video file or a list of frames.
-        choose_num_frames: Function from the number of frames and the duration of a file in seconds (0: unknown) to the
-            number of frames to sample. It is used for a video without `num_frames`, up to `limits.max_frames`.
+        sampling: Frames to sample of a file. The number is used for a video without `num_frames`, up to
+            `limits.max_frames`.
         limits: Limits of videos.
         facts: Facts about a video file; None: they are measured here.
 
@@ -103,14 +117,9 @@ def decode(
     """
     match video:
         case VideoFile():
-            return _decode_file(video, facts, choose_num_frames, limits)
+            return _decode_file(video, facts, sampling, limits)
         case FrameList():
             return _decode_list(video, limits)
-
-
-def sample_indices(total: int, num_frames: int) -> list[int]:
-    """Indices of the frames that are sampled of `total`, ascending."""
-    return [i * total // num_frames for i in range(num_frames)]
 
 
 def read_headers(video: FrameList, limits: VideoLimits) -> list[ImageHeader]:
@@ -146,31 +155,35 @@ def _errors_of_frame(number: int) -> Iterator[None]:
         raise type(error)(f"frame {number} of the video: {error.message}", param="video") from error
 
 
-def num_sampled(video: VideoFile, facts: VideoFacts, choose_num_frames: _ChooseNumFrames, limits: VideoLimits) -> int:
+def num_sampled(video: VideoFile, facts: VideoFacts, sampling: FrameSampling, limits: VideoLimits) -> int:
     """Number of frames that are sampled of a video file; some are repeated where the file has fewer.
 
     Raises:
         InvalidRequest: There are more than `limits.max_frames`.
     """
     check_frames(video.num_frames, limits)
-    return video.num_frames or max(1, min(choose_num_frames(facts.total, facts.seconds), limits.max_frames))
+    return video.num_frames or max(1, min(sampling.num_frames(facts.total, facts.seconds), limits.max_frames))
 
 
 def _decode_file(
-    video: VideoFile, facts: VideoFacts | None, choose_num_frames: _ChooseNumFrames, limits: VideoLimits
+    video: VideoFile, facts: VideoFacts | None, sampling: FrameSampling, limits: VideoLimits
 ) -> VideoFrames:
     facts = facts or measure(video.data, limits)
     clock = Clock(limits.timeout_s, facts.took_s)
-    indices = sample_indices(facts.total, num_sampled(video, facts, choose_num_frames, limits))
+    indices = sampling.sample_indices(facts.total, num_sampled(video, facts, sampling, limits))
     frames, decoded = _frames_at(video.data, facts.first, indices, clock, limits)
     if len(frames) < len(indices):
         # Some packets show no frame, as in VP8 or in a truncated file. The number of frames is now known.
         if not decoded:
             raise broken_video()
         facts = dataclasses.replace(facts, total=decoded)
-        indices = sample_indices(decoded, num_sampled(video, facts, choose_num_frames, limits))
+        indices = sampling.sample_indices(decoded, num_sampled(video, facts, sampling, limits))
         frames, _ = _frames_at(video.data, facts.first, indices, clock, limits)
-    return VideoFrames(tuple(frames), facts.total / (facts.rate * len(frames)) if facts.rate else _NO_SECONDS)
+    return VideoFrames(
+        tuple(frames),
+        facts.total / (facts.rate * len(frames)) if facts.rate else _NO_SECONDS,
+        tuple(index / facts.rate for index in indices) if facts.rate else (),
+    )
 
 
 def _frames_at(

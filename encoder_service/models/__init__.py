@@ -19,6 +19,7 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "llava_next": ("encoder_service.models.llava_next", "LlavaNextEncoder"),
     "video_llava": ("encoder_service.models.video_llava", "VideoLlavaEncoder"),
     "qwen2_5_vl": ("encoder_service.models.qwen2_5_vl", "QwenEncoder"),
+    "qwen3_vl": ("encoder_service.models.qwen3_vl", "Qwen3Encoder"),
 }
 
 

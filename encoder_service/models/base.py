@@ -51,6 +51,7 @@ class EncoderModel(Protocol):
         settings_fingerprint: Fingerprint of everything else that changes results.
         grid: Rows and columns of the patches of an image; None where images differ.
         hidden_size: Channels C of a visual token.
+        num_planes: Number P of DeepStack planes of a visual token; 0 for a family without them.
         max_text_ids: Positions of the text tower, BOS and EOS included; longer texts are read in windows.
         min_text_ids: Smallest number of ids of a question.
         text_vocab_size: Size of the text tower's vocabulary; ids are below it.
@@ -72,6 +73,7 @@ class EncoderModel(Protocol):
     settings_fingerprint: str
     grid: tuple[int, int] | None
     hidden_size: int
+    num_planes: int
     max_text_ids: int
     min_text_ids: int
     text_vocab_size: int

@@ -58,6 +58,7 @@ class ClipEncoder:
     min_text_ids = 3  # BOS, a word, EOS
     reads_language_model_ids = False
     outputs = ALL_OUTPUTS
+    num_planes = 0
     prunes_in_tower = True
 
     def __init__(

@@ -13,6 +13,7 @@ from typing import Final, Protocol, Self
 from PIL import Image
 
 from encoder_service.models.anyres import TileCutter
+from encoder_service.models.frame_sampling import first_of_intervals
 from encoder_service.models.frames import FrameProcessor
 from encoder_service.models.media_features import PatchLayout, TowerInputs, VideoFrames
 from encoder_service.models.pixel_table import PixelTables
@@ -108,6 +109,10 @@ class MediaProcessor(Protocol):
         """
         ...
 
+    def sample_indices(self, total_frames: int, num_frames: int) -> list[int]:
+        """Indices of the frames to sample of a video file, see `FrameSampling`."""
+        ...
+
     def resized_pixels(self, size: Size, num_frames: int) -> int:
         """Pixels of the resized frames of a video that are in memory at once. Only for a family that takes videos.
 
@@ -144,6 +149,9 @@ class _ImagesOnly:
         raise NotImplementedError("this family takes no videos")
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
+        raise NotImplementedError("this family takes no videos")
+
+    def sample_indices(self, total_frames: int, num_frames: int) -> list[int]:
         raise NotImplementedError("this family takes no videos")
 
     def resized_pixels(self, size: Size, num_frames: int) -> int:
@@ -191,6 +199,9 @@ class SquareMedia:
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
         return _VIDEO_LLAVA_FRAMES
+
+    def sample_indices(self, total_frames: int, num_frames: int) -> list[int]:
+        return first_of_intervals(total_frames, num_frames)
 
     def resized_pixels(self, size: Size, num_frames: int) -> int:
         if self.frames is None:
@@ -240,7 +251,7 @@ class TiledMedia(_WholeImages, _ImagesOnly):
 
 @dataclass(frozen=True, slots=True)
 class QwenMedia(_WholeImages):
-    """Processor of images and videos at their own resolution (Qwen2.5-VL).
+    """Processor of images and videos at their own resolution (Qwen2.5-VL, Qwen3-VL).
 
     Attributes:
         pixels: Processor of the pixels of images and videos.
@@ -261,11 +272,20 @@ class QwenMedia(_WholeImages):
 
     def video(self, video: VideoFrames) -> TowerInputs:
         patches, grid = self.pixels.video(video.frames)
-        seconds = self.frames_per_step * (video.seconds_per_frame or _DEFAULT_SECONDS_PER_FRAME)
-        return TowerInputs(patches, PatchLayout(len(patches), *grid, is_video=True, seconds_per_frame=seconds))
+        layout = PatchLayout(
+            len(patches),
+            *grid,
+            is_video=True,
+            seconds_per_frame=self.frames_per_step * (video.seconds_per_frame or _DEFAULT_SECONDS_PER_FRAME),
+            frame_times=self.pixels.step_times(video.frame_times()),
+        )
+        return TowerInputs(patches, layout)
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
         return self.pixels.num_frames(total_frames, seconds)
+
+    def sample_indices(self, total_frames: int, num_frames: int) -> list[int]:
+        return self.pixels.sample_indices(total_frames, num_frames)
 
     def resized_pixels(self, size: Size, num_frames: int) -> int:
         width, height = self.pixels.frame_size(size, num_frames)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ __all__ = ["IntArray", "MediaFeatures", "PatchLayout", "TowerInputs", "VideoFram
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
+_UNKNOWN_FRAME_RATE: Final = 24.0
+
 
 @dataclass(frozen=True, slots=True)
 class VideoFrames:
@@ -28,10 +30,18 @@ class VideoFrames:
     Attributes:
         frames: Frames in the order of time, at least one.
         seconds_per_frame: Time from one frame to the next; 0 if it is unknown.
+        times: Time of each frame in seconds from the start; empty for frames in equal intervals.
     """
 
     frames: tuple[Image.Image, ...]
     seconds_per_frame: float = 0.0
+    times: tuple[float, ...] = ()
+
+    def frame_times(self) -> tuple[float, ...]:
+        """Time of each frame in seconds; at 24 frames a second, as in transformers, if the interval is unknown."""
+        # Divided by a rate, as transformers does: a prompt has times rounded to tenths.
+        rate = 1 / self.seconds_per_frame if self.seconds_per_frame else _UNKNOWN_FRAME_RATE
+        return self.times or tuple(i / rate for i in range(len(self.frames)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,7 @@ class PatchLayout:
         seconds_per_frame: Time from one tower input of a video to the next; 0 for images and for families that do not
             read it.
         viewed: Area of the image, or of each frame, that the tower inputs cover.
+        frame_times: Time in seconds of each tower input of a video; empty for families that do not read it.
     """
 
     num_inputs: int
@@ -61,6 +72,7 @@ class PatchLayout:
     is_video: bool = False
     seconds_per_frame: float = 0.0
     viewed: Box = WHOLE
+    frame_times: tuple[float, ...] = ()
 
     @property
     def num_patches(self) -> int:

@@ -56,6 +56,9 @@ class QwenEncoder:
     """
 
     family = "qwen2_5_vl"
+    config_class: type[Any] = Qwen2_5_VLConfig
+    tower_class: type[QwenVisionTower] = QwenVisionTower
+    pixels_class: type[QwenPixels] = QwenPixels
     grid: tuple[int, int] | None = None
     max_images = 8
     max_videos = 4
@@ -63,24 +66,26 @@ class QwenEncoder:
     min_text_ids = 1
     reads_language_model_ids = True
     outputs = QWEN_OUTPUTS
+    num_planes = 0
     prunes_in_tower = False
 
     def __init__(self, checkpoint: Path, options: LoadOptions) -> None:
         if options.text_tower:
             raise CheckpointError(
-                "family qwen2_5_vl reads questions with the language model's own embeddings; leave --text-tower out"
+                f"family {self.family} reads questions with the language model's own embeddings; leave --text-tower out"
             )
         if options.compile:
-            raise CheckpointError("family qwen2_5_vl does not compile its tower; leave --compile out")
-        vision_config = _vision_config(checkpoint)
+            raise CheckpointError(f"family {self.family} does not compile its tower; leave --compile out")
+        vision_config = read_family_config(self.config_class, checkpoint).vision_config
+        self._check(vision_config)
         self.device = resolve_device(options.device)
-        tower = _vision_tower(checkpoint, vision_config, options.attn_implementation)
+        tower = self._load_tower(checkpoint, vision_config, options.attn_implementation)
         self.dtype = resolve_dtype(options.dtype, self.device, tower.patch_embed.proj.weight.dtype)
-        self.vision_tower = for_inference(QwenVisionTower(tower), self.device, self.dtype)
+        self.vision_tower = for_inference(self.tower_class(tower), self.device, self.dtype)
         # This table is in no checkpoint. It stays float32 in any dtype, so it is set after `for_inference`.
-        tower.rotary_pos_emb = Qwen2_5_VLVisionRotaryEmbedding(vision_config).to(self.device)
+        tower.rotary_pos_emb = self._rotary_embedding(vision_config).to(self.device)
         self.media = QwenMedia(
-            QwenPixels(checkpoint, vision_config), int(vision_config.temporal_patch_size), options.reduces_jpeg
+            self.pixels_class(checkpoint, vision_config), int(vision_config.temporal_patch_size), options.reduces_jpeg
         )
         row_shape = (3 * vision_config.temporal_patch_size * vision_config.patch_size**2,)
         self.pixel_values = PixelNormalizer(self.media.pixel_tables(), row_shape, self.device, self.dtype)
@@ -96,7 +101,7 @@ class QwenEncoder:
         self, inputs: Sequence[TowerInputs], outputs: Set[TowerOutput], in_tower: InTowerPruner | None = None
     ) -> list[MediaFeatures]:
         if in_tower is not None:
-            raise ValueError("the tower of family qwen2_5_vl cannot be pruned inside")
+            raise ValueError(f"the tower of family {self.family} cannot be pruned inside")
         # Media with equal grids follow one another, so that they are one batch after the tower.
         by_grid = sorted(inputs, key=lambda media: (media.layout.rows, media.layout.columns))
         patches = self.pixel_values(by_grid)
@@ -113,26 +118,34 @@ class QwenEncoder:
 
     def encode_texts(self, texts: Sequence[Sequence[int]], *, eos_attention: bool = False) -> TextFeatures:
         if eos_attention:
-            raise ValueError("family qwen2_5_vl has no text tower whose attention could be read")
+            raise ValueError(f"family {self.family} has no text tower whose attention could be read")
         return self._embeddings.text_features(texts)
 
+    def _check(self, vision_config: Any) -> None:
+        """Checks a config.
 
-def _vision_config(checkpoint: Path) -> Any:
-    vision = read_family_config(Qwen2_5_VLConfig, checkpoint).vision_config
-    if vision.depth - 1 not in vision.fullatt_block_indexes:
-        raise CheckpointError(
-            f"the last of {vision.depth} vision layers attends to windows only; family qwen2_5_vl reads saliency off a"
-            f" last layer with full attention; fullatt_block_indexes are {list(vision.fullatt_block_indexes)}"
-        )
-    return vision
+        Raises:
+            CheckpointError: The tower cannot be read off as pruners need it.
+        """
+        if vision_config.depth - 1 not in vision_config.fullatt_block_indexes:
+            raise CheckpointError(
+                f"the last of {vision_config.depth} vision layers attends to windows only; family {self.family} reads"
+                " saliency off a last layer with full attention; fullatt_block_indexes are"
+                f" {list(vision_config.fullatt_block_indexes)}"
+            )
 
+    def _load_tower(self, checkpoint: Path, vision_config: Any, attn_implementation: str) -> Any:
+        """Vision tower with merger, without the table of rotary frequencies."""
+        with torch.device("meta"):
+            tower = self._empty_tower(vision_config, attn_implementation)
+        tower.rotary_pos_emb = None
+        assign_weights(tower, read_tensors(checkpoint, _VISION_TOWER, reads_bin=True), what="vision tower")
+        return tower
 
-def _vision_tower(checkpoint: Path, vision_config: Any, attn_implementation: str) -> Any:
-    """Vision tower with merger, without the table of rotary frequencies."""
-    with torch.device("meta"):
-        tower = Qwen2_5_VisionTransformerPretrainedModel._from_config(
+    def _empty_tower(self, vision_config: Any, attn_implementation: str) -> Any:
+        return Qwen2_5_VisionTransformerPretrainedModel._from_config(
             vision_config, attn_implementation=attn_implementation
         )
-    tower.rotary_pos_emb = None
-    assign_weights(tower, read_tensors(checkpoint, _VISION_TOWER, reads_bin=True), what="vision tower")
-    return tower
+
+    def _rotary_embedding(self, vision_config: Any) -> Any:
+        return Qwen2_5_VLVisionRotaryEmbedding(vision_config)

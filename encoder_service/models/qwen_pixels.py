@@ -1,18 +1,21 @@
-"""Patches of the pixels of RGB images and frames for Qwen2.5-VL, at their own resolution."""
+"""Patches of the pixels of RGB images and frames for Qwen2.5-VL and Qwen3-VL, at their own resolution."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_video
 
+from encoder_service.models.frame_sampling import first_of_intervals, from_first_to_last
 from encoder_service.models.frames import RESAMPLINGS, normalized_levels, read_video_config, resize
 from encoder_service.models.pixel_table import NUM_CHANNELS, PixelTables, calibration_image, read_table
 from fovea.errors import InvalidRequest
@@ -20,11 +23,8 @@ from fovea.media import images
 from fovea.media.images import Size
 from fovea.modeling.errors import CheckpointError
 
-__all__ = ["QwenPixels"]
+__all__ = ["Qwen3Pixels", "QwenPixels"]
 
-# Defaults of transformers' Qwen2VLVideoProcessor.
-_VIDEO_SIZE: Final = {"shortest_edge": 128 * 28 * 28, "longest_edge": 28 * 28 * 768}
-_MAX_VIDEO_TOKENS: Final = 128_000
 _MIN_FRAMES, _MAX_FRAMES = 4, 768
 # The rate for which the model was trained; transformers leaves it to the caller.
 _FRAMES_PER_SECOND: Final = 2.0
@@ -43,11 +43,17 @@ class QwenPixels:
         CheckpointError: Neither file exists, or the processor makes other patches than the tower takes.
     """
 
+    # Defaults of transformers' Qwen2VLVideoProcessor.
+    default_video: ClassVar[Mapping[str, Any]] = {
+        "size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 28 * 28 * 768}
+    }
+    default_max_video_tokens: ClassVar[int] = 128_000
+
     def __init__(self, checkpoint: Path, vision_config: Any) -> None:
         video_config = read_video_config(checkpoint)
         try:
             self._image = Qwen2VLImageProcessorPil.from_pretrained(checkpoint, local_files_only=True)
-            self._video = Qwen2VLImageProcessorPil.from_dict({"size": _VIDEO_SIZE} | video_config)
+            self._video = Qwen2VLImageProcessorPil.from_dict({**self.default_video, **video_config})
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{checkpoint.name!r} has no readable preprocessor_config.json") from error
         self._merge, self._patch = int(vision_config.spatial_merge_size), int(vision_config.patch_size)
@@ -67,7 +73,7 @@ class QwenPixels:
             int(video_config.get("max_frames") or _MAX_FRAMES),
         )
         self._caps_video = bool(video_config.get("cap_pixels_per_frame"))
-        self._max_video_tokens = int(video_config.get("max_video_tokens", _MAX_VIDEO_TOKENS))
+        self._max_video_tokens = int(video_config.get("max_video_tokens") or self.default_max_video_tokens)
 
     def image(self, image: Image.Image, full_size: Size | None = None) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
         """Patches [1, h w, P] of an image in RGB, and the grid of its visual tokens (h and w are twice as many).
@@ -140,6 +146,14 @@ class QwenPixels:
         count = int(min(max(wanted, min_frames), max_frames, total_frames))
         return max(count // self._frames * self._frames, 1)
 
+    def sample_indices(self, total_frames: int, num_frames: int) -> list[int]:
+        """Indices of the frames to sample of a file."""
+        return first_of_intervals(total_frames, num_frames)
+
+    def step_times(self, frame_times: Sequence[float]) -> tuple[float, ...]:
+        """Time of each temporal step in seconds, from those of its frames; empty, because the family reads none."""
+        return ()
+
     def _patches(self, pixels: Tensor) -> npt.NDArray[np.uint8]:
         """[F, 3, H, W] uint8 to [T, h w, P]: groups of patches in raster order, and in raster order inside a group."""
         if missing := -len(pixels) % self._frames:
@@ -157,9 +171,7 @@ class QwenPixels:
         try:
             target = smart_resize(height, width, self._patch * self._merge, min_pixels, max_pixels)
         except ValueError as error:
-            raise InvalidRequest(
-                f"{width:,} x {height:,} pixels: the longer side may be at most 200 times the shorter", param="image"
-            ) from error
+            raise _too_long(size, "image") from error
         return int(target[0]), int(target[1])
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
@@ -169,6 +181,59 @@ class QwenPixels:
     def describe(self) -> str:
         """Configuration as text; equal for processors that give equal results."""
         return f"{self._image.to_json_string()}{self._video.to_json_string()}{self._caps_video}{self._sampling}"
+
+
+class Qwen3Pixels(QwenPixels):
+    """Patches for Qwen3-VL. Bounds of pixels hold for a whole video, and frames are sampled from the first to the last.
+
+    See `QwenPixels` for the arguments.
+    """
+
+    # Defaults of transformers' Qwen3VLVideoProcessor.
+    default_video = {  # noqa: RUF012  # as in the parent
+        "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768},
+        "patch_size": 16,
+        "image_mean": IMAGENET_STANDARD_MEAN,
+        "image_std": IMAGENET_STANDARD_STD,
+    }
+    default_max_video_tokens = 768
+
+    def frame_size(self, size: Size, num_frames: int) -> Size:
+        num_frames = max(num_frames, self._frames)  # a single frame is doubled
+        bounds, factor = self._video.size, self._patch * self._merge
+        max_pixels = bounds["longest_edge"]
+        if self._caps_video:
+            of_a_frame = min(self._max_video_tokens * factor * factor, bounds["longest_edge"] // num_frames)
+            max_pixels = max(of_a_frame, int(bounds["shortest_edge"] * 1.05)) * num_frames
+        width, height = size
+        try:
+            height, width = smart_resize_video(
+                num_frames, height, width, self._frames, factor, bounds["shortest_edge"], max_pixels
+            )
+        except ValueError as error:
+            raise _too_long(size, "video") from error
+        return int(width), int(height)
+
+    def num_frames(self, total_frames: int, seconds: float) -> int:
+        """Number of frames to sample of a file: by frame rate, within bounds, at most all."""
+        fps, min_frames, max_frames = self._sampling
+        wanted = int((seconds or total_frames / _UNKNOWN_FRAME_RATE) * fps)
+        return max(min(max(wanted, min_frames), max_frames, total_frames), 1)
+
+    def sample_indices(self, total_frames: int, num_frames: int) -> list[int]:
+        return from_first_to_last(total_frames, num_frames)
+
+    def step_times(self, frame_times: Sequence[float]) -> tuple[float, ...]:
+        """Time of each temporal step in seconds: the mean of its first and its last frame."""
+        times = [*frame_times, *[frame_times[-1]] * (-len(frame_times) % self._frames)]
+        return tuple((times[i] + times[i + self._frames - 1]) / 2 for i in range(0, len(times), self._frames))
+
+
+def _too_long(size: Size, param: str) -> InvalidRequest:
+    width, height = size
+    return InvalidRequest(
+        f"{width:,} x {height:,} pixels: the longer side may be at most 200 times the shorter", param=param
+    )
 
 
 def _joined(frames: list[Tensor]) -> Tensor:

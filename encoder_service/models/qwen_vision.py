@@ -33,7 +33,7 @@ from encoder_service.pruners.tower_outputs import (
 from fovea.modeling.numerics import at_least_float32
 from fovea.modeling.transfers import to_device
 
-__all__ = ["QWEN_OUTPUTS", "QwenVisionTower", "attention_received"]
+__all__ = ["QWEN_OUTPUTS", "QwenVisionTower", "Run", "attention_received", "split_by_grid"]
 
 QWEN_OUTPUTS: Final = frozenset(
     {
@@ -46,7 +46,7 @@ QWEN_OUTPUTS: Final = frozenset(
     }
 )
 
-_Run: TypeAlias = tuple[int, int]
+Run: TypeAlias = tuple[int, int]
 """Number of tower inputs that follow one another, and number of patches of each."""
 
 # Largest number of scores in one step of `attention_received`: 256 MiB in float32. A large image has 65,536 patches
@@ -117,25 +117,41 @@ class QwenVisionTower(nn.Module):
         features = vision_model.merger(hidden)
 
         runs = [(count, rows * columns * merge**2) for (rows, columns), count in grids]
-        computed = self._outputs_of_last(last, rotary, runs, outputs) if outputs else {}
+        # The last layer stands for the second-last one, see the class.
+        of_last = outputs | {SALIENCY_LAST} if SALIENCY_SECOND_LAST in outputs else outputs
+        computed = self.outputs_of_last(last, rotary, runs, of_last) if outputs else {}
+        if SALIENCY_SECOND_LAST in outputs:
+            computed[SALIENCY_SECOND_LAST] = computed[SALIENCY_LAST]
         if TowerOutput(OutputKind.JOINT) in outputs:
             computed[TowerOutput(OutputKind.JOINT)] = features
         if SALIENCY_FIRST in outputs:
-            computed[SALIENCY_FIRST] = self._saliency_of_first(first, rotary, runs, window_bounds)
-        return _split_by_grid(features, computed, torch.argsort(to_windows), grids)
+            in_windows = [(1, length) for length in window_bounds.diff().tolist()]
+            spans = runs if 0 in vision_model.fullatt_block_indexes else in_windows
+            computed[SALIENCY_FIRST] = self.saliency_in(0, first, rotary, runs, spans)
+        return split_by_grid(features, computed, grids, to_raster=torch.argsort(to_windows))
 
-    def _saliency_of_first(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], runs: Sequence[_Run], window_bounds: Tensor
+    def saliency_in(
+        self,
+        layer: int,
+        hidden: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        runs: Sequence[Run],
+        spans: Sequence[Run] | None = None,
     ) -> Tensor:
-        """Saliency in the first layer, from its input `hidden` [S, C]; the layer may attend to windows alone."""
-        query, key, _ = _heads(self.vision_model.blocks[0], hidden, rotary)
-        spans = runs
-        if 0 not in self.vision_model.fullatt_block_indexes:
-            spans = [(1, length) for length in window_bounds.diff().tolist()]
-        return self._saliency(_received(query, key, spans), runs)
+        """Saliency [S / M] in a layer, from its input `hidden` [S, C].
 
-    def _outputs_of_last(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], runs: Sequence[_Run], outputs: Set[TowerOutput]
+        Args:
+            layer: Index of the layer.
+            hidden: Input of the layer.
+            rotary: Cosines and sines [S, d].
+            runs: Runs of tower inputs.
+            spans: Runs of the windows that the layer attends to; None for whole tower inputs.
+        """
+        query, key, _ = _heads(self.vision_model.blocks[layer], hidden, rotary)
+        return self._saliency(_received(query, key, runs if spans is None else spans), runs)
+
+    def outputs_of_last(
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], runs: Sequence[Run], outputs: Set[TowerOutput]
     ) -> dict[TowerOutput, Tensor]:
         """Outputs of the last layer, from its input `hidden` [S, C].
 
@@ -144,9 +160,8 @@ class QwenVisionTower(nn.Module):
         block, group = self.vision_model.blocks[-1], self.vision_model.spatial_merge_unit
         computed: dict[TowerOutput, Tensor] = {}
         query, key, value = _heads(block, hidden, rotary)
-        if saliencies := outputs & {SALIENCY_LAST, SALIENCY_SECOND_LAST}:
-            saliency = self._saliency(_received(query, key, runs), runs)
-            computed |= dict.fromkeys(saliencies, saliency)
+        if SALIENCY_LAST in outputs:
+            computed[SALIENCY_LAST] = self._saliency(_received(query, key, runs), runs)
         if KEYS in outputs:
             keys = block.attn.qkv(block.norm1(hidden)).chunk(3, dim=-1)[1]
             computed[KEYS] = keys.unflatten(0, (-1, group)).flatten(1)
@@ -161,7 +176,7 @@ class QwenVisionTower(nn.Module):
                     computed[attention] = output.unflatten(0, (-1, group)).flatten(1)
         return computed
 
-    def _saliency(self, received: Tensor, runs: Sequence[_Run]) -> Tensor:
+    def _saliency(self, received: Tensor, runs: Sequence[Run]) -> Tensor:
         """Attention received [S], as a mean over all queries of a tower input and over the group: [S / M]."""
         parts = received.split([count * length for count, length in runs])
         means = [part / length for part, (_, length) in zip(parts, runs, strict=True)]
@@ -177,20 +192,20 @@ def _heads(block: Qwen2_5_VLVisionBlock, hidden: Tensor, rotary: tuple[Tensor, T
     return *apply_rotary_pos_emb_vision(query, key, *rotary), value
 
 
-def _by_run(values: Tensor, runs: Sequence[_Run]) -> list[Tensor]:
+def _by_run(values: Tensor, runs: Sequence[Run]) -> list[Tensor]:
     """[S, ...] to one tensor [B, L, ...] for each run of B inputs of L patches."""
     parts = values.split([count * length for count, length in runs])
     return [part.unflatten(0, run) for part, run in zip(parts, runs, strict=True)]
 
 
-def _received(query: Tensor, key: Tensor, runs: Sequence[_Run]) -> Tensor:
+def _received(query: Tensor, key: Tensor, runs: Sequence[Run]) -> Tensor:
     """Attention received by each patch [S] inside its input, from queries and keys [S, H, d]."""
     pairs = zip(_by_run(query, runs), _by_run(key, runs), strict=True)
     received = [attention_received(*pair).flatten() for pair in pairs]
     return received[0] if len(received) == 1 else torch.cat(received)
 
 
-def _mixed(heads: Sequence[Tensor], runs: Sequence[_Run]) -> Tensor:
+def _mixed(heads: Sequence[Tensor], runs: Sequence[Run]) -> Tensor:
     """softmax(A B^T / sqrt(d)) C of `heads` A, B, C inside each tower input: [S, H, d] to [S, H d]."""
     by_run = zip(*(_by_run(head, runs) for head in heads), strict=True)
     mixed = [
@@ -200,16 +215,31 @@ def _mixed(heads: Sequence[Tensor], runs: Sequence[_Run]) -> Tensor:
     return torch.cat([part.flatten(0, 1) for part in mixed]) if len(mixed) > 1 else mixed[0].flatten(0, 1)
 
 
-def _split_by_grid(
+def split_by_grid(
     features: Tensor,
     computed: dict[TowerOutput, Tensor],
-    to_raster: Tensor,
     grids: Sequence[tuple[tuple[int, int], int]],
+    *,
+    to_raster: Tensor | None = None,
+    planes: Tensor | None = None,
 ) -> list[TowerFeatures]:
-    """A batch for each run of tower inputs, in raster order, from vectors of all inputs sorted by windows."""
+    """A batch for each run of tower inputs, in raster order, from vectors of all inputs.
+
+    Args:
+        features: [S, D] visual tokens of all inputs.
+        computed: Vectors or scores [S, ...] of each output.
+        grids: Grid of visual tokens and number of the tower inputs that have it, one run after the other.
+        to_raster: [S] index of each token in raster order; None if they are in that order.
+        planes: [S, P, D] DeepStack planes of the tokens, in raster order; None for a tower without them.
+    """
     runs = [(count, rows * columns) for (rows, columns), count in grids]
-    features_by_run = _by_run(features[to_raster], runs)
-    outputs_by_run = {output: _by_run(values[to_raster], runs) for output, values in computed.items()}
+
+    def by_run(values: Tensor) -> list[Tensor]:
+        return _by_run(values if to_raster is None else values[to_raster], runs)
+
+    features_by_run = by_run(features)
+    outputs_by_run = {output: by_run(values) for output, values in computed.items()}
+    planes_by_run = None if planes is None else [part.transpose(1, 2) for part in by_run(planes)]
     return [
         TowerFeatures(
             features_by_run[i],
@@ -218,6 +248,7 @@ def _split_by_grid(
                 output: _with_mean(values[i]) if output.has_cls else values[i]
                 for output, values in outputs_by_run.items()
             },
+            planes=None if planes_by_run is None else planes_by_run[i],
         )
         for i, (grid, _) in enumerate(grids)
     ]

@@ -12,7 +12,7 @@ pruned as it would be alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from encoder_service.pruners.in_tower import InTowerPruner
-from encoder_service.pruners.merging import clusters_of_kept
+from encoder_service.pruners.merging import clusters_of_kept, in_each_plane, merge_means
 from encoder_service.pruners.tower_outputs import TowerOutput
 from fovea.modeling.numerics import at_least_float32, take_vectors
 from fovea.parameters import declared, parse
@@ -79,12 +79,14 @@ class TowerFeatures:
         grid: rows and columns of the patch grid, N = rows * columns.
         outputs: tower outputs, at least the required ones.
         kept_in_tower: patches kept inside the tower, [n] int64, ascending; None for a tower that was not pruned.
+        planes: DeepStack planes of the patches, [P, N, C]; None for a family without them. No pruner chooses by them.
     """
 
     hidden: Tensor
     grid: tuple[int, int]
     outputs: Mapping[TowerOutput, Tensor]
     kept_in_tower: Tensor | None = None
+    planes: Tensor | None = None
 
     @property
     def num_patches(self) -> int:
@@ -102,15 +104,15 @@ class TowerFeatures:
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> TowerFeatures:
         """The features with `change` applied to each tensor."""
-        kept = self.kept_in_tower
         outputs = {output: change(values) for output, values in self.outputs.items()}
-        return TowerFeatures(change(self.hidden), self.grid, outputs, None if kept is None else change(kept))
+        kept, planes = (None if part is None else change(part) for part in (self.kept_in_tower, self.planes))
+        return TowerFeatures(change(self.hidden), self.grid, outputs, kept, planes)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        tensors = (self.hidden, *self.outputs.values(), *(() if self.kept_in_tower is None else (self.kept_in_tower,)))
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        tensors = (self.hidden, *self.outputs.values(), self.kept_in_tower, self.planes)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,7 @@ class PrunedTokens:
             the mosaic; each later group follows tile by tile. None puts all tokens into group 0. The base tile precedes
             all groups and keeps its own order.
         counts: number of tokens of each tower input where it differs; those beyond are padding. None for K.
+        planes: DeepStack planes of the tokens, [P, K, C], at least float32. None leaves them to `with_planes`.
     """
 
     features: Tensor
@@ -224,6 +227,7 @@ class PrunedTokens:
     saliency_map: Tensor | None = None
     reading_group: Tensor | None = None
     counts: Sequence[int] | None = None
+    planes: Tensor | None = None
 
     @classmethod
     def unpruned(cls, vision: TowerFeatures, *, reading_group: int = 0) -> PrunedTokens:
@@ -238,6 +242,34 @@ class PrunedTokens:
         """The patches `kept` [K] unchanged, in the given order; all others are dropped."""
         features = at_least_float32(take_vectors(vision.hidden, kept))
         return cls(features, kept, clusters_of_kept(kept, vision.hidden.shape[-2]), saliency_map=saliency_map)
+
+    @classmethod
+    def merged(
+        cls,
+        vision: TowerFeatures,
+        kept: Tensor,
+        cluster_of_patch: Tensor,
+        *,
+        task_map: Tensor | None = None,
+        saliency_map: Tensor | None = None,
+    ) -> PrunedTokens:
+        """The mean of each kept patch [K] and the patches of its cluster (`cluster_of_patch`), in every plane alike."""
+        planes = vision.planes
+        if planes is not None:
+            planes = in_each_plane(merge_means, planes, cluster_of_patch, kept)
+        features = merge_means(vision.hidden, cluster_of_patch, kept)
+        return cls(features, kept, cluster_of_patch, task_map, saliency_map, planes=planes)
+
+    def with_planes(self, vision: TowerFeatures) -> PrunedTokens:
+        """The tokens with DeepStack planes, if `vision` has any that the pruner has not merged itself.
+
+        Each token gets the planes of the patch that it stands for, and zeros if it stands for none.
+        """
+        if vision.planes is None or self.planes is not None:
+            return self
+        planes = at_least_float32(in_each_plane(take_vectors, vision.planes, self.origins.clamp_min(0)))
+        is_patch = (self.origins >= 0)[..., None, :, None]
+        return replace(self, planes=torch.where(is_patch, planes, 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput
-from encoder_service.pruners.merging import assign_to_nearest, merge_means
+from encoder_service.pruners.merging import assign_to_nearest
 from encoder_service.pruners.tower_outputs import SALIENCY_LAST
 from fovea.modeling.numerics import at_least_float32, top_k
 
@@ -22,12 +22,7 @@ def prune(inputs: PrunerInput, params: ClsParameters) -> PrunedTokens:
     hidden, saliency = inputs.vision.hidden, at_least_float32(inputs.vision.outputs[SALIENCY_LAST])
     kept = top_k(saliency, inputs.keep)
     cluster_of_patch = assign_to_nearest(hidden, kept)
-    return PrunedTokens(
-        features=merge_means(hidden, cluster_of_patch, kept),
-        origins=kept,
-        cluster_of_patch=cluster_of_patch,
-        saliency_map=saliency,
-    )
+    return PrunedTokens.merged(inputs.vision, kept, cluster_of_patch, saliency_map=saliency)
 
 
 PRUNER = Pruner(

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput, TextFeatures
 from encoder_service.pruners.fcma import fcma_relevance, mean_relevance
-from encoder_service.pruners.merging import assign_to_nearest, merge_means
+from encoder_service.pruners.merging import assign_to_nearest
 from encoder_service.pruners.selection import select_by_two_scores
 from encoder_service.pruners.text_filter import words_by_eos_attention
 from encoder_service.pruners.tower_outputs import KEYS, SALIENCY_LAST, SALIENCY_SECOND_LAST, OutputKind, TowerOutput
@@ -233,13 +233,7 @@ def prune(inputs: PrunerInput, params: DesapParameters) -> PrunedTokens:
         kept = top_k(saliency, inputs.keep)
     metric = _metric_output(params)
     cluster_of_patch = assign_to_nearest(vision.hidden if metric is None else vision.outputs[metric], kept)
-    return PrunedTokens(
-        features=merge_means(vision.hidden, cluster_of_patch, kept),
-        origins=kept,
-        cluster_of_patch=cluster_of_patch,
-        task_map=relevance,
-        saliency_map=saliency,
-    )
+    return PrunedTokens.merged(vision, kept, cluster_of_patch, task_map=relevance, saliency_map=saliency)
 
 
 PRUNER = Pruner(

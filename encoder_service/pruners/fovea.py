@@ -27,7 +27,7 @@ from encoder_service.pruners.facility_location import (
     values_of_greedy_sets,
 )
 from encoder_service.pruners.fcma import mean_relevance
-from encoder_service.pruners.merging import merge_weighted
+from encoder_service.pruners.merging import in_each_plane, merge_weighted
 from encoder_service.pruners.tower_outputs import SALIENCY_LAST, OutputKind, TowerOutput
 from fovea.modeling.numerics import at_least_float32
 from fovea.parameters import number
@@ -162,8 +162,18 @@ def prune(inputs: PrunerInput, params: FoveaParameters) -> PrunedTokens:
     hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.outputs[SALIENCY_LAST])
     scores = _scores(inputs)
     weights = importance(saliency, scores, inputs.keep, params).to(hidden.dtype)
-    tokens = _represent(hidden, weights, vision.grid, inputs.keep, params.reach)
-    return PrunedTokens(tokens.features, tokens.kept, tokens.cluster_of_patch, scores, saliency)
+    vectors = hidden[..., None, :, :]
+    if vision.planes is not None:
+        vectors = torch.cat([vectors, at_least_float32(vision.planes)], dim=-3)
+    tokens = _represent(hidden, vectors, weights, vision.grid, inputs.keep, params.reach)
+    return PrunedTokens(
+        tokens.vectors[..., 0, :, :],
+        tokens.kept,
+        tokens.cluster_of_patch,
+        scores,
+        saliency,
+        planes=None if vision.planes is None else tokens.vectors[..., 1:, :, :],
+    )
 
 
 def _scores(inputs: PrunerInput) -> Tensor | None:
@@ -174,15 +184,17 @@ def _scores(inputs: PrunerInput) -> Tensor | None:
 
 
 class _Tokens(NamedTuple):
-    """Merged tokens [K, C], kept patches [K] ascending, and the cluster of each patch [N]."""
+    """Features and planes of merged tokens [1 + P, K, C], kept patches [K] ascending, cluster of each patch [N]."""
 
-    features: Tensor
+    vectors: Tensor
     kept: Tensor
     cluster_of_patch: Tensor
 
 
-def _represent(hidden: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, reach: float) -> _Tokens:
-    """Tokens of a batch.
+def _represent(
+    hidden: Tensor, vectors: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, reach: float
+) -> _Tokens:
+    """Tokens of a batch, chosen by `hidden` and merged from `vectors`, the features and DeepStack planes [1 + P, N, C].
 
     A batch is split where its matrices of all pairs would be large. A grid in several chunks is searched image by
     image, since its chunks have budgets of their own.
@@ -190,25 +202,31 @@ def _represent(hidden: Tensor, weights: Tensor, grid: tuple[int, int], keep: int
     num_patches, chunks = hidden.shape[-2], chunk_grid(grid)
     ratio = keep / num_patches
     if len(chunks) == 1 and hidden.dim() == 2:
-        return _represent_chunk(hidden, weights, grid, keep, ratio, reach)
+        return _represent_chunk(hidden, vectors, weights, grid, keep, ratio, reach)
     if len(chunks) == 1:
         at_once = max(1, _MAX_PAIRS // num_patches**2)
-        parts = zip(hidden.split(at_once), weights.split(at_once), strict=True)
+        parts = zip(hidden.split(at_once), vectors.split(at_once), weights.split(at_once), strict=True)
         represented = [_represent_chunk(*part, grid, keep, ratio, reach) for part in parts]
         return _Tokens(*(torch.cat(parts) for parts in zip(*represented, strict=True)))
     masses = torch.stack([weights[..., chunk.patches].sum(dim=-1) for chunk in chunks], dim=-1)
     masses_by_image = masses.view(-1, len(chunks)).tolist()  # the only read of a batch on a GPU
-    images = zip(hidden.view(-1, *hidden.shape[-2:]), weights.view(-1, num_patches), masses_by_image, strict=True)
+    images = zip(
+        hidden.view(-1, *hidden.shape[-2:]),
+        vectors.view(-1, *vectors.shape[-3:]),
+        weights.view(-1, num_patches),
+        masses_by_image,
+        strict=True,
+    )
     by_image = []
-    for image_hidden, image_weights, image_masses in images:
+    for image_hidden, image_vectors, image_weights, image_masses in images:
         budgets = allocate_budget(image_masses, [chunk.size for chunk in chunks], keep)
-        by_image.append(_represent_by_chunks(image_hidden, image_weights, chunks, budgets, reach))
+        by_image.append(_represent_by_chunks(image_hidden, image_vectors, image_weights, chunks, budgets, reach))
     batch = weights.shape[:-1]
     return _Tokens(*(torch.stack(parts).view(*batch, *parts[0].shape) for parts in zip(*by_image, strict=True)))
 
 
 def _represent_by_chunks(
-    hidden: Tensor, weights: Tensor, chunks: Sequence[GridChunk], budgets: Sequence[int], reach: float
+    hidden: Tensor, vectors: Tensor, weights: Tensor, chunks: Sequence[GridChunk], budgets: Sequence[int], reach: float
 ) -> _Tokens:
     """Tokens of all chunks of one image."""
     ratio, count = sum(budgets) / len(hidden), 0
@@ -217,22 +235,22 @@ def _represent_by_chunks(
     for chunk, budget in zip(chunks, budgets, strict=True):
         if budget:
             own = chunk.patches
-            tokens = _represent_chunk(hidden[own], weights[own], chunk.grid, budget, ratio, reach)
+            tokens = _represent_chunk(hidden[own], vectors[:, own], weights[own], chunk.grid, budget, ratio, reach)
             cluster_of_patch[own] = tokens.cluster_of_patch + count
             by_chunk.append(tokens._replace(kept=tokens.kept + own.start))
             count += budget
     kept = torch.cat([tokens.kept for tokens in by_chunk])
     if all(budgets):
-        return _Tokens(torch.cat([tokens.features for tokens in by_chunk]), kept, cluster_of_patch)
+        return _Tokens(torch.cat([tokens.vectors for tokens in by_chunk], dim=1), kept, cluster_of_patch)
     unit = _centred(hidden)
     for chunk, budget in zip(chunks, budgets, strict=True):
         if budget == 0:
             cluster_of_patch[chunk.patches] = (unit[chunk.patches] @ unit[kept].T).argmax(dim=1)
-    return _Tokens(merge_weighted(hidden, cluster_of_patch, weights, kept), kept, cluster_of_patch)
+    return _Tokens(in_each_plane(merge_weighted, vectors, cluster_of_patch, weights, kept), kept, cluster_of_patch)
 
 
 def _represent_chunk(
-    hidden: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, ratio: float, reach: float
+    hidden: Tensor, vectors: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, ratio: float, reach: float
 ) -> _Tokens:
     """Tokens of one chunk."""
     similarity, cosine = representativeness(hidden, grid, ratio, reach)
@@ -248,7 +266,7 @@ def _represent_chunk(
     cluster_of_patch = torch.where(is_represented, to_kept.argmax(dim=-1), by_cosine)
     own = torch.arange(keep, device=kept.device).expand(kept.shape)
     cluster_of_patch = cluster_of_patch.scatter_(-1, kept, own)
-    return _Tokens(merge_weighted(hidden, cluster_of_patch, weights, kept), kept, cluster_of_patch)
+    return _Tokens(in_each_plane(merge_weighted, vectors, cluster_of_patch, weights, kept), kept, cluster_of_patch)
 
 
 def choose_keep(inputs: PrunerInput, params: FoveaParameters) -> list[int]:

@@ -6,13 +6,15 @@ matrix, since `index_add_` on CUDA adds in a different order on every run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from fovea.modeling.numerics import at_least_float32, take_vectors
 
-__all__ = ["assign_to_nearest", "clusters_of_kept", "membership", "merge_means", "merge_weighted"]
+__all__ = ["assign_to_nearest", "clusters_of_kept", "in_each_plane", "membership", "merge_means", "merge_weighted"]
 
 
 def clusters_of_kept(kept: Tensor, num_patches: int) -> Tensor:
@@ -35,6 +37,21 @@ def assign_to_nearest(metric: Tensor, kept: Tensor) -> Tensor:
     # argmax returns the first of equal values, on CUDA too (torch.argmax).
     nearest = (unit @ take_vectors(unit, kept).mT).argmax(dim=-1)
     return nearest.scatter_(-1, kept, torch.arange(kept.shape[-1], device=kept.device).expand(kept.shape))
+
+
+def in_each_plane(combine: Callable[..., Tensor], planes: Tensor, *arguments: Tensor) -> Tensor:
+    """Tokens of DeepStack planes by the rule by which those of the features are made.
+
+    The planes of a token are thus those of the same patches with the same weights. What a rule computes from vectors,
+    such as the norm of `merge_weighted`, it computes in each plane by itself.
+
+    Args:
+        combine: function from vectors [N, C] and `arguments` to tokens [K, C].
+        planes: planes of the patches, [P, N, C].
+        arguments: indices, clusters or weights, with one axis after those of the batch.
+    """
+    num_planes = planes.shape[-3]
+    return combine(planes, *(one[..., None, :].expand(*one.shape[:-1], num_planes, -1) for one in arguments))
 
 
 def membership(cluster_of_patch: Tensor, num_clusters: int, dtype: torch.dtype) -> Tensor:

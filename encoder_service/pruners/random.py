@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput
-from encoder_service.pruners.merging import assign_to_nearest, merge_means
+from encoder_service.pruners.merging import assign_to_nearest
 from fovea.modeling.transfers import to_device
 from fovea.parameters import integer
 
@@ -30,9 +30,7 @@ def prune(inputs: PrunerInput, params: RandomParameters) -> PrunedTokens:
     orders = torch.stack([_order(num_patches, seed + params.seed) for seed in inputs.seeds])
     kept = to_device(orders[:, : inputs.keep].sort(dim=-1).values, hidden.device).view(*hidden.shape[:-2], inputs.keep)
     cluster_of_patch = assign_to_nearest(hidden, kept)
-    return PrunedTokens(
-        features=merge_means(hidden, cluster_of_patch, kept), origins=kept, cluster_of_patch=cluster_of_patch
-    )
+    return PrunedTokens.merged(inputs.vision, kept, cluster_of_patch)
 
 
 def _order(num_patches: int, seed: int) -> Tensor:

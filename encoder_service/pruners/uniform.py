@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput
-from encoder_service.pruners.merging import assign_to_nearest, merge_means
+from encoder_service.pruners.merging import assign_to_nearest
 from fovea.modeling.transfers import to_device
 
 __all__ = ["PRUNER", "lattice"]
@@ -48,9 +48,7 @@ def prune(inputs: PrunerInput, params: UniformParameters) -> PrunedTokens:
     hidden = inputs.vision.hidden
     kept = to_device(lattice(inputs.vision.grid, inputs.keep), hidden.device).expand(*hidden.shape[:-2], -1)
     cluster_of_patch = assign_to_nearest(hidden, kept)
-    return PrunedTokens(
-        features=merge_means(hidden, cluster_of_patch, kept), origins=kept, cluster_of_patch=cluster_of_patch
-    )
+    return PrunedTokens.merged(inputs.vision, kept, cluster_of_patch)
 
 
 PRUNER = Pruner(

@@ -155,6 +155,7 @@ def _read_max_tokens(request: encoder_pb2.EncodeRequest, model: EncoderModel, ba
         grid=None if request.videos else model.grid,
         wire_dtype=request.wire_dtype,
         basis=basis,
+        num_planes=model.num_planes,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from encoder_service.engine.batching import BatchTiming
 from encoder_service.engine.encoded_media import EncodedMedia
+from encoder_service.engine.wire_values import TokenValues, TokenVectors, converted, is_float32
 from encoder_service.models.base import EncoderModel
 from encoder_service.models.image_fit import Box
 from encoder_service.models.media_features import PatchLayout
@@ -24,7 +25,7 @@ from fovea.errors import InternalError, InvalidRequest
 from fovea.v1 import encoder_pb2, tensor_pb2
 from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
-from fovea.wire.formats import WIRE_FORMATS, dtype_name, names_accepted
+from fovea.wire.formats import WIRE_FORMATS, dtype_name, names_accepted, plane_dtype
 from fovea.wire.image_fits import IMAGE_FITS
 from fovea.wire.pruner_info import write_spec
 
@@ -99,36 +100,47 @@ def _visual_tokens(
         newline_after=media.newline_after.tolist(),
         kind=tensor_pb2.VISUAL_KIND_VIDEO if media.layout.is_video else tensor_pb2.VISUAL_KIND_IMAGE,
         seconds_per_frame=media.layout.seconds_per_frame,
+        frame_times=media.layout.frame_times,
     )
-    message.features.CopyFrom(_features(media, wire_dtype, basis, step))  # see `write_response`
+    message.features.CopyFrom(_tensor(media.values, media.vectors, wire_dtype, basis, step))  # see `write_response`
+    for plane in media.planes:
+        message.planes.add().CopyFrom(_tensor(plane, media.vectors, plane_dtype(wire_dtype), basis, None))
     return message
 
 
-def _features(
-    media: EncodedMedia, wire_dtype: tensor_pb2.DType, basis: WireBasis | None, step: int | None
+def _tensor(
+    values: TokenValues,
+    vectors: TokenVectors,
+    wire_dtype: tensor_pb2.DType,
+    basis: WireBasis | None,
+    step: int | None,
 ) -> tensor_pb2.Tensor:
-    if media.converted is not None:
-        return tensors.converted_message(media.converted)
-    features = media.features
-    if not (finite := np.isfinite(features)).all():
+    """Message with the features or a plane of an image or video, of which `vectors` are all."""
+    if (on_device := converted(values)) is not None:
+        return tensors.converted_message(on_device)
+    assert is_float32(values)
+    if not (finite := np.isfinite(values)).all():
         # Not the client's fault: a computation in half precision has overflowed, or a weight is broken.
         log.error("%d of %d features are not finite; --dtype bfloat16 has more room", (~finite).sum(), finite.size)
         raise InternalError("the encoder service computed features that are not finite")
     try:
-        return tensors.to_message(features, wire_dtype, basis=basis, step=step)
+        return tensors.to_message(values, wire_dtype, basis=basis, step=step)
     except InvalidRequest as error:
         raise InvalidRequest(
             f"a feature of this image is too large for {dtype_name(wire_dtype)};"
-            f" accepted: {', '.join(_formats_that_hold(features, basis))}",
+            f" accepted: {', '.join(_formats_that_hold(vectors, basis))}",
             param="wire_dtype",
         ) from error
 
 
-def _formats_that_hold(features: tensors.Float32Array, basis: WireBasis | None) -> list[str]:
+def _formats_that_hold(vectors: TokenVectors, basis: WireBasis | None) -> list[str]:
     names = []
     for name in names_accepted(has_basis=basis is not None):
+        dtype = WIRE_FORMATS[name].dtype
         with contextlib.suppress(InvalidRequest):
-            tensors.to_message(features, WIRE_FORMATS[name].dtype, basis=basis)
+            for i, values in enumerate(vectors):
+                if is_float32(values):
+                    tensors.to_message(values, plane_dtype(dtype) if i else dtype, basis=basis)
             names.append(name)
     return names
 

@@ -15,7 +15,7 @@ from fovea.v1 import tensor_pb2
 from fovea.wire import tensors
 from fovea.wire.basis import WireBasis
 from fovea.wire.codecs import CODECS
-from fovea.wire.formats import WireFormat, format_of, formats_for_byte_budgets
+from fovea.wire.formats import WireFormat, format_of, formats_for_byte_budgets, plane_dtype
 
 __all__ = ["fit_messages", "max_tokens_for_bytes"]
 
@@ -23,6 +23,7 @@ _Write: TypeAlias = Callable[[tensor_pb2.DType, int | None], Sequence[tensor_pb2
 
 _UNKNOWN_GRID: Final = (1000, 1000)  # patches; for images that differ and for videos
 _MESSAGE_BYTES: Final = 64  # grid, shape, checksum, field tags and lengths
+_PLANE_BYTES: Final = 32  # the same of a plane
 
 
 def max_tokens_for_bytes(
@@ -34,6 +35,7 @@ def max_tokens_for_bytes(
     grid: tuple[int, int] | None,
     wire_dtype: tensor_pb2.DType = tensor_pb2.DTYPE_UNSPECIFIED,
     basis: WireBasis | None = None,
+    num_planes: int = 0,
 ) -> int:
     """Number of visual tokens of each image or video that fit in `max_bytes`.
 
@@ -45,18 +47,20 @@ def max_tokens_for_bytes(
         grid: Rows and columns of patches; None if the images differ or there are videos.
         wire_dtype: The only wire format to consider; unspecified: any.
         basis: Loaded wire basis; None if there is none.
+        num_planes: Number of DeepStack planes of a token.
 
     Raises:
         InvalidRequest: Not even one token for each image or video fits.
     """
     narrowest = _considered(wire_dtype, basis)[-1]
-    codec = CODECS[narrowest.dtype]
+    codec, plane_codec = CODECS[narrowest.dtype], CODECS[plane_dtype(narrowest.dtype)]
     rows, columns = grid or _UNKNOWN_GRID
     position_bytes = -(-(rows * columns - 1).bit_length() // 7)  # a varint
 
     def num_bytes(tokens: int) -> int:
-        overhead = num_media * (_MESSAGE_BYTES + len(fingerprint) + position_bytes * tokens)
-        return overhead + num_media * codec.expected_bytes(tokens, channels, basis)
+        overhead = _MESSAGE_BYTES + len(fingerprint) + position_bytes * tokens
+        plane = _PLANE_BYTES + plane_codec.expected_bytes(tokens, channels, basis)
+        return num_media * (overhead + codec.expected_bytes(tokens, channels, basis) + num_planes * plane)
 
     if (least := num_bytes(1)) > max_bytes:
         raise InvalidRequest(
@@ -125,5 +129,6 @@ def _steps(
     """Steps of the wire basis to try in turn; (None,) for a format without one."""
     if basis is None or not wire_format.needs_basis:
         return (None,)  # without a basis, `write` raises the error that it is needed
-    overhead = sum(message.ByteSize() - len(message.features.data) for message in write(tensor_pb2.DTYPE_FLOAT32, None))
+    written = write(wire_format.dtype, None)
+    overhead = sum(message.ByteSize() - len(message.features.data) for message in written)
     return CODECS[wire_format.dtype].steps(features, basis, max_bytes - overhead)

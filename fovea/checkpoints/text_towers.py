@@ -12,6 +12,8 @@ DEFAULT_TEXT_TOWERS: Final[dict[str, str | None]] = {
     "llava": _CLIP,
     "llava_next": _CLIP,
     "video_llava": "LanguageBind/LanguageBind_Image",
-    "qwen2_5_vl": None,  # pruners compare the language model's own input embeddings
+    # Pruners compare the language model's own input embeddings.
+    "qwen2_5_vl": None,
+    "qwen3_vl": None,
 }
 """Hub id of the text tower by `model_type` of the checkpoint; None for families without a text tower."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from fovea.v1 import limits_pb2 as fovea_dot_v1_dot_limits__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x66ovea/v1/tensor.proto\x12\x08\x66ovea.v1\x1a\x15\x66ovea/v1/limits.proto\"Z\n\x06Tensor\x12\x1e\n\x05\x64type\x18\x01 \x01(\x0e\x32\x0f.fovea.v1.DType\x12\x13\n\x05shape\x18\x02 \x03(\rB\x04\xc0\xf3\x18\x08\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x04 \x01(\x07\"L\n\x04Grid\x12\x0e\n\x06\x66rames\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\x12\x15\n\rcls_per_frame\x18\x04 \x01(\r\"\xde\x01\n\x0cVisualTokens\x12\"\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x10.fovea.v1.Tensor\x12\x19\n\tpositions\x18\x02 \x03(\rB\x06\xc0\xf3\x18\x80\x80@\x12\x1c\n\x04grid\x18\x03 \x01(\x0b\x32\x0e.fovea.v1.Grid\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x1d\n\rnewline_after\x18\x05 \x03(\rB\x06\xc0\xf3\x18\x80\x80@\x12\"\n\x04kind\x18\x06 \x01(\x0e\x32\x14.fovea.v1.VisualKind\x12\x19\n\x11seconds_per_frame\x18\x07 \x01(\x01*\x9c\x01\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x03\x12\x0e\n\nDTYPE_INT8\x10\x04\x12\x0e\n\nDTYPE_INT4\x10\x05\x12\x11\n\rDTYPE_ENTROPY\x10\x06\x12\x0f\n\x0b\x44TYPE_BASIS\x10\x07*W\n\nVisualKind\x12\x1b\n\x17VISUAL_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11VISUAL_KIND_IMAGE\x10\x01\x12\x15\n\x11VISUAL_KIND_VIDEO\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x66ovea/v1/tensor.proto\x12\x08\x66ovea.v1\x1a\x15\x66ovea/v1/limits.proto\"Z\n\x06Tensor\x12\x1e\n\x05\x64type\x18\x01 \x01(\x0e\x32\x0f.fovea.v1.DType\x12\x13\n\x05shape\x18\x02 \x03(\rB\x04\xc0\xf3\x18\x08\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x04 \x01(\x07\"L\n\x04Grid\x12\x0e\n\x06\x66rames\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\x12\x15\n\rcls_per_frame\x18\x04 \x01(\r\"\xa2\x02\n\x0cVisualTokens\x12\"\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x10.fovea.v1.Tensor\x12\x19\n\tpositions\x18\x02 \x03(\rB\x06\xc0\xf3\x18\x80\x80@\x12\x1c\n\x04grid\x18\x03 \x01(\x0b\x32\x0e.fovea.v1.Grid\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x1d\n\rnewline_after\x18\x05 \x03(\rB\x06\xc0\xf3\x18\x80\x80@\x12\"\n\x04kind\x18\x06 \x01(\x0e\x32\x14.fovea.v1.VisualKind\x12\x19\n\x11seconds_per_frame\x18\x07 \x01(\x01\x12&\n\x06planes\x18\x08 \x03(\x0b\x32\x10.fovea.v1.TensorB\x04\xc0\xf3\x18\x08\x12\x1a\n\x0b\x66rame_times\x18\t \x03(\x01\x42\x05\xc0\xf3\x18\x80 *\x9c\x01\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x03\x12\x0e\n\nDTYPE_INT8\x10\x04\x12\x0e\n\nDTYPE_INT4\x10\x05\x12\x11\n\rDTYPE_ENTROPY\x10\x06\x12\x0f\n\x0b\x44TYPE_BASIS\x10\x07*W\n\nVisualKind\x12\x1b\n\x17VISUAL_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11VISUAL_KIND_IMAGE\x10\x01\x12\x15\n\x11VISUAL_KIND_VIDEO\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,14 +38,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VISUALTOKENS'].fields_by_name['positions']._serialized_options = b'\300\363\030\200\200@'
   _globals['_VISUALTOKENS'].fields_by_name['newline_after']._loaded_options = None
   _globals['_VISUALTOKENS'].fields_by_name['newline_after']._serialized_options = b'\300\363\030\200\200@'
-  _globals['_DTYPE']._serialized_start=454
-  _globals['_DTYPE']._serialized_end=610
-  _globals['_VISUALKIND']._serialized_start=612
-  _globals['_VISUALKIND']._serialized_end=699
+  _globals['_VISUALTOKENS'].fields_by_name['planes']._loaded_options = None
+  _globals['_VISUALTOKENS'].fields_by_name['planes']._serialized_options = b'\300\363\030\010'
+  _globals['_VISUALTOKENS'].fields_by_name['frame_times']._loaded_options = None
+  _globals['_VISUALTOKENS'].fields_by_name['frame_times']._serialized_options = b'\300\363\030\200 '
+  _globals['_DTYPE']._serialized_start=522
+  _globals['_DTYPE']._serialized_end=678
+  _globals['_VISUALKIND']._serialized_start=680
+  _globals['_VISUALKIND']._serialized_end=767
   _globals['_TENSOR']._serialized_start=58
   _globals['_TENSOR']._serialized_end=148
   _globals['_GRID']._serialized_start=150
   _globals['_GRID']._serialized_end=226
   _globals['_VISUALTOKENS']._serialized_start=229
-  _globals['_VISUALTOKENS']._serialized_end=451
+  _globals['_VISUALTOKENS']._serialized_end=519
 # @@protoc_insertion_point(module_scope)

@@ -60,7 +60,7 @@ class Grid(_message.Message):
     def __init__(self, frames: _Optional[int] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., cls_per_frame: _Optional[int] = ...) -> None: ...
 
 class VisualTokens(_message.Message):
-    __slots__ = ("features", "positions", "grid", "fingerprint", "newline_after", "kind", "seconds_per_frame")
+    __slots__ = ("features", "positions", "grid", "fingerprint", "newline_after", "kind", "seconds_per_frame", "planes", "frame_times")
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     GRID_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,8 @@ class VisualTokens(_message.Message):
     NEWLINE_AFTER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SECONDS_PER_FRAME_FIELD_NUMBER: _ClassVar[int]
+    PLANES_FIELD_NUMBER: _ClassVar[int]
+    FRAME_TIMES_FIELD_NUMBER: _ClassVar[int]
     features: Tensor
     positions: _containers.RepeatedScalarFieldContainer[int]
     grid: Grid
@@ -75,4 +77,6 @@ class VisualTokens(_message.Message):
     newline_after: _containers.RepeatedScalarFieldContainer[int]
     kind: VisualKind
     seconds_per_frame: float
-    def __init__(self, features: _Optional[_Union[Tensor, _Mapping]] = ..., positions: _Optional[_Iterable[int]] = ..., grid: _Optional[_Union[Grid, _Mapping]] = ..., fingerprint: _Optional[str] = ..., newline_after: _Optional[_Iterable[int]] = ..., kind: _Optional[_Union[VisualKind, str]] = ..., seconds_per_frame: _Optional[float] = ...) -> None: ...
+    planes: _containers.RepeatedCompositeFieldContainer[Tensor]
+    frame_times: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, features: _Optional[_Union[Tensor, _Mapping]] = ..., positions: _Optional[_Iterable[int]] = ..., grid: _Optional[_Union[Grid, _Mapping]] = ..., fingerprint: _Optional[str] = ..., newline_after: _Optional[_Iterable[int]] = ..., kind: _Optional[_Union[VisualKind, str]] = ..., seconds_per_frame: _Optional[float] = ..., planes: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., frame_times: _Optional[_Iterable[float]] = ...) -> None: ...

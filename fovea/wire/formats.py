@@ -23,6 +23,7 @@ __all__ = [
     "format_of",
     "formats_for_byte_budgets",
     "names_accepted",
+    "plane_dtype",
 ]
 
 
@@ -116,6 +117,15 @@ def dtype_name(dtype: tensor_pb2.DType) -> str:
     """Name of a `Tensor.dtype`, a key of `WIRE_FORMATS`; "unspecified" for an unknown one."""
     wire_format = format_of(dtype)
     return "unspecified" if wire_format is None else wire_format.name
+
+
+def plane_dtype(dtype: tensor_pb2.DType) -> tensor_pb2.DType:
+    """Dtype of the DeepStack planes that travel beside features of `dtype`.
+
+    A wire basis is learned for the features alone, so planes beside it are sent in `entropy`.
+    """
+    wire_format = format_of(dtype)
+    return tensor_pb2.DTYPE_ENTROPY if wire_format is not None and wire_format.needs_basis else dtype
 
 
 def names_accepted(*, has_basis: bool) -> list[str]:

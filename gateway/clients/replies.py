@@ -62,8 +62,9 @@ def _has_positions(tokens: tensor_pb2.VisualTokens) -> bool:
         end = check_grid(tokens.grid)
     except ServiceError:
         return False
-    positions = tokens.positions
-    return bool(positions) and tokens.features.shape[:1] == [len(positions)] and max(positions) < end
+    positions, shape = tokens.positions, tokens.features.shape
+    has_shape = shape[:1] == [len(positions)] and all(plane.shape == shape for plane in tokens.planes)
+    return bool(positions) and has_shape and max(positions) < end
 
 
 def _matches_tokens(explanation: encoder_pb2.Explanation, tokens: tensor_pb2.VisualTokens) -> bool:

@@ -24,7 +24,7 @@ class ServedModelSettings(ServiceSettings):
     text_tower: str = ""
     """Checkpoint of the text tower, whose tokenizer encodes the question; must be the encoder's own. Empty for the
     family's: openai/clip-vit-large-patch14-336 for llava and llava_next, LanguageBind/LanguageBind_Image for
-    video_llava; qwen2_5_vl needs none."""
+    video_llava; the families of Qwen need none."""
 
     revision: str | None = None
     """Branch, tag or commit of `model` on the hub; left out: the default branch."""

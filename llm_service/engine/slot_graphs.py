@@ -86,7 +86,8 @@ class SlotGraphs:
         self._example = example
         self._vocab_size = vocab_size
         self._generator = torch.Generator().manual_seed(0)
-        self._embeds = torch.empty(0)  # of the inputs of all prefills, from the capture on
+        self._embeds = torch.empty(0)  # embeddings of the inputs of all prefills, from the capture on
+        self._planes = torch.empty(0)  # their DeepStack planes, of families that have them
         self._decode_graphs: dict[tuple[int, int, int], Captured] = {}
         self._prefill_graphs: list[_PrefillGraph] = []
 
@@ -99,6 +100,8 @@ class SlotGraphs:
         # One memory for all prefills, as their replays do not overlap.
         width = self._example.inputs_embeds.shape[2]
         self._embeds = self._example.inputs_embeds.new_zeros(_MOST_PREFILL_TOKENS, width)
+        if self._example.planes is not None:
+            self._planes = self._embeds.new_zeros(len(self._example.planes), *self._embeds.shape)
         done = capture_all(
             [*self._decode_captures(), *self._prefill_captures()],
             capture,
@@ -168,6 +171,9 @@ class SlotGraphs:
         random = self._random_tensors(rows, length)
         embeds = self._embeds[: rows * length].view(random.inputs_embeds.shape)
         tensors = replace(random, inputs_embeds=embeds.copy_(random.inputs_embeds))
+        if random.planes is not None:
+            planes = self._planes.flatten()[: random.planes.numel()].view(random.planes.shape)
+            tensors = replace(tensors, planes=planes.copy_(random.planes))
         captured = capture(lambda: (self._prefill.forward(tensors),))
         _fill(tensors, self._random_tensors(rows, length))
         write_index = self._prefill.write_index(tensors)
@@ -186,7 +192,8 @@ class SlotGraphs:
     def _random_tensors(self, rows: int, length: int) -> PrefillTensors:
         """Random prompts, written one behind the other into the slot of the example while they fit."""
         embeds, position_ids = self._example.inputs_embeds, self._example.position_ids
-        noise = torch.randn(rows, length, embeds.shape[-1], generator=self._generator)
+        shape = (rows, length, embeds.shape[-1])
+        planes = self._example.planes
         lengths = torch.randint(1, length + 1, (rows,), generator=self._generator)
         placement = self._example.placement.repeat(1, rows)
         offsets = length * torch.arange(rows)
@@ -194,10 +201,17 @@ class SlotGraphs:
         placement[0] += offsets.to(placement.device)
         placement[2] = lengths.to(placement.device)
         return PrefillTensors(
-            (embeds.std() * noise.to(embeds.device)).to(embeds.dtype),
+            self._noise(shape),
             torch.arange(length, device=position_ids.device).repeat(*position_ids.shape[:-2], rows, 1),
             placement,
+            None if planes is None else self._noise((len(planes), *shape)),
         )
+
+    def _noise(self, shape: tuple[int, ...]) -> Tensor:
+        """Random numbers as large as the embeddings."""
+        embeds = self._example.inputs_embeds
+        noise = torch.randn(shape, generator=self._generator)
+        return (embeds.std() * noise.to(embeds.device)).to(embeds.dtype)
 
 
 def _fill(static: PrefillTensors, given: PrefillTensors) -> None:
@@ -205,6 +219,9 @@ def _fill(static: PrefillTensors, given: PrefillTensors) -> None:
     rows, length = given.inputs_embeds.shape[:2]
     static.inputs_embeds[:rows, :length].copy_(given.inputs_embeds)
     static.inputs_embeds[:rows, length:].zero_()  # an earlier prompt may have left numbers that are not finite
+    if static.planes is not None and given.planes is not None:
+        static.planes[:, :rows, :length].copy_(given.planes)
+        static.planes[:, :rows, length:].zero_()
     static.position_ids[..., :rows, :length].copy_(given.position_ids)
     static.placement[:, :rows].copy_(given.placement)
     static.placement[2, rows:].zero_()

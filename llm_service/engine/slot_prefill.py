@@ -44,11 +44,13 @@ class PrefillTensors:
         inputs_embeds: [b, L, H] embeddings, padded on the right.
         position_ids: [b, L] position ids, or [3, b, L].
         placement: [3, b] int64: index of the first vector of each slot, positions of the slot, tokens of the prompt.
+        planes: [P, b, L, H] DeepStack planes; None for a family without them.
     """
 
     inputs_embeds: Tensor
     position_ids: Tensor
     placement: Tensor
+    planes: Tensor | None = None
 
 
 class SlotPrefill:
@@ -72,10 +74,12 @@ class SlotPrefill:
         longest = max(prompt.length for prompt in prompts)
         padded = [(prompt.inputs, longest - prompt.length) for prompt in prompts]
         rows = [(*self._cache.location(prompt.slot), prompt.length) for prompt in prompts]
+        planes = [F.pad(inputs.planes, (0, 0, 0, right)) for inputs, right in padded if inputs.planes is not None]
         return PrefillTensors(
             torch.stack([F.pad(inputs.inputs_embeds, (0, 0, 0, right)) for inputs, right in padded]),
             torch.stack([F.pad(inputs.position_ids, (0, right)) for inputs, right in padded], dim=-2),
             to_device(torch.tensor(rows).T.contiguous(), self._device),
+            torch.stack(planes, dim=1) if planes else None,
         )
 
     def forward(self, tensors: PrefillTensors) -> Tensor:
@@ -87,6 +91,7 @@ class SlotPrefill:
             past_key_values=self._cache.prefill_cache(self.write_index(tensors)),
             use_cache=True,
             logits_to_keep=num_tokens - 1,  # gives b x b logits, of which the diagonal is read
+            **_deepstack(tensors.planes),
         )
         logits: Tensor = output.logits.diagonal(dim1=0, dim2=1).T
         return logits
@@ -105,6 +110,12 @@ class SlotPrefill:
             past_key_values=self._cache.chunk_cache(prompt.slot, start, end - start),
             use_cache=True,
             logits_to_keep=1,
+            **_deepstack(None if inputs.planes is None else inputs.planes[:, None, start:end]),
         )
         logits: Tensor = output.logits[:, -1]
         return logits
+
+
+def _deepstack(planes: Tensor | None) -> dict[str, Tensor]:
+    """Argument with the DeepStack planes of a forward pass; none for a family whose model does not know it."""
+    return {} if planes is None else {"planes": planes}

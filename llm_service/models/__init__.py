@@ -17,6 +17,7 @@ from llm_service.models.llava import LlavaLanguageModel
 from llm_service.models.llava_next import LlavaNextLanguageModel
 from llm_service.models.quantization import quantize
 from llm_service.models.qwen2_5_vl import QwenLanguageModel
+from llm_service.models.qwen3_vl import Qwen3LanguageModel
 from llm_service.models.video_llava import VideoLlavaLanguageModel
 
 __all__ = ["FAMILIES", "load_model", "load_visual_embedder"]
@@ -26,6 +27,7 @@ FAMILIES: Final[dict[str, type[VisionLanguageModel]]] = {
     "llava_next": LlavaNextLanguageModel,
     "video_llava": VideoLlavaLanguageModel,
     "qwen2_5_vl": QwenLanguageModel,
+    "qwen3_vl": Qwen3LanguageModel,
 }
 
 

@@ -21,11 +21,14 @@ class ModelInputs:
         inputs_embeds: [L, H] embeddings of text and visual tokens.
         position_ids: [L] int64, or [3, L] for position ids with three axes (M-RoPE).
         next_position_id: Position id of the first decoded token, on all axes.
+        planes: [P, L, H] DeepStack planes: plane i is added to the hidden states after layer i. 0 at text. None for a
+            family without them.
     """
 
     inputs_embeds: torch.Tensor
     position_ids: torch.Tensor
     next_position_id: int
+    planes: torch.Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -45,6 +48,9 @@ class VisualEmbedder(Protocol):
         video_token_id: Placeholder id of a video; None for families without video.
         has_newline: Flag: the model has a line-end token for tiled images.
         has_grid_positions: Flag: position ids follow the grid (M-RoPE); otherwise they count tokens.
+        frame_token_ids: Start of vision, placeholder and end of vision of a frame, for a family that writes videos
+            frame by frame, with times as text (`FramePrompt`); None for other families.
+        num_planes: Number P of DeepStack planes of a visual token.
         merge_size: Side, in patches, of the square that becomes one visual token.
         trims_answer: Flag: the prompt ends in text ("ASSISTANT:") after which the model begins its answer with white
             space that is not part of the answer.
@@ -60,6 +66,8 @@ class VisualEmbedder(Protocol):
     video_token_id: int | None
     has_newline: bool
     has_grid_positions: bool = False
+    frame_token_ids: tuple[int, int, int] | None = None
+    num_planes: int = 0
     merge_size: int = 1
     trims_answer: bool = False
     visual_hidden_size: int
@@ -100,7 +108,7 @@ class VisionLanguageModel(VisualEmbedder, Protocol):
 
     Attributes:
         causal_lm: The language model, a transformers class with `forward(inputs_embeds, attention_mask, position_ids,
-            past_key_values, ...)`.
+            past_key_values, ...)`. That of a family with DeepStack takes `planes` [P, b, L, H], too.
     """
 
     causal_lm: Any

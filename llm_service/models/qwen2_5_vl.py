@@ -7,7 +7,7 @@ after an image or video.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -44,9 +44,10 @@ class QwenLanguageModel(VisionLanguageModel):
     family = "qwen2_5_vl"
     has_newline = False
     has_grid_positions = True
+    config_class: type[Any] = Qwen2_5_VLConfig
     causal_lm: Any
 
-    def __init__(self, config: Qwen2_5_VLConfig, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, config: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.vocab_size: int = config.text_config.vocab_size
         self.image_token_id: int = config.image_token_id
         self.video_token_id: int | None = config.video_token_id
@@ -54,12 +55,12 @@ class QwenLanguageModel(VisionLanguageModel):
         self.max_model_len: int = config.text_config.max_position_embeddings
         self.config_eos_token_ids = as_token_ids(config.text_config.eos_token_id)
         self.merge_size = config.vision_config.spatial_merge_size
-        self._tokens_per_second: float = config.vision_config.tokens_per_second
+        self._tokens_per_second: float = getattr(config.vision_config, "tokens_per_second", 1.0)
         self._device = device
         self._dtype = dtype
 
     @classmethod
-    def load(cls, checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str) -> QwenLanguageModel:
+    def load(cls, checkpoint: Path, *, device: torch.device, dtype: str, attn_implementation: str) -> Self:
         """Loads from a directory with config.json and *.safetensors; the vision tower is not read.
 
         Args:
@@ -72,16 +73,12 @@ class QwenLanguageModel(VisionLanguageModel):
             CheckpointError: Tensors are missing or do not fit the config.
         """
         model = cls.load_visual_embedder(checkpoint, device=device, dtype=dtype)
-        config = read_family_config(Qwen2_5_VLConfig, checkpoint)
+        config = read_family_config(cls.config_class, checkpoint)
         with torch.device("meta"):
             try:
-                causal_lm = Qwen2_5_VLForConditionalGeneration._from_config(
-                    config, attn_implementation=attn_implementation, dtype=model.dtype
-                )
+                causal_lm = cls._empty_causal_lm(config, attn_implementation, model.dtype)
             except (ImportError, ValueError) as error:
                 raise CheckpointError(f"attn_implementation {attn_implementation} cannot be used: {error}") from error
-        # The encoder service runs the tower. With embeddings as input, the forward pass works without it.
-        causal_lm.model.visual = None
         tensors = read_tensors(checkpoint, _LANGUAGE_MODEL, dtype=model.dtype, device=device)
         if config.tie_word_embeddings and _EMBEDDINGS in tensors:
             tensors.setdefault("lm_head.weight", tensors[_EMBEDDINGS])
@@ -93,9 +90,19 @@ class QwenLanguageModel(VisionLanguageModel):
         return model
 
     @classmethod
-    def load_visual_embedder(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> QwenLanguageModel:
+    def _empty_causal_lm(cls, config: Any, attn_implementation: str, dtype: torch.dtype) -> Any:
+        """The language model without weights, on the meta device."""
+        causal_lm = Qwen2_5_VLForConditionalGeneration._from_config(
+            config, attn_implementation=attn_implementation, dtype=dtype
+        )
+        # The encoder service runs the tower. With embeddings as input, the forward pass works without it.
+        causal_lm.model.visual = None
+        return causal_lm
+
+    @classmethod
+    def load_visual_embedder(cls, checkpoint: Path, *, device: torch.device, dtype: str) -> Self:
         """Reads the config only; see `VisualEmbedder.load_visual_embedder`."""
-        config = read_family_config(Qwen2_5_VLConfig, checkpoint)
+        config = read_family_config(cls.config_class, checkpoint)
         compute_dtype = resolve_dtype(dtype, device, config.dtype)
         return cls(config, device, compute_dtype)
 

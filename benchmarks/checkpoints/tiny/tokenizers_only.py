@@ -14,6 +14,7 @@ from transformers import (
     LlavaNextConfig,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
+    Qwen3VLConfig,
     VideoLlavaConfig,
 )
 
@@ -23,9 +24,9 @@ from benchmarks.checkpoints.tiny.tokenizers import CLIP_BOS, CLIP_EOS, clip_bpe,
 __all__ = ["FAMILIES", "SPECIALS", "TAKE_VIDEOS", "Family", "Kind", "write_clip", "write_family", "write_llava"]
 
 Kind = Literal["byte_level", "sentencepiece", "metaspace_with_bos_in_template"]
-Family = Literal["llava", "llava_next", "video_llava", "qwen2_5_vl"]
+Family = Literal["llava", "llava_next", "video_llava", "qwen2_5_vl", "qwen3_vl"]
 FAMILIES: Final[tuple[Family, ...]] = get_args(Family)
-TAKE_VIDEOS: Final[tuple[Family, ...]] = ("video_llava", "qwen2_5_vl")
+TAKE_VIDEOS: Final[tuple[Family, ...]] = ("video_llava", "qwen2_5_vl", "qwen3_vl")
 
 SPECIALS: Final = list(templates.LLAVA_SPECIALS)
 _CORPUS: Final = ["USER: what colour is the red circle in this picture? ASSISTANT: it is a cat on a mat"] * 20
@@ -94,17 +95,18 @@ def write_clip(folder: Path) -> Path:
 
 def write_family(folder: Path, family: Family) -> Path:
     """Writes tokenizer.json, chat template and config.json of a family; returns `folder`."""
-    if family == "qwen2_5_vl":
+    if family in ("qwen2_5_vl", "qwen3_vl"):
         names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
         tokenizer = language_tokenizer(templates.QWEN2_5_VL_SPECIALS, names)
         ids = tokenizer.convert_tokens_to_ids
-        config = Qwen2_5_VLConfig(
+        is_newer = family == "qwen3_vl"
+        config = (Qwen3VLConfig if is_newer else Qwen2_5_VLConfig)(
             image_token_id=ids("<|image_pad|>"),
             video_token_id=ids("<|video_pad|>"),
             vision_start_token_id=ids("<|vision_start|>"),
             vision_end_token_id=ids("<|vision_end|>"),
         )
-        tokenizer.chat_template = templates.QWEN2_5_VL
+        tokenizer.chat_template = templates.QWEN3_VL if is_newer else templates.QWEN2_5_VL
     else:
         videos = ("<video>",) if family == "video_llava" else ()
         names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.checkpoints.tiny import clip, llava, llava_next, qwen2_5_vl, video_llava
+from benchmarks.checkpoints.tiny import clip, llava, llava_next, qwen2_5_vl, qwen3_vl, video_llava
 from benchmarks.checkpoints.tiny.llava_layouts import LlavaLayouts, write_layouts
 from encoder_service.engine.batching import Batcher
 from encoder_service.engine.engine import EncoderEngine
@@ -48,7 +48,13 @@ def model(checkpoints: LlavaLayouts) -> EncoderModel:
 def family_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoint of each family by name, and its text tower as `<name>_text`."""
     root = tmp_path_factory.mktemp("families")
-    families = {"llava": llava, "llava_next": llava_next, "video_llava": video_llava, "qwen2_5_vl": qwen2_5_vl}
+    families = {
+        "llava": llava,
+        "llava_next": llava_next,
+        "video_llava": video_llava,
+        "qwen2_5_vl": qwen2_5_vl,
+        "qwen3_vl": qwen3_vl,
+    }
     texts = {"llava": clip.write, "llava_next": clip.write, "video_llava": video_llava.write_text_tower}
     checkpoints = {name: family.write(root / name) for name, family in families.items()}
     return checkpoints | {f"{name}_text": write(root / f"{name}-text") for name, write in texts.items()}

@@ -70,7 +70,8 @@ def assemble(layout: PatchLayout, units: Sequence[Unit], cls_tokens: Float32Arra
     for tokens in pruned:
         arrays.add(*tensors_to_copy(tokens))
     arrays.copy()
-    return assembly.assemble(filled, [tokens.features[0].numpy() for tokens in pruned], arrays, cls_values=cls_tokens)
+    vectors = [(tokens.features[0].numpy(),) for tokens in pruned]
+    return assembly.assemble(filled, vectors, arrays, cls_values=cls_tokens)
 
 
 def numbered(layout: PatchLayout, **outputs: torch.Tensor) -> MediaFeatures:

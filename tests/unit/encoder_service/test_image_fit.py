@@ -127,6 +127,7 @@ def box_of(media: Any, size: tuple[int, int]) -> tuple[float, float, float, floa
         ("video_llava", "pad", (1200, 300), (0, -1.5, 1, 2.5)),
         ("llava_next", "crop", (1200, 300), (0, 0, 1, 1)),
         ("qwen2_5_vl", "crop", (1200, 300), (0, 0, 1, 1)),
+        ("qwen3_vl", "crop", (1200, 300), (0, 0, 1, 1)),
     ],
 )
 def test_the_viewed_area(
@@ -194,7 +195,7 @@ def test_a_processor_that_cuts_nothing_has_nothing_to_pad(tmp_path: Path) -> Non
 def test_families_that_read_the_whole_image_do_not_pad(encoders: dict[str, EncoderModel]) -> None:
     fits = {family: encoder.media.image_fits for family, encoder in encoders.items()}
     both, one = ("crop", "pad"), ("crop",)
-    assert fits == {"llava": both, "video_llava": both, "llava_next": one, "qwen2_5_vl": one}
+    assert fits == {"llava": both, "video_llava": both, "llava_next": one, "qwen2_5_vl": one, "qwen3_vl": one}
 
 
 def smooth_jpeg(size: tuple[int, int]) -> bytes:

@@ -52,6 +52,7 @@ def in_dtype(model: EncoderModel, like: TowerInputs, dtype: torch.dtype) -> Pixe
         ("llava_next", LlavaNextImageProcessorPil),
         ("video_llava", CLIPImageProcessorPil),
         ("qwen2_5_vl", Qwen2VLImageProcessorPil),
+        ("qwen3_vl", Qwen2VLImageProcessorPil),
     ],
 )
 def test_images_are_as_the_familys_own_processor_makes_them(
@@ -72,7 +73,7 @@ def test_images_are_as_the_familys_own_processor_makes_them(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("family", ["video_llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", ["video_llava", "qwen2_5_vl", "qwen3_vl"])
 def test_frames_are_normalised_as_transformers_does_it_for_videos(
     family: str, dtype: torch.dtype, family_checkpoints: dict[str, Path], encoders: dict[str, EncoderModel]
 ) -> None:
@@ -151,7 +152,7 @@ def test_a_processor_that_looks_at_neighbours_has_no_table() -> None:
         read_table(pixels, values)
 
 
-@pytest.mark.parametrize("family", ["llava", "llava_next", "video_llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", ["llava", "llava_next", "video_llava", "qwen2_5_vl", "qwen3_vl"])
 def test_a_decoding_process_sends_one_byte_a_value(family: str, encoders: dict[str, EncoderModel]) -> None:
     model = encoders[family]
     inputs = [model.media.image(noise((200, 90)))]
@@ -165,7 +166,7 @@ def test_a_decoding_process_sends_one_byte_a_value(family: str, encoders: dict[s
         assert torch.equal(model.pixel_values([again]), model.pixel_values([media]))
 
 
-@pytest.mark.parametrize("family", ["llava", "llava_next", "video_llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", ["llava", "llava_next", "video_llava", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("count", [1, 2, 30])
 def test_the_number_of_operations_does_not_grow_with_the_batch(
     family: str, count: int, encoders: dict[str, EncoderModel]

@@ -14,7 +14,7 @@ from encoder_service.engine import pruned_media
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.media_pruning import prune
 from encoder_service.engine.request_media import RequestMedia
-from encoder_service.engine.wire_values import DeviceFormat, convert
+from encoder_service.engine.wire_values import DeviceFormat, convert, converted
 from encoder_service.models.media_features import MediaFeatures, PatchLayout, split_batch
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner, PrunerInput, TowerFeatures
@@ -82,14 +82,9 @@ def check(media: Sequence[RequestMedia], *, on_device: Sequence[bool] | None = N
         np.testing.assert_array_equal(got.positions, want.positions)
         np.testing.assert_array_equal(got.cluster_of_patch, want.cluster_of_patch)
         dtype = tensors.parse_dtype(one.request.wire_format)
-        assert (got.converted is not None) == (
-            one.request.wire_format != "float32" if on_device is None else on_device[i]
-        )
-        message = (
-            tensors.to_message(got.features, dtype)
-            if got.converted is None
-            else tensors.converted_message(got.converted)
-        )
+        values = converted(got.values)
+        assert (values is not None) == (one.request.wire_format != "float32" if on_device is None else on_device[i])
+        message = tensors.to_message(got.features, dtype) if values is None else tensors.converted_message(values)
         assert message == tensors.to_message(want.features, dtype)
 
 
@@ -153,8 +148,8 @@ def test_images_that_keep_different_numbers_of_tokens(layout: PatchLayout, adapt
 def test_what_cannot_be_converted_is_float32_and_alone(wire_format: DeviceFormat, factor: float) -> None:
     (good,), (bad,) = features(SMALL), features(SMALL, factor=factor)
     first, second, third = pruned(*(item(one, wire_format, "uniform") for one in (good, bad, good)))
-    assert first.converted is not None
-    assert third.converted is not None
+    assert converted(first.values) is not None
+    assert converted(third.values) is not None
     assert second.features.shape == (18, CHANNELS)
     with pytest.raises(ValueError, match="converted"):
         _ = first.features

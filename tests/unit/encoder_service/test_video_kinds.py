@@ -15,6 +15,7 @@ from PIL import Image
 from encoder_service.media.video_limits import VideoLimits
 from encoder_service.media.videos import VideoFile, decode
 from fovea.errors import InvalidRequest, TooLarge, UnsupportedMedia
+from tests.unit.encoder_service.frame_samplings import EvenSampling
 from tests.unit.encoder_service.video_files import (
     QUADRANTS,
     corners,
@@ -59,7 +60,7 @@ def test_a_film_is_stretched_before_it_is_turned() -> None:
 
 def test_limits_apply_to_stretched_frames() -> None:
     file = video([quadrants()] * 2, sample_aspect_ratio=Fraction(2))
-    decode(VideoFile(file, 2), lambda total, seconds: 2, VideoLimits(max_frame_pixels=256 * 64))
+    decode(VideoFile(file, 2), EvenSampling(2), VideoLimits(max_frame_pixels=256 * 64))
     refused(file, TooLarge, "256 x 64 pixels", max_frame_pixels=256 * 64 - 1)
     refused(file, TooLarge, "2 frames of 256 x 64", max_pixels=2 * 256 * 64 - 1)
     long = video([quadrants(1600, 32)] * 2, sample_aspect_ratio=Fraction(4))

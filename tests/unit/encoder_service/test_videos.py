@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+from transformers.video_utils import VideoMetadata
 
 from benchmarks.checkpoints.tiny.clips import clip_file
 from encoder_service.media.video_limits import VideoLimits
-from encoder_service.media.videos import FrameList, VideoFile, decode, sample_indices
+from encoder_service.media.videos import FrameList, VideoFile, decode
+from encoder_service.models.frame_sampling import first_of_intervals, from_first_to_last
 from fovea.errors import InvalidRequest, ServiceError, TooLarge, UnsupportedMedia
+from tests.unit.encoder_service.frame_samplings import EvenSampling
 
 NUM_FRAMES, RATE, SIZE = 12, 6, (64, 48)
 
@@ -49,8 +54,7 @@ def seen(frames: tuple[Image.Image, ...]) -> list[int]:
     return [round((float(np.asarray(frame).mean()) - 20) / 18) for frame in frames]
 
 
-def eight(total: int, seconds: float) -> int:
-    return 8
+EIGHT = EvenSampling(8)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,7 @@ def eight(total: int, seconds: float) -> int:
 def test_frames_are_sampled_evenly_from_every_container(container: str, codec: str) -> None:
     levels = greys() if codec != "gif" else [255 * (i % 2) for i in range(NUM_FRAMES)]
     file = grey_file(levels, container=container, codec=codec)
-    video = decode(VideoFile(file, 4), eight, VideoLimits())
+    video = decode(VideoFile(file, 4), EIGHT, VideoLimits())
     assert [frame.size for frame in video.frames] == [SIZE] * 4
     assert {frame.mode for frame in video.frames} == {"RGB"}
     if codec == "gif":  # 8-bit colour has few greys
@@ -80,27 +84,26 @@ def test_frames_are_sampled_evenly_from_every_container(container: str, codec: s
     assert video.seconds_per_frame == pytest.approx(NUM_FRAMES / RATE / 4, rel=0.05)  # a GIF counts in 1/100 s
 
 
-def test_the_rule_is_that_of_transformers() -> None:
+def test_the_rules_are_those_of_transformers() -> None:
     for total in (8, 9, 31, 100, 2047):
         for count in (1, 5, 8):
-            assert sample_indices(total, count) == (np.arange(count) * total // count).tolist()
+            assert first_of_intervals(total, count) == (np.arange(count) * total // count).tolist()
+            metadata = VideoMetadata(total_num_frames=total, fps=1)
+            of_qwen3 = Qwen3VLVideoProcessor.sample_frames(SimpleNamespace(fps=None), metadata, num_frames=count)
+            assert from_first_to_last(total, count) == of_qwen3.tolist()
 
 
 def test_the_model_decides_how_many_frames_where_the_request_does_not() -> None:
-    asked: list[tuple[int, float]] = []
-
-    def choose(total: int, seconds: float) -> int:
-        asked.append((total, seconds))
-        return 3
-
-    video = decode(VideoFile(grey_file(greys())), choose, VideoLimits())
+    sampling = EvenSampling(3)
+    video = decode(VideoFile(grey_file(greys())), sampling, VideoLimits())
     assert seen(video.frames) == [0, 4, 8]
-    assert asked == [(NUM_FRAMES, pytest.approx(NUM_FRAMES / RATE))]
-    assert len(decode(VideoFile(grey_file(greys())), eight, VideoLimits(max_frames=5)).frames) == 5
+    assert sampling.asked == [(NUM_FRAMES, pytest.approx(NUM_FRAMES / RATE))]
+    assert video.times == pytest.approx((0, 4 / RATE, 8 / RATE))
+    assert len(decode(VideoFile(grey_file(greys())), EIGHT, VideoLimits(max_frames=5)).frames) == 5
 
 
 def test_a_video_with_too_few_frames_shows_some_of_them_several_times() -> None:
-    video = decode(VideoFile(grey_file(greys(3))), eight, VideoLimits())
+    video = decode(VideoFile(grey_file(greys(3))), EIGHT, VideoLimits())
     assert seen(video.frames) == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
@@ -118,7 +121,7 @@ def test_packets_that_show_no_frame_are_not_counted_as_frames() -> None:
             copy.stream, copy.pts, copy.dts, copy.time_base = stream, packet.pts, packet.dts, packet.time_base
             copy.is_keyframe = packet.is_keyframe
             output.mux(copy)
-    video = decode(VideoFile(buffer.getvalue(), 10), eight, VideoLimits())
+    video = decode(VideoFile(buffer.getvalue(), 10), EIGHT, VideoLimits())
     assert seen(video.frames) == [0, 1, 2, 4, 5, 6, 8, 9, 10, 11]
 
 
@@ -137,7 +140,7 @@ def test_a_film_that_a_phone_took_upright_stands_upright() -> None:
     matrix = file.index(b"tkhd") + 4 + 40
     a_quarter_clockwise = (0, 1 << 16, 0, -(1 << 16) & 0xFFFFFFFF, 0, 0, 0, 0, 1 << 30)
     file[matrix : matrix + 36] = b"".join(value.to_bytes(4, "big") for value in a_quarter_clockwise)
-    (first, *_) = decode(VideoFile(bytes(file)), eight, VideoLimits()).frames
+    (first, *_) = decode(VideoFile(bytes(file)), EIGHT, VideoLimits()).frames
     assert first.size == (32, 64)
     pixels = np.asarray(first.convert("L"))
     assert pixels[:12].mean() > 200
@@ -150,14 +153,14 @@ def test_transparent_areas_of_an_animation_become_white() -> None:
         frame.paste((255, 0, 0, 255), (0, 10 * i, 10, 10 * i + 10))
     buffer = io.BytesIO()
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], disposal=2)
-    video = decode(VideoFile(buffer.getvalue(), 2), eight, VideoLimits())
+    video = decode(VideoFile(buffer.getvalue(), 2), EIGHT, VideoLimits())
     assert [np.asarray(frame)[35, 35].tolist() for frame in video.frames] == [[255, 255, 255]] * 2
     assert np.asarray(video.frames[1])[15, 5].tolist() == [255, 0, 0]
 
 
 def test_frames_may_come_as_images() -> None:
     files = tuple(png(Image.new("RGB", SIZE, (level, level, level))) for level in greys(5))
-    video = decode(FrameList(files, 0.5), eight, VideoLimits())
+    video = decode(FrameList(files, 0.5), EIGHT, VideoLimits())
     assert seen(video.frames) == [0, 1, 2, 3, 4]
     assert video.seconds_per_frame == 0.5
 
@@ -182,7 +185,7 @@ def test_the_digest_covers_what_is_seen() -> None:
 
 def refused(source: VideoFile | FrameList, error: type[ServiceError], words: str, **limits: Any) -> None:
     with pytest.raises(error, match=words) as caught:
-        decode(source, eight, VideoLimits(**limits))
+        decode(source, EIGHT, VideoLimits(**limits))
     assert caught.value.param == "video"
 
 
@@ -230,7 +233,7 @@ def test_a_sample_table_tag_inside_frame_data_is_ignored() -> None:
     end = media + size - len(extra)
     assert file.index(b"moov") > end  # offsets into the media stay true
     grown = file[:media] + size.to_bytes(4, "big") + file[media + 4 : end] + extra + file[end:]
-    assert len(decode(VideoFile(grown), eight, VideoLimits()).frames) == 8
+    assert len(decode(VideoFile(grown), EIGHT, VideoLimits()).frames) == 8
 
 
 def test_sound_without_a_video_stream_is_refused() -> None:
@@ -253,7 +256,7 @@ def test_what_is_too_much_is_refused_before_it_is_decoded() -> None:
     refused(VideoFile(file), TooLarge, "longer than 0 seconds", timeout_s=0.0)
     refused(VideoFile(file, 65), InvalidRequest, "at most 64")
     assert (
-        len(decode(VideoFile(file), eight, VideoLimits(max_frame_pixels=96 * 64, max_pixels=8 * 96 * 64)).frames) == 8
+        len(decode(VideoFile(file), EIGHT, VideoLimits(max_frame_pixels=96 * 64, max_pixels=8 * 96 * 64)).frames) == 8
     )
 
 

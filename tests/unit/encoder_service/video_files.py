@@ -17,6 +17,7 @@ from PIL import Image
 
 from encoder_service.media.video_limits import VideoLimits
 from encoder_service.media.videos import VideoFile, decode
+from tests.unit.encoder_service.frame_samplings import EvenSampling
 
 __all__ = ["COLOURS", "QUADRANTS", "corners", "first_frame", "numbers", "quadrants", "refused", "video", "with_matrix"]
 
@@ -78,7 +79,7 @@ def with_matrix(file: bytes, *matrix: int) -> bytes:
 
 
 def first_frame(file: bytes) -> Image.Image:
-    return decode(VideoFile(file, 1), lambda total, seconds: 1, VideoLimits()).frames[0]
+    return decode(VideoFile(file, 1), EvenSampling(1), VideoLimits()).frames[0]
 
 
 def corners(image: Image.Image) -> tuple[str, ...]:
@@ -94,10 +95,10 @@ def corners(image: Image.Image) -> tuple[str, ...]:
 
 def numbers(file: bytes, count: int) -> list[int]:
     """Indices of the frames that are sampled of a file of greys 20, 38, 56 ..."""
-    frames = decode(VideoFile(file, count), lambda total, seconds: 1, VideoLimits()).frames
+    frames = decode(VideoFile(file, count), EvenSampling(1), VideoLimits()).frames
     return [round((float(np.asarray(frame).mean()) - 20) / 18) for frame in frames]
 
 
 def refused(file: bytes, error: type[Exception], words: str, **limits: Any) -> None:
     with pytest.raises(error, match=words):
-        decode(VideoFile(file, 2), lambda total, seconds: 2, VideoLimits(**limits))
+        decode(VideoFile(file, 2), EvenSampling(2), VideoLimits(**limits))

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from benchmarks.checkpoints.tiny import llava, llava_next, qwen2_5_vl, video_llava
+from benchmarks.checkpoints.tiny import llava, llava_next, qwen2_5_vl, qwen3_vl, video_llava
 from llm_service.engine.base import Done, GenerationRequest
 from llm_service.prompts import Prompt
 from llm_service.sampling import SamplingParams
@@ -27,6 +27,7 @@ WRITERS: Final[dict[str, Callable[[Path], Any]]] = {
     "llava_next": llava_next.write,
     "llava_next_mistral": partial(llava_next.write, text="mistral"),
     "qwen2_5_vl": qwen2_5_vl.write,
+    "qwen3_vl": qwen3_vl.write,
 }
 SAID: Final = " \n\tHi,x"
 ASKED: Final = "?"
@@ -62,6 +63,7 @@ def reciter(folder: Path, write: Callable[[Path], Any]) -> Any:
         ("llava_next", SAID.lstrip()),
         ("llava_next_mistral", SAID),
         ("qwen2_5_vl", SAID),
+        ("qwen3_vl", SAID),
     ],
 )
 async def test_an_answer_begins_as_its_family_says(name: str, answer: str, tmp_path: Path) -> None:

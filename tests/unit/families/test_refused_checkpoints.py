@@ -20,7 +20,7 @@ import llm_service.__main__
 
 SHIPPED: Final = Path(__file__).parents[3] / "lab/checkpoints/llava"
 CLIP: Final = SHIPPED.parent / "clip"
-FAMILIES: Final = "llava, llava_next, video_llava, qwen2_5_vl"
+FAMILIES: Final = "llava, llava_next, video_llava, qwen2_5_vl, qwen3_vl"
 CONFIG: Final[dict[str, Any]] = json.loads((SHIPPED / "config.json").read_text())
 
 Main = Callable[[list[str]], int]
@@ -83,7 +83,7 @@ ORIGINAL: Final = {
 CASES: Final[dict[str, tuple[dict[str, Any], str]]] = {
     **{
         name: (family(name), repr(name))
-        for name in ("qwen3_vl", "gemma3", "internvl", "llava_onevision", "mllama", "llama", "clip")
+        for name in ("qwen3_5", "gemma3", "internvl", "llava_onevision", "mllama", "llama", "clip")
     },
     "original": ({"config.json": ORIGINAL, "tokenizer_config.json": {}, "pytorch_model.bin": ""}, "original layout"),
     "original, by its own name": ({"config.json": ORIGINAL | {"model_type": "llava_llama"}}, "original layout"),
@@ -118,7 +118,7 @@ def test_the_first_sentence_says_what_is_not_supported_and_what_is(
 @pytest.mark.slow
 @pytest.mark.parametrize(("module", "status"), [("encoder_service", 1), ("llm_service", 1), ("gateway", 2)])
 def test_the_process_ends_with_that_sentence(module: str, status: int, tmp_path: Path) -> None:
-    checkpoint = write(tmp_path, family("qwen3_vl"))
+    checkpoint = write(tmp_path, family("qwen3_5"))
     words = [sys.executable, "-m", module, "--model", str(checkpoint), "--listen", "127.0.0.1:0"]
     ended = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == status

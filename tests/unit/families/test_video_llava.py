@@ -36,6 +36,7 @@ from llm_service.models import load_model
 from llm_service.prompts import Prompt
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
 from tests.single_features import tower_features
+from tests.unit.encoder_service.frame_samplings import EvenSampling
 from tests.unit.families.services import Services, assert_same, engine_of, generate, noise, png
 
 PATCHES = 16  # patches of a frame
@@ -138,7 +139,7 @@ def test_one_image(size: tuple[int, int], split: Split) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_video_file_of_sampled_frames(seed: int, split: Split) -> None:
     file = clip_file(20, seed=seed, size=SIZE)
-    frames = decode(VideoFile(file, 20), lambda total, seconds: 20, VideoLimits()).frames
+    frames = decode(VideoFile(file, 20), EvenSampling(20), VideoLimits()).frames
     sampled = [frames[i] for i in (0, 2, 5, 7, 10, 12, 15, 17)]
     text = split.chat(0, 1)
     (tokens,) = split.visual_tokens(videos=[VideoFile(file)])
@@ -216,7 +217,7 @@ def test_every_method_keeps_its_share_of_every_frame(pruner: str, split: Split) 
 def test_with_one_budget_for_the_whole_video_all_frames_compete(split: Split) -> None:
     clip = frame_list(clip_frames(8, seed=4, size=SIZE))
     (tokens,) = split.visual_tokens(videos=[clip], pruner="cls", keep_tokens=20, joins_frames=True)
-    frames = split.services.encoder.media.video(decode(clip, lambda *_: 8, VideoLimits()))
+    frames = split.services.encoder.media.video(decode(clip, EvenSampling(8), VideoLimits()))
     (features,) = split.services.encoder.encode([frames], {SALIENCY_LAST})
     saliency = torch.cat([part.outputs[SALIENCY_LAST] for part in tower_features(features)])
     assert sorted(tokens.positions) == sorted(saliency.argsort(descending=True, stable=True)[:20].tolist())
@@ -263,7 +264,7 @@ def test_checkpoints_of_other_layouts_and_dtypes(split: Split, tmp_path: Path) -
     hub = {key.replace("_tower.", "_tower.vision_model."): tensor.to(torch.float16) for key, tensor in tensors.items()}
     save_file(hub, folder / "model.safetensors", metadata={"format": "pt"})
     encoder = load_encoder(str(folder), LoadOptions(text_tower=str(text_tower), device="cpu"))
-    frames = decode(frame_list(clip_frames(8, size=SIZE)), lambda *_: 8, VideoLimits())
+    frames = decode(frame_list(clip_frames(8, size=SIZE)), EvenSampling(8), VideoLimits())
     got, want = (one.encode([one.media.video(frames)], set())[0] for one in (encoder, split.services.encoder))
     for part, other in zip(tower_features(got), tower_features(want), strict=True):
         assert torch.nn.functional.cosine_similarity(part.hidden, other.hidden).min() > 0.999

@@ -163,5 +163,5 @@ def test_an_unsupported_family_is_refused_with_any_text_tower(tmp_path: Path, cl
     config = json.loads((checkpoint / "config.json").read_text()) | {"model_type": "idefics"}
     (checkpoint / "config.json").write_text(json.dumps(config))
     for text_tower in ("", str(clip)):
-        with pytest.raises(ValueError, match=r"not supported: .*'idefics'.* llava, .* qwen2_5_vl$"):
+        with pytest.raises(ValueError, match=r"not supported: .*'idefics'.* llava, .* qwen3_vl$"):
             create_app(GatewaySettings(model=str(checkpoint), text_tower=text_tower))

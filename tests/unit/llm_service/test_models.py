@@ -160,8 +160,8 @@ def test_weights_that_do_not_fit_are_named(checkpoint, copy_of, change, message)
 
 def test_another_family_is_refused_by_name(checkpoint, copy_of):
     copy = copy_of(checkpoint)
-    edit_config(copy, model_type="qwen3_vl")
-    with pytest.raises(CheckpointError, match=r"is of family 'qwen3_vl'; the LLM service serves llava"):
+    edit_config(copy, model_type="qwen3_5")
+    with pytest.raises(CheckpointError, match=r"is of family 'qwen3_5'; the LLM service serves llava"):
         load(copy)
 
 

@@ -7,12 +7,14 @@ import zlib
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 
 from fovea.errors import CheckpointMismatch, InvalidRequest
 from fovea.v1 import tensor_pb2
 from fovea.wire import basis_file, rans, tensors
 from fovea.wire.basis import WireBasis
-from llm_service.prompts import PromptLimits, read_prompt
+from llm_service.frame_prompt import FramePrompt
+from llm_service.prompts import PromptLimits, read_prompt, visual_token_bytes
 
 LIMITS = PromptLimits(
     vocab_size=100,
@@ -243,3 +245,118 @@ def test_tokens_in_a_basis_need_the_same_basis(visual_tokens):
     ):
         with pytest.raises(CheckpointMismatch, match=expected):
             read_prompt([1, 4], [message], dataclasses.replace(LIMITS, wire_basis=loaded))
+
+
+WITH_PLANES = dataclasses.replace(LIMITS, num_planes=2)
+
+
+def with_planes(message, count=2, shape=None):
+    for i in range(count):
+        plane = np.full(shape or message.features.shape, i + 1, np.float32)
+        message.planes.append(tensors.to_message(plane, tensor_pb2.DTYPE_INT8))
+    return message
+
+
+def test_planes_are_decoded_each_in_its_own_wire_format(visual_tokens):
+    message = with_planes(visual_tokens(LIMITS.fingerprint, count=3))
+    [tokens] = read_prompt([4], [message], WITH_PLANES).visual_tokens
+    assert [plane.shape for plane in tokens.planes] == [(3, 32)] * 2
+    np.testing.assert_allclose(
+        np.stack(tokens.planes), np.array([1, 2])[:, None, None] * np.ones((2, 3, 32)), rtol=1e-2
+    )
+
+
+def infinite_plane(message):
+    message = with_planes(message, 1)
+    message.planes.append(message.planes[0])
+    message.planes[1].data = message.planes[1].data[:-1] + b"\x00"
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tokens: tokens, "have 0 DeepStack planes; this model takes 2"),
+        (lambda tokens: with_planes(tokens, 3), "have 3 DeepStack planes; this model takes 2"),
+        (lambda tokens: with_planes(tokens, 2, (4, 32)), r"a plane of shape \[4, 32\] is not \[5, 32\]"),
+        (lambda tokens: with_planes(tokens, 2, (5, 31)), r"a plane of shape \[5, 31\] is not \[5, 32\]"),
+        (infinite_plane, "checksum"),
+    ],
+)
+def test_planes_are_checked(visual_tokens, change, message):
+    with pytest.raises(InvalidRequest, match=message):
+        read_prompt([4], [change(visual_tokens(LIMITS.fingerprint))], WITH_PLANES)
+
+
+def test_planes_for_a_model_without_them_are_refused(visual_tokens):
+    with pytest.raises(InvalidRequest, match="have 1 DeepStack planes; this model takes 0"):
+        read([4], [with_planes(visual_tokens(LIMITS.fingerprint), 1)])
+
+
+def test_planes_count_in_the_bytes_that_a_request_holds(visual_tokens):
+    message = with_planes(visual_tokens(LIMITS.fingerprint))
+    assert visual_token_bytes([message], WITH_PLANES) == 3 * visual_token_bytes([message], LIMITS) == 3 * 5 * 32 * 4
+
+
+VIDEO = 5
+BY_FRAME = dataclasses.replace(
+    LIMITS,
+    video_token_id=VIDEO,
+    max_model_len=200,
+    frame_prompt=FramePrompt(
+        Tokenizer(models.WordLevel({"<0.2 seconds>": 60, "<1.8 seconds>": 61, "?": 0}, unk_token="?")), VIDEO, 6, 7
+    ),
+)
+
+
+def clip(visual_tokens, positions, times=(0.25, 1.75)):
+    message = visual_tokens(LIMITS.fingerprint, count=len(positions))
+    message.positions[:] = positions
+    message.kind = tensor_pb2.VISUAL_KIND_VIDEO
+    message.grid.frames, message.grid.rows, message.grid.columns = 2, 2, 3
+    message.frame_times[:] = times
+    return message
+
+
+def test_a_video_is_written_frame_by_frame_with_its_times(visual_tokens):
+    """Tokens go to their frame, in the order of the message; positions are those in the grid of one frame."""
+    message = clip(visual_tokens, [7, 3, 11, 0])
+    features = np.arange(4 * 32, dtype=np.float32).reshape(4, 32)
+    message.features.CopyFrom(tensors.to_message(features, tensor_pb2.DTYPE_FLOAT32))
+    prompt = read_prompt([1, VIDEO, 2], [message], BY_FRAME)
+    assert prompt.input_ids.tolist() == [1, 60, 6, VIDEO, 7, 61, 6, VIDEO, 7, 2]
+    first, second = prompt.visual_tokens
+    assert (first.positions.tolist(), second.positions.tolist()) == ([3, 0], [1, 5])
+    assert np.array_equal(first.features, features[[1, 3]])
+    assert np.array_equal(second.features, features[[0, 2]])
+    assert first.grid == second.grid == (1, 2, 3)
+    assert prompt.num_tokens == 10 - 2 + 4
+
+
+def test_a_frame_without_tokens_has_its_time_only(visual_tokens):
+    prompt = read_prompt([VIDEO], [clip(visual_tokens, [8])], BY_FRAME)
+    assert [tokens.num_tokens for tokens in prompt.visual_tokens] == [0, 1]
+    assert prompt.num_tokens == 8 - 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ((), "there are 0 frame_times; 2 are needed here"),
+        ((1.0, 2.0, 3.0), "there are 3 frame_times; 2 are needed here"),
+        ((0.5, float("nan")), "frame_times has a number that is not one of 0 to 1e"),
+        ((-0.5, 1.0), "frame_times has a number that is not one of 0 to 1e"),
+        ((0.5, 1e9), "frame_times has a number that is not one of 0 to 1e"),
+    ],
+)
+def test_times_of_frames_are_checked(visual_tokens, times, message):
+    with pytest.raises(InvalidRequest, match=message):
+        read_prompt([VIDEO], [clip(visual_tokens, [0, 6], times)], BY_FRAME)
+
+
+def test_times_count_in_the_length_of_the_prompt(visual_tokens):
+    """The prompt has 4 ids for each frame, in the place of the placeholder."""
+    limits = dataclasses.replace(BY_FRAME, max_model_len=20)
+    assert read_prompt([VIDEO, *[1] * 9], [clip(visual_tokens, [0, 6, 7, 8])], limits).num_tokens == 19
+    with pytest.raises(InvalidRequest, match="has 20 tokens, visual tokens included, 1 more than the 19"):
+        read_prompt([VIDEO, *[1] * 10], [clip(visual_tokens, [0, 6, 7, 8])], limits)

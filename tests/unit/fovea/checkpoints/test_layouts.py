@@ -12,7 +12,7 @@ import pytest
 from fovea.checkpoints import resolve, shown_name
 from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
 
-FAMILIES = ("llava", "llava_next", "video_llava", "qwen2_5_vl")
+FAMILIES = ("llava", "llava_next", "video_llava", "qwen2_5_vl", "qwen3_vl")
 
 
 @pytest.fixture
