@@ -5,10 +5,12 @@ It imports nothing of the benchmarks, so that it can run the services of another
 
 from __future__ import annotations
 
+import importlib
 import json
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,23 +22,29 @@ _NUM_QUESTIONS: Final = 32
 _QUESTION_IDS: Final = 24
 
 
-def _load(service: str, checkpoint: str, text_tower: str) -> Any:
-    if service == "encoder":
-        from encoder_service import models
-        from encoder_service.models.base import LoadOptions
+def _loader(service: str) -> Callable[[str, str], Any]:
+    """Function that loads a checkpoint with its text tower. The code of all families is imported before it runs."""
+    if service == "llm":
+        from llm_service.models import load_model
 
-        return models.load(checkpoint, LoadOptions(text_tower=text_tower, device="cpu", dtype="bfloat16"))
-    from llm_service.models import load_model
+        options: dict[str, Any] = {"device": torch.device("cpu"), "dtype": "bfloat16", "attn_implementation": "sdpa"}
+        return lambda checkpoint, _: load_model(Path(checkpoint), **options)
+    from encoder_service import models
+    from encoder_service.models.base import LoadOptions
 
-    return load_model(Path(checkpoint), device=torch.device("cpu"), dtype="bfloat16", attn_implementation="sdpa")
+    for module, _ in models.FAMILIES.values():
+        importlib.import_module(module)
+    return lambda checkpoint, text_tower: models.load(
+        checkpoint, LoadOptions(text_tower=text_tower, device="cpu", dtype="bfloat16")
+    )
 
 
 def _tensors(loaded: Any) -> list[torch.Tensor]:
-    """All tensors of a service's model. They lie on its device."""
+    """All tensors of a service's model, which lie on its device. Tied ones count once."""
     attributes = vars(loaded).values()
     parameters = [p for value in attributes if isinstance(value, nn.Module) for p in value.parameters()]
     tensors = (*parameters, *(value for value in attributes if isinstance(value, torch.Tensor)))
-    return list({id(tensor): tensor for tensor in tensors}.values())
+    return list({tensor.data_ptr(): tensor for tensor in tensors}.values())
 
 
 def _question_times(loaded: Any) -> list[float]:
@@ -57,9 +65,10 @@ def _peak_bytes() -> int:
 
 def main(service: str, checkpoint: str, text_tower: str) -> None:
     """Measures; prints the figures."""
+    load = _loader(service)
     empty = _peak_bytes()
     start = time.perf_counter()
-    loaded = _load(service, checkpoint, text_tower)
+    loaded = load(checkpoint, text_tower)
     load_s = time.perf_counter() - start
     tensors = _tensors(loaded)
     with torch.inference_mode():

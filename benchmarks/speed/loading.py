@@ -79,9 +79,9 @@ def _markdown(result: dict[str, Any]) -> str:
         f"# Loading a part of a checkpoint\n\n{origin(result, packages=['torch'])} Zeros in the hub's names and shapes,"
         " bfloat16; medians of the runs. *Its part* is what the service needs of the checkpoint, *tensors* what of it"
         " lies on the device. *Peak* is the resident set of the whole process, *USS* what its end would free, pages"
-        " included that are mapped from the checkpoint, *empty* the resident set of Python and torch without a"
-        " model. A *question* has 24 random words, which the encoder service of a family without a text tower reads as"
-        " embeddings.\n\n" + table((*header, *measured), rows, num_labels=3)
+        " included that are mapped from the checkpoint, *empty* the resident set of Python with the service's modules"
+        " and without a model. A *question* has 24 random words, which the encoder service of a family without a text"
+        " tower reads as embeddings.\n\n" + table((*header, *measured), rows, num_labels=3)
     )
 
 
