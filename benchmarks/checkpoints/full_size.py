@@ -72,17 +72,19 @@ def _llava() -> Any:
     return LlavaConfig(vision_config=_clip_vision(), text_config=text, image_token_index=32000)
 
 
-def _qwen() -> Any:
+def _qwen(*, is_small: bool = False) -> Any:
+    """Config of Qwen2.5-VL-7B, or of 3B, which has one table for input embeddings and head."""
+    width = 2048 if is_small else 3584
     text = {
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "vocab_size": 152064,
+        "hidden_size": width,
+        "intermediate_size": 11008 if is_small else 18944,
+        "num_hidden_layers": 36 if is_small else 28,
+        "num_attention_heads": 16 if is_small else 28,
+        "num_key_value_heads": 2 if is_small else 4,
+        "vocab_size": 151936 if is_small else 152064,
         "max_position_embeddings": 128000,
         "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": is_small,
         "eos_token_id": 151645,
     }
     vision = {
@@ -90,11 +92,25 @@ def _qwen() -> Any:
         "hidden_size": 1280,
         "intermediate_size": 3420,
         "num_heads": 16,
-        "out_hidden_size": 3584,
+        "out_hidden_size": width,
         "fullatt_block_indexes": [7, 15, 23, 31],
         "tokens_per_second": 2,
     }
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=is_small)
+
+
+def _qwen_checkpoint(*, is_small: bool = False) -> FullSize:
+    return FullSize(
+        config=lambda: _qwen(is_small=is_small),
+        model=Qwen2_5_VLForConditionalGeneration,
+        rename={"model.visual.": "visual.", "model.language_model.": "model."},
+        needs={
+            "encoder": lambda name: name.startswith("visual.") or name == "model.embed_tokens.weight",
+            "llm": lambda name: not name.startswith("visual."),
+        },
+        processor=Qwen2VLImageProcessorPil,
+        has_text_tower=False,
+    )
 
 
 MODELS: Final = {
@@ -114,17 +130,8 @@ MODELS: Final = {
         processor=lambda: CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
         has_text_tower=True,
     ),
-    "qwen2.5-vl-7b": FullSize(
-        config=_qwen,
-        model=Qwen2_5_VLForConditionalGeneration,
-        rename={"model.visual.": "visual.", "model.language_model.": "model."},
-        needs={
-            "encoder": lambda name: name.startswith("visual.") or name == "model.embed_tokens.weight",
-            "llm": lambda name: not name.startswith("visual."),
-        },
-        processor=Qwen2VLImageProcessorPil,
-        has_text_tower=False,
-    ),
+    "qwen2.5-vl-3b": _qwen_checkpoint(is_small=True),
+    "qwen2.5-vl-7b": _qwen_checkpoint(),
 }
 
 
@@ -160,10 +167,12 @@ def write_clip(folder: Path) -> int:
 
 
 def tensor_shapes(model_class: Any, config: Any, rename: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of a model's tensors by their names on the hub; see `FullSize.rename`."""
+    """Shapes of a model's tensors by their names on the hub; see `FullSize.rename`. A tied head is not stored."""
     with torch.device("meta"):
         model = model_class(config)
-    return {_renamed(name, rename): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = dict(model.named_parameters(remove_duplicate=False)).keys() - dict(model.named_parameters()).keys()
+    stored = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    return {_renamed(name, rename): tuple(tensor.shape) for name, tensor in stored.items()}
 
 
 def _renamed(name: str, rename: Mapping[str, str]) -> str:

@@ -40,3 +40,5 @@ def test_sizes_are_those_of_the_published_models(tmp_path: Path) -> None:
     _, qwen = full_size.write(tmp_path / "qwen", "qwen2.5-vl-7b", "encoder")
     assert llava == pytest.approx(2 * 7.063e9, rel=0.001)
     assert qwen == pytest.approx(2 * 8.292e9, rel=0.001)
+    _, small = full_size.write(tmp_path / "qwen-3b", "qwen2.5-vl-3b", "encoder")
+    assert small == pytest.approx(2 * 3.755e9, rel=0.001)
