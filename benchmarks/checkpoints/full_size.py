@@ -24,6 +24,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -99,6 +101,52 @@ def _qwen(*, is_small: bool = False) -> Any:
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=is_small)
 
 
+def _qwen3(*, is_small: bool = False) -> Any:
+    """Config of Qwen3-VL-8B, or of 2B, which has one table for input embeddings and head."""
+    width = 2048 if is_small else 4096
+    text = {
+        "hidden_size": width,
+        "intermediate_size": 6144 if is_small else 12288,
+        "num_hidden_layers": 28 if is_small else 36,
+        "num_attention_heads": 16 if is_small else 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "max_position_embeddings": 262144,
+        "rope_parameters": {
+            "rope_type": "default",
+            "mrope_section": [24, 20, 20],
+            "mrope_interleaved": True,
+            "rope_theta": 5e6,
+        },
+        "tie_word_embeddings": is_small,
+        "eos_token_id": 151645,
+    }
+    vision = {
+        "depth": 24 if is_small else 27,
+        "hidden_size": 1024 if is_small else 1152,
+        "intermediate_size": 4096 if is_small else 4304,
+        "num_heads": 16,
+        "out_hidden_size": width,
+        "deepstack_visual_indexes": [5, 11, 17] if is_small else [8, 16, 24],
+    }
+    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=is_small)
+
+
+def _qwen3_checkpoint(*, is_small: bool = False) -> FullSize:
+    return FullSize(
+        config=lambda: _qwen3(is_small=is_small),
+        model=Qwen3VLForConditionalGeneration,
+        rename={},
+        needs={
+            "encoder": lambda name: name.startswith("model.visual.") or name.endswith("embed_tokens.weight"),
+            "llm": lambda name: not name.startswith("model.visual."),
+        },
+        processor=lambda: Qwen2VLImageProcessorPil(patch_size=16),
+        has_text_tower=False,
+    )
+
+
 def _qwen_checkpoint(*, is_small: bool = False) -> FullSize:
     return FullSize(
         config=lambda: _qwen(is_small=is_small),
@@ -132,6 +180,8 @@ MODELS: Final = {
     ),
     "qwen2.5-vl-3b": _qwen_checkpoint(is_small=True),
     "qwen2.5-vl-7b": _qwen_checkpoint(),
+    "qwen3-vl-2b": _qwen3_checkpoint(is_small=True),
+    "qwen3-vl-8b": _qwen3_checkpoint(),
 }
 
 

@@ -21,7 +21,7 @@ from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
 from benchmarks.speed.dispatch_counts import count_dispatches, recorded
 from benchmarks.speed.dispatches_report import markdown
-from benchmarks.speed.encoder_requests import LENGTHS, Subject, llava_next_tiny, qwen_tiny, shipped
+from benchmarks.speed.encoder_requests import LENGTHS, Subject, llava_next_tiny, qwen3_tiny, qwen_tiny, shipped
 from benchmarks.speed.kernel_launches import measure_launches
 from encoder_service.pruners import PRUNERS
 from fovea.modeling.compute import resolve_device
@@ -65,6 +65,7 @@ def _measure(device: str, pruners: Sequence[str], batches: Sequence[int], scratc
         (shipped(device), batches, True),
         (llava_next_tiny(scratch, device), others, False),
         (qwen_tiny(scratch, device), others, False),
+        (qwen3_tiny(scratch, device), others, False),
     ]
     return [
         {"model": subject.name, "batches": list(sizes), "rows": _rows(subject, pruners, sizes, cached=cached)}

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.checkpoints.tiny import clip, llava_next, qwen2_5_vl
+from benchmarks.checkpoints.tiny import clip, llava_next, qwen2_5_vl, qwen3_vl
 from benchmarks.harness.images import noise_image, png
 from encoder_service import models
 from encoder_service.engine.engine import EncoderEngine
@@ -21,7 +21,17 @@ from encoder_service.server.requests import pruners_of
 from fovea.budget import Budget
 from fovea.checkpoints.shipped import shipped_checkpoint
 
-__all__ = ["LENGTHS", "Subject", "images", "llava_next_tiny", "new_engine", "question", "qwen_tiny", "shipped"]
+__all__ = [
+    "LENGTHS",
+    "Subject",
+    "images",
+    "llava_next_tiny",
+    "new_engine",
+    "question",
+    "qwen3_tiny",
+    "qwen_tiny",
+    "shipped",
+]
 
 LENGTHS: Final = range(12, 21)
 """Numbers of text ids of the questions, BOS and EOS included."""
@@ -106,3 +116,9 @@ def qwen_tiny(folder: Path, device: str) -> Subject:
     """A tiny random Qwen2.5-VL, with images of one size: 5 x 8 visual tokens."""
     model = models.load(str(qwen2_5_vl.write(folder / "qwen2_5_vl")), LoadOptions(device=device))
     return Subject("tiny Qwen2.5-VL, images of one size", model, (8 * 28, 5 * 28))
+
+
+def qwen3_tiny(folder: Path, device: str) -> Subject:
+    """A tiny random Qwen3-VL, with images of one size: 5 x 8 visual tokens."""
+    model = models.load(str(qwen3_vl.write(folder / "qwen3_vl")), LoadOptions(device=device))
+    return Subject("tiny Qwen3-VL, images of one size", model, (8 * 32, 5 * 32))

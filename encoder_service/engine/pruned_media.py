@@ -69,12 +69,16 @@ def _may_have_cls_tokens(units: Sequence[PruningUnit]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Converted:
-    """Converted tokens: tensors by name, what to index them with by unit or medium, wire format and C."""
+    """Converted tokens: tensors by name, what to index them with by unit or medium, wire format and C.
+
+    Tensors of a group with DeepStack planes have an axis for features and planes after the first.
+    """
 
     tensors: Mapping[str, Tensor]
     index: Mapping[int, int | slice]
     wire_format: DeviceFormat
     channels: int
+    num_planes: int = 0
 
     def values(self, key: int, arrays: HostCopies) -> TokenValues:
         """Values of the CLS tokens of an image or video."""
@@ -83,10 +87,10 @@ class _Converted:
     def vectors(self, row: int, num_tokens: int, arrays: HostCopies) -> TokenVectors:
         """Values of the first tokens of a row of a group, and of their planes."""
         of_row = {name: arrays[tensor][self.index[row]] for name, tensor in self.tensors.items()}
-        num_vectors = len(next(iter(of_row.values())))
-        return tuple(
-            self._values({name: array[i] for name, array in of_row.items()})[:num_tokens] for i in range(num_vectors)
-        )
+        parts = [of_row]
+        if self.num_planes:
+            parts = [{name: array[i] for name, array in of_row.items()} for i in range(1 + self.num_planes)]
+        return tuple(self._values(part)[:num_tokens] for part in parts)
 
     def _values(self, arrays: Mapping[str, npt.NDArray[Any]]) -> TokenValues:
         return token_values(arrays, self.wire_format, self.channels)
@@ -135,18 +139,15 @@ def _convert_groups(
                 rows.setdefault((id(unit.tokens), conversion), []).append(unit.tokens_row)
     converted = {}
     for (group, conversion), chosen in rows.items():
-        vectors, chosen = _vectors(groups[group]), sorted(chosen)
+        vectors, chosen = groups[group].features, sorted(chosen)
+        planes, num_planes = groups[group].planes, 0
+        if planes is not None:
+            vectors, num_planes = torch.cat([vectors[:, None], planes], dim=1), planes.shape[1]
         if chosen != list(range(len(vectors))):
             vectors = vectors[to_device(torch.tensor(chosen), vectors.device)]
         index = {row: position for position, row in enumerate(chosen)}
-        converted[group, conversion] = _convert(vectors, conversion, index, arrays)
+        converted[group, conversion] = _convert(vectors, conversion, index, arrays, num_planes)
     return converted
-
-
-def _vectors(tokens: PrunedTokens) -> Tensor:
-    """Features and planes of a group, [G, 1 + P, K, C]."""
-    features = tokens.features[:, None]
-    return features if tokens.planes is None else torch.cat([features, tokens.planes], dim=1)
 
 
 def _convert_cls_tokens(
@@ -170,8 +171,12 @@ def _convert_cls_tokens(
 
 
 def _convert(
-    vectors: Tensor, conversion: Conversion, index: Mapping[int, int | slice], arrays: HostCopies
+    vectors: Tensor,
+    conversion: Conversion,
+    index: Mapping[int, int | slice],
+    arrays: HostCopies,
+    num_planes: int = 0,
 ) -> _Converted:
     tensors = convert(vectors, conversion.wire_format, has_mean=conversion.has_mean)
     arrays.add(*tensors.values())
-    return _Converted(tensors, index, conversion.wire_format, vectors.shape[-1])
+    return _Converted(tensors, index, conversion.wire_format, vectors.shape[-1], num_planes)

@@ -162,18 +162,13 @@ def prune(inputs: PrunerInput, params: FoveaParameters) -> PrunedTokens:
     hidden, saliency = at_least_float32(vision.hidden), at_least_float32(vision.outputs[SALIENCY_LAST])
     scores = _scores(inputs)
     weights = importance(saliency, scores, inputs.keep, params).to(hidden.dtype)
-    vectors = hidden[..., None, :, :]
-    if vision.planes is not None:
-        vectors = torch.cat([vectors, at_least_float32(vision.planes)], dim=-3)
+    if vision.planes is None:
+        tokens = _represent(hidden, hidden, weights, vision.grid, inputs.keep, params.reach)
+        return PrunedTokens(tokens.vectors, tokens.kept, tokens.cluster_of_patch, scores, saliency)
+    vectors = torch.cat([hidden[..., None, :, :], at_least_float32(vision.planes)], dim=-3)
     tokens = _represent(hidden, vectors, weights, vision.grid, inputs.keep, params.reach)
-    return PrunedTokens(
-        tokens.vectors[..., 0, :, :],
-        tokens.kept,
-        tokens.cluster_of_patch,
-        scores,
-        saliency,
-        planes=None if vision.planes is None else tokens.vectors[..., 1:, :, :],
-    )
+    features, planes = tokens.vectors[..., 0, :, :], tokens.vectors[..., 1:, :, :]
+    return PrunedTokens(features, tokens.kept, tokens.cluster_of_patch, scores, saliency, planes=planes)
 
 
 def _scores(inputs: PrunerInput) -> Tensor | None:
@@ -184,7 +179,7 @@ def _scores(inputs: PrunerInput) -> Tensor | None:
 
 
 class _Tokens(NamedTuple):
-    """Features and planes of merged tokens [1 + P, K, C], kept patches [K] ascending, cluster of each patch [N]."""
+    """Merged tokens [K, C], or with planes [1 + P, K, C]; kept patches [K] ascending; cluster of each patch [N]."""
 
     vectors: Tensor
     kept: Tensor
@@ -194,7 +189,9 @@ class _Tokens(NamedTuple):
 def _represent(
     hidden: Tensor, vectors: Tensor, weights: Tensor, grid: tuple[int, int], keep: int, reach: float
 ) -> _Tokens:
-    """Tokens of a batch, chosen by `hidden` and merged from `vectors`, the features and DeepStack planes [1 + P, N, C].
+    """Tokens of a batch, chosen by `hidden` and merged from `vectors`.
+
+    The vectors are the features again, [N, C], or features and DeepStack planes, [1 + P, N, C].
 
     A batch is split where its matrices of all pairs would be large. A grid in several chunks is searched image by
     image, since its chunks have budgets of their own.
@@ -212,7 +209,7 @@ def _represent(
     masses_by_image = masses.view(-1, len(chunks)).tolist()  # the only read of a batch on a GPU
     images = zip(
         hidden.view(-1, *hidden.shape[-2:]),
-        vectors.view(-1, *vectors.shape[-3:]),
+        vectors.view(-1, *vectors.shape[hidden.dim() - 2 :]),
         weights.view(-1, num_patches),
         masses_by_image,
         strict=True,
@@ -235,18 +232,24 @@ def _represent_by_chunks(
     for chunk, budget in zip(chunks, budgets, strict=True):
         if budget:
             own = chunk.patches
-            tokens = _represent_chunk(hidden[own], vectors[:, own], weights[own], chunk.grid, budget, ratio, reach)
+            tokens = _represent_chunk(hidden[own], vectors[..., own, :], weights[own], chunk.grid, budget, ratio, reach)
             cluster_of_patch[own] = tokens.cluster_of_patch + count
             by_chunk.append(tokens._replace(kept=tokens.kept + own.start))
             count += budget
     kept = torch.cat([tokens.kept for tokens in by_chunk])
     if all(budgets):
-        return _Tokens(torch.cat([tokens.vectors for tokens in by_chunk], dim=1), kept, cluster_of_patch)
+        return _Tokens(torch.cat([tokens.vectors for tokens in by_chunk], dim=-2), kept, cluster_of_patch)
     unit = _centred(hidden)
     for chunk, budget in zip(chunks, budgets, strict=True):
         if budget == 0:
             cluster_of_patch[chunk.patches] = (unit[chunk.patches] @ unit[kept].T).argmax(dim=1)
-    return _Tokens(in_each_plane(merge_weighted, vectors, cluster_of_patch, weights, kept), kept, cluster_of_patch)
+    return _Tokens(_merged(vectors, cluster_of_patch, weights, kept), kept, cluster_of_patch)
+
+
+def _merged(vectors: Tensor, cluster_of_patch: Tensor, weights: Tensor, kept: Tensor) -> Tensor:
+    if vectors.dim() == weights.dim() + 1:
+        return merge_weighted(vectors, cluster_of_patch, weights, kept)
+    return in_each_plane(merge_weighted, vectors, cluster_of_patch, weights, kept)
 
 
 def _represent_chunk(
@@ -266,7 +269,7 @@ def _represent_chunk(
     cluster_of_patch = torch.where(is_represented, to_kept.argmax(dim=-1), by_cosine)
     own = torch.arange(keep, device=kept.device).expand(kept.shape)
     cluster_of_patch = cluster_of_patch.scatter_(-1, kept, own)
-    return _Tokens(in_each_plane(merge_weighted, vectors, cluster_of_patch, weights, kept), kept, cluster_of_patch)
+    return _Tokens(_merged(vectors, cluster_of_patch, weights, kept), kept, cluster_of_patch)
 
 
 def choose_keep(inputs: PrunerInput, params: FoveaParameters) -> list[int]:

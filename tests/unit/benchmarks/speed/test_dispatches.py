@@ -181,6 +181,7 @@ def test_the_report_has_ratios_copies_and_custom_operators(tmp_path: Path, capsy
         "shipped LLaVA",
         "tiny LLaVA-NeXT",
         "tiny Qwen2.5-VL",
+        "tiny Qwen3-VL",
     ]
     text = markdown(result)
     assert "None ran" in text
