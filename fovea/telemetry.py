@@ -162,6 +162,7 @@ class _JsonLines(logging.Formatter):
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
+        self._encode = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` would make an encoder for each line
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -175,11 +176,14 @@ class _JsonLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return self._encode(line)
 
 
 def configure_logging(service: str, level: str = "info") -> None:
     """Sends the root logger to stderr as JSON lines. Call once, in `__main__`."""
+    # A line has neither the place in the code nor thread and process. Finding them takes a third of its time.
+    logging._srcfile = None  # documented, see "Optimization" in Python's Logging HOWTO
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
