@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 
@@ -39,5 +40,8 @@ def main(argv: list[str]) -> int:
             return 1
     if settings.allow_anonymous:
         log.warning("--allow-anonymous: everyone who reaches %s is served, without a key", settings.listen)
+    # Modules, tokenizers and schemas stay for good. A full collection that looks at them stops all requests meanwhile.
+    gc.collect()
+    gc.freeze()
     server.run()
     return 0
