@@ -162,6 +162,7 @@ class _JsonLines(logging.Formatter):
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
+        self._encode = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` would make an encoder for each line
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -175,7 +176,7 @@ class _JsonLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return self._encode(line)
 
 
 def configure_logging(service: str, level: str = "info") -> None:

@@ -197,8 +197,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     app.state.drain = drain
     routers = list(surfaces.routers())
-    for router in routers:
-        app.include_router(router)
+    for router in routers:  # not `include_router`: for routers without options it only adds a search for each request
+        app.router.routes.extend(router.routes)
     install_error_handlers(app)
     if keys is not None:
         declare_api_keys(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from typing import Final
 
@@ -45,6 +46,7 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+@functools.lru_cache(maxsize=4096)
 def address_group(host: str) -> str:
     """The name under which a client is counted: an IPv4 address, the /64 of an IPv6 address, or `host` itself if it is
     no address."""

@@ -6,6 +6,11 @@ configuration, which reads the same form and sends JSON of the same size (`bench
 * an answer about a new image, less the calls to encoder and LLM service (`timing_ms`), less an echo of the same form;
 * a cached answer and the echo, a window each, by the number of requests in flight.
 
+The echo is fair if it has all that the gateway has. Both run on one Python with one set of packages, and uvicorn's
+default (`auto`) takes uvloop and httptools where they are installed: an echo gets them as soon as the gateway does.
+Between both, `least` does for a cached answer what no such answer goes without (`benchmarks.speed.least_answer`). It
+tells how much of the distance is the work of an answer, and how much is the gateway's own.
+
 CPU time of the server's process and function calls of its event loop are counted as well: they say the same on a busy
 machine. With --before, the gateway of another checkout takes its turns, too. Writes `gateway.json` and `.md` into
 --out.
@@ -32,7 +37,7 @@ from benchmarks.harness.provenance import provenance
 from benchmarks.harness.pruning import PRUNING
 from benchmarks.scaling.clients import jpeg_files
 from benchmarks.speed.gateway_report import markdown
-from benchmarks.speed.gateway_servers import ECHO, Server, running
+from benchmarks.speed.gateway_servers import ECHO, LEAST, Server, running
 from benchmarks.speed.light_client import Connection, form_request, requests_per_second
 from fovea.checkpoints.shipped import demo_folder
 
@@ -94,13 +99,14 @@ def _measure(args: argparse.Namespace, checkouts: dict[str, Path], folder: Path)
     demo = (demo_folder() / "demo.png").read_bytes()
     with running(checkouts, folder, echo_bytes=_ECHO_BYTES, count_calls=False) as servers:
         # Images of the same size as the cached one. No two requests have the same.
-        images = iter(jpeg_files((args.rounds + 1) * args.answers * len(servers), seed=args.seed))
-        asyncio.run(_new_answers(servers, images, args.answers))
+        answering = [server for server in servers if server.name != LEAST]
+        images = iter(jpeg_files((args.rounds + 1) * args.answers * len(answering), seed=args.seed))
+        asyncio.run(_new_answers(answering, images, args.answers))
         for server in servers:
             _cached(server, demo, _WARM_UP, 1)
         new, cached = [], []
         for number in range(args.rounds):
-            new.append({"round": number, **asyncio.run(_new_answers(servers, images, args.answers))})
+            new.append({"round": number, **asyncio.run(_new_answers(answering, images, args.answers))})
             for in_flight, server in itertools.product(args.in_flight, _turns(servers, number)):
                 window = _cached(server, demo, args.cached, in_flight)
                 cached.append({"round": number, "in_flight": in_flight, "server": server.name, **window})
@@ -116,6 +122,8 @@ def _count_calls(args: argparse.Namespace, checkouts: dict[str, Path], folder: P
         calls: dict[str, dict[str, float]] = {}
         for server in servers:
             kinds = {"new": list(itertools.islice(images, _COUNTED)), "cached": [demo] * _COUNTED}
+            if server.name == LEAST:
+                del kinds["new"]
             for warm in (next(images), *[demo] * _WARM_UP):
                 asyncio.run(requests_per_second(server.url, [_request(server, warm)], 1))
             calls[server.name] = {}

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from benchmarks.harness.provenance import origin
 from benchmarks.harness.tables import Spread, table
-from benchmarks.speed.gateway_servers import ECHO
+from benchmarks.speed.gateway_servers import ECHO, LEAST
 
 __all__ = ["markdown"]
 
@@ -25,9 +25,9 @@ def markdown(result: dict[str, Any]) -> str:
         f" round. Load average of the machine: {load}.\n\n## Answers about new images\n\n"
         + _new_answers(result, sides)
         + "\n## Cached answers\n\n"
-        + _cached_answers(result, sides)
+        + _cached_answers(result, [*sides, LEAST])
         + "\n## Function calls of the event loop for one request\n\n"
-        + _calls(result, sides)
+        + _calls(result, [*sides, LEAST])
     )
 
 
@@ -61,15 +61,20 @@ def _cached_answers(result: dict[str, Any], sides: Sequence[str]) -> str:
 
 
 def _ratios(values: Callable[[str, str], list[float]], side: str) -> tuple[str, str]:
-    """Rate over that of the echo, and the goal; empty for the echo itself."""
+    """Rate over that of the echo, empty for the echo itself, and the goal of a gateway."""
     if side == ECHO:
         return "", ""
     pairs = zip(values(side, "per_second"), values(ECHO, "per_second"), strict=True)
     ratio = Spread.of([one / echo for one, echo in pairs])
+    if side == LEAST:
+        return ratio.text(), ""
     return ratio.text(), f">= {_GOAL_RATIO:g}, {'met' if ratio.median >= _GOAL_RATIO else 'missed'}"
 
 
 def _calls(result: dict[str, Any], sides: Sequence[str]) -> str:
     calls = result["calls"]
-    rows = [[side, *(f"{calls[side][kind]:,.0f}" for kind in ("new", "cached"))] for side in (*sides, ECHO)]
+    rows = [
+        [side, *(f"{calls[side][kind]:,.0f}" if kind in calls[side] else "" for kind in ("new", "cached"))]
+        for side in (*sides, ECHO)
+    ]
     return table(["server", "new image", "cached answer"], rows, num_labels=1)

@@ -1,4 +1,5 @@
-"""Servers of `benchmarks.speed.gateway`: gateways of one or two checkouts, and the echo, each a process of its own."""
+"""Servers of `benchmarks.speed.gateway`, each a process of its own: gateways of one or two checkouts, the least that a
+cached answer takes, and the echo."""
 
 from __future__ import annotations
 
@@ -21,9 +22,10 @@ from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.processes.stack import Stack, free_port
 from fovea.processes.worker_process import end_with_parent
 
-__all__ = ["ECHO", "Server", "running"]
+__all__ = ["ECHO", "LEAST", "Server", "running"]
 
 ECHO: Final = "echo"
+LEAST: Final = "least"
 _TIMEOUT_S: Final = 300.0
 _OFF_HUB: Final = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 _COUNTED: Final = Path(__file__).with_name("counted_calls.py")
@@ -69,7 +71,8 @@ class Server:
 def running(
     checkouts: Mapping[str, Path], folder: Path, *, echo_bytes: int, count_calls: bool
 ) -> Iterator[list[Server]]:
-    """A gateway of each checkout, and the echo last, ready. The gateways share encoder and LLM service.
+    """A gateway of each checkout, the least that a cached answer takes, and the echo last, ready. All share encoder and
+    LLM service.
 
     Args:
         checkouts: Roots of the gateways' code by name; the services run the code of this process.
@@ -82,19 +85,26 @@ def running(
         services = Stack(model, text_tower, name="shipped", environment=_OFF_HUB, log_to=folder / "services.log")
         resources.callback(services.stop)
         services.start("encoder_service", "llm_service")
-        servers = []
+        servers, arguments = [], []
         for name, root in checkouts.items():
             gateway = Stack(model, text_tower, listen=f"127.0.0.1:{free_port()}", name="shipped")
             gateway.encoder_address, gateway.llm_address = services.encoder_address, services.llm_address
-            servers.append((name, gateway.url, "/readyz", gateway.command("gateway")[2:], root))
-        port = free_port()
-        echo = ["uvicorn", "benchmarks.speed.echo:app", "--port", str(port)]
-        servers.append((ECHO, f"http://127.0.0.1:{port}", "/docs", echo, Path.cwd()))
+            arguments = gateway.command("gateway")[3:]
+            servers.append((name, gateway.url, "/readyz", ["gateway", *arguments], root))
+        for name, app in ((LEAST, "benchmarks.speed.least_answer:app"), (ECHO, "benchmarks.speed.echo:app")):
+            port = free_port()
+            command = ["uvicorn", app, "--port", str(port)]
+            servers.append((name, f"http://127.0.0.1:{port}", "/docs", command, Path(__file__).parents[2]))
         started = []
         for name, url, path, command, root in servers:
             counted = folder / f"{name}.calls" if count_calls else None
             words = ["-m", *command] if counted is None else [str(_COUNTED), str(counted), *command]
-            environment = {**_OFF_HUB, **code_of(root), "ECHO_BYTES": str(echo_bytes)}
+            environment = {
+                **_OFF_HUB,
+                **code_of(root),
+                "ECHO_BYTES": str(echo_bytes),
+                "LEAST_ANSWER": " ".join(arguments),
+            }
             process = resources.enter_context(_process(words, environment, folder / f"{name}.log"))
             _wait_ready(url + path, process)
             started.append(Server(name, url, process, counted))

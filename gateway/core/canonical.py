@@ -8,6 +8,7 @@ number is its value: 1 and 1.0 are equal.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ def _write(value: object, pieces: list[bytes]) -> None:
         case Message():
             pieces.append(b"message;")
             for field, field_value in value.ListFields():
-                pieces.append(b"field;" + _sized(b"%d" % field.number))
+                pieces.append(_field(field.number))
                 _write(field_value, pieces)
             pieces.append(b"end;")
         case Mapping():
@@ -58,6 +59,11 @@ def _write(value: object, pieces: list[bytes]) -> None:
             pieces.append(b"list;" + _sized(b"%d" % len(items)))
             for item in items:
                 _write(item, pieces)
+
+
+@functools.cache
+def _field(number: int) -> bytes:
+    return b"field;" + _sized(b"%d" % number)
 
 
 def _sized(content: bytes) -> bytes:

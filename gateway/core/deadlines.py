@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 from fovea.errors import DeadlineExceeded
 
@@ -28,18 +27,28 @@ def time_left(deadline: float) -> float:
     return left
 
 
-@asynccontextmanager
-async def until(deadline: float) -> AsyncIterator[None]:
-    """Context whose body is cancelled at the deadline.
+class until:  # noqa: N801  (a function to its callers, as `asyncio.timeout_at`)
+    """Context whose body is cancelled at the deadline. Leaving it raises DeadlineExceeded if the body was cancelled.
 
-    Raises:
-        DeadlineExceeded: The body was cancelled.
+    Args:
+        deadline: Event-loop time in seconds.
     """
-    try:
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError:
-        raise _deadline_exceeded() from None
+
+    def __init__(self, deadline: float) -> None:
+        self._timeout = asyncio.timeout_at(deadline)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise _deadline_exceeded() from None
+        if isinstance(error, TimeoutError):
+            raise _deadline_exceeded() from None
 
 
 def _deadline_exceeded() -> DeadlineExceeded:

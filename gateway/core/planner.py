@@ -16,8 +16,8 @@ from gateway.core.cache_keys import answer_key, visual_tokens_key
 from gateway.core.encode_spec import EncodeSpec
 from gateway.core.generate_spec import GenerateSpec
 from gateway.core.question import CacheMode, Question
-from gateway.core.question_text import QuestionText
 from gateway.settings import GatewaySettings
+from gateway.tokenization.recent_ids import RecentIds
 from gateway.tokenization.tokenizers import PromptTokenizer, TextTowerTokenizer
 
 __all__ = ["AnswerPlan", "EncodePlan", "Planner"]
@@ -100,6 +100,7 @@ class Planner:
         self._settings = settings
         self.prompt_tokenizer = prompt_tokenizer
         self._text_tower_tokenizer = text_tower_tokenizer
+        self._recent_prompts, self._recent_texts = RecentIds(), RecentIds()
 
     def can_tokenize_for(self, encoder: EncoderInfo) -> bool:
         """Whether there is a tokenizer for the questions that this encoder reads."""
@@ -163,7 +164,7 @@ class Planner:
         """
         spec = self._with_defaults(question.encode, encoder)
         limits.check_auto_budget(spec, encoder)
-        text_ids = tuple(self._text_ids(question.text, spec.pruner, encoder))
+        text_ids = self._text_ids(question, spec.pruner, encoder)
         spec = replace(spec, text_ids=text_ids, cache_salt=question.cache_salt)
         key_request = spec.to_key_proto()
         limits.check_options(key_request, encoder)
@@ -177,7 +178,7 @@ class Planner:
             deadline=question.deadline,
         )
 
-    def tokenize(self, question: Question, encoder: EncoderInfo) -> list[int]:
+    def tokenize(self, question: Question, encoder: EncoderInfo) -> tuple[int, ...]:
         """Ids of the language model's prompt, with one id for each image and video.
 
         Raises:
@@ -187,11 +188,17 @@ class Planner:
         limits.check_media(question.encode, encoder)
         return self._input_ids(question)
 
-    def _input_ids(self, question: Question) -> list[int]:
-        text, spec = question.text, question.encode
-        if text.turns is not None:
-            return self.prompt_tokenizer.encode_history(text.turns)
-        return self.prompt_tokenizer.encode(text.text, num_images=len(spec.images), num_videos=len(spec.videos))
+    def _input_ids(self, question: Question) -> tuple[int, ...]:
+        text, num_images, num_videos = question.text, len(question.encode.images), len(question.encode.videos)
+
+        def tokenize() -> list[int]:
+            if text.turns is not None:
+                return self.prompt_tokenizer.encode_history(text.turns)
+            return self.prompt_tokenizer.encode(text.text, num_images=num_images, num_videos=num_videos)
+
+        if self.prompt_tokenizer.reads_clock:
+            return tuple(tokenize())
+        return self._recent_prompts.get(question.cache_salt, (text, num_images, num_videos), text.size, tokenize)
 
     def _pruner(self, spec: EncodeSpec, encoder: EncoderInfo) -> str:
         return spec.pruner or self._settings.pruner or encoder.default_pruner
@@ -213,13 +220,19 @@ class Planner:
             video_budget=video_budget,
         )
 
-    def _text_ids(self, text: QuestionText, pruner: str | None, encoder: EncoderInfo) -> list[int]:
+    def _text_ids(self, question: Question, pruner: str | None, encoder: EncoderInfo) -> tuple[int, ...]:
         """Ids of the question for the encoder; empty for a pruner that reads no text."""
         # An unknown pruner counts as one that reads text. The encoder refuses the request and lists its pruners.
         if not all(offered.reads_text for offered in encoder.pruners if offered.name == pruner):
-            return []
-        plain = text.text if text.turns is not None else self.prompt_tokenizer.without_markers(text.text)
-        text_ids = self._encode_text(plain, encoder)
+            return ()
+        text = question.text
+
+        def tokenize() -> list[int]:
+            plain = text.text if text.turns is not None else self.prompt_tokenizer.without_markers(text.text)
+            return self._encode_text(plain, encoder)
+
+        key = (text.text, text.turns is None, encoder.reads_language_model_ids)
+        text_ids = self._recent_texts.get(question.cache_salt, key, len(text.text), tokenize)
         if len(text_ids) > _MAX_TEXT_IDS:
             raise InvalidRequest(
                 f"the question is too long: its text has {len(text_ids):,} tokens for the encoder; up to"
@@ -238,10 +251,10 @@ class Planner:
         return self._text_tower_tokenizer.encode(text)
 
 
-def _generate(question: Question, input_ids: Sequence[int], llm: LLMInfo) -> GenerateSpec:
+def _generate(question: Question, input_ids: tuple[int, ...], llm: LLMInfo) -> GenerateSpec:
     """The generate call of a question, with the defaults of the LLM service."""
     return GenerateSpec(
-        input_ids=tuple(input_ids),
+        input_ids=input_ids,
         sampling=question.sampling.resolved(llm.default_sampling, llm.sampling_parameters),
         llm_pruner=question.llm_pruner,
         top_logprobs=question.top_logprobs,

@@ -50,3 +50,10 @@ class QuestionText:
 
     text: str
     turns: tuple[Turn, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        """Characters of the question, or characters and parts of all turns."""
+        if self.turns is None:
+            return len(self.text)
+        return sum(1 + (len(part) if isinstance(part, str) else 0) for turn in self.turns for part in turn.parts)

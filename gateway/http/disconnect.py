@@ -27,8 +27,10 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         Cancelled: The client disconnected.
     """
-    scope = asyncio.timeout(None)
-    disconnect = asyncio.create_task(_end_at_disconnect(receive, scope))
+    loop, scope = asyncio.get_running_loop(), asyncio.timeout(None)
+    watches: list[asyncio.Task[None]] = []
+    # Not started before the work waits for the first time. A cached answer does not, and needs no task.
+    start = loop.call_soon(lambda: watches.append(loop.create_task(_end_at_disconnect(receive, scope))))
     try:
         async with scope:
             return await work
@@ -37,5 +39,7 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
             raise
         raise Cancelled("the client closed the connection before the answer was done") from None
     finally:
-        disconnect.cancel()
-        await asyncio.gather(disconnect, return_exceptions=True)
+        start.cancel()
+        for watch in watches:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)

@@ -20,7 +20,7 @@ __all__ = ["read_form"]
 
 _MAX_FIELDS: Final = 64
 _MAX_NAME_CHARS: Final = 80
-_ENCODING_HEADERS: Final = ("content-transfer-encoding", "content-encoding")
+_ENCODING_HEADERS: Final = (b"content-transfer-encoding", b"content-encoding")
 _UNENCODED: Final = ("7bit", "8bit", "binary", "identity")
 _ASCII_SUPERSETS: Final = re.compile(r"(us-)?ascii|iso-8859-\d+|latin-?1|windows-125\d", re.IGNORECASE)
 
@@ -65,16 +65,20 @@ class _FormParser(MultiPartParser):
         )
         self._max_images = max_images
         self._num_images = self._num_videos = self._num_fields = 0
+        self._headers: dict[bytes, bytes] = {}  # of the current part
 
     def on_headers_finished(self) -> None:
         super().on_headers_finished()
-        name, is_file = self._current_part.field_name, self._current_part.file is not None
+        part = self._current_part
+        name, is_file = part.field_name, part.file is not None
         if len(name) > _MAX_NAME_CHARS:
             raise InvalidRequest(f"there is no field {name[:_MAX_NAME_CHARS]!r}...")
-        if any(self._header(header, "identity").lower() not in _UNENCODED for header in _ENCODING_HEADERS):
-            raise UnsupportedMedia(
-                f"{name} is sent in an encoding; it is accepted as it is (8bit or binary)", param=name
-            )
+        self._headers = dict(part.item_headers)  # names in lower case; the last one of a name counts
+        for header in _ENCODING_HEADERS:
+            if header in self._headers and _text(self._headers[header]).lower() not in _UNENCODED:
+                raise UnsupportedMedia(
+                    f"{name} is sent in an encoding; it is accepted as it is (8bit or binary)", param=name
+                )
         if name == "images" or (is_file and name == "image"):
             self._count_image(name)
         elif is_file:
@@ -101,10 +105,6 @@ class _FormParser(MultiPartParser):
         if self._num_fields > _MAX_FIELDS:
             raise MalformedRequest(f"the form has more than the {_MAX_FIELDS} fields accepted, files apart")
 
-    def _header(self, name: str, default: str) -> str:
-        values = [value for key, value in self._current_part.item_headers if key == name.encode()]
-        return values[-1].decode("latin-1").strip() if values else default
-
     def on_part_end(self) -> None:
         if self._current_part.file is None:
             self._check_text(bytes(self._current_part.data))
@@ -112,7 +112,7 @@ class _FormParser(MultiPartParser):
 
     def _check_text(self, data: bytes) -> None:
         charset = "utf-8"
-        if content_type := self._header("content-type", ""):
+        if content_type := _text(self._headers.get(b"content-type", b"")):
             _, options = parse_options_header(content_type)
             charset = options.get(b"charset", b"utf-8").decode("latin-1")
         if charset.lower() not in ("utf-8", "utf8") and not (_ASCII_SUPERSETS.fullmatch(charset) and data.isascii()):
@@ -130,6 +130,10 @@ class _FormParser(MultiPartParser):
         """Deletes the files, including that of a truncated part."""
         for file in self._files_to_close_on_error:
             file.close()
+
+
+def _text(header: bytes) -> str:
+    return header.decode("latin-1").strip()
 
 
 async def _form_fields(form: FormData) -> tuple[dict[str, Any], Uploads]:

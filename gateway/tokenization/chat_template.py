@@ -1,6 +1,6 @@
 """Chat template of a checkpoint, rendered as transformers renders it, without that library.
 
-A template is untrusted code. It runs in jinja2's immutable sandbox, once per request, on strings only.
+A template is untrusted code. It runs in jinja2's immutable sandbox, at most once per request, on strings only.
 """
 
 from __future__ import annotations
@@ -70,6 +70,9 @@ class ChatTemplate:
     Args:
         source: The jinja2 template.
         special_tokens: Strings of the special tokens by the names that templates use (`bos_token`, `eos_token`, ...).
+
+    Attributes:
+        reads_clock: Whether prompts depend on the time.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
@@ -80,6 +83,7 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         self._template = environment.from_string(source)
+        self.reads_clock = "strftime_now" in source
         self._special_tokens = dict(special_tokens)
 
     @classmethod

@@ -92,6 +92,7 @@ class PromptTokenizer:
         family: The `model_type` of config.json.
         image_token_id: Id of the image token.
         video_token_id: Id of the video token; None if the checkpoint names none.
+        reads_clock: Whether prompts depend on the time, as the template writes them.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -114,7 +115,9 @@ class PromptTokenizer:
             if token_id is not None
         }
         self._modalities = tuple(media_tokens)
-        self._prompt = ChatPrompt(ChatTemplate.load(checkpoint, strings), media_tokens)
+        template = ChatTemplate.load(checkpoint, strings)
+        self.reads_clock = template.reads_clock
+        self._prompt = ChatPrompt(template, media_tokens)
         self._check_template()
 
     def _check_template(self) -> None:

@@ -14,13 +14,14 @@ from gateway.http.admitted import Admitted, admitted
 from gateway.http.event_stream import SEND_GRACE_S, EventStream, event_frame
 from gateway.http.openapi import ERRORS, EXAMPLE_IMAGE, request_body
 from gateway.http.questions import reader_of
+from gateway.http.request_route import RequestRoute
 from gateway.http.responses import answer_response
 from gateway.http.schemas.answer import AnswerRequest
 from gateway.http.schemas.answer_response import AnswerResponse, TokenEvent
 
 __all__ = ["router"]
 
-router = APIRouter()
+router = APIRouter(route_class=RequestRoute)
 
 _EXAMPLE: Final = {
     "question": "What colour is the large circle?",

@@ -15,12 +15,13 @@ from gateway.http.chat_questions import read_chat
 from gateway.http.chat_responses import ChatResponder, error_frame
 from gateway.http.event_stream import SEND_GRACE_S, EventStream
 from gateway.http.openapi import ERRORS, EXAMPLE_IMAGE, json_body
+from gateway.http.request_route import RequestRoute
 from gateway.http.schemas.chat import ChatCompletionRequest
 from gateway.http.schemas.chat_response import ChatCompletion
 
 __all__ = ["router"]
 
-router = APIRouter()
+router = APIRouter(route_class=RequestRoute)
 
 _EXAMPLE: Final = {
     "messages": [

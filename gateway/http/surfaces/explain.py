@@ -13,12 +13,13 @@ from gateway.http.activation_maps import activation_maps
 from gateway.http.admitted import Admitted, admitted
 from gateway.http.openapi import ERRORS, EXAMPLE_IMAGE, request_body
 from gateway.http.questions import reader_of
+from gateway.http.request_route import RequestRoute
 from gateway.http.responses import explain_response
 from gateway.http.schemas.explain import ExplainRequest, ExplainResponse
 
 __all__ = ["router"]
 
-router = APIRouter()
+router = APIRouter(route_class=RequestRoute)
 
 _EXAMPLE: Final = {
     "question": "What colour is the large circle?",
