@@ -40,6 +40,15 @@ def _passive_openmp() -> dict[str, str]:
     return {} if "GOMP_SPINCOUNT" in os.environ else {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
+def _safe_path() -> dict[str, str]:
+    """Environment in which no file or folder of the working directory hides a package: `python -m` looks there first.
+
+    In the root of a checkout it is empty, because the packages may be nowhere else.
+    """
+    here = Path("fovea/processes/stack.py")
+    return {} if here.is_file() and here.samefile(__file__) else {"PYTHONSAFEPATH": "1"}
+
+
 def free_port() -> int:
     """Number of a TCP port that is free on the loopback interface at the moment."""
     with socket.socket() as probe:
@@ -125,7 +134,7 @@ class Stack:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**_passive_openmp(), **os.environ, **self.environment},
+                    env={**_passive_openmp(), **_safe_path(), **os.environ, **self.environment},
                     # Ctrl-C would reach the whole foreground process group, but `stop` must end the services in order.
                     start_new_session=True,
                     preexec_fn=lambda: end_with_parent(signal.SIGTERM),

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from fovea.processes.stack import Stack, free_port
+from tests.documented import ROOT
 from tests.e2e.conftest import STARTUP_S, Pictures
 from tests.lab_stack import ENVIRONMENT, RECOMMENDED
 
@@ -240,6 +241,22 @@ def test_up_tells_which_service_could_not_start(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert reason in done.stderr.splitlines()[-1]
         assert "{" not in done.stderr
+
+
+def test_no_folder_of_the_working_directory_hides_a_service(tmp_path: Path) -> None:
+    for name in ("gateway", "encoder_service", "llm_service"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    words = ["up", "--model", str(tmp_path), "--listen", f"127.0.0.1:{free_port()}", "--log-file", "log"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "fovea.cli", *words],
+        cwd=tmp_path,
+        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "it holds no config.json; supported are" in done.stderr.splitlines()[-1], done.stderr
 
 
 def kill_llm_service(up: subprocess.Popen[str]) -> None:

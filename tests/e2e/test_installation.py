@@ -17,7 +17,7 @@ from benchmarks.checkpoints.tiny.clips import clip_file, clip_frames
 from fovea.processes.stack import SERVICES, Stack, free_port
 from tests.documented import ROOT
 from tests.e2e.conftest import STARTUP_S, data_url
-from tests.installations import Installation, build_wheel, install
+from tests.installations import Installation, build_editable_wheel, build_wheel, copy_source, install
 from tests.lab_stack import ENVIRONMENT
 
 SHIPPED = ("gateway/http/page/", "lab/checkpoints/", "lab/demo/")
@@ -87,6 +87,17 @@ def test_the_demo_runs_with_what_make_demo_installs(installed: Install) -> None:
     done = installed(*MAKE_DEMO).fovea("demo", **ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "What color is the moon?" in done.stdout
+
+
+def test_a_clone_named_fovea_does_not_hide_its_packages_in_the_folder_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = build_editable_wheel(tmp_path, copy_source(tmp_path / "fovea"))
+    editable = install(tmp_path / "environment", wheel, ["gateway"])
+    monkeypatch.chdir(tmp_path)
+    for words in (["-m", "gateway", "--help"], ["-c", "from fovea import Client"]):
+        done = editable.run(*words, PYTHONSAFEPATH="")
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("service", SERVICES)
