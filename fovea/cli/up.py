@@ -10,6 +10,7 @@ from typing import Final
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.cli.config_file import ConfigError, service_environment
 from fovea.cli.parsing import Commands, UsageError
+from fovea.cli.service_flags import advice
 from fovea.cli.start_progress import StartProgress, start_progress
 from fovea.cli.terminal import StopSignal
 from fovea.cli.values import listen
@@ -60,6 +61,7 @@ def add(commands: Commands) -> None:
     access.add_argument(
         "--allow-anonymous", action="store_true", help="serve everyone without a key, also on an address of the network"
     )
+    parser.advice = advice
     parser.set_defaults(run=_run, parser=parser)
 
 

@@ -411,6 +411,16 @@ def test_values_of_ask_are_refused_with_what_is_accepted(
         (["up", "--listen", "127.0.0.1:70000"], "HOST:PORT"),
         (["up", "word"], "unrecognized arguments: word"),
         (["up", "--", "word"], "unrecognized arguments: word"),
+        (
+            ["up", "org/model", "--port", "9000"],
+            "the model is named as --model org/model; in place of --port use --listen",
+        ),
+        (["up", "--host=0.0.0.0", "--port=9000"], "in place of --port use --listen HOST:PORT"),
+        (["up", "--max_model_len", "8192"], "in place of --max-model-len use LLM_MAX_MODEL_LEN=N"),
+        (["up", "--gpu-memory-utilization", "0.9"], "LLM_KV_CACHE_GIB=N"),
+        (["up", "--tensor-parallel-size", "2"], '{"tensor_parallel_size": N}'),
+        (["up", "--pruner", "none"], "ENCODER_PRUNER=NAME"),
+        (["up", "--max-question-chars", "9"], "a service's own option is a variable"),
         (["demo", "--overlay", "x"], ".png"),
     ],
 )
