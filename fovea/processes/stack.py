@@ -20,12 +20,14 @@ from fovea.processes.log_reasons import describe_status, last_reason
 from fovea.processes.worker_process import end_with_parent
 from fovea.rpc.server import split_address
 
-__all__ = ["SERVICES", "SERVICE_NAMES", "Stack", "StackError", "free_port"]
+__all__ = ["SERVICES", "SERVICE_NAMES", "Stack", "StackError", "free_port", "local_url"]
 
 SERVICES: Final = ("encoder_service", "llm_service", "gateway")
 SERVICE_NAMES: Final = {"encoder_service": "encoder service", "llm_service": "LLM service", "gateway": "gateway"}
 """Names of the services in messages."""
 
+# Addresses to connect to where a server listens on all of them.
+_LOOPBACK: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
 _POLL_S: Final = 0.1
 # Longer than the drain of any service, so that requests in progress end within the drain.
 _STOP_TIMEOUT_S: Final = 40.0
@@ -55,6 +57,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def local_url(listen: str) -> str:
+    """Base URL, for this machine, of a gateway that listens on host:port."""
+    host, _, port = listen.rpartition(":")
+    return f"http://{_LOOPBACK.get(host, host)}:{port}"
 
 
 @dataclass
@@ -99,8 +107,7 @@ class Stack:
     @property
     def url(self) -> str:
         """Base URL of the gateway on this machine."""
-        host, _, port = self.listen.rpartition(":")
-        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}"  # noqa: S104
+        return local_url(self.listen)
 
     def command(self, service: str) -> list[str]:
         """Command line of one service."""
