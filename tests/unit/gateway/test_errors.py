@@ -46,6 +46,7 @@ def nested(depth: int) -> dict[str, Any]:
         ({"image": None}, "image", "data URL or upload a file"),
         ({"image": "cat.png"}, "image", "neither a data URL"),
         ({"image": "https://example.com/cat.png"}, "image", "fetching is off"),
+        ({"image": "http://example.com/cat.png"}, "image", "--fetch-hosts (GATEWAY_FETCH_HOSTS)"),
         ({"keep_tokens": 0}, "keep_tokens", "greater than or equal to 1"),
         ({"keep_tokens": "many"}, "keep_tokens", 'whole number or "auto"'),
         ({"keep_tokens": 2.5}, "keep_tokens", 'whole number or "auto"'),
