@@ -64,6 +64,25 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return message
 
 
+@pytest.mark.parametrize("words", [["ask", "{image}", "what?"], ["explain", "{image}", "what?"], ["chat", "{image}"]])
+def test_a_refused_caller_reads_where_a_key_is_given(
+    words: list[str],
+    gateway: PlainGateway,
+    image: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gateway.answers({"error": {"message": "no accepted API key", "code": "invalid_api_key"}}, 401)
+    command = [*(word.format(image=image) for word in words), "--url", gateway.url]
+    for key, says in (
+        ([], "; give the key as the variable FOVEA_API_KEY, or as --api-key KEY\n"),
+        (["--api-key", "k1"], "; the key of FOVEA_API_KEY or --api-key is none of this gateway's\n"),
+    ):
+        piped(monkeypatch, b"what?\n")
+        assert main([*command, *key]) == 1
+        assert capsys.readouterr().err == f"fovea: no accepted API key (status 401){says}"
+
+
 # The gateway's URL
 
 
