@@ -531,6 +531,15 @@ def test_control_c_ends_the_command_silently(gateway: PlainGateway, image: str) 
     assert (out, error, process.returncode) == ("", "", 130)
 
 
+@pytest.mark.parametrize("words", [["ask", "a.png", "what?"], ["up"], ["doctor"], ["keys", "list"]])
+def test_control_c_while_the_command_is_imported_ends_it_silently(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "httpx.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[4]}"}
+    command = [sys.executable, "-m", "fovea.cli", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+
+
 def test_a_full_disk_is_an_error(answering: PlainGateway, image: str) -> None:
     with (
         Path("/dev/full").open("w") as full,
