@@ -135,7 +135,7 @@ def _client_fields(body: ChatCompletionRequest, options: FoveaOptions, alias: Mo
     return fields
 
 
-def _media_paths(body: ChatCompletionRequest, kind: str) -> Mapping[str, str]:
+def _media_paths(body: ChatCompletionRequest, kind: str) -> dict[str, str]:
     """Paths of the parts of one kind by the names of their media: `image.0`, and `image` for the only one.
 
     Args:
