@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from fovea.api_keys.key_file import read_keys
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.cli.config_file import ConfigError, service_environment
 from fovea.cli.parsing import Commands, UsageError
@@ -66,9 +67,17 @@ def add(commands: Commands) -> None:
 
 
 def _stack(args: argparse.Namespace) -> Stack:
-    """Services with the model of --model, or with the shipped small model."""
+    """Services with the model of --model, or with the shipped small model.
+
+    Raises:
+        UsageError: options do not go together, or the configuration file is not accepted.
+        CredentialsError: the file of API keys cannot be used.
+        NotInstalled: the shipped small model is not there.
+    """
     gateway = ["--redis-url", args.redis_url] if args.redis_url else []
-    gateway += ["--keys-file", args.keys_file] if args.keys_file else []
+    if args.keys_file:
+        read_keys(args.keys_file)  # what the gateway would refuse, before three processes are started
+        gateway += ["--keys-file", args.keys_file]
     gateway += ["--allow-anonymous"] if args.allow_anonymous else []
     if args.model is None and args.text_tower is not None:
         raise UsageError("--text-tower goes with --model; the shipped small model has its own")
