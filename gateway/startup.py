@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     """Runs the gateway. Returns the exit status: 0 after a clean stop, 1 for a taken address, 2 for wrong settings."""
     settings = GatewaySettings.from_command_line(argv)
     telemetry.configure_logging("gateway", settings.log_level)
-    log.info("settings %s", settings.describe())
+    settings.write_to(log)
     try:
         tracing.start("gateway", settings.otlp_endpoint)
         raise_file_limit(settings.max_connections)
