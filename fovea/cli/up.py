@@ -15,6 +15,7 @@ from fovea.cli.service_flags import advice
 from fovea.cli.start_progress import StartProgress, start_progress
 from fovea.cli.terminal import StopSignal
 from fovea.cli.values import listen
+from fovea.processes.redis_watch import RedisWatch
 from fovea.processes.stack import Stack
 from fovea.processes.supervision import Supervisor
 
@@ -153,8 +154,11 @@ def _watch(stack: Stack, stop: StopSignal, progress: StartProgress, *, restart: 
         StackError: a service ended, and is not to be started again.
     """
     supervisor = Supervisor(stack, progress.line)
-    while not stop.wait(0.5):
-        if restart:
-            supervisor.step()
-        else:
-            stack.check()
+    with RedisWatch(stack, progress.line) as redis:
+        redis.step()
+        while not stop.wait(0.5):
+            if restart:
+                supervisor.step()
+            else:
+                stack.check()
+            redis.step()

@@ -20,7 +20,7 @@ from fovea.processes.log_reasons import describe_status, last_reason
 from fovea.processes.worker_process import end_with_parent
 from fovea.rpc.server import split_address
 
-__all__ = ["SERVICES", "SERVICE_NAMES", "Stack", "StackError", "free_port", "local_url"]
+__all__ = ["SERVICES", "SERVICE_NAMES", "Stack", "StackError", "free_port", "local_url", "readiness_checks"]
 
 SERVICES: Final = ("encoder_service", "llm_service", "gateway")
 SERVICE_NAMES: Final = {"encoder_service": "encoder service", "llm_service": "LLM service", "gateway": "gateway"}
@@ -220,10 +220,10 @@ class Stack:
                     response = http.get("/readyz")
                     if response.status_code == httpx.codes.OK:
                         self.check()
-                        on_checks(_checks(response))
+                        on_checks(readiness_checks(response))
                         return
                     reason = response.text
-                    on_checks(_checks(response))
+                    on_checks(readiness_checks(response))
                 except httpx.TransportError:
                     on_checks({})
                 time.sleep(_POLL_S)
@@ -263,7 +263,7 @@ class Stack:
         self.stop()
 
 
-def _checks(response: httpx.Response) -> Mapping[str, str]:
+def readiness_checks(response: httpx.Response) -> Mapping[str, str]:
     """Checks of a response of `/readyz`; none of another server's."""
     try:
         checks = response.json()["checks"]

@@ -19,6 +19,7 @@ from fovea.processes.stack import Stack, free_port
 from tests.documented import ROOT
 from tests.e2e.conftest import STARTUP_S, Pictures
 from tests.lab_stack import ENVIRONMENT, RECOMMENDED
+from tests.redis_server import RedisServer
 
 QUESTION = "Is there a red star?"
 
@@ -244,6 +245,31 @@ def test_up_starts_nothing_without_its_file_of_keys(tmp_path: Path) -> None:
     done = fovea("up", "--keys-file", str(path), "--listen", f"127.0.0.1:{free_port()}", "--log-file", "-")
     assert done.returncode == 1
     assert done.stderr == f"fovea: there is no file of API keys at {path}; fovea keys add NAME --file {path} makes it\n"
+
+
+def test_up_tells_once_that_redis_is_away_and_once_that_it_is_back() -> None:
+    redis = RedisServer()
+    words = ["up", "--listen", f"127.0.0.1:{free_port()}", "--redis-url", redis.url, "--log-file", os.devnull]
+    with (
+        redis,
+        subprocess.Popen(
+            [sys.executable, "-m", "fovea.cli", *words],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **ENVIRONMENT},
+        ) as process,
+    ):
+        redis.stop()
+        assert process.stderr
+        assert any(line.startswith("ready: ") for line in process.stderr)
+        assert next(process.stderr) == "Redis does not answer; nothing is cached until it does\n"
+        redis.start()
+        assert next(process.stderr) == "Redis answers again\n"
+        redis.stop()
+        assert next(process.stderr) == "Redis does not answer; nothing is cached until it does\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "stopping\n"
+        assert process.wait(timeout=60) == 0
 
 
 def test_no_folder_of_the_working_directory_hides_a_service(tmp_path: Path) -> None:
