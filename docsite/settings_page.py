@@ -76,8 +76,8 @@ $ python -m gateway --help
 
 * `fovea up` starts all three services. Its own options, and a file with the settings of all services, are on the page
   of the [command line](cli.md#configuration-file).
-* A service logs its settings at start, without secrets. A wrong value, or a variable that resembles a setting, ends it
-  with status 2 and a sentence that names the setting.
+* A service logs at start which settings differ from their defaults, and with `--log-level debug` all, without secrets.
+  A wrong value, or a variable that resembles a setting, ends it with status 2 and a sentence that names the setting.
 * A flag without a value, such as `--reflection`, has an opposite: `--no-reflection`. Its variable takes `true` or
   `false`.
 

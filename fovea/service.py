@@ -115,7 +115,9 @@ class Servicer(Generic[Model]):
 
 
 def read_settings(kind: type[Settings], service: str, argv: list[str] | None = None) -> Settings:
-    """Settings from flags and environment, which are logged. A wrong one ends the process with status 2.
+    """Settings from flags and environment; those that differ from their defaults are logged.
+
+    A wrong setting ends the process with status 2.
 
     Args:
         kind: class of the settings.
@@ -124,7 +126,7 @@ def read_settings(kind: type[Settings], service: str, argv: list[str] | None = N
     """
     settings = kind.from_command_line(sys.argv[1:] if argv is None else argv)
     configure_logging(service, settings.log_level)
-    log.info("settings %s", settings.describe())
+    settings.write_to(log)
     return settings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import logging
 import os
 import re
 import sys
@@ -165,13 +166,27 @@ class ServiceSettings(BaseSettings):
                 raise SystemExit(2)
             print(f"{prog}: {name} is not a setting and is ignored; --help lists all settings", file=sys.stderr)
 
-    def describe(self) -> str:
-        """All settings as one JSON line for the log, with secrets masked."""
+    def write_to(self, log: logging.Logger) -> None:
+        """Logs the settings that differ from their defaults, and at level debug all, both with secrets masked."""
+        log.info("settings that differ from their defaults: %s", self.describe())
+        log.debug("all settings: %s", self.describe(defaults=True))
+
+    def describe(self, *, defaults: bool = False) -> str:
+        """Settings as one JSON line, with secrets masked.
+
+        Args:
+            defaults: whether to include the settings that have their defaults.
+        """
 
         def shown(value: Any) -> Any:
             return "***" if isinstance(value, SecretStr) and value.get_secret_value() else value
 
-        return json.dumps({name: shown(getattr(self, name)) for name in type(self).model_fields}, default=str)
+        values = {
+            name: shown(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if defaults or getattr(self, name) != field.get_default(call_default_factory=True)
+        }
+        return json.dumps(values, default=str)
 
 
 class GrpcSettings(ServiceSettings):

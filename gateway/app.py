@@ -121,6 +121,7 @@ def _state(
     settings: GatewaySettings,
     planner: Planner,
     cache: Cache,
+    redis: RedisClient | None,
     encoder: EncoderClient,
     llm: LLMClient,
     limiter: ClientLimiter,
@@ -143,6 +144,7 @@ def _state(
         ),
         planner=planner,
         cache=cache,
+        redis=redis,
         encoder=encoder,
         llm=llm,
         media_loader=MediaLoader(
@@ -180,7 +182,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         max_bytes = settings.max_message_bytes
         encoder = EncoderClient(settings.encoder, max_message_bytes=max_bytes, access=encoder_access)
         llm = LLMClient(settings.llm, max_message_bytes=max_bytes, access=llm_access)
-        state = app.state.gateway = _state(settings, planner, cache, encoder, llm, limiter, running, drain)
+        state = app.state.gateway = _state(settings, planner, cache, redis, encoder, llm, limiter, running, drain)
         yield
         await state.close()
 

@@ -6,7 +6,7 @@ import functools
 import ipaddress
 from typing import Final
 
-__all__ = ["Address", "address_group", "is_loopback", "parse_address", "parse_network"]
+__all__ = ["Address", "address_group", "parse_address", "parse_network"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 """An IP address."""
@@ -36,14 +36,6 @@ def parse_network(text: str) -> Network:
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise ValueError(f"{text!r} is neither an IP address nor a network such as 10.0.0.0/8: {error}") from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`. Names other than localhost may stand for any address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 @functools.lru_cache(maxsize=4096)

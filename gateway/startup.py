@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     # A line has neither the place in the code nor thread and process. Finding them takes a fifth of its time.
     logging._srcfile = None  # documented, see "Optimization" in Python's Logging HOWTO
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    log.info("settings %s", settings.describe())
+    settings.write_to(log)
     try:
         tracing.start("gateway", settings.otlp_endpoint)
         raise_file_limit(settings.max_connections)

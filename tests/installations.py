@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 from tests.documented import ROOT
 from tests.repository import unignored_files
 
-__all__ = ["Installation", "build_wheel", "install"]
+__all__ = ["Installation", "build_editable_wheel", "build_wheel", "copy_source", "install"]
 
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 _OFFLINE = ("--quiet", "--no-index", "--no-deps")
@@ -64,13 +64,26 @@ class Installation:
         )
 
 
-def build_wheel(folder: Path) -> Path:
-    """The wheel of the files that git does not ignore, built in `folder` by the build backend of this environment."""
-    source = folder / "source"
+def copy_source(source: Path) -> Path:
+    """Copies the files that git does not ignore to a new folder, and returns it."""
     for name in unignored_files():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
+    return source
+
+
+def build_wheel(folder: Path) -> Path:
+    """The wheel of the files that git does not ignore, built in `folder` by the build backend of this environment."""
+    source = copy_source(folder / "source")
     _call([*_PIP, "wheel", *_OFFLINE, "--no-build-isolation", "--wheel-dir", str(folder), str(source)])
+    (wheel,) = folder.glob("fovea-*.whl")
+    return wheel
+
+
+def build_editable_wheel(folder: Path, source: Path) -> Path:
+    """The wheel of an editable installation of `source`, as `make install` has pip build it."""
+    words = ["-c", "import sys; from setuptools import build_meta; build_meta.build_editable(sys.argv[1])", str(folder)]
+    _call([sys.executable, *words], cwd=source)
     (wheel,) = folder.glob("fovea-*.whl")
     return wheel
 
@@ -87,8 +100,8 @@ def install(folder: Path, wheel: Path, extras: Sequence[str] = ()) -> Installati
     return Installation(python, site)
 
 
-def _call(words: list[str]) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+def _call(words: list[str], cwd: Path | None = None) -> str:
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -16,7 +16,7 @@ from encoder_service.media.video_facts import VideoFacts
 from encoder_service.media.videos import VideoFile
 from encoder_service.models.media import MediaOptions
 from encoder_service.models.media_features import TowerInputs
-from fovea.errors import TooLarge, Unavailable, UnsupportedMedia
+from fovea.errors import ServiceError, TooLarge, Unavailable, UnsupportedMedia
 from fovea.processes.worker_pool import Interval, PoolClosed, WorkerTimeout
 from fovea.processes.worker_process import WorkerDied
 
@@ -49,8 +49,12 @@ class EncoderExecutor:
             TooLarge: A file takes too long to decode, or is larger than the limits.
             UnsupportedMedia: A file cannot be decoded.
             InvalidRequest: See `images.decode` and `videos.decode`.
+
+        Of several images or videos, the error names which one.
         """
-        prepared = await _all_or_first_error(self._prepare(item, request) for item in request.items)
+        prepared = await _all_or_first_error(
+            _numbered(self._prepare(item, request), number, request) for number, item in enumerate(request.items)
+        )
         prepare_s = _covered_s([interval for _, ran in prepared for interval in ran])
         if prepare_s:
             metrics.PREPROCESSING_SECONDS.observe(prepare_s)
@@ -113,6 +117,21 @@ class EncoderExecutor:
             raise Unavailable("the encoder service is shutting down", retry_after_s=1.0) from None
         intervals.append(interval)
         return result
+
+
+async def _numbered(preparing: Awaitable[T], number: int, request: EncodeRequest) -> T:
+    """Result of preparing item `number` of a request. An error names which of several images or videos it is."""
+    try:
+        return await preparing
+    except ServiceError as error:
+        num_images = len(request.images)
+        kind, index, count = "image", number, num_images
+        if number >= num_images:
+            kind, index, count = "video", number - num_images, len(request.videos)
+        if error.param != kind or count == 1:
+            raise
+        text = f"{kind} {index + 1} of {count}: {error.message}"
+        raise type(error)(text, param=f"{kind}s.{index}", retry_after_s=error.retry_after_s) from error
 
 
 async def _all_or_first_error(coroutines: Iterable[Awaitable[T]]) -> list[T]:

@@ -51,7 +51,17 @@ def read_keys(path: str | Path) -> list[ApiKey]:
     Raises:
         CredentialsError: the file cannot be read, or a line is not of the form.
     """
-    return _parsed(path, read_text(path))
+    return _parsed(path, _text(path))
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return read_text(path)
+    except CredentialsError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            text = f"there is no file of API keys at {path}; fovea keys add NAME --file {path} makes it"
+            raise CredentialsError(text) from error
+        raise CredentialsError(f"the file of API keys cannot be read: {error}") from error
 
 
 def _by_digest(path: str) -> list[tuple[str, ApiKey]]:
@@ -73,7 +83,7 @@ def add_line(path: Path, make: Callable[[list[ApiKey]], ApiKey]) -> None:
         OSError: the file cannot be written.
     """
     with _exclusive(path) as real_path:
-        text = read_text(real_path) if real_path.exists() else ""
+        text = _text(real_path) if real_path.exists() else ""
         line = make(_parsed(path, text)).line
         separator = "\n" if text and not text.endswith("\n") else ""
         _replace(real_path, f"{text}{separator}{line}\n")
@@ -91,7 +101,7 @@ def remove_lines(path: Path, is_removed: Callable[[ApiKey], bool]) -> int:
         OSError: the file cannot be written.
     """
     with _exclusive(path) as real_path:
-        text = read_text(real_path)
+        text = _text(real_path)
         removed = {key.digest for key in _parsed(path, text) if is_removed(key)}
         if removed:
             _replace(real_path, "\n".join(line for line in text.split("\n") if _digest_in(line) not in removed))

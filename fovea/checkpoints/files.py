@@ -37,14 +37,34 @@ def resolve(model: str, *, files: Sequence[str], revision: str | None = None) ->
         raise FileNotFoundError(f"there is no checkpoint directory {model!r}")
 
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HFValidationError, OSError) as error:  # all errors of the hub but that of a malformed name are OSErrors
         raise FileNotFoundError(
-            f"{model!r} is not a local directory and could not be fetched from the hub ({type(error).__name__})"
+            f"{model!r} is not a local directory and could not be fetched from the hub: {_reason(error)}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a model could not be fetched, in words for the operator."""
+    from huggingface_hub import constants, errors
+
+    match error:
+        case errors.HFValidationError():
+            return "it is not the name of a model there; OWNER/NAME of letters, digits and . _ - is"
+        case errors.GatedRepoError():
+            return "its owner grants access there, and HF_TOKEN must have a token of an account that has it"
+        case errors.RepositoryNotFoundError():
+            return "there is no such model, or only with a token in HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            return "the model has no such revision"
+        case errors.LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
+            return "HF_HUB_OFFLINE is set, and this machine's cache has no copy"
+        case errors.LocalEntryNotFoundError():
+            return "it cannot be reached, and this machine's cache has no copy"
+    return type(error).__name__
 
 
 def public_name(model: str) -> str:

@@ -2,7 +2,7 @@
 
 import sys
 
-from fovea.cli.program import main
+from fovea.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

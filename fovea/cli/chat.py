@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TextIO
 
 from fovea.cli.answer_options import add_answering, answer_fields
-from fovea.cli.connection import gateway_client
+from fovea.cli.connection import describe, gateway_client
 from fovea.cli.conversation import Conversation
 from fovea.cli.media import IMAGE_HELP, read_media
 from fovea.cli.options import add_gateway, add_pruning, shared_fields
@@ -61,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
                 else:
                     _answer(client, conversation, line.removeprefix("/") if line.startswith("//") else line, fields)
             except (AnswerError, UnreadableMedium, UsageError) as error:
-                print(f"fovea: {error}", file=sys.stderr)
+                print(f"fovea: {describe(error, args.api_key)}", file=sys.stderr)
                 failed = True
     return 1 if failed and not _is_typed() else 0
 

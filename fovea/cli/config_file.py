@@ -17,6 +17,8 @@ _VARIABLE: Final = "FOVEA_CONFIG"
 _MAX_BYTES: Final = 2**20
 _SHARED: Final = "client"
 _SHARING: Final = ("ask", "chat", "explain", "doctor")
+# Tables of others that a command reads before its own: the doctor checks what `up` would start.
+_INHERITED: Final = {**dict.fromkeys(_SHARING, (_SHARED,)), "doctor": ("up", _SHARED)}
 # Prefixes of the variables of the services, by table.
 _SERVICES: Final = {"gateway": "GATEWAY_", "encoder": "ENCODER_", "llm": "LLM_"}
 # Variables of options, which override the file.
@@ -63,7 +65,7 @@ def with_config(arguments: Sequence[str], parsers: Parsers) -> list[str]:
         return list(arguments)
     tables = _tables(path, parsers)
     parser = parsers[command]
-    wanted = tables[_SHARED] if command in _SHARING else {}
+    wanted = {key: value for name in _INHERITED.get(command, ()) for key, value in tables[name].items()}
     own = tables.get(command, {})
     overridden = _exclusive(parser, {_dest(name) for name in own})
     values = {_dest(name): value for name, value in wanted.items() if _dest(name) not in overridden}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Final
 
 from fovea.client import AnswerError, Client
 
-__all__ = ["gateway_client"]
+__all__ = ["describe", "gateway_client"]
+
+_UNAUTHORIZED: Final = 401
 
 
 def gateway_client(args: argparse.Namespace) -> Client:
@@ -21,3 +24,17 @@ def gateway_client(args: argparse.Namespace) -> Client:
 
 def _tell(error: AnswerError, wait_s: float) -> None:
     print(f"fovea: {error}; trying again in {max(wait_s, 1):.0f} s", file=sys.stderr, flush=True)
+
+
+def describe(error: Exception, api_key: str | None) -> str:
+    """Text of an error for the terminal. It says where the API key is given if the gateway does not accept the caller.
+
+    Args:
+        error: what ended the command, or one question of a chat.
+        api_key: API key that was sent; None for none.
+    """
+    if not isinstance(error, AnswerError) or error.status != _UNAUTHORIZED:
+        return str(error)
+    if api_key:
+        return f"{error}; the key of FOVEA_API_KEY or --api-key is none of this gateway's"
+    return f"{error}; give the key as the variable FOVEA_API_KEY, or as --api-key KEY"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 
+from fovea.cli.config_file import ConfigError, service_environment
 from fovea.cli.options import add_api_key
-from fovea.cli.parsing import Commands
+from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.terminal import write_json
 from fovea.cli.values import listen, url
-from fovea.client.connection_settings import url_or_variable
 from fovea.doctor import machine, network
 from fovea.doctor.finding import Finding, Level
+from fovea.processes.stack import local_url
 
 __all__ = ["add"]
 
@@ -24,7 +25,8 @@ def add(commands: Commands) -> None:
         "doctor",
         help="check ports, Redis, checkpoint, versions, GPU and clock, and say what to do",
         description="Checks what fovea up needs on this machine, and a gateway if one runs: versions, GPU, checkpoint,"
-        " port, Redis, and the clock. Changes nothing. Exit status 1 if anything is wrong.",
+        " port, Redis, and the clock. Changes nothing. Exit status 1 if anything is wrong. The options of [up] in the"
+        " file of --config apply here too.",
         usage="%(prog)s [options]",
     )
     parser.add_argument("--model", help="checkpoint directory or hub id (default: the shipped small model)")
@@ -44,8 +46,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--url",
         type=url,
-        default=url_or_variable(None),
-        help="gateway to check; also the variable FOVEA_URL (default: %(default)s)",
+        default=os.environ.get("FOVEA_URL") or None,
+        help="gateway to check; also the variable FOVEA_URL (default: the one at --listen)",
     )
     add_api_key(parser)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -53,15 +55,16 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    url = args.url or local_url(args.listen)
     findings = [
         *machine.versions(),
         machine.entropy_coder(),
         machine.video(),
         machine.gpu(),
         machine.checkpoint(args.model),
-        network.port(args.listen, args.url),
-        network.redis(args.redis_url),
-        *network.gateway(args.url, args.api_key),
+        network.port(args.listen, url),
+        network.redis(args.redis_url or _redis_of_gateway(args.config)),
+        *network.gateway(url, args.api_key),
     ]
     if args.json:
         write_json([finding.as_json() for finding in findings])
@@ -69,6 +72,14 @@ def _run(args: argparse.Namespace) -> int:
         for finding in findings:
             _print(finding)
     return 1 if any(finding.level is Level.PROBLEM for finding in findings) else 0
+
+
+def _redis_of_gateway(config: str | None) -> str | None:
+    """URL of Redis in the table of the gateway, which `fovea up` hands to it."""
+    try:
+        return service_environment(config).get("GATEWAY_REDIS_URL")
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
 
 
 def _print(finding: Finding) -> None:

@@ -21,8 +21,12 @@ class CommandParser(argparse.ArgumentParser):
 
     The namespace also has `arguments`, all arguments of the subcommand as they were written. A subcommand with
     subcommands of its own leaves its words to them.
+
+    Attributes:
+        advice: function from unrecognized arguments to what to use in their place, for the error; None for none.
     """
 
+    advice: Callable[[Sequence[str]], str] | None = None
     _mixing = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -48,8 +52,8 @@ class CommandParser(argparse.ArgumentParser):
         if not takes_words:
             left, after = [*left, *after], []
         if left:
-            hint = "; put a word that starts with - after --" if takes_words else ""
-            self.error(f"unrecognized arguments: {' '.join(left)}{hint}")
+            hint = "put a word that starts with - after --" if takes_words else self.advice and self.advice(left)
+            self.error(f"unrecognized arguments: {' '.join(left)}{f'; {hint}' if hint else ''}")
         if after:
             namespace.words = [*namespace.words, *after]
         return namespace

@@ -11,6 +11,7 @@ from fovea import __version__
 from fovea.checkpoints.shipped import NotInstalled
 from fovea.cli import ask, bench, chat, completion, demo, doctor, explain, keys, up
 from fovea.cli.config_file import ConfigError, add_config, with_config
+from fovea.cli.connection import describe
 from fovea.cli.parsing import CommandParser, UsageError
 from fovea.cli.terminal import BROKEN_PIPE, INTERRUPTED, printing
 from fovea.client import AnswerError
@@ -59,7 +60,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"{args.parser.prog}: error: {error}", file=sys.stderr)
         return 2
     except (AnswerError, CredentialsError, NotInstalled, StackError) as error:
-        print(f"fovea: {error}", file=sys.stderr)
+        print(f"fovea: {describe(error, getattr(args, 'api_key', None))}", file=sys.stderr)
         return 1
 
 

@@ -7,12 +7,15 @@ import os
 from pathlib import Path
 from typing import Final
 
+from fovea.api_keys.key_file import read_keys
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.cli.config_file import ConfigError, service_environment
 from fovea.cli.parsing import Commands, UsageError
+from fovea.cli.service_flags import advice
 from fovea.cli.start_progress import StartProgress, start_progress
 from fovea.cli.terminal import StopSignal
 from fovea.cli.values import listen
+from fovea.processes.redis_watch import RedisWatch
 from fovea.processes.stack import Stack
 from fovea.processes.supervision import Supervisor
 
@@ -60,13 +63,22 @@ def add(commands: Commands) -> None:
     access.add_argument(
         "--allow-anonymous", action="store_true", help="serve everyone without a key, also on an address of the network"
     )
+    parser.advice = advice
     parser.set_defaults(run=_run, parser=parser)
 
 
 def _stack(args: argparse.Namespace) -> Stack:
-    """Services with the model of --model, or with the shipped small model."""
+    """Services with the model of --model, or with the shipped small model.
+
+    Raises:
+        UsageError: options do not go together, or the configuration file is not accepted.
+        CredentialsError: the file of API keys cannot be used.
+        NotInstalled: the shipped small model is not there.
+    """
     gateway = ["--redis-url", args.redis_url] if args.redis_url else []
-    gateway += ["--keys-file", args.keys_file] if args.keys_file else []
+    if args.keys_file:
+        read_keys(args.keys_file)  # what the gateway would refuse, before three processes are started
+        gateway += ["--keys-file", args.keys_file]
     gateway += ["--allow-anonymous"] if args.allow_anonymous else []
     if args.model is None and args.text_tower is not None:
         raise UsageError("--text-tower goes with --model; the shipped small model has its own")
@@ -142,8 +154,11 @@ def _watch(stack: Stack, stop: StopSignal, progress: StartProgress, *, restart: 
         StackError: a service ended, and is not to be started again.
     """
     supervisor = Supervisor(stack, progress.line)
-    while not stop.wait(0.5):
-        if restart:
-            supervisor.step()
-        else:
-            stack.check()
+    with RedisWatch(stack, progress.line) as redis:
+        redis.step()
+        while not stop.wait(0.5):
+            if restart:
+                supervisor.step()
+            else:
+                stack.check()
+            redis.step()

@@ -30,29 +30,41 @@ _ASK_TORCH: Final = "import torch; print(torch.__version__, torch.cuda.is_availa
 
 
 def versions() -> Iterator[Finding]:
-    """Finding for each service: whether the packages that it needs are installed in versions that fit."""
+    """Finding for each service: whether the packages that it needs are installed in versions that fit.
+
+    A service with a missing package is none of this machine's, which may have a gateway alone, or ask one.
+    """
     installed = f"fovea {importlib.metadata.version('fovea')}, Python {platform.python_version()}"
     for service in _SERVICES:
-        missing = _missing(service)
+        missing, unfit = _unmet(service)
         if missing:
-            yield Finding(service, Level.PROBLEM, missing, _install_advice(service))
+            advice = f"to run it here, or fovea up: {_install_advice(service)}"
+            yield Finding(service, Level.WARNING, f"not installed here: {'; '.join(missing)}", advice)
+        elif unfit:
+            yield Finding(service, Level.PROBLEM, "; ".join(unfit), _install_advice(service))
         else:
             yield Finding(service, Level.OK, f"packages fit ({installed})")
 
 
 def video() -> Finding:
     """Whether the encoder service can decode video files, for which it needs an extra."""
-    missing = _missing("video")
-    if missing:
-        text = f"{missing}: video files are refused; images, and videos as lists of frames, are served"
+    missing, unfit = _unmet("video")
+    if missing or unfit:
+        text = (
+            f"{'; '.join(missing + unfit)}: video files are refused; images, and videos as lists of frames, are served"
+        )
         return Finding("video", Level.WARNING, text, _install_advice("video"))
     return Finding("video", Level.OK, "video files can be decoded")
 
 
-def _missing(extra: str) -> str:
-    """What is wrong with the packages of an extra; empty for nothing."""
-    requirements = (Requirement(text) for text in importlib.metadata.requires("fovea") or ())
-    return "; ".join(text for requirement in requirements if (text := unmet(requirement, extra)))
+def _unmet(extra: str) -> tuple[list[str], list[str]]:
+    """Texts about the packages of an extra that are missing, and about those whose versions do not fit."""
+    missing: list[str] = []
+    unfit: list[str] = []
+    for requirement in map(Requirement, importlib.metadata.requires("fovea") or ()):
+        if text := unmet(requirement, extra):
+            (missing if _installed_version(requirement) is None else unfit).append(text)
+    return missing, unfit
 
 
 def _install_advice(extra: str) -> str:
@@ -63,13 +75,19 @@ def unmet(requirement: Requirement, extra: str) -> str:
     """What is wrong with a package that an extra needs; empty for nothing, or for a package that it does not need."""
     if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
         return ""
-    try:
-        version = importlib.metadata.version(requirement.name)
-    except importlib.metadata.PackageNotFoundError:
+    version = _installed_version(requirement)
+    if version is None:
         return f"{requirement.name} is missing"
     if requirement.specifier.contains(version, prereleases=True):
         return ""
     return f"{requirement.name} {version} does not fit {requirement.specifier}"
+
+
+def _installed_version(requirement: Requirement) -> str | None:
+    try:
+        return importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def entropy_coder() -> Finding:

@@ -20,12 +20,14 @@ from fovea.processes.log_reasons import describe_status, last_reason
 from fovea.processes.worker_process import end_with_parent
 from fovea.rpc.server import split_address
 
-__all__ = ["SERVICES", "SERVICE_NAMES", "Stack", "StackError", "free_port"]
+__all__ = ["SERVICES", "SERVICE_NAMES", "Stack", "StackError", "free_port", "local_url", "readiness_checks"]
 
 SERVICES: Final = ("encoder_service", "llm_service", "gateway")
 SERVICE_NAMES: Final = {"encoder_service": "encoder service", "llm_service": "LLM service", "gateway": "gateway"}
 """Names of the services in messages."""
 
+# Addresses to connect to where a server listens on all of them.
+_LOOPBACK: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
 _POLL_S: Final = 0.1
 # Longer than the drain of any service, so that requests in progress end within the drain.
 _STOP_TIMEOUT_S: Final = 40.0
@@ -40,12 +42,27 @@ def _passive_openmp() -> dict[str, str]:
     return {} if "GOMP_SPINCOUNT" in os.environ else {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
+def _safe_path() -> dict[str, str]:
+    """Environment in which no file or folder of the working directory hides a package: `python -m` looks there first.
+
+    In the root of a checkout it is empty, because the packages may be nowhere else.
+    """
+    here = Path("fovea/processes/stack.py")
+    return {} if here.is_file() and here.samefile(__file__) else {"PYTHONSAFEPATH": "1"}
+
+
 def free_port() -> int:
     """Number of a TCP port that is free on the loopback interface at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def local_url(listen: str) -> str:
+    """Base URL, for this machine, of a gateway that listens on host:port."""
+    host, _, port = listen.rpartition(":")
+    return f"http://{_LOOPBACK.get(host, host)}:{port}"
 
 
 @dataclass
@@ -90,8 +107,7 @@ class Stack:
     @property
     def url(self) -> str:
         """Base URL of the gateway on this machine."""
-        host, _, port = self.listen.rpartition(":")
-        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '') else host}:{port}"  # noqa: S104
+        return local_url(self.listen)
 
     def command(self, service: str) -> list[str]:
         """Command line of one service."""
@@ -125,7 +141,7 @@ class Stack:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**_passive_openmp(), **os.environ, **self.environment},
+                    env={**_passive_openmp(), **_safe_path(), **os.environ, **self.environment},
                     # Ctrl-C would reach the whole foreground process group, but `stop` must end the services in order.
                     start_new_session=True,
                     preexec_fn=lambda: end_with_parent(signal.SIGTERM),
@@ -204,10 +220,10 @@ class Stack:
                     response = http.get("/readyz")
                     if response.status_code == httpx.codes.OK:
                         self.check()
-                        on_checks(_checks(response))
+                        on_checks(readiness_checks(response))
                         return
                     reason = response.text
-                    on_checks(_checks(response))
+                    on_checks(readiness_checks(response))
                 except httpx.TransportError:
                     on_checks({})
                 time.sleep(_POLL_S)
@@ -247,7 +263,7 @@ class Stack:
         self.stop()
 
 
-def _checks(response: httpx.Response) -> Mapping[str, str]:
+def readiness_checks(response: httpx.Response) -> Mapping[str, str]:
     """Checks of a response of `/readyz`; none of another server's."""
     try:
         checks = response.json()["checks"]

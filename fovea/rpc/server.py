@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from fovea.metrics_endpoint import MetricsEndpoint
+from fovea.rpc.addresses import is_loopback
 from fovea.rpc.bearer_tokens import SiteTokens
 from fovea.rpc.bytes_in_flight import BytesInFlight
 from fovea.rpc.channel import message_options
@@ -116,10 +117,8 @@ class GrpcServer:
         if config.reflection:
             names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self.grpc)
-        if config.token_file and config.tls is None:
-            log.warning(
-                "tokens without TLS can be read on the connection; put a proxy with TLS in front of this server"
-            )
+        if (open_to := _open_to(config)) is not None:
+            log.warning(open_to)
         self.port = self._bind(config.listen, credentials)
 
     def _bind(self, listen: str, credentials: grpc.ServerCredentials | None) -> int:
@@ -168,6 +167,20 @@ class GrpcServer:
         """Sets health to NOT_SERVING, refuses new calls and gives those in progress `grace_s` seconds."""
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(grace_s)
+
+
+def _open_to(config: ServerConfig) -> str | None:
+    """Warning about callers that a server lets in, or that can read along; None for a server that is closed to them."""
+    if config.token_file and config.tls is None:
+        return "tokens without TLS can be read on the connection; put a proxy with TLS in front of this server"
+    if is_loopback(split_address(config.listen)[0]) or config.token_file or (config.tls and config.tls.client_ca):
+        return None
+    if config.tls:
+        return f"everyone who reaches {config.listen} may call this service; set --token-file or --tls-client-ca"
+    return (
+        f"everyone who reaches {config.listen} may call this service and read what is sent; set --tls-cert, --tls-key"
+        " and --token-file, or let it --listen on 127.0.0.1"
+    )
 
 
 def _server_options(config: ServerConfig) -> list[tuple[str, Any]]:

@@ -127,7 +127,7 @@ def _with_alias(options: FoveaOptions, alias: ModelAlias | None) -> FoveaOptions
 def _client_fields(body: ChatCompletionRequest, options: FoveaOptions, alias: ModelAlias | None) -> Mapping[str, str]:
     """Names of the client's fields by those of a question."""
     fields = {name: f"fovea.{name}" for name in type(options).model_fields} | {"question": "messages"}
-    fields |= {"image": _only_part(body, "image_url"), "video": _only_part(body, "video_url")}
+    fields |= _media_paths(body, "image") | _media_paths(body, "video")
     if alias is not None:
         fields |= {"pruner": "model"} | ({} if alias.keep_tokens is None else {"keep_tokens": "model"})
     if body.max_completion_tokens is not None:
@@ -135,15 +135,21 @@ def _client_fields(body: ChatCompletionRequest, options: FoveaOptions, alias: Mo
     return fields
 
 
-def _only_part(body: ChatCompletionRequest, kind: str) -> str:
-    """Path of the only part of this kind; `messages` if there are several, which errors of services do not number."""
+def _media_paths(body: ChatCompletionRequest, kind: str) -> dict[str, str]:
+    """Paths of the parts of one kind by the names of their media: `image.0`, and `image` for the only one.
+
+    Args:
+        body: Request.
+        kind: Medium, `image` or `video`.
+    """
     paths = [
         _part_path(f"messages.{i}", j, part.type)
         for i, message in enumerate(body.messages)
         for j, part in enumerate(message.content)
-        if part.type == kind
+        if part.type == f"{kind}_url"
     ]
-    return paths[0] if len(paths) == 1 else "messages"
+    numbered = {f"{kind}.{number}": path for number, path in enumerate(paths)}
+    return numbered | {kind: paths[0] if len(paths) == 1 else "messages"}
 
 
 def _part_path(message_path: str, number: int, kind: str) -> str:

@@ -33,7 +33,7 @@ def errors_for_client(fields: Mapping[str, str]) -> Iterator[None]:
 
     Args:
         fields: Fields of the request by those of a question, where they differ. A field inside one of them is that of
-            the request followed by the rest of its path.
+            the request followed by the rest of its path. `image.1` is the second of several images.
     """
     try:
         yield
@@ -65,6 +65,9 @@ def _client_field(param: str | None, fields: Mapping[str, str]) -> str | None:
         return None
     message_field = param if param in _QUESTION_FIELDS else re.split(r"[.\[]", param)[0]
     question_field = _QUESTION_FIELDS.get(message_field, param)
+    numbered = question_field + param.removeprefix(message_field)
+    if numbered in fields:
+        return fields[numbered]
     if question_field in fields:
         return fields[question_field]
     first = top_level_field(question_field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -13,8 +14,11 @@ from starlette.types import Scope
 from fovea.errors import InvalidRequest, MalformedRequest, ServiceError
 from gateway.http.errors import MethodNotAllowed, UnknownRoute, error_body, error_headers
 from gateway.http.request_context import OUTCOME
+from gateway.http.schemas.reasons import reason
 
 __all__ = ["error_response", "install_error_handlers"]
+
+log = logging.getLogger(__name__)
 
 
 def error_response(scope: Scope, error: ServiceError) -> JSONResponse:
@@ -39,14 +43,15 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         )
         response.headers["Allow"] = allowed
         return response
-    return error_response(request.scope, MalformedRequest(str(error.detail)))
+    log.warning("a request was refused by the framework: %s %s", error.status_code, error.detail)
+    return error_response(request.scope, MalformedRequest("the request cannot be read"))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:]) or None
-    return error_response(request.scope, InvalidRequest(f"{param}: {first['msg']}", param=param))
+    return error_response(request.scope, InvalidRequest(f"{param}: {reason(first)}", param=param))
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -22,6 +22,14 @@ _MAX_FIELDS: Final = 64
 _MAX_NAME_CHARS: Final = 80
 _ENCODING_HEADERS: Final = (b"content-transfer-encoding", b"content-encoding")
 _UNENCODED: Final = ("7bit", "8bit", "binary", "identity")
+_NO_UTF_8: Final = "a field is not UTF-8 text"
+_INVALID: Final = "it is not multipart/form-data with the boundary of its Content-Type"
+# Reasons by the texts of the parser.
+_REASONS: Final = {
+    _NO_UTF_8: _NO_UTF_8,
+    "Missing boundary in multipart.": "its Content-Type has no boundary; leave that header to the client",
+    'The Content-Disposition header field "name" must be provided.': "a field has no name",
+}
 _ASCII_SUPERSETS: Final = re.compile(r"(us-)?ascii|iso-8859-\d+|latin-?1|windows-125\d", re.IGNORECASE)
 
 
@@ -42,7 +50,7 @@ async def read_form(request: Request, *, max_bytes: int, max_images: int) -> tup
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise MalformedRequest(f"the form cannot be read: {error.message}") from error
+        raise MalformedRequest(f"the form cannot be read: {_REASONS.get(error.message, _INVALID)}") from error
     try:
         if not parser.complete:
             raise MalformedRequest("the form ends before its closing boundary")
@@ -121,7 +129,7 @@ class _FormParser(MultiPartParser):
         try:
             data.decode()
         except UnicodeDecodeError:
-            raise MultiPartException("a field is not UTF-8 text") from None
+            raise MultiPartException(_NO_UTF_8) from None
 
     def on_end(self) -> None:
         self.complete = True

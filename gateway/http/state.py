@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from fastapi import Request
 
@@ -21,6 +21,9 @@ from gateway.http.explanation_renderer import ExplanationRenderer
 from gateway.media.loader import MediaLoader
 from gateway.settings import GatewaySettings
 
+if TYPE_CHECKING:  # imports the package redis, which only --redis-url needs
+    from gateway.cache.redis_client import RedisClient
+
 __all__ = ["GatewayState", "state_of"]
 
 
@@ -33,6 +36,7 @@ class GatewayState:
         answers: The core.
         planner: Planner of the core, for readiness.
         cache: Storage of cached answers and visual tokens.
+        redis: Redis of the cache and the clients' limits, which the cache closes; None for none.
         encoder: Client of the encoder service.
         llm: Client of the LLM service.
         media_loader: Loader of images and videos.
@@ -48,6 +52,7 @@ class GatewayState:
     answers: AnswerService
     planner: Planner
     cache: Cache
+    redis: RedisClient | None
     encoder: EncoderClient
     llm: LLMClient
     media_loader: MediaLoader

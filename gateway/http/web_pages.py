@@ -19,8 +19,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fovea.errors import ServiceError
+from fovea.rpc.addresses import is_loopback
 from fovea.rpc.server import split_address
-from gateway.client_addresses import is_loopback
 from gateway.http.api_paths import is_api_path
 from gateway.http.error_handlers import error_response
 from gateway.http.errors import ForbiddenHost, ForbiddenOrigin

@@ -27,6 +27,10 @@ __all__ = ["MediaFetcher", "resolve"]
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S: Final = 10.0
+_ACCEPTED: Final = (
+    "Accepted: a data URL, an uploaded file, or an https URL of a host in the gateway's setting --fetch-hosts"
+    " (GATEWAY_FETCH_HOSTS)"
+)
 
 
 def _accept(kind: MediaKind) -> str:
@@ -105,13 +109,13 @@ class MediaFetcher:
     def _allowed(self, text: str, field_path: str) -> httpx.URL:
         if not self._hosts:
             raise InvalidRequest(
-                f"{field_path} is a URL, but fetching is off on this server; send a data URL or upload the file",
+                f"{field_path} is a URL, but fetching is off on this server. {_ACCEPTED}, once it is set",
                 param=field_path,
             )
         url = parse_media_url(text, field_path=field_path)
         if url.raw_host.decode("ascii") not in self._hosts:
             raise InvalidRequest(
-                f"{field_path}: its host is not one from which this server fetches; send a data URL or upload the file",
+                f"{field_path}: its host is not one from which this server fetches. {_ACCEPTED}",
                 param=field_path,
             )
         return url

@@ -54,8 +54,14 @@ def parse_media_url(text: str, *, field_path: str) -> httpx.URL:
             f"{field_path} is not a valid URL; https://HOST/PATH without control characters is accepted",
             param=field_path,
         ) from error
+    if url.scheme != "https":
+        raise InvalidRequest(
+            f"{field_path} is an {url.scheme} URL, which is not fetched. Accepted: https://HOST/PATH, a data URL, or an"
+            " uploaded file",
+            param=field_path,
+        )
     # The parser drops the default port of the scheme.
-    if url.scheme != "https" or url.port is not None or url.userinfo:
+    if url.port is not None or url.userinfo:
         raise InvalidRequest(
             f"{field_path}: a URL must be https on its standard port, without user and password", param=field_path
         )

@@ -8,9 +8,9 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from fovea.api_keys.key_lines import LIMIT_VALUES, ClientLimits
+from fovea.rpc.addresses import is_loopback
 from fovea.rpc.server import split_address
 from fovea.settings import ServiceSettings
-from gateway.client_addresses import is_loopback
 
 __all__ = ["AccessSettings"]
 

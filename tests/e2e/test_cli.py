@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from fovea.processes.stack import Stack, free_port
+from tests.documented import ROOT
 from tests.e2e.conftest import STARTUP_S, Pictures
 from tests.lab_stack import ENVIRONMENT, RECOMMENDED
+from tests.redis_server import RedisServer
 
 QUESTION = "Is there a red star?"
 
@@ -232,14 +234,58 @@ def test_up_does_not_take_another_gateway_for_its_own(stack: Stack) -> None:
 
 def test_up_tells_which_service_could_not_start(tmp_path: Path) -> None:
     words = ["--listen", f"127.0.0.1:{free_port()}", "--log-file", str(tmp_path / "log")]
-    for wrong, reason in (
-        (["--model", str(tmp_path)], "it holds no config.json; supported are"),
-        (["--keys-file", str(tmp_path / "none")], "gateway ended by itself with status 2: "),
+    done = fovea("up", "--model", str(tmp_path), *words)
+    assert done.returncode == 1
+    assert "it holds no config.json; supported are" in done.stderr.splitlines()[-1]
+    assert "{" not in done.stderr
+
+
+def test_up_starts_nothing_without_its_file_of_keys(tmp_path: Path) -> None:
+    path = tmp_path / "none"
+    done = fovea("up", "--keys-file", str(path), "--listen", f"127.0.0.1:{free_port()}", "--log-file", "-")
+    assert done.returncode == 1
+    assert done.stderr == f"fovea: there is no file of API keys at {path}; fovea keys add NAME --file {path} makes it\n"
+
+
+def test_up_tells_once_that_redis_is_away_and_once_that_it_is_back() -> None:
+    redis = RedisServer()
+    words = ["up", "--listen", f"127.0.0.1:{free_port()}", "--redis-url", redis.url, "--log-file", os.devnull]
+    with (
+        redis,
+        subprocess.Popen(
+            [sys.executable, "-m", "fovea.cli", *words],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **ENVIRONMENT},
+        ) as process,
     ):
-        done = fovea("up", *wrong, *words)
-        assert done.returncode == 1
-        assert reason in done.stderr.splitlines()[-1]
-        assert "{" not in done.stderr
+        redis.stop()
+        assert process.stderr
+        assert any(line.startswith("ready: ") for line in process.stderr)
+        assert next(process.stderr) == "Redis does not answer; nothing is cached until it does\n"
+        redis.start()
+        assert next(process.stderr) == "Redis answers again\n"
+        redis.stop()
+        assert next(process.stderr) == "Redis does not answer; nothing is cached until it does\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "stopping\n"
+        assert process.wait(timeout=60) == 0
+
+
+def test_no_folder_of_the_working_directory_hides_a_service(tmp_path: Path) -> None:
+    for name in ("gateway", "encoder_service", "llm_service"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    words = ["up", "--model", str(tmp_path), "--listen", f"127.0.0.1:{free_port()}", "--log-file", "log"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "fovea.cli", *words],
+        cwd=tmp_path,
+        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "it holds no config.json; supported are" in done.stderr.splitlines()[-1], done.stderr
 
 
 def kill_llm_service(up: subprocess.Popen[str]) -> None:

@@ -91,6 +91,18 @@ def test_a_file_that_is_no_picture(client: Client, content: bytes) -> None:
     assert_error(response, 415, "unsupported_media", "JPEG", None)
 
 
+def test_the_broken_one_of_several_pictures_is_named(client: Client, picture: bytes, stack: Stack) -> None:
+    urls = [data_url(picture), data_url(picture[: len(picture) // 2])]
+    parts = [{"type": "text", "text": QUESTION}, *({"type": "image_url", "image_url": {"url": url}} for url in urls)]
+    chat = {"model": "fovea-lab", "messages": [{"role": "user", "content": parts}]}
+    for path, body, param in (
+        ("chat/completions", chat, "messages.0.content.2.image_url"),
+        ("answer", {"images": urls, "question": QUESTION}, "images"),
+    ):
+        response = httpx.post(f"{stack.url}/v1/{path}", json=body, timeout=60, trust_env=False)
+        assert_error(response, 415, "unsupported_media", "image 2 of 2: the PNG image is broken or incomplete", param)
+
+
 def test_a_data_url_that_is_no_base64(client: Client) -> None:
     response = client.http.post("/v1/answer", json={"question": QUESTION, "image": "data:image/png;base64,@@@"})
     assert_error(response, 400, "malformed_request", "base64", "image")

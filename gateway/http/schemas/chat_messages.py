@@ -58,6 +58,8 @@ ChatPart = Annotated[ChatTextPart | ChatImagePart | ChatVideoPart, Field(discrim
 def _as_parts(content: Any) -> Any:
     if content is None:
         return []
+    if not isinstance(content, str | list):
+        raise PydanticCustomError("chat_content", "a text or a list of parts is accepted")
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 

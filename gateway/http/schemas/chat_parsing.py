@@ -13,7 +13,8 @@ from gateway.http.schemas.chat import ChatCompletionRequest, FoveaOptions
 from gateway.http.schemas.chat_unsupported import check_supported
 from gateway.http.schemas.messages import PARTS_ACCEPTED
 from gateway.http.schemas.options import LlmPrunerRequest
-from gateway.http.schemas.parsing import client_path, reason
+from gateway.http.schemas.parsing import client_path
+from gateway.http.schemas.reasons import reason
 
 __all__ = ["parse_chat_request"]
 
@@ -57,6 +58,8 @@ def _error(first: ErrorDetails, fields: Mapping[str, Any]) -> InvalidRequest:
         )
     if first["type"] == "one_budget":
         return InvalidRequest(first["msg"], param="fovea.keep_ratio")
+    if first["type"] == "top_logprobs":
+        return InvalidRequest(first["msg"], param="top_logprobs")
     if first["type"] == "union_tag_invalid":
         tag = str(first["ctx"]["tag"])
         return InvalidRequest(f"{name}: type {tag!r:.40} is not accepted; {PARTS_ACCEPTED}", param=name)

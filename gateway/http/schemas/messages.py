@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 __all__ = ["MESSAGE_FIELDS", "PARTS_ACCEPTED", "ImagePart", "Message", "TextPart", "VideoPart"]
 
@@ -60,6 +61,8 @@ Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
 def _text_as_part(content: Any) -> Any:
+    if not isinstance(content, str | list):
+        raise PydanticCustomError("content", "a text or a list of parts is accepted")
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 

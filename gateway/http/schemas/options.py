@@ -34,6 +34,8 @@ def _in_range(name: str) -> Any:
 
 
 def _as_list(value: Any) -> Any:
+    if not isinstance(value, str | list | tuple):
+        raise PydanticCustomError("texts", "a text or a list of texts is accepted")
     return [value] if isinstance(value, str) else value
 
 

@@ -11,20 +11,15 @@ from pydantic_core import ErrorDetails
 
 from fovea.errors import InvalidRequest
 from gateway.http.schemas.answer import QuestionRequest
-from gateway.http.schemas.messages import MESSAGE_FIELDS, PARTS_ACCEPTED
+from gateway.http.schemas.messages import MESSAGE_FIELDS
 from gateway.http.schemas.options import LlmPrunerRequest
+from gateway.http.schemas.reasons import reason
 
-__all__ = ["client_path", "parse_request", "reason"]
+__all__ = ["client_path", "parse_request"]
 
 R = TypeVar("R", bound=QuestionRequest)
 
 _MAX_CHARS: Final = 80
-_MESSAGES: Final = {
-    "model_type": "an object is accepted",  # pydantic's own message names a Python class
-    "model_attributes_type": "an object is accepted",
-    "union_tag_invalid": PARTS_ACCEPTED,
-    "union_tag_not_found": PARTS_ACCEPTED,
-}
 
 
 def parse_request(kind: type[R], fields: Mapping[str, Any], *, strict: bool) -> R:
@@ -54,12 +49,6 @@ def _error(kind: type[QuestionRequest], first: ErrorDetails, fields: Mapping[str
         return InvalidRequest(first["msg"], param="keep_ratio")
     param = str(path[0])[:_MAX_CHARS] if path else None
     return InvalidRequest(f"{name}: {reason(first)}", param=param)
-
-
-def reason(error: ErrorDetails) -> str:
-    """What is wrong or accepted, in words for a client."""
-    message = _MESSAGES.get(error["type"], error["msg"].replace(" after validation", ""))
-    return f"{message[:1].lower()}{message[1:300]}"
 
 
 def _accepted(kind: type[QuestionRequest], path: Sequence[int | str]) -> str:

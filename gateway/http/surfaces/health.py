@@ -34,13 +34,16 @@ async def healthz() -> Health:
 async def readyz(request: Request) -> Readiness:
     """Checks that encoder service and LLM service are serving, have the same checkpoint and wire basis, and use this
     gateway's ids of the image token and, for models that take videos, of the video token; and that the gateway has a
-    text tower if the encoder needs one.
+    text tower if the encoder needs one. The check `redis`, of a gateway with Redis, does not count: answers are
+    computed again without it.
 
     Other differences of tokenizer or text tower are not detected: the services report fingerprints of weights, which
     the gateway does not have.
     """
-    checks = await _checks(state_of(request))
+    state = state_of(request)
+    checks, redis = await asyncio.gather(_checks(state), _redis(state))
     missing = [f"{name} is {state}" for name, state in checks.items() if state != "ok"]
+    checks |= redis
     if not missing:
         return Readiness(status="ready", checks=checks)
     error = Unavailable(f"not ready: {'; '.join(missing)}", retry_after_s=1.0)
@@ -54,6 +57,13 @@ async def _checks(state: GatewayState) -> dict[str, str]:
     if encoder and llm:
         checks["fingerprints"] = await _agreement(state)
     return checks
+
+
+async def _redis(state: GatewayState) -> dict[str, str]:
+    """The check `redis`; none of a gateway without Redis."""
+    if state.redis is None:
+        return {}
+    return {"redis": "ok" if await state.redis.answers() else "Redis does not answer; nothing is cached until it does"}
 
 
 async def _agreement(state: GatewayState) -> str:

@@ -1,3 +1,5 @@
+import json
+import logging
 import re
 from typing import Literal
 
@@ -104,5 +106,16 @@ def test_help_shows_no_python_types(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_secrets_are_masked_in_the_log() -> None:
     settings = Settings.from_command_line(["--model", "x", "--password", "hunter2"])
-    assert "hunter2" not in settings.describe()
-    assert '"model": "x"' in settings.describe()
+    assert json.loads(settings.describe()) == {"model": "x", "password": "***"}
+    assert "hunter2" not in settings.describe(defaults=True)
+
+
+def test_the_log_has_what_differs_from_the_defaults_and_at_debug_everything(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("settings")
+    settings = Settings.from_command_line(["--model", "x", "--hosts", "a,b", "--max-batch-size", "8"])
+    with caplog.at_level(logging.INFO):
+        settings.write_to(log)
+    assert caplog.messages == ['settings that differ from their defaults: {"model": "x", "hosts": ["a", "b"]}']
+    with caplog.at_level(logging.DEBUG):
+        settings.write_to(log)
+    assert set(json.loads(caplog.messages[-1].removeprefix("all settings: "))) == set(Settings.model_fields)

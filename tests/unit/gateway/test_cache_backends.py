@@ -245,14 +245,40 @@ async def test_an_unresponsive_redis_costs_one_deadline(key_file: str) -> None:
 
 async def test_redis_may_go_and_come_back_under_a_gateway(server: RedisServer, start_gateway: StartGateway) -> None:
     gateway = await start_gateway(redis_url=server.url)
+
+    async def readiness() -> tuple[str, str]:
+        body = (await gateway.http.get("/readyz")).json()
+        return body["status"], body["checks"]["redis"]
+
     await gateway.answer()
     assert (await gateway.answer())["cache"]["answer"] == "hit"
+    assert await readiness() == ("ready", "ok")
     server.stop()
     assert (await gateway.answer())["cache"]["answer"] == "miss"
+    assert await readiness() == ("ready", "Redis does not answer; nothing is cached until it does")
     server.start()
     gateway.app.state.gateway.cache._redis._paused_until = 0.0  # ends the pause
+    assert await readiness() == ("ready", "ok")
     await gateway.answer()
     assert (await gateway.answer())["cache"]["answer"] == "hit"
+
+
+async def test_an_outage_of_redis_is_a_line_a_minute_and_one_at_its_end(
+    server: RedisServer, key_file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(0.0)
+    cache = open_cache(server.url, key_file, pause_s=2, clock=clock)
+    server.stop()
+    with caplog.at_level(logging.INFO, "gateway.cache.redis_client"):
+        for clock.now in range(0, 100, 4):
+            await cache.get("answer", "k")
+        server.start()
+        clock.now = 100.0
+        await cache.put("answer", "k", b"1")
+        await cache.get("answer", "k")
+    failed = "redis failed: ConnectionError; not used for 2 s"
+    assert [record.getMessage() for record in caplog.records] == [failed, failed, "redis answers again"]
+    await cache.close()
 
 
 async def test_two_gateways_share_answers_and_work(

@@ -42,49 +42,51 @@ def nested(depth: int) -> dict[str, Any]:
         ({"question": "<image>"}, "question", "empty"),
         ({"question": "x" * 8001}, "question", "1 to 8,000 are accepted"),
         ({"question": "<image><image> a"}, "question", "at most one for each image"),
-        ({"question": 5}, "question", "valid string"),
+        ({"question": 5}, "question", "a text is accepted"),
         ({"image": None}, "image", "data URL or upload a file"),
         ({"image": "cat.png"}, "image", "neither a data URL"),
         ({"image": "https://example.com/cat.png"}, "image", "fetching is off"),
-        ({"keep_tokens": 0}, "keep_tokens", "greater than or equal to 1"),
+        ({"image": "http://example.com/cat.png"}, "image", "--fetch-hosts (GATEWAY_FETCH_HOSTS)"),
+        ({"keep_tokens": 0}, "keep_tokens", "at least 1 is accepted"),
         ({"keep_tokens": "many"}, "keep_tokens", 'whole number or "auto"'),
         ({"keep_tokens": 2.5}, "keep_tokens", 'whole number or "auto"'),
         ({"keep_tokens": "auto"}, "keep_tokens", "'desap' cannot choose its budget"),
         ({"keep_tokens": "auto", "pruner": "none"}, "keep_tokens", "fovea can"),
         ({"keep_tokens": "auto", "keep_ratio": 0.5}, "keep_ratio", "at most one of keep_tokens and keep_ratio"),
-        ({"llm_pruner": {"name": "fastv", "keep_tokens": "auto"}}, "llm_pruner", "valid integer"),
-        ({"keep_ratio": 1.5}, "keep_ratio", "less than or equal to 1"),
+        ({"llm_pruner": {"name": "fastv", "keep_tokens": "auto"}}, "llm_pruner", "a whole number is accepted"),
+        ({"keep_ratio": 1.5}, "keep_ratio", "at most 1 is accepted"),
         ({"keep_ratio": 0.5, "keep_tokens": 3}, "keep_ratio", "at most one of keep_tokens and keep_ratio"),
         ({"wire_dtype": "int3"}, "wire_dtype", "'int4', 'entropy' or 'basis'"),
         ({"max_tokens": 2049}, "max_tokens", "1 to 2048 are accepted"),
-        ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
-        ({"temperature": -1}, "temperature", "greater than or equal to 0"),
-        ({"top_p": 0}, "top_p", "greater than 0"),
-        ({"seed": 2**64}, "seed", "less than"),
+        ({"max_tokens": 0}, "max_tokens", "a number of at least 1 is accepted"),
+        ({"temperature": -1}, "temperature", "a number of at least 0 is accepted"),
+        ({"top_p": 0}, "top_p", "a number above 0 is accepted"),
+        ({"seed": 2**64}, "seed", "a number below"),
         ({"stop": ["a"] * 9}, "stop", "at most 8"),
-        ({"stop": [""]}, "stop", "at least 1 character"),
-        ({"timeout_s": 0}, "timeout_s", "greater than 0"),
+        ({"stop": [""]}, "stop", "a text of 1 or more characters"),
+        ({"stop": 3}, "stop", "a text or a list of texts is accepted"),
+        ({"timeout_s": 0}, "timeout_s", "a number above 0 is accepted"),
         ({"timeout_s": 601}, "timeout_s", "up to 600 is accepted"),
         ({"cache": "maybe"}, "cache", "'use', 'bypass' or 'refresh'"),
-        ({"stream": "yes"}, "stream", "valid boolean"),
-        ({"pruner_params": []}, "pruner_params", "valid dictionary"),
+        ({"stream": "yes"}, "stream", "true or false is accepted"),
+        ({"pruner_params": []}, "pruner_params", "an object is accepted"),
         ({"pruner_params": {"a": 10**400}}, "pruner_params", "finite numbers"),
         ({"pruner_params": {"a": "b" * 4096}}, "pruner_params", "up to 4096 bytes"),
         ({"pruner_params": nested(9)}, "pruner_params", "up to 8 deep"),
         ({"pruner_params": nested(100)}, "pruner_params", "up to 8 deep"),
         ({"x" * 5000: 1}, "x" * 80, "accepted are question"),
         ({"colour": "red"}, "colour", "accepted are question, image, images, video, messages"),
-        ({"llm_pruner": {}}, "llm_pruner", "field required"),
+        ({"llm_pruner": {}}, "llm_pruner", "the field is missing"),
         ({"llm_pruner": {"name": "fastv"}}, "llm_pruner", "exactly one of keep_tokens and keep_ratio"),
         ({"llm_pruner": {"name": "fastv", "keep_tokens": 1, "keep_ratio": 0.5}}, "llm_pruner", "exactly one of"),
-        ({"llm_pruner": {"name": "fastv", "keep_tokens": 0}}, "llm_pruner", "greater than or equal to 1"),
+        ({"llm_pruner": {"name": "fastv", "keep_tokens": 0}}, "llm_pruner", "a number of at least 1 is accepted"),
         (
             {"llm_pruner": {"name": "fastv", "keep_ratio": 0.5, "k": 3}},
             "llm_pruner.k",
             "accepted are name, keep_tokens",
         ),
         ({"llm_pruner": {"name": "fastv", "keep_ratio": 0.5, "params": nested(9)}}, "llm_pruner", "up to 8 deep"),
-        ({"max_wire_bytes": 0}, "max_wire_bytes", "greater than or equal to 1"),
+        ({"max_wire_bytes": 0}, "max_wire_bytes", "at least 1 is accepted"),
     ],
 )
 async def test_invalid_fields(gateway: Gateway, fields: dict[str, Any], param: str, message: str) -> None:
@@ -136,7 +138,7 @@ async def test_a_pruner_that_the_family_cannot_run_is_a_422_not_a_404(gateway: G
     ("body", "message"),
     [
         (b"{", "not valid JSON"),
-        (b"", "not valid JSON"),
+        (b"", "the request body is empty"),
         (b"[]", "not a JSON object"),
         (b'{"temperature": NaN}', "not valid JSON"),
         (b'{"question": "\\ud800"}', "not valid JSON"),
@@ -190,7 +192,7 @@ async def test_an_uploaded_text_file_is_refused(gateway: Gateway) -> None:
         ([("image", (None, data_url(png()))), ("image", ("a.png", png()))], 422, "given twice"),
         ({"question": (None, "a"), "pruner_params": (None, "{")}, 400, "not valid JSON"),
         ({"question": (None, "a"), "pruner_params": (None, f"[{'1,' * 20_000}1]")}, 400, "more than the 16,384"),
-        ({"question": (None, "a"), "keep_ratio": (None, "half")}, 422, "valid number"),
+        ({"question": (None, "a"), "keep_ratio": (None, "half")}, 422, "a number is accepted"),
         ({"image": ("a.png", png())}, 422, "question"),
     ],
 )
@@ -236,6 +238,22 @@ async def test_a_truncated_form_is_refused(gateway: Gateway, end: bytes) -> None
     assert response.status_code == 400, response.text
     assert "closing boundary" in response.json()["error"]["message"]
     assert not gateway.encoder.calls
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "says"),
+    [
+        ("multipart/form-data", form_body(), "its Content-Type has no boundary"),
+        ("multipart/form-data; boundary=b", b"no form", "it is not multipart/form-data with the boundary"),
+        ("multipart/form-data; boundary=b", form_body().replace(b'; name="question"', b""), "a field has no name"),
+    ],
+)
+async def test_a_form_that_cannot_be_read_is_refused_with_the_reason(
+    gateway: Gateway, kind: str, body: bytes, says: str
+) -> None:
+    response = await gateway.http.post("/v1/answer", content=body, headers={"content-type": kind})
+    assert response.status_code == 400, response.text
+    assert f"the form cannot be read: {says}" in response.json()["error"]["message"]
 
 
 async def test_form_fields_are_utf8(gateway: Gateway) -> None:

@@ -65,7 +65,7 @@ def test_an_address_of_the_network_needs_keys_or_a_flag(llava: Path, clip: Path,
     assert "--allow-anonymous" in line
     missing = python(*words, "--keys-file", str(tmp_path / "missing"))
     assert missing.returncode == 2
-    assert "No such file" in missing.stderr
+    assert "there is no file of API keys at" in missing.stderr
     assert "Traceback" not in missing.stderr
 
 

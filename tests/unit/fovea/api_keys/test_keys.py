@@ -256,5 +256,5 @@ def test_a_file_without_keys_is_warned_of_at_the_start_and_when_it_becomes_empty
 
 
 def test_a_missing_file_is_an_error_at_the_start(path: Path) -> None:
-    with pytest.raises(CredentialsError, match="No such file"):
+    with pytest.raises(CredentialsError, match=r"there is no file of API keys at .*; fovea keys add NAME --file"):
         AcceptedKeys(str(path))

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from fovea.checkpoints import fingerprint, public_name, resolve
+from tests.documented import ROOT
+from tests.local_http_server import LocalHttpServer
 
 
 def checkpoint(folder: Path, seed: int = 0, config: str = "{}") -> Path:
@@ -53,8 +58,44 @@ def test_a_missing_directory_is_not_taken_for_a_hub_id(name: str) -> None:
 
 def test_a_hub_id_that_cannot_be_fetched_is_an_error_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match="could not be fetched from the hub"):
+    with pytest.raises(FileNotFoundError, match="could not be fetched from the hub: HF_HUB_OFFLINE is set"):
         resolve("nobody/such-a-model-does-not-exist", files=["*.json"])
+    with pytest.raises(FileNotFoundError, match="could not be fetched from the hub: it is not the name of a model"):
+        resolve("nobody/such a model", files=["*.json"])
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that refuses each request with one status and code."""
+
+    status, code = 404, ""
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("X-Error-Code", self.code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "reason"),
+    [
+        (401, "RepoNotFound", "there is no such model, or only with a token in HF_TOKEN"),
+        (403, "GatedRepo", "its owner grants access there, and HF_TOKEN must have a token"),
+        (404, "RevisionNotFound", "the model has no such revision"),
+        (503, "", "it cannot be reached, and this machine's cache has no copy"),
+    ],
+)
+def test_why_the_hub_gives_no_checkpoint_is_said(status: int, code: str, reason: str, tmp_path: Path) -> None:
+    program = "from fovea.checkpoints import resolve; resolve('owner/model', files=['*.json'])"
+    with LocalHttpServer(type("Refusing", (Hub,), {"status": status, "code": code})) as hub:
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "NO_PROXY": "*"}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+        )
+    assert f"could not be fetched from the hub: {reason}" in done.stderr
 
 
 def test_a_hub_id_is_its_own_name_and_a_directory_shows_no_path(

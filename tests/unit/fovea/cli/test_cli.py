@@ -64,6 +64,25 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return message
 
 
+@pytest.mark.parametrize("words", [["ask", "{image}", "what?"], ["explain", "{image}", "what?"], ["chat", "{image}"]])
+def test_a_refused_caller_reads_where_a_key_is_given(
+    words: list[str],
+    gateway: PlainGateway,
+    image: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gateway.answers({"error": {"message": "no accepted API key", "code": "invalid_api_key"}}, 401)
+    command = [*(word.format(image=image) for word in words), "--url", gateway.url]
+    for key, says in (
+        ([], "; give the key as the variable FOVEA_API_KEY, or as --api-key KEY\n"),
+        (["--api-key", "k1"], "; the key of FOVEA_API_KEY or --api-key is none of this gateway's\n"),
+    ):
+        piped(monkeypatch, b"what?\n")
+        assert main([*command, *key]) == 1
+        assert capsys.readouterr().err == f"fovea: no accepted API key (status 401){says}"
+
+
 # The gateway's URL
 
 
@@ -411,6 +430,16 @@ def test_values_of_ask_are_refused_with_what_is_accepted(
         (["up", "--listen", "127.0.0.1:70000"], "HOST:PORT"),
         (["up", "word"], "unrecognized arguments: word"),
         (["up", "--", "word"], "unrecognized arguments: word"),
+        (
+            ["up", "org/model", "--port", "9000"],
+            "the model is named as --model org/model; in place of --port use --listen",
+        ),
+        (["up", "--host=0.0.0.0", "--port=9000"], "in place of --port use --listen HOST:PORT"),
+        (["up", "--max_model_len", "8192"], "in place of --max-model-len use LLM_MAX_MODEL_LEN=N"),
+        (["up", "--gpu-memory-utilization", "0.9"], "LLM_KV_CACHE_GIB=N"),
+        (["up", "--tensor-parallel-size", "2"], '{"tensor_parallel_size": N}'),
+        (["up", "--pruner", "none"], "ENCODER_PRUNER=NAME"),
+        (["up", "--max-question-chars", "9"], "a service's own option is a variable"),
         (["demo", "--overlay", "x"], ".png"),
     ],
 )
@@ -500,6 +529,15 @@ def test_control_c_ends_the_command_silently(gateway: PlainGateway, image: str) 
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=60)
     assert (out, error, process.returncode) == ("", "", 130)
+
+
+@pytest.mark.parametrize("words", [["ask", "a.png", "what?"], ["up"], ["doctor"], ["keys", "list"]])
+def test_control_c_while_the_command_is_imported_ends_it_silently(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "httpx.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[4]}"}
+    command = [sys.executable, "-m", "fovea.cli", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
 
 
 def test_a_full_disk_is_an_error(answering: PlainGateway, image: str) -> None:

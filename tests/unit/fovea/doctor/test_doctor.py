@@ -168,6 +168,25 @@ def test_a_gateway_that_is_not_ready_or_wants_a_key_is_found(answers: tuple[str,
     assert {found.level for found in network.gateway(url, None)} == {Level.OK}
 
 
+def test_what_up_would_start_is_checked(
+    gateway: PlainGateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers({"data": [{"id": "m"}]})
+    config, listen = tmp_path / "fovea.toml", gateway.url.removeprefix("http://")
+    config.write_text(
+        f'[up]\nmodel = "{tmp_path}"\nlisten = "{listen}"\nno_restart = true\n'
+        '[gateway]\nredis_url = "redis://127.0.0.1:1"\n'
+    )
+    assert main(["doctor", "--config", str(config)]) == 1
+    shown = capsys.readouterr().out
+    assert "it holds no config.json" in shown
+    assert f"{listen} is that of the gateway that runs" in shown
+    assert "no connection to 127.0.0.1:1" in shown
+    assert "ready, serves m" in shown
+    main(["doctor", "--config", str(config), "--listen", f"127.0.0.1:{free_port()}"])
+    assert f"none answers at {gateway.url}" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("skew_s", "level", "says"),
     [(3, Level.OK, "as the"), (90, Level.PROBLEM, "90 s ahead of"), (-90, Level.PROBLEM, "90 s behind")],
