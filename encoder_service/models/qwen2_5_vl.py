@@ -29,7 +29,7 @@ from encoder_service.models.media_features import MediaFeatures, TowerInputs, sp
 from encoder_service.models.pixel_normalizer import PixelNormalizer
 from encoder_service.models.qwen_pixels import QwenPixels
 from encoder_service.models.qwen_vision import QWEN_OUTPUTS, QwenVisionTower
-from encoder_service.pruners.base import TextFeatures
+from encoder_service.pruners.base import TextFeatures, TextSpace
 from encoder_service.pruners.in_tower import InTowerPruner
 from encoder_service.pruners.tower_outputs import TowerOutput
 from fovea import checkpoints
@@ -129,7 +129,9 @@ class QwenEncoder:
         # There is no EOS that represents the whole text; the mean takes its place.
         total = tokens.masked_fill(~is_token[..., None], 0).sum(dim=1, keepdim=True, dtype=torch.float32)
         mean = total / is_token.sum(dim=1)[:, None, None]
-        return TextFeatures(tokens, mean.to(tokens.dtype), is_token, is_token=is_token)
+        return TextFeatures(
+            tokens, mean.to(tokens.dtype), is_token, is_token=is_token, space=TextSpace.INPUT_EMBEDDINGS
+        )
 
 
 def _vision_config(checkpoint: Path) -> Any:
