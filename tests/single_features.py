@@ -23,4 +23,6 @@ def single_text(texts: TextFeatures, index: int = 0) -> TextFeatures:
     is_token = texts.is_token[index]
     eos = texts.eos[index] if texts.is_window is None else texts.eos[index][texts.is_window[index]]
     attention = None if texts.eos_attention is None else texts.eos_attention[index][is_token]
-    return TextFeatures(texts.tokens[index][is_token], eos, texts.is_word[index][is_token], attention)
+    return TextFeatures(
+        texts.tokens[index][is_token], eos, texts.is_word[index][is_token], attention, space=texts.space
+    )

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.accuracy.system import ImageQuestion, InProcessSystem, Method
+from benchmarks.accuracy.system import ImageQuestion, InProcessSystem, LlmMethod, Method
 from benchmarks.harness.arguments import add_seed, positive
 from benchmarks.harness.images import png
 from benchmarks.harness.intervals import Floats, clustered_mean
@@ -89,12 +89,18 @@ class Evaluation:
         """
         key = repr(method)
         if key not in self._outcomes:
-            self._outcomes[key] = self._run(method, label)
+            self._outcomes[key] = self._run(lambda: self._encoded(method), method.llm, label)
         return self._outcomes[key]
 
-    def _run(self, method: Method, label: str) -> MethodOutcome:
+    def run_encoded(
+        self, label: str, encode: Callable[[Sequence[ImageQuestion]], Sequence[EncodedMedia]]
+    ) -> MethodOutcome:
+        """Asks all questions with the visual tokens of a function; see `run`."""
+        return self._run(lambda: encode(self._asked), None, label)
+
+    def _run(self, encode: Callable[[], Sequence[EncodedMedia]], llm: LlmMethod | None, label: str) -> MethodOutcome:
         start = time.perf_counter()
-        answers = self._system.decode(self._asked, self._encoded(method), method.llm)
+        answers = self._system.decode(self._asked, encode(), llm)
         scores = np.array([score(q, answer.text) for q, answer in zip(self.questions, answers, strict=True)])
         visual_tokens = float(np.mean([answer.visual_tokens for answer in answers]))
         print(

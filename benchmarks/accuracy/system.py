@@ -20,7 +20,7 @@ from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.engine.request_media import EncodeRequest
-from encoder_service.models.base import LoadOptions
+from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import BoundPruner
 from fovea.budget import Budget
@@ -127,6 +127,11 @@ class InProcessSystem:
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of patches; None where images differ."""
         return self._encoder.model.grid
+
+    @property
+    def encoder_model(self) -> EncoderModel:
+        """Towers and image processor of the encoder."""
+        return self._encoder.model
 
     def close(self) -> None:
         """Ends the language model's thread."""

@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from encoder_service.pruners.base import TextFeatures
+from encoder_service.pruners.base import TextFeatures, TextSpace
 from fovea.modeling.errors import CheckpointError
 from fovea.modeling.stored_rows import open_rows
 from fovea.modeling.transfers import to_device
@@ -76,4 +76,6 @@ class EmbeddingRows:
         is_token = to_device(is_token, self._device)
         total = tokens.masked_fill(~is_token[..., None], 0).sum(dim=1, keepdim=True, dtype=torch.float32)
         mean = total / is_token.sum(dim=1)[:, None, None]
-        return TextFeatures(tokens, mean.to(tokens.dtype), is_token, is_token=is_token)
+        return TextFeatures(
+            tokens, mean.to(tokens.dtype), is_token, is_token=is_token, space=TextSpace.INPUT_EMBEDDINGS
+        )

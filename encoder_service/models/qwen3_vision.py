@@ -19,6 +19,7 @@ from transformers.vision_utils import (
 from encoder_service.models.qwen_vision import QwenVisionTower, split_by_grid
 from encoder_service.pruners.base import TowerFeatures
 from encoder_service.pruners.tower_outputs import (
+    JOINT_FEATURES,
     SALIENCY_FIRST,
     SALIENCY_SECOND_LAST,
     OutputKind,
@@ -58,8 +59,7 @@ class Qwen3VisionTower(QwenVisionTower):
 
         runs = [(count, rows * columns * merge**2) for (rows, columns), count in grids]
         computed = self.outputs_of_last(inputs[-1], rotary, runs, outputs) if outputs else {}
-        if TowerOutput(OutputKind.JOINT) in outputs:
-            computed[TowerOutput(OutputKind.JOINT)] = features
+        computed |= dict.fromkeys(outputs & {TowerOutput(OutputKind.JOINT), JOINT_FEATURES}, features)
         for output in outputs & {SALIENCY_FIRST, SALIENCY_SECOND_LAST}:
             computed[output] = self.saliency_in(output.layer, inputs[output.layer], rotary, runs)
         return split_by_grid(features, computed, grids, planes=torch.stack(planes, dim=1) if planes else None)

@@ -22,6 +22,7 @@ from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position
 
 from encoder_service.pruners.base import TowerFeatures
 from encoder_service.pruners.tower_outputs import (
+    JOINT_FEATURES,
     KEYS,
     SALIENCY_FIRST,
     SALIENCY_LAST,
@@ -39,6 +40,7 @@ QWEN_OUTPUTS: Final = frozenset(
     {
         *(TowerOutput(kind, qkv=qkv) for kind in (OutputKind.JOINT, OutputKind.ATTENTION) for qkv in VARIANTS),
         TowerOutput(OutputKind.JOINT),
+        JOINT_FEATURES,
         KEYS,
         SALIENCY_LAST,
         SALIENCY_SECOND_LAST,
@@ -61,7 +63,8 @@ class QwenVisionTower(nn.Module):
 
     * JOINT with an attention variant: the last layer's attention output through the merger, [1 + N, D], in the space of
       the language model's input embeddings. Vector 0, in other towers CLS, is the mean of the others. Queries
-      and keys are rotated as in the layer itself. JOINT without a variant: the features themselves.
+      and keys are rotated as in the layer itself. JOINT without a variant, also that of layer V-2 (`JOINT_FEATURES`):
+      the features themselves.
     * ATTENTION, KEYS: [N, M C], the group's patches side by side, as the merger reads them. Keys are not rotated, so
       that their similarity depends on content and not on position.
     * SALIENCY_LAST: [N], attention received in the last layer, mean over heads and queries, then over the group.
@@ -122,8 +125,7 @@ class QwenVisionTower(nn.Module):
         computed = self.outputs_of_last(last, rotary, runs, of_last) if outputs else {}
         if SALIENCY_SECOND_LAST in outputs:
             computed[SALIENCY_SECOND_LAST] = computed[SALIENCY_LAST]
-        if TowerOutput(OutputKind.JOINT) in outputs:
-            computed[TowerOutput(OutputKind.JOINT)] = features
+        computed |= dict.fromkeys(outputs & {TowerOutput(OutputKind.JOINT), JOINT_FEATURES}, features)
         if SALIENCY_FIRST in outputs:
             in_windows = [(1, length) for length in window_bounds.diff().tolist()]
             spans = runs if 0 in vision_model.fullatt_block_indexes else in_windows

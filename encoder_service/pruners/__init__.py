@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from encoder_service.pruners import (
+    cdpruner,
     cls,
     desap,
     flowcut,
@@ -37,6 +38,7 @@ PRUNERS: Final[PrunerRegistry[Pruner[Any]]] = PrunerRegistry(
         uniform.PRUNER,
         random.PRUNER,
         fovea.PRUNER,
+        cdpruner.PRUNER,
     ),
     group="fovea.pruners",
     kind=Pruner,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
+from enum import Enum, IntEnum, auto
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -34,6 +34,7 @@ __all__ = [
     "Pruner",
     "PrunerInput",
     "TextFeatures",
+    "TextSpace",
     "TiledImages",
     "TokenOrigin",
     "TowerFeatures",
@@ -132,6 +133,15 @@ class TiledImages:
     tile_at: Sequence[npt.NDArray[np.int64]]
 
 
+class TextSpace(Enum):
+    """Space in which a family compares patches with questions."""
+
+    CONTRASTIVE = auto()
+    """Joint space of two towers that were trained to match whole images with whole texts (CLIP)."""
+    INPUT_EMBEDDINGS = auto()
+    """Input embeddings of the language model, which reads visual tokens beside them."""
+
+
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
     """Features of questions after the text tower, which reads a long text in windows.
@@ -146,6 +156,7 @@ class TextFeatures:
             None unless required.
         is_token: mask of BOS, words and EOS, [T] bool; None if there is no padding.
         is_window: mask of the windows, [W] bool; None if there is no padding.
+        space: space of `tokens` and `eos`, the same as that of the tower output JOINT.
     """
 
     tokens: Tensor
@@ -154,6 +165,7 @@ class TextFeatures:
     eos_attention: Tensor | None = None
     is_token: Tensor | None = None
     is_window: Tensor | None = None
+    space: TextSpace = TextSpace.CONTRASTIVE
 
     @property
     def is_bos(self) -> Tensor:
@@ -175,11 +187,18 @@ class TextFeatures:
 
     def take(self, texts: Tensor) -> TextFeatures:
         """Texts of a batch by their indices, [n] int64."""
-        return TextFeatures(
-            self.tokens[texts],
-            self.eos[texts],
-            self.is_word[texts],
-            *(None if part is None else part[texts] for part in (self.eos_attention, self.is_token, self.is_window)),
+
+        def taken(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part[texts]
+
+        return replace(
+            self,
+            tokens=self.tokens[texts],
+            eos=self.eos[texts],
+            is_word=self.is_word[texts],
+            eos_attention=taken(self.eos_attention),
+            is_token=taken(self.is_token),
+            is_window=taken(self.is_window),
         )
 
 

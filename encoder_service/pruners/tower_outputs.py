@@ -9,6 +9,7 @@ from typing import Final
 __all__ = [
     "ALL_OUTPUTS",
     "CLS_HIDDEN",
+    "JOINT_FEATURES",
     "KEYS",
     "MEAN_KEYS_SECOND_LAST",
     "SALIENCY_FIRST",
@@ -77,6 +78,8 @@ SALIENCY_SECOND_LAST: Final = TowerOutput(OutputKind.SALIENCY, layer=-2)
 SALIENCY_FIRST: Final = TowerOutput(OutputKind.SALIENCY, layer=0)
 SALIENCY_ONE_HEAD: Final = TowerOutput(OutputKind.SALIENCY_ONE_HEAD)
 CLS_HIDDEN: Final = TowerOutput(OutputKind.CLS_HIDDEN)
+JOINT_FEATURES: Final = TowerOutput(OutputKind.JOINT, layer=-2)
+"""What the language model reads, in the joint space: in CLIP's towers X[V-1], the output of layer V-2."""
 
 ALL_OUTPUTS: Final = frozenset(
     {

@@ -35,6 +35,7 @@ SHORT: dict[str, list[str]] = {
     "benchmarks.accuracy": ["--smoke"],
     "benchmarks.better_than_desap": ["--smoke"],
     "benchmarks.coverage": ["--smoke"],
+    "benchmarks.smaller_images": ["--smoke"],
     "benchmarks.capacity measure": ["measure", "--smoke"],
     "benchmarks.capacity plan": ["plan", "--smoke"],
     "benchmarks.capacity validate": ["validate"],

@@ -25,6 +25,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("desap", {"fcma_cosines": "signed", "fcma_clamp_min": 0.0, "merge_metric": "decoupled", "task_share": 0.3}),
     ("holov", {"fidelity": True}),
     ("holov", {"crops": 7}),
+    ("cdpruner", {"relevance_weight": 0.5}),
     ("prumerge", {"adaptive": True}),
     ("prumerge_plus", {"adaptive": True}),
     ("prumerge_plus", {"fidelity": True}),

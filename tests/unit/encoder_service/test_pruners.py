@@ -57,6 +57,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     *(("holov", {"crops": crops}) for crops in (1, 3, NUM_PATCHES, 1000)),
     ("holov", {"crops": 7, "fidelity": True}),
     ("random", {"seed": 2**31 - 1}),
+    *(("cdpruner", {"relevance_weight": weight}) for weight in (0.0, 0.5)),
+    *(("cdpruner", {"relevance_sign": sign}) for sign in ("negative", "positive")),
 ]
 
 
@@ -263,7 +265,7 @@ def test_merging_by_means_preserves_the_sum(name: str, keep: int, seed: int) -> 
     torch.testing.assert_close((members[:, None] * result.features).sum(0), before.sum(0), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["hired", "flowcut", "holov"])
+@pytest.mark.parametrize("name", ["hired", "flowcut", "holov", "cdpruner"])
 @given(keep=st.integers(1, NUM_PATCHES), seed=st.integers(0, 2**40))
 @settings(max_examples=30, deadline=None)
 def test_pruners_that_merge_nothing_return_features_unchanged(name: str, keep: int, seed: int) -> None:
@@ -304,6 +306,7 @@ FIRST_PATCHES = {
     "flowcut": lambda keep: list(range(keep)),
     "fovea": lambda keep: list(range(keep)),
     "prumerge": lambda keep: [*range(keep - 1), -2],
+    "cdpruner": lambda keep: list(range(keep)),
 }
 
 
@@ -445,7 +448,7 @@ def test_desap_depends_on_the_question() -> None:
     assert first.origins.tolist() != second.origins.tolist()
 
 
-@pytest.mark.parametrize("name", ["desap", "cls", "hired", "flowcut", "prumerge"])
+@pytest.mark.parametrize("name", ["desap", "cls", "hired", "flowcut", "prumerge", "cdpruner"])
 @given(seed=st.integers(0, 10_000), keep=st.integers(1, NUM_PATCHES - 1))
 @settings(max_examples=30, deadline=None)
 def test_the_choice_does_not_depend_on_patch_order(name: str, seed: int, keep: int) -> None:
@@ -497,6 +500,8 @@ def test_random_depends_on_image_and_seed_alone() -> None:
         ("desap", {"fcma_lambda": math.nan}, "0 to 1000"),
         ("fovea", {"reach": 0}, "0.1 to 100; how far a token stands"),
         ("fovea", {"task_share": 0.5}, "accepted: question_share, breadth_share, reach"),
+        ("cdpruner", {"relevance_weight": 1.1}, "0 to 1; share of the kernel"),
+        ("cdpruner", {"relevance_sign": "minus"}, "auto, negative or positive"),
         ("random", {"seed": 0.5}, "a whole number"),
         ("none", {"seed": 1}, "accepted: none"),
         ("visionzip", {"context_share": -0.1}, "0 to 1; share of the budget for context tokens"),

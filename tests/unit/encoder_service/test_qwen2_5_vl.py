@@ -27,7 +27,9 @@ from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.models.media_features import VideoFrames
 from encoder_service.pruners import PRUNERS
+from encoder_service.pruners.base import TextSpace
 from encoder_service.pruners.tower_outputs import (
+    JOINT_FEATURES,
     KEYS,
     SALIENCY_FIRST,
     SALIENCY_LAST,
@@ -60,7 +62,7 @@ SHAPES = [
     (1000, 13),
     (97, 2000),
 ]
-OFFERED = {"none", "desap", "fovea", "holov", "hired", "cls", "uniform", "random"}
+OFFERED = {"none", "desap", "fovea", "holov", "hired", "cls", "uniform", "random", "cdpruner"}
 
 
 def image(size: tuple[int, int], seed: int = 0) -> Image.Image:
@@ -273,6 +275,7 @@ def test_outputs_match_loops_over_whole_attention_maps(
             SALIENCY_SECOND_LAST: plain.saliency(-1, in_windows=False),
             SALIENCY_FIRST: plain.saliency(0, in_windows=True),
             TowerOutput(OutputKind.JOINT): plain.joint(plain.states[-1]),
+            JOINT_FEATURES: plain.joint(plain.states[-1]),
         }
         for variant in ("qqv", "qkv", "kkv", "vvv"):
             output = plain.attention(variant)
@@ -299,6 +302,7 @@ def test_a_question_is_read_as_input_embeddings(encoder: EncoderModel, unsplit: 
     assert torch.equal(text.tokens, rows)
     torch.testing.assert_close(text.eos, rows.mean(0, keepdim=True))
     assert text.is_word.tolist() == [True] * 4
+    assert text.space is TextSpace.INPUT_EMBEDDINGS
 
 
 def png(size: tuple[int, int] = (252, 168), seed: int = 0) -> bytes:
@@ -412,6 +416,18 @@ def test_the_token_that_a_word_means_is_kept(
 
     changed = load_encoder(copy_of(tensors=with_word))
     assert run("desap", {"task_share": 1.0}, 1, towers=changed, text_ids=(77,)).positions.tolist() == [token]
+
+
+def test_cdpruner_keeps_the_token_that_is_most_like_the_words(
+    run: Callable[..., EncodedMedia], checkpoint: Path
+) -> None:
+    """Among input embeddings relevance is not negated, unlike in CLIP's joint space."""
+    encoder = load_encoder(checkpoint)
+    media = encoder.media.image(image((252, 168)))
+    own = tower_features(encoder.encode([media], frozenset())[0])[0].hidden
+    for token in (5, 37):
+        encoder._embeddings[77] = own[token]  # type: ignore[attr-defined]
+        assert run("cdpruner", {}, 1, towers=encoder, text_ids=(77,)).positions.tolist() == [token]
 
 
 def test_pruners_that_need_a_cls_are_not_offered(encoder: EncoderModel) -> None:

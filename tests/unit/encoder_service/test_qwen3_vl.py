@@ -32,6 +32,7 @@ from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.models.media_features import VideoFrames
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.tower_outputs import (
+    JOINT_FEATURES,
     KEYS,
     SALIENCY_FIRST,
     SALIENCY_LAST,
@@ -168,6 +169,7 @@ def test_outputs_match_whole_attention_maps(encoder: EncoderModel, unsplit: Any)
             SALIENCY_SECOND_LAST: plain.saliency(-2),
             SALIENCY_FIRST: plain.saliency(0),
             TowerOutput(OutputKind.JOINT): plain.joint(plain.states[-1]),
+            JOINT_FEATURES: plain.joint(plain.states[-1]),
         }
         for variant in ("qqv", "qkv", "kkv", "vvv"):
             output = plain.attention(variant)
@@ -234,7 +236,7 @@ def test_planes_of_a_weighted_mean_have_its_weights_and_each_the_norm_of_its_kep
         assert cosine > 1 - 1e-4
 
 
-@pytest.mark.parametrize("name", ["holov", "hired", "none", "desap", "fovea"])
+@pytest.mark.parametrize("name", ["holov", "hired", "none", "desap", "fovea", "cdpruner"])
 def test_a_full_budget_sends_the_planes_unchanged(encoder: EncoderModel, name: str) -> None:
     [whole] = tower_features(encoder.encode([encoder.media.image(image((288, 192)))], frozenset())[0])
     assert whole.planes is not None
@@ -356,7 +358,7 @@ def test_a_file_is_sampled_as_by_the_video_processor(encoder: EncoderModel, tota
 
 def test_model_info_offers_the_pruners_without_cls(encoder: EncoderModel) -> None:
     info = describe(encoder, EncoderSettings(model="x"))
-    assert {"desap", "fovea", "holov", "uniform"} <= {one.name for one in info.pruners}
+    assert {"desap", "fovea", "holov", "uniform", "cdpruner"} <= {one.name for one in info.pruners}
     assert not {"visionzip", "prumerge"} & {one.name for one in info.pruners}
     assert info.text_tokenizer == encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL
 

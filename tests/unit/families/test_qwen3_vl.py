@@ -202,7 +202,7 @@ def fed_with_kept(split: Split, asked: Asked, prompt: Prompt) -> Answer:
 
 
 @pytest.mark.parametrize("asked", [IMAGES[5], *SEVERAL])
-@pytest.mark.parametrize("pruner", ["desap", "fovea", "holov", "random"])
+@pytest.mark.parametrize("pruner", ["desap", "fovea", "cdpruner", "random"])
 def test_pruned_it_is_that_of_the_unsplit_model_fed_with_the_kept_positions(
     split: Split, asked: Asked, pruner: str
 ) -> None:

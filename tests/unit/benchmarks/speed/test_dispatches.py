@@ -131,6 +131,7 @@ MOST_OPERATIONS = {
     "uniform": 179,
     "fovea": 479,  # 16 tokens, 7 operations each
     "random": 181,
+    "cdpruner": 655,  # 16 tokens, 24 operations each
 }
 
 
@@ -143,9 +144,10 @@ def test_32_images_dispatch_as_many_operations_as_one(pruner: str, subject: Subj
     assert (one.reads, many.reads) == (0, 0)
 
 
-def test_a_token_of_fovea_takes_seven_operations(subject: Subject) -> None:
-    few, more = (count_dispatches(subject.engine(), subject.requests(1, "fovea", keep=keep)).total for keep in (10, 20))
-    assert more - few == 70
+@pytest.mark.parametrize(("pruner", "operations"), [("fovea", 7), ("cdpruner", 24)])
+def test_a_token_takes_a_fixed_number_of_operations(pruner: str, operations: int, subject: Subject) -> None:
+    few, more = (count_dispatches(subject.engine(), subject.requests(1, pruner, keep=keep)).total for keep in (10, 20))
+    assert more - few == 10 * operations
 
 
 def test_a_batch_of_two_pruners_takes_no_more_than_both(subject: Subject) -> None:
