@@ -45,6 +45,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, CommandParser]]:
 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser, configured = _parser()
+    if argv and argv[0] == "serve":  # vLLM's command
+        parser.error("there is no command 'serve'; fovea up --model MODEL starts the services")
     try:
         return parser.parse_args(with_config(argv, configured))
     except ConfigError as error:

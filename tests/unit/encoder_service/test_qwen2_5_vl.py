@@ -418,16 +418,19 @@ def test_the_token_that_a_word_means_is_kept(
     assert run("desap", {"task_share": 1.0}, 1, towers=changed, text_ids=(77,)).positions.tolist() == [token]
 
 
+@pytest.mark.parametrize("token", [5, 37])
 def test_cdpruner_keeps_the_token_that_is_most_like_the_words(
-    run: Callable[..., EncodedMedia], checkpoint: Path
+    run: Callable[..., EncodedMedia], copy_of: Callable[..., Path], encoder: EncoderModel, token: int
 ) -> None:
     """Among input embeddings relevance is not negated, unlike in CLIP's joint space."""
-    encoder = load_encoder(checkpoint)
-    media = encoder.media.image(image((252, 168)))
-    own = tower_features(encoder.encode([media], frozenset())[0])[0].hidden
-    for token in (5, 37):
-        encoder._embeddings[77] = own[token]  # type: ignore[attr-defined]
-        assert run("cdpruner", {}, 1, towers=encoder, text_ids=(77,)).positions.tolist() == [token]
+    own = tower_features(encoder.encode([encoder.media.image(image((252, 168)))], frozenset())[0])[0].hidden
+
+    def with_word(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        tensors["model.embed_tokens.weight"][77] = own[token]
+        return tensors
+
+    changed = load_encoder(copy_of(tensors=with_word))
+    assert run("cdpruner", {}, 1, towers=changed, text_ids=(77,)).positions.tolist() == [token]
 
 
 def test_pruners_that_need_a_cls_are_not_offered(encoder: EncoderModel) -> None:

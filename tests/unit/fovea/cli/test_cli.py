@@ -449,6 +449,13 @@ def test_a_wrong_command_line_shows_the_usage_and_exits_with_2(
     assert says in refused([word.format(image=image) for word in words], capsys)
 
 
+def test_the_command_of_vllm_is_answered_with_that_of_fovea(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["serve", "org/model", "--port", "8000"])
+    assert left.value.code == 2
+    assert "fovea up --model MODEL starts the services" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("question", ["-x", "-how many?", "--url", "-", "-5"])
 def test_a_question_may_start_with_a_dash(answering: PlainGateway, image: str, question: str) -> None:
     if question != "-":
