@@ -57,6 +57,7 @@ class RestServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,  # written by gateway.http.request_context, with request id and outcome
                 server_header=False,
+                loop="asyncio",  # uvloop would read TLS into buffers of 256 KiB, beyond the bound of `tls.py`
                 proxy_headers=False,  # done by Connection, for --trusted-proxies only
                 timeout_graceful_shutdown=math.ceil(settings.drain_grace_s) + _SEND_GRACE_S,
             )

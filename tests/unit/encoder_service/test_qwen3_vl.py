@@ -21,6 +21,7 @@ from transformers.utils import is_torchvision_available
 from transformers.video_utils import VideoMetadata
 
 from benchmarks.checkpoints.tiny import qwen3_vl
+from encoder_service.basis_learning import learn_basis
 from encoder_service.engine.batching import BatchTiming
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.engine import EncoderEngine
@@ -47,7 +48,8 @@ from fovea.budget import Budget
 from fovea.errors import InvalidRequest
 from fovea.modeling.errors import CheckpointError
 from fovea.v1 import encoder_pb2, tensor_pb2
-from fovea.wire import tensors
+from fovea.wire import basis_file, tensors
+from fovea.wire.basis import WireBasis
 from fovea.wire.formats import WIRE_FORMATS
 from tests.single_features import tower_features
 
@@ -266,7 +268,9 @@ def test_the_feature_cache_counts_and_returns_planes(encoder: EncoderModel) -> N
         np.testing.assert_array_equal(values(one), values(other))
 
 
-def written(encoder: EncoderModel, dtype: tensor_pb2.DType, max_bytes: int = 0) -> tensor_pb2.VisualTokens:
+def written(
+    encoder: EncoderModel, dtype: tensor_pb2.DType, max_bytes: int = 0, basis: WireBasis | None = None
+) -> tensor_pb2.VisualTokens:
     engine = EncoderEngine(encoder, FeatureCache(0), max_batch_size=8, max_image_bytes=10**7, max_image_pixels=10**7)
     names = {wire_format.dtype: name for name, wire_format in WIRE_FORMATS.items()}
     on_device: Any = names.get(dtype, "float32")
@@ -279,7 +283,7 @@ def written(encoder: EncoderModel, dtype: tensor_pb2.DType, max_bytes: int = 0) 
     )
     [outcome] = engine.run([engine.prepare(request)])
     assert not isinstance(outcome, Exception), outcome
-    wire = WireChoice(dtype, max_bytes)
+    wire = WireChoice(dtype, max_bytes, basis)
     response = write_response(outcome, BatchTiming(0, 0, 0, 1), "desap", encoder.fingerprint, wire, explain=False)
     return response.visual_tokens[0]
 
@@ -294,6 +298,16 @@ def test_every_wire_format_carries_planes(encoder: EncoderModel, name: str) -> N
         want = tensors.from_message(expected, max_bytes=10**7)
         # The same tensor by the codec in numpy, whose errors the tests of the wire formats bound.
         assert plane == tensors.to_message(want, dtype)
+
+
+def test_planes_beside_features_in_a_basis_are_in_entropy(encoder: EncoderModel) -> None:
+    """A basis is learned for the features. A budget of bytes holds with one, too."""
+    noise = np.random.default_rng(0).standard_normal((6, 54, encoder.hidden_size), dtype=np.float32)
+    basis = basis_file.from_bytes(learn_basis(list(noise), None))
+    message = written(encoder, tensor_pb2.DTYPE_BASIS, basis=basis)
+    assert message.features.dtype == tensor_pb2.DTYPE_BASIS
+    assert [plane.dtype for plane in message.planes] == [tensor_pb2.DTYPE_ENTROPY] * NUM_PLANES
+    assert written(encoder, tensor_pb2.DTYPE_UNSPECIFIED, 5000, basis).ByteSize() <= 5000
 
 
 def test_a_budget_of_bytes_counts_planes(encoder: EncoderModel) -> None:

@@ -26,6 +26,7 @@ from transformers.video_utils import VideoMetadata
 from benchmarks.checkpoints.tiny import qwen3_vl
 from encoder_service.media.videos import FrameList
 from encoder_service.models.media_features import VideoFrames
+from fovea.modeling.capture import StandInCapture
 from llm_service.engine.model_runner import ModelRunner
 from llm_service.engine.slot_cache import SlotCache
 from llm_service.engine.slot_prefill import SlotInputs
@@ -233,8 +234,9 @@ def test_all_frames_of_a_video_may_compete_for_one_budget(split: Split) -> None:
     assert_same(split.services.answer(prompt), fed_with_kept(split, asked, prompt))
 
 
+@pytest.mark.parametrize("graphs", [False, True])
 @torch.inference_mode()
-def test_planes_change_the_answer_and_are_those_of_each_prompt_in_a_batch(split: Split) -> None:
+def test_planes_change_the_answer_and_are_those_of_each_prompt_in_a_batch(split: Split, graphs: bool) -> None:
     """Prompts of several lengths share a prefill, and a long one is prefilled in chunks: logits are those alone."""
     model = split.services.model
     prompts = [split.prompt(asked, "desap", keep_ratio=0.5) for asked in (IMAGES[5], SEVERAL[1], IMAGES[0])]
@@ -251,7 +253,9 @@ def test_planes_change_the_answer_and_are_those_of_each_prompt_in_a_batch(split:
     for prompt, logits in zip(without, alone, strict=True):
         assert (split.services.answer(prompt)[0] - logits).abs().max() > 0.1
     longest = max(prompt.num_tokens for prompt in prompts)
-    runner = ModelRunner(model, SlotCache.for_model(model, [SlotClass(longest + 8, 3)]), few_sizes=False)
+    runner = ModelRunner(model, SlotCache.for_model(model, [SlotClass(longest + 8, 3)]), few_sizes=graphs)
+    if graphs:
+        runner.capture_graphs(StandInCapture())
     inputs = [SlotInputs(model.embed(prompt), Slot(0, i)) for i, prompt in enumerate(prompts)]
     for logits, expected in zip(runner.prefill(inputs[:2]), alone[:2], strict=True):
         assert (logits - expected).abs().max() <= MAX_DIFFERENCE

@@ -129,6 +129,8 @@ def reply(explained: bool = True, **changes: Any) -> encoder_pb2.EncodeResponse:
         )
         if name == "grid":
             target.grid.CopyFrom(value)
+        elif name == "planes":
+            target.planes.extend(to_message(np.ones(shape, np.float32), tensor_pb2.DTYPE_INT8) for shape in value)
         else:
             getattr(target, name)[:] = value
     return message
@@ -146,6 +148,8 @@ def grid(*sides: int) -> tensor_pb2.Grid:
         {"grid": grid(2**20, 1, 2)},
         {"positions": [0, 1, 6]},
         {"positions": [0, 1]},
+        {"planes": [(3, 7)]},
+        {"planes": [(3, 8), (2, 8)]},
         {"task_map": [0.5] * 5},
         {"task_map": [float("nan")] * 6},
         {"saliency_map": [0.5] * 600},
