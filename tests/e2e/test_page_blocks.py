@@ -26,7 +26,7 @@ NOT_RUN: Final = {
         "CONTRIBUTING.md",
         "make install   # .venv with everything; a torch that the machine's Python has is used",
     ): _COMMANDS,
-    ("README.md", "fovea up --model Qwen/Qwen2.5-VL-7B-Instruct"): _WEIGHTS,
+    ("README.md", "fovea up --model Qwen/Qwen3-VL-8B-Instruct"): _WEIGHTS,
     ("README.md", "make demo"): _COMMANDS,
     ("docs/containers.md", "docker compose up --build --detach"): _DOCKER,
     ("docs/containers.md", "docker compose up --detach --scale encoder=2 --scale llm=2"): _DOCKER,
