@@ -3,8 +3,8 @@
 One side is `EncoderEngine.run` on decoded images and questions, and the conversion to int8: vision tower, text tower,
 DeSAP, merging, assembly. The other is transformers' whole vision tower with sdpa, from pixel values on the device to
 its hidden states. Beside them the same tower is asked for its attention maps, as by code that prunes by them. On a GPU
-the plain tower is also measured from and to host memory. The sides take turns. Writes `encoder_overhead_DEVICE.json`
-and `.md` into --out.
+the plain tower is also measured from and to host memory. The sides take turns. With
+--model qwen3-vl-2b there are the first two sides. Writes `encoder_overhead_DEVICE.json` and `.md` into --out.
 """
 
 from __future__ import annotations
@@ -24,9 +24,19 @@ from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
 from benchmarks.speed.encoder_requests import Subject
-from benchmarks.speed.full_size_towers import add_towers, conditions, device_of, plain_tower, subject
+from benchmarks.speed.full_size_towers import (
+    LLAVA,
+    QWEN3_VL,
+    add_towers,
+    conditions,
+    device_of,
+    plain_arguments,
+    plain_tower,
+    subject,
+)
 from benchmarks.speed.peak_memory import HOW_MEASURED, peak_bytes
 from benchmarks.speed.timing import add_timing, goal, interleaved, milliseconds, ratio, spreads
+from encoder_service.engine.wire_values import is_float32
 from fovea.v1 import tensor_pb2
 from fovea.wire import tensors
 
@@ -39,6 +49,11 @@ _SIDES: Final = {
     PLAIN: "plain tower",
     "maps": "plain tower with attention maps, eager",
     "host": "plain tower, host memory to host memory",
+}
+_LAYERS: Final = {
+    LLAVA: "The plain tower of transformers runs all its layers. Fovea runs one less, and of the last one what DeSAP"
+    " reads.",
+    QWEN3_VL: "Both run all layers and mergers. Fovea also computes what DeSAP reads, and sends planes.",
 }
 _GOALS: Final[dict[str, dict[int, float]]] = {
     "cpu": {1: 1.0, 8: 1.0, 32: 1.0},
@@ -54,7 +69,8 @@ def run_encoder(engine: Any, prepared: Sequence[Any]) -> int:
         if isinstance(outcome, Exception):
             raise outcome
         for media in outcome:
-            num_bytes += tensors.to_message(media.features, tensor_pb2.DTYPE_INT8).ByteSize()
+            for values in filter(is_float32, media.vectors):
+                num_bytes += tensors.to_message(values, tensor_pb2.DTYPE_INT8).ByteSize()
     return num_bytes
 
 
@@ -80,9 +96,11 @@ def _sides(
     pixel_values = encoder.model.pixel_values(inputs).to(tower.dtype)
     on_host = pixel_values.to("cpu", torch.float32)
     sides: dict[str, Callable[[], object]] = {
-        PLAIN: functools.partial(tower, pixel_values, output_hidden_states=True),
+        PLAIN: functools.partial(tower, pixel_values, **plain_arguments(args, inputs)),
         FOVEA: functools.partial(run_encoder, engine, prepared),
     }
+    if args.model != LLAVA:
+        return sides
     if not args.no_maps:
         sides["maps"] = functools.partial(_with_maps, tower, pixel_values)
     if device.type == "cuda":
@@ -115,7 +133,7 @@ def markdown(result: dict[str, Any]) -> str:
             if name not in cell["seconds"]:
                 continue
             over = cell["ratios"].get(name)
-            bound = _GOALS[kind].get(cell["batch"]) if name == FOVEA else None
+            bound = _GOALS[kind].get(cell["batch"]) if name == FOVEA and result["model"] == LLAVA else None
             rows.append(
                 [
                     str(cell["batch"]),
@@ -129,19 +147,18 @@ def markdown(result: dict[str, Any]) -> str:
     header = ["images", "side", "milliseconds", "peak, MiB", "over the plain tower", "goal"]
     return (
         f"# The encoder over a plain tower\n\n{origin(result, packages=['torch', 'transformers'])}"
-        f" Device: {kind}, {result['dtype']}, {result['threads']} threads; shapes: {result['shapes']}; random weights;"
-        f" {result['keep']} tokens kept; clock: {result['clock']}.\n\n"
+        f" Device: {kind}, {result['dtype']}, {result['threads']} threads; model: {result['model']};"
+        f" shapes: {result['shapes']}; random weights; {result['keep']} tokens kept; clock: {result['clock']}.\n\n"
         f"Medians of {result['num_rounds']} rounds in which the sides take turns, with the lowest and the highest. A"
-        " ratio is taken within a\nround. The plain tower of transformers runs all its layers. Fovea runs one less, and"
-        " of the last one what DeSAP reads.\nThe peak is that of memory beside weights and inputs, measured by"
-        f" {result['memory_measured_by']}.\n\n"
+        f" ratio is taken within a\nround. {_LAYERS[result['model']]}\nThe peak is that of memory beside weights and"
+        f" inputs, measured by {result['memory_measured_by']}.\n\n"
     ) + table(header, rows, num_labels=2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures; prints the table, and writes it into --out."""
     parser = command_parser("benchmarks.speed.encoder_overhead", __doc__)
-    add_towers(parser, compiles=True)
+    add_towers(parser, compiles=True, has_models=True)
     parser.add_argument("--batches", nargs="+", type=positive, help="numbers of images (1 8; on a GPU also 32)")
     parser.add_argument("--keep", type=positive, default=64, help="visual tokens kept of an image")
     add_timing(parser)
@@ -158,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         **conditions(args, device),
         "cells": cells,
     }
-    publish(args.out, f"encoder_overhead_{device.type}", result, markdown(result))
+    suffix = "" if args.model == LLAVA else f"_{args.model}"
+    publish(args.out, f"encoder_overhead{suffix}_{device.type}", result, markdown(result))
     return 0
 
 

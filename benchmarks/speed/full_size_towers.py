@@ -1,4 +1,5 @@
-"""CLIP's towers in the shapes of ViT-L/14 at 336 pixels, through the classes of the service, with random weights.
+"""Towers in full-size shapes, through the classes of the service, with random weights: those of CLIP ViT-L/14 at 336
+pixels, and Qwen3-VL-2B's.
 
 The checkpoints hold zeros and take no disk. The weights are drawn on the device after loading, which takes seconds.
 """
@@ -7,27 +8,44 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel, Qwen3VLVisionRotaryEmbedding
 from transformers.utils import logging
 
 from benchmarks.checkpoints import full_size
 from benchmarks.checkpoints.random_weights import draw_weights
-from benchmarks.checkpoints.tiny import clip, llava
+from benchmarks.checkpoints.tiny import clip, llava, qwen3_vl
 from benchmarks.speed.encoder_requests import Subject
 from encoder_service import models
 from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.models.media_features import TowerInputs
 from fovea.modeling.compute import for_inference, resolve_device
 
-__all__ = ["SHAPES", "add_towers", "can_compile", "conditions", "device_of", "dtype_of", "plain_tower", "subject"]
+__all__ = [
+    "LLAVA",
+    "QWEN3_VL",
+    "SHAPES",
+    "add_towers",
+    "can_compile",
+    "conditions",
+    "device_of",
+    "dtype_of",
+    "plain_arguments",
+    "plain_tower",
+    "subject",
+]
 
+LLAVA: Final = "llava-1.5-7b"
+QWEN3_VL: Final = "qwen3-vl-2b"
 SHAPES: Final = ("full", "tiny")
 _IMAGE_SIZE: Final = (480, 360)
+_SQUARE: Final = (448, 448)  # 196 visual tokens of Qwen3-VL
 _VISION: Final[dict[str, Any]] = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -39,8 +57,8 @@ _VISION: Final[dict[str, Any]] = {
 }
 
 
-def add_towers(parser: argparse.ArgumentParser, *, compiles: bool = False) -> None:
-    """Adds --device, --dtype and --shapes; with `compiles` also --compile."""
+def add_towers(parser: argparse.ArgumentParser, *, compiles: bool = False, has_models: bool = False) -> None:
+    """Adds --device, --dtype and --shapes; with `compiles` also --compile, with `has_models` also --model."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
         "--dtype",
@@ -48,7 +66,9 @@ def add_towers(parser: argparse.ArgumentParser, *, compiles: bool = False) -> No
         default="auto",
         help="auto: float32 on a CPU, bfloat16 on a GPU",
     )
-    parser.add_argument("--shapes", choices=SHAPES, default="full", help="full: ViT-L/14 at 336 pixels")
+    parser.add_argument("--shapes", choices=SHAPES, default="full", help="full: those of the published model")
+    if has_models:
+        parser.add_argument("--model", choices=(LLAVA, QWEN3_VL), default=LLAVA)
     if compiles:
         parser.add_argument("--compile", action="store_true", help="with the layers of the service's towers compiled")
 
@@ -68,13 +88,13 @@ def dtype_of(args: argparse.Namespace, device: torch.device) -> torch.dtype:
 
 def conditions(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Facts about a run, for its result file: device, dtype, threads, and arguments that change its figures."""
-    compiled = {"compile": args.compile} if hasattr(args, "compile") else {}
+    optional = {name: getattr(args, name) for name in ("compile", "model") if hasattr(args, name)}
     return {
         "device": device.type,
         "dtype": str(dtype_of(args, device)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "shapes": args.shapes,
-        **compiled,
+        **optional,
         "keep": args.keep,
         "num_rounds": args.rounds,
         "clock": args.clock,
@@ -82,16 +102,18 @@ def conditions(args: argparse.Namespace, device: torch.device) -> dict[str, Any]
 
 
 def subject(args: argparse.Namespace, device: torch.device, scratch: Path) -> Subject:
-    """A LLaVA of random weights with its text tower.
+    """A model of random weights: a LLaVA with its text tower, or what --model names.
 
     Args:
         args: Arguments of `add_towers`.
         device: Device of the towers.
         scratch: Folder for the checkpoints.
     """
+    if _is_qwen(args):
+        return _qwen_subject(args, device, scratch / "qwen3_vl")
     checkpoint, text_tower = scratch / "llava", scratch / "clip"
     if args.shapes == "full":
-        full_size.write(checkpoint, "llava-1.5-7b", "encoder")
+        full_size.write(checkpoint, LLAVA, "encoder")
         full_size.write_clip(text_tower)
     else:
         llava.write(checkpoint)
@@ -102,6 +124,23 @@ def subject(args: argparse.Namespace, device: torch.device, scratch: Path) -> Su
     for module in _modules(model):
         draw_weights(module)
     return Subject(f"{args.shapes} shapes", model, _IMAGE_SIZE)
+
+
+def _is_qwen(args: argparse.Namespace) -> bool:
+    return getattr(args, "model", LLAVA) == QWEN3_VL
+
+
+def _qwen_subject(args: argparse.Namespace, device: torch.device, checkpoint: Path) -> Subject:
+    """A Qwen3-VL of random weights. The rows of its embedding table, which stays in the file, are zeros."""
+    if args.shapes == "full":
+        full_size.write(checkpoint, QWEN3_VL, "encoder")
+    else:
+        qwen3_vl.write(checkpoint)
+    dtype = str(dtype_of(args, device)).removeprefix("torch.")
+    model = models.load(str(checkpoint), LoadOptions(device=device.type, dtype=dtype))
+    for module in _modules(model):
+        draw_weights(module)
+    return Subject(f"{args.shapes} shapes", model, _SQUARE)
 
 
 def can_compile() -> bool:
@@ -121,8 +160,18 @@ def _modules(model: EncoderModel) -> Iterator[nn.Module]:
     return (value for value in vars(model).values() if isinstance(value, nn.Module))
 
 
+def plain_arguments(args: argparse.Namespace, inputs: Sequence[TowerInputs]) -> dict[str, Any]:
+    """Arguments of `plain_tower` beside the pixel values of `inputs`."""
+    if not _is_qwen(args):
+        return {"output_hidden_states": True}
+    layouts = [media.layout for media in inputs]
+    return {"grid_thw": torch.tensor([[one.num_inputs, 2 * one.rows, 2 * one.columns] for one in layouts])}
+
+
 def plain_tower(args: argparse.Namespace, device: torch.device) -> Any:
-    """transformers' own vision tower with all its layers and sdpa, in the same shapes."""
+    """transformers' own vision tower with all its layers and sdpa, in the same shapes; Qwen3-VL's has its mergers."""
+    if _is_qwen(args):
+        return _plain_qwen_tower(args, device)
     config = CLIPVisionConfig(**_VISION) if args.shapes == "full" else clip.vision_config()
     with torch.device("meta"):
         tower = CLIPVisionModel._from_config(config, attn_implementation="sdpa")
@@ -130,4 +179,14 @@ def plain_tower(args: argparse.Namespace, device: torch.device) -> Any:
     tower.embeddings.position_ids = torch.arange(tower.embeddings.num_positions, device=device).expand((1, -1))
     tower = for_inference(tower, device, dtype_of(args, device))
     draw_weights(tower)
+    return tower
+
+
+def _plain_qwen_tower(args: argparse.Namespace, device: torch.device) -> Any:
+    config = full_size.MODELS[QWEN3_VL].config() if args.shapes == "full" else qwen3_vl.config()
+    with torch.device("meta"):
+        tower = Qwen3VLVisionModel._from_config(config.vision_config, attn_implementation="sdpa")
+    tower = for_inference(tower.to_empty(device=device), device, dtype_of(args, device))
+    draw_weights(tower)
+    tower.rotary_pos_emb = Qwen3VLVisionRotaryEmbedding(config.vision_config).to(device)
     return tower

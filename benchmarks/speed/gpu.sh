@@ -93,6 +93,7 @@ measure device_choices 45 benchmarks.speed.device_choices
 
 # Times, and peak memory of encoder and pruners.
 measure encoder_overhead 60 benchmarks.speed.encoder_overhead --rounds 20 --warmups 3
+measure encoder_overhead_qwen3_vl 40 benchmarks.speed.encoder_overhead --model qwen3-vl-2b --rounds 10 --warmups 2
 measure prune 40 benchmarks.speed.prune --rounds 10 --warmups 2
 measure second_question 30 benchmarks.speed.second_question --rounds 10 --warmups 2
 

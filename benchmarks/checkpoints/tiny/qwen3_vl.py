@@ -13,15 +13,28 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from benchmarks.checkpoints.tiny import templates
 from benchmarks.checkpoints.tiny.tokenizers import language_tokenizer
 
-__all__ = ["SPECIALS", "write"]
+__all__ = ["SPECIALS", "config", "write"]
 
 SPECIALS: Final = templates.QWEN2_5_VL_SPECIALS
 
 _WIDTH: Final = 128
 
 
-def _config(tokenizer: Any) -> Any:
+def _tokenizer() -> Any:
+    return language_tokenizer(
+        SPECIALS,
+        {
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+            "image_token": "<|image_pad|>",
+            "video_token": "<|video_pad|>",
+        },
+    )
+
+
+def config(tokenizer: Any = None) -> Any:
     """5 vision layers, after three of which DeepStack planes are taken; 4 language layers, three with a plane."""
+    tokenizer = tokenizer or _tokenizer()
     ids = tokenizer.convert_tokens_to_ids
     return Qwen3VLConfig(
         text_config={
@@ -72,17 +85,9 @@ def write(folder: Path, *, seed: int = 0) -> Path:
     video processor has a file of its own, as in the hub's checkpoints.
     """
     torch.manual_seed(seed)
-    tokenizer = language_tokenizer(
-        SPECIALS,
-        {
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "image_token": "<|image_pad|>",
-            "video_token": "<|video_pad|>",
-        },
-    )
+    tokenizer = _tokenizer()
     tokenizer.chat_template = templates.QWEN3_VL
-    Qwen3VLForConditionalGeneration(_config(tokenizer)).save_pretrained(folder)
+    Qwen3VLForConditionalGeneration(config(tokenizer)).save_pretrained(folder)
     ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     GenerationConfig(eos_token_id=ends, pad_token_id=ends[1]).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

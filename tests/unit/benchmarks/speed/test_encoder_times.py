@@ -64,6 +64,12 @@ def test_the_encoder_is_compared_with_the_plain_tower(tmp_path: Path) -> None:
         assert bound in encoder_overhead.markdown(on_gpu)
 
 
+def test_qwen3_vl_is_compared_with_its_plain_tower(tmp_path: Path) -> None:
+    result = run(encoder_overhead, tmp_path, "--model", "qwen3-vl-2b")
+    assert set(result["cells"][0]["seconds"]) == {"fovea", "plain"}
+    assert "Both run all layers and mergers." in encoder_overhead.markdown(result)
+
+
 def test_a_compiled_tower_needs_a_service_that_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(full_size_towers, "LoadOptions", dataclasses.make_dataclass("LoadOptions", ["device"]))
     with pytest.raises(SystemExit, match="leave it out"):

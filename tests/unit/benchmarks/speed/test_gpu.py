@@ -63,7 +63,7 @@ def test_a_phase_that_fails_is_counted_and_the_next_ones_run(tmp_path: Path) -> 
     failing.chmod(0o755)
     out = tmp_path / "out"
     done = script(out, "--smoke", PYTHON=str(failing))
-    assert done.returncode == 11
+    assert done.returncode == 12
     with tarfile.open(out / "results.tar.gz") as packed:
         status = packed.extractfile("./status.txt")
         assert status is not None
@@ -74,7 +74,7 @@ def test_a_phase_that_fails_is_counted_and_the_next_ones_run(tmp_path: Path) -> 
 
 def test_nothing_is_begun_when_the_time_is_used_up(tmp_path: Path) -> None:
     done = script(tmp_path, "--smoke", BUDGET_S="0", PYTHON="false")
-    assert done.returncode == 11
+    assert done.returncode == 12
     assert "golden: not run, the time is used up" in (tmp_path / "log.txt").read_text()
 
 
