@@ -24,19 +24,24 @@ def image_by_image(prune: Callable[[PrunerInput], PrunedTokens], inputs: PrunerI
     def stacked(parts: Sequence[Tensor]) -> Tensor:
         return torch.stack([pad(part, (0, most - len(part))) for part in parts])
 
+    def padded(vectors: Tensor) -> Tensor:
+        return pad(vectors, (0, 0, 0, most - vectors.shape[-2]))
+
     def maps(parts: Sequence[Tensor | None]) -> Tensor | None:
         known = [part for part in parts if part is not None]
         return torch.stack(known) if known else None
 
     groups = [tokens.reading_group for tokens in pruned if tokens.reading_group is not None]
+    planes = [padded(tokens.planes) for tokens in pruned if tokens.planes is not None]
     return PrunedTokens(
-        features=torch.stack([pad(tokens.features, (0, 0, 0, most - len(tokens.features))) for tokens in pruned]),
+        features=torch.stack([padded(tokens.features) for tokens in pruned]),
         origins=stacked([tokens.origins for tokens in pruned]),
         cluster_of_patch=torch.stack([tokens.cluster_of_patch for tokens in pruned]),
         task_map=maps([tokens.task_map for tokens in pruned]),
         saliency_map=maps([tokens.saliency_map for tokens in pruned]),
         reading_group=stacked(groups) if groups else None,
         counts=counts,
+        planes=torch.stack(planes) if planes else None,
     )
 
 
