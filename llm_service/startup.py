@@ -26,7 +26,7 @@ from llm_service.engine.choice import EngineName, choose_engine
 from llm_service.engine.launching import launching_on
 from llm_service.engine.transformers import TransformersEngine
 from llm_service.frame_prompt import FramePrompt
-from llm_service.models import load_model, load_visual_embedder
+from llm_service.models import family_of, load_model, load_visual_embedder
 from llm_service.models.base import VisualEmbedder
 from llm_service.models.generation_config import GenerationDefaults, read_generation_defaults
 from llm_service.prompts import PromptLimits
@@ -34,6 +34,7 @@ from llm_service.pruners import PRUNERS
 from llm_service.sampling import TokenSampling
 from llm_service.server.served_model import ServedModel
 from llm_service.settings import LLMSettings
+from llm_service.vllm_plugin import ARCHITECTURES
 
 __all__ = ["load"]
 
@@ -58,7 +59,7 @@ def load(settings: LLMSettings) -> ServedModel:
     checkpoint = checkpoints.resolve(
         settings.model, files=[*checkpoints.CONFIG_FILES, "*.safetensors"], revision=settings.revision
     )
-    engine_name = _engine_name(settings)
+    engine_name = _engine_name(settings, family_of(checkpoint))
     engine, embedder, max_model_len, default_sampling = _ENGINES[engine_name](settings, checkpoint)
     return ServedModel(
         name=settings.served_model_name or checkpoints.public_name(settings.model),
@@ -93,10 +94,16 @@ def _frame_prompt(checkpoint: Path, embedder: VisualEmbedder) -> FramePrompt | N
     return FramePrompt(_load_tokenizer(checkpoint), video, start, end)
 
 
-def _engine_name(settings: LLMSettings) -> EngineName:
+def _engine_name(settings: LLMSettings, family: str) -> EngineName:
+    if settings.engine == "vllm" and family not in ARCHITECTURES:
+        raise CheckpointError(
+            f"engine vllm does not serve the family {family!r}, only {', '.join(ARCHITECTURES)}; --engine transformers"
+            " does"
+        )
     if settings.engine != "auto":
         return settings.engine
     name, reason = choose_engine(
+        family=family,
         has_cuda=resolve_device(settings.device).type == "cuda",
         transformers_only=settings.transformers_only_flag,
         import_vllm=lambda: importlib.import_module("llm_service.engine.vllm.engine"),

@@ -20,7 +20,7 @@ from llm_service.models.qwen2_5_vl import QwenLanguageModel
 from llm_service.models.qwen3_vl import Qwen3LanguageModel
 from llm_service.models.video_llava import VideoLlavaLanguageModel
 
-__all__ = ["FAMILIES", "load_model", "load_visual_embedder"]
+__all__ = ["FAMILIES", "family_of", "load_model", "load_visual_embedder"]
 
 FAMILIES: Final[dict[str, type[VisionLanguageModel]]] = {
     "llava": LlavaLanguageModel,
@@ -42,7 +42,7 @@ def load_visual_embedder(checkpoint: Path, *, device: torch.device, dtype: str) 
     Raises:
         CheckpointError: Another family, an unreadable config, or weights that do not fit it.
     """
-    return _family(checkpoint).load_visual_embedder(checkpoint, device=device, dtype=dtype)
+    return FAMILIES[family_of(checkpoint)].load_visual_embedder(checkpoint, device=device, dtype=dtype)
 
 
 def load_model(
@@ -61,7 +61,7 @@ def load_model(
         CheckpointError: Another family, an unreadable config, weights that do not fit it, or a quantization that this
             device does not support.
     """
-    load = _family(checkpoint).load
+    load = FAMILIES[family_of(checkpoint)].load
     _check_unquantized(checkpoint)
     if quantization == "none":
         return load(checkpoint, device=device, dtype=dtype, attn_implementation=attn_implementation)
@@ -75,7 +75,12 @@ def load_model(
     return model
 
 
-def _family(checkpoint: Path) -> type[VisionLanguageModel]:
+def family_of(checkpoint: Path) -> str:
+    """Family of a checkpoint that is served.
+
+    Raises:
+        CheckpointError: Another family, an unreadable config, or no weights.
+    """
     try:
         family = checked_family(checkpoint)
     except UnsupportedCheckpoint as error:
@@ -87,7 +92,7 @@ def _family(checkpoint: Path) -> type[VisionLanguageModel]:
         )
     if not any(checkpoint.glob("*.safetensors")):
         raise CheckpointError(f"{name!r} is not supported: it holds no *.safetensors, the only format that is read")
-    return FAMILIES[family]
+    return family
 
 
 def _check_unquantized(checkpoint: Path) -> None:

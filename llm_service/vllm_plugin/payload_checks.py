@@ -22,16 +22,18 @@ class PayloadLimits:
     """Limits of the loaded model for payloads.
 
     Attributes:
-        hidden_size: H of the language model; None for an engine that accepts no embeddings.
+        embeds_width: Width W of an embedding with its DeepStack planes; None for an engine that accepts no embeddings.
         merge_size: Side, in patches, of the square that becomes one visual token.
         tokens_per_second: Position ids that a second of video takes.
         max_positions: Upper bound of position ids, exclusive.
+        has_frame_items: Whether an item of a pruned payload of videos is a single frame, which may have no tokens.
     """
 
-    hidden_size: int | None
+    embeds_width: int | None
     merge_size: int
     tokens_per_second: float
     max_positions: int
+    has_frame_items: bool = False
 
 
 def check_pruned(modality: Modality, data: Mapping[str, object], limits: PayloadLimits) -> None:
@@ -42,15 +44,18 @@ def check_pruned(modality: Modality, data: Mapping[str, object], limits: Payload
     """
     counts_name, positions_name = f"{modality}_num_tokens", f"{modality}_positions"
     counts = _tensor(data, counts_name, _INTEGERS, ndim=1).tolist()
-    if not counts or min(counts) < 1:
-        raise ValueError(f"{counts_name} is {counts[:8]}; every {modality} needs at least 1 token")
+    is_frame = modality == "video" and limits.has_frame_items
+    least = 0 if is_frame else 1
+    if not counts or min(counts) < least:
+        noun = "frame" if is_frame else modality
+        raise ValueError(f"{counts_name} is {counts[:8]}; at least {least} for each {noun} is accepted")
     _check_embeds(modality, data, sum(counts), limits)
-    grids = _grids(modality, data, len(counts), limits)
+    grids = _grids(modality, data, len(counts), limits, one_frame=is_frame or modality == "image")
     positions = _tensor(data, positions_name, _INTEGERS, ndim=1)
     if len(positions) != sum(counts):
         raise ValueError(f"{positions_name} has {len(positions)} entries; {counts_name} sums up to {sum(counts)}")
     for index, (grid, item) in enumerate(zip(grids, positions.split(counts), strict=True)):
-        if item.min() < 0 or item.max() >= math.prod(grid):
+        if len(item) and (item.min() < 0 or item.max() >= math.prod(grid)):
             raise ValueError(
                 f"{positions_name} of {modality} {index} reach from {item.min()} to {item.max()};"
                 f" its grid has 0 to {math.prod(grid) - 1}"
@@ -65,7 +70,7 @@ def check_whole(modality: Modality, data: Mapping[str, object], limits: PayloadL
     Raises:
         ValueError: A field is missing or not accepted; the message names what is.
     """
-    grids = _grids(modality, data, None, limits)
+    grids = _grids(modality, data, None, limits, one_frame=modality == "image")
     _check_embeds(modality, data, sum(map(math.prod, grids)), limits)
     if modality == "video" and SECONDS in data:
         _check_seconds(data, grids, limits)
@@ -76,14 +81,14 @@ def _check_embeds(modality: Modality, data: Mapping[str, object], count: int, li
     embeds = _tensor(data, name, _FLOATS, ndim=2)
     if len(embeds) != count:
         raise ValueError(f"{name} has {len(embeds)} tokens; {count} are expected")
-    if limits.hidden_size is not None and embeds.shape[1] != limits.hidden_size:
-        raise ValueError(f"{name} has width {embeds.shape[1]}; the language model has {limits.hidden_size}")
+    if limits.embeds_width is not None and embeds.shape[1] != limits.embeds_width:
+        raise ValueError(f"{name} has width {embeds.shape[1]}; the model takes {limits.embeds_width}")
     if not embeds.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinity")
 
 
 def _grids(
-    modality: Modality, data: Mapping[str, object], count: int | None, limits: PayloadLimits
+    modality: Modality, data: Mapping[str, object], count: int | None, limits: PayloadLimits, *, one_frame: bool
 ) -> list[tuple[int, int, int]]:
     """Grids of visual tokens as (frames, rows, columns); `count` grids unless it is None."""
     name = f"{modality}_grid_thw"
@@ -96,8 +101,8 @@ def _grids(
             raise ValueError(
                 f"{name} has {frames} x {height} x {width}; rows and columns are positive multiples of {merge}"
             )
-        if modality == "image" and frames != 1:
-            raise ValueError(f"{name} has an image of {frames} frames; an image has 1")
+        if one_frame and frames != 1:
+            raise ValueError(f"{name} has an item of {frames} frames; 1 is accepted")
         if max(frames, height // merge, width // merge) > limits.max_positions:
             raise ValueError(f"{name} has {frames} x {height} x {width}, past {limits.max_positions} positions")
         merged.append((frames, height // merge, width // merge))

@@ -13,9 +13,10 @@ from vllm.multimodal.inputs import MultiModalKwargsItem
 from llm_service.mrope import VisualSpan, grid_offsets, span_position_ids
 from llm_service.vllm_plugin.payload import SECONDS, Modality
 
-__all__ = ["is_pruned", "prompt_position_ids"]
+__all__ = ["PlacedItem", "is_pruned", "prompt_position_ids"]
 
 PlacedItem = tuple[int, Modality, MultiModalKwargsItem]
+"""Index of the first token in the prompt, modality and fields of an image, video or frame."""
 
 
 def is_pruned(modality: Modality, item: MultiModalKwargsItem) -> bool:
@@ -48,7 +49,7 @@ def _span(start: int, modality: Modality, item: MultiModalKwargsItem, vision_con
     interval = np.float32(1)
     if modality == "video":
         seconds = item[SECONDS].data.item() if SECONDS in item else 1.0
-        interval = np.float32(vision_config.tokens_per_second) * np.float32(seconds)
+        interval = np.float32(getattr(vision_config, "tokens_per_second", 1)) * np.float32(seconds)
     if is_pruned(modality, item):
         positions = item[f"{modality}_positions"].data.numpy().astype(np.int64)
     else:

@@ -1,26 +1,36 @@
-"""Processing of payloads before vLLM's engine core: validation, splitting into items, expansion of placeholders."""
+"""Processing of payloads before vLLM's engine core: validation, splitting into items, expansion of placeholders.
+
+The classes are shared by the families of Qwen. In the bases of a family's class they come before vLLM's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import BatchFeature
+from vllm.exceptions import VLLMClientError
 from vllm.inputs import MultiModalInput
-from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLMultiModalProcessor, Qwen2_5_VLProcessingInfo
-from vllm.model_executor.models.qwen2_vl import Qwen2VLMultiModalDataParser
+from vllm.model_executor.models.qwen2_vl import Qwen2VLMultiModalDataParser, Qwen2VLProcessingInfo
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.parse import DictEmbeddingItems, ModalityDataItems, MultiModalDataItems
-from vllm.multimodal.processing import ProcessorInputs, PromptReplacement, PromptUpdate, TimingContext
+from vllm.multimodal.processing import (
+    BaseMultiModalProcessor,
+    ProcessorInputs,
+    PromptReplacement,
+    PromptUpdate,
+    PromptUpdateDetails,
+    TimingContext,
+)
 
 from llm_service.vllm_plugin.payload import MODALITIES, SECONDS, Modality
 from llm_service.vllm_plugin.payload_checks import PayloadLimits, check_pruned, check_whole
-from llm_service.vllm_plugin.position_ids import is_pruned, prompt_position_ids
+from llm_service.vllm_plugin.position_ids import PlacedItem, is_pruned, prompt_position_ids
 
-__all__ = ["DataParser", "MultiModalProcessor", "ProcessingInfo"]
+__all__ = ["PositionsExceeded", "PrunedDataParser", "PrunedProcessingInfo", "PrunedProcessor"]
 
 
 def _field_config(modality: Modality, data: Mapping[str, torch.Tensor]) -> dict[str, MultiModalFieldConfig]:
@@ -37,11 +47,15 @@ def _field_config(modality: Modality, data: Mapping[str, torch.Tensor]) -> dict[
     return config
 
 
-class DataParser(Qwen2VLMultiModalDataParser):
+class PositionsExceeded(VLLMClientError, ValueError):
+    """Prompt beyond the model's positions. vLLM passes on its own client errors only, and hides all others."""
+
+
+class PrunedDataParser(Qwen2VLMultiModalDataParser):
     """Parser that accepts pruned payloads in addition to vLLM's inputs, and validates embeddings of both kinds."""
 
     def __init__(self, limits: PayloadLimits, **options: Any) -> None:
-        super().__init__(limits.merge_size, expected_hidden_size=limits.hidden_size, **options)
+        super().__init__(limits.merge_size, expected_hidden_size=limits.embeds_width, **options)
         self._limits = limits
 
     def _parse_image_data(self, data: Any) -> ModalityDataItems[Any, Any] | None:
@@ -69,30 +83,48 @@ class DataParser(Qwen2VLMultiModalDataParser):
         )
 
 
-class ProcessingInfo(Qwen2_5_VLProcessingInfo):
-    """Processing info with the limits of payloads."""
+class PrunedProcessingInfo(Qwen2VLProcessingInfo):
+    """Processing info with the limits of payloads.
+
+    Attributes:
+        parser_class: Parser of the family.
+        has_frame_items: Flag: an item of modality `video` is a single frame.
+    """
+
+    parser_class: ClassVar[type[PrunedDataParser]]
+    has_frame_items: ClassVar[bool] = False
 
     @property
     def limits(self) -> PayloadLimits:
         """Limits of the loaded checkpoint."""
         config, model = self.get_hf_config(), self.ctx.model_config
+        vision, hidden_size = config.vision_config, self._get_expected_hidden_size()
+        num_planes = len(getattr(vision, "deepstack_visual_indexes", ()))
         return PayloadLimits(
-            hidden_size=self._get_expected_hidden_size(),
-            merge_size=config.vision_config.spatial_merge_size,
-            tokens_per_second=config.vision_config.tokens_per_second,
-            # vLLM's rotary table covers four times the context, which leaves room for an answer as long as the context.
+            embeds_width=None if hidden_size is None else hidden_size * (1 + num_planes),
+            merge_size=vision.spatial_merge_size,
+            tokens_per_second=getattr(vision, "tokens_per_second", 1.0),
+            # The rotary table covers twice as much at least, which leaves room for an answer as long as the context.
             max_positions=max(model.max_model_len, config.get_text_config().max_position_embeddings),
+            has_frame_items=self.has_frame_items,
         )
 
-    def get_data_parser(self) -> DataParser:
+    def get_data_parser(self) -> PrunedDataParser:
         """Parser of this plugin with vLLM's options for the family."""
-        return DataParser(
+        return self.parser_class(
             self.limits, video_needs_metadata=True, allow_missing_mm_embeddings=self.allow_missing_mm_embeddings
         )
 
 
-class MultiModalProcessor(Qwen2_5_VLMultiModalProcessor):
+class PrunedProcessor(BaseMultiModalProcessor[Any]):
     """Processor that repeats the placeholder of a pruned image or video once for each kept token."""
+
+    def _ids_after(self, modality: Modality) -> list[int]:
+        """Ids after a placeholder that belong to the item, although they have no embeddings."""
+        return []
+
+    def _check_items(self, items: list[PlacedItem]) -> None:
+        """Refuses items that cannot stand beside pruned ones."""
 
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
@@ -110,33 +142,44 @@ class MultiModalProcessor(Qwen2_5_VLMultiModalProcessor):
         out_mm_kwargs: MultiModalKwargsItems,
     ) -> Sequence[PromptUpdate]:
         updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
-        return [replace(update, replacement=partial(_replacement, update, out_mm_kwargs)) for update in updates]
+        return [self._update(update, out_mm_kwargs.get(update.modality, ())) for update in updates]
+
+    def _update(self, update: PromptReplacement, items: Sequence[Any]) -> PromptReplacement:
+        """Replacement of placeholders for the items of a modality, all of which are pruned, or none."""
+        modality = update.modality
+        if not items or not is_pruned(modality, items[0]):
+            return update
+        placeholder: int = getattr(self.info.get_hf_config(), f"{modality}_token_id")
+        after = self._ids_after(modality)
+
+        def replacement(index: int) -> PromptUpdateDetails:
+            ids = [placeholder] * int(items[index][f"{modality}_num_tokens"].data) + after
+            return PromptUpdateDetails.select_token_id(ids, placeholder) if after else PromptUpdateDetails(ids)
+
+        return replace(update, target=[placeholder, *after], replacement=replacement)
 
     def apply(self, inputs: ProcessorInputs, timing_ctx: TimingContext) -> MultiModalInput:
         """Processes a prompt as vLLM does.
 
         Raises:
-            ValueError: The images and videos together reach beyond the model's positions.
+            PositionsExceeded: The images and videos together reach beyond the model's positions.
         """
         processed = super().apply(inputs, timing_ctx)
+        # vLLM sets cached items to None; a request with embeddings has none of them.
         items = [
             (span.offset, modality, item)
             for modality, spans in processed["mm_placeholders"].items()
             for span, item in zip(spans, processed["mm_kwargs"][modality], strict=True)
+            if item is not None
         ]
-        # vLLM sets cached items to None; a request with embeddings has none of them.
-        if any(item is not None and is_pruned(modality, item) for _, modality, item in items):
+        if any(is_pruned(modality, item) for _, modality, item in items):
+            self._check_items(items)
             vision_config = self.info.get_hf_config().vision_config
             num_tokens = len(processed["prompt_token_ids"])
             position_ids, next_position_id = prompt_position_ids(num_tokens, items, vision_config)
             highest, end = max(position_ids.max(), next_position_id - 1), self.info.limits.max_positions
             if highest >= end:
-                raise ValueError(f"the prompt reaches position {highest}; {end - 1} is the last that is accepted")
+                raise PositionsExceeded(
+                    f"the prompt reaches position {highest}; {end - 1} is the last that is accepted"
+                )
         return processed
-
-
-def _replacement(update: PromptReplacement, out_mm_kwargs: MultiModalKwargsItems, index: int) -> Any:
-    item = out_mm_kwargs[update.modality][index]
-    if not is_pruned(update.modality, item):
-        return update.replacement(index)
-    return update.target * int(item[f"{update.modality}_num_tokens"].data)

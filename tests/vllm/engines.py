@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from prometheus_client import REGISTRY
 from safetensors.torch import load_file, save_file
 
 from llm_service.engine.base import Done, GenerationRequest
@@ -19,7 +20,7 @@ from llm_service.sampling import SamplingParams
 from llm_service.settings import LLMSettings
 from llm_service.startup import load
 
-FAMILIES = ("llava", "llava_next", "video_llava", "qwen2_5_vl")
+FAMILIES = ("llava", "llava_next", "video_llava", "qwen2_5_vl", "qwen3_vl")
 MAX_MODEL_LEN = 512
 MAX_BATCH_SIZE = 16
 BOS, FIRST_WORD, LAST_WORD = 1, 10, 300
@@ -56,20 +57,29 @@ class Requests:
     def visual(self, count, *, seed=0, video=False, scale=1.0):
         """`count` tokens of an image of 16 x 16 patches, or of a video of 4 frames of 8 x 8."""
         rng = np.random.default_rng(seed)
-        features = rng.standard_normal((count, self.limits.visual_hidden_size), dtype=np.float32) * np.float32(scale)
+        features, *planes = (
+            rng.standard_normal((count, self.limits.visual_hidden_size), dtype=np.float32) * np.float32(scale)
+            for _ in range(1 + self.limits.num_planes)
+        )
         grid = (4, 8, 8) if video else (1, 16, 16)
         positions = np.sort(rng.permutation(math.prod(grid))[:count])
         newline_after = np.array([0, count - 1]) if self.limits.has_newline else np.empty(0, np.int64)
-        return VisualTokens(features, positions, grid, newline_after, video, 0.5 if video else 0.0)
+        return VisualTokens(features, positions, grid, newline_after, video, 0.5 if video else 0.0, tuple(planes))
 
     def make(self, words, visuals=(), *, deadline_s=120.0, logprobs=False, top_logprobs=None, **sampling):
-        """BOS, then each placeholder followed by a share of the words."""
-        limits, ids = self.limits, [BOS]
+        """BOS, then each image or video preceded by a share of the words. A family may write videos frame by frame."""
+        limits, ids, visual_tokens = self.limits, [BOS], []
         shares = np.array_split(np.array(words), len(visuals) + 1)
         for share, visual in zip(shares, visuals, strict=False):
-            ids += [*share.tolist(), limits.video_token_id if visual.is_video else limits.image_token_id]
+            ids += share.tolist()
+            if visual.is_video and limits.frame_prompt:
+                ids += limits.frame_prompt.ids([visual.seconds_per_frame * i for i in range(visual.grid[0])])
+                visual_tokens += visual.by_frame()
+            else:
+                ids.append(limits.video_token_id if visual.is_video else limits.image_token_id)
+                visual_tokens.append(visual)
         return GenerationRequest(
-            Prompt(np.array([*ids, *shares[-1].tolist()]), tuple(visuals)),
+            Prompt(np.array([*ids, *shares[-1].tolist()]), tuple(visual_tokens)),
             SamplingParams(**{"max_tokens": 16, **sampling}),
             deadline=time.monotonic() + deadline_s,
             first_token_logprobs=logprobs,
@@ -105,14 +115,17 @@ async def answers(engine, requests):
 def gap(model, request, tokens):
     """Difference of the two largest logits, after penalties, that follow a prompt and some tokens of its answer."""
     inputs = model.embed(request.prompt)
-    embeds, position_ids = inputs.inputs_embeds, inputs.position_ids
+    embeds, position_ids, planes = inputs.inputs_embeds, inputs.position_ids, inputs.planes
     if tokens:
         embeds = torch.cat([embeds, model.causal_lm.get_input_embeddings()(torch.tensor(tokens))])
         answer_ids = torch.arange(inputs.next_position_id, inputs.next_position_id + len(tokens))
         position_ids = torch.cat([position_ids, answer_ids.expand(*position_ids.shape[:-1], -1)], dim=-1)
+    # Tokens of the answer have planes of zeros.
+    deepstack = {} if planes is None else {"planes": torch.nn.functional.pad(planes, (0, 0, 0, len(tokens)))[:, None]}
     logits = model.causal_lm(
         inputs_embeds=embeds[None],
         position_ids=position_ids[None] if position_ids.ndim == 1 else position_ids[:, None],
+        **deepstack,
     ).logits[0, -1]
     best, second = penalized(logits, request, tokens).topk(2).values.tolist()
     return best - second
@@ -126,3 +139,9 @@ def penalized(logits, request, tokens):
     is_prompt = torch.arange(len(ids)) < len(prompt_ids)
     amounts = torch.tensor([sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty])
     return penalize(logits[None], SeenIds(ids[None], is_prompt[None], ~is_prompt[None]), *amounts[:, None])[0]
+
+
+def cached_tokens():
+    """Number of tokens that vLLM has read from its prefix cache."""
+    families = [family for family in REGISTRY.collect() if family.name == "vllm:prefix_cache_hits"]
+    return sum(s.value for family in families for s in family.samples if s.name.endswith("_total"))

@@ -12,7 +12,6 @@ import shutil
 
 import numpy as np
 import pytest
-from prometheus_client import REGISTRY
 
 from fovea.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from fovea.modeling.compute import resolve_device
@@ -24,6 +23,7 @@ from tests.vllm.engines import (
     MAX_MODEL_LEN,
     Requests,
     answers,
+    cached_tokens,
     drop_towers,
     gap,
     read,
@@ -111,6 +111,7 @@ async def test_log_probabilities_of_tokens_are_those_of_transformers(both):
 
     chosen = {"temperature": 2.0, "top_k": 1, "repetition_penalty": 1.3}  # one token, whatever the seed
     for num_top, sampling in ((0, {}), (3, chosen), (20, {}), (None, {})):
+        sampling = {**sampling, "ignore_eos": True}
         request = both.requests.make(WORDS, [both.requests.visual(28)], top_logprobs=num_top, **sampling)
         expected, actual = [await logprobs_of(one.engine, request) for one in (both.transformers, both.vllm)]
         assert len(actual) == len(expected) == (0 if num_top is None else 16)
@@ -123,7 +124,7 @@ async def test_log_probabilities_of_tokens_are_those_of_transformers(both):
 
 
 async def test_an_answer_streams_and_a_stop_string_cuts_it(engine, requests):
-    text, pieces, done = await read(engine.submit(requests.make(WORDS, max_tokens=24)))
+    text, pieces, done = await read(engine.submit(requests.make(WORDS, max_tokens=24, ignore_eos=True)))
     assert len(pieces) > 3
     assert (done.finish_reason, done.completion_tokens) == ("length", 24)
     stop = text[7:9]
@@ -172,7 +173,7 @@ async def test_end_tokens_that_are_ignored_end_nothing(both):
 
 async def test_an_aborted_request_makes_room(engine, requests):
     """A full batch of long answers: one is aborted after its first delta, and the waiting request is admitted."""
-    running = [engine.submit(requests.make(WORDS, max_tokens=400)) for _ in range(MAX_BATCH_SIZE)]
+    running = [engine.submit(requests.make(WORDS, max_tokens=400, ignore_eos=True)) for _ in range(MAX_BATCH_SIZE)]
     await asyncio.gather(*map(anext, running))
     waiting = asyncio.create_task(read(engine.submit(requests.make(WORDS, max_tokens=2))))
     running[3].abort()
@@ -184,7 +185,7 @@ async def test_an_aborted_request_makes_room(engine, requests):
 
 
 async def test_a_full_queue_refuses_and_a_deadline_ends_the_wait(engine, requests):
-    running = [engine.submit(requests.make(WORDS, max_tokens=400)) for _ in range(MAX_BATCH_SIZE)]
+    running = [engine.submit(requests.make(WORDS, max_tokens=400, ignore_eos=True)) for _ in range(MAX_BATCH_SIZE)]
     await asyncio.gather(*map(anext, running))
     with pytest.raises(DeadlineExceeded):
         await anext(engine.submit(requests.make(WORDS, deadline_s=0.05)))
@@ -220,12 +221,6 @@ async def test_layer_by_layer_features_are_refused(engine, requests):
     assert engine.pruners == {}
     with pytest.raises(InvalidRequest, match="--engine transformers"):
         engine.submit(request)
-
-
-def cached_tokens():
-    """Number of tokens that vLLM has read from its prefix cache."""
-    families = [family for family in REGISTRY.collect() if family.name == "vllm:prefix_cache_hits"]
-    return sum(s.value for family in families for s in family.samples if s.name.endswith("_total"))
 
 
 async def test_the_prefix_cache_distinguishes_images(both):

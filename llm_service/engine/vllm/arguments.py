@@ -16,7 +16,7 @@ from vllm.platforms import current_platform
 from fovea.modeling.compute import resolve_device
 from fovea.modeling.errors import CheckpointError
 from llm_service.models.base import VisualEmbedder
-from llm_service.vllm_plugin import ARCHITECTURE, VIDEO_LLAVA_ARCHITECTURE
+from llm_service.vllm_plugin import ARCHITECTURES
 
 __all__ = ["check_names", "engine_arguments", "vllm_device"]
 
@@ -47,9 +47,6 @@ _RESERVED: Final = frozenset(
         "tokenizer_revision",
     }
 )
-
-# Architectures of the plugin, for families that vLLM does not list or whose positions it would compute wrongly.
-_ARCHITECTURES: Final = {"video_llava": VIDEO_LLAVA_ARCHITECTURE, "qwen2_5_vl": ARCHITECTURE}
 
 
 def check_names(engine_args: Mapping[str, Any]) -> None:
@@ -102,8 +99,8 @@ def engine_arguments(
         required |= {"enable_mm_embeds": True, "limit_mm_per_prompt": {"image": 0, "video": 0}}
     else:
         required |= {"enable_prompt_embeds": True, "language_model_only": True, "skip_tokenizer_init": True}
-    if embedder.family in _ARCHITECTURES:
-        required["hf_overrides"] = {"architectures": [_ARCHITECTURES[embedder.family]]}
+    if architecture := ARCHITECTURES[embedder.family]:
+        required["hf_overrides"] = {"architectures": [architecture]}
     try:
         # With vLLM's default seed, 0, answers sampled without a seed would repeat after every start.
         return AsyncEngineArgs(**{"seed": secrets.randbits(31), **engine_args, **required})

@@ -196,7 +196,8 @@ class VllmEngine:
         compilation.
         """
         features = np.zeros((1, self._embedder.visual_hidden_size), np.float32)
-        image = VisualTokens(features, np.zeros(1, np.int64), (1, 1, 1))
+        planes = (features,) * self._embedder.num_planes
+        image = VisualTokens(features, np.zeros(1, np.int64), (1, 1, 1), planes=planes)
         return Prompt(np.array([min(self._eos_token_ids), self._embedder.image_token_id]), (image,))
 
     async def _watch_health(self) -> None:

@@ -42,13 +42,15 @@ def engine_input(prompt: Prompt, embedder: VisualEmbedder, cache_salt: str = "")
     ids = prompt.input_ids.tolist()
     if not prompt.visual_tokens:
         return tokens_input(ids, cache_salt=cache_salt or None)
+    if embedder.has_grid_positions:
+        data = multi_modal_data(prompt.visual_tokens, merge_size=embedder.merge_size, dtype=embedder.dtype)
+        for modality, payload in data.items():
+            _check_range(payload[f"{modality}_embeds"])
+        salt = {"cache_salt": cache_salt} if cache_salt else {}
+        return {"prompt_token_ids": ids, "multi_modal_data": data, **salt}
     embeddings = [embedder.embed_visual(tokens).cpu() for tokens in prompt.visual_tokens]
     for embedding in embeddings:
         _check_range(embedding)
-    if embedder.has_grid_positions:
-        data = multi_modal_data(prompt.visual_tokens, merge_size=embedder.merge_size, dtype=embedder.dtype)
-        salt = {"cache_salt": cache_salt} if cache_salt else {}
-        return {"prompt_token_ids": ids, "multi_modal_data": data, **salt}
     return _prompt_embeds(prompt, embeddings, embedder.visual_token_ids, cache_salt or None)
 
 
@@ -76,7 +78,7 @@ def _prompt_embeds(
 def _check_range(embeddings: torch.Tensor) -> None:
     """Refuses embeddings that vLLM, which checks nothing, could turn into NaN in its key-value cache."""
     # A factor of 16 is left for what the layers add to the residual stream.
-    if not embeddings.abs().max() <= torch.finfo(embeddings.dtype).max / 16:  # also refuses NaN
+    if not (embeddings.abs() <= torch.finfo(embeddings.dtype).max / 16).all():  # also refuses NaN
         raise overflow_error()
 
 

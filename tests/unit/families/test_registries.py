@@ -12,6 +12,7 @@ from benchmarks.exactness import split, unsplit
 from encoder_service.models import FAMILIES
 from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
 from llm_service.models import FAMILIES as LLM_FAMILIES
+from llm_service.vllm_plugin import ARCHITECTURES
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = {path.name for path in ROOT.iterdir()}
@@ -20,6 +21,7 @@ FOLDERS = {path.name for path in ROOT.iterdir()}
 def test_all_registries_have_the_same_families() -> None:
     families = set(DEFAULT_TEXT_TOWERS)
     assert set(FAMILIES) == set(LLM_FAMILIES) == families
+    assert set(ARCHITECTURES) <= families  # vLLM may lack a family
     assert set(split.FAMILIES) == set(tokenizers_only.FAMILIES) == families
     for family in families:
         assert hasattr(unsplit.Unsplit, f"_media_{family}")

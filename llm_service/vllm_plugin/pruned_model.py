@@ -1,4 +1,4 @@
-"""vLLM's Qwen2.5-VL, extended to pruned images and videos."""
+"""Embeddings and position ids of pruned images and videos, shared by the families of Qwen."""
 
 from __future__ import annotations
 
@@ -6,22 +6,17 @@ from typing import Any
 
 import torch
 from vllm.config import VllmConfig
-from vllm.model_executor.models import qwen2_5_vl
-from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.model_executor.models.interfaces import SupportsMRoPE, SupportsMultiModal
 from vllm.multimodal.inputs import MultiModalFeatureSpec
 
 from llm_service.vllm_plugin.payload import MODALITIES
 from llm_service.vllm_plugin.position_ids import is_pruned, prompt_position_ids
-from llm_service.vllm_plugin.processing import MultiModalProcessor, ProcessingInfo
 
-__all__ = ["Qwen2_5_VLForConditionalGeneration"]
+__all__ = ["PrunedModel"]
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    MultiModalProcessor, info=ProcessingInfo, dummy_inputs=qwen2_5_vl.Qwen2_5_VLDummyInputsBuilder
-)
-class Qwen2_5_VLForConditionalGeneration(qwen2_5_vl.Qwen2_5_VLForConditionalGeneration):  # noqa: N801  # vLLM's own
-    """Qwen2.5-VL for pruned payloads. Named like its parent, since vLLM's speculative decoding checks class names."""
+class PrunedModel(SupportsMultiModal, SupportsMRoPE):
+    """Model for pruned payloads. In the bases of a family's class it comes before vLLM's."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
