@@ -5,7 +5,7 @@ version 2.042 of the Debian package `fonts-noto-color-emoji` by
 
     python -m lab.world576.atlas --font /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
-The emoji are under the SIL Open Font License 1.1 (`ATLAS-LICENSE.md`). The glyphs are of the font inside Pillow.
+The emoji are under the SIL Open Font License 1.1 (`ATLAS-LICENSE.txt`). The glyphs are of the font inside Pillow.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def sprites() -> npt.NDArray[np.float32]:
         array = np.asarray(image.convert("RGBA"))
     rows = array.shape[0] // SIDE
     cells = array.reshape(rows, SIDE, COLUMNS, SIDE, 4).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 4)
-    return cells[: len(SPRITES)].astype(np.float32) / 255
+    return cells[: len(SPRITES)].astype(np.float32) / np.float32(255)
 
 
 def _shades(rgba: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -109,8 +109,8 @@ def _shades(rgba: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     total = alpha.sum((1, 2), keepdims=True)
     mean = (luminance * alpha).sum((1, 2), keepdims=True) / total
     deviation = np.sqrt(((luminance - mean) ** 2 * alpha).sum((1, 2), keepdims=True) / total)
-    shades = np.clip(0.55 + (luminance - mean) / np.maximum(deviation, 0.05) * 0.22, 0, 1)
-    return shades.astype(np.float32)
+    shades: npt.NDArray[np.float32] = np.clip(0.55 + (luminance - mean) / np.maximum(deviation, 0.05) * 0.22, 0, 1)
+    return shades
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -228,9 +229,14 @@ def _triangle(phase: Tensor) -> Tensor:
     return (2 * (phase - phase.floor()) - 1).abs()
 
 
+@cache
+def _cpu_composer() -> Composer:
+    return Composer()
+
+
 def compose(scenes: Sequence[Scene]) -> list[Image.Image]:
     """Images of scenes, composed on the CPU."""
-    batch = Composer()(pack(scenes)).permute(0, 2, 3, 1).contiguous().numpy()
+    batch = _cpu_composer()(pack(scenes)).permute(0, 2, 3, 1).contiguous().numpy()
     return [Image.fromarray(image) for image in batch]
 
 
