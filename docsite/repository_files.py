@@ -36,6 +36,7 @@ FILES: Final = (
     "benchmarks/results/*.png",
     "deploy/grafana/dashboard.json",
     "deploy/prometheus/*.y*ml",
+    "lab/world576/scenes.jpg",
     "proto/fovea/v1/*.proto",
 )
 """Files outside of docs/ that pages show or offer to download."""

@@ -33,7 +33,8 @@ def multi_positive_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tens
     losses = functional.softplus(negatives - logits)
     weight = weights * labels
     per_row = (losses * weight).sum(1) / weight.sum(1).clamp(min=1e-6)
-    return per_row[labels.any(1)].mean()
+    matched = labels.any(1)
+    return (per_row * matched).sum() / matched.sum().clamp(min=1)
 
 
 def unmatched_offset_loss(cosines: Tensor, labels: Tensor) -> Tensor:
@@ -42,12 +43,14 @@ def unmatched_offset_loss(cosines: Tensor, labels: Tensor) -> Tensor:
     A softmax is invariant to a shift of all cosines. Without this loss they may drift below zero, and a score that
     multiplies two cosines would then rank the least relevant patches first.
     """
-    return (cosines[~labels].mean() - UNMATCHED_COSINE).square()
+    unmatched = ~labels
+    mean = (cosines * unmatched).sum() / unmatched.sum()
+    return (mean - UNMATCHED_COSINE).square()
 
 
 def pair_loss(logits: Tensor) -> Tensor:
     """Symmetric InfoNCE of `[n, n]` logits whose diagonal matches."""
-    target = torch.arange(logits.shape[0])
+    target = torch.arange(logits.shape[0], device=logits.device)
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 

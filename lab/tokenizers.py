@@ -1,4 +1,4 @@
-"""Tokenizers trained on the texts of the small world: CLIP's lower-cased BPE, and a byte-level BPE for the Llama.
+"""Tokenizers trained on the texts of a small world: CLIP's lower-cased BPE, and a byte-level BPE for the Llama.
 
 Both fall back to bytes, so that any text can be tokenized. Words of the small world are single tokens.
 """
@@ -6,7 +6,7 @@ Both fall back to bytes, so that any text can be tokenized. Words of the small w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -53,8 +53,12 @@ def _corpus(num_scenes: int = 1500) -> Iterator[str]:
                 yield f"USER: \n{question.text} ASSISTANT: {question.answer}"
 
 
-def train_clip_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with the layout of CLIP's: bytes, bytes that end a word, merges, then the two specials."""
+def train_clip_tokenizer(corpus: Iterable[str] | None = None) -> PreTrainedTokenizerFast:
+    """A tokenizer with the layout of CLIP's: bytes, bytes that end a word, merges, then the two specials.
+
+    Args:
+        corpus: texts to train on; None: those of the small world.
+    """
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=CLIP_EOS))
     normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -73,7 +77,7 @@ def train_clip_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.train_from_iterator(_corpus() if corpus is None else corpus, trainer)
     # The trainer adds "x</w>" only for letters that end a word of the corpus; CLIP's vocabulary has all 256 bytes.
     merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -98,19 +102,24 @@ def train_clip_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def train_llava_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE with Llama's specials, `<image>` and the LLaVA-1.5 chat template."""
+def train_llava_tokenizer(corpus: Iterable[str] | None = None, vocab_size: int = 720) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with Llama's specials, `<image>` and the LLaVA-1.5 chat template.
+
+    Args:
+        corpus: texts to train on; None: those of the small world.
+        vocab_size: number of tokens, 256 bytes and the specials included.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     specials = [PAD, BOS, EOS, IMAGE]
     trainer = trainers.BpeTrainer(
-        vocab_size=720,
+        vocab_size=vocab_size,
         special_tokens=specials,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.train_from_iterator(_corpus() if corpus is None else corpus, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
