@@ -24,7 +24,7 @@ from lab.world576.evaluate import evaluate
 from lab.world576.loop import Trainer, pace, train
 from lab.world576.models import build_clip, build_llava
 from lab.world576.parts import load_progress
-from lab.world576.plan import CALL_MINUTES, STAGE_MINUTES, Clock, allowed_steps, plan_text
+from lab.world576.plan import CALL_MINUTES, Clock, allowed_steps, plan_text, stage_minutes
 from lab.world576.recipe import FULL, SMALL, Recipe
 from lab.world576.texts import train_tokenizers
 from lab.world576.train_clip import ClipTrainer
@@ -98,7 +98,7 @@ class Run:
             if not self.recipe.measured:
                 return most
             seconds = pace(make)
-            steps = allowed_steps(STAGE_MINUTES[name] * self.minutes / CALL_MINUTES, seconds, most)
+            steps = allowed_steps(stage_minutes(name, self.clock, self.minutes), seconds, most)
             print(f"{name}: {seconds * 1000:.0f} ms a step, so {steps} steps", flush=True)
             return steps
 
@@ -111,7 +111,8 @@ class Run:
             return True
         if self.clock.over:
             return False
-        figures = evaluate(self.checkpoints / "llava", self.composer, 0, self.recipe.evaluation_scenes)
+        batch = 64 if self.device.type == "cpu" else 256
+        figures = evaluate(self.checkpoints / "llava", self.composer, 0, self.recipe.evaluation_scenes, batch)
         progress = {name: load_progress(self.checkpoints / name) for name in ("clip", "llava")}
         steps = {name: done[1] for name, done in progress.items() if done}
         (self.checkpoints / "README.md").write_text(card(self.checkpoints, figures, self.recipe, steps))

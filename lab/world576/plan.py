@@ -42,6 +42,21 @@ class Clock:
         return self.seconds >= self.limit
 
 
+def stage_minutes(stage: str, clock: Clock, minutes: float) -> float:
+    """Minutes for a stage that begins now: what the later stages leave of the call, and at least what is planned.
+
+    Args:
+        stage: name of the stage.
+        clock: time of the call.
+        minutes: minutes of the call.
+    """
+    share = minutes / CALL_MINUTES
+    names = list(STAGE_MINUTES)
+    later = sum(STAGE_MINUTES[name] for name in names[names.index(stage) + 1 :])
+    left = (clock.limit - clock.seconds) / 60 - later * share
+    return max(left, STAGE_MINUTES[stage] * share)
+
+
 def allowed_steps(minutes: float, seconds_per_step: float, most: int) -> int:
     """Number of steps that fit into some minutes, from 1 to `most`; a tenth of the time is for saving and reports."""
     return max(1, min(most, int(0.9 * minutes * 60 / seconds_per_step)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from lab.world576.atlas import FILE, SIDE, SPRITES, sprites
 from lab.world576.composition import Composer, compose, pack
 from lab.world576.kinds import COLORS
 from lab.world576.scenes import IMAGE_SIZE, Scene, Thing, sample_scene
+from tests.dispatched_operations import operations_of
 
 
 def test_the_atlas_has_a_picture_for_every_name_and_none_twice() -> None:
@@ -28,6 +31,14 @@ def test_images_are_alike_in_batches_of_any_size_and_order() -> None:
     for index, scene in enumerate(scenes):
         assert torch.equal(composer(pack([scene]))[0], together[index])
     assert torch.equal(composer(pack(scenes).select(np.array([3, 0]))), together[[3, 0]])
+
+
+def test_a_larger_batch_takes_no_more_operations_and_no_value_is_read_back() -> None:
+    """What the rate on a GPU depends on."""
+    scene = pack([sample_scene("crowded", 1)])
+    composer = Composer("meta")  # has no values, so a read would fail
+    few, many = (operations_of(partial(composer, scene.select(np.zeros(size, dtype=np.int64)))) for size in (2, 64))
+    assert few == many
 
 
 def test_in_float64_an_image_differs_by_a_grey_level_at_most() -> None:

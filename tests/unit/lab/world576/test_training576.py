@@ -26,7 +26,7 @@ from lab.world576.loop import Trainer, pace, train
 from lab.world576.models import build_clip, build_llava
 from lab.world576.parts import load_progress, load_tensors, save_tensors
 from lab.world576.patch_head import PatchTargets
-from lab.world576.plan import CALL_MINUTES, STAGE_MINUTES, Clock, allowed_steps
+from lab.world576.plan import CALL_MINUTES, STAGE_MINUTES, Clock, allowed_steps, stage_minutes
 from lab.world576.pool import GROUP_NAMES, PER_SCENE, Pool, training_split
 from lab.world576.questions import evaluation_questions
 from lab.world576.recipe import DROP_KEEP, FULL, MAX_PART_BYTES, SMALL
@@ -264,6 +264,11 @@ def test_the_plan_fits_into_a_call() -> None:
     assert allowed_steps(3.0, 0.05, 6000) == 3240
     assert allowed_steps(3.0, 0.001, 6000) == 6000
     assert allowed_steps(3.0, 1e6, 6000) == 1
+    early, late = (Clock(0.0, 9 * 60 - 30, lambda at=at: at) for at in (30.0, 500.0))  # type: ignore[misc]
+    assert stage_minutes("clip", early, 9) == pytest.approx(
+        8.5 - 0.5 - 3.2 - 1.0
+    )  # half a minute saved is half a minute more
+    assert stage_minutes("llava", late, 9) == STAGE_MINUTES["llava"]  # the rest is for the next call
     clock = Clock(0.0, 9 * 60 - 30, lambda: 509.0)
     assert not clock.over
     assert replace(clock, now=lambda: 510.0).over
