@@ -14,7 +14,7 @@ from tests.unit.gateway.conftest import Gateway, StartGateway, data_url, png
 @pytest.mark.parametrize(
     ("options", "param", "words"),
     [
-        ({"keep_token": 4}, "fovea.keep_token", "accepted in fovea are num_frames, pruner, "),
+        ({"keep_token": 4}, "fovea.keep_token", "accepted in fovea are num_frames, seconds_per_frame, "),
         ({"image": "x"}, "fovea.image", "accepted in fovea are "),
         ({"llm_pruner": {"name": "fastv", "keep": 1}}, "fovea.llm_pruner.keep", "accepted in llm_pruner are name, "),
         ({"keep_tokens": 4, "keep_ratio": 0.5}, "fovea.keep_ratio", "keep_tokens"),
