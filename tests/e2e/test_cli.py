@@ -192,6 +192,7 @@ def test_up_serves_until_it_is_interrupted(tmp_path: Path) -> None:
             if line.startswith("ready: "):
                 break
         assert lines[-1].startswith(f"ready: {url}"), "".join(lines)
+        assert lines[-2].startswith("a question that names no pruner keeps 33.3 % of an image's tokens, by fovea")
         assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
