@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from fovea.cli.connection import gateway_client
@@ -47,7 +48,14 @@ def add(commands: Commands) -> None:
     )
     add_pruning(parser)
     add_gateway(parser)
+    parser.advice = _advice
     parser.set_defaults(run=_run, parser=parser)
+
+
+def _advice(words: Sequence[str]) -> str:
+    if any(word.partition("=")[0] == "--video" for word in words):
+        return "a video is not drawn; fovea ask answers questions about it"
+    return ""
 
 
 def _run(args: argparse.Namespace) -> int:

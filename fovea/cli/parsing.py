@@ -52,7 +52,8 @@ class CommandParser(argparse.ArgumentParser):
         if not takes_words:
             left, after = [*left, *after], []
         if left:
-            hint = "put a word that starts with - after --" if takes_words else self.advice and self.advice(left)
+            hint = self.advice(left) if self.advice else ""
+            hint = hint or ("put a word that starts with - after --" if takes_words else "")
             self.error(f"unrecognized arguments: {' '.join(left)}{f'; {hint}' if hint else ''}")
         if after:
             namespace.words = [*namespace.words, *after]

@@ -10,6 +10,7 @@ from typing import Final
 from fovea.api_keys.key_file import read_keys
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.cli.config_file import ConfigError, service_environment
+from fovea.cli.default_pruning import default_pruning
 from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.service_flags import advice
 from fovea.cli.start_progress import StartProgress, start_progress
@@ -139,6 +140,8 @@ def _run(args: argparse.Namespace) -> int:
             progress.line(f"starting {stack.name or stack.model}; logs in {stack.log_to or 'this output'}")
             with progress:
                 stack.wait_ready(_STARTUP_S, interrupted=stop.is_set, on_checks=progress.show)
+            if pruning := default_pruning(stack.url):
+                progress.line(pruning)
             progress.line(f"ready: {stack.url}   ({stack.url}/docs shows the API; Ctrl-C stops)")
             _watch(stack, stop, progress, restart=not args.no_restart)
             progress.line("stopping")

@@ -29,7 +29,7 @@ async def activation_maps(
         layer: Layer of the language model, from 0; None for the LLM service's default.
 
     Raises:
-        InvalidRequest: The image is cut into tiles, or the encoder service does not offer the pruners that maps need.
+        InvalidRequest: The image is cut into tiles, or a service does not offer what maps need.
         ServiceError: A service refused a call, failed, or is unavailable.
     """
     if isinstance(explanation(encoded), MediaExplanations):
@@ -38,6 +38,13 @@ async def activation_maps(
     if missing := {"desap", "none"} - offered:
         raise InvalidRequest(
             f"maps need the pruner {min(missing)!r}, which this encoder service does not offer", param="maps"
+        )
+    # A service that can prune inside its language model runs it layer by layer, and reports its attention.
+    if not (await state.llm.info()).pruners:
+        raise InvalidRequest(
+            "maps need the attention of the language model, which this LLM service does not report (--engine"
+            " transformers does, of a Llama)",
+            param="maps",
         )
     params = question.encode.pruner_params if encoded.pruner == "desap" else {}
     vanilla = await state.answers.explain(_with_pruner(question, "desap", {**params, "similarity": "vanilla"}, encoded))

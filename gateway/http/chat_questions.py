@@ -19,7 +19,7 @@ from gateway.http.schemas.chat import ChatCompletionRequest, FoveaOptions
 from gateway.http.schemas.chat_messages import ChatImagePart, ChatMessage, ChatTextPart
 from gateway.http.schemas.chat_parsing import parse_chat_request
 from gateway.http.state import GatewayState
-from gateway.media.inputs import MediaInput, MediaInputs, VideoInput
+from gateway.media.inputs import MediaInput, MediaInputs, video_of_url
 from gateway.model_names import ModelAlias, parse_alias
 from gateway.settings import GatewaySettings
 
@@ -190,6 +190,6 @@ def _turn(message_path: str, message: ChatMessage, media_inputs: MediaInputs) ->
             media_inputs.images.append(MediaInput(path, part.image_url.url))
             parts.append(Modality.IMAGE)
         else:
-            media_inputs.videos.append(VideoInput(path, MediaInput(path, part.video_url.url)))
+            media_inputs.videos.append(video_of_url(path, part.video_url.url))
             parts.append(Modality.VIDEO)
     return Turn("system" if message.role == "developer" else message.role, tuple(parts or [""]))

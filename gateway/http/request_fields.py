@@ -9,7 +9,7 @@ from fovea.errors import InvalidRequest
 from gateway.core.question_text import Modality, QuestionText, Turn
 from gateway.http.schemas.answer import QuestionRequest
 from gateway.http.schemas.messages import ImagePart, Message, TextPart, VideoPart
-from gateway.media.inputs import MediaInput, MediaInputs, VideoInput
+from gateway.media.inputs import MediaInput, MediaInputs, VideoInput, video_of_url
 
 __all__ = ["FILE_FIELDS", "Uploads", "client_fields", "read_text_and_media"]
 
@@ -105,6 +105,6 @@ def _turn(message_path: str, message: Message, media_inputs: MediaInputs) -> Tur
             media_inputs.images.append(MediaInput(path, part.image_url.url))
             parts.append(Modality.IMAGE)
         elif isinstance(part, VideoPart):
-            media_inputs.videos.append(VideoInput(path, MediaInput(path, part.video_url.url)))
+            media_inputs.videos.append(video_of_url(path, part.video_url.url))
             parts.append(Modality.VIDEO)
     return Turn(message.role, tuple(parts))

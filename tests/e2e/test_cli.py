@@ -197,7 +197,8 @@ def test_up_serves_until_it_is_interrupted(tmp_path: Path) -> None:
         rest = process.stderr.read()
         assert process.wait(timeout=60) == 0, rest
     assert rest == "stopping\n"
-    first, *stages, _ = lines
+    first, *stages, pruning, _ = lines
+    assert pruning.startswith("a question that names no pruner keeps 11.1 % of an image's tokens, by desap; ")
     log = tmp_path / "fovea" / f"up-{url.rpartition(':')[2]}.log"
     assert first == f"starting fovea-lab; logs in {log}\n"
     assert {line.split("  ")[0] for line in stages} == {"gateway", "encoder service", "LLM service"}

@@ -59,6 +59,11 @@ NOT_RUN: Final = {
         "docs/edge.md",
         "LLM_TLS_CERT=llm.pem LLM_TLS_KEY=llm.key LLM_TLS_CLIENT_CA=ca.pem LLM_TOKEN_FILE=sites \\",
     ): "it serves until it is stopped; tests/images/test_edge.py starts the same",
+    (
+        "docs/edge.md",
+        "python -m encoder_service --model lab/checkpoints/llava --text-tower lab/checkpoints/clip"
+        " --served-model-name fovea-lab &",
+    ): "it serves until it is stopped; tests/images/test_edge.py starts the same",
     ("docs/edge.md", "install -D -m 640 -g fovea /dev/null /etc/fovea/credentials/keys"): _INSTALLS,
     ("docs/kubernetes.md", "fovea keys add alice --file deploy/kustomize/base/gateway/keys"): _CLUSTER,
     (
@@ -75,6 +80,11 @@ NOT_RUN: Final = {
     (
         "docs/proxy.md",
         "python -m gateway --model llava-hf/llava-1.5-7b-hf --keys-file /etc/fovea/keys --trusted-proxies 127.0.0.1",
+    ): _WEIGHTS,
+    (
+        "docs/scaling.md",
+        "CUDA_VISIBLE_DEVICES=0 python -m encoder_service --model Qwen/Qwen2.5-VL-7B-Instruct"
+        " --served-model-name qwen --listen 127.0.0.1:50051 &",
     ): _WEIGHTS,
     (
         "docs/scaling.md",

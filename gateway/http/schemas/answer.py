@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from gateway.core.encode_spec import VideoBudget
 from gateway.http.schemas.messages import Message
 from gateway.http.schemas.options import AnswerOptions, PruningOptions, Request, SamplingOptions
 
@@ -46,13 +45,6 @@ class _QuestionFields(Request):
     """Chat history in OpenAI's format, instead of question, images and video. The last message must be the user's. Its
     text is the question for which the visual tokens of all images, also of earlier messages, are pruned. In a form: a
     JSON list."""
-
-    seconds_per_frame: float | None = Field(default=None, gt=0, le=3600)
-    """Time from one frame of a list to the next, in seconds; left out: unknown."""
-
-    video_budget: VideoBudget | None = None
-    """Use of a video's budget: with `per_frame` (the default) each frame has its own share, with `whole` all frames
-    compete for one budget."""
 
     model: str | None = None
     """Name of the served model; any other name is refused with status 404."""

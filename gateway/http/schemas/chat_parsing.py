@@ -21,6 +21,20 @@ __all__ = ["parse_chat_request"]
 _MAX_CHARS: Final = 120
 _OBJECTS: Final = ("stream_options", "fovea")
 """Fields in which null is the same as a field that is left out, too."""
+_ONLY_IN_FOVEA: Final = (
+    "pruner",
+    "pruner_params",
+    "keep_tokens",
+    "keep_ratio",
+    "seconds_per_frame",
+    "video_budget",
+    "image_fit",
+    "llm_pruner",
+    "wire_dtype",
+    "max_wire_bytes",
+)
+"""Options of Fovea whose names no other server has. At the top of the body they would be ignored as unknown fields, and
+a comparison of budgets would compare one budget with itself."""
 
 
 def parse_chat_request(fields: Mapping[str, Any]) -> ChatCompletionRequest:
@@ -38,10 +52,19 @@ def parse_chat_request(fields: Mapping[str, Any]) -> ChatCompletionRequest:
         if isinstance(given.get(name), dict):
             given[name] = _without_nulls(given[name])
     check_supported(given)
+    _refuse_misplaced(given)
     try:
         return ChatCompletionRequest.model_validate(given, strict=True)
     except ValidationError as error:
         raise _error(error.errors(include_url=False, include_input=False)[0], given) from None
+
+
+def _refuse_misplaced(fields: Mapping[str, Any]) -> None:
+    for name in _ONLY_IN_FOVEA:
+        if name in fields:
+            raise InvalidRequest(
+                f'{name} is an option of Fovea; accepted in the field fovea: {{"fovea": {{"{name}": ...}}}}', param=name
+            )
 
 
 def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:

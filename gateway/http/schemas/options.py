@@ -21,6 +21,7 @@ from fovea.budget import Budget, InvalidBudget
 from fovea.sampling_ranges import SAMPLING_RANGES
 from fovea.wire.formats import WireFormatName
 from fovea.wire.image_fits import ImageFit
+from gateway.core.encode_spec import VideoBudget
 from gateway.core.question import CacheMode
 from gateway.http.schemas.params import BoundedParams
 
@@ -95,6 +96,13 @@ class PruningOptions(Request):
     num_frames: int | None = Field(default=None, ge=1)
     """Number of frames to sample from a video file; left out: the model's default. By default, up to 64 are
     accepted."""
+
+    seconds_per_frame: float | None = Field(default=None, gt=0, le=3600)
+    """Time from one frame of a list to the next, in seconds; left out: unknown."""
+
+    video_budget: VideoBudget | None = None
+    """Use of a video's budget: with `per_frame` (the default) each frame has its own share, with `whole` all frames
+    compete for one budget."""
 
     pruner: str | None = Field(default=None, min_length=1)
     """Name of a pruner that `GET /v1/pruners` lists with side `encoder`; left out: the server's default."""

@@ -74,4 +74,6 @@ async def _pruning(alias: ModelAlias | None, state: GatewayState) -> _Pruning:
         pruner, keep_ratio = pruner or encoder.default_pruner, keep_ratio or encoder.default_keep_ratio
     if alias is not None:
         pruner = alias.pruner
+    if pruner == "none":
+        keep_ratio, keep_tokens = 1.0, None
     return _Pruning(pruner, None if keep_tokens is not None else keep_ratio, keep_tokens)

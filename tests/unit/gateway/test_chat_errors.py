@@ -7,14 +7,18 @@ from typing import Any
 import pytest
 
 from fovea.errors import InvalidRequest, NotFound
+from gateway.http.schemas.chat import FoveaOptions
 from tests.unit.gateway.chats import chat, complete, image_part, refused, text_part, user
 from tests.unit.gateway.conftest import Gateway, StartGateway, data_url, png
+
+NAMES_OF_OTHERS = {"cache", "explain", "num_frames", "timeout_s"}
+"""Options of Fovea with names that other servers may have for something else."""
 
 
 @pytest.mark.parametrize(
     ("options", "param", "words"),
     [
-        ({"keep_token": 4}, "fovea.keep_token", "accepted in fovea are num_frames, pruner, "),
+        ({"keep_token": 4}, "fovea.keep_token", "accepted in fovea are num_frames, seconds_per_frame, "),
         ({"image": "x"}, "fovea.image", "accepted in fovea are "),
         ({"llm_pruner": {"name": "fastv", "keep": 1}}, "fovea.llm_pruner.keep", "accepted in llm_pruner are name, "),
         ({"keep_tokens": 4, "keep_ratio": 0.5}, "fovea.keep_ratio", "keep_tokens"),
@@ -30,6 +34,13 @@ from tests.unit.gateway.conftest import Gateway, StartGateway, data_url, png
 async def test_wrong_options_of_fovea_are_named(gateway: Gateway, options: Any, param: str, words: str) -> None:
     error = await refused(gateway, 422, chat(fovea=options))
     assert (error["param"], words in error["message"]) == (param, True), error
+
+
+@pytest.mark.parametrize("name", sorted(set(FoveaOptions.model_fields) - NAMES_OF_OTHERS))
+async def test_an_option_of_fovea_beside_its_field_is_refused_with_its_place(gateway: Gateway, name: str) -> None:
+    error = await refused(gateway, 422, chat(**{name: "desap"}))
+    assert error["param"] == name
+    assert f'{{"fovea": {{"{name}": ...}}}}' in error["message"]
 
 
 async def test_errors_of_services_name_fields_of_the_chat(gateway: Gateway) -> None:

@@ -195,7 +195,7 @@ async def test_options_of_fovea_reach_both_services(gateway: Gateway) -> None:
     assert encode.wire_dtype == tensor_pb2.DTYPE_INT8
     assert (encode.explain, encode.image_fit) == (True, encoder_pb2.IMAGE_FIT_PAD)
     assert (generate.llm_pruner.name, generate.llm_pruner.keep_tokens) == ("fastv", 1)
-    assert {*OPTIONS, "keep_ratio", "num_frames"} == set(FoveaOptions.model_fields)
+    assert {*OPTIONS, "keep_ratio", "num_frames", "seconds_per_frame", "video_budget"} == set(FoveaOptions.model_fields)
 
 
 @pytest.mark.parametrize("null", [None, "all"])

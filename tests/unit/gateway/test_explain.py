@@ -270,6 +270,13 @@ async def test_without_desap_there_are_no_maps(gateway: Gateway) -> None:
     assert (await post(gateway)).status_code == 200
 
 
+async def test_a_language_model_that_reports_no_attention_has_no_maps(gateway: Gateway) -> None:
+    del gateway.llm.info.llm_pruner_infos[:]
+    error = await refused(gateway, 422, maps=True)
+    assert (error["param"], "attention of the language model" in error["message"]) == ("maps", True)
+    assert (await post(gateway)).status_code == 200
+
+
 async def test_maps_need_the_language_model(gateway: Gateway) -> None:
     gateway.llm.error = Unavailable("draining", retry_after_s=2.0)
     response = await post(gateway, maps=True)

@@ -63,7 +63,7 @@ async def test_the_list_has_openais_form(start_gateway: StartGateway) -> None:
             "keep_ratio": None,
             "keep_tokens": 64,
         },
-        {"id": "tiny-llava@none", "parent": "tiny-llava", **common, **pruning, "pruner": "none"},
+        {"id": "tiny-llava@none", "parent": "tiny-llava", **common, **pruning, "pruner": "none", "keep_ratio": 1.0},
     ]
 
 

@@ -429,6 +429,8 @@ def test_values_of_ask_are_refused_with_what_is_accepted(
         (["up", "--listen", "127.0.0.1:0"], "HOST:PORT"),
         (["up", "--listen", "127.0.0.1:70000"], "HOST:PORT"),
         (["up", "word"], "unrecognized arguments: word"),
+        (["explain", "--video", "clip.mp4", "What?"], "a video is not drawn; fovea ask"),
+        (["explain", "--colour", "a.png", "What?"], "put a word that starts with - after --"),
         (["up", "--", "word"], "unrecognized arguments: word"),
         (
             ["up", "org/model", "--port", "9000"],
