@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Collection
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -44,6 +45,15 @@ _VALUES: Final = {
     "tuple[str,...]": "TEXT,...",
     "list[str]": "TEXT",
 }
+_TEXTS: Final = {
+    "bool_parsing": "true or false is accepted",
+    "float_parsing": "a number is accepted",
+    "int_parsing": "a whole number is accepted",
+    "missing": "a value is needed",
+}
+"""Texts by pydantic's type of the error."""
+_OF_FLAGS: Final = "error parsing CLI: "
+"""Begin of pydantic's text of an error about flags. Its other errors are of values that have to be JSON."""
 _NO_DEFAULT: Final = re.compile(r" \(default(: (None|\(\)|\**)?| factory: list)\)$")
 
 
@@ -104,6 +114,7 @@ def settings_config(prog: str, env_prefix: str) -> SettingsConfigDict:
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        cli_exit_on_error=False,  # argparse would print dozens of lines of usage before the one that matters
         frozen=True,
         extra="forbid",
         use_attribute_docstrings=True,
@@ -120,9 +131,29 @@ def _add_argument(parser: argparse.ArgumentParser, *names: str, **options: Any) 
 
 
 def _message(item: ErrorDetails) -> str:
-    """Text of an error of pydantic, without the "Value error, " that it puts before the text of a validator."""
+    """Text of an error of pydantic in our words, and that of a validator without the "Value error, " before it."""
+    if item["type"] in _TEXTS:
+        return _TEXTS[item["type"]]
+    if item["type"] == "literal_error":
+        return f"{item['input']!r:.80} is not accepted; accepted: {item['ctx']['expected']}"
     raised = item.get("ctx", {}).get("error")
     return str(raised) if isinstance(raised, ValueError) else item["msg"]
+
+
+def _advice(text: str, settings: Collection[str]) -> str:
+    """Advice for the end of an error about flags: the setting that was perhaps meant, and where all are listed.
+
+    Args:
+        text: text of argparse.
+        settings: names of the settings.
+    """
+    if not text.startswith("unrecognized"):
+        return ""
+    known = [f"--{name.replace('_', '-')}" for name in settings]
+    for flag in re.findall(r"(?<!\S)--[\w-]+", text):
+        if near := difflib.get_close_matches(flag.replace("_", "-"), known, n=1, cutoff=0.8):
+            return f"; did you mean {near[0]}? --help lists all settings"
+    return "; --help lists all settings"
 
 
 class ServiceSettings(BaseSettings):
@@ -148,8 +179,14 @@ class ServiceSettings(BaseSettings):
                 variable = f"{cls.model_config.get('env_prefix')}{name}".upper()
                 print(f"{prog}: --{name.replace('_', '-')} ({variable}): {_message(item)}", file=sys.stderr)
             raise SystemExit(2) from None
-        except SettingsError as error:  # a value that has to be JSON is not
-            print(f"{cls.model_config.get('cli_prog_name')}: {error}; a JSON object is accepted", file=sys.stderr)
+        except SettingsError as error:
+            prog, text = cls.model_config.get("cli_prog_name"), str(error)
+            if text.startswith(_OF_FLAGS):
+                text = text.removeprefix(_OF_FLAGS)
+                text += _advice(text, cls.model_fields)
+            else:
+                text = f"{text}; a JSON object is accepted"
+            print(f"{prog}: {text}", file=sys.stderr)
             raise SystemExit(2) from None
 
     @classmethod

@@ -42,7 +42,10 @@ REPLACEMENTS: Final = {
 }
 """Options of `fovea up`, or variables of the services, by the flag that they replace."""
 
-_OTHER: Final = "a service's own option is a variable, such as GATEWAY_MAX_IMAGES=4, or a line of --config"
+_OTHER: Final = (
+    "a service's own option is a variable, such as GATEWAY_MAX_IMAGES=4, or a line of --config;"
+    " one of vLLM's engine is a name in LLM_ENGINE_ARGS"
+)
 
 
 def advice(words: Sequence[str]) -> str:

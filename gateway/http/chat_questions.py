@@ -167,11 +167,12 @@ def _read_messages(messages: Sequence[ChatMessage]) -> tuple[QuestionText, Media
     media_inputs = MediaInputs()
     turns = tuple(_turn(f"messages.{number}", message, media_inputs) for number, message in enumerate(messages))
     text = "\n".join(part for part in turns[-1].parts if isinstance(part, str))
-    if not text.strip():
+    # An image or video alone is a request to describe it. Pruners then choose without a question.
+    if not text.strip() and all(isinstance(part, str) for part in turns[-1].parts):
         raise InvalidRequest(
-            f"messages.{last}.content has no text; at least one character is needed", param=f"messages.{last}.content"
+            f"messages.{last}.content is empty; a text, an image or a video is needed", param=f"messages.{last}.content"
         )
-    return QuestionText(text, turns), media_inputs
+    return QuestionText(text if text.strip() else "", turns), media_inputs
 
 
 def _turn(message_path: str, message: ChatMessage, media_inputs: MediaInputs) -> Turn:

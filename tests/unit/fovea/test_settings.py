@@ -67,9 +67,13 @@ def test_variables_of_the_platform_and_of_others_do_not_keep_a_service_from_star
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        ([], "--model (THING_MODEL): Field required"),
+        ([], "--model (THING_MODEL): a value is needed"),
+        (["--model", "x", "--max-batch-size", "many"], "(THING_MAX_BATCH_SIZE): a whole number is accepted\n"),
+        (["--model", "x", "--device", "tpu"], "'tpu' is not accepted; accepted: 'cpu' or 'cuda'\n"),
+        (["--model", "x", "--port", "1"], "python -m thing: unrecognized arguments: --port 1; --help lists"),
+        (["--model"], "python -m thing: argument --model: expected one argument\n"),
         (["--model", "x", "--max-batch-size", "0"], "--max-batch-size (THING_MAX_BATCH_SIZE)"),
-        (["--model", "x", "--max-bach-size", "1"], "--max-bach-size"),
+        (["--model", "x", "--max-bach-size", "1"], "--max-bach-size 1; did you mean --max-batch-size? --help lists"),
         (["--model", "x", "--share", "2"], "python -m thing: --share (THING_SHARE): up to 1 is accepted\n"),
     ],
 )
@@ -77,7 +81,9 @@ def test_a_bad_flag_is_named(argv: list[str], says: str, capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as status:
         Settings.from_command_line(argv)
     assert status.value.code == 2
-    assert says in capsys.readouterr().err
+    written = capsys.readouterr().err
+    assert says in written
+    assert written.count("\n") == 1
 
 
 def test_help_tells_what_each_setting_does(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ AUDIO = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
         (user(text_part(), {"type": "image_url", "image_url": {}}), "messages.0.content.1.image_url.url", "missing"),
         (user(text_part(), {"type": "image_url", "image_url": 3}), "messages.0.content.1.image_url", "object"),
         (user({"type": "text", "text": 3}), "messages.0.content.0.text", "a text is accepted"),
-        (user(image_part()), "messages.0.content", "has no text"),
+        (user(text_part(" ")), "messages.0.content", "a text, an image or a video is needed"),
         ({"role": "user", "content": None}, "messages.0", "content is missing"),
         ({"role": "user", "content": []}, "messages.0", "content is missing"),
         ({"role": "user"}, "messages.0", "content is missing"),

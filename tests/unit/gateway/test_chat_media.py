@@ -78,6 +78,14 @@ async def test_frames_that_are_not_accepted_are_named(
     assert words in error["message"]
 
 
+async def test_an_image_without_a_text_is_answered_and_pruned_without_a_question(video_gateway: Gateway) -> None:
+    await complete(video_gateway, chat(user(image_part(4)), model=None))
+    await complete(video_gateway, chat(user(image_part(5), text_part(" ")), model=None))
+    first, second = video_gateway.encoder.calls
+    assert (list(first.images), list(second.images)) == ([png(4)], [png(5)])
+    assert list(first.text_ids) == list(second.text_ids) == []
+
+
 async def test_a_chat_without_media_has_the_templates_prompt(video_gateway: Gateway) -> None:
     for role, content in (("developer", [text_part("hello")]), ("system", "hello")):
         history = [{"role": role, "content": "Be brief."}, {"role": "user", "content": content}]

@@ -542,6 +542,7 @@ async def test_a_trailing_slash_is_no_redirect(start_gateway: StartGateway) -> N
 async def test_unknown_paths_and_methods(gateway: Gateway) -> None:
     missing = await gateway.http.get("/v2/answer")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    assert missing.json()["error"]["message"].startswith("there is no such path; ")
     wrong = await gateway.http.get("/v1/answer")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "POST"
