@@ -89,6 +89,11 @@ def check_defaults(settings: EncoderSettings, model: EncoderModel) -> None:
     """
     if settings.image_fit not in model.media.image_fits:
         raise CheckpointError(f"--image-fit {settings.image_fit} is not accepted: {_describe_image_fits(model)}")
+    if settings.pruner in PRUNERS and settings.pruner not in pruners_of(model):
+        raise CheckpointError(
+            f"--pruner {settings.pruner} (ENCODER_PRUNER) requires features that family {model.family} does not have;"
+            f" accepted: {', '.join(pruners_of(model))}"
+        )
 
 
 def check_recommendation(recommended: DefaultPruning, model: EncoderModel) -> None:

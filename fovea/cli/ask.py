@@ -97,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _require_drawable(args: argparse.Namespace, words: list[str]) -> None:
     if len(words) != 1 or args.video is not None:
-        raise UsageError("--explain draws one image; /v1/explain also draws several")
+        raise UsageError("--explain draws one image, and no video; /v1/explain also draws several images")
     require_local(words[0])
     require_folder(args.explain)
 

@@ -36,6 +36,7 @@ REPLACEMENTS: Final = {
     "--fetch-hosts": "GATEWAY_FETCH_HOSTS=NAME,...",
     "--ssl-certfile": "GATEWAY_TLS_CERT=FILE",
     "--ssl-keyfile": "GATEWAY_TLS_KEY=FILE",
+    "--enforce-eager": "LLM_CUDA_GRAPHS=off, or LLM_ENGINE=vllm with LLM_ENGINE_ARGS='{\"enforce_eager\": true}'",
     "--pruner": "ENCODER_PRUNER=NAME, the default of requests that name none",
     "--keep-ratio": "ENCODER_KEEP_RATIO=SHARE, the default of requests without a budget",
     "--keep-tokens": "ENCODER_KEEP_RATIO=SHARE, the default of requests without a budget",

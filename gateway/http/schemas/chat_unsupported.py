@@ -17,6 +17,9 @@ _TOOLS: Final = "this server calls no tools"
 _FORMATS: Final = "answers are plain text, without a grammar or schema"
 _TEXT_ONLY: Final = "this server answers with text only"
 _PROMPT: Final = "the prompt is what the checkpoint's chat template writes for the assistant's next turn"
+_PREPROCESSOR: Final = (
+    "pixels of an image are those of the checkpoint's preprocessor; keep_tokens bounds its visual tokens"
+)
 _SEARCH: Final = "this server samples one answer, token by token"
 
 _UNSUPPORTED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
@@ -57,6 +60,7 @@ _UNSUPPORTED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "add_generation_prompt": ((True,), _PROMPT),
     "chat_template": ((), _PROMPT),
     "truncate_prompt_tokens": ((), _PROMPT),
+    "mm_processor_kwargs": (({},), _PREPROCESSOR),
 }
 """By field: the values that change nothing, and the reason why others are refused."""
 

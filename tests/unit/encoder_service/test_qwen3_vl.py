@@ -21,6 +21,7 @@ from transformers.utils import is_torchvision_available
 from transformers.video_utils import VideoMetadata
 
 from benchmarks.checkpoints.tiny import qwen3_vl
+from encoder_service.__main__ import main
 from encoder_service.basis_learning import learn_basis
 from encoder_service.engine.batching import BatchTiming
 from encoder_service.engine.encoded_media import EncodedMedia
@@ -396,3 +397,15 @@ def test_half_precision_computes_planes(checkpoint: Path, encoder: EncoderModel)
     assert want.planes is not None
     assert got.planes.dtype == torch.bfloat16
     assert (got.planes.float() - want.planes).abs().mean() < 0.1 * want.planes.std()
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_default_pruner_that_the_family_cannot_run_stops_the_service_at_start(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model", str(checkpoint), "--listen", "127.0.0.1:0", "--device", "cpu"]
+    assert main([*flags, "--pruner", "visionzip"]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        "--pruner visionzip (ENCODER_PRUNER) requires features that family qwen3_vl does not have; accepted: " in last
+    )

@@ -99,6 +99,7 @@ NEUTRAL: dict[str, Any] = {
     "echo": False,
     "skip_special_tokens": True,
     "add_generation_prompt": True,
+    "mm_processor_kwargs": {},
 }
 IGNORED: dict[str, Any] = {
     "user": "ada",
@@ -110,7 +111,6 @@ IGNORED: dict[str, Any] = {
     "prediction": {"type": "content", "content": "red"},
     "chat_template_kwargs": {"enable_thinking": False},
     "media_io_kwargs": {"video": {"num_frames": 32}},
-    "mm_processor_kwargs": {"min_pixels": 3136},
     "something_new": [1, 2, 3],
 }
 
@@ -154,6 +154,7 @@ CHANGING = {
     "structured_outputs": {"choice": ["a", "b"]},
     "skip_special_tokens": False,
     "web_search_options": {},
+    "mm_processor_kwargs": {"max_pixels": 50176},
 }
 
 
