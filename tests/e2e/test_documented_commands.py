@@ -33,27 +33,19 @@ SERVICES = ("encoder_service", "llm_service", "gateway")  # they read the comman
 SHORT: dict[str, list[str]] = {
     "benchmarks.ablation": ["task_share", "attention_source", "alignment", "budget_sweep", "--smoke"],
     "benchmarks.accuracy": ["--smoke"],
-    "benchmarks.better_than_desap": ["--smoke"],
-    "benchmarks.coverage": ["--smoke"],
-    "benchmarks.smaller_images": ["--smoke"],
     "benchmarks.capacity measure": ["measure", "--smoke"],
     "benchmarks.capacity plan": ["plan", "--smoke"],
     "benchmarks.capacity validate": ["validate"],
     "benchmarks.engine": ["--smoke"],
-    "benchmarks.flops": ["--smoke"],
     "benchmarks.golden": ["tests/golden", "--method", "visionzip"],
     "benchmarks.link": ["--smoke"],
     "benchmarks.load": ["--smoke"],
     "benchmarks.replicas": ["llm", "--smoke"],
-    "benchmarks.speed.decode": ["--smoke"],
     "benchmarks.speed.gateway": ["--smoke"],
     "benchmarks.speed.overload": ["--smoke"],
     "benchmarks.speed.jpeg_scale": ["--smoke"],
     "benchmarks.speed.load": ["--smoke"],
     "benchmarks.speed.rans": ["--smoke"],
-    "benchmarks.speed.slots": [],
-    "benchmarks.speed.stalls": ["--smoke"],
-    "benchmarks.task_map": ["--smoke"],
     "benchmarks.wire": ["--smoke"],
     "docsite.settings_page": ["--out", "{out}/settings.md"],
     "encoder_service": ["--help"],
@@ -77,6 +69,30 @@ SHORT: dict[str, list[str]] = {
 TRANSFERS = "tests/unit/benchmarks/wire/test_link.py::test_kept_tokens_are_as_much_smaller"
 ON_A_GPU = "tests/unit/benchmarks/speed/test_gpu.py::test_every_phase_runs_on_the_cpu_in_its_short_form"
 ELSEWHERE = {
+    "benchmarks.better_than_desap": (
+        "tests/unit/benchmarks/accuracy/test_better_than_desap.py::test_a_small_run_writes_verdict_and_tables"
+    ),
+    "benchmarks.coverage": (
+        "tests/unit/benchmarks/accuracy/test_coverage.py::test_a_small_run_writes_tables_and_goes_on_from_its_folder"
+    ),
+    "benchmarks.flops": "tests/unit/benchmarks/speed/test_flops.py::test_a_run_writes_what_it_prints",
+    "benchmarks.smaller_images": (
+        "tests/unit/benchmarks/accuracy/test_smaller_images.py"
+        "::test_a_small_run_writes_paired_tables_and_goes_on_where_it_stopped"
+    ),
+    "benchmarks.speed.decode": (
+        "tests/unit/benchmarks/speed/test_decode.py::test_steps_are_compared_and_operations_counted"
+    ),
+    "benchmarks.speed.slots": (
+        "tests/unit/benchmarks/speed/test_decode.py::test_the_documented_table_is_the_computed_one"
+    ),
+    "benchmarks.speed.stalls": (
+        "tests/unit/benchmarks/speed/test_stalls.py::test_streams_and_long_prompts_are_timed_on_both_sides"
+    ),
+    "benchmarks.task_map": (
+        "tests/unit/benchmarks/accuracy/test_task_map.py"
+        "::test_a_small_run_finds_the_asked_object_better_than_saliency_does"
+    ),
     "benchmarks.dispatches": ON_A_GPU,
     "benchmarks.speed.answer": ON_A_GPU,
     "benchmarks.speed.concurrency": ON_A_GPU,
@@ -97,6 +113,9 @@ ELSEWHERE = {
         "tests/unit/benchmarks/safety/test_media_cost.py::test_a_short_run_writes_costs_and_bounds"
     ),
     "benchmarks.split_exactness": "tests/e2e/test_every_family.py::test_the_split_services_are_the_unsplit_model",
+    "benchmarks.wire.planes": (
+        "tests/unit/benchmarks/wire/test_planes.py::test_fewer_bytes_change_more_of_the_first_token"
+    ),
     "benchmarks.wire.link_transfer send": TRANSFERS,
     "benchmarks.wire.link_transfer sink": TRANSFERS,
     "fovea ask": "tests/e2e/test_documented_commands.py::test_a_question_of_the_pages_is_answered",
@@ -180,6 +199,11 @@ def test_every_documented_command_has_a_short_form() -> None:
 def test_the_tests_that_run_the_others_exist(test: str) -> None:
     file, name = test.split("::")
     assert f"def {name}" in (ROOT / file).read_text()
+
+
+def test_modules_that_other_tests_run_are_found_by_their_documented_names() -> None:
+    modules = {key.split()[0] for key in ELSEWHERE if key.startswith(("benchmarks.", "lab."))}
+    assert not {module for module in modules if importlib.util.find_spec(module) is None}
 
 
 @pytest.mark.parametrize("key", SHORT)
