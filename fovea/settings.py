@@ -9,16 +9,15 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Collection
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict, SettingsError
 
 from fovea.budget import Budget
 from fovea.rpc.server import split_address
 from fovea.rpc.tls import ServerTLS
+from fovea.settings_errors import flags_text, value_text
 
 __all__ = [
     "CommaSeparated",
@@ -45,15 +44,6 @@ _VALUES: Final = {
     "tuple[str,...]": "TEXT,...",
     "list[str]": "TEXT",
 }
-_TEXTS: Final = {
-    "bool_parsing": "true or false is accepted",
-    "float_parsing": "a number is accepted",
-    "int_parsing": "a whole number is accepted",
-    "missing": "a value is needed",
-}
-"""Texts by pydantic's type of the error."""
-_OF_FLAGS: Final = "error parsing CLI: "
-"""Begin of pydantic's text of an error about flags. Its other errors are of values that have to be JSON."""
 _NO_DEFAULT: Final = re.compile(r" \(default(: (None|\(\)|\**)?| factory: list)\)$")
 
 
@@ -130,32 +120,6 @@ def _add_argument(parser: argparse.ArgumentParser, *names: str, **options: Any) 
     return parser.add_argument(*names, **options)
 
 
-def _message(item: ErrorDetails) -> str:
-    """Text of an error of pydantic in our words, and that of a validator without the "Value error, " before it."""
-    if item["type"] in _TEXTS:
-        return _TEXTS[item["type"]]
-    if item["type"] == "literal_error":
-        return f"{item['input']!r:.80} is not accepted; accepted: {item['ctx']['expected']}"
-    raised = item.get("ctx", {}).get("error")
-    return str(raised) if isinstance(raised, ValueError) else item["msg"]
-
-
-def _advice(text: str, settings: Collection[str]) -> str:
-    """Advice for the end of an error about flags: the setting that was perhaps meant, and where all are listed.
-
-    Args:
-        text: text of argparse.
-        settings: names of the settings.
-    """
-    if not text.startswith("unrecognized"):
-        return ""
-    known = [f"--{name.replace('_', '-')}" for name in settings]
-    for flag in re.findall(r"(?<!\S)--[\w-]+", text):
-        if near := difflib.get_close_matches(flag.replace("_", "-"), known, n=1, cutoff=0.8):
-            return f"; did you mean {near[0]}? --help lists all settings"
-    return "; --help lists all settings"
-
-
 class ServiceSettings(BaseSettings):
     """Base of the services' settings. A flag overrides the environment variable, which overrides the default."""
 
@@ -177,16 +141,10 @@ class ServiceSettings(BaseSettings):
             for item in error.errors():
                 name = ".".join(str(part) for part in item["loc"])
                 variable = f"{cls.model_config.get('env_prefix')}{name}".upper()
-                print(f"{prog}: --{name.replace('_', '-')} ({variable}): {_message(item)}", file=sys.stderr)
+                print(f"{prog}: --{name.replace('_', '-')} ({variable}): {value_text(item)}", file=sys.stderr)
             raise SystemExit(2) from None
         except SettingsError as error:
-            prog, text = cls.model_config.get("cli_prog_name"), str(error)
-            if text.startswith(_OF_FLAGS):
-                text = text.removeprefix(_OF_FLAGS)
-                text += _advice(text, cls.model_fields)
-            else:
-                text = f"{text}; a JSON object is accepted"
-            print(f"{prog}: {text}", file=sys.stderr)
+            print(f"{cls.model_config.get('cli_prog_name')}: {flags_text(error, cls.model_fields)}", file=sys.stderr)
             raise SystemExit(2) from None
 
     @classmethod
