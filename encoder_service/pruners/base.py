@@ -4,8 +4,8 @@ A pruner works on tensors alone. It declares which tower outputs it reads (`Feat
 computes exactly those. Different pruners therefore share one process and one unpatched model.
 
 All tower inputs of a batch have the same grid and the same budget K. The batch is the leading axis of every tensor; the
-shapes below are those of one tower input, and a tensor without a batch axis is a batch of its own. A pruner reads no
-value of a tensor back to the CPU: on a GPU that would wait until all work before it is done. Each image of a batch is
+shapes below are those of one tower input, and a tensor without a batch axis belongs to one. A pruner copies no value of
+a tensor to the CPU, because on a GPU the copy waits until all work before it is done. Each tower input of a batch is
 pruned as it would be alone.
 """
 
@@ -235,7 +235,7 @@ class PrunedTokens:
         reading_group: order of tokens across the tiles of an image, [K] int64. Group 0 comes first, in raster order of
             the mosaic; each later group follows tile by tile. None puts all tokens into group 0. The base tile precedes
             all groups and keeps its own order.
-        counts: number of tokens of each tower input where it differs; those beyond are padding. None for K.
+        counts: number of tokens of each tower input; those beyond it are padding. None if each has K tokens.
         planes: DeepStack planes of the tokens, [P, K, C], at least float32. None leaves them to `with_planes`.
     """
 

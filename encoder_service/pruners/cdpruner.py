@@ -1,19 +1,20 @@
 """CDPruner (NeurIPS 2025, arXiv 2506.10967) keeps the tokens that differ most from each other, given the question.
 
-The set kept is the one whose features, each scaled by its relevance, span the largest volume (`determinant.py`).
-That is a determinantal point process with the kernel K_ij = r_i L_ij r_j, where L is the cosine of two patches and r
-the relevance, 0 to 1. All other patches are dropped.
+Patches are chosen greedily so that their features, each scaled by its relevance, span a large volume
+(`determinant.py`). This approximates the most probable set of K patches of a determinantal point process with the
+kernel r_i L_ij r_j, where L_ij is the cosine of two patches and r_i the relevance of a patch, 0 to 1. All other patches
+are dropped.
 
-* L compares the features that the encoder service sends. The published method compares those after the projector. In a
-  split model the projector of a CLIP family is part of the LLM service, which reads no token that is not sent; the
-  other pruners compare the same features. Those of Qwen2.5-VL have passed the merger.
-* In a space that contrastive training made (CLIP), r follows the *negative* cosine of a patch with the question's EOS,
-  mean over the text's windows: patches there resemble the text less, the more they show of it. The patches are those
-  of X[V-1] through post_layernorm and visual_projection, as published.
-* Among the language model's input embeddings, r follows the cosine with the question's tokens, mean over all of them,
-  as in OpenVINO's implementation for towers without a text half.
-* OpenVINO's kernel (1 - w) L_ij + w r_i L_ij r_j is `relevance_weight` w; w = 1 is the published one. Its search in the
-  upper and lower half of an image by themselves is not part of the method, and not done here.
+* L compares the features that the encoder service sends, as the other pruners do. The published method compares those
+  after the projector. The projector of a CLIP family is in the LLM service, which reads no token that is not sent. For
+  the families of Qwen the features have passed the merger.
+* In a contrastive space (CLIP), r rises with the *negative* cosine of a patch and the question's EOS, mean over the
+  text's windows: there, a patch that shows what the text names has a lower cosine with it. The patches are those of
+  X[V-1] through post_layernorm and visual_projection, as published.
+* Among the language model's input embeddings, r rises with the cosine with the question's tokens, mean over all of
+  them, as in OpenVINO's implementation for towers without a text half.
+* `relevance_weight` is the w of OpenVINO's kernel (1 - w) L_ij + w r_i L_ij r_j; w = 1 gives the published one.
+  OpenVINO searches the upper and the lower half of an image separately. The published method does not, nor does this.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from fovea.parameters import choice, number
 
 __all__ = ["PRUNER", "CdprunerParameters", "conditional_kernel", "prune", "relevance"]
 
-_LEAST_RELEVANCE: Final = 1e-6  # of the authors: the least relevant patch is not excluded
+_EPSILON: Final = 1e-6  # the authors' value; keeps the lowest relevance above 0, so that its patch can be chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def relevance(joint: Tensor, text: TextFeatures, sign: str = "auto") -> Tensor:
     """Relevance of each patch to the question, before it is scaled to 0..1.
 
     Args:
-        joint: what stands for the image, then patches in the text's space, [1 + N, D].
+        joint: vector of the whole image, which is not read, then those of the patches, in the text's space, [1 + N, D].
         text: features of the question.
         sign: `CdprunerParameters.relevance_sign`.
 
@@ -74,22 +75,22 @@ def relevance(joint: Tensor, text: TextFeatures, sign: str = "auto") -> Tensor:
         [N], at least float32.
     """
     is_contrastive = text.space is TextSpace.CONTRASTIVE
-    compared, mask = (text.eos, text.is_window) if is_contrastive else (text.tokens, text.is_token)
+    text_vectors, mask = (text.eos, text.is_window) if is_contrastive else (text.tokens, text.is_token)
     patches = normalize(at_least_float32(joint[..., 1:, :]), dim=-1)
-    cosine = mean_relevance(patches, normalize(at_least_float32(compared), dim=-1), mask)
+    cosine = mean_relevance(patches, normalize(at_least_float32(text_vectors), dim=-1), mask)
     is_negative = is_contrastive if sign == "auto" else sign == "negative"
     return -cosine if is_negative else cosine
 
 
 def _scaled(scores: Tensor) -> Tensor:
-    """Scores [N] scaled to 0..1, the lowest a little above 0. Equal scores become 1."""
+    """Scores [N] scaled to 0..1 and raised by a little, so that the lowest is above 0. Equal scores become 1."""
     low = scores.amin(dim=-1, keepdim=True)
     spread = scores.amax(dim=-1, keepdim=True) - low
-    return (scores - low + _LEAST_RELEVANCE) / spread.clamp_min(_LEAST_RELEVANCE)
+    return (scores - low + _EPSILON) / spread.clamp_min(_EPSILON)
 
 
 def conditional_kernel(hidden: Tensor, scores: Tensor | None, weight: float) -> tuple[Tensor, Tensor]:
-    """The kernel (1 - w) L_ij + w r_i L_ij r_j as features x and quality q, with K_ij = q_i cos(x_i, x_j) q_j.
+    """Features x and quality q with q_i cos(x_i, x_j) q_j = (1 - w) L_ij + w r_i L_ij r_j.
 
     Args:
         hidden: features of the patches, [N, C].
@@ -102,12 +103,12 @@ def conditional_kernel(hidden: Tensor, scores: Tensor | None, weight: float) -> 
     hidden = at_least_float32(hidden)
     if scores is None or weight == 0:
         return hidden, hidden.new_ones(hidden.shape[:-1])
-    relative = _scaled(scores).to(hidden.dtype)
+    relevances = _scaled(scores).to(hidden.dtype)
     if weight == 1:
-        return hidden, relative
+        return hidden, relevances
     unit = normalize(hidden, dim=-1)
-    both = torch.cat([math.sqrt(1 - weight) * unit, math.sqrt(weight) * relative[..., None] * unit], dim=-1)
-    return both, (1 - weight + weight * relative.square()).sqrt()
+    features = torch.cat([math.sqrt(1 - weight) * unit, math.sqrt(weight) * relevances[..., None] * unit], dim=-1)
+    return features, (1 - weight + weight * relevances.square()).sqrt()
 
 
 def prune(inputs: PrunerInput, params: CdprunerParameters) -> PrunedTokens:
