@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from llm_service.prompts import Prompt, VisualTokens
 
-__all__ = ["VisualSpan", "grid_offsets", "mrope_position_ids", "span_position_ids"]
+__all__ = ["VisualSpan", "grid_offsets", "mrope_position_ids", "position_ids_per_second", "span_position_ids"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -34,6 +35,12 @@ class VisualSpan:
     start: int
     offsets: IntArray
     extent: int
+
+
+def position_ids_per_second(vision_config: Any) -> float:
+    """Position ids that a second of video takes; 1 for a family whose vision config has no `tokens_per_second`."""
+    rate: float = getattr(vision_config, "tokens_per_second", 1.0)
+    return rate
 
 
 def mrope_position_ids(prompt: Prompt, placeholders: IntArray, tokens_per_second: float) -> tuple[IntArray, int]:

@@ -40,8 +40,8 @@ __all__ = ["load"]
 
 log = logging.getLogger(__name__)
 
-# Engine, visual embedder, max_model_len, and the sampling parameters of a request that sets none.
-_Loaded = tuple[LLMEngine, VisualEmbedder, int, TokenSampling]
+# Engine, visual embedder, tokenizer, max_model_len, and the sampling parameters of a request that sets none.
+_Loaded = tuple[LLMEngine, VisualEmbedder, Tokenizer, int, TokenSampling]
 
 
 def load(settings: LLMSettings) -> ServedModel:
@@ -60,7 +60,7 @@ def load(settings: LLMSettings) -> ServedModel:
         settings.model, files=[*checkpoints.CONFIG_FILES, "*.safetensors"], revision=settings.revision
     )
     engine_name = _engine_name(settings, family_of(checkpoint))
-    engine, embedder, max_model_len, default_sampling = _ENGINES[engine_name](settings, checkpoint)
+    engine, embedder, tokenizer, max_model_len, default_sampling = _ENGINES[engine_name](settings, checkpoint)
     return ServedModel(
         name=settings.served_model_name or checkpoints.public_name(settings.model),
         family=embedder.family,
@@ -70,7 +70,7 @@ def load(settings: LLMSettings) -> ServedModel:
             video_token_id=embedder.video_token_id,
             has_newline=embedder.has_newline,
             has_grid_positions=embedder.has_grid_positions,
-            frame_prompt=_frame_prompt(checkpoint, embedder),
+            frame_prompt=_frame_prompt(tokenizer, embedder),
             num_planes=embedder.num_planes,
             visual_hidden_size=embedder.visual_hidden_size,
             max_visual_tokens=settings.max_visual_tokens,
@@ -87,11 +87,11 @@ def load(settings: LLMSettings) -> ServedModel:
     )
 
 
-def _frame_prompt(checkpoint: Path, embedder: VisualEmbedder) -> FramePrompt | None:
+def _frame_prompt(tokenizer: Tokenizer, embedder: VisualEmbedder) -> FramePrompt | None:
     if embedder.frame_token_ids is None:
         return None
     start, video, end = embedder.frame_token_ids
-    return FramePrompt(_load_tokenizer(checkpoint), video, start, end)
+    return FramePrompt(tokenizer, video, start, end)
 
 
 def _engine_name(settings: LLMSettings, family: str) -> EngineName:
@@ -124,9 +124,10 @@ def _load_transformers(settings: LLMSettings, checkpoint: Path) -> _Loaded:
     set_threads(settings.num_threads, model.causal_lm.num_parameters())
     max_model_len = _max_model_len(settings, model)
     defaults = _generation_defaults(settings, checkpoint, model)
+    tokenizer = _load_tokenizer(checkpoint)
     engine = TransformersEngine(
         model,
-        _load_tokenizer(checkpoint),
+        tokenizer,
         eos_token_ids=defaults.eos_token_ids,
         max_model_len=max_model_len,
         max_batch_size=settings.max_batch_size,
@@ -139,7 +140,7 @@ def _load_transformers(settings: LLMSettings, checkpoint: Path) -> _Loaded:
         max_prefill_tokens=settings.max_prefill_tokens,
         launching=launching_on(model.device, graphs=settings.cuda_graphs == "auto"),
     )
-    return engine, model, max_model_len, defaults.sampling
+    return engine, model, tokenizer, max_model_len, defaults.sampling
 
 
 def _load_vllm(settings: LLMSettings, checkpoint: Path) -> _Loaded:
@@ -160,9 +161,10 @@ def _load_vllm(settings: LLMSettings, checkpoint: Path) -> _Loaded:
         max_model_len=max_model_len,
         max_batch_size=settings.max_batch_size,
     )
+    tokenizer = _load_tokenizer(checkpoint)
     engine = VllmEngine(
         embedder,
-        _load_tokenizer(checkpoint),
+        tokenizer,
         arguments,
         eos_token_ids=defaults.eos_token_ids,
         max_model_len=max_model_len,
@@ -170,7 +172,7 @@ def _load_vllm(settings: LLMSettings, checkpoint: Path) -> _Loaded:
         max_queue_size=settings.max_queue_size,
         max_queue_time_s=settings.max_queue_time_s,
     )
-    return engine, embedder, max_model_len, defaults.sampling
+    return engine, embedder, tokenizer, max_model_len, defaults.sampling
 
 
 _ENGINES: Final[dict[str, Callable[[LLMSettings, Path], _Loaded]]] = {

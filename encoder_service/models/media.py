@@ -15,7 +15,7 @@ from PIL import Image
 from encoder_service.models.anyres import TileCutter
 from encoder_service.models.frame_sampling import first_of_intervals
 from encoder_service.models.frames import FrameProcessor
-from encoder_service.models.media_features import PatchLayout, TowerInputs, VideoFrames
+from encoder_service.models.media_features import UNKNOWN_FRAME_RATE, PatchLayout, TowerInputs, VideoFrames
 from encoder_service.models.pixel_table import PixelTables
 from encoder_service.models.preprocessing import ImageProcessor
 from encoder_service.models.qwen_pixels import QwenPixels
@@ -27,8 +27,6 @@ from fovea.wire.image_fits import ImageFit
 __all__ = ["MediaOptions", "MediaProcessor", "QwenMedia", "SquareMedia", "TiledMedia"]
 
 _VIDEO_LLAVA_FRAMES: Final = 8
-# Default of transformers for a video of unknown frame rate.
-_DEFAULT_SECONDS_PER_FRAME: Final = 1 / 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +274,7 @@ class QwenMedia(_WholeImages):
             len(patches),
             *grid,
             is_video=True,
-            seconds_per_frame=self.frames_per_step * (video.seconds_per_frame or _DEFAULT_SECONDS_PER_FRAME),
+            seconds_per_frame=self.frames_per_step * (video.seconds_per_frame or 1 / UNKNOWN_FRAME_RATE),
             frame_times=self.pixels.step_times(video.frame_times()),
         )
         return TowerInputs(patches, layout)

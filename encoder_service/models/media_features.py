@@ -16,11 +16,20 @@ from encoder_service.models.image_fit import WHOLE, Box
 from encoder_service.pruners.base import FeatureRequirements, TowerFeatures
 from encoder_service.pruners.tower_outputs import TowerOutput
 
-__all__ = ["IntArray", "MediaFeatures", "PatchLayout", "TowerInputs", "VideoFrames", "split_batch"]
+__all__ = [
+    "UNKNOWN_FRAME_RATE",
+    "IntArray",
+    "MediaFeatures",
+    "PatchLayout",
+    "TowerInputs",
+    "VideoFrames",
+    "split_batch",
+]
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
-_UNKNOWN_FRAME_RATE: Final = 24.0
+UNKNOWN_FRAME_RATE: Final = 24.0
+"""Frames a second of a video of unknown frame rate: the default of transformers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +49,7 @@ class VideoFrames:
     def frame_times(self) -> tuple[float, ...]:
         """Time of each frame in seconds; at 24 frames a second, as in transformers, if the interval is unknown."""
         # Divided by a rate, as transformers does: a prompt has times rounded to tenths.
-        rate = 1 / self.seconds_per_frame if self.seconds_per_frame else _UNKNOWN_FRAME_RATE
+        rate = 1 / self.seconds_per_frame if self.seconds_per_frame else UNKNOWN_FRAME_RATE
         return self.times or tuple(i / rate for i in range(len(self.frames)))
 
 

@@ -57,6 +57,8 @@ class QwenEncoder:
 
     family = "qwen2_5_vl"
     config_class: type[Any] = Qwen2_5_VLConfig
+    vision_model_class: type[Any] = Qwen2_5_VisionTransformerPretrainedModel
+    rotary_class: type[Any] = Qwen2_5_VLVisionRotaryEmbedding
     tower_class: type[QwenVisionTower] = QwenVisionTower
     pixels_class: type[QwenPixels] = QwenPixels
     grid: tuple[int, int] | None = None
@@ -83,7 +85,7 @@ class QwenEncoder:
         self.dtype = resolve_dtype(options.dtype, self.device, tower.patch_embed.proj.weight.dtype)
         self.vision_tower = for_inference(self.tower_class(tower), self.device, self.dtype)
         # This table is in no checkpoint. It stays float32 in any dtype, so it is set after `for_inference`.
-        tower.rotary_pos_emb = self._rotary_embedding(vision_config).to(self.device)
+        tower.rotary_pos_emb = self.rotary_class(vision_config).to(self.device)
         self.media = QwenMedia(
             self.pixels_class(checkpoint, vision_config), int(vision_config.temporal_patch_size), options.reduces_jpeg
         )
@@ -137,15 +139,7 @@ class QwenEncoder:
     def _load_tower(self, checkpoint: Path, vision_config: Any, attn_implementation: str) -> Any:
         """Vision tower with merger, without the table of rotary frequencies."""
         with torch.device("meta"):
-            tower = self._empty_tower(vision_config, attn_implementation)
+            tower = self.vision_model_class._from_config(vision_config, attn_implementation=attn_implementation)
         tower.rotary_pos_emb = None
         assign_weights(tower, read_tensors(checkpoint, _VISION_TOWER, reads_bin=True), what="vision tower")
         return tower
-
-    def _empty_tower(self, vision_config: Any, attn_implementation: str) -> Any:
-        return Qwen2_5_VisionTransformerPretrainedModel._from_config(
-            vision_config, attn_implementation=attn_implementation
-        )
-
-    def _rotary_embedding(self, vision_config: Any) -> Any:
-        return Qwen2_5_VLVisionRotaryEmbedding(vision_config)

@@ -1,7 +1,7 @@
 """Qwen3-VL: the vision tower with its mergers, and the input embeddings of the language model.
 
-As `QwenEncoder`, with patches of 16 pixels and DeepStack planes. Our interpretation of DeSAP for the family is that of
-Qwen2.5-VL: the paper describes neither.
+As `QwenEncoder`, with patches of 16 pixels and DeepStack planes. DeSAP's paper describes no model of Qwen. We interpret
+it for this family as for Qwen2.5-VL.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class Qwen3Encoder(QwenEncoder):
 
     family = "qwen3_vl"
     config_class = Qwen3VLConfig
+    vision_model_class = Qwen3VLVisionModel
+    rotary_class = Qwen3VLVisionRotaryEmbedding
     tower_class = Qwen3VisionTower
     pixels_class = Qwen3Pixels
 
@@ -39,9 +41,3 @@ class Qwen3Encoder(QwenEncoder):
             raise CheckpointError(
                 f"deepstack_visual_indexes {layers} are not ascending layers of a tower of {vision_config.depth}"
             )
-
-    def _empty_tower(self, vision_config: Any, attn_implementation: str) -> Any:
-        return Qwen3VLVisionModel._from_config(vision_config, attn_implementation=attn_implementation)
-
-    def _rotary_embedding(self, vision_config: Any) -> Any:
-        return Qwen3VLVisionRotaryEmbedding(vision_config)

@@ -17,6 +17,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize 
 
 from encoder_service.models.frame_sampling import first_of_intervals, from_first_to_last
 from encoder_service.models.frames import RESAMPLINGS, normalized_levels, read_video_config, resize
+from encoder_service.models.media_features import UNKNOWN_FRAME_RATE
 from encoder_service.models.pixel_table import NUM_CHANNELS, PixelTables, calibration_image, read_table
 from fovea.errors import InvalidRequest
 from fovea.media import images
@@ -28,7 +29,6 @@ __all__ = ["Qwen3Pixels", "QwenPixels"]
 _MIN_FRAMES, _MAX_FRAMES = 4, 768
 # The rate for which the model was trained; transformers leaves it to the caller.
 _FRAMES_PER_SECOND: Final = 2.0
-_UNKNOWN_FRAME_RATE: Final = 24.0
 
 
 class QwenPixels:
@@ -141,10 +141,12 @@ class QwenPixels:
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
         """Number of frames to sample of a file: by frame rate, within bounds, a multiple of a step, at most all."""
+        return max(self._wanted_frames(total_frames, seconds) // self._frames * self._frames, 1)
+
+    def _wanted_frames(self, total_frames: int, seconds: float) -> int:
         fps, min_frames, max_frames = self._sampling
-        wanted = fps * (seconds or total_frames / _UNKNOWN_FRAME_RATE)
-        count = int(min(max(wanted, min_frames), max_frames, total_frames))
-        return max(count // self._frames * self._frames, 1)
+        wanted = fps * (seconds or total_frames / UNKNOWN_FRAME_RATE)
+        return int(min(max(wanted, min_frames), max_frames, total_frames))
 
     def sample_indices(self, total_frames: int, num_frames: int) -> list[int]:
         """Indices of the frames to sample of a file."""
@@ -190,7 +192,7 @@ class Qwen3Pixels(QwenPixels):
     """
 
     # Defaults of transformers' Qwen3VLVideoProcessor.
-    default_video = {  # noqa: RUF012  # as in the parent
+    default_video: ClassVar[Mapping[str, Any]] = {
         "size": {"shortest_edge": 128 * 32 * 32, "longest_edge": 32 * 32 * 768},
         "patch_size": 16,
         "image_mean": IMAGENET_STANDARD_MEAN,
@@ -216,9 +218,7 @@ class Qwen3Pixels(QwenPixels):
 
     def num_frames(self, total_frames: int, seconds: float) -> int:
         """Number of frames to sample of a file: by frame rate, within bounds, at most all."""
-        fps, min_frames, max_frames = self._sampling
-        wanted = int((seconds or total_frames / _UNKNOWN_FRAME_RATE) * fps)
-        return max(min(max(wanted, min_frames), max_frames, total_frames), 1)
+        return max(self._wanted_frames(total_frames, seconds), 1)
 
     def sample_indices(self, total_frames: int, num_frames: int) -> list[int]:
         return from_first_to_last(total_frames, num_frames)

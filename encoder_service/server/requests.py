@@ -90,10 +90,7 @@ def check_defaults(settings: EncoderSettings, model: EncoderModel) -> None:
     if settings.image_fit not in model.media.image_fits:
         raise CheckpointError(f"--image-fit {settings.image_fit} is not accepted: {_describe_image_fits(model)}")
     if settings.pruner in PRUNERS and settings.pruner not in pruners_of(model):
-        raise CheckpointError(
-            f"--pruner {settings.pruner} (ENCODER_PRUNER) requires features that family {model.family} does not have;"
-            f" accepted: {', '.join(pruners_of(model))}"
-        )
+        raise CheckpointError(f"--pruner {settings.pruner} (ENCODER_PRUNER) {_describe_pruners(model)}")
 
 
 def check_recommendation(recommended: DefaultPruning, model: EncoderModel) -> None:
@@ -103,10 +100,7 @@ def check_recommendation(recommended: DefaultPruning, model: EncoderModel) -> No
         CheckpointError: The model lacks what the pruner reads.
     """
     if recommended.pruner not in pruners_of(model):
-        raise CheckpointError(
-            f"{FILE} of the checkpoint: pruner {recommended.pruner} requires features that family {model.family} does"
-            f" not have; accepted: {', '.join(pruners_of(model))}"
-        )
+        raise CheckpointError(f"{FILE} of the checkpoint: pruner {recommended.pruner} {_describe_pruners(model)}")
 
 
 def _read_media_options(
@@ -251,12 +245,12 @@ def _read_pruner(request: encoder_pb2.EncodeRequest, model: EncoderModel, defaul
     except InvalidParameter as error:
         raise InvalidRequest(f"pruner {name}: {error}", param="pruner_params") from error
     if not _serves(model, pruner.requirements):
-        raise InvalidRequest(
-            f"pruner {name}, with these parameters, requires features that family {model.family} does not have;"
-            f" accepted: {', '.join(pruners_of(model))}",
-            param="pruner",
-        )
+        raise InvalidRequest(f"pruner {name}, with these parameters, {_describe_pruners(model)}", param="pruner")
     return pruner
+
+
+def _describe_pruners(model: EncoderModel) -> str:
+    return f"requires features that family {model.family} does not have; accepted: {', '.join(pruners_of(model))}"
 
 
 def _serves(model: EncoderModel, requirements: FeatureRequirements) -> bool:

@@ -20,7 +20,7 @@ from fovea.modeling.weights import assign_weights, read_tensors
 from llm_service.models.base import ModelInputs, VisionLanguageModel
 from llm_service.models.generation_config import as_token_ids
 from llm_service.models.placeholders import expand_placeholders
-from llm_service.mrope import mrope_position_ids
+from llm_service.mrope import mrope_position_ids, position_ids_per_second
 from llm_service.prompts import Prompt, VisualTokens
 
 __all__ = ["QwenLanguageModel"]
@@ -55,7 +55,7 @@ class QwenLanguageModel(VisionLanguageModel):
         self.max_model_len: int = config.text_config.max_position_embeddings
         self.config_eos_token_ids = as_token_ids(config.text_config.eos_token_id)
         self.merge_size = config.vision_config.spatial_merge_size
-        self._tokens_per_second: float = getattr(config.vision_config, "tokens_per_second", 1.0)
+        self._tokens_per_second = position_ids_per_second(config.vision_config)
         self._device = device
         self._dtype = dtype
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from vllm.multimodal.inputs import MultiModalKwargsItem
 
-from llm_service.mrope import VisualSpan, grid_offsets, span_position_ids
+from llm_service.mrope import VisualSpan, grid_offsets, position_ids_per_second, span_position_ids
 from llm_service.vllm_plugin.payload import SECONDS, Modality
 
 __all__ = ["PlacedItem", "is_pruned", "prompt_position_ids"]
@@ -49,7 +49,7 @@ def _span(start: int, modality: Modality, item: MultiModalKwargsItem, vision_con
     interval = np.float32(1)
     if modality == "video":
         seconds = item[SECONDS].data.item() if SECONDS in item else 1.0
-        interval = np.float32(getattr(vision_config, "tokens_per_second", 1)) * np.float32(seconds)
+        interval = np.float32(position_ids_per_second(vision_config)) * np.float32(seconds)
     if is_pruned(modality, item):
         positions = item[f"{modality}_positions"].data.numpy().astype(np.int64)
     else:

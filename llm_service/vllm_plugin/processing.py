@@ -26,6 +26,7 @@ from vllm.multimodal.processing import (
     TimingContext,
 )
 
+from llm_service.mrope import position_ids_per_second
 from llm_service.vllm_plugin.payload import MODALITIES, SECONDS, Modality
 from llm_service.vllm_plugin.payload_checks import PayloadLimits, check_pruned, check_whole
 from llm_service.vllm_plugin.position_ids import PlacedItem, is_pruned, prompt_position_ids
@@ -103,7 +104,7 @@ class PrunedProcessingInfo(Qwen2VLProcessingInfo):
         return PayloadLimits(
             embeds_width=None if hidden_size is None else hidden_size * (1 + num_planes),
             merge_size=vision.spatial_merge_size,
-            tokens_per_second=getattr(vision, "tokens_per_second", 1.0),
+            tokens_per_second=position_ids_per_second(vision),
             # The rotary table covers twice as much at least, which leaves room for an answer as long as the context.
             max_positions=max(model.max_model_len, config.get_text_config().max_position_embeddings),
             has_frame_items=self.has_frame_items,

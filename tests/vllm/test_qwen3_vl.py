@@ -60,7 +60,7 @@ class Both:
 
 
 async def tokens_of(engine, request):
-    """Greedy tokens and the log-probabilities of the five most probable ones in each place."""
+    """Greedy tokens and the log-probabilities of the five most probable ones at each position."""
     logprobs = [one async for event in engine.submit(request) if isinstance(event, Delta) for one in event.logprobs]
     return [one.token_id for one in logprobs], [[top.logprob for top in one.top] for one in logprobs]
 

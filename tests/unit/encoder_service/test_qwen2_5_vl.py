@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -29,8 +27,6 @@ from encoder_service.models.media_features import VideoFrames
 from encoder_service.pruners import PRUNERS
 from encoder_service.pruners.base import TextSpace
 from encoder_service.pruners.tower_outputs import (
-    JOINT_FEATURES,
-    KEYS,
     SALIENCY_FIRST,
     SALIENCY_LAST,
     SALIENCY_SECOND_LAST,
@@ -45,6 +41,8 @@ from fovea.errors import InvalidRequest
 from fovea.modeling.errors import CheckpointError
 from fovea.v1 import encoder_pb2
 from tests.single_features import single_text, tower_features
+from tests.unit.encoder_service.coarse_images import frames, image, png
+from tests.unit.encoder_service.plain_outputs import PlainOutputs
 
 # Width and height. One window holds 4 x 4 visual tokens of 28 x 28 pixels.
 SHAPES = [
@@ -63,15 +61,6 @@ SHAPES = [
     (97, 2000),
 ]
 OFFERED = {"none", "desap", "fovea", "holov", "hired", "cls", "uniform", "random", "cdpruner"}
-
-
-def image(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize(size, Image.Resampling.NEAREST)
-
-
-def frames(count: int, size: tuple[int, int]) -> tuple[Image.Image, ...]:
-    return tuple(image(size, seed) for seed in range(count))
 
 
 def load_encoder(checkpoint: Path, **options: Any) -> EncoderModel:
@@ -198,15 +187,11 @@ def test_features_of_a_video_are_those_of_the_unsplit_model(
     assert np.array_equal(np.concatenate(got.patch_positions()), np.arange(layout.num_patches))
 
 
-class PlainViews:
-    """All outputs of one image, by loops and whole maps, from the hidden states of the unsplit tower."""
+class WindowedOutputs(PlainOutputs):
+    """The states are in raster order; the first layer attends to windows of 4 x 4 visual tokens."""
 
     def __init__(self, unsplit: Any, patches: torch.Tensor, rows: int, columns: int) -> None:
-        self.tower = unsplit.model.visual
-        with torch.inference_mode():
-            states = self.tower(
-                patches, grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]]), output_hidden_states=True
-            ).hidden_states
+        super().__init__(unsplit, patches, rows, columns)
         windows = [
             row * columns + column
             for top in range(0, rows, 4)
@@ -215,48 +200,10 @@ class PlainViews:
             for column in range(left, min(left + 4, columns))
         ]
         back = torch.tensor(windows).argsort()
-        self.states = [state.unflatten(0, (-1, 4))[back].flatten(0, 1) for state in states]
+        self.states = [state.unflatten(0, (-1, 4))[back].flatten(0, 1) for state in self.states]
         self.window_of = torch.tensor(
             [(i // columns // 4) * 1000 + i % columns // 4 for i in range(rows * columns)]
         ).repeat_interleave(4)
-        positions = [
-            (2 * row + down, 2 * column + right)
-            for row in range(rows)
-            for column in range(columns)
-            for down in range(2)
-            for right in range(2)
-        ]
-        frequencies = 10000.0 ** (-torch.arange(4) / 4)
-        angles = torch.tensor(positions)[:, :, None] * frequencies
-        self.angles = angles.flatten(1)  # [S, 8]
-
-    def heads(self, layer: int) -> dict[str, torch.Tensor]:
-        block = self.tower.blocks[layer]
-        qkv = block.attn.qkv(block.norm1(self.states[layer if layer >= 0 else layer - 1]))
-        query, key, value = (part.unflatten(-1, (4, 16)).transpose(0, 1) for part in qkv.split(64, dim=-1))
-        return {"q": self.rotated(query), "k": self.rotated(key), "v": value, "bare_k": key}
-
-    def rotated(self, rows: torch.Tensor) -> torch.Tensor:
-        first, second = rows[..., :8], rows[..., 8:]
-        cos, sin = self.angles.cos(), self.angles.sin()
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-    def attention(self, variant: str) -> torch.Tensor:
-        heads = self.heads(-1)
-        query, key, value = (heads[letter] for letter in variant)
-        mixed = (query @ key.mT / 4).softmax(-1) @ value
-        return self.tower.blocks[-1].attn.proj(mixed.transpose(0, 1).flatten(1))
-
-    def joint(self, rows: torch.Tensor) -> torch.Tensor:
-        merged = self.tower.merger(rows)
-        return torch.cat([merged.mean(0, keepdim=True), merged])
-
-    def saliency(self, layer: int, *, in_windows: bool) -> torch.Tensor:
-        heads = self.heads(layer)
-        scores = heads["q"] @ heads["k"].mT / 4
-        if in_windows:
-            scores = scores.masked_fill(self.window_of[:, None] != self.window_of, -torch.inf)
-        return scores.softmax(-1).mean(dim=(0, 1)).view(-1, 4).mean(1)
 
 
 @pytest.mark.parametrize("size", [(56, 84), (252, 168)])  # inside one window; 3 x 2 windows, cut at the edges
@@ -268,19 +215,11 @@ def test_outputs_match_loops_over_whole_attention_maps(
     got = tower_features(encoder.encode(inputs, encoder.outputs)[1])[0].outputs
     assert got.keys() == encoder.outputs
     with torch.inference_mode():
-        plain = PlainViews(unsplit, encoder.pixel_values(inputs[1:]), layout.rows, layout.columns)
-        wanted = {
-            KEYS: plain.heads(-1)["bare_k"].transpose(0, 1).flatten(1).unflatten(0, (-1, 4)).flatten(1),
-            SALIENCY_LAST: plain.saliency(-1, in_windows=False),
-            SALIENCY_SECOND_LAST: plain.saliency(-1, in_windows=False),
-            SALIENCY_FIRST: plain.saliency(0, in_windows=True),
-            TowerOutput(OutputKind.JOINT): plain.joint(plain.states[-1]),
-            JOINT_FEATURES: plain.joint(plain.states[-1]),
+        plain = WindowedOutputs(unsplit, encoder.pixel_values(inputs[1:]), layout.rows, layout.columns)
+        wanted = plain.outputs_of_last() | {
+            SALIENCY_SECOND_LAST: plain.saliency(-1),
+            SALIENCY_FIRST: plain.saliency(0, plain.window_of),
         }
-        for variant in ("qqv", "qkv", "kkv", "vvv"):
-            output = plain.attention(variant)
-            wanted[TowerOutput(OutputKind.JOINT, qkv=variant)] = plain.joint(output)
-            wanted[TowerOutput(OutputKind.ATTENTION, qkv=variant)] = output.unflatten(0, (-1, 4)).flatten(1)
     for output in encoder.outputs:
         torch.testing.assert_close(
             got[output], wanted[output], atol=1e-4, rtol=1e-4, msg=lambda m, v=output: f"{v}: {m}"
@@ -305,12 +244,6 @@ def test_a_question_is_read_as_input_embeddings(encoder: EncoderModel, unsplit: 
     assert text.space is TextSpace.INPUT_EMBEDDINGS
 
 
-def png(size: tuple[int, int] = (252, 168), seed: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    image(size, seed).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def run(encoder: EncoderModel, make_engine: Callable[..., EncoderEngine]) -> Callable[..., EncodedMedia]:
     """Visual tokens of one image, or of one video of four frames."""
@@ -328,7 +261,7 @@ def run(encoder: EncoderModel, make_engine: Callable[..., EncoderEngine]) -> Cal
         engine = make_engine(towers=towers)
         clip = FrameList(tuple(png((112, 84), seed) for seed in range(4)), 0.5)
         request = EncodeRequest(
-            () if video else (png(),),
+            () if video else (png((252, 168)),),
             text_ids,
             PRUNERS[name].bind(params),
             Budget.count(keep),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor, smart_resize
@@ -28,20 +26,13 @@ from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.engine.request_media import EncodeRequest
+from encoder_service.engine.wire_values import device_format
 from encoder_service.media.videos import FrameList
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.models.media_features import VideoFrames
 from encoder_service.pruners import PRUNERS
-from encoder_service.pruners.tower_outputs import (
-    JOINT_FEATURES,
-    KEYS,
-    SALIENCY_FIRST,
-    SALIENCY_LAST,
-    SALIENCY_SECOND_LAST,
-    OutputKind,
-    TowerOutput,
-)
+from encoder_service.pruners.tower_outputs import SALIENCY_FIRST, SALIENCY_SECOND_LAST
 from encoder_service.server.responses import WireChoice, describe, write_response
 from encoder_service.server.wire_budget import max_tokens_for_bytes
 from encoder_service.settings import EncoderSettings
@@ -51,27 +42,18 @@ from fovea.modeling.errors import CheckpointError
 from fovea.v1 import encoder_pb2, tensor_pb2
 from fovea.wire import basis_file, tensors
 from fovea.wire.basis import WireBasis
-from fovea.wire.formats import WIRE_FORMATS
+from fovea.wire.formats import WIRE_FORMATS, format_of
 from tests.single_features import tower_features
+from tests.unit.encoder_service.coarse_images import frames, image, png
+from tests.unit.encoder_service.plain_outputs import PlainOutputs
 
 SHAPES = [(64, 64), (128, 96), (256, 96), (640, 480), (301, 299), (1, 1), (3, 80), (1000, 13)]
 NUM_PLANES = 3
-
-
-def image(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize(size, Image.Resampling.NEAREST)
-
-
-def png(size: tuple[int, int] = (288, 192), seed: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    image(size, seed).save(buffer, "PNG")
-    return buffer.getvalue()
+SIZE = (288, 192)  # of 6 x 9 visual tokens
 
 
 def video_of(count: int, size: tuple[int, int], rate: float = 2.0) -> VideoFrames:
-    frames = tuple(image(size, seed) for seed in range(count))
-    return VideoFrames(frames, 1 / rate)
+    return VideoFrames(frames(count, size), 1 / rate)
 
 
 @pytest.fixture(scope="module")
@@ -114,94 +96,49 @@ def test_features_and_planes_are_those_of_the_unsplit_tower(
             torch.testing.assert_close(plane, expected, atol=1e-4, rtol=1e-5)
 
 
-class PlainOutputs:
-    """All outputs of one image, by whole attention maps, from the hidden states of the unsplit tower."""
-
-    def __init__(self, unsplit: Any, patches: torch.Tensor, rows: int, columns: int) -> None:
-        self.tower = unsplit.model.visual
-        with torch.inference_mode():
-            self.states = self.tower(
-                patches, grid_thw=torch.tensor([[1, 2 * rows, 2 * columns]]), output_hidden_states=True
-            ).hidden_states
-        positions = [
-            (2 * row + down, 2 * column + right)
-            for row in range(rows)
-            for column in range(columns)
-            for down in range(2)
-            for right in range(2)
-        ]
-        frequencies = 10000.0 ** (-torch.arange(4) / 4)
-        self.angles = (torch.tensor(positions)[:, :, None] * frequencies).flatten(1)  # [S, 8]
-
-    def heads(self, layer: int) -> dict[str, torch.Tensor]:
-        block = self.tower.blocks[layer]
-        qkv = block.attn.qkv(block.norm1(self.states[layer if layer >= 0 else layer - 1]))
-        query, key, value = (part.unflatten(-1, (4, 16)).transpose(0, 1) for part in qkv.split(64, dim=-1))
-        return {"q": self.rotated(query), "k": self.rotated(key), "v": value, "bare_k": key}
-
-    def rotated(self, vectors: torch.Tensor) -> torch.Tensor:
-        first, second = vectors[..., :8], vectors[..., 8:]
-        cos, sin = self.angles.cos(), self.angles.sin()
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-    def attention(self, variant: str) -> torch.Tensor:
-        heads = self.heads(-1)
-        query, key, value = (heads[letter] for letter in variant)
-        mixed = (query @ key.mT / 4).softmax(-1) @ value
-        return self.tower.blocks[-1].attn.proj(mixed.transpose(0, 1).flatten(1))
-
-    def joint(self, vectors: torch.Tensor) -> torch.Tensor:
-        merged = self.tower.merger(vectors)
-        return torch.cat([merged.mean(0, keepdim=True), merged])
-
-    def saliency(self, layer: int) -> torch.Tensor:
-        heads = self.heads(layer)
-        return (heads["q"] @ heads["k"].mT / 4).softmax(-1).mean(dim=(0, 1)).view(-1, 4).mean(1)
-
-
 def test_outputs_match_whole_attention_maps(encoder: EncoderModel, unsplit: Any) -> None:
-    inputs = [encoder.media.image(image((160, 32))), encoder.media.image(image((288, 192)))]
+    inputs = [encoder.media.image(image((160, 32))), encoder.media.image(image(SIZE))]
     layout = inputs[1].layout
     got = tower_features(encoder.encode(inputs, encoder.outputs)[1])[0].outputs
     assert got.keys() == encoder.outputs
     with torch.inference_mode():
         plain = PlainOutputs(unsplit, encoder.pixel_values(inputs[1:]), layout.rows, layout.columns)
-        wanted = {
-            KEYS: plain.heads(-1)["bare_k"].transpose(0, 1).flatten(1).unflatten(0, (-1, 4)).flatten(1),
-            SALIENCY_LAST: plain.saliency(-1),
+        wanted = plain.outputs_of_last() | {
             SALIENCY_SECOND_LAST: plain.saliency(-2),
             SALIENCY_FIRST: plain.saliency(0),
-            TowerOutput(OutputKind.JOINT): plain.joint(plain.states[-1]),
-            JOINT_FEATURES: plain.joint(plain.states[-1]),
         }
-        for variant in ("qqv", "qkv", "kkv", "vvv"):
-            output = plain.attention(variant)
-            wanted[TowerOutput(OutputKind.JOINT, qkv=variant)] = plain.joint(output)
-            wanted[TowerOutput(OutputKind.ATTENTION, qkv=variant)] = output.unflatten(0, (-1, 4)).flatten(1)
     for output in encoder.outputs:
         torch.testing.assert_close(
             got[output], wanted[output], atol=1e-4, rtol=1e-4, msg=lambda m, v=output: f"{v}: {m}"
         )
 
 
+def engine_of(encoder: EncoderModel, cache: FeatureCache | None = None) -> EncoderEngine:
+    return EncoderEngine(
+        encoder, cache or FeatureCache(0), max_batch_size=8, max_image_bytes=10**7, max_image_pixels=10**7
+    )
+
+
+def outcome_of(engine: EncoderEngine, request: EncodeRequest) -> tuple[EncodedMedia, ...]:
+    [outcome] = engine.run([engine.prepare(request)])
+    assert not isinstance(outcome, Exception), outcome
+    return outcome
+
+
 def encoded(
     encoder: EncoderModel, name: str, keep: int, *, videos: Sequence[FrameList] = (), cache: FeatureCache | None = None
 ) -> EncodedMedia:
     """Visual tokens of one image, or of one video whose frames are pruned together."""
-    engine = EncoderEngine(
-        encoder, cache or FeatureCache(0), max_batch_size=8, max_image_bytes=10**7, max_image_pixels=10**7
-    )
     request = EncodeRequest(
-        () if videos else (png(),),
+        () if videos else (png(SIZE),),
         (20, 30, 40),
         PRUNERS[name].bind({}),
         Budget.count(keep),
         videos=tuple(videos),
         joins_frames=bool(videos),
     )
-    [outcome] = engine.run([engine.prepare(request)])
-    assert not isinstance(outcome, Exception), outcome
-    return outcome[0]
+    [media] = outcome_of(engine_of(encoder, cache), request)
+    return media
 
 
 def values(array: Any) -> Any:
@@ -211,7 +148,7 @@ def values(array: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["desap", "random", "uniform", "cls"])
 def test_planes_of_a_merged_token_are_the_means_of_the_same_patches(encoder: EncoderModel, name: str) -> None:
-    [whole] = tower_features(encoder.encode([encoder.media.image(image((288, 192)))], frozenset())[0])
+    [whole] = tower_features(encoder.encode([encoder.media.image(image(SIZE))], frozenset())[0])
     assert whole.planes is not None
     got = encoded(encoder, name, 6)
     assert len(got.planes) == NUM_PLANES
@@ -222,7 +159,7 @@ def test_planes_of_a_merged_token_are_the_means_of_the_same_patches(encoder: Enc
 
 
 def test_planes_of_a_weighted_mean_have_its_weights_and_each_the_norm_of_its_kept_patch(encoder: EncoderModel) -> None:
-    [whole] = tower_features(encoder.encode([encoder.media.image(image((288, 192)))], frozenset())[0])
+    [whole] = tower_features(encoder.encode([encoder.media.image(image(SIZE))], frozenset())[0])
     assert whole.planes is not None
     got = encoded(encoder, "fovea", 6)
     for merged, patches in zip(got.vectors, (whole.hidden, *whole.planes), strict=True):
@@ -241,7 +178,7 @@ def test_planes_of_a_weighted_mean_have_its_weights_and_each_the_norm_of_its_kep
 
 @pytest.mark.parametrize("name", ["holov", "hired", "none", "desap", "fovea", "cdpruner"])
 def test_a_full_budget_sends_the_planes_unchanged(encoder: EncoderModel, name: str) -> None:
-    [whole] = tower_features(encoder.encode([encoder.media.image(image((288, 192)))], frozenset())[0])
+    [whole] = tower_features(encoder.encode([encoder.media.image(image(SIZE))], frozenset())[0])
     assert whole.planes is not None
     got = encoded(encoder, name, 54)
     for merged, patches in zip(got.vectors, (whole.hidden, *whole.planes), strict=True):
@@ -251,8 +188,7 @@ def test_a_full_budget_sends_the_planes_unchanged(encoder: EncoderModel, name: s
 def test_frames_that_share_a_budget_keep_their_own_planes(encoder: EncoderModel) -> None:
     files = tuple(png((112, 84), seed) for seed in range(4))
     got = encoded(encoder, "holov", 7, videos=[FrameList(files, 0.5)])
-    frames = tuple(image((112, 84), seed) for seed in range(4))
-    [whole] = encoder.encode([encoder.media.video(VideoFrames(frames, 0.5))], frozenset())
+    [whole] = encoder.encode([encoder.media.video(VideoFrames(frames(4, (112, 84)), 0.5))], frozenset())
     by_frame = tower_features(whole)
     planes = torch.cat([one.planes for one in by_frame if one.planes is not None], dim=1)
     assert len(got.positions) == 7
@@ -272,18 +208,15 @@ def test_the_feature_cache_counts_and_returns_planes(encoder: EncoderModel) -> N
 def written(
     encoder: EncoderModel, dtype: tensor_pb2.DType, max_bytes: int = 0, basis: WireBasis | None = None
 ) -> tensor_pb2.VisualTokens:
-    engine = EncoderEngine(encoder, FeatureCache(0), max_batch_size=8, max_image_bytes=10**7, max_image_pixels=10**7)
-    names = {wire_format.dtype: name for name, wire_format in WIRE_FORMATS.items()}
-    on_device: Any = names.get(dtype, "float32")
+    wire_format = format_of(dtype)
     request = EncodeRequest(
-        (png(),),
+        (png(SIZE),),
         (20, 30, 40),
         PRUNERS["desap"].bind({}),
         Budget.count(20),
-        wire_format=on_device if on_device in ("float16", "int8", "int4") else "float32",
+        wire_format=device_format(wire_format.name) if wire_format else "float32",
     )
-    [outcome] = engine.run([engine.prepare(request)])
-    assert not isinstance(outcome, Exception), outcome
+    outcome = outcome_of(engine_of(encoder), request)
     wire = WireChoice(dtype, max_bytes, basis)
     response = write_response(outcome, BatchTiming(0, 0, 0, 1), "desap", encoder.fingerprint, wire, explain=False)
     return response.visual_tokens[0]

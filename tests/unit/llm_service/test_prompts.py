@@ -355,7 +355,7 @@ def test_times_of_frames_are_checked(visual_tokens, times, message):
 
 
 def test_times_count_in_the_length_of_the_prompt(visual_tokens):
-    """The prompt has 4 ids for each frame, in the place of the placeholder."""
+    """The prompt has 4 ids for each frame instead of the placeholder."""
     limits = dataclasses.replace(BY_FRAME, max_model_len=20)
     assert read_prompt([VIDEO, *[1] * 9], [clip(visual_tokens, [0, 6, 7, 8])], limits).num_tokens == 19
     with pytest.raises(InvalidRequest, match="has 20 tokens, visual tokens included, 1 more than the 19"):
