@@ -15,9 +15,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy.better_than_desap_report import markdown
-from benchmarks.accuracy.evaluation import SPLITS, Evaluation, Split, add_evaluation_arguments, shipped_system
+from benchmarks.accuracy.evaluation import (
+    SPLITS,
+    Evaluation,
+    Split,
+    add_budgets,
+    add_evaluation_arguments,
+    shipped_system,
+)
 from benchmarks.accuracy.system import InProcessSystem, Method
-from benchmarks.harness.arguments import command_parser, share
+from benchmarks.harness.arguments import command_parser
 from benchmarks.harness.intervals import Floats, clustered_mean, clustered_ratio
 from benchmarks.harness.output import publish
 from benchmarks.harness.provenance import provenance
@@ -67,14 +74,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--against", default="desap", choices=list(PRUNERS), metavar="NAME", help="default: %(default)s"
     )
-    parser.add_argument(
-        "--budgets",
-        nargs="+",
-        type=share,
-        default=[Fraction(1, 18), Fraction(1, 9), Fraction(2, 9), Fraction(1, 3)],
-        metavar="SHARE",
-        help="shares of the visual tokens kept (default: 1/18 1/9 2/9 1/3)",
-    )
+    add_budgets(parser)
     add_evaluation_arguments(parser, budgets=[Fraction(1, 9)])
     parser.set_defaults(seed=2, scenes=540, splits=list(reversed(SPLITS)))
     return parser.parse_args(argv)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.accuracy import encoder_side_report, llm_side, llm_side_report
-from benchmarks.accuracy.evaluation import Evaluation, add_evaluation_arguments, shipped_system
+from benchmarks.accuracy.evaluation import BUDGETS, Evaluation, add_evaluation_arguments, shipped_system
 from benchmarks.accuracy.report import plot_pruners
 from benchmarks.accuracy.system import Method
 from benchmarks.harness.arguments import command_parser, share
@@ -28,8 +28,6 @@ from llm_service.pruners import PRUNERS as LLM_PRUNERS
 
 __all__ = ["main"]
 
-DEFAULT_BUDGETS: Final = (Fraction(1, 18), Fraction(1, 9), Fraction(2, 9), Fraction(1, 3))
-
 
 def _encoder_rows(evaluation: Evaluation, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of the encoder side: unpruned, then all pruners budget by budget."""
@@ -37,7 +35,7 @@ def _encoder_rows(evaluation: Evaluation, args: argparse.Namespace) -> list[dict
     rows: list[dict[str, Any]] = [
         {"pruner": "none", "budget": "1", "keep_ratio": 1.0, "groups": evaluation.cell(base, minus_unpruned=base)}
     ]
-    for budget in args.budgets or DEFAULT_BUDGETS:
+    for budget in args.budgets or BUDGETS:
         for pruner in args.pruners:
             if pruner != "none":
                 scores = evaluation.run(Method(pruner, float(budget)), f"{pruner} {budget}").scores

@@ -14,7 +14,6 @@ the answers of each variant are written into a folder, and an interrupted run go
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -32,6 +31,7 @@ from benchmarks.accuracy.system import ImageQuestion, InProcessSystem, Method
 from benchmarks.accuracy.task_map import named_things
 from benchmarks.harness.arguments import add_seed, command_parser, positive
 from benchmarks.harness.intervals import clustered_mean
+from benchmarks.harness.kept_values import kept_value
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import provenance
 from fovea.budget import Budget
@@ -88,15 +88,13 @@ def named_more_often(scene: Scene, answer: str) -> int:
 
 def _answered(work: Path | None, label: str, answer: Callable[[], _Run]) -> _Run:
     """The run of a variant, from the folder if it is there."""
-    file = None if work is None else work / f"{label.replace(' ', '_')}.json"
-    if file is not None and file.is_file():
-        return _Run(**json.loads(file.read_text(encoding="utf-8")))
-    run = answer()
-    print(f"{label}: {len(run.answers)} questions", file=sys.stderr, flush=True)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(vars(run)), encoding="utf-8")
-    return run
+
+    def compute() -> dict[str, Any]:
+        run = answer()
+        print(f"{label}: {len(run.answers)} questions", file=sys.stderr, flush=True)
+        return vars(run)
+
+    return _Run(**kept_value(work, label, compute))
 
 
 def _ask(system: InProcessSystem, asked: Sequence[ImageQuestion], label: str) -> _Run:

@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.accuracy.system import ImageQuestion, InProcessSystem, LlmMethod, Method
-from benchmarks.harness.arguments import add_seed, positive
+from benchmarks.harness.arguments import add_seed, positive, share
 from benchmarks.harness.images import png
 from benchmarks.harness.intervals import Floats, clustered_mean
 from benchmarks.harness.output import add_output
@@ -22,10 +23,12 @@ from fovea.checkpoints.shipped import shipped_checkpoint
 from lab.questions import GROUPS, Question, evaluation_questions, score
 
 __all__ = [
+    "BUDGETS",
     "SPLITS",
     "Evaluation",
     "MethodOutcome",
     "Split",
+    "add_budgets",
     "add_evaluation_arguments",
     "shipped_system",
     "with_images",
@@ -33,6 +36,20 @@ __all__ = [
 
 Split = Literal["easy", "crowded"]
 SPLITS: Final[tuple[Split, ...]] = ("easy", "crowded")
+BUDGETS: Final = (Fraction(1, 18), Fraction(1, 9), Fraction(2, 9), Fraction(1, 3))
+"""Shares of the visual tokens kept, unless others are asked for."""
+
+
+def add_budgets(parser: argparse.ArgumentParser) -> None:
+    """Adds --budgets."""
+    parser.add_argument(
+        "--budgets",
+        nargs="+",
+        type=share,
+        default=list(BUDGETS),
+        metavar="SHARE",
+        help=f"shares of the visual tokens kept (default: {' '.join(map(str, BUDGETS))})",
+    )
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser, **smoke: Any) -> None:

@@ -12,7 +12,6 @@ folder, and an interrupted run goes on there.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -26,13 +25,16 @@ from benchmarks.accuracy.evaluation import (
     Evaluation,
     MethodOutcome,
     Split,
+    add_budgets,
     add_evaluation_arguments,
     shipped_system,
 )
 from benchmarks.accuracy.smaller_grids import BASELINES, encoded
 from benchmarks.accuracy.smaller_images_report import markdown
 from benchmarks.accuracy.system import InProcessSystem, Method
-from benchmarks.harness.arguments import command_parser, share
+from benchmarks.harness.arguments import command_parser
+from benchmarks.harness.intervals import Floats
+from benchmarks.harness.kept_values import kept_value
 from benchmarks.harness.output import publish
 from benchmarks.harness.provenance import provenance
 from encoder_service.models.llava import LlavaEncoder
@@ -71,16 +73,22 @@ METHODS: Final[dict[str, _Run]] = {
 
 def _outcome(work: Path | None, name: str, run: Callable[[], MethodOutcome]) -> MethodOutcome:
     """The outcome of a method, from the folder if it is there."""
-    file = None if work is None else work / f"{name.replace('/', '_').replace(' ', '_')}.json"
-    if file is not None and file.is_file():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return MethodOutcome(np.array(kept["scores"]), kept["visual_tokens"])
-    outcome = run()
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        kept = {"scores": outcome.scores.tolist(), "visual_tokens": outcome.visual_tokens}
-        file.write_text(json.dumps(kept), encoding="utf-8")
-    return outcome
+
+    def compute() -> dict[str, Any]:
+        outcome = run()
+        return {"scores": outcome.scores.tolist(), "visual_tokens": outcome.visual_tokens}
+
+    value = kept_value(work, name, compute)
+    return MethodOutcome(np.array(value["scores"]), value["visual_tokens"])
+
+
+def _row(evaluation: Evaluation, name: str, budget: str, outcome: MethodOutcome, **others: Floats) -> dict[str, Any]:
+    return {
+        "method": name,
+        "budget": budget,
+        "visual_tokens": outcome.visual_tokens,
+        "groups": evaluation.cell(outcome.scores, **others),
+    }
 
 
 def _measure(system: InProcessSystem, split: Split, args: argparse.Namespace) -> dict[str, Any]:
@@ -88,29 +96,14 @@ def _measure(system: InProcessSystem, split: Split, args: argparse.Namespace) ->
     assert isinstance(model, LlavaEncoder)
     folder = None if args.work is None else args.work / f"{split}_{args.seed}_{args.scenes}"
     base = _outcome(folder, "none", partial(evaluation.run, Method("none"), "none"))
-    rows: list[dict[str, Any]] = [
-        {
-            "method": "none",
-            "budget": "1",
-            "visual_tokens": base.visual_tokens,
-            "groups": evaluation.cell(base.scores, minus_unpruned=base.scores),
-        }
-    ]
+    rows = [_row(evaluation, "none", "1", base, minus_unpruned=base.scores)]
     for budget in args.budgets:
         outcomes = {
             name: _outcome(folder, f"{name} {budget}", partial(METHODS[name], evaluation, model, budget))
             for name in dict.fromkeys((*args.methods, *AGAINST))
         }
         others = {f"minus_{name}": outcomes[name].scores for name in AGAINST} | {"minus_unpruned": base.scores}
-        rows += [
-            {
-                "method": name,
-                "budget": str(budget),
-                "visual_tokens": outcome.visual_tokens,
-                "groups": evaluation.cell(outcome.scores, **others),
-            }
-            for name, outcome in outcomes.items()
-        ]
+        rows += [_row(evaluation, name, str(budget), outcome, **others) for name, outcome in outcomes.items()]
     return evaluation.summary(rows)
 
 
@@ -124,14 +117,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help=f"of {'; '.join(METHODS)}; {' and '.join(AGAINST)} are always added (default: all)",
     )
-    parser.add_argument(
-        "--budgets",
-        nargs="+",
-        type=share,
-        default=[Fraction(1, 18), Fraction(1, 9), Fraction(2, 9), Fraction(1, 3)],
-        metavar="SHARE",
-        help="shares of the visual tokens kept (default: 1/18 1/9 2/9 1/3)",
-    )
+    add_budgets(parser)
     parser.add_argument("--work", type=Path, metavar="DIR", help="folder for the scores of each method")
     add_evaluation_arguments(parser, methods=["cdpruner"], budgets=[Fraction(1, 9)])
     parser.set_defaults(seed=7, scenes=250)

@@ -74,41 +74,61 @@ def _llava() -> Any:
     return LlavaConfig(vision_config=_clip_vision(), text_config=text, image_token_index=32000)
 
 
-def _qwen(*, is_small: bool = False) -> Any:
-    """Config of Qwen2.5-VL-7B, or of 3B, which has one table for input embeddings and head."""
-    width = 2048 if is_small else 3584
-    text = {
-        "hidden_size": width,
-        "intermediate_size": 11008 if is_small else 18944,
-        "num_hidden_layers": 36 if is_small else 28,
-        "num_attention_heads": 16 if is_small else 28,
-        "num_key_value_heads": 2 if is_small else 4,
-        "vocab_size": 151936 if is_small else 152064,
-        "max_position_embeddings": 128000,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
-        "tie_word_embeddings": is_small,
-        "eos_token_id": 151645,
-    }
+def _qwen_checkpoint(config: Callable[[], Any], model: Any, *, patch_size: int, rename: Mapping[str, str]) -> FullSize:
+    """A checkpoint of Qwen's families, whose encoder service reads questions as embeddings of the language model."""
+    visual = _renamed("model.visual.", rename)
+    return FullSize(
+        config=config,
+        model=model,
+        rename=rename,
+        needs={
+            "encoder": lambda name: name.startswith(visual) or name.endswith("embed_tokens.weight"),
+            "llm": lambda name: not name.startswith(visual),
+        },
+        processor=lambda: Qwen2VLImageProcessorPil(patch_size=patch_size),
+        has_text_tower=False,
+    )
+
+
+def _qwen2_5_vl(text: Mapping[str, Any], *, is_tied: bool = False) -> FullSize:
+    """Qwen2.5-VL of one size.
+
+    Args:
+        text: Sizes of the language model, as in its config.
+        is_tied: Whether input embeddings and head are one table.
+    """
     vision = {
         "depth": 32,
         "hidden_size": 1280,
         "intermediate_size": 3420,
         "num_heads": 16,
-        "out_hidden_size": width,
+        "out_hidden_size": text["hidden_size"],
         "fullatt_block_indexes": [7, 15, 23, 31],
         "tokens_per_second": 2,
     }
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=is_small)
+    common = {
+        "max_position_embeddings": 128000,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+        "tie_word_embeddings": is_tied,
+        "eos_token_id": 151645,
+    }
+    return _qwen_checkpoint(
+        lambda: Qwen2_5_VLConfig(text_config={**text, **common}, vision_config=vision, tie_word_embeddings=is_tied),
+        Qwen2_5_VLForConditionalGeneration,
+        patch_size=14,
+        rename={"model.visual.": "visual.", "model.language_model.": "model."},
+    )
 
 
-def _qwen3(*, is_small: bool = False) -> Any:
-    """Config of Qwen3-VL-8B, or of 2B, which has one table for input embeddings and head."""
-    width = 2048 if is_small else 4096
-    text = {
-        "hidden_size": width,
-        "intermediate_size": 6144 if is_small else 12288,
-        "num_hidden_layers": 28 if is_small else 36,
-        "num_attention_heads": 16 if is_small else 32,
+def _qwen3_vl(text: Mapping[str, Any], vision: Mapping[str, Any], *, is_tied: bool = False) -> FullSize:
+    """Qwen3-VL of one size.
+
+    Args:
+        text: Sizes of the language model, as in its config.
+        vision: Sizes of the vision tower, as in its config.
+        is_tied: Whether input embeddings and head are one table.
+    """
+    common = {
         "num_key_value_heads": 8,
         "head_dim": 128,
         "vocab_size": 151936,
@@ -119,46 +139,22 @@ def _qwen3(*, is_small: bool = False) -> Any:
             "mrope_interleaved": True,
             "rope_theta": 5e6,
         },
-        "tie_word_embeddings": is_small,
+        "tie_word_embeddings": is_tied,
         "eos_token_id": 151645,
     }
-    vision = {
-        "depth": 24 if is_small else 27,
-        "hidden_size": 1024 if is_small else 1152,
-        "intermediate_size": 4096 if is_small else 4304,
-        "num_heads": 16,
-        "out_hidden_size": width,
-        "deepstack_visual_indexes": [5, 11, 17] if is_small else [8, 16, 24],
-    }
-    return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=is_small)
-
-
-def _qwen3_checkpoint(*, is_small: bool = False) -> FullSize:
-    return FullSize(
-        config=lambda: _qwen3(is_small=is_small),
-        model=Qwen3VLForConditionalGeneration,
+    tower = {"num_heads": 16, "out_hidden_size": text["hidden_size"]}
+    return _qwen_checkpoint(
+        lambda: Qwen3VLConfig(
+            text_config={**text, **common}, vision_config={**vision, **tower}, tie_word_embeddings=is_tied
+        ),
+        Qwen3VLForConditionalGeneration,
+        patch_size=16,
         rename={},
-        needs={
-            "encoder": lambda name: name.startswith("model.visual.") or name.endswith("embed_tokens.weight"),
-            "llm": lambda name: not name.startswith("model.visual."),
-        },
-        processor=lambda: Qwen2VLImageProcessorPil(patch_size=16),
-        has_text_tower=False,
     )
 
 
-def _qwen_checkpoint(*, is_small: bool = False) -> FullSize:
-    return FullSize(
-        config=lambda: _qwen(is_small=is_small),
-        model=Qwen2_5_VLForConditionalGeneration,
-        rename={"model.visual.": "visual.", "model.language_model.": "model."},
-        needs={
-            "encoder": lambda name: name.startswith("visual.") or name == "model.embed_tokens.weight",
-            "llm": lambda name: not name.startswith("visual."),
-        },
-        processor=Qwen2VLImageProcessorPil,
-        has_text_tower=False,
-    )
+def _renamed(name: str, rename: Mapping[str, str]) -> str:
+    return next((new + name.removeprefix(old) for old, new in rename.items() if name.startswith(old)), name)
 
 
 MODELS: Final = {
@@ -178,10 +174,36 @@ MODELS: Final = {
         processor=lambda: CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
         has_text_tower=True,
     ),
-    "qwen2.5-vl-3b": _qwen_checkpoint(is_small=True),
-    "qwen2.5-vl-7b": _qwen_checkpoint(),
-    "qwen3-vl-2b": _qwen3_checkpoint(is_small=True),
-    "qwen3-vl-8b": _qwen3_checkpoint(),
+    "qwen2.5-vl-3b": _qwen2_5_vl(
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+        },
+        is_tied=True,
+    ),
+    "qwen2.5-vl-7b": _qwen2_5_vl(
+        {
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "vocab_size": 152064,
+        },
+    ),
+    "qwen3-vl-2b": _qwen3_vl(
+        {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
+        {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]},
+        is_tied=True,
+    ),
+    "qwen3-vl-8b": _qwen3_vl(
+        {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
+        {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]},
+    ),
 }
 
 
@@ -223,10 +245,6 @@ def tensor_shapes(model_class: Any, config: Any, rename: Mapping[str, str]) -> d
     tied = dict(model.named_parameters(remove_duplicate=False)).keys() - dict(model.named_parameters()).keys()
     stored = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     return {_renamed(name, rename): tuple(tensor.shape) for name, tensor in stored.items()}
-
-
-def _renamed(name: str, rename: Mapping[str, str]) -> str:
-    return next((new + name.removeprefix(old) for old, new in rename.items() if name.startswith(old)), name)
 
 
 def _write_shards(

@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import nn
 
-__all__ = ["DEVIATION", "draw_weights"]
+__all__ = ["DEVIATION", "draw_all_weights", "draw_weights"]
 
 DEVIATION: Final = 0.02  # as CLIP and Llama are initialized
 
@@ -25,3 +25,10 @@ def draw_weights(module: nn.Module) -> None:
             else:
                 drawn.normal_(0, DEVIATION)
             parameter.data = drawn
+
+
+def draw_all_weights(model: object) -> None:
+    """Replaces all parameters of a service's model, whose modules are its attributes; see `draw_weights`."""
+    for value in vars(model).values():
+        if isinstance(value, nn.Module):
+            draw_weights(value)

@@ -20,9 +20,8 @@ from benchmarks.harness.arguments import command_parser, positive
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import table
-from benchmarks.speed.encoder_requests import shipped
+from benchmarks.speed.encoder_requests import encoded_media, shipped
 from benchmarks.speed.pruner_inputs import grid_of, prunable, random_input
-from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.pruners import PRUNERS
 from fovea.modeling.compute import resolve_device
 
@@ -57,7 +56,7 @@ def _shipped_model(batch: int, device: torch.device) -> list[dict[str, Any]]:
         for subject in subjects:
             engine = subject.engine()
             outcomes.append(engine.run([engine.prepare(request) for request in subject.requests(batch, pruner)]))
-        one, other = (_media(outcome) for outcome in outcomes)
+        one, other = map(encoded_media, outcomes)
         pairs = list(zip(one, other, strict=True))
         rows.append(
             {
@@ -69,15 +68,6 @@ def _shipped_model(batch: int, device: torch.device) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _media(outcomes: Sequence[Any]) -> list[EncodedMedia]:
-    media = []
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
-        media += outcome
-    return media
 
 
 def _difference(one: Any, other: Any) -> float:

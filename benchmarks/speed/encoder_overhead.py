@@ -23,7 +23,7 @@ from benchmarks.harness.arguments import command_parser, positive
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
-from benchmarks.speed.encoder_requests import Subject
+from benchmarks.speed.encoder_requests import Subject, encoded_media
 from benchmarks.speed.full_size_towers import (
     LLAVA,
     QWEN3_VL,
@@ -65,12 +65,9 @@ _GOALS: Final[dict[str, dict[int, float]]] = {
 def run_encoder(engine: Any, prepared: Sequence[Any]) -> int:
     """One batch through the engine and into int8; returns the number of bytes of the features."""
     num_bytes = 0
-    for outcome in engine.run(prepared):
-        if isinstance(outcome, Exception):
-            raise outcome
-        for media in outcome:
-            for values in filter(is_float32, media.vectors):
-                num_bytes += tensors.to_message(values, tensor_pb2.DTYPE_INT8).ByteSize()
+    for media in encoded_media(engine.run(prepared)):
+        for values in filter(is_float32, media.vectors):
+            num_bytes += tensors.to_message(values, tensor_pb2.DTYPE_INT8).ByteSize()
     return num_bytes
 
 

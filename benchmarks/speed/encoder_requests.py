@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.checkpoints.tiny import clip, llava_next, qwen2_5_vl, qwen3_vl
 from benchmarks.harness.images import noise_image, png
 from encoder_service import models
+from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.feature_cache import FeatureCache
 from encoder_service.engine.request_media import EncodeRequest
@@ -24,6 +25,7 @@ from fovea.checkpoints.shipped import shipped_checkpoint
 __all__ = [
     "LENGTHS",
     "Subject",
+    "encoded_media",
     "images",
     "llava_next_tiny",
     "new_engine",
@@ -71,6 +73,20 @@ class Subject:
         return [
             EncodeRequest((file,), question(self.model, i), bound, Budget.count(keep)) for i, file in enumerate(files)
         ]
+
+
+def encoded_media(outcomes: Iterable[tuple[EncodedMedia, ...] | Exception]) -> list[EncodedMedia]:
+    """Media of all requests that an engine has run.
+
+    Raises:
+        Exception: The error of the first request that failed.
+    """
+    media: list[EncodedMedia] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+        media += outcome
+    return media
 
 
 def new_engine(model: EncoderModel, cache_bytes: int, max_batch_size: int) -> EncoderEngine:

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel, Qwen3VLVisionRotaryEmbedding
 from transformers.utils import logging
 
 from benchmarks.checkpoints import full_size
-from benchmarks.checkpoints.random_weights import draw_weights
+from benchmarks.checkpoints.random_weights import draw_all_weights, draw_weights
 from benchmarks.checkpoints.tiny import clip, llava, qwen3_vl
 from benchmarks.speed.encoder_requests import Subject
 from encoder_service import models
-from encoder_service.models.base import EncoderModel, LoadOptions
+from encoder_service.models.base import LoadOptions
 from encoder_service.models.media_features import TowerInputs
 from fovea.modeling.compute import for_inference, resolve_device
 
@@ -44,8 +43,8 @@ __all__ = [
 LLAVA: Final = "llava-1.5-7b"
 QWEN3_VL: Final = "qwen3-vl-2b"
 SHAPES: Final = ("full", "tiny")
-_IMAGE_SIZE: Final = (480, 360)
-_SQUARE: Final = (448, 448)  # 196 visual tokens of Qwen3-VL
+_TINY: Final[dict[str, Any]] = {LLAVA: llava, QWEN3_VL: qwen3_vl}
+_IMAGE_SIZES: Final = {LLAVA: (480, 360), QWEN3_VL: (448, 448)}  # 196 visual tokens of Qwen3-VL
 _VISION: Final[dict[str, Any]] = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -109,38 +108,24 @@ def subject(args: argparse.Namespace, device: torch.device, scratch: Path) -> Su
         device: Device of the towers.
         scratch: Folder for the checkpoints.
     """
-    if _is_qwen(args):
-        return _qwen_subject(args, device, scratch / "qwen3_vl")
-    checkpoint, text_tower = scratch / "llava", scratch / "clip"
-    if args.shapes == "full":
-        full_size.write(checkpoint, LLAVA, "encoder")
-        full_size.write_clip(text_tower)
+    name, is_full = _model(args), args.shapes == "full"
+    checkpoint, text_tower = scratch / name, scratch / "clip"
+    if is_full:
+        full_size.write(checkpoint, name, "encoder")
     else:
-        llava.write(checkpoint)
-        clip.write(text_tower)
-    dtype = str(dtype_of(args, device)).removeprefix("torch.")
-    options = LoadOptions(text_tower=str(text_tower), device=device.type, dtype=dtype, **_compiled(args))
-    model = models.load(str(checkpoint), options)
-    for module in _modules(model):
-        draw_weights(module)
-    return Subject(f"{args.shapes} shapes", model, _IMAGE_SIZE)
+        _TINY[name].write(checkpoint)
+    options: dict[str, Any] = {"device": device.type, "dtype": str(dtype_of(args, device)).removeprefix("torch.")}
+    if name == LLAVA:
+        (full_size.write_clip if is_full else clip.write)(text_tower)
+        options["text_tower"] = str(text_tower)
+    model = models.load(str(checkpoint), LoadOptions(**options, **_compiled(args)))
+    draw_all_weights(model)  # rows of Qwen's embedding table stay in the file, and are zeros
+    return Subject(f"{args.shapes} shapes", model, _IMAGE_SIZES[name])
 
 
-def _is_qwen(args: argparse.Namespace) -> bool:
-    return getattr(args, "model", LLAVA) == QWEN3_VL
-
-
-def _qwen_subject(args: argparse.Namespace, device: torch.device, checkpoint: Path) -> Subject:
-    """A Qwen3-VL of random weights. The rows of its embedding table, which stays in the file, are zeros."""
-    if args.shapes == "full":
-        full_size.write(checkpoint, QWEN3_VL, "encoder")
-    else:
-        qwen3_vl.write(checkpoint)
-    dtype = str(dtype_of(args, device)).removeprefix("torch.")
-    model = models.load(str(checkpoint), LoadOptions(device=device.type, dtype=dtype))
-    for module in _modules(model):
-        draw_weights(module)
-    return Subject(f"{args.shapes} shapes", model, _SQUARE)
+def _model(args: argparse.Namespace) -> str:
+    name: str = getattr(args, "model", LLAVA)
+    return name
 
 
 def can_compile() -> bool:
@@ -156,13 +141,9 @@ def _compiled(args: argparse.Namespace) -> dict[str, Any]:
     return {"compile": True}
 
 
-def _modules(model: EncoderModel) -> Iterator[nn.Module]:
-    return (value for value in vars(model).values() if isinstance(value, nn.Module))
-
-
 def plain_arguments(args: argparse.Namespace, inputs: Sequence[TowerInputs]) -> dict[str, Any]:
     """Arguments of `plain_tower` beside the pixel values of `inputs`."""
-    if not _is_qwen(args):
+    if _model(args) == LLAVA:
         return {"output_hidden_states": True}
     layouts = [media.layout for media in inputs]
     return {"grid_thw": torch.tensor([[one.num_inputs, 2 * one.rows, 2 * one.columns] for one in layouts])}
@@ -170,7 +151,7 @@ def plain_arguments(args: argparse.Namespace, inputs: Sequence[TowerInputs]) -> 
 
 def plain_tower(args: argparse.Namespace, device: torch.device) -> Any:
     """transformers' own vision tower with all its layers and sdpa, in the same shapes; Qwen3-VL's has its mergers."""
-    if _is_qwen(args):
+    if _model(args) == QWEN3_VL:
         return _plain_qwen_tower(args, device)
     config = CLIPVisionConfig(**_VISION) if args.shapes == "full" else clip.vision_config()
     with torch.device("meta"):

@@ -22,7 +22,7 @@ from benchmarks.harness.arguments import command_parser, positive
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import Spread, table
-from benchmarks.speed.encoder_requests import Subject
+from benchmarks.speed.encoder_requests import Subject, encoded_media
 from benchmarks.speed.full_size_towers import add_towers, conditions, device_of, subject
 from benchmarks.speed.timing import add_timing, interleaved, milliseconds, ratio, spreads
 from encoder_service.engine.engine import EncoderEngine
@@ -47,11 +47,7 @@ def _with_towers(model: ClipEncoder, vision: Any, text: Any, run: Callable[[], o
 
 
 def _positions(engine: EncoderEngine, batch: Sequence[Sequence[RequestMedia]]) -> list[list[int]]:
-    outcomes = engine.run(batch)
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
-    return [media.positions.tolist() for outcome in outcomes if isinstance(outcome, tuple) for media in outcome]
+    return [media.positions.tolist() for media in encoded_media(engine.run(batch))]
 
 
 def _cell(encoder: Subject, graphs: EncoderGraphs, pruner: str, batch: int, args: argparse.Namespace) -> dict[str, Any]:

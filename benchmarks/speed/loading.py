@@ -9,10 +9,7 @@ these.
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,6 +19,7 @@ from typing import Any, Final
 from benchmarks.checkpoints import full_size
 from benchmarks.harness.arguments import command_parser, positive
 from benchmarks.harness.checkouts import code_of
+from benchmarks.harness.children import run_file
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import table
@@ -36,11 +34,8 @@ _TIMEOUT_S: Final = 1800
 
 def _load(code: Path, service: str, checkpoint: Path, text_tower: str) -> dict[str, Any]:
     """Time and memory of one load with the services of the checkout `code`."""
-    command = [sys.executable, loaded_part.__file__, service, str(checkpoint), text_tower]
-    finished = subprocess.run(
-        command, env=os.environ | code_of(code), stdout=subprocess.PIPE, text=True, timeout=_TIMEOUT_S, check=True
-    )
-    figures: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    arguments = [service, str(checkpoint), text_tower]
+    figures: dict[str, Any] = run_file(loaded_part.__file__, arguments, environment=code_of(code), timeout_s=_TIMEOUT_S)
     return figures
 
 

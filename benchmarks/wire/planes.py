@@ -19,17 +19,17 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.utils import logging
 
 from benchmarks.checkpoints import full_size
-from benchmarks.checkpoints.random_weights import draw_weights
+from benchmarks.checkpoints.random_weights import draw_all_weights
 from benchmarks.checkpoints.tiny import qwen3_vl
 from benchmarks.harness.arguments import command_parser, positive
 from benchmarks.harness.output import add_output, publish
 from benchmarks.harness.provenance import origin, provenance
 from benchmarks.harness.tables import table
-from benchmarks.speed.encoder_requests import images, new_engine
+from benchmarks.speed.encoder_requests import encoded_media, images, new_engine
 from encoder_service import models as encoder_models
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.request_media import EncodeRequest
@@ -72,26 +72,16 @@ def _load(shapes: str, folder: Path) -> _Models:
     encoder = encoder_models.load(str(parts["encoder"]), LoadOptions(device="cpu", dtype="float32"))
     llm = load_model(parts["llm"], device=torch.device("cpu"), dtype="float32", attn_implementation="sdpa")
     if shapes == "full":
-        for module in (encoder, llm):
-            for value in vars(module).values():
-                if isinstance(value, nn.Module):
-                    draw_weights(value)
+        draw_all_weights(encoder)
+        draw_all_weights(llm)
     return _Models(encoder, llm)
 
 
 def _encode(encoder: EncoderModel, count: int, keep_ratio: float) -> list[EncodedMedia]:
     engine = new_engine(encoder, 0, max_batch_size=1)
-    requests = [
-        EncodeRequest((file,), (), PRUNERS[_PRUNER].bind({}), Budget.ratio(keep_ratio))
-        for file in images(count, _IMAGE_SIZE)
-    ]
-    encoded = []
-    for request in requests:
-        [outcome] = engine.run([engine.prepare(request)])
-        if isinstance(outcome, Exception):
-            raise outcome
-        encoded.append(outcome[0])
-    return encoded
+    pruner, budget = PRUNERS[_PRUNER].bind({}), Budget.ratio(keep_ratio)
+    requests = [EncodeRequest((file,), (), pruner, budget) for file in images(count, _IMAGE_SIZE)]
+    return [media for request in requests for media in encoded_media(engine.run([engine.prepare(request)]))]
 
 
 @torch.inference_mode()

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from benchmarks.checkpoints.tiny import templates
-from benchmarks.checkpoints.tiny.tokenizers import language_tokenizer
+from benchmarks.checkpoints.tiny import qwen, templates
 
-__all__ = ["SPECIALS", "write"]
-
-SPECIALS: Final = templates.QWEN2_5_VL_SPECIALS
+__all__ = ["write"]
 
 _WIDTH: Final = 128
 
@@ -53,10 +49,7 @@ def _config(tokenizer: Any) -> Any:
             "tokens_per_second": 2,
             "initializer_range": 0.2,  # peaked attention, so that scores differ clearly
         },
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
+        **qwen.media_token_ids(tokenizer),
         tie_word_embeddings=False,
     )
 
@@ -64,27 +57,12 @@ def _config(tokenizer: Any) -> Any:
 def write(folder: Path, *, seed: int = 0) -> Path:
     """Writes config, weights, tokenizer and the files of the processor; returns `folder`.
 
-    The processor as a whole is not saved: transformers builds it with torchvision only, for its video processor. For
-    images and videos it reads preprocessor_config.json, as in the hub's checkpoints.
+    The processor of videos has no file of its own: it reads preprocessor_config.json, as in the hub's checkpoints.
     """
     torch.manual_seed(seed)
-    tokenizer = language_tokenizer(
-        SPECIALS,
-        {
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "image_token": "<|image_pad|>",
-            "video_token": "<|video_pad|>",
-        },
-    )
-    tokenizer.chat_template = templates.QWEN2_5_VL
-    Qwen2_5_VLForConditionalGeneration(_config(tokenizer)).save_pretrained(folder)
-    ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    GenerationConfig(eos_token_id=ends, pad_token_id=ends[1]).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tokenizer = qwen.qwen_tokenizer(templates.QWEN2_5_VL)
+    model = Qwen2_5_VLForConditionalGeneration(_config(tokenizer))
     # 4 to 64 visual tokens.
     size = {"shortest_edge": 4 * 28 * 28, "longest_edge": 64 * 28 * 28}
-    Qwen2VLImageProcessorPil(size=size).save_pretrained(folder)
-    path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"processor_class": "Qwen2_5_VLProcessor"}, indent=2))
-    return folder
+    image_processor = Qwen2VLImageProcessorPil(size=size)
+    return qwen.save(model, tokenizer, image_processor, folder, processor_class="Qwen2_5_VLProcessor")

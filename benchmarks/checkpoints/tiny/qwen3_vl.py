@@ -7,34 +7,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from benchmarks.checkpoints.tiny import templates
-from benchmarks.checkpoints.tiny.tokenizers import language_tokenizer
+from benchmarks.checkpoints.tiny import qwen, templates
 
-__all__ = ["SPECIALS", "config", "write"]
-
-SPECIALS: Final = templates.QWEN2_5_VL_SPECIALS
+__all__ = ["config", "write"]
 
 _WIDTH: Final = 128
-
-
-def _tokenizer() -> Any:
-    return language_tokenizer(
-        SPECIALS,
-        {
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "image_token": "<|image_pad|>",
-            "video_token": "<|video_pad|>",
-        },
-    )
+_PROCESSOR: Final = "Qwen3VLProcessor"
 
 
 def config(tokenizer: Any = None) -> Any:
     """5 vision layers, after three of which DeepStack planes are taken; 4 language layers, three with a plane."""
-    tokenizer = tokenizer or _tokenizer()
+    tokenizer = tokenizer or qwen.qwen_tokenizer(templates.QWEN3_VL)
     ids = tokenizer.convert_tokens_to_ids
     return Qwen3VLConfig(
         text_config={
@@ -70,10 +56,7 @@ def config(tokenizer: Any = None) -> Any:
             "deepstack_visual_indexes": [1, 2, 3],
             "initializer_range": 0.2,  # peaked attention, so that scores differ clearly
         },
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
+        **qwen.media_token_ids(tokenizer),
         tie_word_embeddings=False,
     )
 
@@ -81,26 +64,19 @@ def config(tokenizer: Any = None) -> Any:
 def write(folder: Path, *, seed: int = 0) -> Path:
     """Writes config, weights, tokenizer and the files of the processor; returns `folder`.
 
-    The processor as a whole is not saved: transformers builds it with torchvision only, for its video processor. The
-    video processor has a file of its own, as in the hub's checkpoints.
+    The processor of videos has a file of its own, as in the hub's checkpoints.
     """
     torch.manual_seed(seed)
-    tokenizer = _tokenizer()
-    tokenizer.chat_template = templates.QWEN3_VL
-    Qwen3VLForConditionalGeneration(config(tokenizer)).save_pretrained(folder)
-    ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    GenerationConfig(eos_token_id=ends, pad_token_id=ends[1]).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tokenizer = qwen.qwen_tokenizer(templates.QWEN3_VL)
+    model = Qwen3VLForConditionalGeneration(config(tokenizer))
     half = [0.5, 0.5, 0.5]
     # 4 to 64 visual tokens of an image.
     size = {"shortest_edge": 4 * 32 * 32, "longest_edge": 64 * 32 * 32}
-    Qwen2VLImageProcessorPil(size=size, patch_size=16, image_mean=half, image_std=half).save_pretrained(folder)
-    path = folder / "preprocessor_config.json"
-    image_processor = json.loads(path.read_text()) | {"processor_class": "Qwen3VLProcessor"}
-    path.write_text(json.dumps(image_processor, indent=2))
+    image_processor = Qwen2VLImageProcessorPil(size=size, patch_size=16, image_mean=half, image_std=half)
+    qwen.save(model, tokenizer, image_processor, folder, processor_class=_PROCESSOR)
     video_processor = {
         "video_processor_type": "Qwen3VLVideoProcessor",
-        "processor_class": "Qwen3VLProcessor",
+        "processor_class": _PROCESSOR,
         "size": {"shortest_edge": 8 * 32 * 32, "longest_edge": 256 * 32 * 32},
         "patch_size": 16,
         "temporal_patch_size": 2,

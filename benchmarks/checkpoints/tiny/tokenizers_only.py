@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from benchmarks.checkpoints.tiny import llava, templates
+from benchmarks.checkpoints.tiny.qwen import media_token_ids, qwen_tokenizer
 from benchmarks.checkpoints.tiny.tokenizers import CLIP_BOS, CLIP_EOS, clip_bpe, language_tokenizer
 
 __all__ = ["FAMILIES", "SPECIALS", "TAKE_VIDEOS", "Family", "Kind", "write_clip", "write_family", "write_llava"]
@@ -96,17 +97,9 @@ def write_clip(folder: Path) -> Path:
 def write_family(folder: Path, family: Family) -> Path:
     """Writes tokenizer.json, chat template and config.json of a family; returns `folder`."""
     if family in ("qwen2_5_vl", "qwen3_vl"):
-        names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-        tokenizer = language_tokenizer(templates.QWEN2_5_VL_SPECIALS, names)
-        ids = tokenizer.convert_tokens_to_ids
         is_newer = family == "qwen3_vl"
-        config = (Qwen3VLConfig if is_newer else Qwen2_5_VLConfig)(
-            image_token_id=ids("<|image_pad|>"),
-            video_token_id=ids("<|video_pad|>"),
-            vision_start_token_id=ids("<|vision_start|>"),
-            vision_end_token_id=ids("<|vision_end|>"),
-        )
-        tokenizer.chat_template = templates.QWEN3_VL if is_newer else templates.QWEN2_5_VL
+        tokenizer = qwen_tokenizer(templates.QWEN3_VL if is_newer else templates.QWEN2_5_VL, media_names={})
+        config = (Qwen3VLConfig if is_newer else Qwen2_5_VLConfig)(**media_token_ids(tokenizer))
     else:
         videos = ("<video>",) if family == "video_llava" else ()
         names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
