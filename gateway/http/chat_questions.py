@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from fastapi import Request
 
@@ -24,6 +25,9 @@ from gateway.model_names import ModelAlias, parse_alias
 from gateway.settings import GatewaySettings
 
 __all__ = ["read_chat", "requested_alias"]
+
+_FIELDS: Final = {name: f"fovea.{name}" for name in FoveaOptions.model_fields} | {"question": "messages"}
+"""Names of the client's fields by those of a question, the same for each request."""
 
 
 def requested_alias(name: str | None, settings: GatewaySettings) -> ModelAlias | None:
@@ -51,7 +55,7 @@ async def read_chat(request: Request, settings: GatewaySettings) -> _ReadChat:
     body = parse_chat_request(await read_json(request))
     alias = requested_alias(body.model, settings)
     options = body.fovea or FoveaOptions()
-    return _ReadChat(body, _with_alias(options, alias), _client_fields(body, options, alias))
+    return _ReadChat(body, _with_alias(options, alias), _client_fields(body, alias))
 
 
 @dataclass(frozen=True)
@@ -124,10 +128,9 @@ def _with_alias(options: FoveaOptions, alias: ModelAlias | None) -> FoveaOptions
     return options.model_copy(update=chosen)
 
 
-def _client_fields(body: ChatCompletionRequest, options: FoveaOptions, alias: ModelAlias | None) -> Mapping[str, str]:
+def _client_fields(body: ChatCompletionRequest, alias: ModelAlias | None) -> Mapping[str, str]:
     """Names of the client's fields by those of a question."""
-    fields = {name: f"fovea.{name}" for name in type(options).model_fields} | {"question": "messages"}
-    fields |= _media_paths(body, "image") | _media_paths(body, "video")
+    fields = _FIELDS | _media_paths(body, "image") | _media_paths(body, "video")
     if alias is not None:
         fields |= {"pruner": "model"} | ({} if alias.keep_tokens is None else {"keep_tokens": "model"})
     if body.max_completion_tokens is not None:

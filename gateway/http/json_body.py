@@ -57,7 +57,7 @@ def json_value(text: bytes, name: str, param: str | None) -> Any:
     text = text.removeprefix(codecs.BOM_UTF8)
     if text.startswith(_OTHER_UTF) or b"\0" in text[:4]:  # JSON begins with ASCII
         raise UnsupportedMedia(f"{name} is not UTF-8, the only encoding of characters accepted", param=param)
-    if not text.strip():
+    if not text or text.isspace():
         raise MalformedRequest(f"{name} is empty; JSON is accepted", param=param)
     if _more_values_than(MAX_VALUES, text):
         raise MalformedRequest(f"{name} holds more than the {MAX_VALUES:,} JSON values accepted", param=param)
