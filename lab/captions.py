@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from lab.balance import pick
 from lab.questions import RELATIONS, TEMPLATES, plural, with_article
 from lab.scenes import COLORS, DISTRACTOR_SHAPES, IMAGE_SIZE, LETTERS, SHAPES, TEXTURES, Scene, Thing
 
@@ -79,15 +80,11 @@ def concept_labels(scene: Scene) -> npt.NDArray[np.bool_]:
     return labels
 
 
-def _pick(options: list[str], rng: np.random.Generator) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
 def _as_question(name: str, kinds: tuple[str, ...], rng: np.random.Generator) -> str:
-    kind = kinds[int(rng.integers(len(kinds)))]
+    kind = pick(kinds, rng)
     if kind in ("existence", "count"):
         name = with_article(name) if kind == "existence" else plural(name)
-    return _pick(list(TEMPLATES[kind]), rng).format(name)
+    return pick(TEMPLATES[kind], rng).format(name)
 
 
 def concept_text(concept: Concept, rng: np.random.Generator) -> str:
@@ -99,20 +96,20 @@ def concept_text(concept: Concept, rng: np.random.Generator) -> str:
         if is_question:
             kinds = _QUESTIONS_ON_ANY + {"pair": (), "color": ("shape", "count"), "shape": ("color", "count")}[kind]
             return _as_question(name, kinds, rng)
-        return _pick([with_article(name), f"the {name}", f"a picture of {with_article(name)}", name], rng)
+        return pick([with_article(name), f"the {name}", f"a picture of {with_article(name)}", name], rng)
     if kind == "letter":
-        return _pick([f"the letter {words[0]}", f"an object with the letter {words[0]}"], rng)
+        return pick([f"the letter {words[0]}", f"an object with the letter {words[0]}"], rng)
     if kind.endswith("letter"):
         name = words[0] + " object" if kind == "color letter" else words[0]
-        return _pick(
+        return pick(
             [f"{with_article(name)} with the letter {words[1]}", f"the letter {words[1]} on {with_article(name)}"], rng
         )
     if kind.endswith("place"):
         name = words[0] + {"color place": " object", "texture place": " thing"}.get(kind, "")
         side = f"on the {words[1]}" if words[1] in SIDES[:2] else f"at the {words[1]}"
-        return _pick([f"{with_article(name)} {side}", f"the {name} is {side}"], rng)
+        return pick([f"{with_article(name)} {side}", f"the {name} is {side}"], rng)
     name = f"{words[0]} thing" if kind == "texture" else " ".join(words)
-    return _pick([f"a {name}", f"a picture of a {name}", f"a large {name}"], rng)
+    return pick([f"a {name}", f"a picture of a {name}", f"a large {name}"], rng)
 
 
 def composite_caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -121,7 +118,7 @@ def composite_caption(scene: Scene, rng: np.random.Generator) -> str:
     if len(things) >= 2 and rng.random() < (0.15 if scene.distractors else 0.4):
         first, second = things[0], things[1]
         if rng.random() < 0.5:
-            relation = RELATIONS[int(rng.integers(4))]
+            relation = pick(RELATIONS, rng)
             value = {
                 "left of": second.x - first.x,
                 "right of": first.x - second.x,
@@ -144,7 +141,7 @@ def composite_caption(scene: Scene, rng: np.random.Generator) -> str:
 def _as_pair_question(first: Thing, second: Thing, rng: np.random.Generator) -> str:
     short = rng.random() < 0.5
     names = (first.shape, second.shape) if short else (first.name, second.name)
-    return _pick([text for relation in RELATIONS for text in TEMPLATES[relation]], rng).format(*names)
+    return pick([text for relation in RELATIONS for text in TEMPLATES[relation]], rng).format(*names)
 
 
 def _with_detail(thing: Thing, rng: np.random.Generator) -> str:

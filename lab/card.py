@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
 from lab import train_clip, train_llava
 from lab.captions import CONCEPTS
-from lab.checkpoint import CHECKPOINTS
+from lab.checkpoint import CHECKPOINTS, parameter_count
 from lab.questions import GROUPS
 
 _TEMPLATE = """---
@@ -104,12 +102,6 @@ Alignment on 40 crowded images (`lab.decoupled`; precision of the best 8 patches
 """
 
 
-def _parameters(folder: Path) -> str:
-    with safe_open(str(folder / "model.safetensors"), "pt") as file:
-        count = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
-    return f"{count / 1e6:.1f} M"
-
-
 def _table(figures: dict[str, Any]) -> str:
     rows = ["| split | " + " | ".join(GROUPS) + " | core | all | questions |", "|---" * (len(GROUPS) + 4) + "|"]
     for split in ("easy", "crowded"):
@@ -129,8 +121,8 @@ def card(figures: dict[str, Any], discrimination: str, alignment: str, history: 
         history: training times of the shipped run.
     """
     return _TEMPLATE.format(
-        clip_parameters=_parameters(CHECKPOINTS / "clip"),
-        llava_parameters=_parameters(CHECKPOINTS / "llava"),
+        clip_parameters=parameter_count(CHECKPOINTS / "clip"),
+        llava_parameters=parameter_count(CHECKPOINTS / "llava"),
         seed=figures["seed"],
         scenes=figures["scenes"],
         table=_table(figures),

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import CLIPModel, LlavaForConditionalGeneration, PretrainedConfig, PreTrainedTokenizerFast
 
@@ -106,6 +109,15 @@ def _install(staged: Path, target: Path) -> None:
         os.replace(file, target / file.name)
 
 
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """Temporary folder, whose files replace those of `target` at the end."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        yield Path(name)
+        _install(Path(name), target)
+
+
 def save_clip(
     model: CLIPModel,
     tokenizer: PreTrainedTokenizerFast,
@@ -122,15 +134,12 @@ def save_clip(
         dtype: dtype of the weights.
         max_shard_bytes: largest size of a file of weights; more weights are split, with an index.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as name:
-        staged = Path(name)
+    with _staged(target) as staged:
         _write_json(staged / "config.json", _config(model.config, "CLIPModel", dtype))
         _save_weights(model.state_dict(), staged, dtype, max_shard_bytes)
         _save_tokenizer(tokenizer, staged, "CLIPTokenizer")
         image_processor = _image_processor_config(model.config.vision_config.image_size)
         _write_json(staged / "preprocessor_config.json", image_processor)
-        _install(staged, target)
 
 
 def save_llava(
@@ -150,9 +159,7 @@ def save_llava(
         max_shard_bytes: largest size of a file of weights; more weights are split, with an index.
     """
     vision = model.config.vision_config
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as name:
-        staged = Path(name)
+    with _staged(target) as staged:
         _write_json(staged / "config.json", _config(model.config, "LlavaForConditionalGeneration", dtype))
         ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
         _write_json(staged / "generation_config.json", ids | {"do_sample": False, "max_new_tokens": 64})
@@ -172,9 +179,24 @@ def save_llava(
         }
         _write_json(staged / "processor_config.json", processor)
         (staged / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-        _install(staged, target)
 
 
 def _config(config: PretrainedConfig, architecture: str, dtype: torch.dtype) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(config.to_json_string())
     return content | {"architectures": [architecture], "dtype": str(dtype).removeprefix("torch.")}
+
+
+def parameter_count(folder: Path) -> str:
+    """Number of parameters of a checkpoint in millions, for a model card.
+
+    Raises:
+        FileNotFoundError: the folder has no weights.
+    """
+    files = list(folder.glob("model*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"no weights in {folder}")
+    count = 0
+    for file in files:
+        with safe_open(str(file), "pt") as weights:
+            count += sum(weights.get_tensor(key).numel() for key in weights.keys())  # noqa: SIM118
+    return f"{count / 1e6:.1f} M"

@@ -82,19 +82,37 @@ class PatchTargets:
         return cls(shape, look, letter, offset, centre.float(), is_thing)
 
 
-class PatchHead(nn.Module):
-    """Linear classifier of a patch's shape, look, letter, offset and centre, and of its row and column."""
+def classify(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of the cross-entropy of patches: `[B, N, classes]` logits, `[B, N]` labels and weights."""
+    each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    return (each * weights.flatten()).sum() / weights.sum()
 
-    def __init__(self, width: int) -> None:
+
+class ReadOuts(nn.Module):
+    """Linear read-outs of a patch.
+
+    Args:
+        width: width of a patch.
+        sizes: number of values of each read-out.
+    """
+
+    def __init__(self, width: int, sizes: tuple[int, ...]) -> None:
         super().__init__()
-        self.sizes = (len(ALL_SHAPES) + 1, len(ALL_LOOKS) + 1, len(LETTERS) + 1, 2, 1, GRID, GRID)
-        self.linear = nn.Linear(width, sum(self.sizes))
+        self.sizes = sizes
+        self.linear = nn.Linear(width, sum(sizes))
 
     def forward(self, patches: Tensor) -> tuple[Tensor, ...]:
-        """`[B, 144, width]` to one float32 tensor per read-out."""
+        """`[B, N, width]` to one float32 tensor per read-out."""
         logits: Tensor = self.linear(patches).float()
         parts: tuple[Tensor, ...] = logits.split(self.sizes, dim=-1)
         return parts
+
+
+class PatchHead(ReadOuts):
+    """Linear classifier of a patch's shape, look, letter, offset and centre, and of its row and column."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, (len(ALL_SHAPES) + 1, len(ALL_LOOKS) + 1, len(LETTERS) + 1, 2, 1, GRID, GRID))
 
     def loss(self, patches: Tensor, targets: PatchTargets) -> tuple[Tensor, dict[str, float]]:
         """Loss, and accuracy of each read-out over the patches of things."""
@@ -102,10 +120,6 @@ class PatchHead(nn.Module):
         thing = targets.thing
         weight = torch.where(thing, 1.0, BACKGROUND_WEIGHT)
         index = torch.arange(GRID * GRID).expand(thing.shape)
-
-        def classify(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-            each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-            return (each * weights.flatten()).sum() / weights.sum()
 
         loss = classify(shape, targets.shape, weight) + classify(look, targets.look, weight)
         loss = loss + classify(letter, targets.letter, thing.float())

@@ -23,8 +23,9 @@ from lab.question_pool import CAPTION_LENGTH, SHORT_LENGTH, BlockEncoder
 from lab.questions import GROUPS, Question, evaluation_questions
 from lab.render import render_array
 from lab.token_drop import merge
+from lab.tokenizers import PROMPT_HEAD
 from lab.towers import normalize_pixels, text_token_states, tower_of, vision_states
-from lab.train_llava import PROMPT_HEAD, answer_loss
+from lab.train_llava import answer_loss
 
 RULES = ("none", "random", "cls", "eos", "eos+cls", "fcma+cls", "clamped fcma+cls")
 

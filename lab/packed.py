@@ -1,4 +1,4 @@
-"""Forward of a Llama over one image and many questions at once, for training on a CPU.
+"""Forward of a Llama over one image and many questions at once, for training.
 
 Every question attends to the image and itself only, and its positions restart after the image. So its states equal
 those of a prompt of its own, while the image, nine tenths of a prompt, is computed once for all questions. It uses the
@@ -19,10 +19,10 @@ from transformers import LlavaForConditionalGeneration
 Segments = tuple[tuple[int, int], ...]
 
 
-def rotary_tables(length: int, size: int, theta: float) -> tuple[Tensor, Tensor]:
+def rotary_tables(length: int, size: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin, `[length, size]` each, in the layout of `rotate_half`."""
-    frequency = theta ** (-torch.arange(0, size, 2).float() / size)
-    angle = torch.arange(length).float()[:, None] * frequency
+    frequency = theta ** (-torch.arange(0, size, 2, device=device).float() / size)
+    angle = torch.arange(length, device=device).float()[:, None] * frequency
     angle = torch.cat([angle, angle], dim=-1)
     return angle.cos(), angle.sin()
 
@@ -37,12 +37,15 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
 
 
+def _causal(length: int, like: Tensor) -> Tensor:
+    return torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, prefix: int, segments: Segments) -> Tensor:
     """Causal attention of the prefix to itself, and of each block to the prefix and itself, `[B, H, T, d]`."""
     batch, heads, _, size = q.shape
     first_k, first_v = k[:, :, :prefix], v[:, :, :prefix]
-    causal = torch.full((prefix, prefix), float("-inf"), dtype=q.dtype).triu(1)
-    outputs = [(q[:, :, :prefix] @ first_k.mT + causal).softmax(-1) @ first_v]
+    outputs = [(q[:, :, :prefix] @ first_k.mT + _causal(prefix, q)).softmax(-1) @ first_v]
     begin = prefix
     for blocks, length in segments:
         span = slice(begin, begin + blocks * length)
@@ -50,7 +53,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, prefix: int, segments: Segments) ->
         shape = (batch, heads, blocks, length, size)
         own_q, own_k, own_v = q[:, :, span].reshape(shape), k[:, :, span].reshape(shape), v[:, :, span].reshape(shape)
         to_prefix = (q[:, :, span] @ first_k.mT).view(batch, heads, blocks, length, prefix)
-        to_own = own_q @ own_k.mT + torch.full((length, length), float("-inf"), dtype=q.dtype).triu(1)
+        to_own = own_q @ own_k.mT + _causal(length, q)
         weights = torch.cat([to_prefix, to_own], dim=-1).softmax(-1)
         from_prefix = weights[..., :prefix].reshape(batch, heads, blocks * length, prefix) @ first_v
         outputs.append(from_prefix + (weights[..., prefix:] @ own_v).reshape(batch, heads, blocks * length, size))
@@ -114,12 +117,13 @@ def packed_hidden(
     start = embed(head_ids).expand(batch, -1, -1)
     visual = model.model.multi_modal_projector(features)
     hidden = torch.cat([start, visual] + [embed(ids).flatten(1, 2) for ids in blocks], dim=1)
-    positions = [torch.arange(prefix)] + [(prefix + torch.arange(length)).repeat(count) for count, length in segments]
+    device = hidden.device
+    positions = [torch.arange(prefix, device=device)]
+    positions += [(prefix + torch.arange(length, device=device)).repeat(count) for count, length in segments]
     longest = prefix + max(length for _, length in segments)
     theta = config.rope_parameters["rope_theta"]
-    cos, sin = (
-        table[torch.cat(positions)].to(hidden.dtype) for table in rotary_tables(longest, config.head_dim, theta)
-    )
+    tables = rotary_tables(longest, config.head_dim, theta, device)
+    cos, sin = (table[torch.cat(positions)].to(hidden.dtype) for table in tables)
     for layer in language.layers:
         hidden = layer_function(hidden, layer_weights(layer), cos, sin, heads, epsilon, prefix, segments)
     normed: Tensor = language.norm(hidden[:, prefix:])

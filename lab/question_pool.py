@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
+from lab.balance import pick
 from lab.dataset import training_split
 from lab.questions import GROUPS, Group, Question, candidates, draw, unique_names
 from lab.scenes import IMAGE_SIZE, Scene, sample_scene
-from lab.tokenizers import EOS
+from lab.tokenizers import EOS, cached_ids
 
 SHORT_LENGTH = 18
 CAPTION_LENGTH = 58
@@ -56,16 +57,10 @@ class Blocks:
 
 
 class BlockEncoder:
-    """Tokenizer of questions with their answers. It caches the ids of texts, of which there are few."""
+    """Tokenizer of questions with their answers. It caches the ids of texts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._tokenizer = tokenizer
-        self._cache: dict[str, list[int]] = {}
-
-    def _ids(self, text: str) -> list[int]:
-        if text not in self._cache:
-            self._cache[text] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self._cache[text]
+        self._ids = cached_ids(tokenizer)
 
     def __call__(self, question: Question, length: int) -> tuple[list[int], int, int]:
         """Ids padded to `length`, start of the answer, and end of the block.
@@ -92,7 +87,7 @@ def training_questions(scene: Scene, rng: np.random.Generator) -> list[Question]
     groups = [group for group, quota in _QUOTA.items() for _ in range(quota) if possible[group]]
     spare: list[Group] = [group for group in _SPARE if possible[group]]
     while len(groups) < PER_IMAGE:
-        groups.append(spare[int(rng.integers(len(spare)))])
+        groups.append(pick(spare, rng))
     order = rng.permutation(len(groups))
     chosen: list[Group] = [*(groups[i] for i in order), "caption"]
     return [draw(scene, group, possible[group], rng) for group in chosen]
@@ -101,12 +96,12 @@ def training_questions(scene: Scene, rng: np.random.Generator) -> list[Question]
 def extra_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """Extra questions: the grid cell of a thing (column, row), a choice of two relations, and two higher counts."""
     names = unique_names(scene) or [("", scene.things[0])]
-    name, thing = names[int(rng.integers(len(names)))]
+    name, thing = pick(names, rng)
     where = f"{thing.x // _PLACE_CELL + 1} {thing.y // _PLACE_CELL + 1}"
     questions = [Question(scene, f"Where is the {name}?", where, "side")]
     counts = candidates(scene, "count", rng)
-    counts = [candidate for candidate in counts if int(candidate[2]) > 1] or counts
-    choices = [candidate for candidate in candidates(scene, "relation", rng) if " or " in candidate[0]]
+    counts = [candidate for candidate in counts if int(candidate.answer) > 1] or counts
+    choices = [candidate for candidate in candidates(scene, "relation", rng) if " or " in candidate.template]
     questions.append(draw(scene, "relation", choices, rng) if choices else questions[0])
     return questions + [draw(scene, "count", counts, rng) for _ in range(2)]
 

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from lab.balance import draw_balanced
 from lab.render import render
 from lab.scenes import COLORS, IMAGE_SIZE, SHAPES, Scene, Thing, evaluation_seed, sample_scene
 
 Group = Literal["color", "shape", "existence", "count", "side", "relation", "reading", "caption"]
 GROUPS: tuple[Group, ...] = ("color", "shape", "existence", "count", "side", "relation", "reading", "caption")
 
-TEMPLATES: dict[str, tuple[str, ...]] = {
+COMMON_TEMPLATES: dict[str, tuple[str, ...]] = {
     "color": ("What color is the {0}?", "Which color does the {0} have?", "Tell me the color of the {0}."),
-    "shape": ("What shape is the {0}?", "Which shape does the {0} have?", "Tell me the shape of the {0}."),
     "existence": ("Is there {0}?", "Can you see {0} in the picture?", "Does the picture show {0}?"),
     "count": ("How many {0} are there?", "How many {0} can you see?", "Count the {0}."),
     "horizontal": ("Is the {0} on the left or on the right?", "On which side is the {0}, left or right?"),
@@ -35,8 +35,12 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "below": ("Is the {0} below the {1}?", "Is the {0} lower than the {1}?"),
     "left or right": ("Is the {0} left or right of the {1}?",),
     "above or below": ("Is the {0} above or below the {1}?",),
-    "reading": ("What letter is on the {0}?", "Which letter does the {0} carry?", "Read the letter on the {0}."),
     "caption": ("Describe the picture.", "What is in the picture?", "What do you see?", "List everything you see."),
+}
+"""Templates of this world and of `lab.world576`."""
+TEMPLATES = COMMON_TEMPLATES | {
+    "shape": ("What shape is the {0}?", "Which shape does the {0} have?", "Tell me the shape of the {0}."),
+    "reading": ("What letter is on the {0}?", "Which letter does the {0} carry?", "Read the letter on the {0}."),
 }
 RELATIONS = ("left of", "right of", "above", "below")
 # Least distance from the middle line for a side, and least difference of two centres for a relation, in pixels.
@@ -44,8 +48,13 @@ SIDE_MARGIN = 10
 RELATION_MARGIN = 14
 MAX_COUNT = 5
 
-# Template key, the names to fill in, and the answer.
-Candidate = tuple[str, tuple[str, ...], str]
+
+class Candidate(NamedTuple):
+    """A possible question: template key, the names to fill in, and the answer."""
+
+    template: str
+    names: tuple[str, ...]
+    answer: str
 
 
 def with_article(name: str) -> str:
@@ -94,7 +103,7 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
     present = {(thing.look, thing.shape) for thing in scene.objects}
     looks, shapes = sorted({look for look, _ in present}), sorted({shape for _, shape in present})
     for look, shape in sorted(present):
-        yield "existence", (with_article(f"{look} {shape}"),), "yes"
+        yield Candidate("existence", (with_article(f"{look} {shape}"),), "yes")
     # Hard negatives: colour and shape are both in the image, but not together. If there are none, only one of them is.
     hard = [(look, shape) for look in looks for shape in shapes if (look, shape) not in present]
     if not hard:
@@ -103,7 +112,7 @@ def _existence(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
         ]
         hard = [pair for pair in hard if pair not in present]
     for look, shape in hard:
-        yield "existence", (with_article(f"{look} {shape}"),), "no"
+        yield Candidate("existence", (with_article(f"{look} {shape}"),), "no")
 
 
 def _count(scene: Scene) -> Iterator[Candidate]:
@@ -114,16 +123,16 @@ def _count(scene: Scene) -> Iterator[Candidate]:
         counts.append(("object", len(scene.objects)))
     for name, count in counts:
         if count <= MAX_COUNT:
-            yield "count", (plural(name),), str(count)
+            yield Candidate("count", (plural(name),), str(count))
 
 
 def _side(scene: Scene) -> Iterator[Candidate]:
     middle = IMAGE_SIZE // 2
     for name, thing in unique_names(scene):
         if abs(thing.x - middle) >= SIDE_MARGIN:
-            yield "horizontal", (name,), "left" if thing.x < middle else "right"
+            yield Candidate("horizontal", (name,), "left" if thing.x < middle else "right")
         if abs(thing.y - middle) >= SIDE_MARGIN:
-            yield "vertical", (name,), "top" if thing.y < middle else "bottom"
+            yield Candidate("vertical", (name,), "top" if thing.y < middle else "bottom")
 
 
 def _relation(scene: Scene) -> Iterator[Candidate]:
@@ -132,22 +141,33 @@ def _relation(scene: Scene) -> Iterator[Candidate]:
         for second_name, second in names:
             if first is second:
                 continue
-            dx, dy = first.x - second.x, first.y - second.y
-            for relation, value in zip(RELATIONS, (-dx, dx, -dy, dy), strict=True):
-                if abs(value) >= RELATION_MARGIN:
-                    yield relation, (first_name, second_name), "yes" if value > 0 else "no"
-            if abs(dx) >= RELATION_MARGIN:
-                yield "left or right", (first_name, second_name), "left" if dx < 0 else "right"
-            if abs(dy) >= RELATION_MARGIN:
-                yield "above or below", (first_name, second_name), "above" if dy < 0 else "below"
+            for template, answer in relations_of_offset(first.x - second.x, first.y - second.y, RELATION_MARGIN):
+                yield Candidate(template, (first_name, second_name), answer)
+
+
+def relations_of_offset(dx: int, dy: int, margin: int) -> Iterator[tuple[str, str]]:
+    """Template and answer of each relation of two things that is no tie.
+
+    Args:
+        dx, dy: centre of the first thing less that of the second, in pixels.
+        margin: least difference of two centres for a relation, in pixels.
+    """
+    for relation, value in zip(RELATIONS, (-dx, dx, -dy, dy), strict=True):
+        if abs(value) >= margin:
+            yield relation, "yes" if value > 0 else "no"
+    if abs(dx) >= margin:
+        yield "left or right", "left" if dx < 0 else "right"
+    if abs(dy) >= margin:
+        yield "above or below", "above" if dy < 0 else "below"
 
 
 def candidates(scene: Scene, group: Group, rng: np.random.Generator) -> list[Candidate]:
-    """All questions of a group about a scene: `(template key, names, answer)`."""
+    """All questions of a group about a scene."""
     if group == "color":
-        return [("color", (name,), thing.look) for name, thing in unique_names(scene) if name == thing.shape]
+        return [Candidate("color", (name,), thing.look) for name, thing in unique_names(scene) if name == thing.shape]
     if group == "shape":
-        return [("shape", (name,), thing.shape) for name, thing in unique_names(scene) if name.endswith("object")]
+        named = ((name, thing) for name, thing in unique_names(scene) if name.endswith("object"))
+        return [Candidate("shape", (name,), thing.shape) for name, thing in named]
     if group == "existence":
         return list(_existence(scene, rng))
     if group == "count":
@@ -157,8 +177,8 @@ def candidates(scene: Scene, group: Group, rng: np.random.Generator) -> list[Can
     if group == "relation":
         return list(_relation(scene))
     if group == "reading":
-        return [("reading", (name,), thing.letter) for name, thing in unique_names(scene) if thing.letter]
-    return [("caption", (), describe(scene))]
+        return [Candidate("reading", (name,), thing.letter) for name, thing in unique_names(scene) if thing.letter]
+    return [Candidate("caption", (), describe(scene))]
 
 
 def describe(scene: Scene) -> str:
@@ -173,32 +193,9 @@ def draw(
     rng: np.random.Generator,
     asked: Counter[str] | None = None,
 ) -> Question:
-    """One of the candidate questions.
-
-    The answer is drawn first, with equal probability, so that answers are balanced. With `asked` only the least used
-    answers are drawn, which balances a whole set.
-
-    Args:
-        scene: scene of the question.
-        group: group of the question.
-        possible: candidate questions, at least one.
-        rng: random generator.
-        asked: number of uses of each "group:answer", updated here; None to draw from all answers.
-    """
-    by_answer: dict[str, list[Candidate]] = {}
-    for candidate in possible:
-        by_answer.setdefault(candidate[2], []).append(candidate)
-    answers = sorted(by_answer)
-    if asked is not None and group != "caption":
-        least = min(asked[f"{group}:{answer}"] for answer in answers)
-        answers = [answer for answer in answers if asked[f"{group}:{answer}"] == least]
-    answer = answers[int(rng.integers(len(answers)))]
-    if asked is not None:
-        asked[f"{group}:{answer}"] += 1
-    options = by_answer[answer]
-    template, names, _ = options[int(rng.integers(len(options)))]
-    phrasings = TEMPLATES[template]
-    return Question(scene, phrasings[int(rng.integers(len(phrasings)))].format(*names), answer, group)
+    """One of the candidate questions about a scene; see `lab.balance.draw_balanced`."""
+    chosen, text = draw_balanced(group, possible, TEMPLATES, rng, asked)
+    return Question(scene, text, chosen.answer, group)
 
 
 def ask(scene: Scene, group: Group, rng: np.random.Generator, asked: Counter[str] | None = None) -> Question | None:
@@ -238,11 +235,24 @@ def normalize(text: str) -> str:
     return re.sub(r"^[\s.,!?]+|[\s.,!?]+$", "", text).lower()
 
 
-def score(question: Question, answer_text: str) -> float:
-    """Score of an answer: 1.0 for a right and 0.0 for a wrong one; for a caption the F1 measure of the named things."""
-    if question.group != "caption":
-        return float(normalize(answer_text) == normalize(question.answer))
-    expected = Counter(thing.name for thing in question.scene.things)
+def score_answer(group: str, answer: str, names: Iterable[str], answer_text: str) -> float:
+    """Score of an answer: 1.0 for a right and 0.0 for a wrong one; for a caption the F1 measure of the named things.
+
+    Args:
+        group: group of the question.
+        answer: right answer.
+        names: names of all things in the image.
+        answer_text: answer to score.
+    """
+    if group != "caption":
+        return float(normalize(answer_text) == normalize(answer))
+    expected = Counter(names)
     named = Counter(normalize(part) for part in answer_text.split(",") if part.strip())
     right = sum((expected & named).values())
     return 2 * right / (sum(expected.values()) + sum(named.values())) if right else 0.0
+
+
+def score(question: Question, answer_text: str) -> float:
+    """Score of an answer to a question; see `score_answer`."""
+    names = (thing.name for thing in question.scene.things)
+    return score_answer(question.group, question.answer, names, answer_text)

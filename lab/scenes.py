@@ -9,6 +9,7 @@ An image has 144 x 144 pixels, that is 12 x 12 patches of 12 pixels. It contains
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,7 +113,7 @@ def sample_scene(split: Split, seed: int) -> Scene:
         large = split == "simple" or (split == "easy" and rng.random() < 0.4)
         sizes.append(int(rng.integers(34, 45)) if large else int(rng.integers(22, 27)))
     boxes = _place(sizes, rng)
-    looks = _object_looks(len(boxes) - num_distractors, rng)
+    looks = object_looks(len(boxes) - num_distractors, SHAPES, COLORS, 4, (0.35, 0.7), rng)
     things = []
     for index, (x, y, size) in enumerate(boxes):
         if index < num_distractors:
@@ -142,13 +143,28 @@ def _place(sizes: list[int], rng: np.random.Generator) -> list[tuple[int, int, i
             return boxes
 
 
-def _object_looks(count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Shape and colour of each object. Many scenes repeat a shape or a colour, so that counts above one are common."""
-    looks = [(str(rng.choice(SHAPES)), str(rng.choice(COLORS))) for _ in range(count)]
+def object_looks(
+    count: int,
+    shapes: Sequence[str],
+    colors: Sequence[str],
+    most_alike: int,
+    themes: tuple[float, float],
+    rng: np.random.Generator,
+) -> list[tuple[str, str]]:
+    """Shape and colour of each object. Many scenes repeat a shape or a colour, so that counts above one are common.
+
+    Args:
+        count: number of objects.
+        shapes, colors: choices.
+        most_alike: largest number of objects that are made alike.
+        themes: share of the scenes that repeat a shape, and of those that repeat a shape or a colour.
+        rng: random generator.
+    """
+    looks = [(str(rng.choice(shapes)), str(rng.choice(colors))) for _ in range(count)]
     theme = rng.random()
-    if theme < 0.7 and count >= 2:
-        repeated = int(rng.integers(2, min(count, 4) + 1))
+    if theme < themes[1] and count >= 2:
+        repeated = int(rng.integers(2, min(count, most_alike) + 1))
         for index in range(1, repeated):
             shape, color = looks[index]
-            looks[index] = (looks[0][0], color) if theme < 0.35 else (shape, looks[0][1])
+            looks[index] = (looks[0][0], color) if theme < themes[0] else (shape, looks[0][1])
     return looks

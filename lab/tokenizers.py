@@ -6,7 +6,8 @@ Both fall back to bytes, so that any text can be tokenized. Words of the small w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -19,6 +20,8 @@ from lab.scenes import sample_scene
 BOS, EOS, PAD, IMAGE = "<s>", "</s>", "<pad>", "<image>"
 CLIP_BOS, CLIP_EOS = "<|startoftext|>", "<|endoftext|>"
 CLIP_CONTEXT = 77
+PROMPT_HEAD = f"{BOS}USER: "
+"""Prompt of the chat template before the image."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -133,3 +136,14 @@ def train_llava_tokenizer(corpus: Iterable[str] | None = None, vocab_size: int =
         model_max_length=2048,
         padding_side="left",
     )
+
+
+def cached_ids(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], list[int]]:
+    """Function from a text to its ids without special tokens. It caches them, since a world has few texts."""
+
+    @cache
+    def ids(text: str) -> list[int]:
+        found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
+
+    return ids

@@ -1,4 +1,4 @@
-"""CLIP's two towers as functions on transformers' modules, for training on a CPU.
+"""CLIP's two towers as functions on transformers' modules, for training.
 
 The arithmetic is that of transformers' eager attention, except that the softmax stays in the tensors' dtype. In
 bfloat16 that saves two conversions of the largest tensor of every layer, a quarter of the time of a step. Tests compare
@@ -20,8 +20,13 @@ from lab.checkpoint import IMAGE_MEAN, IMAGE_STD
 
 def normalize_pixels(images: np.ndarray) -> Tensor:
     """Normalized pixels of CLIP, `[B, 3, H, W]` in bfloat16, from uint8 images `[B, H, W, 3]`."""
-    mean, std = torch.tensor(IMAGE_MEAN) * 255, torch.tensor(IMAGE_STD) * 255
-    return ((torch.from_numpy(images).float() - mean) / std).bfloat16().permute(0, 3, 1, 2).contiguous()
+    return normalize_images(torch.from_numpy(images).permute(0, 3, 1, 2)).contiguous()
+
+
+def normalize_images(images: Tensor) -> Tensor:
+    """Normalized pixels of CLIP in bfloat16 from uint8 images, `[B, 3, H, W]` each."""
+    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) * 255 for values in (IMAGE_MEAN, IMAGE_STD))
+    return ((images.float() - mean) / std).bfloat16()
 
 
 def tower_of(model: CLIPModel | CLIPVisionModel) -> Any:
@@ -72,7 +77,7 @@ def text_token_states(text_model: Any, input_ids: Tensor) -> Tensor:
     length = input_ids.shape[1]
     embeddings = text_model.embeddings
     hidden = embeddings.token_embedding(input_ids) + embeddings.position_embedding.weight[:length]
-    mask = torch.full((length, length), float("-inf"), dtype=hidden.dtype).triu(1)
+    mask = torch.full((length, length), float("-inf"), dtype=hidden.dtype, device=hidden.device).triu(1)
     for layer in text_model.encoder.layers:
         hidden = encoder_layer(layer, hidden, mask)
     normed: Tensor = text_model.final_layer_norm(hidden)
@@ -82,12 +87,17 @@ def text_token_states(text_model: Any, input_ids: Tensor) -> Tensor:
 def text_states(text_model: Any, input_ids: Tensor, eos: int) -> Tensor:
     """Final, normalized state at each text's first EOS, `[B, width]`, from ids `[B, L]`."""
     last = (input_ids == eos).int().argmax(-1)
-    return text_token_states(text_model, input_ids)[torch.arange(len(last)), last]
+    return text_token_states(text_model, input_ids)[torch.arange(len(last), device=last.device), last]
+
+
+def embed_texts(model: CLIPModel, input_ids: Tensor, eos: int) -> Tensor:
+    """Unit text vectors `[B, projection]` in float32, from ids `[B, L]` with an EOS each."""
+    hidden = text_states(model.text_model, input_ids, eos)
+    return functional.normalize(model.text_projection(hidden).float(), dim=-1)
 
 
 def encode_texts(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
     """Unit text vectors `[len(texts), projection]`, float32."""
     tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
     # The tower is causal and pools at the first EOS, so the padding after it (also EOS) needs no mask.
-    hidden = text_states(model.text_model, tokens["input_ids"], tokenizer.eos_token_id)
-    return functional.normalize(model.text_projection(hidden).float(), dim=-1)
+    return embed_texts(model, tokens["input_ids"], tokenizer.eos_token_id)

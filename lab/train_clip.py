@@ -19,7 +19,7 @@ from lab.checkpoint import save_clip
 from lab.clip_losses import PatchHead, PatchTargets, multi_positive_loss, pair_loss, unmatched_offset_loss
 from lab.dataset import Dataset, load, training_split
 from lab.decoupled import alignment_report
-from lab.models import WIDTH, build_clip
+from lab.models import SMALL_WORLD, build_clip
 from lab.offset import add_positive_offset
 from lab.optimizer import MasterOptimizer, resume, save_state, schedule
 from lab.towers import encode_texts, normalize_pixels, tower_of, vision_states
@@ -62,7 +62,7 @@ def train(
     """
     data = load(work / "data")
     model = build_clip(tokenizer, seed)
-    head = PatchHead(WIDTH)
+    head = PatchHead(SMALL_WORLD.vision_width)
     model.bfloat16()
     head.bfloat16()
     named = list(model.named_parameters()) + [(f"head.{name}", p) for name, p in head.named_parameters()]

@@ -20,7 +20,7 @@ from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTok
 from lab import question_pool
 from lab.checkpoint import save_llava
 from lab.dataset import Dataset, load, training_split
-from lab.models import WIDTH, adopt_vision_tower, build_llava
+from lab.models import SMALL_WORLD, adopt_vision_tower, build_llava
 from lab.optimizer import MasterOptimizer, resume, save_state, schedule
 from lab.packed import packed_hidden, packed_layer
 from lab.question_pool import EXTRAS_PER_IMAGE, GROUP_NAMES, PER_IMAGE, SHORT_LENGTH, BlockEncoder, Blocks
@@ -28,6 +28,7 @@ from lab.questions import GROUPS, evaluation_questions
 from lab.render import render_array
 from lab.scenes import GRID
 from lab.token_drop import merge, random_keep
+from lab.tokenizers import PROMPT_HEAD
 from lab.towers import normalize_pixels, tower_of, vision_states
 
 STEPS = 6000
@@ -42,7 +43,6 @@ MUON_RATE = 0.02
 DECAY_SHARE = 0.2
 CAPTION_WEIGHT = 0.8
 DROP_FROM, DROP_SHARE, DROP_KEEP = 0.5, 0.2, (16, 48)
-PROMPT_HEAD = "<s>USER: "
 VALIDATION_SEED = 500
 
 
@@ -60,7 +60,8 @@ def cache_features(clip: CLIPModel, data: Dataset, file: Path, chunk: int = 2000
     """Features of all training images, memory-mapped bfloat16 viewed as int16; computed when `file` is missing."""
     if not file.exists():
         partial = file.with_suffix(".partial.npy")
-        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.int16, shape=(len(data), GRID * GRID, WIDTH))
+        shape = (len(data), GRID * GRID, SMALL_WORLD.vision_width)
+        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.int16, shape=shape)
         for start in range(0, len(data), chunk):
             features = compute_features(clip, data.images[start : start + chunk])
             out[start : start + chunk] = features.view(torch.int16).numpy()

@@ -17,12 +17,12 @@ import torch
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from lab.checkpoint import save_clip, save_llava
+from lab.models import build_clip, build_llava
 from lab.world576 import pool
 from lab.world576.card import card
 from lab.world576.composition import Composer
 from lab.world576.evaluate import evaluate
 from lab.world576.loop import Trainer, pace, train
-from lab.world576.models import build_clip, build_llava
 from lab.world576.parts import load_progress
 from lab.world576.plan import CALL_MINUTES, Clock, allowed_steps, plan_text, stage_minutes
 from lab.world576.recipe import FULL, SMALL, Recipe
@@ -49,14 +49,8 @@ class Run:
     def __init__(
         self, recipe: Recipe, work: Path, device: torch.device, clock: Clock, minutes: float, seed: int = 0
     ) -> None:
-        self.recipe, self.work, self.device, self.clock, self.minutes, self.seed = (
-            recipe,
-            work,
-            device,
-            clock,
-            minutes,
-            seed,
-        )
+        self.recipe, self.work, self.device = recipe, work, device
+        self.clock, self.minutes, self.seed = clock, minutes, seed
         self.checkpoints = work / "checkpoints"
         self.composer = Composer(device)
 
@@ -65,7 +59,7 @@ class Run:
         self._tokenizers()
         file = self.work / "pool.npz"
         if not file.exists():
-            workers = max(1, (os.cpu_count() or 1)) if self.recipe.measured else 1
+            workers = (os.cpu_count() or 1) if self.recipe.measured else 1
             pool.build(file, self.checkpoints / "clip", self.checkpoints / "llava", self.recipe.scenes, workers)
             print(f"data: {self.recipe.scenes} scenes, {self.clock.seconds:.0f}s", flush=True)
         scenes = pool.load(file)
@@ -90,8 +84,8 @@ class Run:
         """Trains the tokenizers and writes untrained checkpoints with them."""
         if not (self.checkpoints / "llava" / "tokenizer.json").exists():
             clip, llava = train_tokenizers(self.recipe.tokenizer_scenes)
-            save_clip(build_clip(self.recipe.size, clip), clip, self.checkpoints / "clip")
-            save_llava(build_llava(self.recipe.size, llava), llava, self.checkpoints / "llava")
+            save_clip(build_clip(clip, size=self.recipe.size), clip, self.checkpoints / "clip")
+            save_llava(build_llava(llava, size=self.recipe.size), llava, self.checkpoints / "llava")
 
     def _train(self, name: str, make: Callable[[], Trainer], most: int) -> bool:
         def choose_steps() -> int:

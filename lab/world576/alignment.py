@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
-from lab.checkpoint import IMAGE_MEAN, IMAGE_STD
 from lab.decoupled import last_layer_maps
-from lab.towers import text_states, tower_of, vision_states
+from lab.towers import embed_texts, normalize_images, tower_of, vision_states
 from lab.world576.composition import Composer, pack
 from lab.world576.questions import evaluation_questions
 from lab.world576.scenes import thing_of_patch
@@ -17,19 +15,6 @@ from lab.world576.texts import CLIP_SHORT_LENGTH, clip_ids
 
 _SEED = 900
 _BEST = 8
-
-
-def normalize_pixels(images: Tensor) -> Tensor:
-    """Normalized pixels of CLIP in bfloat16 from uint8 images, `[B, 3, H, W]` each."""
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) * 255 for values in (IMAGE_MEAN, IMAGE_STD))
-    return ((images.float() - mean) / std).bfloat16()
-
-
-def embed_texts(model: CLIPModel, ids: Tensor, eos: int) -> Tensor:
-    """Unit text vectors `[B, projection]` in float32, from ids `[B, L]` with an EOS each."""
-    with ids.device:
-        hidden = text_states(model.text_model, ids, eos)
-    return torch.nn.functional.normalize(model.text_projection(hidden).float(), dim=-1)
 
 
 @torch.no_grad()
@@ -43,7 +28,7 @@ def alignment_report(
     """
     questions = evaluation_questions("crowded", _SEED, num_scenes, groups=["side"])
     dtype = model.visual_projection.weight.dtype
-    pixels = normalize_pixels(composer(pack([question.scene for question in questions]))).to(dtype)
+    pixels = normalize_images(composer(pack([question.scene for question in questions]))).to(dtype)
     second_last, _ = vision_states(tower_of(model), pixels)
     decoupled, _ = last_layer_maps(tower_of(model), model.visual_projection, second_last)
     ids = clip_ids(tokenizer, [question.text for question in questions], CLIP_SHORT_LENGTH).astype(np.int64)

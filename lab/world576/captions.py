@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from lab.balance import pick
 from lab.questions import with_article
 from lab.world576.kinds import CATEGORIES, COLORS, DISTRACTORS, OBJECT_KINDS, TEXTS, plural
 from lab.world576.questions import TEMPLATES, relations
@@ -61,15 +62,11 @@ def concept_labels(scene: Scene) -> npt.NDArray[np.bool_]:
     return labels
 
 
-def _pick(options: list[str], rng: np.random.Generator) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
 def _as_question(name: str, templates: tuple[str, ...], rng: np.random.Generator) -> str:
-    template = templates[int(rng.integers(len(templates)))]
+    template = pick(templates, rng)
     if template in ("existence", "count"):
         name = with_article(name) if template == "existence" else plural(name)
-    return _pick(list(TEMPLATES[template]), rng).format(name)
+    return pick(TEMPLATES[template], rng).format(name)
 
 
 def concept_text(concept: Concept, rng: np.random.Generator) -> str:
@@ -77,17 +74,17 @@ def concept_text(concept: Concept, rng: np.random.Generator) -> str:
     group, *words = concept
     name = f"{words[0]} object" if group.startswith("color") else " ".join(words[: 2 if group == "pair" else 1])
     if group == "text":
-        return _pick([f"a sign that says {name}", f"the word {name}", f"{name} on a sign"], rng)
+        return pick([f"a sign that says {name}", f"the word {name}", f"{name} on a sign"], rng)
     if group.endswith("place"):
         side = f"on the {words[1]}" if words[1] in SIDES[:2] else f"at the {words[1]}"
-        return _pick([f"{with_article(name)} {side}", f"the {name} is {side}"], rng)
+        return pick([f"{with_article(name)} {side}", f"the {name} is {side}"], rng)
     if group == "category":
-        return _pick([with_article(name), *(text.format(name) for text in TEMPLATES["category"])], rng)
+        return pick([with_article(name), *(text.format(name) for text in TEMPLATES["category"])], rng)
     if group != "distractor" and rng.random() < 0.5:
         own = {"pair": (), "kind": ("color", "count"), "color": ("kind", "count")}[group]
         reading = ("reading",) if words[-1] == "sign" else ()
         return _as_question(name, ("existence", "horizontal", "vertical", *own, *reading), rng)
-    return _pick([with_article(name), f"the {name}", f"a picture of {with_article(name)}", name], rng)
+    return pick([with_article(name), f"the {name}", f"a picture of {with_article(name)}", name], rng)
 
 
 def composite_caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -97,7 +94,7 @@ def composite_caption(scene: Scene, rng: np.random.Generator) -> str:
         first, second = things[:2]
         true = [template for template, answer in relations(first, second) if answer == "yes"]
         if true:
-            relation = true[int(rng.integers(len(true)))]
+            relation = pick(true, rng)
             link = f"to the {relation}" if relation.endswith("of") else relation
             return f"{with_article(first.name)} {link} {with_article(second.name)}"
     return "a picture of " + ", ".join(with_article(_with_detail(thing, rng)) for thing in things[:5])
@@ -107,6 +104,6 @@ def _with_detail(thing: Thing, rng: np.random.Generator) -> str:
     if thing.text and rng.random() < 0.6:
         return f"{thing.name} that says {thing.text}"
     if rng.random() < 0.3:
-        side = _sides(thing)[int(rng.integers(2))]
+        side = pick(_sides(thing), rng)
         return f"{thing.name} {'on' if side in SIDES[:2] else 'at'} the {side}"
     return thing.name

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
+from lab.checkpoint import parameter_count
 from lab.world576.kinds import KINDS, WORDS
 from lab.world576.questions import GROUPS
 from lab.world576.recipe import Recipe
@@ -49,14 +48,6 @@ Nothing was moved after the training: the alignment is what the training gave.
 """
 
 
-def _parameters(folder: Path) -> str:
-    count = 0
-    for file in folder.glob("model*.safetensors"):
-        with safe_open(str(file), "pt") as weights:
-            count += sum(weights.get_tensor(key).numel() for key in weights.keys())  # noqa: SIM118
-    return f"{count / 1e6:.1f} M"
-
-
 def card(checkpoints: Path, figures: dict[str, Any], recipe: Recipe, steps: dict[str, int]) -> str:
     """Text of the model card.
 
@@ -79,8 +70,8 @@ def card(checkpoints: Path, figures: dict[str, Any], recipe: Recipe, steps: dict
     return _TEMPLATE.format(
         kinds=len(KINDS),
         words=len(WORDS),
-        clip_parameters=_parameters(checkpoints / "clip"),
-        llava_parameters=_parameters(checkpoints / "llava"),
+        clip_parameters=parameter_count(checkpoints / "clip"),
+        llava_parameters=parameter_count(checkpoints / "llava"),
         vision=f"{size.vision_layers} layers x {size.vision_width}",
         text=f"{size.text_layers} layers x {size.text_width}",
         llama=f"{size.llama_layers} layers x {size.llama_width}",

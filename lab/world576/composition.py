@@ -234,9 +234,9 @@ def _cpu_composer() -> Composer:
     return Composer()
 
 
-def compose(scenes: Sequence[Scene]) -> list[Image.Image]:
-    """Images of scenes, composed on the CPU."""
-    batch = _cpu_composer()(pack(scenes)).permute(0, 2, 3, 1).contiguous().numpy()
+def compose(scenes: Sequence[Scene], composer: Composer | None = None) -> list[Image.Image]:
+    """Images of scenes, composed on the CPU where no composer is given."""
+    batch = (composer or _cpu_composer())(pack(scenes)).permute(0, 2, 3, 1).cpu().contiguous().numpy()
     return [Image.fromarray(image) for image in batch]
 
 

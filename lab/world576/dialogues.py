@@ -11,8 +11,9 @@ from typing import Final, Literal
 
 import numpy as np
 
+from lab.scenes import evaluation_seed
 from lab.world576.questions import Group, Question, candidates, draw
-from lab.world576.scenes import Scene, evaluation_seed, sample_scene
+from lab.world576.scenes import Scene, sample_scene
 
 # Groups whose questions are about one or two objects; a dialogue has two different ones.
 DIALOGUE_GROUPS: Final[tuple[Group, ...]] = ("color", "kind", "existence", "side", "relation", "reading")

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lab.world576.composition import Composer, pack
+from lab.world576.composition import Composer, compose
 from lab.world576.dialogues import evaluation_dialogues
 from lab.world576.questions import GROUPS, Question, evaluation_questions, score
 from lab.world576.scenes import Scene
@@ -33,8 +33,7 @@ def _images(scenes: Sequence[Scene], composer: Composer, batch: int) -> dict[Sce
     images: dict[Scene, Image.Image] = {}
     for begin in range(0, len(unique), batch):
         part = unique[begin : begin + batch]
-        arrays = composer(pack(part)).permute(0, 2, 3, 1).cpu().contiguous().numpy()
-        images |= {scene: Image.fromarray(array) for scene, array in zip(part, arrays, strict=True)}
+        images.update(zip(part, compose(part, composer), strict=True))
     return images
 
 

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lab.optimizer import MasterOptimizer
-from lab.world576.recipe import MAX_PART_BYTES
+from lab.world576.recipe import MAX_TENSOR_BYTES
 
 _INDEX = "index.json"
 
 
 def save_tensors(folder: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
-    """Writes tensors in parts of at most `MAX_PART_BYTES` and some JSON content. The old folder is replaced.
+    """Writes tensors in parts of at most `recipe.MAX_PART_BYTES` and some JSON content. The old folder is replaced.
 
     Args:
         folder: folder to write.
@@ -35,9 +35,8 @@ def save_tensors(folder: Path, tensors: dict[str, Tensor], content: dict[str, An
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # Half a megabyte is for the header of a file.
     split = split_torch_state_dict_into_shards(
-        own, max_shard_size=MAX_PART_BYTES - 500_000, filename_pattern="part{suffix}.safetensors"
+        own, max_shard_size=MAX_TENSOR_BYTES, filename_pattern="part{suffix}.safetensors"
     )
     for name, keys in split.filename_to_tensors.items():
         save_file({key: own[key] for key in keys}, str(partial / name))

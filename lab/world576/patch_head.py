@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from lab.clip_losses import BACKGROUND_WEIGHT
+from lab.clip_losses import BACKGROUND_WEIGHT, ReadOuts, classify
 from lab.world576.atlas import SPRITE_INDEX
 from lab.world576.kinds import COLORS, GLYPHS
 from lab.world576.pool import ALL_KINDS
@@ -52,19 +52,11 @@ class PatchTargets:
         return cls(kind, look, glyph, offset, thing)
 
 
-class PatchHead(nn.Module):
+class PatchHead(ReadOuts):
     """Linear classifier of a patch's kind, look, glyph and offset, and of its row and column."""
 
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.sizes = (len(ALL_KINDS) + 1, len(COLORS) + 2, len(GLYPHS) + 1, 2, GRID, GRID)
-        self.linear = nn.Linear(width, sum(self.sizes))
-
-    def forward(self, patches: Tensor) -> tuple[Tensor, ...]:
-        """`[B, 576, width]` to one float32 tensor per read-out."""
-        logits: Tensor = self.linear(patches).float()
-        parts: tuple[Tensor, ...] = logits.split(self.sizes, dim=-1)
-        return parts
+        super().__init__(width, (len(ALL_KINDS) + 1, len(COLORS) + 2, len(GLYPHS) + 1, 2, GRID, GRID))
 
     def loss(self, patches: Tensor, targets: PatchTargets) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss, and accuracy of kind, look and glyph over the patches that show one."""
@@ -72,10 +64,6 @@ class PatchHead(nn.Module):
         weight = torch.where(targets.thing, 1.0, BACKGROUND_WEIGHT)
         lettered = targets.glyph < len(GLYPHS)
         patch = torch.arange(NUM_PATCHES, device=patches.device).expand(weight.shape)
-
-        def classify(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-            each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-            return (each * weights.flatten()).sum() / weights.sum()
 
         loss = classify(kind, targets.kind, weight) + classify(look, targets.look, weight)
         loss = loss + classify(glyph, targets.glyph, torch.where(lettered, 1.0, 0.02))

@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
+from lab.balance import pick
+from lab.scenes import Split
 from lab.world576.captions import composite_caption, concept_labels
 from lab.world576.composition import PackedScenes, pack
 from lab.world576.dialogues import sample_dialogue
 from lab.world576.kinds import COLORS, DISTRACTORS, OBJECT_KINDS
 from lab.world576.questions import GROUPS, Group, Question, candidates, draw, unique_names
-from lab.world576.scenes import IMAGE_SIZE, MAX_THINGS, Scene, Split, sample_scene, thing_of_patch
+from lab.world576.scenes import IMAGE_SIZE, MAX_THINGS, Scene, sample_scene, thing_of_patch
 from lab.world576.texts import (
     CAPTION_LENGTH,
     CLIP_LONG_LENGTH,
@@ -108,7 +110,7 @@ def _place_question(scene: Scene, rng: np.random.Generator) -> Question | None:
     names = unique_names(scene)
     if not names:
         return None
-    name, index = names[int(rng.integers(len(names)))]
+    name, index = pick(names, rng)
     thing = scene.things[index]
     where = f"{thing.x // _PLACE_CELL + 1} {thing.y // _PLACE_CELL + 1}"
     return Question(scene, f"Where is the {name}?", where, "side", frozenset([index]))
@@ -121,7 +123,7 @@ def training_questions(scene: Scene, rng: np.random.Generator) -> tuple[list[Que
     spare = [group for group in _SPARE if possible[group]]
     places = [question for _ in range(_PLACES) if (question := _place_question(scene, rng))]
     while len(groups) + len(places) < PER_SCENE:
-        groups.append(spare[int(rng.integers(len(spare)))])
+        groups.append(pick(spare, rng))
     questions = places + [draw(scene, group, possible[group], rng) for group in groups]
     indices = [_PLACE_GROUP] * len(places) + [GROUPS.index(group) for group in groups]
     order = rng.permutation(PER_SCENE)

@@ -15,32 +15,21 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image
 
-from lab.questions import normalize, with_article
+from lab.balance import draw_balanced
+from lab.questions import COMMON_TEMPLATES, relations_of_offset, score_answer, with_article
+from lab.scenes import evaluation_seed
 from lab.world576.composition import compose
 from lab.world576.kinds import CATEGORIES, CATEGORY, COLORS, KINDS, SIGN, plural
-from lab.world576.scenes import IMAGE_SIZE, Scene, Thing, evaluation_seed, sample_scene
+from lab.world576.scenes import IMAGE_SIZE, Scene, Thing, sample_scene
 
 Group = Literal["color", "kind", "existence", "count", "side", "relation", "reading", "caption"]
 GROUPS: Final[tuple[Group, ...]] = ("color", "kind", "existence", "count", "side", "relation", "reading", "caption")
 
-TEMPLATES: Final[dict[str, tuple[str, ...]]] = {
-    "color": ("What color is the {0}?", "Which color does the {0} have?", "Tell me the color of the {0}."),
+TEMPLATES: Final[dict[str, tuple[str, ...]]] = COMMON_TEMPLATES | {
     "kind": ("What is the {0}?", "What kind of thing is the {0}?", "Name the {0}."),
     "category": ("Which {0} is there?", "What {0} can you see?", "Which {0} is in the picture?"),
-    "existence": ("Is there {0}?", "Can you see {0} in the picture?", "Does the picture show {0}?"),
-    "count": ("How many {0} are there?", "How many {0} can you see?", "Count the {0}."),
-    "horizontal": ("Is the {0} on the left or on the right?", "On which side is the {0}, left or right?"),
-    "vertical": ("Is the {0} at the top or at the bottom?", "Where is the {0}, top or bottom?"),
-    "left of": ("Is the {0} to the left of the {1}?", "Is the {0} left of the {1}?"),
-    "right of": ("Is the {0} to the right of the {1}?", "Is the {0} right of the {1}?"),
-    "above": ("Is the {0} above the {1}?", "Is the {0} higher than the {1}?"),
-    "below": ("Is the {0} below the {1}?", "Is the {0} lower than the {1}?"),
-    "left or right": ("Is the {0} left or right of the {1}?",),
-    "above or below": ("Is the {0} above or below the {1}?",),
     "reading": ("What does the {0} say?", "What is written on the {0}?", "Read the {0}."),
-    "caption": ("Describe the picture.", "What is in the picture?", "What do you see?", "List everything you see."),
 }
-RELATIONS: Final = ("left of", "right of", "above", "below")
 # Least distance from a middle line for a side, and least difference of two centres for a relation, in pixels.
 SIDE_MARGIN: Final = 24
 RELATION_MARGIN: Final = 32
@@ -178,14 +167,7 @@ def _relations(scene: Scene, rng: np.random.Generator) -> Iterator[Candidate]:
 
 def relations(first: Thing, second: Thing) -> Iterator[tuple[str, str]]:
     """Template and answer of each relation of two things that is no tie."""
-    dx, dy = first.x - second.x, first.y - second.y
-    for relation, value in zip(RELATIONS, (-dx, dx, -dy, dy), strict=True):
-        if abs(value) >= RELATION_MARGIN:
-            yield relation, "yes" if value > 0 else "no"
-    if abs(dx) >= RELATION_MARGIN:
-        yield "left or right", "left" if dx < 0 else "right"
-    if abs(dy) >= RELATION_MARGIN:
-        yield "above or below", "above" if dy < 0 else "below"
+    return relations_of_offset(first.x - second.x, first.y - second.y, RELATION_MARGIN)
 
 
 def _readings(scene: Scene) -> Iterator[Candidate]:
@@ -228,33 +210,15 @@ def draw(
     rng: np.random.Generator,
     asked: Counter[str] | None = None,
 ) -> Question:
-    """One of the candidate questions.
+    """One of the candidate questions about a scene; see `lab.balance.draw_balanced`."""
+    chosen, text = draw_balanced(group, possible, TEMPLATES, rng, asked)
+    return Question(scene, text, chosen.answer, group, chosen.subjects)
 
-    The answer is drawn first, with equal probability, so that answers are balanced. With `asked` only the least used
-    answers are drawn, which balances a whole set.
 
-    Args:
-        scene: scene of the question.
-        group: group of the question.
-        possible: candidate questions, at least one.
-        rng: random generator.
-        asked: number of uses of each "group:answer", updated here; None to draw from all answers.
-    """
-    by_answer: dict[str, list[Candidate]] = {}
-    for candidate in possible:
-        by_answer.setdefault(candidate.answer, []).append(candidate)
-    answers = sorted(by_answer)
-    if asked is not None and group != "caption":
-        least = min(asked[f"{group}:{answer}"] for answer in answers)
-        answers = [answer for answer in answers if asked[f"{group}:{answer}"] == least]
-    answer = answers[int(rng.integers(len(answers)))]
-    if asked is not None:
-        asked[f"{group}:{answer}"] += 1
-    options = by_answer[answer]
-    chosen = options[int(rng.integers(len(options)))]
-    phrasings = TEMPLATES[chosen.template]
-    text = phrasings[int(rng.integers(len(phrasings)))].format(*chosen.names)
-    return Question(scene, text, answer, group, chosen.subjects)
+def ask(scene: Scene, group: Group, rng: np.random.Generator, asked: Counter[str] | None = None) -> Question | None:
+    """One question of a group, or None if the scene allows none; see `draw`."""
+    possible = candidates(scene, group, rng)
+    return draw(scene, group, possible, rng, asked) if possible else None
 
 
 def evaluation_questions(
@@ -277,17 +241,13 @@ def evaluation_questions(
     for index in range(num_scenes):
         scene = sample_scene(split, evaluation_seed(seed, index))
         for group in groups:
-            possible = candidates(scene, group, rng)
-            if possible:
-                questions.append(draw(scene, group, possible, rng, asked))
+            question = ask(scene, group, rng, asked)
+            if question is not None:
+                questions.append(question)
     return questions
 
 
 def score(question: Question, answer_text: str) -> float:
-    """Score of an answer: 1.0 for a right and 0.0 for a wrong one; for a caption the F1 measure of the named things."""
-    if question.group != "caption":
-        return float(normalize(answer_text) == normalize(question.answer))
-    expected = Counter(thing.name for thing in question.scene.things)
-    named = Counter(normalize(part) for part in answer_text.split(",") if part.strip())
-    right = sum((expected & named).values())
-    return 2 * right / (sum(expected.values()) + sum(named.values())) if right else 0.0
+    """Score of an answer to a question; see `lab.questions.score_answer`."""
+    names = (thing.name for thing in question.scene.things)
+    return score_answer(question.group, question.answer, names, answer_text)

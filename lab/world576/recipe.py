@@ -5,22 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from lab.models import ModelSize
+from lab.world576.scenes import IMAGE_SIZE, PATCH_SIZE
+
 MAX_PART_BYTES: Final = 16 * 10**6
 """Largest size of a file of weights."""
-
-
-@dataclass(frozen=True)
-class ModelSize:
-    """Layers and widths of the towers and the language model. Heads have 64 channels, or all of a smaller width."""
-
-    vision_layers: int
-    vision_width: int
-    text_layers: int
-    text_width: int
-    projection: int
-    llama_layers: int
-    llama_width: int
-    llama_mlp: int
+MAX_TENSOR_BYTES: Final = MAX_PART_BYTES - 500_000
+"""Largest size of the tensors in such a file; the rest is for its header."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +47,11 @@ class Recipe:
     measured: bool
 
 
+_HEAD_WIDTH = 64
+
 # Together 45.5 MB in bfloat16: CLIP 17, LLaVA with the same tower 28.
 FULL: Final = Recipe(
-    size=ModelSize(8, 256, 4, 192, 256, 8, 256, 768),
+    size=ModelSize(8, 256, 4, 192, 256, 8, 256, 768, _HEAD_WIDTH, IMAGE_SIZE, PATCH_SIZE),
     scenes=60_000,
     tokenizer_scenes=1500,
     clip_batch=128,
@@ -73,7 +66,7 @@ FULL: Final = Recipe(
     measured=True,
 )
 SMALL: Final = Recipe(
-    size=ModelSize(2, 32, 1, 32, 32, 2, 32, 64),
+    size=ModelSize(2, 32, 1, 32, 32, 2, 32, 64, _HEAD_WIDTH, IMAGE_SIZE, PATCH_SIZE),
     scenes=48,
     tokenizer_scenes=24,
     clip_batch=4,

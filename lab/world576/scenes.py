@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from lab.scenes import SPLITS, Split, object_looks
 from lab.world576.atlas import SPRITE_INDEX, masks
 from lab.world576.kinds import CATEGORY, COLORS, DISTRACTORS, KINDS, SIGN, TEXTS, WORDS
 
@@ -29,8 +30,6 @@ GRID: Final = IMAGE_SIZE // PATCH_SIZE
 NUM_PATCHES: Final = GRID * GRID
 
 BACKGROUNDS: Final = ("gradient", "clouds", "stripes", "checks", "speckles")
-Split = Literal["simple", "easy", "crowded"]
-SPLITS: Final[tuple[Split, ...]] = ("simple", "easy", "crowded")
 MAX_THINGS: Final = 20
 MAX_SIGNS: Final = 3
 
@@ -39,10 +38,6 @@ SAMPLES: Final = 4 * GRID  # samples of the visibility test along a side: 4 x 4 
 NATURAL_SHARE: Final = 0.3
 _NEAR_SHARE: Final = 0.25
 _APART: Final = 0.86  # least distance of things that keep apart; 1: their squares touch
-
-# Scene seeds below it are for training, seeds from it on for evaluation.
-FIRST_EVALUATION_SEED: Final = 10_000_000
-SCENES_PER_EVALUATION_SEED: Final = 100_000
 _STEP: Final = IMAGE_SIZE / SAMPLES
 
 
@@ -75,11 +70,6 @@ class Thing:
         """Name in descriptions and answers, such as "red cat"."""
         return f"{self.look} {self.kind}".strip()
 
-    @property
-    def centre_patch(self) -> int:
-        """Raster index in 0..575 of the patch that holds the centre."""
-        return (self.y // PATCH_SIZE) * GRID + self.x // PATCH_SIZE
-
 
 @dataclass(frozen=True)
 class Scene:
@@ -105,17 +95,6 @@ class Scene:
     def in_reading_order(self) -> tuple[Thing, ...]:
         """Things by bands of a quarter of the height, and from left to right in a band."""
         return tuple(sorted(self.things, key=lambda thing: (thing.y * 4 // IMAGE_SIZE, thing.x, thing.y)))
-
-
-def evaluation_seed(seed: int, index: int) -> int:
-    """Scene seed of image `index` in evaluation run `seed`; never a training seed.
-
-    Raises:
-        ValueError: `seed` or `index` is out of range.
-    """
-    if seed < 0 or not 0 <= index < SCENES_PER_EVALUATION_SEED:
-        raise ValueError(f"seed must be >= 0 and index in [0, {SCENES_PER_EVALUATION_SEED}); got {seed}, {index}")
-    return FIRST_EVALUATION_SEED + seed * SCENES_PER_EVALUATION_SEED + index
 
 
 def _samples(thing: Thing) -> tuple[slice, slice, npt.NDArray[np.bool_]]:
@@ -181,8 +160,8 @@ def _contents(split: Split, tinted: bool, rng: np.random.Generator) -> list[Thin
     fewest, most = {"simple": (1, 2), "easy": (3, 6), "crowded": (8, MAX_THINGS)}[split]
     count = int(rng.integers(fewest, most + 1)) - num_distractors
     num_signs = min(int(rng.integers(0, MAX_SIGNS + 1)), count // 2) if split != "simple" else int(rng.random() < 0.3)
-    looks = _object_looks(count - num_signs, rng)
-    colors = list(COLORS)
+    colors = tuple(COLORS)
+    looks = object_looks(count - num_signs, KINDS, colors, 5, (0.45, 0.75), rng)
     things = [
         Thing(str(rng.choice(DISTRACTORS)), "", 0, 0, int(rng.integers(76, 105)), *_turn(rng))
         for _ in range(num_distractors)
@@ -201,19 +180,6 @@ def _contents(split: Split, tinted: bool, rng: np.random.Generator) -> list[Thin
 
 def _turn(rng: np.random.Generator) -> tuple[int, bool]:
     return int(rng.integers(-30, 31)), bool(rng.random() < 0.5)
-
-
-def _object_looks(count: int, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Kind and colour of each object. Many scenes repeat a kind or a colour, so that counts above one are common."""
-    colors = list(COLORS)
-    looks = [(str(rng.choice(KINDS)), str(rng.choice(colors))) for _ in range(count)]
-    theme = rng.random()
-    if theme < 0.75 and count >= 2:
-        repeated = int(rng.integers(2, min(count, 5) + 1))
-        for index in range(1, repeated):
-            kind, color = looks[index]
-            looks[index] = (looks[0][0], color) if theme < 0.45 else (kind, looks[0][1])
-    return looks
 
 
 def _place(things: list[Thing], rng: np.random.Generator) -> tuple[Thing, ...] | None:

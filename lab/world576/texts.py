@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
-from lab.tokenizers import EOS, train_clip_tokenizer, train_llava_tokenizer
+from lab.tokenizers import EOS, cached_ids, train_clip_tokenizer, train_llava_tokenizer
 from lab.world576.captions import CONCEPTS, composite_caption, concept_text
 from lab.world576.dialogues import sample_dialogue
-from lab.world576.questions import GROUPS, Question, candidates, draw
+from lab.world576.questions import GROUPS, Question, ask
 from lab.world576.scenes import sample_scene
 
-PROMPT_HEAD: Final = "<s>USER: "
 SHORT_LENGTH: Final = 22
 DIALOGUE_LENGTH: Final = 44
 CAPTION_LENGTH: Final = 76
@@ -37,9 +36,8 @@ def _corpus(num_scenes: int) -> Iterator[str]:
         scene = sample_scene("crowded" if index % 2 else "easy", index)
         yield composite_caption(scene, rng)
         for group in GROUPS:
-            possible = candidates(scene, group, rng)
-            if possible:
-                question = draw(scene, group, possible, rng)
+            question = ask(scene, group, rng)
+            if question is not None:
                 yield f"USER: \n{question.text} ASSISTANT: {question.answer}"
         dialogue = sample_dialogue(scene, rng)
         if dialogue is not None:
@@ -56,13 +54,7 @@ class BlockEncoder:
     """Encoder of questions with their answers as token blocks. It caches the ids of texts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._tokenizer = tokenizer
-        self._cache: dict[str, list[int]] = {}
-
-    def _ids(self, text: str) -> list[int]:
-        if text not in self._cache:
-            self._cache[text] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self._cache[text]
+        self._ids = cached_ids(tokenizer)
 
     def __call__(
         self, questions: Sequence[Question], length: int

@@ -13,16 +13,16 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from lab.checkpoint import save_clip
 from lab.clip_losses import multi_positive_loss, pair_loss, unmatched_offset_loss
+from lab.models import build_clip
 from lab.optimizer import MasterOptimizer, schedule
-from lab.towers import tower_of, vision_states
-from lab.world576.alignment import alignment_report, embed_texts, normalize_pixels
+from lab.towers import embed_texts, normalize_images, tower_of, vision_states
+from lab.world576.alignment import alignment_report
 from lab.world576.captions import CONCEPTS, OF_COLORS, concept_text
 from lab.world576.composition import Composer
-from lab.world576.models import build_clip
 from lab.world576.parts import adopt_weights
 from lab.world576.patch_head import PatchHead, PatchTargets
 from lab.world576.pool import Pool
-from lab.world576.recipe import CLIP_MUON_RATE, CLIP_RATE, CURRICULUM_SHARE, MAX_PART_BYTES, PATCH_HEAD_UNTIL, Recipe
+from lab.world576.recipe import CLIP_MUON_RATE, CLIP_RATE, CURRICULUM_SHARE, MAX_TENSOR_BYTES, PATCH_HEAD_UNTIL, Recipe
 from lab.world576.texts import CLIP_SHORT_LENGTH, clip_ids
 
 _WORDINGS: Final = 8
@@ -45,7 +45,7 @@ class ClipTrainer:
     ) -> None:
         self.recipe, self.pool, self.tokenizer, self.composer, self.seed = recipe, pool, tokenizer, composer, seed
         self.device = composer.device
-        self.model = build_clip(recipe.size, tokenizer, seed).to(self.device, torch.bfloat16)
+        self.model = build_clip(tokenizer, seed, recipe.size).to(self.device, torch.bfloat16)
         self.head = PatchHead(recipe.size.vision_width).to(self.device, torch.bfloat16)
         named = list(self.model.named_parameters()) + [(f"head.{n}", p) for n, p in self.head.named_parameters()]
         matrices = [name for name, p in self.model.named_parameters() if p.dim() == 2 and ".encoder.layers." in name]
@@ -77,7 +77,7 @@ class ClipTrainer:
         short = embed_texts(self.model, self._tensor(self._concept_ids[chosen, wording]), self._eos)
         long = embed_texts(self.model, self._tensor(self.pool.captions[rows]), self._eos)
         tower = tower_of(self.model)
-        second_last, last = vision_states(tower, normalize_pixels(self.composer(scenes)))
+        second_last, last = vision_states(tower, normalize_images(self.composer(scenes)))
         pooled = self.model.visual_projection(tower.post_layernorm(last[:, 0]))
         image = functional.normalize(pooled.float(), dim=-1)
         scale = self.model.logit_scale.float().exp().clamp(max=100)
@@ -116,4 +116,4 @@ class ClipTrainer:
         """Writes the checkpoint and prints the alignment of its maps."""
         scenes = self.recipe.alignment_scenes
         print(f"clip alignment {alignment_report(self.model, self.tokenizer, self.composer, scenes)}", flush=True)
-        save_clip(self.model, self.tokenizer, checkpoint, torch.bfloat16, MAX_PART_BYTES - 500_000)
+        save_clip(self.model, self.tokenizer, checkpoint, torch.bfloat16, MAX_TENSOR_BYTES)

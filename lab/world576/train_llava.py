@@ -15,14 +15,13 @@ from torch.nn import functional
 from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from lab.checkpoint import save_llava
-from lab.models import adopt_vision_tower
+from lab.models import adopt_vision_tower, build_llava
 from lab.optimizer import MasterOptimizer, schedule
 from lab.packed import packed_hidden
 from lab.token_drop import merge, random_keep
-from lab.towers import tower_of, vision_states
-from lab.world576.alignment import normalize_pixels
+from lab.tokenizers import PROMPT_HEAD
+from lab.towers import normalize_images, tower_of, vision_states
 from lab.world576.composition import Composer
-from lab.world576.models import build_llava
 from lab.world576.parts import adopt_weights
 from lab.world576.pool import GROUP_NAMES, PER_SCENE, Pool
 from lab.world576.recipe import (
@@ -33,15 +32,13 @@ from lab.world576.recipe import (
     DROP_SHARE,
     LLAVA_MUON_RATE,
     LLAVA_RATE,
-    MAX_PART_BYTES,
+    MAX_TENSOR_BYTES,
     Recipe,
 )
-from lab.world576.texts import PROMPT_HEAD
 
 # Weights with which a step picks among the questions of an image; groups that are learned late weigh more.
 _GROUP_WEIGHTS = dict.fromkeys(GROUP_NAMES, 1.0) | {"color": 0.5, "kind": 0.7, "count": 2.0, "relation": 2.0}
 _WEIGHTS = np.array(list(_GROUP_WEIGHTS.values()))
-_FAVOURED = 16  # things that `random_keep` tells apart
 
 
 def answer_loss(lm_head: torch.nn.Module, states: Tensor, ids: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +83,7 @@ class LlavaTrainer:
         self.device = composer.device
         self._clip = clip
         self._tower = tower_of(clip).to(self.device, torch.bfloat16)
-        self.model = build_llava(recipe.size, tokenizer, seed).to(self.device, torch.bfloat16)
+        self.model = build_llava(tokenizer, seed, recipe.size).to(self.device, torch.bfloat16)
         trained = [(name, p) for name, p in self.model.named_parameters() if "vision_tower" not in name]
         muon = [n for n, p in trained if p.dim() == 2 and "embed_tokens" not in n and "lm_head" not in n]
         self.optimizer = MasterOptimizer(trained, muon)
@@ -103,16 +100,14 @@ class LlavaTrainer:
     def _features(self, rows: np.ndarray) -> Tensor:
         """X[-2] of the patches of composed images, `[B, 576, width]` in bfloat16."""
         images = self.composer(self.pool.scenes.select(rows))
-        return vision_states(self._tower, normalize_pixels(images))[0][:, 1:]
+        return vision_states(self._tower, normalize_images(images))[0][:, 1:]
 
     def _dropped(self, features: Tensor, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """A random subset of the tokens, the others merged into them."""
-        owners = torch.from_numpy(self.pool.thing_of_patch[rows]).long()
+        thing_of_patch = torch.from_numpy(self.pool.thing_of_patch[rows])
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        owners = torch.where(owners >= 0, owners % _FAVOURED, owners)
-        kept = random_keep(owners, int(rng.choice(DROP_KEEP)), generator).to(self.device)
-        with self.device:
-            return merge(features, kept)
+        kept = random_keep(thing_of_patch, int(rng.choice(DROP_KEEP)), generator).to(self.device)
+        return merge(features, kept)
 
     def _questions(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Indices of some questions of each image, `[B, recipe.questions]`."""
@@ -135,8 +130,7 @@ class LlavaTrainer:
         ids = [self._tensor(part) for part in (pool.short[at], pool.dialogue[rows], pool.caption[rows])]
         answered = (pool.short_answers[at], pool.dialogue_answers[rows], pool.caption_answers[rows])
         answers = [self._mask(part) for part in answered]
-        with self.device:
-            hidden = packed_hidden(self.model, features, self._head_ids, ids)
+        hidden = packed_hidden(self.model, features, self._head_ids, ids)
         lengths = [part.shape[1] * part.shape[2] for part in ids]
         results = [
             answer_loss(self.model.lm_head, *segment)
@@ -164,4 +158,4 @@ class LlavaTrainer:
     def save(self, checkpoint: Path) -> None:
         """Writes the checkpoint with CLIP's tower, last layer included."""
         adopt_vision_tower(self.model, self._clip)
-        save_llava(self.model, self.tokenizer, checkpoint, torch.bfloat16, MAX_PART_BYTES - 500_000)
+        save_llava(self.model, self.tokenizer, checkpoint, torch.bfloat16, MAX_TENSOR_BYTES)

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from lab.scenes import FIRST_EVALUATION_SEED
 from lab.world576.dialogues import evaluation_dialogues
 from lab.world576.kinds import CATEGORIES, CATEGORY, COLORS, DISTRACTORS, KINDS, SIGN, TEXTS, plural
 from lab.world576.questions import (
@@ -20,7 +21,7 @@ from lab.world576.questions import (
     evaluation_questions,
     score,
 )
-from lab.world576.scenes import FIRST_EVALUATION_SEED, IMAGE_SIZE, Scene, Thing
+from lab.world576.scenes import IMAGE_SIZE, Scene, Thing
 
 SPLITS: list[Literal["easy", "crowded"]] = ["easy", "crowded"]
 _SINGULAR = {plural(kind): kind for kind in (*KINDS, SIGN, *CATEGORIES, "object")}

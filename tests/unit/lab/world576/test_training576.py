@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPModel, PreTrainedTokenizerFast
 
 from lab.checkpoint import save_clip, save_llava
-from lab.models import adopt_vision_tower
+from lab.models import adopt_vision_tower, build_clip, build_llava
+from lab.scenes import FIRST_EVALUATION_SEED
+from lab.tokenizers import PROMPT_HEAD
 from lab.world576 import pool
 from lab.world576.atlas import SPRITE_INDEX
 from lab.world576.captions import CONCEPTS, OF_COLORS, concept_labels
@@ -23,15 +25,14 @@ from lab.world576.dialogues import evaluation_dialogues
 from lab.world576.evaluate import _prompt
 from lab.world576.kinds import GLYPHS
 from lab.world576.loop import Trainer, pace, train
-from lab.world576.models import build_clip, build_llava
 from lab.world576.parts import load_progress, load_tensors, save_tensors
 from lab.world576.patch_head import PatchTargets
 from lab.world576.plan import CALL_MINUTES, STAGE_MINUTES, Clock, allowed_steps, stage_minutes
 from lab.world576.pool import GROUP_NAMES, PER_SCENE, Pool, training_split
 from lab.world576.questions import evaluation_questions
 from lab.world576.recipe import DROP_KEEP, FULL, MAX_PART_BYTES, SMALL
-from lab.world576.scenes import FIRST_EVALUATION_SEED, GRID, Scene, Thing, sample_scene
-from lab.world576.texts import DIALOGUE_LENGTH, PROMPT_HEAD, SHORT_LENGTH, BlockEncoder, train_tokenizers
+from lab.world576.scenes import GRID, Scene, Thing, sample_scene
+from lab.world576.texts import DIALOGUE_LENGTH, SHORT_LENGTH, BlockEncoder, train_tokenizers
 from lab.world576.train_clip import ClipTrainer
 from lab.world576.train_llava import LlavaTrainer
 
@@ -48,8 +49,8 @@ def tokenizers() -> tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast]:
 def folder(tokenizers: tuple[PreTrainedTokenizerFast, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained checkpoints and the pool of a few scenes."""
     folder: Path = tmp_path_factory.mktemp("world576")
-    save_clip(build_clip(TINY.size, tokenizers[0]), tokenizers[0], folder / "clip")
-    save_llava(build_llava(TINY.size, tokenizers[1]), tokenizers[1], folder / "llava")
+    save_clip(build_clip(tokenizers[0], size=TINY.size), tokenizers[0], folder / "clip")
+    save_llava(build_llava(tokenizers[1], size=TINY.size), tokenizers[1], folder / "llava")
     pool.build(folder / "pool.npz", folder / "clip", folder / "llava", TINY.scenes, workers=1)
     return folder
 
@@ -68,7 +69,7 @@ def ticking(limit: float) -> Clock:
 def test_both_models_fit_into_48_mb_and_their_files_into_16(
     tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast], tmp_path: Path
 ) -> None:
-    clip, llava = build_clip(FULL.size, tokenizers[0]), build_llava(FULL.size, tokenizers[1])
+    clip, llava = build_clip(tokenizers[0], size=FULL.size), build_llava(tokenizers[1], size=FULL.size)
     adopt_vision_tower(llava, clip)
     save_clip(clip, tokenizers[0], tmp_path / "clip", torch.bfloat16, MAX_PART_BYTES - 500_000)
     save_llava(llava, tokenizers[1], tmp_path / "llava", torch.bfloat16, MAX_PART_BYTES - 500_000)
