@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
+from collections import defaultdict
+from io import BytesIO
 from typing import Any, Final
 
 from fastapi import Request
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
 from fovea.errors import InvalidRequest, MalformedRequest, UnsupportedMedia
 from gateway.http.json_body import json_object, json_value
@@ -20,25 +19,19 @@ __all__ = ["read_form"]
 
 _MAX_FIELDS: Final = 64
 _MAX_NAME_CHARS: Final = 80
-_ENCODING_HEADERS: Final = (b"content-transfer-encoding", b"content-encoding")
+_ENCODING_HEADERS: Final = ("Content-Transfer-Encoding", "Content-Encoding")
 _UNENCODED: Final = ("7bit", "8bit", "binary", "identity")
-_NO_UTF_8: Final = "a field is not UTF-8 text"
+_NO_BOUNDARY: Final = "its Content-Type has no boundary; leave that header to the client"
 _INVALID: Final = "it is not multipart/form-data with the boundary of its Content-Type"
-# Reasons by the texts of the parser.
-_REASONS: Final = {
-    _NO_UTF_8: _NO_UTF_8,
-    "Missing boundary in multipart.": "its Content-Type has no boundary; leave that header to the client",
-    'The Content-Disposition header field "name" must be provided.': "a field has no name",
-}
 _ASCII_SUPERSETS: Final = re.compile(r"(us-)?ascii|iso-8859-\d+|latin-?1|windows-125\d", re.IGNORECASE)
 
 
-async def read_form(request: Request, *, max_bytes: int, max_images: int) -> tuple[dict[str, Any], Uploads]:
+async def read_form(request: Request, boundary: str, *, max_images: int) -> tuple[dict[str, Any], Uploads]:
     """The text fields of a form, and its files.
 
     Args:
-        request: Request whose body is still unread.
-        max_bytes: Largest single field in bytes.
+        request: Request whose body is still unread, and bounded in size.
+        boundary: Boundary of its Content-Type; empty for none.
         max_images: Most images, files and URLs together; reading ends at the first one beyond.
 
     Raises:
@@ -46,50 +39,71 @@ async def read_form(request: Request, *, max_bytes: int, max_images: int) -> tup
         UnsupportedMedia: A part has a transfer encoding, or a charset other than UTF-8.
         InvalidRequest: A file in a field that accepts none, or too many files.
     """
-    parser = _FormParser(request, max_bytes, max_images)
+    if not boundary:
+        raise _unreadable(_NO_BOUNDARY)
+    form = _Form(max_images)
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise MalformedRequest(f"the form cannot be read: {_REASONS.get(error.message, _INVALID)}") from error
+        # As Latin-1, headers of any bytes can be read; the parser bounds their number and size.
+        parser = PushMultipartParser(boundary.encode("latin-1"), header_charset="latin-1")
+        async for chunk in request.stream():
+            for event in parser.parse(chunk) if chunk else ():
+                form.add(event)
+    except MultipartError as error:
+        raise _unreadable(_INVALID) from error
     try:
-        if not parser.complete:
-            raise MalformedRequest("the form ends before its closing boundary")
-        return await _form_fields(form)
-    finally:
         parser.close()
+    except MultipartError as error:
+        if form.is_empty:
+            raise _unreadable(_INVALID) from error
+        raise MalformedRequest("the form ends before its closing boundary") from error
+    return form.fields(), form.uploads()
 
 
-class _FormParser(MultiPartParser):
-    """Starlette's parser with checks of limits, charset and completeness.
+class _Form:
+    """A form that is being read, part by part.
 
-    Starlette alone reads invalid UTF-8 as Latin-1, and accepts a truncated form.
+    Args:
+        max_images: Most images.
     """
 
-    complete = False
-
-    def __init__(self, request: Request, max_bytes: int, max_images: int) -> None:
-        super().__init__(
-            request.headers, request.stream(), max_files=math.inf, max_fields=math.inf, max_part_size=max_bytes
-        )
+    def __init__(self, max_images: int) -> None:
         self._max_images = max_images
         self._num_images = self._num_videos = self._num_fields = 0
-        self._headers: dict[bytes, bytes] = {}  # of the current part
+        self._name = ""
+        self._part: MultipartSegment | None = None
+        self._content = BytesIO()  # of the current part
+        self._texts: dict[str, list[bytes]] = defaultdict(list)
+        self._files: dict[str, list[bytes]] = defaultdict(list)
 
-    def on_headers_finished(self) -> None:
-        super().on_headers_finished()
-        part = self._current_part
-        name, is_file = part.field_name, part.file is not None
+    @property
+    def is_empty(self) -> bool:
+        """Whether no part has begun."""
+        return self._part is None
+
+    def add(self, event: MultipartSegment | bytes | None) -> None:
+        """Adds an event of the parser: the headers of a part, a piece of its content, or its end."""
+        if isinstance(event, MultipartSegment):
+            self._begin(event)
+        elif event is not None:
+            self._content.write(event)
+        else:
+            self._end()
+
+    def _begin(self, part: MultipartSegment) -> None:
+        if not part.name:
+            raise _unreadable("a field has no name")
+        name = part.name if part.name.isascii() else part.name.encode("latin-1").decode(errors="replace")
         if len(name) > _MAX_NAME_CHARS:
             raise InvalidRequest(f"there is no field {name[:_MAX_NAME_CHARS]!r}...")
-        self._headers = dict(part.item_headers)  # names in lower case; the last one of a name counts
-        for header in _ENCODING_HEADERS:
-            if header in self._headers and _text(self._headers[header]).lower() not in _UNENCODED:
+        for header, value in part.headerlist:
+            if header in _ENCODING_HEADERS and value.strip().lower() not in _UNENCODED:
                 raise UnsupportedMedia(
                     f"{name} is sent in an encoding; it is accepted as it is (8bit or binary)", param=name
                 )
-        if name == "images" or (is_file and name == "image"):
+        self._name, self._part, self._content = name, part, BytesIO()
+        if name == "images" or (name == "image" and _is_file(part)):
             self._count_image(name)
-        elif is_file:
+        elif _is_file(part):
             self._count_file(name)
         else:
             self._count_field()
@@ -113,57 +127,52 @@ class _FormParser(MultiPartParser):
         if self._num_fields > _MAX_FIELDS:
             raise MalformedRequest(f"the form has more than the {_MAX_FIELDS} fields accepted, files apart")
 
-    def on_part_end(self) -> None:
-        if self._current_part.file is None:
-            self._check_text(bytes(self._current_part.data))
-        super().on_part_end()
-
-    def _check_text(self, data: bytes) -> None:
-        charset = "utf-8"
-        if content_type := _text(self._headers.get(b"content-type", b"")):
-            _, options = parse_options_header(content_type)
-            charset = options.get(b"charset", b"utf-8").decode("latin-1")
-        if charset.lower() not in ("utf-8", "utf8") and not (_ASCII_SUPERSETS.fullmatch(charset) and data.isascii()):
-            name = self._current_part.field_name
-            raise UnsupportedMedia(f"the charset of {name} is not utf-8, the only one accepted", param=name)
-        try:
-            data.decode()
-        except UnicodeDecodeError:
-            raise MultiPartException(_NO_UTF_8) from None
-
-    def on_end(self) -> None:
-        self.complete = True
-
-    def close(self) -> None:
-        """Deletes the files, including that of a truncated part."""
-        for file in self._files_to_close_on_error:
-            file.close()
-
-
-def _text(header: bytes) -> str:
-    return header.decode("latin-1").strip()
-
-
-async def _form_fields(form: FormData) -> tuple[dict[str, Any], Uploads]:
-    fields: dict[str, Any] = {}
-    uploads: Uploads = {}
-    for name in form:
-        values = form.getlist(name)
-        files = [value for value in values if isinstance(value, UploadFile)]
-        texts = [value for value in values if isinstance(value, str)]
-        if files and texts:
-            raise InvalidRequest(f"{name} was given twice, as a file and as a field", param=name)
-        if files:
-            is_one = name == "video" or (name == "image" and len(files) == 1)
-            uploads[name] = [
-                MediaInput(name if is_one else f"{name}.{i}", await file.read()) for i, file in enumerate(files)
-            ]
+    def _end(self) -> None:
+        assert self._part is not None
+        content = self._content.getvalue()
+        if _is_file(self._part):
+            self._files[self._name].append(content)
         else:
-            fields[name] = _field(name, texts)
-    return fields, uploads
+            _check_text(self._part, self._name, content)
+            self._texts[self._name].append(content)
+
+    def fields(self) -> dict[str, Any]:
+        """Values of the fields that are no files."""
+        return {name: _value(name, [text.decode() for text in texts]) for name, texts in self._texts.items()}
+
+    def uploads(self) -> Uploads:
+        """The files."""
+        uploads: Uploads = {}
+        for name, files in self._files.items():
+            if name in self._texts:
+                raise InvalidRequest(f"{name} was given twice, as a file and as a field", param=name)
+            is_one = name == "video" or (name == "image" and len(files) == 1)
+            uploads[name] = [MediaInput(name if is_one else f"{name}.{i}", file) for i, file in enumerate(files)]
+        return uploads
 
 
-def _field(name: str, texts: list[str]) -> Any:
+def _unreadable(reason: str) -> MalformedRequest:
+    return MalformedRequest(f"the form cannot be read: {reason}")
+
+
+def _is_file(part: MultipartSegment) -> bool:
+    return part.filename is not None
+
+
+def _check_text(part: MultipartSegment, name: str, text: bytes) -> None:
+    """Refuses a text that is not UTF-8, or that its part says to be in another charset."""
+    charset = part.charset
+    if charset is None:  # one that cannot be read is another charset
+        charset = "utf-8" if "charset" not in part.header("Content-Type", "").lower() else ""
+    if charset.lower() not in ("utf-8", "utf8") and not (_ASCII_SUPERSETS.fullmatch(charset) and text.isascii()):
+        raise UnsupportedMedia(f"the charset of {name} is not utf-8, the only one accepted", param=name)
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise _unreadable("a field is not UTF-8 text") from None
+
+
+def _value(name: str, texts: list[str]) -> Any:
     if name in ("stop", "images"):
         return texts
     if len(texts) != 1:

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 from fastapi import Request
-from python_multipart.multipart import parse_options_header
+from multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
 from fovea.errors import Cancelled, UnsupportedMedia
@@ -46,10 +46,10 @@ async def read_request(request: Request, kind: type[R], settings: GatewaySetting
         Cancelled: The client disconnected.
     """
     _check_encoding(request)
-    media_type = _content_type(request, "application/json", "multipart/form-data")
+    media_type, boundary = _content_type(request, "application/json", "multipart/form-data")
     if media_type == "application/json":
         return parse_request(kind, await _unless_disconnected(_read_json(request)), strict=True), {}
-    form = read_form(request, max_bytes=settings.max_body_bytes, max_images=settings.max_images)
+    form = read_form(request, boundary, max_images=settings.max_images)
     fields, uploads = await _unless_disconnected(form)
     return parse_request(kind, fields, strict=False), uploads
 
@@ -80,20 +80,21 @@ def _check_encoding(request: Request) -> None:
         raise UnsupportedEncoding("the body is sent in a Content-Encoding; it is accepted as it is (identity)")
 
 
-def _content_type(request: Request, *accepted: str) -> str:
+def _content_type(request: Request, *accepted: str) -> tuple[str, str]:
+    """The media type of the body, and its boundary; empty for none."""
     given = request.headers.get("content-type", "application/json")
     if len(given) > _MAX_CONTENT_TYPE_CHARS:  # its parameters take 1 us a character to parse, twice for a form
         raise UnsupportedMedia(
             f"Content-Type has {len(given):,} characters; up to {_MAX_CONTENT_TYPE_CHARS:,} are accepted"
         )
-    kind, options = parse_options_header(given)
-    if kind.lower() not in (media_type.encode() for media_type in accepted):
+    media_type, options = parse_options_header(given)
+    if media_type not in accepted:
         one, *other = accepted
         names = f"neither {one} nor {other[0]}" if other else f"not {one}, the only one accepted"
         raise UnsupportedMedia(f"the content type is {names}")
-    if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+    if options.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
         raise UnsupportedMedia("the charset of the content type is not utf-8, the only one accepted")
-    return kind.decode().lower()
+    return media_type, options.get("boundary", "")
 
 
 async def _read_json(request: Request) -> dict[str, Any]:
