@@ -1,4 +1,4 @@
-"""Outermost middleware: request id, access log, metrics."""
+"""Outermost middleware: request id, a log line for each request, metrics."""
 
 from __future__ import annotations
 
@@ -84,11 +84,7 @@ class RequestContext:
         telemetry.REQUESTS.labels(label, outcome).inc()
         if outcome == "ok" and route:
             telemetry.REQUEST_LATENCY_SECONDS.labels(label).observe(seconds)
-        # A 401 costs a client nothing, so one may cause thousands a second. Its audit line says the same.
-        is_quiet = route in _QUIET_ROUTES or (status == HTTPStatus.UNAUTHORIZED and is_api_path(scope))
-        level = logging.DEBUG if is_quiet else logging.INFO
-        log.log(level, "%s %s %s %s %.1f ms", method, route or "-", status, outcome, seconds * 1000)
-        if is_api_path(scope):
+        if is_api_path(scope):  # its line in the audit log says all that an access line would
             self._keys.count(scope.get(CLIENT), outcome, audit_record(scope))
             write_audit_line(
                 scope,
@@ -99,6 +95,9 @@ class RequestContext:
                 outcome=outcome,
                 seconds=seconds,
             )
+        else:
+            level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+            log.log(level, "%s %s %s %s %.1f ms", method, route or "-", status, outcome, seconds * 1000)
 
 
 def route_of(scope: Scope) -> str:

@@ -97,9 +97,9 @@ async def test_a_page_of_another_origin_is_refused(
     gateway = await start_gateway(over_tcp=True)
     url = json.dumps(f"http://127.0.0.1:{port_of(gateway)}/v1/answer")
     script = ATTACKS % (url, json.dumps(json.dumps(ask())), json.dumps("multipart/form-data"))
-    with caplog.at_level("INFO", logger="gateway.http.request_context"):
+    with caplog.at_level("INFO", logger="gateway.audit"):
         await run_in(browser, f"http://{site}:{other_port}/", script)
-    lines = [record.getMessage() for record in caplog.records if record.name == "gateway.http.request_context"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "gateway.audit"]
     outcomes = [line.split()[2:4] for line in lines if "POST" in line]
     assert outcomes == [["403", "forbidden_origin"]] * 4
     assert not gateway.encoder.calls
