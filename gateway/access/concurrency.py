@@ -53,7 +53,7 @@ class Lease:
     def __init__(self, redis: RedisClient | None, key: str) -> None:
         self._redis = redis
         self._key = key
-        self._id = secrets.token_hex(16)
+        self._id = "" if redis is None else secrets.token_hex(16)
 
     async def acquire(self, limit: int, seconds: float) -> bool:
         """Whether the lease was given, for `seconds`. It is if Redis does not answer."""

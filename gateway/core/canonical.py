@@ -11,11 +11,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
+from cachetools import LRUCache
 from google.protobuf.message import Message
 
 __all__ = ["canonical_digest"]
+
+_MAX_KEPT: Final = 1024
+_MAX_KEPT_BYTES: Final = 4096
+_recent: Final[LRUCache[tuple[type[Message], bytes], bytes]] = LRUCache(_MAX_KEPT)
+"""Digests of recent messages by their kinds and bytes: a question that is asked again has the same two."""
 
 
 def canonical_digest(message: Message) -> bytes:
@@ -24,6 +31,18 @@ def canonical_digest(message: Message) -> bytes:
     Raises:
         ValueError: A number is NaN or infinite.
     """
+    # Equal bytes are equal contents. Unequal ones may be, too, and are digested again.
+    serialized = message.SerializeToString()
+    if len(serialized) > _MAX_KEPT_BYTES:
+        return _digest(message)
+    kind = type(message)
+    digest = _recent.get((kind, serialized))
+    if digest is None:
+        digest = _recent[kind, serialized] = _digest(message)
+    return digest
+
+
+def _digest(message: Message) -> bytes:
     pieces: list[bytes] = []
     _write(message, pieces)
     return hashlib.sha256(b"".join(pieces)).digest()
@@ -31,34 +50,28 @@ def canonical_digest(message: Message) -> bytes:
 
 def _write(value: object, pieces: list[bytes]) -> None:
     """Appends the bytes of a value: its type, then each content after its length."""
-    match value:
-        case bool():
-            pieces.append(b"bool;" + _sized(b"1" if value else b"0"))
-        case int() | float():
-            pieces.append(b"number;" + _sized(_number(value)))
-        case str():
-            pieces.append(b"string;" + _sized(value.encode()))
-        case bytes():
-            pieces.append(b"bytes;" + _sized(value))
-        case Message():
-            pieces.append(b"message;")
-            for field, field_value in value.ListFields():
-                pieces.append(_field(field.number))
-                _write(field_value, pieces)
-            pieces.append(b"end;")
-        case Mapping():
-            pieces.append(b"map;" + _sized(b"%d" % len(value)))
-            for key in sorted(value):
-                _write(key, pieces)
-                _write(value[key], pieces)
-        case _:
-            items = list(value)  # type: ignore[call-overload]  # a repeated field, the only kind left
-            if type(items[0]) is int:  # thousands of token ids
-                pieces.append(b"integers;" + _sized(",".join(map(str, items)).encode()))
-                return
-            pieces.append(b"list;" + _sized(b"%d" % len(items)))
-            for item in items:
-                _write(item, pieces)
+    scalar = _SCALARS.get(type(value))
+    if scalar is not None:
+        pieces.append(scalar(value))
+    elif isinstance(value, Message):
+        pieces.append(b"message;")
+        for field, field_value in value.ListFields():
+            pieces.append(_field(field.number))
+            _write(field_value, pieces)
+        pieces.append(b"end;")
+    elif isinstance(value, Mapping):
+        pieces.append(b"map;" + _sized(b"%d" % len(value)))
+        for key in sorted(value):
+            _write(key, pieces)
+            _write(value[key], pieces)
+    else:
+        items = list(value)  # type: ignore[call-overload]  # a repeated field, the only kind left
+        if type(items[0]) is int:  # thousands of token ids
+            pieces.append(b"integers;" + _sized(",".join(map(str, items)).encode()))
+            return
+        pieces.append(b"list;" + _sized(b"%d" % len(items)))
+        for item in items:
+            _write(item, pieces)
 
 
 @functools.cache
@@ -75,3 +88,13 @@ def _number(value: float) -> bytes:
     if not math.isfinite(value):
         raise ValueError(f"{value} is not a finite number")
     return str(int(value) if value == int(value) else value).encode()
+
+
+_SCALARS: Final[Mapping[type, Callable[[Any], bytes]]] = {
+    bool: lambda value: b"bool;" + _sized(b"1" if value else b"0"),
+    int: lambda value: b"number;" + _sized(_number(value)),
+    float: lambda value: b"number;" + _sized(_number(value)),
+    str: lambda value: b"string;" + _sized(value.encode()),
+    bytes: lambda value: b"bytes;" + _sized(value),
+}
+"""Functions from a value that has no parts to its bytes, by its type."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from google.protobuf import struct_pb2
@@ -36,6 +36,9 @@ _NEUTRAL: Final[Mapping[str, float]] = {
     "ignore_eos": False,
 }
 """Values without effect of the parameters that an LLM service may not have."""
+
+_OF_RANDOM_CHOICE: Final = ("top_p", "top_k", "min_p", "seed")
+"""Parameters that greedy decoding ignores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +91,14 @@ class Sampling:
             defaults: Values by attribute.
             accepted: Parameters that the service has.
         """
-        values = {name: getattr(self, name) for name in SAMPLING_PARAMETERS}
-        values = {name: defaults.get(name) if value is None else value for name, value in values.items()}
-        values["ignore_eos"] = self.ignore_eos or None
-        values |= dict.fromkeys(_NEUTRAL.keys() - set(accepted))
-        sampling = replace(self, **values)
-        is_greedy = sampling.temperature == 0
-        return replace(sampling, top_p=None, top_k=None, min_p=None, seed=None) if is_greedy else sampling
+        values = vars(self) | {"ignore_eos": self.ignore_eos or None}
+        for name in SAMPLING_PARAMETERS:
+            if values[name] is None:
+                values[name] = defaults.get(name)
+        unset = [name for name in _NEUTRAL if name not in accepted]
+        if values["temperature"] == 0:
+            unset += _OF_RANDOM_CHOICE
+        return Sampling(**values | dict.fromkeys(unset))
 
     def to_proto(self) -> llm_pb2.SamplingParams:
         """The message."""

@@ -162,10 +162,8 @@ class Planner:
                 service does not know an option.
             CheckpointMismatch: See `plan_answer`.
         """
-        spec = self._with_defaults(question.encode, encoder)
+        spec = self._with_defaults(question, encoder)
         limits.check_auto_budget(spec, encoder)
-        text_ids = self._text_ids(question, spec.pruner, encoder)
-        spec = replace(spec, text_ids=text_ids, cache_salt=question.cache_salt)
         key_request = spec.to_key_proto()
         limits.check_options(key_request, encoder)
         return EncodePlan(
@@ -203,9 +201,10 @@ class Planner:
     def _pruner(self, spec: EncodeSpec, encoder: EncoderInfo) -> str:
         return spec.pruner or self._settings.pruner or encoder.default_pruner
 
-    def _with_defaults(self, spec: EncodeSpec, encoder: EncoderInfo) -> EncodeSpec:
-        """The call with the defaults of this gateway, else of the encoder service."""
-        budget, wire_dtype = spec.budget, spec.wire_dtype
+    def _with_defaults(self, question: Question, encoder: EncoderInfo) -> EncodeSpec:
+        """The encode call with its text, and with the defaults of this gateway, else of the encoder service."""
+        spec = question.encode
+        pruner, budget, wire_dtype = self._pruner(spec, encoder), spec.budget, spec.wire_dtype
         # With max_wire_bytes the encoder chooses the budget and the wire format that the request leaves open.
         if spec.max_wire_bytes is None:
             budget = budget or Budget.ratio(self._settings.keep_ratio or encoder.default_keep_ratio)
@@ -213,11 +212,13 @@ class Planner:
         video_budget = (spec.video_budget or "per_frame") if spec.videos else None
         return replace(
             spec,
-            pruner=self._pruner(spec, encoder),
+            text_ids=self._text_ids(question, pruner, encoder),
+            pruner=pruner,
             budget=budget,
             wire_dtype=wire_dtype,
             image_fit=spec.image_fit or encoder.default_image_fit,
             video_budget=video_budget,
+            cache_salt=question.cache_salt,
         )
 
     def _text_ids(self, question: Question, pruner: str | None, encoder: EncoderInfo) -> tuple[int, ...]:

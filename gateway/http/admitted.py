@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
 
+from gateway.access.clients import Client
 from gateway.core.answer import Answer, TextDelta
 from gateway.core.question import Question
 from gateway.http.audit import AuditRecord, audit_record
@@ -38,11 +39,12 @@ class ReadRequest(Protocol[R_co]):
     def fields(self) -> Mapping[str, str]:
         """Names of the client's fields, see `errors_for_client`."""
 
-    async def question(self, state: GatewayState, *, arrived: float) -> Question:
+    async def question(self, state: GatewayState, client: Client, *, arrived: float) -> Question:
         """The question of the request, with its media loaded.
 
         Args:
             state: Objects of this process.
+            client: Client that asks.
             arrived: Event-loop time at which the request arrived, in seconds; its timeout starts there.
 
         Raises:
@@ -109,8 +111,7 @@ async def admitted(
         resources.enter_context(state.running.permit(client.id))
 
         async def respond_to_question() -> Response:
-            question = await received.question(state, arrived=arrived)
-            question = replace(question, cache_salt=client.tenant, client=client.id)
+            question = await received.question(state, client, arrived=arrived)
             audit.add_question(question)
             await lease.extend(question.deadline + SEND_GRACE_S - now())
             with errors_for_client(received.fields):

@@ -9,6 +9,7 @@ from typing import Final
 from fastapi import Request
 
 from fovea.errors import InvalidRequest, NotFound
+from gateway.access.clients import Client
 from gateway.core.deadlines import until
 from gateway.core.question import Question
 from gateway.core.question_text import Modality, QuestionText, Turn
@@ -72,7 +73,7 @@ class _ReadChat:
     options: FoveaOptions
     fields: Mapping[str, str]
 
-    async def question(self, state: GatewayState, *, arrived: float) -> Question:
+    async def question(self, state: GatewayState, client: Client, *, arrived: float) -> Question:
         """The question. Its messages are moved out of `body`, to free the memory of their media.
 
         Raises:
@@ -94,6 +95,8 @@ class _ReadChat:
                 llm_pruner=llm_pruning(options.llm_pruner),
                 top_logprobs=self.body.num_top_logprobs,
                 cache=options.cache,
+                cache_salt=client.tenant,
+                client=client.id,
                 arrived=arrived,
                 deadline=deadline,
             )

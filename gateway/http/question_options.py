@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import fields
+from functools import cache
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -16,9 +17,14 @@ from gateway.media.files import MediaFile, Video
 
 __all__ = ["encode_spec", "llm_pruning", "sampling_of"]
 
-_ENCODE_OPTIONS: Final = {item.name for item in fields(EncodeSpec)} - {"images", "videos", "text_ids", "budget"}
+_ENCODE_OPTIONS: Final = frozenset(item.name for item in fields(EncodeSpec)) - {
+    "images",
+    "videos",
+    "text_ids",
+    "budget",
+}
 """Attributes of `EncodeSpec` that are fields of requests."""
-_SAMPLING: Final = {item.name for item in fields(Sampling)} - {"max_tokens", "stop"}
+_SAMPLING: Final = frozenset(item.name for item in fields(Sampling)) - {"max_tokens", "stop"}
 """Attributes of `Sampling` that are fields of requests. One that requests have and `Sampling` does not is ignored."""
 
 
@@ -53,7 +59,11 @@ def llm_pruning(requested: LlmPrunerRequest | None) -> LlmPruning | None:
     return LlmPruning(name=requested.name, params=requested.params, budget=budget)
 
 
-def _values(request: BaseModel, names: Iterable[str]) -> dict[str, Any]:
+def _values(request: BaseModel, names: frozenset[str]) -> dict[str, Any]:
     """Values of those fields that this kind of request has."""
-    of_request = type(request).model_fields
-    return {name: getattr(request, name) for name in names if name in of_request}
+    return {name: getattr(request, name) for name in _fields_among(type(request), names)}
+
+
+@cache
+def _fields_among(kind: type[BaseModel], names: frozenset[str]) -> Sequence[str]:
+    return [name for name in kind.model_fields if name in names]

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from fastapi import Request
 
+from gateway.access.clients import Client
 from gateway.core.deadlines import until
 from gateway.core.generate_spec import Sampling
 from gateway.core.question import Question
@@ -40,7 +41,7 @@ class _ReadQuestion(Generic[R]):
     uploads: Uploads
     fields: Mapping[str, str]
 
-    async def question(self, state: GatewayState, *, arrived: float) -> Question:
+    async def question(self, state: GatewayState, client: Client, *, arrived: float) -> Question:
         """The question. Its media are moved out of `body` and `uploads`, to free memory.
 
         Raises:
@@ -62,6 +63,8 @@ class _ReadQuestion(Generic[R]):
             sampling=sampling,
             llm_pruner=llm_pruner,
             cache=request.cache,
+            cache_salt=client.tenant,
+            client=client.id,
             arrived=arrived,
             deadline=deadline,
         )

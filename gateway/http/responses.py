@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from typing import TypeVar
 
 from gateway.clients.encoder import EncodeResult, Explanation
@@ -33,7 +33,7 @@ def answer_response(answer: Answer, *, model: str) -> AnswerResponse:
     """
     completion, costs = answer.completion, answer.costs
     return AnswerResponse(
-        id=f"ans-{uuid.uuid4().hex}",
+        id=f"ans-{os.urandom(16).hex()}",
         model=model,
         answer=completion.text,
         finish_reason=completion.finish_reason,

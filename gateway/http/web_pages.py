@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -32,6 +33,8 @@ _OWN_SITES: Final = ("same-origin", "none")
 """Values of Sec-Fetch-Site of this server's own pages, and of what a user does without a page."""
 
 _PORT: Final = re.compile(r":\d*$")
+_MAX_ADDRESS_CHARS: Final = 64
+"""Most characters of an IPv6 address in brackets: 39 and a short zone."""
 
 
 class WebPages:
@@ -88,8 +91,11 @@ def _accepted_hosts(settings: GatewaySettings) -> Collection[str] | None:
 def _is_own_host(host: str, names: Collection[str]) -> bool:
     """Whether Host has an IP address, localhost or one of `names`. A request without Host is from no browser."""
     name = _PORT.sub("", host).removesuffix(".")
-    if name in ("", "localhost") or name in names:
-        return True
+    return name in ("", "localhost") or name in names or (len(name) <= _MAX_ADDRESS_CHARS and _is_ip_address(name))
+
+
+@lru_cache(maxsize=256)
+def _is_ip_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
     except ValueError:
