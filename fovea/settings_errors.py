@@ -42,7 +42,9 @@ def flags_text(error: SettingsError, settings: Collection[str]) -> str:
     """
     text = str(error)
     if not text.startswith(_OF_FLAGS):
-        return f"{text}; a JSON object is accepted"
+        named = [name for name in settings if re.search(rf"\b{name}\b", text)]
+        flag = f"--{named[0].replace('_', '-')}: " if named else ""
+        return f"""{flag}a JSON object is accepted, such as '{{"name": 1}}'"""
     text = text.removeprefix(_OF_FLAGS)
     return text + _advice(text, settings)
 

@@ -49,7 +49,7 @@ class Supervisor:
                 self._started[service] = self._clock()
         if self._is_recovering and not self._due and self._stack.is_ready():
             self._is_recovering = False
-            self._tell("ready again")
+            self._tell("all services are ready again")
 
     def _schedule(self, service: str, reason: str) -> None:
         ran_s = self._clock() - self._started[service]

@@ -311,7 +311,7 @@ def test_a_service_that_ends_is_started_again_or_ends_up(restart: bool, tmp_path
         if restart:
             assert line.startswith("LLM service ended by itself with signal SIGKILL")
             assert line.endswith("; starting it again in 1 s\n")
-            assert process.stderr.readline() == "ready again\n"
+            assert process.stderr.readline() == "all services are ready again\n"
             assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
             process.send_signal(signal.SIGINT)
         else:

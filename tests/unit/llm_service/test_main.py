@@ -114,8 +114,8 @@ def test_a_wrong_setting_is_named_with_status_2(capsys):
     ("flags", "message"),
     [
         (["--engine-args", '{"tensor_parallel_size": 2}'], "give --engine vllm as well"),
-        (["--engine", "vllm", "--engine-args", "{bad"], "a JSON object is accepted"),
-        (["--engine", "vllm", "--engine-args", "[1]"], "a JSON object is accepted"),
+        (["--engine", "vllm", "--engine-args", "{bad"], "--engine-args: a JSON object is accepted, such as"),
+        (["--engine", "vllm", "--engine-args", "[1]"], "--engine-args: a JSON object is accepted, such as"),
         (["--engine", "vllm", "--quantization", "int8"], "vLLM has 'quantization' among --engine-args"),
         (["--engine", "vllm", "--attn-implementation", "eager"], "vLLM has 'attention_backend' among --engine-args"),
         (["--engine", "vllm", "--kv-cache-gib", "4"], "vLLM has 'gpu_memory_utilization' among --engine-args"),

@@ -80,7 +80,7 @@ def test_it_tells_once_that_all_are_ready_again(watched: Watched, gateway: Plain
     gateway.status = 200
     watched.supervisor.step()
     watched.supervisor.step()
-    assert watched.lines == ["ready again"]
+    assert watched.lines == ["all services are ready again"]
     watched.stack.stop()
 
 
