@@ -95,43 +95,39 @@ def _cached(server: Server, image: bytes, count: int, in_flight: int) -> dict[st
     return {"per_second": rate, "cpu_ms": (cpu_s + server.cpu_s()) / count * 1000}
 
 
-def _measure(args: argparse.Namespace, checkouts: dict[str, Path], folder: Path) -> dict[str, Any]:
+def _measure(args: argparse.Namespace, servers: Sequence[Server]) -> dict[str, Any]:
     demo = (demo_folder() / "demo.png").read_bytes()
-    with running(checkouts, folder, echo_bytes=_ECHO_BYTES, count_calls=False) as servers:
-        # Images of the same size as the cached one. No two requests have the same.
-        answering = [server for server in servers if server.name != LEAST]
-        images = iter(jpeg_files((args.rounds + 1) * args.answers * len(answering), seed=args.seed))
-        asyncio.run(_new_answers(answering, images, args.answers))
-        for server in servers:
-            _cached(server, demo, _WARM_UP, 1)
-        new, cached = [], []
-        for number in range(args.rounds):
-            new.append({"round": number, **asyncio.run(_new_answers(answering, images, args.answers))})
-            for in_flight, server in itertools.product(args.in_flight, _turns(servers, number)):
-                window = _cached(server, demo, args.cached, in_flight)
-                cached.append({"round": number, "in_flight": in_flight, "server": server.name, **window})
-            print(json.dumps({"new": new[-1], "load": os.getloadavg()[0]}), file=sys.stderr, flush=True)
+    # Images of the same size as the cached one. No two requests have the same.
+    answering = [server for server in servers if server.name != LEAST]
+    images = iter(jpeg_files((args.rounds + 1) * args.answers * len(answering), seed=args.seed))
+    asyncio.run(_new_answers(answering, images, args.answers))
+    for server in servers:
+        _cached(server, demo, _WARM_UP, 1)
+    new, cached = [], []
+    for number in range(args.rounds):
+        new.append({"round": number, **asyncio.run(_new_answers(answering, images, args.answers))})
+        for in_flight, server in itertools.product(args.in_flight, _turns(servers, number)):
+            window = _cached(server, demo, args.cached, in_flight)
+            cached.append({"round": number, "in_flight": in_flight, "server": server.name, **window})
+        print(json.dumps({"new": new[-1], "load": os.getloadavg()[0]}), file=sys.stderr, flush=True)
     return {"new": new, "cached": cached}
 
 
-def _count_calls(args: argparse.Namespace, checkouts: dict[str, Path], folder: Path) -> dict[str, dict[str, float]]:
+def _count_calls(args: argparse.Namespace, servers: Sequence[Server]) -> dict[str, dict[str, float]]:
     """Function calls of the event loop for one request of each kind, by server."""
     demo = (demo_folder() / "demo.png").read_bytes()
-    with running(checkouts, folder, echo_bytes=_ECHO_BYTES, count_calls=True) as servers:
-        images = iter(jpeg_files((_COUNTED + 1) * len(servers), seed=args.seed + 1))
-        calls: dict[str, dict[str, float]] = {}
-        for server in servers:
-            kinds = {"new": list(itertools.islice(images, _COUNTED)), "cached": [demo] * _COUNTED}
-            if server.name == LEAST:
-                del kinds["new"]
-            for warm in (next(images), *[demo] * _WARM_UP):
-                asyncio.run(requests_per_second(server.url, [_request(server, warm)], 1))
-            calls[server.name] = {}
-            for kind, files in kinds.items():
-                requests = [_request(server, file) for file in files]
-                server.begin_count()
-                asyncio.run(requests_per_second(server.url, requests, 1))
-                calls[server.name][kind] = server.num_calls() / _COUNTED
+    images = iter(jpeg_files(_COUNTED * len(servers), seed=args.seed + 1))
+    calls: dict[str, dict[str, float]] = {}
+    for server in servers:
+        kinds = {"new": list(itertools.islice(images, _COUNTED)), "cached": [demo] * _COUNTED}
+        if server.name == LEAST:
+            del kinds["new"]
+        calls[server.name] = {}
+        for kind, files in kinds.items():
+            requests = [_request(server, file) for file in files]
+            server.begin_count()
+            asyncio.run(requests_per_second(server.url, requests, 1))
+            calls[server.name][kind] = server.num_calls() / _COUNTED
     return calls
 
 
@@ -150,9 +146,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     checkouts = {"after": Path(__file__).parents[2]} | ({} if args.before is None else {"before": args.before})
     load_before = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as folder:
-        measured = _measure(args, checkouts, Path(folder))
-        calls = _count_calls(args, checkouts, Path(folder))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(checkouts, Path(folder), echo_bytes=_ECHO_BYTES) as servers,
+    ):
+        measured = _measure(args, servers)
+        calls = _count_calls(args, servers)  # last: it slows them
     result = {
         "provenance": provenance("benchmarks.speed.gateway", packages=_PACKAGES),
         **{name: getattr(args, name) for name in ("answers", "cached", "rounds", "seed")},

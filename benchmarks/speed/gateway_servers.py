@@ -39,13 +39,13 @@ class Server:
         name: Name of the side.
         url: Its address.
         process: Its process.
-        counted: File for its number of function calls, see `counted_calls`; None if they are not counted.
+        counted: File for its number of function calls, see `counted_calls`.
     """
 
     name: str
     url: str
     process: subprocess.Popen[bytes]
-    counted: Path | None = None
+    counted: Path
 
     def cpu_s(self) -> float:
         """CPU time of all its threads so far, in seconds. Needs Linux."""
@@ -57,7 +57,6 @@ class Server:
 
     def num_calls(self) -> int:
         """Its function calls since `begin_count`."""
-        assert self.counted is not None
         self.process.send_signal(signal.SIGUSR2)
         deadline = time.monotonic() + _TIMEOUT_S
         while not self.counted.exists() and time.monotonic() < deadline:
@@ -68,9 +67,7 @@ class Server:
 
 
 @contextmanager
-def running(
-    checkouts: Mapping[str, Path], folder: Path, *, echo_bytes: int, count_calls: bool
-) -> Iterator[list[Server]]:
+def running(checkouts: Mapping[str, Path], folder: Path, *, echo_bytes: int) -> Iterator[list[Server]]:
     """A gateway of each checkout, the least that a cached answer takes, and the echo last, ready. All share encoder and
     LLM service.
 
@@ -78,7 +75,6 @@ def running(
         checkouts: Roots of the gateways' code by name; the services run the code of this process.
         folder: Folder for logs and counts.
         echo_bytes: Size of the responses of the echo.
-        count_calls: Whether the servers count their function calls, which slows them.
     """
     model, text_tower = str(shipped_checkpoint("llava")), str(shipped_checkpoint("clip"))
     with ExitStack() as resources:
@@ -97,15 +93,16 @@ def running(
             servers.append((name, f"http://127.0.0.1:{port}", "/docs", command, Path(__file__).parents[2]))
         started = []
         for name, url, path, command, root in servers:
-            counted = folder / f"{name}.calls" if count_calls else None
-            words = ["-m", *command] if counted is None else [str(_COUNTED), str(counted), *command]
+            counted = folder / f"{name}.calls"
             environment = {
                 **_OFF_HUB,
                 **code_of(root),
                 "ECHO_BYTES": str(echo_bytes),
                 "LEAST_ANSWER": " ".join(arguments),
             }
-            process = resources.enter_context(_process(words, environment, folder / f"{name}.log"))
+            process = resources.enter_context(
+                _process([str(_COUNTED), str(counted), *command], environment, folder / f"{name}.log")
+            )
             _wait_ready(url + path, process)
             started.append(Server(name, url, process, counted))
         yield started
