@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Final, Literal, TypeAlias
 
 from fovea.parameters import Parameter
 
-__all__ = ["PrunerSpec", "Side"]
+__all__ = ["NO_PRUNING", "PrunerSpec", "Side"]
 
 Side: TypeAlias = Literal["encoder", "llm"]
+
+NO_PRUNING: Final = "none"
+"""Name of the encoder's pruner that keeps all visual tokens and takes no budget."""
 
 
 @dataclass(frozen=True, slots=True)

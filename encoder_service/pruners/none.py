@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from encoder_service.pruners.base import FeatureRequirements, PrunedTokens, Pruner, PrunerInput
+from fovea.pruner_spec import NO_PRUNING
 
 __all__ = ["PRUNER"]
 
@@ -20,8 +21,8 @@ def prune(inputs: PrunerInput, params: NoParameters) -> PrunedTokens:
 
 
 PRUNER = Pruner(
-    name="none",
-    summary="Keeps every token and ignores the budget.",
+    name=NO_PRUNING,
+    summary="Keeps every token and takes no budget.",
     parameters=NoParameters,
     requirements=lambda params: FeatureRequirements(),
     prune=prune,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from fovea.budget import Budget
 from fovea.errors import InvalidRequest, NotFound
+from fovea.pruner_spec import NO_PRUNING
 from fovea.sampling_ranges import TOP_LOGPROBS
 from fovea.v1 import encoder_pb2, llm_pb2
 from gateway.clients.encoder import EncodeResult, EncoderInfo
@@ -21,6 +23,7 @@ __all__ = [
     "check_prompt",
     "check_pruner",
     "check_sampling",
+    "check_takes_budget",
     "check_top_logprobs",
 ]
 
@@ -94,6 +97,25 @@ def check_auto_budget(spec: EncodeSpec, encoder: EncoderInfo) -> None:
             f" {', '.join(able) or 'no pruner of this server'} can",
             param="keep_tokens",
         )
+
+
+def check_takes_budget(pruner: str | None, budget: Budget | None) -> None:
+    """Checks that the budget of a request does not go to the pruner that keeps all visual tokens.
+
+    Args:
+        pruner: Name of the pruner of the encoder service.
+        budget: Budget that the request gave, without defaults; None for none.
+
+    Raises:
+        InvalidRequest: The pruner would ignore the budget.
+    """
+    if pruner != NO_PRUNING or budget is None or budget.keep_ratio == 1:
+        return
+    field = "keep_tokens" if budget.keep_ratio is None else "keep_ratio"
+    raise InvalidRequest(
+        f"pruner {pruner!r} keeps all visual tokens and takes no budget; leave {field} out, or name a pruner",
+        param=field,
+    )
 
 
 def check_llm_pruner(llm_pruner: LlmPruning | None, llm: LLMInfo) -> None:

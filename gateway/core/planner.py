@@ -158,12 +158,14 @@ class Planner:
             encoder: Info of the encoder service.
 
         Raises:
-            InvalidRequest: The text is too long for the encoder, the pruner cannot choose its budget, or the encoder
-                service does not know an option.
+            InvalidRequest: The text is too long for the encoder, the pruner cannot choose its budget or takes none, or
+                the encoder service does not know an option.
             CheckpointMismatch: See `plan_answer`.
         """
         spec = self._with_defaults(question, encoder)
         limits.check_auto_budget(spec, encoder)
+        # The defaults of gateway and encoder are no request for a budget.
+        limits.check_takes_budget(spec.pruner, question.encode.budget)
         key_request = spec.to_key_proto()
         limits.check_options(key_request, encoder)
         return EncodePlan(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fovea.errors import InvalidRequest
+from fovea.pruner_spec import NO_PRUNING
 from gateway.clients.encoder import EncodeResult
 from gateway.core.question import Question
 from gateway.http.responses import as_rows, explanation
@@ -35,7 +36,7 @@ async def activation_maps(
     if isinstance(explanation(encoded), MediaExplanations):
         raise InvalidRequest("maps show an image that is not cut into tiles; this model cuts it", param="maps")
     offered = {pruner.name for pruner in (await state.encoder.info()).pruners}
-    if missing := {"desap", "none"} - offered:
+    if missing := {"desap", NO_PRUNING} - offered:
         raise InvalidRequest(
             f"maps need the pruner {min(missing)!r}, which this encoder service does not offer", param="maps"
         )
@@ -51,7 +52,7 @@ async def activation_maps(
     decoupled = await state.answers.explain(
         _with_pruner(question, "desap", {**params, "similarity": "decoupled"}, encoded)
     )
-    unpruned = _with_pruner(question, "none", {}, encoded)
+    unpruned = _with_pruner(question, NO_PRUNING, {}, encoded)
     attention = await state.answers.attention(replace(unpruned, encode=replace(unpruned.encode, explain=False)), layer)
     return _figure(vanilla, decoupled, attention)
 
@@ -61,6 +62,8 @@ def _with_pruner(question: Question, pruner: str, params: Mapping[str, Any], enc
     budget = question.encode.budget
     # "auto" is meant for the pruner of the request. The other pruners of the maps cannot choose a budget.
     if budget is not None and budget.is_auto and pruner != encoded.pruner:
+        budget = None
+    if pruner == NO_PRUNING:
         budget = None
     return replace(question, encode=replace(question.encode, pruner=pruner, pruner_params=params, budget=budget))
 

@@ -6,6 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from fovea import checkpoints
+from fovea.pruner_spec import NO_PRUNING
 from fovea.settings import CommaSeparated, ServiceSettings
 from gateway.model_names import ALIAS_FORM, parse_alias
 
@@ -43,8 +44,14 @@ class ServedModelSettings(ServiceSettings):
     def _are_aliases(cls, value: list[str], info: ValidationInfo) -> list[str]:
         served_name = info.data.get("served_model_name") or checkpoints.public_name(info.data.get("model", ""))
         for alias in value:
-            if parse_alias(alias, served_name) is None:
+            parsed = parse_alias(alias, served_name)
+            if parsed is None:
                 raise ValueError(f"{alias!r} is the name of the served model itself; {ALIAS_FORM} is accepted")
+            if parsed.pruner == NO_PRUNING and parsed.keep_tokens is not None:
+                raise ValueError(
+                    f"{alias!r} is not accepted: pruner {NO_PRUNING!r} keeps all visual tokens and takes no budget;"
+                    f" {served_name}@{NO_PRUNING} is accepted"
+                )
         return value
 
     @property

@@ -52,7 +52,7 @@ export class Budget {
     this.#say();
   }
 
-  /** Fields of the request: `keep_ratio`, or `keep_tokens` "auto"; none if the pruner ignores them. */
+  /** Fields of the request: `keep_ratio`, or `keep_tokens` "auto"; none if the pruner takes no budget. */
   get fields() {
     if (this.node.classList.contains("ignored")) return {};
     return this.#isAuto ? { keep_tokens: "auto" } : { keep_ratio: this.#share };
@@ -64,7 +64,7 @@ export class Budget {
     this.#say();
   }
 
-  /** Hides the budget, but for its space, if the pruner ignores it. */
+  /** Hides the budget, but for its space, if the pruner takes none. */
   set isIgnored(value) {
     this.node.classList.toggle("ignored", value);
   }

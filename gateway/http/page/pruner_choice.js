@@ -4,7 +4,7 @@ import { Budget } from "./budget.js";
 import { element } from "./dom.js";
 import { Parameters } from "./parameters.js";
 
-/** Pruner that keeps every token, whatever the budget. */
+/** Pruner that keeps every token. A request that gives it a budget is refused. */
 const KEEPS_ALL = "none";
 
 /** A list of pruners. */

@@ -7,8 +7,12 @@ from typing import Literal
 
 from fastapi import APIRouter, Request
 
+from fovea.budget import Budget
 from fovea.errors import ServiceError
+from fovea.pruner_spec import NO_PRUNING
+from gateway.core.limits import check_takes_budget
 from gateway.http.chat_questions import requested_alias
+from gateway.http.client_errors import errors_for_client
 from gateway.http.openapi import ERRORS
 from gateway.http.schemas.models import ModelCard, ModelList
 from gateway.http.state import GatewayState, state_of
@@ -28,7 +32,7 @@ async def models(request: Request) -> ModelList:
 
 @router.get(
     "/v1/models/{model:path}",
-    responses={404: ERRORS[404], 503: ERRORS[503]},
+    responses={404: ERRORS[404], 422: ERRORS[422], 503: ERRORS[503]},
     summary="Describe one of the model's names in OpenAI's format",
 )
 async def model(request: Request, model: str) -> ModelCard:
@@ -39,6 +43,9 @@ async def model(request: Request, model: str) -> ModelCard:
 async def _card(name: str, state: GatewayState) -> ModelCard:
     served_name = state.settings.model_name
     alias = requested_alias(name, state.settings)
+    if alias is not None:
+        with errors_for_client({"keep_tokens": "model"}):
+            check_takes_budget(alias.pruner, Budget.of(alias.keep_tokens, None))
     pruning = await _pruning(alias, state)
     return ModelCard(
         id=name,
@@ -74,6 +81,6 @@ async def _pruning(alias: ModelAlias | None, state: GatewayState) -> _Pruning:
         pruner, keep_ratio = pruner or encoder.default_pruner, keep_ratio or encoder.default_keep_ratio
     if alias is not None:
         pruner = alias.pruner
-    if pruner == "none":
-        keep_ratio, keep_tokens = 1.0, None
+    if pruner == NO_PRUNING:
+        keep_ratio = 1.0
     return _Pruning(pruner, None if keep_tokens is not None else keep_ratio, keep_tokens)

@@ -177,6 +177,26 @@ async def test_settings_override_the_encoders_defaults(start_gateway: StartGatew
     assert (listed["default_pruner"], listed["default_keep_ratio"]) == ("none", 0.25)
 
 
+@pytest.mark.parametrize("budget", [{}, {"keep_ratio": 1}, {"max_wire_bytes": 4000}])
+async def test_a_server_that_prunes_nothing_takes_what_leaves_all_tokens(
+    start_gateway: StartGateway, budget: dict[str, Any]
+) -> None:
+    gateway = await start_gateway(pruner="none", keep_ratio=0.25)
+    assert (await gateway.answer(**budget))["usage"]["visual_tokens_kept"] == 6
+
+
+@pytest.mark.parametrize("budget", [{"keep_tokens": 4}, {"keep_ratio": 0.2}])
+async def test_a_server_that_prunes_nothing_refuses_budgets(
+    start_gateway: StartGateway, budget: dict[str, Any]
+) -> None:
+    gateway = await start_gateway()
+    gateway.encoder.info.default_pruner = "none"
+    error = await gateway.refused(422, ask(**budget))
+    assert (error["code"], error["param"]) == ("invalid_request", next(iter(budget)))
+    assert not gateway.encoder.calls
+    assert (await gateway.answer(**budget, pruner="desap"))["usage"]["visual_tokens_kept"] == 3
+
+
 async def test_pruners_that_read_no_text_get_none(gateway: Gateway) -> None:
     await gateway.answer(pruner="none")
     await gateway.answer(pruner="desap")

@@ -52,6 +52,16 @@ def nested(depth: int) -> dict[str, Any]:
         ({"keep_tokens": 2.5}, "keep_tokens", 'whole number or "auto"'),
         ({"keep_tokens": "auto"}, "keep_tokens", "'desap' cannot choose its budget"),
         ({"keep_tokens": "auto", "pruner": "none"}, "keep_tokens", "fovea can"),
+        (
+            {"keep_tokens": 4, "pruner": "none"},
+            "keep_tokens",
+            "takes no budget; leave keep_tokens out, or name a pruner",
+        ),
+        (
+            {"keep_ratio": 0.2, "pruner": "none"},
+            "keep_ratio",
+            "takes no budget; leave keep_ratio out, or name a pruner",
+        ),
         ({"keep_tokens": "auto", "keep_ratio": 0.5}, "keep_ratio", "at most one of keep_tokens and keep_ratio"),
         ({"llm_pruner": {"name": "fastv", "keep_tokens": "auto"}}, "llm_pruner", "a whole number is accepted"),
         ({"keep_ratio": 1.5}, "keep_ratio", "at most 1 is accepted"),

@@ -107,6 +107,16 @@ async def test_maps_ask_for_both_similarities_and_for_the_attention_to_all_token
     assert len(generate.visual_tokens[0].positions) == 6
 
 
+@pytest.mark.parametrize("budget", [{"keep_tokens": 3}, {"keep_ratio": 0.5}])
+async def test_the_budget_of_a_request_is_not_that_of_the_unpruned_map(
+    gateway: Gateway, budget: dict[str, Any]
+) -> None:
+    await numbers(gateway, maps=True, **budget)
+    *pruned, unpruned = gateway.encoder.calls
+    assert [getattr(call, name) for call in pruned for name in budget] == list(budget.values()) * 3
+    assert unpruned.pruner == "none"
+
+
 async def test_maps_use_desap_with_any_pruner(gateway: Gateway) -> None:
     image = sheet(await post(gateway, maps=True, pruner="none"))
     assert [dict(call.pruner_params) for call in gateway.encoder.calls[1:]] == [
@@ -217,6 +227,7 @@ async def test_the_visual_token_cache_is_shared_with_explained_answers(gateway: 
         ({"image": data_url(b"no image")}, 415, "image", "not a file of an accepted format"),
         ({"image": "data:image/png;base64,???"}, 400, "image", "base64"),
         ({"pruner": "sharpest"}, 404, "pruner", "accepted: none, desap"),
+        ({"pruner": "none", "keep_ratio": 0.2}, 422, "keep_ratio", "takes no budget"),
         ({"model": "other"}, 404, "model", "tiny-llava"),
         ({"keep_tokens": 3, "keep_ratio": 0.5}, 422, "keep_ratio", "at most one"),
         ({"keep_ratio": 1.5}, 422, "keep_ratio", "at most 1 is accepted"),

@@ -162,11 +162,27 @@ async def test_what_an_alias_leaves_open_may_be_named(gateway: Gateway) -> None:
         ("tiny-llava@dsap:4", 404, "accepted: none, desap, fovea"),  # from the encoder service
         ("tiny-llava@desap:auto", 422, "cannot choose its budget"),
         ("tiny-llava@fastv:4", 404, "llm_pruner"),
+        ("tiny-llava@none:5", 422, "pruner 'none' keeps all visual tokens and takes no budget"),
     ],
 )
 async def test_a_wrong_name_is_the_models(gateway: Gateway, model: str, status: int, words: str) -> None:
     error = await refused(gateway, status, chat(model=model))
     assert (error["param"], words in error["message"]) == ("model", True), error
+
+
+@pytest.mark.parametrize("budget", ["5", "auto"])
+async def test_a_name_that_is_always_refused_is_not_described(gateway: Gateway, budget: str) -> None:
+    response = await gateway.http.get(f"/v1/models/tiny-llava@none:{budget}")
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (422, "model")
+    assert "takes no budget" in error["message"]
+
+
+@pytest.mark.parametrize("budget", [{"keep_tokens": 3}, {"keep_ratio": 0.5}])
+async def test_a_chat_gives_no_budget_to_a_pruner_that_takes_none(gateway: Gateway, budget: dict[str, Any]) -> None:
+    for body in (chat(fovea={"pruner": "none", **budget}), chat(model="tiny-llava@none", fovea=budget)):
+        error = await refused(gateway, 422, body)
+        assert error["param"] == f"fovea.{next(iter(budget))}"
 
 
 async def test_without_a_name_the_served_model_answers(gateway: Gateway) -> None:
@@ -188,7 +204,9 @@ def test_the_setting_is_a_variable_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert GatewaySettings.from_command_line(["--model", "/models/tiny"]).alias == ["tiny@desap:64", "tiny@none"]
 
 
-@pytest.mark.parametrize("alias", ["tiny", "tiny@", "tiny@desap:0", "other@desap:3", "desap:3"])
+@pytest.mark.parametrize(
+    "alias", ["tiny", "tiny@", "tiny@desap:0", "other@desap:3", "desap:3", "tiny@none:5", "tiny@none:auto"]
+)
 def test_an_alias_of_another_form_ends_the_start(alias: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         GatewaySettings.from_command_line(["--model", "/models/tiny", "--alias", alias])
