@@ -8,7 +8,7 @@ from typing import Final, cast
 
 from encoder_service.models.base import EncoderModel, LoadOptions
 from fovea import checkpoints
-from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
+from fovea.checkpoints.layouts import UnsupportedCheckpoint, check_weights_file, checked_family
 from fovea.modeling.errors import CheckpointError
 
 __all__ = ["FAMILIES", "load"]
@@ -42,5 +42,9 @@ def load(model: str, options: LoadOptions) -> EncoderModel:
             f"{name!r} is not supported: {family!r} is not a family that this service runs; accepted:"
             f" {', '.join(FAMILIES)}"
         )
+    try:
+        check_weights_file(checkpoint)
+    except UnsupportedCheckpoint as error:
+        raise CheckpointError(str(error)) from error
     module, class_name = FAMILIES[family]
     return cast(EncoderModel, getattr(importlib.import_module(module), class_name)(checkpoint, options))

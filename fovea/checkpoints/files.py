@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["CONFIG_FILES", "fingerprint", "public_name", "resolve", "shown_name"]
+__all__ = ["CONFIG_FILES", "fingerprint", "local_directory", "public_name", "resolve", "shown_name"]
 
 CONFIG_FILES: Final = ("*.json", "*.jinja", "*.txt", "*.model")
 
@@ -28,13 +28,9 @@ def resolve(model: str, *, files: Sequence[str], revision: str | None = None) ->
     Raises:
         FileNotFoundError: `model` is neither a directory nor a model on the hub; the message is one sentence.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise FileNotFoundError(f"{path.name!r} is a file; a checkpoint is a directory in Hugging Face's layout")
-    if not _may_be_hub_id(model):
-        raise FileNotFoundError(f"there is no checkpoint directory {model!r}")
+    directory = local_directory(model)
+    if directory is not None:
+        return directory
 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
@@ -45,6 +41,29 @@ def resolve(model: str, *, files: Sequence[str], revision: str | None = None) ->
         raise FileNotFoundError(
             f"{model!r} is not a local directory and could not be fetched from the hub: {_reason(error)}"
         ) from error
+
+
+def local_directory(model: str) -> Path | None:
+    """Directory that `model` names; None for what may be the name of a model on the hub.
+
+    Raises:
+        FileNotFoundError: `model` is a file, or a path that leads to no directory; the message is one sentence.
+    """
+    path = _path(model)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise FileNotFoundError(f"{path.name!r} is a file; a checkpoint is a directory in Hugging Face's layout")
+    if not _may_be_hub_id(model):
+        raise FileNotFoundError(f"there is no checkpoint directory {model!r}")
+    return None
+
+
+def _path(model: str) -> Path:
+    try:
+        return Path(model).expanduser()
+    except RuntimeError:  # `~` with the name of a user that does not exist
+        return Path(model)
 
 
 def _reason(error: Exception) -> str:
@@ -69,7 +88,7 @@ def _reason(error: Exception) -> str:
 
 def public_name(model: str) -> str:
     """Default served model name: a hub id as it is, a directory's name without its path."""
-    path = Path(model).expanduser()
+    path = _path(model)
     if path.is_dir():
         return path.resolve().name
     return model if _may_be_hub_id(model) else path.name
@@ -95,10 +114,15 @@ def fingerprint(checkpoint: Path) -> str:
     Raises:
         FileNotFoundError: the directory has no config.json or no weights.
     """
+    if not (checkpoint / "config.json").is_file():
+        raise FileNotFoundError(f"there is no config.json in {shown_name(checkpoint)!r}")
     # OpenAI's CLIP, the text tower of LLaVA-1.5, is on the hub as pytorch_model.bin alone.
     weights = sorted(checkpoint.glob("*.safetensors")) or sorted(checkpoint.glob("pytorch_model*.bin"))
-    if not (checkpoint / "config.json").is_file() or not weights:
-        raise FileNotFoundError(f"{checkpoint.name!r} holds no config.json with weights beside it")
+    if not weights:
+        raise FileNotFoundError(
+            f"there is no weights file (*.safetensors, or pytorch_model*.bin of a text tower) in"
+            f" {shown_name(checkpoint)!r}"
+        )
     digest = hashlib.sha256()
     for name in _FINGERPRINTED_FILES:
         if (checkpoint / name).is_file():

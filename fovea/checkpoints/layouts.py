@@ -10,7 +10,7 @@ from typing import Any, Final
 from fovea.checkpoints import shown_name
 from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
 
-__all__ = ["UnsupportedCheckpoint", "checked_family"]
+__all__ = ["UnsupportedCheckpoint", "check_weights_file", "checked_family"]
 
 _SUPPORTED: Final = f"checkpoints in Hugging Face's layout of the families {', '.join(DEFAULT_TEXT_TOWERS)}"
 
@@ -44,7 +44,7 @@ def checked_family(checkpoint: Path) -> str:
             CLIP.
     """
     name = shown_name(checkpoint)
-    _check_weights(checkpoint)
+    _check_kind(checkpoint)
     config = _read_config(checkpoint)
     if _is_original_llava(config):
         raise UnsupportedCheckpoint(
@@ -60,7 +60,23 @@ def checked_family(checkpoint: Path) -> str:
     return family
 
 
-def _check_weights(checkpoint: Path) -> None:
+def check_weights_file(checkpoint: Path) -> None:
+    """Checks that a checkpoint of a served family has weights in the only format that is read.
+
+    Raises:
+        UnsupportedCheckpoint: There is no *.safetensors in its directory.
+    """
+    if any(checkpoint.glob("*.safetensors")):
+        return
+    name = shown_name(checkpoint)
+    if any(checkpoint.glob("pytorch_model*.bin")):
+        raise UnsupportedCheckpoint(name, "its weights are in pytorch_model*.bin, not in *.safetensors")
+    raise UnsupportedCheckpoint(
+        name, "there is no weights file (*.safetensors) in it", hint="Is the download complete?"
+    )
+
+
+def _check_kind(checkpoint: Path) -> None:
     """Refuses adapters, GGUF files and directories without a config.json."""
     weights = {path.name for path in checkpoint.glob("*.safetensors")} - {"adapter_model.safetensors"}
     config = (checkpoint / "config.json").exists()

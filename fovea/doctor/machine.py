@@ -14,8 +14,8 @@ from typing import Final
 from huggingface_hub import try_to_load_from_cache
 from packaging.requirements import Requirement
 
-from fovea.checkpoints import fingerprint
-from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
+from fovea.checkpoints import fingerprint, local_directory
+from fovea.checkpoints.layouts import UnsupportedCheckpoint, check_weights_file, checked_family
 from fovea.checkpoints.shipped import NotInstalled, shipped_checkpoint
 from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
 from fovea.doctor.finding import Finding, Level
@@ -143,6 +143,9 @@ def checkpoint(model: str | None) -> Finding:
         path = shipped_checkpoint("llava") if model is None else _local(model)
     except NotInstalled as error:
         return Finding("checkpoint", Level.PROBLEM, str(error), "install the package lab, or use --model")
+    except FileNotFoundError as error:
+        advice = "check the spelling; --model takes a folder, or the name of a model on the hub, OWNER/NAME"
+        return Finding("checkpoint", Level.PROBLEM, str(error), advice)
     if path is None:
         text = f"{model!r} is not a folder, and not in the cache of the hub"
         advice = "fovea up fetches a hub id when it starts; check the spelling, and that the hub can be reached"
@@ -151,6 +154,7 @@ def checkpoint(model: str | None) -> Finding:
         family = checked_family(path)
         if family not in DEFAULT_TEXT_TOWERS:
             raise UnsupportedCheckpoint(path.name, f"it is of the family {family}")
+        check_weights_file(path)
         digest = fingerprint(path)
     except (UnsupportedCheckpoint, OSError) as error:
         return Finding("checkpoint", Level.PROBLEM, str(error), "name a checkpoint that is supported with --model")
@@ -158,9 +162,13 @@ def checkpoint(model: str | None) -> Finding:
 
 
 def _local(model: str) -> Path | None:
-    """Folder of a checkpoint, also in the hub's cache; None where it is not on this machine."""
-    path = Path(model).expanduser()
-    if path.is_dir():
+    """Folder of a checkpoint, also in the hub's cache; None where it is not on this machine.
+
+    Raises:
+        FileNotFoundError: The name is that of no folder, and cannot be that of a model on the hub.
+    """
+    path = local_directory(model)
+    if path is not None:
         return path
     try:
         found = try_to_load_from_cache(model, "config.json")

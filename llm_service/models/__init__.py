@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fovea.checkpoints import shown_name
-from fovea.checkpoints.layouts import UnsupportedCheckpoint, checked_family
+from fovea.checkpoints.layouts import UnsupportedCheckpoint, check_weights_file, checked_family
 from fovea.modeling.errors import CheckpointError
 from llm_service.models.base import VisionLanguageModel, VisualEmbedder
 from llm_service.models.llava import LlavaLanguageModel
@@ -90,8 +90,10 @@ def family_of(checkpoint: Path) -> str:
         raise CheckpointError(
             f"{name!r} is not supported: it is of family {family!r}; the LLM service serves {', '.join(FAMILIES)}"
         )
-    if not any(checkpoint.glob("*.safetensors")):
-        raise CheckpointError(f"{name!r} is not supported: it holds no *.safetensors, the only format that is read")
+    try:
+        check_weights_file(checkpoint)
+    except UnsupportedCheckpoint as error:
+        raise CheckpointError(str(error)) from error
     return family
 
 

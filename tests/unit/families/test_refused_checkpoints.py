@@ -153,13 +153,20 @@ def test_a_text_model_that_the_llm_service_does_not_take_is_named(
     assert says in message.split(". ")[0]
 
 
-@pytest.mark.parametrize("left", ["pytorch_model.bin", "README.md"])
+@pytest.mark.parametrize("service", ["encoder", "llm"])
+@pytest.mark.parametrize(
+    ("left", "says"),
+    [
+        ("pytorch_model.bin", "its weights are in pytorch_model*.bin, not in *.safetensors"),
+        ("README.md", "there is no weights file (*.safetensors) in it"),
+    ],
+)
 def test_weights_in_another_form_are_said_to_be_missing(
-    left: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    left: str, says: str, service: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = altered(tmp_path, {})
     (checkpoint / "model.safetensors").rename(checkpoint / left)
-    assert "'mine' is not supported: it holds no *.safetensors" in refusal("llm", checkpoint, capsys)
+    assert refusal(service, checkpoint, capsys).startswith(f"'mine' is not supported: {says}; supported are")
 
 
 def test_a_vision_tower_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,9 +40,11 @@ def test_a_file_that_changes_answers_changes_the_fingerprint(tmp_path: Path, nam
     assert len(seen) == 3
 
 
-def test_a_folder_without_weights_is_an_error(tmp_path: Path) -> None:
+def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no config\.json in"):
+        fingerprint(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="weights"):
+    with pytest.raises(FileNotFoundError, match=r"no weights file \(\*\.safetensors"):
         fingerprint(tmp_path)
 
 
@@ -50,7 +52,7 @@ def test_a_directory_resolves_to_itself(tmp_path: Path) -> None:
     assert resolve(str(tmp_path), files=["*.json"]) == tmp_path
 
 
-@pytest.mark.parametrize("name", ["/no/such/place", "./nothing", "nothing"])
+@pytest.mark.parametrize("name", ["/no/such/place", "./nothing", "../nothing", "nothing", "~nobody-of-this-name/x"])
 def test_a_missing_directory_is_not_taken_for_a_hub_id(name: str) -> None:
     with pytest.raises(FileNotFoundError, match="no checkpoint directory"):
         resolve(name, files=["*.json"])

@@ -112,8 +112,24 @@ def test_a_checkpoint_is_read_but_not_fetched(tmp_path: Path, monkeypatch: pytes
     found = machine.checkpoint(str(other))
     assert found.level is Level.PROBLEM
     assert "it is of the family blip; supported are" in found.text
-    for missing in ("nobody/nothing", "not a hub id", "/none"):
-        assert machine.checkpoint(missing).level is Level.WARNING
+    assert machine.checkpoint("nobody/nothing").level is Level.WARNING
+
+
+def test_a_checkpoint_without_its_weights_is_wrong(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shipped_checkpoint("llava"), tmp_path / "mine"))
+    (folder / "model.safetensors").unlink()
+    found = machine.checkpoint(str(folder))
+    assert found.level is Level.PROBLEM
+    assert "'mine' is not supported: there is no weights file (*.safetensors) in it" in found.text
+
+
+@pytest.mark.parametrize("name", ["/none", "./none", "../none", "~/none/at/all", "~nobody-of-this-name/x", "none"])
+def test_a_path_that_leads_nowhere_is_wrong(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = machine.checkpoint(name)
+    assert (found.level, found.text) == (Level.PROBLEM, f"there is no checkpoint directory {name!r}")
+    assert "--model takes a folder" in found.advice
+    assert main(["doctor", "--model", name]) == 1
+    assert f"WRONG  checkpoint   there is no checkpoint directory {name!r}" in capsys.readouterr().out
 
 
 def test_a_port_that_another_program_has_is_wrong(gateway: PlainGateway) -> None:
