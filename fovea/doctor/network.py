@@ -111,7 +111,7 @@ def gateway(url: str, api_key: str | None, *, now: Callable[[], float] = time.ti
         return
     if response.status_code != httpx.codes.OK:
         text = _message(response) or f"it answers with status {response.status_code}"
-        yield Finding("gateway", Level.PROBLEM, text, "see the log of the service that the message names")
+        yield Finding("gateway", Level.PROBLEM, text, _advice(response))
     else:
         yield _access(url, api_key)
     yield _clock(response, now())
@@ -129,6 +129,19 @@ def _message(response: httpx.Response) -> str | None:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _advice(response: httpx.Response) -> str:
+    """What to do about a gateway that is not ready."""
+    try:
+        agreement = str(response.json()["checks"]["fingerprints"])
+    except (ValueError, KeyError, TypeError):
+        agreement = ""
+    if not agreement.startswith("different"):
+        return "see the log of the service that the message names"
+    if "wire bases" in agreement:
+        return "start encoder service and LLM service with the same --wire-basis"
+    return "start gateway, encoder service and LLM service with the same --model and, if it is set, --text-tower"
 
 
 def _access(url: str, api_key: str | None) -> Finding:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from prometheus_client import generate_latest
 
+from fovea.doctor import network
+from fovea.doctor.finding import Finding
 from tests.unit.gateway.conftest import Gateway, StartGateway
 
 
@@ -43,6 +47,25 @@ async def test_an_encoder_whose_basis_the_llm_service_cannot_read_is_not_ready(g
     response = await gateway.http.get("/readyz")
     assert response.status_code == 503
     assert "different wire bases" in response.json()["error"]["message"]
+
+
+async def _found_by_doctor(gateway: Gateway) -> Finding:
+    found = await asyncio.to_thread(lambda: list(network.gateway(str(gateway.http.base_url).rstrip("/"), None)))
+    return found[0]
+
+
+async def test_doctor_advises_to_start_the_services_alike(gateway_over_tcp: Gateway) -> None:
+    gateway_over_tcp.llm.info.fingerprint = "bbbb"
+    found = await _found_by_doctor(gateway_over_tcp)
+    assert "different checkpoints" in found.text
+    assert "the same --model and, if it is set, --text-tower" in found.advice
+
+
+async def test_doctor_advises_the_same_wire_basis(gateway_over_tcp: Gateway) -> None:
+    gateway_over_tcp.encoder.info.wire_basis = "8899aabbccddeeff"
+    found = await _found_by_doctor(gateway_over_tcp)
+    assert "different wire bases" in found.text
+    assert "the same --wire-basis" in found.advice
 
 
 async def test_a_wire_basis_of_the_llm_service_alone_does_not_affect_readiness(gateway: Gateway) -> None:

@@ -175,7 +175,11 @@ def test_a_gateway_that_is_not_ready_or_wants_a_key_is_found(answers: tuple[str,
     assert (none.level, clock.level) == (Level.WARNING, Level.WARNING)
     assert "s3cret" not in none.text
     replies["/readyz"] = 503, {"error": {"message": "not ready: llm is not serving"}}
-    assert next(found.text for found in network.gateway(url, None)) == "not ready: llm is not serving"
+    first, _ = network.gateway(url, None)
+    assert (first.text, first.advice) == (
+        "not ready: llm is not serving",
+        "see the log of the service that the message names",
+    )
     replies["/readyz"] = 200, {}
     replies["/v1/models"] = 401, {"error": {"message": "no key"}}
     first, _ = network.gateway(url, "fovea-key")
