@@ -1,4 +1,4 @@
-"""Fields of OpenAI's API, and of servers that extend it, that would change the answer and are not offered here.
+"""Fields of OpenAI's API, and of servers that extend it, that would change the response and are not offered here.
 
 Other unknown fields are ignored, as OpenAI's servers do. These are refused, because an answer that silently lacks what
 was asked for is worse than none.
@@ -45,6 +45,8 @@ _UNSUPPORTED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "modalities": ((["text"],), _TEXT_ONLY),
     "audio": ((), _TEXT_ONLY),
     "prompt_logprobs": ((), "log-probabilities are those of the answer's tokens"),
+    "return_token_ids": ((False,), _TEXT_ONLY),
+    "return_tokens_as_token_ids": ((False,), "tokens of log-probabilities are texts, with their bytes"),
     "logit_bias": (({},), "logits are changed by the penalties alone"),
     "logits_processors": (([],), "logits are changed by the penalties alone"),
     "allowed_token_ids": ((), "logits are changed by the penalties alone"),
@@ -61,12 +63,13 @@ _UNSUPPORTED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "chat_template": ((), _PROMPT),
     "truncate_prompt_tokens": ((), _PROMPT),
     "mm_processor_kwargs": (({},), _PREPROCESSOR),
+    "cache_salt": (("",), "caches are kept apart by the tenants of API keys (--keys-file)"),
 }
 """By field: the values that change nothing, and the reason why others are refused."""
 
 
 def check_supported(fields: Mapping[str, Any]) -> None:
-    """Refuses the first field that would change the answer and that this server does not have.
+    """Refuses the first field that would change the response or the use of caches, and that this server lacks.
 
     Args:
         fields: Fields of a request, without those that are null.

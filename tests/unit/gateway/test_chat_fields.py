@@ -100,6 +100,10 @@ NEUTRAL: dict[str, Any] = {
     "skip_special_tokens": True,
     "add_generation_prompt": True,
     "mm_processor_kwargs": {},
+    "documents": [],
+    "return_token_ids": False,
+    "return_tokens_as_token_ids": False,
+    "cache_salt": "",
 }
 IGNORED: dict[str, Any] = {
     "user": "ada",
@@ -155,6 +159,10 @@ CHANGING = {
     "skip_special_tokens": False,
     "web_search_options": {},
     "mm_processor_kwargs": {"max_pixels": 50176},
+    "documents": [{"title": "Colours", "text": "Red is a colour."}],
+    "return_token_ids": True,
+    "return_tokens_as_token_ids": True,
+    "cache_salt": "kL3pQ9",
 }
 
 
