@@ -35,7 +35,7 @@ async def _service_error(request: Request, error: Exception) -> Response:
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return error_response(request.scope, UnknownRoute("there is no such path; GET /docs lists those that exist"))
+        return error_response(request.scope, UnknownRoute(_unknown_path(request.scope)))
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "")
         response = error_response(
@@ -45,6 +45,16 @@ async def _http_exception(request: Request, error: Exception) -> Response:
         return response
     log.warning("a request was refused by the framework: %s %s", error.status_code, error.detail)
     return error_response(request.scope, MalformedRequest("the request cannot be read"))
+
+
+def _unknown_path(scope: Scope) -> str:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    if path == "/metrics":  # where other servers have them
+        return (
+            "there is no such path here; metrics have a port of their own, set by --metrics-listen"
+            " (GATEWAY_METRICS_LISTEN)"
+        )
+    return "there is no such path; GET /docs lists those that exist"
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

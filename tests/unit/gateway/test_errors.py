@@ -553,6 +553,12 @@ async def test_unknown_paths_and_methods(gateway: Gateway) -> None:
     missing = await gateway.http.get("/v2/answer")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
     assert missing.json()["error"]["message"].startswith("there is no such path; ")
+    metrics = await gateway.http.get("/metrics")
+    assert (metrics.status_code, metrics.json()["error"]["code"]) == (404, "not_found")
+    assert "--metrics-listen (GATEWAY_METRICS_LISTEN)" in metrics.json()["error"]["message"]
+    for path in ("/metrics/", "/v1/metrics", "/ping"):
+        other = (await gateway.http.get(path)).json()["error"]["message"]
+        assert other == "there is no such path; GET /docs lists those that exist"
     wrong = await gateway.http.get("/v1/answer")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "POST"
