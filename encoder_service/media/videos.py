@@ -92,7 +92,8 @@ class FrameSampling(Protocol):
         ...
 
     def sample_indices(self, total_frames: int, num_frames: int) -> list[int]:
-        """Indices of the frames that are sampled, ascending. Some are repeated if the file has fewer."""
+        """Indices of the frames that are sampled, ascending. Of a file with fewer they are all, or some are repeated,
+        by the family."""
         ...
 
 
@@ -156,13 +157,14 @@ def _errors_of_frame(number: int) -> Iterator[None]:
 
 
 def num_sampled(video: VideoFile, facts: VideoFacts, sampling: FrameSampling, limits: VideoLimits) -> int:
-    """Number of frames that are sampled of a video file; some are repeated where the file has fewer.
+    """Number of frames that are sampled of a video file, those that are repeated included.
 
     Raises:
         InvalidRequest: There are more than `limits.max_frames`.
     """
     check_frames(video.num_frames, limits)
-    return video.num_frames or max(1, min(sampling.num_frames(facts.total, facts.seconds), limits.max_frames))
+    count = video.num_frames or max(1, min(sampling.num_frames(facts.total, facts.seconds), limits.max_frames))
+    return len(sampling.sample_indices(facts.total, count))
 
 
 def _decode_file(

@@ -149,8 +149,11 @@ class QwenPixels:
         return int(min(max(wanted, min_frames), max_frames, total_frames))
 
     def sample_indices(self, total_frames: int, num_frames: int) -> list[int]:
-        """Indices of the frames to sample of a file."""
-        return first_of_intervals(total_frames, num_frames)
+        """Indices of the frames to sample of a file, each at most once.
+
+        transformers' processor refuses a number above that of the file, so there is no order of repeats to reproduce.
+        """
+        return first_of_intervals(total_frames, min(num_frames, total_frames))
 
     def step_times(self, frame_times: Sequence[float]) -> tuple[float, ...]:
         """Time of each temporal step in seconds, from those of its frames; empty, because the family reads none."""
@@ -221,6 +224,7 @@ class Qwen3Pixels(QwenPixels):
         return max(self._wanted_frames(total_frames, seconds), 1)
 
     def sample_indices(self, total_frames: int, num_frames: int) -> list[int]:
+        """Indices of the frames to sample of a file. Some are repeated if it has fewer, as by transformers."""
         return from_first_to_last(total_frames, num_frames)
 
     def step_times(self, frame_times: Sequence[float]) -> tuple[float, ...]:

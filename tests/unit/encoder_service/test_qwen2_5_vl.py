@@ -17,10 +17,12 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import is_torchvision_available
 
 from benchmarks.checkpoints.tiny import qwen2_5_vl
+from benchmarks.checkpoints.tiny.clips import clip_file
 from encoder_service.engine.encoded_media import EncodedMedia
 from encoder_service.engine.engine import EncoderEngine
 from encoder_service.engine.request_media import EncodeRequest
-from encoder_service.media.videos import FrameList
+from encoder_service.media.video_limits import VideoLimits
+from encoder_service.media.videos import FrameList, VideoFile, decode
 from encoder_service.models import load
 from encoder_service.models.base import EncoderModel, LoadOptions
 from encoder_service.models.media_features import VideoFrames
@@ -333,6 +335,14 @@ def test_a_file_is_sampled_twice_a_second_in_whole_steps(encoder: EncoderModel) 
     assert encoder.media.num_frames(1, 10.0) == 1
     assert encoder.media.num_frames(100_000, 3600.0) == 768
     assert encoder.media.num_frames(240, 0) == 20  # as if there were 24 a second
+
+
+@pytest.mark.parametrize("asked", [16, 17, 64])
+def test_a_frame_of_a_file_is_taken_once_where_more_are_asked_for(encoder: EncoderModel, asked: int) -> None:
+    video = decode(VideoFile(clip_file(16, frames_per_second=8), asked), encoder.media, VideoLimits())
+    assert len(video.frames) == 16
+    assert video.seconds_per_frame == pytest.approx(1 / 8)
+    assert encoder.media.video(video).layout.num_inputs == 8
 
 
 @pytest.mark.parametrize("token", [5, 37])

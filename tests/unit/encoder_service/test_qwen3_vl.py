@@ -304,6 +304,16 @@ def test_a_file_is_sampled_as_by_the_video_processor(encoder: EncoderModel, tota
     assert encoder.media.sample_indices(total, count) == want
 
 
+@pytest.mark.parametrize(("total", "asked"), [(16, 64), (3, 8), (1, 4)])
+def test_frames_of_a_short_file_are_repeated_as_by_the_video_processor(
+    encoder: EncoderModel, total: int, asked: int
+) -> None:
+    metadata = VideoMetadata(total_num_frames=total, fps=8.0)
+    want = Qwen3VLVideoProcessor.sample_frames(SimpleNamespace(fps=2), metadata, num_frames=asked).tolist()
+    assert encoder.media.sample_indices(total, asked) == want
+    assert len(want) == asked
+
+
 def test_model_info_offers_the_pruners_without_cls(encoder: EncoderModel) -> None:
     info = describe(encoder, EncoderSettings(model="x"))
     assert {"desap", "fovea", "holov", "uniform", "cdpruner"} <= {one.name for one in info.pruners}
