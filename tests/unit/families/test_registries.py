@@ -10,8 +10,11 @@ import pytest
 from benchmarks.checkpoints.tiny import tokenizers_only
 from benchmarks.exactness import split, unsplit
 from encoder_service.models import FAMILIES
+from encoder_service.pruners import PRUNERS
 from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
+from fovea.pruner_spec import NO_PRUNING
 from llm_service.models import FAMILIES as LLM_FAMILIES
+from llm_service.pruners import PRUNERS as LLM_PRUNERS
 from llm_service.vllm_plugin import ARCHITECTURES
 
 ROOT = Path(__file__).parents[3]
@@ -26,6 +29,20 @@ def test_all_registries_have_the_same_families() -> None:
     for family in families:
         assert hasattr(unsplit.Unsplit, f"_media_{family}")
         assert f"| `{family}` |" in (ROOT / "docs/models.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        ("docs/concepts.md", "one of {encoder} methods on the encoder's side"),
+        ("docs/comparison.md", "{encoder} methods on the encoder's side and {llm} inside the language model"),
+    ],
+)
+def test_the_pages_count_the_methods(page: str, says: str) -> None:
+    """Keeping all tokens is no method of choosing some."""
+    words = {7: "seven", 8: "eight", 12: "twelve", 13: "thirteen", 14: "fourteen"}
+    counts = {"encoder": words[len(PRUNERS.keys() - {NO_PRUNING})], "llm": words[len(LLM_PRUNERS)]}
+    assert says.format(**counts) in (ROOT / page).read_text().lower().replace("\n", " ")
 
 
 def section(page: str, heading: str) -> str:
