@@ -30,7 +30,7 @@ class RedisWatch(AbstractContextManager["RedisWatch"]):
         self, stack: Stack, tell: Callable[[str], object], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._tell, self._clock = tell, clock
-        self._http = httpx.Client(base_url=stack.url, timeout=1, trust_env=False)
+        self._http = stack.client(1)
         self._due = clock()
         self._is_used = self._answers = True
 

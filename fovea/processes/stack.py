@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -59,10 +60,22 @@ def free_port() -> int:
         return port
 
 
-def local_url(listen: str) -> str:
-    """Base URL, for this machine, of a gateway that listens on host:port."""
+def local_url(listen: str, *, tls: bool = False) -> str:
+    """Base URL, for this machine, of a gateway that listens on host:port; https with `tls`."""
     host, _, port = listen.rpartition(":")
-    return f"http://{_LOOPBACK.get(host, host)}:{port}"
+    return f"{'https' if tls else 'http'}://{_LOOPBACK.get(host, host)}:{port}"
+
+
+def _any_certificate() -> ssl.SSLContext:
+    """TLS context that verifies nothing, for a server that is a child of this process.
+
+    Its certificate names the host of its clients, mostly not the loopback address. A request with this context may
+    carry no secret.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 @dataclass
@@ -106,22 +119,37 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Base URL of the gateway on this machine."""
-        return local_url(self.listen)
+        """Base URL of the gateway on this machine: https if the gateway has a certificate."""
+        in_flags = any(word.partition("=")[0] == "--tls-cert" for word in self.flags.get("gateway", ()))
+        return local_url(self.listen, tls=in_flags or bool(self.variables.get("GATEWAY_TLS_CERT")))
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment of the services."""
+        return {**_passive_openmp(), **_safe_path(), **os.environ, **self.environment}
+
+    def client(self, timeout_s: float) -> httpx.Client:
+        """HTTP client of the gateway on this machine, for requests without a secret: no certificate is verified."""
+        return httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=False, verify=_any_certificate())
+
+    def settings(self, service: str) -> dict[str, str]:
+        """Settings of one service that the stack determines, by the name of their flag. They override variables."""
+        settings = {"model": self.model}
+        if self.name is not None:
+            settings["served-model-name"] = self.name
+        if self.text_tower is not None and service != "llm_service":
+            settings["text-tower"] = self.text_tower
+        addresses = {
+            "encoder_service": {"listen": self.encoder_address},
+            "llm_service": {"listen": self.llm_address},
+            "gateway": {"listen": self.listen, "encoder": self.encoder_address, "llm": self.llm_address},
+        }
+        return settings | addresses[service]
 
     def command(self, service: str) -> list[str]:
         """Command line of one service."""
-        words = [sys.executable, "-m", service, "--model", self.model]
-        if self.name is not None:
-            words += ["--served-model-name", self.name]
-        if self.text_tower is not None and service != "llm_service":
-            words += ["--text-tower", self.text_tower]
-        words += {
-            "encoder_service": ["--listen", self.encoder_address],
-            "llm_service": ["--listen", self.llm_address],
-            "gateway": ["--listen", self.listen, "--encoder", self.encoder_address, "--llm", self.llm_address],
-        }[service]
-        return [*words, *self.flags.get(service, ())]
+        flags = [word for name, value in self.settings(service).items() for word in (f"--{name}", value)]
+        return [sys.executable, "-m", service, *flags, *self.flags.get(service, ())]
 
     def start(self, *services: str) -> None:
         """Starts the named services, or all, and returns at once.
@@ -141,7 +169,7 @@ class Stack:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**_passive_openmp(), **_safe_path(), **os.environ, **self.environment},
+                    env=self.variables,
                     # Ctrl-C would reach the whole foreground process group, but `stop` must end the services in order.
                     start_new_session=True,
                     preexec_fn=lambda: end_with_parent(signal.SIGTERM),
@@ -160,6 +188,7 @@ class Stack:
             except OSError as error:
                 raise StackError(
                     f"cannot listen on {self.listen}: {error.strerror}; choose another with --listen HOST:PORT"
+                    " (under make: LISTEN=HOST:PORT)"
                 ) from error
 
     def check(self) -> None:
@@ -185,7 +214,8 @@ class Stack:
     def is_ready(self, timeout_s: float = 1.0) -> bool:
         """Whether the gateway reports within `timeout_s` that all three services are ready."""
         try:
-            ready = httpx.get(f"{self.url}/readyz", timeout=timeout_s, trust_env=False)
+            with self.client(timeout_s) as http:
+                ready = http.get("/readyz")
         except httpx.TransportError:
             return False
         return ready.status_code == httpx.codes.OK
@@ -210,8 +240,7 @@ class Stack:
         """
         deadline = time.monotonic() + timeout_s
         reason = "the gateway does not answer"
-        # One client for all polls: each client reads the system's certificates, which costs more than the poll.
-        with httpx.Client(base_url=self.url, timeout=5, trust_env=False) as http:
+        with self.client(5) as http:
             while time.monotonic() < deadline:
                 self.check()
                 if interrupted():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import ssl
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fovea.processes.log_reasons import describe_status, last_reason
+from fovea.processes.redis_watch import RedisWatch
 from fovea.processes.stack import Stack, StackError
 from fovea.processes.supervision import Supervisor
+from tests.certificates import Authority
 from tests.plain_gateway import PlainGateway
 
 FAILS = "import sys; print('python -m encoder_service: no memory left', file=sys.stderr); sys.exit(3)"
@@ -84,6 +88,50 @@ def test_it_tells_once_that_all_are_ready_again(watched: Watched, gateway: Plain
     watched.supervisor.step()
     assert watched.lines == ["all services are ready again"]
     watched.stack.stop()
+
+
+@pytest.fixture
+def over_tls(tmp_path: Path) -> Iterator[tuple[PlainGateway, str]]:
+    """A gateway with TLS for another name than that of loopback, and its certificate."""
+    files = Authority(tmp_path).issue("rest", "gateway.test")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.cert, files.key)
+    server = PlainGateway()
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with server:
+        server.answers({"checks": {"redis": "Redis does not answer"}})
+        yield server, files.cert
+
+
+@pytest.mark.parametrize("given", ["file", "variable", "flag"])
+def test_a_gateway_with_a_certificate_is_asked_over_tls(
+    given: str, over_tls: tuple[PlainGateway, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, cert = over_tls
+    listen = f"localhost:{server.server_port}"
+    environment = {"GATEWAY_TLS_CERT": cert} if given == "file" else {}
+    if given == "variable":
+        monkeypatch.setenv("GATEWAY_TLS_CERT", cert)
+    flags = {"gateway": ["--tls-cert", cert]} if given == "flag" else {}
+    stack = Stack("model", listen=listen, environment=environment, flags=flags)
+    assert stack.url == f"https://{listen}"
+    stack.wait_ready(10)
+    assert stack.is_ready()
+    lines: list[str] = []
+    with RedisWatch(stack, lines.append) as redis:
+        redis.step()
+    assert lines == ["Redis does not answer"]
+
+
+def test_without_a_certificate_it_is_asked_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_TLS_CERT", "")
+    assert Stack("model", listen="0.0.0.0:9008").url == "http://127.0.0.1:9008"
+
+
+def test_a_taken_address_is_refused_with_the_options_of_the_command_and_of_make(gateway: PlainGateway) -> None:
+    stack = Stack("model", listen=gateway.url.removeprefix("http://"))
+    with pytest.raises(StackError, match=r"another with --listen HOST:PORT \(under make: LISTEN=HOST:PORT\)"):
+        stack.start()
 
 
 def test_a_service_that_cannot_be_started_is_tried_again(watched: Watched, tmp_path: Path) -> None:
