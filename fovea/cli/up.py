@@ -140,7 +140,9 @@ def _run(args: argparse.Namespace) -> int:
             progress.line(f"starting {stack.name or stack.model}; logs in {stack.log_to or 'this output'}")
             with progress:
                 stack.wait_ready(_STARTUP_S, interrupted=stop.is_set, on_checks=progress.show)
-            if pruning := default_pruning(stack.url):
+            with stack.client(5) as http:
+                pruning = default_pruning(http, stack.variables)
+            if pruning:
                 progress.line(pruning)
             progress.line(f"ready: {stack.url}   ({stack.url}/docs shows the API; Ctrl-C stops)")
             _watch(stack, stop, progress, restart=not args.no_restart)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from fovea.processes.stack import Stack, free_port
+from tests.certificates import Authority
 from tests.documented import ROOT
 from tests.e2e.conftest import STARTUP_S, Pictures
 from tests.lab_stack import ENVIRONMENT, RECOMMENDED
@@ -206,6 +207,34 @@ def test_up_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     assert {json.loads(line)["service"] for line in log.read_text().splitlines()} == {"gateway", "encoder", "llm"}
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/healthz", trust_env=False)
+
+
+def test_up_over_tls_is_ready_at_its_https_address_again_after_a_restart(tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("rest", "gateway.test")
+    listen = f"localhost:{free_port()}"
+    config = tmp_path / "fovea.toml"
+    config.write_text(f'[gateway]\ntls_cert = "{files.cert}"\ntls_key = "{files.key}"\n')
+    words = ["up", "--config", str(config), "--listen", listen, "--log-file", str(tmp_path / "log")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "fovea.cli", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+    ) as process:
+        assert process.stderr
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("ready: "):
+                break
+        assert lines[-1].startswith(f"ready: https://{listen}   (https://{listen}/docs"), "".join(lines)
+        assert "keeps 11.1 % of an image's tokens, by desap" in lines[-2]
+        kill_llm_service(process)
+        assert process.stderr.readline().startswith("LLM service ended by itself")
+        assert process.stderr.readline() == "all services are ready again\n"
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+        assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
