@@ -9,6 +9,7 @@ from typing import Final
 
 from fovea.api_keys.key_file import read_keys
 from fovea.checkpoints.shipped import shipped_checkpoint
+from fovea.cli.chosen_settings import refuse_chosen_settings
 from fovea.cli.config_file import ConfigError, service_environment
 from fovea.cli.default_pruning import default_pruning
 from fovea.cli.parsing import Commands, UsageError
@@ -72,7 +73,8 @@ def _stack(args: argparse.Namespace) -> Stack:
     """Services with the model of --model, or with the shipped small model.
 
     Raises:
-        UsageError: options do not go together, or the configuration file is not accepted.
+        UsageError: options do not go together, the configuration file is not accepted, or it or the environment has a
+            setting that this command determines.
         CredentialsError: the file of API keys cannot be used.
         NotInstalled: the shipped small model is not there.
     """
@@ -87,7 +89,7 @@ def _stack(args: argparse.Namespace) -> Stack:
         model, tower, name = str(shipped_checkpoint("llava")), str(shipped_checkpoint("clip")), "fovea-lab"
     else:
         model, tower, name = args.model, args.text_tower, None
-    return Stack(
+    stack = Stack(
         model,
         tower,
         listen=args.listen,
@@ -96,6 +98,8 @@ def _stack(args: argparse.Namespace) -> Stack:
         environment=_environment(args.config),
         log_to=_log_file(args.log_file, args.listen),
     )
+    refuse_chosen_settings(stack)
+    return stack
 
 
 def _environment(config: str | None) -> dict[str, str]:
