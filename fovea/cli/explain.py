@@ -52,7 +52,7 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=_run, parser=parser)
 
 
-def _advice(words: Sequence[str]) -> str:
+def _advice(words: Sequence[str], _: argparse.Namespace) -> str:
     if any(word.partition("=")[0] == "--video" for word in words):
         return "a video is not drawn; fovea ask answers questions about it"
     return ""

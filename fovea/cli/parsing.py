@@ -23,10 +23,11 @@ class CommandParser(argparse.ArgumentParser):
     subcommands of its own leaves its words to them.
 
     Attributes:
-        advice: function from unrecognized arguments to what to use in their place, for the error; None for none.
+        advice: function from unrecognized arguments, and the namespace of the others, to what to use in their place,
+            for the error; None for none.
     """
 
-    advice: Callable[[Sequence[str]], str] | None = None
+    advice: Callable[[Sequence[str], argparse.Namespace], str] | None = None
     _mixing = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -52,7 +53,7 @@ class CommandParser(argparse.ArgumentParser):
         if not takes_words:
             left, after = [*left, *after], []
         if left:
-            hint = self.advice(left) if self.advice else ""
+            hint = self.advice(left, namespace) if self.advice else ""
             hint = hint or ("put a word that starts with - after --" if takes_words else "")
             self.error(f"unrecognized arguments: {' '.join(left)}{f'; {hint}' if hint else ''}")
         if after:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["REPLACEMENTS", "advice"]
+from fovea.cli.service_variables import service_variables
+
+__all__ = ["REPLACEMENTS", "WITHOUT_REPLACEMENT", "advice"]
 
 _KV_CACHE: Final = "LLM_KV_CACHE_GIB=N, or LLM_ENGINE=vllm with LLM_ENGINE_ARGS='{\"gpu_memory_utilization\": 0.9}'"
+_QUANTIZATION: Final = (
+    "LLM_QUANTIZATION=int8 or LLM_QUANTIZATION=nf4, which quantizes at load; a checkpoint that is quantized already"
+    " (AWQ, GPTQ, FP8) needs LLM_ENGINE=vllm"
+)
 _PARALLEL: Final = "LLM_ENGINE=vllm with LLM_ENGINE_ARGS='{\"tensor_parallel_size\": N}'"
 
 REPLACEMENTS: Final = {
@@ -24,35 +32,79 @@ REPLACEMENTS: Final = {
     "--max-num-batched-tokens": "LLM_MAX_PREFILL_TOKENS=N",
     "--dtype": "LLM_DTYPE=NAME and ENCODER_DTYPE=NAME",
     "--device": "LLM_DEVICE=NAME and ENCODER_DEVICE=NAME",
-    "--quantization": "LLM_QUANTIZATION=NAME",
-    "-q": "LLM_QUANTIZATION=NAME",
-    "--engine": "LLM_ENGINE=NAME",
-    "--engine-args": "LLM_ENGINE_ARGS=JSON",
+    "--quantization": _QUANTIZATION,
+    "-q": _QUANTIZATION,
+    "--engine": "LLM_ENGINE=vllm or LLM_ENGINE=transformers",
+    "--engine-args": "LLM_ENGINE_ARGS=JSON with LLM_ENGINE=vllm",
     "--revision": "GATEWAY_REVISION, ENCODER_REVISION and LLM_REVISION",
     "--generation-config": "LLM_GENERATION_DEFAULTS=NAME",
     "--limit-mm-per-prompt": "GATEWAY_MAX_IMAGES=N and GATEWAY_MAX_VIDEOS=N",
-    "--max-images": "GATEWAY_MAX_IMAGES=N",
+    "--max-tokens": "GATEWAY_MAX_TOKENS=N and LLM_MAX_TOKENS=N",
     "--allowed-media-domains": "GATEWAY_FETCH_HOSTS=NAME,...",
-    "--fetch-hosts": "GATEWAY_FETCH_HOSTS=NAME,...",
     "--ssl-certfile": "GATEWAY_TLS_CERT=FILE",
     "--ssl-keyfile": "GATEWAY_TLS_KEY=FILE",
+    "--tls-cert": "GATEWAY_TLS_CERT=FILE",
+    "--tls-key": "GATEWAY_TLS_KEY=FILE",
+    "--wire-basis": "ENCODER_WIRE_BASIS=FILE and LLM_WIRE_BASIS=FILE",
     "--enforce-eager": "LLM_CUDA_GRAPHS=off, or LLM_ENGINE=vllm with LLM_ENGINE_ARGS='{\"enforce_eager\": true}'",
     "--pruner": "ENCODER_PRUNER=NAME, the default of requests that name none",
     "--keep-ratio": "ENCODER_KEEP_RATIO=SHARE, the default of requests without a budget",
     "--keep-tokens": "ENCODER_KEEP_RATIO=SHARE, the default of requests without a budget",
 }
-"""Options of `fovea up`, or variables of the services, by the flag that they replace."""
+"""Options of `fovea up`, or variables of the services, by the flag that they replace.
+
+A flag of a service has a line only where the advice is not simply its variables."""
+
+_ADDRESS: Final = "fovea up starts this service itself and chooses its address"
+WITHOUT_REPLACEMENT: Final = {
+    "--mm-processor-kwargs": "the sizes of images are those of the checkpoint's preprocessor_config.json, and"
+    " keep_tokens bounds their visual tokens (docs/openai.md)",
+    "--allowed-local-media-path": "no file of this machine is read for a client; clients send data URLs, or https URLs"
+    " of the hosts in GATEWAY_FETCH_HOSTS",
+    "--trust-remote-code": "it is not needed, because only known families are loaded and no code of a checkpoint is"
+    " run (docs/models.md)",
+    "--chat-template": "the chat template is the checkpoint's own",
+    "--encoder": _ADDRESS,
+    "--llm": _ADDRESS,
+}
+"""What is so without the flag, by flags that nothing replaces."""
 
 _OTHER: Final = (
     "a service's own option is a variable, such as GATEWAY_MAX_IMAGES=4, or a line of --config;"
-    " one of vLLM's engine is a name in LLM_ENGINE_ARGS"
+    " one of vLLM's engine is a name in LLM_ENGINE_ARGS, with LLM_ENGINE=vllm"
 )
 
 
-def advice(words: Sequence[str]) -> str:
-    """What to give `fovea up` in place of arguments that it does not have."""
-    flags = list(dict.fromkeys(word.partition("=")[0].replace("_", "-") for word in words if word.startswith("-")))
-    hints = [f"in place of {flag} use {REPLACEMENTS[flag]}" for flag in flags if flag in REPLACEMENTS]
+def advice(words: Sequence[str], given: argparse.Namespace) -> str:
+    """What to give `fovea up` in place of arguments that it does not have.
+
+    Args:
+        words: these arguments.
+        given: the other arguments.
+    """
+    # A negative number is a value.
+    flags = [word.partition("=")[0].replace("_", "-") for word in words if re.match(r"--?[a-z]", word)]
+    hints = sorted(map(_hint, flags), key=lambda hint: hint == _OTHER)
     if not words[0].startswith("-"):
-        hints.insert(0, f"the model is named as --model {words[0]}")
-    return "; ".join(hints or [_OTHER])
+        hints.insert(0, _of_a_name(words[0], given))
+    return "; ".join(dict.fromkeys(hints)) or _OTHER
+
+
+def _hint(flag: str) -> str:
+    if flag in WITHOUT_REPLACEMENT:
+        return f"{flag}: {WITHOUT_REPLACEMENT[flag]}"
+    if flag in REPLACEMENTS:
+        return f"in place of {flag} use {REPLACEMENTS[flag]}"
+    *others, last = service_variables().get(flag, ("",))
+    if not last:
+        return _OTHER
+    choice = f"{', '.join(others)} or {last}, each for one service" if others else last
+    return f"in place of {flag} use {choice}"
+
+
+def _of_a_name(name: str, given: argparse.Namespace) -> str:
+    if given.model is None:
+        return f"the model is named as --model {name}"
+    if given.served_model_name is None:
+        return "--model is given already; one checkpoint is accepted"
+    return "one checkpoint is accepted after --model, and one name after --served-model-name"

@@ -26,6 +26,18 @@ def test_shared_modules_import_without_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_the_command_imports_services_only_to_advise_and_then_without_torch() -> None:
+    code = (
+        "import sys, fovea.cli.program; sys.exit(bool({'gateway', 'encoder_service', 'llm_service'} & {*sys.modules}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    words = [sys.executable, "-X", "importtime", "-m", "fovea.cli", "up", "--max-images", "3"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"gateway.settings.requests", "encoder_service.media.video_limits"} <= imported
+    assert not imported & {"torch", "transformers", "numpy", "fastapi"}
+
+
 @pytest.mark.parametrize("command", ["ask", "bench", "chat", "demo", "explain", "up", "keys"])
 def test_commands_of_an_installation_without_a_service_need_no_numpy(command: str, tmp_path: Path) -> None:
     done = subprocess.run(

@@ -441,7 +441,7 @@ def test_values_of_ask_are_refused_with_what_is_accepted(
         (["up", "--gpu-memory-utilization", "0.9"], "LLM_KV_CACHE_GIB=N"),
         (["up", "--tensor-parallel-size", "2"], '{"tensor_parallel_size": N}'),
         (["up", "--pruner", "none"], "ENCODER_PRUNER=NAME"),
-        (["up", "--max-question-chars", "9"], "a service's own option is a variable"),
+        (["up", "--max-question-chars", "9"], "in place of --max-question-chars use GATEWAY_MAX_QUESTION_CHARS"),
         (["demo", "--overlay", "x"], ".png"),
     ],
 )
