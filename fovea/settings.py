@@ -44,6 +44,16 @@ _VALUES: Final = {
     "tuple[str,...]": "TEXT,...",
     "list[str]": "TEXT",
 }
+# Settings in place of names that other programs or requests have, whose spelling is nearer to that of another setting.
+_KEYS: Final = ("keys_file", "a file of API keys, which fovea keys add NAME makes")
+_MEANT: Final = {
+    "api_key": _KEYS,
+    "auth_token": _KEYS,
+    "ssl_certfile": ("tls_cert", "a PEM file with the certificate"),
+    "ssl_keyfile": ("tls_key", "a PEM file with the private key"),
+    "allowed_origins": ("cors_origins", "the origins whose pages may send requests"),
+    "keep_tokens": ("keep_ratio", "a share of the tokens in (0, 1]; each request may give keep_tokens"),
+}
 _NO_DEFAULT: Final = re.compile(r" \(default(: (None|\(\)|\**)?| factory: list)\)$")
 
 
@@ -155,8 +165,12 @@ class ServiceSettings(BaseSettings):
         for name in sorted(os.environ):
             if not name.startswith(prefix) or name in known or _FROM_KUBERNETES.search(name):
                 continue
+            meant, what = _MEANT.get(name.removeprefix(prefix).lower(), ("", ""))
+            if meant in cls.model_fields:
+                print(f"{prog}: unknown setting {name}; use {prefix}{meant.upper()}, {what}", file=sys.stderr)
+                raise SystemExit(2)
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            if near:
+            if near and not meant:
                 print(f"{prog}: unknown setting {name}; did you mean {near[0]}?", file=sys.stderr)
                 raise SystemExit(2)
             print(f"{prog}: {name} is not a setting and is ignored; --help lists all settings", file=sys.stderr)

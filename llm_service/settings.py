@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -11,6 +11,7 @@ from fovea.settings import HostAndPort, ModelSettings, settings_config
 __all__ = ["LLMSettings"]
 
 _Value = TypeVar("_Value", str, float)
+_Quantization = Literal["none", "int8", "nf4"]
 
 # Settings that only --engine transformers has, and the arguments of vLLM's AsyncEngineArgs in their place.
 _TRANSFORMERS_ONLY: Final = {
@@ -43,7 +44,7 @@ class LLMSettings(ModelSettings):
     0.85}. Arguments that another setting determines, or that the engine relies on, are refused. For --engine vllm
     only."""
 
-    quantization: Literal["none", "int8", "nf4"] = "none"
+    quantization: _Quantization = "none"
     """Quantization of the language model's linear layers: int8 (LLM.int8()) or nf4 (4 bits); needs the package
     bitsandbytes. dtype then applies to the other layers and to products; auto is bfloat16 on CUDA. For --engine
     transformers only; vLLM has quantization among --engine-args."""
@@ -115,6 +116,17 @@ class LLMSettings(ModelSettings):
     def _require_vllm(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if value and info.data.get("engine") != "vllm":
             raise ValueError("only --engine vllm accepts them; give --engine vllm as well")
+        return value
+
+    @field_validator("quantization", mode="before")
+    @classmethod
+    def _quantizes_at_load(cls, value: object) -> object:
+        if value not in get_args(_Quantization):
+            raise ValueError(
+                f"{value!r:.80} is not accepted; accepted: 'none', 'int8' or 'nf4', which quantize at load. A"
+                " checkpoint that is quantized already (AWQ, GPTQ, FP8) needs --engine vllm (LLM_ENGINE=vllm) in place"
+                " of this setting"
+            )
         return value
 
     @field_validator(*_TRANSFORMERS_ONLY)

@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 from pydantic import Field, SecretStr, field_validator
 
+from encoder_service.settings import EncoderSettings
 from fovea.settings import ServiceSettings, settings_config
 
 
@@ -51,6 +52,42 @@ def test_a_misspelled_variable_is_an_error_that_names_the_right_one(
         Settings.from_command_line(["--model", "x"])
     assert status.value.code == 2
     assert "did you mean THING_MAX_BATCH_SIZE" in capsys.readouterr().err
+
+
+class Guarded(Settings):
+    keys_file: str = ""
+    """Of clients."""
+    tls_key: str = ""
+    """Of the server."""
+    keep_ratio: float = 1
+    """Of the tokens."""
+    max_tokens: int = 1
+    """Of an answer."""
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("THING_API_KEY", "THING_KEYS_FILE, a file of API keys, which fovea keys add NAME makes"),
+        ("THING_KEEP_TOKENS", "THING_KEEP_RATIO, a share of the tokens"),
+        ("THING_SSL_KEYFILE", "THING_TLS_KEY, "),
+    ],
+)
+def test_a_name_of_another_program_is_answered_with_what_is_meant(
+    name: str, right: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "64")
+    with pytest.raises(SystemExit) as status:
+        Guarded.from_command_line(["--model", "x"])
+    assert status.value.code == 2
+    written = capsys.readouterr().err
+    assert f"unknown setting {name}; use {right}" in written
+    assert "did you mean" not in written
+
+
+def test_an_api_key_is_not_taken_for_the_key_of_a_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENCODER_API_KEY", "of another program")
+    assert EncoderSettings.from_command_line(["--model", "x"]).tls_key == ""
 
 
 @pytest.mark.parametrize(

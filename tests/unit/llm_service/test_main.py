@@ -117,6 +117,8 @@ def test_a_wrong_setting_is_named_with_status_2(capsys):
         (["--engine", "vllm", "--engine-args", "{bad"], "--engine-args: a JSON object is accepted, such as"),
         (["--engine", "vllm", "--engine-args", "[1]"], "--engine-args: a JSON object is accepted, such as"),
         (["--engine", "vllm", "--quantization", "int8"], "vLLM has 'quantization' among --engine-args"),
+        (["--quantization", "awq"], "accepted: 'none', 'int8' or 'nf4', which quantize at load. A checkpoint that is"),
+        (["--quantization", "awq"], "(AWQ, GPTQ, FP8) needs --engine vllm (LLM_ENGINE=vllm)"),
         (["--engine", "vllm", "--attn-implementation", "eager"], "vLLM has 'attention_backend' among --engine-args"),
         (["--engine", "vllm", "--kv-cache-gib", "4"], "vLLM has 'gpu_memory_utilization' among --engine-args"),
     ],
