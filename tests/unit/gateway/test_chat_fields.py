@@ -12,7 +12,7 @@ from fovea.errors import InvalidRequest
 from fovea.v1 import encoder_pb2, tensor_pb2
 from gateway.http.schemas.chat import FoveaOptions
 from gateway.http.schemas.chat_unsupported import check_supported
-from tests.unit.gateway.chats import chat, complete, refused
+from tests.unit.gateway.chats import chat, complete, refused, text_part, user
 from tests.unit.gateway.conftest import Gateway, StartGateway
 
 SAMPLING = {
@@ -222,3 +222,11 @@ async def test_the_page_has_the_message_of_a_refused_field(message: str) -> None
     with pytest.raises(InvalidRequest) as refusal:
         check_supported({message.split()[0]: object()})
     assert refusal.value.message.startswith(f"{message}; accepted: ")
+
+
+async def test_the_page_has_the_message_of_a_local_file(gateway: Gateway) -> None:
+    part = {"type": "image_url", "image_url": {"url": "file:///data/cat.png"}}
+    error = await refused(gateway, 422, chat(user(text_part(), part)))
+    (row,) = [line for line in PAGE.splitlines() if "--allowed-local-media-path" in line]
+    (quoted,) = re.findall(r"422 `… ([^`]+)`", row)
+    assert error["message"] == f"messages.0.content.1.image_url {quoted}"
