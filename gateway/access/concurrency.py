@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from fovea.telemetry import Refusal, count_refusal
 from gateway.access.errors import RateLimited
@@ -43,24 +41,60 @@ return 1
 
 
 class Lease:
-    """A question in progress.
+    """A question in progress: a context that is entered at its beginning and left at its end.
 
     Args:
+        here: Questions in progress of each client in this process.
         redis: Client of Redis; None if no lease is held there.
-        key: Key of the client's leases.
+        client_id: Id of the client.
+        limit: Most questions in progress of the client; None for no limit.
+        seconds: Seconds after which the lease expires, if this process dies.
     """
 
-    def __init__(self, redis: RedisClient | None, key: str) -> None:
-        self._redis = redis
-        self._key = key
-        self._id = "" if redis is None else secrets.token_hex(16)
+    def __init__(
+        self, here: Counter[str], redis: RedisClient | None, client_id: str, limit: int | None, seconds: float
+    ) -> None:
+        self._here = here
+        self._redis = redis if limit is not None else None
+        self._client_id = client_id
+        self._limit = limit
+        self._seconds = seconds
+        self._key = f"fovea:running:{client_id}"
+        self._id = "" if self._redis is None else secrets.token_hex(16)
 
-    async def acquire(self, limit: int, seconds: float) -> bool:
-        """Whether the lease was given, for `seconds`. It is if Redis does not answer."""
+    async def __aenter__(self) -> Self:
+        if self._limit is None:
+            return self
+        if self._here[self._client_id] >= self._limit:
+            raise _at_limit(self._limit)
+        self._here[self._client_id] += 1
+        try:
+            if not await self._acquire(self._limit):
+                raise _at_limit(self._limit)
+        except BaseException:
+            self._forget()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._limit is None:
+            return
+        try:
+            await self._release()
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._here[self._client_id] -= 1
+        if not self._here[self._client_id]:
+            del self._here[self._client_id]
+
+    async def _acquire(self, limit: int) -> bool:
+        """Whether the lease was given. It is if Redis does not answer."""
         if self._redis is None:
             return True
         redis = self._redis
-        arguments = (limit, self._id, f"{seconds:.3f}")
+        arguments = (limit, self._id, f"{self._seconds:.3f}")
         given = await redis.attempt(lambda: redis.commands.eval(_ACQUIRE, 1, self._key, *arguments), 1)
         return bool(given)
 
@@ -70,7 +104,7 @@ class Lease:
             redis = self._redis
             await redis.attempt(lambda: redis.commands.eval(_EXTEND, 1, self._key, self._id, f"{seconds:.3f}"), 1)
 
-    async def release(self) -> None:
+    async def _release(self) -> None:
         """Ends the lease. If Redis does not answer, it expires."""
         if self._redis is not None:
             redis = self._redis
@@ -88,8 +122,7 @@ class Concurrency:
         self._redis = redis
         self._here: Counter[str] = Counter()
 
-    @asynccontextmanager
-    async def lease(self, client_id: str, limit: int | None, *, seconds: float) -> AsyncIterator[Lease]:
+    def lease(self, client_id: str, limit: int | None, *, seconds: float) -> Lease:
         """Lease, held while a question is in progress.
 
         Args:
@@ -98,26 +131,9 @@ class Concurrency:
             seconds: Seconds after which the lease expires, if this process dies.
 
         Raises:
-            RateLimited: The client has `limit` questions in progress.
+            RateLimited: The client has `limit` questions in progress. Raised as the context is entered.
         """
-        lease = Lease(self._redis if limit is not None else None, f"fovea:running:{client_id}")
-        if limit is None:
-            yield lease
-            return
-        if self._here[client_id] >= limit:
-            raise _at_limit(limit)
-        self._here[client_id] += 1
-        try:
-            if not await lease.acquire(limit, seconds):
-                raise _at_limit(limit)
-            try:
-                yield lease
-            finally:
-                await lease.release()
-        finally:
-            self._here[client_id] -= 1
-            if not self._here[client_id]:
-                del self._here[client_id]
+        return Lease(self._here, self._redis, client_id, limit, seconds)
 
 
 def _at_limit(limit: int) -> RateLimited:

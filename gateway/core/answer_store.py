@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +24,9 @@ __all__ = ["AnswerStore"]
 
 _LOCK_POLL_S: Final = 0.05
 _LOCK_WAIT_S: Final = 2.0
+_MAX_KEPT: Final = 1024
+_MAX_KEPT_BYTES: Final = 4096
+"""Size of the longest cached value whose answer is kept beside it: most are asked for again soon, or never."""
 _MAX_COUNT: Final = 2**32 - 1
 _COMPLETION: Final = TypeAdapter(Completion)
 
@@ -47,7 +51,7 @@ class AnswerStore:
         data = await lookup(self._cache, "answer", plan.shared_key)
         if data is None:
             return None
-        completion = _read(data)
+        completion = _read(data) if len(data) > _MAX_KEPT_BYTES else _kept(data)
         if completion is None:
             telemetry.count_failure(telemetry.FailureKind.CACHE_ENTRY)
         return completion
@@ -82,6 +86,11 @@ class AnswerStore:
         finally:
             if lock is not None:
                 await self._cache.release(key, lock)
+
+
+@lru_cache(_MAX_KEPT)
+def _kept(data: bytes) -> Completion | None:
+    return _read(data)
 
 
 def _read(data: bytes) -> Completion | None:

@@ -6,6 +6,7 @@ value changes, and when a gateway of an earlier version could not read it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Final
@@ -26,7 +27,7 @@ def visual_tokens_key(request: encoder_pb2.EncodeRequest, encoder_fingerprints: 
         request: Message of the encode call with all defaults filled in, from `EncodeSpec.to_key_proto`.
         encoder_fingerprints: Fingerprints of the encoder's checkpoint, text tower and settings.
     """
-    return _key("visual_tokens", canonical_digest(request), encoder_fingerprints)
+    return _key("visual_tokens", canonical_digest(request), *encoder_fingerprints)
 
 
 def answer_key(visual_tokens: str, generate: GenerateSpec, llm_fingerprints: Sequence[str]) -> str:
@@ -37,10 +38,11 @@ def answer_key(visual_tokens: str, generate: GenerateSpec, llm_fingerprints: Seq
         generate: The generate call, with all defaults filled in.
         llm_fingerprints: Fingerprints of the LLM service's checkpoint and settings.
     """
-    return _key("answer", canonical_digest(generate.to_proto()), [visual_tokens, *llm_fingerprints])
+    return _key("answer", canonical_digest(generate.to_proto()), visual_tokens, *llm_fingerprints)
 
 
-def _key(level: str, request: bytes, facts: Sequence[str]) -> str:
+@functools.lru_cache(maxsize=1024)
+def _key(level: str, request: bytes, *facts: str) -> str:
     digest = hashlib.sha256(request)
     for fact in facts:
         digest.update(b"%d:%b" % (len(fact.encode()), fact.encode()))

@@ -14,15 +14,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from cachetools import LRUCache
 from google.protobuf.message import Message
 
 __all__ = ["canonical_digest"]
 
 _MAX_KEPT: Final = 1024
 _MAX_KEPT_BYTES: Final = 4096
-_recent: Final[LRUCache[tuple[type[Message], bytes], bytes]] = LRUCache(_MAX_KEPT)
-"""Digests of recent messages by their kinds and bytes: a question that is asked again has the same two."""
 
 
 def canonical_digest(message: Message) -> bytes:
@@ -33,13 +30,13 @@ def canonical_digest(message: Message) -> bytes:
     """
     # Equal bytes are equal contents. Unequal ones may be, too, and are digested again.
     serialized = message.SerializeToString()
-    if len(serialized) > _MAX_KEPT_BYTES:
-        return _digest(message)
-    kind = type(message)
-    digest = _recent.get((kind, serialized))
-    if digest is None:
-        digest = _recent[kind, serialized] = _digest(message)
-    return digest
+    return _digest(message) if len(serialized) > _MAX_KEPT_BYTES else _kept_digest(type(message), serialized)  # type: ignore[arg-type]  # a class
+
+
+@functools.lru_cache(_MAX_KEPT)
+def _kept_digest(kind: type[Message], serialized: bytes) -> bytes:
+    """Digest of a message by its bytes: a question that is asked again has the same ones."""
+    return _digest(kind.FromString(serialized))
 
 
 def _digest(message: Message) -> bytes:

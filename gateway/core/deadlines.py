@@ -35,14 +35,18 @@ class until:  # noqa: N801  (a function to its callers, as `asyncio.timeout_at`)
     """
 
     def __init__(self, deadline: float) -> None:
-        self._timeout = asyncio.timeout_at(deadline)
+        self._deadline = deadline
+        self._timeout = asyncio.timeout(None)
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
+        # Not before the body waits for the first time. That of a cached answer does not, and needs no timer.
+        self._start = asyncio.get_running_loop().call_soon(self._timeout.reschedule, self._deadline)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._start.cancel()
         try:
             await self._timeout.__aexit__(kind, error, traceback)
         except TimeoutError:

@@ -82,7 +82,8 @@ class EncodeSpec:
             content: Function from a file to the bytes that stand for it.
         """
         params = struct_pb2.Struct()
-        params.update(self.pruner_params)
+        if self.pruner_params:
+            params.update(self.pruner_params)
         request = encoder_pb2.EncodeRequest(
             images=[content(image) for image in self.images],
             text_ids=self.text_ids,

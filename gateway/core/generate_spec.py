@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from google.protobuf import struct_pb2
@@ -102,7 +102,7 @@ class Sampling:
 
     def to_proto(self) -> llm_pb2.SamplingParams:
         """The message."""
-        return llm_pb2.SamplingParams(**{item.name: getattr(self, item.name) for item in fields(self)})
+        return llm_pb2.SamplingParams(**vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)

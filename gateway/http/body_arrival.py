@@ -23,6 +23,10 @@ _REPLACEABLE_S: Final = 1.0
 """Seconds that a body must be behind the least rate to be replaced by a new one when all places are taken."""
 
 
+_SMALL_BYTES: Final = 64 * 1024
+"""Bytes of a body that is read at once when it has arrived, so that its deadline does not matter any more."""
+
+
 class _Body:
     """A body that is being read.
 
@@ -96,7 +100,7 @@ class BodyArrivals:
             message = await request.receive()
             body.num_bytes += len(message.get("body", b""))
             body.has_arrived = not message.get("more_body", False)
-            if not body.is_replaced:
+            if not body.is_replaced and not (body.has_arrived and body.num_bytes <= _SMALL_BYTES):
                 allowed_s = _GRACE_S + body.num_bytes / self._min_rate
                 body.deadline.reschedule(
                     body.started + (self._timeout_s if body.has_arrived else min(self._timeout_s, allowed_s))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 from gateway import metrics
@@ -11,6 +12,9 @@ from gateway.http.audit import AuditRecord
 __all__ = ["KeyMetrics"]
 
 _MAX_NAMES: Final = 256
+# The series of a label are looked up once.
+_requests: Final = cache(metrics.KEY_REQUESTS.labels)
+_tokens: Final = cache(metrics.KEY_TOKENS.labels)
 
 
 class KeyMetrics:
@@ -37,9 +41,9 @@ class KeyMetrics:
             record: Its costs.
         """
         label = self._label(client)
-        metrics.KEY_REQUESTS.labels(label, outcome).inc()
-        metrics.KEY_TOKENS.labels(label, "prompt").inc(record.prompt_tokens or 0)
-        metrics.KEY_TOKENS.labels(label, "completion").inc(record.completion_tokens or 0)
+        _requests(label, outcome).inc()
+        _tokens(label, "prompt").inc(record.prompt_tokens or 0)
+        _tokens(label, "completion").inc(record.completion_tokens or 0)
 
     def _label(self, client: Client | None) -> str:
         if client is None:

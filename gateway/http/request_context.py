@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from functools import cache
 from http import HTTPStatus
 from typing import Final
 
@@ -81,9 +82,9 @@ class RequestContext:
         outcome = scope.get(OUTCOME) or ("ok" if 0 < status < HTTPStatus.BAD_REQUEST else str(status or "aborted"))
         method = scope["method"] if scope["method"] in _METHODS else "other"
         label = f"{method} {route}" if route else "other"
-        telemetry.REQUESTS.labels(label, outcome).inc()
+        _requests(label, outcome).inc()
         if outcome == "ok" and route:
-            telemetry.REQUEST_LATENCY_SECONDS.labels(label).observe(seconds)
+            _latency(label).observe(seconds)
         if is_api_path(scope):  # its line in the audit log says all that an access line would
             self._keys.count(scope.get(CLIENT), outcome, audit_record(scope))
             write_audit_line(
@@ -98,6 +99,11 @@ class RequestContext:
         else:
             level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
             log.log(level, "%s %s %s %s %.1f ms", method, route or "-", status, outcome, seconds * 1000)
+
+
+# The series of a label are looked up once.
+_requests: Final = cache(telemetry.REQUESTS.labels)
+_latency: Final = cache(telemetry.REQUEST_LATENCY_SECONDS.labels)
 
 
 def route_of(scope: Scope) -> str:

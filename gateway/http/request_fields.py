@@ -15,6 +15,7 @@ __all__ = ["FILE_FIELDS", "Uploads", "client_fields", "read_text_and_media"]
 
 FILE_FIELDS: Final = ("image", "images", "video")
 """Request fields that may hold files."""
+_HOLDING_MEDIA: Final = (*FILE_FIELDS, "messages")
 
 
 Uploads: TypeAlias = dict[str, list[MediaInput]]
@@ -37,7 +38,9 @@ def read_text_and_media(request: QuestionRequest, uploads: Uploads) -> tuple[Que
         InvalidRequest: Fields exclude each other, or a required field is missing.
     """
     image, images, video, messages = request.image, request.images, request.video, request.messages
-    request.image = request.images = request.video = request.messages = None
+    for name in _HOLDING_MEDIA:
+        if getattr(request, name) is not None:
+            setattr(request, name, None)
     if messages is not None:
         fields = {"question": request.question, "image": image, "images": images, "video": video}
         for name, value in fields.items():

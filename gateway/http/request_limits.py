@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fovea.errors import InvalidRequest, NotFound
 from gateway.core.question_text import QuestionText
 from gateway.http.client_errors import top_level_field
@@ -12,6 +14,9 @@ from gateway.media.inputs import MediaInputs
 from gateway.settings import GatewaySettings
 
 __all__ = ["check_limits", "check_question"]
+
+
+_VIDEO_FIELDS: Final = ("num_frames", "seconds_per_frame", "video_budget")
 
 
 def check_limits(
@@ -89,14 +94,17 @@ def _check_media_inputs(options: PruningOptions, media_inputs: MediaInputs, sett
 
 def _check_video_fields(options: PruningOptions, media_inputs: MediaInputs) -> None:
     """Refuses a field about videos without a video that it applies to."""
+    given = [name for name in _VIDEO_FIELDS if getattr(options, name, None) is not None]
+    if not given:
+        return
     requirements = {
         "num_frames": any(video.file is not None for video in media_inputs.videos) or "a video file",
         "seconds_per_frame": any(video.frames for video in media_inputs.videos) or "a list of frames as video",
         "video_budget": bool(media_inputs.videos) or "a video",
     }
-    for name, requirement in requirements.items():
-        if getattr(options, name, None) is not None and requirement is not True:
-            raise InvalidRequest(f"{name} goes with {requirement}; this request has none", param=name)
+    for name in given:
+        if requirements[name] is not True:
+            raise InvalidRequest(f"{name} goes with {requirements[name]}; this request has none", param=name)
 
 
 def _check_explained(request: ExplainRequest, media_inputs: MediaInputs) -> None:
