@@ -189,8 +189,9 @@ def _local_time(second: int) -> str:
 
 def configure_logging(service: str, level: str = "info") -> None:
     """Sends the root logger to stderr as JSON lines. Call once, in `__main__`."""
-    # What the lines do not have need not be looked up for each of them.
+    # What the lines do not have need not be looked up for each of them; `_srcfile` is documented for this.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

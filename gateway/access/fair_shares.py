@@ -96,7 +96,9 @@ class FairShares:
     def _seen(self, client_id: str) -> _Usage:
         """Usage of a client that sends a request now."""
         now = self._clock()
-        usage = self._clients.setdefault(client_id, _Usage(0, now))
+        usage = self._clients.get(client_id)
+        if usage is None:
+            usage = self._clients[client_id] = _Usage(0, now)
         usage.seen_at = now
         self._clients.move_to_end(client_id)
         for _ in range(2):  # more than can be added, so that the memory is bounded

@@ -75,7 +75,8 @@ async def _unless_disconnected(reading: Coroutine[Any, Any, T]) -> T:
 
 def _check_encoding(request: Request) -> None:
     # Content encodings are refused: a small body may decompress to any size, and media are compressed already.
-    encodings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
+    given = request.headers.getlist("content-encoding")
+    encodings = ",".join(given).lower().split(",") if given else ()
     if any(encoding.strip() not in ("", "identity") for encoding in encodings):
         raise UnsupportedEncoding("the body is sent in a Content-Encoding; it is accepted as it is (identity)")
 
