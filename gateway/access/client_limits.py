@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from fovea.errors import TooLarge
@@ -32,8 +32,7 @@ class ClientLimiter:
         self._windows = MinuteWindows(redis)
         self._concurrency = Concurrency(redis)
 
-    @asynccontextmanager
-    async def question(self, client: Client, *, seconds: float) -> AsyncIterator[Lease]:
+    def question(self, client: Client, *, seconds: float) -> AbstractAsyncContextManager[Lease]:
         """Counts a question of a client, before anything of its body is read. A refused one is not counted.
 
         Args:
@@ -43,16 +42,17 @@ class ClientLimiter:
         Raises:
             RateLimited: The client is at a limit.
         """
-        limits = client.limits
-        async with self._concurrency.lease(client.id, limits.concurrency, seconds=seconds) as lease:
-            if limits.requests_per_minute is not None:
-                limit = limits.requests_per_minute
-                wait_s = await self._windows.spend(client.id, "requests", 1, limit=limit)
-                if wait_s:
-                    count_refusal(Refusal.CLIENT_REQUESTS)
-                    raise RateLimited(
-                        f"this client is at its limit of {limit} requests per minute", retry_after_s=wait_s
-                    )
+        lease = self._concurrency.lease(client.id, client.limits.concurrency, seconds=seconds)
+        limit = client.limits.requests_per_minute
+        return lease if limit is None else self._counted(lease, client.id, limit)
+
+    @asynccontextmanager
+    async def _counted(self, lease: Lease, client_id: str, limit: int) -> AsyncIterator[Lease]:
+        async with lease:
+            wait_s = await self._windows.spend(client_id, "requests", 1, limit=limit)
+            if wait_s:
+                count_refusal(Refusal.CLIENT_REQUESTS)
+                raise RateLimited(f"this client is at its limit of {limit} requests per minute", retry_after_s=wait_s)
             yield lease
 
     async def spend_pixels(self, client: Client, num_pixels: int) -> None:

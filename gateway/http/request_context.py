@@ -9,7 +9,7 @@ from functools import cache
 from http import HTTPStatus
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fovea import telemetry, tracing
@@ -27,6 +27,7 @@ OUTCOME: Final = "fovea.outcome"
 CLIENT: Final = "fovea.client"
 """Key of the ASGI scope that holds the client of a request; missing if it was refused for its key."""
 
+_ID_HEADER: Final = telemetry.REQUEST_ID_KEY.encode()
 _VALID_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _QUIET_ROUTES: Final = ("/health", "/healthz", "/readyz")
@@ -52,7 +53,7 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[telemetry.REQUEST_ID_KEY] = request_id
+                message["headers"] = [*message["headers"], (_ID_HEADER, request_id.encode())]
             await send(message)
 
         try:
