@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from fovea.telemetry import FailureKind, count_failure
 
-__all__ = ["TRACEPARENT_KEY", "TracingError", "current", "record", "span", "start", "traceparent"]
+__all__ = ["TRACEPARENT_KEY", "TracingError", "current", "is_on", "record", "span", "start", "traceparent"]
 
 TRACEPARENT_KEY: Final = "traceparent"
 """HTTP header and gRPC metadata that names the trace and the calling span, of W3C Trace Context."""
@@ -62,6 +62,11 @@ def start(service: str, endpoint: str) -> None:
     exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http:"), timeout=_EXPORT_TIMEOUT_S)
     provider.add_span_processor(_QueuedExport(exporter))  # type: ignore[arg-type]
     _tracer = provider.get_tracer("fovea")
+
+
+def is_on() -> bool:
+    """Whether traces are exported."""
+    return _tracer is not None
 
 
 def current() -> Any:

@@ -16,6 +16,7 @@ from gateway.core.cache_keys import answer_key, visual_tokens_key
 from gateway.core.encode_spec import EncodeSpec
 from gateway.core.generate_spec import GenerateSpec
 from gateway.core.question import CacheMode, Question
+from gateway.core.question_text import QuestionText
 from gateway.settings import GatewaySettings
 from gateway.tokenization.recent_ids import RecentIds
 from gateway.tokenization.tokenizers import PromptTokenizer, TextTowerTokenizer
@@ -100,7 +101,7 @@ class Planner:
         self._settings = settings
         self.prompt_tokenizer = prompt_tokenizer
         self._text_tower_tokenizer = text_tower_tokenizer
-        self._recent_prompts, self._recent_texts = RecentIds(), RecentIds()
+        self._recent_prompts, self._recent_texts = RecentIds(self._tokenize_prompt), RecentIds(self._tokenize_text)
 
     def can_tokenize_for(self, encoder: EncoderInfo) -> bool:
         """Whether there is a tokenizer for the questions that this encoder reads."""
@@ -189,16 +190,15 @@ class Planner:
         return self._input_ids(question)
 
     def _input_ids(self, question: Question) -> tuple[int, ...]:
-        text, num_images, num_videos = question.text, len(question.encode.images), len(question.encode.videos)
-
-        def tokenize() -> list[int]:
-            if text.turns is not None:
-                return self.prompt_tokenizer.encode_history(text.turns)
-            return self.prompt_tokenizer.encode(text.text, num_images=num_images, num_videos=num_videos)
-
+        prompt = question.text, len(question.encode.images), len(question.encode.videos)
         if self.prompt_tokenizer.reads_clock:
-            return tuple(tokenize())
-        return self._recent_prompts.get(question.cache_salt, (text, num_images, num_videos), text.size, tokenize)
+            return tuple(self._tokenize_prompt(*prompt))
+        return self._recent_prompts.get(question.cache_salt, question.text.size, *prompt)
+
+    def _tokenize_prompt(self, text: QuestionText, num_images: int, num_videos: int) -> Sequence[int]:
+        if text.turns is not None:
+            return self.prompt_tokenizer.encode_history(text.turns)
+        return self.prompt_tokenizer.encode(text.text, num_images=num_images, num_videos=num_videos)
 
     def _pruner(self, spec: EncodeSpec, encoder: EncoderInfo) -> str:
         return spec.pruner or self._settings.pruner or encoder.default_pruner
@@ -229,13 +229,8 @@ class Planner:
         if not all(offered.reads_text for offered in encoder.pruners if offered.name == pruner):
             return ()
         text = question.text
-
-        def tokenize() -> list[int]:
-            plain = text.text if text.turns is not None else self.prompt_tokenizer.without_markers(text.text)
-            return self._encode_text(plain, encoder)
-
-        key = (text.text, text.turns is None, encoder.reads_language_model_ids)
-        text_ids = self._recent_texts.get(question.cache_salt, key, len(text.text), tokenize)
+        for_encoder = text.text, text.turns is not None, encoder.reads_language_model_ids
+        text_ids = self._recent_texts.get(question.cache_salt, len(text.text), *for_encoder)
         if len(text_ids) > _MAX_TEXT_IDS:
             raise InvalidRequest(
                 f"the question is too long: its text has {len(text_ids):,} tokens for the encoder; up to"
@@ -244,14 +239,15 @@ class Planner:
             )
         return text_ids
 
-    def _encode_text(self, text: str, encoder: EncoderInfo) -> list[int]:
-        if encoder.reads_language_model_ids:
-            return self.prompt_tokenizer.encode_plain(text)
+    def _tokenize_text(self, text: str, is_of_history: bool, reads_language_model_ids: bool) -> Sequence[int]:
+        plain = text if is_of_history else self.prompt_tokenizer.without_markers(text)
+        if reads_language_model_ids:
+            return self.prompt_tokenizer.encode_plain(plain)
         if self._text_tower_tokenizer is None:
             raise CheckpointMismatch(
                 "the encoder service reads questions through a text tower, and this gateway was started without one"
             )
-        return self._text_tower_tokenizer.encode(text)
+        return self._text_tower_tokenizer.encode(plain)
 
 
 def _generate(question: Question, input_ids: tuple[int, ...], llm: LLMInfo) -> GenerateSpec:

@@ -57,7 +57,7 @@ class RequestContext:
             await send(message)
 
         try:
-            if is_api_path(scope):
+            if tracing.is_on() and is_api_path(scope):
                 await self._traced(scope, receive, send_with_id, request_id)
             else:
                 await self._app(scope, receive, send_with_id)

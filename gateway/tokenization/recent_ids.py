@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import Final
-
-from cachetools import LRUCache
 
 __all__ = ["RecentIds"]
 
@@ -18,23 +17,24 @@ class RecentIds:
     """Token ids of the most recent short texts.
 
     Each tenant has its own: the time of a request must not tell what another tenant has asked.
+
+    Args:
+        tokenize: Function from a text, and all else that its ids depend on, to the ids. Its errors are raised.
     """
 
-    def __init__(self) -> None:
-        self._ids: LRUCache[Hashable, tuple[int, ...]] = LRUCache(_MAX_TEXTS)
+    def __init__(self, tokenize: Callable[..., Sequence[int]]) -> None:
+        self._tokenize = tokenize
+        self._kept = lru_cache(_MAX_TEXTS)(self._ids)
 
-    def get(self, tenant: str, text: Hashable, size: int, tokenize: Callable[[], Sequence[int]]) -> tuple[int, ...]:
+    def get(self, tenant: str, size: int, *text: Hashable) -> tuple[int, ...]:
         """Ids of a text.
 
         Args:
             tenant: Tenant that asks; empty for none.
-            text: The text, and all else that its ids depend on.
-            size: Its size in characters.
-            tokenize: Function that returns the ids of a text that is not kept. Its errors are raised.
+            size: Size of the text in characters.
+            text: Arguments of `tokenize`.
         """
-        if size > _MAX_SIZE:
-            return tuple(tokenize())
-        ids = self._ids.get((tenant, text))
-        if ids is None:
-            ids = self._ids[tenant, text] = tuple(tokenize())
-        return ids
+        return self._kept(tenant, *text) if size <= _MAX_SIZE else tuple(self._tokenize(*text))
+
+    def _ids(self, tenant: str, *text: Hashable) -> tuple[int, ...]:
+        return tuple(self._tokenize(*text))

@@ -17,39 +17,39 @@ class Counting:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self) -> list[int]:
+    def __call__(self, text: object) -> list[int]:
         self.count += 1
         return [self.count]
 
 
 def test_a_question_is_tokenized_once_for_each_tenant() -> None:
-    recent, tokenize = RecentIds(), Counting()
-    ids = [recent.get(tenant, "Why?", 4, tokenize) for tenant in ("a", "a", "b", "", "b")]
+    recent = RecentIds(Counting())
+    ids = [recent.get(tenant, 4, "Why?") for tenant in ("a", "a", "b", "", "b")]
     assert ids == [(1,), (1,), (2,), (3,), (2,)]
 
 
 def test_a_long_history_is_not_kept() -> None:
-    recent, tokenize = RecentIds(), Counting()
+    recent = RecentIds(tokenize := Counting())
     for _ in range(2):
-        recent.get("", "Why? " * 1000, 5000, tokenize)
+        recent.get("", 5000, "Why? " * 1000)
     assert tokenize.count == 2
 
 
 def test_the_number_of_questions_that_are_kept_is_bounded() -> None:
-    recent, tokenize = RecentIds(), Counting()
+    recent = RecentIds(Counting())
     for number in range(10_000):
-        recent.get("", number, 1, tokenize)
-    assert recent.get("", 0, 1, tokenize) == (10_001,)
+        recent.get("", 1, number)
+    assert recent.get("", 1, 0) == (10_001,)
 
 
 def test_an_error_is_raised_each_time() -> None:
-    def refuse() -> list[int]:
+    def refuse(text: str) -> list[int]:
         raise ValueError("no")
 
-    recent = RecentIds()
+    recent = RecentIds(refuse)
     for _ in range(2):
         with pytest.raises(ValueError, match="no"):
-            recent.get("", "Why?", 4, refuse)
+            recent.get("", 4, "Why?")
 
 
 async def test_a_prompt_that_tells_the_time_is_written_for_each_request(
