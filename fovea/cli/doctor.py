@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 
 from fovea.cli.config_file import ConfigError, service_environment
 from fovea.cli.options import add_api_key
@@ -55,7 +56,8 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    url = args.url or local_url(args.listen)
+    of_gateway = _variables_of_gateway(args.config)
+    url = args.url or local_url(args.listen, tls=bool(of_gateway.get("GATEWAY_TLS_CERT")))
     findings = [
         *machine.versions(),
         machine.entropy_coder(),
@@ -63,7 +65,7 @@ def _run(args: argparse.Namespace) -> int:
         machine.gpu(),
         machine.checkpoint(args.model),
         network.port(args.listen, url),
-        network.redis(args.redis_url or _redis_of_gateway(args.config)),
+        network.redis(args.redis_url or of_gateway.get("GATEWAY_REDIS_URL")),
         *network.gateway(url, args.api_key),
     ]
     if args.json:
@@ -74,10 +76,10 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if any(finding.level is Level.PROBLEM for finding in findings) else 0
 
 
-def _redis_of_gateway(config: str | None) -> str | None:
-    """URL of Redis in the table of the gateway, which `fovea up` hands to it."""
+def _variables_of_gateway(config: str | None) -> Mapping[str, str]:
+    """Variables of the environment and of the file, which `fovea up` hands to the gateway."""
     try:
-        return service_environment(config).get("GATEWAY_REDIS_URL")
+        return {**service_environment(config), **os.environ}
     except ConfigError as error:
         raise UsageError(str(error)) from error
 

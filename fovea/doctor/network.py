@@ -14,6 +14,7 @@ import httpx
 
 from fovea.client import AnswerError, Client
 from fovea.doctor.finding import Finding, Level
+from fovea.processes.stack import any_certificate
 from fovea.rpc.server import split_address
 
 __all__ = ["gateway", "port", "redis"]
@@ -119,7 +120,7 @@ def gateway(url: str, api_key: str | None, *, now: Callable[[], float] = time.ti
 
 def _ready(url: str) -> httpx.Response | None:
     try:
-        return httpx.get(f"{url}/readyz", timeout=_TIMEOUT_S, trust_env=False)
+        return httpx.get(f"{url}/readyz", timeout=_TIMEOUT_S, trust_env=False, verify=any_certificate())
     except httpx.HTTPError:
         return None
 

@@ -21,7 +21,16 @@ from fovea.processes.log_reasons import describe_status, last_reason
 from fovea.processes.worker_process import end_with_parent
 from fovea.rpc.server import split_address
 
-__all__ = ["SERVICES", "SERVICE_NAMES", "Stack", "StackError", "free_port", "local_url", "readiness_checks"]
+__all__ = [
+    "SERVICES",
+    "SERVICE_NAMES",
+    "Stack",
+    "StackError",
+    "any_certificate",
+    "free_port",
+    "local_url",
+    "readiness_checks",
+]
 
 SERVICES: Final = ("encoder_service", "llm_service", "gateway")
 SERVICE_NAMES: Final = {"encoder_service": "encoder service", "llm_service": "LLM service", "gateway": "gateway"}
@@ -66,8 +75,8 @@ def local_url(listen: str, *, tls: bool = False) -> str:
     return f"{'https' if tls else 'http'}://{_LOOPBACK.get(host, host)}:{port}"
 
 
-def _any_certificate() -> ssl.SSLContext:
-    """TLS context that verifies nothing, for a server that is a child of this process.
+def any_certificate() -> ssl.SSLContext:
+    """TLS context that verifies nothing, to ask whether a gateway is ready.
 
     Its certificate names the host of its clients, mostly not the loopback address. A request with this context may
     carry no secret.
@@ -130,7 +139,7 @@ class Stack:
 
     def client(self, timeout_s: float) -> httpx.Client:
         """HTTP client of the gateway on this machine, for requests without a secret: no certificate is verified."""
-        return httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=False, verify=_any_certificate())
+        return httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=False, verify=any_certificate())
 
     def settings(self, service: str) -> dict[str, str]:
         """Settings of one service that the stack determines, by the name of their flag. They override variables."""

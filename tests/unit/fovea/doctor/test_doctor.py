@@ -6,6 +6,7 @@ import email.utils
 import json
 import shutil
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -21,6 +22,7 @@ from fovea.doctor import machine, network
 from fovea.doctor.finding import Level
 from fovea.processes.stack import free_port
 from fovea.wire import rans
+from tests.certificates import Authority
 from tests.local_http_server import LocalHttpServer
 from tests.plain_gateway import PlainGateway
 from tests.redis_server import RedisServer
@@ -205,6 +207,25 @@ def test_what_up_would_start_is_checked(
     assert "ready, serves m" in shown
     main(["doctor", "--config", str(config), "--listen", f"127.0.0.1:{free_port()}"])
     assert f"none answers at {gateway.url}" not in capsys.readouterr().out
+
+
+def test_a_gateway_with_a_certificate_is_asked_over_https(
+    gateway: PlainGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.answers({"data": [{"id": "m"}]})
+    authority, listen = Authority(tmp_path), gateway.url.removeprefix("http://")
+    files = authority.issue("gateway", "127.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.cert, files.key)
+    gateway.socket = context.wrap_socket(gateway.socket, server_side=True)
+    monkeypatch.setenv("GATEWAY_TLS_CERT", files.cert)
+    assert main(["doctor", "--listen", listen]) == 1
+    shown = capsys.readouterr().out
+    assert f"{listen} is that of the gateway that runs" in shown
+    assert "FOVEA_CA_FILE may name a PEM file with its authority" in shown
+    monkeypatch.setenv("FOVEA_CA_FILE", authority.ca)
+    assert main(["doctor", "--listen", listen]) == 0
+    assert "ready, serves m" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
