@@ -30,7 +30,9 @@ def canonical_digest(message: Message) -> bytes:
     """
     # Equal bytes are equal contents. Unequal ones may be, too, and are digested again.
     serialized = message.SerializeToString()
-    return _digest(message) if len(serialized) > _MAX_KEPT_BYTES else _kept_digest(type(message), serialized)  # type: ignore[arg-type]  # a class
+    if len(serialized) > _MAX_KEPT_BYTES:
+        return _digest(message)
+    return _kept_digest(type(message), serialized)  # type: ignore[arg-type]  # a class can be hashed
 
 
 @functools.lru_cache(_MAX_KEPT)
