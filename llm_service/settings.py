@@ -97,7 +97,7 @@ class LLMSettings(ModelSettings):
     the deadline."""
 
     max_tokens: int = Field(2048, ge=1)
-    """Largest max_tokens of a request; more is refused."""
+    """Largest max_tokens of a request; more is refused. A gateway reads it, and asks for no more by default."""
 
     generation_defaults: Literal["greedy", "full", "none"] = "greedy"
     """Defaults of a request's sampling parameters from the checkpoint's generation_config.json. greedy: its end tokens

@@ -33,7 +33,7 @@ def check_limits(
     timeout_s = check_question(request, text, media_inputs, settings)
     if isinstance(request, ExplainRequest):
         _check_explained(request, media_inputs)
-    if isinstance(request, AnswerRequest) and request.max_tokens > settings.max_tokens:
+    if isinstance(request, AnswerRequest) and (request.sent_max_tokens or 0) > settings.max_tokens:
         raise InvalidRequest(
             f"max_tokens is {request.max_tokens}; 1 to {settings.max_tokens} are accepted", param="max_tokens"
         )

@@ -58,7 +58,8 @@ class RequestSettings(ServiceSettings):
     """Longest chat history: characters of all texts in `messages`; beyond it 422."""
 
     max_tokens: int = Field(default=2048, ge=1)
-    """Largest `max_tokens` of a request; beyond it 422."""
+    """Largest `max_tokens` of a request; beyond it 422. A chat's number above it stands for the limit, and so does the
+    default of /v1/answer."""
 
     default_timeout_s: float = Field(default=60.0, gt=0)
     """Deadline in seconds of a request that sets no `timeout_s`; then 504."""

@@ -58,8 +58,14 @@ class AnswerRequest(SamplingOptions, AnswerOptions, QuestionRequest):
     """A question about images and videos, to be answered."""
 
     max_tokens: int = Field(default=128, ge=1)
-    """Maximum number of tokens to generate. The server's limit is 2048 by default."""
+    """Maximum number of tokens to generate. The server's limit is 2048 by default. A limit below 128 is the default
+    there."""
 
     stream: bool = False
     """Whether to send server-sent events: `token` for each piece of text, then `done` with the whole answer, or
     `error`."""
+
+    @property
+    def sent_max_tokens(self) -> int | None:
+        """`max_tokens` as the client sent it; None for the default."""
+        return self.max_tokens if "max_tokens" in self.model_fields_set else None

@@ -95,6 +95,36 @@ async def test_a_field_at_its_limit_and_one_beyond(
     assert message in error["message"]
 
 
+@pytest.mark.parametrize("as_form", [False, True])
+@pytest.mark.parametrize(
+    ("of_gateway", "of_llm", "expected"), [(32, 2048, 32), (2048, 64, 64), (32, 16, 16), (2048, 2048, 128), (32, 0, 32)]
+)
+async def test_the_default_of_max_tokens_is_at_most_the_limits_of_gateway_and_llm_service(
+    start_gateway: StartGateway, of_gateway: int, of_llm: int, expected: int, as_form: bool
+) -> None:
+    gateway = await start_gateway(max_tokens=of_gateway)
+    gateway.llm.info.max_tokens = of_llm
+    form = {"data": {"question": "what?"}, "files": {"image": png()}}
+    response = await gateway.http.post("/v1/answer", **(form if as_form else {"json": ask()}))
+    assert response.status_code == 200, response.text
+    assert gateway.llm.calls[0].sampling.max_tokens == expected
+
+
+async def test_a_number_that_the_client_sends_is_not_capped(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_tokens=100)
+    gateway.llm.info.max_tokens = 64
+    assert "max_tokens is 128; 1 to 100 are" in (await gateway.refused(422, max_tokens=128))["message"]
+    assert not gateway.llm.calls
+    await gateway.answer(max_tokens=80)  # the LLM service refuses it itself
+    assert gateway.llm.calls[0].sampling.max_tokens == 80
+
+
+async def test_the_schema_tells_the_default_of_max_tokens(gateway: Gateway) -> None:
+    operation = (await gateway.http.get("/openapi.json")).json()["paths"]["/v1/answer"]["post"]
+    for body in operation["requestBody"]["content"].values():
+        assert body["schema"]["properties"]["max_tokens"]["default"] == 128
+
+
 @pytest.mark.parametrize("numbers", [{"x": 1.7976931348623157e308}, {"x": -(2**1023)}])
 async def test_parameters_up_to_the_largest_number(gateway: Gateway, numbers: dict[str, float]) -> None:
     await gateway.answer(pruner_params=numbers)
