@@ -14,7 +14,7 @@ import httpx
 
 from fovea.client import AnswerError, Client
 from fovea.doctor.finding import Finding, Level
-from fovea.processes.stack import any_certificate
+from fovea.processes.stack import any_certificate, readiness_checks
 from fovea.rpc.server import split_address
 
 __all__ = ["gateway", "port", "redis"]
@@ -134,10 +134,10 @@ def _message(response: httpx.Response) -> str | None:
 
 def _advice(response: httpx.Response) -> str:
     """What to do about a gateway that is not ready."""
-    try:
-        agreement = str(response.json()["checks"]["fingerprints"])
-    except (ValueError, KeyError, TypeError):
-        agreement = ""
+    checks = readiness_checks(response)
+    if any(checks.get(name, "ok") != "ok" for name in ("pruner", "wire_dtype")):
+        return "start the gateway with a setting that is accepted, or leave it out"
+    agreement = str(checks.get("fingerprints", ""))
     if not agreement.startswith("different"):
         return "see the log of the service that the message names"
     if "wire bases" in agreement:

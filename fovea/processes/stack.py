@@ -39,6 +39,8 @@ SERVICE_NAMES: Final = {"encoder_service": "encoder service", "llm_service": "LL
 # Addresses to connect to where a server listens on all of them.
 _LOOPBACK: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
 _POLL_S: Final = 0.1
+# Checks of /readyz about defaults that the gateway sets.
+_DEFAULTS: Final = ("pruner", "wire_dtype")
 # Longer than the drain of any service, so that requests in progress end within the drain.
 _STOP_TIMEOUT_S: Final = 40.0
 
@@ -244,7 +246,8 @@ class Stack:
             on_checks: function that gets the checks of `/readyz` after each look; none while the gateway is silent.
 
         Raises:
-            StackError: a service ended, or `timeout_s` passed.
+            StackError: a service ended, the encoder service does not offer a default of the gateway, or `timeout_s`
+                passed.
             KeyboardInterrupt: `interrupted` returned true.
         """
         deadline = time.monotonic() + timeout_s
@@ -261,7 +264,9 @@ class Stack:
                         on_checks(readiness_checks(response))
                         return
                     reason = response.text
-                    on_checks(readiness_checks(response))
+                    checks = readiness_checks(response)
+                    on_checks(checks)
+                    _check_defaults(checks)
                 except httpx.TransportError:
                     on_checks({})
                 time.sleep(_POLL_S)
@@ -299,6 +304,17 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _check_defaults(checks: Mapping[str, str]) -> None:
+    """Refuses a default of the gateway that the encoder service does not offer. Waiting does not change it.
+
+    Raises:
+        StackError: there is such a default.
+    """
+    for name in _DEFAULTS:
+        if (state := checks.get(name, "ok")) != "ok":
+            raise StackError(f"not ready: {name} is {state}")
 
 
 def readiness_checks(response: httpx.Response) -> Mapping[str, str]:

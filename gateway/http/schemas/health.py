@@ -26,8 +26,9 @@ class Readiness(BaseModel):
     """Whether requests can be answered now."""
 
     checks: dict[str, str]
-    """Outcome of the checks `encoder`, `llm` and `fingerprints`, and of `redis` where the gateway uses one, which may
-    fail while the gateway is ready: "ok" or what is wrong."""
+    """Outcome of the checks `encoder`, `llm` and `fingerprints`, of `pruner` and `wire_dtype` where the gateway sets
+    these defaults, and of `redis` where the gateway uses one, which may fail while the gateway is ready: "ok" or what
+    is wrong."""
 
     error: ErrorDetail | None = None
     """Error; only if the status is not_ready."""

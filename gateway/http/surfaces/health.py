@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
 from fovea.errors import ServiceError, Unavailable
+from fovea.wire.formats import names_accepted
 from gateway.http.errors import error_body, error_headers
 from gateway.http.schemas.health import Health, Readiness
 from gateway.http.state import GatewayState, state_of
@@ -34,8 +35,9 @@ async def healthz() -> Health:
 async def readyz(request: Request) -> Readiness:
     """Checks that encoder service and LLM service are serving, have the same checkpoint and wire basis, and use this
     gateway's ids of the image token and, for models that take videos, of the video token; and that the gateway has a
-    text tower if the encoder needs one. The check `redis`, of a gateway with Redis, does not count: answers are
-    computed again without it.
+    text tower if the encoder needs one. The checks `pruner` and `wire_dtype`, of a gateway that sets these defaults,
+    tell whether the encoder service offers them. The check `redis`, of a gateway with Redis, does not count: answers
+    are computed again without it.
 
     Other differences of tokenizer or text tower are not detected: the services report fingerprints of weights, which
     the gateway does not have.
@@ -56,6 +58,38 @@ async def _checks(state: GatewayState) -> dict[str, str]:
     checks = {"encoder": "ok" if encoder else "not serving", "llm": "ok" if llm else "not serving"}
     if encoder and llm:
         checks["fingerprints"] = await _agreement(state)
+    return checks | (await _defaults(state) if encoder else {})
+
+
+async def _defaults(state: GatewayState) -> dict[str, str]:
+    """Checks of the defaults that this gateway sets; none while the encoder's info is unknown.
+
+    With a default that the encoder service refuses, every question that names nothing else fails.
+    """
+    settings = state.settings
+    if not settings.pruner and not settings.wire_dtype:
+        return {}
+    try:
+        encoder = await state.encoder.info()
+    except ServiceError:
+        return {}
+    checks = {}
+    if settings.pruner:
+        offered = [pruner.name for pruner in encoder.pruners]
+        checks["pruner"] = "ok"
+        if settings.pruner not in offered:
+            checks["pruner"] = (
+                f"not offered by the encoder service: --pruner {settings.pruner:.80} (GATEWAY_PRUNER); accepted are"
+                f" {', '.join(offered)}"
+            )
+    if settings.wire_dtype:
+        accepted = names_accepted(has_basis=bool(encoder.wire_basis))
+        checks["wire_dtype"] = "ok"
+        if settings.wire_dtype not in accepted:
+            checks["wire_dtype"] = (
+                f"not offered by the encoder service, which has no wire basis: --wire-dtype {settings.wire_dtype}"
+                f" (GATEWAY_WIRE_DTYPE); accepted are {', '.join(accepted)}"
+            )
     return checks
 
 

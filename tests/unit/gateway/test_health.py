@@ -49,6 +49,48 @@ async def test_an_encoder_whose_basis_the_llm_service_cannot_read_is_not_ready(g
     assert "different wire bases" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "check", "message"),
+    [
+        (
+            {"pruner": "desp"},
+            "pruner",
+            "pruner is not offered by the encoder service: --pruner desp (GATEWAY_PRUNER); accepted are none, desap,"
+            " fovea",
+        ),
+        ({"pruner": "fastv"}, "pruner", "--pruner fastv (GATEWAY_PRUNER)"),  # of the language model
+        (
+            {"wire_dtype": "basis"},
+            "wire_dtype",
+            "wire_dtype is not offered by the encoder service, which has no wire basis: --wire-dtype basis"
+            " (GATEWAY_WIRE_DTYPE); accepted are float32, float16, bfloat16, int8, int4, entropy",
+        ),
+    ],
+)
+async def test_a_default_that_the_encoder_does_not_offer_is_not_ready(
+    start_gateway: StartGateway, settings: dict[str, str], check: str, message: str
+) -> None:
+    gateway = await start_gateway(**settings)
+    response = await gateway.http.get("/readyz")
+    assert response.status_code == 503
+    assert message in response.json()["error"]["message"]
+    assert response.json()["checks"][check] in response.json()["error"]["message"]
+    assert response.json()["checks"]["fingerprints"] == "ok"
+
+
+async def test_defaults_that_the_encoder_offers_are_ready(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(pruner="fovea", wire_dtype="basis")
+    gateway.encoder.info.wire_basis = gateway.llm.info.wire_basis = "8899aabbccddeeff"
+    response = await gateway.http.get("/readyz")
+    assert response.status_code == 200, response.text
+    assert {"pruner": "ok", "wire_dtype": "ok"}.items() <= response.json()["checks"].items()
+
+
+async def test_defaults_are_not_judged_before_the_encoder_reports(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(pruner="desp", encoder="127.0.0.1:1")
+    assert "pruner" not in (await gateway.http.get("/readyz")).json()["checks"]
+
+
 async def _found_by_doctor(gateway: Gateway) -> Finding:
     found = await asyncio.to_thread(lambda: list(network.gateway(str(gateway.http.base_url).rstrip("/"), None)))
     return found[0]
@@ -66,6 +108,12 @@ async def test_doctor_advises_the_same_wire_basis(gateway_over_tcp: Gateway) -> 
     found = await _found_by_doctor(gateway_over_tcp)
     assert "different wire bases" in found.text
     assert "the same --wire-basis" in found.advice
+
+
+async def test_doctor_advises_another_default(start_gateway: StartGateway) -> None:
+    found = await _found_by_doctor(await start_gateway(over_tcp=True, pruner="desp"))
+    assert "--pruner desp (GATEWAY_PRUNER)" in found.text
+    assert "with a setting that is accepted" in found.advice
 
 
 async def test_a_wire_basis_of_the_llm_service_alone_does_not_affect_readiness(gateway: Gateway) -> None:

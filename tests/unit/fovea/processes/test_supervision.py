@@ -128,6 +128,16 @@ def test_without_a_certificate_it_is_asked_without_tls(monkeypatch: pytest.Monke
     assert Stack("model", listen="0.0.0.0:9008").url == "http://127.0.0.1:9008"
 
 
+@pytest.mark.parametrize("check", ["pruner", "wire_dtype"])
+def test_a_default_that_the_encoder_does_not_offer_ends_the_wait(gateway: PlainGateway, check: str) -> None:
+    stack = Stack("model", listen=gateway.url.removeprefix("http://"))
+    gateway.answers({"checks": {"encoder": "ok", "llm": "not serving", check: "not offered: --setting x"}}, status=503)
+    seen: list[object] = []
+    with pytest.raises(StackError, match=f"^not ready: {check} is not offered: --setting x$"):
+        stack.wait_ready(60, on_checks=seen.append)
+    assert len(seen) == 1
+
+
 def test_a_taken_address_is_refused_with_the_options_of_the_command_and_of_make(gateway: PlainGateway) -> None:
     stack = Stack("model", listen=gateway.url.removeprefix("http://"))
     with pytest.raises(StackError, match=r"another with --listen HOST:PORT \(under make: LISTEN=HOST:PORT\)"):
