@@ -20,8 +20,12 @@ from fovea.media.image_headers import read_header
 __all__ = ["IMAGE", "VIDEO", "MediaFile", "MediaKind", "Video", "decode_data_url", "media_file"]
 
 _BASE64_END: Final = re.compile(r"; *base64$", re.IGNORECASE)
-_GENERIC_TYPES: Final = ("", "application/octet-stream")
-"""Media types that do not tell the format; the first bytes of the file do."""
+_KINDS: Final = ("audio/", "font/", "image/", "text/", "video/")
+"""Prefixes of media types that say what a file is. Stores and libraries give others, such as `binary/octet-stream` and
+`application/x-png`, to files of any kind; there the first bytes of the file tell the format."""
+_SHOWN_TYPE_CHARS: Final = 60
+_UNSHOWN: Final = re.compile(r"[^ -~]")
+"""Characters that a message leaves out: all but printable ASCII."""
 _WHITE_SPACE: Final = b" \t\r\n\f"
 _ESCAPES: Final = {
     escape.encode(): bytes([code]) for code in b"+/= \t\r\n" for escape in (f"%{code:02X}", f"%{code:02x}")
@@ -153,7 +157,7 @@ def decode_data_url(
     """The file in `data:image/...;base64,...`, read as browsers read it. The URL-safe alphabet is accepted too.
 
     White space is skipped, padding may be missing, characters other than letters and digits may be percent-encoded, and
-    the media type may have any parameters.
+    the media type may have any parameters. A media type that names no kind of file is not read.
 
     Args:
         url: The data URL.
@@ -165,7 +169,8 @@ def decode_data_url(
     Raises:
         MalformedRequest: The URL is not a base64 data URL.
         TooLarge: See `media_file`.
-        UnsupportedMedia: The media type or the content is of no accepted format, see `media_file`.
+        UnsupportedMedia: The media type is that of another kind of file, or the content is of no accepted format, see
+            `media_file`.
     """
     comma = url.find(",")
     head = url[len("data:") : max(comma, 0)].strip()
@@ -174,9 +179,12 @@ def decode_data_url(
             f"{field_path} is not of the form data:{kind.media_types[0]}...;base64,...", param=field_path
         )
     media_type = head.partition(";")[0].strip().lower()
-    if media_type not in _GENERIC_TYPES and not media_type.startswith(kind.media_types):
+    if media_type.startswith(_KINDS) and not media_type.startswith(kind.media_types):
+        shown = _UNSHOWN.sub("", media_type[:_SHOWN_TYPE_CHARS])
         raise UnsupportedMedia(
-            f"{field_path} is a data URL of another media type; {kind.formats} are accepted", param=field_path
+            f"{field_path} is a data URL of the media type {shown}, not of {kind.article} {kind.noun};"
+            f" {kind.formats} are accepted",
+            param=field_path,
         )
     try:
         encoded = _plain_base64(url[comma + 1 :])

@@ -38,6 +38,11 @@ def wrapped(end: str, width: int = 76) -> str:
         f"data:;base64,{BASE64}",
         f"data:;charset=utf-8;base64,{BASE64}",
         f"data:application/octet-stream;base64,{BASE64}",
+        f"data:binary/octet-stream;base64,{BASE64}",
+        f"data:application/x-png;base64,{BASE64}",
+        f"data:application/pdf;name=a;base64,{BASE64}",
+        f"data:application/x-www-form-urlencoded;base64,{BASE64}",
+        f"data:png;base64,{BASE64}",
         f"data:image/jpg;base64,{BASE64}",
         f"data:image/png;base64,{wrapped(chr(10))}",
         f"data:image/png;base64,{wrapped(chr(13) + chr(10))}",
@@ -66,8 +71,17 @@ def test_it_is_read(url: str) -> None:
         (f"data:base64,{BASE64}", MalformedRequest, "not of the form"),
         ("data:image/png;base64", MalformedRequest, "not of the form"),
         ("data:" + ";" * 100_000 + "base64", MalformedRequest, "not of the form"),
-        (f"data:text/plain;base64,{BASE64}", UnsupportedMedia, "another media type"),
-        (f"data:video/mp4;base64,{BASE64}", UnsupportedMedia, "another media type"),
+        (
+            f"data:Text/Plain;charset=utf-8;base64,{BASE64}",
+            UnsupportedMedia,
+            "^image is a data URL of the media type text/plain, not of an image; JPEG, PNG, WebP, GIF and BMP are",
+        ),
+        (f"data:text/html;base64,{BASE64}", UnsupportedMedia, "media type text/html"),
+        (f"data:video/mp4;base64,{BASE64}", UnsupportedMedia, "media type video/mp4"),
+        (f"data:audio/mpeg;base64,{BASE64}", UnsupportedMedia, "media type audio/mpeg"),
+        (f"data:text/\x1b[31m\u2028\u00e9x;base64,{BASE64}", UnsupportedMedia, r"media type text/\[31mx, not"),
+        ("data:text/" + "a" * 100_000 + ";base64,", UnsupportedMedia, "media type text/a{55}, not"),
+        ("data:application/pdf;base64,JVBERi0xLjcK", UnsupportedMedia, "image is a PDF document"),
         ("data:;base64,aGVsbG8=", UnsupportedMedia, "JPEG, PNG, WebP, GIF and BMP are accepted"),
         ("data:image/png;base64,", UnsupportedMedia, "is not a file of an accepted format"),
         (f"data:image/png;base64,{BASE64[:-3]}", MalformedRequest, "not valid base64"),
@@ -85,6 +99,24 @@ def test_it_is_refused(url: str, error: type[ServiceError], message: str) -> Non
     with pytest.raises(error, match=message) as caught:
         decode(url)
     assert caught.value.param == "image"
+
+
+@pytest.mark.parametrize("media_type", ["application/mp4", "application/octet-stream", "binary/octet-stream", ""])
+def test_a_video_of_a_type_that_names_no_kind_is_read(media_type: str) -> None:
+    file = b"\0\0\0\x18ftypmp42" + bytes(12)
+    url = f"data:{media_type};base64,{base64.b64encode(file).decode()}"
+    assert decode_data_url(url, VIDEO, field_path="video", max_bytes=1000).data == file
+    with pytest.raises(UnsupportedMedia, match="image is an MP4 video"):
+        decode(url)
+
+
+def test_an_image_is_no_video() -> None:
+    for media_type, message in (
+        ("image/png", "video is a data URL of the media type image/png, not of a video; MP4, WebM"),
+        ("application/x-png", "video is a PNG image; MP4, WebM"),
+    ):
+        with pytest.raises(UnsupportedMedia, match=message):
+            decode_data_url(f"data:{media_type};base64,{BASE64}", VIDEO, field_path="video", max_bytes=1000)
 
 
 @pytest.mark.parametrize("size", [196, 197, 198, 199, 200])

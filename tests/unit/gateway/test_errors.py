@@ -173,7 +173,7 @@ async def test_malformed_json(gateway: Gateway, body: bytes, message: str) -> No
         ("data:", 400, "not of the form data:image/"),
         (data_url(b"hello, world"), 415, "JPEG, PNG, WebP, GIF and BMP are accepted"),
         (data_url(b""), 415, "not a file of an accepted format"),
-        (data_url(png(), "text/plain"), 415, "another media type"),
+        (data_url(png(), "text/plain"), 415, "the media type text/plain, not of an image"),
     ],
 )
 async def test_files_that_are_not_images_are_refused(gateway: Gateway, image: str, status: int, message: str) -> None:

@@ -267,7 +267,12 @@ TURN = {"messages": HISTORY}
             "video is not a file of an accepted format; MP4",
         ),
         ({"question": "What?", "video": data_url(MP4, "image/gif")}, 422, "video", "family llava takes no videos"),
-        ({"question": "What?", "video": [URLS[0], CLIP]}, 415, "video", "video.1 is a data URL of another media type"),
+        (
+            {"question": "What?", "video": [URLS[0], CLIP]},
+            415,
+            "video",
+            "video.1 is a data URL of the media type video/",
+        ),
         ({"question": "What?", "video": URLS[:1] * 65}, 422, "video", "65 frames of a video; up to 64"),
         (FRAMES, 422, "video", "family llava takes no videos; images are accepted"),
         ({**FRAMES, "num_frames": 4}, 422, "num_frames", "goes with a video file"),
