@@ -19,7 +19,7 @@ from fovea.processes.extras import install_command
 
 __all__ = ["FORMATS", "REASON_WITHOUT_PYAV", "broken_video", "has_pyav", "open_video"]
 
-REASON_WITHOUT_PYAV: Final = f"the package av is missing: {install_command('video')}"
+REASON_WITHOUT_PYAV: Final = f"the package av is missing: {install_command('video')} and restart the encoder service"
 """Why a service without the extra `video` refuses video files."""
 
 FORMATS: Final = ("MP4", "WebM", "MKV", "AVI", "MOV", "GIF")

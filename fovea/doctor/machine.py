@@ -53,7 +53,7 @@ def video() -> Finding:
         text = (
             f"{'; '.join(missing + unfit)}: video files are refused; images, and videos as lists of frames, are served"
         )
-        return Finding("video", Level.WARNING, text, _install_advice("video"))
+        return Finding("video", Level.WARNING, text, f"{_install_advice('video')}, and restart the encoder service")
     return Finding("video", Level.OK, "video files can be decoded")
 
 

@@ -161,7 +161,7 @@ def test_a_video_file_is_refused_with_the_extra_that_decodes_it(without_pyav: In
     assert response.status_code == httpx.codes.UNSUPPORTED_MEDIA_TYPE
     error = response.json()["error"]
     assert (error["code"], error["param"]) == ("unsupported_media", "video")
-    assert "pip install 'fovea[video]'" in error["message"]
+    assert "pip install 'fovea[video]' and restart the encoder service" in error["message"]
     assert "accepted: the frames of a video as images" in error["message"]
 
 
@@ -184,3 +184,4 @@ def test_the_log_and_the_doctor_tell_that_video_files_are_refused(
     (finding,) = [finding for finding in json.loads(done.stdout) if finding["subject"] == "video"]
     assert finding["level"] == "warning"
     assert "pip install 'fovea[video]'" in finding["advice"]
+    assert "restart the encoder service" in finding["advice"]

@@ -76,6 +76,15 @@ async def test_videos_come_after_images(service: Any, make_image: Callable[..., 
     assert again.visual_tokens == reply.visual_tokens
 
 
+async def test_without_pyav_the_advice_is_to_install_it_and_to_restart(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encoder_service.server.requests.has_pyav", lambda: False)
+    error = await refusal(service, videos=[clip_message()])
+    assert isinstance(error, UnsupportedMedia)
+    assert "pip install 'fovea[video]' and restart the encoder service" in error.message
+
+
 async def test_one_budget_for_the_whole_video(service: Any) -> None:
     def counts(reply: Any) -> list[int]:
         return np.bincount(np.array(reply.visual_tokens[0].positions) // 16, minlength=8).tolist()
