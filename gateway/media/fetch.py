@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_S: Final = 10.0
 _ACCEPTED: Final = (
-    "Accepted: a data URL, an uploaded file, or an https URL of a host in the gateway's setting --fetch-hosts"
-    " (GATEWAY_FETCH_HOSTS)"
+    "Accepted: a data URL, a file in a form of /v1/answer or /v1/explain, or an https URL of a host in the gateway's"
+    " setting --fetch-hosts (GATEWAY_FETCH_HOSTS)"
 )
 
 

@@ -56,8 +56,8 @@ def parse_media_url(text: str, *, field_path: str) -> httpx.URL:
         ) from error
     if url.scheme != "https":
         raise InvalidRequest(
-            f"{field_path} is an {url.scheme} URL, which is not fetched. Accepted: https://HOST/PATH, a data URL, or an"
-            " uploaded file",
+            f"{field_path} is an {url.scheme} URL, which is not fetched. Accepted: https://HOST/PATH, a data URL, or a"
+            " file in a form of /v1/answer or /v1/explain",
             param=field_path,
         )
     # The parser drops the default port of the scheme.

@@ -43,6 +43,15 @@ async def test_an_option_of_fovea_beside_its_field_is_refused_with_its_place(gat
     assert f'{{"fovea": {{"{name}": ...}}}}' in error["message"]
 
 
+async def test_an_image_by_url_is_refused_with_what_takes_a_file(gateway: Gateway) -> None:
+    error = await refused(
+        gateway, 422, chat(user(text_part(), image_part() | {"image_url": {"url": "https://pictures.example/a.png"}}))
+    )
+    assert error["param"] == "messages.0.content.1.image_url"
+    # A chat takes no upload, so the message names the endpoints that do.
+    assert "a data URL, a file in a form of /v1/answer or /v1/explain, or an https URL" in error["message"]
+
+
 async def test_errors_of_services_name_fields_of_the_chat(gateway: Gateway) -> None:
     error = await refused(gateway, 404, chat(fovea={"pruner": "dsap"}))
     assert (error["param"], "accepted: " in error["message"]) == ("fovea.pruner", True)

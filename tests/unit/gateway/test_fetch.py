@@ -96,6 +96,7 @@ async def test_an_allowed_image_comes_from_the_address_that_was_checked(
     [
         ("https://elsewhere.example/a.png", "not one from which this server fetches"),
         ("http://pictures.example/a.png", "an http URL, which is not fetched. Accepted: https://HOST/PATH"),
+        ("http://pictures.example/a.png", "a data URL, or a file in a form of /v1/answer or /v1/explain"),
         ("https://pictures.example:8443/a.png", "standard port"),
         ("https://user:pw@pictures.example/a.png", "without user and password"),
         ("https://pictures.example@elsewhere.example/a.png", "without user and password"),
