@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -35,6 +36,8 @@ __all__ = [
 # Kubernetes sets variables with the addresses of all services of a namespace, such as LLM_SERVICE_HOST and
 # LLM_PORT_50052_TCP_ADDR, in every pod without enableServiceLinks: false.
 _FROM_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)(_\w+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
+# A name such as LLM_PORT has a URL there, tcp://10.0.0.1:50052. A number is what a user wrote.
+_PORT_OF_A_USER = re.compile(r"[A-Z]+_PORT=\d+")
 # Names of values in --help, where pydantic would show their Python types. The descriptions have the ranges.
 _VALUES: Final = {
     "int": "N",
@@ -122,6 +125,10 @@ def settings_config(prog: str, env_prefix: str) -> SettingsConfigDict:
     )
 
 
+def _is_from_kubernetes(name: str, value: str) -> bool:
+    return bool(_FROM_KUBERNETES.search(name)) and not _PORT_OF_A_USER.fullmatch(f"{name}={value}")
+
+
 def _add_argument(parser: argparse.ArgumentParser, *names: str, **options: Any) -> argparse.Action:
     """`add_argument` of argparse with names of values and defaults that need no knowledge of Python."""
     if "metavar" in options:
@@ -160,20 +167,39 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _refuse_misspelled_environment(cls) -> None:
         """Exits with status 2 on a variable that resembles a setting; other unknown variables are only reported."""
-        prog, prefix = cls.model_config.get("cli_prog_name"), cls.model_config.get("env_prefix", "")
-        known = {f"{prefix}{name}".upper() for name in cls.model_fields}
-        for name in sorted(os.environ):
-            if not name.startswith(prefix) or name in known or _FROM_KUBERNETES.search(name):
-                continue
-            meant, what = _MEANT.get(name.removeprefix(prefix).lower(), ("", ""))
-            if meant in cls.model_fields:
-                print(f"{prog}: unknown setting {name}; use {prefix}{meant.upper()}, {what}", file=sys.stderr)
-                raise SystemExit(2)
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            if near and not meant:
-                print(f"{prog}: unknown setting {name}; did you mean {near[0]}?", file=sys.stderr)
+        prog = cls.model_config.get("cli_prog_name")
+        for name, meant in cls.unknown_variables(os.environ).items():
+            if meant:
+                print(f"{prog}: unknown setting {name}; {meant}", file=sys.stderr)
                 raise SystemExit(2)
             print(f"{prog}: {name} is not a setting and is ignored; --help lists all settings", file=sys.stderr)
+
+    @classmethod
+    def unknown_variables(cls, environment: Mapping[str, str]) -> dict[str, str]:
+        """Variables with the prefix of these settings that are none of them, without those that Kubernetes sets.
+
+        Args:
+            environment: variables and their values.
+
+        Returns:
+            what was meant, such as "did you mean LLM_MAX_TOKENS?", by variable, in the order of the names. A service
+            does not start with such a variable. The text is empty for one that resembles no setting and is ignored.
+        """
+        prefix = cls.model_config.get("env_prefix", "")
+        known = {f"{prefix}{name}".upper() for name in cls.model_fields}
+        return {
+            name: cls._meant(name, prefix, known)
+            for name in sorted(environment)
+            if name.startswith(prefix) and name not in known and not _is_from_kubernetes(name, environment[name])
+        }
+
+    @classmethod
+    def _meant(cls, name: str, prefix: str, known: set[str]) -> str:
+        meant, what = _MEANT.get(name.removeprefix(prefix).lower(), ("", ""))
+        if meant in cls.model_fields:
+            return f"use {prefix}{meant.upper()}, {what}"
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        return f"did you mean {near[0]}?" if near and not meant else ""
 
     def write_to(self, log: logging.Logger) -> None:
         """Logs the settings that differ from their defaults, and at level debug all, both with secrets masked."""

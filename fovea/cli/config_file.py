@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from fovea.cli.unknown_settings import unknown_key
+
 __all__ = ["ConfigError", "add_config", "service_environment", "with_config"]
 
 _VARIABLE: Final = "FOVEA_CONFIG"
@@ -89,14 +91,19 @@ def service_environment(path: str | None) -> dict[str, str]:
         path: value of --config; None for that of the variable.
 
     Raises:
-        ConfigError: the file cannot be read, or a value is neither a text, a number, true, false nor a list of them.
+        ConfigError: the file cannot be read, a service has no such setting, or a value is neither a text, a number,
+            true, false nor a list of them.
     """
     name = path or os.environ.get(_VARIABLE)
     if not name:
         return {}
     found = {}
     for table, prefix in _SERVICES.items():
-        for key, value in _table(_read(Path(name)), table, name).items():
+        values = _table(_read(Path(name)), table, name)
+        if unknown := unknown_key(table, values):
+            key, helps = unknown
+            raise ConfigError(f"{f'{name}: [{table}] {key}':.200}: there is no such setting; {helps}")
+        for key, value in values.items():
             variable = f"{prefix}{_dest(key)}".upper()
             found[variable] = _text(value, f"{name}: [{table}] {key}")
     return {variable: text for variable, text in found.items() if not os.environ.get(variable)}

@@ -9,7 +9,7 @@ from typing import Final
 
 from fovea.cli.service_variables import service_variables
 
-__all__ = ["REPLACEMENTS", "WITHOUT_REPLACEMENT", "advice"]
+__all__ = ["REPLACEMENTS", "WITHOUT_REPLACEMENT", "advice", "remedy"]
 
 _KV_CACHE: Final = "LLM_KV_CACHE_GIB=N, or LLM_ENGINE=vllm with LLM_ENGINE_ARGS='{\"gpu_memory_utilization\": 0.9}'"
 _QUANTIZATION: Final = (
@@ -90,16 +90,33 @@ def advice(words: Sequence[str], given: argparse.Namespace) -> str:
     return "; ".join(dict.fromkeys(hints)) or _OTHER
 
 
+def remedy(flag: str) -> str:
+    """What helps in place of a flag that `fovea up` does not have: "use ...", or what is so without it.
+
+    Args:
+        flag: flag with its dashes.
+
+    Returns:
+        text, which is empty for a flag that neither `vllm serve` nor a service is known to have.
+    """
+    if flag in WITHOUT_REPLACEMENT:
+        return WITHOUT_REPLACEMENT[flag]
+    choice = _replacement(flag)
+    return f"use {choice}" if choice else ""
+
+
+def _replacement(flag: str) -> str:
+    if flag in REPLACEMENTS:
+        return REPLACEMENTS[flag]
+    *others, last = service_variables().get(flag, ("",))
+    return f"{', '.join(others)} or {last}, each for one service" if others else last
+
+
 def _hint(flag: str) -> str:
     if flag in WITHOUT_REPLACEMENT:
         return f"{flag}: {WITHOUT_REPLACEMENT[flag]}"
-    if flag in REPLACEMENTS:
-        return f"in place of {flag} use {REPLACEMENTS[flag]}"
-    *others, last = service_variables().get(flag, ("",))
-    if not last:
-        return _OTHER
-    choice = f"{', '.join(others)} or {last}, each for one service" if others else last
-    return f"in place of {flag} use {choice}"
+    choice = _replacement(flag)
+    return f"in place of {flag} use {choice}" if choice else _OTHER
 
 
 def _of_a_name(name: str, given: argparse.Namespace) -> str:

@@ -16,6 +16,7 @@ from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.service_flags import advice
 from fovea.cli.start_progress import StartProgress, start_progress
 from fovea.cli.terminal import StopSignal
+from fovea.cli.unknown_settings import ignored_variables
 from fovea.cli.values import listen
 from fovea.processes.redis_watch import RedisWatch
 from fovea.processes.stack import Stack
@@ -142,6 +143,8 @@ def _run(args: argparse.Namespace) -> int:
     try:
         with stack:
             progress.line(f"starting {stack.name or stack.model}; logs in {stack.log_to or 'this output'}")
+            for line in ignored_variables(os.environ):
+                progress.line(line)
             with progress:
                 stack.wait_ready(_STARTUP_S, interrupted=stop.is_set, on_checks=progress.show)
             with stack.client(5) as http:

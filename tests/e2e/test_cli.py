@@ -270,6 +270,13 @@ def test_up_tells_which_service_could_not_start(tmp_path: Path) -> None:
     assert "{" not in done.stderr
 
 
+def test_up_tells_a_variable_that_no_service_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_MAX_NUM_SEQS", "4")
+    words = ["--listen", f"127.0.0.1:{free_port()}", "--log-file", str(tmp_path / "log")]
+    _, second, *_ = fovea("up", "--model", str(tmp_path), *words).stderr.splitlines()
+    assert second == "LLM_MAX_NUM_SEQS is not a setting and is ignored; use LLM_MAX_BATCH_SIZE=N"
+
+
 def test_up_starts_nothing_without_its_file_of_keys(tmp_path: Path) -> None:
     path = tmp_path / "none"
     done = fovea("up", "--keys-file", str(path), "--listen", f"127.0.0.1:{free_port()}", "--log-file", "-")

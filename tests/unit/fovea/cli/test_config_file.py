@@ -128,6 +128,41 @@ def test_settings_of_services_are_variables_that_the_environment_overrides(
     assert GatewaySettings.from_command_line(["--model", "m"]).alias == ["m@none", "m@cls:9"]
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            '[llm]\npruner = "none"',
+            "[llm] pruner: there is no such setting; use [encoder] pruner = NAME, the default of",
+        ),
+        ("[llm]\ngpu_memory_utilization = 0.9", "use [llm] kv_cache_gib = N, or [llm] engine = "),
+        ("[encoder]\nmax_tokens = 4", "use [gateway] max_tokens = N and [llm] max_tokens = N"),
+        ("[gateway]\nport = 9000", "[gateway] port: there is no such setting; use --listen HOST:PORT"),
+        ("[gateway]\nreflection = true", "use [encoder] reflection = true or [llm] reflection = true, each for one"),
+        ("[llm]\nMax-Bach-Size = 2", "[llm] Max-Bach-Size: there is no such setting; did you mean max_batch_size?"),
+        ("[llm]\nchat_template = 'x'", "the chat template is the checkpoint's own"),
+        ("[gateway]\nxyzzy = 1", "[gateway] xyzzy: there is no such setting; python -m gateway --help lists all"),
+    ],
+)
+@pytest.mark.parametrize("command", ["up", "doctor"])
+def test_a_setting_that_the_service_does_not_have_is_an_error_with_its_place(
+    command: str,
+    line: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    path = tmp_path / "fovea.toml"
+    path.write_text(line)
+    assert main([command, "--model", "none/such", "--config", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"error: {path}: " in printed.err
+    assert says in printed.err
+
+
 def test_the_file_of_the_page_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (text,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs" / "cli.md").read_text(), re.M | re.S)
     path = tmp_path / "fovea.toml"
