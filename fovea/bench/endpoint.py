@@ -9,6 +9,8 @@ import httpx
 
 from fovea.client import AnswerError
 from fovea.client.api_key import authorization
+from fovea.client.connection_errors import tls_reason
+from fovea.client.connection_settings import tls_context
 
 __all__ = ["Endpoint"]
 
@@ -46,17 +48,33 @@ class Endpoint:
         text = text.replace(self.api_key, "***") if self.api_key else text
         return re.sub(r"//[^/@\s]*@", "//", text)
 
+    def reason(self, error: httpx.HTTPError) -> str:
+        """Text of an error of the connection, with what to do if the error is one of TLS."""
+        text = self.without_secrets(str(error)) or type(error).__name__
+        known = tls_reason(self.shown_url, error)
+        if not known:
+            return text
+        return known if isinstance(error, httpx.ConnectError) else f"{text}; {known}"
+
+    def _unauthorized(self) -> str:
+        if self.api_key:
+            return "does not accept the API key of FOVEA_API_KEY, --api-key or --api-key-env"
+        return "needs an API key: set the variable FOVEA_API_KEY, or name another variable with --api-key-env"
+
     def first_model(self) -> str:
         """Name of the first model of `/v1/models`.
 
         Raises:
-            AnswerError: the endpoint cannot be reached, or lists no model.
+            AnswerError: the endpoint cannot be reached, needs another API key, or lists no model.
         """
         try:
-            response = httpx.get(self.url("models"), headers=self.headers, timeout=self.timeout_s, trust_env=False)
+            response = httpx.get(
+                self.url("models"), headers=self.headers, timeout=self.timeout_s, trust_env=False, verify=tls_context()
+            )
         except httpx.HTTPError as error:
-            reason = self.without_secrets(str(error)) or type(error).__name__
-            raise AnswerError(f"no list of models from {self.shown_url}: {reason}") from error
+            raise AnswerError(f"no list of models from {self.shown_url}: {self.reason(error)}") from error
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            raise AnswerError(f"{self.shown_url} {self._unauthorized()} (status {response.status_code})")
         try:
             return str(response.raise_for_status().json()["data"][0]["id"])
         except (httpx.HTTPStatusError, ValueError, LookupError, TypeError) as error:

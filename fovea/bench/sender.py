@@ -11,6 +11,7 @@ import httpx
 
 from fovea.bench.completion import ChunkReader, Completion, Failure, RequestFailed, error_message
 from fovea.bench.endpoint import Endpoint
+from fovea.client.connection_settings import tls_context
 from fovea.client.event_stream import EventParser
 
 __all__ = ["Sender"]
@@ -26,6 +27,9 @@ class Sender:
         endpoint: endpoint.
         connections: most connections.
         clock: clock in seconds.
+
+    Raises:
+        AnswerError: the file of certificate authorities that FOVEA_CA_FILE names cannot be used.
     """
 
     def __init__(self, endpoint: Endpoint, connections: int, clock: Callable[[], float]) -> None:
@@ -35,6 +39,7 @@ class Sender:
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
             timeout=None,  # noqa: S113  # `send` has a deadline for the whole answer
             trust_env=False,
+            verify=tls_context(),
         )
 
     async def __aenter__(self) -> Self:
@@ -53,9 +58,9 @@ class Sender:
         except RequestFailed as error:
             return self._failure(error.kind, str(error))
         except httpx.ConnectError as error:
-            return self._failure("no connection", str(error))
+            return self._failure("no connection", self._endpoint.reason(error))
         except httpx.HTTPError as error:
-            return self._failure("connection broken", str(error) or type(error).__name__)
+            return self._failure("connection broken", self._endpoint.reason(error))
 
     async def _completion(self, body: bytes) -> Completion:
         reader, parser = ChunkReader(self._clock()), EventParser()

@@ -11,7 +11,7 @@ from typing import Any, Final
 import httpx
 
 from fovea.client.api_key import authorization, is_api_key
-from fovea.client.connection_settings import CA_VARIABLE
+from fovea.client.connection_errors import tls_reason
 from fovea.client.errors import AnswerError
 from fovea.client.event_stream import EventParser
 from fovea.client.form_parts import Part, UnreadableMedium
@@ -85,15 +85,14 @@ class Exchange:
         except httpx.TimeoutException as error:
             raise AnswerError(f"no answer from {self.shown_url} in time") from error
         except httpx.ConnectError as error:
+            if reason := tls_reason(self.shown_url, error):
+                raise AnswerError(f"no connection to {self.shown_url}: {reason}") from error
             reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or "it cannot be reached"
-            if "CERTIFICATE_VERIFY_FAILED" in reason:
-                raise AnswerError(
-                    f"no connection to {self.shown_url}: its certificate is of no authority that this machine knows, or"
-                    f" of another name; the variable {CA_VARIABLE} may name a PEM file with its authority"
-                ) from error
             raise AnswerError(f"no connection to {self.shown_url}: {reason}; is `fovea up` running?") from error
         except httpx.HTTPError as error:
-            raise AnswerError(f"the connection to {self.shown_url} broke; is `fovea up` running?") from error
+            reason = tls_reason(self.shown_url, error)
+            hint = f"{reason}; " if reason else ""
+            raise AnswerError(f"the connection to {self.shown_url} broke; {hint}is `fovea up` running?") from error
 
 
 def read_object(url: str, response: httpx.Response) -> dict[str, Any]:

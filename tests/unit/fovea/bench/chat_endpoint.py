@@ -85,6 +85,9 @@ class ChatEndpoint(LocalHttpServer):
 
     models: Any = {"object": "list", "data": [{"id": "first"}, {"id": "second"}]}  # noqa: RUF012
 
+    api_key: str | None = None
+    """Key that the list of models needs; None for none."""
+
     def __init__(self) -> None:
         super().__init__(_Handler)
         self.script: Callable[[Exchange], None] = answer
@@ -104,7 +107,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         data = json.dumps(self.server.models).encode()
-        self.send_response(200 if self.path == "/v1/models" else 404)
+        key = self.server.api_key
+        if key and self.headers["authorization"] != f"Bearer {key}":
+            self.send_response(401)
+        else:
+            self.send_response(200 if self.path == "/v1/models" else 404)
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

@@ -16,6 +16,8 @@ import pytest
 
 from fovea.cli import main
 from fovea.processes.stack import free_port
+from tests.certificates import Authority
+from tests.tls_server import serve_tls
 from tests.unit.fovea.bench.chat_endpoint import USAGE, ChatEndpoint, Exchange, answer
 from tests.unit.fovea.bench.runs import SMALL, bench
 
@@ -132,6 +134,56 @@ def test_no_list_of_models_without_a_connection(capsys: pytest.CaptureFixture[st
     error = capsys.readouterr().err
     assert "no list of models from http://127.0.0.1" in error
     assert "secret" not in error
+
+
+def test_a_key_that_is_missing_or_wrong_is_told_where_it_is_given(
+    endpoint: ChatEndpoint, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint.api_key = "sk-1"
+    monkeypatch.delenv("FOVEA_API_KEY", raising=False)
+    assert main(["bench", endpoint.url, *SMALL]) == 1
+    assert capsys.readouterr().err == (
+        f"fovea: {endpoint.url} needs an API key: set the variable FOVEA_API_KEY, or name another variable with"
+        " --api-key-env (status 401)\n"
+    )
+    monkeypatch.setenv("BENCH_KEY", "sk-2")
+    assert main(["bench", endpoint.url, *SMALL, "--api-key-env", "BENCH_KEY"]) == 1
+    wrong = capsys.readouterr().err
+    assert "does not accept the API key of FOVEA_API_KEY, --api-key or --api-key-env (status 401)" in wrong
+    monkeypatch.setenv("FOVEA_API_KEY", "sk-1")
+    assert main(["bench", endpoint.url, *SMALL, "--requests", "1"]) == 0
+
+
+@pytest.mark.parametrize("model", [[], ["--model", "m"]])
+def test_an_authority_of_ones_own_is_accepted(
+    model: list[str],
+    endpoint: ChatEndpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("FOVEA_CA_FILE", raising=False)
+    authority = Authority(tmp_path)
+    words = ["bench", serve_tls(endpoint, authority), *model, "--requests", "1", *SMALL]
+    assert main(words) == 1
+    assert "the variable FOVEA_CA_FILE may name a PEM file with its authority" in capsys.readouterr().err
+    monkeypatch.setenv("FOVEA_CA_FILE", authority.ca)
+    assert main(words) == 0
+    monkeypatch.setenv("FOVEA_CA_FILE", "/none")
+    assert main(words) == 1
+    assert "fovea: FOVEA_CA_FILE: No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", [[], ["--model", "m"]])
+def test_http_in_place_of_https_and_the_reverse_name_the_url_that_works(
+    model: list[str], endpoint: ChatEndpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = endpoint.url
+    assert main(["bench", plain.replace("http:", "https:"), *model, *SMALL]) == 1
+    assert f"it speaks http, not https; use {plain}" in capsys.readouterr().err
+    secure = serve_tls(endpoint, Authority(tmp_path))
+    assert main(["bench", plain, *model, *SMALL]) == 1
+    assert f"; if it speaks https, use {secure}" in capsys.readouterr().err
 
 
 def test_the_key_is_sent_and_never_shown(

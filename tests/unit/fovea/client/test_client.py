@@ -17,8 +17,10 @@ import fovea
 from fovea.cli import main
 from fovea.client import AnswerError, ask, user_message
 from fovea.client.event_stream import events
+from tests.certificates import Authority
 from tests.plain_gateway import PlainGateway as Gateway
 from tests.plain_gateway import event
+from tests.tls_server import serve_tls
 
 
 @pytest.fixture
@@ -114,6 +116,30 @@ def test_a_page_of_a_proxy_is_an_error(gateway: Gateway, image: Path) -> None:
     gateway.status, gateway.content_type, gateway.reply = 502, "text/html", "<html>"
     with pytest.raises(AnswerError, match="status 502 and no JSON"):
         ask(gateway.url, image, "what?", on_text=lambda text: None)
+
+
+def test_https_at_a_gateway_without_it_names_the_url_that_works(gateway: Gateway, image: Path) -> None:
+    url = gateway.url.replace("http:", "https:")
+    with pytest.raises(AnswerError) as refused:
+        ask(url, image, "what?")
+    assert str(refused.value) == f"no connection to {url}: it speaks http, not https; use {gateway.url}"
+
+
+def test_http_at_a_gateway_with_https_names_the_url_that_works(
+    gateway: Gateway, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    url = serve_tls(gateway, authority)
+    with pytest.raises(AnswerError) as refused:
+        ask(gateway.url, image, "what?")
+    assert str(refused.value) == (
+        f"the connection to {gateway.url} broke; if it speaks https, use {url}; is `fovea up` running?"
+    )
+    with pytest.raises(AnswerError, match="the variable FOVEA_CA_FILE may name a PEM file with its authority"):
+        ask(url, image, "what?")
+    monkeypatch.setenv("FOVEA_CA_FILE", authority.ca)
+    gateway.answers({"answer": "pink"})
+    assert ask(url, image, "what?") == {"answer": "pink"}
 
 
 @pytest.mark.parametrize("words", [["--pruner-params", "[1]"], ["--llm-pruner-params", "{"], ["--json", "--stream"]])
