@@ -201,6 +201,11 @@ class ServiceSettings(BaseSettings):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         return f"did you mean {near[0]}?" if near and not meant else ""
 
+    @property
+    def env_prefix(self) -> str:
+        """Prefix of the environment variables."""
+        return self.model_config["env_prefix"]
+
     def write_to(self, log: logging.Logger) -> None:
         """Logs the settings that differ from their defaults, and at level debug all, both with secrets masked."""
         log.info("settings that differ from their defaults: %s", self.describe())

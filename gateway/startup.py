@@ -43,7 +43,10 @@ def main(argv: list[str]) -> int:
         try:
             MetricsEndpoint(*split_address(settings.metrics_listen))
         except OSError:
-            print(f"python -m gateway: {BindError.at(settings.metrics_listen)}", file=sys.stderr)
+            print(
+                f"python -m gateway: {BindError.of_metrics(settings.metrics_listen, settings.env_prefix)}",
+                file=sys.stderr,
+            )
             return 1
     if settings.allow_anonymous:
         log.warning("--allow-anonymous: everyone who reaches %s is served, without a key", settings.listen)

@@ -38,6 +38,18 @@ class BindError(RuntimeError):
         """The error for the address `listen`."""
         return cls(f"cannot listen on {listen}: it is taken, or not an address of this machine")
 
+    @classmethod
+    def of_metrics(cls, listen: str, env_prefix: str) -> BindError:
+        """The error for the address `listen` of the metrics.
+
+        Args:
+            listen: address as host:port.
+            env_prefix: prefix of the service's variables.
+        """
+        return cls(
+            f"{cls.at(listen)}; choose another for the metrics with --metrics-listen ({env_prefix}METRICS_LISTEN)"
+        )
+
 
 def split_address(listen: str) -> tuple[str, int]:
     """Host and port of "host:port": "0.0.0.0:9000" gives ("0.0.0.0", 9000).
@@ -60,6 +72,7 @@ class ServerConfig:
         max_message_bytes: most bytes of a message in either direction.
         max_concurrent_rpcs: most calls in progress; further ones are refused with RESOURCE_EXHAUSTED before any work.
         metrics_listen: host:port of the Prometheus endpoint; empty for none.
+        env_prefix: prefix of the service's variables, for errors that name one.
         tls: certificate, key and the clients' CA; None for a server without TLS.
         token_file: file with the bearer tokens of the accepted sites (fovea.rpc.bearer_tokens); empty to accept every
             caller.
@@ -72,6 +85,7 @@ class ServerConfig:
     max_message_bytes: int
     max_concurrent_rpcs: int
     metrics_listen: str = ""
+    env_prefix: str = ""
     tls: ServerTLS | None = None
     token_file: str = ""
     reflection: bool = False
@@ -103,7 +117,7 @@ class GrpcServer:
 
     def __init__(self, config: ServerConfig, *, services: Sequence[str]) -> None:
         self._services = tuple(services)
-        self._metrics_listen = config.metrics_listen
+        self._metrics_listen, self._env_prefix = config.metrics_listen, config.env_prefix
         self._health = health.aio.HealthServicer()
         self.in_flight = BytesInFlight(config.max_bytes_in_flight)
         credentials = server_credentials(config.tls) if config.tls else None
@@ -147,7 +161,7 @@ class GrpcServer:
             try:
                 MetricsEndpoint(host, port)
             except OSError as error:
-                raise BindError.at(self._metrics_listen) from error
+                raise BindError.of_metrics(self._metrics_listen, self._env_prefix) from error
         await self.grpc.start()
 
     async def ready(self) -> None:

@@ -95,6 +95,7 @@ def test_a_taken_address_ends_with_one_sentence(
         assert main(["--listen", "127.0.0.1:0", flag, address, "--model", str(checkpoints.hub)]) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"cannot listen on {address}: it is taken" in last
+    assert ("--metrics-listen (ENCODER_METRICS_LISTEN)" in last) == (flag == "--metrics-listen")
     assert "exception" not in last
 
 

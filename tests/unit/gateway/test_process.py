@@ -53,6 +53,7 @@ def test_a_taken_address_of_the_metrics_is_reported_in_one_line(llava: Path, cli
         result = python("-m", "gateway", *words, "--metrics-listen", address)
     assert result.returncode == 1
     assert f"python -m gateway: cannot listen on {address}: it is taken" in result.stderr
+    assert "choose another for the metrics with --metrics-listen (GATEWAY_METRICS_LISTEN)" in result.stderr
     assert "Traceback" not in result.stderr
 
 
