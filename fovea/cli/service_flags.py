@@ -37,7 +37,7 @@ REPLACEMENTS: Final = {
     "--engine": "LLM_ENGINE=vllm or LLM_ENGINE=transformers",
     "--engine-args": "LLM_ENGINE_ARGS=JSON with LLM_ENGINE=vllm",
     "--revision": "GATEWAY_REVISION, ENCODER_REVISION and LLM_REVISION",
-    "--generation-config": "LLM_GENERATION_DEFAULTS=NAME",
+    "--generation-config": "LLM_GENERATION_DEFAULTS=NAME; accepted: greedy, full (vLLM's auto) and none (vLLM's vllm)",
     "--limit-mm-per-prompt": "GATEWAY_MAX_IMAGES=N and GATEWAY_MAX_VIDEOS=N",
     "--max-tokens": "GATEWAY_MAX_TOKENS=N and LLM_MAX_TOKENS=N",
     "--allowed-media-domains": "GATEWAY_FETCH_HOSTS=NAME,...",

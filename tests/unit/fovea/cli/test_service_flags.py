@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import get_args
 
 import pytest
 
@@ -66,6 +67,7 @@ def test_a_flag_of_several_services_is_answered_with_every_variable(capsys: pyte
         (["--allowed-local-media-path=/data"], "no file of this machine is read for a client; clients send data URLs"),
         (["--trust-remote-code"], "only known families are loaded and no code of a checkpoint is run"),
         (["--chat-template", "x.jinja"], "the chat template is the checkpoint's own"),
+        (["--generation-config", "vllm"], "accepted: greedy, full (vLLM's auto) and none (vLLM's vllm)"),
         (["--engine", "vllm"], "use LLM_ENGINE=vllm"),
         (["--quantization", "awq"], "a checkpoint that is quantized already (AWQ, GPTQ, FP8) needs LLM_ENGINE=vllm"),
         (["--enable-prefix-caching"], "one of vLLM's engine is a name in LLM_ENGINE_ARGS, with LLM_ENGINE=vllm"),
@@ -99,6 +101,12 @@ def test_a_service_that_is_not_installed_is_left_out(
     finally:
         service_variables.cache_clear()
     assert said == "in place of --metrics-listen use ENCODER_METRICS_LISTEN or LLM_METRICS_LISTEN, each for one service"
+
+
+def test_the_names_of_the_sampling_defaults_are_those_that_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(capsys, "--generation-config", "auto")
+    names = get_args(LLMSettings.model_fields["generation_defaults"].annotation)
+    assert set(names) <= set(re.findall(r"\w+", said.partition("accepted:")[2]))
 
 
 @pytest.mark.parametrize("flag", REPLACEMENTS)
