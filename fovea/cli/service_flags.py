@@ -41,6 +41,8 @@ REPLACEMENTS: Final = {
     "--limit-mm-per-prompt": "GATEWAY_MAX_IMAGES=N and GATEWAY_MAX_VIDEOS=N",
     "--max-tokens": "GATEWAY_MAX_TOKENS=N and LLM_MAX_TOKENS=N",
     "--allowed-media-domains": "GATEWAY_FETCH_HOSTS=NAME,...",
+    "--allowed-origins": "GATEWAY_CORS_ORIGINS=URL,...",
+    "--uvicorn-log-level": "GATEWAY_LOG_LEVEL=NAME",
     "--ssl-certfile": "GATEWAY_TLS_CERT=FILE",
     "--ssl-keyfile": "GATEWAY_TLS_KEY=FILE",
     "--tls-cert": "GATEWAY_TLS_CERT=FILE",
@@ -55,6 +57,7 @@ REPLACEMENTS: Final = {
 
 A flag of a service has a line only where the advice is not simply its variables."""
 
+_NO_TOOLS: Final = "no tools are called here (docs/openai.md)"
 _ADDRESS: Final = "fovea up starts this service itself and chooses its address"
 WITHOUT_REPLACEMENT: Final = {
     "--mm-processor-kwargs": "the sizes of images are those of the checkpoint's preprocessor_config.json, and"
@@ -64,6 +67,12 @@ WITHOUT_REPLACEMENT: Final = {
     "--trust-remote-code": "it is not needed, because only known families are loaded and no code of a checkpoint is"
     " run (docs/models.md)",
     "--chat-template": "the chat template is the checkpoint's own",
+    "--tokenizer": "the tokenizer is the checkpoint's own",
+    "--enable-auto-tool-choice": _NO_TOOLS,
+    "--tool-call-parser": _NO_TOOLS,
+    "--media-io-kwargs": "a request has num_frames for its video, up to GATEWAY_MAX_VIDEO_FRAMES",
+    "--ssl-ca-certs": "the gateway knows its clients by API keys (--keys-file), not by certificates",
+    "--root-path": "paths begin at /; a reverse proxy can take a prefix away",
     "--encoder": _ADDRESS,
     "--llm": _ADDRESS,
 }
@@ -83,7 +92,8 @@ def advice(words: Sequence[str], given: argparse.Namespace) -> str:
         given: the other arguments.
     """
     # A negative number is a value.
-    flags = [word.partition("=")[0].replace("_", "-") for word in words if re.match(r"--?[a-z]", word)]
+    # vLLM writes a key of a JSON value behind a dot: --limit-mm-per-prompt.image 4.
+    flags = [re.split("[=.]", word)[0].replace("_", "-") for word in words if re.match(r"--?[a-z]", word)]
     hints = sorted(map(_hint, flags), key=lambda hint: hint == _OTHER)
     if not words[0].startswith("-"):
         hints.insert(0, _of_a_name(words[0], given))

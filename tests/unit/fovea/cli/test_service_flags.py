@@ -79,6 +79,23 @@ def test_a_flag_of_vllm_leads_to_what_helps(words: list[str], says: str, capsys:
     assert ("a service's own option" in said) == (words == ["--enable-prefix-caching"])
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--limit-mm-per-prompt.image", "4"], "in place of --limit-mm-per-prompt use GATEWAY_MAX_IMAGES=N"),
+        (["--allowed-origins", "['*']"], "use GATEWAY_CORS_ORIGINS="),
+        (["--enable-auto-tool-choice", "--tool-call-parser", "hermes"], "no tools are called here"),
+        (["--tokenizer", "x"], "the tokenizer is the checkpoint's own"),
+    ],
+)
+def test_a_flag_of_vllms_server_is_not_taken_for_one_of_its_engine(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capsys, *words)
+    assert says in said
+    assert "LLM_ENGINE_ARGS" not in said
+
+
 def test_a_flag_that_is_known_is_named_beside_one_that_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(capsys, "--enable-prefix-caching", "--port", "1")
     assert said.startswith("in place of --port use --listen HOST:PORT; a service's own option is a variable")
