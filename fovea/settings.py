@@ -57,6 +57,8 @@ _MEANT: Final = {
     "allowed_origins": ("cors_origins", "the origins whose pages may send requests"),
     "keep_tokens": ("keep_ratio", "a share of the tokens in (0, 1]; each request may give keep_tokens"),
 }
+_OF_CONTAINERS: Final = ("gpu",)
+"""Ends of variables that deploy/gpu/compose.yml reads, whatever settings they resemble."""
 _NO_DEFAULT: Final = re.compile(r" \(default(: (None|\(\)|\**)?| factory: list)\)$")
 
 
@@ -195,7 +197,10 @@ class ServiceSettings(BaseSettings):
 
     @classmethod
     def _meant(cls, name: str, prefix: str, known: set[str]) -> str:
-        meant, what = _MEANT.get(name.removeprefix(prefix).lower(), ("", ""))
+        setting = name.removeprefix(prefix).lower()
+        if setting in _OF_CONTAINERS:
+            return ""
+        meant, what = _MEANT.get(setting, ("", ""))
         if meant in cls.model_fields:
             return f"use {prefix}{meant.upper()}, {what}"
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)

@@ -11,6 +11,7 @@ from encoder_service.settings import EncoderSettings
 from fovea import checkpoints
 from fovea.budget import Budget, InvalidBudget
 from fovea.modeling.errors import CheckpointError
+from fovea.pruner_spec import NO_PRUNING
 
 __all__ = ["FILE", "PAPER", "DefaultPruning", "default_pruning", "find_recommendation"]
 
@@ -37,7 +38,8 @@ class DefaultPruning:
     source: str = "the service's own defaults"
 
     def __str__(self) -> str:
-        return f"pruner {self.pruner} and keep_ratio {self.keep_ratio:g} by default ({self.source})"
+        keeps = "(all visual tokens)" if self.pruner == NO_PRUNING else f"and keep_ratio {self.keep_ratio:g}"
+        return f"pruner {self.pruner} {keeps} by default ({self.source})"
 
 
 PAPER: Final = DefaultPruning("desap", 0.111)

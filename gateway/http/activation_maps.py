@@ -43,8 +43,8 @@ async def activation_maps(
     # A service that can prune inside its language model runs it layer by layer, and reports its attention.
     if not (await state.llm.info()).pruners:
         raise InvalidRequest(
-            "maps need the attention of the language model, which this LLM service does not report (--engine"
-            " transformers does, of a Llama)",
+            "maps need the attention of the language model, which this LLM service does not report: with --engine"
+            " transformers it does, of a Llama only; leave maps out",
             param="maps",
         )
     params = question.encode.pruner_params if encoded.pruner == "desap" else {}

@@ -83,6 +83,11 @@ def test_a_file_that_cannot_be_used_stops_the_service(
     assert FILE in str(caught.value)
 
 
+def test_the_line_of_the_start_has_no_budget_where_all_tokens_are_kept() -> None:
+    settings = EncoderSettings(model="m", pruner="none")
+    assert str(default_pruning(settings)) == "pruner none (all visual tokens) by default (--pruner, --keep-ratio)"
+
+
 @pytest.mark.slow
 def test_the_service_reports_uses_and_logs_what_the_checkpoint_recommends(checkpoints: Any, tmp_path: Path) -> None:
     model = shutil.copytree(checkpoints.hub, tmp_path / "model")

@@ -90,6 +90,14 @@ def test_an_api_key_is_not_taken_for_the_key_of_a_certificate(monkeypatch: pytes
     assert EncoderSettings.from_command_line(["--model", "x"]).tls_key == ""
 
 
+def test_a_variable_of_the_containers_is_not_taken_for_a_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ENCODER_GPU", "1")
+    EncoderSettings.from_command_line(["--model", "x"])
+    assert "ENCODER_GPU is not a setting and is ignored" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "name",
     ["THING_SERVICE_HOST", "THING_SERVICE_PORT_GRPC", "THING_PORT", "THING_PORT_50051_TCP_ADDR", "THING_API_KEY"],

@@ -16,6 +16,10 @@ from fovea.cli.unknown_settings import ignored_variables
         ("GATEWAY_PORT", "; use --listen HOST:PORT"),
         ("GATEWAY_REFLECTION", "; use ENCODER_REFLECTION=true or LLM_REFLECTION=true, each for one service"),
         ("LLM_CHAT_TEMPLATE", "; the chat template is the checkpoint's own"),
+        (
+            "ENCODER_GPU",
+            "; docker compose reads it; CUDA_VISIBLE_DEVICES chooses the GPU of a process (docs/scaling.md)",
+        ),
         ("ENCODER_OF_ANOTHER_PROGRAM", ""),
     ],
 )
