@@ -70,7 +70,8 @@ WITHOUT_REPLACEMENT: Final = {
     "--tokenizer": "the tokenizer is the checkpoint's own",
     "--enable-auto-tool-choice": _NO_TOOLS,
     "--tool-call-parser": _NO_TOOLS,
-    "--media-io-kwargs": "a request has num_frames for its video, up to GATEWAY_MAX_VIDEO_FRAMES",
+    "--media-io-kwargs": 'a request chooses the frames of its video, {"fovea": {"num_frames": N}}, up to'
+    " GATEWAY_MAX_VIDEO_FRAMES",
     "--ssl-ca-certs": "the gateway knows its clients by API keys (--keys-file), not by certificates",
     "--gpu": "docker compose reads it; CUDA_VISIBLE_DEVICES chooses the GPU of a process (docs/scaling.md)",
     "--root-path": "paths begin at /; a reverse proxy can take a prefix away",

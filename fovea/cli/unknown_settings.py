@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from typing import Final
 
-from fovea.cli.service_flags import remedy
+from fovea.cli.service_flags import REPLACEMENTS, remedy
 from fovea.cli.service_variables import service_settings
 
 __all__ = ["ignored_variables", "unknown_key"]
+
+_KEY_OF_VLLM: Final = "VLLM_API_KEY"
+"""Variable that makes `vllm serve` ask for a key."""
 
 
 def unknown_key(table: str, keys: Iterable[str]) -> tuple[str, str] | None:
@@ -33,7 +37,8 @@ def unknown_key(table: str, keys: Iterable[str]) -> tuple[str, str] | None:
 
 
 def ignored_variables(environment: Mapping[str, str]) -> list[str]:
-    """Line for each variable that a service ignores, though its prefix is that of the service's settings.
+    """Line for each variable that a service ignores, though its prefix is that of the service's settings, and for the
+    key of `vllm serve`.
 
     Other programs have such variables too, so they are no error. A service itself refuses one that resembles a
     setting.
@@ -42,6 +47,8 @@ def ignored_variables(environment: Mapping[str, str]) -> list[str]:
         environment: variables and their values.
     """
     lines = []
+    if environment.get(_KEY_OF_VLLM):
+        lines.append(f"{_KEY_OF_VLLM} is ignored, and clients need no key for it; use {REPLACEMENTS['--api-key']}")
     for settings in service_settings().values():
         for variable, meant in settings.unknown_variables(environment).items():
             if not meant and environment[variable]:

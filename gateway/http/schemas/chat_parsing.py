@@ -26,6 +26,7 @@ _ONLY_IN_FOVEA: Final = (
     "pruner_params",
     "keep_tokens",
     "keep_ratio",
+    "num_frames",
     "seconds_per_frame",
     "video_budget",
     "image_fit",

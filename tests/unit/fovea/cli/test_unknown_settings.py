@@ -27,6 +27,12 @@ def test_a_variable_that_no_service_reads_is_told(variable: str, helps: str) -> 
     assert ignored_variables({variable: "9000"}) == [f"{variable} is not a setting and is ignored{helps}"]
 
 
+def test_the_key_of_vllm_is_not_ignored_in_silence() -> None:
+    (line,) = ignored_variables({"VLLM_API_KEY": "secret"})
+    assert line.startswith("VLLM_API_KEY is ignored, and clients need no key for it; use --keys-file FILE")
+    assert "secret" not in line
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
