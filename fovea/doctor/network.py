@@ -14,7 +14,7 @@ import httpx
 
 from fovea.client import AnswerError, Client
 from fovea.doctor.finding import Finding, Level
-from fovea.processes.stack import any_certificate, readiness_checks
+from fovea.processes.stack import any_certificate, readiness_checks, refused_default
 from fovea.rpc.server import split_address
 
 __all__ = ["gateway", "port", "redis"]
@@ -135,7 +135,7 @@ def _message(response: httpx.Response) -> str | None:
 def _advice(response: httpx.Response) -> str:
     """What to do about a gateway that is not ready."""
     checks = readiness_checks(response)
-    if any(checks.get(name, "ok") != "ok" for name in ("pruner", "wire_dtype")):
+    if refused_default(checks):
         return "start the gateway with a setting that is accepted, or leave it out"
     agreement = str(checks.get("fingerprints", ""))
     if not agreement.startswith("different"):

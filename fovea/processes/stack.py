@@ -30,6 +30,7 @@ __all__ = [
     "free_port",
     "local_url",
     "readiness_checks",
+    "refused_default",
 ]
 
 SERVICES: Final = ("encoder_service", "llm_service", "gateway")
@@ -266,7 +267,8 @@ class Stack:
                     reason = response.text
                     checks = readiness_checks(response)
                     on_checks(checks)
-                    _check_defaults(checks)
+                    if refused := refused_default(checks):  # waiting does not change it
+                        raise StackError(f"not ready: {refused}")
                 except httpx.TransportError:
                     on_checks({})
                 time.sleep(_POLL_S)
@@ -306,15 +308,14 @@ class Stack:
         self.stop()
 
 
-def _check_defaults(checks: Mapping[str, str]) -> None:
-    """Refuses a default of the gateway that the encoder service does not offer. Waiting does not change it.
+def refused_default(checks: Mapping[str, str]) -> str | None:
+    """The default of the gateway that the encoder service does not offer, and why; None if there is none.
 
-    Raises:
-        StackError: there is such a default.
+    Args:
+        checks: checks of `/readyz`, see `readiness_checks`.
     """
-    for name in _DEFAULTS:
-        if (state := checks.get(name, "ok")) != "ok":
-            raise StackError(f"not ready: {name} is {state}")
+    refused = (f"{name} is {checks[name]}" for name in _DEFAULTS if checks.get(name, "ok") != "ok")
+    return next(refused, None)
 
 
 def readiness_checks(response: httpx.Response) -> Mapping[str, str]:
