@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from fovea.cli.parsing import UsageError
 from fovea.cli.unknown_settings import unknown_key
 
 __all__ = ["ConfigError", "add_config", "service_environment", "with_config"]
@@ -35,7 +36,7 @@ _NOT_IN_FILES: Final = ("help", "config")
 Parsers = Mapping[str, argparse.ArgumentParser]
 
 
-class ConfigError(Exception):
+class ConfigError(UsageError):
     """A configuration file that cannot be used. The message names what is accepted."""
 
 
@@ -97,9 +98,9 @@ def service_environment(path: str | None) -> dict[str, str]:
     name = path or os.environ.get(_VARIABLE)
     if not name:
         return {}
-    found = {}
+    found, content = {}, _read(Path(name))
     for table, prefix in _SERVICES.items():
-        values = _table(_read(Path(name)), table, name)
+        values = _table(content, table, name)
         if unknown := unknown_key(table, values):
             key, helps = unknown
             raise ConfigError(f"{f'{name}: [{table}] {key}':.200}: there is no such setting; {helps}")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
 
-from fovea.cli.config_file import ConfigError, service_environment
+from fovea.cli.config_file import service_environment
 from fovea.cli.options import add_api_key
-from fovea.cli.parsing import Commands, UsageError
+from fovea.cli.parsing import Commands
 from fovea.cli.terminal import write_json
 from fovea.cli.values import listen, url
 from fovea.doctor import machine, network
@@ -56,7 +55,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    of_gateway = _variables_of_gateway(args.config)
+    of_gateway = {**service_environment(args.config), **os.environ}  # what fovea up hands to it
     url = args.url or local_url(args.listen, tls=bool(of_gateway.get("GATEWAY_TLS_CERT")))
     findings = [
         *machine.versions(),
@@ -74,14 +73,6 @@ def _run(args: argparse.Namespace) -> int:
         for finding in findings:
             _print(finding)
     return 1 if any(finding.level is Level.PROBLEM for finding in findings) else 0
-
-
-def _variables_of_gateway(config: str | None) -> Mapping[str, str]:
-    """Variables of the environment and of the file, which `fovea up` hands to the gateway."""
-    try:
-        return {**service_environment(config), **os.environ}
-    except ConfigError as error:
-        raise UsageError(str(error)) from error
 
 
 def _print(finding: Finding) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 __all__ = ["service_settings", "service_variables"]
 
-# Names, not imports: the package fovea depends on no service, and only a wrong command line needs them.
+# Names, not imports: the package fovea depends on no service, and most commands need none of their settings.
 _SETTINGS: Final = {
     "gateway": ("gateway.settings", "GatewaySettings"),
     "encoder": ("encoder_service.settings", "EncoderSettings"),

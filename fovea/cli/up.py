@@ -10,7 +10,7 @@ from typing import Final
 from fovea.api_keys.key_file import read_keys
 from fovea.checkpoints.shipped import shipped_checkpoint
 from fovea.cli.chosen_settings import refuse_chosen_settings
-from fovea.cli.config_file import ConfigError, service_environment
+from fovea.cli.config_file import service_environment
 from fovea.cli.default_pruning import default_pruning
 from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.service_flags import advice
@@ -96,18 +96,11 @@ def _stack(args: argparse.Namespace) -> Stack:
         listen=args.listen,
         name=args.served_model_name or name,
         flags={"gateway": gateway},
-        environment=_environment(args.config),
+        environment=service_environment(args.config),
         log_to=_log_file(args.log_file, args.listen),
     )
     refuse_chosen_settings(stack)
     return stack
-
-
-def _environment(config: str | None) -> dict[str, str]:
-    try:
-        return service_environment(config)
-    except ConfigError as error:
-        raise UsageError(str(error)) from error
 
 
 def _log_file(word: str | None, address: str) -> Path | None:
