@@ -176,6 +176,17 @@ def test_ask_says_what_is_wrong_in_one_line(stack: Stack, picture_file: Path, tm
         assert len(done.stderr.strip().splitlines()) == 1
 
 
+def lines_until_ready(process: subprocess.Popen[str]) -> list[str]:
+    """Lines of `fovea up`, of which the last one says that it is ready."""
+    assert process.stderr
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("ready: "):
+            break
+    return lines
+
+
 def test_up_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     config = tmp_path / "fovea.toml"
@@ -186,12 +197,7 @@ def test_up_serves_until_it_is_interrupted(tmp_path: Path) -> None:
         text=True,
         env={**os.environ, **ENVIRONMENT, "XDG_STATE_HOME": str(tmp_path)},
     ) as process:
-        assert process.stderr
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if line.startswith("ready: "):
-                break
+        lines = lines_until_ready(process)
         assert lines[-1].startswith(f"ready: {url}"), "".join(lines)
         assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
         process.send_signal(signal.SIGINT)
@@ -221,12 +227,7 @@ def test_up_over_tls_is_ready_at_its_https_address_again_after_a_restart(tmp_pat
         text=True,
         env={**os.environ, **ENVIRONMENT},
     ) as process:
-        assert process.stderr
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if line.startswith("ready: "):
-                break
+        lines = lines_until_ready(process)
         assert lines[-1].startswith(f"ready: https://{listen}   (https://{listen}/docs"), "".join(lines)
         assert "keeps 11.1 % of an image's tokens, by desap" in lines[-2]
         kill_llm_service(process)
