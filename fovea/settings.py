@@ -56,9 +56,8 @@ _MEANT: Final = {
     "ssl_keyfile": ("tls_key", "a PEM file with the private key"),
     "allowed_origins": ("cors_origins", "the origins whose pages may send requests"),
     "keep_tokens": ("keep_ratio", "a share of the tokens in (0, 1]; each request may give keep_tokens"),
+    "gpu": ("", ""),  # no setting: deploy/gpu/compose.yml reads it
 }
-_OF_CONTAINERS: Final = ("gpu",)
-"""Ends of variables that deploy/gpu/compose.yml reads, whatever settings they resemble."""
 _NO_DEFAULT: Final = re.compile(r" \(default(: (None|\(\)|\**)?| factory: list)\)$")
 
 
@@ -198,13 +197,11 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _meant(cls, name: str, prefix: str, known: set[str]) -> str:
         setting = name.removeprefix(prefix).lower()
-        if setting in _OF_CONTAINERS:
-            return ""
-        meant, what = _MEANT.get(setting, ("", ""))
-        if meant in cls.model_fields:
-            return f"use {prefix}{meant.upper()}, {what}"
+        if setting in _MEANT:
+            meant, what = _MEANT[setting]
+            return f"use {prefix}{meant.upper()}, {what}" if meant in cls.model_fields else ""
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        return f"did you mean {near[0]}?" if near and not meant else ""
+        return f"did you mean {near[0]}?" if near else ""
 
     @property
     def env_prefix(self) -> str:

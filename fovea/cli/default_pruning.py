@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import httpx
 
+from fovea.pruner_spec import NO_PRUNING
+
 __all__ = ["default_pruning"]
 
 
@@ -29,13 +31,13 @@ def default_pruning(http: httpx.Client, variables: Mapping[str, str]) -> str | N
         return None
     # The gateway's own default goes before that of the encoder service.
     decides = "GATEWAY_PRUNER" if variables.get("GATEWAY_PRUNER") else "ENCODER_PRUNER"
-    if pruner == "none":
+    if pruner == NO_PRUNING:
         return _unused_budget(variables, decides)
     if keep_ratio >= 1:
         return None
     return (
         f"a question that names no pruner keeps {100 * keep_ratio:.3g} % of an image's tokens, by {pruner};"
-        f" {decides}=none keeps all"
+        f" {decides}={NO_PRUNING} keeps all"
     )
 
 
@@ -46,6 +48,6 @@ def _unused_budget(variables: Mapping[str, str], decides: str) -> str | None:
         if value and float(value) < 1:
             return (
                 f"a question that names no pruner keeps all of an image's tokens: {name}={value} has no effect on the"
-                f" pruner none; {decides}=NAME sets another"
+                f" pruner {NO_PRUNING}; {decides}=NAME sets another"
             )
     return None

@@ -21,6 +21,7 @@ from fovea.cli.values import image_file
 from fovea.client import Answer, ask
 from fovea.media.images import decode
 from fovea.processes.stack import Stack, free_port
+from fovea.pruner_spec import NO_PRUNING
 from fovea.visualization.explanation import ExplainedImage
 from fovea.visualization.figures import draw_overlay
 
@@ -131,7 +132,7 @@ def _ask_questions(
 def _describe(url: str, image: Path, api_key: str | None) -> None:
     """Prints both descriptions of the image, and that from all visual tokens."""
     print(f"\n{_DESCRIBE}")
-    prunings: dict[str, dict[str, Any]] = {"recommended": {}, "desap": _DESAP, "unpruned": {"pruner": "none"}}
+    prunings: dict[str, dict[str, Any]] = {"recommended": {}, "desap": _DESAP, "unpruned": {"pruner": NO_PRUNING}}
     for name, fields in prunings.items():
         response = ask(url, image, _DESCRIBE, api_key=api_key, **fields)
         print(f"  {name}, {response['usage']['visual_tokens_kept']} tokens: {response['answer'].strip()}", flush=True)
@@ -139,7 +140,7 @@ def _describe(url: str, image: Path, api_key: str | None) -> None:
 
 def _ask_unpruned(url: str, image: Path, question: str, api_key: str | None) -> None:
     """Asks the first question once more with all visual tokens, and prints what that costs."""
-    response = ask(url, image, question, api_key=api_key, pruner="none", cache="bypass")
+    response = ask(url, image, question, api_key=api_key, pruner=NO_PRUNING, cache="bypass")
     print(
         f"\nunpruned, the first question ships {response['usage']['visual_tokens_total']} tokens in"
         f" {response['usage']['wire_bytes']:,} bytes and answers {response['answer']!r}."

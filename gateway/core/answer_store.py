@@ -26,7 +26,7 @@ _LOCK_POLL_S: Final = 0.05
 _LOCK_WAIT_S: Final = 2.0
 _MAX_KEPT: Final = 1024
 _MAX_KEPT_BYTES: Final = 4096
-"""Size of the longest cached value whose answer is kept beside it: most are asked for again soon, or never."""
+"""Size of the longest cached value that is kept with its answer, which bounds their memory."""
 _MAX_COUNT: Final = 2**32 - 1
 _COMPLETION: Final = TypeAdapter(Completion)
 

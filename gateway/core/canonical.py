@@ -20,6 +20,7 @@ __all__ = ["canonical_digest"]
 
 _MAX_KEPT: Final = 1024
 _MAX_KEPT_BYTES: Final = 4096
+"""Size of the longest message whose digest is kept, which bounds their memory."""
 
 
 def canonical_digest(message: Message) -> bytes:
