@@ -84,8 +84,8 @@ class _ReadChat:
             text, media_inputs = _read_messages(self.body.messages)
             self.body.messages = []
             deadline = arrived + check_question(options, text, media_inputs, settings)
+            images, videos = await state.media_loader.load(media_inputs, deadline=deadline)
             async with until(deadline):
-                images, videos = await state.media_loader.load(media_inputs)
                 llm = await state.llm.info()
             limit = min(settings.max_tokens, llm.max_tokens or settings.max_tokens)
             return Question(

@@ -50,13 +50,12 @@ class _ReadQuestion(Generic[R]):
         request = self.body
         text, media_inputs = read_text_and_media(request, self.uploads)
         deadline = arrived + check_limits(request, text, media_inputs, state.settings)
-        async with until(deadline):
-            with errors_with_top_level_fields():
-                images, videos = await state.media_loader.load(media_inputs)
-            sampling, llm_pruner = Sampling(max_tokens=1), None  # not sent where no text is generated
-            if isinstance(request, AnswerRequest):
-                sampling = sampling_of(request, max_tokens=await _max_tokens(request, state))
-                llm_pruner = llm_pruning(request.llm_pruner)
+        with errors_with_top_level_fields():
+            images, videos = await state.media_loader.load(media_inputs, deadline=deadline)
+        sampling, llm_pruner = Sampling(max_tokens=1), None  # not sent where no text is generated
+        if isinstance(request, AnswerRequest):
+            sampling = sampling_of(request, max_tokens=await _max_tokens(request, state, deadline))
+            llm_pruner = llm_pruning(request.llm_pruner)
         return Question(
             text=text,
             encode=encode_spec(request, images, videos),
@@ -70,14 +69,15 @@ class _ReadQuestion(Generic[R]):
         )
 
 
-async def _max_tokens(request: AnswerRequest, state: GatewayState) -> int:
+async def _max_tokens(request: AnswerRequest, state: GatewayState, deadline: float) -> int:
     """Maximum number of tokens: what the client sent, else the default up to the limits of gateway and LLM service.
 
     The LLM service refuses a number above its limit. A client that sent none could not tell why.
     """
     if request.sent_max_tokens is not None:
         return request.sent_max_tokens
-    llm = await state.llm.info()
+    async with until(deadline):
+        llm = await state.llm.info()
     return min(request.max_tokens, state.settings.max_tokens, llm.max_tokens or request.max_tokens)
 
 

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from fovea.errors import InvalidRequest, TooLarge
+from gateway.core.deadlines import until
 from gateway.media.fetch import MediaFetcher
 from gateway.media.files import IMAGE, VIDEO, MediaFile, MediaKind, Video, decode_data_url, media_file
 from gateway.media.inputs import MediaInput, MediaInputs, VideoInput
@@ -55,15 +56,21 @@ class MediaLoader:
         """Closes the connections."""
         await self._fetcher.close()
 
-    async def load(self, media_inputs: MediaInputs) -> tuple[tuple[MediaFile, ...], tuple[Video, ...]]:
+    async def load(
+        self, media_inputs: MediaInputs, *, deadline: float
+    ) -> tuple[tuple[MediaFile, ...], tuple[Video, ...]]:
         """All images and all videos of a request, each in its order.
 
         Each input is removed from `media_inputs` once it is loaded, so that its encoded form is freed.
 
+        Args:
+            media_inputs: Images and videos.
+            deadline: Event-loop time in seconds.
+
         Raises:
-            ServiceError: A file is too large, of a format that is not accepted, or cannot be fetched.
+            ServiceError: A file is too large, of a format that is not accepted, or cannot be fetched in time.
         """
-        allowance = _ByteAllowance(self._limits.total_bytes)
+        allowance = _Allowance(self._limits.total_bytes, deadline)
         images, videos = [], []
         while media_inputs.images:
             images.append(await self._load_image(media_inputs.images.pop(0), allowance))
@@ -71,48 +78,61 @@ class MediaLoader:
             videos.append(await self._load_video(media_inputs.videos.pop(0), allowance))
         return tuple(images), tuple(videos)
 
-    async def _load_image(self, image: MediaInput, allowance: _ByteAllowance) -> MediaFile:
+    async def _load_image(self, image: MediaInput, allowance: _Allowance) -> MediaFile:
         return await self._load_file(image, IMAGE, self._limits.image_bytes, allowance)
 
-    async def _load_video(self, video: VideoInput, allowance: _ByteAllowance) -> Video:
+    async def _load_video(self, video: VideoInput, allowance: _Allowance) -> Video:
         if video.file is not None:
             return Video(await self._load_file(video.file, VIDEO, self._limits.video_bytes, allowance))
         return Video(frames=tuple([await self._load_image(frame, allowance) for frame in video.frames]))
 
     async def _load_file(
-        self, media_input: MediaInput, kind: MediaKind, max_bytes: int, allowance: _ByteAllowance
-    ) -> MediaFile:
-        file = await self._read(media_input, kind, max_bytes, allowance)
-        allowance.spend(len(file.data), media_input.field_path)
-        return file
-
-    async def _read(
-        self, media_input: MediaInput, kind: MediaKind, max_bytes: int, allowance: _ByteAllowance
+        self, media_input: MediaInput, kind: MediaKind, max_bytes: int, allowance: _Allowance
     ) -> MediaFile:
         field_path, content = media_input.field_path, media_input.content
-        max_pixels = self._limits.image_pixels
-        checks: dict[str, Any] = {"field_path": field_path, "max_bytes": max_bytes, "max_pixels": max_pixels}
-        if isinstance(content, bytes):
-            return await allowance.run(len(content), partial(media_file, content, kind, **checks))
-        content = content.strip(_AROUND_URLS)
-        scheme = content[:8].lower()
-        if scheme.startswith("data:"):
-            return await allowance.run(len(content), partial(decode_data_url, content, kind, **checks))
-        if scheme.startswith(("https://", "http://")):
-            data = await self._fetcher.fetch(content, kind, field_path=field_path, max_bytes=max_bytes)
-            return await allowance.run(len(data), partial(media_file, data, kind, **checks))
-        raise InvalidRequest(f"{field_path} is {_NEITHER_URL.format(kind.media_types[0])}", param=field_path)
+        read: Callable[..., MediaFile] = media_file
+        if isinstance(content, str):
+            content = content.strip(_AROUND_URLS)
+            scheme = content[:8].lower()
+            if scheme.startswith("data:"):
+                read = decode_data_url
+            elif scheme.startswith(("https://", "http://")):
+                async with until(allowance.deadline):
+                    content = await self._fetcher.fetch(content, kind, field_path=field_path, max_bytes=max_bytes)
+            else:
+                raise InvalidRequest(f"{field_path} is {_NEITHER_URL.format(kind.media_types[0])}", param=field_path)
+        reading = partial(
+            read, content, kind, field_path=field_path, max_bytes=max_bytes, max_pixels=self._limits.image_pixels
+        )
+        if allowance.is_small(len(content)):
+            file = reading()
+        else:
+            async with until(allowance.deadline):
+                file = await asyncio.to_thread(reading)
+        allowance.spend(len(file.data), field_path)
+        return file
 
 
-class _ByteAllowance:
-    """Bytes left for the files of one request."""
+class _Allowance:
+    """Bytes and time left for the files of one request.
 
-    def __init__(self, total: int) -> None:
+    Args:
+        total: Bytes of all files.
+        deadline: Event-loop time in seconds.
+    """
+
+    def __init__(self, total: int, deadline: float) -> None:
+        self.deadline = deadline
         self._total = total
         self._left = total
         self._small_left = _SMALL_BYTES
 
     def spend(self, size: int, param: str) -> None:
+        """Takes the bytes of a file.
+
+        Raises:
+            TooLarge: They are not left.
+        """
         self._left -= size
         if self._left < 0:
             raise TooLarge(
@@ -120,7 +140,7 @@ class _ByteAllowance:
                 param=param,
             )
 
-    async def run(self, size: int, read: Callable[[], MediaFile]) -> MediaFile:
-        """Result of `read`, whose time grows with `size`. It runs in a thread if it would block the event loop."""
+    def is_small(self, size: int) -> bool:
+        """Whether a file of `size` bytes, those before it included, can be read without blocking the event loop."""
         self._small_left -= size
-        return read() if self._small_left >= 0 else await asyncio.to_thread(read)
+        return self._small_left >= 0

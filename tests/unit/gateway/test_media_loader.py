@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 
 import pytest
@@ -28,7 +29,7 @@ async def read_off_loop(files: list[bytes], monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(loader, "media_file", noted)
     inputs = MediaInputs([MediaInput(f"images.{i}", file) for i, file in enumerate(files)])
-    images, _ = await MediaLoader(MediaFetcher(()), LIMITS).load(inputs)
+    images, _ = await MediaLoader(MediaFetcher(()), LIMITS).load(inputs, deadline=math.inf)
     assert [image.data for image in images] == files
     await asyncio.get_running_loop().shutdown_default_executor()
     return off_loop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import pytest
@@ -66,10 +67,10 @@ def test_a_header_behind_too_many_segments_is_refused_by_its_field() -> None:
 async def test_frames_of_a_list_have_the_limit_of_images() -> None:
     loader = MediaLoader(MediaFetcher(()), MediaLimits(1000, 10**6, 10**6, 10**6))
     small, large = (MediaInput(f"video.{number}", file) for number, file in enumerate((saved("PNG", (30, 30)), LARGE)))
-    _, (video,) = await loader.load(MediaInputs(videos=[VideoInput("video", frames=(small, small))]))
+    _, (video,) = await loader.load(MediaInputs(videos=[VideoInput("video", frames=(small, small))]), deadline=math.inf)
     assert [frame.num_pixels for frame in video.frames] == [900, 900]
     with pytest.raises(TooLarge, match=r"video\.1 has 7,000 x 7,000 pixels"):
-        await loader.load(MediaInputs(videos=[VideoInput("video", frames=(small, large))]))
+        await loader.load(MediaInputs(videos=[VideoInput("video", frames=(small, large))]), deadline=math.inf)
 
 
 @pytest.mark.parametrize("path", ["/v1/answer", "/v1/explain", "/v1/chat/completions"])

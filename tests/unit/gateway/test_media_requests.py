@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -400,7 +401,9 @@ async def test_all_files_of_a_request_share_one_limit(start_gateway: StartGatewa
     # Fetched files are not part of the body, so their total is limited separately.
     media_loader = gateway.app.state.gateway.media_loader
     with pytest.raises(TooLarge, match="more than the 1,000 bytes accepted for all"):
-        await media_loader.load(MediaInputs([MediaInput(f"images.{i}", url) for i, url in enumerate(big)]))
+        await media_loader.load(
+            MediaInputs([MediaInput(f"images.{i}", url) for i, url in enumerate(big)]), deadline=math.inf
+        )
 
 
 async def test_errors_of_services_name_the_fields_of_the_request(gateway: Gateway) -> None:
