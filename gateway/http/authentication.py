@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import cast
 
 from fastapi import Request
-from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,6 +15,7 @@ from gateway.access.clients import Client, client_at, client_with
 from gateway.http.api_paths import is_api_path
 from gateway.http.error_handlers import error_response
 from gateway.http.errors import InvalidApiKey
+from gateway.http.headers import header
 from gateway.http.request_context import CLIENT
 
 __all__ = ["Authentication", "client_of"]
@@ -55,7 +55,7 @@ class Authentication:
             scope[CLIENT] = client_at(address[0] if address else "", self._defaults)
             await self._app(scope, receive, send)
             return
-        key = self._keys.key_of(Headers(scope=scope).get("authorization", ""))
+        key = self._keys.key_of(header(scope, b"authorization") or "")
         if key is None:
             scope["route"] = next((route for route in self._routes if route.matches(scope)[0] != Match.NONE), None)
             error = InvalidApiKey("no accepted API key; send the header Authorization: Bearer KEY")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fovea.errors import Overloaded, TooLarge
@@ -10,6 +9,7 @@ from fovea.telemetry import Refusal, count_refusal
 from gateway.access.clients import Client
 from gateway.access.fair_shares import FairShares
 from gateway.http.error_handlers import error_response
+from gateway.http.headers import header
 from gateway.http.request_context import CLIENT
 
 __all__ = ["BodyLimit"]
@@ -70,5 +70,5 @@ class BodyLimit:
 
 def _declared_bytes(scope: Scope) -> int:
     """The Content-Length: 0 if it is missing or invalid, at least 10**18 for a number of more than 19 digits."""
-    declared = Headers(scope=scope).get("content-length", "")
+    declared = header(scope, b"content-length") or ""
     return int(declared.lstrip("0")[:19] or 0) if declared.isascii() and declared.isdigit() else 0

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from fovea.errors import Cancelled, UnsupportedMedia
 from gateway.http.errors import UnsupportedEncoding
 from gateway.http.form_body import read_form
+from gateway.http.headers import header
 from gateway.http.json_body import json_object
 from gateway.http.request_fields import Uploads
 from gateway.http.schemas.answer import QuestionRequest
@@ -75,15 +76,16 @@ async def _unless_disconnected(reading: Coroutine[Any, Any, T]) -> T:
 
 def _check_encoding(request: Request) -> None:
     # Content encodings are refused: a small body may decompress to any size, and media are compressed already.
-    given = request.headers.getlist("content-encoding")
-    encodings = ",".join(given).lower().split(",") if given else ()
-    if any(encoding.strip() not in ("", "identity") for encoding in encodings):
+    given = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"content-encoding"]
+    if given and any(encoding.strip() not in ("", "identity") for encoding in ",".join(given).lower().split(",")):
         raise UnsupportedEncoding("the body is sent in a Content-Encoding; it is accepted as it is (identity)")
 
 
 def _content_type(request: Request, *accepted: str) -> tuple[str, str]:
     """The media type of the body, and its boundary; empty for none."""
-    given = request.headers.get("content-type", "application/json")
+    given = header(request.scope, b"content-type")
+    if given is None:
+        return accepted[0], ""
     if len(given) > _MAX_CONTENT_TYPE_CHARS:  # its parameters take 1 us a character to parse, twice for a form
         raise UnsupportedMedia(
             f"Content-Type has {len(given):,} characters; up to {_MAX_CONTENT_TYPE_CHARS:,} are accepted"

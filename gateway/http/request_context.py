@@ -9,12 +9,12 @@ from functools import cache
 from http import HTTPStatus
 from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fovea import telemetry, tracing
 from gateway.http.api_paths import is_api_path
 from gateway.http.audit import audit_record, write_audit_line
+from gateway.http.headers import header
 from gateway.http.key_metrics import KeyMetrics
 
 __all__ = ["CLIENT", "OUTCOME", "RequestContext", "route_of"]
@@ -44,8 +44,8 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(telemetry.REQUEST_ID_KEY, "")
-        request_id = given if _VALID_ID.fullmatch(given) else telemetry.new_request_id()
+        given = header(scope, _ID_HEADER)
+        request_id = given if given and _VALID_ID.fullmatch(given) else telemetry.new_request_id()
         telemetry.request_id.set(request_id)
         start, status = time.perf_counter(), 0
 
@@ -66,7 +66,7 @@ class RequestContext:
 
     async def _traced(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         """The request in a span of the caller's trace, or of a new one."""
-        caller = Headers(scope=scope).get(tracing.TRACEPARENT_KEY, "")
+        caller = header(scope, tracing.TRACEPARENT_KEY.encode()) or ""
         with tracing.span("request", caller=caller, is_server=True) as attributes:
             try:
                 await self._app(scope, receive, send)
