@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Final
 
 from prometheus_client import Counter, Histogram
+from pydantic_core import PydanticSerializationError, to_json
 
 __all__ = [
     "BATCH_BUCKETS",
@@ -164,7 +165,6 @@ class _JsonLines(logging.Formatter):
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
-        self._encode = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` would make an encoder for each line
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -178,7 +178,10 @@ class _JsonLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return self._encode(line)
+        try:
+            return to_json(line).decode()
+        except PydanticSerializationError:  # half a surrogate pair, which is no character
+            return json.dumps(line)
 
 
 @lru_cache(maxsize=1)
