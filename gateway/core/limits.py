@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _CACHE_SALT: Final = encoder_pb2.EncodeRequest.CACHE_SALT_FIELD_NUMBER
+_NEWEST_OPTION: Final = max(field.number for field in encoder_pb2.EncodeRequest.DESCRIPTOR.fields)
 
 
 def check_media(spec: EncodeSpec, encoder: EncoderInfo) -> None:
@@ -66,6 +67,8 @@ def check_options(request: encoder_pb2.EncodeRequest, encoder: EncoderInfo) -> N
     Raises:
         InvalidRequest: The service is older than an option, which it would ignore.
     """
+    if encoder.newest_request_field >= _NEWEST_OPTION:
+        return
     for field, _ in request.ListFields():
         if field.number > encoder.newest_request_field and field.number != _CACHE_SALT:
             raise InvalidRequest(
@@ -80,7 +83,7 @@ def check_pruner(pruner: str, llm: LLMInfo) -> None:
     Raises:
         NotFound: The pruner works inside the language model.
     """
-    if pruner in {offered.name for offered in llm.pruners}:
+    if any(pruner == offered.name for offered in llm.pruners):
         raise NotFound(f"pruner {pruner!r} works inside the language model; name it in llm_pruner", param="pruner")
 
 
@@ -90,8 +93,10 @@ def check_auto_budget(spec: EncodeSpec, encoder: EncoderInfo) -> None:
     Raises:
         InvalidRequest: The pruner cannot.
     """
+    if spec.budget is None or not spec.budget.is_auto:
+        return
     able = [offered.name for offered in encoder.pruners if offered.chooses_budget]
-    if spec.budget is not None and spec.budget.is_auto and spec.pruner not in able:
+    if spec.pruner not in able:
         raise InvalidRequest(
             f"pruner {spec.pruner!r:.80} cannot choose its budget; give keep_tokens as a count or keep_ratio."
             f" {', '.join(able) or 'no pruner of this server'} can",

@@ -33,7 +33,7 @@ class EncodePlan:
 
     Attributes:
         spec: The call, with all defaults filled in.
-        media_order: Order of the media in the prompt, see `PromptTokenizer.media_order`.
+        media_order: Order of the media in the prompt, see `PromptTokenizer.media_order`; None for media of one kind.
         encoder: Info of the encoder service at the time the cache key was computed.
         key: Cache key of the result.
         cache: Use of the caches.
@@ -42,7 +42,7 @@ class EncodePlan:
     """
 
     spec: EncodeSpec
-    media_order: Sequence[int]
+    media_order: Sequence[int] | None
     encoder: EncoderInfo
     key: str
     cache: CacheMode
@@ -169,9 +169,12 @@ class Planner:
         limits.check_takes_budget(spec.pruner, question.encode.budget)
         key_request = spec.to_key_proto()
         limits.check_options(key_request, encoder)
+        media_order = None
+        if spec.images and spec.videos:
+            media_order = self.prompt_tokenizer.media_order(input_ids, len(spec.images))
         return EncodePlan(
             spec=spec,
-            media_order=self.prompt_tokenizer.media_order(input_ids, len(spec.images)),
+            media_order=media_order,
             encoder=encoder,
             key=visual_tokens_key(key_request, encoder.fingerprints),
             cache=question.cache,
@@ -226,7 +229,7 @@ class Planner:
     def _text_ids(self, question: Question, pruner: str | None, encoder: EncoderInfo) -> tuple[int, ...]:
         """Ids of the question for the encoder; empty for a pruner that reads no text."""
         # An unknown pruner counts as one that reads text. The encoder refuses the request and lists its pruners.
-        if not all(offered.reads_text for offered in encoder.pruners if offered.name == pruner):
+        if not next((offered.reads_text for offered in encoder.pruners if offered.name == pruner), True):
             return ()
         text = question.text
         for_encoder = text.text, text.turns is not None, encoder.reads_language_model_ids

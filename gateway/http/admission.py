@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from fovea.errors import Overloaded
 from fovea.service_rate import RecentMean, RetryTimes
@@ -65,18 +64,45 @@ class Admission:
         interval_s = None if held_s is None else held_s / max(permits, 1)
         return self._retry.next_s(interval_s or 0.0, interval_s)
 
-    @contextmanager
-    def permit(self, client_id: str) -> Iterator[None]:
-        """A permit, held while a request is in the stage.
+    def permit(self, client_id: str) -> _Permit:
+        """Context of a permit, held while a request is in the stage.
+
+        Raises:
+            Overloaded: See `check`. Raised as the context is entered.
+        """
+        return _Permit(self, client_id)
+
+    def admit(self, client_id: str) -> float:
+        """Gives a permit. Returns the time, for `leave`.
 
         Raises:
             Overloaded: See `check`.
         """
         self.check(client_id)
         self._shares.take(client_id)
-        admitted_at = self._clock()
-        try:
-            yield
-        finally:
-            self._shares.give_back(client_id)
-            self._held_s.add(self._clock() - admitted_at, 1, self._clock())
+        return self._clock()
+
+    def leave(self, client_id: str, admitted_at: float) -> None:
+        """Takes a permit back."""
+        self._shares.give_back(client_id)
+        now = self._clock()
+        self._held_s.add(now - admitted_at, 1, now)
+
+
+class _Permit:
+    """A permit of a request.
+
+    Args:
+        admission: Limit on the requests.
+        client_id: Id of the client.
+    """
+
+    def __init__(self, admission: Admission, client_id: str) -> None:
+        self._admission = admission
+        self._client_id = client_id
+
+    def __enter__(self) -> None:
+        self._admitted_at = self._admission.admit(self._client_id)
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.leave(self._client_id, self._admitted_at)

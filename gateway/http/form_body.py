@@ -47,7 +47,12 @@ async def read_form(request: Request, boundary: str, *, max_images: int) -> tupl
         parser = PushMultipartParser(boundary.encode("latin-1"), header_charset="latin-1")
         async for chunk in request.stream():
             for event in parser.parse(chunk) if chunk else ():
-                form.add(event)
+                if event is None:
+                    form.end()
+                elif isinstance(event, MultipartSegment):
+                    form.begin(event)
+                else:
+                    form.content.write(event)
     except MultipartError as error:
         raise _unreadable(_INVALID) from error
     try:
@@ -64,6 +69,9 @@ class _Form:
 
     Args:
         max_images: Most images.
+
+    Attributes:
+        content: Content of the current part.
     """
 
     def __init__(self, max_images: int) -> None:
@@ -71,8 +79,9 @@ class _Form:
         self._num_images = self._num_videos = self._num_fields = 0
         self._name = ""
         self._part: MultipartSegment | None = None
-        self._content = BytesIO()  # of the current part
-        self._texts: dict[str, list[bytes]] = defaultdict(list)
+        self._is_file = False  # the current part
+        self.content = BytesIO()
+        self._texts: dict[str, list[str]] = defaultdict(list)
         self._files: dict[str, list[bytes]] = defaultdict(list)
 
     @property
@@ -80,19 +89,13 @@ class _Form:
         """Whether no part has begun."""
         return self._part is None
 
-    def add(self, event: MultipartSegment | bytes | None) -> None:
-        """Adds an event of the parser: the headers of a part, a piece of its content, or its end."""
-        if isinstance(event, MultipartSegment):
-            self._begin(event)
-        elif event is not None:
-            self._content.write(event)
-        else:
-            self._end()
-
-    def _begin(self, part: MultipartSegment) -> None:
-        if not part.name:
+    def begin(self, part: MultipartSegment) -> None:
+        """Begins a part, whose headers have been read."""
+        name = part.name
+        if not name:
             raise _unreadable("a field has no name")
-        name = part.name if part.name.isascii() else part.name.encode("latin-1").decode(errors="replace")
+        if not name.isascii():
+            name = name.encode("latin-1").decode(errors="replace")
         if len(name) > _MAX_NAME_CHARS:
             raise InvalidRequest(f"there is no field {name[:_MAX_NAME_CHARS]!r}...")
         for header, value in part.headerlist:
@@ -100,10 +103,11 @@ class _Form:
                 raise UnsupportedMedia(
                     f"{name} is sent in an encoding; it is accepted as it is (8bit or binary)", param=name
                 )
-        self._name, self._part, self._content = name, part, BytesIO()
-        if name == "images" or (name == "image" and _is_file(part)):
+        self._name, self._part, self.content = name, part, BytesIO()
+        self._is_file = part.filename is not None
+        if name == "images" or (name == "image" and self._is_file):
             self._count_image(name)
-        elif _is_file(part):
+        elif self._is_file:
             self._count_file(name)
         else:
             self._count_field()
@@ -127,18 +131,18 @@ class _Form:
         if self._num_fields > _MAX_FIELDS:
             raise MalformedRequest(f"the form has more than the {_MAX_FIELDS} fields accepted, files apart")
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Ends the current part, whose content is complete."""
         assert self._part is not None
-        content = self._content.getvalue()
-        if _is_file(self._part):
+        content = self.content.getvalue()
+        if self._is_file:
             self._files[self._name].append(content)
         else:
-            _check_text(self._part, self._name, content)
-            self._texts[self._name].append(content)
+            self._texts[self._name].append(_text(self._part, self._name, content))
 
     def fields(self) -> dict[str, Any]:
         """Values of the fields that are no files."""
-        return {name: _value(name, [text.decode() for text in texts]) for name, texts in self._texts.items()}
+        return {name: _value(name, texts) for name, texts in self._texts.items()}
 
     def uploads(self) -> Uploads:
         """The files."""
@@ -155,19 +159,15 @@ def _unreadable(reason: str) -> MalformedRequest:
     return MalformedRequest(f"the form cannot be read: {reason}")
 
 
-def _is_file(part: MultipartSegment) -> bool:
-    return part.filename is not None
-
-
-def _check_text(part: MultipartSegment, name: str, text: bytes) -> None:
-    """Refuses a text that is not UTF-8, or that its part says to be in another charset."""
+def _text(part: MultipartSegment, name: str, content: bytes) -> str:
+    """The text of a part. It is refused if it is not UTF-8, or if the part says that it is in another charset."""
     charset = part.charset
     if charset is None:  # one that cannot be read is another charset
         charset = "utf-8" if "charset" not in part.header("Content-Type", "").lower() else ""
-    if charset.lower() not in ("utf-8", "utf8") and not (_ASCII_SUPERSETS.fullmatch(charset) and text.isascii()):
+    if charset.lower() not in ("utf-8", "utf8") and not (_ASCII_SUPERSETS.fullmatch(charset) and content.isascii()):
         raise UnsupportedMedia(f"the charset of {name} is not utf-8, the only one accepted", param=name)
     try:
-        text.decode()
+        return content.decode()
     except UnicodeDecodeError:
         raise _unreadable("a field is not UTF-8 text") from None
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request
 from fastapi.routing import APIRoute
-from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 __all__ = ["RequestRoute"]
 
@@ -15,9 +14,13 @@ __all__ = ["RequestRoute"]
 class RequestRoute(APIRoute):
     """Route whose endpoint takes the request alone, and returns the response.
 
-    FastAPI documents the route, and solves no parameters for each request: there are none.
+    FastAPI documents the route. It has no parameters and dependencies to solve, so the endpoint is called at once.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint itself."""
-        return self.endpoint
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.app = self._respond
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)

@@ -62,6 +62,8 @@ class StrictConnection(h11.Connection):
 
     def _check_head(self, received: bytes) -> None:
         """Checks request line and headers before they are parsed, as far as they have arrived."""
+        if not received:
+            return
         head = received[: _head_bytes(received)]
         num_lines = head.count(b"\n")
         if len(head) > MAX_HEAD_BYTES or num_lines > _MAX_HEADERS + 2:
