@@ -56,7 +56,8 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     of_gateway = {**service_environment(args.config), **os.environ}  # what fovea up hands to it
-    url = args.url or local_url(args.listen, tls=bool(of_gateway.get("GATEWAY_TLS_CERT")))
+    named = args.url or local_url(args.listen, tls=bool(of_gateway.get("GATEWAY_TLS_CERT")))
+    url = network.spoken_url(named)
     findings = [
         *machine.versions(),
         machine.entropy_coder(),
@@ -67,6 +68,8 @@ def _run(args: argparse.Namespace) -> int:
         network.redis(args.redis_url or of_gateway.get("GATEWAY_REDIS_URL")),
         *network.gateway(url, args.api_key),
     ]
+    if url != named:
+        findings.append(Finding("scheme", Level.WARNING, f"the gateway speaks https, not http; use {url}"))
     if args.json:
         write_json([finding.as_json() for finding in findings])
     else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, Final
 
+from fovea.cli.parsing import CommandParser, written_flag
 from fovea.cli.values import api_key, count_or_auto, json_object, number, url
 from fovea.client.connection_settings import api_key_or_variable, url_or_variable
 from fovea.wire.image_fits import IMAGE_FITS
@@ -17,8 +19,9 @@ BUDGET_SHARE = number("a number above 0 and at most 1", lambda value: 0 < value 
 _SECONDS = number("a number of seconds above 0", lambda value: 0 < value <= 86_400)
 
 
-def add_pruning(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the pruner and its budget."""
+def add_pruning(parser: CommandParser) -> None:
+    """Adds the options of the pruner and its budget, and says of a model's name that it has no place here."""
+    parser.advice = _about_a_model
     group = parser.add_argument_group("visual tokens that are kept")
     group.add_argument("--pruner", metavar="NAME", help="name from /v1/pruners (default: the gateway's)")
     group.add_argument(
@@ -39,6 +42,12 @@ def add_pruning(parser: argparse.ArgumentParser) -> None:
         choices=tuple(IMAGE_FITS),
         help="crop: as the model's processor, which may cut the ends of a long image; pad: the whole image on a square",
     )
+
+
+def _about_a_model(words: Sequence[str], _: argparse.Namespace) -> str:
+    if "--model" not in map(written_flag, words):
+        return ""
+    return "a gateway serves one model, which is not named; --pruner and --keep-tokens choose its pruning"
 
 
 def add_gateway(parser: argparse.ArgumentParser) -> None:

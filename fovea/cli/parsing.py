@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from typing import Any
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
-__all__ = ["CommandParser", "Commands", "Run", "UsageError"]
+__all__ = ["CommandParser", "Commands", "Run", "UsageError", "near_flag", "written_flag"]
 
 Run = Callable[[argparse.Namespace], int]
 Commands = Any  # argparse gives the object that adds subcommands no public name
 
+_NEAR: Final = 0.85
+"""Likeness from which a flag is taken for a misspelled one."""
+_AFTER_DASHES: Final = "put a word that starts with - after --"
+
 
 class UsageError(Exception):
     """Options or words that do not go together. Ends the command with status 2, like an error of argparse."""
+
+
+def written_flag(word: str) -> str:
+    """The flag of a word of the command line, `--max-tokens` of `--max_tokens=3`; empty for a word that is none."""
+    flag = re.match(r"--?[A-Za-z][\w-]*(?=$|[=.])", word)
+    return flag[0].replace("_", "-") if flag else ""
+
+
+def near_flag(flag: str, known: Iterable[str]) -> str:
+    """The flag that a misspelled one perhaps stands for; empty if none is near."""
+    near = difflib.get_close_matches(flag.replace("_", "-"), list(known), n=1, cutoff=_NEAR)
+    return near[0] if near else ""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -54,8 +72,21 @@ class CommandParser(argparse.ArgumentParser):
             left, after = [*left, *after], []
         if left:
             hint = self.advice(left, namespace) if self.advice else ""
-            hint = hint or ("put a word that starts with - after --" if takes_words else "")
+            hint = hint or self._meant(left) or (_AFTER_DASHES if takes_words else "")
             self.error(f"unrecognized arguments: {' '.join(left)}{f'; {hint}' if hint else ''}")
         if after:
             namespace.words = [*namespace.words, *after]
         return namespace
+
+    @property
+    def flags(self) -> list[str]:
+        """Flags of this subcommand, those of one letter aside."""
+        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
+    def _meant(self, words: Sequence[str]) -> str:
+        """The option that the first flag perhaps stands for; empty if no word is a flag of more than one letter."""
+        flags = [flag for flag in map(written_flag, words) if flag.startswith("--")]
+        if not flags:
+            return ""
+        near = near_flag(flags[0], self.flags)
+        return f"did you mean {near}?" if near else f"{self.prog} --help lists the options"

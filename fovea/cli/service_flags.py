@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import Final
 
+from fovea.cli.parsing import near_flag, written_flag
 from fovea.cli.service_variables import service_variables
 
 __all__ = ["REPLACEMENTS", "WITHOUT_REPLACEMENT", "advice", "remedy"]
@@ -95,8 +95,8 @@ def advice(words: Sequence[str], given: argparse.Namespace) -> str:
     """
     # A negative number is a value.
     # vLLM writes a key of a JSON value behind a dot: --limit-mm-per-prompt.image 4.
-    flags = [re.split("[=.]", word)[0].replace("_", "-") for word in words if re.match(r"--?[a-z]", word)]
-    hints = sorted(map(_hint, flags), key=lambda hint: hint == _OTHER)
+    flags = [flag for flag in map(written_flag, words) if flag]
+    hints = sorted((_hint(flag, given.parser.flags) for flag in flags), key=lambda hint: hint == _OTHER)
     if not words[0].startswith("-"):
         hints.insert(0, _of_a_name(words[0], given))
     return "; ".join(dict.fromkeys(hints)) or _OTHER
@@ -124,11 +124,24 @@ def _replacement(flag: str) -> str:
     return f"{', '.join(others)} or {last}, each for one service" if others else last
 
 
-def _hint(flag: str) -> str:
+def _hint(flag: str, own: Sequence[str]) -> str:
+    """Hint about a flag.
+
+    Args:
+        flag: flag with its dashes.
+        own: flags of `fovea up`.
+    """
     if flag in WITHOUT_REPLACEMENT:
         return f"{flag}: {WITHOUT_REPLACEMENT[flag]}"
-    choice = _replacement(flag)
-    return f"in place of {flag} use {choice}" if choice else _OTHER
+    if flag in own:  # written with underscores, as vLLM takes it
+        return f"did you mean {flag}?"
+    if choice := _replacement(flag):
+        return f"in place of {flag} use {choice}"
+    if near := near_flag(flag, own):
+        return f"did you mean {near}?"
+    if near := near_flag(flag, [*REPLACEMENTS, *service_variables()]):
+        return f"did you mean {near}? In its place use {_replacement(near)}"
+    return _OTHER
 
 
 def _of_a_name(name: str, given: argparse.Namespace) -> str:

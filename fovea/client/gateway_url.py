@@ -13,7 +13,8 @@ def gateway_url(text: str) -> str:
     """Base URL of a gateway, without a slash at its end.
 
     Args:
-        text: `http://HOST:PORT`, with or without scheme, path prefix and slashes at the end.
+        text: `http://HOST:PORT`, with or without scheme, path prefix and slashes at the end. The base URL of an OpenAI
+            client is accepted too, which ends with `/v1`.
 
     Raises:
         ValueError: `text` is not such a URL; the message names what is accepted.
@@ -38,4 +39,4 @@ def gateway_url(text: str) -> str:
             f"{text!r:.200} is not accepted as the URL of a gateway; accepted: http://HOST:PORT or https://HOST:PORT,"
             " with a path prefix where the gateway has one"
         )
-    return str(url).rstrip("/")
+    return str(url).rstrip("/").removesuffix("/v1").rstrip("/")

@@ -17,12 +17,23 @@ from fovea.doctor.finding import Finding, Level
 from fovea.processes.stack import any_certificate, readiness_checks, refused_default
 from fovea.rpc.server import split_address
 
-__all__ = ["gateway", "port", "redis"]
+__all__ = ["gateway", "port", "redis", "spoken_url"]
 
 _TIMEOUT_S: Final = 5.0
 _REDIS_PORT: Final = 6379
 _MAX_REPLY_BYTES: Final = 4096
 _SKEW_S: Final = 5.0  # a header names whole seconds, and a response takes time
+
+
+def spoken_url(url: str) -> str:
+    """URL of a gateway with the scheme that it speaks: https where http has no answer and https has one.
+
+    Args:
+        url: URL of the gateway.
+    """
+    over_tls = f"https://{url.removeprefix('http://')}"
+    is_other = url.startswith("http://") and _ready(url) is None and _ready(over_tls) is not None
+    return over_tls if is_other else url
 
 
 def port(address: str, gateway_url: str) -> Finding:
@@ -110,7 +121,9 @@ def gateway(url: str, api_key: str | None, *, now: Callable[[], float] = time.ti
         yield Finding("gateway", Level.WARNING, text, "--url names another, and fovea up starts one")
         yield Finding("clock", Level.WARNING, "not compared, because no gateway answers")
         return
-    if response.status_code != httpx.codes.OK:
+    if response.status_code == httpx.codes.NOT_FOUND:
+        yield _behind_a_proxy(_access(url, api_key))
+    elif response.status_code != httpx.codes.OK:
         text = _message(response) or f"it answers with status {response.status_code}"
         yield Finding("gateway", Level.PROBLEM, text, _advice(response))
     else:
@@ -154,6 +167,15 @@ def _access(url: str, api_key: str | None) -> Finding:
             "fovea keys add makes a key; give it as FOVEA_API_KEY" if error.status == httpx.codes.UNAUTHORIZED else ""
         )
         return Finding("gateway", Level.PROBLEM, str(error), advice)
+
+
+def _behind_a_proxy(access: Finding) -> Finding:
+    """Finding about a gateway whose readiness is not shown: a proxy in front does not pass its path."""
+    if access.level is not Level.OK:
+        return access
+    text = access.text.removeprefix("ready, ")
+    advice = "whether it is ready is not known, because what answers there has no /readyz; ask the gateway itself"
+    return Finding(access.subject, Level.OK, text, advice)
 
 
 def _clock(response: httpx.Response, now_s: float) -> Finding:

@@ -126,6 +126,12 @@ def test_invalid_urls_are_refused_with_what_is_accepted(
         ask(url, Path(image), "what?")
 
 
+def test_the_base_url_of_an_openai_client_is_taken() -> None:
+    for written in ("http://h:1/v1", "h:1/v1/", "http://h:1"):
+        assert gateway_url(written) == "http://h:1"
+    assert gateway_url("https://h/prefix/v1") == "https://h/prefix"
+
+
 def test_addresses_of_the_sixth_version_have_brackets() -> None:
     assert gateway_url("[::1]:8000/") == "http://[::1]:8000"
 
@@ -430,7 +436,10 @@ def test_values_of_ask_are_refused_with_what_is_accepted(
         (["up", "--listen", "127.0.0.1:70000"], "HOST:PORT"),
         (["up", "word"], "unrecognized arguments: word"),
         (["explain", "--video", "clip.mp4", "What?"], "a video is not drawn; fovea ask"),
-        (["explain", "--colour", "a.png", "What?"], "put a word that starts with - after --"),
+        (["explain", "--colour", "a.png", "What?"], "fovea explain --help lists the options"),
+        (["ask", "{image}", "what?", "--max_tokenss", "3"], "did you mean --max-tokens?"),
+        (["ask", "{image}", "what?", "--model", "m@desap:4"], "--pruner and --keep-tokens choose its pruning"),
+        (["doctor", "--lsten", "x"], "did you mean --listen?"),
         (["up", "--", "word"], "unrecognized arguments: word"),
         (
             ["up", "org/model", "--port", "9000"],

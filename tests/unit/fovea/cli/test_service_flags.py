@@ -101,6 +101,22 @@ def test_a_flag_that_is_known_is_named_beside_one_that_is_not(capsys: pytest.Cap
     assert said.startswith("in place of --port use --listen HOST:PORT; a service's own option is a variable")
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--served_model_name", "qwen"], "did you mean --served-model-name?"),
+        (["--allow_anonymous"], "did you mean --allow-anonymous?"),
+        (["--key-file=keys"], "did you mean --keys-file?"),
+        (["--modle", "x"], "did you mean --model?"),
+        (["--max-modle-len", "44"], "did you mean --max-model-len? In its place use LLM_MAX_MODEL_LEN=N"),
+    ],
+)
+def test_a_flag_that_is_written_otherwise_is_recognized(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refusal(capsys, *words) == says
+
+
 def test_a_second_name_is_not_taken_for_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     named = ["--model", "folder", "--served-model-name", "qwen", "qwen-vl"]
     assert refusal(capsys, *named) == "one checkpoint is accepted after --model, and one name after --served-model-name"

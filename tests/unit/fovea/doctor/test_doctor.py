@@ -190,6 +190,18 @@ def test_a_gateway_that_is_not_ready_or_wants_a_key_is_found(answers: tuple[str,
     assert {found.level for found in network.gateway(url, None)} == {Level.OK}
 
 
+def test_a_proxy_that_keeps_readyz_to_itself_is_no_fault(answers: tuple[str, dict[str, tuple[int, Any]]]) -> None:
+    url, replies = answers
+    replies["/readyz"] = 404, {"error": {"message": "there is no such path"}}
+    replies["/v1/models"] = 200, {"data": [{"id": "fovea-lab"}]}
+    first, _ = network.gateway(url, None)
+    assert (first.level, first.text) == (Level.OK, "serves fovea-lab")
+    assert "has no /readyz" in first.advice
+    replies["/v1/models"] = 404, {"error": {"message": "there is no such path"}}
+    first, _ = network.gateway(url, None)
+    assert (first.level, "there is no such path" in first.text) == (Level.PROBLEM, True)
+
+
 def test_what_up_would_start_is_checked(
     gateway: PlainGateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +230,11 @@ def test_a_gateway_with_a_certificate_is_asked_over_https(
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(files.cert, files.key)
     gateway.socket = context.wrap_socket(gateway.socket, server_side=True)
+    for where in (["--listen", listen], ["--listen", listen, "--url", gateway.url]):  # nothing tells that it has one
+        assert main(["doctor", *where]) == 1
+        shown = capsys.readouterr().out
+        assert f"{listen} is that of the gateway that runs" in shown
+        assert f"the gateway speaks https, not http; use https://{listen}" in shown
     monkeypatch.setenv("GATEWAY_TLS_CERT", files.cert)
     assert main(["doctor", "--listen", listen]) == 1
     shown = capsys.readouterr().out
