@@ -10,6 +10,8 @@ from typing import Final
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
+from fovea.vllm_flags import REPLACEMENTS, WITHOUT_REPLACEMENT
+
 __all__ = ["flags_text", "value_text"]
 
 _TEXTS: Final = {
@@ -50,7 +52,7 @@ def flags_text(error: SettingsError, settings: Collection[str]) -> str:
 
 
 def _advice(text: str, settings: Collection[str]) -> str:
-    """Advice for the end of an error about flags: the setting that was perhaps meant, and where all are listed.
+    """Advice for the end of an error about flags: what was perhaps meant, or takes the place of a flag of `vllm serve`.
 
     Args:
         text: text of argparse.
@@ -59,7 +61,24 @@ def _advice(text: str, settings: Collection[str]) -> str:
     if not text.startswith("unrecognized"):
         return ""
     known = [f"--{name.replace('_', '-')}" for name in settings]
-    for flag in re.findall(r"(?<!\S)--[\w-]+", text):
-        if near := difflib.get_close_matches(flag.replace("_", "-"), known, n=1, cutoff=0.8):
-            return f"; did you mean {near[0]}? --help lists all settings"
-    return "; --help lists all settings"
+    flags = [flag.replace("_", "-") for flag in re.findall(r"(?<!\S)--?[a-z][\w-]*", text)]
+    hints = [hint for flag in flags if (hint := _hint(flag, known))]
+    return "; " + "; ".join([*dict.fromkeys(hints), "--help lists all settings"]).replace("?; ", "? ")
+
+
+def _hint(flag: str, known: Collection[str]) -> str:
+    """Hint about one flag; empty for none.
+
+    Args:
+        flag: flag with its dashes.
+        known: flags of the service.
+    """
+    if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
+        return f"did you mean {near[0]}?"
+    if flag in WITHOUT_REPLACEMENT:
+        return f"{flag}: {WITHOUT_REPLACEMENT[flag]}"
+    choice = REPLACEMENTS.get(flag)
+    # The other services have some of the flags that it may name.
+    if choice is None or not set(re.findall(r"(?<!\S)--[\w-]+", choice)) <= {*known, "--file"}:
+        return ""
+    return f"in place of {flag} use {choice}"

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from fovea.cli.service_flags import REPLACEMENTS, remedy
+from fovea.cli.service_flags import remedy
 from fovea.cli.service_variables import service_settings
+from fovea.vllm_flags import REPLACEMENTS
 
 __all__ = ["ignored_variables", "unknown_key"]
 

@@ -10,8 +10,9 @@ import pytest
 
 from encoder_service.settings import EncoderSettings
 from fovea.cli import main
-from fovea.cli.service_flags import REPLACEMENTS, WITHOUT_REPLACEMENT
 from fovea.cli.service_variables import service_variables
+from fovea.settings import ServiceSettings
+from fovea.vllm_flags import REPLACEMENTS
 from gateway.settings import GatewaySettings
 from llm_service.settings import LLMSettings
 
@@ -45,7 +46,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 @pytest.mark.parametrize("flag", SERVICE_FLAGS)
 def test_a_flag_of_a_service_is_answered_with_its_variable(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(capsys, flag, "7")
-    if flag in WITHOUT_REPLACEMENT:
+    if flag in ("--encoder", "--llm"):
         assert said == f"{flag}: fovea up starts this service itself and chooses its address"
         return
     assert said.startswith(f"in place of {flag} use ")
@@ -68,6 +69,7 @@ def test_a_flag_of_several_services_is_answered_with_every_variable(capsys: pyte
         (["--trust-remote-code"], "only known families are loaded and no code of a checkpoint is run"),
         (["--chat-template", "x.jinja"], "the chat template is the checkpoint's own"),
         (["--generation-config", "vllm"], "accepted: greedy, full (vLLM's auto) and none (vLLM's vllm)"),
+        (["--limit-mm-per-prompt", '{"image": 4}'], "up to the limits of the model's family, which no setting raises"),
         (["--engine", "vllm"], "use LLM_ENGINE=vllm"),
         (["--quantization", "awq"], "a checkpoint that is quantized already (AWQ, GPTQ, FP8) needs LLM_ENGINE=vllm"),
         (["--enable-prefix-caching"], "one of vLLM's engine is a name in LLM_ENGINE_ARGS, with LLM_ENGINE=vllm"),
@@ -115,6 +117,28 @@ def test_a_flag_that_is_written_otherwise_is_recognized(
     words: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refusal(capsys, *words) == says
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "says"),
+    [
+        (LLMSettings, ["--tensor-parallel-size", "2"], "use LLM_ENGINE=vllm with LLM_ENGINE_ARGS="),
+        (LLMSettings, ["--gpu_memory_utilization", "0.9"], "use LLM_KV_CACHE_GIB=N"),
+        (EncoderSettings, ["--trust-remote-code"], "no code of a checkpoint is run"),
+        (
+            GatewaySettings,
+            ["--port", "1", "--api-key", "k"],
+            "use --listen HOST:PORT; in place of --api-key use --keys",
+        ),
+        (LLMSettings, ["--api-key", "k"], "--api-key k; --help lists all settings"),  # it has no --keys-file
+    ],
+)
+def test_a_service_answers_a_flag_of_vllm_with_what_takes_its_place(
+    settings: type[ServiceSettings], words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        settings.from_command_line(["--model", "m", *words])
+    assert says in capsys.readouterr().err
 
 
 def test_a_second_name_is_not_taken_for_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
