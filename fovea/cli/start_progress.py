@@ -14,6 +14,7 @@ __all__ = ["StartProgress", "start_progress"]
 # Checks of /readyz and the names of what they check. An answer of /readyz itself is the gateway's.
 _STAGES: Final = {"gateway": "gateway", "encoder": "encoder service", "llm": "LLM service"}
 _OPTIONAL: Final = "redis"
+_NOT_YET: Final = "not serving"  # state of a service that needs nothing but time
 _WIDTH: Final = max(map(len, _STAGES.values()))
 
 
@@ -46,7 +47,11 @@ class StartProgress(AbstractContextManager["StartProgress"]):
             if stage in done - self._ready:
                 self.line(f"{name:<{_WIDTH}}  ready after {seconds:.1f} s")
         self._ready |= done
-        waiting = [name for stage, name in _STAGES.items() if stage not in self._ready]
+        waiting = [
+            name if checks.get(stage, _NOT_YET) == _NOT_YET else f"{name}, which is {checks[stage]}"
+            for stage, name in _STAGES.items()
+            if stage not in self._ready
+        ]
         others = {name: state for name, state in checks.items() if name not in (*_STAGES, _OPTIONAL)}
         differing = [state for state in others.values() if state != "ok"]
         self._status(f"waiting for {', '.join(waiting or differing or ['the first answer'])} ({seconds:.0f} s)")

@@ -150,6 +150,11 @@ def _advice(response: httpx.Response) -> str:
     checks = readiness_checks(response)
     if refused_default(checks):
         return "start the gateway with a setting that is accepted, or leave it out"
+    if any("bearer token" in state for state in map(str, checks.values())):
+        return (
+            "give the gateway the token of a site in the service's --token-file, with --encoder-token-file or"
+            " --llm-token-file"
+        )
     agreement = str(checks.get("fingerprints", ""))
     if not agreement.startswith("different"):
         return "see the log of the service that the message names"

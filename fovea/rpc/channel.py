@@ -135,7 +135,8 @@ def connect(
     """A channel with round-robin load balancing over all addresses of `target` and fast reconnection.
 
     Args:
-        target: "host:port"; "dns:///name:port" for a headless Kubernetes service; "ipv4:a:port,b:port" for a list.
+        target: "host:port"; "dns:///name:port" for a headless Kubernetes service; "ipv4:a:port,b:port" for a list. See
+            `fovea.rpc.addresses.check_target` for all forms.
         max_message_bytes: maximum size of a message in bytes, in either direction.
         credentials: TLS credentials; None for no TLS.
         server_name: name in the server's certificate; empty for that of `target`.

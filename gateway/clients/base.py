@@ -49,10 +49,13 @@ class ServiceClient(Generic[InfoT]):
         max_message_bytes: Maximum size of a message in bytes, in either direction.
         access: TLS and bearer token; None for neither.
         clock: Monotonic clock in seconds.
+        on_first_info: Function that gets the first info of the service; None for none.
 
     Attributes:
         name: Name of the service in error texts and logs.
         service: Name of the gRPC service.
+        refuses_token: Whether the service has refused the bearer token, or a call without one, since it last reported
+            its info.
     """
 
     name: str
@@ -65,13 +68,16 @@ class ServiceClient(Generic[InfoT]):
         max_message_bytes: int,
         access: Access | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_first_info: Callable[[InfoT], None] | None = None,
     ) -> None:
         self.connection = Connection(target, max_message_bytes=max_message_bytes, access=access or Access())
         self._clock = clock
+        self._on_first_info = on_first_info
         self._info: InfoT | None = None
         self._info_expires_at = -float("inf")
         self._info_task: asyncio.Task[InfoT] | None = None
         self._unresponsive = False
+        self.refuses_token = False
         # During an outage every request fails, and some try several times.
         self._unavailable = RepeatedMessage(log, logging.WARNING, clock=clock)
         self._refused_token = RepeatedMessage(log, logging.ERROR, clock=clock)
@@ -108,6 +114,7 @@ class ServiceClient(Generic[InfoT]):
         return self._info
 
     async def _refresh_info(self) -> InfoT:
+        is_first = self._info is None
         try:
             self._info = await self.fetch_info()
         except ServiceError:
@@ -116,6 +123,9 @@ class ServiceClient(Generic[InfoT]):
                 telemetry.count_failure(telemetry.FailureKind.MODEL_INFO)
             raise
         self._info_expires_at, self._unresponsive = self._clock() + INFO_TTL_S, False
+        self.refuses_token = False
+        if is_first and self._on_first_info is not None:
+            self._on_first_info(self._info)
         return self._info
 
     def _on_info_done(self, task: asyncio.Task[InfoT]) -> None:
@@ -174,6 +184,8 @@ class ServiceClient(Generic[InfoT]):
         if isinstance(mapped, Unauthenticated):  # a mistake in the gateway's settings, not in the request
             text = f"the {self.name} does not accept the bearer token of this gateway"
             self._refused_token.write(text)
+            self.refuses_token = True
+            self.invalidate_info()  # reading it tells whether the token is accepted again
             return Unauthenticated(text)
         if isinstance(mapped, Unavailable):  # the details contain certificates and addresses, so they are only logged
             self._unavailable.write(f"the {self.name} is unavailable: {error.details()}")

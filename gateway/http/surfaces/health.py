@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
 from fovea.errors import ServiceError, Unavailable
 from fovea.wire.formats import names_accepted
+from gateway.clients.base import ServiceClient
+from gateway.clients.encoder import EncoderInfo
+from gateway.clients.llm import LLMInfo
 from gateway.http.errors import error_body, error_headers
 from gateway.http.schemas.health import Health, Readiness
 from gateway.http.state import GatewayState, state_of
+from gateway.settings import GatewaySettings
 
 __all__ = ["router"]
 
 router = APIRouter()
 
 _CHECK_TIMEOUT_S: Final = 2.0
+
+InfoT = TypeVar("InfoT", EncoderInfo, LLMInfo)
 
 
 @router.head("/health", include_in_schema=False)
@@ -33,11 +39,11 @@ async def healthz() -> Health:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model_exclude_none=True, responses={503: {"model": Readiness}}, summary="Readiness")
 async def readyz(request: Request) -> Readiness:
-    """Checks that encoder service and LLM service are serving, have the same checkpoint and wire basis, and use this
-    gateway's ids of the image token and, for models that take videos, of the video token; and that the gateway has a
-    text tower if the encoder needs one. The checks `pruner` and `wire_dtype`, of a gateway that sets these defaults,
-    tell whether the encoder service offers them. The check `redis`, of a gateway with Redis, does not count: answers
-    are computed again without it.
+    """Checks that encoder service and LLM service are serving, accept this gateway's bearer token, have the same
+    checkpoint and wire basis, and use this gateway's ids of the image token and, for models that take videos, of the
+    video token; and that the gateway has a text tower if the encoder needs one. The checks `pruner` and `wire_dtype`,
+    of a gateway that sets these defaults, tell whether the encoder service offers them. The check `redis`, of a gateway
+    with Redis, does not count: answers are computed again without it.
 
     Other differences of tokenizer or text tower are not detected: the services report fingerprints of weights, which
     the gateway does not have.
@@ -54,24 +60,35 @@ async def readyz(request: Request) -> Readiness:
 
 
 async def _checks(state: GatewayState) -> dict[str, str]:
-    encoder, llm = await asyncio.gather(state.encoder.serving(_CHECK_TIMEOUT_S), state.llm.serving(_CHECK_TIMEOUT_S))
-    checks = {"encoder": "ok" if encoder else "not serving", "llm": "ok" if llm else "not serving"}
-    if encoder and llm:
-        checks["fingerprints"] = await _agreement(state)
-    return checks | (await _defaults(state) if encoder else {})
+    (encoder_state, encoder), (llm_state, llm) = await asyncio.gather(_service(state.encoder), _service(state.llm))
+    checks = {"encoder": encoder_state, "llm": llm_state}
+    if encoder_state == llm_state == "ok":
+        checks["fingerprints"] = _agreement(state, encoder, llm)
+    return checks | _defaults(state.settings, encoder)
 
 
-async def _defaults(state: GatewayState) -> dict[str, str]:
+async def _service(client: ServiceClient[InfoT]) -> tuple[str, InfoT | None]:
+    """State of a service, and its info; None while the info is unknown or of no use, because the service is not ok.
+
+    A service answers health checks without a bearer token, and nothing else.
+    """
+    if not await client.serving(_CHECK_TIMEOUT_S):
+        return "not serving", None
+    try:
+        info = await client.info()
+    except ServiceError:
+        info = None
+    if client.refuses_token:
+        return "not accepting the bearer token of this gateway", None
+    return "ok", info
+
+
+def _defaults(settings: GatewaySettings, encoder: EncoderInfo | None) -> dict[str, str]:
     """Checks of the defaults that this gateway sets; none while the encoder's info is unknown.
 
     With a default that the encoder service refuses, every question that names nothing else fails.
     """
-    settings = state.settings
-    if not settings.pruner and not settings.wire_dtype:
-        return {}
-    try:
-        encoder = await state.encoder.info()
-    except ServiceError:
+    if encoder is None:
         return {}
     checks = {}
     if settings.pruner:
@@ -100,10 +117,8 @@ async def _redis(state: GatewayState) -> dict[str, str]:
     return {"redis": "ok" if await state.redis.answers() else "Redis does not answer; nothing is cached until it does"}
 
 
-async def _agreement(state: GatewayState) -> str:
-    try:
-        encoder, llm = await asyncio.gather(state.encoder.info(), state.llm.info())
-    except ServiceError:
+def _agreement(state: GatewayState, encoder: EncoderInfo | None, llm: LLMInfo | None) -> str:
+    if encoder is None or llm is None:
         return "unknown: a service did not report its checkpoint"
     if encoder.fingerprint != llm.fingerprint:
         return "different: encoder and LLM service serve different checkpoints"

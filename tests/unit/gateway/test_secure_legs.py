@@ -22,6 +22,7 @@ from fovea.rpc.server import GrpcServer
 from fovea.rpc.tls import ClientTLS
 from fovea.v1 import llm_pb2, llm_pb2_grpc
 from gateway.clients.llm import LLMClient
+from gateway.settings import GatewaySettings
 from tests.certificates import Authority
 from tests.unit.gateway.conftest import StartGateway
 from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
@@ -214,8 +215,66 @@ async def test_the_settings_of_each_leg_are_used(
     assert error["message"] == "the encoder service does not accept the bearer token of this gateway"
 
 
-async def test_a_gateway_without_a_ca_refuses_to_start_with_a_token(
-    start_gateway: StartGateway, tmp_path: Path
+@pytest.mark.parametrize("token", ["", TOKEN + "x"])
+@pytest.mark.parametrize("name", ["encoder", "llm"])
+async def test_a_gateway_whose_token_is_refused_is_not_ready(
+    leg: Leg,
+    authority: Authority,
+    sites: Path,
+    tmp_path: Path,
+    start_gateway: StartGateway,
+    name: str,
+    token: str,
 ) -> None:
-    with pytest.raises(CredentialsError, match="need TLS"):
-        await start_gateway(llm_token_file=write(tmp_path / "token", TOKEN))
+    secured = {"tls": authority.server(mutual=False), "token_file": str(sites)}
+    target = await leg.serve(ScriptedEncoder() if name == "encoder" else ScriptedLLM(), **secured)
+    settings = {name: target, f"{name}_tls_ca": authority.ca}
+    if token:
+        settings[f"{name}_token_file"] = write(tmp_path / "token", token)
+    gateway = await start_gateway(**settings)
+    response = await gateway.http.get("/readyz")
+    assert response.status_code == 503
+    state = "not accepting the bearer token of this gateway"
+    assert response.json()["checks"] == {"encoder": "ok", "llm": "ok", name: state}
+    assert response.json()["error"]["message"] == f"not ready: {name} is {state}"
+    assert "127.0.0.1" not in response.text
+    assert TOKEN not in response.text
+    if token:
+        write(sites, token_line("berlin", token))
+        assert (await gateway.http.get("/readyz")).status_code == 200
+
+
+async def test_a_token_that_is_removed_makes_a_gateway_unready_until_it_is_back(
+    leg: Leg, authority: Authority, sites: Path, tmp_path: Path, start_gateway: StartGateway
+) -> None:
+    target = await leg.serve(tls=authority.server(mutual=False), token_file=str(sites))
+    token = write(tmp_path / "token", TOKEN)
+    gateway = await start_gateway(llm=target, llm_tls_ca=authority.ca, llm_token_file=token)
+    assert (await gateway.http.get("/readyz")).status_code == 200
+    write(sites, "# empty\n")
+    await gateway.refused(502)
+    response = await gateway.http.get("/readyz")
+    assert (response.status_code, response.json()["checks"]["llm"]) == (
+        503,
+        "not accepting the bearer token of this gateway",
+    )
+    write(sites, token_line("berlin", TOKEN))
+    async with asyncio.timeout(20):
+        while (await gateway.http.get("/readyz")).status_code != 200:
+            pass
+    assert (await gateway.answer())["answer"].startswith("red")
+
+
+@pytest.mark.parametrize("name", ["encoder", "llm"])
+@pytest.mark.parametrize("flag", ["token-file", "tls-cert", "server-name"])
+def test_a_gateway_with_credentials_and_no_ca_names_the_setting_of_the_ca(
+    name: str, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", "m", f"--{name}-{flag}", "x"]
+    with pytest.raises(SystemExit) as caught:
+        GatewaySettings.from_command_line(words)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"python -m gateway: --{name}-{flag} (GATEWAY_{name.upper()}_")
+    assert f"give --{name}-tls-ca (GATEWAY_{name.upper()}_TLS_CA) as well" in line
+    GatewaySettings.from_command_line([*words, f"--{name}-tls-ca", "system"])

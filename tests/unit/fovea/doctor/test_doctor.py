@@ -182,6 +182,11 @@ def test_a_gateway_that_is_not_ready_or_wants_a_key_is_found(answers: tuple[str,
         "not ready: llm is not serving",
         "see the log of the service that the message names",
     )
+    refused = "not accepting the bearer token of this gateway"
+    replies["/readyz"] = 503, {"checks": {"llm": refused}, "error": {"message": f"not ready: llm is {refused}"}}
+    first, _ = network.gateway(url, None)
+    assert first.text == f"not ready: llm is {refused}"
+    assert "--llm-token-file" in first.advice
     replies["/readyz"] = 200, {}
     replies["/v1/models"] = 401, {"error": {"message": "no key"}}
     first, _ = network.gateway(url, "fovea-key")
