@@ -18,5 +18,6 @@ with Client() as client:
         if pruner["side"] == "encoder":
             answer = client.answer(image, question, pruner=name)
         else:  # inside the language model, on the half of the tokens that DeSAP keeps
-            answer = client.answer(image, question, keep_ratio=0.5, llm_pruner={"name": name, "keep_ratio": 0.25})
+            llm_pruner = {"name": name, "keep_ratio": 0.25}
+            answer = client.answer(image, question, pruner="desap", keep_ratio=0.5, llm_pruner=llm_pruner)
         print(f"{name:<15} {answer['usage']['visual_tokens_kept']:>4} tokens sent  {answer['answer']}")

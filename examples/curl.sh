@@ -11,9 +11,10 @@ image=${1:-$(dirname "$0")/../lab/demo/demo.png}
 echo "--- a question"
 request "$url/v1/answer" -F image=@"$image" -F question="What do you see?"
 
-echo; echo "--- the same in JSON, with a budget of 32 tokens"
+# A budget goes with a pruner, because that of the server may be none, which takes no budget.
+echo; echo "--- the same in JSON, with a pruner and a budget of 32 tokens"
 request "$url/v1/answer" -H 'content-type: application/json' -d @- <<JSON
-{"question": "What do you see?", "keep_tokens": 32, "image": "data:image/png;base64,$(base64 < "$image" | tr -d '\n')"}
+{"question": "What do you see?", "pruner": "desap", "keep_tokens": 32, "image": "data:image/png;base64,$(base64 < "$image" | tr -d '\n')"}
 JSON
 
 echo; echo "--- about two images"
@@ -23,7 +24,8 @@ echo; echo "--- streamed while it is decoded"
 request -N "$url/v1/answer" -F image=@"$image" -F question="Describe the picture." -F stream=true
 
 echo "--- which patches are kept, and why, as numbers; without format=json a PNG"
-request "$url/v1/explain" -F image=@"$image" -F question="What do you see?" -F keep_tokens=4 -F format=json
+request "$url/v1/explain" -F image=@"$image" -F question="What do you see?" -F pruner=desap -F keep_tokens=4 \
+  -F format=json
 
 echo; echo "--- the list of pruners"
 request "$url/v1/pruners"

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -24,6 +25,7 @@ from gateway.clients.encoder import EncoderClient
 from gateway.clients.llm import LLMClient
 from gateway.core.answer_service import AnswerService
 from gateway.core.answer_store import AnswerStore
+from gateway.core.limits import warn_of_family_limits
 from gateway.core.pixel_shares import PixelShares
 from gateway.core.planner import Planner
 from gateway.core.stage_times import StageTimes
@@ -180,7 +182,12 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         max_bytes = settings.max_message_bytes
-        encoder = EncoderClient(settings.encoder, max_message_bytes=max_bytes, access=encoder_access)
+        encoder = EncoderClient(
+            settings.encoder,
+            max_message_bytes=max_bytes,
+            access=encoder_access,
+            on_first_info=partial(warn_of_family_limits, settings),
+        )
         llm = LLMClient(settings.llm, max_message_bytes=max_bytes, access=llm_access)
         state = app.state.gateway = _state(settings, planner, cache, redis, encoder, llm, limiter, running, drain)
         yield

@@ -9,7 +9,7 @@ from typing import Final
 from fovea.cli.answer_options import add_answering, answer_fields
 from fovea.cli.connection import gateway_client
 from fovea.cli.drawing import decode_image, read_explanation, require_folder, require_local
-from fovea.cli.media import IMAGE_HELP, media, split_question
+from fovea.cli.media import IMAGE_HELP, media, require_images, split_question
 from fovea.cli.options import add_gateway, add_pruning, shared_fields
 from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.terminal import write_json
@@ -77,6 +77,7 @@ def _run(args: argparse.Namespace) -> int:
     fields["explain"] = True if args.explain else None
     images = media([*words, *([args.video] if args.video is not None else [])])
     video = images.pop() if args.video is not None else None
+    require_images(words, images, "a video is given as --video {video}" if video is None else "--video takes one video")
     with gateway_client(args) as client:
         if args.stream:
             with client.stream(images, question, video=video, **fields) as stream:

@@ -6,17 +6,17 @@ import argparse
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TextIO
 
 from fovea.cli.answer_options import add_answering, answer_fields
 from fovea.cli.connection import describe, gateway_client
 from fovea.cli.conversation import Conversation
-from fovea.cli.media import IMAGE_HELP, read_media
+from fovea.cli.media import IMAGE_HELP, read_media, require_images
 from fovea.cli.options import add_gateway, add_pruning, shared_fields
 from fovea.cli.parsing import Commands, UsageError
 from fovea.client import AnswerError, Client
-from fovea.client.form_parts import UnreadableMedium
+from fovea.client.form_parts import Medium, UnreadableMedium
 
 __all__ = ["add"]
 
@@ -49,7 +49,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    conversation = Conversation(read_media(args.words))
+    conversation = Conversation(_images(args.words))
     fields = shared_fields(args) | answer_fields(args)
     failed = False
     with gateway_client(args) as client, _lines(from_terminal="-" in args.words) as lines:
@@ -140,6 +140,18 @@ def _command(line: str, conversation: Conversation) -> bool:
     return name != "/quit"
 
 
+def _images(words: Sequence[str]) -> list[Medium]:
+    """Images that the words name, read here.
+
+    Raises:
+        UsageError: an image is a video.
+        AnswerError: an image cannot be read.
+    """
+    images = read_media(words)
+    require_images(words, images, "fovea chat takes no videos; fovea ask --video {video} answers a question about it")
+    return images
+
+
 def _add_images(text: str, conversation: Conversation) -> None:
     try:
         words = shlex.split(text)
@@ -147,7 +159,7 @@ def _add_images(text: str, conversation: Conversation) -> None:
         raise UsageError("a quotation mark is open") from error
     if not words or "-" in words:
         raise UsageError("/image needs files or https URLs")
-    conversation.add_images(read_media(words))
+    conversation.add_images(_images(words))
     count = conversation.num_images
     print(f"{count} image{'s' * (count > 1)}", file=sys.stderr)
 

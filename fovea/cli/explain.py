@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fovea.cli.connection import gateway_client
 from fovea.cli.drawing import decode_image, read_explanation, require_folder, require_local
-from fovea.cli.media import media, split_question
+from fovea.cli.media import media, names_medium, require_images, split_question
 from fovea.cli.options import add_gateway, add_pruning, shared_fields
 from fovea.cli.parsing import Commands, UsageError
 from fovea.cli.values import image_file
@@ -61,13 +61,17 @@ def _advice(words: Sequence[str], _: argparse.Namespace) -> str:
 def _run(args: argparse.Namespace) -> int:
     if not args.words:
         raise UsageError("an image and a question are needed")
-    split_question(args.words)  # checks that the last word is a question
     image_word, *questions = args.words
+    others = [word for word in questions if names_medium(word)]
+    if 0 < len(others) < len(questions):
+        raise UsageError(f"one image is drawn; {others[0]!r:.80} is in the place of a question")
+    split_question(args.words)  # checks that there is a question
     if not questions:
         raise UsageError("an image before the question is needed")
     require_local(image_word)
     require_folder(args.out)
-    (image,) = media([image_word])
+    (image,) = images = media([image_word])
+    require_images([image_word], images, "a video is not drawn; fovea ask --video {video} answers questions about it")
     fields = shared_fields(args)
     explanations = []
     with gateway_client(args) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +12,26 @@ from typing import Final
 from fovea.cli.parsing import UsageError
 from fovea.client import AnswerError
 from fovea.client.form_parts import Medium, UnreadableMedium, read_file, read_stream
+from fovea.media.file_formats import detect_format
 
-__all__ = ["IMAGE_HELP", "is_url", "media", "read_media", "split_question"]
+__all__ = ["IMAGE_HELP", "is_url", "media", "names_medium", "read_media", "require_images", "split_question"]
 
 IMAGE_HELP: Final = "JPEG, PNG, WebP, GIF or BMP file, https URL, or - for standard input"
 _URL: Final = re.compile(r"https?://|data:", re.IGNORECASE)
 _MEDIA_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".mp4", ".webm", ".mkv", ".avi", ".mov")
+_HEAD_BYTES: Final = 1024
+"""First bytes of a file, which tell its format."""
 
 
 def is_url(word: str) -> bool:
     """Whether a word is a URL, which the gateway resolves."""
     return _URL.match(word) is not None
+
+
+def names_medium(word: str) -> bool:
+    """Whether a word in the place of a question names an image or a video: standard input, a URL, or a file."""
+    suffix = Path(word[-255:]).suffix.lower()
+    return word == "-" or is_url(word) or (suffix in _MEDIA_SUFFIXES and Path(word).is_file())
 
 
 def split_question(words: Sequence[str]) -> tuple[list[str], str]:
@@ -33,8 +43,7 @@ def split_question(words: Sequence[str]) -> tuple[list[str], str]:
     if not words:
         raise UsageError("the question is missing")
     *images, question = words
-    suffix = Path(question[-255:]).suffix.lower()
-    if question == "-" or is_url(question) or (suffix in _MEDIA_SUFFIXES and Path(question).is_file()):
+    if names_medium(question):
         raise UsageError(f"the question is missing; the last word is {question!r:.80}")
     return images, question
 
@@ -52,6 +61,39 @@ def media(words: Sequence[str]) -> list[Medium]:
         return [_medium(word) for word in words]
     except UnreadableMedium as error:
         raise AnswerError(str(error)) from error
+
+
+def require_images(words: Sequence[str], images: Sequence[Medium], instead: str) -> None:
+    """Checks by its first bytes that no image is a video. What a URL names is known to the gateway alone.
+
+    Args:
+        words: words that name the images.
+        images: the images, in the same order.
+        instead: what to do with a video, for the error; {video} stands for its word, as a shell reads it.
+
+    Raises:
+        UsageError: an image is a video.
+    """
+    for word, image in zip(words, images, strict=True):
+        file_format = detect_format(_first_bytes(image))
+        if file_format is not None and file_format.endswith(" video"):
+            name = "standard input" if word == "-" else f"{word!r:.80}"
+            raise UsageError(f"{name} is {file_format}; {instead.format(video=shlex.quote(word))}")
+
+
+def _first_bytes(medium: Medium) -> bytes:
+    """First bytes of a medium; none of a URL, and of a file that cannot be read, whose error comes when it is sent."""
+    if isinstance(medium, str):
+        return b""
+    if isinstance(medium, bytes):
+        return medium[:_HEAD_BYTES]
+    try:
+        if not medium.is_file():  # what is read of a device is lost
+            return b""
+        with medium.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 def read_media(words: Sequence[str]) -> list[Medium]:

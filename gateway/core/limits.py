@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from fovea.budget import Budget
@@ -13,6 +14,7 @@ from gateway.clients.encoder import EncodeResult, EncoderInfo
 from gateway.clients.llm import LLMInfo
 from gateway.core.encode_spec import EncodeSpec
 from gateway.core.generate_spec import SAMPLING_PARAMETERS, GenerateSpec, LlmPruning, Sampling
+from gateway.settings import GatewaySettings
 
 __all__ = [
     "check_auto_budget",
@@ -25,7 +27,10 @@ __all__ = [
     "check_sampling",
     "check_takes_budget",
     "check_top_logprobs",
+    "warn_of_family_limits",
 ]
+
+log = logging.getLogger(__name__)
 
 _CACHE_SALT: Final = encoder_pb2.EncodeRequest.CACHE_SALT_FIELD_NUMBER
 _NEWEST_OPTION: Final = max(field.number for field in encoder_pb2.EncodeRequest.DESCRIPTOR.fields)
@@ -56,6 +61,23 @@ def check_media(spec: EncodeSpec, encoder: EncoderInfo) -> None:
             f"{num_frames} frames of a video; family {encoder.family} takes up to {encoder.max_frames}",
             param="video" if spec.num_frames is None else "num_frames",
         )
+
+
+def warn_of_family_limits(settings: GatewaySettings, encoder: EncoderInfo) -> None:
+    """Logs a warning for each number of images or videos that is set above the limit of the model's family.
+
+    A default above that limit is no warning: the one of videos is, for every family.
+    """
+    for name, value, limit in (
+        ("images", settings.max_images, encoder.max_images),
+        ("videos", settings.max_videos, encoder.max_videos),
+    ):
+        if value > limit and f"max_{name}" in settings.model_fields_set:
+            log.warning(
+                "--max-%s %d (GATEWAY_MAX_%s) is above the limit of family %s, which no setting raises: %s",
+                *(name, value, name.upper(), encoder.family),
+                f"it takes up to {limit} {name} in one question" if limit else f"it takes no {name}",
+            )
 
 
 def check_options(request: encoder_pb2.EncodeRequest, encoder: EncoderInfo) -> None:

@@ -41,11 +41,12 @@ class RequestSettings(ServiceSettings):
     """Largest video file, uploaded, inline or fetched; beyond it 413."""
 
     max_images: int = Field(default=8, ge=1, le=64)
-    """Most images in one request, all turns of `messages` together, up to 64; beyond it 422. The encoder service has
-    its own limit."""
+    """Most images in one request, all turns of `messages` together, up to 64; beyond it 422. The family of the model
+    has a limit of its own, which no setting raises: 8 for each family of docs/models.md."""
 
     max_videos: int = Field(default=8, ge=1, le=16)
-    """Most videos in one request, up to 16; beyond it 422. The encoder service has its own limit."""
+    """Most videos in one request, up to 16; beyond it 422. The family of the model has a limit of its own, which no
+    setting raises: 4, or none (docs/models.md)."""
 
     max_video_frames: int = Field(default=64, ge=1, le=1024)
     """Most frames of one video, as a list or in `num_frames`, up to 1024; beyond it 422. The encoder service has its

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from tests.lab_stack import ENVIRONMENT, RECOMMENDED
 from tests.redis_server import RedisServer
 
 QUESTION = "Is there a red star?"
+MP4 = b"\0\0\0\x18ftypisom" + bytes(40)
 
 
 def fovea(*words: str, environment: Mapping[str, str] = ENVIRONMENT) -> subprocess.CompletedProcess[str]:
@@ -168,6 +170,10 @@ def test_ask_says_what_is_wrong_in_one_line(stack: Stack, picture_file: Path, tm
         (("ask", str(picture_file), QUESTION, "--url", stack.url, "--llm-pruner", "fastv"), "keep_tokens"),
         (("ask", QUESTION, "--video", str(picture_file), "--url", stack.url), "status 415"),
         (("ask", "https://example.com/x.png", QUESTION, "--url", stack.url), "status 422"),
+        (
+            ("ask", f"data:;base64,{base64.b64encode(MP4).decode()}", QUESTION, "--url", stack.url),
+            "(status 415); fovea ask takes a video as --video",
+        ),
         (("ask", str(picture_file), QUESTION, "--url", f"{stack.url}/elsewhere"), "status 404"),
     ):
         done = fovea(*words)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,12 +36,19 @@ def gateway_with_keys(stack: Stack, tmp_path_factory: pytest.TempPathFactory) ->
         patch.setattr(sys, "stdout", printed)
         assert main(["keys", "add", "examples", "--file", str(folder / "keys")]) == 0
     key = (folder / "printed").read_text().strip()
-    gateway = lab_stack(folder / "log", gateway=["--wire-dtype", "float32", "--keys-file", str(folder / "keys")])
+    with another_gateway(stack, folder / "log", "--keys-file", str(folder / "keys")) as url:
+        yield {"FOVEA_URL": url, "FOVEA_API_KEY": key}
+
+
+@contextmanager
+def another_gateway(stack: Stack, log: Path, *flags: str) -> Iterator[str]:
+    """URL of a gateway with `flags`, in front of the services of `stack`."""
+    gateway = lab_stack(log, gateway=["--wire-dtype", "float32", *flags])
     gateway.encoder_address, gateway.llm_address = stack.encoder_address, stack.llm_address
     try:
         gateway.start("gateway")
         gateway.wait_ready(STARTUP_S)
-        yield {"FOVEA_URL": gateway.url, "FOVEA_API_KEY": key}
+        yield gateway.url
     finally:
         gateway.stop()
 
@@ -75,6 +84,18 @@ def test_stream(variables: dict[str, str], picture_file: str) -> None:
 def test_compare_pruners(variables: dict[str, str], picture_file: str) -> None:
     output = run(variables, sys.executable, str(EXAMPLES / "compare_pruners.py"), picture_file, "Is there a red star?")
     assert {line.split()[0] for line in output.splitlines()} >= {"desap", "cls", "random", "none", "fastv"}
+
+
+def test_examples_name_a_pruner_beside_a_budget(stack: Stack, picture_file: str, tmp_path: Path) -> None:
+    """The default pruner `none`, with which docs/openai.md starts a server, takes no budget."""
+    with another_gateway(stack, tmp_path / "log", "--pruner", "none") as url:
+        curl = run({"FOVEA_URL": url}, str(EXAMPLES / "curl.sh"), picture_file)
+        run({"FOVEA_URL": url}, sys.executable, str(EXAMPLES / "stream.py"), picture_file, "What do you see?")
+        compare = [sys.executable, str(EXAMPLES / "compare_pruners.py"), picture_file, "Is there a red star?"]
+        compared = run({"FOVEA_URL": url}, *compare)
+    first, pruned, *_ = re.findall(r'"visual_tokens_kept": ?(\d+)', curl)
+    assert (first, pruned) == ("144", "32")
+    assert "fastv" in compared
 
 
 def test_every_example_is_run_here() -> None:

@@ -179,6 +179,17 @@ async def test_an_answer_comes_over_tls_with_the_clients_request_id(gateways: Ga
     assert nginx.requests()[0]["request_id"] == "mine.1"
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/health"])
+async def test_liveness_is_answered_under_both_paths_and_not_logged(
+    path: str, gateways: Gateways, proxy: StartProxy
+) -> None:
+    nginx, http = await proxy(*gateways.addresses)
+    response = await http.get(path)
+    assert (response.status_code, response.json()) == (200, {"status": "ok"}), response.text
+    assert (await http.head(path)).status_code == 200
+    assert not nginx.requests()
+
+
 async def test_http_2_is_offered_and_nothing_older_than_tls_1_2(gateways: Gateways, proxy: StartProxy) -> None:
     nginx, _ = await proxy(*gateways.addresses)
     nginx.trust.set_alpn_protocols(["h2", "http/1.1"])
@@ -363,6 +374,8 @@ async def test_one_address_may_send_so_many_requests_at_once(proxy: StartProxy) 
     [
         "/metrics",
         "/readyz",
+        "/health/x",
+        "/healthzz",
         "/page",
         "/v2/answer",
         "/docs/../metrics",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from encoder_service.models import FAMILIES
 from encoder_service.pruners import PRUNERS
 from fovea.checkpoints.text_towers import DEFAULT_TEXT_TOWERS
 from fovea.pruner_spec import NO_PRUNING
+from fovea.vllm_flags import REPLACEMENTS
+from gateway.settings.requests import RequestSettings
 from llm_service.models import FAMILIES as LLM_FAMILIES
 from llm_service.pruners import PRUNERS as LLM_PRUNERS
 from llm_service.vllm_plugin import ARCHITECTURES
@@ -29,6 +32,26 @@ def test_all_registries_have_the_same_families() -> None:
     for family in families:
         assert hasattr(unsplit.Unsplit, f"_media_{family}")
         assert f"| `{family}` |" in (ROOT / "docs/models.md").read_text()
+
+
+def test_the_limits_of_the_families_are_those_that_are_told() -> None:
+    table = (ROOT / "docs/models.md").read_text().partition("\n## ")[0]
+    models = {family: getattr(importlib.import_module(module), name) for family, (module, name) in FAMILIES.items()}
+    for family, model in models.items():
+        (row,) = (line for line in table.splitlines() if line.startswith(f"| `{family}` |"))
+        assert f"| {model.max_images}, {model.max_videos} |" in row
+    (images,) = {model.max_images for model in models.values()}
+    (videos,) = {model.max_videos for model in models.values()} - {0}
+    fields = RequestSettings.model_fields
+    page = (ROOT / "docs/openai.md").read_text()
+    for text, says in (
+        (REPLACEMENTS["--limit-mm-per-prompt"], f"no setting raises: {images} images, and {videos} videos or none"),
+        (fields["max_images"].description, f"no setting raises: {images} for each family"),
+        (fields["max_videos"].description, f"no setting raises: {videos}, or none"),
+        (page, f"takes at most {images}, which no setting raises"),
+        (page, f"take at most {videos}, the others none, which no setting raises"),
+    ):
+        assert says in " ".join(str(text).split())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from gateway.core.limits import warn_of_family_limits
 from gateway.http.schemas.answer import AnswerRequest
+from gateway.settings import GatewaySettings
 from tests.unit.gateway.conftest import Gateway, StartGateway, ask, data_url, png
 
 URL = data_url(png())
@@ -192,6 +194,42 @@ async def test_images_of_a_form(start_gateway: StartGateway, limit: int, as_file
             error = response.json()["error"]
             expected = f"at least {limit + 1} images; up to {limit} are accepted"
             assert (error["param"], error["message"]) == ("images", expected)
+
+
+def _family_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "which no setting raises" in record.getMessage()]
+
+
+async def test_a_setting_above_the_limit_of_the_family_is_told_once(
+    start_gateway: StartGateway, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_MAX_IMAGES", "16")
+    gateway = await start_gateway(max_videos=2)
+    for shade in range(3):
+        await gateway.http.get("/readyz")
+        await gateway.answer(shade=shade)
+        gateway.app.state.gateway.encoder.invalidate_info()
+    assert gateway.encoder.info_calls > 1
+    assert _family_warnings(caplog) == [
+        "--max-images 16 (GATEWAY_MAX_IMAGES) is above the limit of family llava, which no setting raises: it takes up"
+        " to 8 images in one question",
+        "--max-videos 2 (GATEWAY_MAX_VIDEOS) is above the limit of family llava, which no setting raises: it takes no"
+        " videos",
+    ]
+
+
+async def test_defaults_above_the_limit_of_the_family_are_not_told(
+    start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await start_gateway(max_images=8)
+    assert (await gateway.http.get("/readyz")).status_code == 200
+    encoder = await gateway.app.state.gateway.encoder.info()
+    started = GatewaySettings.from_command_line(["--model", "m", "--max-images", "8"])
+    assert started.max_videos > encoder.max_videos
+    warn_of_family_limits(started, encoder)
+    assert not _family_warnings(caplog)
+    warn_of_family_limits(GatewaySettings.from_command_line(["--model", "m", "--max-images", "9"]), encoder)
+    assert len(_family_warnings(caplog)) == 1
 
 
 async def test_videos_and_other_files_of_a_form(gateway: Gateway) -> None:

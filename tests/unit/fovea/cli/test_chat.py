@@ -127,6 +127,24 @@ def test_an_image_that_cannot_be_read_ends_it_before_a_question(
     assert not answering.forms
 
 
+def test_a_video_is_no_image_of_a_chat(
+    answering: PlainGateway,
+    image: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    video = tmp_path / "clip.mp4"
+    video.write_bytes(b"\0\0\0\x18ftypisom" + bytes(40))
+    says = f"is an MP4 video; fovea chat takes no videos; fovea ask --video {video} answers a question about it"
+    assert chat(monkeypatch, answering, [str(video)], "what?") == 2
+    assert says in capsys.readouterr().err
+    assert not answering.forms
+    assert chat(monkeypatch, answering, [image], f"/image {video}", "what?") == 1
+    assert says in capsys.readouterr().err
+    assert histories(answering) == [[("user", "what?", 1)]]
+
+
 class Terminal:
     """`fovea chat` with a terminal of its own."""
 

@@ -29,6 +29,7 @@ EXPLAINED = {
     "usage": {"visual_tokens_total": 4, "visual_tokens_kept": 1},
     "explain": {"pruner": "cls", "grid": [2, 2], "kept": [0], "merged_into": [[0, -1], [-1, -1]]},
 }
+MP4 = b"\0\0\0\x18ftypisom" + bytes(40)
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -275,6 +276,33 @@ def test_a_file_that_cannot_be_read_is_named(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["ask", "{video}"], "is an MP4 video; a video is given as --video '{video}'"),
+        (["ask", "{image}", "{video}"], "is an MP4 video; a video is given as --video '{video}'"),
+        (["ask", "-"], "standard input is an MP4 video; a video is given as --video -"),
+        (["ask", "--video", "{video}", "{video}"], "is an MP4 video; --video takes one video"),
+        (["explain", "{video}"], "a video is not drawn; fovea ask --video '{video}' answers questions about it"),
+    ],
+)
+def test_a_video_in_the_place_of_an_image_leads_to_the_option_before_it_is_sent(
+    words: list[str],
+    says: str,
+    answering: PlainGateway,
+    image: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    video = tmp_path / "my clip"  # its content counts
+    video.write_bytes(MP4)
+    piped(monkeypatch, MP4)
+    given = [word.format(image=image, video=video) for word in words]
+    assert says.format(video=video) in refused([*given, "what?", "--url", answering.url], capsys)
+    assert not answering.forms
+
+
 def test_a_pipe_without_end_is_not_held_in_memory(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -428,6 +456,14 @@ def test_values_of_ask_are_refused_with_what_is_accepted(
         (["explain", "{image}"], "the question is missing"),
         (["explain", "what?"], "an image before the question"),
         (["explain", "https://example.com/x.png", "what?"], "the image is a URL"),
+        (["explain", "{image}", "{image}", "what?"], "one image is drawn; '/"),
+        (["explain", "{image}", "what?", "{image}"], "one image is drawn; '/"),
+        (["explain", "{image}", "-", "what?"], "one image is drawn; '-' is in the place of a question"),
+        (
+            ["explain", "{image}", "https://example.com/x.png", "what?"],
+            "one image is drawn; 'https://example.com/x.png' is in the place of a question",
+        ),
+        (["explain", "{image}", "{image}"], "the question is missing"),
         (["explain", "{image}", "what?", "--out", "x.txt"], ".png"),
         (["up", "--text-tower", "x"], "--text-tower goes with --model"),
         (["up", "--listen", "8000"], "HOST:PORT"),
