@@ -79,7 +79,8 @@ NOT_RUN: Final = {
     ("docs/proxy.md", "apt-get install nginx-light"): f"{_INSTALLS}; tests/e2e/test_proxy.py runs the configuration",
     (
         "docs/proxy.md",
-        "python -m gateway --model llava-hf/llava-1.5-7b-hf --keys-file /etc/fovea/keys --trusted-proxies 127.0.0.1",
+        "python -m gateway --model llava-hf/llava-1.5-7b-hf --keys-file /etc/fovea/keys --trusted-proxies 127.0.0.1"
+        " --allowed-hosts fovea.example.org",
     ): _WEIGHTS,
     (
         "docs/scaling.md",

@@ -40,13 +40,13 @@ async def healthz() -> Health:
 @router.get("/readyz", response_model_exclude_none=True, responses={503: {"model": Readiness}}, summary="Readiness")
 async def readyz(request: Request) -> Readiness:
     """Checks that encoder service and LLM service are serving, accept this gateway's bearer token, have the same
-    checkpoint and wire basis, and use this gateway's ids of the image token and, for models that take videos, of the
-    video token; and that the gateway has a text tower if the encoder needs one. The checks `pruner` and `wire_dtype`,
-    of a gateway that sets these defaults, tell whether the encoder service offers them. The check `redis`, of a gateway
-    with Redis, does not count: answers are computed again without it.
+    checkpoint and wire basis, and are of the family of this gateway's checkpoint, with its ids of the image token and,
+    for models that take videos, of the video token; and that the gateway has a text tower if the encoder needs one. The
+    checks `pruner` and `wire_dtype`, of a gateway that sets these defaults, tell whether the encoder service offers
+    them. The check `redis`, of a gateway with Redis, does not count: answers are computed again without it.
 
-    Other differences of tokenizer or text tower are not detected: the services report fingerprints of weights, which
-    the gateway does not have.
+    Differences of tokenizer, chat template or text tower within a family are not detected: the services report
+    fingerprints of weights, which the gateway does not have.
     """
     state = state_of(request)
     checks, redis = await asyncio.gather(_checks(state), _redis(state))
@@ -125,8 +125,11 @@ def _agreement(state: GatewayState, encoder: EncoderInfo | None, llm: LLMInfo | 
     if encoder.wire_basis not in ("", llm.wire_basis):
         return "different: encoder and LLM service have different wire bases"
     tokenizer = state.planner.prompt_tokenizer
-    differs_in_video_token = llm.video_token_id not in (None, tokenizer.video_token_id)
-    if llm.image_token_id != tokenizer.image_token_id or differs_in_video_token:
+    if (
+        encoder.family != tokenizer.family  # families of Qwen have the same tokens, and other chat templates
+        or llm.image_token_id != tokenizer.image_token_id
+        or llm.video_token_id not in (None, tokenizer.video_token_id)
+    ):
         return "different: the gateway tokenizes for another checkpoint than the services serve"
     if not state.planner.can_tokenize_for(encoder):
         return "different: the encoder reads questions through a text tower, and the gateway has none"

@@ -127,6 +127,13 @@ async def test_a_gateway_of_another_checkpoint_is_not_ready(gateway: Gateway) ->
     assert "tokenizes for another checkpoint" in response.json()["checks"]["fingerprints"]
 
 
+async def test_a_gateway_of_another_family_with_the_same_tokens_is_not_ready(gateway: Gateway) -> None:
+    gateway.encoder.info.family = "llava_next"
+    response = await gateway.http.get("/readyz")
+    assert response.status_code == 503
+    assert "tokenizes for another checkpoint" in response.json()["checks"]["fingerprints"]
+
+
 async def test_services_that_were_never_there(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(encoder="127.0.0.1:1", llm="127.0.0.1:1")
     response = await gateway.http.get("/readyz")
