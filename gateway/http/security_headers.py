@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http.api_paths import is_api_path
 
-__all__ = ["SecurityHeaders"]
+__all__ = ["SecurityHeaders", "added_headers"]
 
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -32,7 +32,7 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        added = _added(is_api_path(scope), scope["scheme"] == "https")
+        added = added_headers(is_api=is_api_path(scope), is_tls=scope["scheme"] == "https")
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -45,7 +45,7 @@ class SecurityHeaders:
 
 
 @cache
-def _added(is_api: bool, is_tls: bool) -> list[tuple[bytes, bytes]]:
+def added_headers(*, is_api: bool, is_tls: bool) -> list[tuple[bytes, bytes]]:
     """Headers for a path of the API or another one, as ASGI has them: names in lower case."""
     added = _HEADERS | (_OF_THE_API if is_api else {}) | (_OVER_TLS if is_tls else {})
     return [(name.lower().encode(), value.encode()) for name, value in added.items()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +21,7 @@ from fovea.errors import MalformedRequest, ServiceError
 from fovea.repeated_message import RepeatedMessage
 from gateway.client_addresses import parse_address
 from gateway.http.errors import HeadersTooLarge, RequestTimeout, error_body
+from gateway.http.security_headers import added_headers
 from gateway.server.connection_count import ConnectionSlot
 from gateway.server.lingering_transport import LingeringTransport
 from gateway.server.strict_http import StrictConnection
@@ -45,6 +48,19 @@ class ConnectionTimes:
     header_s: float
     keep_alive_s: int
     send_s: float
+
+
+@functools.cache
+def _lines(keep_alive_s: int) -> dict[tuple[bytes, bytes], bytes]:
+    """Lines of the headers that are the same in each response. h11 would check each of them by two patterns."""
+    cases = itertools.product((True, False), repeat=2)
+    constant = [header for is_api, is_tls in cases for header in added_headers(is_api=is_api, is_tls=is_tls)]
+    # Not `connection`: where a client closes, h11 says so in its place.
+    return {header: b"%b: %b\r\n" % header for header in [*constant, _timeout(keep_alive_s)]}
+
+
+def _timeout(keep_alive_s: int) -> tuple[bytes, bytes]:
+    return b"keep-alive", b"timeout=%d" % keep_alive_s
 
 
 class Connection(H11Protocol):
@@ -81,6 +97,7 @@ class Connection(H11Protocol):
         self._proxies = proxies
         self._slot = slot
         self._refusals = refusals
+        self._lines = _lines(times.keep_alive_s)
         self._header_timer: asyncio.TimerHandle | None = None
         self._is_refused = False
         self._is_stopping = False
@@ -146,8 +163,11 @@ class Connection(H11Protocol):
 
         async def send_announced(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *self._announcement(scope)]}
-                self.transport.hold_next_write()  # ASGI sends the headers with the first part of the body
+                given = [*message["headers"], *self._announcement(scope)]
+                lines = self._lines
+                message = {**message, "headers": [header for header in given if header not in lines]}
+                # ASGI sends the headers with the first part of the body.
+                self.transport.hold_head(b"".join([lines[header] for header in given if header in lines]))
             await send(message)
 
         await self.config.loaded_app(scope, receive, send_announced)
@@ -158,7 +178,7 @@ class Connection(H11Protocol):
             return [CLOSE_HEADER]
         if scope["http_version"] != "1.1" or CLOSE_HEADER in scope["headers"]:
             return []  # h11 closes the connection and says so
-        return [(b"connection", b"keep-alive"), (b"keep-alive", b"timeout=%d" % self._times.keep_alive_s)]
+        return [(b"connection", b"keep-alive"), _timeout(self._times.keep_alive_s)]
 
     def _watch_headers(self) -> None:
         """Starts or stops the time limit for headers, by what has arrived of the next request."""

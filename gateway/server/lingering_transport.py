@@ -7,11 +7,13 @@ import fcntl
 import struct
 import termios
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from fovea import telemetry
 
 __all__ = ["LingeringTransport"]
+
+_LINE_END: Final = b"\r\n"
 
 
 class LingeringTransport(asyncio.Transport):
@@ -52,6 +54,7 @@ class LingeringTransport(asyncio.Transport):
         self.lingering = False
         self._is_holding = False
         self._held = b""
+        self._more_headers = b""
 
     def close(self) -> None:
         """Closes the transport; the sending side only, if the client may still be sending."""
@@ -124,16 +127,22 @@ class LingeringTransport(asyncio.Transport):
         """Whether `close` was called."""
         return self.lingering or self._transport.is_closing()
 
-    def hold_next_write(self) -> None:
-        """Sends what is written next together with what is written after it, so that both fit into one packet."""
-        self._is_holding = True
+    def hold_head(self, more_headers: bytes) -> None:
+        """Sends the head of a response, which is written next, together with what is written after it, so that both fit
+        into one packet.
+
+        Args:
+            more_headers: Lines that are added to the head, each with its end.
+        """
+        self._is_holding, self._more_headers = True, more_headers
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Sends `data`, unless the transport is closing."""
         if self.is_closing():
             return
         if self._is_holding:
-            self._held, self._is_holding = bytes(data), False
+            end = len(data) - len(_LINE_END)  # of the last header
+            self._held, self._is_holding = bytes(data[:end]) + self._more_headers + _LINE_END, False
             return
         if self._held:
             data, self._held = self._held + data, b""

@@ -69,16 +69,16 @@ async def test_a_server_that_stops_does_not_wait_for_a_client() -> None:
         await server.lost.wait()
 
 
-async def test_a_held_write_is_sent_with_the_next_one() -> None:
+async def test_the_head_of_a_response_is_sent_with_what_follows_it() -> None:
     server, client = await _connected()
     with client:
         client.setblocking(False)
-        server.transport.hold_next_write()
-        server.transport.write(b"head, ")
+        server.transport.hold_head(b"b: 2\r\n")
+        server.transport.write(b"HTTP/1.1 200 \r\na: 1\r\n\r\n")
         with pytest.raises(BlockingIOError):
             client.recv(64)
         server.transport.write(b"body")
-        assert client.recv(64) == b"head, body"
+        assert client.recv(64) == b"HTTP/1.1 200 \r\na: 1\r\nb: 2\r\n\r\nbody"
         server.transport.write(b", more")
         assert client.recv(64) == b", more"
         server.transport.abort()
