@@ -157,7 +157,10 @@ def _advice(response: httpx.Response) -> str:
         )
     agreement = str(checks.get("fingerprints", ""))
     if not agreement.startswith("different"):
-        return "see the log of the service that the message names"
+        return (
+            "see the log of the service that the message names; if it runs, the gateway looks for it elsewhere:"
+            " --encoder HOST:PORT or --llm HOST:PORT"
+        )
     if "wire bases" in agreement:
         return "start encoder service and LLM service with the same --wire-basis"
     return "start gateway, encoder service and LLM service with the same --model and, if it is set, --text-tower"

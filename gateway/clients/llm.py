@@ -40,6 +40,7 @@ class LLMInfo:
     """Info of the LLM service.
 
     Attributes:
+        family: Model family, `model_type` of config.json.
         fingerprint: Fingerprint of the checkpoint.
         fingerprints: Everything that changes results: fingerprints of checkpoint and settings, and the engine's name.
         max_model_len: Context length in tokens.
@@ -53,6 +54,7 @@ class LLMInfo:
         newest_request_field: Number of the newest field of GenerateRequest that the service knows.
     """
 
+    family: str
     fingerprint: str
     fingerprints: tuple[str, ...]
     max_model_len: int
@@ -123,6 +125,7 @@ class LLMClient(ServiceClient[LLMInfo]):
         request, kind = llm_pb2.GetLLMInfoRequest(), llm_pb2.GetLLMInfoResponse
         reply = await self.call(self._stub.GetModelInfo, request, kind, INFO_TIMEOUT_S)
         return LLMInfo(
+            family=reply.family,
             fingerprint=reply.fingerprint,
             fingerprints=(reply.fingerprint, reply.settings_fingerprint, reply.engine),
             max_model_len=reply.max_model_len,

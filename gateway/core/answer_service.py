@@ -168,10 +168,15 @@ class AnswerService:
 
     async def _plan(self, question: Question) -> AnswerPlan:
         """Plan of an answer. A question without media needs no encoder service, not even its info."""
-        if not question.encode.num_media:
-            return self._planner.plan_text_answer(question, await self._llm.info())
-        encoder, llm = await self._infos()
-        return self._planner.plan_answer(question, encoder, llm)
+        try:
+            if not question.encode.num_media:
+                return self._planner.plan_text_answer(question, await self._llm.info())
+            encoder, llm = await self._infos()
+            return self._planner.plan_answer(question, encoder, llm)
+        except CheckpointMismatch:  # until a service has been replaced
+            self._encoder.invalidate_info()
+            self._llm.invalidate_info()
+            raise
 
     async def _infos(self) -> tuple[EncoderInfo, LLMInfo]:
         """Info of both services. Those that have expired are refreshed at the same time."""

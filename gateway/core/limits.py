@@ -6,7 +6,7 @@ import logging
 from typing import Final
 
 from fovea.budget import Budget
-from fovea.errors import InvalidRequest, NotFound
+from fovea.errors import CheckpointMismatch, InvalidRequest, NotFound
 from fovea.pruner_spec import NO_PRUNING
 from fovea.sampling_ranges import TOP_LOGPROBS
 from fovea.v1 import encoder_pb2, llm_pb2
@@ -19,6 +19,7 @@ from gateway.settings import GatewaySettings
 __all__ = [
     "check_auto_budget",
     "check_context",
+    "check_family",
     "check_llm_pruner",
     "check_media",
     "check_options",
@@ -34,6 +35,23 @@ log = logging.getLogger(__name__)
 
 _CACHE_SALT: Final = encoder_pb2.EncodeRequest.CACHE_SALT_FIELD_NUMBER
 _NEWEST_OPTION: Final = max(field.number for field in encoder_pb2.EncodeRequest.DESCRIPTOR.fields)
+
+
+def check_family(family: str, info: EncoderInfo | LLMInfo) -> None:
+    """Checks that a service has a checkpoint of the gateway's family: another one has another chat template.
+
+    Args:
+        family: Family of the gateway's checkpoint.
+        info: Info of the service.
+
+    Raises:
+        CheckpointMismatch: It has one of another family.
+    """
+    if info.family != family:
+        raise CheckpointMismatch(
+            f"the gateway has a checkpoint of family {family}, and a service one of family {info.family:.80}; start all"
+            " three with the same --model"
+        )
 
 
 def check_media(spec: EncodeSpec, encoder: EncoderInfo) -> None:

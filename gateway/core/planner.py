@@ -114,8 +114,10 @@ class Planner:
             NotFound: `llm_pruner` names an unknown pruner, or `pruner` names one that works inside the language model.
             InvalidRequest: The model or an engine does not take the question, see `gateway.core.limits`, or the chat
                 template refuses it.
-            CheckpointMismatch: The gateway has no tokenizer for the questions that the encoder reads.
+            CheckpointMismatch: A service has a checkpoint of another family, or the gateway has no tokenizer for the
+                questions that the encoder reads.
         """
+        limits.check_family(self.prompt_tokenizer.family, llm)
         limits.check_pruner(self._pruner(question.encode, encoder), llm)
         limits.check_llm_pruner(question.llm_pruner, llm)
         limits.check_sampling(question.sampling, llm)
@@ -135,8 +137,9 @@ class Planner:
         """Plan of an answer to a question without media. Pruners and options of the encoder do not apply to it.
 
         Raises:
-            NotFound, InvalidRequest: See `plan_answer`.
+            NotFound, InvalidRequest, CheckpointMismatch: See `plan_answer`.
         """
+        limits.check_family(self.prompt_tokenizer.family, llm)
         limits.check_llm_pruner(question.llm_pruner, llm)
         limits.check_sampling(question.sampling, llm)
         limits.check_top_logprobs(question.top_logprobs, llm)
@@ -188,7 +191,9 @@ class Planner:
         Raises:
             InvalidRequest: The model does not take these media, the chat template refuses the question, or its markers
                 do not fit its media.
+            CheckpointMismatch: The encoder service has a checkpoint of another family.
         """
+        limits.check_family(self.prompt_tokenizer.family, encoder)
         limits.check_media(question.encode, encoder)
         return self._input_ids(question)
 

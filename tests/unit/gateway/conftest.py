@@ -186,7 +186,7 @@ async def video_gateway(start_gateway: StartGateway, qwen: Path) -> Gateway:
     """A gateway without a text tower, in front of services that take a video and read the language model's ids."""
     gateway = await start_gateway(model=str(qwen), text_tower="")
     tokenizer = gateway.app.state.gateway.planner.prompt_tokenizer
-    gateway.encoder.info.family = "qwen2_5_vl"
+    gateway.encoder.info.family = gateway.llm.info.family = "qwen2_5_vl"
     gateway.encoder.info.max_videos = 1
     gateway.encoder.info.text_tokenizer = encoder_pb2.TEXT_TOKENIZER_LANGUAGE_MODEL
     gateway.llm.info.image_token_id = tokenizer.image_token_id

@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 
 from fovea.doctor import network
 from fovea.doctor.finding import Finding
-from tests.unit.gateway.conftest import Gateway, StartGateway
+from tests.unit.gateway.conftest import Gateway, StartGateway, ask
 
 
 async def test_ready_when_both_serve_the_same_checkpoint(gateway: Gateway) -> None:
@@ -128,10 +128,18 @@ async def test_a_gateway_of_another_checkpoint_is_not_ready(gateway: Gateway) ->
 
 
 async def test_a_gateway_of_another_family_with_the_same_tokens_is_not_ready(gateway: Gateway) -> None:
-    gateway.encoder.info.family = "llava_next"
+    gateway.encoder.info.family = gateway.llm.info.family = "llava_next"
     response = await gateway.http.get("/readyz")
     assert response.status_code == 503
     assert "tokenizes for another checkpoint" in response.json()["checks"]["fingerprints"]
+    model = (await gateway.http.get("/v1/models")).json()["data"][0]["id"]
+    chat = {"model": model, "messages": [{"role": "user", "content": "What?"}]}
+    for path, question in (("/v1/answer", ask()), ("/v1/chat/completions", chat)):
+        response = await gateway.http.post(path, json=question)
+        assert (response.status_code, response.json()["error"]["code"]) == (502, "checkpoint_mismatch")
+        assert "of family llava, and a service one of family llava_next" in response.json()["error"]["message"]
+    gateway.encoder.info.family = gateway.llm.info.family = "llava"
+    assert (await gateway.answer())["answer"]
 
 
 async def test_services_that_were_never_there(start_gateway: StartGateway) -> None:

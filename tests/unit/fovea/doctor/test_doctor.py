@@ -178,10 +178,8 @@ def test_a_gateway_that_is_not_ready_or_wants_a_key_is_found(answers: tuple[str,
     assert "s3cret" not in none.text
     replies["/readyz"] = 503, {"error": {"message": "not ready: llm is not serving"}}
     first, _ = network.gateway(url, None)
-    assert (first.text, first.advice) == (
-        "not ready: llm is not serving",
-        "see the log of the service that the message names",
-    )
+    assert first.text == "not ready: llm is not serving"
+    assert first.advice.startswith("see the log of the service that the message names; if it runs")
     refused = "not accepting the bearer token of this gateway"
     replies["/readyz"] = 503, {"checks": {"llm": refused}, "error": {"message": f"not ready: llm is {refused}"}}
     first, _ = network.gateway(url, None)
