@@ -13,7 +13,7 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LO
 
 
 def tls_reason(url: str, error: httpx.HTTPError) -> str:
-    """Why a connection failed: a certificate that is not trusted, or http in place of https, or the reverse.
+    """Why a connection failed: a certificate that is not trusted, a name that is not served, or http for https.
 
     Args:
         url: base URL of the server for messages.
@@ -29,6 +29,8 @@ def tls_reason(url: str, error: httpx.HTTPError) -> str:
                 "its certificate is of no authority that this machine knows, or of another name; the variable"
                 f" {CA_VARIABLE} may name a PEM file with its authority"
             )
+        if "UNRECOGNIZED_NAME" in text:
+            return "it serves other names; use the one of its certificate in the URL"
         if any(name in text for name in _NO_TLS):
             return f"it speaks http, not https; use http://{url.removeprefix('https://')}"
         return ""

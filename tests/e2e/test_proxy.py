@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from benchmarks.checkpoints.tiny.tokenizers_only import write_clip, write_llava
+from fovea.client import AnswerError, Client
 from fovea.processes.stack import Stack, free_port
 from gateway.settings import GatewaySettings
 from tests.documented import ROOT
@@ -207,6 +208,13 @@ async def test_another_name_is_refused_in_the_handshake(gateways: Gateways, prox
     nginx, _ = await proxy(*gateways.addresses)
     with pytest.raises(ssl.SSLError, match="unrecognized name"):
         await asyncio.open_connection(nginx.host, nginx.port, ssl=nginx.trust, server_hostname="other.example.org")
+
+
+async def test_a_client_is_told_that_the_proxy_serves_other_names(gateways: Gateways, proxy: StartProxy) -> None:
+    nginx, _ = await proxy(*gateways.addresses)
+    says = "it serves other names; use the one of its certificate"
+    with Client(f"https://127.0.0.1:{nginx.port}") as client, pytest.raises(AnswerError, match=says):
+        await asyncio.to_thread(client.models)
 
 
 async def test_a_stream_arrives_piece_by_piece(gateways: Gateways, proxy: StartProxy) -> None:
