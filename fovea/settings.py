@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from fovea.budget import Budget
 from fovea.rpc.server import split_address
 from fovea.rpc.tls import ServerTLS
 from fovea.settings_errors import flags_text, value_text
+from fovea.similar_names import similar_name
 
 __all__ = [
     "CommaSeparated",
@@ -200,8 +200,8 @@ class ServiceSettings(BaseSettings):
         if setting in _MEANT:
             meant, what = _MEANT[setting]
             return f"use {prefix}{meant.upper()}, {what}" if meant in cls.model_fields else ""
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        return f"did you mean {near[0]}?" if near else ""
+        near = similar_name(name, known, likeness=0.8)
+        return f"did you mean {near}?" if near else ""
 
     @property
     def env_prefix(self) -> str:

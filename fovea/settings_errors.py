@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
+from fovea.similar_names import similar_name
 from fovea.vllm_flags import REPLACEMENTS, WITHOUT_REPLACEMENT
 
 __all__ = ["flags_text", "value_text"]
@@ -73,8 +73,8 @@ def _hint(flag: str, known: Collection[str]) -> str:
         flag: flag with its dashes.
         known: flags of the service.
     """
-    if near := difflib.get_close_matches(flag, known, n=1, cutoff=0.8):
-        return f"did you mean {near[0]}?"
+    if near := similar_name(flag, known, likeness=0.8):
+        return f"did you mean {near}?"
     if flag in WITHOUT_REPLACEMENT:
         return f"{flag}: {WITHOUT_REPLACEMENT[flag]}"
     choice = REPLACEMENTS.get(flag)

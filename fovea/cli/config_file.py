@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import tomllib
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 from fovea.cli.parsing import UsageError
 from fovea.cli.unknown_settings import unknown_key
+from fovea.similar_names import similar_name
 
 __all__ = ["ConfigError", "add_config", "service_environment", "with_config"]
 
@@ -155,8 +155,8 @@ def _tables(path: Path, parsers: Parsers) -> dict[str, dict[str, Any]]:
         for key, value in table.items():
             place = f"{path}: [{name}] {key}"
             if _dest(key) not in actions:
-                near = difflib.get_close_matches(_dest(key), actions, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"accepted: {', '.join(sorted(actions))}"
+                near = similar_name(_dest(key), actions)
+                hint = f"did you mean {near}?" if near else f"accepted: {', '.join(sorted(actions))}"
                 raise ConfigError(f"{place:.200}: there is no such option; {hint}")
             _check(actions[_dest(key)], value, place)
     return tables

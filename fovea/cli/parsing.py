@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
+
+from fovea.similar_names import similar_name
 
 __all__ = ["CommandParser", "Commands", "Run", "UsageError", "near_flag", "written_flag"]
 
@@ -30,8 +31,7 @@ def written_flag(word: str) -> str:
 
 def near_flag(flag: str, known: Iterable[str]) -> str:
     """The flag that a misspelled one perhaps stands for; empty if none is near."""
-    near = difflib.get_close_matches(flag.replace("_", "-"), list(known), n=1, cutoff=_NEAR)
-    return near[0] if near else ""
+    return similar_name(flag, known, likeness=_NEAR)
 
 
 class CommandParser(argparse.ArgumentParser):

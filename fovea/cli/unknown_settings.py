@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from fovea.cli.service_flags import remedy
 from fovea.cli.service_variables import service_settings
+from fovea.similar_names import similar_name
 from fovea.vllm_flags import REPLACEMENTS
 
 __all__ = ["ignored_variables", "unknown_key"]
@@ -75,5 +75,5 @@ def _as_key(variable: re.Match[str]) -> str:
 
 
 def _near(name: str, names: Iterable[str], program: str) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"did you mean {near[0]}?" if near else f"{program} --help lists all"
+    near = similar_name(name, names)
+    return f"did you mean {near}?" if near else f"{program} --help lists all"

@@ -13,7 +13,7 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LO
 
 
 def tls_reason(url: str, error: httpx.HTTPError) -> str:
-    """Why a connection failed: a certificate that is not trusted, a name that is not served, or http for https.
+    """Why a connection failed: a certificate that is not trusted, a name that is not served, or the wrong scheme.
 
     Args:
         url: base URL of the server for messages.

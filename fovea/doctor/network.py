@@ -22,6 +22,9 @@ __all__ = ["gateway", "port", "redis", "spoken_url"]
 _TIMEOUT_S: Final = 5.0
 _REDIS_PORT: Final = 6379
 _MAX_REPLY_BYTES: Final = 4096
+_READINESS_HIDDEN: Final = (
+    "whether it is ready is not known, because what answers there has no /readyz; ask the gateway itself"
+)
 _SKEW_S: Final = 5.0  # a header names whole seconds, and a response takes time
 
 
@@ -122,12 +125,12 @@ def gateway(url: str, api_key: str | None, *, now: Callable[[], float] = time.ti
         yield Finding("clock", Level.WARNING, "not compared, because no gateway answers")
         return
     if response.status_code == httpx.codes.NOT_FOUND:
-        yield _behind_a_proxy(_access(url, api_key))
+        yield _access(url, api_key, is_ready=False)
     elif response.status_code != httpx.codes.OK:
         text = _message(response) or f"it answers with status {response.status_code}"
         yield Finding("gateway", Level.PROBLEM, text, _advice(response))
     else:
-        yield _access(url, api_key)
+        yield _access(url, api_key, is_ready=True)
     yield _clock(response, now())
 
 
@@ -166,24 +169,25 @@ def _advice(response: httpx.Response) -> str:
     return "start gateway, encoder service and LLM service with the same --model and, if it is set, --text-tower"
 
 
-def _access(url: str, api_key: str | None) -> Finding:
+def _access(url: str, api_key: str | None, *, is_ready: bool) -> Finding:
+    """Whether a gateway takes the API key.
+
+    Args:
+        url: URL of the gateway.
+        api_key: API key; None for none.
+        is_ready: whether it has told that it is ready. A proxy in front may keep that to itself.
+    """
     try:
         with Client(url, api_key=api_key or "", timeout_s=_TIMEOUT_S) as client:
-            return Finding("gateway", Level.OK, f"ready, serves {', '.join(client.models())}")
+            served = f"serves {', '.join(client.models())}"
+        if is_ready:
+            return Finding("gateway", Level.OK, f"ready, {served}")
+        return Finding("gateway", Level.OK, served, _READINESS_HIDDEN)
     except AnswerError as error:
         advice = (
             "fovea keys add makes a key; give it as FOVEA_API_KEY" if error.status == httpx.codes.UNAUTHORIZED else ""
         )
         return Finding("gateway", Level.PROBLEM, str(error), advice)
-
-
-def _behind_a_proxy(access: Finding) -> Finding:
-    """Finding about a gateway whose readiness is not shown: a proxy in front does not pass its path."""
-    if access.level is not Level.OK:
-        return access
-    text = access.text.removeprefix("ready, ")
-    advice = "whether it is ready is not known, because what answers there has no /readyz; ask the gateway itself"
-    return Finding(access.subject, Level.OK, text, advice)
 
 
 def _clock(response: httpx.Response, now_s: float) -> Finding:

@@ -45,7 +45,7 @@ def check_family(family: str, info: EncoderInfo | LLMInfo) -> None:
         info: Info of the service.
 
     Raises:
-        CheckpointMismatch: It has one of another family.
+        CheckpointMismatch: The checkpoint of the service is of another family.
     """
     if info.family != family:
         raise CheckpointMismatch(

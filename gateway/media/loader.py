@@ -131,7 +131,7 @@ class _Allowance:
         """Takes the bytes of a file.
 
         Raises:
-            TooLarge: They are not left.
+            TooLarge: Fewer bytes are left.
         """
         self._left -= size
         if self._left < 0:

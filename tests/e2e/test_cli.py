@@ -22,9 +22,9 @@ from tests.documented import ROOT
 from tests.e2e.conftest import STARTUP_S, Pictures
 from tests.lab_stack import ENVIRONMENT, RECOMMENDED
 from tests.redis_server import RedisServer
+from tests.video_heads import MP4_HEAD
 
 QUESTION = "Is there a red star?"
-MP4 = b"\0\0\0\x18ftypisom" + bytes(40)
 
 
 def fovea(*words: str, environment: Mapping[str, str] = ENVIRONMENT) -> subprocess.CompletedProcess[str]:
@@ -171,7 +171,7 @@ def test_ask_says_what_is_wrong_in_one_line(stack: Stack, picture_file: Path, tm
         (("ask", QUESTION, "--video", str(picture_file), "--url", stack.url), "status 415"),
         (("ask", "https://example.com/x.png", QUESTION, "--url", stack.url), "status 422"),
         (
-            ("ask", f"data:;base64,{base64.b64encode(MP4).decode()}", QUESTION, "--url", stack.url),
+            ("ask", f"data:;base64,{base64.b64encode(MP4_HEAD).decode()}", QUESTION, "--url", stack.url),
             "(status 415); fovea ask takes a video as --video",
         ),
         (("ask", str(picture_file), QUESTION, "--url", f"{stack.url}/elsewhere"), "status 404"),

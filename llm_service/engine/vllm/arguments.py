@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from vllm.platforms import current_platform
 
 from fovea.modeling.compute import resolve_device
 from fovea.modeling.errors import CheckpointError
+from fovea.similar_names import similar_name
 from llm_service.models.base import VisualEmbedder
 from llm_service.vllm_plugin import ARCHITECTURES
 
@@ -62,10 +62,10 @@ def check_names(engine_args: Mapping[str, Any]) -> None:
         if name in _RESERVED:
             raise CheckpointError(f"engine_args cannot hold {name!r}: the engine relies on its own value")
         if name not in known:
-            similar = difflib.get_close_matches(name, known, n=1)
+            similar = similar_name(name, known)
             raise CheckpointError(
                 f"engine_args holds {name!r}, which this vLLM does not have"
-                + (f"; did you mean {similar[0]!r}?" if similar else ".")
+                + (f"; did you mean {similar!r}?" if similar else ".")
                 + f" Accepted: {', '.join(sorted(known - _RESERVED - _SETTINGS.keys()))}"
             )
 

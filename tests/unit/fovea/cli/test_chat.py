@@ -19,6 +19,7 @@ import pytest
 
 from fovea.cli import main
 from tests.plain_gateway import PlainGateway, event
+from tests.video_heads import MP4_HEAD
 
 DEMO = Path(__file__).parents[4] / "lab" / "demo" / "demo.png"
 
@@ -135,7 +136,7 @@ def test_a_video_is_no_image_of_a_chat(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     video = tmp_path / "clip.mp4"
-    video.write_bytes(b"\0\0\0\x18ftypisom" + bytes(40))
+    video.write_bytes(MP4_HEAD)
     says = f"is an MP4 video; fovea chat takes no videos; fovea ask --video {video} answers a question about it"
     assert chat(monkeypatch, answering, [str(video)], "what?") == 2
     assert says in capsys.readouterr().err

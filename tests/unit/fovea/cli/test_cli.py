@@ -22,6 +22,7 @@ from fovea.cli import main
 from fovea.client import AnswerError, ask
 from fovea.client.gateway_url import gateway_url
 from tests.plain_gateway import PlainGateway, event
+from tests.video_heads import MP4_HEAD
 
 DEMO = Path(__file__).parents[4] / "lab" / "demo" / "demo.png"
 EXPLAINED = {
@@ -29,7 +30,6 @@ EXPLAINED = {
     "usage": {"visual_tokens_total": 4, "visual_tokens_kept": 1},
     "explain": {"pruner": "cls", "grid": [2, 2], "kept": [0], "merged_into": [[0, -1], [-1, -1]]},
 }
-MP4 = b"\0\0\0\x18ftypisom" + bytes(40)
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -296,8 +296,8 @@ def test_a_video_in_the_place_of_an_image_leads_to_the_option_before_it_is_sent(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     video = tmp_path / "my clip"  # its content counts
-    video.write_bytes(MP4)
-    piped(monkeypatch, MP4)
+    video.write_bytes(MP4_HEAD)
+    piped(monkeypatch, MP4_HEAD)
     given = [word.format(image=image, video=video) for word in words]
     assert says.format(video=video) in refused([*given, "what?", "--url", answering.url], capsys)
     assert not answering.forms
