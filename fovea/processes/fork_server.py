@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -51,13 +52,16 @@ def fork_now(*modules: str) -> None:
         pid = os.fork()
         if pid == 0:
             os.close(alive_w)
-            _serve(listener.detach(), alive_r)
+            _serve(listener.detach(), alive_r, os.path.dirname(address))
         os.close(alive_r)
     server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, alive_w, pid
 
 
-def _serve(listener: int, alive_r: int) -> NoReturn:
-    """The fork server's life: it ends when every process that holds the other end of `alive_r` has ended."""
+def _serve(listener: int, alive_r: int, folder: str) -> NoReturn:
+    """The fork server's life: it ends when every process that holds the other end of `alive_r` has ended.
+
+    It then removes the folder of its socket: the process that made it may have ended without Python's shutdown.
+    """
     status = 1
     try:
         for number in (signal.SIGTERM, signal.SIGINT):  # see fork_server_preload
@@ -65,6 +69,7 @@ def _serve(listener: int, alive_r: int) -> NoReturn:
         forkserver.main(listener, alive_r, [])
     except SystemExit:
         status = 0
+        shutil.rmtree(folder, ignore_errors=True)
     finally:
         os._exit(status)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -64,12 +65,24 @@ def cut_up(draw: st.DrawFn) -> list[str]:
     return [text[a:b] for a, b in itertools.pairwise(between)]
 
 
+_made: Final[list[str]] = []
+"""Folders that `checkpoint` has made."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def remove_made() -> Iterator[None]:
+    yield
+    for folder in _made:
+        shutil.rmtree(folder)
+
+
 @cache
 def checkpoint(name: str) -> Path:
     """The shipped checkpoint, or a tiny one made for these tests."""
     if name == "shipped":
         return SHIPPED
-    folder = Path(mkdtemp()) / name
+    _made.append(mkdtemp())
+    folder = Path(_made[-1]) / name
     if name in get_args(Kind):
         return write_llava(folder, name)  # type: ignore[arg-type]
     if name in FAMILIES:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 # A process of its own: pytest has threads, and its fork server may run already.
 PROGRAM = """
@@ -39,12 +41,18 @@ def test_a_process_with_threads_is_not_forked() -> None:
     assert done.stdout.splitlines()[0] != "imported once"
 
 
-def test_workers_share_what_the_process_had_and_end_with_it() -> None:
+def test_workers_share_what_the_process_had_and_end_with_it(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )  # returns when the last process of the family has closed its output
     assert done.returncode == 0, done.stderr
     shared, pids = done.stdout.splitlines()
     assert shared == "imported once"
     assert len(pids.split()) >= 3  # the fork server, the resource tracker, two workers
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())  # the folder of the fork server's socket is gone, too
