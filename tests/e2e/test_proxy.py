@@ -438,10 +438,11 @@ async def test_nothing_is_sent_to_the_page(path: str, proxy: StartProxy) -> None
     assert not upstream.requests
 
 
-async def test_plain_http_and_garbage_get_an_error_of_the_api(proxy: StartProxy) -> None:
+@pytest.mark.parametrize("name", [Nginx.host, "another.example.org"])
+async def test_plain_http_and_garbage_get_an_error_of_the_api(name: str, proxy: StartProxy) -> None:
     nginx, _ = await proxy("127.0.0.1:1")
     async with httpx.AsyncClient(trust_env=False) as http:
-        plain = await http.get(nginx.url.replace("https", "http"))
+        plain = await http.get(nginx.url.replace("https", "http"), headers={"host": name})
     garbage = await until_closed(nginx, b"(nothing) / HTTP/1.1\r\n\r\n")
     assert plain.status_code == 400
     assert plain.json()["error"]["code"] == "malformed_request"

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fovea.errors import InvalidRequest
 
-__all__ = ["check_supported"]
+__all__ = ["UNSUPPORTED", "check_supported"]
 
 _TOOLS: Final = "this server calls no tools"
 _FORMATS: Final = "answers are plain text, without a grammar or schema"
@@ -22,7 +22,7 @@ _PREPROCESSOR: Final = (
 )
 _SEARCH: Final = "this server samples one answer, token by token"
 
-_UNSUPPORTED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
+UNSUPPORTED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "tools": (([],), _TOOLS),
     "tool_choice": (("none",), _TOOLS),
     "functions": (([],), _TOOLS),
@@ -78,9 +78,9 @@ def check_supported(fields: Mapping[str, Any]) -> None:
         InvalidRequest: There is such a field. The error names it and the values that are accepted.
     """
     for name, value in fields.items():
-        if name not in _UNSUPPORTED:
+        if name not in UNSUPPORTED:
             continue
-        neutral, reason = _UNSUPPORTED[name]
+        neutral, reason = UNSUPPORTED[name]
         if not any(_equal(value, accepted) for accepted in neutral):
             accepted = " or ".join([*map(_shown, neutral), "leaving it out"])
             raise InvalidRequest(f"{name} is not accepted: {reason}; accepted: {accepted}", param=name)

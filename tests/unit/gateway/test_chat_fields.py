@@ -11,7 +11,7 @@ import pytest
 from fovea.errors import InvalidRequest
 from fovea.v1 import encoder_pb2, tensor_pb2
 from gateway.http.schemas.chat import FoveaOptions
-from gateway.http.schemas.chat_unsupported import check_supported
+from gateway.http.schemas.chat_unsupported import UNSUPPORTED, check_supported
 from tests.unit.gateway.chats import chat, complete, refused, text_part, user
 from tests.unit.gateway.conftest import Gateway, StartGateway
 
@@ -215,6 +215,12 @@ async def test_options_of_fovea_may_be_null(gateway: Gateway, null: str | None) 
 
 
 PAGE = (Path(__file__).parents[3] / "docs" / "openai.md").read_text()
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_the_page_names_each_field_that_is_refused(name: str) -> None:
+    refused_fields = PAGE.partition("\n## What is not\n")[2].partition("\n## ")[0]
+    assert f"`{name}`" in refused_fields
 
 
 @pytest.mark.parametrize("message", re.findall(r"422 `(\w+ is not accepted: [^`]+)`", PAGE))
