@@ -163,7 +163,7 @@ class Connection(H11Protocol):
 
         async def send_announced(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = [*message["headers"], *self._announcement(scope)]
+                given = [*message["headers"], *self._announcement()]
                 lines = self._lines
                 message = {**message, "headers": [header for header in given if header not in lines]}
                 # ASGI sends the headers with the first part of the body.
@@ -172,12 +172,12 @@ class Connection(H11Protocol):
 
         await self.config.loaded_app(scope, receive, send_announced)
 
-    def _announcement(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+    def _announcement(self) -> list[tuple[bytes, bytes]]:
         # A body that nobody reads any more would have to be received to its end before the next request.
         if self._is_stopping or not self._times.keep_alive_s or self.cycle.more_body:
             return [CLOSE_HEADER]
-        if scope["http_version"] != "1.1" or CLOSE_HEADER in scope["headers"]:
-            return []  # h11 closes the connection and says so
+        if self.conn.their_state is h11.MUST_CLOSE:
+            return []  # as the client asked; h11 says so in its place
         return [(b"connection", b"keep-alive"), _timeout(self._times.keep_alive_s)]
 
     def _watch_headers(self) -> None:

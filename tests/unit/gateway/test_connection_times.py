@@ -96,7 +96,11 @@ async def test_keep_alive_is_75_seconds_and_can_be_turned_off(start_gateway: Sta
 
 @pytest.mark.parametrize(
     "request_head",
-    [b"GET /healthz HTTP/1.0\r\n\r\n", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"],
+    [
+        b"GET /healthz HTTP/1.0\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: TE, Close\r\n\r\n",
+    ],
 )
 async def test_a_close_that_the_client_asks_for_is_confirmed(gateway_over_tcp: Gateway, request_head: bytes) -> None:
     async with RawConnection(gateway_over_tcp) as client:
