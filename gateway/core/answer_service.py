@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar
 
@@ -139,7 +139,8 @@ class AnswerService:
         """
         async with until(question.deadline):
             encoder = await self._encoder.info()
-            plan = self._planner.plan_encode(question, self._planner.tokenize(question, encoder), encoder)
+            with self._dropping_infos_at_mismatch():
+                plan = self._planner.plan_encode(question, self._planner.tokenize(question, encoder), encoder)
             encoded, _ = await self._visual_tokens.get(plan)
             return encoded
 
@@ -155,9 +156,10 @@ class AnswerService:
         """
         async with until(question.deadline):
             encoder, llm = await self._infos()
-            input_ids = self._planner.tokenize(question, encoder)
-            check_prompt(len(input_ids), llm)
-            plan = self._planner.plan_encode(question, input_ids, encoder)
+            with self._dropping_infos_at_mismatch():
+                input_ids = self._planner.tokenize(question, encoder)
+                check_prompt(len(input_ids), llm)
+                plan = self._planner.plan_encode(question, input_ids, encoder)
             with self._stage_times.answer(deadline=question.deadline, max_tokens=1) as stages:
                 used = await self._with_visual_tokens(
                     plan,
@@ -168,12 +170,18 @@ class AnswerService:
 
     async def _plan(self, question: Question) -> AnswerPlan:
         """Plan of an answer. A question without media needs no encoder service, not even its info."""
-        try:
+        with self._dropping_infos_at_mismatch():
             if not question.encode.num_media:
                 return self._planner.plan_text_answer(question, await self._llm.info())
             encoder, llm = await self._infos()
             return self._planner.plan_answer(question, encoder, llm)
-        except CheckpointMismatch:  # until a service has been replaced
+
+    @contextmanager
+    def _dropping_infos_at_mismatch(self) -> Iterator[None]:
+        """Drops the infos of both services at a CheckpointMismatch, so that the next question sees their replacement."""
+        try:
+            yield
+        except CheckpointMismatch:
             self._encoder.invalidate_info()
             self._llm.invalidate_info()
             raise

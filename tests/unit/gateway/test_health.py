@@ -134,7 +134,7 @@ async def test_a_gateway_of_another_family_with_the_same_tokens_is_not_ready(gat
     assert "tokenizes for another checkpoint" in response.json()["checks"]["fingerprints"]
     model = (await gateway.http.get("/v1/models")).json()["data"][0]["id"]
     chat = {"model": model, "messages": [{"role": "user", "content": "What?"}]}
-    for path, question in (("/v1/answer", ask()), ("/v1/chat/completions", chat)):
+    for path, question in (("/v1/answer", ask()), ("/v1/chat/completions", chat), ("/v1/explain", ask())):
         response = await gateway.http.post(path, json=question)
         assert (response.status_code, response.json()["error"]["code"]) == (502, "checkpoint_mismatch")
         assert "of family llava, and a service one of family llava_next" in response.json()["error"]["message"]
