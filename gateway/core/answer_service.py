@@ -178,7 +178,7 @@ class AnswerService:
 
     @contextmanager
     def _dropping_infos_at_mismatch(self) -> Iterator[None]:
-        """Drops the infos of both services at a CheckpointMismatch, so that the next question sees their replacement."""
+        """Drops the infos of both services at a CheckpointMismatch: the next question sees the services as they are."""
         try:
             yield
         except CheckpointMismatch:
