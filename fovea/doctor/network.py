@@ -14,12 +14,13 @@ import httpx
 
 from fovea.client import AnswerError, Client
 from fovea.doctor.finding import Finding, Level
-from fovea.processes.stack import any_certificate, readiness_checks, refused_default
+from fovea.processes.stack import any_certificate, local_url, readiness_checks, refused_default
 from fovea.rpc.server import split_address
 
 __all__ = ["gateway", "port", "redis", "spoken_url"]
 
 _TIMEOUT_S: Final = 5.0
+_LOCAL_TIMEOUT_S: Final = 1.0
 _REDIS_PORT: Final = 6379
 _MAX_REPLY_BYTES: Final = 4096
 _READINESS_HIDDEN: Final = (
@@ -44,7 +45,7 @@ def port(address: str, gateway_url: str) -> Finding:
 
     Args:
         address: host:port that `fovea up` would take.
-        gateway_url: URL of a gateway, which may be what has the address.
+        gateway_url: URL of the gateway that is checked, which may be what has the address.
     """
     host, number = split_address(address)
     try:
@@ -54,10 +55,23 @@ def port(address: str, gateway_url: str) -> Finding:
     except OSError as error:
         if urlsplit(gateway_url).port == number and _ready(gateway_url) is not None:
             return Finding("port", Level.OK, f"{address} is that of the gateway that runs")
+        if there := _local_gateway(address):
+            advice = f"fovea doctor --url {there} checks it"
+            return Finding("port", Level.OK, f"{address} is that of a gateway that runs", advice)
         reason = (error.strerror or str(error)).lower()
         advice = "end the program that has it (ss -ltnp lists them), or choose another with --listen HOST:PORT"
         return Finding("port", Level.PROBLEM, f"cannot listen on {address}: {reason}", advice)
     return Finding("port", Level.OK, f"{address} is free")
+
+
+def _local_gateway(address: str) -> str:
+    """URL of the gateway that listens on host:port of this machine; empty if none does."""
+    for tls in (False, True):
+        url = local_url(address, tls=tls)
+        response = _ready(url, _LOCAL_TIMEOUT_S)
+        if response is not None and readiness_checks(response):
+            return url
+    return ""
 
 
 def redis(url: str | None) -> Finding:
@@ -134,9 +148,9 @@ def gateway(url: str, api_key: str | None, *, now: Callable[[], float] = time.ti
     yield _clock(response, now())
 
 
-def _ready(url: str) -> httpx.Response | None:
+def _ready(url: str, timeout_s: float = _TIMEOUT_S) -> httpx.Response | None:
     try:
-        return httpx.get(f"{url}/readyz", timeout=_TIMEOUT_S, trust_env=False, verify=any_certificate())
+        return httpx.get(f"{url}/readyz", timeout=timeout_s, trust_env=False, verify=any_certificate())
     except httpx.HTTPError:
         return None
 

@@ -144,8 +144,10 @@ class ServiceClient(Generic[InfoT]):
         with contextlib.suppress(grpc.aio.AioRpcError):
             reply = await stub.Check(health_pb2.HealthCheckRequest(service=self.service), timeout=timeout_s)
             is_serving = reply.status == health_pb2.HealthCheckResponse.SERVING
-        if not is_serving:
+        if not is_serving or self._unresponsive:
             self.invalidate_info()  # what comes back may have another checkpoint or other settings
+        if is_serving:
+            self._unresponsive = False  # its info is worth waiting for
         return is_serving
 
     async def reachable(self, timeout_s: float) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
 from fovea.budget import Budget
 from fovea.errors import InternalError, Overloaded, ServiceError, TooLarge, Unavailable
+from fovea.rpc.server import GrpcServer
 from fovea.v1 import encoder_pb2
 from gateway.clients import base
-from gateway.clients.base import INFO_RETRY_S, INFO_TTL_S
+from gateway.clients.base import INFO_RETRY_S, INFO_TTL_S, ServiceClient
 from gateway.clients.encoder import EncoderClient, EncodeResult
 from gateway.clients.llm import LLMClient
 from gateway.core.encode_spec import EncodeSpec
@@ -25,6 +28,26 @@ from tests.unit.gateway.services import ScriptedEncoder, ScriptedLLM, serve
 SPEC = EncodeSpec(
     images=(MediaFile.of(png()),), text_ids=(1, 2), pruner="desap", budget=Budget.count(3), wire_dtype="float16"
 )
+
+
+Start = Callable[..., Awaitable[tuple[GrpcServer, Any]]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts a service, and a client of it; both end with the test."""
+    async with AsyncExitStack() as started:
+
+        async def start(
+            servicer: ScriptedEncoder | ScriptedLLM, client: type[ServiceClient[Any]] = EncoderClient, **options: Any
+        ) -> tuple[GrpcServer, Any]:
+            server = await serve(servicer)
+            started.push_async_callback(server.grpc.stop, 0)
+            called = client(f"127.0.0.1:{server.port}", max_message_bytes=2**20, **options)
+            started.push_async_callback(called.close)
+            return server, called
+
+        yield start
 
 
 @pytest.fixture
@@ -56,10 +79,9 @@ async def test_a_message_above_the_cap_is_too_large(encoder: tuple[ScriptedEncod
     await client.close()
 
 
-async def test_info_is_refreshed_after_its_ttl_and_kept_during_an_outage() -> None:
+async def test_info_is_refreshed_after_its_ttl_and_kept_during_an_outage(start: Start) -> None:
     servicer, clock = ScriptedEncoder(), Clock(0.0)
-    server = await serve(servicer)
-    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
+    server, client = await start(servicer, clock=clock)
     assert (await client.info()).fingerprint == "aaaa"
     servicer.info.fingerprint = "bbbb"
     clock.now = INFO_TTL_S - 0.1
@@ -69,13 +91,11 @@ async def test_info_is_refreshed_after_its_ttl_and_kept_during_an_outage() -> No
     await server.grpc.stop(0)
     clock.now = 2 * INFO_TTL_S
     assert (await client.info()).fingerprint == "bbbb"
-    await client.close()
 
 
-async def test_a_service_that_was_seen_away_is_asked_for_its_info_when_it_is_back() -> None:
+async def test_a_service_that_was_seen_away_is_asked_for_its_info_when_it_is_back(start: Start) -> None:
     servicer, clock = ScriptedEncoder(), Clock(0.0)
-    server = await serve(servicer)
-    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
+    server, client = await start(servicer, clock=clock)
     assert (await client.info()).fingerprint == "aaaa"
     servicer.info.fingerprint = "bbbb"
     assert await client.serving(10)
@@ -85,31 +105,39 @@ async def test_a_service_that_was_seen_away_is_asked_for_its_info_when_it_is_bac
     await server.report_serving(True)
     assert await client.serving(10)
     assert (await client.info()).fingerprint == "bbbb"
-    await client.close()
-    await server.grpc.stop(0)
 
 
-async def test_concurrent_callers_share_one_info_call() -> None:
+async def test_a_service_that_failed_is_asked_for_its_info_when_it_is_seen_to_serve(start: Start) -> None:
+    """A request during the outage has failed to read the info, and the old one is still there."""
+    servicer, clock = ScriptedEncoder(), Clock(0.0)
+    _, client = await start(servicer, clock=clock)
+    await client.info()
+    servicer.info_error = InternalError("starting")
+    clock.now = INFO_TTL_S
+    await client.info()
+    servicer.info_error, servicer.info.fingerprint = None, "bbbb"
+    assert await client.serving(10)
+    assert (await client.info()).fingerprint == "bbbb"
+
+
+async def test_concurrent_callers_share_one_info_call(start: Start) -> None:
     servicer, clock = ScriptedEncoder(), Clock(0.0)
     servicer.info_gate.shut()
-    server = await serve(servicer)
-    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
+    _, client = await start(servicer, clock=clock)
     asking = [asyncio.create_task(client.info()) for _ in range(64)]
     await servicer.info_gate.reached.wait()
     servicer.info_gate.open()
     assert {info.fingerprint for info in await asyncio.gather(*asking)} == {"aaaa"}
     assert servicer.info_calls == 1
-    await client.close()
-    await server.grpc.stop(0)
 
 
 async def test_an_outage_writes_a_line_an_interval_and_not_one_for_each_request(
+    start: Start,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = Clock(0.0)
-    server = await serve(ScriptedEncoder())
+    server, client = await start(ScriptedEncoder(), clock=clock)
     await server.grpc.stop(0)
-    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
 
     async def fail() -> None:
         with pytest.raises(Unavailable):
@@ -123,15 +151,14 @@ async def test_an_outage_writes_a_line_an_interval_and_not_one_for_each_request(
     assert first.startswith("the encoder service is unavailable: ")
     assert second.startswith("the encoder service is unavailable: ")
     assert second.endswith(" (4 more since the last such line)")
-    await client.close()
 
 
 async def test_an_unresponsive_service_gets_one_call_while_its_last_info_is_used(
+    start: Start,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     servicer, clock = ScriptedEncoder(), Clock(0.0)
-    server = await serve(servicer)
-    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
+    _, client = await start(servicer, clock=clock)
     await client.info()
     servicer.info_gate.shut()
     clock.now = INFO_TTL_S
@@ -147,14 +174,11 @@ async def test_an_unresponsive_service_gets_one_call_while_its_last_info_is_used
         while (await client.info()).fingerprint == "aaaa":  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert servicer.info_calls == 2
-    await client.close()
-    await server.grpc.stop(0)
 
 
-async def test_the_info_of_a_failed_service_is_refreshed_after_a_second() -> None:
+async def test_the_info_of_a_failed_service_is_refreshed_after_a_second(start: Start) -> None:
     servicer, clock = ScriptedEncoder(), Clock(0.0)
-    server = await serve(servicer)
-    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=clock)
+    _, client = await start(servicer, clock=clock)
     await client.info()
     servicer.info_error = InternalError("defect")
     clock.now = INFO_TTL_S
@@ -166,8 +190,6 @@ async def test_the_info_of_a_failed_service_is_refreshed_after_a_second() -> Non
     async with asyncio.timeout(10):
         while servicer.info_calls < 3:  # noqa: ASYNC110
             await asyncio.sleep(0)
-    await client.close()
-    await server.grpc.stop(0)
 
 
 async def test_a_failed_call_invalidates_the_info() -> None:
@@ -180,15 +202,12 @@ async def test_a_failed_call_invalidates_the_info() -> None:
         await client.encode(SPEC, None, 30)
     servicer.info.fingerprint = "bbbb"
     assert (await client.info()).fingerprint == "bbbb"
-    await client.close()
-    await server.grpc.stop(0)
 
 
-async def test_closing_a_generation_between_two_texts_cancels_the_call() -> None:
+async def test_closing_a_generation_between_two_texts_cancels_the_call(start: Start) -> None:
     servicer = ScriptedLLM()
     servicer.gate.shut()
-    server = await serve(servicer)
-    client = LLMClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20)
+    _, client = await start(servicer, LLMClient)
     visual_tokens = encoder_pb2.EncodeResponse()
     visual_tokens.visual_tokens.add(positions=[0])
     generation = client.generate(
@@ -199,5 +218,3 @@ async def test_closing_a_generation_between_two_texts_cancels_the_call() -> None
     await generation.aclose()
     async with asyncio.timeout(10):
         await servicer.cancelled.wait()
-    await client.close()
-    await server.grpc.stop(0)

@@ -148,6 +148,16 @@ def test_a_port_that_another_program_has_is_wrong(gateway: PlainGateway) -> None
     assert (found.level, "gateway that runs" in found.text) == (Level.OK, True)
 
 
+def test_the_port_of_a_gateway_behind_the_proxy_that_is_checked_is_right(gateway: PlainGateway) -> None:
+    address = gateway.url.removeprefix("http://")
+    gateway.answers({"status": "ready", "checks": {"encoder": "ok"}})
+    found = network.port(address, "https://fovea.example.org")
+    assert (found.level, found.text) == (Level.OK, f"{address} is that of a gateway that runs")
+    assert found.advice == f"fovea doctor --url {gateway.url} checks it"
+    gateway.answers({"hello": "world"})  # another program
+    assert network.port(address, "https://fovea.example.org").level is Level.PROBLEM
+
+
 def test_redis_is_asked_with_its_password_which_is_not_shown(gateway: PlainGateway, tmp_path: Path) -> None:
     assert network.redis(None).level is Level.OK
     with RedisServer("--requirepass", "s3cret") as server:
