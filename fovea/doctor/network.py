@@ -14,7 +14,8 @@ import httpx
 
 from fovea.client import AnswerError, Client
 from fovea.doctor.finding import Finding, Level
-from fovea.processes.stack import any_certificate, local_url, readiness_checks, refused_default
+from fovea.processes.readiness import readiness_checks, refused_default, refused_token
+from fovea.processes.stack import any_certificate, local_url
 from fovea.rpc.server import split_address
 
 __all__ = ["gateway", "port", "redis", "spoken_url"]
@@ -167,11 +168,8 @@ def _advice(response: httpx.Response) -> str:
     checks = readiness_checks(response)
     if refused_default(checks):
         return "start the gateway with a setting that is accepted, or leave it out"
-    if any("bearer token" in state for state in map(str, checks.values())):
-        return (
-            "give the gateway the token of a site in the service's --token-file, with --encoder-token-file or"
-            " --llm-token-file"
-        )
+    if refused := refused_token(checks):
+        return refused.partition("; ")[2]
     agreement = str(checks.get("fingerprints", ""))
     if not agreement.startswith("different"):
         return (

@@ -10,7 +10,8 @@ from typing import Final
 
 import httpx
 
-from fovea.processes.stack import Stack, readiness_checks
+from fovea.processes.readiness import readiness_checks
+from fovea.processes.stack import Stack
 
 __all__ = ["RedisWatch"]
 

@@ -18,6 +18,7 @@ from typing import Final, Self
 import httpx
 
 from fovea.processes.log_reasons import describe_status, last_reason
+from fovea.processes.readiness import readiness_checks, refused_default, refused_token
 from fovea.processes.worker_process import end_with_parent
 from fovea.rpc.server import split_address
 
@@ -29,8 +30,6 @@ __all__ = [
     "any_certificate",
     "free_port",
     "local_url",
-    "readiness_checks",
-    "refused_default",
 ]
 
 SERVICES: Final = ("encoder_service", "llm_service", "gateway")
@@ -40,8 +39,6 @@ SERVICE_NAMES: Final = {"encoder_service": "encoder service", "llm_service": "LL
 # Addresses to connect to where a server listens on all of them.
 _LOOPBACK: Final = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
 _POLL_S: Final = 0.1
-# Checks of /readyz about defaults that the gateway sets.
-_DEFAULTS: Final = ("pruner", "wire_dtype")
 # Longer than the drain of any service, so that requests in progress end within the drain.
 _STOP_TIMEOUT_S: Final = 40.0
 
@@ -247,8 +244,8 @@ class Stack:
             on_checks: function that gets the checks of `/readyz` after each look; none while the gateway is silent.
 
         Raises:
-            StackError: a service ended, the encoder service does not offer a default of the gateway, or `timeout_s`
-                passed.
+            StackError: a service ended, the encoder service does not offer a default of the gateway, a service does not
+                accept the gateway's bearer token, or `timeout_s` passed.
             KeyboardInterrupt: `interrupted` returned true.
         """
         deadline = time.monotonic() + timeout_s
@@ -267,7 +264,7 @@ class Stack:
                     reason = response.text
                     checks = readiness_checks(response)
                     on_checks(checks)
-                    if refused := refused_default(checks):  # waiting does not change it
+                    if refused := refused_default(checks) or refused_token(checks):  # waiting does not change it
                         raise StackError(f"not ready: {refused}")
                 except httpx.TransportError:
                     on_checks({})
@@ -306,22 +303,3 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-
-def refused_default(checks: Mapping[str, str]) -> str | None:
-    """The default of the gateway that the encoder service does not offer, and why; None if there is none.
-
-    Args:
-        checks: checks of `/readyz`, see `readiness_checks`.
-    """
-    refused = (f"{name} is {checks[name]}" for name in _DEFAULTS if checks.get(name, "ok") != "ok")
-    return next(refused, None)
-
-
-def readiness_checks(response: httpx.Response) -> Mapping[str, str]:
-    """Checks of a response of `/readyz`; none of another server's."""
-    try:
-        checks = response.json()["checks"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return checks if isinstance(checks, dict) else {}

@@ -138,6 +138,16 @@ def test_a_default_that_the_encoder_does_not_offer_ends_the_wait(gateway: PlainG
     assert len(seen) == 1
 
 
+def test_a_token_that_a_service_refuses_ends_the_wait_with_the_option_for_it(gateway: PlainGateway) -> None:
+    stack = Stack("model", listen=gateway.url.removeprefix("http://"))
+    state = "not accepting the bearer token of this gateway"
+    gateway.answers({"checks": {"encoder": "ok", "llm": state}}, status=503)
+    with pytest.raises(
+        StackError, match=f"^not ready: llm is {state}; .*--llm-token-file \\(GATEWAY_LLM_TOKEN_FILE\\)$"
+    ):
+        stack.wait_ready(60)
+
+
 def test_a_taken_address_is_refused_with_the_options_of_the_command_and_of_make(gateway: PlainGateway) -> None:
     stack = Stack("model", listen=gateway.url.removeprefix("http://"))
     with pytest.raises(StackError, match=r"another with --listen HOST:PORT \(under make: LISTEN=HOST:PORT\)"):

@@ -1,0 +1,48 @@
+"""Checks of a gateway's `/readyz`, and those of them that waiting does not change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import httpx
+
+__all__ = ["readiness_checks", "refused_default", "refused_token"]
+
+_DEFAULTS: Final = ("pruner", "wire_dtype")
+"""Checks of defaults that the gateway sets."""
+_SERVICES: Final = ("encoder", "llm")
+
+
+def readiness_checks(response: httpx.Response) -> Mapping[str, str]:
+    """Checks of a response of `/readyz`; none of another server's."""
+    try:
+        checks = response.json()["checks"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return {name: str(state) for name, state in checks.items()} if isinstance(checks, dict) else {}
+
+
+def refused_default(checks: Mapping[str, str]) -> str | None:
+    """The default of the gateway that the encoder service does not offer, and why; None if there is none.
+
+    Args:
+        checks: checks of `/readyz`, see `readiness_checks`.
+    """
+    refused = (f"{name} is {checks[name]}" for name in _DEFAULTS if checks.get(name, "ok") != "ok")
+    return next(refused, None)
+
+
+def refused_token(checks: Mapping[str, str]) -> str | None:
+    """The service that does not accept the gateway's bearer token, and the gateway's option; None if there is none.
+
+    Args:
+        checks: checks of `/readyz`, see `readiness_checks`.
+    """
+    refused = (
+        f"{name} is {checks[name]}; give it the token of a site in the service's --token-file, with"
+        f" --{name}-token-file (GATEWAY_{name.upper()}_TOKEN_FILE)"
+        for name in _SERVICES
+        if "bearer token" in checks.get(name, "")
+    )
+    return next(refused, None)
