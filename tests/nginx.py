@@ -22,6 +22,8 @@ __all__ = ["CONFIG", "Nginx", "directives", "find_nginx"]
 
 CONFIG: Final = Path(__file__).parents[1] / "deploy" / "proxy" / "nginx.conf"
 _NAME: Final = "fovea.example.org"
+_TEMPORARY: Final = ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
+"""Kinds of folders that nginx makes at its start."""
 
 
 def find_nginx() -> str | None:
@@ -64,20 +66,19 @@ class Nginx:
         for name in ("lib", "log"):
             (folder / name).mkdir()
         servers = "\n".join(f"server {address} max_fails=1 fail_timeout=5s;" for address in gateways)
-        others = "".join(f"{kind}_temp_path {folder}/lib/{kind};" for kind in ("fastcgi", "scgi", "uwsgi"))
+        others = "".join(f"{kind}_temp_path {folder}/lib/{kind};" for kind in _TEMPORARY)
         text = CONFIG.read_text()
         for old, new in [
             ("user www-data;", f"user {getpass.getuser()};"),
             ("/run/nginx.pid", str(folder / "pid")),
             ("/var/log/nginx/", f"{folder}/log/"),
-            ("/var/lib/nginx/", f"{folder}/lib/"),
             ("/etc/fovea/proxy/fullchain.pem", files.cert),
             ("/etc/fovea/proxy/privkey.pem", files.key),
             ("listen 443", f"listen 127.0.0.1:{self.port}"),
             ("listen [::]:443", f"listen 127.0.0.2:{self.port}"),  # a machine may have no IPv6
             ("server 127.0.0.1:8000 max_fails=1 fail_timeout=5s;", servers),
             (_NAME, self.host),
-            ("http {", f"http {{ {others}"),  # folders that nginx makes at its start, here where any user may
+            ("http {", f"http {{ {others}"),  # here, where any user may
             *changes,
         ]:
             assert old in text, old

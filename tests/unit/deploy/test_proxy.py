@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
+import pytest
+
 from gateway.settings import GatewaySettings
-from tests.nginx import directives
+from tests.certificates import Authority
+from tests.nginx import CONFIG, directives, find_nginx
 
 SETTINGS = GatewaySettings(model="m")
 
@@ -24,3 +30,23 @@ def test_the_proxy_waits_longer_than_any_request_may_take() -> None:
 def test_idle_connections_are_closed_by_the_proxy_first() -> None:
     _, upstream = sorted(seconds("keepalive_timeout"), reverse=True)
     assert upstream < SETTINGS.keep_alive_s
+
+
+@pytest.mark.skipif(find_nginx() is None, reason="no nginx is installed; Debian's package is nginx-light")
+def test_nginx_finds_no_fault_where_its_package_keeps_its_files(tmp_path: Path) -> None:
+    """Folders of temporary files stay those of the package: a server that names one again ends nginx at its start."""
+    files = Authority(tmp_path).issue("proxy", "fovea.example.org")
+    text = CONFIG.read_text()
+    for old, new in [
+        ("/etc/fovea/proxy/fullchain.pem", files.cert),
+        ("/etc/fovea/proxy/privkey.pem", files.key),
+        ("/run/nginx.pid", str(tmp_path / "pid")),
+        ("/var/log/nginx/", f"{tmp_path}/"),
+    ]:
+        assert old in text
+        text = text.replace(old, new)
+    config = tmp_path / "nginx.conf"
+    config.write_text(text)
+    command = [find_nginx(), "-t", "-c", str(config), "-e", str(tmp_path / "errors")]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert checked.returncode == 0, checked.stderr
