@@ -4,7 +4,8 @@ set -euo pipefail
 url=${FOVEA_URL:-http://127.0.0.1:8000}
 # FOVEA_API_KEY, if it is set, is sent by a file, because the arguments of a command are in the list of processes.
 request() {
-  curl -sS --fail-with-body -K <(printf '%s' "${FOVEA_API_KEY:+header = \"Authorization: Bearer $FOVEA_API_KEY\"}") "$@"
+  curl -sS --fail-with-body ${FOVEA_CA_FILE:+--cacert "$FOVEA_CA_FILE"} \
+    -K <(printf '%s' "${FOVEA_API_KEY:+header = \"Authorization: Bearer $FOVEA_API_KEY\"}") "$@"
 }
 image=${1:-$(dirname "$0")/../lab/demo/demo.png}
 

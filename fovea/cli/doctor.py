@@ -12,6 +12,7 @@ from fovea.cli.terminal import write_json
 from fovea.cli.values import listen, url
 from fovea.doctor import machine, network
 from fovea.doctor.finding import Finding, Level
+from fovea.doctor.redis import redis
 from fovea.processes.stack import local_url
 
 __all__ = ["add"]
@@ -41,7 +42,8 @@ def add(commands: Commands) -> None:
         "--redis-url",
         default=os.environ.get("GATEWAY_REDIS_URL") or None,
         metavar="URL",
-        help="Redis to check; also the variable GATEWAY_REDIS_URL (default: none)",
+        help="Redis to check; also the variable GATEWAY_REDIS_URL. GATEWAY_REDIS_PASSWORD_FILE and"
+        " GATEWAY_REDIS_TLS_CA apply to it (default: none)",
     )
     parser.add_argument(
         "--url",
@@ -65,7 +67,11 @@ def _run(args: argparse.Namespace) -> int:
         machine.gpu(),
         machine.checkpoint(args.model),
         network.port(args.listen, url),
-        network.redis(args.redis_url or of_gateway.get("GATEWAY_REDIS_URL")),
+        redis(
+            args.redis_url or of_gateway.get("GATEWAY_REDIS_URL"),
+            password_file=of_gateway.get("GATEWAY_REDIS_PASSWORD_FILE", ""),
+            tls_ca=of_gateway.get("GATEWAY_REDIS_TLS_CA", ""),
+        ),
         *network.gateway(url, args.api_key),
     ]
     if url != named:

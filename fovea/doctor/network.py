@@ -1,14 +1,13 @@
-"""Checks of what is reached over the network: port, Redis, gateway and clock."""
+"""Checks of port, gateway and clock."""
 
 from __future__ import annotations
 
 import email.utils
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -18,12 +17,10 @@ from fovea.processes.readiness import readiness_checks, refused_default, refused
 from fovea.processes.stack import any_certificate, local_url
 from fovea.rpc.server import split_address
 
-__all__ = ["gateway", "port", "redis", "spoken_url"]
+__all__ = ["gateway", "port", "spoken_url"]
 
 _TIMEOUT_S: Final = 5.0
 _LOCAL_TIMEOUT_S: Final = 1.0
-_REDIS_PORT: Final = 6379
-_MAX_REPLY_BYTES: Final = 4096
 _READINESS_HIDDEN: Final = (
     "whether it is ready is not known, because what answers there has no /readyz; ask the gateway itself"
 )
@@ -73,56 +70,6 @@ def _local_gateway(address: str) -> str:
         if response is not None and readiness_checks(response):
             return url
     return ""
-
-
-def redis(url: str | None) -> Finding:
-    """Whether a Redis answers.
-
-    Args:
-        url: redis:// or rediss:// URL; None for none. No finding shows its password.
-    """
-    if not url:
-        return Finding("Redis", Level.OK, "none given; each gateway has caches in its memory", "")
-    try:
-        parts = urlsplit(url)
-        host, number = parts.hostname or "", parts.port or _REDIS_PORT
-    except ValueError:
-        parts, host, number = urlsplit(""), "", 0
-    if parts.scheme not in ("redis", "rediss") or not host:
-        return Finding("Redis", Level.PROBLEM, "its URL is not accepted", "accepted: redis://HOST:PORT or rediss://")
-    place = f"{host}:{number}"
-    user, password = unquote(parts.username or "default"), unquote(parts.password or "")
-    commands = [["AUTH", user, password]] * bool(password) + [["PING"]]
-    try:
-        replies = _redis_replies(host, number, parts.scheme == "rediss", commands)
-    except ssl.SSLError as error:
-        advice = "rediss:// needs a certificate that this machine trusts; the gateway takes --redis-tls-ca"
-        return Finding("Redis", Level.PROBLEM, f"no TLS with {place}: {error.reason}", advice)
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        advice = "start it, or leave --redis-url out; a gateway works without it, with caches of its own"
-        return Finding("Redis", Level.PROBLEM, f"no connection to {place}: {reason.lower()}", advice)
-    refused = next((reply for reply in replies if reply.startswith("-")), None)
-    if refused is not None:
-        advice = "password and user belong into the URL, or the password into --redis-password-file"
-        return Finding("Redis", Level.PROBLEM, f"{place} refuses: {refused[1:200]}", advice)
-    if replies[-1] != "+PONG":
-        return Finding("Redis", Level.PROBLEM, f"{place} is no Redis", "check host and port of --redis-url")
-    return Finding("Redis", Level.OK, f"{place} answers")
-
-
-def _redis_replies(host: str, number: int, tls: bool, commands: list[list[str]]) -> list[str]:
-    """First line of the reply to each command, in Redis's protocol; this package does not depend on the client."""
-    with socket.create_connection((host, number), _TIMEOUT_S) as plain:
-        connection = ssl.create_default_context().wrap_socket(plain, server_hostname=host) if tls else plain
-        with connection, connection.makefile("rb") as replies:
-            lines = []
-            for words in commands:
-                encoded = [word.encode() for word in words]
-                message = b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in encoded)
-                connection.sendall(message)
-                lines.append(replies.readline(_MAX_REPLY_BYTES).decode(errors="replace").strip())
-            return lines
 
 
 def gateway(url: str, api_key: str | None, *, now: Callable[[], float] = time.time) -> Iterator[Finding]:

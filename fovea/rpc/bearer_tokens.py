@@ -23,6 +23,7 @@ AUTHORIZATION: Final = "authorization"
 
 _LINE: Final = re.compile(r"([A-Za-z0-9._-]{1,64})\s*=\s*([0-9a-f]{64})")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")
+_USAGE: Final = "usage: python -m fovea.rpc.bearer_tokens SITE    (letters, digits, . _ -, no dash first)"
 
 
 def bearer(token: str) -> tuple[str, str]:
@@ -84,8 +85,11 @@ class SiteTokens:
 
 def main(argv: list[str]) -> int:
     """Command line: prints a new token and its line; returns the exit status."""
-    if len(argv) != 1 or not _LINE.fullmatch(token_line(argv[0], "")):
-        print("usage: python -m fovea.rpc.bearer_tokens SITE    (letters, digits, . _ -)", file=sys.stderr)
+    if argv in (["-h"], ["--help"]):
+        print(_USAGE)
+        return 0
+    if len(argv) != 1 or argv[0].startswith("-") or not _LINE.fullmatch(token_line(argv[0], "")):
+        print(_USAGE, file=sys.stderr)
         return 2
     token = new_token()
     print(f"token, for the site's own file:    {token}")

@@ -14,6 +14,7 @@ import pytest
 
 from fovea.cli import main
 from fovea.processes.stack import Stack
+from tests.certificates import Authority
 from tests.documented import ROOT
 from tests.lab_stack import lab_stack
 
@@ -30,14 +31,17 @@ def picture_file(picture: bytes, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def gateway_with_keys(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Variables for a gateway that needs a key, in front of the services of `stack`."""
+    """Variables for a gateway with keys and a certificate, in front of the services of `stack`."""
     folder = tmp_path_factory.mktemp("keys")
     with pytest.MonkeyPatch.context() as patch, (folder / "printed").open("w") as printed:
         patch.setattr(sys, "stdout", printed)
         assert main(["keys", "add", "examples", "--file", str(folder / "keys")]) == 0
     key = (folder / "printed").read_text().strip()
-    with another_gateway(stack, folder / "log", "--keys-file", str(folder / "keys")) as url:
-        yield {"FOVEA_URL": url, "FOVEA_API_KEY": key}
+    authority = Authority(folder)
+    files = authority.issue("gateway", "127.0.0.1")
+    flags = ["--keys-file", str(folder / "keys"), "--tls-cert", files.cert, "--tls-key", files.key]
+    with another_gateway(stack, folder / "log", *flags) as url:
+        yield {"FOVEA_URL": url, "FOVEA_API_KEY": key, "FOVEA_CA_FILE": authority.ca}
 
 
 @contextmanager
@@ -53,10 +57,10 @@ def another_gateway(stack: Stack, log: Path, *flags: str) -> Iterator[str]:
         gateway.stop()
 
 
-@pytest.fixture(params=["without keys", "with keys"])
+@pytest.fixture(params=["plain", "with keys over TLS"])
 def variables(stack: Stack, request: pytest.FixtureRequest) -> dict[str, str]:
-    """Variables of the examples, for a gateway without keys and for one with keys."""
-    if request.param == "without keys":
+    """Variables of the examples, for a plain gateway and for one with keys and a certificate."""
+    if request.param == "plain":
         return {"FOVEA_URL": stack.url}
     variables: dict[str, str] = request.getfixturevalue("gateway_with_keys")
     return variables

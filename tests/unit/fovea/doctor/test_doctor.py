@@ -25,7 +25,6 @@ from fovea.wire import rans
 from tests.certificates import Authority
 from tests.local_http_server import LocalHttpServer
 from tests.plain_gateway import PlainGateway
-from tests.redis_server import RedisServer
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -156,29 +155,6 @@ def test_the_port_of_a_gateway_behind_the_proxy_that_is_checked_is_right(gateway
     assert found.advice == f"fovea doctor --url {gateway.url} checks it"
     gateway.answers({"hello": "world"})  # another program
     assert network.port(address, "https://fovea.example.org").level is Level.PROBLEM
-
-
-def test_redis_is_asked_with_its_password_which_is_not_shown(gateway: PlainGateway, tmp_path: Path) -> None:
-    assert network.redis(None).level is Level.OK
-    with RedisServer("--requirepass", "s3cret") as server:
-        address = server.url.partition("://")[2]
-        assert network.redis(f"redis://:s3cret@{address}").level is Level.OK
-        for url, says in ((f"redis://{address}", "NOAUTH"), (f"redis://:wr0ng@{address}", "WRONGPASS")):
-            found = network.redis(url)
-            assert found.level is Level.PROBLEM
-            assert says in found.text
-            assert "--redis-password-file" in found.advice
-            assert "wr0ng" not in found.text + found.advice
-    gateway.answers({})
-    for url, says in (
-        (f"redis://127.0.0.1:{free_port()}/0", "connection refused"),
-        (f"redis://{gateway.url.removeprefix('http://')}", "is no Redis"),
-        (f"rediss://{gateway.url.removeprefix('http://')}", "no TLS with"),
-        ("http://127.0.0.1", "its URL is not accepted"),
-        ("redis://h:port", "its URL is not accepted"),
-    ):
-        found = network.redis(url)
-        assert (found.level, says in found.text) == (Level.PROBLEM, True), found
 
 
 def test_a_gateway_that_is_not_ready_or_wants_a_key_is_found(answers: tuple[str, dict[str, tuple[int, Any]]]) -> None:

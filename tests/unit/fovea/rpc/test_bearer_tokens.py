@@ -88,4 +88,8 @@ def test_the_command_makes_a_token_and_a_line_that_fit(tmp_path: Path, capsys: p
     assert (
         SiteTokens(str(tmp_path / "sites")).site_of(bearer(watch_token(str(tmp_path / "token")).get())[1]) == "berlin"
     )
-    assert bearer_tokens.main(["a site"]) == 2
+    for words in (["a site"], ["-site"], ["--sites"], []):
+        assert bearer_tokens.main(words) == 2
+    assert not capsys.readouterr().out
+    assert bearer_tokens.main(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: ")
