@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Generator
 from typing import Final
 
@@ -13,6 +15,10 @@ from fovea.processes.imports import large_imports
 # The workers share the cores: more threads in each would only wait for each other. Before anything imports torch.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell ignores Ctrl-C for what it runs in the background, and the commands that tests interrupt would do so, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _MACHINE: Final = "machine"
 # Tests that set up network namespaces or control groups run one after the other. They wait more than they compute.

@@ -108,7 +108,7 @@ async def test_a_page_of_another_origin_is_refused(
 async def test_a_page_that_lets_its_own_name_lead_here_is_refused(
     start_gateway: StartGateway, browser: Browser
 ) -> None:
-    gateway = await start_gateway(over_tcp=True, listen="127.0.0.1:8000")
+    gateway = await start_gateway(over_tcp=True)
     script = """
         const response = await fetch("/v1/answer", {method: "POST", body: %s});
         return [response.status, (await response.json()).error.code];
