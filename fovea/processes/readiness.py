@@ -40,7 +40,7 @@ def refused_token(checks: Mapping[str, str]) -> str | None:
         checks: checks of `/readyz`, see `readiness_checks`.
     """
     refused = (
-        f"{name} is {checks[name]}; give it the token of a site in the service's --token-file, with"
+        f"{name} is {checks[name]}; give the gateway the token of a site in the service's --token-file, with"
         f" --{name}-token-file (GATEWAY_{name.upper()}_TOKEN_FILE)"
         for name in _SERVICES
         if "bearer token" in checks.get(name, "")
