@@ -13,7 +13,7 @@ import httpx
 
 from fovea.client import AnswerError, Client
 from fovea.doctor.finding import Finding, Level
-from fovea.processes.readiness import readiness_checks, refused_default, refused_token
+from fovea.processes.readiness import readiness_checks, refused_default, refused_token, token_advice
 from fovea.processes.stack import any_certificate, local_url
 from fovea.rpc.server import split_address
 
@@ -116,7 +116,7 @@ def _advice(response: httpx.Response) -> str:
     if refused_default(checks):
         return "start the gateway with a setting that is accepted, or leave it out"
     if refused := refused_token(checks):
-        return refused.partition("; ")[2]
+        return token_advice(refused)
     agreement = str(checks.get("fingerprints", ""))
     if not agreement.startswith("different"):
         return (

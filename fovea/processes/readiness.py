@@ -7,7 +7,7 @@ from typing import Final
 
 import httpx
 
-__all__ = ["readiness_checks", "refused_default", "refused_token"]
+__all__ = ["readiness_checks", "refused_default", "refused_token", "token_advice"]
 
 _DEFAULTS: Final = ("pruner", "wire_dtype")
 """Checks of defaults that the gateway sets."""
@@ -34,15 +34,17 @@ def refused_default(checks: Mapping[str, str]) -> str | None:
 
 
 def refused_token(checks: Mapping[str, str]) -> str | None:
-    """The service that does not accept the gateway's bearer token, and the gateway's option; None if there is none.
+    """The service that does not accept the gateway's bearer token: `encoder` or `llm`; None if there is none.
 
     Args:
         checks: checks of `/readyz`, see `readiness_checks`.
     """
-    refused = (
-        f"{name} is {checks[name]}; give the gateway the token of a site in the service's --token-file, with"
-        f" --{name}-token-file (GATEWAY_{name.upper()}_TOKEN_FILE)"
-        for name in _SERVICES
-        if "bearer token" in checks.get(name, "")
+    return next((name for name in _SERVICES if "bearer token" in checks.get(name, "")), None)
+
+
+def token_advice(service: str) -> str:
+    """What to do about a service that `refused_token` names."""
+    return (
+        "give the gateway the token of a site in the service's --token-file, with"
+        f" --{service}-token-file (GATEWAY_{service.upper()}_TOKEN_FILE)"
     )
-    return next(refused, None)

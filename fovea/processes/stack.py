@@ -18,7 +18,7 @@ from typing import Final, Self
 import httpx
 
 from fovea.processes.log_reasons import describe_status, last_reason
-from fovea.processes.readiness import readiness_checks, refused_default, refused_token
+from fovea.processes.readiness import readiness_checks, refused_default, refused_token, token_advice
 from fovea.processes.worker_process import end_with_parent
 from fovea.rpc.server import split_address
 
@@ -264,8 +264,11 @@ class Stack:
                     reason = response.text
                     checks = readiness_checks(response)
                     on_checks(checks)
-                    if refused := refused_default(checks) or refused_token(checks):  # waiting does not change it
+                    # Waiting changes neither.
+                    if refused := refused_default(checks):
                         raise StackError(f"not ready: {refused}")
+                    if service := refused_token(checks):
+                        raise StackError(f"not ready: {service} is {checks[service]}; {token_advice(service)}")
                 except httpx.TransportError:
                     on_checks({})
                 time.sleep(_POLL_S)

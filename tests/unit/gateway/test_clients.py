@@ -192,10 +192,9 @@ async def test_the_info_of_a_failed_service_is_refreshed_after_a_second(start: S
             await asyncio.sleep(0)
 
 
-async def test_a_failed_call_invalidates_the_info() -> None:
+async def test_a_failed_call_invalidates_the_info(start: Start) -> None:
     servicer = ScriptedEncoder()
-    server = await serve(servicer)
-    client = EncoderClient(f"127.0.0.1:{server.port}", max_message_bytes=2**20, clock=Clock(0.0))
+    _, client = await start(servicer, clock=Clock(0.0))
     await client.info()
     servicer.error = Unavailable("draining")
     with pytest.raises(ServiceError, match="draining"):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,14 +17,8 @@ import pytest
 
 from fovea.cli import main
 from tests.plain_gateway import PlainGateway, event
+from tests.unit.fovea.cli.commands import piped
 from tests.video_heads import MP4_HEAD
-
-DEMO = Path(__file__).parents[4] / "lab" / "demo" / "demo.png"
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> str:
-    return str(shutil.copy(DEMO, tmp_path / "demo.png"))
 
 
 @pytest.fixture
@@ -36,7 +28,7 @@ def answering(gateway: PlainGateway) -> PlainGateway:
 
 
 def chat(monkeypatch: pytest.MonkeyPatch, gateway: PlainGateway, words: list[str], *lines: str) -> int:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("".join(f"{line}\n" for line in lines).encode())))
+    piped(monkeypatch, "".join(f"{line}\n" for line in lines).encode())
     return main(["chat", *words, "--url", gateway.url])
 
 

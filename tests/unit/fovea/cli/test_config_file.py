@@ -12,9 +12,9 @@ from fovea.cli import main
 from fovea.cli.config_file import service_environment
 from gateway.settings import GatewaySettings
 from tests.plain_gateway import PlainGateway
+from tests.unit.fovea.cli.commands import DEMO
 
 ROOT = Path(__file__).parents[4]
-DEMO = ROOT / "lab" / "demo" / "demo.png"
 
 
 @pytest.fixture
