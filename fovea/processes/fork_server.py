@@ -17,13 +17,13 @@ from typing import Any, Final, NoReturn
 
 __all__ = ["close_lifeline", "fork_now", "preload"]
 
-_IGNORES_SIGNALS: Final = "fovea.processes.fork_server_preload"
+_SIGNALS_MODULE: Final = "fovea.processes.fork_server_preload"
 _OWNER_ONLY: Final = 0o600
 
 
 def preload(*modules: str) -> None:
-    """Starts the fork server, unless it runs, which imports these modules for all workers, and returns at once."""
-    forkserver.set_forkserver_preload([_IGNORES_SIGNALS, *modules])
+    """Starts the fork server if it does not run, and returns at once. It imports these modules once for all workers."""
+    forkserver.set_forkserver_preload([_SIGNALS_MODULE, *modules])
     forkserver.ensure_running()
 
 
@@ -39,7 +39,7 @@ def fork_now(*modules: str) -> None:
     if threading.active_count() > 1:
         preload(*modules)
         return
-    forkserver.set_forkserver_preload([_IGNORES_SIGNALS, *modules])
+    forkserver.set_forkserver_preload([_SIGNALS_MODULE, *modules])
     resource_tracker.ensure_running()
     # The private names are those that `ForkServer.ensure_running` sets after it has spawned an interpreter.
     server: Any = forkserver._forkserver
@@ -58,9 +58,10 @@ def fork_now(*modules: str) -> None:
 
 
 def _serve(listener: int, alive_r: int, folder: str) -> NoReturn:
-    """The fork server's life: it ends when every process that holds the other end of `alive_r` has ended.
+    """Runs the fork server until every process that holds the other end of `alive_r` has ended.
 
-    It then removes the folder of its socket: the process that made it may have ended without Python's shutdown.
+    Then removes the folder of the socket, because the process that made the folder may have ended without Python's
+    shutdown.
     """
     status = 1
     try:

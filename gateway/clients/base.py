@@ -54,8 +54,8 @@ class ServiceClient(Generic[InfoT]):
     Attributes:
         name: Name of the service in error texts and logs.
         service: Name of the gRPC service.
-        refuses_token: Whether the service has refused the bearer token, or a call without one, since it last reported
-            its info.
+        refuses_token: Whether the service has refused a call for a wrong or missing bearer token. False again when it
+            reports its info.
     """
 
     name: str
@@ -88,14 +88,15 @@ class ServiceClient(Generic[InfoT]):
 
     @property
     def fresh_info(self) -> InfoT | None:
-        """Info of the service, if it is at most `INFO_TTL_S` old."""
+        """Last info of the service; None if it is to be refreshed."""
         return self._info if self._clock() < self._info_expires_at else None
 
     async def info(self) -> InfoT:
         """Info of the service, at most `INFO_TTL_S` old unless the service does not respond.
 
         Concurrent callers share one call. Expired info is refreshed first, which takes milliseconds. If the service
-        does not respond, the last info is returned at once, so that cached answers are still served.
+        does not respond, the last info is returned after at most `_INFO_WAIT_S`, and at once from then on, so that
+        cached answers are still served.
 
         Raises:
             ServiceError: The service has never responded.
@@ -138,16 +139,19 @@ class ServiceClient(Generic[InfoT]):
         self._info_expires_at = -float("inf")
 
     async def serving(self, timeout_s: float) -> bool:
-        """Whether the service reports SERVING through grpc.health.v1."""
+        """Whether the service reports SERVING through grpc.health.v1.
+
+        The info expires if the service does not report it, or has not responded before.
+        """
         stub = health_pb2_grpc.HealthStub(self.connection.channel)
         is_serving = False
         with contextlib.suppress(grpc.aio.AioRpcError):
             reply = await stub.Check(health_pb2.HealthCheckRequest(service=self.service), timeout=timeout_s)
             is_serving = reply.status == health_pb2.HealthCheckResponse.SERVING
         if not is_serving or self._unresponsive:
-            self.invalidate_info()  # what comes back may have another checkpoint or other settings
+            self.invalidate_info()  # a service that was restarted may have another checkpoint or other settings
         if is_serving:
-            self._unresponsive = False  # its info is worth waiting for
+            self._unresponsive = False  # lets `info` wait for a refresh again
         return is_serving
 
     async def reachable(self, timeout_s: float) -> bool:
